@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+//
+// remora.h over the classes. No exception leaves through it, except where libtorch itself calls back.
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <c10/util/Exception.h>
+#include <dlfcn.h>
+#include <torch/version.h>
+
+#include <sstream>
+
+#include "executor.h"
+#include "machine.h"
+#include "remora.h"
+
+#ifndef REMORA_SOURCE_HASH
+#error "REMORA_SOURCE_HASH is set by CMakeLists.txt"
+#endif
+
+namespace {
+
+thread_local std::string last_error;
+
+template <class F>
+auto guarded(F&& body) -> decltype(body()) {
+  try {
+    return body();
+  } catch (const c10::Error& e) {
+    last_error = e.what_without_backtrace();
+  } catch (const std::exception& e) {
+    last_error = e.what();
+  } catch (...) {
+    last_error = "unknown error";
+  }
+  return static_cast<decltype(body())>(-1);
+}
+
+remora::Machine& machine_at(int64_t handle) {
+  auto* machine = remora::find_machine(handle);
+  TORCH_CHECK(machine != nullptr, "there is no machine ", handle);
+  return *machine;
+}
+
+const at::Tensor& tensor_at(int64_t address) { return *reinterpret_cast<at::Tensor*>(address); }
+remora::Batch* batch_at(int64_t address) { return reinterpret_cast<remora::Batch*>(address); }
+remora::Executor* executor_at(int64_t address) { return reinterpret_cast<remora::Executor*>(address); }
+remora::ExecutionResult* result_at(int64_t address) { return reinterpret_cast<remora::ExecutionResult*>(address); }
+template <class T>
+int64_t address_of(T* pointer) { return reinterpret_cast<int64_t>(pointer); }
+
+std::vector<std::string> split(const char* text) {
+  std::vector<std::string> parts;
+  std::istringstream in(text == nullptr ? "" : text);
+  for (std::string part; std::getline(in, part, ',');) {
+    if (!part.empty()) {
+      parts.push_back(part);
+    }
+  }
+  return parts;
+}
+
+// The CUDA driver's own C interface, stable since CUDA 3: it is there wherever a CUDA device is.
+struct CudaDriver {
+  int (*device_get)(int*, int) = nullptr;
+  int (*device_name)(char*, int, int) = nullptr;
+  int (*device_memory)(size_t*, int) = nullptr;
+
+  static const CudaDriver& get() {
+    static const CudaDriver driver = [] {
+      CudaDriver d;
+      void* library = dlopen("libcuda.so.1", RTLD_NOW);
+      auto init = library == nullptr ? nullptr : reinterpret_cast<int (*)(unsigned)>(dlsym(library, "cuInit"));
+      if (init != nullptr && init(0) == 0) {
+        d.device_get = reinterpret_cast<int (*)(int*, int)>(dlsym(library, "cuDeviceGet"));
+        d.device_name = reinterpret_cast<int (*)(char*, int, int)>(dlsym(library, "cuDeviceGetName"));
+        d.device_memory = reinterpret_cast<int (*)(size_t*, int)>(dlsym(library, "cuDeviceTotalMem_v2"));
+      }
+      return d;
+    }();
+    return driver;
+  }
+};
+
+}  // namespace
+
+extern "C" {
+
+const char* remora_built_for_torch(void) { return TORCH_VERSION; }
+int32_t remora_wire_version(void) { return remora::kWireVersion; }
+const char* remora_source_hash(void) { return REMORA_SOURCE_HASH; }
+const char* remora_last_error(void) { return last_error.c_str(); }
+
+void remora_set_compute_threads(int32_t threads) { at::set_num_threads(threads); }
+int32_t remora_compute_threads(void) { return at::get_num_threads(); }
+int32_t remora_cuda_device_count(void) {
+  return guarded([]() -> int32_t {
+    last_error.clear();
+    if (!at::globalContext().hasCUDA()) {
+      last_error = "this libtorch was loaded without CUDA, or its CUDA driver reports no device";
+      return 0;
+    }
+    return static_cast<int32_t>(at::detail::getCUDAHooks().deviceCount());
+  });
+}
+
+const char* remora_cuda_device_name(int32_t device) {
+  static thread_local char name[256];
+  const auto& driver = CudaDriver::get();
+  int handle = 0;
+  if (driver.device_name == nullptr || driver.device_get(&handle, device) != 0 ||
+      driver.device_name(name, sizeof name, handle) != 0) {
+    name[0] = 0;
+  }
+  return name;
+}
+int64_t remora_cuda_device_memory(int32_t device) {
+  const auto& driver = CudaDriver::get();
+  int handle = 0;
+  size_t bytes = 0;
+  bool known = driver.device_memory != nullptr && driver.device_get(&handle, device) == 0 &&
+      driver.device_memory(&bytes, handle) == 0;
+  return known ? static_cast<int64_t>(bytes) : -1;
+}
+
+int32_t remora_install(remora_submit_callback submit, remora_await_callback await, remora_trace_callback trace) {
+  return guarded([&]() -> int32_t {
+    remora::callbacks() = {submit, await, trace};
+    remora::register_backend();
+    return 0;
+  });
+}
+
+int32_t remora_slot_count(void) { return remora::kSlots; }
+
+int64_t remora_machine_open(const char* name, int32_t devices, int64_t max_batch_bytes) {
+  return guarded([&]() -> int64_t {
+    TORCH_CHECK(devices >= 1 && devices <= remora::kSlots, "a machine has 1 to ", remora::kSlots, " devices, not ",
+                devices);
+    TORCH_CHECK(max_batch_bytes >= 1024 && max_batch_bytes <= 8 * 1024 * 1024,
+                "a batch's size limit must be between 1 KiB and 8 MiB, not ", max_batch_bytes, " bytes");
+    auto* machine = remora::open_machine(name, devices, static_cast<size_t>(max_batch_bytes));
+    TORCH_CHECK(machine != nullptr, "all ", remora::kSlots,
+                " device slots of this process are in use; close a machine first");
+    return machine->handle;
+  });
+}
+int32_t remora_machine_slot(int64_t machine, int32_t device) {
+  return guarded([&]() -> int32_t {
+    auto& m = machine_at(machine);
+    TORCH_CHECK(device >= 0 && device < m.devices, "machine '", m.name, "' has devices 0 to ", m.devices - 1,
+                ", there is no device ", device);
+    return m.first_slot + device;
+  });
+}
+int32_t remora_machine_flush(int64_t machine) {
+  return guarded([&]() -> int32_t { return machine_at(machine).flush(); });
+}
+int32_t remora_machine_flush_when_idle(int64_t machine, int64_t timeout_micros, int64_t linger_micros) {
+  return guarded([&]() -> int32_t { return machine_at(machine).flush_when_idle(timeout_micros, linger_micros); });
+}
+int64_t remora_machine_sequence(int64_t machine) {
+  return guarded([&]() -> int64_t { return static_cast<int64_t>(machine_at(machine).sequence.load()); });
+}
+void remora_machine_executed(int64_t machine, int64_t sequence) {
+  if (auto* m = remora::find_machine(machine)) {
+    m->executed.store(static_cast<uint64_t>(sequence), std::memory_order_release);
+  }
+}
+int32_t remora_machine_answer(int64_t machine, int64_t request, const uint8_t* data, int64_t bytes) {
+  return guarded([&]() -> int32_t {
+    machine_at(machine).answer(request, std::string(reinterpret_cast<const char*>(data), static_cast<size_t>(bytes)));
+    return 0;
+  });
+}
+int64_t remora_machine_read(int64_t machine, int64_t source, int64_t destination) {
+  return guarded([&]() -> int64_t {
+    const auto& from = tensor_at(source);
+    const auto& to = tensor_at(destination);
+    auto* context = remora::context_of(from);
+    TORCH_CHECK(context != nullptr && context->machine->handle == machine, "the tensor is not on this machine");
+    TORCH_CHECK(to.device().is_cpu() && to.is_contiguous() && to.scalar_type() == from.scalar_type() &&
+                    to.sizes() == from.sizes(),
+                "the destination must be a contiguous CPU tensor like the source");
+    return remora::record_read(from, to);
+  });
+}
+void remora_machine_fail(int64_t machine, const char* message) {
+  if (auto* m = remora::find_machine(machine)) {
+    m->fail(message);
+  }
+}
+void remora_machine_set_trace(int64_t machine, int32_t on) {
+  if (auto* m = remora::find_machine(machine)) {
+    m->trace.store(on != 0);
+  }
+}
+void remora_machine_close(int64_t machine) {
+  if (auto* m = remora::find_machine(machine)) {
+    m->close();
+  }
+}
+int64_t remora_machine_statistic(int64_t machine, int32_t statistic) {
+  auto* m = remora::find_machine(machine);
+  if (m == nullptr) {
+    return -1;
+  }
+  switch (statistic) {
+    case REMORA_OPERATIONS: return m->operations;
+    case REMORA_BATCHES: return m->batches;
+    case REMORA_BATCH_BYTES: return m->batch_bytes;
+    case REMORA_UPLOADED_BYTES: return m->uploaded;
+    case REMORA_DOWNLOADED_BYTES: return m->downloaded;
+    case REMORA_BLOCKING_READS: return m->blocking;
+    case REMORA_PLAN_MISSES: return m->misses;
+    case REMORA_STORAGES: return m->storages;
+    default: return -1;
+  }
+}
+
+int64_t remora_batch_sequence(int64_t batch) { return static_cast<int64_t>(batch_at(batch)->sequence); }
+int64_t remora_batch_data(int64_t batch) { return address_of(batch_at(batch)->bytes.data()); }
+int64_t remora_batch_bytes(int64_t batch) { return static_cast<int64_t>(batch_at(batch)->bytes.size()); }
+int64_t remora_batch_born_count(int64_t batch) { return static_cast<int64_t>(batch_at(batch)->born.size() / 3); }
+int64_t remora_batch_born(int64_t batch) { return address_of(batch_at(batch)->born.data()); }
+int64_t remora_batch_freed_count(int64_t batch) { return static_cast<int64_t>(batch_at(batch)->freed.size()); }
+int64_t remora_batch_freed(int64_t batch) { return address_of(batch_at(batch)->freed.data()); }
+int64_t remora_batch_request(int64_t batch) { return batch_at(batch)->request; }
+int64_t remora_batch_destination(int64_t batch) {
+  const auto& t = batch_at(batch)->destination;
+  return t.defined() ? address_of(t.mutable_data_ptr()) : 0;
+}
+int64_t remora_batch_destination_bytes(int64_t batch) {
+  const auto& t = batch_at(batch)->destination;
+  return t.defined() ? static_cast<int64_t>(t.nbytes()) : 0;
+}
+void remora_batch_release(int64_t batch) { delete batch_at(batch); }
+
+int64_t remora_storage_id(int64_t tensor) {
+  return guarded([&]() -> int64_t {
+    auto* context = remora::context_of(tensor_at(tensor));
+    TORCH_CHECK(context != nullptr, "the tensor is on ", tensor_at(tensor).device(), ", not on a remora device");
+    return context->id;
+  });
+}
+int64_t remora_metadata_hash(int64_t tensor) {
+  return static_cast<int64_t>(remora::metadata_hash(tensor_at(tensor)));
+}
+int32_t remora_open_devices(void) { return remora::open_devices(); }
+int32_t remora_current_device(void) { return remora::current_slot(); }
+
+int64_t remora_executor_create(const char* devices, const char* denied) {
+  return guarded([&]() -> int64_t {
+    std::vector<c10::Device> list;
+    for (const auto& name : split(devices)) {
+      list.emplace_back(name);
+      TORCH_CHECK(list.back().is_cpu() || list.back().is_cuda(), "a node runs on cpu or cuda devices, not on ", name);
+      if (list.back().is_cuda()) {
+        at::globalContext().lazyInitDevice(c10::DeviceType::CUDA);
+        if (!list.back().has_index()) list.back().set_index(0);
+      }
+    }
+    TORCH_CHECK(!list.empty() && list.size() <= remora::kMaxDevices, "a node has 1 to ", remora::kMaxDevices,
+                " devices");
+    auto names = split(denied);
+    return address_of(new remora::Executor(std::move(list), {names.begin(), names.end()}));
+  });
+}
+void remora_executor_destroy(int64_t executor) { delete executor_at(executor); }
+int64_t remora_executor_execute(int64_t executor, const uint8_t* data, int64_t bytes) {
+  return guarded([&]() -> int64_t {
+    return address_of(executor_at(executor)->execute(data, static_cast<size_t>(bytes)).release());
+  });
+}
+int64_t remora_executor_storage_count(int64_t executor) { return executor_at(executor)->storage_count(); }
+int64_t remora_executor_storage_bytes(int64_t executor) { return executor_at(executor)->storage_bytes(); }
+
+int64_t remora_result_report(int64_t result) { return address_of(result_at(result)->report.data()); }
+int64_t remora_result_report_bytes(int64_t result) { return static_cast<int64_t>(result_at(result)->report.size()); }
+int64_t remora_result_value_count(int64_t result) { return static_cast<int64_t>(result_at(result)->values.size()); }
+int64_t remora_result_value_request(int64_t result, int64_t index) { return result_at(result)->values[index].request; }
+int64_t remora_result_value(int64_t result, int64_t index) {
+  return address_of(result_at(result)->values[index].bytes.const_data_ptr());
+}
+int64_t remora_result_value_bytes(int64_t result, int64_t index) {
+  return static_cast<int64_t>(result_at(result)->values[index].bytes.nbytes());
+}
+void remora_result_release(int64_t result) { delete result_at(result); }
+
+}  // extern "C"

@@ -1,0 +1,492 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+//
+// The PyTorch backend "remora": device guard, hooks, random generators, and the kernels that are not simply recorded:
+// those that only touch metadata, and those that move bytes.
+#include <ATen/ATen.h>
+#include <ATen/InferSize.h>
+#include <ATen/TensorUtils.h>
+#include <ATen/detail/PrivateUse1HooksInterface.h>
+#include <ATen/native/Resize.h>
+#include <ATen/ops/_reshape_alias_native.h>
+#include <ATen/ops/as_strided_native.h>
+#include <ATen/ops/unfold_native.h>
+#include <ATen/ops/view_as_complex_native.h>
+#include <ATen/ops/view_as_real_native.h>
+#include <ATen/ops/view_native.h>
+#include <c10/core/ScalarTypeToTypeMeta.h>
+#include <c10/core/impl/DeviceGuardImplInterface.h>
+#include <torch/library.h>
+
+#include <array>
+#include <mutex>
+
+#include "machine.h"
+
+namespace remora {
+
+namespace {
+
+thread_local int current = 0;
+
+c10::Device remora_device(int slot) { return {kRemora, static_cast<c10::DeviceIndex>(slot)}; }
+
+// Everything recorded is in one order, so a device has one stream: the default one.
+struct RemoteGuard final : c10::impl::DeviceGuardImplInterface {
+  c10::DeviceType type() const override { return kRemora; }
+  c10::Device exchangeDevice(c10::Device device) const override {
+    auto previous = remora_device(current);
+    setDevice(device);
+    return previous;
+  }
+  c10::Device getDevice() const override { return remora_device(current); }
+  void setDevice(c10::Device device) const override {
+    TORCH_CHECK(device.index() < kSlots, "device index ", static_cast<int>(device.index()),
+                " is out of range: there are ", kSlots, " remora device slots");
+    if (device.has_index()) {
+      current = device.index();
+    }
+  }
+  void uncheckedSetDevice(c10::Device device) const noexcept override {
+    if (device.has_index()) {
+      current = device.index();
+    }
+  }
+  c10::Stream getStream(c10::Device device) const override { return c10::Stream(c10::Stream::DEFAULT, device); }
+  c10::Stream getDefaultStream(c10::Device device) const override { return c10::Stream(c10::Stream::DEFAULT, device); }
+  c10::Stream getNewStream(c10::Device device, int) const override { return c10::Stream(c10::Stream::DEFAULT, device); }
+  c10::Stream exchangeStream(c10::Stream stream) const override { return stream; }
+  bool queryStream(const c10::Stream&) const override { return true; }
+  // Autograd's engine starts a thread for each device counted here and sizes its tables by it, so the number must
+  // not grow after the first backward: all slots count, whether open or not.
+  c10::DeviceIndex deviceCount() const noexcept override { return kSlots; }
+};
+C10_REGISTER_GUARD_IMPL(PrivateUse1, RemoteGuard);
+
+// ---------------------------------------------------------------- random numbers
+
+// A generator whose state lives on the node. Seeding it is a record in the operation stream, so that numbers do not
+// depend on what was sent when.
+struct RemoteGenerator final : c10::GeneratorImpl {
+  RemoteGenerator(Machine& machine, int slot, int64_t id)
+      : c10::GeneratorImpl(remora_device(slot), c10::DispatchKeySet(c10::DispatchKey::PrivateUse1)),
+        machine(machine), id(id) {}
+  ~RemoteGenerator() override {
+    if (id >= kSlots) {
+      machine.free_generator(id);
+    }
+  }
+  int device_number() const { return machine.device_of_slot(device_.index()); }
+
+  void set_current_seed(uint64_t seed) override {
+    seed_ = seed;
+    Machine::Lock lock(machine);
+    machine.begin_record();
+    machine.open.code(Record::kSeed);
+    machine.open.varint(id);
+    machine.open.varint(device_number());
+    machine.open.varint(seed);
+    machine.end_record(false);
+  }
+  uint64_t current_seed() const override { return seed_; }
+  uint64_t seed() override {
+    auto random = c10::detail::getNonDeterministicRandom();
+    set_current_seed(random);
+    return random;
+  }
+  void set_offset(uint64_t) override { TORCH_CHECK(false, "a remora generator has no offset; set its state instead"); }
+  uint64_t get_offset() const override { TORCH_CHECK(false, "a remora generator has no offset; get its state instead"); }
+  void set_state(const c10::TensorImpl& state) override {
+    at::detail::check_rng_state(state);
+    auto bytes = static_cast<const uint8_t*>(state.data());
+    Machine::Lock lock(machine);
+    machine.begin_record();
+    machine.open.code(Record::kWriteRandomState);
+    machine.open.varint(id);
+    machine.open.varint(device_number());
+    machine.open.varint(state.numel());
+    machine.open.raw(bytes, state.numel());
+    machine.end_record(false);
+  }
+  c10::intrusive_ptr<c10::TensorImpl> get_state() const override {
+    auto request = machine.next_request();
+    {
+      Machine::Lock lock(machine);
+      machine.begin_record();
+      machine.open.code(Record::kReadRandomState);
+      machine.open.varint(request);
+      machine.open.varint(id);
+      machine.open.varint(device_number());
+      machine.submit_open_batch(request);
+    }
+    auto bytes = machine.await(request);
+    auto state = at::empty({static_cast<int64_t>(bytes.size())}, at::TensorOptions().dtype(at::kByte));
+    std::memcpy(state.mutable_data_ptr(), bytes.data(), bytes.size());
+    return state.getIntrusivePtr();
+  }
+  c10::GeneratorImpl* clone_impl() const override {
+    auto* copy = new RemoteGenerator(machine, device_.index(), machine.next_generator());
+    copy->seed_ = seed_;
+    copy->set_state(*get_state());
+    return copy;
+  }
+
+  Machine& machine;
+  const int64_t id;
+
+ private:
+  uint64_t seed_ = c10::default_rng_seed_val;
+};
+
+// The default generator of each slot, made anew when the slot changes hands.
+const at::Generator& default_generator(int slot) {
+  static std::mutex mutex;
+  static std::array<at::Generator, kSlots> generators;
+  auto& machine = machine_of(remora_device(slot));
+  std::lock_guard<std::mutex> guard(mutex);
+  auto& generator = generators[slot];
+  if (!generator.defined() ||
+      &static_cast<RemoteGenerator*>(generator.unsafeGetGeneratorImpl())->machine != &machine) {
+    generator = at::make_generator<RemoteGenerator>(machine, slot, machine.device_of_slot(slot));
+  }
+  return generator;
+}
+
+struct RemoteHooks final : at::PrivateUse1HooksInterface {
+  bool isBuilt() const override { return true; }
+  bool isAvailable() const override { return open_devices() > 0; }
+  bool hasPrimaryContext(c10::DeviceIndex) const override { return true; }
+  c10::DeviceIndex deviceCount() const override { return static_cast<c10::DeviceIndex>(open_devices()); }
+  void setCurrentDevice(c10::DeviceIndex index) const override { RemoteGuard().setDevice(remora_device(index)); }
+  c10::DeviceIndex getCurrentDevice() const override { return static_cast<c10::DeviceIndex>(current); }
+  c10::DeviceIndex exchangeDevice(c10::DeviceIndex index) const override {
+    return RemoteGuard().exchangeDevice(remora_device(index)).index();
+  }
+  c10::DeviceIndex maybeExchangeDevice(c10::DeviceIndex index) const override { return exchangeDevice(index); }
+  c10::Allocator* getPinnedMemoryAllocator() const override { return at::getCPUAllocator(); }
+  bool isPinnedPtr(const void*) const override { return false; }
+  c10::Device getDeviceFromPtr(void*) const override {
+    raise("RemoraException", "a remote tensor has no address in this process");
+  }
+  const at::Generator& getDefaultGenerator(c10::DeviceIndex index) const override {
+    return default_generator(index < 0 ? current : index);
+  }
+  at::Generator getNewGenerator(c10::DeviceIndex index) const override {
+    int slot = index < 0 ? current : index;
+    auto& machine = machine_of(remora_device(slot));
+    return at::make_generator<RemoteGenerator>(machine, slot, machine.next_generator());
+  }
+  void resizePrivateUse1Bytes(const c10::Storage& storage, size_t bytes) const override {
+    resize_storage(storage.unsafeGetStorageImpl(), bytes);
+  }
+};
+
+// ---------------------------------------------------------------- factories
+
+int slot_of(std::optional<c10::Device> device) {
+  int slot = 0;
+  machine_of(device.value_or(remora_device(current)), &slot);
+  return slot;
+}
+
+at::Tensor make_empty(c10::IntArrayRef sizes, c10::IntArrayRef strides, std::optional<c10::ScalarType> dtype,
+                      std::optional<c10::Layout> layout, std::optional<c10::Device> device,
+                      std::optional<bool> pin_memory) {
+  TORCH_CHECK_NOT_IMPLEMENTED(layout.value_or(c10::kStrided) == c10::kStrided,
+                              "a remora device holds strided tensors, not ", layout.value_or(c10::kStrided),
+                              " ones; use to_dense() before moving the tensor");
+  TORCH_CHECK(!pin_memory.value_or(false), "only CPU tensors can be pinned, not tensors of a remora device");
+  at::detail::check_size_nonnegative(sizes);
+  TensorMeta meta;
+  meta.dtype = c10::dtype_or_default(dtype);
+  TORCH_CHECK_NOT_IMPLEMENTED(!c10::isQIntType(meta.dtype), "quantized tensors are not supported on a remora device: ",
+                              "use dequantize() before moving the tensor");
+  meta.sizes.assign(sizes.begin(), sizes.end());
+  meta.strides.assign(strides.begin(), strides.end());
+  int slot = slot_of(device);
+  auto& machine = machine_of(remora_device(slot));
+  machine.check_usable();
+  return new_tensor(machine, slot, meta, meta.bytes());
+}
+
+at::Tensor empty_strided(c10::IntArrayRef sizes, c10::IntArrayRef strides, std::optional<c10::ScalarType> dtype,
+                         std::optional<c10::Layout> layout, std::optional<c10::Device> device,
+                         std::optional<bool> pin_memory) {
+  TORCH_CHECK(sizes.size() == strides.size(), "mismatch in length of strides and shape");
+  return make_empty(sizes, strides, dtype, layout, device, pin_memory);
+}
+
+at::Tensor empty_memory_format(c10::IntArrayRef sizes, std::optional<c10::ScalarType> dtype,
+                               std::optional<c10::Layout> layout, std::optional<c10::Device> device,
+                               std::optional<bool> pin_memory, std::optional<c10::MemoryFormat> format) {
+  auto wanted = format.value_or(c10::MemoryFormat::Contiguous);
+  if (wanted == c10::MemoryFormat::ChannelsLast) {
+    return make_empty(sizes, c10::get_channels_last_strides_2d(sizes), dtype, layout, device, pin_memory);
+  }
+  if (wanted == c10::MemoryFormat::ChannelsLast3d) {
+    return make_empty(sizes, c10::get_channels_last_strides_3d(sizes), dtype, layout, device, pin_memory);
+  }
+  TORCH_CHECK(wanted == c10::MemoryFormat::Contiguous, "unsupported memory format ", wanted);
+  return make_empty(sizes, c10::contiguous_strides(sizes), dtype, layout, device, pin_memory);
+}
+
+// ---------------------------------------------------------------- metadata only
+
+void grow_storage(const at::Tensor& t, size_t bytes) {
+  auto* storage = t.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl();
+  if (bytes > storage->nbytes()) {
+    TORCH_CHECK(storage->resizable(), "trying to resize a storage that is not resizable");
+    resize_storage(storage, bytes);
+  }
+}
+
+const at::Tensor& resize(const at::Tensor& self, c10::IntArrayRef sizes, std::optional<c10::MemoryFormat> format) {
+  if (self.sizes() == sizes && !format.has_value()) {
+    return self;
+  }
+  at::detail::check_size_nonnegative(sizes);
+  auto* impl = self.unsafeGetTensorImpl();
+  impl->set_sizes_contiguous(sizes);
+  if (format.has_value()) {
+    TORCH_CHECK(*format != c10::MemoryFormat::Preserve, "unsupported memory format ", *format);
+    impl->empty_tensor_restride(*format);
+  }
+  grow_storage(self, self.numel() == 0
+                         ? 0
+                         : at::detail::computeStorageNbytes(self.sizes(), self.strides(), self.element_size(),
+                                                            self.storage_offset()));
+  return self;
+}
+
+at::Tensor& set_storage_at(at::Tensor& self, at::Storage source, int64_t offset, c10::IntArrayRef sizes,
+                           c10::IntArrayRef strides) {
+  TORCH_CHECK(source.device().type() == kRemora, "the storage is on ", source.device(), ", the tensor on ",
+              self.device());
+  auto contiguous = c10::contiguous_strides(sizes);
+  if (strides.empty()) {
+    strides = contiguous;
+  }
+  TORCH_CHECK(sizes.size() == strides.size(), "mismatch in length of strides and shape");
+  TORCH_CHECK(offset >= 0, "the storage offset must not be negative");
+  auto* impl = self.unsafeGetTensorImpl();
+  impl->set_storage_keep_dtype(std::move(source));
+  impl->set_sizes_and_strides(sizes, strides, offset);
+  if (self.numel() > 0) {
+    grow_storage(self, at::detail::computeStorageNbytes(sizes, strides, self.element_size(), offset));
+  }
+  return self;
+}
+
+at::Tensor& set_storage(at::Tensor& self, at::Storage source) {
+  auto elements = static_cast<int64_t>(source.nbytes() / self.element_size());
+  return set_storage_at(self, std::move(source), 0, {elements}, {});
+}
+
+at::Tensor& set_tensor(at::Tensor& self, const at::Tensor& source) {
+  if (self.unsafeGetTensorImpl() == source.unsafeGetTensorImpl()) {
+    return self;
+  }
+  return set_storage_at(self, source.storage(), source.storage_offset(), source.sizes(), source.strides());
+}
+
+at::Tensor& set_nothing(at::Tensor& self) {
+  TensorMeta meta;
+  meta.dtype = self.scalar_type();
+  meta.sizes = {0};
+  meta.strides = {1};
+  int slot = self.device().index();
+  auto fresh = new_tensor(machine_of(self.device()), slot, meta, 0);
+  return set_storage_at(self, fresh.storage(), 0, {0}, {});
+}
+
+bool is_set_to(const at::Tensor& self, const at::Tensor& other) {
+  return self.storage().unsafeGetStorageImpl() == other.storage().unsafeGetStorageImpl() &&
+      self.storage_offset() == other.storage_offset() && self.sizes() == other.sizes() &&
+      self.strides() == other.strides();
+}
+
+// libtorch's own list of backends whose tensors may take over each other's data (Module::to does so) is fixed.
+bool has_compatible_shallow_copy_type(const at::Tensor& self, const at::Tensor& from) {
+  auto is_dense = [](const at::Tensor& t) {
+    return t.layout() == c10::kStrided && (t.device().type() == kRemora || t.device().is_cpu()) &&
+        t.key_set().has_any(c10::DispatchKeySet(c10::DispatchKey::Dense));
+  };
+  return is_dense(self) && is_dense(from);
+}
+
+void record_stream(at::Tensor&, c10::Stream) {}  // one stream: nothing to keep alive for another
+
+// ---------------------------------------------------------------- moving bytes
+
+constexpr int64_t kUploadChunk = 1024 * 1024;
+
+// Sends `bytes` bytes to the storage of `target` from `offset` on, in chunks, so that other threads' operations and
+// reads pass between them.
+void write_bytes(const at::Tensor& target, int64_t offset, const uint8_t* data, int64_t bytes) {
+  auto* storage = target.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl();
+  auto* context = context_of(target);
+  context->machine->check_usable(context->id);
+  auto& machine = *context->machine;
+  for (int64_t done = 0; done < bytes;) {
+    auto chunk = std::min(kUploadChunk, bytes - done);
+    Machine::Lock lock(machine);
+    machine.begin_record();
+    machine.open.reserve(chunk + 64);
+    machine.open.code(Record::kWrite);
+    machine.write_storage(storage);
+    machine.open.varint(offset + done);
+    machine.open.varint(chunk);
+    machine.open.raw(data + done, chunk);
+    machine.uploaded.fetch_add(chunk, std::memory_order_relaxed);
+    machine.end_record(done == 0);
+    done += chunk;
+  }
+}
+
+void copy_on_machine(const at::Tensor& source, const at::Tensor& target) {
+  static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("aten::copy_", "");
+  torch::jit::Stack stack{target, source, false};
+  record_call(op, {}, &stack);
+}
+
+void upload(const at::Tensor& source, const at::Tensor& target) {
+  if (target.numel() == 0) {
+    return;
+  }
+  bool smaller = source.element_size() < target.element_size();
+  bool direct = target.is_non_overlapping_and_dense() && !target.is_conj() && !target.is_neg() &&
+      (source.scalar_type() == target.scalar_type() || !smaller);
+  if (!direct) {  // send what is there, and let the node place and convert it
+    auto plain = source.resolve_conj().resolve_neg();
+    auto staged = at::empty(plain.sizes(), plain.options().device(target.device()));
+    upload(plain, staged);
+    copy_on_machine(staged, target);
+    return;
+  }
+  auto same = source.sizes() == target.sizes() && source.strides() == target.strides() &&
+      source.scalar_type() == target.scalar_type() && !source.is_conj() && !source.is_neg();
+  auto laid_out = source;
+  if (!same) {
+    laid_out = at::empty_strided(target.sizes(), target.strides(), source.options().dtype(target.scalar_type()));
+    laid_out.copy_(source);
+  }
+  auto itemsize = static_cast<int64_t>(target.element_size());
+  write_bytes(target, target.storage_offset() * itemsize, static_cast<const uint8_t*>(laid_out.const_data_ptr()),
+              target.numel() * itemsize);
+}
+
+void download(const at::Tensor& source, const at::Tensor& target) {
+  if (source.numel() == 0) {
+    return;
+  }
+  auto sizes = source.sizes();
+  bool direct = target.scalar_type() == source.scalar_type() && target.sizes() == sizes && target.is_contiguous() &&
+      !target.is_conj() && !target.is_neg();
+  auto received = direct ? target : at::empty(sizes, source.options().device(c10::kCPU));
+  auto request = record_read(source, received);
+  context_of(source)->machine->await(request);
+  if (!direct) {
+    const_cast<at::Tensor&>(target).copy_(received);
+  }
+}
+
+at::Tensor copy_from(const at::Tensor& source, const at::Tensor& target, bool) {
+  bool from_remote = source.device().type() == kRemora;
+  bool to_remote = target.device().type() == kRemora;
+  if (from_remote && to_remote) {
+    auto* a = context_of(source);
+    auto* b = context_of(target);
+    if (a == nullptr || (b != nullptr && a->machine == b->machine)) {
+      copy_on_machine(source, target);
+    } else {
+      upload(source.cpu(), target);
+    }
+  } else if (to_remote) {
+    TORCH_CHECK(source.device().is_cpu(), "cannot copy from ", source.device(), " to ", target.device(),
+                " directly; use tensor.cpu() first");
+    upload(source.sizes() == target.sizes() ? source : source.expand(target.sizes()), target);
+  } else {
+    TORCH_CHECK(target.device().is_cpu(), "cannot copy from ", source.device(), " to ", target.device(),
+                " directly; use tensor.cpu() first");
+    download(source, target);
+  }
+  return target;
+}
+
+at::Tensor copy_from_and_resize(const at::Tensor& source, const at::Tensor& target) {
+  target.resize_(source.sizes());
+  return copy_from(source, target, false);
+}
+
+c10::Scalar local_scalar_dense(const at::Tensor& self) {
+  auto value = at::empty({}, self.options().device(c10::kCPU));
+  download(self.dim() == 0 ? self : self.reshape({}), value);
+  return value.item();
+}
+
+}  // namespace
+
+int current_slot() { return current; }
+
+int64_t generator_id(const at::Generator& generator) {
+  return static_cast<RemoteGenerator*>(generator.unsafeGetGeneratorImpl())->id;
+}
+
+int64_t record_read(const at::Tensor& source, const at::Tensor& destination) {
+  auto* context = context_of(source);
+  if (context == nullptr) {
+    raise("StaleReferenceException", "the tensor has no storage on a machine");
+  }
+  auto& machine = *context->machine;
+  machine.check_usable(context->id);
+  auto request = machine.next_request();
+  Machine::Lock lock(machine);
+  machine.begin_record();
+  TensorView previous;
+  machine.open.code(Record::kRead);
+  machine.open.varint(request);
+  machine.write_tensor(source, previous);
+  machine.downloaded.fetch_add(static_cast<int64_t>(destination.nbytes()), std::memory_order_relaxed);
+  machine.submit_open_batch(request, destination);
+  return request;
+}
+
+void register_backend() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    c10::register_privateuse1_backend("remora");
+    at::RegisterPrivateUse1HooksInterface(new RemoteHooks());
+  });
+}
+
+}  // namespace remora
+
+TORCH_LIBRARY_IMPL(_, PrivateUse1, m) {
+  m.fallback(torch::CppFunction::makeFromBoxedFunction<&remora::record_call>());
+}
+
+TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
+  using namespace remora;
+  m.impl("empty.memory_format", empty_memory_format);
+  m.impl("empty_strided", empty_strided);
+  m.impl("as_strided", at::native::as_strided_tensorimpl);
+  m.impl("view", at::native::view);
+  m.impl("_reshape_alias", at::native::_reshape_alias);
+  m.impl("unfold", at::native::unfold);
+  m.impl("view_as_real", at::native::view_as_real);
+  m.impl("view_as_complex", at::native::view_as_complex);
+  m.impl("resize_", resize);
+  m.impl("set_.source_Storage", set_storage);
+  m.impl("set_.source_Storage_storage_offset", set_storage_at);
+  m.impl("set_.source_Tensor", set_tensor);
+  m.impl("set_", set_nothing);
+  m.impl("is_set_to", is_set_to);
+  m.impl("_has_compatible_shallow_copy_type", has_compatible_shallow_copy_type);
+  m.impl("record_stream", record_stream);
+  m.impl("_copy_from", copy_from);
+  m.impl("_copy_from_and_resize", copy_from_and_resize);
+  m.impl("_local_scalar_dense", local_scalar_dense);
+  // For an unknown backend libtorch would choose convolution_overrideable, which no node has: record the operator
+  // itself, and let the node choose.
+  m.impl("convolution", torch::CppFunction::makeFromBoxedFunction<&record_call>());
+  m.impl("convolution_backward", torch::CppFunction::makeFromBoxedFunction<&record_call>());
+}

@@ -1,0 +1,972 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+#include "executor.h"
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Context.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <c10/core/DefaultDtype.h>
+#include <c10/core/DeviceGuard.h>
+#include <c10/core/GradMode.h>
+#include <c10/core/ScalarTypeToTypeMeta.h>
+
+#include <algorithm>
+#include <functional>
+#include <mutex>
+
+namespace remora {
+
+// A call, from its first byte to its bound outputs. Decoding never throws for what only concerns this call: it notes
+// the failure and goes on, so that the records behind it are found.
+struct Executor::Call {
+  OperatorInfo* info = nullptr;
+  std::string name;
+  torch::jit::Stack stack;
+  std::shared_ptr<Failure> failure;
+  std::string refusal;                     // becomes a failure of its own once the inputs are known
+  TensorMeta previous;
+  bool has_previous = false;
+  c10::SmallVector<std::pair<int64_t, at::Tensor>, 6> inputs;  // by storage id, in order
+  c10::SmallVector<int64_t, 6> written;    // storage ids
+  std::vector<std::pair<at::Tensor, TensorMeta>> written_tensors;
+  std::vector<const c10::StorageImpl*> adopted;
+  uint32_t device = 0;
+  bool device_known = false;
+  std::vector<std::string> described;
+
+  void refuse(const std::string& why) {
+    if (refusal.empty()) refusal = why;
+  }
+};
+
+Executor::Executor(std::vector<c10::Device> devices, std::unordered_set<std::string> denied)
+    : devices_(std::move(devices)), denied_(std::move(denied)) {}
+
+int64_t Executor::storage_bytes() const {
+  int64_t bytes = 0;
+  for (const auto& [id, storage] : storages_) {
+    if (storage.memory) {
+      bytes += static_cast<int64_t>(storage.memory.nbytes());
+    }
+  }
+  return bytes;
+}
+
+c10::Allocator* Executor::allocator(uint32_t device) const { return c10::GetAllocator(devices_[device].type()); }
+
+// ---------------------------------------------------------------- a batch
+
+std::unique_ptr<ExecutionResult> Executor::execute(const uint8_t* data, size_t bytes) {
+  auto result = std::make_unique<ExecutionResult>();
+  result_ = result.get();
+  born_.clear();
+  freed_.clear();
+  last_id_ = 0;
+  result->report.u8(kReportMagic);
+  result->report.u8(kWireVersion);
+
+  at::AutoDispatchBelowADInplaceOrView below_autograd;
+  at::NoGradGuard no_grad;
+  Reader r(data, bytes);
+  if (r.u8() != kBatchMagic) {
+    r.fail("this is not a batch");
+  }
+  auto version = r.u8();
+  if (version != kWireVersion) {
+    r.fail("the batch has wire version " + std::to_string(version) + ", this node speaks " +
+           std::to_string(kWireVersion));
+  }
+  while (!r.done()) {
+    auto record = r.u8();
+    switch (static_cast<Record>(record)) {
+      case Record::kDefineOperator: define_operator(r); break;
+      case Record::kCall: call(r, false); break;
+      case Record::kAsk: call(r, true); break;
+      case Record::kBind: bind(r); break;
+      case Record::kFree: free(r); break;
+      case Record::kWrite: write(r); break;
+      case Record::kRead: read(r); break;
+      case Record::kResize: resize(r); break;
+      case Record::kSeed: {
+        auto id = r.bounded(kMaxGenerators, "a generator");
+        auto device = r.bounded(devices_.size() - 1, "a device");
+        auto& g = generator(id, device);
+        std::lock_guard<std::mutex> guard(g.mutex());
+        g.set_current_seed(r.varint());
+        break;
+      }
+      case Record::kReadRandomState: {
+        auto request = static_cast<int64_t>(r.varint());
+        auto id = r.bounded(kMaxGenerators, "a generator");
+        auto device = r.bounded(devices_.size() - 1, "a device");
+        auto state = generator(id, device).get_state().contiguous();
+        result->report.code(Event::kAnswer);
+        result->report.varint(request);
+        result->report.varint(state.nbytes());
+        result->report.raw(state.const_data_ptr(), state.nbytes());
+        break;
+      }
+      case Record::kWriteRandomState: {
+        auto id = r.bounded(kMaxGenerators, "a generator");
+        auto device = r.bounded(devices_.size() - 1, "a device");
+        auto size = r.count("a generator state's size");
+        auto state = at::empty({static_cast<int64_t>(size)}, at::TensorOptions().dtype(at::kByte));
+        std::memcpy(state.mutable_data_ptr(), r.raw(size), size);
+        try {
+          generator(id, device).set_state(state);
+        } catch (const std::exception& e) {
+          Call none;
+          none.name = "Generator.set_state";
+          fail(none, e.what());
+        }
+        break;
+      }
+      case Record::kFreeGenerator:
+        generators_.erase(r.bounded(kMaxGenerators, "a generator"));
+        break;
+      case Record::kDefaultDtype: {
+        auto dtype = r.dtype();
+        if (!c10::isFloatingType(dtype)) r.fail("the default dtype must be a floating point type");
+        c10::set_default_dtype(c10::scalarTypeToTypeMeta(dtype));
+        break;
+      }
+      default:
+        r.fail("unknown record " + std::to_string(record));
+    }
+  }
+
+  auto& report = result->report;
+  std::vector<int64_t> alive;
+  for (auto id : born_) {
+    auto it = storages_.find(id);
+    if (it != storages_.end() && !it->second.reported) {
+      it->second.reported = true;
+      alive.push_back(id);
+    }
+  }
+  if (!alive.empty()) {
+    report.code(Event::kRealized);
+    report.varint(alive.size());
+    for (auto id : alive) {
+      const auto& storage = storages_.find(id)->second;
+      report.varint(id);
+      report.varint(storage.memory ? storage.memory.nbytes() : storage.bytes);
+      report.varint(storage.device);
+    }
+  }
+  if (!freed_.empty()) {
+    report.code(Event::kFreed);
+    report.varint(freed_.size());
+    for (auto id : freed_) report.varint(id);
+  }
+  result_ = nullptr;
+  return result;
+}
+
+void Executor::define_operator(Reader& r) {
+  auto index = r.bounded(kMaxOperators - 1, "an operator's number");
+  if (index != operators_.size()) {
+    r.fail("operators are numbered one after the other: expected " + std::to_string(operators_.size()) + ", got " +
+           std::to_string(index));
+  }
+  std::string name(r.string());
+  std::string overload(r.string());
+  auto hash = r.u64();
+  WireOperator op;
+  op.name = overload.empty() ? name : name + "." + overload;
+  op.info = find_operator(name, overload);
+  if (op.info == nullptr) {
+    r.fail("the node's libtorch has no operator " + op.name);
+  }
+  if (op.info->schema_hash != hash) {
+    // Its arguments cannot even be decoded safely.
+    r.fail("operator " + op.name + " has another schema in the node's libtorch than in the program's; use the same version");
+  }
+  if (denied_.count(name) || denied_.count(op.name)) {
+    op.refusal = op.name + " is not allowed on this node (remora.node.denied-operators)";
+  }
+  operators_.push_back(std::move(op));
+}
+
+// ---------------------------------------------------------------- storages
+
+int64_t Executor::next_id(Reader& r) {
+  auto id = last_id_ + r.zigzag();
+  if (id <= 0) {
+    r.fail("storage " + std::to_string(id) + " cannot be");
+  }
+  last_id_ = id;
+  return id;
+}
+
+Executor::Storage& Executor::born(int64_t id, uint64_t bytes, uint32_t device) {
+  auto& storage = storages_[id];
+  storage = Storage();
+  storage.bytes = bytes;
+  storage.device = device;
+  born_.push_back(id);
+  return storage;
+}
+
+void Executor::realize(Storage& storage) {
+  if (storage.memory) {
+    return;
+  }
+  c10::DeviceGuard guard(devices_[storage.device]);
+  storage.memory = c10::Storage(c10::Storage::use_byte_size_t(), static_cast<int64_t>(storage.bytes),
+                                allocator(storage.device), true);
+}
+
+// A storage by id, or a new one: kWrite, kResize and kBind name storages so.
+Executor::Storage& Executor::storage_record(Reader& r, int64_t* id) {
+  auto is_new = r.u8() != 0;
+  *id = next_id(r);
+  if (is_new) {
+    auto device = r.bounded(2 * devices_.size() - 1, "a device") / 2;
+    auto bytes = r.bounded(kMaxStorageBytes, "a storage's size");
+    return born(*id, bytes, static_cast<uint32_t>(device));
+  }
+  auto it = storages_.find(*id);
+  if (it == storages_.end()) {
+    r.fail("storage " + std::to_string(*id) + " is not on this node");
+  }
+  return it->second;
+}
+
+void Executor::free(Reader& r) {
+  auto it = storages_.find(next_id(r));
+  if (it == storages_.end()) {
+    r.fail("storage " + std::to_string(last_id_) + " is freed but not on this node");
+  }
+  if (it->second.reported) {
+    freed_.push_back(it->first);
+  }
+  storages_.erase(it);
+}
+
+void Executor::resize(Reader& r) {
+  int64_t id = 0;
+  auto& storage = storage_record(r, &id);
+  auto bytes = r.bounded(kMaxStorageBytes, "a storage's size");
+  if (!storage.memory || storage.memory.nbytes() == bytes) {
+    storage.bytes = bytes;
+    return;
+  }
+  try {
+    c10::DeviceGuard guard(devices_[storage.device]);
+    auto options = at::TensorOptions().dtype(at::kByte).device(devices_[storage.device]);
+    auto old = at::empty({0}, options).set_(storage.memory);
+    auto grown = at::empty({static_cast<int64_t>(bytes)}, options);
+    auto kept = std::min<int64_t>(old.numel(), static_cast<int64_t>(bytes));
+    grown.narrow(0, 0, kept).copy_(old.narrow(0, 0, kept));
+    storage.memory = grown.storage();
+    storage.bytes = bytes;
+  } catch (const std::exception& e) {
+    Call none;
+    none.name = "resize_";
+    storage.failure = fail(none, e.what());
+  }
+}
+
+void Executor::write(Reader& r) {
+  int64_t id = 0;
+  auto& storage = storage_record(r, &id);
+  auto offset = r.bounded(kMaxStorageBytes, "an offset");
+  auto bytes = r.count("an upload's size");
+  auto* data = r.raw(bytes);
+  Call call;
+  call.name = "upload";
+  try {
+    realize(storage);
+    if (offset + bytes > storage.memory.nbytes()) {
+      storage.failure = fail(call, "the upload ends at byte " + std::to_string(offset + bytes) + ", the storage at " +
+                                       std::to_string(storage.memory.nbytes()));
+      return;
+    }
+    auto device = devices_[storage.device];
+    if (device.is_cpu()) {
+      std::memcpy(static_cast<uint8_t*>(storage.memory.mutable_data()) + offset, data, bytes);
+    } else {
+      auto target = at::empty({0}, at::TensorOptions().dtype(at::kByte).device(device))
+                        .set_(storage.memory, static_cast<int64_t>(offset), {static_cast<int64_t>(bytes)}, {1});
+      target.copy_(at::from_blob(const_cast<uint8_t*>(data), {static_cast<int64_t>(bytes)},
+                                 at::TensorOptions().dtype(at::kByte)));
+    }
+  } catch (const c10::Error& e) {
+    storage.failure = fail(call, e.what_without_backtrace());
+  } catch (const std::exception& e) {
+    storage.failure = fail(call, e.what());
+  }
+}
+
+// ---------------------------------------------------------------- decoding a call
+
+at::Tensor Executor::tensor(Reader& r, uint8_t bits, Call& call, bool output) {
+  auto id = next_id(r);
+  uint64_t new_bytes = 0;
+  uint32_t device = 0;
+  bool exact = true;
+  if (bits & kNew) {
+    auto code = r.bounded(2 * devices_.size() - 1, "a device");
+    device = static_cast<uint32_t>(code / 2);
+    exact = code & 1;
+    if (!exact) {
+      new_bytes = r.bounded(kMaxStorageBytes, "a storage's size");
+    }
+  }
+  TensorMeta meta;
+  if (bits & kSameMeta) {
+    if (!call.has_previous) {
+      r.fail("a record's first tensor cannot be like the one before it");
+    }
+    meta = call.previous;
+  } else {
+    meta.dtype = r.dtype();
+    auto dims = r.bounded(kMaxDimensions, "a tensor's dimensions");
+    meta.sizes.resize(dims);
+    meta.strides.resize(dims);
+    for (auto& size : meta.sizes) size = static_cast<int64_t>(r.bounded(kMaxStorageBytes, "a size"));
+    if (bits & kStrided) {
+      for (auto& stride : meta.strides) {
+        stride = r.zigzag();
+        if (stride < 0 || static_cast<uint64_t>(stride) > kMaxStorageBytes) r.fail("a stride is out of range");
+      }
+    } else {
+      uint64_t stride = 1;
+      for (size_t i = dims; i-- > 0;) {
+        meta.strides[i] = static_cast<int64_t>(stride);
+        if (__builtin_mul_overflow(stride, static_cast<uint64_t>(std::max<int64_t>(meta.sizes[i], 1)), &stride) ||
+            stride > kMaxStorageBytes) {
+          r.fail("a tensor is too large");
+        }
+      }
+    }
+    if (bits & kOffset) {
+      meta.offset = static_cast<int64_t>(r.bounded(kMaxStorageBytes, "an offset"));
+    }
+    call.previous = meta;
+    call.has_previous = true;
+  }
+  meta.conj = bits & kConj;
+  meta.neg = bits & kNeg;
+
+  // Bytes up to the end of what the tensor covers, in 128 bits: no product of hostile sizes can wrap around.
+  unsigned __int128 end = 0;
+  bool empty = false;
+  for (size_t i = 0; i < meta.sizes.size(); i++) {
+    empty = empty || meta.sizes[i] == 0;
+    end += static_cast<unsigned __int128>(meta.sizes[i] > 0 ? meta.sizes[i] - 1 : 0) * meta.strides[i];
+  }
+  end = empty ? 0 : (end + meta.offset + 1) * c10::elementSize(meta.dtype);
+  if (end > kMaxStorageBytes) {
+    r.fail("a tensor covers more bytes than a storage can have");
+  }
+  auto covered = static_cast<uint64_t>(end);
+
+  if (output) {
+    // The caller binds it; only its metadata and name matter here.
+    call.previous = meta;
+    call.previous.conj = call.previous.neg = false;
+    call.inputs.emplace_back(id, at::Tensor());
+    call.device = device;
+    return {};
+  }
+  if (bits & kNew) {
+    born(id, exact ? covered : new_bytes, device);
+  }
+  auto it = storages_.find(id);
+  if (it == storages_.end()) {
+    r.fail("storage " + std::to_string(id) + " is not on this node");
+  }
+  auto& storage = it->second;
+  if (!call.device_known) {
+    call.device = storage.device;
+    call.device_known = true;
+  }
+  if (storage.failure) {
+    if (!call.failure) call.failure = storage.failure;
+    call.inputs.emplace_back(id, at::Tensor());
+    return {};
+  }
+  at::Tensor t;
+  try {
+    realize(storage);
+    if (covered > storage.memory.nbytes()) {
+      call.refuse("a tensor ends at byte " + std::to_string(covered) + " of storage " + std::to_string(id) +
+                  ", which has " + std::to_string(storage.memory.nbytes()));
+    } else {
+      auto key = devices_[storage.device].is_cpu() ? c10::DispatchKey::CPU : c10::DispatchKey::CUDA;
+      t = at::detail::make_tensor<c10::TensorImpl>(c10::Storage(storage.memory), c10::DispatchKeySet(key),
+                                                   c10::scalarTypeToTypeMeta(meta.dtype));
+      t.unsafeGetTensorImpl()->set_sizes_and_strides(meta.sizes, meta.strides, meta.offset);
+      if (meta.conj) t._set_conj(true);
+      if (meta.neg) t._set_neg(true);
+    }
+  } catch (const c10::Error& e) {
+    call.refuse(e.what_without_backtrace());
+  } catch (const std::exception& e) {
+    call.refuse(e.what());
+  }
+  call.inputs.emplace_back(id, t);
+  return t;
+}
+
+c10::IValue Executor::argument(Reader& r, Call& call, const c10::TypePtr& type, int depth) {
+  auto tag = r.u8();
+  if (tag & kTensor) {
+    return tensor(r, tag, call, false);
+  }
+  auto one_tensor = [&]() -> at::Tensor {
+    auto value = argument(r, call, c10::TensorType::get(), depth + 1);
+    if (!value.isTensor()) r.fail("a tensor was expected");
+    return value.toTensor();
+  };
+  if (depth > 3) {
+    r.fail("arguments nested too deep");
+  }
+  switch (static_cast<Tag>(tag)) {
+    case Tag::kNone:
+      return {};
+    case Tag::kUndefined:
+      return at::Tensor();
+    case Tag::kWrapped: {
+      auto t = one_tensor();
+      if (t.defined()) t.unsafeGetTensorImpl()->set_wrapped_number(true);
+      return t;
+    }
+    case Tag::kScalarTensor: {
+      auto dtype = r.dtype();
+      auto wrapped = r.u8() != 0;
+      if (c10::isQIntType(dtype) || c10::elementSize(dtype) == 0) r.fail("a scalar of a quantized dtype");
+      auto t = at::empty({}, at::TensorOptions().dtype(dtype));
+      std::memcpy(t.mutable_data_ptr(), r.raw(t.element_size()), t.element_size());
+      if (wrapped) t.unsafeGetTensorImpl()->set_wrapped_number(true);
+      return t;
+    }
+    case Tag::kInt:
+      return r.zigzag();
+    case Tag::kDouble:
+      return r.f64();
+    case Tag::kTrue:
+      return true;
+    case Tag::kFalse:
+      return false;
+    case Tag::kComplex: {
+      double real = r.f64();
+      return c10::complex<double>(real, r.f64());
+    }
+    case Tag::kString:
+      return std::string(r.string());
+    case Tag::kDevice: {
+      auto device = r.bounded(devices_.size(), "a device");
+      if (device == 0) return c10::Device(c10::kCPU);
+      if (!call.device_known) {
+        call.device = static_cast<uint32_t>(device - 1);
+        call.device_known = true;
+      }
+      return devices_[device - 1];
+    }
+    case Tag::kTensorList: {
+      std::vector<at::Tensor> list;
+      for (auto n = r.count("a list's length"); n > 0; n--) list.push_back(one_tensor());
+      return list;
+    }
+    case Tag::kOptionalTensorList: {
+      c10::List<std::optional<at::Tensor>> list;
+      for (auto n = r.count("a list's length"); n > 0; n--) {
+        auto t = one_tensor();
+        list.push_back(t.defined() ? std::optional<at::Tensor>(t) : std::nullopt);
+      }
+      return list;
+    }
+    case Tag::kIntList: {
+      std::vector<int64_t> list;
+      for (auto n = r.count("a list's length"); n > 0; n--) list.push_back(r.zigzag());
+      return list;
+    }
+    case Tag::kDoubleList: {
+      std::vector<double> list;
+      for (auto n = r.count("a list's length"); n > 0; n--) list.push_back(r.f64());
+      return list;
+    }
+    case Tag::kBoolList: {
+      c10::List<bool> list;
+      for (auto n = r.count("a list's length"); n > 0; n--) list.push_back(r.u8() != 0);
+      return list;
+    }
+    case Tag::kList: {
+      auto list_type = type->cast<c10::ListType>();
+      if (auto optional = type->cast<c10::OptionalType>()) {
+        list_type = optional->getElementType()->cast<c10::ListType>();
+      }
+      if (!list_type) r.fail("a list where the operator has none");
+      c10::impl::GenericList list(list_type->getElementType());
+      for (auto n = r.count("a list's length"); n > 0; n--) {
+        list.push_back(argument(r, call, list_type->getElementType(), depth + 1));
+      }
+      return list;
+    }
+    case Tag::kGenerator: {
+      auto id = r.bounded(kMaxGenerators, "a generator");
+      auto device = r.bounded(devices_.size() - 1, "a device");
+      return generator(id, static_cast<uint32_t>(device));
+    }
+    default:
+      r.fail("unknown argument " + std::to_string(tag));
+  }
+}
+
+// An argument whose kind the operator's schema does not allow would be misread by its kernel.
+static bool fits(const c10::IValue& value, const c10::TypePtr& type) {
+  if (auto optional = type->cast<c10::OptionalType>()) {
+    return value.isNone() || fits(value, optional->getElementType());
+  }
+  switch (type->kind()) {
+    case c10::TypeKind::TensorType: return value.isTensor();
+    case c10::TypeKind::IntType:
+    case c10::TypeKind::SymIntType: return value.isInt();
+    case c10::TypeKind::FloatType: return value.isDouble();
+    case c10::TypeKind::BoolType: return value.isBool();
+    case c10::TypeKind::NumberType: return value.isScalar();
+    case c10::TypeKind::StringType: return value.isString();
+    case c10::TypeKind::DeviceObjType: return value.isDevice();
+    case c10::TypeKind::GeneratorType: return value.isGenerator();
+    case c10::TypeKind::ListType: {
+      auto element = type->cast<c10::ListType>()->getElementType();
+      switch (element->kind()) {
+        case c10::TypeKind::TensorType: return value.isTensorList();
+        case c10::TypeKind::IntType:
+        case c10::TypeKind::SymIntType: return value.isIntList();
+        case c10::TypeKind::FloatType: return value.isDoubleList();
+        case c10::TypeKind::BoolType: return value.isBoolList();
+        case c10::TypeKind::OptionalType: return value.isOptionalTensorList() || value.isList();
+        default: {
+          if (!value.isList()) return false;
+          for (const auto& each : value.toListRef()) {
+            if (!fits(each, element)) return false;
+          }
+          return true;
+        }
+      }
+    }
+    default:
+      // Layout, memory format and dtype travel as integers.
+      return value.isInt();
+  }
+}
+
+// ---------------------------------------------------------------- running a call
+
+std::shared_ptr<Failure> Executor::fail(Call& call, const std::string& message) {
+  auto failure = std::make_shared<Failure>();
+  failure->number = ++failures_;
+  failure->operation = call.name;
+  failure->message = message;
+  failure->inputs = call.described;
+  result_->report.code(Event::kFailure);
+  write_failure(*failure);
+  return failure;
+}
+
+void Executor::write_failure(const Failure& failure) {
+  auto& report = result_->report;
+  report.varint(failure.number);
+  report.string(failure.operation);
+  report.string(failure.message);
+  auto inputs = std::min<size_t>(failure.inputs.size(), 64);
+  report.varint(inputs);
+  for (size_t i = 0; i < inputs; i++) report.string(failure.inputs[i]);
+}
+
+void Executor::request_failed(int64_t request, const Failure& failure) {
+  result_->report.code(Event::kRequestFailed);
+  result_->report.varint(request);
+  write_failure(failure);
+}
+
+at::Generator& Executor::generator(uint64_t id, uint32_t device) {
+  auto& generator = generators_[id];
+  if (!generator.defined()) {
+    generator = devices_[device].is_cpu()
+        ? at::make_generator<at::CPUGeneratorImpl>(c10::default_rng_seed_val)
+        : at::globalContext().getAcceleratorHooksInterface(devices_[device].type())
+              .getNewGenerator(devices_[device].index());
+  }
+  return generator;
+}
+
+namespace {
+
+// Operators that draw from libtorch's default generator draw from the session's instead: its state is put in place
+// for the call and taken back afterwards.
+class BorrowedDefaultGenerator {
+ public:
+  BorrowedDefaultGenerator(c10::Device device, at::Generator& session) : session_(session) {
+    shared_ = device.is_cpu() ? at::detail::getDefaultCPUGenerator()
+                              : at::globalContext().defaultGenerator(device);
+    saved_ = shared_.get_state();
+    shared_.set_state(session_.get_state());
+  }
+  ~BorrowedDefaultGenerator() {
+    session_.set_state(shared_.get_state());
+    shared_.set_state(saved_);
+  }
+
+ private:
+  at::Generator& session_;
+  at::Generator shared_;
+  at::Tensor saved_;
+};
+
+}  // namespace
+
+// False, with the call's failure set, when the operator did not run to its end.
+bool Executor::run(Call& call) {
+  if (!call.failure && call.refusal.empty()) {
+    try {
+      c10::DeviceGuard guard(devices_[call.device]);
+      auto seeded = call.info->generator_argument;
+      if (seeded >= 0 && call.stack[seeded].isNone()) {
+        call.stack[seeded] = generator(call.device, call.device);
+      }
+      if (call.info->draws_random_numbers) {
+        BorrowedDefaultGenerator borrowed(devices_[call.device], generator(call.device, call.device));
+        call.info->handle.callBoxed(call.stack);
+      } else {
+        call.info->handle.callBoxed(call.stack);
+      }
+      return true;
+    } catch (const c10::Error& e) {
+      call.refuse(e.what_without_backtrace());
+    } catch (const std::bad_alloc&) {
+      call.refuse("the node is out of memory");
+    } catch (const std::exception& e) {
+      call.refuse(e.what());
+    }
+  }
+  if (!call.failure) {
+    for (const auto& [id, t] : call.inputs) {
+      if (call.described.size() < 16) {
+        call.described.push_back((t.defined() ? describe(t.scalar_type(), t.sizes(), t.strides()) : "?") + "#" +
+                                 std::to_string(id));
+      }
+    }
+    call.failure = fail(call, call.refusal);
+  }
+  return false;
+}
+
+// The tensor itself where it has a storage of its own and the wanted layout, else a copy that has.
+at::Tensor Executor::own(Call& call, const at::Tensor& actual, const TensorMeta* layout) {
+  TORCH_CHECK(actual.layout() == c10::kStrided, "the result has layout ", actual.layout(),
+              ", which a remote tensor cannot have");
+  auto t = actual;
+  auto device = devices_[call.device];
+  if (t.device() != device) {
+    t = t.to(device);
+  }
+  auto* storage = t.storage().unsafeGetStorageImpl();
+  bool shared = std::find(call.adopted.begin(), call.adopted.end(), storage) != call.adopted.end();
+  for (const auto& [id, input] : call.inputs) {
+    shared = shared || (input.defined() && input.storage().unsafeGetStorageImpl() == storage);
+  }
+  bool fits = !layout || (t.strides() == c10::IntArrayRef(layout->strides));
+  if (shared || !fits || t.storage_offset() != 0 || storage->nbytes() < TensorMeta::of(t).bytes()) {
+    auto strides = layout ? c10::IntArrayRef(layout->strides) : t.strides();
+    auto copy = layout || t.is_non_overlapping_and_dense()
+        ? at::empty_strided(t.sizes(), strides, t.options())
+        : at::empty(t.sizes(), t.options());
+    if (t.is_conj()) copy._set_conj(true);
+    if (t.is_neg()) copy._set_neg(true);
+    copy.copy_(t);
+    t = copy;
+  }
+  call.adopted.push_back(t.storage().unsafeGetStorageImpl());
+  return t;
+}
+
+void Executor::adopt(Call& call, int64_t id, uint32_t device, const TensorMeta& predicted, const at::Tensor& actual) {
+  if (!call.failure) {
+    try {
+      TORCH_CHECK(actual.defined(), "the program expects ", describe(predicted), ", the operator returned no tensor");
+      TORCH_CHECK(actual.scalar_type() == predicted.dtype && actual.sizes() == c10::IntArrayRef(predicted.sizes) &&
+                      actual.is_conj() == predicted.conj && actual.is_neg() == predicted.neg,
+                  "the program expects ", describe(predicted), ", the operator returned ",
+                  describe(TensorMeta::of(actual)));
+      auto t = own(call, actual, &predicted);
+      auto& storage = born(id, t.storage().nbytes(), device);
+      storage.memory = t.storage();
+      return;
+    } catch (const c10::Error& e) {
+      call.failure = fail(call, e.what_without_backtrace());
+    } catch (const std::exception& e) {
+      call.failure = fail(call, e.what());
+    }
+  }
+  born(id, predicted.bytes(), device).failure = call.failure;
+}
+
+void Executor::outputs(Reader& r, Call& call, const c10::IValue& value, int depth) {
+  auto code = r.u8();
+  if (code & kTensor) {
+    if (!(code & kNew)) r.fail("an output's storage must be new");
+    auto known = call.device;
+    tensor(r, code, call, true);
+    auto [id, nothing] = call.inputs.back();
+    call.inputs.pop_back();
+    auto device = call.device;
+    call.device = known;
+    auto meta = call.previous;
+    meta.conj = code & kConj;
+    meta.neg = code & kNeg;
+    adopt(call, id, device, meta, value.isTensor() ? value.toTensor() : at::Tensor());
+    return;
+  }
+  switch (static_cast<Output>(code)) {
+    case Output::kAlias:
+      break;
+    case Output::kUndefined:
+      if (!call.failure && value.isTensor() && value.toTensor().defined()) {
+        call.failure = fail(call, "the program expects no tensor, the operator returned " +
+                                      describe(TensorMeta::of(value.toTensor())));
+      }
+      break;
+    case Output::kList: {
+      if (depth > 2) r.fail("outputs nested too deep");
+      auto n = r.count("a list's length");
+      bool fits = value.isTensorList() && value.toListRef().size() == n;
+      if (!call.failure && !fits) {
+        call.failure = fail(call, "the program expects a list of " + std::to_string(n) + " tensors");
+      }
+      for (uint64_t i = 0; i < n; i++) {
+        outputs(r, call, fits ? value.toListRef()[i] : c10::IValue(), depth + 1);
+      }
+      break;
+    }
+    default:
+      r.fail("unknown output " + std::to_string(code));
+  }
+}
+
+static void each_tensor(const c10::IValue& value, const std::function<void(const at::Tensor&)>& visit) {
+  if (value.isTensor()) {
+    visit(value.toTensor());
+  } else if (value.isTensorList() || value.isOptionalTensorList()) {
+    for (const auto& element : value.toListRef()) {
+      if (element.isTensor()) visit(element.toTensor());
+    }
+  }
+}
+
+void Executor::call(Reader& r, bool asked) {
+  auto index = r.varint();
+  if (index >= operators_.size()) {
+    r.fail("operator " + std::to_string(index) + " is not defined");
+  }
+  auto& op = operators_[index];
+  int64_t request = asked ? static_cast<int64_t>(r.varint()) : 0;
+  Call call;
+  call.info = op.info;
+  call.name = op.name;
+  if (!op.refusal.empty()) {
+    call.refuse(op.refusal);
+  }
+  const auto& schema = op.info->handle.schema();
+  call.stack.reserve(std::max(op.info->arguments, op.info->returns.size()));
+  for (size_t i = 0; i < op.info->arguments; i++) {
+    auto first = call.inputs.size();
+    call.stack.push_back(argument(r, call, schema.arguments()[i].type()));
+    if (!fits(call.stack.back(), schema.arguments()[i].type())) {
+      r.fail(op.name + ": argument '" + schema.arguments()[i].name() + "' is a " + call.stack.back().tagKind() +
+             ", not a " + schema.arguments()[i].type()->str());
+    }
+    if (std::find(op.info->written.begin(), op.info->written.end(), i) != op.info->written.end()) {
+      for (size_t k = first; k < call.inputs.size(); k++) call.written.push_back(call.inputs[k].first);
+      each_tensor(call.stack.back(), [&](const at::Tensor& t) {
+        call.written_tensors.emplace_back(t, t.defined() ? TensorMeta::of(t) : TensorMeta());
+      });
+    }
+  }
+  bool ran = run(call);
+
+  if (asked) {
+    Writer answer;
+    std::vector<at::Tensor> bound;
+    if (ran) {
+      try {
+        for (const auto& [t, before] : call.written_tensors) {
+          if (t.defined()) TensorMeta::of(t).write(answer);
+        }
+        for (size_t i = 0; i < op.info->returns.size(); i++) {
+          answer_output(call, answer, call.stack[i], op.info->returns[i], bound);
+        }
+      } catch (const c10::Error& e) {
+        call.failure = fail(call, e.what_without_backtrace());
+      } catch (const std::exception& e) {
+        call.failure = fail(call, e.what());
+      }
+    }
+    if (call.failure) {
+      request_failed(request, *call.failure);
+    } else {
+      result_->report.code(Event::kAnswer);
+      result_->report.varint(request);
+      result_->report.varint(answer.size());
+      result_->report.raw(answer.data(), answer.size());
+      if (!bound.empty()) {
+        asked_[request] = std::move(bound);
+      }
+    }
+  } else {
+    if (!ran) {
+      call.stack.assign(op.info->returns.size(), c10::IValue());
+    }
+    if (call.stack.size() != op.info->returns.size()) {
+      r.fail(op.name + " returned " + std::to_string(call.stack.size()) + " values");
+    }
+    for (size_t i = 0; i < op.info->returns.size(); i++) outputs(r, call, call.stack[i]);
+    std::vector<std::pair<uint64_t, TensorMeta>> resized;
+    for (auto n = r.count("a count of resized arguments"); n > 0; n--) {
+      auto which = r.bounded(kMaxOperators, "an argument's number");
+      resized.emplace_back(which, TensorMeta::read(r));
+    }
+    if (ran) {
+      for (auto& [which, meta] : resized) {
+        if (which < call.written_tensors.size()) call.written_tensors[which].second = meta;
+      }
+      check_written(call);
+    }
+  }
+  if (call.failure) {
+    for (auto id : call.written) {
+      auto it = storages_.find(id);
+      if (it != storages_.end()) it->second.failure = call.failure;
+    }
+  }
+}
+
+// What the operator wrote to must look as the program thinks it does.
+void Executor::check_written(Call& call) {
+  for (const auto& [t, expected] : call.written_tensors) {
+    if (!t.defined() || call.failure) {
+      continue;
+    }
+    if (t.scalar_type() != expected.dtype || t.sizes() != c10::IntArrayRef(expected.sizes) ||
+        t.strides() != c10::IntArrayRef(expected.strides)) {
+      call.failure = fail(call, "the program expects the written argument to be " + describe(expected) +
+                                    ", the operator made it " + describe(TensorMeta::of(t)));
+    }
+  }
+}
+
+void Executor::answer_output(Call& call, Writer& w, const c10::IValue& value, int32_t kind,
+                             std::vector<at::Tensor>& bound) {
+  if (kind >= 0) {
+    w.code(Answer::kAlias);
+    w.varint(kind);
+  } else if (value.isTensor()) {
+    if (!value.toTensor().defined()) {
+      w.code(Answer::kUndefined);
+      return;
+    }
+    auto t = own(call, value.toTensor(), nullptr);
+    w.code(Answer::kTensor);
+    TensorMeta::of(t).write(w);
+    w.varint(t.storage().nbytes());
+    bound.push_back(t);
+  } else if (value.isTensorList()) {
+    w.code(Answer::kList);
+    w.varint(value.toListRef().size());
+    for (const auto& element : value.toListRef()) answer_output(call, w, element, OperatorInfo::kNew, bound);
+  } else if (value.isInt()) {
+    w.code(Answer::kInt);
+    w.zigzag(value.toInt());
+  } else if (value.isDouble()) {
+    w.code(Answer::kDouble);
+    w.f64(value.toDouble());
+  } else if (value.isBool()) {
+    w.code(Answer::kBool);
+    w.u8(value.toBool() ? 1 : 0);
+  } else if (value.isComplexDouble()) {
+    w.code(Answer::kComplex);
+    w.f64(value.toComplexDouble().real());
+    w.f64(value.toComplexDouble().imag());
+  } else if (value.isString()) {
+    w.code(Answer::kString);
+    w.string(value.toStringView());
+  } else if (value.isNone()) {
+    w.code(Answer::kNone);
+  } else {
+    TORCH_CHECK(false, "a result of kind ", value.tagKind(), " cannot be sent back");
+  }
+}
+
+void Executor::bind(Reader& r) {
+  auto request = static_cast<int64_t>(r.varint());
+  auto n = r.count("a count of outputs");
+  auto it = asked_.find(request);
+  if (it == asked_.end() || it->second.size() != n) {
+    r.fail("request " + std::to_string(request) + " has no " + std::to_string(n) + " outputs to name");
+  }
+  for (uint64_t i = 0; i < n; i++) {
+    int64_t id = 0;
+    auto& storage = storage_record(r, &id);
+    storage.memory = it->second[i].storage();
+    storage.bytes = storage.memory.nbytes();
+  }
+  asked_.erase(it);
+}
+
+void Executor::value(int64_t request, const at::Tensor& value) {
+  auto bytes = static_cast<uint64_t>(value.nbytes());
+  auto& report = result_->report;
+  if (bytes <= kInlineValueBytes) {
+    report.code(Event::kValue);
+    report.varint(request);
+    report.varint(bytes);
+    report.raw(value.const_data_ptr(), bytes);
+  } else {
+    report.code(Event::kLargeValue);
+    report.varint(request);
+    report.varint(bytes);
+    result_->values.push_back({request, value});
+  }
+}
+
+void Executor::read(Reader& r) {
+  auto request = static_cast<int64_t>(r.varint());
+  auto bits = r.u8();
+  Call call;
+  call.name = "read";
+  if (bits == static_cast<uint8_t>(Tag::kWrapped)) {
+    bits = r.u8();
+  }
+  if (!(bits & kTensor)) {
+    r.fail("a read of something that is no tensor");
+  }
+  auto t = tensor(r, bits, call, false);
+  if (!call.failure && call.refusal.empty()) {
+    try {
+      c10::DeviceGuard guard(devices_[call.device]);
+      auto plain = t.resolve_conj().resolve_neg().contiguous();
+      if (!plain.device().is_cpu()) {
+        plain = plain.cpu();
+      } else if (plain.unsafeGetTensorImpl() == t.unsafeGetTensorImpl() &&
+                 static_cast<uint64_t>(plain.nbytes()) > kInlineValueBytes) {
+        // It is sent after this batch, and later ones may write to it.
+        plain = plain.clone();
+      }
+      value(request, plain);
+      return;
+    } catch (const c10::Error& e) {
+      call.refuse(e.what_without_backtrace());
+    } catch (const std::exception& e) {
+      call.refuse(e.what());
+    }
+  }
+  if (!call.failure) {
+    call.failure = fail(call, call.refusal);
+  }
+  request_failed(request, *call.failure);
+}
+
+}  // namespace remora

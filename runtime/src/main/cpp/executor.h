@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+//
+// The node's side: decodes batches and runs them through libtorch's dispatcher on the node's devices.
+#pragma once
+
+#include <ATen/ATen.h>
+#include <c10/util/flat_hash_map.h>
+
+#include <map>
+#include <memory>
+#include <string>
+#include <unordered_set>
+#include <vector>
+
+#include "operators.h"
+#include "tensor_meta.h"
+#include "wire.h"
+
+namespace remora {
+
+// Why values are missing. Storages that a failed operation should have written share it.
+struct Failure {
+  uint64_t number;
+  std::string operation;
+  std::string message;
+  std::vector<std::string> inputs;
+};
+
+struct LargeValue {
+  int64_t request;
+  at::Tensor bytes;  // contiguous, on the CPU
+};
+
+struct ExecutionResult {
+  Writer report;
+  std::vector<LargeValue> values;
+};
+
+class Executor {
+ public:
+  Executor(std::vector<c10::Device> devices, std::unordered_set<std::string> denied);
+
+  // Throws WireError when the bytes are not a batch.
+  std::unique_ptr<ExecutionResult> execute(const uint8_t* data, size_t bytes);
+  int64_t storage_count() const { return static_cast<int64_t>(storages_.size()); }
+  int64_t storage_bytes() const;
+
+ private:
+  struct Storage {
+    c10::Storage memory;                 // undefined while lazy
+    uint64_t bytes = 0;
+    uint32_t device = 0;
+    bool reported = false;               // the program knows that it is realized
+    std::shared_ptr<Failure> failure;    // set: the values are missing
+  };
+  struct WireOperator {
+    OperatorInfo* info = nullptr;
+    std::string name;
+    std::string refusal;                 // not empty: why calls fail
+  };
+  struct Call;                           // one call being decoded and run
+
+  void define_operator(Reader& r);
+  void call(Reader& r, bool asked);
+  void bind(Reader& r);
+  void free(Reader& r);
+  void write(Reader& r);
+  void read(Reader& r);
+  void resize(Reader& r);
+
+  Storage& storage_record(Reader& r, int64_t* id);
+  at::Tensor tensor(Reader& r, uint8_t bits, Call& call, bool output);
+  c10::IValue argument(Reader& r, Call& call, const c10::TypePtr& type, int depth = 0);
+  void outputs(Reader& r, Call& call, const c10::IValue& value, int depth = 0);
+  bool run(Call& call);
+  void check_written(Call& call);
+  void adopt(Call& call, int64_t id, uint32_t device, const TensorMeta& predicted, const at::Tensor& actual);
+  at::Tensor own(Call& call, const at::Tensor& actual, const TensorMeta* layout);
+  void answer_output(Call& call, Writer& w, const c10::IValue& value, int32_t kind, std::vector<at::Tensor>& bound);
+  void realize(Storage& storage);
+  std::shared_ptr<Failure> fail(Call& call, const std::string& message);
+  void write_failure(const Failure& failure);
+  void request_failed(int64_t request, const Failure& failure);
+  void value(int64_t request, const at::Tensor& value);
+  Storage& born(int64_t id, uint64_t bytes, uint32_t device);
+  at::Generator& generator(uint64_t id, uint32_t device);
+  c10::Allocator* allocator(uint32_t device) const;
+  int64_t next_id(Reader& r);
+
+  const std::vector<c10::Device> devices_;
+  const std::unordered_set<std::string> denied_;
+  ska::flat_hash_map<int64_t, Storage> storages_;
+  std::vector<WireOperator> operators_;
+  std::map<int64_t, std::vector<at::Tensor>> asked_;          // outputs that wait for their names
+  std::map<int64_t, std::shared_ptr<Failure>> asked_failed_;
+  std::map<uint64_t, at::Generator> generators_;
+  uint64_t failures_ = 0;
+  int64_t last_id_ = 0;
+  std::vector<int64_t> born_;   // in this batch
+  std::vector<int64_t> freed_;  // in this batch, of those the program knows as realized
+  ExecutionResult* result_ = nullptr;
+};
+
+}  // namespace remora

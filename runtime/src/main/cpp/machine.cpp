@@ -1,0 +1,606 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+#include "machine.h"
+
+#include <c10/core/DefaultDtype.h>
+#include <c10/core/ScalarTypeToTypeMeta.h>
+
+#include <array>
+#include <chrono>
+#include <thread>
+
+namespace remora {
+
+namespace {
+
+std::atomic<int64_t> next_storage_id{1};
+std::array<std::atomic<Machine*>, kSlots> slots{};
+std::array<std::atomic<Machine*>, kSlots> former{};  // the closed machine that had the slot last
+std::mutex machines_mutex;
+
+// Machines stay for the life of the process: a tensor may outlive its machine, and then says so.
+std::vector<std::unique_ptr<Machine>>& machines() {
+  static auto* all = new std::vector<std::unique_ptr<Machine>>();
+  return *all;
+}
+
+void delete_context(void* context) {
+  auto* storage = static_cast<StorageContext*>(context);
+  storage->machine->free_storage(storage);
+}
+
+class RemoteAllocator final : public c10::Allocator {
+ public:
+  c10::DataPtr allocate(size_t) override {
+    int slot = current_slot();
+    auto& machine = machine_of(c10::Device(kRemora, static_cast<c10::DeviceIndex>(slot)));
+    return allocate_on(machine, slot);
+  }
+  static c10::DataPtr allocate_on(Machine& machine, int slot) {
+    auto id = next_storage_id.fetch_add(1, std::memory_order_relaxed);
+    auto* context = new StorageContext{&machine, id, machine.device_of_slot(slot)};
+    machine.storages.fetch_add(1, std::memory_order_relaxed);
+    return {reinterpret_cast<void*>(id), context, &delete_context,
+            c10::Device(kRemora, static_cast<c10::DeviceIndex>(slot))};
+  }
+  // The data pointer is not the context, so memory from here cannot be handed around as a raw pointer.
+  c10::DeleterFnPtr raw_deleter() const override { return nullptr; }
+  void copy_data(void*, const void*, size_t) const override {
+    raise("RemoraException", "a storage of a remote device cannot be copied as raw memory; use tensor.clone()");
+  }
+};
+RemoteAllocator remote_allocator;
+REGISTER_ALLOCATOR(kRemora, &remote_allocator);
+
+}  // namespace
+
+Callbacks& callbacks() {
+  static Callbacks installed;
+  return installed;
+}
+
+// A c10::Error without a C++ backtrace: what a user reads starts with the line that helps.
+[[noreturn]] static void throw_text(std::string text) { throw c10::Error(std::move(text), nullptr); }
+
+void raise(const char* kind, const std::string& message) {
+  throw_text(std::string(kind) + ": " + message);
+}
+
+// ---------------------------------------------------------------- machines and slots
+
+Machine::Machine(int64_t handle, std::string name, int devices, size_t max_batch_bytes)
+    : handle(handle), name(std::move(name)), devices(devices), max_batch_bytes_(max_batch_bytes) {
+  start_batch();
+}
+
+Machine* open_machine(const char* name, int devices, size_t max_batch_bytes) {
+  std::lock_guard<std::mutex> guard(machines_mutex);
+  for (int first = 0; first + devices <= kSlots; first++) {
+    bool free = true;
+    for (int i = 0; i < devices; i++) {
+      free = free && slots[first + i].load() == nullptr;
+    }
+    if (!free) {
+      continue;
+    }
+    auto handle = static_cast<int64_t>(machines().size()) + 1;
+    machines().push_back(std::make_unique<Machine>(handle, name, devices, max_batch_bytes));
+    auto* machine = machines().back().get();
+    machine->first_slot = first;
+    for (int i = 0; i < devices; i++) {
+      slots[first + i].store(machine, std::memory_order_release);
+    }
+    return machine;
+  }
+  return nullptr;
+}
+
+Machine* find_machine(int64_t handle) {
+  std::lock_guard<std::mutex> guard(machines_mutex);
+  return handle >= 1 && handle <= static_cast<int64_t>(machines().size()) ? machines()[handle - 1].get() : nullptr;
+}
+
+int open_devices() {
+  int count = 0;
+  for (auto& slot : slots) {
+    count += slot.load(std::memory_order_acquire) != nullptr;
+  }
+  return count;
+}
+
+Machine& machine_of(c10::Device device, int* slot) {
+  int index = device.has_index() ? device.index() : current_slot();
+  auto* machine = index < kSlots ? slots[index].load(std::memory_order_acquire) : nullptr;
+  if (machine == nullptr) {
+    auto* closed = index < kSlots ? former[index].load(std::memory_order_acquire) : nullptr;
+    if (closed != nullptr) {
+      raise("StaleReferenceException", "device remora:" + std::to_string(index) + " was machine '" + closed->name +
+                                           "', which is closed; its tensors and device cannot be used any more");
+    }
+    raise("MachineStateException",
+          "no machine is open on device remora:" + std::to_string(index) +
+              "; open one with RemoteMachine.open(provider) and use machine.device()");
+  }
+  if (slot != nullptr) {
+    *slot = index;
+  }
+  return *machine;
+}
+
+StorageContext* context_of(const at::Tensor& t) {
+  if (!t.defined() || t.device().type() != kRemora || !t.has_storage()) {
+    return nullptr;
+  }
+  const auto& pointer = t.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl()->data_ptr();
+  return pointer.get_deleter() == &delete_context ? static_cast<StorageContext*>(pointer.get_context()) : nullptr;
+}
+
+at::Tensor new_tensor(Machine& machine, int slot, const TensorMeta& meta, size_t storage_bytes) {
+  c10::Storage storage(c10::Storage::use_byte_size_t(), static_cast<int64_t>(storage_bytes),
+                       RemoteAllocator::allocate_on(machine, slot), &remote_allocator, true);
+  auto t = at::detail::make_tensor<c10::TensorImpl>(
+      std::move(storage), c10::DispatchKeySet(c10::DispatchKey::PrivateUse1), c10::scalarTypeToTypeMeta(meta.dtype));
+  auto* impl = t.unsafeGetTensorImpl();
+  if (meta.sizes.size() != 1 || meta.sizes[0] != 0 || meta.offset != 0) {
+    impl->set_sizes_and_strides(meta.sizes, meta.strides, meta.offset);
+  }
+  if (meta.conj) {
+    t._set_conj(true);
+  }
+  if (meta.neg) {
+    t._set_neg(true);
+  }
+  return t;
+}
+
+void resize_storage(c10::StorageImpl* storage, size_t bytes) {
+  if (bytes == storage->nbytes()) {
+    return;
+  }
+  auto* context = static_cast<StorageContext*>(storage->data_ptr().get_context());
+  auto& machine = *context->machine;
+  Machine::Lock lock(machine);
+  machine.begin_record();
+  storage->set_nbytes(bytes);
+  if (context->born != 0) {
+    machine.open.code(Record::kResize);
+    machine.write_storage(storage);
+    machine.open.varint(bytes);
+    machine.end_record(false);
+  }
+}
+
+// ---------------------------------------------------------------- recording
+
+void Machine::start_batch() {
+  open.clear();
+  open.u8(kBatchMagic);
+  open.u8(kWireVersion);
+  last_id_ = 0;
+}
+
+void Machine::check_usable(int64_t storage) {
+  auto state = state_.load(std::memory_order_acquire);
+  if (state == kOpen) {
+    return;
+  }
+  if (state == kClosed) {
+    raise(storage ? "StaleReferenceException" : "MachineStateException",
+          storage ? "storage " + std::to_string(storage) + " was on machine '" + name +
+                        "', which is closed; its tensors cannot be used any more"
+                  : "machine '" + name + "' is closed");
+  }
+  std::lock_guard<std::mutex> guard(state_mutex_);
+  throw_text(failure_);
+}
+
+void Machine::begin_record() {
+  check_usable();
+  if (has_frees_.load(std::memory_order_acquire)) {
+    drain_frees();
+  }
+}
+
+void Machine::drain_frees() {
+  std::vector<StorageContext*> storages_to_free;
+  std::vector<int64_t> generators_to_free;
+  {
+    std::lock_guard<std::mutex> guard(free_mutex_);
+    storages_to_free.swap(frees_);
+    generators_to_free.swap(generator_frees_);
+    has_frees_.store(false, std::memory_order_release);
+  }
+  for (auto* context : storages_to_free) {
+    if (context->born != 0) {
+      open.code(Record::kFree);
+      open.zigzag(context->id - last_id_);
+      last_id_ = context->id;
+      if (context->born == sequence.load(std::memory_order_relaxed) + 1) {
+        born[context->birth] = 0;
+      } else {
+        freed.push_back(context->id);
+      }
+    }
+    delete context;
+  }
+  for (auto generator : generators_to_free) {
+    open.code(Record::kFreeGenerator);
+    open.varint(generator);
+  }
+  // Keep the list's memory for the next round.
+  storages_to_free.clear();
+  std::lock_guard<std::mutex> guard(free_mutex_);
+  if (frees_.empty() && frees_.capacity() < storages_to_free.capacity()) {
+    frees_.swap(storages_to_free);
+  }
+}
+
+void Machine::free_storage(StorageContext* context) {
+  storages.fetch_sub(1, std::memory_order_relaxed);
+  if (state_.load(std::memory_order_acquire) != kOpen) {
+    delete context;
+    return;
+  }
+  std::lock_guard<std::mutex> guard(free_mutex_);
+  frees_.push_back(context);
+  has_frees_.store(true, std::memory_order_release);
+}
+
+void Machine::free_generator(int64_t generator) {
+  std::lock_guard<std::mutex> guard(free_mutex_);
+  generator_frees_.push_back(generator);
+  has_frees_.store(true, std::memory_order_release);
+}
+
+void Machine::write_storage(c10::StorageImpl* storage) {
+  auto* context = static_cast<StorageContext*>(storage->data_ptr().get_context());
+  bool is_new = context->born == 0;
+  open.u8(is_new ? 1 : 0);
+  open.zigzag(context->id - last_id_);
+  last_id_ = context->id;
+  if (is_new) {
+    open.varint(static_cast<uint64_t>(context->device) * 2);
+    open.varint(storage->nbytes());
+    context->born = sequence.load(std::memory_order_relaxed) + 1;
+    context->birth = static_cast<uint32_t>(born.size());
+    born.insert(born.end(), {context->id, static_cast<int64_t>(storage->nbytes()), context->device});
+  }
+}
+
+namespace {
+
+// The bits and bytes that describe a tensor, except its storage.
+uint8_t meta_bits(const TensorView& now, const TensorView& previous) {
+  uint8_t bits = kTensor;
+  if (now.dtype == previous.dtype && now.offset == previous.offset && now.sizes == previous.sizes &&
+      now.strides == previous.strides) {
+    return bits | kSameMeta;
+  }
+  if (!strides_are_contiguous(now.sizes, now.strides)) {
+    bits |= kStrided;
+  }
+  if (now.offset != 0) {
+    bits |= kOffset;
+  }
+  return bits;
+}
+
+void write_meta(Writer& w, uint8_t bits, const TensorView& now) {
+  if (bits & kSameMeta) {
+    return;
+  }
+  w.code(now.dtype);
+  w.u8(static_cast<uint8_t>(now.sizes.size()));
+  for (auto size : now.sizes) w.varint(size);
+  if (bits & kStrided) {
+    for (auto stride : now.strides) w.zigzag(stride);
+  }
+  if (bits & kOffset) {
+    w.varint(now.offset);
+  }
+}
+
+}  // namespace
+
+void Machine::write_tensor(const at::Tensor& t, TensorView& previous) {
+  auto* storage = t.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl();
+  auto* context = static_cast<StorageContext*>(storage->data_ptr().get_context());
+  TensorView now{t.scalar_type(), t.sizes(), t.strides(), t.storage_offset()};
+  if (t.unsafeGetTensorImpl()->is_wrapped_number()) {
+    open.code(Tag::kWrapped);
+  }
+  uint8_t bits = meta_bits(now, previous);
+  if (t.is_conj()) bits |= kConj;
+  if (t.is_neg()) bits |= kNeg;
+  bool is_new = context->born == 0;
+  if (is_new) bits |= kNew;
+  open.u8(bits);
+  open.zigzag(context->id - last_id_);
+  last_id_ = context->id;
+  if (is_new) {
+    size_t covered = at::detail::computeStorageNbytes(now.sizes, now.strides, t.element_size(), now.offset);
+    bool exact = covered == storage->nbytes();
+    open.varint(static_cast<uint64_t>(context->device) * 2 + (exact ? 1 : 0));
+    if (!exact) {
+      open.varint(storage->nbytes());
+    }
+    context->born = sequence.load(std::memory_order_relaxed) + 1;
+    context->birth = static_cast<uint32_t>(born.size());
+    born.insert(born.end(), {context->id, static_cast<int64_t>(storage->nbytes()), context->device});
+  }
+  write_meta(open, bits, now);
+  previous = now;
+}
+
+void Machine::write_argument(const c10::IValue& value, TensorView& previous) {
+  auto tensor = [&](const at::Tensor& t) {
+    if (!t.defined()) {
+      open.code(Tag::kUndefined);
+    } else if (t.device().type() == kRemora) {
+      write_tensor(t, previous);
+    } else {  // a 0-dim CPU tensor: travels by value
+      auto plain = t.is_conj() || t.is_neg() ? t.resolve_conj().resolve_neg() : t;
+      open.code(Tag::kScalarTensor);
+      open.code(plain.scalar_type());
+      open.u8(t.unsafeGetTensorImpl()->is_wrapped_number() ? 1 : 0);
+      open.raw(plain.const_data_ptr(), plain.element_size());
+    }
+  };
+  if (value.isTensor()) {
+    tensor(value.toTensor());
+  } else if (value.isNone()) {
+    open.code(Tag::kNone);
+  } else if (value.isInt()) {
+    open.code(Tag::kInt);
+    open.zigzag(value.toInt());
+  } else if (value.isDouble()) {
+    open.code(Tag::kDouble);
+    open.f64(value.toDouble());
+  } else if (value.isBool()) {
+    open.code(value.toBool() ? Tag::kTrue : Tag::kFalse);
+  } else if (value.isTensorList()) {
+    auto list = value.toListRef();
+    open.code(Tag::kTensorList);
+    open.varint(list.size());
+    for (const auto& element : list) tensor(element.toTensor());
+  } else if (value.isIntList()) {
+    auto list = value.toIntVector();
+    open.code(Tag::kIntList);
+    open.varint(list.size());
+    for (auto element : list) open.zigzag(element);
+  } else if (value.isDoubleList()) {
+    auto list = value.toDoubleVector();
+    open.code(Tag::kDoubleList);
+    open.varint(list.size());
+    for (auto element : list) open.f64(element);
+  } else if (value.isBoolList()) {
+    auto list = value.toBoolList();
+    open.code(Tag::kBoolList);
+    open.varint(list.size());
+    for (bool element : list) open.u8(element ? 1 : 0);
+  } else if (value.isOptionalTensorList()) {
+    auto list = value.toListRef();
+    open.code(Tag::kOptionalTensorList);
+    open.varint(list.size());
+    for (const auto& element : list) tensor(element.isNone() ? at::Tensor() : element.toTensor());
+  } else if (value.isComplexDouble()) {
+    auto number = value.toComplexDouble();
+    open.code(Tag::kComplex);
+    open.f64(number.real());
+    open.f64(number.imag());
+  } else if (value.isString()) {
+    open.code(Tag::kString);
+    open.string(value.toStringView());
+  } else if (value.isDevice()) {
+    auto device = value.toDevice();
+    open.code(Tag::kDevice);
+    open.varint(device.type() == kRemora
+                    ? device_of_slot(device.has_index() ? device.index() : current_slot()) + 1
+                    : 0);
+  } else if (value.isGenerator()) {
+    auto generator = value.toGenerator();
+    open.code(Tag::kGenerator);
+    open.varint(generator_id(generator));
+    open.varint(device_of_slot(generator.device().index()));
+  } else if (value.isList()) {
+    auto list = value.toListRef();
+    open.code(Tag::kList);
+    open.varint(list.size());
+    for (const auto& element : list) write_argument(element, previous);
+  } else {
+    raise("RemoraException", "an argument of kind " + value.tagKind() + " cannot be sent to a remote device");
+  }
+}
+
+uint32_t Machine::wire_index(const OperatorInfo& info) {
+  if (info.index >= wire_indices_.size()) {
+    wire_indices_.resize(info.index + 64, -1);
+  }
+  auto& index = wire_indices_[info.index];
+  if (index < 0) {
+    index = static_cast<int32_t>(defined_++);
+    open.code(Record::kDefineOperator);
+    open.varint(index);
+    open.string(info.name);
+    open.string(info.overload);
+    open.u64(info.schema_hash);
+  }
+  return static_cast<uint32_t>(index);
+}
+
+void Machine::write_default_dtype() {
+  auto dtype = c10::typeMetaToScalarType(c10::get_default_dtype());
+  if (dtype != default_dtype_) {
+    default_dtype_ = dtype;
+    open.code(Record::kDefaultDtype);
+    open.code(dtype);
+  }
+}
+
+void Machine::write_bind(int64_t request, const std::vector<at::Tensor>& outputs) {
+  open.code(Record::kBind);
+  open.varint(request);
+  open.varint(outputs.size());
+  for (const auto& output : outputs) {
+    write_storage(output.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl());
+  }
+  end_record(false);
+}
+
+void Machine::end_record(bool operation) {
+  if (operation) {
+    operations.fetch_add(1, std::memory_order_relaxed);
+  }
+  if (open.size() >= max_batch_bytes_) {
+    submit_open_batch();
+  } else if (flusher_waits_) {
+    flusher_waits_ = false;
+    wake_flusher_.notify_one();
+  }
+}
+
+void Machine::submit_open_batch(int64_t request, at::Tensor destination) {
+  auto batch = std::make_unique<Batch>();
+  batch->machine = this;
+  batch->sequence = sequence.load(std::memory_order_relaxed) + 1;
+  batch->bytes.reserve(max_batch_bytes_ + 4096);
+  batch->bytes.swap(open);
+  batch->request = request;
+  batch->destination = std::move(destination);
+  batch->born.reserve(born.size());
+  for (size_t i = 0; i < born.size(); i += 3) {
+    if (born[i] != 0) {
+      batch->born.insert(batch->born.end(), {born[i], born[i + 1], born[i + 2]});
+    }
+  }
+  batch->freed.swap(freed);
+  born.clear();
+  start_batch();
+  batches.fetch_add(1, std::memory_order_relaxed);
+  batch_bytes.fetch_add(static_cast<int64_t>(batch->bytes.size()), std::memory_order_relaxed);
+  sequence.store(batch->sequence, std::memory_order_release);
+
+  char error[4096] = "";
+  auto submit = callbacks().submit;
+  if (submit == nullptr) {
+    raise("MachineStateException", "the native core's callbacks are not installed");
+  }
+  // The callee owns the batch from here on, whether it fails or not.
+  if (submit(handle, reinterpret_cast<int64_t>(batch.release()), error, sizeof error) != 0) {
+    throw_text(error[0] != 0 ? error : "RemoraException: the batch was refused");
+  }
+}
+
+std::string Machine::await(int64_t request) {
+  blocking.fetch_add(1, std::memory_order_relaxed);
+  char error[4096] = "";
+  auto failed = callbacks().await(handle, request, error, sizeof error) != 0;
+  std::lock_guard<std::mutex> guard(answer_mutex_);
+  std::string result;
+  auto it = answers_.find(request);
+  if (it != answers_.end()) {
+    result = std::move(it->second);
+    answers_.erase(it);
+  }
+  if (failed) {
+    throw_text(error[0] != 0 ? error : "RemoraException: the read failed");
+  }
+  return result;
+}
+
+void Machine::answer(int64_t request, std::string bytes) {
+  std::lock_guard<std::mutex> guard(answer_mutex_);
+  answers_[request] = std::move(bytes);
+}
+
+int Machine::flush() {
+  Lock lock(*this);
+  begin_record();
+  if (open.size() > 2) {
+    submit_open_batch();
+  }
+  return 0;
+}
+
+int Machine::flush_when_idle(int64_t timeout_micros, int64_t linger_micros) {
+  using namespace std::chrono;
+  auto deadline = steady_clock::now() + microseconds(timeout_micros);
+  std::unique_lock<std::mutex> lock(mutex_);
+  while (true) {
+    if (state_.load(std::memory_order_acquire) != kOpen) {
+      return -1;
+    }
+    if (has_frees_.load(std::memory_order_acquire)) {
+      drain_frees();
+    }
+    bool holds_something = open.size() > 2;
+    if (holds_something && executed.load(std::memory_order_acquire) >= sequence.load(std::memory_order_relaxed)) {
+      submit_open_batch();
+      return 1;
+    }
+    auto now = steady_clock::now();
+    if (now >= deadline) {
+      return 0;
+    }
+    if (holds_something) {  // the node is busy: look again soon
+      lock.unlock();
+      std::this_thread::sleep_for(microseconds(linger_micros));
+      lock.lock();
+    } else {
+      flusher_waits_ = true;
+      // Frees do not wake the flusher, so that freeing costs next to nothing: look for them a few times a second.
+      wake_flusher_.wait_until(lock, std::min(deadline, now + milliseconds(100)));
+      bool woken = !flusher_waits_;
+      flusher_waits_ = false;
+      if (woken) {
+        lock.unlock();
+        std::this_thread::sleep_for(microseconds(linger_micros));
+        lock.lock();
+      }
+    }
+  }
+}
+
+void Machine::fail(const std::string& message) {
+  {
+    std::lock_guard<std::mutex> guard(state_mutex_);
+    if (state_.load() != kOpen) {
+      return;
+    }
+    failure_ = message;
+    state_.store(kFailed, std::memory_order_release);
+  }
+  wake_flusher_.notify_all();
+}
+
+void Machine::close() {
+  {
+    std::lock_guard<std::mutex> guard(machines_mutex);
+    for (int slot = 0; slot < kSlots; slot++) {
+      if (slots[slot].load() == this) {
+        former[slot].store(this, std::memory_order_release);
+        slots[slot].store(nullptr, std::memory_order_release);
+      }
+    }
+  }
+  {
+    std::lock_guard<std::mutex> guard(state_mutex_);
+    state_.store(kClosed, std::memory_order_release);
+  }
+  wake_flusher_.notify_all();
+  Lock lock(*this);
+  plans.clear();
+  Writer().swap(open);
+  start_batch();
+  std::vector<StorageContext*> leftover;
+  {
+    std::lock_guard<std::mutex> guard(free_mutex_);
+    leftover.swap(frees_);
+  }
+  for (auto* context : leftover) {
+    delete context;
+  }
+  std::lock_guard<std::mutex> guard(answer_mutex_);
+  answers_.clear();
+}
+
+}  // namespace remora

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+//
+// The recording side of one machine: its device slots, its storages, its open batch, and what it has learned of
+// operators' output metadata.
+#pragma once
+
+#include <ATen/ATen.h>
+#include <c10/util/flat_hash_map.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "operators.h"
+#include "remora.h"
+#include "tensor_meta.h"
+#include "wire.h"
+
+namespace remora {
+
+constexpr auto kRemora = c10::DeviceType::PrivateUse1;
+// libtorch's autograd engine starts a thread for each device it can see, so the number is kept small.
+constexpr int kSlots = 64;
+
+class Machine;
+
+// What a storage's DataPtr refers to: the data pointer itself is the storage id, never an address.
+struct StorageContext {
+  Machine* machine;
+  int64_t id;
+  int32_t device;        // number on the machine
+  uint64_t born = 0;     // sequence of the batch that first used it; 0 = the node has not heard of it
+  uint32_t birth = 0;    // its place in that batch's list of births
+};
+
+struct Batch {
+  Machine* machine = nullptr;
+  uint64_t sequence = 0;
+  Writer bytes;
+  std::vector<int64_t> born;   // triples id, bytes, device
+  std::vector<int64_t> freed;
+  int64_t request = 0;
+  at::Tensor destination;      // keeps the memory a value is read into alive until the batch is released
+};
+
+// A plan says what a call returns, so that it need not be computed again for a call with equal metadata.
+struct OutputPlan {
+  enum Kind : uint8_t { kAlias, kView, kTensor, kUndefined, kList, kValue } kind = kUndefined;
+  int32_t argument = -1;  // kAlias, kView
+  TensorMeta meta;        // kTensor, kView
+  int64_t bytes = 0;      // of the storage
+  std::vector<OutputPlan> list;
+  c10::IValue value;
+};
+struct Plan {
+  std::vector<OutputPlan> outputs;
+  // Written arguments (counted over all tensors of all written arguments) that the operator gives other metadata.
+  std::vector<std::pair<uint32_t, TensorMeta>> resized;
+};
+
+struct PlanKey {
+  uint64_t a = 0x243F6A8885A308D3ULL;
+  uint64_t b = 0x13198A2E03707344ULL;
+  // Two independent lanes of multiply-and-fold: 128 bits, so that a collision is not a practical possibility.
+  void mix(uint64_t value) {
+    auto fold = [](uint64_t x, uint64_t y) {
+      auto product = static_cast<unsigned __int128>(x) * y;
+      return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
+    };
+    a = fold(a ^ value, 0x9E3779B97F4A7C15ULL) + 0xA0761D6478BD642FULL;
+    b = fold(b + value, 0xE7037ED1A0B428DBULL) ^ (value * 0x8EBC6AF09C88C6E3ULL);
+  }
+  bool operator==(const PlanKey& o) const { return a == o.a && b == o.b; }
+};
+struct PlanKeyHash {
+  size_t operator()(const PlanKey& k) const { return k.a; }
+};
+
+struct TensorView {  // the previous tensor of a record, for TensorBits::kSameMeta
+  c10::ScalarType dtype = c10::ScalarType::Undefined;
+  c10::IntArrayRef sizes;
+  c10::IntArrayRef strides;
+  int64_t offset = 0;
+};
+
+class Machine {
+ public:
+  Machine(int64_t handle, std::string name, int devices, size_t max_batch_bytes);
+
+  static constexpr size_t kMaxPlans = 64 * 1024;
+
+  const int64_t handle;
+  const std::string name;
+  const int devices;
+  int first_slot = -1;
+
+  // ---- for recording: all of these need the lock
+  class Lock;
+  void begin_record();                                  // drains frees; throws when closed or failed
+  void write_tensor(const at::Tensor& t, TensorView& previous);
+  void write_storage(c10::StorageImpl* storage);        // id, and its birth if it is new
+  void write_argument(const c10::IValue& value, TensorView& previous);
+  uint32_t wire_index(const OperatorInfo& info);        // defines the operator on first use
+  void write_default_dtype();
+  void write_bind(int64_t request, const std::vector<at::Tensor>& outputs);  // names an asked call's outputs
+  void end_record(bool operation = true);               // submits the batch when it is full
+  void submit_open_batch(int64_t request = 0, at::Tensor destination = {});
+
+  Writer open;
+  std::vector<int64_t> born;
+  std::vector<int64_t> freed;
+  std::unordered_map<PlanKey, std::unique_ptr<Plan>, PlanKeyHash> plans;
+
+  // ---- thread-safe
+  void free_storage(StorageContext* context);
+  void free_generator(int64_t generator);
+  std::string await(int64_t request);                   // blocks; the answer, empty for values
+  void answer(int64_t request, std::string bytes);
+  int flush();
+  int flush_when_idle(int64_t timeout_micros, int64_t linger_micros);
+  void fail(const std::string& message);
+  void close();
+  // Throws when nothing can be recorded on the machine any more.
+  void check_usable(int64_t storage = 0);
+  int64_t next_request() { return ++requests_; }
+  int64_t next_generator() { return kSlots + ++generators_; }
+  int device_of_slot(int slot) const { return slot - first_slot; }
+  bool closed() const { return state_.load(std::memory_order_acquire) == kClosed; }
+
+  std::atomic<uint64_t> sequence{0};
+  std::atomic<uint64_t> executed{0};
+  std::atomic<bool> trace{false};
+  std::atomic<int64_t> operations{0}, batches{0}, batch_bytes{0}, uploaded{0}, downloaded{0}, blocking{0},
+      misses{0}, storages{0};
+
+ private:
+  enum State { kOpen, kFailed, kClosed };
+  void drain_frees();
+  void start_batch();
+
+  const size_t max_batch_bytes_;
+  std::mutex mutex_;
+  std::condition_variable wake_flusher_;
+  bool flusher_waits_ = false;
+  std::atomic<int> state_{kOpen};
+  std::string failure_;               // guarded by state_mutex_
+  std::mutex state_mutex_;
+  int64_t last_id_ = 0;               // the storage id that the next one in the batch is a difference to
+  std::vector<int32_t> wire_indices_; // by OperatorInfo::index; -1 = not defined yet
+  uint32_t defined_ = 0;
+  c10::ScalarType default_dtype_ = c10::ScalarType::Float;
+
+  std::mutex free_mutex_;
+  std::vector<StorageContext*> frees_;
+  std::vector<int64_t> generator_frees_;
+  std::atomic<bool> has_frees_{false};
+
+  std::mutex answer_mutex_;
+  std::map<int64_t, std::string> answers_;
+  std::atomic<int64_t> requests_{0};
+  std::atomic<int64_t> generators_{0};
+};
+
+class Machine::Lock {
+ public:
+  explicit Lock(Machine& machine) : lock_(machine.mutex_) {}
+  void unlock() { lock_.unlock(); }
+  void lock() { lock_.lock(); }
+
+ private:
+  std::unique_lock<std::mutex> lock_;
+};
+
+struct Callbacks {
+  remora_submit_callback submit = nullptr;
+  remora_await_callback await = nullptr;
+  remora_trace_callback trace = nullptr;
+};
+Callbacks& callbacks();
+
+// Throws a c10::Error whose text starts with "<kind>: "; the bindings make their own exception of that name of it.
+[[noreturn]] void raise(const char* kind, const std::string& message);
+
+Machine* open_machine(const char* name, int devices, size_t max_batch_bytes);  // nullptr when no slots are free
+Machine* find_machine(int64_t handle);                                         // nullptr when unknown
+// The open machine a device belongs to; "remora" without an index is the thread's current device. Throws.
+Machine& machine_of(c10::Device device, int* slot = nullptr);
+StorageContext* context_of(const at::Tensor& t);  // nullptr for tensors without a remote storage
+int open_devices();
+int current_slot();
+
+// A new storage on a device slot, and a tensor over it. No memory but its metadata's.
+at::Tensor new_tensor(Machine& machine, int slot, const TensorMeta& meta, size_t storage_bytes);
+void resize_storage(c10::StorageImpl* storage, size_t bytes);
+void record_call(const c10::OperatorHandle& op, c10::DispatchKeySet keys, std::vector<c10::IValue>* stack);
+int64_t record_read(const at::Tensor& source, const at::Tensor& destination);
+// The number of a remote generator on its machine.
+int64_t generator_id(const at::Generator& generator);
+std::string describe_with_id(const at::Tensor& t);
+uint64_t metadata_hash(const at::Tensor& t);
+void register_backend();
+
+}  // namespace remora

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+#include "operators.h"
+
+#include <ATen/core/enum_tag.h>
+#include <c10/util/flat_hash_map.h>
+
+#include <mutex>
+#include <sstream>
+#include <unordered_set>
+
+#include "wire.h"
+
+namespace remora {
+
+namespace {
+
+// Operators whose output sizes depend on values although their schemas carry no tag that says so.
+const std::unordered_set<std::string> kValueDependent = {
+    "aten::linalg_lstsq", "aten::segment_reduce", "aten::_segment_reduce_backward", "aten::histogram",
+    "aten::_histogramdd_bin_edges", "aten::_assert_async", "aten::_functional_assert_async",
+    "aten::_linalg_check_errors"};
+
+// Names of operators with an overload whose output depends on values. The tags stand at functional overloads only;
+// their out= overloads share the nature.
+const std::unordered_set<std::string>& dynamic_names() {
+  static const auto* names = [] {
+    auto* result = new std::unordered_set<std::string>();
+    auto& dispatcher = c10::Dispatcher::singleton();
+    for (const auto& name : dispatcher.getRegistrationsForDispatchKey(std::nullopt)) {
+      auto handle = dispatcher.findSchema(name);
+      if (handle && (handle->hasTag(at::Tag::dynamic_output_shape) || handle->hasTag(at::Tag::data_dependent_output))) {
+        result->insert(name.name);
+      }
+    }
+    return result;
+  }();
+  return *names;
+}
+
+bool holds_tensors(const c10::TypePtr& type) {
+  if (type->kind() == c10::TypeKind::TensorType) {
+    return true;
+  }
+  for (const auto& inner : type->containedTypes()) {
+    if (holds_tensors(inner)) {
+      return true;
+    }
+  }
+  return false;
+}
+
+bool is_generator(const c10::TypePtr& type) {
+  if (type->kind() == c10::TypeKind::GeneratorType) {
+    return true;
+  }
+  auto optional = type->cast<c10::OptionalType>();
+  return optional && optional->getElementType()->kind() == c10::TypeKind::GeneratorType;
+}
+
+}  // namespace
+
+OperatorInfo::OperatorInfo(const c10::OperatorHandle& op, uint32_t op_index) : handle(op), index(op_index) {
+  const auto& schema = op.schema();
+  name = schema.name();
+  overload = schema.overload_name();
+  full_name = overload.empty() ? name : name + "." + overload;
+  std::ostringstream text;
+  text << schema;
+  schema_hash = fnv1a(text.str().data(), text.str().size());
+  arguments = schema.arguments().size();
+
+  bool reads_tensors = false;
+  for (uint32_t i = 0; i < arguments; i++) {
+    const auto& argument = schema.arguments()[i];
+    const auto* alias = argument.alias_info();
+    if (alias != nullptr && alias->isWrite()) {
+      written.push_back(i);
+    } else if (holds_tensors(argument.type())) {
+      reads_tensors = true;
+    }
+    if (is_generator(argument.type())) {
+      generator_argument = static_cast<int32_t>(i);
+    }
+  }
+  values_matter = !reads_tensors;
+
+  bool all_views = !schema.returns().empty();
+  for (const auto& result : schema.returns()) {
+    const auto* alias = result.alias_info();
+    int32_t kind = kNew;
+    int32_t viewed = -1;
+    if (!holds_tensors(result.type())) {
+      kind = kValue;
+      always_ask = true;
+    } else if (alias != nullptr) {
+      for (uint32_t i = 0; i < arguments; i++) {
+        const auto* source = schema.arguments()[i].alias_info();
+        if (source == nullptr) {
+          continue;
+        }
+        bool same = false;
+        for (const auto& symbol : alias->beforeSets()) {
+          same = same || source->beforeSets().count(symbol) > 0;
+        }
+        if (same && alias->isWrite() && source->isWrite()) {
+          kind = static_cast<int32_t>(i);
+          break;
+        }
+        if (same && !alias->isWrite()) {
+          kind = kView;
+          viewed = static_cast<int32_t>(i);
+          break;
+        }
+      }
+    }
+    all_views = all_views && kind == kView;
+    returns.push_back(kind);
+    view_of.push_back(viewed);
+  }
+  only_views = all_views && written.empty();
+  bool dynamic = kValueDependent.count(name) > 0 || dynamic_names().count(name) > 0;
+  if (name == "aten::index") {
+    masks_matter = true;
+  } else {
+    always_ask = always_ask || dynamic;
+  }
+  has_meta_kernel = op.hasComputedKernelForDispatchKey(c10::DispatchKey::Meta);
+  draws_random_numbers = generator_argument < 0 && op.hasTag(at::Tag::nondeterministic_seeded);
+}
+
+OperatorInfo& operator_info(const c10::OperatorHandle& op) {
+  static thread_local ska::flat_hash_map<const void*, OperatorInfo*> known;
+  const void* key = &op.schema();
+  auto it = known.find(key);
+  if (it != known.end()) {
+    return *it->second;
+  }
+  static std::mutex mutex;
+  static std::unordered_map<const void*, std::unique_ptr<OperatorInfo>> all;
+  std::lock_guard<std::mutex> guard(mutex);
+  auto& info = all[key];
+  if (!info) {
+    info = std::make_unique<OperatorInfo>(op, static_cast<uint32_t>(all.size() - 1));
+  }
+  known[key] = info.get();
+  return *info;
+}
+
+OperatorInfo* find_operator(const std::string& name, const std::string& overload) {
+  auto handle = c10::Dispatcher::singleton().findSchema({name, overload});
+  return handle.has_value() ? &operator_info(*handle) : nullptr;
+}
+
+}  // namespace remora

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+//
+// What recorder and executor know of an operator, read once from its schema.
+#pragma once
+
+#include <ATen/core/dispatch/Dispatcher.h>
+
+#include <string>
+#include <vector>
+
+namespace remora {
+
+struct OperatorInfo {
+  explicit OperatorInfo(const c10::OperatorHandle& handle, uint32_t index);
+
+  c10::OperatorHandle handle;
+  uint32_t index;           // dense, in the order of first use in this process
+  std::string name;         // "aten::add"
+  std::string overload;     // "out"
+  std::string full_name;    // "aten::add.out"
+  uint64_t schema_hash;     // FNV-1a of the schema's text
+  size_t arguments;
+  std::vector<uint32_t> written;      // arguments the operator writes to
+  std::vector<int32_t> returns;       // for each return: the written argument it is, or kNew, kView, kValue
+  std::vector<int32_t> view_of;       // for each return of kind kView: the argument it views
+  int32_t generator_argument = -1;    // argument of type Generator?
+  bool values_matter = false;         // the values of Scalar arguments decide output sizes (factories)
+  bool always_ask = false;            // output metadata depends on values: the node must be asked on each call
+  bool masks_matter = false;          // the same, but only where an index is a boolean mask
+  bool has_meta_kernel = false;
+  bool draws_random_numbers = false;  // without a generator argument
+  bool only_views = false;            // no data is touched: metadata alone
+
+  static constexpr int32_t kNew = -1;
+  static constexpr int32_t kView = -2;
+  static constexpr int32_t kValue = -3;
+};
+
+// The info of an operator; the reference stays valid for the life of the process. Thread-safe.
+OperatorInfo& operator_info(const c10::OperatorHandle& handle);
+// nullptr when this libtorch has no such operator.
+OperatorInfo* find_operator(const std::string& name, const std::string& overload);
+
+}  // namespace remora

@@ -1,0 +1,736 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+//
+// The boxed kernel behind every operator that reaches a remora device without a kernel of its own: it finds out what
+// the call returns (from the plan cache, else libtorch's Meta kernels, else the node), records the call, and returns
+// tensors without memory.
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <c10/core/DefaultDtype.h>
+#include <c10/core/ScalarTypeToTypeMeta.h>
+#include <c10/util/irange.h>
+
+#include <functional>
+#include <optional>
+#include <sstream>
+
+#include "machine.h"
+
+namespace remora {
+
+namespace {
+
+using Arguments = c10::ArrayRef<c10::IValue>;
+
+// ---------------------------------------------------------------- whose call it is
+
+struct Caller {
+  const OperatorInfo& info;
+  Machine* machine = nullptr;
+  int slot = -1;
+
+  std::string argument_name(size_t index) const {
+    return info.handle.schema().arguments()[index].name();
+  }
+
+  void on(Machine& other, int other_slot) {
+    if (machine == nullptr) {
+      machine = &other;
+      slot = other_slot;
+    } else if (machine != &other) {
+      raise("CrossMachineException",
+            info.full_name + ": one tensor is on machine '" + machine->name + "' (remora:" + std::to_string(slot) +
+                "), another on machine '" + other.name + "' (remora:" + std::to_string(other_slot) +
+                "); move one of them to the other's device with tensor.to(machine.device())");
+    }
+  }
+};
+
+bool sendable(const c10::IValue& value) {
+  return value.isTensor() || value.isNone() || value.isInt() || value.isDouble() || value.isBool() ||
+      value.isString() || value.isDevice() || value.isComplexDouble() || value.isList() ||
+      (value.isGenerator() && value.toGenerator().device().type() == kRemora);
+}
+
+// Finds the machine, refuses tensors of other places, and replaces in the stack what cannot be recorded as it is.
+void locate(Caller& caller, std::vector<c10::IValue>& stack, size_t base) {
+  auto tensor = [&](const at::Tensor& t) -> bool {
+    if (!t.defined() || t.device().type() != kRemora) {
+      return true;
+    }
+    auto* context = context_of(t);
+    if (context == nullptr) {
+      return false;
+    }
+    if (context->machine->closed()) {
+      context->machine->check_usable(context->id);
+    }
+    caller.on(*context->machine, t.device().index());
+    return true;
+  };
+  // A tensor of zeros without a storage, as forward-mode AD makes them.
+  auto materialized = [](const at::Tensor& t) { return at::zeros(t.sizes(), t.options()); };
+
+  for (size_t i = 0; i < caller.info.arguments; i++) {
+    auto& value = stack[base + i];
+    if (!sendable(value)) {
+      raise("RemoraException", caller.info.full_name + ": argument '" + caller.argument_name(i) + "' is a " +
+                                   value.tagKind() + ", which cannot be sent to a remote device");
+    }
+    if (value.isTensor()) {
+      if (!tensor(value.toTensor())) {
+        value = materialized(value.toTensor());
+        tensor(value.toTensor());
+      }
+    } else if (value.isTensorList()) {
+      for (const auto& element : value.toListRef()) tensor(element.toTensor());
+    } else if (value.isOptionalTensorList()) {
+      for (const auto& element : value.toListRef()) {
+        if (!element.isNone()) tensor(element.toTensor());
+      }
+    }
+  }
+  if (caller.machine == nullptr) {  // a factory: the device argument says where
+    for (size_t i = 0; i < caller.info.arguments; i++) {
+      const auto& value = stack[base + i];
+      if (value.isDevice() && value.toDevice().type() == kRemora) {
+        int slot = 0;
+        auto& machine = machine_of(value.toDevice(), &slot);
+        caller.on(machine, slot);
+      } else if (value.isGenerator() && value.toGenerator().device().type() == kRemora) {
+        int slot = 0;
+        auto& machine = machine_of(value.toGenerator().device(), &slot);
+        caller.on(machine, slot);
+      }
+    }
+  }
+  if (caller.machine == nullptr) {
+    int slot = 0;
+    auto& machine = machine_of(c10::Device(kRemora), &slot);
+    caller.on(machine, slot);
+  }
+
+  // CPU tensors: by value when 0-dim, indices are uploaded, everything else is the caller's mistake.
+  auto device = c10::Device(kRemora, static_cast<c10::DeviceIndex>(caller.slot));
+  auto refuse = [&](const at::Tensor& t, size_t argument) {
+    raise("CrossMachineException",
+          caller.info.full_name + ": argument '" + caller.argument_name(argument) + "' is a tensor on " +
+              t.device().str() + " " + describe(t.scalar_type(), t.sizes(), c10::contiguous_strides(t.sizes())) + ", the call runs on machine '" +
+              caller.machine->name + "' (remora:" + std::to_string(caller.slot) +
+              "); move it there with tensor.to(machine.device())");
+  };
+  auto is_written = [&](size_t argument) {
+    for (auto w : caller.info.written) {
+      if (w == argument) return true;
+    }
+    return false;
+  };
+  auto travels = [&](const at::Tensor& t, size_t argument) {
+    return !t.defined() || t.device().type() == kRemora ||
+        (t.device().is_cpu() && t.dim() == 0 && t.layout() == c10::kStrided && !is_written(argument));
+  };
+  for (size_t i = 0; i < caller.info.arguments; i++) {
+    auto& value = stack[base + i];
+    if (value.isTensor()) {
+      const auto& t = value.toTensor();
+      if (!travels(t, i)) {
+        refuse(t, i);
+      }
+    } else if (value.isTensorList()) {
+      for (const auto& element : value.toListRef()) {
+        if (!travels(element.toTensor(), i)) refuse(element.toTensor(), i);
+      }
+    } else if (value.isOptionalTensorList()) {
+      c10::List<std::optional<at::Tensor>> moved;
+      bool changed = false;
+      for (const auto& element : value.toListRef()) {
+        if (element.isNone()) {
+          moved.push_back(std::optional<at::Tensor>());
+        } else if (element.toTensor().defined() && element.toTensor().device().is_cpu()) {
+          moved.push_back(std::optional<at::Tensor>(element.toTensor().to(device)));
+          changed = true;
+        } else {
+          moved.push_back(std::optional<at::Tensor>(element.toTensor()));
+        }
+      }
+      if (changed) {
+        value = std::move(moved);
+      }
+    }
+  }
+}
+
+// ---------------------------------------------------------------- plan keys
+
+void key_tensor(PlanKey& key, const at::Tensor& t) {
+  if (!t.defined()) {
+    key.mix(0x11);
+    return;
+  }
+  auto* impl = t.unsafeGetTensorImpl();
+  key.mix(0x12 | static_cast<uint64_t>(t.scalar_type()) << 8 | static_cast<uint64_t>(t.dim()) << 16 |
+          static_cast<uint64_t>(t.device().type()) << 24 | static_cast<uint64_t>(t.is_conj()) << 32 |
+          static_cast<uint64_t>(t.is_neg()) << 33 | static_cast<uint64_t>(impl->is_wrapped_number()) << 34);
+  for (auto size : t.sizes()) key.mix(size);
+  for (auto stride : t.strides()) key.mix(stride);
+}
+
+bool key_value(PlanKey& key, const c10::IValue& value, bool scalar, bool values_matter) {
+  if (value.isTensor()) {
+    key_tensor(key, value.toTensor());
+  } else if (value.isNone()) {
+    key.mix(0x21);
+  } else if (value.isInt()) {
+    key.mix(0x22);
+    if (!scalar || values_matter) key.mix(value.toInt());
+  } else if (value.isDouble()) {
+    key.mix(0x23);
+    if (values_matter) {
+      uint64_t bits;
+      double number = value.toDouble();
+      std::memcpy(&bits, &number, sizeof bits);
+      key.mix(bits);
+    }
+  } else if (value.isBool()) {
+    key.mix(value.toBool() ? 0x24 : 0x25);
+  } else if (value.isIntList()) {
+    auto list = value.toIntVector();
+    key.mix(0x26 | list.size() << 8);
+    for (auto element : list) key.mix(element);
+  } else if (value.isTensorList()) {
+    auto list = value.toListRef();
+    key.mix(0x27 | list.size() << 8);
+    for (const auto& element : list) key_tensor(key, element.toTensor());
+  } else if (value.isOptionalTensorList()) {
+    auto list = value.toListRef();
+    key.mix(0x28 | list.size() << 8);
+    for (const auto& element : list) key_tensor(key, element.isNone() ? at::Tensor() : element.toTensor());
+  } else if (value.isBoolList()) {
+    auto list = value.toBoolList();
+    key.mix(0x29 | list.size() << 8);
+    for (bool element : list) key.mix(element);
+  } else if (value.isDevice()) {
+    key.mix(0x2A | static_cast<uint64_t>(value.toDevice().type()) << 8);
+  } else if (value.isString()) {
+    auto text = value.toStringView();
+    key.mix(0x2B | text.size() << 8);
+    key.mix(fnv1a(text.data(), text.size()));
+  } else if (value.isGenerator()) {
+    key.mix(0x2C);
+  } else if (value.isComplexDouble()) {
+    key.mix(0x2D);
+    if (values_matter) return false;
+  } else if (value.isDoubleList()) {
+    auto list = value.toDoubleVector();  // e.g. upsample's scale factors, which decide sizes
+    key.mix(0x2E | list.size() << 8);
+    for (double element : list) {
+      uint64_t bits;
+      std::memcpy(&bits, &element, sizeof bits);
+      key.mix(bits);
+    }
+  } else if (value.isList()) {
+    auto list = value.toListRef();
+    key.mix(0x2F | list.size() << 8);
+    for (const auto& element : list) {
+      if (!key_value(key, element, true, values_matter)) return false;
+    }
+  } else {
+    return false;
+  }
+  return true;
+}
+
+bool is_scalar_type(const c10::TypePtr& type) {
+  if (type->kind() == c10::TypeKind::NumberType) {
+    return true;
+  }
+  auto optional = type->cast<c10::OptionalType>();
+  return optional && optional->getElementType()->kind() == c10::TypeKind::NumberType;
+}
+
+// Double arguments (not Scalars) can decide sizes, too: upsample's scales. Their values always count.
+std::optional<PlanKey> plan_key(const OperatorInfo& info, Arguments arguments) {
+  PlanKey key;
+  key.mix(info.index | static_cast<uint64_t>(c10::typeMetaToScalarType(c10::get_default_dtype())) << 32);
+  const auto& schema = info.handle.schema().arguments();
+  for (size_t i = 0; i < arguments.size(); i++) {
+    const auto& value = arguments[i];
+    bool scalar = (value.isInt() || value.isDouble()) && is_scalar_type(schema[i].type());
+    bool values_matter = info.values_matter || (value.isDouble() && !scalar);
+    if (!key_value(key, value, scalar, values_matter)) {
+      return std::nullopt;
+    }
+  }
+  return key;
+}
+
+// ---------------------------------------------------------------- output metadata from Meta kernels
+
+class MetaArguments {
+ public:
+  explicit MetaArguments(bool exact_offsets) : exact_offsets_(exact_offsets) {}
+
+  c10::IValue of(const c10::IValue& value) {
+    if (value.isTensor()) {
+      return of(value.toTensor());
+    }
+    if (value.isTensorList()) {
+      auto list = value.toTensorVector();
+      for (auto& t : list) t = of(t);
+      return list;
+    }
+    if (value.isOptionalTensorList()) {
+      c10::List<std::optional<at::Tensor>> list;
+      for (const auto& element : value.toListRef()) {
+        list.push_back(element.isNone() ? std::optional<at::Tensor>() : of(element.toTensor()));
+      }
+      return list;
+    }
+    if (value.isDevice()) {
+      return c10::Device(c10::kMeta);
+    }
+    if (value.isGenerator()) {
+      return {};
+    }
+    return value;
+  }
+
+  at::Tensor of(const at::Tensor& t) {
+    if (!t.defined() || t.device().type() != kRemora) {
+      return t;
+    }
+    auto& meta = known_[t.unsafeGetTensorImpl()];
+    if (!meta.defined()) {
+      auto options = at::TensorOptions().dtype(t.scalar_type()).device(c10::kMeta);
+      if (exact_offsets_) {
+        auto elements = static_cast<int64_t>(t.storage().nbytes() / t.element_size());
+        meta = at::empty({elements}, options).as_strided(t.sizes(), t.strides(), t.storage_offset());
+      } else {
+        meta = at::empty_strided(t.sizes(), t.strides(), options);
+      }
+      if (t.is_conj()) meta._set_conj(true);
+      if (t.is_neg()) meta._set_neg(true);
+      if (t.unsafeGetTensorImpl()->is_wrapped_number()) meta.unsafeGetTensorImpl()->set_wrapped_number(true);
+    }
+    return meta;
+  }
+
+ private:
+  const bool exact_offsets_;
+  std::unordered_map<const void*, at::Tensor> known_;
+};
+
+void each_written_tensor(const OperatorInfo& info, Arguments arguments,
+                         const std::function<void(const at::Tensor&)>& visit) {
+  for (auto index : info.written) {
+    const auto& value = arguments[index];
+    if (value.isTensor()) {
+      visit(value.toTensor());
+    } else if (value.isTensorList()) {
+      for (const auto& element : value.toListRef()) visit(element.toTensor());
+    } else if (value.isOptionalTensorList()) {
+      for (const auto& element : value.toListRef()) {
+        if (!element.isNone()) visit(element.toTensor());
+      }
+    }
+  }
+}
+
+OutputPlan plan_of_tensor(const at::Tensor& t) {
+  OutputPlan plan;
+  if (!t.defined()) {
+    plan.kind = OutputPlan::kUndefined;
+    return plan;
+  }
+  plan.kind = OutputPlan::kTensor;
+  plan.meta = TensorMeta::of(t);
+  plan.meta.offset = 0;
+  plan.bytes = static_cast<int64_t>(plan.meta.bytes());
+  return plan;
+}
+
+// False when libtorch cannot say without running the operator; throws what the operator itself says of bad arguments.
+bool infer(const OperatorInfo& info, Arguments arguments, Plan& plan) {
+  if (!info.has_meta_kernel) {
+    return false;
+  }
+  MetaArguments meta(info.only_views);
+  torch::jit::Stack stack;
+  stack.reserve(arguments.size());
+  std::vector<at::Tensor> written;
+  std::vector<TensorMeta> before;
+  for (const auto& argument : arguments) {
+    stack.push_back(meta.of(argument));
+  }
+  each_written_tensor(info, arguments, [&](const at::Tensor& t) {
+    written.push_back(meta.of(t));
+    before.push_back(t.defined() ? TensorMeta::of(t) : TensorMeta());
+  });
+  try {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    info.handle.callBoxed(stack);
+  } catch (const c10::NotImplementedError&) {
+    return false;
+  } catch (const c10::Error&) {
+    throw;  // the arguments do not fit together
+  } catch (const std::exception&) {
+    return false;  // a Meta kernel written in Python gave up: the node's word counts
+  }
+  if (stack.size() != info.returns.size()) {
+    return false;
+  }
+  for (size_t r = 0; r < info.returns.size(); r++) {
+    OutputPlan output;
+    auto kind = info.returns[r];
+    if (kind >= 0) {
+      output.kind = OutputPlan::kAlias;
+      output.argument = kind;
+    } else if (kind == OperatorInfo::kView) {
+      if (!stack[r].isTensor()) {
+        return false;
+      }
+      output.kind = OutputPlan::kView;
+      output.argument = info.view_of[r];
+      output.meta = TensorMeta::of(stack[r].toTensor());
+    } else if (stack[r].isTensor()) {
+      output = plan_of_tensor(stack[r].toTensor());
+    } else if (stack[r].isTensorList()) {
+      output.kind = OutputPlan::kList;
+      for (const auto& element : stack[r].toListRef()) output.list.push_back(plan_of_tensor(element.toTensor()));
+    } else {
+      return false;
+    }
+    plan.outputs.push_back(std::move(output));
+  }
+  for (size_t i = 0; i < written.size(); i++) {
+    if (!written[i].defined()) {
+      continue;
+    }
+    auto after = TensorMeta::of(written[i]);
+    after.offset = before[i].offset;
+    if (!(after == before[i])) {
+      plan.resized.emplace_back(static_cast<uint32_t>(i), after);
+    }
+  }
+  return true;
+}
+
+// ---------------------------------------------------------------- output metadata from the node
+
+OutputPlan read_answer_output(Reader& r, int depth = 0) {
+  OutputPlan plan;
+  switch (static_cast<Answer>(r.u8())) {
+    case Answer::kTensor:
+      plan.kind = OutputPlan::kTensor;
+      plan.meta = TensorMeta::read(r);
+      plan.bytes = static_cast<int64_t>(r.bounded(kMaxStorageBytes, "a storage's size"));
+      break;
+    case Answer::kUndefined:
+      break;
+    case Answer::kList: {
+      if (depth > 4) r.fail("lists nested too deep");
+      plan.kind = OutputPlan::kList;
+      for (auto n = r.count("a list's length"); n > 0; n--) plan.list.push_back(read_answer_output(r, depth + 1));
+      break;
+    }
+    case Answer::kAlias:
+      plan.kind = OutputPlan::kAlias;
+      plan.argument = static_cast<int32_t>(r.bounded(1024, "an argument's number"));
+      break;
+    case Answer::kInt:
+      plan.kind = OutputPlan::kValue;
+      plan.value = r.zigzag();
+      break;
+    case Answer::kDouble:
+      plan.kind = OutputPlan::kValue;
+      plan.value = r.f64();
+      break;
+    case Answer::kBool:
+      plan.kind = OutputPlan::kValue;
+      plan.value = r.u8() != 0;
+      break;
+    case Answer::kComplex: {
+      plan.kind = OutputPlan::kValue;
+      double real = r.f64();
+      plan.value = c10::complex<double>(real, r.f64());
+      break;
+    }
+    case Answer::kString:
+      plan.kind = OutputPlan::kValue;
+      plan.value = std::string(r.string());
+      break;
+    case Answer::kNone:
+      plan.kind = OutputPlan::kValue;
+      break;
+    default:
+      r.fail("unknown answer");
+  }
+  return plan;
+}
+
+Plan read_answer(const OperatorInfo& info, Arguments arguments, const std::string& bytes) {
+  Reader r(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size());
+  Plan plan;
+  uint32_t index = 0;
+  each_written_tensor(info, arguments, [&](const at::Tensor& t) {
+    if (t.defined() && t.device().type() == kRemora) {
+      auto after = TensorMeta::read(r);
+      if (!(after == TensorMeta::of(t))) {
+        plan.resized.emplace_back(index, after);
+      }
+    }
+    index++;
+  });
+  for (size_t i = 0; i < info.returns.size(); i++) {
+    plan.outputs.push_back(read_answer_output(r));
+  }
+  return plan;
+}
+
+// ---------------------------------------------------------------- results
+
+void resize_written(const OperatorInfo& info, Arguments arguments, const Plan& plan) {
+  if (plan.resized.empty()) {
+    return;
+  }
+  uint32_t index = 0;
+  each_written_tensor(info, arguments, [&](const at::Tensor& t) {
+    for (const auto& [which, meta] : plan.resized) {
+      if (which != index) {
+        continue;
+      }
+      auto* impl = t.unsafeGetTensorImpl();
+      impl->set_sizes_and_strides(meta.sizes, meta.strides, meta.offset);
+      auto* storage = impl->unsafe_storage().unsafeGetStorageImpl();
+      auto bytes = meta.bytes();
+      if (bytes > storage->nbytes()) {
+        storage->set_nbytes(bytes);  // the operator itself grows it on the node
+      }
+    }
+    index++;
+  });
+}
+
+c10::IValue make_output(Machine& machine, int slot, const OutputPlan& plan, Arguments arguments) {
+  switch (plan.kind) {
+    case OutputPlan::kAlias:
+      return arguments[plan.argument];
+    case OutputPlan::kView: {
+      const auto& base = arguments[plan.argument].toTensor();
+      auto view = at::detail::make_tensor<c10::TensorImpl>(
+          c10::TensorImpl::VIEW, c10::Storage(base.storage()), c10::DispatchKeySet(c10::DispatchKey::PrivateUse1),
+          c10::scalarTypeToTypeMeta(plan.meta.dtype));
+      view.unsafeGetTensorImpl()->set_sizes_and_strides(plan.meta.sizes, plan.meta.strides, plan.meta.offset);
+      if (plan.meta.conj) view._set_conj(true);
+      if (plan.meta.neg) view._set_neg(true);
+      return view;
+    }
+    case OutputPlan::kTensor:
+      return new_tensor(machine, slot, plan.meta, plan.bytes);
+    case OutputPlan::kUndefined:
+      return at::Tensor();
+    case OutputPlan::kList: {
+      std::vector<at::Tensor> list;
+      for (const auto& element : plan.list) list.push_back(make_output(machine, slot, element, arguments).toTensor());
+      return list;
+    }
+    case OutputPlan::kValue:
+      return plan.value;
+  }
+  return {};
+}
+
+void write_output(Machine& machine, const OutputPlan& plan, const c10::IValue& value, TensorView& previous) {
+  switch (plan.kind) {
+    case OutputPlan::kTensor:
+      machine.write_tensor(value.toTensor(), previous);
+      break;
+    case OutputPlan::kList: {
+      machine.open.code(Output::kList);
+      machine.open.varint(plan.list.size());
+      auto list = value.toListRef();
+      for (size_t i = 0; i < plan.list.size(); i++) write_output(machine, plan.list[i], list[i], previous);
+      break;
+    }
+    case OutputPlan::kUndefined:
+      machine.open.code(Output::kUndefined);
+      break;
+    default:
+      machine.open.code(Output::kAlias);
+  }
+}
+
+void collect_new(const OutputPlan& plan, const c10::IValue& value, std::vector<at::Tensor>& result) {
+  if (plan.kind == OutputPlan::kTensor) {
+    result.push_back(value.toTensor());
+  } else if (plan.kind == OutputPlan::kList) {
+    auto list = value.toListRef();
+    for (size_t i = 0; i < plan.list.size(); i++) collect_new(plan.list[i], list[i], result);
+  }
+}
+
+void trace(const Caller& caller, Arguments arguments, c10::ArrayRef<c10::IValue> outputs) {
+  if (!caller.machine->trace.load(std::memory_order_relaxed) || callbacks().trace == nullptr) {
+    return;
+  }
+  std::function<std::string(const c10::IValue&)> text = [&](const c10::IValue& value) -> std::string {
+    if (value.isTensor()) {
+      return value.toTensor().defined() ? describe_with_id(value.toTensor()) : "undefined";
+    }
+    if (value.isTensorList() || value.isOptionalTensorList() || value.isList()) {
+      std::string list = "[";
+      for (const auto& element : value.toListRef()) list += (list.size() > 1 ? ", " : "") + text(element);
+      return list + "]";
+    }
+    std::ostringstream plain;
+    plain << value;
+    return plain.str();
+  };
+  std::string line = caller.info.full_name + "(";
+  for (size_t i = 0; i < arguments.size(); i++) line += (i ? ", " : "") + text(arguments[i]);
+  line += ")";
+  for (size_t i = 0; i < outputs.size(); i++) line += (i ? ", " : " -> ") + text(outputs[i]);
+  callbacks().trace(caller.machine->handle, line.c_str());
+}
+
+using Outputs = c10::SmallVector<c10::IValue, 4>;
+
+// Records a call whose plan is known. The caller holds the lock.
+void record_planned(const Caller& caller, Arguments arguments, const Plan& plan, Outputs& outputs) {
+  auto& machine = *caller.machine;
+  for (const auto& output : plan.outputs) {
+    outputs.push_back(make_output(machine, caller.slot, output, arguments));
+  }
+  if (caller.info.only_views) {
+    return;
+  }
+  machine.write_default_dtype();
+  auto index = machine.wire_index(caller.info);
+  TensorView previous;
+  machine.open.code(Record::kCall);
+  machine.open.varint(index);
+  for (const auto& argument : arguments) machine.write_argument(argument, previous);
+  for (size_t i = 0; i < plan.outputs.size(); i++) write_output(machine, plan.outputs[i], outputs[i], previous);
+  machine.open.varint(plan.resized.size());
+  for (const auto& [which, meta] : plan.resized) {
+    machine.open.varint(which);
+    meta.write(machine.open);
+  }
+  resize_written(caller.info, arguments, plan);
+  machine.end_record();
+}
+
+bool has_mask(Arguments arguments) {
+  for (const auto& value : arguments) {
+    if (!value.isOptionalTensorList()) continue;
+    for (const auto& element : value.toListRef()) {
+      if (element.isTensor() && element.toTensor().defined() &&
+          (element.toTensor().scalar_type() == at::kBool || element.toTensor().scalar_type() == at::kByte)) {
+        return true;
+      }
+    }
+  }
+  return false;
+}
+
+// Lets the node run the call, and learns from it what the call returned.
+Plan ask(const Caller& caller, Arguments arguments, int64_t request) {
+  auto& machine = *caller.machine;
+  {
+    Machine::Lock lock(machine);
+    machine.begin_record();
+    machine.write_default_dtype();
+    auto index = machine.wire_index(caller.info);
+    TensorView previous;
+    machine.open.code(Record::kAsk);
+    machine.open.varint(index);
+    machine.open.varint(request);
+    for (const auto& argument : arguments) machine.write_argument(argument, previous);
+    machine.operations.fetch_add(1, std::memory_order_relaxed);
+    machine.submit_open_batch(request);
+  }
+  try {
+    return read_answer(caller.info, arguments, machine.await(request));
+  } catch (const WireError& e) {
+    raise("ProtocolException", caller.info.full_name + ": the node's answer is malformed " + e.what());
+  }
+}
+
+}  // namespace
+
+uint64_t metadata_hash(const at::Tensor& t) {
+  uint64_t hash = fnv1a(t.sizes().data(), t.sizes().size() * sizeof(int64_t));
+  hash = fnv1a(t.strides().data(), t.strides().size() * sizeof(int64_t), hash);
+  auto* context = context_of(t);
+  int64_t rest[] = {static_cast<int64_t>(t.scalar_type()), t.storage_offset(), context ? context->id : 0};
+  return fnv1a(rest, sizeof rest, hash);
+}
+
+std::string describe_with_id(const at::Tensor& t) {
+  auto text = describe(t.scalar_type(), t.sizes(), t.strides());
+  if (auto* context = context_of(t)) {
+    char suffix[64];
+    std::snprintf(suffix, sizeof suffix, "#%lld:%08llx", static_cast<long long>(context->id),
+                  static_cast<unsigned long long>(metadata_hash(t) & 0xFFFFFFFFULL));
+    text += suffix;
+  } else if (t.device().is_cpu()) {
+    text += " on cpu";
+  }
+  return text;
+}
+
+void record_call(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* stack) {
+  const auto& info = operator_info(op);
+  auto base = stack->size() - info.arguments;
+  Caller caller{info};
+  locate(caller, *stack, base);
+  auto& machine = *caller.machine;
+  Arguments arguments(stack->data() + base, info.arguments);
+  Outputs outputs;
+
+  bool ask_always = info.always_ask || (info.masks_matter && has_mask(arguments));
+  auto key = ask_always ? std::nullopt : plan_key(info, arguments);
+  bool done = false;
+  if (key) {
+    Machine::Lock lock(machine);
+    machine.begin_record();
+    auto it = machine.plans.find(*key);
+    if (it != machine.plans.end()) {
+      record_planned(caller, arguments, *it->second, outputs);
+      done = true;
+    }
+  }
+  if (!done) {
+    machine.misses.fetch_add(1, std::memory_order_relaxed);
+    auto plan = std::make_unique<Plan>();
+    if (!ask_always && infer(info, arguments, *plan)) {
+      Machine::Lock lock(machine);
+      machine.begin_record();
+      record_planned(caller, arguments, *plan, outputs);
+    } else {
+      auto request = machine.next_request();
+      *plan = ask(caller, arguments, request);
+      resize_written(info, arguments, *plan);
+      for (const auto& output : plan->outputs) {
+        outputs.push_back(make_output(machine, caller.slot, output, arguments));
+      }
+      std::vector<at::Tensor> fresh;
+      for (size_t i = 0; i < plan->outputs.size(); i++) collect_new(plan->outputs[i], outputs[i], fresh);
+      if (!fresh.empty()) {
+        Machine::Lock lock(machine);
+        machine.begin_record();
+        machine.write_bind(request, fresh);
+      }
+    }
+    if (key) {
+      Machine::Lock lock(machine);
+      if (machine.plans.size() >= Machine::kMaxPlans) {
+        machine.plans.clear();
+      }
+      machine.plans.emplace(*key, std::move(plan));
+    }
+  }
+  trace(caller, arguments, outputs);
+  torch::jit::drop(*stack, info.arguments);
+  for (auto& output : outputs) stack->push_back(std::move(output));
+}
+
+}  // namespace remora

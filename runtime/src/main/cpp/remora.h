@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+//
+// The C interface of Remora's native core. The JVM binds it with JavaCPP, Python with ctypes.
+//
+// Addresses travel as int64_t, so that no binding needs to know a pointer type. Unless said otherwise every
+// function may be called from any thread. Functions returning int32_t answer 0 on success and a negative
+// number on failure; remora_last_error() then has the calling thread's message.
+#ifndef REMORA_H
+#define REMORA_H
+
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define REMORA_API __attribute__((visibility("default")))
+#else
+#define REMORA_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// ---------------------------------------------------------------- the library
+
+// The version of libtorch the core was built against, e.g. "2.10.0".
+REMORA_API const char* remora_built_for_torch(void);
+// The version of the wire format of batches and reports.
+REMORA_API int32_t remora_wire_version(void);
+// SHA-256 over the core's sources, as hexadecimal digits; see CMakeLists.txt for what it covers.
+REMORA_API const char* remora_source_hash(void);
+// Message of the last failed call of this thread; "" if none.
+REMORA_API const char* remora_last_error(void);
+
+// Threads libtorch computes with inside one operator, in this process.
+REMORA_API void remora_set_compute_threads(int32_t threads);
+REMORA_API int32_t remora_compute_threads(void);
+// Number of CUDA devices libtorch reports; 0 without CUDA, and remora_last_error() says why.
+REMORA_API int32_t remora_cuda_device_count(void);
+// Name of a CUDA device as its driver reports it, "" when there is none; its memory in bytes, or -1.
+REMORA_API const char* remora_cuda_device_name(int32_t device);
+REMORA_API int64_t remora_cuda_device_memory(int32_t device);
+
+// ---------------------------------------------------------------- recorder
+
+// A closed batch. The callee owns it and passes it to remora_batch_release() once it was executed or given up.
+// Called under the machine's lock, in sequence order; may block (backpressure), on whichever thread records.
+// Answers 0, or a negative number after writing a NUL-terminated UTF-8 message of at most error_bytes to error.
+typedef int32_t (*remora_submit_callback)(int64_t machine, int64_t batch, char* error, int32_t error_bytes);
+// Blocks until the answer to request is there. Same results as remora_submit_callback.
+typedef int32_t (*remora_await_callback)(int64_t machine, int64_t request, char* error, int32_t error_bytes);
+// One line for each operation, only while remora_machine_set_trace() is on.
+typedef void (*remora_trace_callback)(int64_t machine, const char* line);
+
+// Registers the PyTorch backend "remora" with the process's libtorch. Once per process; a second call replaces
+// the callbacks.
+REMORA_API int32_t remora_install(
+    remora_submit_callback submit, remora_await_callback await, remora_trace_callback trace);
+
+// Number of device slots: no more devices than this can be open at one time.
+REMORA_API int32_t remora_slot_count(void);
+
+// Opens a machine with `devices` devices and answers its handle (> 0), or a negative number.
+REMORA_API int64_t remora_machine_open(const char* name, int32_t devices, int64_t max_batch_bytes);
+// The index of the PyTorch device ("remora:<slot>") of the machine's device number `device`.
+REMORA_API int32_t remora_machine_slot(int64_t machine, int32_t device);
+// Closes the open batch, if it holds anything, and submits it.
+REMORA_API int32_t remora_machine_flush(int64_t machine);
+// Waits up to timeout_micros for the open batch to hold something while the node has executed all before it, lets
+// it grow for at most linger_micros more, and submits it. Answers 1 if it submitted, 0 if not, < 0 once the machine
+// is closed or failed. For the one flusher thread of the machine.
+REMORA_API int32_t remora_machine_flush_when_idle(int64_t machine, int64_t timeout_micros, int64_t linger_micros);
+// Sequence number of the last closed batch; 0 before the first.
+REMORA_API int64_t remora_machine_sequence(int64_t machine);
+// Tells that the node has executed every batch up to sequence.
+REMORA_API void remora_machine_executed(int64_t machine, int64_t sequence);
+// Hands over the node's answer to a request made through remora_await_callback.
+REMORA_API int32_t remora_machine_answer(int64_t machine, int64_t request, const uint8_t* data, int64_t bytes);
+// Records the download of tensor `source` (address of an at::Tensor on this machine) into `destination` (address of
+// a contiguous CPU at::Tensor of the same dtype and shape) and submits the batch. Answers the request's number.
+REMORA_API int64_t remora_machine_read(int64_t machine, int64_t source, int64_t destination);
+// From now on recording on the machine throws an error with this message.
+REMORA_API void remora_machine_fail(int64_t machine, const char* message);
+REMORA_API void remora_machine_set_trace(int64_t machine, int32_t on);
+// Gives the device slots back. Tensors that still live on it become stale.
+REMORA_API void remora_machine_close(int64_t machine);
+// Counters since the machine was opened; see remora_statistic.
+REMORA_API int64_t remora_machine_statistic(int64_t machine, int32_t statistic);
+enum remora_statistic {
+  REMORA_OPERATIONS = 0,      // operations recorded
+  REMORA_BATCHES = 1,         // batches closed
+  REMORA_BATCH_BYTES = 2,     // bytes of closed batches, uploads included
+  REMORA_UPLOADED_BYTES = 3,  // tensor bytes uploaded
+  REMORA_DOWNLOADED_BYTES = 4,  // tensor bytes read
+  REMORA_BLOCKING_READS = 5,  // times recording waited for a value or for output metadata
+  REMORA_PLAN_MISSES = 6,     // calls whose output metadata was not cached
+  REMORA_STORAGES = 7         // storages alive in the program
+};
+
+// A batch's parts. The addresses stay valid until remora_batch_release().
+REMORA_API int64_t remora_batch_sequence(int64_t batch);
+REMORA_API int64_t remora_batch_data(int64_t batch);
+REMORA_API int64_t remora_batch_bytes(int64_t batch);
+// Storages first used in this batch and alive at its end: triples (id, bytes, device).
+REMORA_API int64_t remora_batch_born_count(int64_t batch);
+REMORA_API int64_t remora_batch_born(int64_t batch);
+// Storages of earlier batches that this batch frees: ids.
+REMORA_API int64_t remora_batch_freed_count(int64_t batch);
+REMORA_API int64_t remora_batch_freed(int64_t batch);
+// The request this batch ends with, or 0; where its value goes (0 and 0 bytes when the answer is metadata).
+REMORA_API int64_t remora_batch_request(int64_t batch);
+REMORA_API int64_t remora_batch_destination(int64_t batch);
+REMORA_API int64_t remora_batch_destination_bytes(int64_t batch);
+REMORA_API void remora_batch_release(int64_t batch);
+
+// ---------------------------------------------------------------- tensors (addresses of at::Tensor)
+
+// Storage id of a tensor on a remora device, or -1 with a message.
+REMORA_API int64_t remora_storage_id(int64_t tensor);
+// FNV-1a over shape, strides, dtype, storage offset and storage id. For logs and debugging.
+REMORA_API int64_t remora_metadata_hash(int64_t tensor);
+// Number of device slots in use, and the calling thread's current device slot.
+REMORA_API int32_t remora_open_devices(void);
+REMORA_API int32_t remora_current_device(void);
+
+// ---------------------------------------------------------------- executor
+
+// devices: "cpu" or "cuda:<n>", separated by commas; the same device may stand there several times. denied: operator
+// names that are refused ("aten::from_file"), separated by commas. Answers a handle, or a negative number.
+// An executor is for one thread at a time.
+REMORA_API int64_t remora_executor_create(const char* devices, const char* denied);
+REMORA_API void remora_executor_destroy(int64_t executor);
+// Runs a batch. Answers a result handle (> 0), or a negative number when the bytes are not a well-formed batch.
+// Operations that fail do not fail the batch: they are in the report.
+REMORA_API int64_t remora_executor_execute(int64_t executor, const uint8_t* data, int64_t bytes);
+REMORA_API int64_t remora_executor_storage_count(int64_t executor);
+REMORA_API int64_t remora_executor_storage_bytes(int64_t executor);
+
+// A result's report, and the values too large to travel inside it.
+REMORA_API int64_t remora_result_report(int64_t result);
+REMORA_API int64_t remora_result_report_bytes(int64_t result);
+REMORA_API int64_t remora_result_value_count(int64_t result);
+REMORA_API int64_t remora_result_value_request(int64_t result, int64_t index);
+REMORA_API int64_t remora_result_value(int64_t result, int64_t index);
+REMORA_API int64_t remora_result_value_bytes(int64_t result, int64_t index);
+REMORA_API void remora_result_release(int64_t result);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+//
+// Metadata of a strided tensor: what the program knows of a tensor, what it predicts, and what the node checks.
+#pragma once
+
+#include <ATen/EmptyTensor.h>
+#include <ATen/core/Tensor.h>
+
+#include "wire.h"
+
+namespace remora {
+
+using Dimensions = c10::SmallVector<int64_t, 5>;
+
+inline bool strides_are_contiguous(c10::IntArrayRef sizes, c10::IntArrayRef strides) {
+  int64_t expected = 1;
+  for (size_t i = sizes.size(); i-- > 0;) {
+    if (strides[i] != expected) {
+      return false;
+    }
+    expected *= std::max<int64_t>(sizes[i], 1);
+  }
+  return true;
+}
+
+struct TensorMeta {
+  c10::ScalarType dtype = c10::ScalarType::Undefined;
+  bool conj = false;
+  bool neg = false;
+  Dimensions sizes;
+  Dimensions strides;
+  int64_t offset = 0;
+
+  static TensorMeta of(const at::Tensor& t) {
+    TensorMeta m;
+    m.dtype = t.scalar_type();
+    m.conj = t.is_conj();
+    m.neg = t.is_neg();
+    m.sizes.assign(t.sizes().begin(), t.sizes().end());
+    m.strides.assign(t.strides().begin(), t.strides().end());
+    m.offset = t.storage_offset();
+    return m;
+  }
+  size_t bytes() const {
+    return at::detail::computeStorageNbytes(sizes, strides, c10::elementSize(dtype), offset);
+  }
+  bool same_layout(const TensorMeta& o) const {
+    return sizes == o.sizes && strides == o.strides && offset == o.offset;
+  }
+  bool operator==(const TensorMeta& o) const {
+    return dtype == o.dtype && conj == o.conj && neg == o.neg && same_layout(o);
+  }
+
+  void write(Writer& w) const {
+    w.code(dtype);
+    w.u8((conj ? 1 : 0) | (neg ? 2 : 0));
+    w.u8(static_cast<uint8_t>(sizes.size()));
+    for (auto s : sizes) w.varint(s);
+    for (auto s : strides) w.zigzag(s);
+    w.varint(offset);
+  }
+  static TensorMeta read(Reader& r) {
+    TensorMeta m;
+    m.dtype = r.dtype();
+    auto bits = r.u8();
+    m.conj = bits & 1;
+    m.neg = bits & 2;
+    auto dims = r.bounded(kMaxDimensions, "a tensor's dimensions");
+    for (uint64_t i = 0; i < dims; i++) m.sizes.push_back(r.bounded(kMaxStorageBytes, "a size"));
+    for (uint64_t i = 0; i < dims; i++) m.strides.push_back(r.zigzag());
+    m.offset = r.bounded(kMaxStorageBytes, "a storage offset");
+    return m;
+  }
+};
+
+// "float32[128, 64]", with strides when they are not the contiguous ones.
+inline std::string describe(c10::ScalarType dtype, c10::IntArrayRef sizes, c10::IntArrayRef strides) {
+  auto list = [](c10::IntArrayRef values) {
+    std::string text = "[";
+    for (size_t i = 0; i < values.size(); i++) {
+      text += (i ? ", " : "") + std::to_string(values[i]);
+    }
+    return text + "]";
+  };
+  auto [name, legacy] = c10::getDtypeNames(dtype);
+  std::string text = name + list(sizes);
+  if (!strides_are_contiguous(sizes, strides)) {
+    text += " strides " + list(strides);
+  }
+  return text;
+}
+inline std::string describe(const TensorMeta& m) { return describe(m.dtype, m.sizes, m.strides); }
+
+}  // namespace remora

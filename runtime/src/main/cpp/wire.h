@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+//
+// The wire format of batches (program -> node) and reports (node -> program), version 1. Little-endian; integers
+// are LEB128 varints, signed ones zigzag-encoded. One rule in one place: everything that both sides must agree on is
+// in this file.
+//
+// A batch is a header and records up to its end. A report is a header and events up to its end.
+#pragma once
+
+#include <c10/core/ScalarType.h>
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+namespace remora {
+
+constexpr uint8_t kBatchMagic = 0xB7;
+constexpr uint8_t kReportMagic = 0xB8;
+constexpr uint8_t kWireVersion = 1;
+
+// Limits the decoder holds its input to.
+constexpr uint64_t kMaxDimensions = 64;
+constexpr uint64_t kMaxStringBytes = 64 * 1024;
+constexpr uint64_t kMaxOperators = 16 * 1024;
+constexpr uint64_t kMaxStorageBytes = uint64_t{1} << 46;
+constexpr uint64_t kMaxDevices = 64;
+constexpr uint64_t kMaxGenerators = 64 * 1024;
+// Values up to this many bytes travel inside the report; larger ones beside it.
+constexpr uint64_t kInlineValueBytes = 16 * 1024;
+
+enum class Record : uint8_t {
+  kDefineOperator = 1,  // index, name, overload name, schema hash (8 bytes)
+  kCall = 2,            // operator index, arguments, outputs, resized arguments
+  kAsk = 3,             // operator index, request, arguments; the node answers with the outputs' metadata
+  kBind = 4,            // request, count, storage ids: takes the outputs of an asked call
+  kFree = 5,            // storage id
+  kWrite = 6,           // storage, byte offset, byte count, bytes
+  kRead = 7,            // request, tensor
+  kResize = 8,          // storage, bytes
+  kSeed = 9,            // generator, device, seed
+  kReadRandomState = 10,   // request, generator, device
+  kWriteRandomState = 11,  // generator, device, byte count, bytes
+  kFreeGenerator = 12,     // generator
+  kDefaultDtype = 13,      // scalar type
+};
+
+// First byte of an argument. Values from 0x80 on are tensors: 0x80 | TensorBits.
+enum class Tag : uint8_t {
+  kNone = 0,
+  kUndefined = 1,      // an undefined tensor
+  kScalarTensor = 2,   // 0-dim CPU tensor by value: dtype, wrapped number?, bytes
+  kInt = 3,
+  kDouble = 4,
+  kTrue = 5,
+  kFalse = 6,
+  kComplex = 7,
+  kString = 8,
+  kDevice = 9,         // device number on the machine, plus one; 0 = the CPU
+  kTensorList = 10,
+  kOptionalTensorList = 11,
+  kIntList = 12,
+  kDoubleList = 13,
+  kBoolList = 14,
+  kList = 15,          // of any other kind; element types come from the operator's schema
+  kGenerator = 16,     // generator, device
+  kWrapped = 17,       // a tensor that is flagged as a wrapped number follows
+};
+
+enum TensorBits : uint8_t {
+  kTensor = 0x80,
+  kSameMeta = 0x01,  // dtype, sizes, strides and offset of the previous tensor in this record
+  kStrided = 0x02,   // strides follow; else contiguous
+  kOffset = 0x04,    // storage offset follows
+  kConj = 0x08,
+  kNeg = 0x10,
+  kNew = 0x20,       // the storage is new: device * 2 + (its size is just what the tensor covers ? 1 : 0) [, bytes]
+};
+
+// What follows an output in kCall.
+enum class Output : uint8_t {
+  kAlias = 0,      // the returned tensor is one of the arguments: nothing to bind
+  kUndefined = 1,
+  kList = 2,       // count, then outputs
+  kTensor = 0x80,  // | TensorBits: a tensor whose storage is new
+};
+
+enum class Event : uint8_t {
+  kRealized = 1,       // count, then (storage id, bytes, device)
+  kFreed = 2,          // count, then storage ids
+  kFailure = 3,        // Failure
+  kValue = 4,          // request, byte count, bytes
+  kLargeValue = 5,     // request, byte count; the bytes come beside the report
+  kAnswer = 6,         // request, byte count, answer
+  kRequestFailed = 7,  // request, Failure
+};
+// Failure: failure number, operator name, message, input count, inputs as text.
+
+// What an answer to kAsk holds: for each written tensor argument its metadata after the call, then the outputs.
+enum class Answer : uint8_t {
+  kTensor = 1,  // TensorMeta, bytes of the storage
+  kUndefined = 2,
+  kList = 3,    // count, then answers
+  kInt = 4,
+  kDouble = 5,
+  kBool = 6,
+  kComplex = 7,
+  kAlias = 8,   // the output is written argument number n
+  kNone = 9,
+  kString = 10,
+};
+
+inline uint64_t fnv1a(const void* data, size_t bytes, uint64_t hash = 0xCBF29CE484222325ULL) {
+  auto* p = static_cast<const uint8_t*>(data);
+  for (size_t i = 0; i < bytes; i++) {
+    hash = (hash ^ p[i]) * 0x100000001B3ULL;
+  }
+  return hash;
+}
+
+// A growing buffer that is written at its end.
+class Writer {
+ public:
+  Writer() = default;
+  Writer(const Writer&) = delete;
+  Writer& operator=(const Writer&) = delete;
+  Writer(Writer&& other) noexcept { swap(other); }
+  Writer& operator=(Writer&& other) noexcept {
+    swap(other);
+    return *this;
+  }
+  ~Writer() { std::free(data_); }
+
+  void swap(Writer& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+    std::swap(capacity_, other.capacity_);
+  }
+  const uint8_t* data() const { return data_; }
+  uint8_t* mutable_data() { return data_; }
+  size_t size() const { return size_; }
+  bool empty() const { return size_ == 0; }
+  void clear() { size_ = 0; }
+  // Forgets what was written after `size`.
+  void truncate(size_t size) { size_ = size; }
+
+  void reserve(size_t more) {
+    if (size_ + more > capacity_) {
+      grow(more);
+    }
+  }
+  void u8(uint8_t value) {
+    reserve(1);
+    data_[size_++] = value;
+  }
+  template <class E>
+  void code(E value) {
+    u8(static_cast<uint8_t>(value));
+  }
+  void varint(uint64_t value) {
+    reserve(10);
+    while (value >= 0x80) {
+      data_[size_++] = static_cast<uint8_t>(value) | 0x80;
+      value >>= 7;
+    }
+    data_[size_++] = static_cast<uint8_t>(value);
+  }
+  void zigzag(int64_t value) {
+    varint((static_cast<uint64_t>(value) << 1) ^ static_cast<uint64_t>(value >> 63));
+  }
+  void raw(const void* source, size_t bytes) {
+    if (bytes == 0) {
+      return;
+    }
+    reserve(bytes);
+    std::memcpy(data_ + size_, source, bytes);
+    size_ += bytes;
+  }
+  void f64(double value) { raw(&value, sizeof value); }
+  void u64(uint64_t value) { raw(&value, sizeof value); }
+  void string(std::string_view text) {
+    auto bytes = std::min<size_t>(text.size(), kMaxStringBytes);
+    varint(bytes);
+    raw(text.data(), bytes);
+  }
+
+ private:
+  void grow(size_t more) {
+    size_t capacity = std::max(size_ + more, capacity_ * 2);
+    auto* data = static_cast<uint8_t*>(std::realloc(data_, capacity));
+    if (data == nullptr) {
+      throw std::bad_alloc();
+    }
+    data_ = data;
+    capacity_ = capacity;
+  }
+
+  uint8_t* data_ = nullptr;
+  size_t size_ = 0;
+  size_t capacity_ = 0;
+};
+
+// The input is not what this file describes.
+class WireError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+// Reads a hostile buffer: never past its end, and nothing larger than the limits above.
+class Reader {
+ public:
+  Reader(const uint8_t* data, size_t bytes) : start_(data), p_(data), end_(data + bytes) {}
+
+  bool done() const { return p_ == end_; }
+  size_t position() const { return static_cast<size_t>(p_ - start_); }
+  size_t remaining() const { return static_cast<size_t>(end_ - p_); }
+
+  uint8_t u8() {
+    need(1);
+    return *p_++;
+  }
+  uint64_t varint() {
+    uint64_t value = 0;
+    for (int shift = 0; shift < 64; shift += 7) {
+      uint8_t byte = u8();
+      if (shift == 63 && byte > 1) {
+        break;
+      }
+      value |= static_cast<uint64_t>(byte & 0x7F) << shift;
+      if (byte < 0x80) {
+        return value;
+      }
+    }
+    fail("an integer of more than 64 bits");
+  }
+  int64_t zigzag() {
+    uint64_t value = varint();
+    return static_cast<int64_t>(value >> 1) ^ -static_cast<int64_t>(value & 1);
+  }
+  // An integer of at most `most`.
+  uint64_t bounded(uint64_t most, const char* what) {
+    uint64_t value = varint();
+    if (value > most) {
+      fail(std::string(what) + " is " + std::to_string(value) + ", the limit is " + std::to_string(most));
+    }
+    return value;
+  }
+  // A count of things that take at least one byte each.
+  uint64_t count(const char* what) { return bounded(remaining(), what); }
+  const uint8_t* raw(uint64_t bytes) {
+    need(bytes);
+    auto* result = p_;
+    p_ += bytes;
+    return result;
+  }
+  double f64() {
+    double value;
+    std::memcpy(&value, raw(sizeof value), sizeof value);
+    return value;
+  }
+  uint64_t u64() {
+    uint64_t value;
+    std::memcpy(&value, raw(sizeof value), sizeof value);
+    return value;
+  }
+  std::string_view string() {
+    auto bytes = bounded(kMaxStringBytes, "a string's length");
+    return {reinterpret_cast<const char*>(raw(bytes)), bytes};
+  }
+  c10::ScalarType dtype() {
+    uint8_t value = u8();
+    if (value >= static_cast<uint8_t>(c10::ScalarType::NumOptions) ||
+        value == static_cast<uint8_t>(c10::ScalarType::Undefined)) {
+      fail("unknown dtype " + std::to_string(value));
+    }
+    return static_cast<c10::ScalarType>(value);
+  }
+  [[noreturn]] void fail(const std::string& what) const {
+    throw WireError("at byte " + std::to_string(position()) + ": " + what);
+  }
+
+ private:
+  void need(uint64_t bytes) const {
+    if (bytes > remaining()) {
+      fail("the input ends " + std::to_string(bytes - remaining()) + " bytes too early");
+    }
+  }
+
+  const uint8_t* start_;
+  const uint8_t* p_;
+  const uint8_t* end_;
+};
+
+}  // namespace remora

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.runtime;
+
+import static java.util.Objects.requireNonNull;
+
+import java.nio.ByteBuffer;
+import java.util.List;
+import java.util.concurrent.atomic.AtomicReference;
+
+/**
+ * A closed batch: recorded operations in wire format, in native memory. Whoever holds it owns that
+ * memory and calls {@link #release()} once the batch was executed or given up. Thread-safe.
+ */
+public final class Batch {
+  private final long sequence;
+  private final ByteBuffer bytes;
+  private final List<StorageBirth> born;
+  private final long[] freed;
+  private final AtomicReference<Runnable> release;
+
+  /**
+   * @param sequence 1, 2, 3 … within the session
+   * @param bytes a direct buffer from position to limit
+   * @param born storages first used in this batch that are alive at its end
+   * @param freed storages of earlier batches that this batch frees
+   * @param release gives the memory back; runs once
+   */
+  public Batch(
+      long sequence, ByteBuffer bytes, List<StorageBirth> born, long[] freed, Runnable release) {
+    this.sequence = sequence;
+    this.bytes = requireNonNull(bytes, "bytes");
+    this.born = List.copyOf(born);
+    this.freed = freed.clone();
+    this.release = new AtomicReference<>(requireNonNull(release, "release"));
+  }
+
+  /** Number within the session: 1, 2, 3 … */
+  public long sequence() {
+    return sequence;
+  }
+
+  /** The wire bytes: a fresh read-only view, valid until {@link #release()}. */
+  public ByteBuffer bytes() {
+    return bytes.asReadOnlyBuffer();
+  }
+
+  /** Number of wire bytes. */
+  public int size() {
+    return bytes.remaining();
+  }
+
+  /** Storages first used in this batch that are still alive at its end. */
+  public List<StorageBirth> born() {
+    return born;
+  }
+
+  /** Ids of storages of earlier batches that this batch frees. */
+  public long[] freed() {
+    return freed.clone();
+  }
+
+  /** Gives the native memory back. Idempotent. */
+  public void release() {
+    Runnable once = release.getAndSet(null);
+    if (once != null) {
+      once.run();
+    }
+  }
+}

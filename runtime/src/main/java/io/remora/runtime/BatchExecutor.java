@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.runtime;
+
+import static java.util.Objects.requireNonNull;
+
+import io.remora.runtime.internal.NativeCore;
+import io.remora.runtime.internal.NativeMemory;
+import java.nio.ByteBuffer;
+import java.util.List;
+
+/**
+ * Runs a session's batches through libtorch on the devices of this process: the node's side of the
+ * native core. Holds the session's storages. For one thread at a time.
+ */
+public final class BatchExecutor implements AutoCloseable {
+  private long handle;
+
+  private BatchExecutor(long handle) {
+    this.handle = handle;
+  }
+
+  /**
+   * Makes an executor without storages. A {@link TorchLibrary} must have been loaded.
+   *
+   * @param devices {@code cpu} or {@code cuda:0} …, one for each device of the machine; one may
+   *     stand there several times, to simulate several
+   * @param deniedOperators operators that fail when called, e.g. {@code aten::from_file}; without
+   *     an overload name all overloads are meant
+   * @throws RemoraException when a device does not exist
+   */
+  public static BatchExecutor create(List<String> devices, List<String> deniedOperators) {
+    requireNonNull(devices, "devices");
+    long handle =
+        NativeCore.executorCreate(String.join(",", devices), String.join(",", deniedOperators));
+    if (handle == -1) {
+      throw new RemoraException("cannot compute on " + devices + ": " + NativeCore.lastError());
+    }
+    return new BatchExecutor(handle);
+  }
+
+  /**
+   * Runs a batch to its end. Operations that fail do not fail the batch; the result's report has
+   * them.
+   *
+   * @param sequence the batch's number, for messages
+   * @param batch a direct buffer, read from position to limit; its position does not move
+   * @throws ProtocolException when the bytes are not a well-formed batch; the session cannot go on
+   *     then
+   */
+  public ExecutionResult execute(long sequence, ByteBuffer batch) {
+    if (!batch.isDirect()) {
+      throw new IllegalArgumentException("batch must be a direct buffer");
+    }
+    long result =
+        NativeCore.executorExecute(open(), NativeMemory.pointer(batch), batch.remaining());
+    if (result == -1) {
+      throw new ProtocolException("batch " + sequence + " is malformed: " + NativeCore.lastError());
+    }
+    return new ExecutionResult(result);
+  }
+
+  /** Number of storages the session holds. */
+  public long storageCount() {
+    return NativeCore.executorStorageCount(open());
+  }
+
+  /** Bytes of memory the session's storages take. */
+  public long storageBytes() {
+    return NativeCore.executorStorageBytes(open());
+  }
+
+  /** Frees the session's storages. Idempotent. */
+  @Override
+  public void close() {
+    if (handle != 0) {
+      NativeCore.executorDestroy(handle);
+      handle = 0;
+    }
+  }
+
+  private long open() {
+    if (handle == 0) {
+      throw new IllegalStateException("the executor is closed");
+    }
+    return handle;
+  }
+}

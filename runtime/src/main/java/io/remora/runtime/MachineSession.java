@@ -1,0 +1,560 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.runtime;
+
+import static java.util.Objects.requireNonNull;
+
+import io.remora.runtime.internal.NativeCore;
+import io.remora.runtime.internal.NativeMemory;
+import io.remora.runtime.internal.ReportReader;
+import io.remora.runtime.internal.SessionCallbacks;
+import java.nio.ByteBuffer;
+import java.time.Duration;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CompletionStage;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.Executor;
+import java.util.concurrent.Executors;
+import org.bytedeco.javacpp.PointerScope;
+import org.bytedeco.pytorch.Device;
+import org.bytedeco.pytorch.DeviceOptional;
+import org.bytedeco.pytorch.MemoryFormatOptional;
+import org.bytedeco.pytorch.ScalarTypeOptional;
+import org.bytedeco.pytorch.Tensor;
+import org.bytedeco.pytorch.TensorOptions;
+import org.bytedeco.pytorch.global.torch;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+
+/**
+ * A program's connection to a machine: what libtorch records on the machine's devices leaves here
+ * in numbered batches, and values come back.
+ *
+ * <p>A batch is closed when a value is read, when it is full, and by the session's flusher thread
+ * when the node is idle. Batches are executed in order, once each. An operation that fails on the
+ * node is logged at once; it is thrown where its result is read, else by the next {@link
+ * #synchronize()} or {@link #close()}.
+ *
+ * <p>Thread-safe: several threads may record, read and synchronize at the same time.
+ */
+public final class MachineSession implements SessionListener, AutoCloseable {
+  private static final Logger log = LoggerFactory.getLogger(MachineSession.class);
+
+  /** Each operation, with its tensors' ids and metadata hashes, at DEBUG. */
+  private static final Logger operations = LoggerFactory.getLogger("io.remora.operations");
+
+  private static final int MOST_UNREAD_FAILURES = 100;
+  private static final long FLUSHER_TURN_MICROS = 500_000;
+  private static final long PROGRESS_CHECK_MILLIS = 1_000;
+
+  private static final Executor CALLBACKS =
+      Executors.newCachedThreadPool(
+          task -> {
+            Thread thread = new Thread(task, "remora-read-callback");
+            thread.setDaemon(true);
+            return thread;
+          });
+
+  /** A value or an answer that is being waited for. */
+  private static final class Pending {
+    final ByteBuffer destination;
+    final CompletableFuture<Void> done = new CompletableFuture<>();
+    long received;
+
+    Pending(ByteBuffer destination) {
+      this.destination = destination;
+    }
+  }
+
+  private final String machineName;
+  private final long machine;
+  private final int deviceCount;
+  private final SessionSettings settings;
+  private final Map<Long, Pending> pending = new ConcurrentHashMap<>();
+  private final Object progress = new Object();
+  private final List<OperationFailure> unread = new ArrayList<>();
+  private final Thread flusher;
+
+  private volatile BatchSink sink;
+  private volatile long executed;
+  private volatile RemoraException lost;
+  private boolean closed;
+  private int waiters;
+
+  private MachineSession(String machineName, int deviceCount, SessionSettings settings) {
+    this.machineName = machineName;
+    this.deviceCount = deviceCount;
+    this.settings = settings;
+    this.machine = NativeCore.machineOpen(machineName, deviceCount, settings.maxBatchBytes());
+    if (machine < 0) {
+      throw new MachineStateException(NativeCore.lastError());
+    }
+    SessionCallbacks.add(machine, new Callbacks());
+    flusher = new Thread(this::flushWhenIdle, "remora-flusher-" + machineName);
+    flusher.setDaemon(true);
+  }
+
+  /**
+   * Opens a session and takes device slots for it. Recording may start after {@link #connect}.
+   *
+   * @param machineName for messages
+   * @param deviceCount the machine's devices, 1 or more
+   * @throws MachineStateException when the process has no device slots left
+   */
+  public static MachineSession open(String machineName, int deviceCount, SessionSettings settings) {
+    requireNonNull(machineName, "machineName");
+    requireNonNull(settings, "settings");
+    TorchLibrary.bytedeco();
+    SessionCallbacks.install();
+    return new MachineSession(machineName, deviceCount, settings);
+  }
+
+  /** Says where batches go. Once. */
+  public void connect(BatchSink sink) {
+    if (this.sink != null) {
+      throw new IllegalStateException("the session is connected already");
+    }
+    this.sink = requireNonNull(sink, "sink");
+    flusher.start();
+  }
+
+  /**
+   * One of the machine's devices, as a PyTorch device.
+   *
+   * @param index 0 to {@code deviceCount() - 1}
+   * @throws IllegalArgumentException when the machine has no such device
+   */
+  public Device device(int index) {
+    int slot = NativeCore.machineSlot(machine, index);
+    if (slot < 0) {
+      throw new IllegalArgumentException(NativeCore.lastError());
+    }
+    return new Device("remora:" + slot);
+  }
+
+  /** Number of devices of the machine. */
+  public int deviceCount() {
+    return deviceCount;
+  }
+
+  /**
+   * Waits until everything recorded so far has been executed.
+   *
+   * @throws RemoteOperationException the first failure on the node that nobody has read
+   * @throws NodeLostException when the node is gone
+   * @throws ReadTimeoutException when the node finishes nothing for {@code
+   *     remora.session.read-timeout}
+   */
+  public void synchronize() {
+    throwIfLost();
+    if (NativeCore.machineFlush(machine) != 0) {
+      throwIfLost();
+      throw new RemoraException("cannot send what was recorded: " + NativeCore.lastError());
+    }
+    awaitExecuted(NativeCore.machineSequence(machine));
+    throwUnread();
+  }
+
+  /**
+   * Downloads a tensor without blocking. The stage completes on a thread of this class's own, with
+   * a contiguous CPU tensor of the same dtype and shape.
+   *
+   * @throws IllegalArgumentException when the tensor is not on this machine
+   */
+  public CompletionStage<Tensor> read(Tensor remote) {
+    throwIfLost();
+    Tensor target =
+        torch.empty(
+            remote.shape(),
+            new TensorOptions()
+                .dtype(new ScalarTypeOptional(remote.scalar_type()))
+                .device(new DeviceOptional(new Device(torch.DeviceType.CPU))),
+            new MemoryFormatOptional());
+    PointerScope scope = PointerScope.getInnerScope();
+    if (scope != null) {
+      scope.detach(target); // the caller's scope may end before the value is there
+    }
+    if (target.numel() == 0) {
+      return CompletableFuture.completedFuture(target);
+    }
+    long request = NativeCore.machineRead(machine, remote.address(), target.address());
+    if (request < 0) {
+      throwIfLost();
+      throw new IllegalArgumentException(NativeCore.lastError());
+    }
+    CompletableFuture<Tensor> result = new CompletableFuture<>();
+    pending
+        .get(request)
+        .done
+        .whenCompleteAsync(
+            (nothing, error) -> {
+              pending.remove(request);
+              if (error != null) {
+                target.close();
+                result.completeExceptionally(error);
+              } else {
+                result.complete(target);
+              }
+            },
+            CALLBACKS);
+    return result;
+  }
+
+  /** What the session has done so far. */
+  public SessionStatistics statistics() {
+    return new SessionStatistics(
+        NativeCore.machineStatistic(machine, 0),
+        NativeCore.machineStatistic(machine, 1),
+        NativeCore.machineStatistic(machine, 2),
+        NativeCore.machineStatistic(machine, 3),
+        NativeCore.machineStatistic(machine, 4),
+        NativeCore.machineStatistic(machine, 5),
+        NativeCore.machineStatistic(machine, 6),
+        NativeCore.machineStatistic(machine, 7));
+  }
+
+  /**
+   * Waits for what was recorded, then gives the device slots back: tensors that are left are stale.
+   * Idempotent. Everything is closed even when this throws.
+   *
+   * @throws RemoteOperationException the first failure on the node that nobody has read
+   */
+  @Override
+  public void close() {
+    synchronized (progress) {
+      if (closed) {
+        return;
+      }
+      closed = true;
+    }
+    try {
+      if (lost == null && sink != null) {
+        synchronize();
+      }
+    } finally {
+      NativeCore.machineClose(machine);
+      SessionCallbacks.remove(machine);
+      failPending(new MachineStateException("machine '" + machineName + "' is closed"));
+    }
+  }
+
+  // ---------------------------------------------------------------- what comes back
+
+  @Override
+  public void onExecuted(long sequence, ByteBuffer report) {
+    ReportReader.read(report, new Answers());
+    NativeCore.machineExecuted(machine, sequence);
+    executed = sequence;
+    synchronized (progress) {
+      if (waiters > 0) {
+        progress.notifyAll();
+      }
+    }
+  }
+
+  @Override
+  public ByteBuffer valueDestination(long request, long offset, int length) {
+    Pending read = pending.get(request);
+    if (read == null || read.destination == null) {
+      return null;
+    }
+    if (offset < 0 || length < 0 || offset + length > read.destination.capacity()) {
+      throw new ProtocolException(
+          "a value has bytes up to " + (offset + length) + ", not " + read.destination.capacity());
+    }
+    return read.destination.slice((int) offset, length);
+  }
+
+  @Override
+  public void onValueReceived(long request, long offset, int length) {
+    Pending read = pending.get(request);
+    if (read != null) {
+      read.received += length;
+    }
+  }
+
+  @Override
+  public void onLost(RemoraException cause) {
+    synchronized (progress) {
+      if (lost != null) {
+        return;
+      }
+      lost = cause;
+      progress.notifyAll();
+    }
+    NativeCore.machineFail(machine, cause.getClass().getSimpleName() + ": " + cause.getMessage());
+    failPending(cause);
+  }
+
+  /** The report's events for the program. */
+  private final class Answers implements ReportReader.Events {
+    @Override
+    public void value(long request, ByteBuffer bytes) {
+      Pending read = pending.get(request);
+      if (read == null) {
+        return;
+      }
+      if (read.destination == null || bytes.remaining() != read.destination.capacity()) {
+        throw new ProtocolException(
+            "the value of request " + request + " has " + bytes.remaining() + " bytes");
+      }
+      read.destination.duplicate().put(bytes);
+      read.done.complete(null);
+    }
+
+    @Override
+    public void largeValue(long request, long bytes) {
+      Pending read = pending.get(request);
+      if (read == null) {
+        return;
+      }
+      if (read.destination == null
+          || bytes != read.destination.capacity()
+          || read.received != bytes) {
+        throw new ProtocolException(
+            "of the value of request " + request + " " + read.received + " bytes came of " + bytes);
+      }
+      read.done.complete(null);
+    }
+
+    @Override
+    public void answer(long request, ByteBuffer bytes) {
+      Pending read = pending.get(request);
+      if (read == null) {
+        return;
+      }
+      ByteBuffer direct = bytes;
+      if (!bytes.isDirect()) {
+        direct = ByteBuffer.allocateDirect(bytes.remaining());
+        direct.put(bytes).flip();
+      }
+      NativeCore.machineAnswer(machine, request, NativeMemory.pointer(direct), direct.remaining());
+      read.done.complete(null);
+    }
+
+    @Override
+    public void failure(OperationFailure failure) {
+      log.warn("Machine '{}': {}", machineName, failure.describe());
+      synchronized (progress) {
+        if (unread.size() < MOST_UNREAD_FAILURES) {
+          unread.add(failure);
+        }
+      }
+    }
+
+    @Override
+    public void requestFailed(long request, OperationFailure failure) {
+      synchronized (progress) {
+        unread.removeIf(each -> each.id() == failure.id());
+      }
+      Pending read = pending.get(request);
+      if (read != null) {
+        read.done.completeExceptionally(new RemoteOperationException(failure));
+      }
+    }
+  }
+
+  // ---------------------------------------------------------------- what goes out
+
+  private final class Callbacks implements SessionCallbacks.Session {
+    @Override
+    public void submit(long address) {
+      long request = NativeCore.batchRequest(address);
+      long destination = NativeCore.batchDestination(address);
+      Batch batch = wrap(address);
+      try {
+        throwIfLost();
+        BatchSink to = sink;
+        if (to == null) {
+          throw new MachineStateException("machine '" + machineName + "' is not connected yet");
+        }
+        if (request != 0) {
+          // The batch keeps the destination alive until it is released, after its acknowledgement.
+          pending.put(
+              request,
+              new Pending(
+                  destination == 0
+                      ? null
+                      : NativeMemory.buffer(
+                          destination, NativeCore.batchDestinationBytes(address))));
+        }
+      } catch (RemoraException e) {
+        batch.release();
+        throw e;
+      }
+      try {
+        sink.submit(batch);
+      } catch (RemoraException e) {
+        onLost(e); // a gap in the sequence: nothing after this batch could be executed
+        throw e;
+      }
+      if (request != 0 && lost != null) {
+        failPending(lost); // it may have come between the check and the entry
+      }
+    }
+
+    @Override
+    public void await(long request) {
+      Pending read = pending.get(request);
+      if (read == null) {
+        throwIfLost();
+        throw new MachineStateException("machine '" + machineName + "' is closed");
+      }
+      try {
+        awaitDone(read);
+      } finally {
+        pending.remove(request);
+      }
+    }
+
+    @Override
+    public void trace(String line) {
+      operations.debug("{} {}", machineName, line);
+    }
+  }
+
+  private static Batch wrap(long address) {
+    long count = NativeCore.batchBornCount(address);
+    List<StorageBirth> born = List.of();
+    if (count > 0) {
+      ByteBuffer triples = NativeMemory.buffer(NativeCore.batchBorn(address), count * 24);
+      born = new ArrayList<>((int) count);
+      for (int i = 0; i < count; i++) {
+        born.add(new StorageBirth(triples.getLong(), triples.getLong(), (int) triples.getLong()));
+      }
+    }
+    long[] freed = new long[(int) NativeCore.batchFreedCount(address)];
+    if (freed.length > 0) {
+      NativeMemory.buffer(NativeCore.batchFreed(address), freed.length * 8L)
+          .asLongBuffer()
+          .get(freed);
+    }
+    return new Batch(
+        NativeCore.batchSequence(address),
+        NativeMemory.buffer(NativeCore.batchData(address), NativeCore.batchBytes(address)),
+        born,
+        freed,
+        () -> NativeCore.batchRelease(address));
+  }
+
+  private void flushWhenIdle() {
+    long linger = Math.max(1, settings.flushInterval().toNanos() / 1_000);
+    boolean tracing = false;
+    while (lost == null) {
+      if (operations.isDebugEnabled() != tracing) {
+        tracing = !tracing;
+        NativeCore.machineSetTrace(machine, tracing ? 1 : 0);
+      }
+      if (NativeCore.machineFlushWhenIdle(machine, FLUSHER_TURN_MICROS, linger) < 0) {
+        return;
+      }
+    }
+  }
+
+  // ---------------------------------------------------------------- waiting
+
+  private void awaitDone(Pending read) {
+    Progress watch = new Progress();
+    try {
+      while (true) {
+        try {
+          read.done.get(PROGRESS_CHECK_MILLIS, java.util.concurrent.TimeUnit.MILLISECONDS);
+          return;
+        } catch (java.util.concurrent.TimeoutException e) {
+          watch.check();
+        }
+      }
+    } catch (InterruptedException e) {
+      throw interrupted(e);
+    } catch (java.util.concurrent.ExecutionException e) {
+      if (e.getCause() instanceof RemoraException remora) {
+        throw remora;
+      }
+      throw new RemoraException("the read failed", e.getCause());
+    }
+  }
+
+  private void awaitExecuted(long sequence) {
+    Progress watch = new Progress();
+    synchronized (progress) {
+      waiters++;
+      try {
+        while (executed < sequence) {
+          throwIfLost();
+          progress.wait(PROGRESS_CHECK_MILLIS);
+          watch.check();
+        }
+      } catch (InterruptedException e) {
+        throw interrupted(e);
+      } finally {
+        waiters--;
+      }
+    }
+  }
+
+  /** Gives up waiting when the node has finished nothing for the read timeout. */
+  private final class Progress {
+    private long seen = executed;
+    private long since = System.nanoTime();
+
+    void check() {
+      long now = System.nanoTime();
+      if (executed != seen) {
+        seen = executed;
+        since = now;
+      } else if (now - since > settings.readTimeout().toNanos()) {
+        throw new ReadTimeoutException(
+            "machine '"
+                + machineName
+                + "' has finished nothing for "
+                + describe(settings.readTimeout())
+                + " (batch "
+                + seen
+                + " of "
+                + NativeCore.machineSequence(machine)
+                + "); raise remora.session.read-timeout if an operation takes that long");
+      }
+    }
+  }
+
+  private static String describe(Duration duration) {
+    return duration.toMillis() % 1000 == 0
+        ? duration.toSeconds() + " s"
+        : duration.toMillis() + " ms";
+  }
+
+  private RemoraException interrupted(InterruptedException e) {
+    Thread.currentThread().interrupt();
+    return new RemoraException(
+        "the wait for machine '" + machineName + "' was interrupted; its work goes on", e);
+  }
+
+  private void throwIfLost() {
+    RemoraException cause = lost;
+    if (cause != null) {
+      throw cause;
+    }
+  }
+
+  private void throwUnread() {
+    synchronized (progress) {
+      if (unread.isEmpty()) {
+        return;
+      }
+      RemoteOperationException error = new RemoteOperationException(unread.get(0));
+      for (OperationFailure other : unread.subList(1, unread.size())) {
+        error.addSuppressed(new RemoteOperationException(other));
+      }
+      unread.clear();
+      throw error;
+    }
+  }
+
+  private void failPending(RemoraException cause) {
+    for (Pending read : pending.values()) {
+      read.done.completeExceptionally(cause);
+    }
+  }
+}

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.runtime;
+
+/** A provider has no capacity, quota or credit left for what was asked. */
+public class ResourceExhaustedException extends ProviderException {
+  private static final long serialVersionUID = 1L;
+
+  public ResourceExhaustedException(String message) {
+    super(message);
+  }
+
+  public ResourceExhaustedException(String message, Throwable cause) {
+    super(message, cause);
+  }
+}

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.runtime;
+
+import com.typesafe.config.Config;
+import java.time.Duration;
+import java.util.concurrent.TimeUnit;
+
+/**
+ * Settings of a session; see this module's {@code reference.conf}.
+ *
+ * @param maxBatchBytes a batch is closed when it has reached this size
+ * @param flushInterval how long the open batch may wait while the node is idle
+ * @param readTimeout how long a read waits for its value
+ */
+public record SessionSettings(long maxBatchBytes, Duration flushInterval, Duration readTimeout) {
+  public SessionSettings {
+    if (maxBatchBytes < 1024 || maxBatchBytes > 8 << 20) {
+      throw new IllegalArgumentException(
+          "remora.batch.max-bytes must be between 1 KiB and 8 MiB: " + maxBatchBytes);
+    }
+    if (flushInterval.isNegative() || flushInterval.isZero()) {
+      throw new IllegalArgumentException(
+          "remora.batch.flush-interval must be positive: " + flushInterval);
+    }
+    if (readTimeout.isNegative() || readTimeout.isZero()) {
+      throw new IllegalArgumentException(
+          "remora.session.read-timeout must be positive: " + readTimeout);
+    }
+  }
+
+  /** Reads the settings from a configuration that has the root {@code remora}. */
+  public static SessionSettings from(Config root) {
+    Config config = root.getConfig("remora");
+    return new SessionSettings(
+        config.getBytes("batch.max-bytes"),
+        Duration.ofNanos(config.getDuration("batch.flush-interval", TimeUnit.NANOSECONDS)),
+        config.getDuration("session.read-timeout"));
+  }
+}

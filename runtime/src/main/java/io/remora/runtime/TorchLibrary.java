@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.runtime;
+
+import static java.util.Objects.requireNonNull;
+
+import io.remora.runtime.internal.NativeCore;
+import io.remora.runtime.internal.NativeLibraries;
+import java.io.IOException;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
+import org.bytedeco.javacpp.Loader;
+import org.bytedeco.pytorch.global.torch;
+
+/**
+ * The libtorch of this process, and the native core on top of it. Loaded once; the first call
+ * decides where libtorch comes from. Thread-safe.
+ */
+public final class TorchLibrary {
+  private static final String BYTEDECO_GPU =
+      "/org/bytedeco/pytorch/linux-x86_64-gpu/libtorch_cuda.so";
+  private static final Pattern VERSION = Pattern.compile("__version__\\s*=\\s*['\"]([^'\"]+)['\"]");
+
+  private static TorchLibrary loaded;
+
+  private final String version;
+  private final String source;
+  private final Path home;
+  private final int cudaDevices;
+  private final String cudaUnavailable;
+
+  private TorchLibrary(String version, String source, Path home, String cudaLibraries) {
+    this.version = version;
+    this.source = source;
+    this.home = home;
+    this.cudaDevices = Math.max(0, NativeCore.cudaDeviceCount());
+    this.cudaUnavailable =
+        cudaDevices > 0 ? "" : cudaLibraries.isEmpty() ? NativeCore.lastError() : cudaLibraries;
+  }
+
+  /**
+   * bytedeco's natives: what a program uses, and a node by default.
+   *
+   * @throws RemoraException when this process has loaded another libtorch already
+   */
+  public static synchronized TorchLibrary bytedeco() {
+    if (loaded == null) {
+      Loader.load(torch.class);
+      String cuda =
+          TorchLibrary.class.getResource(BYTEDECO_GPU) == null
+              ? "bytedeco's GPU natives (pytorch linux-x86_64-gpu) are not on the class path"
+              : loadBytedecoCuda();
+      NativeLibraries.load();
+      NativeCore.translateThrows();
+      String version = NativeCore.builtForTorch();
+      loaded = new TorchLibrary(version, "bytedeco's natives", null, cuda);
+    }
+    if (loaded.home != null) {
+      throw new RemoraException(
+          "this process has loaded the libtorch of " + loaded.home + " and cannot load bytedeco's");
+    }
+    return loaded;
+  }
+
+  private static String loadBytedecoCuda() {
+    try {
+      Loader.load(Class.forName("org.bytedeco.pytorch.global.torch_cuda"));
+      return "";
+    } catch (ClassNotFoundException | UnsatisfiedLinkError e) {
+      return "bytedeco's GPU natives do not load: " + e.getMessage();
+    }
+  }
+
+  /**
+   * The libtorch of a torch installation: for nodes, which need no Java binding of libtorch.
+   *
+   * @param torchHome the {@code torch} folder of a {@code pip install torch}
+   * @throws RemoraException when the folder holds no libtorch, or one the native core is not built
+   *     for, or when this process has loaded another one already
+   */
+  public static synchronized TorchLibrary home(Path torchHome) {
+    Path home = requireNonNull(torchHome, "torchHome").toAbsolutePath().normalize();
+    if (loaded != null) {
+      if (home.equals(loaded.home)) {
+        return loaded;
+      }
+      throw new RemoraException(
+          "this process has loaded " + loaded.source + " and cannot load the libtorch of " + home);
+    }
+    Path lib = home.resolve("lib");
+    if (!Files.isRegularFile(lib.resolve("libtorch_cpu.so"))) {
+      throw new RemoraException(
+          home
+              + " is not a torch installation: it has no lib/libtorch_cpu.so. Name the folder that"
+              + " `python3 -c 'import torch; print(torch.__path__[0])'` prints");
+    }
+    String version = versionOf(home);
+    load(lib, "libc10.so");
+    load(lib, "libtorch_cpu.so");
+    String cuda = "";
+    if (Files.isRegularFile(lib.resolve("libtorch_cuda.so"))) {
+      try {
+        load(lib, "libtorch_cuda.so");
+      } catch (RemoraException e) {
+        cuda = e.getMessage();
+      }
+    } else {
+      cuda = home + " is built without CUDA: it has no lib/libtorch_cuda.so";
+    }
+    NativeLibraries.load();
+    if (!majorMinor(version).equals(majorMinor(NativeCore.builtForTorch()))) {
+      throw new RemoraException(
+          "the native core is built for torch "
+              + NativeCore.builtForTorch()
+              + ", "
+              + home
+              + " is torch "
+              + version
+              + "; install torch "
+              + NativeCore.builtForTorch()
+              + ", or rebuild the core with runtime/build-native --torch "
+              + home);
+    }
+    loaded = new TorchLibrary(version, home.toString(), home, cuda);
+    return loaded;
+  }
+
+  private static void load(Path lib, String name) {
+    try {
+      System.load(lib.resolve(name).toString());
+    } catch (UnsatisfiedLinkError e) {
+      throw new RemoraException("cannot load " + lib.resolve(name) + ": " + e.getMessage(), e);
+    }
+  }
+
+  private static String versionOf(Path home) {
+    Path file = home.resolve("version.py");
+    try {
+      Matcher matcher = VERSION.matcher(Files.readString(file, StandardCharsets.UTF_8));
+      if (matcher.find()) {
+        return matcher.group(1);
+      }
+      throw new RemoraException(file + " does not say which version of torch this is");
+    } catch (IOException e) {
+      throw new RemoraException("cannot read " + file, e);
+    }
+  }
+
+  private static String majorMinor(String version) {
+    String[] parts = version.split("\\.", 3);
+    return parts.length < 2 ? version : parts[0] + "." + parts[1];
+  }
+
+  /** libtorch's version, e.g. {@code 2.10.0} or {@code 2.10.0+cu128}. */
+  public String version() {
+    return version;
+  }
+
+  /** Where libtorch comes from, for people. */
+  public String source() {
+    return source;
+  }
+
+  /** Whether libtorch reports a CUDA device. */
+  public boolean cudaAvailable() {
+    return cudaDevices > 0;
+  }
+
+  /** Number of CUDA devices; 0 without CUDA. */
+  public int cudaDeviceCount() {
+    return cudaDevices;
+  }
+
+  /** Why there is no CUDA device; empty when there is one. */
+  public String cudaUnavailableReason() {
+    return cudaUnavailable;
+  }
+
+  /** Name and memory of a CUDA device, e.g. {@code NVIDIA H200, 139.8 GiB}. */
+  public String deviceDescription(int cudaIndex) {
+    double gib = cudaDeviceMemory(cudaIndex) / (double) (1L << 30);
+    return String.format("%s, %.1f GiB", NativeCore.cudaDeviceName(cudaIndex), gib);
+  }
+
+  /** Memory of a CUDA device in bytes; -1 when the driver does not say. */
+  public long cudaDeviceMemory(int cudaIndex) {
+    return NativeCore.cudaDeviceMemory(cudaIndex);
+  }
+
+  /** Sets how many threads libtorch computes with inside one operator, in this process. */
+  public void setComputeThreads(int threads) {
+    if (threads < 1) {
+      throw new IllegalArgumentException("compute threads must be at least 1: " + threads);
+    }
+    NativeCore.setComputeThreads(threads);
+  }
+
+  /** Threads libtorch computes with inside one operator. */
+  public int computeThreads() {
+    return NativeCore.computeThreads();
+  }
+}

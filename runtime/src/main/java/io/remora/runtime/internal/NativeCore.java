@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.runtime.internal;
+
+import org.bytedeco.javacpp.BytePointer;
+import org.bytedeco.javacpp.FunctionPointer;
+import org.bytedeco.javacpp.annotation.Cast;
+import org.bytedeco.javacpp.annotation.Name;
+import org.bytedeco.javacpp.annotation.Platform;
+import org.bytedeco.javacpp.annotation.Raw;
+
+/**
+ * {@code remora.h}, function by function; the comments are there. JavaCPP makes the C++ glue from
+ * this class, so a change here wants {@code runtime/build-native} to be run.
+ */
+@Platform(
+    include = {"remora.h", "throw_translation.h"},
+    library = "jniremora")
+public final class NativeCore {
+  private NativeCore() {}
+
+  /** remora_submit_callback. */
+  public static class SubmitCallback extends FunctionPointer {
+    protected SubmitCallback() {
+      allocate();
+    }
+
+    private native void allocate();
+
+    public native int call(
+        long machine, long batch, @Cast("char*") BytePointer error, int errorBytes);
+  }
+
+  /** remora_await_callback. */
+  public static class AwaitCallback extends FunctionPointer {
+    protected AwaitCallback() {
+      allocate();
+    }
+
+    private native void allocate();
+
+    public native int call(
+        long machine, long request, @Cast("char*") BytePointer error, int errorBytes);
+  }
+
+  /** remora_trace_callback. */
+  public static class TraceCallback extends FunctionPointer {
+    protected TraceCallback() {
+      allocate();
+    }
+
+    private native void allocate();
+
+    public native void call(long machine, @Cast("const char*") BytePointer line);
+  }
+
+  @Name("remora_built_for_torch")
+  public static native String builtForTorch();
+
+  @Name("remora_wire_version")
+  public static native int wireVersion();
+
+  @Name("remora_source_hash")
+  public static native String sourceHash();
+
+  @Name("remora_last_error")
+  public static native String lastError();
+
+  @Name("remora_set_compute_threads")
+  public static native void setComputeThreads(int threads);
+
+  @Name("remora_compute_threads")
+  public static native int computeThreads();
+
+  @Name("remora_cuda_device_count")
+  public static native int cudaDeviceCount();
+
+  @Name("remora_cuda_device_name")
+  public static native String cudaDeviceName(int device);
+
+  @Name("remora_cuda_device_memory")
+  public static native long cudaDeviceMemory(int device);
+
+  @Name("remora_install")
+  public static native int install(
+      @Cast("remora_submit_callback") SubmitCallback submit,
+      @Cast("remora_await_callback") AwaitCallback await,
+      @Cast("remora_trace_callback") TraceCallback trace);
+
+  @Name("remora_slot_count")
+  public static native int slotCount();
+
+  @Name("remora_machine_open")
+  public static native long machineOpen(String name, int devices, long maxBatchBytes);
+
+  @Name("remora_machine_slot")
+  public static native int machineSlot(long machine, int device);
+
+  @Name("remora_machine_flush")
+  public static native int machineFlush(long machine);
+
+  @Name("remora_machine_flush_when_idle")
+  public static native int machineFlushWhenIdle(
+      long machine, long timeoutMicros, long lingerMicros);
+
+  @Name("remora_machine_sequence")
+  public static native long machineSequence(long machine);
+
+  @Name("remora_machine_executed")
+  public static native void machineExecuted(long machine, long sequence);
+
+  @Name("remora_machine_answer")
+  public static native int machineAnswer(
+      long machine, long request, @Cast("const uint8_t*") BytePointer data, long bytes);
+
+  @Name("remora_machine_read")
+  public static native long machineRead(long machine, long source, long destination);
+
+  @Name("remora_machine_fail")
+  public static native void machineFail(long machine, String message);
+
+  @Name("remora_machine_set_trace")
+  public static native void machineSetTrace(long machine, int on);
+
+  @Name("remora_machine_close")
+  public static native void machineClose(long machine);
+
+  @Name("remora_machine_statistic")
+  public static native long machineStatistic(long machine, int statistic);
+
+  @Name("remora_batch_sequence")
+  public static native long batchSequence(long batch);
+
+  @Name("remora_batch_data")
+  public static native long batchData(long batch);
+
+  @Name("remora_batch_bytes")
+  public static native long batchBytes(long batch);
+
+  @Name("remora_batch_born_count")
+  public static native long batchBornCount(long batch);
+
+  @Name("remora_batch_born")
+  public static native long batchBorn(long batch);
+
+  @Name("remora_batch_freed_count")
+  public static native long batchFreedCount(long batch);
+
+  @Name("remora_batch_freed")
+  public static native long batchFreed(long batch);
+
+  @Name("remora_batch_request")
+  public static native long batchRequest(long batch);
+
+  @Name("remora_batch_destination")
+  public static native long batchDestination(long batch);
+
+  @Name("remora_batch_destination_bytes")
+  public static native long batchDestinationBytes(long batch);
+
+  @Name("remora_batch_release")
+  public static native void batchRelease(long batch);
+
+  @Name("remora_storage_id")
+  public static native long storageId(long tensor);
+
+  @Name("remora_metadata_hash")
+  public static native long metadataHash(long tensor);
+
+  @Name("remora_open_devices")
+  public static native int openDevices();
+
+  @Name("remora_current_device")
+  public static native int currentDevice();
+
+  @Name("remora_executor_create")
+  public static native long executorCreate(String devices, String denied);
+
+  @Name("remora_executor_destroy")
+  public static native void executorDestroy(long executor);
+
+  @Name("remora_executor_execute")
+  public static native long executorExecute(
+      long executor, @Cast("const uint8_t*") BytePointer data, long bytes);
+
+  @Name("remora_executor_storage_count")
+  public static native long executorStorageCount(long executor);
+
+  @Name("remora_executor_storage_bytes")
+  public static native long executorStorageBytes(long executor);
+
+  @Name("remora_result_report")
+  public static native long resultReport(long result);
+
+  @Name("remora_result_report_bytes")
+  public static native long resultReportBytes(long result);
+
+  @Name("remora_result_value_count")
+  public static native long resultValueCount(long result);
+
+  @Name("remora_result_value_request")
+  public static native long resultValueRequest(long result, long index);
+
+  @Name("remora_result_value")
+  public static native long resultValue(long result, long index);
+
+  @Name("remora_result_value_bytes")
+  public static native long resultValueBytes(long result, long index);
+
+  @Name("remora_result_release")
+  public static native void resultRelease(long result);
+
+  /** See {@code throw_translation.h}. */
+  @Name("remora_jni::translate_throws")
+  @Raw(withEnv = true)
+  public static native void translateThrows();
+}

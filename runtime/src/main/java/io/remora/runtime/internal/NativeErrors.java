@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.runtime.internal;
+
+import io.remora.runtime.AuthenticationException;
+import io.remora.runtime.CrossMachineException;
+import io.remora.runtime.MachineStateException;
+import io.remora.runtime.NodeLostException;
+import io.remora.runtime.ProtocolException;
+import io.remora.runtime.ProviderException;
+import io.remora.runtime.ReadTimeoutException;
+import io.remora.runtime.RemoraException;
+import io.remora.runtime.RemoteOperationException;
+import io.remora.runtime.StaleReferenceException;
+import java.util.ArrayDeque;
+import java.util.Deque;
+import java.util.Map;
+import java.util.function.Function;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
+
+/**
+ * Carries exceptions through C++. On the way down, a Java exception becomes text: its class, its
+ * message and a number. On the way up, {@link #translate} makes of the {@code RuntimeException}
+ * that bytedeco throws the exception it stands for. See {@code throw_translation.h}. Thread-safe.
+ */
+public final class NativeErrors {
+  private static final int REMEMBERED = 256;
+  private static final Pattern OURS = Pattern.compile("^(\\w+Exception): ");
+  private static final Pattern NUMBER = Pattern.compile(" \\[remora error (\\d+)]");
+  private static final String MIXED_DEVICES = "Expected all tensors to be on the same device";
+
+  private static final Map<String, Function<String, RemoraException>> KINDS =
+      Map.of(
+          "RemoraException", RemoraException::new,
+          "StaleReferenceException", StaleReferenceException::new,
+          "CrossMachineException", CrossMachineException::new,
+          "MachineStateException", MachineStateException::new,
+          "NodeLostException", NodeLostException::new,
+          "ProtocolException", ProtocolException::new,
+          "ReadTimeoutException", ReadTimeoutException::new,
+          "RemoteOperationException", RemoteOperationException::new,
+          "ProviderException", ProviderException::new,
+          "AuthenticationException", AuthenticationException::new);
+
+  private record Remembered(long number, Throwable error) {}
+
+  private static final Deque<Remembered> recent = new ArrayDeque<>();
+  private static long count;
+
+  private NativeErrors() {}
+
+  /** Text for C++ that {@link #translate} knows again. */
+  public static String describe(Throwable error) {
+    long number;
+    synchronized (recent) {
+      number = ++count;
+      recent.addLast(new Remembered(number, error));
+      if (recent.size() > REMEMBERED) {
+        recent.removeFirst();
+      }
+    }
+    String message = String.valueOf(error.getMessage());
+    int lineEnd = message.indexOf('\n');
+    String first = lineEnd < 0 ? message : message.substring(0, lineEnd);
+    String rest = lineEnd < 0 ? "" : message.substring(lineEnd);
+    return error.getClass().getSimpleName()
+        + ": "
+        + first
+        + " [remora error "
+        + number
+        + "]"
+        + rest;
+  }
+
+  /**
+   * The exception that a {@code RuntimeException} made of a C++ error stands for; itself, if it
+   * stands for nothing else. Called by JNI's Throw.
+   */
+  public static Throwable translate(Throwable thrown) {
+    String message = thrown.getMessage();
+    if (message == null) {
+      return thrown;
+    }
+    RemoraException translated = null;
+    Matcher ours = OURS.matcher(message);
+    if (ours.lookingAt()) {
+      Matcher number = NUMBER.matcher(message);
+      Throwable original = number.find() ? find(Long.parseLong(number.group(1))) : null;
+      if (original instanceof RemoraException remora) {
+        translated = copy(remora);
+      } else if (original != null) {
+        translated = new RemoraException(original.toString(), original);
+      } else {
+        Function<String, RemoraException> kind = KINDS.get(ours.group(1));
+        if (kind != null) {
+          String text = message.substring(ours.end());
+          translated = kind.apply(NUMBER.matcher(text).replaceFirst("").strip());
+        }
+      }
+    } else if (message.startsWith(MIXED_DEVICES) && message.contains("remora:")) {
+      int lineEnd = message.indexOf('\n');
+      translated =
+          new CrossMachineException(
+              (lineEnd < 0 ? message : message.substring(0, lineEnd))
+                  + " Move the tensors to one device with tensor.to(machine.device(), dtype).");
+    }
+    if (translated == null) {
+      return thrown;
+    }
+    translated.setStackTrace(thrown.getStackTrace());
+    return translated;
+  }
+
+  private static Throwable find(long number) {
+    synchronized (recent) {
+      for (Remembered each : recent) {
+        if (each.number() == number) {
+          return each.error();
+        }
+      }
+    }
+    return null;
+  }
+
+  /**
+   * An exception of the same class and message that the original caused: one error may be thrown on
+   * several threads, each with its own stack trace.
+   */
+  private static RemoraException copy(RemoraException original) {
+    Function<String, RemoraException> kind = KINDS.get(original.getClass().getSimpleName());
+    if (original instanceof RemoteOperationException || kind == null) {
+      return original;
+    }
+    RemoraException copy = kind.apply(original.getMessage());
+    copy.initCause(original);
+    return copy;
+  }
+}

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.runtime.internal;
+
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
+import org.bytedeco.javacpp.BytePointer;
+import org.bytedeco.javacpp.Pointer;
+
+/** Memory at an address, owned by somebody else. */
+public final class NativeMemory extends BytePointer {
+  private static final ByteBuffer NOTHING = ByteBuffer.allocateDirect(0);
+
+  private NativeMemory(long start, long bytes) {
+    super((Pointer) null);
+    this.address = start;
+    this.limit = bytes;
+    this.capacity = bytes;
+  }
+
+  /** A direct, little-endian buffer over {@code bytes} bytes from {@code address} on. */
+  public static ByteBuffer buffer(long address, long bytes) {
+    if (bytes == 0) {
+      return NOTHING.duplicate();
+    }
+    return new NativeMemory(address, bytes).asByteBuffer().order(ByteOrder.LITTLE_ENDIAN);
+  }
+
+  /** A pointer to a direct buffer's remaining bytes. */
+  public static BytePointer pointer(ByteBuffer direct) {
+    return new BytePointer(direct.slice());
+  }
+}

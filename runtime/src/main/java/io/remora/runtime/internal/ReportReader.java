@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.runtime.internal;
+
+import io.remora.runtime.OperationFailure;
+import io.remora.runtime.ProtocolException;
+import io.remora.runtime.StorageBirth;
+import java.nio.BufferUnderflowException;
+import java.nio.ByteBuffer;
+import java.nio.charset.StandardCharsets;
+import java.util.ArrayList;
+import java.util.List;
+
+/** Reads an executor's report; {@code wire.h} describes the format. Treats its input as hostile. */
+public final class ReportReader {
+  private static final int MAGIC = 0xB8;
+  private static final int VERSION = 1;
+  private static final int MAX_STRING_BYTES = 64 * 1024;
+
+  private static final int REALIZED = 1;
+  private static final int FREED = 2;
+  private static final int FAILURE = 3;
+  private static final int VALUE = 4;
+  private static final int LARGE_VALUE = 5;
+  private static final int ANSWER = 6;
+  private static final int REQUEST_FAILED = 7;
+
+  /** What a report may tell. Buffers are valid during the call only. */
+  public interface Events {
+    default void realized(StorageBirth storage) {}
+
+    default void freed(long[] ids) {}
+
+    default void failure(OperationFailure failure) {}
+
+    default void value(long request, ByteBuffer bytes) {}
+
+    default void largeValue(long request, long bytes) {}
+
+    default void answer(long request, ByteBuffer bytes) {}
+
+    default void requestFailed(long request, OperationFailure failure) {}
+  }
+
+  private final ByteBuffer in;
+
+  private ReportReader(ByteBuffer in) {
+    this.in = in;
+  }
+
+  /**
+   * Reads a report to its end; the buffer's position does not move.
+   *
+   * @throws ProtocolException when the bytes are not a report
+   */
+  public static void read(ByteBuffer report, Events events) {
+    ReportReader reader = new ReportReader(report.duplicate());
+    try {
+      reader.read(events);
+    } catch (BufferUnderflowException e) {
+      throw new ProtocolException("the report ends too early", e);
+    }
+  }
+
+  private void read(Events events) {
+    if (octet() != MAGIC) {
+      throw new ProtocolException("this is not a report");
+    }
+    int version = octet();
+    if (version != VERSION) {
+      throw new ProtocolException(
+          "the report has wire version " + version + ", this program speaks " + VERSION);
+    }
+    while (in.hasRemaining()) {
+      int event = octet();
+      switch (event) {
+        case REALIZED -> {
+          for (int n = count(); n > 0; n--) {
+            events.realized(new StorageBirth(varint(), varint(), (int) varint()));
+          }
+        }
+        case FREED -> {
+          long[] ids = new long[count()];
+          for (int i = 0; i < ids.length; i++) {
+            ids[i] = varint();
+          }
+          events.freed(ids);
+        }
+        case FAILURE -> events.failure(failure());
+        case VALUE -> events.value(varint(), bytes(count()));
+        case LARGE_VALUE -> events.largeValue(varint(), varint());
+        case ANSWER -> events.answer(varint(), bytes(count()));
+        case REQUEST_FAILED -> events.requestFailed(varint(), failure());
+        default -> throw new ProtocolException("the report has an unknown event " + event);
+      }
+    }
+  }
+
+  private int octet() {
+    return in.get() & 0xFF;
+  }
+
+  private long varint() {
+    long value = 0;
+    for (int shift = 0; shift < 64; shift += 7) {
+      int octet = octet();
+      value |= (long) (octet & 0x7F) << shift;
+      if (octet < 0x80) {
+        return value;
+      }
+    }
+    throw new ProtocolException("the report has an integer of more than 64 bits");
+  }
+
+  /** A count of things that take at least a byte each: never more than what is left. */
+  private int count() {
+    long count = varint();
+    if (count < 0 || count > in.remaining()) {
+      throw new ProtocolException(
+          "the report announces " + count + " things in " + in.remaining() + " bytes");
+    }
+    return (int) count;
+  }
+
+  private ByteBuffer bytes(int length) {
+    ByteBuffer slice = in.slice(in.position(), length);
+    in.position(in.position() + length);
+    return slice;
+  }
+
+  private String string() {
+    int length = count();
+    if (length > MAX_STRING_BYTES) {
+      throw new ProtocolException("the report has a text of " + length + " bytes");
+    }
+    return StandardCharsets.UTF_8.decode(bytes(length)).toString();
+  }
+
+  private OperationFailure failure() {
+    long id = varint();
+    String operator = string();
+    String message = string();
+    List<String> inputs = new ArrayList<>();
+    for (int n = count(); n > 0; n--) {
+      inputs.add(string());
+    }
+    return new OperationFailure(id, operator, message, inputs);
+  }
+}

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.runtime;
+
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
+import java.time.Duration;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.concurrent.BlockingQueue;
+import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.LinkedBlockingQueue;
+import java.util.concurrent.atomic.AtomicLong;
+import org.bytedeco.pytorch.Device;
+import org.bytedeco.pytorch.Generator;
+import org.bytedeco.pytorch.global.torch;
+
+/**
+ * A session whose batches are executed by a thread of the same process: both sides without a wire.
+ */
+final class LoopbackMachine implements AutoCloseable {
+  static final SessionSettings SETTINGS =
+      new SessionSettings(64 << 10, Duration.ofNanos(100_000), Duration.ofSeconds(60));
+
+  final MachineSession session;
+  final AtomicLong batches = new AtomicLong();
+  final AtomicLong bytes = new AtomicLong();
+  final List<StorageBirth> born = new ArrayList<>();
+  final List<Long> freed = new ArrayList<>();
+  final List<StorageBirth> realized = new ArrayList<>();
+  final List<Long> freedOnNode = new ArrayList<>();
+  final CountDownLatch gate = new CountDownLatch(1);
+
+  private final BlockingQueue<Batch> queue = new LinkedBlockingQueue<>();
+  private final Thread node;
+  private volatile BatchExecutor executor;
+  private volatile boolean stopped;
+
+  LoopbackMachine() {
+    this(SETTINGS, 1, true);
+  }
+
+  LoopbackMachine(SessionSettings settings, int devices, boolean open) {
+    session = MachineSession.open("loopback", devices, settings);
+    if (open) {
+      gate.countDown();
+    }
+    node = new Thread(() -> run(devices), "loopback-node");
+    node.setDaemon(true);
+    node.start();
+    session.connect(
+        batch -> {
+          synchronized (born) {
+            born.addAll(batch.born());
+            for (long id : batch.freed()) {
+              freed.add(id);
+            }
+          }
+          batches.incrementAndGet();
+          bytes.addAndGet(batch.size());
+          queue.add(batch);
+        });
+  }
+
+  Device device() {
+    return session.device(0);
+  }
+
+  /** The device's default generator, whose state lives on the node. */
+  Generator generator() {
+    return torch.getPrivateUse1Hooks().getDefaultGenerator(device().index());
+  }
+
+  long storages() {
+    return executor.storageCount();
+  }
+
+  private void run(int devices) {
+    try (BatchExecutor mine =
+        BatchExecutor.create(
+            java.util.Collections.nCopies(devices, "cpu"), List.of("aten::from_file"))) {
+      executor = mine;
+      gate.await();
+      while (!stopped) {
+        Batch batch = queue.poll(50, java.util.concurrent.TimeUnit.MILLISECONDS);
+        if (batch != null) {
+          execute(mine, batch);
+        }
+      }
+    } catch (InterruptedException e) {
+      Thread.currentThread().interrupt();
+    } catch (RemoraException e) {
+      session.onLost(e);
+    }
+  }
+
+  private void execute(BatchExecutor executor, Batch batch) {
+    ByteBuffer copy = ByteBuffer.allocateDirect(batch.size()).order(ByteOrder.LITTLE_ENDIAN);
+    copy.put(batch.bytes()).flip();
+    try (ExecutionResult result = executor.execute(batch.sequence(), copy)) {
+      for (ExecutionResult.LargeValue value : result.values()) {
+        int size = value.bytes().remaining();
+        ByteBuffer target = session.valueDestination(value.request(), 0, size);
+        if (target != null) {
+          target.put(value.bytes());
+          session.onValueReceived(value.request(), 0, size);
+        }
+      }
+      ExecutionReport report = ExecutionReport.decode(result.report());
+      synchronized (born) {
+        realized.addAll(report.realized());
+        for (long id : report.freed()) {
+          freedOnNode.add(id);
+        }
+      }
+      session.onExecuted(batch.sequence(), result.report());
+    } finally {
+      batch.release();
+    }
+  }
+
+  @Override
+  public void close() {
+    try {
+      session.close();
+    } finally {
+      stopped = true;
+    }
+  }
+}

@@ -1,0 +1,338 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.runtime;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.bytedeco.pytorch.global.torch.*;
+
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
+import java.nio.charset.StandardCharsets;
+import java.time.Duration;
+import java.util.List;
+import java.util.concurrent.TimeUnit;
+import org.bytedeco.javacpp.PointerScope;
+import org.bytedeco.pytorch.AdamW;
+import org.bytedeco.pytorch.AdamWOptions;
+import org.bytedeco.pytorch.Device;
+import org.bytedeco.pytorch.LinearImpl;
+import org.bytedeco.pytorch.NoGradGuard;
+import org.bytedeco.pytorch.Scalar;
+import org.bytedeco.pytorch.Tensor;
+import org.bytedeco.pytorch.global.torch.ScalarType;
+import org.junit.jupiter.api.Tag;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+
+@Tag("critical")
+@Timeout(60)
+class MachineSessionTest {
+
+  private static Tensor to(Tensor tensor, LoopbackMachine machine) {
+    return tensor.to(machine.device(), tensor.scalar_type());
+  }
+
+  private static Tensor cpu(Tensor tensor) {
+    return tensor.cpu();
+  }
+
+  @Test
+  void computesOnTheMachineWhatTheCpuComputes() {
+    try (LoopbackMachine machine = new LoopbackMachine()) {
+      Tensor a = randn(8, 8);
+      Tensor b = randn(8, 8);
+      Tensor remote = to(a, machine).mm(to(b, machine)).add(to(b, machine)).relu();
+
+      assertThat(remote.device().str().getString()).startsWith("remora:");
+      assertThat(cpu(remote).equal(a.mm(b).add(b).relu())).isTrue();
+      assertThat(remote.sum().item_float()).isEqualTo(a.mm(b).add(b).relu().sum().item_float());
+    }
+  }
+
+  @Test
+  void viewsCostNoTrafficAndWritingThroughThemShowsInTheBase() {
+    try (LoopbackMachine machine = new LoopbackMachine()) {
+      Tensor base = to(zeros(4, 6), machine);
+      machine.session.synchronize();
+      long operations = machine.session.statistics().operations();
+
+      Tensor view = base.transpose(0, 1).narrow(0, 1, 2).select(1, 3);
+      assertThat(machine.session.statistics().operations()).isEqualTo(operations);
+      assertThat(TensorIdentity.storageId(view)).isEqualTo(TensorIdentity.storageId(base));
+
+      view.fill_(new Scalar(7));
+      Tensor local = zeros(4, 6);
+      local.transpose(0, 1).narrow(0, 1, 2).select(1, 3).fill_(new Scalar(7));
+      assertThat(cpu(base).equal(local)).isTrue();
+    }
+  }
+
+  @Test
+  void autogradRunsInTheProgram() {
+    try (LoopbackMachine machine = new LoopbackMachine()) {
+      Tensor start = randn(4, 4);
+      Tensor local = start.clone().requires_grad_(true);
+      local.mm(local).sigmoid().sum().backward();
+      Tensor remote = to(start, machine).requires_grad_(true);
+      remote.mm(remote).sigmoid().sum().backward();
+
+      assertThat(cpu(remote.grad()).equal(local.grad())).isTrue();
+    }
+  }
+
+  @Test
+  void modulesMoveToTheMachineAndBackAndTrainThere() {
+    try (LoopbackMachine machine = new LoopbackMachine()) {
+      manual_seed(3);
+      LinearImpl local = new LinearImpl(8, 4);
+      LinearImpl remote = new LinearImpl(8, 4);
+      try (NoGradGuard guard = new NoGradGuard()) {
+        remote.weight().copy_(local.weight());
+        remote.bias().copy_(local.bias());
+      }
+      remote.to(machine.device(), false);
+      assertThat(remote.weight().device().is_privateuseone()).isTrue();
+      Tensor input = randn(16, 8);
+      for (LinearImpl each : List.of(local, remote)) {
+        Tensor x = each == local ? input : to(input, machine);
+        AdamW optimizer = new AdamW(each.parameters(), new AdamWOptions(0.1));
+        for (int step = 0; step < 5; step++) {
+          optimizer.zero_grad();
+          each.forward(x).pow(new Scalar(2)).mean().backward();
+          optimizer.step();
+        }
+      }
+      remote.to(new Device("cpu"), false);
+      assertThat(remote.weight().device().is_cpu()).isTrue();
+      assertThat(remote.weight().equal(local.weight())).isTrue();
+      assertThat(remote.bias().equal(local.bias())).isTrue();
+    }
+  }
+
+  @Test
+  void storageIdsCountUpAndHashesTellMetadataApart() {
+    try (LoopbackMachine machine = new LoopbackMachine()) {
+      Tensor first = to(ones(2, 3), machine);
+      Tensor second = to(ones(2, 3), machine);
+
+      assertThat(TensorIdentity.storageId(second)).isGreaterThan(TensorIdentity.storageId(first));
+      assertThat(TensorIdentity.metadataHash(first))
+          .isEqualTo(TensorIdentity.metadataHash(first.view(2, 3)))
+          .isNotEqualTo(TensorIdentity.metadataHash(first.view(3, 2)))
+          .isNotEqualTo(TensorIdentity.metadataHash(second));
+      assertThatThrownBy(() -> TensorIdentity.storageId(ones(1)))
+          .isInstanceOf(IllegalArgumentException.class)
+          .hasMessageContaining("cpu");
+    }
+  }
+
+  @Test
+  void aClosedBatchCostsOneCallAndFreesCostNone() {
+    try (LoopbackMachine machine = new LoopbackMachine(LoopbackMachine.SETTINGS, 1, false)) {
+      Tensor x = to(ones(8, 8), machine);
+      // The node does not execute yet, so only full batches are closed.
+      long before = machine.batches.get();
+      for (int i = 0; i < 1000; i++) {
+        try (PointerScope scope = new PointerScope()) {
+          x.add(x);
+        }
+      }
+      long bytes = machine.session.statistics().batchBytes();
+      assertThat(machine.batches.get() - before).isLessThanOrEqualTo(1 + bytes / (64 << 10));
+      machine.gate.countDown();
+      machine.session.synchronize();
+      assertThat(machine.session.statistics().batchBytes() / 1000)
+          .as("bytes for each addition of 2-D tensors, with the release of its result")
+          .isLessThanOrEqualTo(40);
+    }
+  }
+
+  @Test
+  void storagesAreReportedWhenTheyOutliveTheirBatchAndFreedOnTheNode() throws Exception {
+    try (LoopbackMachine machine = new LoopbackMachine()) {
+      Tensor kept = to(ones(8), machine).add(to(ones(8), machine));
+      machine.session.synchronize();
+      long id = TensorIdentity.storageId(kept);
+      synchronized (machine.born) {
+        assertThat(machine.born).contains(new StorageBirth(id, 32, 0));
+        assertThat(machine.realized).contains(new StorageBirth(id, 32, 0));
+      }
+      kept.close();
+      long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(10);
+      while (machine.storages() > 2 && System.nanoTime() < deadline) {
+        Thread.sleep(10);
+      }
+      machine.session.synchronize();
+      synchronized (machine.born) {
+        assertThat(machine.freed).contains(id);
+        assertThat(machine.freedOnNode).contains(id);
+      }
+    }
+  }
+
+  @Test
+  void largeValuesTravelBesideTheReport() {
+    try (LoopbackMachine machine = new LoopbackMachine()) {
+      Tensor big = randn(1000, 1000);
+      assertThat(cpu(to(big, machine)).equal(big)).isTrue();
+      assertThat(cpu(to(big, machine).t()).equal(big.t())).isTrue();
+    }
+  }
+
+  @Test
+  void readsAsynchronously() throws Exception {
+    try (LoopbackMachine machine = new LoopbackMachine()) {
+      Tensor a = randn(100, 100);
+      Tensor value =
+          machine
+              .session
+              .read(to(a, machine).mul(new Scalar(2)))
+              .toCompletableFuture()
+              .get(30, TimeUnit.SECONDS);
+      assertThat(value.equal(a.mul(new Scalar(2)))).isTrue();
+    }
+  }
+
+  @Test
+  void asksTheNodeOnceForOperatorsWithoutMetaKernel() {
+    try (LoopbackMachine machine = new LoopbackMachine()) {
+      Tensor a = randn(16, 16);
+      Tensor remote = to(a, machine);
+      Tensor once = remote.relu();
+      long asked = machine.session.statistics().blockingReads();
+      assertThat(asked).isEqualTo(1);
+      Tensor twice = remote.relu();
+      assertThat(machine.session.statistics().blockingReads()).isEqualTo(asked);
+      assertThat(cpu(twice).equal(cpu(once))).isTrue();
+    }
+  }
+
+  @Test
+  void operatorsWhoseShapeDependsOnValuesAskEachTime() {
+    try (LoopbackMachine machine = new LoopbackMachine()) {
+      Tensor a = tensor(1f, 0f, 2f, 0f, 3f);
+      Tensor b = tensor(0f, 0f, 2f, 0f, 0f);
+      assertThat(cpu(to(a, machine).nonzero()).equal(a.nonzero())).isTrue();
+      assertThat(cpu(to(b, machine).nonzero()).equal(b.nonzero())).isTrue();
+      Tensor mask = to(a, machine).gt(new Scalar(0));
+      assertThat(cpu(to(a, machine).masked_select(mask)).numel()).isEqualTo(3);
+    }
+  }
+
+  @Test
+  void shapeErrorsAreThrownAtTheCall() {
+    try (LoopbackMachine machine = new LoopbackMachine()) {
+      Tensor a = to(ones(2, 3), machine);
+      assertThatThrownBy(() -> a.mm(a)).hasMessageContaining("cannot be multiplied");
+      assertThat(a.sum().item_float()).isEqualTo(6f);
+    }
+  }
+
+  @Test
+  void mixingPlacesThrowsTheProjectsExceptionAtTheCall() {
+    try (LoopbackMachine one = new LoopbackMachine();
+        LoopbackMachine two = new LoopbackMachine()) {
+      Tensor a = to(ones(2, 2), one);
+      Tensor b = to(ones(2, 2), two);
+      assertThatThrownBy(() -> a.add(b)).isInstanceOf(CrossMachineException.class);
+      assertThatThrownBy(() -> a.mm(ones(2, 2))).isInstanceOf(CrossMachineException.class);
+      assertThatThrownBy(() -> a.add(ones(2, 2)))
+          .isInstanceOf(CrossMachineException.class)
+          .hasMessageContaining("remora:")
+          .hasMessageContaining(".to(");
+    }
+  }
+
+  @Test
+  void anOperationThatFailsOnTheNodePoisonsOnlyWhatIsComputedFromIt() {
+    try (LoopbackMachine machine = new LoopbackMachine()) {
+      Tensor good = to(ones(3), machine);
+      Tensor table = to(randn(4, 2), machine);
+      // The index is out of range, which only the node can see.
+      Tensor bad = table.index_select(0, to(tensor(new long[] {99}), machine));
+      assertThat(good.add(good).sum().item_float()).isEqualTo(6f);
+      assertThat(bad.scalar_type()).isEqualTo(ScalarType.Float);
+    } catch (RemoteOperationException e) {
+      assertThat(e).hasMessageContaining("index");
+    }
+  }
+
+  @Test
+  void poisonedValuesThrowTheRootErrorAndUnreadFailuresComeOutOfSynchronize() {
+    try (LoopbackMachine machine = new LoopbackMachine()) {
+      Tensor table = to(randn(4, 2), machine);
+      Tensor fine = to(tensor(new long[] {1}), machine);
+      Tensor wrong = to(tensor(new long[] {99}), machine);
+      table.index_select(0, fine); // the node has told the shape for these arguments
+      Tensor bad = table.index_select(0, wrong);
+      Tensor worse = bad.add(bad);
+      assertThatThrownBy(worse::cpu)
+          .isInstanceOf(RemoteOperationException.class)
+          .hasMessageContaining("index_select")
+          .hasMessageContaining("out of range");
+      machine.session.synchronize(); // it has been read
+
+      table.index_select(0, wrong);
+      assertThatThrownBy(machine.session::synchronize)
+          .isInstanceOf(RemoteOperationException.class)
+          .hasMessageContaining("index_select");
+      machine.session.synchronize();
+    }
+  }
+
+  @Test
+  void exceptionsOfTheSinkComeOutOfTheRecordingCall() {
+    MachineSession session = MachineSession.open("broken", 1, LoopbackMachine.SETTINGS);
+    NodeLostException cause = new NodeLostException("the node was unplugged");
+    session.connect(
+        batch -> {
+          batch.release();
+          throw cause;
+        });
+    Tensor a = zeros(new long[] {2}).to(session.device(0), ScalarType.Float);
+    assertThatThrownBy(a::cpu)
+        .isInstanceOf(NodeLostException.class)
+        .hasMessage("the node was unplugged");
+    assertThatThrownBy(() -> a.add(a)).isInstanceOf(NodeLostException.class);
+    session.close();
+    assertThatThrownBy(() -> a.add(a)).isInstanceOf(StaleReferenceException.class);
+  }
+
+  @Test
+  void aReadGivesUpWhenTheNodeFinishesNothing() {
+    SessionSettings hasty =
+        new SessionSettings(64 << 10, Duration.ofNanos(100_000), Duration.ofSeconds(2));
+    LoopbackMachine machine = new LoopbackMachine(hasty, 1, false);
+    Tensor a = to(ones(2), machine);
+    assertThatThrownBy(a::cpu)
+        .isInstanceOf(ReadTimeoutException.class)
+        .hasMessageContaining("remora.session.read-timeout");
+    machine.gate.countDown();
+    machine.close();
+  }
+
+  @Test
+  void seededNumbersAreThoseOfTheCpu() {
+    try (LoopbackMachine machine = new LoopbackMachine()) {
+      Tensor local = empty(100);
+      manual_seed(7);
+      local.normal_();
+      Tensor remote = to(zeros(100), machine);
+      var generator = machine.generator();
+      generator.set_current_seed(7);
+      remote.normal_(0, 1, new org.bytedeco.pytorch.GeneratorOptional(generator));
+      assertThat(cpu(remote).equal(local)).isTrue();
+    }
+  }
+
+  @Test
+  void aMalformedBatchIsRefusedAndDoesNotCrash() {
+    TorchLibrary.bytedeco();
+    try (BatchExecutor executor = BatchExecutor.create(List.of("cpu"), List.of())) {
+      byte[] junk = "not a batch".getBytes(StandardCharsets.UTF_8);
+      ByteBuffer direct = ByteBuffer.allocateDirect(junk.length).order(ByteOrder.LITTLE_ENDIAN);
+      direct.put(junk).flip();
+      assertThatThrownBy(() -> executor.execute(1, direct)).isInstanceOf(ProtocolException.class);
+    }
+  }
+}
