@@ -15,6 +15,7 @@
 #include <ATen/ops/view_native.h>
 #include <c10/core/ScalarTypeToTypeMeta.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
+#include <torch/csrc/autograd/engine.h>
 #include <torch/library.h>
 
 #include <array>
@@ -450,11 +451,28 @@ int64_t record_read(const at::Tensor& source, const at::Tensor& destination) {
   return request;
 }
 
+namespace {
+
+// An autograd engine starts a thread for each device known at its first backward, and never one more. A program may
+// have run backward on the CPU before it opened its first machine, so it gets an engine that has not started yet.
+struct LateEngine final : torch::autograd::Engine {
+  static torch::autograd::Engine& get() {
+    static auto* engine = new LateEngine();  // never destroyed: its threads outlive static destructors
+    return *engine;
+  }
+};
+
+}  // namespace
+
 void register_backend() {
   static std::once_flag once;
   std::call_once(once, [] {
+    using torch::autograd::Engine;
     c10::register_privateuse1_backend("remora");
     at::RegisterPrivateUse1HooksInterface(new RemoteHooks());
+    if (&Engine::get_default_engine() == &Engine::get_base_engine()) {  // Python has an engine of its own
+      torch::autograd::set_default_engine_stub(&LateEngine::get);
+    }
   });
 }
 
@@ -462,6 +480,14 @@ void register_backend() {
 
 TORCH_LIBRARY_IMPL(_, PrivateUse1, m) {
   m.fallback(torch::CppFunction::makeFromBoxedFunction<&remora::record_call>());
+}
+
+// Conjugate and negative tensors are copied as they are: their bits travel with them.
+TORCH_LIBRARY_IMPL(aten, Conjugate, m) {
+  m.impl("_copy_from", torch::CppFunction::makeFallthrough());
+}
+TORCH_LIBRARY_IMPL(aten, Negative, m) {
+  m.impl("_copy_from", torch::CppFunction::makeFallthrough());
 }
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {

@@ -15,8 +15,11 @@ import java.util.Map;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionStage;
 import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.ExecutionException;
 import java.util.concurrent.Executor;
 import java.util.concurrent.Executors;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.TimeoutException;
 import org.bytedeco.javacpp.PointerScope;
 import org.bytedeco.pytorch.Device;
 import org.bytedeco.pytorch.DeviceOptional;
@@ -185,20 +188,21 @@ public final class MachineSession implements SessionListener, AutoCloseable {
       throw new IllegalArgumentException(NativeCore.lastError());
     }
     CompletableFuture<Tensor> result = new CompletableFuture<>();
-    pending
-        .get(request)
-        .done
-        .whenCompleteAsync(
-            (nothing, error) -> {
-              pending.remove(request);
-              if (error != null) {
-                target.close();
-                result.completeExceptionally(error);
-              } else {
-                result.complete(target);
-              }
-            },
-            CALLBACKS);
+    CompletableFuture<Void> unused =
+        pending
+            .get(request)
+            .done
+            .whenCompleteAsync(
+                (nothing, error) -> {
+                  pending.remove(request);
+                  if (error != null) {
+                    target.close();
+                    result.completeExceptionally(error);
+                  } else {
+                    result.complete(target);
+                  }
+                },
+                CALLBACKS);
     return result;
   }
 
@@ -460,15 +464,15 @@ public final class MachineSession implements SessionListener, AutoCloseable {
     try {
       while (true) {
         try {
-          read.done.get(PROGRESS_CHECK_MILLIS, java.util.concurrent.TimeUnit.MILLISECONDS);
+          read.done.get(PROGRESS_CHECK_MILLIS, TimeUnit.MILLISECONDS);
           return;
-        } catch (java.util.concurrent.TimeoutException e) {
+        } catch (TimeoutException e) {
           watch.check();
         }
       }
     } catch (InterruptedException e) {
       throw interrupted(e);
-    } catch (java.util.concurrent.ExecutionException e) {
+    } catch (ExecutionException e) {
       if (e.getCause() instanceof RemoraException remora) {
         throw remora;
       }

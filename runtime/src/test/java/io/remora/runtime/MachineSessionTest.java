@@ -19,6 +19,7 @@ import org.bytedeco.pytorch.LinearImpl;
 import org.bytedeco.pytorch.NoGradGuard;
 import org.bytedeco.pytorch.Scalar;
 import org.bytedeco.pytorch.Tensor;
+import org.bytedeco.pytorch.TensorOptions;
 import org.bytedeco.pytorch.global.torch.ScalarType;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
@@ -46,6 +47,16 @@ class MachineSessionTest {
       assertThat(remote.device().str().getString()).startsWith("remora:");
       assertThat(cpu(remote).equal(a.mm(b).add(b).relu())).isTrue();
       assertThat(remote.sum().item_float()).isEqualTo(a.mm(b).add(b).relu().sum().item_float());
+    }
+  }
+
+  @Test
+  void conjugateTensorsKeepTheirMeaningBothWays() {
+    try (LoopbackMachine machine = new LoopbackMachine()) {
+      Tensor a = randn(new long[] {3, 4}, new TensorOptions(ScalarType.ComplexFloat));
+      assertThat(cpu(to(a, machine).conj()).equal(a.conj_physical())).isTrue();
+      assertThat(cpu(to(a.conj(), machine)).equal(a.conj_physical())).isTrue();
+      assertThat(cpu(fft_ifft(to(a.conj(), machine).conj())).allclose(fft_ifft(a))).isTrue();
     }
   }
 
@@ -93,19 +104,21 @@ class MachineSessionTest {
       remote.to(machine.device(), false);
       assertThat(remote.weight().device().is_privateuseone()).isTrue();
       Tensor input = randn(16, 8);
-      for (LinearImpl each : List.of(local, remote)) {
-        Tensor x = each == local ? input : to(input, machine);
-        AdamW optimizer = new AdamW(each.parameters(), new AdamWOptions(0.1));
-        for (int step = 0; step < 5; step++) {
-          optimizer.zero_grad();
-          each.forward(x).pow(new Scalar(2)).mean().backward();
-          optimizer.step();
-        }
-      }
+      train(local, input);
+      train(remote, to(input, machine));
       remote.to(new Device("cpu"), false);
       assertThat(remote.weight().device().is_cpu()).isTrue();
       assertThat(remote.weight().equal(local.weight())).isTrue();
       assertThat(remote.bias().equal(local.bias())).isTrue();
+    }
+  }
+
+  private static void train(LinearImpl module, Tensor input) {
+    AdamW optimizer = new AdamW(module.parameters(), new AdamWOptions(0.1));
+    for (int step = 0; step < 5; step++) {
+      optimizer.zero_grad();
+      module.forward(input).pow(new Scalar(2)).mean().backward();
+      optimizer.step();
     }
   }
 
