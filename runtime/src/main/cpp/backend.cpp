@@ -454,8 +454,14 @@ int64_t record_read(const at::Tensor& source, const at::Tensor& destination) {
 namespace {
 
 // An autograd engine starts a thread for each device known at its first backward, and never one more. A program may
-// have run backward on the CPU before it opened its first machine, so it gets an engine that has not started yet.
+// have run backward on the CPU before it opened its first machine, so it gets another engine.
 struct LateEngine final : torch::autograd::Engine {
+  LateEngine() {
+    initialize_device_threads_pool();
+    if (device_ready_queues_.empty()) {  // libtorch does that for one engine of a process, and it was another one
+      start_device_threads();
+    }
+  }
   static torch::autograd::Engine& get() {
     static auto* engine = new LateEngine();  // never destroyed: its threads outlive static destructors
     return *engine;
@@ -511,8 +517,21 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("_copy_from", copy_from);
   m.impl("_copy_from_and_resize", copy_from_and_resize);
   m.impl("_local_scalar_dense", local_scalar_dense);
-  // For an unknown backend libtorch would choose convolution_overrideable, which no node has: record the operator
-  // itself, and let the node choose.
-  m.impl("convolution", torch::CppFunction::makeFromBoxedFunction<&record_call>());
-  m.impl("convolution_backward", torch::CppFunction::makeFromBoxedFunction<&record_call>());
+
+  // Operators that libtorch would take apart for a backend it does not know, although CPU and CUDA have kernels for
+  // them that round differently (or, as convolution's, would hand to a kernel that no node has): they are recorded
+  // whole, and the node chooses.
+  for (const char* name :
+       {"convolution", "convolution_backward", "native_layer_norm", "native_group_norm", "_fused_rms_norm",
+        "native_channel_shuffle", "silu_backward", "mish_backward", "addr", "addr.out", "_stack", "_stack.out",
+        "all.dims", "all.dims_out", "any.dims", "any.dims_out", "_grouped_mm", "_chunk_cat", "_chunk_cat.out"}) {
+    m.impl(name, torch::CppFunction::makeFromBoxedFunction<&record_call>());
+  }
+  // The same for operators on lists, of which there are too many to name.
+  for (const auto& name : c10::Dispatcher::singleton().getAllOpNames()) {
+    if (name.name.rfind("aten::_foreach_", 0) == 0 && name.overload_name.find("out") == std::string::npos) {
+      auto full = name.name.substr(6) + (name.overload_name.empty() ? "" : "." + name.overload_name);
+      m.impl(full.c_str(), torch::CppFunction::makeFromBoxedFunction<&record_call>());
+    }
+  }
 }

@@ -24,7 +24,7 @@ namespace remora {
 
 constexpr auto kRemora = c10::DeviceType::PrivateUse1;
 // libtorch's autograd engine starts a thread for each device it can see, so the number is kept small.
-constexpr int kSlots = 64;
+constexpr int kSlots = 32;
 
 class Machine;
 

@@ -4,6 +4,7 @@ package io.remora.runtime;
 import static java.util.Objects.requireNonNull;
 
 import io.remora.runtime.internal.NativeCore;
+import io.remora.runtime.internal.NativeErrors;
 import io.remora.runtime.internal.NativeMemory;
 import io.remora.runtime.internal.ReportReader;
 import io.remora.runtime.internal.SessionCallbacks;
@@ -474,7 +475,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
       throw interrupted(e);
     } catch (ExecutionException e) {
       if (e.getCause() instanceof RemoraException remora) {
-        throw remora;
+        throw NativeErrors.copy(remora);
       }
       throw new RemoraException("the read failed", e.getCause());
     }
@@ -538,7 +539,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
   private void throwIfLost() {
     RemoraException cause = lost;
     if (cause != null) {
-      throw cause;
+      throw NativeErrors.copy(cause); // one cause, thrown on many threads
     }
   }
 

@@ -78,6 +78,41 @@ class MachineSessionTest {
     }
   }
 
+  /** In a JVM of its own: the engine's threads start once in a process. */
+  @Test
+  void backwardWorksAlsoAfterOneThatRanBeforeAnyMachineWasOpen() throws Exception {
+    Process process =
+        new ProcessBuilder(
+                System.getProperty("java.home") + "/bin/java",
+                "-cp",
+                System.getProperty("java.class.path"),
+                LateMachine.class.getName())
+            .redirectErrorStream(true)
+            .start();
+    try {
+      String output = new String(process.getInputStream().readAllBytes(), StandardCharsets.UTF_8);
+      assertThat(process.waitFor(50, TimeUnit.SECONDS)).isTrue();
+      assertThat(output).contains("gradient 6.0");
+    } finally {
+      process.destroyForcibly();
+    }
+  }
+
+  /** Runs backward on the CPU before it opens a machine. */
+  static final class LateMachine {
+    private LateMachine() {}
+
+    public static void main(String[] args) {
+      Tensor before = ones(2).requires_grad_(true);
+      before.pow(new Scalar(2)).sum().backward();
+      try (LoopbackMachine machine = new LoopbackMachine()) {
+        Tensor x = to(full(new long[] {2}, new Scalar(3.0)), machine).requires_grad_(true);
+        x.pow(new Scalar(2)).sum().backward();
+        System.out.println("gradient " + x.grad().select(0, 0).item_float());
+      }
+    }
+  }
+
   @Test
   void autogradRunsInTheProgram() {
     try (LoopbackMachine machine = new LoopbackMachine()) {

@@ -126,7 +126,7 @@ public final class NativeErrors {
    * An exception of the same class and message that the original caused: one error may be thrown on
    * several threads, each with its own stack trace.
    */
-  private static RemoraException copy(RemoraException original) {
+  public static RemoraException copy(RemoraException original) {
     Function<String, RemoraException> kind = KINDS.get(original.getClass().getSimpleName());
     if (original instanceof RemoteOperationException || kind == null) {
       return original;
