@@ -1,0 +1,1018 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors;
+
+import static java.util.Objects.requireNonNull;
+
+import akka.Done;
+import akka.actor.typed.ActorRef;
+import akka.actor.typed.ActorSystem;
+import akka.actor.typed.Behavior;
+import akka.actor.typed.DispatcherSelector;
+import akka.actor.typed.PostStop;
+import akka.actor.typed.javadsl.AbstractBehavior;
+import akka.actor.typed.javadsl.ActorContext;
+import akka.actor.typed.javadsl.Behaviors;
+import akka.actor.typed.javadsl.Receive;
+import akka.actor.typed.javadsl.ReceiveBuilder;
+import akka.actor.typed.javadsl.StashBuffer;
+import akka.actor.typed.javadsl.TimerScheduler;
+import akka.cluster.sharding.typed.ClusterShardingSettings;
+import akka.cluster.sharding.typed.javadsl.ClusterSharding;
+import akka.cluster.sharding.typed.javadsl.Entity;
+import akka.cluster.sharding.typed.javadsl.EntityTypeKey;
+import akka.pattern.StatusReply;
+import com.typesafe.config.Config;
+import com.typesafe.config.ConfigException;
+import com.typesafe.config.ConfigFactory;
+import io.remora.actors.internal.BatchMailbox;
+import io.remora.actors.internal.StayingShards;
+import io.remora.actors.internal.StorageTable;
+import io.remora.provider.MachineProviders;
+import io.remora.provider.MachineSpec;
+import io.remora.provider.NodeExit;
+import io.remora.provider.ProviderContext;
+import io.remora.provider.ProvisionedNode;
+import io.remora.runtime.MachineStateException;
+import io.remora.runtime.NodeLostException;
+import io.remora.runtime.ProviderException;
+import io.remora.runtime.ProvisioningTimeoutException;
+import io.remora.runtime.RemoraException;
+import io.remora.runtime.StaleReferenceException;
+import io.remora.runtime.StorageBirth;
+import java.time.Duration;
+import java.util.ArrayList;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CompletionException;
+import java.util.concurrent.CompletionStage;
+import java.util.concurrent.Executor;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+
+/**
+ * A machine: gets a node from a provider, keeps the link to it, opens sessions on it, and knows its
+ * storages. One cluster-sharded entity per machine name.
+ *
+ * <p>Life: Provisioning -> Connecting -> Ready -> Stopped, or Failed from any of them. A machine
+ * that is lost is lost: its sessions hear a {@link NodeLostException} and its node is ended. A
+ * failed or stopped machine can be opened again under the same name; one that failed after it was
+ * ready must be closed first, so that its user notices.
+ *
+ * <p>Commands are answered once, with a {@link StatusReply} whose error is the exception itself.
+ * {@link OpenSession} waits while the machine opens; {@link Open} waits while it closes; all else
+ * in a wrong state is refused at once. Delivery is Akka's: at most once, so askers need a time
+ * limit of their own. The bytes of batches and values never come here: see {@link LocalSessions}.
+ */
+public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
+
+  /** Type of the sharded entity; its id is the machine's name. */
+  public static final EntityTypeKey<Command> ENTITY_KEY =
+      EntityTypeKey.create(Command.class, "machine");
+
+  /**
+   * Starts sharding of machines on this member. A machine lives on the member that first spoke to
+   * it, is never moved to another and never stopped for being idle.
+   */
+  public static void init(ActorSystem<?> system) {
+    ActorsSettings settings = ActorsSettings.from(system.settings().config());
+    ClusterSharding.get(system)
+        .init(
+            Entity.of(
+                    ENTITY_KEY,
+                    context -> create(context.getEntityId(), settings, context.getShard()))
+                .withStopMessage(Leave.INSTANCE)
+                .withSettings(ClusterShardingSettings.create(system).withNoPassivationStrategy())
+                .withAllocationStrategy(new StayingShards()));
+  }
+
+  // Protocol ------------------------------------------------------------------------------------
+
+  /** What a machine takes. */
+  public sealed interface Command extends RemoraMessage
+      permits Open, OpenSession, CloseSession, GetState, GetStorage, Close, Internal {}
+
+  /**
+   * Gets a node and connects to it. Errors: {@link ProviderException} and its subclasses, {@link
+   * MachineStateException} if the machine is open already.
+   */
+  public record Open(MachineSpec spec, ActorRef<StatusReply<MachineInfo>> replyTo)
+      implements Command {}
+
+  /** Opens a session. Errors: {@link MachineStateException}, {@link NodeLostException}. */
+  public record OpenSession(ActorRef<StatusReply<SessionOpened>> replyTo) implements Command {}
+
+  /** Closes a session after what it has sent. Error: {@link MachineStateException}. */
+  public record CloseSession(long session, ActorRef<StatusReply<Done>> replyTo)
+      implements Command {}
+
+  /** Asks for what is known of the machine; answered in every state. */
+  public record GetState(ActorRef<MachineInfo> replyTo) implements Command {}
+
+  /**
+   * Asks for what is known of a storage. Errors: {@link StaleReferenceException} if it is not there
+   * (any more), {@link MachineStateException} if the machine or the session is not.
+   */
+  public record GetStorage(long session, long storage, ActorRef<StatusReply<StorageInfo>> replyTo)
+      implements Command {}
+
+  /**
+   * Ends sessions, link and node. Answered when the node has ended; closing a machine that is not
+   * open succeeds. Error: {@link ProviderException} if the node cannot be ended.
+   */
+  public record Close(ActorRef<StatusReply<Done>> replyTo) implements Command {}
+
+  /**
+   * A session is there.
+   *
+   * @param session its number, for {@link LocalSessions#attach}
+   * @param machine the machine it is on
+   */
+  public record SessionOpened(long session, MachineInfo machine) implements RemoraMessage {}
+
+  private sealed interface Internal extends Command
+      permits Provisioned,
+          NotProvisioned,
+          NodeExited,
+          NodeEnded,
+          LinkEvent,
+          LinkStopped,
+          OpenTimedOut,
+          CloseTimedOut,
+          ExitReportOverdue,
+          StorageTick,
+          Leave {}
+
+  // The attempt tells answers to this opening from those to an earlier one.
+  private record Provisioned(int attempt, ProvisionedNode node) implements Internal {}
+
+  private record NotProvisioned(int attempt, Throwable cause) implements Internal {}
+
+  private record NodeExited(int attempt, NodeExit exit) implements Internal {}
+
+  private record NodeEnded(int attempt, Throwable failure) implements Internal {}
+
+  private record LinkEvent(int attempt, NodeLink.Event event) implements Internal {}
+
+  private record LinkStopped(int attempt) implements Internal {}
+
+  private enum OpenTimedOut implements Internal {
+    INSTANCE
+  }
+
+  private enum CloseTimedOut implements Internal {
+    INSTANCE
+  }
+
+  private enum ExitReportOverdue implements Internal {
+    INSTANCE
+  }
+
+  private enum StorageTick implements Internal {
+    INSTANCE
+  }
+
+  private enum Leave implements Internal {
+    INSTANCE
+  }
+
+  // State ---------------------------------------------------------------------------------------
+
+  private static final Logger log = LoggerFactory.getLogger(MachineActor.class);
+  private static final long START_NANOS = System.nanoTime();
+  private static final Duration LONGEST_STORAGE_TICK = Duration.ofSeconds(1);
+
+  private final String name;
+  private final ActorsSettings settings;
+  private final ActorRef<ClusterSharding.ShardCommand> shard;
+  private final TimerScheduler<Command> timers;
+  private final StashBuffer<Command> stash;
+  private final Executor blocking;
+  private final LocalSessions localSessions;
+
+  private MachineState state = MachineState.STOPPED;
+  private String reason = "never opened";
+  private int attempt;
+  private MachineSpec spec;
+  private ActorRef<StatusReply<MachineInfo>> openedBy;
+  private boolean openedOnce;
+  private Provisioning provisioning;
+  private ProvisionedNode node;
+  private ActorRef<NodeLink.Command> link;
+  private NodeLink.Up up;
+  private RemoraException linkLost;
+  private boolean nodeEnding;
+  private final Map<Long, Session> sessions = new HashMap<>();
+  private final List<ActorRef<StatusReply<Done>>> closedBy = new ArrayList<>();
+
+  /** A session and what is known of its storages. */
+  private static final class Session {
+
+    final BatchMailbox mailbox;
+    final StorageTable storages = new StorageTable();
+    final Map<Long, ActorRef<StorageActor.Command>> actors = new HashMap<>();
+    List<ActorRef<StorageActor.Command>> freedActors = new ArrayList<>();
+    ActorRef<StatusReply<SessionOpened>> openedBy;
+    final List<ActorRef<StatusReply<Done>>> closedBy = new ArrayList<>();
+
+    Session(BatchMailbox mailbox, ActorRef<StatusReply<SessionOpened>> openedBy) {
+      this.mailbox = mailbox;
+      this.openedBy = openedBy;
+    }
+  }
+
+  /** A node on its way. Whoever no longer wants it says so, and it is ended when it comes. */
+  private static final class Provisioning {
+
+    private boolean abandoned;
+    private ProvisionedNode late;
+
+    synchronized boolean arrived(ProvisionedNode node) {
+      late = node;
+      return !abandoned;
+    }
+
+    synchronized void taken() {
+      late = null;
+    }
+
+    /** The node that came, if any and if nobody took it. */
+    synchronized ProvisionedNode abandon() {
+      abandoned = true;
+      return late;
+    }
+  }
+
+  /** A machine of this name, for use without sharding. */
+  public static Behavior<Command> create(String name, ActorsSettings settings) {
+    return create(name, settings, null);
+  }
+
+  private static Behavior<Command> create(
+      String name, ActorsSettings settings, ActorRef<ClusterSharding.ShardCommand> shard) {
+    return Behaviors.setup(
+        context ->
+            Behaviors.withTimers(
+                timers ->
+                    Behaviors.withStash(
+                        settings.stashCapacity(),
+                        stash -> new MachineActor(context, timers, stash, name, settings, shard))));
+  }
+
+  private MachineActor(
+      ActorContext<Command> context,
+      TimerScheduler<Command> timers,
+      StashBuffer<Command> stash,
+      String name,
+      ActorsSettings settings,
+      ActorRef<ClusterSharding.ShardCommand> shard) {
+    super(context);
+    this.timers = timers;
+    this.stash = stash;
+    this.name = requireNonNull(name, "name");
+    this.settings = requireNonNull(settings, "settings");
+    this.shard = shard;
+    this.blocking = context.getSystem().dispatchers().lookup(DispatcherSelector.blocking());
+    this.localSessions = LocalSessions.get(context.getSystem());
+    context.setLoggerName(MachineActor.class);
+  }
+
+  // Behaviours ----------------------------------------------------------------------------------
+
+  @Override
+  public Receive<Command> createReceive() {
+    return closed();
+  }
+
+  /** Stopped or Failed: nothing runs (or what still does is being ended). */
+  private Receive<Command> closed() {
+    return always()
+        .onMessage(Open.class, this::onOpen)
+        .onMessage(OpenSession.class, this::refuse)
+        .onMessage(CloseSession.class, this::refuse)
+        .onMessage(GetStorage.class, this::refuse)
+        .onMessage(Close.class, this::onCloseWhenClosed)
+        .onMessage(NodeEnded.class, this::onNodeEndedWhenClosed)
+        .onMessage(CloseTimedOut.class, this::onCloseTimedOutWhenClosed)
+        .build();
+  }
+
+  /** The shard was asked to stop this entity. */
+  private Receive<Command> leaving() {
+    return always()
+        .onMessage(Open.class, this::again)
+        .onMessage(OpenSession.class, this::again)
+        .onMessage(CloseSession.class, this::again)
+        .onMessage(GetStorage.class, this::again)
+        .onMessage(Close.class, this::again)
+        .build();
+  }
+
+  private Receive<Command> provisioning() {
+    return always()
+        .onMessage(Provisioned.class, this::onProvisioned)
+        .onMessage(NotProvisioned.class, this::onNotProvisioned)
+        .onMessage(OpenTimedOut.class, this::onProvisioningTimedOut)
+        .onMessage(Open.class, this::refuse)
+        .onMessage(OpenSession.class, this::later)
+        .onMessage(CloseSession.class, this::refuse)
+        .onMessage(GetStorage.class, this::refuse)
+        .onMessage(Close.class, this::onClose)
+        .build();
+  }
+
+  private Receive<Command> connecting() {
+    return always()
+        .onMessage(LinkEvent.class, this::onLinkEventWhenConnecting)
+        .onMessage(LinkStopped.class, this::onLinkStopped)
+        .onMessage(NodeExited.class, this::onNodeExited)
+        .onMessage(ExitReportOverdue.class, this::onExitReportOverdue)
+        .onMessage(OpenTimedOut.class, this::onConnectingTimedOut)
+        .onMessage(Open.class, this::refuse)
+        .onMessage(OpenSession.class, this::later)
+        .onMessage(CloseSession.class, this::refuse)
+        .onMessage(GetStorage.class, this::refuse)
+        .onMessage(Close.class, this::onClose)
+        .build();
+  }
+
+  private Receive<Command> ready() {
+    return always()
+        .onMessage(LinkEvent.class, this::onLinkEventWhenReady)
+        .onMessage(LinkStopped.class, this::onLinkStopped)
+        .onMessage(NodeExited.class, this::onNodeExited)
+        .onMessage(ExitReportOverdue.class, this::onExitReportOverdue)
+        .onMessage(StorageTick.class, this::onStorageTick)
+        .onMessage(Open.class, this::refuse)
+        .onMessage(OpenSession.class, this::onOpenSession)
+        .onMessage(CloseSession.class, this::onCloseSession)
+        .onMessage(GetStorage.class, this::onGetStorage)
+        .onMessage(Close.class, this::onClose)
+        .build();
+  }
+
+  /** On the way to Stopped: first the link, then the node. */
+  private Receive<Command> closing() {
+    return always()
+        .onMessage(LinkStopped.class, this::onLinkStoppedWhenClosing)
+        .onMessage(NodeEnded.class, this::onNodeEndedWhenClosing)
+        .onMessage(CloseTimedOut.class, this::onCloseTimedOut)
+        .onMessage(Open.class, this::later)
+        .onMessage(OpenSession.class, this::refuse)
+        .onMessage(CloseSession.class, this::refuse)
+        .onMessage(GetStorage.class, this::refuse)
+        .onMessage(Close.class, this::onCloseWhenClosing)
+        .build();
+  }
+
+  /** What is the same in every state; answers to questions of an earlier one are no news. */
+  private ReceiveBuilder<Command> always() {
+    return newReceiveBuilder()
+        .onMessage(GetState.class, this::onGetState)
+        .onMessage(Leave.class, this::onLeave)
+        .onSignal(PostStop.class, this::onPostStop);
+  }
+
+  // Opening -------------------------------------------------------------------------------------
+
+  private Behavior<Command> onOpen(Open command) {
+    if (nodeEnding) {
+      return later(command);
+    }
+    if (openedOnce) {
+      return refuse(command);
+    }
+    if (!command.spec().name().equals(name)) {
+      command
+          .replyTo()
+          .tell(
+              StatusReply.error(
+                  new MachineStateException(
+                      "machine " + name + " was asked to open as " + command.spec().name())));
+      return Behaviors.same();
+    }
+    attempt++;
+    spec = command.spec();
+    openedBy = command.replyTo();
+    node = null;
+    link = null;
+    up = null;
+    linkLost = null;
+    become(MachineState.PROVISIONING, "asking provider " + spec.provider() + " for a node");
+    timers.startSingleTimer(OpenTimedOut.INSTANCE, spec.openTimeout());
+    provision();
+    return provisioning();
+  }
+
+  private void provision() {
+    Provisioning waiting = new Provisioning();
+    provisioning = waiting;
+    int current = attempt;
+    MachineSpec wanted = spec;
+    ActorRef<Command> self = getContext().getSelf();
+    Config systemConfig = getContext().getSystem().settings().config();
+    CompletableFuture<?> unused =
+        CompletableFuture.supplyAsync(() -> MachineProviders.named(wanted.provider()), blocking)
+            .thenCompose(
+                provider -> provider.provision(wanted, providerContext(wanted, systemConfig)))
+            .whenComplete(
+                (arrived, failure) -> {
+                  if (failure != null) {
+                    self.tell(new NotProvisioned(current, failure));
+                  } else if (waiting.arrived(arrived)) {
+                    self.tell(new Provisioned(current, arrived));
+                  } else {
+                    log.info(
+                        "Machine {}: ending a node that came too late ({})",
+                        name,
+                        arrived.description());
+                    abandon(arrived);
+                  }
+                });
+  }
+
+  private ProviderContext providerContext(MachineSpec wanted, Config systemConfig) {
+    try {
+      Config config =
+          ConfigFactory.parseString(wanted.settings()).withFallback(systemConfig).resolve();
+      return new ProviderContext(config, blocking, line -> log.info("Machine {}: {}", name, line));
+    } catch (ConfigException e) {
+      throw new ProviderException(
+          "cannot read the settings of machine " + name + ": " + e.getMessage(), e);
+    }
+  }
+
+  private Behavior<Command> onProvisioned(Provisioned event) {
+    if (event.attempt() != attempt) {
+      return Behaviors.same();
+    }
+    provisioning.taken();
+    provisioning = null;
+    node = event.node();
+    int current = attempt;
+    ActorRef<Command> self = getContext().getSelf();
+    CompletionStage<NodeExit> unused =
+        node.exited()
+            .whenComplete(
+                (ended, failure) ->
+                    self.tell(
+                        new NodeExited(
+                            current, failure == null ? ended : new NodeExit(0, List.of()))));
+    become(MachineState.CONNECTING, node.description() + " at " + node.address());
+    link =
+        getContext()
+            .spawn(
+                NodeLink.create(
+                    name,
+                    node.address(),
+                    node.token(),
+                    settings.link(),
+                    linkEvent -> self.tell(new LinkEvent(current, linkEvent))),
+                "link-" + current);
+    getContext().watchWith(link, new LinkStopped(current));
+    return connecting();
+  }
+
+  private Behavior<Command> onNotProvisioned(NotProvisioned event) {
+    if (event.attempt() != attempt) {
+      return Behaviors.same();
+    }
+    Throwable cause = event.cause();
+    while (cause instanceof CompletionException && cause.getCause() != null) {
+      cause = cause.getCause();
+    }
+    return fail(
+        cause instanceof RemoraException ours
+            ? ours
+            : new ProviderException(
+                "provider " + spec.provider() + " failed for machine " + name + ": " + cause,
+                cause));
+  }
+
+  private Behavior<Command> onProvisioningTimedOut(OpenTimedOut event) {
+    return fail(
+        new ProvisioningTimeoutException(
+            "provider "
+                + spec.provider()
+                + " gave machine "
+                + name
+                + " no node within "
+                + openTimeout()));
+  }
+
+  private Behavior<Command> onConnectingTimedOut(OpenTimedOut event) {
+    return fail(
+        new ProvisioningTimeoutException(
+            "machine "
+                + name
+                + " has a node ("
+                + node.description()
+                + ") but no link to it within "
+                + openTimeout()));
+  }
+
+  private String openTimeout() {
+    return spec.openTimeout().toMillis()
+        + " ms (the machine's open timeout, remora.machine.open-timeout by default)";
+  }
+
+  private Behavior<Command> onLinkEventWhenConnecting(LinkEvent event) {
+    if (event.attempt() != attempt) {
+      return Behaviors.same();
+    }
+    if (event.event() instanceof NodeLink.Lost lost) {
+      return onLinkLost(lost.cause());
+    }
+    if (!(event.event() instanceof NodeLink.Up arrived)) {
+      return Behaviors.same();
+    }
+    up = arrived;
+    openedOnce = true;
+    timers.cancel(OpenTimedOut.INSTANCE);
+    Duration tick = settings.storageActorAfter().dividedBy(2);
+    timers.startTimerWithFixedDelay(
+        StorageTick.INSTANCE,
+        tick.compareTo(LONGEST_STORAGE_TICK) < 0 ? tick : LONGEST_STORAGE_TICK);
+    become(
+        MachineState.READY,
+        "node %s with %d device(s), libtorch %s"
+            .formatted(up.nodeId(), up.devices().size(), up.libtorchVersion()));
+    openedBy.tell(StatusReply.success(info()));
+    openedBy = null;
+    return stash.unstashAll(ready());
+  }
+
+  // Sessions and storages -----------------------------------------------------------------------
+
+  private Behavior<Command> onOpenSession(OpenSession command) {
+    if (linkLost != null) {
+      command.replyTo().tell(StatusReply.error(linkLost));
+      return Behaviors.same();
+    }
+    BatchMailbox mailbox = localSessions.create(name, settings.link());
+    sessions.put(mailbox.session(), new Session(mailbox, command.replyTo()));
+    link.tell(new NodeLink.OpenSession(mailbox));
+    return Behaviors.same();
+  }
+
+  private Behavior<Command> onCloseSession(CloseSession command) {
+    Session session = sessions.get(command.session());
+    if (session == null) {
+      command.replyTo().tell(StatusReply.error(noSession(command.session())));
+      return Behaviors.same();
+    }
+    session.closedBy.add(command.replyTo());
+    if (session.closedBy.size() == 1) {
+      link.tell(new NodeLink.CloseSession(command.session()));
+    }
+    return Behaviors.same();
+  }
+
+  private MachineStateException noSession(long session) {
+    return new MachineStateException("machine " + name + " has no session " + session);
+  }
+
+  private Behavior<Command> onLinkEventWhenReady(LinkEvent event) {
+    if (event.attempt() != attempt) {
+      return Behaviors.same();
+    }
+    if (event.event() instanceof NodeLink.StoragesChanged changed) {
+      onStoragesChanged(changed);
+    } else if (event.event() instanceof NodeLink.SessionReady opened) {
+      onSessionReady(opened.session());
+    } else if (event.event() instanceof NodeLink.SessionEnded ended) {
+      onSessionEnded(ended);
+    } else if (event.event() instanceof NodeLink.Lost lost) {
+      return onLinkLost(lost.cause());
+    }
+    return Behaviors.same();
+  }
+
+  private void onSessionReady(long id) {
+    Session session = sessions.get(id);
+    if (session != null && session.openedBy != null) {
+      session.openedBy.tell(StatusReply.success(new SessionOpened(id, info())));
+      session.openedBy = null;
+    }
+  }
+
+  private void onSessionEnded(NodeLink.SessionEnded ended) {
+    Session session = sessions.remove(ended.session());
+    if (session != null) {
+      if (ended.cause() != null) {
+        log.warn(
+            "Machine {}: session {} ended: {}", name, ended.session(), ended.cause().getMessage());
+      }
+      end(session, ended.cause());
+    }
+  }
+
+  /** Ends everything of a session; {@code cause} is null if it was closed as asked. */
+  private void end(Session session, RemoraException cause) {
+    long id = session.mailbox.session();
+    localSessions.remove(id);
+    if (cause == null) {
+      session.mailbox.detach();
+    }
+    session.mailbox.lose(
+        cause != null
+            ? cause
+            : new MachineStateException("session " + id + " on machine " + name + " is closed"));
+    session.actors.values().forEach(actor -> getContext().stop(actor));
+    session.freedActors.forEach(actor -> getContext().stop(actor));
+    if (session.openedBy != null) {
+      session.openedBy.tell(StatusReply.error(cause != null ? cause : noSession(id)));
+    }
+    for (ActorRef<StatusReply<Done>> replyTo : session.closedBy) {
+      replyTo.tell(cause == null ? StatusReply.ack() : StatusReply.error(cause));
+    }
+  }
+
+  private void endSessions(RemoraException cause) {
+    List<Session> ending = new ArrayList<>(sessions.values());
+    sessions.clear();
+    ending.forEach(session -> end(session, cause));
+  }
+
+  private void onStoragesChanged(NodeLink.StoragesChanged changed) {
+    Session session = sessions.get(changed.session());
+    if (session == null) {
+      return;
+    }
+    long now = nowMillis();
+    for (StorageBirth birth : changed.born()) {
+      session.storages.add(birth.id(), birth.bytes(), birth.device(), now);
+    }
+    for (StorageBirth birth : changed.realized()) {
+      if (session.storages.realize(birth.id(), birth.bytes())) {
+        ActorRef<StorageActor.Command> actor = session.actors.get(birth.id());
+        if (actor != null) {
+          actor.tell(StorageActor.realized(birth.bytes()));
+        }
+      }
+    }
+    free(session, changed.freedByProgram());
+    free(session, changed.freedByNode());
+  }
+
+  private static void free(Session session, long[] storages) {
+    for (long storage : storages) {
+      if (session.storages.remove(storage)) {
+        ActorRef<StorageActor.Command> actor = session.actors.remove(storage);
+        if (actor != null) {
+          actor.tell(StorageActor.freed());
+          session.freedActors.add(actor);
+        }
+      }
+    }
+  }
+
+  private Behavior<Command> onGetStorage(GetStorage query) {
+    Session session = sessions.get(query.session());
+    if (session == null) {
+      query.replyTo().tell(StatusReply.error(noSession(query.session())));
+    } else if (!session.storages.contains(query.storage())) {
+      query
+          .replyTo()
+          .tell(
+              StatusReply.error(
+                  new StaleReferenceException(
+                      "machine %s has no storage %d in session %d: it was freed, or nothing has used it yet"
+                          .formatted(name, query.storage(), query.session()))));
+    } else {
+      storageActor(session, query.storage()).tell(new StorageActor.GetInfo(query.replyTo()));
+    }
+    return Behaviors.same();
+  }
+
+  private ActorRef<StorageActor.Command> storageActor(Session session, long storage) {
+    return session.actors.computeIfAbsent(
+        storage,
+        id -> {
+          StorageTable storages = session.storages;
+          storages.promote(id);
+          long number = session.mailbox.session();
+          return getContext()
+              .spawn(
+                  StorageActor.create(
+                      new StorageInfo(
+                          id, storages.state(id), storages.bytes(id), storages.device(id), number)),
+                  "storage-" + number + "-" + id);
+        });
+  }
+
+  private Behavior<Command> onStorageTick(StorageTick tick) {
+    long latestBirth = nowMillis() - settings.storageActorAfter().toMillis();
+    for (Session session : sessions.values()) {
+      session.freedActors.forEach(actor -> getContext().stop(actor));
+      session.freedActors = new ArrayList<>();
+      for (long storage : session.storages.unpromotedBornBy(latestBirth)) {
+        storageActor(session, storage);
+      }
+    }
+    return Behaviors.same();
+  }
+
+  // Loss and failure ----------------------------------------------------------------------------
+
+  private Behavior<Command> onLinkLost(RemoraException cause) {
+    linkLost = cause;
+    timers.startSingleTimer(ExitReportOverdue.INSTANCE, settings.exitReportWait());
+    return Behaviors.same();
+  }
+
+  private Behavior<Command> onExitReportOverdue(ExitReportOverdue event) {
+    return fail(linkLost);
+  }
+
+  private Behavior<Command> onLinkStopped(LinkStopped event) {
+    if (event.attempt() != attempt || linkLost != null) {
+      return Behaviors.same();
+    }
+    return fail(new NodeLostException("the link of machine " + name + " failed; see the log"));
+  }
+
+  private Behavior<Command> onNodeExited(NodeExited event) {
+    if (event.attempt() != attempt) {
+      return Behaviors.same();
+    }
+    NodeExit exit = event.exit();
+    return fail(
+        state == MachineState.READY
+            ? new NodeLostException(
+                "machine " + name + " lost its node (" + node.description() + "): " + exit,
+                linkLost)
+            : new ProviderException(
+                "the node of machine "
+                    + name
+                    + " ("
+                    + node.description()
+                    + ") ended before it was connected: "
+                    + exit,
+                linkLost));
+  }
+
+  private Behavior<Command> fail(RemoraException cause) {
+    become(MachineState.FAILED, cause.getMessage());
+    endOpening(cause);
+    endSessions(cause);
+    if (link != null) {
+      getContext().stop(link);
+      link = null;
+    }
+    endNode();
+    return stash.unstashAll(closed());
+  }
+
+  private void endOpening(RemoraException cause) {
+    timers.cancelAll();
+    if (openedBy != null) {
+      openedBy.tell(StatusReply.error(cause));
+      openedBy = null;
+    }
+    if (provisioning != null) {
+      node = provisioning.abandon();
+      provisioning = null;
+    }
+  }
+
+  /** Starts to end the node, if there is one; {@link NodeEnded} follows. */
+  private void endNode() {
+    if (node == null) {
+      return;
+    }
+    nodeEnding = true;
+    timers.startSingleTimer(CloseTimedOut.INSTANCE, settings.closeTimeout());
+    int current = attempt;
+    ActorRef<Command> self = getContext().getSelf();
+    CompletableFuture<Done> unused =
+        terminate(node).whenComplete((done, failure) -> self.tell(new NodeEnded(current, failure)));
+  }
+
+  /** Ends a node that nobody waits for. */
+  private void abandon(ProvisionedNode abandoned) {
+    CompletableFuture<Done> unused =
+        terminate(abandoned)
+            .whenComplete(
+                (done, failure) -> {
+                  if (failure != null) {
+                    log.warn(
+                        "Machine {}: ending its node ({}) failed",
+                        name,
+                        abandoned.description(),
+                        failure);
+                  }
+                });
+  }
+
+  private static CompletableFuture<Done> terminate(ProvisionedNode node) {
+    try {
+      return node.terminate().toCompletableFuture();
+    } catch (RuntimeException e) {
+      return CompletableFuture.failedFuture(e);
+    }
+  }
+
+  // Closing -------------------------------------------------------------------------------------
+
+  private Behavior<Command> onClose(Close command) {
+    MachineStateException cause = new MachineStateException("machine " + name + " was closed");
+    closedBy.add(command.replyTo());
+    become(MachineState.STOPPED, "closing");
+    endOpening(cause);
+    endSessions(cause);
+    timers.startSingleTimer(CloseTimedOut.INSTANCE, settings.closeTimeout());
+    if (link != null && linkLost == null) {
+      link.tell(NodeLink.Shutdown.INSTANCE);
+      return stash.unstashAll(closing());
+    }
+    return stash.unstashAll(endNodeWhenClosing());
+  }
+
+  private Behavior<Command> onLinkStoppedWhenClosing(LinkStopped event) {
+    return event.attempt() == attempt && !nodeEnding ? endNodeWhenClosing() : Behaviors.same();
+  }
+
+  private Behavior<Command> endNodeWhenClosing() {
+    link = null;
+    if (node == null) {
+      return closed(null);
+    }
+    endNode();
+    return closing();
+  }
+
+  private Behavior<Command> onNodeEndedWhenClosing(NodeEnded event) {
+    return event.attempt() == attempt ? closed(event.failure()) : Behaviors.same();
+  }
+
+  private Behavior<Command> onCloseWhenClosing(Close command) {
+    closedBy.add(command.replyTo());
+    return Behaviors.same();
+  }
+
+  private Behavior<Command> onCloseTimedOut(CloseTimedOut event) {
+    return closed(closeTimeout());
+  }
+
+  private ProviderException closeTimeout() {
+    return new ProviderException(
+        "the node of machine %s (%s) did not end within %d ms (remora.machine.close-timeout); it may still run"
+            .formatted(name, node.description(), settings.closeTimeout().toMillis()));
+  }
+
+  private Behavior<Command> onCloseWhenClosed(Close command) {
+    closedBy.add(command.replyTo());
+    return nodeEnding ? Behaviors.same() : closed(null);
+  }
+
+  private Behavior<Command> onNodeEndedWhenClosed(NodeEnded event) {
+    if (event.attempt() != attempt || !nodeEnding) {
+      return Behaviors.same();
+    }
+    if (!closedBy.isEmpty()) {
+      return closed(event.failure());
+    }
+    nodeEnding = false;
+    timers.cancel(CloseTimedOut.INSTANCE);
+    if (event.failure() != null) {
+      log.warn("Machine {}: ending its node failed: {}", name, event.failure().toString());
+    }
+    return stash.unstashAll(closed());
+  }
+
+  private Behavior<Command> onCloseTimedOutWhenClosed(CloseTimedOut event) {
+    if (!closedBy.isEmpty()) {
+      return closed(closeTimeout());
+    }
+    nodeEnding = false;
+    log.warn("Machine {}: {}", name, closeTimeout().getMessage());
+    return stash.unstashAll(closed());
+  }
+
+  /** The end of closing. */
+  private Behavior<Command> closed(Throwable failure) {
+    timers.cancelAll();
+    nodeEnding = false;
+    openedOnce = false;
+    up = null;
+    StatusReply<Done> reply = StatusReply.ack();
+    if (failure == null) {
+      if (state != MachineState.STOPPED || node != null) {
+        become(MachineState.STOPPED, "closed by the program");
+      }
+    } else {
+      RemoraException cause =
+          failure instanceof RemoraException ours
+              ? ours
+              : new ProviderException(
+                  "ending the node of machine " + name + " failed: " + failure, failure);
+      become(MachineState.FAILED, cause.getMessage());
+      reply = StatusReply.error(cause);
+    }
+    node = null;
+    for (ActorRef<StatusReply<Done>> replyTo : closedBy) {
+      replyTo.tell(reply);
+    }
+    closedBy.clear();
+    Behavior<Command> next = stash.unstashAll(closed());
+    if (shard != null && state == MachineState.STOPPED) {
+      shard.tell(new ClusterSharding.Passivate<>(getContext().getSelf()));
+      return leaving();
+    }
+    return next;
+  }
+
+  /** What is said to an entity that is about to go is said again to the next of its name. */
+  private Behavior<Command> again(Command command) {
+    ClusterSharding.get(getContext().getSystem()).entityRefFor(ENTITY_KEY, name).tell(command);
+    return Behaviors.same();
+  }
+
+  private Behavior<Command> onLeave(Leave command) {
+    return Behaviors.stopped();
+  }
+
+  private Behavior<Command> onPostStop(PostStop signal) {
+    MachineStateException cause =
+        new MachineStateException("machine " + name + " was ended: its actor was stopped");
+    endOpening(cause);
+    endSessions(cause);
+    if (node != null && !nodeEnding) {
+      abandon(node);
+    }
+    return Behaviors.same();
+  }
+
+  // All states ----------------------------------------------------------------------------------
+
+  private Behavior<Command> onGetState(GetState query) {
+    query.replyTo().tell(info());
+    return Behaviors.same();
+  }
+
+  private Behavior<Command> later(Command command) {
+    if (stash.isFull()) {
+      return refuse(command);
+    }
+    stash.stash(command);
+    return Behaviors.same();
+  }
+
+  private Behavior<Command> refuse(Command command) {
+    MachineStateException error = new MachineStateException(refusal(command));
+    if (command instanceof Open open) {
+      open.replyTo().tell(StatusReply.error(error));
+    } else if (command instanceof OpenSession open) {
+      open.replyTo().tell(StatusReply.error(error));
+    } else if (command instanceof CloseSession close) {
+      close.replyTo().tell(StatusReply.error(error));
+    } else if (command instanceof GetStorage query) {
+      query.replyTo().tell(StatusReply.error(error));
+    }
+    return Behaviors.same();
+  }
+
+  private String refusal(Command command) {
+    if (stash.isFull()) {
+      return "machine %s is %s and %d commands wait for it (remora.machine.stash-capacity)"
+          .formatted(name, state, stash.size());
+    }
+    if (command instanceof Open && state == MachineState.FAILED) {
+      return "machine " + name + " has failed; close it before it is opened again: " + reason;
+    }
+    if (command instanceof Open) {
+      return "machine " + name + " is open already: it is " + state + " (" + reason + ")";
+    }
+    return "machine " + name + " is " + state + ": " + reason;
+  }
+
+  private MachineInfo info() {
+    long liveStorages = 0;
+    for (Session session : sessions.values()) {
+      liveStorages += session.storages.size();
+    }
+    return new MachineInfo(
+        name,
+        state,
+        spec == null ? "" : spec.provider(),
+        reason,
+        up == null ? List.of() : up.devices(),
+        up == null ? "" : up.libtorchVersion(),
+        up == null ? 0 : up.computeThreads(),
+        liveStorages);
+  }
+
+  private void become(MachineState newState, String newReason) {
+    MachineState oldState = state;
+    state = newState;
+    reason = newReason;
+    String line = newReason.lines().findFirst().orElse("");
+    log.info("Machine {}: {} -> {}: {}", name, oldState, newState, line);
+  }
+
+  private static long nowMillis() {
+    return (System.nanoTime() - START_NANOS) / 1_000_000;
+  }
+}

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors;
+
+import akka.actor.typed.ActorRef;
+import akka.actor.typed.Behavior;
+import akka.actor.typed.javadsl.AbstractBehavior;
+import akka.actor.typed.javadsl.ActorContext;
+import akka.actor.typed.javadsl.Behaviors;
+import akka.actor.typed.javadsl.Receive;
+import akka.pattern.StatusReply;
+
+/**
+ * Stands for one storage that outlives its batch: Lazy -> Realized -> Freed. It answers questions
+ * about its storage with what the node has acknowledged; the machine's actor tells it the changes
+ * and stops it some time after the storage is freed. Only storages that live for {@code
+ * remora.machine.storage-actor-after}, or that somebody asked about, have one.
+ */
+public final class StorageActor extends AbstractBehavior<StorageActor.Command> {
+
+  /** What the actor takes. */
+  public sealed interface Command extends RemoraMessage permits GetInfo, Changed {}
+
+  /** Asks for what is known of the storage. */
+  public record GetInfo(ActorRef<StatusReply<StorageInfo>> replyTo) implements Command {}
+
+  /** The machine's news. */
+  private sealed interface Changed extends Command permits Realized, Freed {}
+
+  private record Realized(long bytes) implements Changed {}
+
+  private enum Freed implements Changed {
+    INSTANCE
+  }
+
+  private StorageInfo info;
+
+  /** An actor for this storage in the state given. */
+  public static Behavior<Command> create(StorageInfo info) {
+    return Behaviors.setup(context -> new StorageActor(context, info));
+  }
+
+  /** Tells that the storage has memory on the node now. */
+  static Command realized(long bytes) {
+    return new Realized(bytes);
+  }
+
+  /** Tells that the storage is gone. */
+  static Command freed() {
+    return Freed.INSTANCE;
+  }
+
+  private StorageActor(ActorContext<Command> context, StorageInfo info) {
+    super(context);
+    this.info = info;
+  }
+
+  @Override
+  public Receive<Command> createReceive() {
+    return newReceiveBuilder()
+        .onMessage(GetInfo.class, this::onGetInfo)
+        .onMessage(Realized.class, this::onRealized)
+        .onMessage(Freed.class, this::onFreed)
+        .build();
+  }
+
+  private Behavior<Command> onGetInfo(GetInfo command) {
+    command.replyTo().tell(StatusReply.success(info));
+    return this;
+  }
+
+  private Behavior<Command> onRealized(Realized news) {
+    become(StorageState.REALIZED, news.bytes());
+    return this;
+  }
+
+  private Behavior<Command> onFreed(Freed news) {
+    become(StorageState.FREED, info.bytes());
+    return this;
+  }
+
+  private void become(StorageState state, long bytes) {
+    info = new StorageInfo(info.id(), state, bytes, info.device(), info.session());
+    getContext().getLog().debug("Storage {} of session {} is {}", info.id(), info.session(), state);
+  }
+}

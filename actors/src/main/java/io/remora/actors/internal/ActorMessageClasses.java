@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors.internal;
+
+import io.remora.actors.DeviceInfo;
+import io.remora.actors.MachineActor;
+import io.remora.actors.MachineInfo;
+import io.remora.actors.MachineState;
+import io.remora.actors.MessageClasses;
+import io.remora.actors.StorageActor;
+import io.remora.actors.StorageInfo;
+import io.remora.actors.StorageState;
+import io.remora.provider.GpuType;
+import io.remora.provider.MachineSpec;
+import io.remora.runtime.AuthenticationException;
+import io.remora.runtime.CrossMachineException;
+import io.remora.runtime.MachineStateException;
+import io.remora.runtime.NodeLostException;
+import io.remora.runtime.ProtocolException;
+import io.remora.runtime.ProviderException;
+import io.remora.runtime.ProvisioningTimeoutException;
+import io.remora.runtime.ReadTimeoutException;
+import io.remora.runtime.RemoraException;
+import io.remora.runtime.RemoteOperationException;
+import io.remora.runtime.ResourceExhaustedException;
+import io.remora.runtime.StaleReferenceException;
+
+/** The messages of this module. */
+public final class ActorMessageClasses implements MessageClasses {
+
+  /** Called by the service loader. */
+  public ActorMessageClasses() {}
+
+  @Override
+  public void register(Registry registry) {
+    registry.add(100, MachineActor.Open.class);
+    registry.add(101, MachineActor.OpenSession.class);
+    registry.add(102, MachineActor.CloseSession.class);
+    registry.add(103, MachineActor.GetState.class);
+    registry.add(104, MachineActor.GetStorage.class);
+    registry.add(105, MachineActor.Close.class);
+    registry.add(106, MachineActor.SessionOpened.class);
+    registry.add(107, MachineInfo.class);
+    registry.add(108, DeviceInfo.class);
+    registry.add(109, MachineState.class);
+    registry.add(110, StorageInfo.class);
+    registry.add(111, StorageState.class);
+    registry.add(112, MachineSpec.class);
+    registry.add(113, GpuType.class);
+    registry.add(120, StorageActor.GetInfo.class);
+    registry.add(140, RemoraException.class);
+    registry.add(141, RemoteOperationException.class);
+    registry.add(142, StaleReferenceException.class);
+    registry.add(143, CrossMachineException.class);
+    registry.add(144, NodeLostException.class);
+    registry.add(145, MachineStateException.class);
+    registry.add(146, ProtocolException.class);
+    registry.add(147, ReadTimeoutException.class);
+    registry.add(148, ProviderException.class);
+    registry.add(149, AuthenticationException.class);
+    registry.add(150, ResourceExhaustedException.class);
+    registry.add(151, ProvisioningTimeoutException.class);
+  }
+}

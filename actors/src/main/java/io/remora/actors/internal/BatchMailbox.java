@@ -1,0 +1,472 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors.internal;
+
+import static java.util.Objects.requireNonNull;
+
+import io.remora.actors.link.FrameType;
+import io.remora.actors.link.LinkConnection;
+import io.remora.actors.link.LinkSettings;
+import io.remora.actors.link.OutboundFrame;
+import io.remora.actors.link.OutboundSource;
+import io.remora.runtime.Batch;
+import io.remora.runtime.BatchSink;
+import io.remora.runtime.MachineStateException;
+import io.remora.runtime.NodeLostException;
+import io.remora.runtime.ProtocolException;
+import io.remora.runtime.RemoraException;
+import io.remora.runtime.SessionListener;
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
+import java.util.ArrayDeque;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.concurrent.locks.Condition;
+import java.util.concurrent.locks.ReentrantLock;
+
+/**
+ * One session's batches on their way to the node. The program's thread puts them in, the link's
+ * writer thread takes all that waits as one frame, and each stays here, in order, until the node
+ * has acknowledged it; its memory is given back exactly once, at the earliest when the writer is
+ * through with it.
+ *
+ * <p>At most {@code remora.link.max-in-flight-bytes} are unacknowledged; {@link #submit} blocks
+ * until there is room. Thread-safe.
+ */
+public final class BatchMailbox implements BatchSink, OutboundSource {
+
+  /** Bytes before each batch in a frame: its length. */
+  public static final int PREFIX_BYTES = 4;
+
+  private final long session;
+  private final String machine;
+  private final LinkSettings settings;
+
+  private final ReentrantLock lock = new ReentrantLock();
+  private final Condition room = lock.newCondition();
+
+  // Guarded by the lock.
+  private final ArrayDeque<Entry> waiting = new ArrayDeque<>();
+  private final ArrayDeque<Entry> sent = new ArrayDeque<>();
+  private final ByteBuffer[] prefixes;
+  private LinkConnection connection;
+  private boolean scheduled;
+  private long unacknowledgedBytes;
+  private long lastSequence;
+  private RemoraException lost;
+  private boolean detached;
+  private OutboundFrame afterAll;
+
+  private volatile SessionListener listener;
+
+  /**
+   * Makes an empty mailbox without a connection.
+   *
+   * @param session the session's number in frames
+   * @param machine the machine's name, for messages
+   */
+  public BatchMailbox(long session, String machine, LinkSettings settings) {
+    this.session = session;
+    this.machine = requireNonNull(machine, "machine");
+    this.settings = requireNonNull(settings, "settings");
+    this.prefixes = new ByteBuffer[settings.coalesceBatches()];
+    ByteBuffer slab = ByteBuffer.allocateDirect(prefixes.length * PREFIX_BYTES);
+    for (int i = 0; i < prefixes.length; i++) {
+      prefixes[i] = slab.slice(i * PREFIX_BYTES, PREFIX_BYTES).order(ByteOrder.LITTLE_ENDIAN);
+    }
+  }
+
+  /** The session's number. */
+  public long session() {
+    return session;
+  }
+
+  // The program's side --------------------------------------------------------------------------
+
+  /**
+   * Names who hears of the session.
+   *
+   * @throws RemoraException if the session was lost or closed already
+   * @throws IllegalStateException if somebody is attached
+   */
+  public void attach(SessionListener newListener) {
+    requireNonNull(newListener, "listener");
+    lock.lock();
+    try {
+      if (lost != null) {
+        throw thrownAgain(lost);
+      }
+      if (listener != null) {
+        throw new IllegalStateException("session " + session + " is attached already");
+      }
+      listener = newListener;
+      detached = false;
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  /** The listener hears nothing more, and further batches are refused. */
+  public void detach() {
+    lock.lock();
+    try {
+      listener = null;
+      detached = true;
+      room.signalAll();
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  /** Who is attached; null: nobody. */
+  public SessionListener listener() {
+    return listener;
+  }
+
+  @Override
+  public void submit(Batch batch) {
+    boolean accepted = false;
+    boolean schedule;
+    LinkConnection target;
+    try {
+      checkFits(batch);
+      lockInterruptibly();
+      try {
+        awaitRoom(batch.size());
+        if (batch.sequence() != lastSequence + 1) {
+          throw new IllegalArgumentException(
+              "batch "
+                  + batch.sequence()
+                  + " of session "
+                  + session
+                  + " comes after batch "
+                  + lastSequence);
+        }
+        lastSequence = batch.sequence();
+        waiting.addLast(new Entry(batch));
+        unacknowledgedBytes += batch.size();
+        accepted = true;
+        target = connection;
+        schedule = target != null && !scheduled;
+        scheduled |= schedule;
+      } finally {
+        lock.unlock();
+      }
+    } finally {
+      if (!accepted) {
+        batch.release();
+      }
+    }
+    if (schedule) {
+      target.send(this);
+    }
+  }
+
+  private void checkFits(Batch batch) {
+    if (batch.size() > settings.maxFrameBytes() - PREFIX_BYTES) {
+      throw new RemoraException(
+          "a batch of "
+              + batch.size()
+              + " bytes does not fit into a frame of the link to machine "
+              + machine
+              + " (remora.link.max-frame-bytes = "
+              + settings.maxFrameBytes()
+              + ")");
+    }
+  }
+
+  private void lockInterruptibly() {
+    try {
+      lock.lockInterruptibly();
+    } catch (InterruptedException e) {
+      throw interrupted(e);
+    }
+  }
+
+  private void awaitRoom(int size) {
+    while (true) {
+      if (lost != null) {
+        throw thrownAgain(lost);
+      }
+      if (detached) {
+        throw new RemoraException("session " + session + " on machine " + machine + " is detached");
+      }
+      if (unacknowledgedBytes == 0 || unacknowledgedBytes + size <= settings.maxInFlightBytes()) {
+        return;
+      }
+      try {
+        room.await();
+      } catch (InterruptedException e) {
+        throw interrupted(e);
+      }
+    }
+  }
+
+  /** The same error with the stack of the thread that gets it now. */
+  private static RemoraException thrownAgain(RemoraException cause) {
+    String message = cause.getMessage();
+    if (cause instanceof NodeLostException) {
+      return new NodeLostException(message, cause);
+    }
+    if (cause instanceof MachineStateException) {
+      return new MachineStateException(message, cause);
+    }
+    if (cause instanceof ProtocolException) {
+      return new ProtocolException(message, cause);
+    }
+    return new RemoraException(message, cause);
+  }
+
+  private RemoraException interrupted(InterruptedException cause) {
+    Thread.currentThread().interrupt();
+    return new RemoraException(
+        "interrupted while waiting for machine " + machine + " to take a batch", cause);
+  }
+
+  // The link's side -----------------------------------------------------------------------------
+
+  /** From now on batches go out over {@code newConnection}, those that wait at once. */
+  public void connect(LinkConnection newConnection) {
+    boolean schedule;
+    lock.lock();
+    try {
+      connection = newConnection;
+      schedule = lost == null && !scheduled && !waiting.isEmpty();
+      scheduled |= schedule;
+    } finally {
+      lock.unlock();
+    }
+    if (schedule) {
+      newConnection.send(this);
+    }
+  }
+
+  /** Sends a frame of the session behind all batches submitted so far. */
+  public void sendAfterAll(OutboundFrame frame) {
+    LinkConnection target;
+    lock.lock();
+    try {
+      target = connection;
+      if (lost != null || target == null) {
+        return;
+      }
+      afterAll = frame;
+      if (scheduled) {
+        return;
+      }
+      scheduled = true;
+    } finally {
+      lock.unlock();
+    }
+    target.send(this);
+  }
+
+  /** All that waits, as one BATCH frame as large as the settings allow. */
+  @Override
+  public OutboundFrame nextFrame() {
+    lock.lock();
+    try {
+      if (waiting.isEmpty() || lost != null) {
+        scheduled = false;
+        OutboundFrame last = lost == null ? afterAll : null;
+        afterAll = null;
+        return last;
+      }
+      List<Entry> entries = new ArrayList<>(Math.min(waiting.size(), prefixes.length));
+      long bytes = 0;
+      do {
+        Entry entry = waiting.pollFirst();
+        bytes += PREFIX_BYTES + entry.size;
+        entry.withWriter = true;
+        sent.addLast(entry);
+        entries.add(entry);
+      } while (!waiting.isEmpty()
+          && entries.size() < prefixes.length
+          && bytes + PREFIX_BYTES + waiting.peekFirst().size <= settings.coalesceBytes());
+      ByteBuffer[] payload = new ByteBuffer[2 * entries.size()];
+      for (int i = 0; i < entries.size(); i++) {
+        Entry entry = entries.get(i);
+        payload[2 * i] = prefixes[i].clear().putInt(entry.size).flip();
+        payload[2 * i + 1] = entry.batch.bytes();
+      }
+      return OutboundFrame.of(
+          FrameType.BATCH,
+          session,
+          entries.get(0).batch.sequence(),
+          () -> writerDone(entries),
+          payload);
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  @Override
+  public void onDropped() {
+    lock.lock();
+    try {
+      scheduled = false;
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  /** The writer does not touch these batches' memory any more. */
+  private void writerDone(List<Entry> entries) {
+    LinkConnection again = null;
+    lock.lock();
+    try {
+      for (Entry entry : entries) {
+        entry.withWriter = false;
+      }
+      scheduled = lost == null && (!waiting.isEmpty() || afterAll != null);
+      if (scheduled) {
+        again = connection;
+      }
+    } finally {
+      lock.unlock();
+    }
+    for (Entry entry : entries) {
+      entry.releaseIfDone();
+    }
+    if (again != null) {
+      again.send(this);
+    }
+  }
+
+  /**
+   * Takes the node's word that a batch was executed: there is room for more. The caller reads what
+   * it needs from the batch and then calls {@link Acknowledged#release()}.
+   *
+   * @throws ProtocolException if that batch is not the next one under way
+   */
+  public Acknowledged acknowledge(long sequence) {
+    lock.lock();
+    try {
+      Entry entry = sent.peekFirst();
+      if (entry == null || entry.batch.sequence() != sequence) {
+        throw new ProtocolException(
+            "the node of machine %s acknowledged batch %d of session %d, but %s"
+                .formatted(
+                    machine,
+                    sequence,
+                    session,
+                    entry == null
+                        ? "none is under way"
+                        : "the next under way is " + entry.batch.sequence()));
+      }
+      sent.removeFirst();
+      unacknowledgedBytes -= entry.size;
+      room.signalAll();
+      return entry;
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  // The end -------------------------------------------------------------------------------------
+
+  /**
+   * Ends the session: blocked and later {@link #submit}s throw {@code cause}, the listener hears of
+   * it, all batches are given back. Only the first call counts.
+   */
+  public void lose(RemoraException cause) {
+    requireNonNull(cause, "cause");
+    List<Entry> entries;
+    lock.lock();
+    try {
+      if (lost != null) {
+        return;
+      }
+      lost = cause;
+      connection = null;
+      entries = new ArrayList<>(sent);
+      entries.addAll(waiting);
+      sent.clear();
+      waiting.clear();
+      unacknowledgedBytes = 0;
+      room.signalAll();
+    } finally {
+      lock.unlock();
+    }
+    for (Entry entry : entries) {
+      entry.release();
+    }
+    SessionListener hearing = listener;
+    if (hearing != null) {
+      hearing.onLost(cause);
+    }
+  }
+
+  /** Bytes submitted and not acknowledged. */
+  public long unacknowledgedBytes() {
+    lock.lock();
+    try {
+      return unacknowledgedBytes;
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  /** The last batch that the node acknowledged; 0 = none. */
+  public long lastAcknowledgedSequence() {
+    lock.lock();
+    try {
+      return lastSequence - waiting.size() - sent.size();
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  /** A batch that the node has executed. */
+  public interface Acknowledged {
+
+    /** The batch; its lists may be read until {@link #release()}. */
+    Batch batch();
+
+    /** Gives the batch's memory back, once the writer is through with it. */
+    void release();
+  }
+
+  /** A batch under way. */
+  private final class Entry implements Acknowledged {
+
+    final Batch batch;
+    final int size;
+    // Guarded by the lock.
+    boolean withWriter;
+    boolean done;
+
+    Entry(Batch batch) {
+      this.batch = batch;
+      this.size = batch.size();
+    }
+
+    @Override
+    public Batch batch() {
+      return batch;
+    }
+
+    @Override
+    public void release() {
+      lock.lock();
+      try {
+        done = true;
+      } finally {
+        lock.unlock();
+      }
+      releaseIfDone();
+    }
+
+    void releaseIfDone() {
+      boolean free;
+      lock.lock();
+      try {
+        free = done && !withWriter;
+      } finally {
+        lock.unlock();
+      }
+      if (free) {
+        batch.release();
+      }
+    }
+  }
+}

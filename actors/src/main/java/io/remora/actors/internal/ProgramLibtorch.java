@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors.internal;
+
+import java.io.IOException;
+import java.io.InputStream;
+import java.io.UncheckedIOException;
+import java.util.Properties;
+
+/** Which libtorch the program's classes are made for, without loading it. */
+public final class ProgramLibtorch {
+
+  private static final String RESOURCE = "/META-INF/maven/org.bytedeco/pytorch/pom.properties";
+
+  private ProgramLibtorch() {}
+
+  /** Such as {@code 2.10.0}; empty where the program has no libtorch on its class path. */
+  public static String version() {
+    try (InputStream in = ProgramLibtorch.class.getResourceAsStream(RESOURCE)) {
+      if (in == null) {
+        return "";
+      }
+      Properties properties = new Properties();
+      properties.load(in);
+      // The artifact's version is libtorch's, a dash, and JavaCPP's.
+      return properties.getProperty("version", "").split("-", 2)[0];
+    } catch (IOException e) {
+      throw new UncheckedIOException("cannot read " + RESOURCE, e);
+    }
+  }
+}

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors.internal;
+
+import io.remora.actors.StorageState;
+import java.util.Arrays;
+
+/**
+ * The live storages of one session in little memory: an open-addressing table from storage id to
+ * size, device, state and age, about 48 bytes an entry. Ids are positive. Not thread-safe.
+ */
+public final class StorageTable {
+
+  private static final int SMALLEST = 64;
+  private static final int FIELDS = 3;
+  private static final int ID = 0;
+  private static final int BYTES = 1;
+  private static final int META = 2;
+
+  // META: bits 0-7 device, 8 realized, 9 promoted, 10-63 birth in ms.
+  private static final long DEVICE_MASK = 0xff;
+  private static final long REALIZED = 1L << 8;
+  private static final long PROMOTED = 1L << 9;
+  private static final int BIRTH_SHIFT = 10;
+
+  private long[] slots = new long[SMALLEST * FIELDS];
+  private int capacity = SMALLEST;
+  private int size;
+
+  /** Number of storages. */
+  public int size() {
+    return size;
+  }
+
+  /** Adds a lazy storage; one that is there already is left as it is. */
+  public void add(long id, long bytes, int device, long nowMillis) {
+    if (id <= 0) {
+      throw new IllegalArgumentException("storage ids are positive, but this is " + id);
+    }
+    int slot = find(id);
+    if (slots[slot + ID] == id) {
+      return;
+    }
+    slots[slot + ID] = id;
+    slots[slot + BYTES] = bytes;
+    slots[slot + META] = (device & DEVICE_MASK) | (nowMillis << BIRTH_SHIFT);
+    size++;
+    if (size * 3 > capacity * 2) {
+      resize(capacity * 2);
+    }
+  }
+
+  /** Whether the storage is live. */
+  public boolean contains(long id) {
+    return id > 0 && slots[find(id) + ID] == id;
+  }
+
+  /** Notes that a storage has memory now; false if it is not in the table. */
+  public boolean realize(long id, long bytes) {
+    if (!contains(id)) {
+      return false;
+    }
+    int slot = find(id);
+    slots[slot + BYTES] = bytes;
+    slots[slot + META] |= REALIZED;
+    return true;
+  }
+
+  /** Removes a storage; false if it is not in the table. */
+  public boolean remove(long id) {
+    if (!contains(id)) {
+      return false;
+    }
+    int hole = find(id);
+    int next = hole;
+    // Close the hole: move back whatever a search would no longer find across it.
+    while (true) {
+      next = (next + FIELDS) % slots.length;
+      if (slots[next + ID] == 0) {
+        break;
+      }
+      int home = home(slots[next + ID]);
+      boolean reachable = hole <= next ? hole < home && home <= next : hole < home || home <= next;
+      if (!reachable) {
+        System.arraycopy(slots, next, slots, hole, FIELDS);
+        hole = next;
+      }
+    }
+    slots[hole + ID] = 0;
+    size--;
+    if (capacity > SMALLEST && size * 8 < capacity) {
+      resize(capacity / 2);
+    }
+    return true;
+  }
+
+  /** Size in bytes of a live storage. */
+  public long bytes(long id) {
+    return slots[live(id) + BYTES];
+  }
+
+  /** Device index of a live storage. */
+  public int device(long id) {
+    return (int) (slots[live(id) + META] & DEVICE_MASK);
+  }
+
+  /** State of a live storage. */
+  public StorageState state(long id) {
+    return (slots[live(id) + META] & REALIZED) != 0 ? StorageState.REALIZED : StorageState.LAZY;
+  }
+
+  /** Notes that the storage has an actor. */
+  public void promote(long id) {
+    slots[live(id) + META] |= PROMOTED;
+  }
+
+  /** Whether the storage has an actor. */
+  public boolean isPromoted(long id) {
+    return (slots[live(id) + META] & PROMOTED) != 0;
+  }
+
+  /** The ids, in no order, of storages without an actor that were born by {@code latestMillis}. */
+  public long[] unpromotedBornBy(long latestMillis) {
+    long[] found = new long[8];
+    int count = 0;
+    for (int slot = 0; slot < slots.length; slot += FIELDS) {
+      if (slots[slot + ID] != 0
+          && (slots[slot + META] & PROMOTED) == 0
+          && slots[slot + META] >>> BIRTH_SHIFT <= latestMillis) {
+        if (count == found.length) {
+          found = Arrays.copyOf(found, 2 * count);
+        }
+        found[count++] = slots[slot + ID];
+      }
+    }
+    return Arrays.copyOf(found, count);
+  }
+
+  private int live(long id) {
+    int slot = find(id);
+    if (id <= 0 || slots[slot + ID] != id) {
+      throw new IllegalArgumentException("storage " + id + " is not live");
+    }
+    return slot;
+  }
+
+  /** The slot of this id, or the empty one where it would be. */
+  private int find(long id) {
+    int slot = home(id);
+    while (slots[slot + ID] != id && slots[slot + ID] != 0) {
+      slot = (slot + FIELDS) % slots.length;
+    }
+    return slot;
+  }
+
+  private int home(long id) {
+    long mixed = id * 0x9E3779B97F4A7C15L;
+    return (int) (mixed >>> 32 & (capacity - 1)) * FIELDS;
+  }
+
+  private void resize(int newCapacity) {
+    long[] old = slots;
+    slots = new long[newCapacity * FIELDS];
+    capacity = newCapacity;
+    for (int from = 0; from < old.length; from += FIELDS) {
+      if (old[from + ID] != 0) {
+        System.arraycopy(old, from, slots, find(old[from + ID]), FIELDS);
+      }
+    }
+  }
+}

@@ -1,0 +1,3 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+/** Implementation details of the actors; not API. */
+package io.remora.actors.internal;

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors.link;
+
+import io.remora.runtime.ProtocolException;
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
+import java.util.zip.CRC32C;
+
+/**
+ * The fixed 32 bytes before each payload, little-endian:
+ *
+ * <pre>
+ *  0 u32 payload length     8 u64 session     24 u32 CRC32C of the payload
+ *  4 u8  type              16 u64 sequence    28 u32 CRC32C of bytes 0 to 27
+ *  5 u8  flags
+ *  6 u16 protocol version
+ * </pre>
+ *
+ * The header has a checksum of its own, so that a corrupt length is found before it is used.
+ *
+ * @param type what the payload is
+ * @param flags 0 in this version
+ * @param length bytes of payload after the header
+ * @param session the session meant, 0 for the connection itself
+ * @param sequence the batch's number, 0 where none is meant
+ * @param payloadChecksum CRC32C of the payload
+ */
+public record FrameHeader(
+    FrameType type, int flags, int length, long session, long sequence, int payloadChecksum) {
+
+  /** Bytes of an encoded header. */
+  public static final int BYTES = 32;
+
+  /** The protocol spoken here. Any change of frames or their payloads raises it. */
+  public static final int PROTOCOL_VERSION = 1;
+
+  private static final int CHECKED_BYTES = 28;
+
+  /**
+   * Writes a header at {@code target}'s position and moves the position behind it.
+   *
+   * @param target little-endian, at least {@link #BYTES} remaining
+   */
+  static void write(
+      ByteBuffer target,
+      CRC32C crc,
+      FrameType type,
+      int flags,
+      int length,
+      long session,
+      long sequence,
+      int payloadChecksum) {
+    int start = target.position();
+    target
+        .putInt(length)
+        .put(type.code())
+        .put((byte) flags)
+        .putShort((short) PROTOCOL_VERSION)
+        .putLong(session)
+        .putLong(sequence)
+        .putInt(payloadChecksum);
+    target.putInt(checksum(target, start, crc));
+  }
+
+  /** Writes this header at {@code target}'s position (any byte order) and moves behind it. */
+  public void writeTo(ByteBuffer target) {
+    ByteOrder order = target.order();
+    write(
+        target.order(ByteOrder.LITTLE_ENDIAN),
+        new CRC32C(),
+        type,
+        flags,
+        length,
+        session,
+        sequence,
+        payloadChecksum);
+    target.order(order);
+  }
+
+  /**
+   * Reads a header at {@code source}'s position (any byte order) and moves behind it.
+   *
+   * @throws ProtocolException if it is damaged, of another version, of an unknown type or announces
+   *     more than {@code maxLength} bytes
+   */
+  public static FrameHeader readFrom(ByteBuffer source, int maxLength) {
+    ByteOrder order = source.order();
+    try {
+      return read(source.order(ByteOrder.LITTLE_ENDIAN), new CRC32C(), maxLength);
+    } finally {
+      source.order(order);
+    }
+  }
+
+  /** As {@link #readFrom} with the caller's checksum object; {@code source} is little-endian. */
+  static FrameHeader read(ByteBuffer source, CRC32C crc, int maxLength) {
+    int start = source.position();
+    int expected = source.getInt(start + CHECKED_BYTES);
+    int actual = checksum(source, start, crc);
+    if (expected != actual) {
+      throw new ProtocolException(
+          "damaged frame header: checksum is %08x, expected %08x".formatted(actual, expected));
+    }
+    int version = source.getShort(start + 6) & 0xffff;
+    if (version != PROTOCOL_VERSION) {
+      throw new ProtocolException(
+          "the peer speaks link protocol version " + version + ", this side " + PROTOCOL_VERSION);
+    }
+    FrameType type = FrameType.ofCode(source.get(start + 4));
+    int flags = source.get(start + 5) & 0xff;
+    if (flags != 0) {
+      throw new ProtocolException(
+          "unknown flags 0x%02x in a %s frame of protocol version %d"
+              .formatted(flags, type, version));
+    }
+    int length = source.getInt(start);
+    if (length < 0 || length > maxLength) {
+      throw new ProtocolException(
+          "a "
+              + type
+              + " frame announces "
+              + Integer.toUnsignedString(length)
+              + " bytes; the limit is "
+              + maxLength
+              + " (remora.link.max-frame-bytes)");
+    }
+    FrameHeader header =
+        new FrameHeader(
+            type,
+            flags,
+            length,
+            source.getLong(start + 8),
+            source.getLong(start + 16),
+            source.getInt(start + 24));
+    source.position(start + BYTES);
+    return header;
+  }
+
+  private static int checksum(ByteBuffer bytes, int start, CRC32C crc) {
+    int position = bytes.position();
+    int limit = bytes.limit();
+    crc.reset();
+    bytes.limit(start + CHECKED_BYTES).position(start);
+    crc.update(bytes);
+    bytes.limit(limit).position(position);
+    return (int) crc.getValue();
+  }
+}

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors.link;
+
+import io.remora.runtime.ProtocolException;
+
+/** What a frame carries. The codes are part of the protocol and never change their meaning. */
+public enum FrameType {
+  /** Machine to node, first frame: {@code Hello}. */
+  HELLO(1),
+  /** Node to machine, the answer: {@code Welcome}. */
+  WELCOME(2),
+  /** Node to machine: {@code Refused}, of the connection (session 0) or of a session. */
+  REFUSED(3),
+  /** Machine to node: {@code OpenSession}. */
+  OPEN_SESSION(4),
+  /** Node to machine: {@code SessionOpened}. */
+  SESSION_OPENED(5),
+  /** Machine to node: {@code CloseSession}. */
+  CLOSE_SESSION(6),
+  /** Node to machine: {@code SessionClosed}. */
+  SESSION_CLOSED(7),
+  /**
+   * Machine to node: one or more batches back to back, each after its length (u32). The header's
+   * sequence is the first batch's; the others follow without a gap.
+   */
+  BATCH(8),
+  /** Node to machine: the batch of this sequence was executed; the payload is its report. */
+  ACK(9),
+  /** Node to machine: a {@link ValueHeader} and then bytes of a value. */
+  VALUE(10),
+  /** Either way: "I am alive"; no payload. */
+  HEARTBEAT(11),
+  /** Either way, last frame: {@code Goodbye}. */
+  GOODBYE(12);
+
+  private static final FrameType[] BY_CODE = new FrameType[13];
+
+  static {
+    for (FrameType type : values()) {
+      BY_CODE[type.code] = type;
+    }
+  }
+
+  private final byte code;
+
+  FrameType(int code) {
+    this.code = (byte) code;
+  }
+
+  /** The byte in the frame header. */
+  public byte code() {
+    return code;
+  }
+
+  /**
+   * The type with this code.
+   *
+   * @throws ProtocolException if there is none
+   */
+  public static FrameType ofCode(int code) {
+    FrameType type = code >= 0 && code < BY_CODE.length ? BY_CODE[code] : null;
+    if (type == null) {
+      throw new ProtocolException("unknown frame type " + code);
+    }
+    return type;
+  }
+}

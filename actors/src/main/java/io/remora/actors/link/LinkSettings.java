@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors.link;
+
+import com.typesafe.config.Config;
+import java.time.Duration;
+
+/**
+ * Settings of a link, {@code remora.link} in the configuration; {@code reference.conf} says what
+ * each means.
+ *
+ * @param maxFrameBytes largest payload of a frame, in bytes
+ * @param chunkBytes size of a VALUE frame's part of a long value, in bytes
+ * @param coalesceBytes up to how many bytes of waiting batches go into one frame
+ * @param coalesceBatches up to how many waiting batches go into one frame
+ * @param maxInFlightBytes unacknowledged bytes of a session at which recording blocks
+ * @param poolBytes unused receive buffers kept per connection, in bytes
+ * @param heartbeatInterval after how long without anything sent a heartbeat is sent
+ * @param heartbeatTimeout after how long without anything received the link counts as lost
+ * @param connectTimeout limit of making the TCP connection
+ * @param handshakeTimeout limit from connection to welcome
+ */
+public record LinkSettings(
+    int maxFrameBytes,
+    int chunkBytes,
+    int coalesceBytes,
+    int coalesceBatches,
+    long maxInFlightBytes,
+    long poolBytes,
+    Duration heartbeatInterval,
+    Duration heartbeatTimeout,
+    Duration connectTimeout,
+    Duration handshakeTimeout) {
+
+  private static final int LARGEST_FRAME = 1 << 30;
+
+  /** Checks the ranges. */
+  public LinkSettings {
+    check(
+        maxFrameBytes >= 64 * 1024 && maxFrameBytes <= LARGEST_FRAME,
+        "max-frame-bytes must be between 64 KiB and 1 GiB");
+    check(
+        chunkBytes >= 1024 && chunkBytes <= maxFrameBytes - ValueHeader.BYTES,
+        "chunk-bytes must be between 1 KiB and max-frame-bytes - " + ValueHeader.BYTES);
+    check(
+        coalesceBytes >= 0 && coalesceBytes <= maxFrameBytes,
+        "coalesce-bytes must be between 0 and max-frame-bytes");
+    check(
+        coalesceBatches >= 1 && coalesceBatches <= 256,
+        "coalesce-batches must be between 1 and 256");
+    check(maxInFlightBytes >= 1, "max-in-flight-bytes must be at least 1");
+    check(poolBytes >= 0, "pool-bytes must not be negative");
+    check(isPositive(heartbeatInterval), "heartbeat-interval must be positive");
+    check(
+        heartbeatTimeout.compareTo(heartbeatInterval) > 0,
+        "heartbeat-timeout must be longer than heartbeat-interval");
+    check(isPositive(connectTimeout), "connect-timeout must be positive");
+    check(isPositive(handshakeTimeout), "handshake-timeout must be positive");
+  }
+
+  /**
+   * Reads {@code remora.link}.
+   *
+   * @param root the whole configuration, with the defaults of {@code reference.conf}
+   * @throws IllegalArgumentException if a value is out of range; the message names the key
+   */
+  public static LinkSettings from(Config root) {
+    Config link = root.getConfig("remora.link");
+    return new LinkSettings(
+        bytes(link, "max-frame-bytes"),
+        bytes(link, "chunk-bytes"),
+        bytes(link, "coalesce-bytes"),
+        link.getInt("coalesce-batches"),
+        link.getBytes("max-in-flight-bytes"),
+        link.getBytes("pool-bytes"),
+        link.getDuration("heartbeat-interval"),
+        link.getDuration("heartbeat-timeout"),
+        link.getDuration("connect-timeout"),
+        link.getDuration("handshake-timeout"));
+  }
+
+  private static int bytes(Config link, String key) {
+    long value = link.getBytes(key);
+    check(value >= 0 && value <= LARGEST_FRAME, key + " must be between 0 and 1 GiB");
+    return (int) value;
+  }
+
+  private static boolean isPositive(Duration duration) {
+    return !duration.isZero() && !duration.isNegative();
+  }
+
+  private static void check(boolean condition, String message) {
+    if (!condition) {
+      throw new IllegalArgumentException("remora.link." + message);
+    }
+  }
+}

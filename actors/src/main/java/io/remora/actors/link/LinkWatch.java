@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors.link;
+
+import java.time.Duration;
+import java.util.concurrent.ScheduledFuture;
+import java.util.concurrent.ScheduledThreadPoolExecutor;
+import java.util.concurrent.TimeUnit;
+
+/** One daemon thread that looks after the silence of all connections of this JVM. */
+final class LinkWatch {
+
+  private static final ScheduledThreadPoolExecutor TIMER = timer();
+
+  private LinkWatch() {}
+
+  /** Calls {@link LinkConnection#checkAlive} every {@code interval} until cancelled. */
+  static ScheduledFuture<?> watch(LinkConnection connection, Duration interval) {
+    long nanos = interval.toNanos();
+    return TIMER.scheduleWithFixedDelay(
+        new Check(connection, nanos), nanos, nanos, TimeUnit.NANOSECONDS);
+  }
+
+  static void after(Duration delay, Runnable action) {
+    ScheduledFuture<?> unused = TIMER.schedule(action, delay.toNanos(), TimeUnit.NANOSECONDS);
+  }
+
+  private static ScheduledThreadPoolExecutor timer() {
+    ScheduledThreadPoolExecutor timer =
+        new ScheduledThreadPoolExecutor(
+            1,
+            task -> {
+              Thread thread = new Thread(task, "remora-link-watch");
+              thread.setDaemon(true);
+              return thread;
+            });
+    timer.setRemoveOnCancelPolicy(true);
+    return timer;
+  }
+
+  private static final class Check implements Runnable {
+
+    private final LinkConnection connection;
+    private final long intervalNanos;
+    private long lastRunNanos = System.nanoTime();
+
+    Check(LinkConnection connection, long intervalNanos) {
+      this.connection = connection;
+      this.intervalNanos = intervalNanos;
+    }
+
+    @Override
+    public void run() {
+      long now = System.nanoTime();
+      long slept = now - lastRunNanos;
+      lastRunNanos = now;
+      // After this process itself stood still (suspended, long pause), what the peer sent meanwhile
+      // may wait unread: give the reader one interval to fetch it.
+      if (slept < 3 * intervalNanos) {
+        connection.checkAlive(now);
+      }
+    }
+  }
+}

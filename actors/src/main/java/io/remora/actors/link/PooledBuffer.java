@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors.link;
+
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
+import java.util.concurrent.atomic.AtomicInteger;
+
+/**
+ * A payload in reused native memory. Whoever gets one in {@link LinkConnection.Handler#onFrame} may
+ * use it during that call; {@link #retain()} keeps it beyond, and then {@link #release()} must give
+ * it back, on any thread.
+ */
+public final class PooledBuffer {
+
+  private final BufferPool pool;
+  private final int sizeClass;
+  private final ByteBuffer memory;
+  private final AtomicInteger holders = new AtomicInteger();
+
+  PooledBuffer(BufferPool pool, int sizeClass, int capacity) {
+    this.pool = pool;
+    this.sizeClass = sizeClass;
+    this.memory = ByteBuffer.allocateDirect(capacity).order(ByteOrder.LITTLE_ENDIAN);
+  }
+
+  /**
+   * The payload: a direct little-endian buffer, always the same object, whose position and limit
+   * belong to the holder.
+   */
+  public ByteBuffer bytes() {
+    return memory;
+  }
+
+  /** Keeps the buffer beyond the current call; needs one {@link #release()} more. */
+  public PooledBuffer retain() {
+    int before = holders.getAndIncrement();
+    if (before <= 0) {
+      holders.getAndDecrement();
+      throw new IllegalStateException("the buffer was given back already");
+    }
+    return this;
+  }
+
+  /**
+   * Gives up one hold; with the last one the memory is reused.
+   *
+   * @throws IllegalStateException if nobody holds it
+   */
+  public void release() {
+    int after = holders.decrementAndGet();
+    if (after < 0) {
+      holders.incrementAndGet();
+      throw new IllegalStateException("the buffer was given back already");
+    }
+    if (after == 0) {
+      pool.giveBack(this);
+    }
+  }
+
+  PooledBuffer prepare(int size) {
+    holders.set(1);
+    memory.clear().limit(size);
+    return this;
+  }
+
+  int sizeClass() {
+    return sizeClass;
+  }
+
+  int capacity() {
+    return memory.capacity();
+  }
+}

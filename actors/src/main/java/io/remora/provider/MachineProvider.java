@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.provider;
+
+import java.util.concurrent.CompletionStage;
+
+/**
+ * Starts nodes somewhere. Implementations have a public constructor without arguments, are named in
+ * {@code META-INF/services/io.remora.provider.MachineProvider}, are thread-safe and keep no state
+ * between machines.
+ */
+public interface MachineProvider {
+
+  /** The name users give, such as {@code mock}; lower case, unique among the providers present. */
+  String name();
+
+  /**
+   * Starts a node for {@code spec} and completes when its link port answers or is about to. Must
+   * not block the caller; blocking work belongs on {@link ProviderContext#blocking()}.
+   *
+   * <p>Fails with a {@link io.remora.runtime.ProviderException} or a subclass of it; whatever was
+   * started by then must have been ended. The caller limits the time, and ends a node that comes
+   * too late.
+   */
+  CompletionStage<ProvisionedNode> provision(MachineSpec spec, ProviderContext context);
+}

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.provider;
+
+import static java.util.Objects.requireNonNull;
+
+import java.time.Duration;
+
+/**
+ * What machine is wanted.
+ *
+ * @param name the machine's name, 1 to 100 letters, digits, {@code -}, {@code _} and {@code .}
+ * @param provider the provider's name
+ * @param gpuType the kind of GPU; null: the provider's choice
+ * @param gpuCount how many GPUs, 1 to 8
+ * @param idleTimeout after how long without use the provider may end the node; null: its default
+ * @param openTimeout limit from asking to ready
+ * @param settings configuration of this machine alone, in HOCON; the provider sees it before the
+ *     system's. May be empty. Not shown by {@link #toString}
+ */
+public record MachineSpec(
+    String name,
+    String provider,
+    GpuType gpuType,
+    int gpuCount,
+    Duration idleTimeout,
+    Duration openTimeout,
+    String settings) {
+
+  /** Most GPUs of one machine. */
+  public static final int MAX_GPUS = 8;
+
+  /**
+   * Checks the ranges.
+   *
+   * @throws IllegalArgumentException if a value is out of range
+   */
+  public MachineSpec {
+    requireNonNull(name, "name");
+    requireNonNull(provider, "provider");
+    requireNonNull(openTimeout, "openTimeout");
+    requireNonNull(settings, "settings");
+    checkArgument(
+        name.matches("[A-Za-z0-9._-]{1,100}"),
+        "a machine's name has 1 to 100 letters, digits, '-', '_' and '.', but it is \""
+            + name
+            + "\"");
+    checkArgument(
+        gpuCount >= 1 && gpuCount <= MAX_GPUS,
+        "gpuCount must be between 1 and " + MAX_GPUS + ", but it is " + gpuCount);
+    checkArgument(
+        idleTimeout == null || isPositive(idleTimeout),
+        "idleTimeout must be positive, but it is " + idleTimeout);
+    checkArgument(
+        isPositive(openTimeout), "openTimeout must be positive, but it is " + openTimeout);
+  }
+
+  /** A machine without configuration of its own. */
+  public MachineSpec(
+      String name,
+      String provider,
+      GpuType gpuType,
+      int gpuCount,
+      Duration idleTimeout,
+      Duration openTimeout) {
+    this(name, provider, gpuType, gpuCount, idleTimeout, openTimeout, "");
+  }
+
+  /** All but the settings, in which there may be secrets. */
+  @Override
+  public String toString() {
+    return "MachineSpec(%s, provider %s, %d x %s, idle timeout %s, open timeout %s)"
+        .formatted(
+            name,
+            provider,
+            gpuCount,
+            gpuType == null ? "any GPU" : gpuType.displayName(),
+            idleTimeout == null ? "default" : idleTimeout,
+            openTimeout);
+  }
+
+  private static boolean isPositive(Duration duration) {
+    return !duration.isZero() && !duration.isNegative();
+  }
+
+  private static void checkArgument(boolean condition, String message) {
+    if (!condition) {
+      throw new IllegalArgumentException(message);
+    }
+  }
+}

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.provider;
+
+import akka.Done;
+import java.net.InetSocketAddress;
+import java.util.concurrent.CompletionStage;
+
+/** A node that was started for a machine. Thread-safe. */
+public interface ProvisionedNode {
+
+  /** Where the node takes links. */
+  InetSocketAddress address();
+
+  /** The secret that the node was started with. */
+  LaunchToken token();
+
+  /** One line for logs, such as {@code child process 4711}; no secrets. */
+  String description();
+
+  /** Completes when the node has ended, for whatever reason. Never fails. */
+  CompletionStage<NodeExit> exited();
+
+  /**
+   * Ends the node and frees what it cost; completes when that is done. Idempotent, must not block
+   * the caller. Works also after the node ended by itself.
+   */
+  CompletionStage<Done> terminate();
+}

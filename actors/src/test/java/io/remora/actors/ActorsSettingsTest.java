@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+
+import com.typesafe.config.Config;
+import com.typesafe.config.ConfigException;
+import com.typesafe.config.ConfigFactory;
+import com.typesafe.config.ConfigValueFactory;
+import java.io.File;
+import java.time.Duration;
+import java.util.List;
+import org.junit.jupiter.api.Tag;
+import org.junit.jupiter.api.Test;
+
+@Tag("critical")
+class ActorsSettingsTest {
+
+  /** This module's own defaults, alone. */
+  private static final Config OWN =
+      ConfigFactory.parseFile(new File("src/main/resources/reference.conf"));
+
+  @Test
+  void everySettingHasADefaultHere() {
+    ActorsSettings settings = ActorsSettings.from(OWN);
+
+    assertThat(settings.openTimeout()).isEqualTo(Duration.ofMinutes(5));
+    assertThat(settings.storageActorAfter()).isEqualTo(Duration.ofSeconds(1));
+    assertThat(settings.link().maxInFlightBytes()).isEqualTo(64L << 20);
+    assertThat(settings.link().maxFrameBytes()).isEqualTo(16 << 20);
+  }
+
+  @Test
+  void everyKeyHasAReader() {
+    List<String> keys =
+        OWN.getConfig("remora").withoutPath("cluster.embedded").entrySet().stream()
+            .map(entry -> "remora." + entry.getKey())
+            .toList();
+    assertThat(keys).hasSizeGreaterThan(10);
+
+    for (String key : keys) {
+      assertThatThrownBy(() -> ActorsSettings.from(OWN.withoutPath(key)))
+          .as(key)
+          .isInstanceOf(ConfigException.Missing.class);
+    }
+    assertThatThrownBy(() -> ActorsSettings.from(OWN.withoutPath("remora.cluster.embedded")))
+        .isInstanceOf(ConfigException.Missing.class);
+  }
+
+  @Test
+  void everyKeyIsExplained() throws Exception {
+    for (String key : List.of("machine", "link", "cluster")) {
+      OWN.getConfig("remora." + key)
+          .withoutPath("embedded")
+          .entrySet()
+          .forEach(
+              entry ->
+                  assertThat(entry.getValue().origin().comments()).as(entry.getKey()).isNotEmpty());
+    }
+  }
+
+  @Test
+  void namesTheKeyOfAValueOutOfRange() {
+    assertBad("remora.machine.open-timeout", "0 s");
+    assertBad("remora.machine.stash-capacity", 0);
+    assertBad("remora.link.max-frame-bytes", "1 KiB");
+    assertBad("remora.link.max-frame-bytes", "2 GiB");
+    assertBad("remora.link.chunk-bytes", "16 MiB");
+    assertBad("remora.link.coalesce-batches", 0);
+    assertBad("remora.link.heartbeat-timeout", "2 s");
+    assertBad("remora.link.connect-timeout", "0 s");
+  }
+
+  private static void assertBad(String key, Object value) {
+    assertThatThrownBy(
+            () -> ActorsSettings.from(OWN.withValue(key, ConfigValueFactory.fromAnyRef(value))))
+        .isInstanceOf(IllegalArgumentException.class)
+        .hasMessageContaining(key);
+  }
+}

@@ -1,0 +1,679 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors;
+
+import static io.remora.actors.link.LinkPair.LIMIT;
+import static io.remora.actors.link.LinkPair.pattern;
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.awaitility.Awaitility.await;
+
+import akka.Done;
+import akka.actor.testkit.typed.javadsl.ActorTestKit;
+import akka.actor.testkit.typed.javadsl.TestProbe;
+import akka.actor.typed.ActorRef;
+import akka.pattern.StatusReply;
+import com.typesafe.config.Config;
+import com.typesafe.config.ConfigFactory;
+import io.remora.actors.link.FrameType;
+import io.remora.actors.link.OutboundFrame;
+import io.remora.actors.link.proto.Reason;
+import io.remora.actors.link.proto.Refused;
+import io.remora.provider.LaunchToken;
+import io.remora.provider.MachineSpec;
+import io.remora.provider.ProvisionedNode;
+import io.remora.runtime.AuthenticationException;
+import io.remora.runtime.Batch;
+import io.remora.runtime.BatchSink;
+import io.remora.runtime.MachineStateException;
+import io.remora.runtime.NodeLostException;
+import io.remora.runtime.ProtocolException;
+import io.remora.runtime.ProviderException;
+import io.remora.runtime.ProvisioningTimeoutException;
+import io.remora.runtime.RemoraException;
+import io.remora.runtime.ResourceExhaustedException;
+import io.remora.runtime.SessionListener;
+import io.remora.runtime.StaleReferenceException;
+import io.remora.runtime.StorageBirth;
+import java.nio.ByteBuffer;
+import java.time.Duration;
+import java.util.List;
+import java.util.concurrent.BlockingQueue;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.LinkedBlockingQueue;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicInteger;
+import java.util.function.Function;
+import org.junit.jupiter.api.AfterAll;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.Tag;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+
+@Tag("fast")
+@Timeout(60)
+class MachineActorTest {
+
+  private static final Config CONFIG =
+      ConfigFactory.parseString(
+              """
+              akka.actor.provider = local
+              remora.machine {
+                exit-report-wait = 200 ms
+                storage-actor-after = 200 ms
+                close-timeout = 2 s
+              }
+              remora.link { handshake-timeout = 500 ms, connect-timeout = 500 ms }
+              """)
+          .withFallback(ConfigFactory.load());
+
+  private static final Duration REPLY_LIMIT = Duration.ofSeconds(10);
+  private static final ActorTestKit KIT = ActorTestKit.create("machines", CONFIG);
+  private static final AtomicInteger NAMES = new AtomicInteger();
+
+  private final String name = "m" + NAMES.incrementAndGet();
+  private final TestNode node = new TestNode();
+  private final ActorRef<MachineActor.Command> machine =
+      KIT.spawn(MachineActor.create(name, ActorsSettings.from(CONFIG)), name);
+  private final TestProbe<MachineInfo> states = KIT.createTestProbe(MachineInfo.class);
+
+  @AfterAll
+  static void shutdown() {
+    KIT.shutdownTestKit();
+  }
+
+  @AfterEach
+  void stop() {
+    KIT.stop(machine, LIMIT);
+    node.closeSockets();
+  }
+
+  // Opening
+
+  @Test
+  void getsANodeAndConnectsToIt() throws Exception {
+    assertThat(info().state()).isEqualTo(MachineState.STOPPED);
+    assertThat(info().reason()).isEqualTo("never opened");
+
+    MachineInfo opened = open(node);
+
+    assertThat(opened.state()).isEqualTo(MachineState.READY);
+    assertThat(opened.name()).isEqualTo(name);
+    assertThat(opened.provider()).isEqualTo("test");
+    assertThat(opened.libtorchVersion()).isEqualTo("2.10.0");
+    assertThat(opened.computeThreads()).isEqualTo(3);
+    assertThat(opened.devices()).containsExactly(new DeviceInfo("T4 (simulated)", "cpu", 16));
+    assertThat(info()).isEqualTo(opened);
+    assertThat(node.hello.getMachine()).isEqualTo(name);
+    assertThat(node.hello.getProtocolVersion()).isEqualTo(1);
+    assertThat(node.hello.getLibtorchVersion()).isEqualTo("2.10.0");
+  }
+
+  @Test
+  void isInEachStateOnTheWay() {
+    CompletableFuture<ProvisionedNode> coming = new CompletableFuture<>();
+    node.answersHello = false;
+    TestProvider.plan(name, (spec, context) -> coming);
+    ask(replyTo -> new MachineActor.Open(spec(), replyTo), MachineInfo.class);
+
+    assertThat(info().state()).isEqualTo(MachineState.PROVISIONING);
+    coming.complete(node);
+    await().atMost(LIMIT).until(() -> info().state() == MachineState.CONNECTING);
+  }
+
+  @Test
+  void givesTheProviderTheMachinesOwnSettingsBeforeTheSystems() {
+    BlockingQueue<Config> seen = new LinkedBlockingQueue<>();
+    TestProvider.plan(
+        name,
+        (spec, context) -> {
+          seen.add(context.config());
+          context.progress().accept("looking for a free node");
+          return CompletableFuture.completedFuture(node);
+        });
+    MachineSpec spec =
+        new MachineSpec(name, "test", null, 1, null, LIMIT, "remora.provider.test.threads = 7");
+
+    success(ask(replyTo -> new MachineActor.Open(spec, replyTo), MachineInfo.class));
+
+    Config config = seen.remove();
+    assertThat(config.getInt("remora.provider.test.threads")).isEqualTo(7);
+    assertThat(config.getInt("remora.link.coalesce-batches")).isEqualTo(64);
+  }
+
+  @Test
+  void refusesToOpenWhatIsOpenOrUnderAnotherName() {
+    open(node);
+
+    assertThat(failure(ask(replyTo -> new MachineActor.Open(spec(), replyTo), MachineInfo.class)))
+        .isInstanceOf(MachineStateException.class)
+        .hasMessageContaining("machine " + name + " is open already: it is READY");
+
+    ActorRef<MachineActor.Command> other =
+        KIT.spawn(MachineActor.create("other", ActorsSettings.from(CONFIG)));
+    TestProbe<StatusReply<MachineInfo>> probe = probe();
+    other.tell(new MachineActor.Open(spec(), probe.getRef()));
+    assertThat(probe.receiveMessage().getError()).isInstanceOf(MachineStateException.class);
+  }
+
+  @Test
+  void namesTheProvidersFoundWhenItsOwnIsUnknown() {
+    MachineSpec spec = new MachineSpec(name, "nimbus", null, 1, null, LIMIT);
+
+    assertThat(failure(ask(replyTo -> new MachineActor.Open(spec, replyTo), MachineInfo.class)))
+        .isExactlyInstanceOf(ProviderException.class)
+        .hasMessageContaining("unknown provider \"nimbus\"")
+        .hasMessageContaining("test");
+    assertThat(info().state()).isEqualTo(MachineState.FAILED);
+    assertThat(info().reason()).contains("nimbus");
+  }
+
+  @Test
+  void handsOnTheProvidersErrorsAndCanBeOpenedAgain() {
+    ResourceExhaustedException none = new ResourceExhaustedException("no H100 left");
+    TestProvider.plan(name, (spec, context) -> CompletableFuture.failedFuture(none));
+    assertThat(failure(ask(to -> new MachineActor.Open(spec(), to), MachineInfo.class)))
+        .isSameAs(none);
+
+    TestProvider.plan(
+        name,
+        (spec, context) -> {
+          throw new IllegalStateException("a bug");
+        });
+    assertThat(failure(ask(to -> new MachineActor.Open(spec(), to), MachineInfo.class)))
+        .isExactlyInstanceOf(ProviderException.class)
+        .hasMessageContaining("a bug");
+
+    assertThat(open(node).state()).isEqualTo(MachineState.READY);
+  }
+
+  @Test
+  void limitsTheTimeOfProvisioningAndEndsANodeThatComesTooLate() {
+    CompletableFuture<ProvisionedNode> coming = new CompletableFuture<>();
+    TestProvider.plan(name, (spec, context) -> coming);
+    MachineSpec spec = new MachineSpec(name, "test", null, 1, null, Duration.ofMillis(200));
+
+    assertThat(failure(ask(to -> new MachineActor.Open(spec, to), MachineInfo.class)))
+        .isInstanceOf(ProvisioningTimeoutException.class)
+        .hasMessageContaining("within 200 ms")
+        .hasMessageContaining("remora.machine.open-timeout");
+    coming.complete(node);
+
+    await().atMost(LIMIT).until(() -> node.terminations.get() == 1);
+    assertThat(info().state()).isEqualTo(MachineState.FAILED);
+  }
+
+  @Test
+  void limitsTheTimeOfTheHandshake() {
+    node.answersHello = false;
+
+    assertThat(openFailure())
+        .isExactlyInstanceOf(ProviderException.class)
+        .hasMessageContaining("remora.link.handshake-timeout");
+    await().atMost(LIMIT).until(() -> node.terminations.get() == 1);
+  }
+
+  @Test
+  void saysWhenTheNodeCannotBeReached() {
+    node.closeSockets();
+
+    assertThat(openFailure())
+        .isExactlyInstanceOf(ProviderException.class)
+        .hasMessageContaining("cannot reach its node");
+  }
+
+  @Test
+  void saysWhyTheNodeRefused() {
+    node.expectedToken = LaunchToken.random();
+    assertThat(openFailure())
+        .isInstanceOf(AuthenticationException.class)
+        .hasMessageContaining("wrong token");
+
+    TestNode other = new TestNode();
+    other.refusal =
+        Refused.newBuilder()
+            .setReason(Reason.REASON_LIBTORCH_VERSION)
+            .setMessage("libtorch 2.10 wanted")
+            .build();
+    plan(other);
+    assertThat(failure(ask(to -> new MachineActor.Open(spec(), to), MachineInfo.class)))
+        .isInstanceOf(ProtocolException.class)
+        .hasMessageContaining("libtorch 2.10 wanted");
+  }
+
+  @Test
+  void saysHowANodeEndedBeforeItWasConnected() {
+    node.answersHello = false;
+    plan(node);
+    TestProbe<StatusReply<MachineInfo>> reply =
+        ask(to -> new MachineActor.Open(spec(), to), MachineInfo.class);
+    await().atMost(LIMIT).until(() -> node.hello != null);
+
+    node.die(3, "libtorch_cpu.so: cannot open shared object file");
+
+    assertThat(failure(reply))
+        .isExactlyInstanceOf(ProviderException.class)
+        .hasMessageContaining("exit code 3")
+        .hasMessageContaining("cannot open shared object file");
+  }
+
+  // Sessions
+
+  @Test
+  void movesBatchesValuesAndReportsBetweenSessionAndNode() throws Exception {
+    open(node);
+    Session session = openSession();
+    BlockingQueue<String> executed = new LinkedBlockingQueue<>();
+    node.execution =
+        (sequence, batch) -> {
+          executed.add(sequence + " " + batch.length + " " + batch[1]);
+          return ReportBytes.empty();
+        };
+
+    for (int i = 1; i <= 200; i++) {
+      session.submit(i, 10 + i, List.of());
+    }
+    for (int i = 1; i <= 200; i++) {
+      assertThat(session.executed()).isEqualTo(i);
+      assertThat(executed.remove()).isEqualTo(i + " " + (10 + i) + " " + pattern(2, i).get(1));
+    }
+    ByteBuffer value = pattern(3_000_000, 9);
+    node.sendValue(session.id, 12, value);
+
+    await().atMost(LIMIT).until(() -> session.valueBytes.get() == 3_000_000);
+    assertThat(session.value.equals(value)).isTrue();
+    await().atMost(LIMIT).until(() -> session.released.get() == 200);
+  }
+
+  @Test
+  void letsOpenSessionWaitUntilTheMachineIsReady() {
+    CompletableFuture<ProvisionedNode> coming = new CompletableFuture<>();
+    TestProvider.plan(name, (spec, context) -> coming);
+    ask(to -> new MachineActor.Open(spec(), to), MachineInfo.class);
+    TestProbe<StatusReply<MachineActor.SessionOpened>> reply =
+        ask(MachineActor.OpenSession::new, MachineActor.SessionOpened.class);
+    reply.expectNoMessage(Duration.ofMillis(100));
+
+    coming.complete(node);
+
+    assertThat(success(reply).machine().state()).isEqualTo(MachineState.READY);
+  }
+
+  @Test
+  void refusesSessionsOfAMachineThatIsNotOpen() {
+    assertThat(failure(ask(MachineActor.OpenSession::new, MachineActor.SessionOpened.class)))
+        .isInstanceOf(MachineStateException.class)
+        .hasMessage("machine " + name + " is STOPPED: never opened");
+    assertThat(failure(ask(to -> new MachineActor.GetStorage(1, 2, to), StorageInfo.class)))
+        .isInstanceOf(MachineStateException.class);
+    assertThat(failure(ask(to -> new MachineActor.CloseSession(1, to), Done.class)))
+        .isInstanceOf(MachineStateException.class);
+  }
+
+  @Test
+  void closesASessionAfterItsBatches() throws Exception {
+    open(node);
+    Session session = openSession();
+    for (int i = 1; i <= 50; i++) {
+      session.submit(i, 100_000, List.of());
+    }
+
+    success(ask(to -> new MachineActor.CloseSession(session.id, to), Done.class));
+
+    assertThat(session.executions.size()).isEqualTo(50);
+    assertThat(session.released).hasValue(50);
+    assertThat(session.lost).isNotDone();
+    assertThatThrownBy(() -> session.submit(51, 1, List.of()))
+        .isInstanceOf(MachineStateException.class)
+        .hasMessageContaining("is closed");
+    assertThatThrownBy(() -> LocalSessions.get(KIT.system()).attach(session.id, session))
+        .isInstanceOf(MachineStateException.class);
+    assertThat(failure(ask(to -> new MachineActor.CloseSession(session.id, to), Done.class)))
+        .hasMessageContaining("has no session");
+    assertThat(info().state()).isEqualTo(MachineState.READY);
+  }
+
+  @Test
+  void handsOnTheNodesRefusalOfASession() {
+    open(node);
+    node.sessionRefusal = Refused.newBuilder().setMessage("one session is enough").build();
+
+    assertThat(failure(ask(MachineActor.OpenSession::new, MachineActor.SessionOpened.class)))
+        .isInstanceOf(ProviderException.class)
+        .hasMessageContaining("one session is enough");
+  }
+
+  @Test
+  void endsOnlyTheSessionThatTheNodeEnds() throws Exception {
+    open(node);
+    Session broken = openSession();
+    Session sound = openSession();
+
+    node.endSession(broken.id, Reason.REASON_MALFORMED, "batch 1 has an unknown record");
+
+    assertThat(broken.lost.get(LIMIT.toSeconds(), TimeUnit.SECONDS))
+        .isInstanceOf(ProtocolException.class)
+        .hasMessageContaining("batch 1 has an unknown record");
+    sound.submit(1, 10, List.of());
+    assertThat(sound.executed()).isEqualTo(1);
+    assertThat(info().state()).isEqualTo(MachineState.READY);
+  }
+
+  // Storages
+
+  @Test
+  void followsStoragesFromLazyToFreed() throws Exception {
+    open(node);
+    Session session = openSession();
+    StorageBirth lazy = new StorageBirth(7, 400, 0);
+    StorageBirth real = new StorageBirth(8, 800, 0);
+    node.execution =
+        (sequence, batch) ->
+            switch ((int) sequence) {
+              case 1 -> ReportBytes.of(List.of(real));
+              case 2 -> ReportBytes.of(List.of(lazy));
+              default -> ReportBytes.of(List.of(), 7);
+            };
+
+    session.submit(1, 10, List.of(lazy, real));
+    await().atMost(LIMIT).until(() -> info().liveStorages() == 2);
+    assertThat(storage(session, 7))
+        .isEqualTo(new StorageInfo(7, StorageState.LAZY, 400, 0, session.id));
+    assertThat(storage(session, 8).state()).isEqualTo(StorageState.REALIZED);
+
+    session.submit(2, 10, List.of());
+    await().atMost(LIMIT).until(() -> storage(session, 7).state() == StorageState.REALIZED);
+
+    session.submit(3, 10, List.of());
+    await().atMost(LIMIT).until(() -> info().liveStorages() == 1);
+    assertThat(
+            failure(ask(to -> new MachineActor.GetStorage(session.id, 7, to), StorageInfo.class)))
+        .isInstanceOf(StaleReferenceException.class)
+        .hasMessageContaining("has no storage 7");
+
+    session.submit(4, 10, List.of(), 8);
+    await().atMost(LIMIT).until(() -> info().liveStorages() == 0);
+  }
+
+  @Test
+  void givesActorsOnlyToStoragesThatLiveLong() throws Exception {
+    open(node);
+    Session session = openSession();
+    session.submit(1, 10, List.of(new StorageBirth(1, 10, 0), new StorageBirth(2, 10, 0)));
+    session.submit(2, 10, List.of(), 1);
+    await().atMost(LIMIT).until(() -> info().liveStorages() == 1);
+    assertThat(children()).noneMatch(child -> child.startsWith("storage-"));
+
+    await().atMost(LIMIT).until(() -> children().contains("storage-" + session.id + "-2"));
+    assertThat(children()).doesNotContain("storage-" + session.id + "-1");
+
+    session.submit(3, 10, List.of(), 2);
+    await().atMost(LIMIT).until(() -> children().stream().noneMatch(c -> c.startsWith("storage-")));
+  }
+
+  // Loss
+
+  @Test
+  void failsWithExitCodeAndLastLinesWhenTheNodeEnds() throws Exception {
+    open(node);
+    Session session = openSession();
+    node.execution = (sequence, batch) -> null;
+    session.submit(1, 10, List.of());
+
+    node.die(137, "CUDA error: out of memory", "Killed");
+
+    assertThat(session.lost.get(LIMIT.toSeconds(), TimeUnit.SECONDS))
+        .isInstanceOf(NodeLostException.class)
+        .hasMessageContaining("machine " + name + " lost its node")
+        .hasMessageContaining("exit code 137")
+        .hasMessageContaining("CUDA error: out of memory");
+    assertThat(info().state()).isEqualTo(MachineState.FAILED);
+    assertThat(info().reason()).contains("exit code 137");
+    assertThat(session.released).hasValue(1);
+    assertThatThrownBy(() -> session.submit(2, 10, List.of()))
+        .isInstanceOf(NodeLostException.class);
+    assertThat(failure(ask(to -> new MachineActor.Open(spec(), to), MachineInfo.class)))
+        .isInstanceOf(MachineStateException.class)
+        .hasMessageContaining("close it before");
+
+    success(ask(MachineActor.Close::new, Done.class));
+    assertThat(info().state()).isEqualTo(MachineState.STOPPED);
+  }
+
+  @Test
+  void failsAtOnceWhenTheLinkBreaksAndEndsTheNode() throws Exception {
+    open(node);
+    Session session = openSession();
+    long start = System.nanoTime();
+
+    node.connection.close();
+
+    assertThat(session.lost.get(LIMIT.toSeconds(), TimeUnit.SECONDS))
+        .isInstanceOf(NodeLostException.class)
+        .hasMessageContaining("lost the link to its node");
+    assertThat(Duration.ofNanos(System.nanoTime() - start)).isLessThan(Duration.ofSeconds(5));
+    await().atMost(LIMIT).until(() -> node.terminations.get() == 1);
+  }
+
+  @Test
+  void saysWhatTheNodeSaidWhenItEndsTheLink() throws Exception {
+    open(node);
+    Session session = openSession();
+
+    node.sayGoodbye("maintenance in five minutes");
+
+    assertThat(session.lost.get(LIMIT.toSeconds(), TimeUnit.SECONDS))
+        .isInstanceOf(NodeLostException.class)
+        .hasMessageContaining("maintenance in five minutes");
+  }
+
+  @Test
+  void failsWhenTheNodeAcknowledgesWhatWasNotSent() throws Exception {
+    open(node);
+    Session session = openSession();
+    node.connection.send(OutboundFrame.empty(FrameType.ACK, session.id, 1));
+
+    assertThat(session.lost.get(LIMIT.toSeconds(), TimeUnit.SECONDS))
+        .isInstanceOf(NodeLostException.class)
+        .hasMessageContaining("acknowledged batch 1");
+  }
+
+  // Closing
+
+  @Test
+  void closesSessionsLinkAndNodeAndCanBeOpenedAgain() throws Exception {
+    open(node);
+    Session session = openSession();
+
+    success(ask(MachineActor.Close::new, Done.class));
+
+    assertThat(session.lost.get(LIMIT.toSeconds(), TimeUnit.SECONDS))
+        .isInstanceOf(MachineStateException.class)
+        .hasMessageContaining("was closed");
+    assertThat(node.terminations).hasValue(1);
+    assertThat(node.heard)
+        .containsSubsequence("hello of " + name, "open " + session.id, "goodbye", "terminate");
+    assertThat(info().state()).isEqualTo(MachineState.STOPPED);
+    assertThat(info().reason()).isEqualTo("closed by the program");
+    success(ask(MachineActor.Close::new, Done.class));
+
+    TestNode next = new TestNode();
+    assertThat(open(next).state()).isEqualTo(MachineState.READY);
+    next.closeSockets();
+  }
+
+  @Test
+  void letsOpenWaitWhileItCloses() throws Exception {
+    open(node);
+    node.terminates = false;
+    TestProbe<StatusReply<Done>> closed = ask(MachineActor.Close::new, Done.class);
+    await().atMost(LIMIT).until(() -> node.terminations.get() == 1);
+    TestNode next = new TestNode();
+    plan(next);
+    TestProbe<StatusReply<MachineInfo>> opened =
+        ask(to -> new MachineActor.Open(spec(), to), MachineInfo.class);
+    opened.expectNoMessage(Duration.ofMillis(100));
+
+    node.terminated.complete(Done.getInstance());
+
+    success(closed);
+    assertThat(success(opened).state()).isEqualTo(MachineState.READY);
+    next.closeSockets();
+  }
+
+  @Test
+  void closesWhileItOpens() {
+    CompletableFuture<ProvisionedNode> coming = new CompletableFuture<>();
+    TestProvider.plan(name, (spec, context) -> coming);
+    TestProbe<StatusReply<MachineInfo>> opened =
+        ask(to -> new MachineActor.Open(spec(), to), MachineInfo.class);
+    TestProbe<StatusReply<MachineActor.SessionOpened>> session =
+        ask(MachineActor.OpenSession::new, MachineActor.SessionOpened.class);
+
+    success(ask(MachineActor.Close::new, Done.class));
+
+    assertThat(failure(opened)).isInstanceOf(MachineStateException.class);
+    assertThat(failure(session)).isInstanceOf(MachineStateException.class);
+    coming.complete(node);
+    await().atMost(LIMIT).until(() -> node.terminations.get() == 1);
+  }
+
+  @Test
+  void namesTheNodeThatDoesNotEnd() {
+    open(node);
+    node.terminates = false;
+
+    assertThat(failure(ask(MachineActor.Close::new, Done.class)))
+        .isInstanceOf(ProviderException.class)
+        .hasMessageContaining("test node")
+        .hasMessageContaining("remora.machine.close-timeout")
+        .hasMessageContaining("may still run");
+  }
+
+  @Test
+  void endsTheNodeAndItsSessionsWhenTheActorIsStopped() throws Exception {
+    open(node);
+    Session session = openSession();
+
+    KIT.stop(machine, LIMIT);
+
+    assertThat(session.lost.get(LIMIT.toSeconds(), TimeUnit.SECONDS))
+        .isInstanceOf(MachineStateException.class);
+    await().atMost(LIMIT).until(() -> node.terminations.get() == 1);
+  }
+
+  // Helpers
+
+  private MachineSpec spec() {
+    return new MachineSpec(name, "test", null, 1, null, LIMIT);
+  }
+
+  private void plan(TestNode planned) {
+    TestProvider.plan(name, (spec, context) -> CompletableFuture.completedFuture(planned));
+  }
+
+  private MachineInfo open(TestNode planned) {
+    plan(planned);
+    return success(ask(to -> new MachineActor.Open(spec(), to), MachineInfo.class));
+  }
+
+  private Throwable openFailure() {
+    plan(node);
+    return failure(ask(to -> new MachineActor.Open(spec(), to), MachineInfo.class));
+  }
+
+  private MachineInfo info() {
+    machine.tell(new MachineActor.GetState(states.getRef()));
+    return states.receiveMessage(REPLY_LIMIT);
+  }
+
+  private StorageInfo storage(Session session, long id) {
+    return success(ask(to -> new MachineActor.GetStorage(session.id, id, to), StorageInfo.class));
+  }
+
+  private <T> TestProbe<StatusReply<T>> ask(
+      Function<ActorRef<StatusReply<T>>, MachineActor.Command> command, Class<T> unused) {
+    TestProbe<StatusReply<T>> probe = probe();
+    machine.tell(command.apply(probe.getRef()));
+    return probe;
+  }
+
+  private static <T> TestProbe<StatusReply<T>> probe() {
+    return KIT.createTestProbe();
+  }
+
+  private static <T> T success(TestProbe<StatusReply<T>> probe) {
+    StatusReply<T> reply = probe.receiveMessage(REPLY_LIMIT);
+    assertThat(reply.isSuccess()).as(reply::toString).isTrue();
+    return reply.getValue();
+  }
+
+  private static Throwable failure(TestProbe<? extends StatusReply<?>> probe) {
+    StatusReply<?> reply = probe.receiveMessage(REPLY_LIMIT);
+    assertThat(reply.isError()).as(reply::toString).isTrue();
+    return reply.getError();
+  }
+
+  private List<String> children() {
+    akka.actor.ActorRef classic = akka.actor.typed.javadsl.Adapter.toClassic(machine);
+    scala.collection.immutable.Iterable<akka.actor.ActorRef> refs =
+        ((akka.actor.ActorRefWithCell) classic).underlying().childrenRefs().children();
+    return scala.jdk.javaapi.CollectionConverters.asJava(refs.toList()).stream()
+        .map(ref -> ref.path().name())
+        .toList();
+  }
+
+  private Session openSession() {
+    MachineActor.SessionOpened opened =
+        success(ask(MachineActor.OpenSession::new, MachineActor.SessionOpened.class));
+    return new Session(opened.session());
+  }
+
+  /** The program's side of a session. */
+  private static final class Session implements SessionListener {
+
+    final long id;
+    final BatchSink sink;
+    final BlockingQueue<Long> executions = new LinkedBlockingQueue<>();
+    final CompletableFuture<RemoraException> lost = new CompletableFuture<>();
+    final AtomicInteger released = new AtomicInteger();
+    final AtomicInteger valueBytes = new AtomicInteger();
+    final ByteBuffer value = ByteBuffer.allocateDirect(3_000_000);
+
+    Session(long id) {
+      this.id = id;
+      this.sink = LocalSessions.get(KIT.system()).attach(id, this);
+    }
+
+    void submit(long sequence, int bytes, List<StorageBirth> born, long... freed) {
+      sink.submit(
+          new Batch(
+              sequence, pattern(bytes, (int) sequence), born, freed, released::incrementAndGet));
+    }
+
+    long executed() throws InterruptedException {
+      Long sequence = executions.poll(LIMIT.toSeconds(), TimeUnit.SECONDS);
+      assertThat(sequence).isNotNull();
+      return sequence;
+    }
+
+    @Override
+    public void onExecuted(long sequence, ByteBuffer report) {
+      executions.add(sequence);
+    }
+
+    @Override
+    public ByteBuffer valueDestination(long request, long offset, int length) {
+      return value.slice((int) offset, length);
+    }
+
+    @Override
+    public void onValueReceived(long request, long offset, int length) {
+      valueBytes.addAndGet(length);
+    }
+
+    @Override
+    public void onLost(RemoraException cause) {
+      lost.complete(cause);
+    }
+  }
+}

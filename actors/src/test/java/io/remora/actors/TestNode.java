@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors;
+
+import akka.Done;
+import com.google.protobuf.InvalidProtocolBufferException;
+import io.remora.actors.link.FrameHeader;
+import io.remora.actors.link.FrameType;
+import io.remora.actors.link.LinkConnection;
+import io.remora.actors.link.LinkPair;
+import io.remora.actors.link.LinkTransport;
+import io.remora.actors.link.OutboundFrame;
+import io.remora.actors.link.PooledBuffer;
+import io.remora.actors.link.ValueTransfer;
+import io.remora.actors.link.proto.Device;
+import io.remora.actors.link.proto.Goodbye;
+import io.remora.actors.link.proto.Hello;
+import io.remora.actors.link.proto.Reason;
+import io.remora.actors.link.proto.Refused;
+import io.remora.actors.link.proto.SessionClosed;
+import io.remora.actors.link.proto.Welcome;
+import io.remora.provider.LaunchToken;
+import io.remora.provider.NodeExit;
+import io.remora.provider.ProvisionedNode;
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.net.InetAddress;
+import java.net.InetSocketAddress;
+import java.nio.ByteBuffer;
+import java.nio.channels.ServerSocketChannel;
+import java.util.List;
+import java.util.concurrent.BlockingQueue;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CompletionStage;
+import java.util.concurrent.LinkedBlockingQueue;
+import java.util.concurrent.atomic.AtomicInteger;
+
+/**
+ * A node that speaks the link's protocol over real sockets and executes nothing: each batch is
+ * acknowledged with a report that the test chooses.
+ */
+final class TestNode implements ProvisionedNode, LinkConnection.Handler {
+
+  /** Answers a batch. */
+  interface Execution {
+    /** The report for this batch; null: no acknowledgement. */
+    byte[] execute(long sequence, byte[] batch);
+  }
+
+  final BlockingQueue<String> heard = new LinkedBlockingQueue<>();
+  final AtomicInteger terminations = new AtomicInteger();
+  final CompletableFuture<Done> terminated = new CompletableFuture<>();
+  final CompletableFuture<NodeExit> exit = new CompletableFuture<>();
+  volatile Execution execution = (sequence, batch) -> ReportBytes.empty();
+  volatile LaunchToken expectedToken;
+  volatile Refused refusal;
+  volatile Refused sessionRefusal;
+  volatile boolean answersHello = true;
+  volatile boolean terminates = true;
+  volatile LinkConnection connection;
+  volatile Hello hello;
+
+  private final LaunchToken token = LaunchToken.random();
+  private final ServerSocketChannel server;
+
+  TestNode() {
+    expectedToken = token;
+    try {
+      server = LinkTransport.listen(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0));
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
+    }
+    Thread acceptor = new Thread(this::accept, "test-node");
+    acceptor.setDaemon(true);
+    acceptor.start();
+  }
+
+  private void accept() {
+    try {
+      while (true) {
+        connection =
+            LinkConnection.start(
+                LinkTransport.accept(server), "machine", LinkPair.settings(), this);
+      }
+    } catch (IOException e) {
+      // The listening socket was closed.
+    }
+  }
+
+  /** The process dies: sockets close, then its exit is known. */
+  void die(int code, String... lastLines) {
+    closeSockets();
+    exit.complete(new NodeExit(code, List.of(lastLines)));
+  }
+
+  void closeSockets() {
+    try {
+      server.close();
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
+    }
+    LinkConnection open = connection;
+    if (open != null) {
+      open.close();
+    }
+  }
+
+  void sendValue(long session, long request, ByteBuffer value) {
+    ValueTransfer.start(connection, session, 0, request, value, () -> {});
+  }
+
+  // ProvisionedNode
+
+  @Override
+  public InetSocketAddress address() {
+    return new InetSocketAddress(InetAddress.getLoopbackAddress(), server.socket().getLocalPort());
+  }
+
+  @Override
+  public LaunchToken token() {
+    return token;
+  }
+
+  @Override
+  public String description() {
+    return "test node";
+  }
+
+  @Override
+  public CompletionStage<NodeExit> exited() {
+    return exit;
+  }
+
+  @Override
+  public CompletionStage<Done> terminate() {
+    terminations.incrementAndGet();
+    heard.add("terminate");
+    if (terminates) {
+      die(143);
+      terminated.complete(Done.getInstance());
+    }
+    return terminated;
+  }
+
+  // Handler
+
+  @Override
+  public void onFrame(LinkConnection from, FrameHeader header, PooledBuffer payload) {
+    long session = header.session();
+    switch (header.type()) {
+      case HELLO -> onHello(from, payload);
+      case OPEN_SESSION -> {
+        heard.add("open " + session);
+        from.send(
+            sessionRefusal == null
+                ? OutboundFrame.empty(FrameType.SESSION_OPENED, session, 0)
+                : OutboundFrame.control(FrameType.REFUSED, session, sessionRefusal));
+      }
+      case CLOSE_SESSION -> {
+        heard.add("close " + session);
+        endSession(session, Reason.REASON_CLOSED, "");
+      }
+      case BATCH -> onBatches(from, header, payload.bytes());
+      case GOODBYE -> heard.add("goodbye");
+      default -> heard.add("unexpected " + header.type());
+    }
+  }
+
+  private void onHello(LinkConnection from, PooledBuffer payload) {
+    try {
+      hello = Hello.parseFrom(payload.bytes());
+    } catch (InvalidProtocolBufferException e) {
+      throw new IllegalStateException(e);
+    }
+    heard.add("hello of " + hello.getMachine());
+    if (!answersHello) {
+      return;
+    }
+    if (!expectedToken.matches(hello.getToken())) {
+      refusal =
+          Refused.newBuilder().setReason(Reason.REASON_TOKEN).setMessage("wrong token").build();
+    }
+    if (refusal != null) {
+      from.finish(OutboundFrame.control(FrameType.REFUSED, 0, refusal), LinkPair.LIMIT);
+      return;
+    }
+    from.send(
+        OutboundFrame.control(
+            FrameType.WELCOME,
+            0,
+            Welcome.newBuilder()
+                .setNodeId("test-1")
+                .setProtocolVersion(FrameHeader.PROTOCOL_VERSION)
+                .setLibtorchVersion("2.10.0")
+                .setComputeThreads(3)
+                .addDevices(
+                    Device.newBuilder().setName("T4 (simulated)").setKind("cpu").setMemoryBytes(16))
+                .build()));
+  }
+
+  private void onBatches(LinkConnection from, FrameHeader header, ByteBuffer bytes) {
+    long sequence = header.sequence();
+    while (bytes.hasRemaining()) {
+      byte[] batch = new byte[bytes.getInt()];
+      bytes.get(batch);
+      byte[] report = execution.execute(sequence, batch);
+      if (report != null) {
+        from.send(
+            OutboundFrame.of(
+                FrameType.ACK, header.session(), sequence, null, ByteBuffer.wrap(report)));
+      }
+      sequence++;
+    }
+  }
+
+  void endSession(long session, Reason reason, String message) {
+    connection.send(
+        OutboundFrame.control(
+            FrameType.SESSION_CLOSED,
+            session,
+            SessionClosed.newBuilder().setReason(reason).setMessage(message).build()));
+  }
+
+  void sayGoodbye(String message) {
+    connection.finish(
+        OutboundFrame.control(
+            FrameType.GOODBYE,
+            0,
+            Goodbye.newBuilder()
+                .setReason(Reason.REASON_SHUTTING_DOWN)
+                .setMessage(message)
+                .build()),
+        LinkPair.LIMIT);
+  }
+
+  @Override
+  public void onClosed(LinkConnection from, Throwable cause) {
+    heard.add("closed");
+  }
+}

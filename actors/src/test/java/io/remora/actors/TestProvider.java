@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors;
+
+import io.remora.provider.MachineProvider;
+import io.remora.provider.MachineSpec;
+import io.remora.provider.ProviderContext;
+import io.remora.provider.ProvisionedNode;
+import java.util.Map;
+import java.util.concurrent.CompletionStage;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.function.BiFunction;
+
+/** Provider {@code test}: does for each machine what its test has planned. */
+public final class TestProvider implements MachineProvider {
+
+  private static final Map<
+          String, BiFunction<MachineSpec, ProviderContext, CompletionStage<ProvisionedNode>>>
+      PLANS = new ConcurrentHashMap<>();
+
+  /** What provisioning of this machine does from now on. */
+  static void plan(
+      String machine,
+      BiFunction<MachineSpec, ProviderContext, CompletionStage<ProvisionedNode>> plan) {
+    PLANS.put(machine, plan);
+  }
+
+  @Override
+  public String name() {
+    return "test";
+  }
+
+  @Override
+  public CompletionStage<ProvisionedNode> provision(MachineSpec spec, ProviderContext context) {
+    return PLANS.get(spec.name()).apply(spec, context);
+  }
+}

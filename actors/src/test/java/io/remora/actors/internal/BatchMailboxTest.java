@@ -1,0 +1,399 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors.internal;
+
+import static io.remora.actors.link.LinkPair.LIMIT;
+import static io.remora.actors.link.LinkPair.pattern;
+import static io.remora.actors.link.LinkPair.settings;
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.awaitility.Awaitility.await;
+
+import io.remora.actors.link.FrameHeader;
+import io.remora.actors.link.FrameType;
+import io.remora.actors.link.LinkConnection;
+import io.remora.actors.link.LinkPair;
+import io.remora.actors.link.LinkPair.Frame;
+import io.remora.actors.link.LinkPair.Recorder;
+import io.remora.actors.link.LinkSettings;
+import io.remora.actors.link.OutboundFrame;
+import io.remora.actors.link.PooledBuffer;
+import io.remora.runtime.Batch;
+import io.remora.runtime.NodeLostException;
+import io.remora.runtime.ProtocolException;
+import io.remora.runtime.RemoraException;
+import io.remora.runtime.SessionListener;
+import java.io.IOException;
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.atomic.AtomicInteger;
+import java.util.concurrent.atomic.AtomicReference;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.Tag;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+
+@Tag("fast")
+@Timeout(60)
+class BatchMailboxTest {
+
+  private static final long SESSION = 5;
+
+  private final ConcurrentHashMap<Long, AtomicInteger> released = new ConcurrentHashMap<>();
+  private LinkPair pair;
+  private LinkConnection connection;
+  private LinkConnection peer;
+
+  @AfterEach
+  void close() throws IOException {
+    if (connection != null) {
+      connection.close();
+    }
+    if (peer != null) {
+      peer.close();
+    }
+    if (pair != null) {
+      pair.close();
+    }
+  }
+
+  private Recorder connect(LinkSettings settings) throws IOException {
+    pair = LinkPair.open();
+    Recorder far = new Recorder();
+    connection = LinkConnection.start(pair.near, "far", settings, new Recorder());
+    peer = LinkConnection.start(pair.far, "near", settings, far);
+    return far;
+  }
+
+  private Batch batch(long sequence, int bytes) {
+    AtomicInteger count = released.computeIfAbsent(sequence, key -> new AtomicInteger());
+    return new Batch(
+        sequence, pattern(bytes, (int) sequence), List.of(), new long[0], count::incrementAndGet);
+  }
+
+  private int releases(long sequence) {
+    return released.get(sequence).get();
+  }
+
+  @Test
+  void sendsWaitingBatchesTogetherInOneFrame() throws Exception {
+    LinkSettings settings = settings();
+    BatchMailbox mailbox = new BatchMailbox(SESSION, "m", settings);
+    for (int i = 1; i <= 64; i++) {
+      mailbox.submit(batch(i, 100 + i));
+    }
+    Recorder far = connect(settings);
+
+    mailbox.connect(connection);
+
+    Frame frame = far.next();
+    assertThat(frame.header().type()).isEqualTo(FrameType.BATCH);
+    assertThat(frame.header().session()).isEqualTo(SESSION);
+    assertThat(frame.header().sequence()).isEqualTo(1);
+    List<byte[]> batches = split(frame.payload());
+    assertThat(batches).hasSize(64);
+    for (int i = 1; i <= 64; i++) {
+      assertThat(batches.get(i - 1)).isEqualTo(bytesOf(i, 100 + i));
+    }
+  }
+
+  @Test
+  void keepsWithinTheFrameLimitsAndTheOrder() throws Exception {
+    LinkSettings settings = settings("coalesce-bytes = 10000", "coalesce-batches = 3");
+    BatchMailbox mailbox = new BatchMailbox(SESSION, "m", settings);
+    int[] sizes = {10, 10, 10, 10, 6000, 6000, 50_000, 10};
+    for (int i = 0; i < sizes.length; i++) {
+      mailbox.submit(batch(i + 1, sizes[i]));
+    }
+    Recorder far = connect(settings);
+
+    mailbox.connect(connection);
+
+    List<Long> firsts = new ArrayList<>();
+    int next = 0;
+    while (next < sizes.length) {
+      Frame frame = far.next();
+      firsts.add(frame.header().sequence());
+      for (byte[] bytes : split(frame.payload())) {
+        assertThat(bytes).isEqualTo(bytesOf(next + 1, sizes[next]));
+        next++;
+      }
+    }
+    assertThat(firsts).containsExactly(1L, 4L, 6L, 7L, 8L);
+  }
+
+  @Test
+  void blocksWhileTooMuchIsUnacknowledgedAndGoesOnAfterwards() throws Exception {
+    LinkSettings settings = settings("max-in-flight-bytes = 10000");
+    BatchMailbox mailbox = new BatchMailbox(SESSION, "m", settings);
+    Recorder far = connect(settings);
+    mailbox.connect(connection);
+    AtomicInteger submitted = new AtomicInteger();
+    Thread program =
+        new Thread(
+            () -> {
+              for (int i = 1; i <= 30; i++) {
+                mailbox.submit(batch(i, 1000));
+                submitted.incrementAndGet();
+              }
+            });
+    program.start();
+
+    await().atMost(LIMIT).until(() -> program.getState() == Thread.State.WAITING);
+    assertThat(submitted).hasValue(10);
+    assertThat(mailbox.unacknowledgedBytes()).isEqualTo(10_000);
+    long acknowledged = 0;
+    while (acknowledged < 30) {
+      Frame frame = far.next();
+      for (byte[] ignored : split(frame.payload())) {
+        mailbox.acknowledge(++acknowledged).release();
+      }
+    }
+
+    program.join(LIMIT.toMillis());
+    assertThat(submitted).hasValue(30);
+    assertThat(mailbox.unacknowledgedBytes()).isZero();
+    assertThat(mailbox.lastAcknowledgedSequence()).isEqualTo(30);
+    await().atMost(LIMIT).until(() -> released.values().stream().allMatch(n -> n.get() == 1));
+  }
+
+  @Test
+  void letsASingleLargerBatchThroughWhenNothingElseIsUnderWay() {
+    BatchMailbox mailbox = new BatchMailbox(SESSION, "m", settings("max-in-flight-bytes = 1000"));
+
+    mailbox.submit(batch(1, 5000));
+
+    assertThat(mailbox.unacknowledgedBytes()).isEqualTo(5000);
+  }
+
+  @Test
+  void givesMemoryBackExactlyOnceWhenAcknowledged() throws Exception {
+    LinkSettings settings = settings();
+    BatchMailbox mailbox = new BatchMailbox(SESSION, "m", settings);
+    Recorder far = connect(settings);
+    mailbox.connect(connection);
+    mailbox.submit(batch(1, 10));
+    far.next();
+    await().atMost(LIMIT).until(() -> connection.bytesSent() > 0);
+    assertThat(releases(1)).isZero();
+
+    BatchMailbox.Acknowledged acknowledged = mailbox.acknowledge(1);
+    assertThat(releases(1)).isZero();
+    acknowledged.release();
+    acknowledged.release();
+    mailbox.lose(new NodeLostException("gone"));
+
+    await().atMost(LIMIT).until(() -> releases(1) == 1);
+  }
+
+  @Test
+  void holdsMemoryThatTheWriterStillUsesEvenWhenAcknowledgedOrLost() {
+    BatchMailbox mailbox = new BatchMailbox(SESSION, "m", settings());
+    mailbox.submit(batch(1, 10));
+    mailbox.submit(batch(2, 10));
+    mailbox.submit(batch(3, 10));
+    OutboundFrame withWriter = mailbox.nextFrame();
+    mailbox.submit(batch(4, 10));
+
+    mailbox.acknowledge(1).release();
+    mailbox.lose(new NodeLostException("gone"));
+
+    assertThat(List.of(releases(1), releases(2), releases(3), releases(4)))
+        .containsExactly(0, 0, 0, 1);
+    withWriter.onDropped();
+    assertThat(List.of(releases(1), releases(2), releases(3), releases(4)))
+        .containsExactly(1, 1, 1, 1);
+  }
+
+  @Test
+  void refusesAcknowledgementsOfWhatIsNotUnderWay() {
+    BatchMailbox mailbox = new BatchMailbox(SESSION, "m", settings());
+    assertThatThrownBy(() -> mailbox.acknowledge(1))
+        .isInstanceOf(ProtocolException.class)
+        .hasMessageContaining("none is under way");
+    mailbox.submit(batch(1, 10));
+    assertThatThrownBy(() -> mailbox.acknowledge(1)).isInstanceOf(ProtocolException.class);
+    OutboundFrame unused = mailbox.nextFrame();
+    assertThatThrownBy(() -> mailbox.acknowledge(2))
+        .isInstanceOf(ProtocolException.class)
+        .hasMessageContaining("the next under way is 1");
+    assertThat(unused.sequence()).isEqualTo(1);
+    mailbox.acknowledge(1).release();
+  }
+
+  @Test
+  void releasesBlockedSubmittersWhenTheSessionIsLost() throws Exception {
+    BatchMailbox mailbox = new BatchMailbox(SESSION, "m", settings("max-in-flight-bytes = 100"));
+    AtomicReference<RemoraException> heard = new AtomicReference<>();
+    mailbox.attach(new Listener(heard));
+    mailbox.submit(batch(1, 100));
+    AtomicReference<Throwable> thrown = new AtomicReference<>();
+    Thread program = new Thread(() -> thrown.set(failure(() -> mailbox.submit(batch(2, 100)))));
+    program.start();
+    await().atMost(LIMIT).until(() -> program.getState() == Thread.State.WAITING);
+
+    mailbox.lose(new NodeLostException("machine m lost its node"));
+
+    program.join(LIMIT.toMillis());
+    assertThat(thrown.get())
+        .isInstanceOf(NodeLostException.class)
+        .hasMessage("machine m lost its node");
+    assertThat(heard.get()).isInstanceOf(NodeLostException.class);
+    assertThatThrownBy(() -> mailbox.submit(batch(2, 1))).isInstanceOf(NodeLostException.class);
+    assertThatThrownBy(() -> mailbox.attach(new Listener(heard)))
+        .isInstanceOf(NodeLostException.class);
+    assertThat(releases(1)).isEqualTo(1);
+    assertThat(releases(2)).isEqualTo(2); // two batches of that number, each once
+  }
+
+  @Test
+  void stopsWaitingWhenInterrupted() throws Exception {
+    BatchMailbox mailbox = new BatchMailbox(SESSION, "m", settings("max-in-flight-bytes = 100"));
+    mailbox.submit(batch(1, 100));
+    AtomicReference<Throwable> thrown = new AtomicReference<>();
+    AtomicReference<Boolean> flag = new AtomicReference<>();
+    Thread program =
+        new Thread(
+            () -> {
+              thrown.set(failure(() -> mailbox.submit(batch(2, 100))));
+              flag.set(Thread.currentThread().isInterrupted());
+            });
+    program.start();
+    await().atMost(LIMIT).until(() -> program.getState() == Thread.State.WAITING);
+
+    program.interrupt();
+
+    program.join(LIMIT.toMillis());
+    assertThat(thrown.get())
+        .isExactlyInstanceOf(RemoraException.class)
+        .hasMessageContaining("interrupted")
+        .hasCauseInstanceOf(InterruptedException.class);
+    assertThat(flag.get()).isTrue();
+    assertThat(releases(2)).isEqualTo(1);
+    mailbox.acknowledge(drain(mailbox)).release();
+    mailbox.submit(batch(2, 100));
+  }
+
+  @Test
+  void refusesBatchesOutOfOrderOrTooLarge() {
+    BatchMailbox mailbox = new BatchMailbox(SESSION, "m", settings("max-frame-bytes = 2 MiB"));
+
+    assertThatThrownBy(() -> mailbox.submit(batch(2, 10)))
+        .isInstanceOf(IllegalArgumentException.class)
+        .hasMessageContaining("batch 2");
+    assertThatThrownBy(() -> mailbox.submit(batch(1, (2 << 20) - 3)))
+        .isInstanceOf(RemoraException.class)
+        .hasMessageContaining("remora.link.max-frame-bytes");
+    mailbox.submit(batch(1, (2 << 20) - 4));
+    assertThat(releases(2)).isEqualTo(1);
+  }
+
+  @Test
+  void sendsTheLastFrameOfASessionBehindAllItsBatches() throws Exception {
+    LinkSettings settings = settings("coalesce-batches = 1");
+    BatchMailbox mailbox = new BatchMailbox(SESSION, "m", settings);
+    Recorder far = connect(settings);
+    mailbox.connect(connection);
+    for (int i = 1; i <= 20; i++) {
+      mailbox.submit(batch(i, 50_000));
+    }
+
+    mailbox.sendAfterAll(OutboundFrame.empty(FrameType.CLOSE_SESSION, SESSION, 0));
+
+    for (int i = 1; i <= 20; i++) {
+      assertThat(far.next().header().sequence()).isEqualTo(i);
+    }
+    FrameHeader last = far.next().header();
+    assertThat(last.type()).isEqualTo(FrameType.CLOSE_SESSION);
+  }
+
+  @Test
+  void keepsUpWithManySmallBatches() throws Exception {
+    LinkSettings settings = settings("max-in-flight-bytes = 50000");
+    BatchMailbox mailbox = new BatchMailbox(SESSION, "m", settings);
+    int count = 20_000;
+    AtomicInteger freed = new AtomicInteger();
+    Recorder node =
+        new Recorder() {
+          private long acknowledged;
+
+          @Override
+          public void onFrame(LinkConnection from, FrameHeader header, PooledBuffer payload) {
+            ByteBuffer bytes = payload.bytes();
+            while (bytes.hasRemaining()) {
+              int length = bytes.getInt();
+              bytes.position(bytes.position() + length);
+              mailbox.acknowledge(++acknowledged).release();
+            }
+          }
+        };
+    pair = LinkPair.open();
+    connection = LinkConnection.start(pair.near, "far", settings, new Recorder());
+    peer = LinkConnection.start(pair.far, "near", settings, node);
+    mailbox.connect(connection);
+    ByteBuffer bytes = pattern(700, 0);
+
+    for (int i = 1; i <= count; i++) {
+      mailbox.submit(
+          new Batch(i, bytes.duplicate(), List.of(), new long[0], freed::incrementAndGet));
+    }
+
+    await().atMost(LIMIT).until(() -> freed.get() == count);
+    assertThat(mailbox.unacknowledgedBytes()).isZero();
+  }
+
+  /** Hands all that waits to a writer that is done at once; the last sequence. */
+  private static long drain(BatchMailbox mailbox) {
+    OutboundFrame frame = mailbox.nextFrame();
+    frame.onDropped();
+    return frame.sequence();
+  }
+
+  private static Throwable failure(Runnable action) {
+    try {
+      action.run();
+      return null;
+    } catch (RuntimeException e) {
+      return e;
+    }
+  }
+
+  private static byte[] bytesOf(int sequence, int size) {
+    byte[] bytes = new byte[size];
+    pattern(size, sequence).get(bytes);
+    return bytes;
+  }
+
+  private static List<byte[]> split(byte[] payload) {
+    ByteBuffer bytes = ByteBuffer.wrap(payload).order(ByteOrder.LITTLE_ENDIAN);
+    List<byte[]> batches = new ArrayList<>();
+    while (bytes.hasRemaining()) {
+      int length = bytes.getInt();
+      int start = bytes.position();
+      batches.add(Arrays.copyOfRange(payload, start, start + length));
+      bytes.position(start + length);
+    }
+    return batches;
+  }
+
+  private record Listener(AtomicReference<RemoraException> lost) implements SessionListener {
+    @Override
+    public void onExecuted(long sequence, ByteBuffer report) {}
+
+    @Override
+    public ByteBuffer valueDestination(long request, long offset, int length) {
+      return null;
+    }
+
+    @Override
+    public void onValueReceived(long request, long offset, int length) {}
+
+    @Override
+    public void onLost(RemoraException cause) {
+      lost.set(cause);
+    }
+  }
+}

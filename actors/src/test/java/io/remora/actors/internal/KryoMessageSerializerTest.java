@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors.internal;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+
+import akka.Done;
+import akka.actor.testkit.typed.javadsl.ActorTestKit;
+import akka.actor.testkit.typed.javadsl.TestProbe;
+import akka.actor.typed.ActorRef;
+import akka.actor.typed.javadsl.Adapter;
+import akka.actor.typed.javadsl.Behaviors;
+import akka.pattern.StatusReply;
+import akka.serialization.Serialization;
+import akka.serialization.SerializationExtension;
+import akka.serialization.Serializer;
+import akka.serialization.Serializers;
+import com.typesafe.config.ConfigFactory;
+import io.remora.actors.DeviceInfo;
+import io.remora.actors.MachineActor;
+import io.remora.actors.MachineInfo;
+import io.remora.actors.MachineState;
+import io.remora.actors.MessageClasses;
+import io.remora.actors.RemoraMessage;
+import io.remora.actors.StorageActor;
+import io.remora.actors.StorageInfo;
+import io.remora.actors.StorageState;
+import io.remora.provider.GpuType;
+import io.remora.provider.MachineSpec;
+import io.remora.runtime.NodeLostException;
+import io.remora.runtime.ProvisioningTimeoutException;
+import io.remora.runtime.RemoraException;
+import java.io.IOException;
+import java.io.NotSerializableException;
+import java.lang.reflect.Modifier;
+import java.time.Duration;
+import java.util.ArrayList;
+import java.util.HashMap;
+import java.util.HashSet;
+import java.util.List;
+import java.util.Map;
+import java.util.Random;
+import java.util.Set;
+import org.junit.jupiter.api.AfterAll;
+import org.junit.jupiter.api.Tag;
+import org.junit.jupiter.api.Test;
+
+@Tag("fast")
+class KryoMessageSerializerTest {
+
+  private static final ActorTestKit KIT =
+      ActorTestKit.create(
+          "kryo",
+          ConfigFactory.parseString(
+                  """
+                  akka.actor.provider = cluster
+                  akka.actor.allow-java-serialization = off
+                  akka.remote.artery.canonical { hostname = "127.0.0.1", port = 0 }
+                  """)
+              .withFallback(ConfigFactory.load()));
+
+  private final Serialization serialization =
+      SerializationExtension.get(Adapter.toClassic(KIT.system()));
+
+  private record Unregistered(int number) implements RemoraMessage {}
+
+  @AfterAll
+  static void shutdown() {
+    KIT.shutdownTestKit();
+  }
+
+  @Test
+  void everyMessageComesBackAsItWas() {
+    MachineSpec spec =
+        new MachineSpec(
+            "m-1", "mock", GpuType.A100_40GB, 8, Duration.ofNanos(1_500_000_001), minute(), "a=1");
+    MachineSpec plain = new MachineSpec("m-1", "mock", null, 1, null, minute());
+    MachineInfo info =
+        new MachineInfo(
+            "m",
+            MachineState.RECONNECTING,
+            "mock",
+            "why \u00fc\n2",
+            List.of(
+                new DeviceInfo("H100", "cuda", 85_899_345_920L), new DeviceInfo("T4", "cpu", 0)),
+            "2.10.0",
+            16,
+            Long.MAX_VALUE);
+    MachineInfo none = new MachineInfo("m", MachineState.STOPPED, "", "", List.of(), "", 0, 0);
+    MachineInfo many =
+        new MachineInfo(
+            "m",
+            MachineState.READY,
+            "",
+            "",
+            new ArrayList<>(List.of(device(1), device(2), device(3))),
+            "",
+            0,
+            0);
+    TestProbe<StatusReply<MachineInfo>> probe = KIT.createTestProbe();
+    List<ActorRef<StatusReply<MachineInfo>>> refs =
+        List.of(
+            probe.getRef(),
+            KIT.spawn(Behaviors.<StatusReply<MachineInfo>>empty()),
+            KIT.system().<StatusReply<MachineInfo>>ignoreRef());
+    List<RemoraMessage> messages = new ArrayList<>();
+    for (ActorRef<StatusReply<MachineInfo>> ref : refs) {
+      messages.add(new MachineActor.Open(spec, ref));
+      messages.add(new MachineActor.Open(plain, ref));
+      messages.add(new MachineActor.OpenSession(ref.unsafeUpcast()));
+      messages.add(new MachineActor.CloseSession(-3, ref.unsafeUpcast()));
+      messages.add(new MachineActor.GetState(ref.unsafeUpcast()));
+      messages.add(new MachineActor.GetStorage(1, 2, ref.unsafeUpcast()));
+      messages.add(new MachineActor.Close(ref.unsafeUpcast()));
+      messages.add(new StorageActor.GetInfo(ref.unsafeUpcast()));
+    }
+    messages.addAll(List.of(info, none, many, device(1)));
+    messages.add(new MachineActor.SessionOpened(7, info));
+    messages.add(new StorageInfo(1, StorageState.LAZY, 1L << 40, 7, 2));
+
+    for (RemoraMessage message : messages) {
+      assertThat(roundTrip(message)).isEqualTo(message);
+    }
+    Set<Class<?>> tested = new HashSet<>();
+    messages.forEach(message -> tested.add(message.getClass()));
+    assertThat(tested).containsAll(publicMessages());
+  }
+
+  @Test
+  void repliesAndTheirErrorsComeBack() {
+    MachineInfo info = new MachineInfo("m", MachineState.READY, "", "", List.of(), "", 0, 0);
+    StatusReply<?> reply = (StatusReply<?>) roundTrip(StatusReply.success(info));
+    assertThat(reply.getValue()).isEqualTo(info);
+    assertThat(((StatusReply<?>) roundTrip(StatusReply.ack())).getValue())
+        .isEqualTo(Done.getInstance());
+
+    ProvisioningTimeoutException error =
+        new ProvisioningTimeoutException(
+            "no node within 5 s",
+            new RemoraException("outer", new IOException("connection refused")));
+    StatusReply<?> failed = (StatusReply<?>) roundTrip(StatusReply.error(error));
+
+    assertThat(failed.getError())
+        .isExactlyInstanceOf(ProvisioningTimeoutException.class)
+        .hasMessage("no node within 5 s");
+    assertThat(failed.getError().getCause())
+        .isExactlyInstanceOf(RemoraException.class)
+        .hasMessage("outer");
+    assertThat(failed.getError().getCause().getCause())
+        .isExactlyInstanceOf(RemoraException.class)
+        .hasMessage("java.io.IOException: connection refused");
+    assertThat(failed.getError().getStackTrace()[0].getMethodName())
+        .isEqualTo("repliesAndTheirErrorsComeBack");
+  }
+
+  @Test
+  void everyErrorOfTheProjectComesBack() throws Exception {
+    List<Class<?>> errors = new ArrayList<>();
+    new ActorMessageClasses()
+        .register(
+            (number, type) -> {
+              if (RemoraException.class.isAssignableFrom(type)) {
+                errors.add(type);
+              }
+            });
+    assertThat(errors).hasSize(12);
+
+    for (Class<?> type : errors) {
+      Exception error =
+          (Exception) type.getConstructor(String.class).newInstance("message of " + type);
+      assertThat(roundTrip(error))
+          .isExactlyInstanceOf(type)
+          .extracting(found -> ((Exception) found).getMessage())
+          .isEqualTo("message of " + type);
+    }
+    assertThat(((RemoraException) roundTrip(new NodeLostException(null))).getMessage()).isNull();
+  }
+
+  @Test
+  void refusesClassesThatAreNotRegistered() {
+    assertThatThrownBy(() -> bytes(new Unregistered(1)))
+        .isInstanceOf(IllegalArgumentException.class)
+        .hasMessageContaining("Unregistered")
+        .hasMessageContaining("not registered");
+    assertThatThrownBy(
+            () ->
+                bytes(
+                    new NodeLostException("x") {
+                      private static final long serialVersionUID = 1L;
+                    }))
+        .isInstanceOf(IllegalArgumentException.class);
+  }
+
+  @Test
+  void readsNothingHarmfulFromDamagedBytes() throws Exception {
+    MachineInfo info =
+        new MachineInfo(
+            "m", MachineState.READY, "p", "r", List.of(device(1), device(2)), "2", 1, 3);
+    byte[] sound = bytes(info);
+    KryoMessageSerializer serializer = serializer();
+    Random random = new Random(7);
+    int refused = 0;
+    for (int i = 0; i < 20_000; i++) {
+      byte[] damaged = sound.clone();
+      damaged[random.nextInt(damaged.length)] = (byte) random.nextInt();
+      damaged[random.nextInt(damaged.length)] = (byte) random.nextInt();
+      try {
+        serializer.fromBinary(damaged, "");
+      } catch (NotSerializableException e) {
+        refused++;
+      }
+    }
+    assertThat(refused).isGreaterThan(0);
+  }
+
+  @Test
+  void refusesANumberThatIsTakenTwice() {
+    Map<Integer, Class<?>> numbers = new HashMap<>();
+    MessageClasses.Registry registry =
+        (number, type) -> assertThat(numbers.put(number, type)).as("number %d", number).isNull();
+
+    new ActorMessageClasses().register(registry);
+
+    assertThat(numbers.keySet()).allMatch(number -> number >= 100 && number < 200);
+  }
+
+  /** The messages that anybody may send, and what answers them. */
+  private static List<Class<?>> publicMessages() {
+    List<Class<?>> types =
+        new ArrayList<>(
+            List.of(
+                MachineInfo.class,
+                DeviceInfo.class,
+                StorageInfo.class,
+                MachineActor.SessionOpened.class));
+    for (Class<?> protocol : List.of(MachineActor.Command.class, StorageActor.Command.class)) {
+      for (Class<?> type : protocol.getPermittedSubclasses()) {
+        if (Modifier.isPublic(type.getModifiers())) {
+          types.add(type);
+        }
+      }
+    }
+    return types;
+  }
+
+  private static DeviceInfo device(int number) {
+    return new DeviceInfo("device " + number, "cpu", number);
+  }
+
+  private static Duration minute() {
+    return Duration.ofMinutes(1);
+  }
+
+  private KryoMessageSerializer serializer() throws NotSerializableException {
+    return (KryoMessageSerializer) serialization.serializerFor(MachineInfo.class);
+  }
+
+  private byte[] bytes(Object message) {
+    return serialization.serialize(message).get();
+  }
+
+  private Object roundTrip(Object message) {
+    Serializer serializer = serialization.findSerializerFor(message);
+    return serialization
+        .deserialize(
+            bytes(message), serializer.identifier(), Serializers.manifestFor(serializer, message))
+        .get();
+  }
+}
