@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.node;
+
+import static java.util.Objects.requireNonNull;
+
+import akka.Done;
+import akka.actor.typed.ActorSystem;
+import com.typesafe.config.Config;
+import com.typesafe.config.ConfigException;
+import io.remora.actors.link.FrameHeader;
+import io.remora.actors.link.LinkSettings;
+import io.remora.actors.link.proto.Device;
+import io.remora.actors.link.proto.Welcome;
+import io.remora.runtime.RemoraException;
+import io.remora.runtime.TorchLibrary;
+import java.io.IOException;
+import java.net.InetSocketAddress;
+import java.nio.channels.ServerSocketChannel;
+import java.util.List;
+import java.util.UUID;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CompletionStage;
+import java.util.concurrent.ExecutionException;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.TimeoutException;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+
+/**
+ * A running node in this JVM: what {@link Main} runs, and what a provider can run beside a program.
+ *
+ * <p>It has an actor system of its own, whose threads are daemons. libtorch is the process's: two
+ * nodes in one JVM, or a node and a program, share it and its compute threads. Thread-safe.
+ */
+public final class EmbeddedNode implements AutoCloseable {
+
+  private static final Logger log = LoggerFactory.getLogger(EmbeddedNode.class);
+
+  private final ActorSystem<NodeActor.Command> system;
+  private final InetSocketAddress address;
+  private final NodeSettings settings;
+  private final CompletableFuture<Done> ending;
+
+  private EmbeddedNode(
+      ActorSystem<NodeActor.Command> system,
+      InetSocketAddress address,
+      NodeSettings settings,
+      CompletableFuture<Done> ending) {
+    this.ending = ending;
+    this.system = system;
+    this.address = address;
+    this.settings = settings;
+  }
+
+  /**
+   * Starts a node; returns when its link port is open.
+   *
+   * @param options what to start it with
+   * @param config the whole configuration, {@code reference.conf} resolved into it
+   * @return the node
+   * @throws NodeStartException if it cannot start; the message names the cause and what to do
+   */
+  public static EmbeddedNode start(NodeOptions options, Config config) {
+    requireNonNull(options, "options");
+    return start(options, config, TorchLoading.start(options.torchHome()));
+  }
+
+  /** The same with a library that is being loaded already. */
+  static EmbeddedNode start(NodeOptions options, Config config, TorchLoading torchLoading) {
+    try {
+      return startBeside(options, config, torchLoading);
+    } catch (RuntimeException | Error e) {
+      torchLoading.await();
+      throw e;
+    }
+  }
+
+  private static EmbeddedNode startBeside(
+      NodeOptions options, Config config, TorchLoading torchLoading) {
+    long startNanos = System.nanoTime();
+    NodeSettings settings;
+    LinkSettings linkSettings;
+    try {
+      settings = NodeSettings.from(config);
+      linkSettings = LinkSettings.from(config);
+    } catch (ConfigException | IllegalArgumentException e) {
+      throw new NodeStartException(
+          NodeStartException.Kind.CONFIGURATION, "wrong configuration: " + e.getMessage(), e);
+    }
+    String systemName = NodeSystem.name(options);
+    Config systemConfig = NodeSystem.config(options, config);
+    ServerSocketChannel listening = LinkServer.open(options.listen());
+    CompletableFuture<Done> ending = new CompletableFuture<>();
+    ActorSystem<NodeActor.Command> system = null;
+    try {
+      system =
+          ActorSystem.create(
+              NodeActor.create(
+                  settings,
+                  !options.seedNodes().isEmpty(),
+                  () -> ending.complete(Done.getInstance())),
+              systemName,
+              systemConfig);
+      TorchLibrary torch = torchLoading.library();
+      setComputeThreads(torch, options, settings);
+      GpuInventory inventory =
+          GpuInventory.choose(
+              GpuInventory.Cuda.of(torch), options.device(), options.gpuCount(), options.gpuType());
+      log.info("libtorch {} from {}", torch.version(), torch.source());
+      log.info(
+          "Computing with {}; {} compute threads", inventory.summary(), torch.computeThreads());
+      LinkServer server =
+          LinkServer.start(
+              listening,
+              new Handshake(options.token(), welcome(torch, inventory)),
+              settings,
+              linkSettings,
+              system);
+      system.tell(new NodeActor.Listening(server, inventory.executorNames()));
+      log.info(
+          "Listening on {} after {} ms",
+          LinkServer.text(server.address()),
+          TimeUnit.NANOSECONDS.toMillis(System.nanoTime() - startNanos));
+      return new EmbeddedNode(system, server.address(), settings, ending);
+    } catch (RuntimeException | Error e) {
+      close(listening);
+      if (system != null) {
+        system.terminate();
+      }
+      throw e;
+    }
+  }
+
+  /**
+   * The address of the link port.
+   *
+   * @return a loopback address and the port
+   */
+  public InetSocketAddress address() {
+    return address;
+  }
+
+  /**
+   * Completes when the node has ended, by {@link #close} or by itself since it had no owner.
+   *
+   * @return a stage that completes without a failure
+   */
+  public CompletionStage<Done> terminated() {
+    return system.getWhenTerminated();
+  }
+
+  /** Completes when the node begins to end; operators may still run. */
+  CompletionStage<Done> ending() {
+    return ending;
+  }
+
+  /**
+   * Ends the node and its sessions. Waits for running operators, but not longer than {@code
+   * remora.node.shutdown-grace}; the rest then ends by itself. Idempotent.
+   */
+  @Override
+  public void close() {
+    if (!end()) {
+      log.warn(
+          "An operator still runs {} ms after the node was told to end",
+          settings.shutdownGrace().toMillis());
+    }
+  }
+
+  /** As {@link #close}; says whether the node has ended. */
+  boolean end() {
+    system.tell(new NodeActor.End("it was told to"));
+    try {
+      terminated()
+          .toCompletableFuture()
+          .get(settings.shutdownGrace().toMillis(), TimeUnit.MILLISECONDS);
+      return true;
+    } catch (TimeoutException e) {
+      return false;
+    } catch (InterruptedException e) {
+      Thread.currentThread().interrupt();
+      return false;
+    } catch (ExecutionException e) {
+      throw new RemoraException("the node did not end properly: " + e.getCause(), e.getCause());
+    }
+  }
+
+  private static void setComputeThreads(
+      TorchLibrary torch, NodeOptions options, NodeSettings settings) {
+    int threads =
+        options.computeThreads() > 0 ? options.computeThreads() : settings.computeThreads();
+    if (threads > 0) {
+      torch.setComputeThreads(threads);
+    }
+  }
+
+  private static void close(ServerSocketChannel listening) {
+    try {
+      listening.close();
+    } catch (IOException e) {
+      log.debug("Closing the link port failed", e);
+    }
+  }
+
+  private static Welcome welcome(TorchLibrary torch, GpuInventory inventory) {
+    List<Device> devices =
+        inventory.devices().stream()
+            .map(
+                device ->
+                    Device.newBuilder()
+                        .setName(device.name())
+                        .setKind(device.kind())
+                        .setMemoryBytes(device.memoryBytes())
+                        .build())
+            .toList();
+    return Welcome.newBuilder()
+        .setNodeId(UUID.randomUUID().toString())
+        .setProtocolVersion(FrameHeader.PROTOCOL_VERSION)
+        .setLibtorchVersion(torch.version())
+        .addAllDevices(devices)
+        .setComputeThreads(torch.computeThreads())
+        .build();
+  }
+}

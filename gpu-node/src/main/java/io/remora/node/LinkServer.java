@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.node;
+
+import akka.actor.typed.ActorSystem;
+import io.remora.actors.link.LinkConnection;
+import io.remora.actors.link.LinkSettings;
+import io.remora.actors.link.LinkTransport;
+import io.remora.actors.link.proto.Reason;
+import io.remora.runtime.RemoraException;
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.net.InetSocketAddress;
+import java.nio.channels.AsynchronousCloseException;
+import java.nio.channels.ClosedChannelException;
+import java.nio.channels.ServerSocketChannel;
+import java.nio.channels.SocketChannel;
+import java.util.Map;
+import java.util.concurrent.ConcurrentHashMap;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+
+/**
+ * The link port: accepts connections on a thread of its own and hands those that pass their
+ * handshake to the {@link NodeActor}. Whatever a peer sends, the port stays open. Thread-safe.
+ */
+final class LinkServer implements AutoCloseable {
+
+  private static final Logger log = LoggerFactory.getLogger(LinkServer.class);
+
+  private final ServerSocketChannel listening;
+  private final InetSocketAddress address;
+  private final Handshake handshake;
+  private final NodeSettings settings;
+  private final LinkSettings linkSettings;
+  private final ActorSystem<NodeActor.Command> system;
+  private final Map<OwnerConnection, LinkConnection> connections = new ConcurrentHashMap<>();
+  private volatile boolean closed;
+
+  private LinkServer(
+      ServerSocketChannel listening,
+      Handshake handshake,
+      NodeSettings settings,
+      LinkSettings linkSettings,
+      ActorSystem<NodeActor.Command> system)
+      throws IOException {
+    this.listening = listening;
+    this.address = (InetSocketAddress) listening.getLocalAddress();
+    this.handshake = handshake;
+    this.settings = settings;
+    this.linkSettings = linkSettings;
+    this.system = system;
+  }
+
+  /**
+   * Opens the port. Who connects from now on waits until the server is started.
+   *
+   * @throws NodeStartException if the address is not allowed or cannot be bound
+   */
+  static ServerSocketChannel open(InetSocketAddress listen) {
+    try {
+      return LinkTransport.listen(listen);
+    } catch (IOException e) {
+      throw new NodeStartException(
+          NodeStartException.Kind.LISTEN,
+          "the link port %s cannot be opened: %s. Choose another with --listen; port 0 takes any free one"
+              .formatted(text(listen), e.getMessage()),
+          e);
+    } catch (RemoraException e) {
+      throw new NodeStartException(NodeStartException.Kind.LISTEN, e.getMessage(), e);
+    }
+  }
+
+  /**
+   * Starts to accept connections.
+   *
+   * @param listening the open port; closed with the server
+   * @throws NodeStartException if the port is closed already
+   */
+  static LinkServer start(
+      ServerSocketChannel listening,
+      Handshake handshake,
+      NodeSettings settings,
+      LinkSettings linkSettings,
+      ActorSystem<NodeActor.Command> system) {
+    try {
+      LinkServer server = new LinkServer(listening, handshake, settings, linkSettings, system);
+      Thread thread = new Thread(server::acceptAll, "remora-node-accept");
+      thread.setDaemon(true);
+      thread.start();
+      return server;
+    } catch (IOException e) {
+      throw new NodeStartException(
+          NodeStartException.Kind.LISTEN, "the link port was closed: " + e.getMessage(), e);
+    }
+  }
+
+  /** The address that machines dial. */
+  InetSocketAddress address() {
+    return address;
+  }
+
+  /** Closes the port, and the connections with a goodbye. Does not wait. */
+  @Override
+  public void close() {
+    closed = true;
+    try {
+      listening.close();
+    } catch (IOException e) {
+      log.debug("Closing the link port failed", e);
+    }
+    connections
+        .values()
+        .forEach(
+            connection ->
+                OwnerConnection.sayGoodbye(
+                    connection, Reason.REASON_SHUTTING_DOWN, "the node is ending"));
+  }
+
+  void ownerArrived(OwnerConnection connection) {
+    system.tell(new NodeActor.OwnerArrived(connection));
+  }
+
+  void connectionClosed(OwnerConnection connection) {
+    connections.remove(connection);
+    if (connection.isWelcomed()) {
+      system.tell(new NodeActor.OwnerGone(connection));
+    }
+  }
+
+  void openSession(
+      OwnerConnection connection, long session, SessionInbox inbox, SessionOutbox outbox) {
+    system.tell(new NodeActor.OpenSession(connection, session, inbox, outbox));
+  }
+
+  private void acceptAll() {
+    while (!closed) {
+      try {
+        serve(LinkTransport.accept(listening));
+      } catch (AsynchronousCloseException e) {
+        return;
+      } catch (ClosedChannelException e) {
+        if (!listening.isOpen()) {
+          return;
+        }
+      } catch (IOException | UncheckedIOException e) {
+        log.warn("Accepting a connection failed: {}", e.getMessage());
+        pause();
+      }
+    }
+  }
+
+  private void serve(SocketChannel channel) throws IOException {
+    String peer = text((InetSocketAddress) channel.getRemoteAddress());
+    if (connections.size() >= settings.maxConnections()) {
+      log.warn(
+          "Closed a connection from {}: there are {} already (remora.node.max-connections)",
+          peer,
+          connections.size());
+      channel.close();
+      return;
+    }
+    // A machine has at most its in-flight limit under way; the rest is room for the frames around
+    // it.
+    long maxQueuedBytes = 2 * linkSettings.maxInFlightBytes() + linkSettings.maxFrameBytes();
+    OwnerConnection owner = new OwnerConnection(this, peer, handshake, maxQueuedBytes);
+    LinkConnection connection = LinkConnection.start(channel, peer, linkSettings, owner);
+    connections.put(owner, connection);
+    if (owner.isClosed()) {
+      // It ended before it was in the map.
+      connections.remove(owner);
+      return;
+    }
+    if (closed) {
+      connection.close();
+      return;
+    }
+    system
+        .scheduler()
+        .scheduleOnce(
+            linkSettings.handshakeTimeout(),
+            () -> owner.checkHandshake(connection, linkSettings.handshakeTimeout()),
+            system.executionContext());
+  }
+
+  /** Keeps a lasting failure, such as too many open files, from taking a whole core. */
+  private static void pause() {
+    try {
+      Thread.sleep(100);
+    } catch (InterruptedException e) {
+      Thread.currentThread().interrupt();
+    }
+  }
+
+  /** As HOST:PORT. */
+  static String text(InetSocketAddress address) {
+    return address.isUnresolved()
+        ? address.toString()
+        : address.getAddress().getHostAddress() + ":" + address.getPort();
+  }
+}

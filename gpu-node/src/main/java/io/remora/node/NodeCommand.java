@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.node;
+
+import com.typesafe.config.Config;
+import com.typesafe.config.ConfigException;
+import com.typesafe.config.ConfigFactory;
+import io.remora.provider.GpuType;
+import io.remora.provider.LaunchToken;
+import java.io.InputStream;
+import java.io.PrintStream;
+import java.io.PrintWriter;
+import java.net.InetAddress;
+import java.net.InetSocketAddress;
+import java.net.UnknownHostException;
+import java.nio.file.Path;
+import java.time.Duration;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import java.util.Optional;
+import java.util.concurrent.Callable;
+import org.slf4j.LoggerFactory;
+import picocli.CommandLine;
+import picocli.CommandLine.ITypeConverter;
+import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.Option;
+import picocli.CommandLine.ParameterException;
+import picocli.CommandLine.Spec;
+import picocli.CommandLine.TypeConversionException;
+
+/**
+ * The node's command line: checks it, starts the node, announces its address, waits for its end.
+ */
+@CommandLine.Command(
+    name = "remora-node",
+    mixinStandardHelpOptions = true,
+    versionProvider = NodeVersion.class,
+    sortOptions = false,
+    usageHelpAutoWidth = true,
+    description = {
+      "Runs a Remora GPU node: executes what machines send it, on its GPUs or on the CPU.",
+      "When it is ready it prints one line on standard output, 'remora-node listening on HOST:PORT';"
+          + " its log goes to standard error."
+    },
+    footerHeading = "%nEnvironment:%n",
+    footer = {
+      "  REMORA_NODE_TOKEN        required: the secret that an owner must show, 32",
+      "                           random bytes in URL-safe Base64. Never an argument,",
+      "                           so that it does not show in process lists.",
+      "  REMORA_NODE_CONFIG       HOCON text laid over the configuration, e.g.",
+      "                           'remora.node.orphan-timeout = 5m'",
+      "  REMORA_NODE_LOG_LEVEL    level of the node's own loggers. Default: INFO",
+      "  REMORA_NODE_LOG_PATTERN  Logback pattern of the log's lines"
+    },
+    exitCodeListHeading = "%nExit codes:%n",
+    exitCodeList = {
+      "0:ended in the ordinary way: its owner is gone, or it was told to; 137 when an operator was"
+          + " running then",
+      "1:an error in the node itself",
+      "2:wrong command line or missing REMORA_NODE_TOKEN",
+      "3:libtorch is missing, unusable or of another version",
+      "4:the device asked for is not there",
+      "5:the link port cannot be opened, or must not be",
+      "6:wrong configuration"
+    })
+final class NodeCommand implements Callable<Integer> {
+
+  static final String TOKEN_VARIABLE = "REMORA_NODE_TOKEN";
+  static final String CONFIG_VARIABLE = "REMORA_NODE_CONFIG";
+
+  /** How much longer than the node's own grace the orderly end may take before it is cut short. */
+  private static final Duration END_MARGIN = Duration.ofMillis(200);
+
+  private final PrintStream announcements;
+  private final Map<String, String> environment;
+  private final InputStream standardInput;
+
+  @Spec private CommandSpec spec;
+
+  @Option(
+      names = "--listen",
+      paramLabel = "HOST:PORT",
+      defaultValue = "127.0.0.1:0",
+      converter = ListenConverter.class,
+      description =
+          "Address of the link port; port 0 takes any free one. Loopback addresses only: the link is"
+              + " not encrypted yet. Default: ${DEFAULT-VALUE}")
+  private InetSocketAddress listen;
+
+  @Option(
+      names = "--torch-home",
+      paramLabel = "DIR",
+      description =
+          "Takes libtorch from this folder, the 'torch' folder of a 'pip install torch' of the same"
+              + " version (with lib/libtorch_cpu.so). Default: the natives that come with Remora (CPU)")
+  private Path torchHome;
+
+  @Option(
+      names = "--device",
+      paramLabel = "auto|cpu|cuda",
+      defaultValue = "auto",
+      converter = DeviceConverter.class,
+      description =
+          "Where to compute; auto takes CUDA where libtorch reports it, else the CPU."
+              + " Default: ${DEFAULT-VALUE}")
+  private DeviceChoice device;
+
+  @Option(
+      names = "--gpu-count",
+      paramLabel = "N",
+      description =
+          "Number of devices, 1 to 8. On the CPU they are simulated. Default: all GPUs, or 1 on the"
+              + " CPU")
+  private Integer gpuCount;
+
+  @Option(
+      names = "--gpu-type",
+      paramLabel = "NAME",
+      description =
+          "Name of the simulated GPUs of a node on the CPU: T4, L4, A10G, A100, A100-40GB, A100-80GB,"
+              + " L40S, H100, H200 or B200. Default: none, the devices are called CPU")
+  private String gpuType;
+
+  @Option(
+      names = "--compute-threads",
+      paramLabel = "N",
+      defaultValue = "0",
+      description =
+          "Threads of CPU operators, 1 to 1024; 0 takes remora.node.compute-threads, by default as"
+              + " many as there are cores. Default: ${DEFAULT-VALUE}")
+  private int computeThreads;
+
+  @Option(
+      names = "--seed-nodes",
+      paramLabel = "HOST:PORT",
+      split = ",",
+      description =
+          "Joins the cluster with role 'gpu' by these members, as HOST:PORT or as Akka addresses"
+              + " (akka://system@host:port). Default: none, the node is in no cluster")
+  private List<String> seedNodes = new ArrayList<>();
+
+  @Option(
+      names = "--exit-with-stdin",
+      description =
+          "Ends when standard input reaches its end: the process that started the node is gone")
+  private boolean exitWithStdin;
+
+  private NodeCommand(
+      PrintStream announcements, Map<String, String> environment, InputStream standardInput) {
+    this.announcements = announcements;
+    this.environment = environment;
+    this.standardInput = standardInput;
+  }
+
+  static CommandLine commandLine(
+      PrintStream announcements, Map<String, String> environment, InputStream standardInput) {
+    CommandLine commandLine =
+        new CommandLine(new NodeCommand(announcements, environment, standardInput));
+    commandLine.setParameterExceptionHandler(
+        (exception, arguments) -> {
+          PrintWriter err = exception.getCommandLine().getErr();
+          err.println("remora-node: " + exception.getMessage());
+          err.println("Try --help.");
+          return CommandLine.ExitCode.USAGE;
+        });
+    commandLine.setExecutionExceptionHandler(
+        (exception, command, parsed) -> {
+          if (exception instanceof NodeStartException start) {
+            command.getErr().println("remora-node: " + start.getMessage());
+            return start.kind().exitCode();
+          }
+          LoggerFactory.getLogger(NodeCommand.class).error("The node failed", exception);
+          command.getErr().println("remora-node: failed: " + exception);
+          return CommandLine.ExitCode.SOFTWARE;
+        });
+    return commandLine;
+  }
+
+  @Override
+  public Integer call() throws Exception {
+    Config configuration = configuration();
+    if (exitWithStdin) {
+      // From the first moment on: the owner may be gone before the node is up.
+      Duration limit = NodeSettings.from(configuration).shutdownGrace().plus(END_MARGIN);
+      ProcessEnd.whenAtEnd(
+          standardInput,
+          () -> {
+            LoggerFactory.getLogger(NodeCommand.class)
+                .info("Standard input has ended: the owner is gone, so the node ends");
+            ProcessEnd.exit(CommandLine.ExitCode.OK, limit);
+          });
+    }
+    NodeOptions options = options();
+    // Before logging, which takes a tenth of a second to set up.
+    TorchLoading torchLoading = TorchLoading.start(options.torchHome());
+    EmbeddedNode node = EmbeddedNode.start(options, configuration, torchLoading);
+    Runtime.getRuntime().addShutdownHook(new Thread(() -> end(node), "remora-node-end"));
+    InetSocketAddress address = node.address();
+    announcements.printf(
+        "remora-node listening on %s:%d%n",
+        address.getAddress().getHostAddress(), address.getPort());
+    announcements.flush();
+    node.ending().toCompletableFuture().get();
+    end(node);
+    return CommandLine.ExitCode.OK;
+  }
+
+  private static void end(EmbeddedNode node) {
+    if (!node.end()) {
+      ProcessEnd.kill();
+    }
+  }
+
+  private NodeOptions options() {
+    return new NodeOptions(
+        listen,
+        token(),
+        device,
+        Optional.ofNullable(gpuCount),
+        Optional.ofNullable(gpuType).map(this::gpuTypeName),
+        checkedThreads(),
+        Optional.ofNullable(torchHome),
+        seedNodes);
+  }
+
+  private LaunchToken token() {
+    String token = environment.get(TOKEN_VARIABLE);
+    if (token == null || token.isBlank()) {
+      throw new ParameterException(
+          spec.commandLine(),
+          "the environment variable %s is not set: it must hold the secret that owners show"
+              .formatted(TOKEN_VARIABLE));
+    }
+    try {
+      return LaunchToken.of(token);
+    } catch (IllegalArgumentException e) {
+      throw new ParameterException(
+          spec.commandLine(),
+          "the environment variable %s holds no valid token: %s"
+              .formatted(TOKEN_VARIABLE, e.getMessage()),
+          e);
+    }
+  }
+
+  private int checkedThreads() {
+    if (computeThreads < 0 || computeThreads > 1024) {
+      throw new ParameterException(
+          spec.commandLine(),
+          "--compute-threads must be between 0 and 1024, but is " + computeThreads);
+    }
+    return computeThreads;
+  }
+
+  private String gpuTypeName(String name) {
+    try {
+      return GpuType.parse(name).displayName();
+    } catch (IllegalArgumentException e) {
+      throw new ParameterException(spec.commandLine(), "--gpu-type: " + e.getMessage(), e);
+    }
+  }
+
+  private Config configuration() {
+    String overlay = environment.getOrDefault(CONFIG_VARIABLE, "");
+    try {
+      return ConfigFactory.parseString(overlay).withFallback(ConfigFactory.load()).resolve();
+    } catch (ConfigException e) {
+      throw new NodeStartException(
+          NodeStartException.Kind.CONFIGURATION,
+          "the configuration (files, system properties and %s) cannot be read: %s"
+              .formatted(CONFIG_VARIABLE, e.getMessage()),
+          e);
+    }
+  }
+
+  /** Reads {@code HOST:PORT}. */
+  static final class ListenConverter implements ITypeConverter<InetSocketAddress> {
+    @Override
+    public InetSocketAddress convert(String text) {
+      int colon = text.lastIndexOf(':');
+      try {
+        int port = Integer.parseInt(text.substring(colon + 1));
+        if (colon > 0 && port >= 0 && port <= 65535) {
+          return new InetSocketAddress(InetAddress.getByName(text.substring(0, colon)), port);
+        }
+      } catch (NumberFormatException e) {
+        // Reported below, with what was expected.
+      } catch (UnknownHostException e) {
+        throw new TypeConversionException("unknown host in '%s'".formatted(text));
+      }
+      throw new TypeConversionException(
+          "'%s' is not HOST:PORT with a port from 0 to 65535".formatted(text));
+    }
+  }
+
+  /** Reads a {@link DeviceChoice}. */
+  static final class DeviceConverter implements ITypeConverter<DeviceChoice> {
+    @Override
+    public DeviceChoice convert(String text) {
+      try {
+        return DeviceChoice.parse(text);
+      } catch (IllegalArgumentException e) {
+        throw new TypeConversionException(e.getMessage());
+      }
+    }
+  }
+}

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.node;
+
+import com.typesafe.config.Config;
+import java.time.Duration;
+import java.util.List;
+
+/**
+ * The configuration of a node, {@code remora.node} in {@code reference.conf}, where each key is
+ * explained. Immutable.
+ *
+ * @param orphanTimeout time without an owner's connection after which the node ends; 1 s or more
+ * @param shutdownGrace time an ending node waits for running operators; not negative
+ * @param computeThreads threads of libtorch's CPU operators, 0 to leave it to libtorch
+ * @param maxConnections connections open at the same time, 1 to 1024
+ * @param maxSessions sessions open at the same time, 1 to 1024
+ * @param deniedOperators operators that are refused
+ */
+public record NodeSettings(
+    Duration orphanTimeout,
+    Duration shutdownGrace,
+    int computeThreads,
+    int maxConnections,
+    int maxSessions,
+    List<String> deniedOperators) {
+
+  /** Path of the settings in the configuration. */
+  static final String PATH = "remora.node";
+
+  /** Path of the session actors' dispatcher, which Akka reads itself. */
+  static final String SESSION_DISPATCHER = PATH + ".session-dispatcher";
+
+  /**
+   * Checks the ranges.
+   *
+   * @throws IllegalArgumentException names the key that is out of its range
+   */
+  public NodeSettings {
+    checkAtLeast("orphan-timeout", orphanTimeout, Duration.ofSeconds(1));
+    checkAtLeast("shutdown-grace", shutdownGrace, Duration.ZERO);
+    checkRange("compute-threads", computeThreads, 0, 1024);
+    checkRange("max-connections", maxConnections, 1, 1024);
+    checkRange("max-sessions", maxSessions, 1, 1024);
+    deniedOperators = List.copyOf(deniedOperators);
+  }
+
+  /**
+   * Reads the settings.
+   *
+   * @param root the whole configuration, with {@code reference.conf} resolved into it
+   * @return the settings
+   * @throws com.typesafe.config.ConfigException if a key is missing or has the wrong type
+   * @throws IllegalArgumentException if a value is out of its range
+   */
+  public static NodeSettings from(Config root) {
+    Config node = root.getConfig(PATH);
+    return new NodeSettings(
+        node.getDuration("orphan-timeout"),
+        node.getDuration("shutdown-grace"),
+        node.getInt("compute-threads"),
+        node.getInt("max-connections"),
+        node.getInt("max-sessions"),
+        node.getStringList("denied-operators"));
+  }
+
+  private static void checkAtLeast(String key, Duration value, Duration least) {
+    if (value.compareTo(least) < 0) {
+      throw new IllegalArgumentException(
+          "%s.%s must be at least %s, but is %s".formatted(PATH, key, least, value));
+    }
+  }
+
+  private static void checkRange(String key, long value, long least, long most) {
+    if (value < least || value > most) {
+      throw new IllegalArgumentException(
+          "%s.%s must be between %d and %d, but is %d".formatted(PATH, key, least, most, value));
+    }
+  }
+}

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.node;
+
+import java.io.IOException;
+import java.io.InputStream;
+import java.time.Duration;
+
+/**
+ * How a node process ends: soon, whatever its threads are doing.
+ *
+ * <p>An operator in native code cannot be interrupted. Waiting for it may take long, and the
+ * ordinary exit without waiting runs the destructors of libtorch and its BLAS while it computes,
+ * which crashes. So the process kills itself where the ordinary way would be one of these.
+ */
+final class ProcessEnd {
+
+  private ProcessEnd() {}
+
+  /**
+   * Ends the JVM in the orderly way, or kills it if that takes too long.
+   *
+   * @param code the exit code of the orderly way
+   * @param limit how long it may take
+   */
+  static void exit(int code, Duration limit) {
+    daemon(
+        "remora-node-kill",
+        () -> {
+          try {
+            Thread.sleep(limit.toMillis());
+          } catch (InterruptedException e) {
+            Thread.currentThread().interrupt();
+          }
+          kill();
+        });
+    System.exit(code);
+  }
+
+  /** Ends the process with signal 9, which lets nothing run any more. */
+  static void kill() {
+    String command = "kill -KILL " + ProcessHandle.current().pid();
+    try {
+      new ProcessBuilder("/bin/sh", "-c", command).start().waitFor();
+    } catch (IOException e) {
+      // No shell: the risk of a crash is better than a process that stays.
+    } catch (InterruptedException e) {
+      Thread.currentThread().interrupt();
+    }
+    Runtime.getRuntime().halt(128 + 9);
+  }
+
+  /**
+   * Starts a thread that reads a stream until its end, which is when the process that holds the
+   * other side is gone.
+   *
+   * @param stream the stream, standard input
+   * @param action what to do then; run once
+   */
+  static void whenAtEnd(InputStream stream, Runnable action) {
+    daemon(
+        "remora-node-stdin",
+        () -> {
+          byte[] ignored = new byte[256];
+          try {
+            while (stream.read(ignored) >= 0) {
+              // What the owner writes has no meaning; only its end has.
+            }
+          } catch (IOException e) {
+            // A broken pipe is an end as well.
+          }
+          action.run();
+        });
+  }
+
+  private static void daemon(String name, Runnable body) {
+    Thread thread = new Thread(body, name);
+    thread.setDaemon(true);
+    thread.start();
+  }
+}

@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.node;
+
+import akka.actor.typed.ActorRef;
+import akka.actor.typed.Behavior;
+import akka.actor.typed.PostStop;
+import akka.actor.typed.javadsl.AbstractBehavior;
+import akka.actor.typed.javadsl.ActorContext;
+import akka.actor.typed.javadsl.Behaviors;
+import akka.actor.typed.javadsl.Receive;
+import io.remora.actors.link.FrameType;
+import io.remora.actors.link.OutboundFrame;
+import io.remora.actors.link.proto.Reason;
+import io.remora.actors.link.proto.SessionClosed;
+import io.remora.actors.link.proto.SessionOpened;
+import io.remora.runtime.BatchExecutor;
+import io.remora.runtime.ExecutionResult;
+import io.remora.runtime.ProtocolException;
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
+import java.util.List;
+
+/**
+ * One program's session on this node. Runs on a pinned dispatcher: its thread, and no other,
+ * executes the session's batches, in the order of their numbers and each once.
+ *
+ * <p>Batches come through a {@link SessionInbox}, not through the mailbox; a message only wakes the
+ * actor when it had run out of them. Questions and commands are messages, and are answered between
+ * two frames of batches, so an answer may wait for a long operator.
+ *
+ * <p>When the session ends - asked for, by an error, or with its connection - its storages are
+ * freed. Sessions do not outlive their connection.
+ */
+final class SessionActor extends AbstractBehavior<SessionActor.Command> {
+
+  /** What a session is told. */
+  sealed interface Command permits Describe, Drain, Abandon {}
+
+  /** Asks what the session holds. */
+  record Describe(ActorRef<Description> replyTo) implements Command {}
+
+  /**
+   * The state of a session.
+   *
+   * @param executed number of the last batch executed
+   * @param storages storages that hold memory
+   * @param bytes their bytes
+   */
+  record Description(long executed, long storages, long bytes) {}
+
+  /** Work has arrived in the inbox. */
+  enum Drain implements Command {
+    INSTANCE
+  }
+
+  /** The connection is gone. */
+  enum Abandon implements Command {
+    INSTANCE
+  }
+
+  /** How many frames are executed before messages get a turn. */
+  private static final int FRAMES_PER_TURN = 16;
+
+  private final String name;
+  private final long session;
+  private final SessionInbox inbox;
+  private final SessionOutbox outbox;
+  private final BatchExecutor executor;
+  private long executed;
+
+  /**
+   * A session that takes batches from now on, and tells its owner so.
+   *
+   * @param name for the log
+   * @param session its number in the connection
+   * @param devices the executor's devices
+   * @param deniedOperators operators that are refused
+   */
+  static Behavior<Command> create(
+      String name,
+      long session,
+      SessionInbox inbox,
+      SessionOutbox outbox,
+      List<String> devices,
+      List<String> deniedOperators) {
+    return Behaviors.setup(
+        context -> {
+          context.setLoggerName(SessionActor.class);
+          BatchExecutor executor;
+          try {
+            executor = BatchExecutor.create(devices, deniedOperators);
+          } catch (RuntimeException e) {
+            context.getLog().error("Session {} cannot be opened", name, e);
+            outbox.send(closed(session, Reason.REASON_INTERNAL, e.getMessage()));
+            inbox.abandon();
+            return Behaviors.stopped();
+          }
+          return new SessionActor(context, name, session, inbox, outbox, executor);
+        });
+  }
+
+  private SessionActor(
+      ActorContext<Command> context,
+      String name,
+      long session,
+      SessionInbox inbox,
+      SessionOutbox outbox,
+      BatchExecutor executor) {
+    super(context);
+    this.name = name;
+    this.session = session;
+    this.inbox = inbox;
+    this.outbox = outbox;
+    this.executor = executor;
+    outbox.send(
+        OutboundFrame.control(
+            FrameType.SESSION_OPENED, session, SessionOpened.getDefaultInstance()));
+    ActorRef<Command> self = context.getSelf();
+    inbox.onWork(() -> self.tell(Drain.INSTANCE));
+    context.getLog().info("Session {} is open", name);
+  }
+
+  @Override
+  public Receive<Command> createReceive() {
+    return newReceiveBuilder()
+        .onMessageEquals(Drain.INSTANCE, this::onDrain)
+        .onMessage(Describe.class, this::onDescribe)
+        .onMessageEquals(Abandon.INSTANCE, this::onAbandon)
+        .onSignal(PostStop.class, this::onPostStop)
+        .build();
+  }
+
+  private Behavior<Command> onDrain() {
+    for (int frames = 0; frames < FRAMES_PER_TURN; frames++) {
+      SessionInbox.Entry entry = inbox.take();
+      if (entry == null) {
+        return this;
+      }
+      if (entry instanceof SessionInbox.Close) {
+        return end(Reason.REASON_CLOSED, "");
+      }
+      SessionInbox.Batches batches = (SessionInbox.Batches) entry;
+      try {
+        executeAll(batches);
+      } catch (ProtocolException e) {
+        getContext().getLog().error("Session {} ends: {}", name, e.getMessage());
+        return end(Reason.REASON_MALFORMED, e.getMessage());
+      } catch (RuntimeException e) {
+        getContext().getLog().error("Session {} ends because the node failed", name, e);
+        return end(Reason.REASON_INTERNAL, "the node failed: " + e);
+      } finally {
+        batches.release().run();
+      }
+    }
+    getContext().getSelf().tell(Drain.INSTANCE);
+    return this;
+  }
+
+  private Behavior<Command> onDescribe(Describe question) {
+    question.replyTo.tell(
+        new Description(executed, executor.storageCount(), executor.storageBytes()));
+    return this;
+  }
+
+  private Behavior<Command> onAbandon() {
+    return Behaviors.stopped();
+  }
+
+  private Behavior<Command> onPostStop(PostStop signal) {
+    inbox.abandon();
+    long storages = executor.storageCount();
+    long bytes = executor.storageBytes();
+    executor.close();
+    getContext()
+        .getLog()
+        .info(
+            "Session {} has ended after {} batches; {} storages of {} bytes are freed",
+            name,
+            executed,
+            storages,
+            bytes);
+    return this;
+  }
+
+  private void executeAll(SessionInbox.Batches batches) {
+    ByteBuffer payload = batches.payload().order(ByteOrder.LITTLE_ENDIAN);
+    long sequence = batches.firstSequence();
+    if (!payload.hasRemaining()) {
+      throw new ProtocolException("a frame of batches without a batch");
+    }
+    while (payload.hasRemaining()) {
+      if (inbox.abandoned()) {
+        return;
+      }
+      ByteBuffer batch = nextBatch(payload);
+      execute(sequence++, batch, !payload.hasRemaining() && inbox.isEmpty());
+    }
+  }
+
+  private void execute(long sequence, ByteBuffer batch, boolean last) {
+    if (sequence <= executed) {
+      outbox.alreadyExecuted(sequence);
+      return;
+    }
+    if (sequence != executed + 1) {
+      throw new ProtocolException(
+          "batch %d came after batch %d: %d batch(es) are missing"
+              .formatted(sequence, executed, sequence - executed - 1));
+    }
+    ExecutionResult result = executor.execute(sequence, batch);
+    executed = sequence;
+    outbox.executed(sequence, result, last);
+  }
+
+  private static ByteBuffer nextBatch(ByteBuffer payload) {
+    if (payload.remaining() < Integer.BYTES) {
+      throw new ProtocolException(
+          "%d stray bytes at the end of a frame of batches".formatted(payload.remaining()));
+    }
+    int length = payload.getInt();
+    if (length < 0 || length > payload.remaining()) {
+      throw new ProtocolException(
+          "a batch of %s bytes in a frame that has %d left"
+              .formatted(Integer.toUnsignedString(length), payload.remaining()));
+    }
+    ByteBuffer batch = payload.slice(payload.position(), length).order(ByteOrder.LITTLE_ENDIAN);
+    payload.position(payload.position() + length);
+    return batch;
+  }
+
+  private Behavior<Command> end(Reason reason, String message) {
+    outbox.send(closed(session, reason, message));
+    return Behaviors.stopped();
+  }
+
+  private static OutboundFrame closed(long session, Reason reason, String message) {
+    return OutboundFrame.control(
+        FrameType.SESSION_CLOSED,
+        session,
+        SessionClosed.newBuilder()
+            .setReason(reason)
+            .setMessage(message == null ? "" : message)
+            .build());
+  }
+}

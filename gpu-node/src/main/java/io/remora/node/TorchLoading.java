@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.node;
+
+import io.remora.runtime.TorchLibrary;
+import java.nio.file.Path;
+import java.util.Optional;
+import java.util.concurrent.ExecutionException;
+import java.util.concurrent.FutureTask;
+
+/**
+ * libtorch being loaded on a thread of its own, which takes as long as everything else that a
+ * starting node has to do. Thread-safe.
+ */
+final class TorchLoading {
+
+  private final FutureTask<TorchLibrary> task;
+
+  private TorchLoading(FutureTask<TorchLibrary> task) {
+    this.task = task;
+  }
+
+  /**
+   * Starts to load.
+   *
+   * @param torchHome the folder to load it from; empty for bytedeco's natives
+   */
+  static TorchLoading start(Optional<Path> torchHome) {
+    FutureTask<TorchLibrary> task =
+        new FutureTask<>(
+            () -> torchHome.isEmpty() ? TorchLibrary.bytedeco() : TorchHome.load(torchHome.get()));
+    Thread thread = new Thread(task, "remora-node-libtorch");
+    thread.setDaemon(true);
+    thread.start();
+    return new TorchLoading(task);
+  }
+
+  /**
+   * Waits for the library.
+   *
+   * @throws NodeStartException if it cannot be loaded
+   */
+  TorchLibrary library() {
+    try {
+      return task.get();
+    } catch (InterruptedException e) {
+      Thread.currentThread().interrupt();
+      throw new NodeStartException(
+          NodeStartException.Kind.LIBTORCH, "interrupted while libtorch was loading", e);
+    } catch (ExecutionException e) {
+      if (e.getCause() instanceof NodeStartException start) {
+        throw start;
+      }
+      throw new NodeStartException(
+          NodeStartException.Kind.LIBTORCH,
+          "libtorch cannot be loaded: " + e.getCause().getMessage(),
+          e.getCause());
+    }
+  }
+
+  /** Waits for the end of loading: a process that ends in the middle of it may crash. */
+  void await() {
+    try {
+      task.get();
+    } catch (InterruptedException e) {
+      Thread.currentThread().interrupt();
+    } catch (ExecutionException e) {
+      // Something else has failed first and is reported.
+    }
+  }
+}

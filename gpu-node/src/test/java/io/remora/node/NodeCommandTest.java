@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.node;
+
+import static java.nio.charset.StandardCharsets.UTF_8;
+import static org.assertj.core.api.Assertions.assertThat;
+
+import io.remora.provider.LaunchToken;
+import java.io.ByteArrayOutputStream;
+import java.io.InputStream;
+import java.io.PrintStream;
+import java.io.PrintWriter;
+import java.io.StringWriter;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.Map;
+import org.junit.jupiter.api.Tag;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
+import picocli.CommandLine;
+
+/** What the command says before anything is started. */
+@Tag("critical")
+class NodeCommandTest {
+
+  private static final Map<String, String> TOKEN =
+      Map.of("REMORA_NODE_TOKEN", LaunchToken.random().value());
+
+  private final ByteArrayOutputStream announcements = new ByteArrayOutputStream();
+  private final StringWriter out = new StringWriter();
+  private final StringWriter err = new StringWriter();
+
+  @ParameterizedTest
+  @ValueSource(
+      strings = {
+        "--listen",
+        "--torch-home",
+        "--device",
+        "--gpu-count",
+        "--gpu-type",
+        "--compute-threads",
+        "--seed-nodes",
+        "--exit-with-stdin",
+        "REMORA_NODE_TOKEN",
+        "REMORA_NODE_CONFIG",
+        "Default: 127.0.0.1:0",
+        "Default: auto",
+        "Exit codes:"
+      })
+  void helpExplains(String what) {
+    assertThat(execute(Map.of(), "--help")).isZero();
+    assertThat(out.toString()).contains(what);
+  }
+
+  @Test
+  void helpNeverShowsATokenOption() {
+    execute(Map.of(), "--help");
+    assertThat(out.toString()).doesNotContain("--token");
+  }
+
+  @Test
+  void refusesToStartWithoutAToken() {
+    assertThat(execute(Map.of())).isEqualTo(2);
+    assertThat(err.toString()).contains("REMORA_NODE_TOKEN is not set").contains("--help");
+  }
+
+  @Test
+  void refusesATokenThatIsNoneWithoutRepeatingIt() {
+    assertThat(execute(Map.of("REMORA_NODE_TOKEN", "hunter2"))).isEqualTo(2);
+    assertThat(err.toString()).contains("REMORA_NODE_TOKEN").doesNotContain("hunter2");
+  }
+
+  @ParameterizedTest
+  @CsvSource(
+      delimiter = '|',
+      value = {
+        "--device gpu | use auto, cpu or cuda",
+        "--listen 127.0.0.1 | is not HOST:PORT",
+        "--listen 127.0.0.1:70000 | is not HOST:PORT",
+        "--gpu-type H9000 | H100",
+        "--compute-threads 5000 | between 0 and 1024",
+        "--compute-threads many | 'many'",
+        "--unknown | --unknown"
+      })
+  void namesWhatIsWrongWithTheCommandLine(String arguments, String message) {
+    assertThat(execute(TOKEN, arguments.split(" "))).isEqualTo(2);
+    assertThat(err.toString()).contains(message).contains("Try --help");
+    assertThat(out.toString()).isEmpty();
+  }
+
+  @Test
+  void namesWhatATorchHomeLacks(@TempDir Path folder) throws Exception {
+    assertThat(execute(TOKEN, "--torch-home", folder.toString())).isEqualTo(3);
+    assertThat(err.toString()).contains(folder.toString()).contains("lib/libc10.so");
+
+    Path lib = Files.createDirectory(folder.resolve("lib"));
+    Files.createFile(lib.resolve("libc10.so"));
+    assertThat(execute(TOKEN, "--torch-home", folder.toString())).isEqualTo(3);
+    assertThat(err.toString()).contains("it has no lib/libtorch_cpu.so");
+
+    Files.createFile(lib.resolve("libtorch_cpu.so"));
+    Files.writeString(folder.resolve("version.py"), "__version__ = '2.7.1+cu128'\ndebug = False\n");
+    assertThat(execute(TOKEN, "--torch-home", folder.toString())).isEqualTo(3);
+    assertThat(err.toString()).contains("it is torch 2.7.1+cu128, but 2.10 is needed");
+  }
+
+  @Test
+  void namesATorchHomeThatDoesNotExist(@TempDir Path folder) {
+    String missing = folder.resolve("missing").toString();
+
+    assertThat(execute(TOKEN, "--torch-home", missing)).isEqualTo(3);
+    assertThat(err.toString()).contains(missing + " is not usable: there is no such folder");
+  }
+
+  @Test
+  void refusesAddressesThatOthersCouldReach() {
+    assertThat(execute(TOKEN, "--listen", "0.0.0.0:0")).isEqualTo(5);
+    assertThat(err.toString()).contains("loopback");
+    assertThat(announcements.toString(UTF_8)).isEmpty();
+  }
+
+  @Test
+  void refusesAWrongConfiguration() {
+    Map<String, String> wrong =
+        Map.of(
+            "REMORA_NODE_TOKEN",
+            LaunchToken.random().value(),
+            "REMORA_NODE_CONFIG",
+            "remora.node.orphan-timeout = soon");
+
+    assertThat(execute(wrong)).isEqualTo(6);
+    assertThat(err.toString()).contains("orphan-timeout");
+  }
+
+  @Test
+  void refusesSeedsThatAreNoAddresses() {
+    assertThat(execute(TOKEN, "--seed-nodes", "somewhere")).isEqualTo(6);
+    assertThat(err.toString()).contains("'somewhere' is neither HOST:PORT nor akka://");
+  }
+
+  private int execute(Map<String, String> environment, String... arguments) {
+    CommandLine command =
+        NodeCommand.commandLine(
+            new PrintStream(announcements, true, UTF_8),
+            environment,
+            InputStream.nullInputStream());
+    command.setOut(new PrintWriter(out, true));
+    command.setErr(new PrintWriter(err, true));
+    return command.execute(arguments);
+  }
+}

@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.node;
+
+import static java.nio.charset.StandardCharsets.UTF_8;
+import static org.assertj.core.api.Assertions.assertThat;
+
+import io.remora.actors.link.FrameType;
+import io.remora.actors.link.proto.Goodbye;
+import io.remora.actors.link.proto.OpenSession;
+import io.remora.actors.link.proto.Reason;
+import io.remora.actors.link.proto.Refused;
+import io.remora.actors.link.proto.Welcome;
+import io.remora.provider.LaunchToken;
+import java.net.InetSocketAddress;
+import java.net.Socket;
+import java.net.SocketException;
+import java.time.Duration;
+import java.util.Random;
+import org.junit.jupiter.api.AfterAll;
+import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.Tag;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+
+/** The node as a process, and who it lets in. */
+@Tag("fast")
+@Timeout(120)
+class NodeProcessTest {
+
+  private static final LaunchToken TOKEN = LaunchToken.random();
+
+  private static NodeProcess node;
+  private static InetSocketAddress address;
+
+  @BeforeAll
+  static void start() throws Exception {
+    node =
+        NodeProcess.start(
+            TOKEN, "", "--device=cpu", "--gpu-count=2", "--gpu-type=H100", "--compute-threads=1");
+    address = node.address();
+  }
+
+  @AfterAll
+  static void stop() {
+    node.close();
+  }
+
+  @Test
+  void announcesItselfInOneLineAndLogsItsChoice() throws Exception {
+    assertThat(node.output())
+        .containsExactly("remora-node listening on 127.0.0.1:" + address.getPort());
+    assertThat(node.log())
+        .contains("libtorch 2.10.0 from")
+        .contains("2 x simulated H100 on cpu (--device cpu was given); 1 compute threads")
+        .doesNotContain(TOKEN.value());
+  }
+
+  @Test
+  void welcomesItsOwnerWithItsDevices() throws Exception {
+    try (Owner owner = Owner.dial(address)) {
+      owner.send(FrameType.HELLO, 0, Owner.hello(TOKEN));
+
+      Welcome welcome = owner.welcome();
+
+      assertThat(welcome.getLibtorchVersion()).startsWith("2.10.");
+      assertThat(welcome.getComputeThreads()).isEqualTo(1);
+      assertThat(welcome.getNodeId()).isNotEmpty();
+      assertThat(welcome.getDevicesList())
+          .hasSize(2)
+          .allSatisfy(
+              device -> {
+                assertThat(device.getName()).isEqualTo("simulated H100");
+                assertThat(device.getKind()).isEqualTo("cpu");
+              });
+    }
+  }
+
+  @Test
+  void refusesAnotherTokenAndClosesTheConnection() throws Exception {
+    try (Owner owner = Owner.dial(address)) {
+      owner.send(FrameType.HELLO, 0, Owner.hello(LaunchToken.random()));
+
+      Refused refused = owner.next(FrameType.REFUSED).as(Refused.parser());
+
+      assertThat(refused.getReason()).isEqualTo(Reason.REASON_TOKEN);
+      assertThat(refused.getMessage()).contains("REMORA_NODE_TOKEN");
+      owner.awaitClosed();
+    }
+  }
+
+  @Test
+  void refusesAnotherProtocolVersion() throws Exception {
+    try (Owner owner = Owner.dial(address)) {
+      owner.send(FrameType.HELLO, 0, Owner.hello(TOKEN).toBuilder().setProtocolVersion(99).build());
+
+      Refused refused = owner.next(FrameType.REFUSED).as(Refused.parser());
+
+      assertThat(refused.getReason()).isEqualTo(Reason.REASON_PROTOCOL_VERSION);
+      assertThat(refused.getMessage()).contains("99");
+    }
+  }
+
+  @Test
+  void refusesAnotherLibtorch() throws Exception {
+    try (Owner owner = Owner.dial(address)) {
+      owner.send(
+          FrameType.HELLO, 0, Owner.hello(TOKEN).toBuilder().setLibtorchVersion("2.7.0").build());
+
+      Refused refused = owner.next(FrameType.REFUSED).as(Refused.parser());
+
+      assertThat(refused.getReason()).isEqualTo(Reason.REASON_LIBTORCH_VERSION);
+      assertThat(refused.getMessage()).contains("2.7.0").contains("--torch-home");
+    }
+  }
+
+  @Test
+  void doesNothingForSomebodyWhoSkipsTheHandshake() throws Exception {
+    try (Owner owner = Owner.dial(address)) {
+      owner.send(FrameType.OPEN_SESSION, 1, OpenSession.getDefaultInstance());
+
+      Goodbye goodbye = owner.next(FrameType.GOODBYE).as(Goodbye.parser());
+
+      assertThat(goodbye.getReason()).isEqualTo(Reason.REASON_MALFORMED);
+      assertThat(goodbye.getMessage()).contains("must be HELLO");
+      owner.awaitClosed();
+    }
+  }
+
+  @Test
+  void survivesGarbage() throws Exception {
+    Random random = new Random(42);
+    for (int i = 0; i < 20; i++) {
+      byte[] garbage = new byte[random.nextInt(5000)];
+      random.nextBytes(garbage);
+      send(garbage);
+    }
+    send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".getBytes(UTF_8));
+
+    try (Owner owner = Owner.connect(address, TOKEN)) {
+      owner.openSession(7);
+    }
+  }
+
+  @Test
+  void endsSoonAfterItsStandardInput() throws Exception {
+    try (NodeProcess child = NodeProcess.start(TOKEN, "", "--device=cpu", "--exit-with-stdin")) {
+      child.address();
+      long start = System.nanoTime();
+
+      child.closeStandardInput();
+
+      assertThat(child.exitCode(Duration.ofSeconds(5))).isZero();
+      assertThat(Duration.ofNanos(System.nanoTime() - start)).isLessThan(Duration.ofMillis(1500));
+    }
+  }
+
+  @Test
+  void outlivesItsStandardInputOtherwise() throws Exception {
+    node.closeStandardInput();
+
+    try (Owner owner = Owner.connect(address, TOKEN)) {
+      owner.openSession(1);
+    }
+    assertThat(node.process().isAlive()).isTrue();
+  }
+
+  @Test
+  void endsWhenNoOwnerEverConnects() throws Exception {
+    try (NodeProcess child =
+        NodeProcess.start(TOKEN, "remora.node.orphan-timeout = 1s", "--device=cpu")) {
+      child.address();
+
+      assertThat(child.exitCode(Duration.ofSeconds(10))).isZero();
+      assertThat(child.log()).contains("no owner has connected").contains("orphan-timeout");
+    }
+  }
+
+  @Test
+  void endsSomeTimeAfterItsOwnerIsGoneButNotBefore() throws Exception {
+    try (NodeProcess child =
+        NodeProcess.start(TOKEN, "remora.node.orphan-timeout = 2s", "--device=cpu")) {
+      try (Owner owner = Owner.connect(child.address(), TOKEN)) {
+        Thread.sleep(2500);
+        assertThat(child.process().isAlive()).isTrue();
+        owner.openSession(1);
+      }
+      Thread.sleep(1000);
+      assertThat(child.process().isAlive()).isTrue();
+
+      assertThat(child.exitCode(Duration.ofSeconds(10))).isZero();
+      assertThat(child.log()).contains("the owner's connection is gone");
+    }
+  }
+
+  @Test
+  void endsOnATerminationSignal() throws Exception {
+    try (NodeProcess child = NodeProcess.start(TOKEN, "", "--device=cpu")) {
+      try (Owner owner = Owner.connect(child.address(), TOKEN)) {
+        child.process().destroy();
+
+        Goodbye goodbye = owner.next(FrameType.GOODBYE).as(Goodbye.parser());
+        assertThat(goodbye.getReason()).isEqualTo(Reason.REASON_SHUTTING_DOWN);
+      }
+      child.exitCode(Duration.ofSeconds(5));
+    }
+  }
+
+  @Test
+  void saysThatItsPortIsTaken() throws Exception {
+    String taken = "127.0.0.1:" + address.getPort();
+    try (NodeProcess second = NodeProcess.start(TOKEN, "", "--device=cpu", "--listen", taken)) {
+      assertThat(second.exitCode(Duration.ofSeconds(30))).isEqualTo(5);
+      assertThat(second.log()).contains(taken).contains("--listen");
+      assertThat(second.output()).isEmpty();
+    }
+  }
+
+  private static void send(byte[] bytes) throws Exception {
+    try (Socket socket = new Socket(address.getAddress(), address.getPort())) {
+      socket.getOutputStream().write(bytes);
+      socket.getOutputStream().flush();
+      socket.shutdownOutput();
+      socket.setSoTimeout(10_000);
+      // Until the node closes: it has dealt with it then.
+      try {
+        socket.getInputStream().readAllBytes();
+      } catch (SocketException e) {
+        // A reset is an end as well.
+      }
+    }
+  }
+}

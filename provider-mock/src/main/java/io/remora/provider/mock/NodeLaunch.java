@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.provider.mock;
+
+import com.typesafe.config.Config;
+import com.typesafe.config.ConfigRenderOptions;
+import io.remora.node.DeviceChoice;
+import io.remora.node.Main;
+import io.remora.provider.LaunchToken;
+import io.remora.provider.MachineSpec;
+import io.remora.runtime.ProviderException;
+import java.io.File;
+import java.io.IOException;
+import java.net.URISyntaxException;
+import java.net.URL;
+import java.net.URLClassLoader;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import java.util.Map;
+import java.util.stream.Collectors;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+
+/** The command line and environment of a child node. */
+final class NodeLaunch {
+
+  /** Environment variables by which the libraries under libtorch choose their threads. */
+  private static final List<String> THREAD_VARIABLES =
+      List.of("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS");
+
+  /** They would attach this program's debugger or profiler to the child as well. */
+  private static final List<String> PROGRAM_ONLY_VARIABLES =
+      List.of("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS");
+
+  /** Longer class paths go through a file: the system limits a single argument to 128 KiB. */
+  private static final int LONGEST_CLASS_PATH_ARGUMENT = 32 * 1024;
+
+  private static final Logger log = LoggerFactory.getLogger(NodeLaunch.class);
+
+  private NodeLaunch() {}
+
+  /**
+   * A command ready to start, which may need a file until the child is up.
+   *
+   * @param builder starts the child
+   * @param argumentFile the file, or null
+   */
+  record Command(ProcessBuilder builder, Path argumentFile) implements AutoCloseable {
+    @Override
+    public void close() {
+      if (argumentFile == null) {
+        return;
+      }
+      try {
+        Files.deleteIfExists(argumentFile);
+      } catch (IOException e) {
+        log.debug("{} could not be deleted", argumentFile, e);
+      }
+    }
+  }
+
+  static Command command(
+      MachineSpec spec, MockSettings settings, LaunchToken token, Config config, NodeLog nodeLog) {
+    int threads = settings.childComputeThreads();
+    List<String> command = new ArrayList<>();
+    command.add(settings.java().orElseGet(NodeLaunch::javaCommand).toString());
+    command.addAll(settings.jvmOptions());
+    command.addAll(nativeAccessOptions(settings));
+    Path argumentFile =
+        addClassPath(command, settings.classPath().orElseGet(NodeLaunch::classPath));
+    command.add(Main.class.getName());
+    command.addAll(nodeArguments(spec, settings, threads));
+
+    ProcessBuilder builder = new ProcessBuilder(command);
+    Map<String, String> environment = builder.environment();
+    PROGRAM_ONLY_VARIABLES.forEach(environment::remove);
+    THREAD_VARIABLES.forEach(variable -> environment.put(variable, Integer.toString(threads)));
+    environment.put("REMORA_NODE_TOKEN", token.value());
+    environment.put("REMORA_NODE_CONFIG", nodeConfig(config));
+    environment.put("REMORA_NODE_LOG_LEVEL", nodeLog.wantedLevel().toString());
+    environment.put("REMORA_NODE_LOG_PATTERN", NodeLog.PATTERN);
+    return new Command(builder, argumentFile);
+  }
+
+  /**
+   * The program's settings of nodes and links, so that the child has them, wherever they are from.
+   */
+  private static String nodeConfig(Config config) {
+    return config
+        .withOnlyPath("remora.node")
+        .withFallback(config.withOnlyPath("remora.link"))
+        .root()
+        .render(ConfigRenderOptions.concise());
+  }
+
+  private static List<String> nodeArguments(MachineSpec spec, MockSettings settings, int threads) {
+    List<String> arguments = new ArrayList<>();
+    arguments.addAll(List.of("--listen", "127.0.0.1:0"));
+    arguments.addAll(List.of("--device", settings.device().toString()));
+    arguments.addAll(List.of("--gpu-count", Integer.toString(spec.gpuCount())));
+    if (spec.gpuType() != null && settings.device() != DeviceChoice.CUDA) {
+      arguments.addAll(List.of("--gpu-type", spec.gpuType().displayName()));
+    }
+    arguments.addAll(List.of("--compute-threads", Integer.toString(threads)));
+    settings
+        .torchHome()
+        .ifPresent(home -> arguments.addAll(List.of("--torch-home", home.toString())));
+    arguments.add("--exit-with-stdin");
+    return arguments;
+  }
+
+  private static Path javaCommand() {
+    return Path.of(System.getProperty("java.home"), "bin", "java");
+  }
+
+  /**
+   * What newer JDKs want to hear before they let libraries use native code and memory without a
+   * warning. Only where the child's JDK is this program's, whose version is known.
+   */
+  private static List<String> nativeAccessOptions(MockSettings settings) {
+    if (settings.java().isPresent()) {
+      return List.of();
+    }
+    int version = Runtime.version().feature();
+    List<String> options = new ArrayList<>();
+    if (version >= 22) {
+      options.add("--enable-native-access=ALL-UNNAMED");
+    }
+    if (version >= 23) {
+      options.add("--sun-misc-unsafe-memory-access=allow");
+    }
+    return options;
+  }
+
+  /**
+   * The class path that this program's classes come from. Launchers that run programs with a class
+   * loader of their own, such as Maven's exec:java, leave it out of the system property.
+   */
+  private static String classPath() {
+    ClassLoader loader = Main.class.getClassLoader();
+    if (loader == ClassLoader.getSystemClassLoader()) {
+      return System.getProperty("java.class.path");
+    }
+    if (loader instanceof URLClassLoader urls) {
+      return Arrays.stream(urls.getURLs())
+          .map(NodeLaunch::file)
+          .collect(Collectors.joining(File.pathSeparator));
+    }
+    throw new ProviderException(
+        "the class path for a child node cannot be told from the class loader %s: set"
+                .formatted(loader.getClass().getName())
+            + " remora.provider.mock.class-path, or remora.provider.mock.mode = in-jvm");
+  }
+
+  private static String file(URL url) {
+    try {
+      return Path.of(url.toURI()).toString();
+    } catch (URISyntaxException | RuntimeException e) {
+      throw new ProviderException(
+          "%s on the class path is no file, so a child node cannot have it: set remora.provider.mock.class-path"
+              .formatted(url),
+          e);
+    }
+  }
+
+  private static Path addClassPath(List<String> command, String classPath) {
+    if (classPath.length() <= LONGEST_CLASS_PATH_ARGUMENT) {
+      command.addAll(List.of("-cp", classPath));
+      return null;
+    }
+    try {
+      Path file = Files.createTempFile("remora-node-", ".args");
+      // The java launcher reads these files in the platform's encoding, with backslash escapes.
+      Files.writeString(
+          file,
+          "-cp \"%s\"%n".formatted(classPath.replace("\\", "\\\\").replace("\"", "\\\"")),
+          StandardCharsets.UTF_8);
+      command.add("@" + file);
+      return file;
+    } catch (IOException e) {
+      throw new ProviderException(
+          "the file for the class path of a child node cannot be written: " + e.getMessage(), e);
+    }
+  }
+}

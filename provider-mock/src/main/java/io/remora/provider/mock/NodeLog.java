@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.provider.mock;
+
+import java.util.ArrayDeque;
+import java.util.Deque;
+import java.util.List;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+import org.slf4j.event.Level;
+
+/**
+ * Passes a node's log on to this program's, on logger {@code io.remora.node.<machine>}, each line
+ * with the machine's name before it and at the level it had; and remembers the last lines, for
+ * error messages. Thread-safe.
+ */
+final class NodeLog {
+
+  /** Logback pattern that the node writes its lines with, so that they can be told apart here. */
+  static final String PATTERN = "%-5level %logger{0} - %msg%n";
+
+  private static final int REMEMBERED = 20;
+
+  /** Longer lines are cut: they are somebody else's. */
+  private static final int MAX_LINE = 16 * 1024;
+
+  private static final Pattern LINE = Pattern.compile("(TRACE|DEBUG|INFO|WARN|ERROR) +(.*)");
+
+  private final String machine;
+  private final Logger logger;
+  private final Deque<String> last = new ArrayDeque<>();
+  private Level level = Level.INFO;
+
+  NodeLog(String machine) {
+    this.machine = machine;
+    this.logger = LoggerFactory.getLogger("io.remora.node." + machine);
+  }
+
+  /** The level at which the node needs to log for this program to see all it wants to. */
+  Level wantedLevel() {
+    for (Level candidate : List.of(Level.TRACE, Level.DEBUG, Level.INFO, Level.WARN)) {
+      if (logger.isEnabledForLevel(candidate)) {
+        return candidate;
+      }
+    }
+    return Level.ERROR;
+  }
+
+  /** Takes a line; one without a level continues the one before it. */
+  synchronized void line(String text) {
+    String line = text.length() > MAX_LINE ? text.substring(0, MAX_LINE) + "…" : text;
+    if (last.size() == REMEMBERED) {
+      last.removeFirst();
+    }
+    last.addLast(line);
+    Matcher parts = LINE.matcher(line);
+    String message = line;
+    if (parts.matches()) {
+      level = Level.valueOf(parts.group(1));
+      message = parts.group(2);
+    }
+    logger.atLevel(level).log("[{}] {}", machine, message);
+  }
+
+  /** The last 20 lines or fewer, oldest first. */
+  synchronized List<String> lastLines() {
+    return List.copyOf(last);
+  }
+
+  /** The last lines as the end of an error message. */
+  String quoted() {
+    List<String> lines = lastLines();
+    return lines.isEmpty()
+        ? "; it has logged nothing"
+        : "; last lines of its log:\n  " + String.join("\n  ", lines);
+  }
+}
