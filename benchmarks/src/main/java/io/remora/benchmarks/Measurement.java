@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.benchmarks;
+
+import java.util.Arrays;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+
+/**
+ * One figure on both sides.
+ *
+ * @param figure what was measured
+ * @param local values of the repeats, in order
+ * @param remote values of the repeats, in order
+ */
+record Measurement(Workload.Figure figure, List<Double> local, List<Double> remote) {
+
+  double localMedian() {
+    return median(local);
+  }
+
+  double remoteMedian() {
+    return median(remote);
+  }
+
+  /** How remote does against local: 1 is as good, 0.5 half as good. */
+  double ratio() {
+    return figure.higherIsBetter()
+        ? remoteMedian() / localMedian()
+        : localMedian() / remoteMedian();
+  }
+
+  Map<String, Object> toJson() {
+    Map<String, Object> json = new LinkedHashMap<>();
+    json.put("title", figure.title());
+    json.put("unit", figure.unit());
+    json.put("higherIsBetter", figure.higherIsBetter());
+    json.put("local", localMedian());
+    json.put("remote", remoteMedian());
+    json.put("ratio", ratio());
+    json.put("target", figure.target());
+    json.put("localRuns", local);
+    json.put("remoteRuns", remote);
+    return json;
+  }
+
+  private static double median(List<Double> values) {
+    double[] sorted = values.stream().mapToDouble(Double::doubleValue).sorted().toArray();
+    if (sorted.length == 0) {
+      throw new IllegalStateException("Nothing was measured");
+    }
+    int middle = sorted.length / 2;
+    return sorted.length % 2 == 1
+        ? sorted[middle]
+        : Arrays.stream(sorted, middle - 1, middle + 1).average().orElseThrow();
+  }
+}

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.client;
+
+import io.remora.runtime.MachineStateException;
+import io.remora.runtime.RemoraException;
+import io.remora.runtime.TensorIdentity;
+import io.remora.runtime.TorchLibrary;
+import java.util.Objects;
+import org.bytedeco.pytorch.Device;
+import org.bytedeco.pytorch.Tensor;
+import org.bytedeco.pytorch.global.torch.DeviceType;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+
+/** Questions about remote tensors and devices. All methods may be called from any thread. */
+public final class Remora {
+
+  private static final Logger log = LoggerFactory.getLogger(Remora.class);
+
+  private Remora() {}
+
+  /**
+   * The id of a remote tensor's storage: 1, 2, 3 … in the order in which this process made them,
+   * never used twice. Tensors that are views of each other have the same one.
+   *
+   * @throws IllegalArgumentException when the tensor is not on a remote device
+   */
+  public static long storageId(Tensor tensor) {
+    return TensorIdentity.storageId(requireRemote(tensor));
+  }
+
+  /**
+   * A 64-bit FNV-1a hash of shape, strides, dtype, offset and storage id: the name under which a
+   * tensor appears in logs. It is computed when asked for, not kept. The storage id of a tensor that
+   * is not on a remote device counts as 0.
+   *
+   * @throws IllegalArgumentException when the tensor is undefined
+   */
+  public static long metadataHash(Tensor tensor) {
+    return TensorIdentity.metadataHash(requireDefined(tensor));
+  }
+
+  /**
+   * Whether remote machines can be used from this process: true when libtorch and Remora's native
+   * core load here. The reason why not is logged.
+   */
+  public static boolean isAvailable() {
+    try {
+      TorchLibrary.bytedeco();
+      return true;
+    } catch (RemoraException | LinkageError e) {
+      log.warn("Remora is not available: {}", e.getMessage(), e);
+      return false;
+    }
+  }
+
+  /** How many remote devices are open in this process: the devices of all its open machines. */
+  public static int deviceCount() {
+    return OpenMachines.deviceCount();
+  }
+
+  /**
+   * The remote device on which this thread makes tensors when it names the device type alone:
+   * {@code new Device("remora")}.
+   *
+   * @throws MachineStateException when no machine is open
+   */
+  public static Device currentDevice() {
+    if (deviceCount() == 0) {
+      throw new MachineStateException(
+          "There is no current remote device: no machine is open. Open one with RemoteMachine.open");
+    }
+    return new Device(DeviceType.PrivateUse1, (byte) TensorIdentity.currentDevice());
+  }
+
+  private static Tensor requireDefined(Tensor tensor) {
+    if (!Objects.requireNonNull(tensor, "tensor").defined()) {
+      throw new IllegalArgumentException("The tensor is undefined");
+    }
+    return tensor;
+  }
+
+  private static Tensor requireRemote(Tensor tensor) {
+    if (!requireDefined(tensor).is_privateuseone()) {
+      throw new IllegalArgumentException(
+          "The tensor is on "
+              + tensor.device().str().getString()
+              + ", not on a remote device: only remote tensors have storage ids");
+    }
+    return tensor;
+  }
+}

@@ -1,0 +1,537 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.client;
+
+import akka.Done;
+import akka.actor.typed.ActorRef;
+import akka.cluster.sharding.typed.javadsl.EntityRef;
+import akka.pattern.StatusReply;
+import com.typesafe.config.Config;
+import com.typesafe.config.ConfigFactory;
+import com.typesafe.config.ConfigRenderOptions;
+import io.remora.actors.LocalSessions;
+import io.remora.actors.MachineActor;
+import io.remora.actors.MachineInfo;
+import io.remora.actors.MachineState;
+import io.remora.actors.RemoraCluster;
+import io.remora.actors.StorageInfo;
+import io.remora.provider.GpuType;
+import io.remora.provider.MachineSpec;
+import io.remora.runtime.MachineSession;
+import io.remora.runtime.MachineStateException;
+import io.remora.runtime.NodeLostException;
+import io.remora.runtime.ProviderException;
+import io.remora.runtime.RemoraException;
+import io.remora.runtime.RemoteOperationException;
+import io.remora.runtime.SessionSettings;
+import io.remora.runtime.SessionStatistics;
+import java.time.Duration;
+import java.util.Objects;
+import java.util.Optional;
+import java.util.concurrent.CompletionStage;
+import java.util.concurrent.ExecutionException;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.TimeoutException;
+import java.util.concurrent.atomic.AtomicLong;
+import java.util.concurrent.locks.ReentrantLock;
+import java.util.function.Function;
+import org.bytedeco.pytorch.Device;
+import org.bytedeco.pytorch.Tensor;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+
+/**
+ * A machine with GPUs somewhere else, whose devices this program uses like its own.
+ *
+ * <pre>{@code
+ * try (RemoteMachine machine = RemoteMachine.open("mock")) {
+ *   Tensor a = randn(1000, 1000).to(machine.device(), ScalarType.Float);
+ *   Tensor b = a.mm(a).relu().sum();
+ *   System.out.println(b.item_float());
+ * }
+ * }</pre>
+ *
+ * <p>Operations on a machine's tensors are recorded and sent on; the calling thread waits only
+ * where a value is read ({@code item}, {@code cpu}, printing) and in {@link #synchronize()}, {@link
+ * #close()}. Mistakes that show in shapes, types and devices are thrown at the call. An operation
+ * that fails on the machine fails the reading of anything computed from it; when nothing is read,
+ * the next {@code synchronize()} or {@code close()} throws it.
+ *
+ * <p>Closing the machine gives it back to its provider; its tensors cannot be used after that. A
+ * machine that is still open when the JVM ends is closed by a shutdown hook, for {@code
+ * remora.client.shutdown-timeout} (5 s) at most.
+ *
+ * <p>All methods may be called from any thread. Every error is a {@link RemoraException} or, for
+ * arguments out of range, an {@link IllegalArgumentException}.
+ */
+public final class RemoteMachine implements AutoCloseable {
+
+  private static final Logger log = LoggerFactory.getLogger(RemoteMachine.class);
+  private static final AtomicLong numbers = new AtomicLong();
+
+  private final MachineSpec spec;
+  private final ClientSettings settings;
+  private final RemoraCluster cluster;
+  private final EntityRef<MachineActor.Command> actor;
+  private final MachineSession session;
+  private final long sessionId;
+  private final ReentrantLock closing = new ReentrantLock();
+  private volatile boolean closed;
+  private volatile SessionStatistics lastStatistics;
+
+  private RemoteMachine(
+      MachineSpec spec,
+      ClientSettings settings,
+      RemoraCluster cluster,
+      EntityRef<MachineActor.Command> actor,
+      MachineSession session,
+      long sessionId) {
+    this.spec = spec;
+    this.settings = settings;
+    this.cluster = cluster;
+    this.actor = actor;
+    this.session = session;
+    this.sessionId = sessionId;
+  }
+
+  /**
+   * Opens a machine of this provider, with one GPU of the provider's choice and all defaults.
+   * Returns when the machine can be used.
+   *
+   * @param provider name of a provider on the class path, such as {@code "mock"}
+   * @throws ProviderException when there is no such provider or it cannot give a machine; its
+   *     subclasses tell refused credentials, missing resources and a limit that ran out
+   */
+  public static RemoteMachine open(String provider) {
+    return builder().provider(provider).open();
+  }
+
+  /** A builder for machines that need more said than the provider's name. */
+  public static Builder builder() {
+    return new Builder();
+  }
+
+  /** The machine's name, unique among the machines open at a time. */
+  public String name() {
+    return spec.name();
+  }
+
+  /**
+   * The machine's first device.
+   *
+   * @throws MachineStateException when the machine is closed
+   */
+  public Device device() {
+    return device(0);
+  }
+
+  /**
+   * One of the machine's devices.
+   *
+   * @param index 0 to {@link #deviceCount()} - 1
+   * @throws IllegalArgumentException when there is no such device
+   * @throws MachineStateException when the machine is closed
+   */
+  public Device device(int index) {
+    requireOpen();
+    if (index < 0 || index >= deviceCount()) {
+      throw new IllegalArgumentException(
+          "Machine %s has devices 0 to %d, not %d".formatted(name(), deviceCount() - 1, index));
+    }
+    return session.device(index);
+  }
+
+  /** How many devices the machine has; known after {@link #close()} as well. */
+  public int deviceCount() {
+    return session.deviceCount();
+  }
+
+  /**
+   * Waits until everything recorded so far has been executed.
+   *
+   * @throws RemoteOperationException when an operation has failed whose result nobody has read: the
+   *     first such
+   * @throws NodeLostException when the machine is gone
+   * @throws MachineStateException when the machine is closed
+   */
+  public void synchronize() {
+    requireOpen();
+    session.synchronize();
+  }
+
+  /**
+   * Starts reading a tensor and returns at once.
+   *
+   * @param remote a tensor on one of this machine's devices
+   * @return the same values in a CPU tensor, which the receiver closes; or the error that a
+   *     blocking read would have thrown. Stages hung on to it run on the thread that receives from
+   *     the machine: work that takes long or that reads from a machine belongs on an executor
+   * @throws MachineStateException when the machine is closed
+   * @throws IllegalArgumentException when the tensor is not on this machine
+   */
+  public CompletionStage<Tensor> read(Tensor remote) {
+    requireOpen();
+    requireOwn(remote);
+    return session.read(remote);
+  }
+
+  /** What the machine is doing; {@link MachineState#STOPPED} once closed. */
+  public MachineState state() {
+    return closed ? MachineState.STOPPED : info().state();
+  }
+
+  /**
+   * The machine as its actor knows it: state, devices, libtorch.
+   *
+   * @throws MachineStateException when the machine is closed
+   */
+  public MachineInfo info() {
+    requireOpen();
+    return await(
+        actor.<MachineInfo>ask(MachineActor.GetState::new, settings.askTimeout()),
+        settings.askTimeout(),
+        "Asking machine %s for its state".formatted(name()));
+  }
+
+  /**
+   * What the machine's actor knows about a tensor's storage: whether the machine holds memory for
+   * it, and how much.
+   *
+   * @throws IllegalArgumentException when the tensor is not on this machine
+   * @throws MachineStateException when the machine is closed
+   */
+  public StorageInfo storage(Tensor tensor) {
+    requireOpen();
+    requireOwn(tensor);
+    long storage = Remora.storageId(tensor);
+    return ask(
+        replyTo -> new MachineActor.GetStorage(sessionId, storage, replyTo),
+        settings.askTimeout(),
+        "Asking machine %s about storage %d".formatted(name(), storage));
+  }
+
+  /** Operations, batches and bytes of this machine so far; known after {@link #close()} as well. */
+  public SessionStatistics statistics() {
+    SessionStatistics last = lastStatistics;
+    return last == null ? session.statistics() : last;
+  }
+
+  /**
+   * Waits until everything recorded has been executed, then gives the machine back to its provider.
+   * The machine is given back whatever fails on the way. Calling it again does nothing; a call
+   * while another thread closes the machine returns when that is done.
+   *
+   * @throws RemoteOperationException when an operation has failed whose result nobody has read
+   * @throws NodeLostException when the machine was gone before everything was executed
+   * @throws RemoraException when the provider does not take the machine back in time
+   */
+  @Override
+  public void close() {
+    closing.lock();
+    try {
+      if (closed) {
+        return;
+      }
+      closed = true;
+      Failure failure = new Failure();
+      failure.keep(session::synchronize);
+      lastStatistics = session.statistics();
+      failure.keep(session::close);
+      failure.keep(this::detach);
+      failure.keep(this::giveBack);
+      failure.keep(cluster::release);
+      OpenMachines.remove(this);
+      failure.rethrow();
+      log.info("Machine {} is closed", name());
+    } finally {
+      closing.unlock();
+    }
+  }
+
+  @Override
+  public String toString() {
+    return "RemoteMachine[" + name() + ", " + deviceCount() + " devices]";
+  }
+
+  Duration shutdownTimeout() {
+    return settings.shutdownTimeout();
+  }
+
+  private void detach() {
+    LocalSessions.get(cluster.system()).detach(sessionId);
+  }
+
+  private void giveBack() {
+    RemoteMachine.<Done>ask(
+        actor,
+        MachineActor.Close::new,
+        settings.closeTimeout(),
+        "Giving machine %s back".formatted(name()));
+  }
+
+  private void requireOpen() {
+    if (closed) {
+      throw new MachineStateException(
+          "Machine %s is closed: open another one with RemoteMachine.open".formatted(name()));
+    }
+  }
+
+  private void requireOwn(Tensor tensor) {
+    Objects.requireNonNull(tensor, "tensor");
+    Device device = tensor.device();
+    for (int i = 0; i < deviceCount(); i++) {
+      if (session.device(i).equals(device)) {
+        return;
+      }
+    }
+    throw new IllegalArgumentException(
+        "The tensor is on %s, not on machine %s".formatted(device.str().getString(), name()));
+  }
+
+  private <T> T ask(
+      Function<ActorRef<StatusReply<T>>, MachineActor.Command> question,
+      Duration limit,
+      String what) {
+    return ask(actor, question, limit, what);
+  }
+
+  private static <T> T ask(
+      EntityRef<MachineActor.Command> actor,
+      Function<ActorRef<StatusReply<T>>, MachineActor.Command> question,
+      Duration limit,
+      String what) {
+    return await(actor.<T>askWithStatus(question::apply, limit), limit, what);
+  }
+
+  /** Waits a little longer than the ask itself, whose own limit gives the better message. */
+  private static <T> T await(CompletionStage<T> answer, Duration limit, String what) {
+    try {
+      return answer.toCompletableFuture().get(limit.toMillis() + 1_000, TimeUnit.MILLISECONDS);
+    } catch (ExecutionException e) {
+      if (e.getCause() instanceof TimeoutException) {
+        throw noAnswer(what, limit, e.getCause());
+      }
+      throw Failures.asThrownHere(e, what + " failed");
+    } catch (TimeoutException e) {
+      throw noAnswer(what, limit, e);
+    } catch (InterruptedException e) {
+      Thread.currentThread().interrupt();
+      throw new RemoraException(what + " was interrupted", e);
+    }
+  }
+
+  private static RemoraException noAnswer(String what, Duration limit, Throwable cause) {
+    return new RemoraException("%s: no answer within %s".formatted(what, limit), cause);
+  }
+
+  /** Collects what goes wrong while everything is closed all the same. */
+  private static final class Failure {
+    private RuntimeException first;
+
+    void keep(Runnable step) {
+      try {
+        step.run();
+      } catch (RuntimeException e) {
+        if (first == null) {
+          first = e;
+        } else {
+          first.addSuppressed(e);
+        }
+      }
+    }
+
+    void rethrow() {
+      if (first instanceof NodeLostException) {
+        // Maybe the very object that the program has been thrown before: it cannot suppress itself.
+        throw Failures.asThrownHere(first, "Closing");
+      }
+      if (first != null) {
+        throw first;
+      }
+    }
+  }
+
+  /**
+   * Says what machine to open. Not thread-safe; may be used again after {@link #open()}, which then
+   * opens another machine, unless a name was set.
+   */
+  public static final class Builder {
+
+    private String provider;
+    private GpuType gpu;
+    private int gpuCount = 1;
+    private String name;
+    private Duration idleTimeout;
+    private Duration timeout;
+    private Config overrides = ConfigFactory.empty();
+
+    private Builder() {}
+
+    /** Name of a provider on the class path, such as {@code "mock"}. Required. */
+    public Builder provider(String provider) {
+      this.provider = requireText(provider, "provider");
+      return this;
+    }
+
+    /** Kind of GPU. Default: the provider's choice. */
+    public Builder gpu(GpuType gpu) {
+      this.gpu = Objects.requireNonNull(gpu, "gpu");
+      return this;
+    }
+
+    /**
+     * Kind of GPU by name, such as {@code "A100-40GB"}, in upper or lower case.
+     *
+     * @throws IllegalArgumentException when there is no such kind; the message lists all
+     */
+    public Builder gpu(String gpu) {
+      return gpu(GpuType.parse(requireText(gpu, "gpu")));
+    }
+
+    /**
+     * How many GPUs, 1 to 8. Default 1.
+     *
+     * @throws IllegalArgumentException when out of range
+     */
+    public Builder gpuCount(int gpuCount) {
+      if (gpuCount < 1 || gpuCount > 8) {
+        throw new IllegalArgumentException("gpuCount must be 1 to 8, is " + gpuCount);
+      }
+      this.gpuCount = gpuCount;
+      return this;
+    }
+
+    /** The machine's name. Default: the provider's name and a number. */
+    public Builder name(String name) {
+      this.name = requireText(name, "name");
+      return this;
+    }
+
+    /**
+     * How long the machine may go unused before its provider may end it. Default: the provider's.
+     *
+     * @throws IllegalArgumentException when not positive
+     */
+    public Builder idleTimeout(Duration idleTimeout) {
+      this.idleTimeout = requirePositive(idleTimeout, "idleTimeout");
+      return this;
+    }
+
+    /**
+     * How long {@link #open()} may take in all. Default: {@code remora.client.open-timeout}, 5
+     * minutes.
+     *
+     * @throws IllegalArgumentException when not positive
+     */
+    public Builder timeout(Duration openTimeout) {
+      this.timeout = requirePositive(openTimeout, "timeout");
+      return this;
+    }
+
+    /**
+     * Settings for this machine alone, which go before those of {@code application.conf} and the
+     * {@code reference.conf} files.
+     *
+     * @param overrides keys under {@code remora.client}, {@code remora.batch}, {@code
+     *     remora.session} and {@code remora.provider}; others have no effect for one machine
+     */
+    public Builder config(Config overrides) {
+      this.overrides = Objects.requireNonNull(overrides, "overrides").withOnlyPath("remora");
+      return this;
+    }
+
+    /**
+     * Opens the machine and returns when it can be used.
+     *
+     * @throws ProviderException when there is no such provider or it cannot give a machine; its
+     *     subclasses tell refused credentials, missing resources and a limit that ran out
+     * @throws MachineStateException when a machine of this name is open already
+     * @throws IllegalArgumentException when no provider was set or the name cannot be one
+     */
+    public RemoteMachine open() {
+      if (provider == null) {
+        throw new IllegalArgumentException("provider must be set");
+      }
+      Config config = overrides.withFallback(ConfigFactory.load()).resolve();
+      ClientSettings settings = ClientSettings.from(config);
+      SessionSettings sessionSettings = SessionSettings.from(config);
+      MachineSpec spec =
+          new MachineSpec(
+              Optional.ofNullable(name).orElseGet(() -> provider + "-" + numbers.incrementAndGet()),
+              provider,
+              gpu,
+              gpuCount,
+              idleTimeout,
+              Optional.ofNullable(timeout).orElse(settings.openTimeout()),
+              overrides.resolveWith(config).root().render(ConfigRenderOptions.concise()));
+      RemoraCluster cluster = RemoraCluster.acquire();
+      try {
+        RemoteMachine machine = open(spec, settings, sessionSettings, cluster);
+        OpenMachines.add(machine);
+        return machine;
+      } catch (RuntimeException | Error e) {
+        cluster.release();
+        throw e;
+      }
+    }
+
+    private static RemoteMachine open(
+        MachineSpec spec,
+        ClientSettings settings,
+        SessionSettings sessionSettings,
+        RemoraCluster cluster) {
+      EntityRef<MachineActor.Command> actor = cluster.machine(spec.name());
+      log.info(
+          "Opening machine {} (provider {}, {} x {})",
+          spec.name(),
+          spec.provider(),
+          spec.gpuCount(),
+          spec.gpuType() == null ? "any GPU" : spec.gpuType().displayName());
+      MachineInfo info =
+          RemoteMachine.<MachineInfo>ask(
+              actor,
+              replyTo -> new MachineActor.Open(spec, replyTo),
+              spec.openTimeout().plus(settings.askTimeout()),
+              "Opening machine " + spec.name());
+      MachineSession session = null;
+      try {
+        session = MachineSession.open(spec.name(), info.devices().size(), sessionSettings);
+        MachineActor.SessionOpened opened =
+            RemoteMachine.<MachineActor.SessionOpened>ask(
+                actor,
+                MachineActor.OpenSession::new,
+                settings.askTimeout(),
+                "Opening a session on machine " + spec.name());
+        session.connect(LocalSessions.get(cluster.system()).attach(opened.session(), session));
+        return new RemoteMachine(spec, settings, cluster, actor, session, opened.session());
+      } catch (RuntimeException | Error e) {
+        if (session != null) {
+          closeQuietly(session, e);
+        }
+        actor.tell(new MachineActor.Close(cluster.system().ignoreRef()));
+        throw e;
+      }
+    }
+
+    private static void closeQuietly(MachineSession session, Throwable because) {
+      try {
+        session.close();
+      } catch (RuntimeException e) {
+        because.addSuppressed(e);
+      }
+    }
+
+    private static String requireText(String value, String what) {
+      if (Objects.requireNonNull(value, what).isBlank()) {
+        throw new IllegalArgumentException(what + " must not be blank");
+      }
+      return value;
+    }
+
+    private static Duration requirePositive(Duration value, String what) {
+      if (Objects.requireNonNull(value, what).isNegative() || value.isZero()) {
+        throw new IllegalArgumentException(what + " must be positive, is " + value);
+      }
+      return value;
+    }
+  }
+}

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.client;
+
+import java.io.IOException;
+import java.io.StringWriter;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.List;
+import java.util.concurrent.TimeUnit;
+import javax.tools.JavaCompiler;
+import javax.tools.StandardJavaFileManager;
+import javax.tools.ToolProvider;
+
+/** Compiles a program and runs it in a JVM of its own, with this one's class path. */
+final class ProgramRunner {
+
+  private final Path directory;
+
+  ProgramRunner(Path directory) {
+    this.directory = directory;
+  }
+
+  /**
+   * What a program did.
+   *
+   * @param exitCode of its JVM
+   * @param output standard output
+   * @param errors standard error, where the log goes as well
+   */
+  record Outcome(int exitCode, String output, String errors) {}
+
+  /** Compiles {@code source} as {@code className} and runs its main method. */
+  Outcome run(String className, String source) throws IOException, InterruptedException {
+    compile(className, source);
+    Path output = directory.resolve("output.txt");
+    Path errors = directory.resolve("errors.txt");
+    Process process =
+        new ProcessBuilder(
+                Path.of(System.getProperty("java.home"), "bin", "java").toString(),
+                "-Djava.util.concurrent.ForkJoinPool.common.parallelism=2",
+                "-cp",
+                directory + System.getProperty("path.separator") + classPath(),
+                className)
+            .redirectOutput(output.toFile())
+            .redirectError(errors.toFile())
+            .start();
+    try {
+      if (!process.waitFor(60, TimeUnit.SECONDS)) {
+        throw new AssertionError("Still running after 60 s:\n" + Files.readString(errors));
+      }
+    } finally {
+      process.destroyForcibly();
+    }
+    return new Outcome(process.exitValue(), Files.readString(output), Files.readString(errors));
+  }
+
+  private void compile(String className, String source) throws IOException {
+    Path file = directory.resolve(className + ".java");
+    Files.writeString(file, source);
+    JavaCompiler compiler = ToolProvider.getSystemJavaCompiler();
+    StringWriter messages = new StringWriter();
+    try (StandardJavaFileManager files =
+        compiler.getStandardFileManager(null, null, StandardCharsets.UTF_8)) {
+      boolean compiled =
+          compiler
+              .getTask(
+                  messages,
+                  files,
+                  null,
+                  List.of("-d", directory.toString(), "-cp", classPath(), "-proc:none"),
+                  null,
+                  files.getJavaFileObjects(file))
+              .call();
+      if (!compiled) {
+        throw new AssertionError(messages + "\n" + source);
+      }
+    }
+  }
+
+  private static String classPath() {
+    return System.getProperty("java.class.path");
+  }
+}

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.client;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.bytedeco.pytorch.global.torch.empty;
+
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.stream.Stream;
+import org.bytedeco.pytorch.DeviceOptional;
+import org.bytedeco.pytorch.Tensor;
+import org.bytedeco.pytorch.TensorOptions;
+import org.junit.jupiter.api.Tag;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+
+/** This process holds no tensor data. */
+@Tag("fast")
+@Timeout(value = 60, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
+final class RemoteMemoryTest {
+
+  private static final long GIBIBYTE = 1L << 30;
+  private static final long MEBIBYTE = 1L << 20;
+
+  @Test
+  void sixtyFourGibibytesOfTensorsCostLessThanTwentyMebibytesHere() throws IOException {
+    try (RemoteMachine machine = RemoteMachine.open("mock")) {
+      TensorOptions options = new TensorOptions().device(new DeviceOptional(machine.device()));
+      use(options, 1);
+      machine.synchronize();
+      System.gc(); // what the machine's start left behind must not be counted, or hide growth
+      long before = residentBytes();
+
+      List<Tensor> tensors = use(options, 64);
+      machine.synchronize();
+
+      assertThat(tensors.stream().mapToLong(Tensor::nbytes).sum()).isEqualTo(64 * GIBIBYTE);
+      assertThat(residentBytes() - before).isLessThan(20 * MEBIBYTE);
+      tensors.forEach(Tensor::close);
+    }
+  }
+
+  private static List<Tensor> use(TensorOptions options, int count) {
+    List<Tensor> tensors = new ArrayList<>();
+    for (int i = 0; i < count; i++) {
+      Tensor tensor = empty(new long[] {GIBIBYTE / 4}, options, null);
+      tensor.reshape(1024, -1).t().close(); // views as well
+      tensors.add(tensor);
+    }
+    return tensors;
+  }
+
+  private static long residentBytes() throws IOException {
+    try (Stream<String> lines = Files.lines(Path.of("/proc/self/status"))) {
+      String resident = lines.filter(line -> line.startsWith("VmRSS")).findFirst().orElseThrow();
+      return Long.parseLong(resident.replaceAll("[^0-9]", "")) * 1024;
+    }
+  }
+}

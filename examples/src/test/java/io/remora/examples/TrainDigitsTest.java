@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.examples;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import java.io.PrintWriter;
+import java.io.StringWriter;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
+import org.junit.jupiter.api.Tag;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+import picocli.CommandLine;
+
+@Timeout(value = 300, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
+final class TrainDigitsTest {
+
+  private static final Pattern ACCURACY =
+      Pattern.compile("^(mlp|conv): test accuracy ([0-9.]+) %", Pattern.MULTILINE);
+
+  @Test
+  @Tag("fast")
+  void remoteLossesHaveTheBitsOfLocalOnes() {
+    Run run = run("--verify", "--epochs", "2");
+
+    assertThat(run.exitCode()).as(run.output()).isZero();
+    assertThat(run.output())
+        .contains("mlp: 90 steps compared, 90 with equal bits, largest difference 0.00 -> EQUAL")
+        .contains("conv: 90 steps compared, 90 with equal bits, largest difference 0.00 -> EQUAL")
+        .contains("VERIFIED: every loss has the same bits");
+  }
+
+  @Test
+  @Tag("fast")
+  void learnsTheDigitsLocally() {
+    assertAccurate(run("--device", "local"));
+  }
+
+  @Test
+  @Tag("full")
+  void learnsTheDigitsOnTheMachine() {
+    assertAccurate(run("--device", "remote"));
+  }
+
+  @Test
+  @Tag("full")
+  void remoteLossesHaveTheBitsOfLocalOnesToTheEnd() {
+    Run run = run("--verify", "--seed", "7");
+
+    assertThat(run.exitCode()).as(run.output()).isZero();
+    assertThat(run.output()).contains("900 steps compared, 900 with equal bits");
+  }
+
+  @Test
+  @Tag("critical")
+  void refusesOptionsThatMakeNoSense() {
+    assertThat(run("--epochs", "0").exitCode()).isEqualTo(CommandLine.ExitCode.USAGE);
+    assertThat(run("--model", "transformer").exitCode()).isEqualTo(CommandLine.ExitCode.USAGE);
+  }
+
+  private static void assertAccurate(Run run) {
+    assertThat(run.exitCode()).as(run.output()).isZero();
+    Matcher matcher = ACCURACY.matcher(run.output());
+    int networks = 0;
+    while (matcher.find()) {
+      assertThat(Double.parseDouble(matcher.group(2))).as(matcher.group()).isGreaterThan(95);
+      networks++;
+    }
+    assertThat(networks).isEqualTo(2);
+  }
+
+  private static Run run(String... arguments) {
+    StringWriter output = new StringWriter();
+    CommandLine commandLine = TrainDigits.commandLine();
+    commandLine.setOut(new PrintWriter(output, true));
+    commandLine.setErr(new PrintWriter(output, true));
+    return new Run(commandLine.execute(arguments), output.toString());
+  }
+
+  private record Run(int exitCode, String output) {}
+}
