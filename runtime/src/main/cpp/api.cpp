@@ -90,7 +90,13 @@ int32_t remora_wire_version(void) { return remora::kWireVersion; }
 const char* remora_source_hash(void) { return REMORA_SOURCE_HASH; }
 const char* remora_last_error(void) { return last_error.c_str(); }
 
-void remora_set_compute_threads(int32_t threads) { at::set_num_threads(threads); }
+void remora_set_compute_threads(int32_t threads) {
+  at::set_num_threads(threads);
+  // bytedeco's libtorch multiplies with an OpenBLAS that has threads of its own.
+  if (auto set = reinterpret_cast<void (*)(int)>(dlsym(RTLD_DEFAULT, "openblas_set_num_threads"))) {
+    set(threads);
+  }
+}
 int32_t remora_compute_threads(void) { return at::get_num_threads(); }
 int32_t remora_cuda_device_count(void) {
   return guarded([]() -> int32_t {

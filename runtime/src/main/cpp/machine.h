@@ -96,6 +96,7 @@ class Machine {
   const int64_t handle;
   const std::string name;
   const int devices;
+  std::atomic<bool> cuda{false};        // whether the node computes on CUDA
   int first_slot = -1;
 
   // ---- for recording: all of these need the lock
@@ -128,6 +129,7 @@ class Machine {
   void check_usable(int64_t storage = 0);
   int64_t next_request() { return ++requests_; }
   int64_t next_generator() { return kSlots + ++generators_; }
+  bool on_cuda() const { return cuda.load(std::memory_order_relaxed); }
   int device_of_slot(int slot) const { return slot - first_slot; }
   bool closed() const { return state_.load(std::memory_order_acquire) == kClosed; }
 
