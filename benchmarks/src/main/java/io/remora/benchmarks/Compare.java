@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.benchmarks;
 
-import static org.bytedeco.pytorch.global.torch.set_num_threads;
-
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
 import com.typesafe.config.ConfigRenderOptions;
@@ -10,6 +8,7 @@ import com.typesafe.config.ConfigValueFactory;
 import io.remora.benchmarks.Side.WireCounters;
 import io.remora.client.RemoteMachine;
 import io.remora.runtime.SessionStatistics;
+import io.remora.runtime.TorchLibrary;
 import java.io.IOException;
 import java.io.PrintWriter;
 import java.nio.file.Files;
@@ -82,7 +81,7 @@ public final class Compare implements Callable<Integer> {
           spec.commandLine(),
           "--compute-threads must be at least 1 and --repeats must not be negative");
     }
-    set_num_threads(computeThreads);
+    TorchLibrary.bytedeco().setComputeThreads(computeThreads);
     Config config =
         ConfigFactory.parseMap(Map.of("remora.provider.mock.compute-threads", computeThreads))
             .withFallback(ConfigFactory.load());
@@ -92,7 +91,7 @@ public final class Compare implements Callable<Integer> {
       facts.put("libtorch", machine.info().libtorchVersion());
       facts.put("computeThreadsLocal", computeThreads);
       facts.put("computeThreadsRemote", machine.info().computeThreads());
-      facts.put("remoteDevice", String.valueOf(machine.info().devices().get(0)));
+      facts.put("remoteDevice", machine.info().devices().get(0).name());
       report.put("when", Instant.now().truncatedTo(ChronoUnit.SECONDS).toString());
       report.put("quick", quick);
       report.put("machine", facts);

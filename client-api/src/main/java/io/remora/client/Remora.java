@@ -31,8 +31,8 @@ public final class Remora {
 
   /**
    * A 64-bit FNV-1a hash of shape, strides, dtype, offset and storage id: the name under which a
-   * tensor appears in logs. It is computed when asked for, not kept. The storage id of a tensor that
-   * is not on a remote device counts as 0.
+   * tensor appears in logs. It is computed when asked for, not kept. The storage id of a tensor
+   * that is not on a remote device counts as 0.
    *
    * @throws IllegalArgumentException when the tensor is undefined
    */

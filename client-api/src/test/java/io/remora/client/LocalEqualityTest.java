@@ -7,9 +7,9 @@ import static org.bytedeco.pytorch.global.torch.manual_seed;
 import static org.bytedeco.pytorch.global.torch.randint;
 import static org.bytedeco.pytorch.global.torch.randn;
 import static org.bytedeco.pytorch.global.torch.relu;
-import static org.bytedeco.pytorch.global.torch.set_num_threads;
 
 import com.typesafe.config.ConfigFactory;
+import io.remora.runtime.TorchLibrary;
 import java.util.Map;
 import java.util.function.Function;
 import org.bytedeco.javacpp.PointerScope;
@@ -84,7 +84,7 @@ final class LocalEqualityTest {
   }
 
   private static void assertSameParameters(Function<TensorVector, Optimizer> optimizer) {
-    set_num_threads(1);
+    TorchLibrary.bytedeco().setComputeThreads(1);
     Device cpu = new Device("cpu");
     try (PointerScope scope = new PointerScope()) {
       Net local = train(cpu, optimizer);

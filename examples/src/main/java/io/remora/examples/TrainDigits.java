@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.examples;
 
-import static org.bytedeco.pytorch.global.torch.set_num_threads;
-
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
 import io.remora.client.RemoteMachine;
+import io.remora.runtime.TorchLibrary;
 import java.io.PrintWriter;
 import java.util.EnumMap;
 import java.util.List;
@@ -104,7 +103,7 @@ public final class TrainDigits implements Callable<Integer> {
   @Override
   public Integer call() {
     checkOptions();
-    set_num_threads(computeThreads);
+    TorchLibrary.bytedeco().setComputeThreads(computeThreads);
     DigitsTrainer.Plan plan = new DigitsTrainer.Plan(epochs, batchSize, learningRate, seed);
     if (verify) {
       Map<DigitsModel.Kind, DigitsTrainer.Result> local = trainLocally(plan);
@@ -124,7 +123,8 @@ public final class TrainDigits implements Callable<Integer> {
         ConfigFactory.parseMap(Map.of("remora.provider.mock.compute-threads", computeThreads))
             .withFallback(ConfigFactory.load());
     try (RemoteMachine machine = RemoteMachine.builder().provider(provider).config(config).open()) {
-      out().printf("machine %s: %s%n", machine.name(), machine.info().devices());
+      println(
+          "machine %s: %s", machine.name(), machine.info().devices().get(0).name());
       return trainOn(machine.device(), "remote", plan);
     }
   }

@@ -39,7 +39,6 @@ final class DigitsDatasetTest {
   void theOrderHoldsEveryNumberOnce() {
     int[] order = DigitsDataset.shuffledOrder(100, new Random(1));
 
-    assertThat(IntStream.of(order).sorted().toArray())
-        .isEqualTo(IntStream.range(0, 100).toArray());
+    assertThat(IntStream.of(order).sorted().toArray()).isEqualTo(IntStream.range(0, 100).toArray());
   }
 }

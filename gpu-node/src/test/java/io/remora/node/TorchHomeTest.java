@@ -62,7 +62,9 @@ class TorchHomeTest {
           new ArrayList<>(List.of("python3", "-m", "pip", "install", "--quiet", "--no-deps"));
       command.addAll(List.of("--target", folder.toString()));
       command.addAll(PACKAGES);
-      assertThat(succeeds(command.toArray(String[]::new))).as("%s", command).isTrue();
+      assertThat(succeeds(command.toArray(String[]::new)))
+          .as("%s (see target/torch-install.log)", command)
+          .isTrue();
       Files.createFile(folder.resolve("complete"));
     }
   }
@@ -114,7 +116,7 @@ class TorchHomeTest {
       Process process =
           new ProcessBuilder(command)
               .redirectErrorStream(true)
-              .redirectOutput(ProcessBuilder.Redirect.INHERIT)
+              .redirectOutput(Path.of("target", "torch-install.log").toFile())
               .start();
       if (!process.waitFor(20, TimeUnit.MINUTES)) {
         process.destroyForcibly();
