@@ -158,7 +158,8 @@ public final class LinkConnection implements AutoCloseable {
       return;
     }
     try {
-      while (gather.collect()) {
+      // Once only: a caller shall not end up writing what others keep queueing.
+      if (gather.collect()) {
         gather.writeAll();
       }
     } catch (IOException | RuntimeException | Error e) {
