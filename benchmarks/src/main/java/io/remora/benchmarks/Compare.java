@@ -33,7 +33,6 @@ import picocli.CommandLine.Spec;
  */
 @Command(
     name = "compare",
-    mixinStandardHelpOptions = true,
     showDefaultValues = true,
     description = {
       "Compares a remote machine with local libtorch, in one run.",
@@ -41,6 +40,13 @@ import picocli.CommandLine.Spec;
           + " is as good as local, less means worse."
     })
 public final class Compare implements Callable<Integer> {
+
+  @Option(
+      names = {"-h", "--help"},
+      usageHelp = true,
+      description = "Show this and exit.")
+  @SuppressWarnings("unused") // picocli looks at it
+  private boolean help;
 
   @Option(names = "--json", paramLabel = "FILE", description = "Write all figures to this file.")
   private Path json;
@@ -83,8 +89,7 @@ public final class Compare implements Callable<Integer> {
     }
     TorchLibrary.bytedeco().setComputeThreads(computeThreads);
     Config config =
-        ConfigFactory.parseMap(Map.of("remora.provider.mock.compute-threads", computeThreads))
-            .withFallback(ConfigFactory.load());
+        ConfigFactory.parseMap(Map.of("remora.provider.mock.compute-threads", computeThreads));
     Map<String, Object> report = new LinkedHashMap<>();
     try (RemoteMachine machine = RemoteMachine.builder().provider(provider).config(config).open()) {
       Map<String, Object> facts = MachineFacts.collect();
@@ -106,7 +111,7 @@ public final class Compare implements Callable<Integer> {
 
   private List<Workload> workloads() {
     return List.of(
-        new ChainedAdds(8, quick ? 5_000 : 100_000, ">= 0.60"),
+        new ChainedAdds(8, quick ? 5_000 : 200_000, ">= 0.60"),
         new ChainedAdds(256, quick ? 500 : 10_000, ""),
         new PureViews(quick ? 5_000 : 200_000),
         new RoundTrip(quick ? 200 : 2_000),

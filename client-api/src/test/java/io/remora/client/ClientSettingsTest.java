@@ -15,7 +15,7 @@ import org.junit.jupiter.api.Test;
 @Tag("critical")
 final class ClientSettingsTest {
 
-  private static final Config REFERENCE =
+  static final Config REFERENCE =
       ConfigFactory.parseFile(new File("src/main/resources/reference.conf")).resolve();
 
   @Test

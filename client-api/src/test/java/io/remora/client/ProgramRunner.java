@@ -55,7 +55,8 @@ final class ProgramRunner {
     return new Outcome(process.exitValue(), Files.readString(output), Files.readString(errors));
   }
 
-  private void compile(String className, String source) throws IOException {
+  /** Compiles {@code source}; fails with the compiler's messages when that is not possible. */
+  void compile(String className, String source) throws IOException {
     Path file = directory.resolve(className + ".java");
     Files.writeString(file, source);
     JavaCompiler compiler = ToolProvider.getSystemJavaCompiler();

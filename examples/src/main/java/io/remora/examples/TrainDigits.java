@@ -23,7 +23,6 @@ import picocli.CommandLine.Spec;
  */
 @Command(
     name = "train-digits",
-    mixinStandardHelpOptions = true,
     showDefaultValues = true,
     description = {
       "Trains an MLP and a small convolutional network on 1,797 handwritten digits.",
@@ -52,6 +51,13 @@ public final class TrainDigits implements Callable<Integer> {
       };
     }
   }
+
+  @Option(
+      names = {"-h", "--help"},
+      usageHelp = true,
+      description = "Show this and exit.")
+  @SuppressWarnings("unused") // picocli looks at it
+  private boolean help;
 
   @Option(names = "--device", description = "local or remote.", defaultValue = "remote")
   private Place place;
@@ -120,11 +126,9 @@ public final class TrainDigits implements Callable<Integer> {
 
   private Map<DigitsModel.Kind, DigitsTrainer.Result> trainRemotely(DigitsTrainer.Plan plan) {
     Config config =
-        ConfigFactory.parseMap(Map.of("remora.provider.mock.compute-threads", computeThreads))
-            .withFallback(ConfigFactory.load());
+        ConfigFactory.parseMap(Map.of("remora.provider.mock.compute-threads", computeThreads));
     try (RemoteMachine machine = RemoteMachine.builder().provider(provider).config(config).open()) {
-      println(
-          "machine %s: %s", machine.name(), machine.info().devices().get(0).name());
+      println("machine %s: %s", machine.name(), machine.info().devices().get(0).name());
       return trainOn(machine.device(), "remote", plan);
     }
   }
