@@ -7,6 +7,7 @@
 #include <dlfcn.h>
 #include <torch/version.h>
 
+#include <limits>
 #include <sstream>
 
 #include "executor.h"
@@ -43,6 +44,7 @@ remora::Machine& machine_at(int64_t handle) {
 
 const at::Tensor& tensor_at(int64_t address) { return *reinterpret_cast<at::Tensor*>(address); }
 remora::Batch* batch_at(int64_t address) { return reinterpret_cast<remora::Batch*>(address); }
+remora::RemoteEvent* event_at(int64_t address) { return reinterpret_cast<remora::RemoteEvent*>(address); }
 remora::Executor* executor_at(int64_t address) { return reinterpret_cast<remora::Executor*>(address); }
 remora::ExecutionResult* result_at(int64_t address) { return reinterpret_cast<remora::ExecutionResult*>(address); }
 template <class T>
@@ -195,10 +197,75 @@ void remora_machine_fail(int64_t machine, const char* message) {
     m->fail(message);
   }
 }
-void remora_machine_set_trace(int64_t machine, int32_t on) {
+void remora_machine_set_trace(int64_t machine, int32_t text, int32_t call_sites) {
   if (auto* m = remora::find_machine(machine)) {
-    m->trace.store(on != 0);
+    m->trace.store(text != 0);
+    m->call_sites.store(call_sites != 0);
   }
+}
+void remora_machine_set_cuda(int64_t machine, int32_t on) {
+  if (auto* m = remora::find_machine(machine)) {
+    m->cuda.store(on != 0);
+  }
+}
+int32_t remora_machine_synchronize(int64_t machine) {
+  return guarded([&]() -> int32_t {
+    auto& m = machine_at(machine);
+    for (int device = 0; device < m.devices; device++) {
+      m.question(remora::Question::kSynchronize, {static_cast<uint64_t>(device)});
+    }
+    return 0;
+  });
+}
+int32_t remora_machine_memory(int64_t machine, int32_t device, int64_t* values) {
+  return guarded([&]() -> int32_t {
+    auto answer = machine_at(machine).question(remora::Question::kMemory, {static_cast<uint64_t>(device)});
+    remora::Reader r(reinterpret_cast<const uint8_t*>(answer.data()), answer.size());
+    for (int i = 0; i < 5; i++) values[i] = static_cast<int64_t>(r.varint());
+    return 0;
+  });
+}
+int32_t remora_machine_empty_cache(int64_t machine, int32_t device) {
+  return guarded([&]() -> int32_t {
+    machine_at(machine).question(remora::Question::kEmptyCache, {static_cast<uint64_t>(device)});
+    return 0;
+  });
+}
+int32_t remora_machine_reset_peak_memory(int64_t machine, int32_t device) {
+  return guarded([&]() -> int32_t {
+    machine_at(machine).question(remora::Question::kResetPeakMemory, {static_cast<uint64_t>(device)});
+    return 0;
+  });
+}
+int64_t remora_event_record(int64_t machine, int32_t device) {
+  return guarded([&]() -> int64_t {
+    auto& m = machine_at(machine);
+    auto event = std::make_unique<remora::RemoteEvent>(remora::RemoteEvent{&m, m.next_event()});
+    remora::record_event(*event, device);
+    return address_of(event.release());
+  });
+}
+int32_t remora_event_query(int64_t event) {
+  return guarded([&]() -> int32_t { return remora::event_happened(*event_at(event)) ? 1 : 0; });
+}
+int32_t remora_event_synchronize(int64_t event) {
+  return guarded([&]() -> int32_t {
+    event_at(event)->machine->question(remora::Question::kSynchronizeEvent,
+                                       {static_cast<uint64_t>(event_at(event)->id)});
+    return 0;
+  });
+}
+double remora_event_elapsed(int64_t first, int64_t second) {
+  double result = std::numeric_limits<double>::quiet_NaN();
+  guarded([&]() -> int32_t {
+    result = remora::event_elapsed(*event_at(first), *event_at(second));
+    return 0;
+  });
+  return result;
+}
+void remora_event_destroy(int64_t event) {
+  event_at(event)->machine->free_handle(remora::Record::kFreeEvent, event_at(event)->id);
+  delete event_at(event);
 }
 void remora_machine_close(int64_t machine) {
   if (auto* m = remora::find_machine(machine)) {

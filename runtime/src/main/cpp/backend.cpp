@@ -56,7 +56,53 @@ struct RemoteGuard final : c10::impl::DeviceGuardImplInterface {
   c10::Stream getDefaultStream(c10::Device device) const override { return c10::Stream(c10::Stream::DEFAULT, device); }
   c10::Stream getNewStream(c10::Device device, int) const override { return c10::Stream(c10::Stream::DEFAULT, device); }
   c10::Stream exchangeStream(c10::Stream stream) const override { return stream; }
-  bool queryStream(const c10::Stream&) const override { return true; }
+  bool queryStream(const c10::Stream& stream) const override {
+    auto& machine = machine_of(stream.device());
+    machine.flush();
+    return machine.executed.load(std::memory_order_acquire) >= machine.sequence.load(std::memory_order_acquire);
+  }
+  void synchronizeStream(const c10::Stream& stream) const override { synchronizeDevice(stream.device_index()); }
+  void synchronizeDevice(c10::DeviceIndex index) const override {
+    int slot = 0;
+    auto& machine = machine_of(remora_device(index), &slot);
+    machine.question(Question::kSynchronize, {static_cast<uint64_t>(machine.device_of_slot(slot))});
+  }
+
+  // An event is a record in the operation stream; the node notes when it comes to it.
+  void record(void** event, const c10::Stream& stream, const c10::DeviceIndex index, c10::EventFlag) const override {
+    auto device = remora_device(index < 0 ? stream.device_index() : index);
+    auto& machine = machine_of(device);
+    if (*event == nullptr) {
+      *event = new RemoteEvent{&machine, machine.next_event()};
+    }
+    record_event(*static_cast<RemoteEvent*>(*event), machine.device_of_slot(device.index()));
+  }
+  void block(void* event, const c10::Stream& stream) const override {
+    // Work on one machine is in order anyway; another machine's work waits here for the event.
+    auto* mark = static_cast<RemoteEvent*>(event);
+    if (mark != nullptr && mark->machine != &machine_of(stream.device())) {
+      synchronizeEvent(event);
+    }
+  }
+  bool queryEvent(void* event) const override {
+    return event == nullptr || event_happened(*static_cast<RemoteEvent*>(event));
+  }
+  void synchronizeEvent(void* event) const override {
+    if (auto* mark = static_cast<RemoteEvent*>(event)) {
+      mark->machine->question(Question::kSynchronizeEvent, {static_cast<uint64_t>(mark->id)});
+    }
+  }
+  double elapsedTime(void* first, void* second, const c10::DeviceIndex) const override {
+    TORCH_CHECK(first != nullptr && second != nullptr, "both events must have been recorded before the time between ",
+                "them can be measured");
+    return event_elapsed(*static_cast<RemoteEvent*>(first), *static_cast<RemoteEvent*>(second));
+  }
+  void destroyEvent(void* event, const c10::DeviceIndex) const noexcept override {
+    if (auto* mark = static_cast<RemoteEvent*>(event)) {
+      mark->machine->free_handle(Record::kFreeEvent, mark->id);
+      delete mark;
+    }
+  }
   // Autograd's engine starts a thread for each device counted here and sizes its tables by it, so the number must
   // not grow after the first backward: all slots count, whether open or not.
   c10::DeviceIndex deviceCount() const noexcept override { return kSlots; }
@@ -73,7 +119,7 @@ struct RemoteGenerator final : c10::GeneratorImpl {
         machine(machine), id(id) {}
   ~RemoteGenerator() override {
     if (id >= kSlots) {
-      machine.free_generator(id);
+      machine.free_handle(Record::kFreeGenerator, id);
     }
   }
   int device_number() const { return machine.device_of_slot(device_.index()); }
@@ -109,17 +155,7 @@ struct RemoteGenerator final : c10::GeneratorImpl {
     machine.end_record(false);
   }
   c10::intrusive_ptr<c10::TensorImpl> get_state() const override {
-    auto request = machine.next_request();
-    {
-      Machine::Lock lock(machine);
-      machine.begin_record();
-      machine.open.code(Record::kReadRandomState);
-      machine.open.varint(request);
-      machine.open.varint(id);
-      machine.open.varint(device_number());
-      machine.submit_open_batch(request);
-    }
-    auto bytes = machine.await(request);
+    auto bytes = machine.question(Question::kRandomState, {static_cast<uint64_t>(id), static_cast<uint64_t>(device_number())});
     auto state = at::empty({static_cast<int64_t>(bytes.size())}, at::TensorOptions().dtype(at::kByte));
     std::memcpy(state.mutable_data_ptr(), bytes.data(), bytes.size());
     return state.getIntrusivePtr();
@@ -319,6 +355,7 @@ void record_stream(at::Tensor&, c10::Stream) {}  // one stream: nothing to keep 
 // ---------------------------------------------------------------- moving bytes
 
 constexpr int64_t kUploadChunk = 1024 * 1024;
+constexpr int64_t kRelayChunk = 8 * 1024 * 1024;
 
 // Sends `bytes` bytes to the storage of `target` from `offset` on, in chunks, so that other threads' operations and
 // reads pass between them.
@@ -390,6 +427,23 @@ void download(const at::Tensor& source, const at::Tensor& target) {
   }
 }
 
+// From one machine to another by way of this process, a chunk at a time: the whole tensor is never here.
+void relay(const at::Tensor& source, const at::Tensor& target) {
+  auto plain = source.resolve_conj().resolve_neg().contiguous().view(-1);
+  auto direct = target.is_contiguous() && !target.is_conj() && !target.is_neg() &&
+      target.scalar_type() == source.scalar_type() && target.sizes() == source.sizes();
+  auto received = direct ? target : at::empty(source.sizes(), plain.options().device(target.device()));
+  auto flat = received.view(-1);
+  auto step = std::max<int64_t>(1, kRelayChunk / static_cast<int64_t>(plain.element_size()));
+  for (int64_t start = 0; start < plain.numel(); start += step) {
+    auto length = std::min(step, plain.numel() - start);
+    upload(plain.narrow(0, start, length).cpu(), flat.narrow(0, start, length));
+  }
+  if (!direct) {
+    copy_on_machine(received, target);
+  }
+}
+
 at::Tensor copy_from(const at::Tensor& source, const at::Tensor& target, bool) {
   bool from_remote = source.device().type() == kRemora;
   bool to_remote = target.device().type() == kRemora;
@@ -399,7 +453,7 @@ at::Tensor copy_from(const at::Tensor& source, const at::Tensor& target, bool) {
     if (a == nullptr || (b != nullptr && a->machine == b->machine)) {
       copy_on_machine(source, target);
     } else {
-      upload(source.cpu(), target);
+      relay(source, target);
     }
   } else if (to_remote) {
     TORCH_CHECK(source.device().is_cpu(), "cannot copy from ", source.device(), " to ", target.device(),
@@ -425,6 +479,29 @@ c10::Scalar local_scalar_dense(const at::Tensor& self) {
 }
 
 }  // namespace
+
+void record_event(RemoteEvent& event, int device) {
+  auto& machine = *event.machine;
+  Machine::Lock lock(machine);
+  machine.begin_record();
+  machine.open.code(Record::kRecordEvent);
+  machine.open.varint(event.id);
+  machine.open.varint(device);
+  event.sequence = machine.sequence.load(std::memory_order_relaxed) + 1;
+  machine.end_record(false);
+}
+
+bool event_happened(RemoteEvent& event) {
+  event.machine->flush_for(event.sequence);
+  return event.machine->executed.load(std::memory_order_acquire) >= event.sequence;
+}
+
+double event_elapsed(const RemoteEvent& first, const RemoteEvent& second) {
+  TORCH_CHECK(first.machine == second.machine, "the events are of two machines, whose clocks are not comparable");
+  auto answer = first.machine->question(Question::kElapsed,
+                                        {static_cast<uint64_t>(first.id), static_cast<uint64_t>(second.id)});
+  return Reader(reinterpret_cast<const uint8_t*>(answer.data()), answer.size()).f64();
+}
 
 int current_slot() { return current; }
 

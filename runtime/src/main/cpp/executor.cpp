@@ -5,9 +5,11 @@
 #include <ATen/Context.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <c10/core/DefaultDtype.h>
+#include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/GradMode.h>
 #include <c10/core/ScalarTypeToTypeMeta.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <algorithm>
 #include <functional>
@@ -20,6 +22,7 @@ namespace remora {
 struct Executor::Call {
   OperatorInfo* info = nullptr;
   std::string name;
+  uint64_t number = 0;                     // among the session's calls
   torch::jit::Stack stack;
   std::shared_ptr<Failure> failure;
   std::string refusal;                     // becomes a failure of its own once the inputs are known
@@ -39,7 +42,7 @@ struct Executor::Call {
 };
 
 Executor::Executor(std::vector<c10::Device> devices, std::unordered_set<std::string> denied)
-    : devices_(std::move(devices)), denied_(std::move(denied)) {}
+    : devices_(std::move(devices)), denied_(std::move(denied)), memory_(devices_.size()) {}
 
 int64_t Executor::storage_bytes() const {
   int64_t bytes = 0;
@@ -94,17 +97,11 @@ std::unique_ptr<ExecutionResult> Executor::execute(const uint8_t* data, size_t b
         g.set_current_seed(r.varint());
         break;
       }
-      case Record::kReadRandomState: {
-        auto request = static_cast<int64_t>(r.varint());
-        auto id = r.bounded(kMaxGenerators, "a generator");
-        auto device = r.bounded(devices_.size() - 1, "a device");
-        auto state = generator(id, device).get_state().contiguous();
-        result->report.code(Event::kAnswer);
-        result->report.varint(request);
-        result->report.varint(state.nbytes());
-        result->report.raw(state.const_data_ptr(), state.nbytes());
+      case Record::kQuestion: question(r); break;
+      case Record::kRecordEvent: record_event(r); break;
+      case Record::kFreeEvent:
+        events_.erase(r.bounded(kMaxEvents, "an event"));
         break;
-      }
       case Record::kWriteRandomState: {
         auto id = r.bounded(kMaxGenerators, "a generator");
         auto device = r.bounded(devices_.size() - 1, "a device");
@@ -144,7 +141,7 @@ std::unique_ptr<ExecutionResult> Executor::execute(const uint8_t* data, size_t b
     }
   }
   if (!alive.empty()) {
-    report.code(Event::kRealized);
+    report.code(remora::Event::kRealized);
     report.varint(alive.size());
     for (auto id : alive) {
       const auto& storage = storages_.find(id)->second;
@@ -154,12 +151,136 @@ std::unique_ptr<ExecutionResult> Executor::execute(const uint8_t* data, size_t b
     }
   }
   if (!freed_.empty()) {
-    report.code(Event::kFreed);
+    report.code(remora::Event::kFreed);
     report.varint(freed_.size());
     for (auto id : freed_) report.varint(id);
   }
   result_ = nullptr;
   return result;
+}
+
+// ---------------------------------------------------------------- questions and events
+
+void Executor::record_event(Reader& r) {
+  auto id = r.bounded(kMaxEvents, "an event");
+  auto device = devices_[r.bounded(devices_.size() - 1, "a device")];
+  auto& event = events_[id];
+  event.time = std::chrono::steady_clock::now();
+  if (!device.is_cpu()) {
+    event.device.emplace(device.type(), c10::EventFlag::BACKEND_DEFAULT);
+    event.device->record(c10::impl::VirtualGuardImpl(device.type()).getStream(device));
+  }
+}
+
+double Executor::elapsed(uint64_t first, uint64_t second) {
+  auto a = events_.find(first);
+  auto b = events_.find(second);
+  TORCH_CHECK(a != events_.end() && b != events_.end(), "the event was not recorded");
+  if (a->second.device && b->second.device) {
+    a->second.device->synchronize();
+    b->second.device->synchronize();
+    return a->second.device->elapsedTime(*b->second.device);
+  }
+  return std::chrono::duration<double, std::milli>(b->second.time - a->second.time).count();
+}
+
+void Executor::question(Reader& r) {
+  auto request = static_cast<int64_t>(r.varint());
+  auto kind = static_cast<Question>(r.u8());
+  auto device_argument = [&] { return static_cast<uint32_t>(r.bounded(devices_.size() - 1, "a device")); };
+  Writer answer;
+  Call call;
+  call.name = "question " + std::to_string(static_cast<int>(kind));
+  // All arguments are read before anything can fail.
+  uint64_t first = 0;
+  uint64_t second = 0;
+  switch (kind) {
+    case Question::kRandomState:
+      first = r.bounded(kMaxGenerators, "a generator");
+      second = device_argument();
+      break;
+    case Question::kSynchronizeEvent:
+      first = r.bounded(kMaxEvents, "an event");
+      break;
+    case Question::kElapsed:
+      first = r.bounded(kMaxEvents, "an event");
+      second = r.bounded(kMaxEvents, "an event");
+      break;
+    case Question::kSynchronize:
+    case Question::kMemory:
+    case Question::kEmptyCache:
+    case Question::kResetPeakMemory:
+      first = device_argument();
+      break;
+    default:
+      r.fail("unknown question " + std::to_string(static_cast<int>(kind)));
+  }
+  try {
+    switch (kind) {
+      case Question::kRandomState: {
+        auto state = generator(first, static_cast<uint32_t>(second)).get_state().contiguous();
+        answer.raw(state.const_data_ptr(), state.nbytes());
+        break;
+      }
+      case Question::kSynchronize:
+        if (!devices_[first].is_cpu()) {
+          c10::impl::VirtualGuardImpl(devices_[first].type()).synchronizeDevice(devices_[first].index());
+        }
+        break;
+      case Question::kSynchronizeEvent: {
+        auto it = events_.find(first);
+        if (it != events_.end() && it->second.device) {
+          it->second.device->synchronize();
+        }
+        break;
+      }
+      case Question::kElapsed:
+        answer.f64(elapsed(first, second));
+        break;
+      case Question::kMemory: {
+        for (auto& [id, storage] : storages_) account(storage);
+        auto device = devices_[first];
+        if (device.is_cpu()) {
+          const auto& memory = memory_[first];
+          for (auto bytes : {memory.allocated, memory.peak, memory.allocated, memory.peak, uint64_t{0}}) {
+            answer.varint(bytes);
+          }
+        } else {
+          auto* cache = c10::getDeviceAllocator(device.type());
+          auto stats = cache->getDeviceStats(device.index());
+          for (const auto& stat : {stats.allocated_bytes[0], stats.reserved_bytes[0]}) {
+            answer.varint(stat.current);
+            answer.varint(stat.peak);
+          }
+          answer.varint(cache->getMemoryInfo(device.index()).second);
+        }
+        break;
+      }
+      case Question::kEmptyCache:
+        if (!devices_[first].is_cpu()) {
+          c10::getDeviceAllocator(devices_[first].type())->emptyCache();
+        }
+        break;
+      case Question::kResetPeakMemory:
+        memory_[first].peak = memory_[first].allocated;
+        if (!devices_[first].is_cpu()) {
+          c10::getDeviceAllocator(devices_[first].type())->resetPeakStats(devices_[first].index());
+        }
+        break;
+    }
+  } catch (const c10::Error& e) {
+    call.refuse(e.what_without_backtrace());
+  } catch (const std::exception& e) {
+    call.refuse(e.what());
+  }
+  if (!call.refusal.empty()) {
+    request_failed(request, *fail(call, call.refusal));
+    return;
+  }
+  result_->report.code(remora::Event::kAnswer);
+  result_->report.varint(request);
+  result_->report.varint(answer.size());
+  result_->report.raw(answer.data(), answer.size());
 }
 
 void Executor::define_operator(Reader& r) {
@@ -200,11 +321,23 @@ int64_t Executor::next_id(Reader& r) {
 
 Executor::Storage& Executor::born(int64_t id, uint64_t bytes, uint32_t device) {
   auto& storage = storages_[id];
+  account(storage, true);  // a hostile batch may name a storage twice
   storage = Storage();
   storage.bytes = bytes;
   storage.device = device;
   born_.push_back(id);
   return storage;
+}
+
+// Keeps the count of allocated bytes, and its peak, up to date with one storage.
+void Executor::account(Storage& storage, bool gone) {
+  uint64_t now = gone || !storage.memory ? 0 : storage.memory.nbytes();
+  if (now != storage.accounted) {
+    auto& memory = memory_[storage.device];
+    memory.allocated += now - storage.accounted;
+    memory.peak = std::max(memory.peak, memory.allocated);
+    storage.accounted = now;
+  }
 }
 
 void Executor::realize(Storage& storage) {
@@ -214,6 +347,7 @@ void Executor::realize(Storage& storage) {
   c10::DeviceGuard guard(devices_[storage.device]);
   storage.memory = c10::Storage(c10::Storage::use_byte_size_t(), static_cast<int64_t>(storage.bytes),
                                 allocator(storage.device), true);
+  account(storage);
 }
 
 // A storage by id, or a new one: kWrite, kResize and kBind name storages so.
@@ -240,6 +374,7 @@ void Executor::free(Reader& r) {
   if (it->second.reported) {
     freed_.push_back(it->first);
   }
+  account(it->second, true);
   storages_.erase(it);
 }
 
@@ -260,6 +395,7 @@ void Executor::resize(Reader& r) {
     grown.narrow(0, 0, kept).copy_(old.narrow(0, 0, kept));
     storage.memory = grown.storage();
     storage.bytes = bytes;
+    account(storage);
   } catch (const std::exception& e) {
     Call none;
     none.name = "resize_";
@@ -559,10 +695,11 @@ static bool fits(const c10::IValue& value, const c10::TypePtr& type) {
 std::shared_ptr<Failure> Executor::fail(Call& call, const std::string& message) {
   auto failure = std::make_shared<Failure>();
   failure->number = ++failures_;
+  failure->call = call.number;
   failure->operation = call.name;
   failure->message = message;
   failure->inputs = call.described;
-  result_->report.code(Event::kFailure);
+  result_->report.code(remora::Event::kFailure);
   write_failure(*failure);
   return failure;
 }
@@ -570,6 +707,7 @@ std::shared_ptr<Failure> Executor::fail(Call& call, const std::string& message) 
 void Executor::write_failure(const Failure& failure) {
   auto& report = result_->report;
   report.varint(failure.number);
+  report.varint(failure.call);
   report.string(failure.operation);
   report.string(failure.message);
   auto inputs = std::min<size_t>(failure.inputs.size(), 64);
@@ -578,7 +716,7 @@ void Executor::write_failure(const Failure& failure) {
 }
 
 void Executor::request_failed(int64_t request, const Failure& failure) {
-  result_->report.code(Event::kRequestFailed);
+  result_->report.code(remora::Event::kRequestFailed);
   result_->report.varint(request);
   write_failure(failure);
 }
@@ -695,6 +833,7 @@ void Executor::adopt(Call& call, int64_t id, uint32_t device, const TensorMeta& 
       auto t = own(call, actual, &predicted);
       auto& storage = born(id, t.storage().nbytes(), device);
       storage.memory = t.storage();
+      account(storage);
       return;
     } catch (const c10::Error& e) {
       call.failure = fail(call, e.what_without_backtrace());
@@ -767,6 +906,7 @@ void Executor::call(Reader& r, bool asked) {
   Call call;
   call.info = op.info;
   call.name = op.name;
+  call.number = ++calls_;
   if (!op.refusal.empty()) {
     call.refuse(op.refusal);
   }
@@ -808,7 +948,7 @@ void Executor::call(Reader& r, bool asked) {
     if (call.failure) {
       request_failed(request, *call.failure);
     } else {
-      result_->report.code(Event::kAnswer);
+      result_->report.code(remora::Event::kAnswer);
       result_->report.varint(request);
       result_->report.varint(answer.size());
       result_->report.raw(answer.data(), answer.size());
@@ -912,6 +1052,7 @@ void Executor::bind(Reader& r) {
     auto& storage = storage_record(r, &id);
     storage.memory = it->second[i].storage();
     storage.bytes = storage.memory.nbytes();
+    account(storage);
   }
   asked_.erase(it);
 }
@@ -920,12 +1061,12 @@ void Executor::value(int64_t request, const at::Tensor& value) {
   auto bytes = static_cast<uint64_t>(value.nbytes());
   auto& report = result_->report;
   if (bytes <= kInlineValueBytes) {
-    report.code(Event::kValue);
+    report.code(remora::Event::kValue);
     report.varint(request);
     report.varint(bytes);
     report.raw(value.const_data_ptr(), bytes);
   } else {
-    report.code(Event::kLargeValue);
+    report.code(remora::Event::kLargeValue);
     report.varint(request);
     report.varint(bytes);
     result_->values.push_back({request, value});

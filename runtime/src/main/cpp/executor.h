@@ -4,10 +4,13 @@
 #pragma once
 
 #include <ATen/ATen.h>
+#include <c10/core/Event.h>
 #include <c10/util/flat_hash_map.h>
 
+#include <chrono>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_set>
 #include <vector>
@@ -21,6 +24,7 @@ namespace remora {
 // Why values are missing. Storages that a failed operation should have written share it.
 struct Failure {
   uint64_t number;
+  uint64_t call;  // its number in the session; 0 where no operator was called
   std::string operation;
   std::string message;
   std::vector<std::string> inputs;
@@ -50,6 +54,7 @@ class Executor {
     c10::Storage memory;                 // undefined while lazy
     uint64_t bytes = 0;
     uint32_t device = 0;
+    uint64_t accounted = 0;              // bytes counted as allocated on its device
     bool reported = false;               // the program knows that it is realized
     std::shared_ptr<Failure> failure;    // set: the values are missing
   };
@@ -67,6 +72,8 @@ class Executor {
   void write(Reader& r);
   void read(Reader& r);
   void resize(Reader& r);
+  void question(Reader& r);
+  void record_event(Reader& r);
 
   Storage& storage_record(Reader& r, int64_t* id);
   at::Tensor tensor(Reader& r, uint8_t bits, Call& call, bool output);
@@ -78,6 +85,8 @@ class Executor {
   at::Tensor own(Call& call, const at::Tensor& actual, const TensorMeta* layout);
   void answer_output(Call& call, Writer& w, const c10::IValue& value, int32_t kind, std::vector<at::Tensor>& bound);
   void realize(Storage& storage);
+  void account(Storage& storage, bool gone = false);
+  double elapsed(uint64_t first, uint64_t second);
   std::shared_ptr<Failure> fail(Call& call, const std::string& message);
   void write_failure(const Failure& failure);
   void request_failed(int64_t request, const Failure& failure);
@@ -94,6 +103,17 @@ class Executor {
   std::map<int64_t, std::vector<at::Tensor>> asked_;          // outputs that wait for their names
   std::map<int64_t, std::shared_ptr<Failure>> asked_failed_;
   std::map<uint64_t, at::Generator> generators_;
+  struct Event {
+    std::chrono::steady_clock::time_point time;  // on the CPU
+    std::optional<c10::Event> device;            // on CUDA
+  };
+  struct Memory {
+    uint64_t allocated = 0;
+    uint64_t peak = 0;
+  };
+  std::map<uint64_t, Event> events_;
+  std::vector<Memory> memory_;  // by device
+  uint64_t calls_ = 0;
   uint64_t failures_ = 0;
   int64_t last_id_ = 0;
   std::vector<int64_t> born_;   // in this batch

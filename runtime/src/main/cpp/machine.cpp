@@ -202,11 +202,11 @@ void Machine::begin_record() {
 
 void Machine::drain_frees() {
   std::vector<StorageContext*> storages_to_free;
-  std::vector<int64_t> generators_to_free;
+  std::vector<std::pair<Record, int64_t>> handles_to_free;
   {
     std::lock_guard<std::mutex> guard(free_mutex_);
     storages_to_free.swap(frees_);
-    generators_to_free.swap(generator_frees_);
+    handles_to_free.swap(handle_frees_);
     has_frees_.store(false, std::memory_order_release);
   }
   for (auto* context : storages_to_free) {
@@ -222,9 +222,9 @@ void Machine::drain_frees() {
     }
     delete context;
   }
-  for (auto generator : generators_to_free) {
-    open.code(Record::kFreeGenerator);
-    open.varint(generator);
+  for (auto [record, handle] : handles_to_free) {
+    open.code(record);
+    open.varint(handle);
   }
   // Keep the list's memory for the next round.
   storages_to_free.clear();
@@ -245,9 +245,9 @@ void Machine::free_storage(StorageContext* context) {
   has_frees_.store(true, std::memory_order_release);
 }
 
-void Machine::free_generator(int64_t generator) {
+void Machine::free_handle(Record record, int64_t handle) {
   std::lock_guard<std::mutex> guard(free_mutex_);
-  generator_frees_.push_back(generator);
+  handle_frees_.emplace_back(record, handle);
   has_frees_.store(true, std::memory_order_release);
 }
 
@@ -510,6 +510,28 @@ std::string Machine::await(int64_t request) {
 void Machine::answer(int64_t request, std::string bytes) {
   std::lock_guard<std::mutex> guard(answer_mutex_);
   answers_[request] = std::move(bytes);
+}
+
+std::string Machine::question(Question question, std::initializer_list<uint64_t> arguments) {
+  auto request = next_request();
+  {
+    Lock lock(*this);
+    begin_record();
+    open.code(Record::kQuestion);
+    open.varint(request);
+    open.code(question);
+    for (auto argument : arguments) open.varint(argument);
+    submit_open_batch(request);
+  }
+  return await(request);
+}
+
+void Machine::flush_for(uint64_t wanted) {
+  Lock lock(*this);
+  if (sequence.load(std::memory_order_relaxed) < wanted) {
+    begin_record();
+    submit_open_batch();
+  }
 }
 
 int Machine::flush() {

@@ -9,6 +9,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <initializer_list>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -118,24 +119,30 @@ class Machine {
 
   // ---- thread-safe
   void free_storage(StorageContext* context);
-  void free_generator(int64_t generator);
+  void free_handle(Record record, int64_t handle);      // of a generator or an event
+  // Asks the node and waits for its answer.
+  std::string question(Question question, std::initializer_list<uint64_t> arguments);
   std::string await(int64_t request);                   // blocks; the answer, empty for values
   void answer(int64_t request, std::string bytes);
   int flush();
   int flush_when_idle(int64_t timeout_micros, int64_t linger_micros);
   void fail(const std::string& message);
   void close();
+  void flush_for(uint64_t sequence);                    // makes sure the batch of that number is submitted
   // Throws when nothing can be recorded on the machine any more.
   void check_usable(int64_t storage = 0);
   int64_t next_request() { return ++requests_; }
   int64_t next_generator() { return kSlots + ++generators_; }
+  int64_t next_event() { return ++events_; }
   bool on_cuda() const { return cuda.load(std::memory_order_relaxed); }
   int device_of_slot(int slot) const { return slot - first_slot; }
   bool closed() const { return state_.load(std::memory_order_acquire) == kClosed; }
 
   std::atomic<uint64_t> sequence{0};
   std::atomic<uint64_t> executed{0};
-  std::atomic<bool> trace{false};
+  std::atomic<bool> trace{false};       // a line of text for each operation
+  std::atomic<bool> call_sites{false};  // tell of each operation before it is recorded
+  int64_t calls = 0;                    // recorded calls; the node counts them, too. Needs the lock
   std::atomic<int64_t> operations{0}, batches{0}, batch_bytes{0}, uploaded{0}, downloaded{0}, blocking{0},
       misses{0}, storages{0};
 
@@ -158,14 +165,25 @@ class Machine {
 
   std::mutex free_mutex_;
   std::vector<StorageContext*> frees_;
-  std::vector<int64_t> generator_frees_;
+  std::vector<std::pair<Record, int64_t>> handle_frees_;
   std::atomic<bool> has_frees_{false};
 
   std::mutex answer_mutex_;
   std::map<int64_t, std::string> answers_;
   std::atomic<int64_t> requests_{0};
   std::atomic<int64_t> generators_{0};
+  std::atomic<int64_t> events_{0};
 };
+
+// A place in a machine's operation stream.
+struct RemoteEvent {
+  Machine* machine;
+  int64_t id;
+  uint64_t sequence = 0;  // of the batch that has it
+};
+void record_event(RemoteEvent& event, int device);
+bool event_happened(RemoteEvent& event);
+double event_elapsed(const RemoteEvent& first, const RemoteEvent& second);  // milliseconds
 
 class Machine::Lock {
  public:

@@ -567,28 +567,37 @@ void collect_new(const OutputPlan& plan, const c10::IValue& value, std::vector<a
   }
 }
 
-void trace(const Caller& caller, Arguments arguments, c10::ArrayRef<c10::IValue> outputs) {
-  if (!caller.machine->trace.load(std::memory_order_relaxed) || callbacks().trace == nullptr) {
+std::string describe_value(const c10::IValue& value) {
+  if (value.isTensor()) {
+    return value.toTensor().defined() ? describe_with_id(value.toTensor()) : "undefined";
+  }
+  if (value.isTensorList() || value.isOptionalTensorList() || value.isList()) {
+    std::string list = "[";
+    for (const auto& element : value.toListRef()) list += (list.size() > 1 ? ", " : "") + describe_value(element);
+    return list + "]";
+  }
+  std::ostringstream plain;
+  plain << value;
+  return plain.str();
+}
+
+// Numbers the call, and tells of it where somebody listens: before it is recorded, so that an error that comes back
+// finds its call site. The caller holds the lock.
+void announce(const Caller& caller, Arguments arguments, c10::ArrayRef<c10::IValue> outputs) {
+  auto& machine = *caller.machine;
+  machine.calls++;
+  bool text = machine.trace.load(std::memory_order_relaxed);
+  if ((!text && !machine.call_sites.load(std::memory_order_relaxed)) || callbacks().trace == nullptr) {
     return;
   }
-  std::function<std::string(const c10::IValue&)> text = [&](const c10::IValue& value) -> std::string {
-    if (value.isTensor()) {
-      return value.toTensor().defined() ? describe_with_id(value.toTensor()) : "undefined";
-    }
-    if (value.isTensorList() || value.isOptionalTensorList() || value.isList()) {
-      std::string list = "[";
-      for (const auto& element : value.toListRef()) list += (list.size() > 1 ? ", " : "") + text(element);
-      return list + "]";
-    }
-    std::ostringstream plain;
-    plain << value;
-    return plain.str();
-  };
-  std::string line = caller.info.full_name + "(";
-  for (size_t i = 0; i < arguments.size(); i++) line += (i ? ", " : "") + text(arguments[i]);
-  line += ")";
-  for (size_t i = 0; i < outputs.size(); i++) line += (i ? ", " : " -> ") + text(outputs[i]);
-  callbacks().trace(caller.machine->handle, line.c_str());
+  std::string line;
+  if (text) {
+    line = caller.info.full_name + "(";
+    for (size_t i = 0; i < arguments.size(); i++) line += (i ? ", " : "") + describe_value(arguments[i]);
+    line += ")";
+    for (size_t i = 0; i < outputs.size(); i++) line += (i ? ", " : " -> ") + describe_value(outputs[i]);
+  }
+  callbacks().trace(machine.handle, machine.calls, line.c_str());
 }
 
 using Outputs = c10::SmallVector<c10::IValue, 4>;
@@ -602,6 +611,7 @@ void record_planned(const Caller& caller, Arguments arguments, const Plan& plan,
   if (caller.info.only_views) {
     return;
   }
+  announce(caller, arguments, outputs);
   machine.write_default_dtype();
   auto index = machine.wire_index(caller.info);
   TensorView previous;
@@ -637,6 +647,7 @@ Plan ask(const Caller& caller, Arguments arguments, int64_t request) {
   {
     Machine::Lock lock(machine);
     machine.begin_record();
+    announce(caller, arguments, {});
     machine.write_default_dtype();
     auto index = machine.wire_index(caller.info);
     TensorView previous;
@@ -728,7 +739,6 @@ void record_call(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit:
       machine.plans.emplace(*key, std::move(plan));
     }
   }
-  trace(caller, arguments, outputs);
   torch::jit::drop(*stack, info.arguments);
   for (auto& output : outputs) stack->push_back(std::move(output));
 }

@@ -48,8 +48,9 @@ REMORA_API int64_t remora_cuda_device_memory(int32_t device);
 typedef int32_t (*remora_submit_callback)(int64_t machine, int64_t batch, char* error, int32_t error_bytes);
 // Blocks until the answer to request is there. Same results as remora_submit_callback.
 typedef int32_t (*remora_await_callback)(int64_t machine, int64_t request, char* error, int32_t error_bytes);
-// One line for each operation, only while remora_machine_set_trace() is on.
-typedef void (*remora_trace_callback)(int64_t machine, const char* line);
+// Tells of each operation before it is recorded, only while remora_machine_set_trace() says so: its number among the
+// machine's calls, and its text ("" where only call sites are wanted). Called under the machine's lock.
+typedef void (*remora_trace_callback)(int64_t machine, int64_t call, const char* line);
 
 // Registers the PyTorch backend "remora" with the process's libtorch. Once per process; a second call replaces
 // the callbacks.
@@ -80,7 +81,25 @@ REMORA_API int32_t remora_machine_answer(int64_t machine, int64_t request, const
 REMORA_API int64_t remora_machine_read(int64_t machine, int64_t source, int64_t destination);
 // From now on recording on the machine throws an error with this message.
 REMORA_API void remora_machine_fail(int64_t machine, const char* message);
-REMORA_API void remora_machine_set_trace(int64_t machine, int32_t on);
+// Whether remora_trace_callback gets a text for each operation, and whether it is called at all for the sake of call
+// sites.
+REMORA_API void remora_machine_set_trace(int64_t machine, int32_t text, int32_t call_sites);
+// Whether the node computes on CUDA: libtorch chooses some operators by it.
+REMORA_API void remora_machine_set_cuda(int64_t machine, int32_t on);
+// Waits until all that was recorded has been executed, on the node's devices, too.
+REMORA_API int32_t remora_machine_synchronize(int64_t machine);
+// Memory of one of the machine's devices, in bytes: allocated, peak allocated, reserved, peak reserved, total (0 where
+// not known). `values` has room for five.
+REMORA_API int32_t remora_machine_memory(int64_t machine, int32_t device, int64_t* values);
+// Gives memory that the node's allocator keeps for reuse back to the device.
+REMORA_API int32_t remora_machine_empty_cache(int64_t machine, int32_t device);
+REMORA_API int32_t remora_machine_reset_peak_memory(int64_t machine, int32_t device);
+// Events: places in the operation stream. Answers a handle, or a negative number.
+REMORA_API int64_t remora_event_record(int64_t machine, int32_t device);
+REMORA_API int32_t remora_event_query(int64_t event);  // 1 when it has happened
+REMORA_API int32_t remora_event_synchronize(int64_t event);
+REMORA_API double remora_event_elapsed(int64_t first, int64_t second);  // milliseconds on the node; NaN on failure
+REMORA_API void remora_event_destroy(int64_t event);
 // Gives the device slots back. Tensors that still live on it become stale.
 REMORA_API void remora_machine_close(int64_t machine);
 // Counters since the machine was opened; see remora_statistic.

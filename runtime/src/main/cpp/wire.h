@@ -29,6 +29,7 @@ constexpr uint64_t kMaxOperators = 16 * 1024;
 constexpr uint64_t kMaxStorageBytes = uint64_t{1} << 46;
 constexpr uint64_t kMaxDevices = 64;
 constexpr uint64_t kMaxGenerators = 64 * 1024;
+constexpr uint64_t kMaxEvents = 1024 * 1024;
 // Values up to this many bytes travel inside the report; larger ones beside it.
 constexpr uint64_t kInlineValueBytes = 16 * 1024;
 
@@ -42,10 +43,22 @@ enum class Record : uint8_t {
   kRead = 7,            // request, tensor
   kResize = 8,          // storage, bytes
   kSeed = 9,            // generator, device, seed
-  kReadRandomState = 10,   // request, generator, device
+  kQuestion = 10,       // request, Question, its arguments; the node answers with bytes
   kWriteRandomState = 11,  // generator, device, byte count, bytes
   kFreeGenerator = 12,     // generator
   kDefaultDtype = 13,      // scalar type
+  kRecordEvent = 14,       // event, device
+  kFreeEvent = 15,         // event
+};
+
+enum class Question : uint8_t {
+  kRandomState = 1,      // generator, device -> the state's bytes
+  kSynchronize = 2,      // device -> nothing, once all work on it is done
+  kSynchronizeEvent = 3, // event -> nothing, once it has happened
+  kElapsed = 4,          // event, event -> milliseconds between them, as a double
+  kMemory = 5,           // device -> varints: allocated, peak allocated, reserved, peak reserved, total (0 = unknown)
+  kEmptyCache = 6,       // device -> nothing
+  kResetPeakMemory = 7,  // device -> nothing
 };
 
 // First byte of an argument. Values from 0x80 on are tensors: 0x80 | TensorBits.
@@ -97,7 +110,7 @@ enum class Event : uint8_t {
   kAnswer = 6,         // request, byte count, answer
   kRequestFailed = 7,  // request, Failure
 };
-// Failure: failure number, operator name, message, input count, inputs as text.
+// Failure: failure number, number of the call in the session (0 = none), operator name, message, input count, inputs as text.
 
 // What an answer to kAsk holds: for each written tensor argument its metadata after the call, then the outputs.
 enum class Answer : uint8_t {

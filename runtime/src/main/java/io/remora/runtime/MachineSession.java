@@ -3,6 +3,7 @@ package io.remora.runtime;
 
 import static java.util.Objects.requireNonNull;
 
+import io.remora.runtime.internal.CallSites;
 import io.remora.runtime.internal.NativeCore;
 import io.remora.runtime.internal.NativeErrors;
 import io.remora.runtime.internal.NativeMemory;
@@ -21,9 +22,11 @@ import java.util.concurrent.Executor;
 import java.util.concurrent.Executors;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
+import org.bytedeco.javacpp.LongPointer;
 import org.bytedeco.javacpp.PointerScope;
 import org.bytedeco.pytorch.Device;
 import org.bytedeco.pytorch.DeviceOptional;
+import org.bytedeco.pytorch.Generator;
 import org.bytedeco.pytorch.MemoryFormatOptional;
 import org.bytedeco.pytorch.ScalarTypeOptional;
 import org.bytedeco.pytorch.Tensor;
@@ -77,15 +80,15 @@ public final class MachineSession implements SessionListener, AutoCloseable {
   private final int deviceCount;
   private final SessionSettings settings;
   private final Map<Long, Pending> pending = new ConcurrentHashMap<>();
-  private final Object progress = new Object();
+  private final Object lock = new Object();
   private final List<OperationFailure> unread = new ArrayList<>();
   private final Thread flusher;
+  private final CallSites callSites;
 
   private volatile BatchSink sink;
   private volatile long executed;
   private volatile RemoraException lost;
   private boolean closed;
-  private int waiters;
 
   private MachineSession(String machineName, int deviceCount, SessionSettings settings) {
     this.machineName = machineName;
@@ -95,7 +98,9 @@ public final class MachineSession implements SessionListener, AutoCloseable {
     if (machine < 0) {
       throw new MachineStateException(NativeCore.lastError());
     }
+    callSites = settings.callSites() ? new CallSites() : null;
     SessionCallbacks.add(machine, new Callbacks());
+    NativeCore.machineSetTrace(machine, 0, settings.callSites() ? 1 : 0);
     flusher = new Thread(this::flushWhenIdle, "remora-flusher-" + machineName);
     flusher.setDaemon(true);
   }
@@ -115,7 +120,17 @@ public final class MachineSession implements SessionListener, AutoCloseable {
     return new MachineSession(machineName, deviceCount, settings);
   }
 
-  /** Says where batches go. Once. */
+  /**
+   * Says where batches go. Once.
+   *
+   * @param onCuda whether the node computes on CUDA: libtorch chooses some operators by it
+   */
+  public void connect(BatchSink sink, boolean onCuda) {
+    NativeCore.machineSetCuda(machine, onCuda ? 1 : 0);
+    connect(sink);
+  }
+
+  /** Says where batches of a machine that computes on the CPU go. Once. */
   public void connect(BatchSink sink) {
     if (this.sink != null) {
       throw new IllegalStateException("the session is connected already");
@@ -143,8 +158,17 @@ public final class MachineSession implements SessionListener, AutoCloseable {
     return deviceCount;
   }
 
+  /** Sends what has been recorded, without waiting for it. */
+  public void flush() {
+    throwIfLost();
+    if (NativeCore.machineFlush(machine) != 0) {
+      throwIfLost();
+      throw NativeErrors.last();
+    }
+  }
+
   /**
-   * Waits until everything recorded so far has been executed.
+   * Waits until everything recorded so far has been executed, and the node's devices are idle.
    *
    * @throws RemoteOperationException the first failure on the node that nobody has read
    * @throws NodeLostException when the node is gone
@@ -153,11 +177,10 @@ public final class MachineSession implements SessionListener, AutoCloseable {
    */
   public void synchronize() {
     throwIfLost();
-    if (NativeCore.machineFlush(machine) != 0) {
+    if (NativeCore.machineSynchronize(machine) != 0) {
       throwIfLost();
-      throw new RemoraException("cannot send what was recorded: " + NativeCore.lastError());
+      throw NativeErrors.last();
     }
-    awaitExecuted(NativeCore.machineSequence(machine));
     throwUnread();
   }
 
@@ -207,6 +230,68 @@ public final class MachineSession implements SessionListener, AutoCloseable {
     return result;
   }
 
+  /**
+   * Marks a place in the machine's operation stream.
+   *
+   * @param device number of the device whose work is marked
+   */
+  public RemoteEvent recordEvent(int device) {
+    requireDevice(device);
+    long event = NativeCore.eventRecord(machine, device);
+    if (event < 0) {
+      throw NativeErrors.last();
+    }
+    return new RemoteEvent(event);
+  }
+
+  /** Asks the node for the memory figures of a device. */
+  public DeviceMemory memory(int device) {
+    requireDevice(device);
+    try (LongPointer values = new LongPointer(5)) {
+      check(NativeCore.machineMemory(machine, device, values));
+      return new DeviceMemory(
+          values.get(0), values.get(1), values.get(2), values.get(3), values.get(4));
+    }
+  }
+
+  /** Makes the node's allocator give memory that it keeps for reuse back to the device. */
+  public void emptyCache(int device) {
+    requireDevice(device);
+    check(NativeCore.machineEmptyCache(machine, device));
+  }
+
+  /** Lets the peak figures of {@link #memory} start anew. */
+  public void resetPeakMemory(int device) {
+    requireDevice(device);
+    check(NativeCore.machineResetPeakMemory(machine, device));
+  }
+
+  /**
+   * A device's default random generator. Seeding it, and setting its state, is ordered with the
+   * operations; on a node that computes on the CPU, equal seeds give the numbers of the local CPU.
+   */
+  public Generator generator(int device) {
+    return torch.getPrivateUse1Hooks().getDefaultGenerator(device(device).index());
+  }
+
+  private void requireDevice(int device) {
+    if (device < 0 || device >= deviceCount) {
+      throw new IllegalArgumentException(
+          "machine '"
+              + machineName
+              + "' has devices 0 to "
+              + (deviceCount - 1)
+              + ", there is no device "
+              + device);
+    }
+  }
+
+  private static void check(int result) {
+    if (result != 0) {
+      throw NativeErrors.last();
+    }
+  }
+
   /** What the session has done so far. */
   public SessionStatistics statistics() {
     return new SessionStatistics(
@@ -228,7 +313,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
    */
   @Override
   public void close() {
-    synchronized (progress) {
+    synchronized (lock) {
       if (closed) {
         return;
       }
@@ -252,11 +337,6 @@ public final class MachineSession implements SessionListener, AutoCloseable {
     ReportReader.read(report, new Answers());
     NativeCore.machineExecuted(machine, sequence);
     executed = sequence;
-    synchronized (progress) {
-      if (waiters > 0) {
-        progress.notifyAll();
-      }
-    }
   }
 
   @Override
@@ -282,12 +362,11 @@ public final class MachineSession implements SessionListener, AutoCloseable {
 
   @Override
   public void onLost(RemoraException cause) {
-    synchronized (progress) {
+    synchronized (lock) {
       if (lost != null) {
         return;
       }
       lost = cause;
-      progress.notifyAll();
     }
     NativeCore.machineFail(machine, cause.getClass().getSimpleName() + ": " + cause.getMessage());
     failPending(cause);
@@ -341,8 +420,8 @@ public final class MachineSession implements SessionListener, AutoCloseable {
 
     @Override
     public void failure(OperationFailure failure) {
-      log.warn("Machine '{}': {}", machineName, failure.describe());
-      synchronized (progress) {
+      log.warn("Machine '{}': {}", machineName, error(failure).getMessage());
+      synchronized (lock) {
         if (unread.size() < MOST_UNREAD_FAILURES) {
           unread.add(failure);
         }
@@ -351,12 +430,12 @@ public final class MachineSession implements SessionListener, AutoCloseable {
 
     @Override
     public void requestFailed(long request, OperationFailure failure) {
-      synchronized (progress) {
+      synchronized (lock) {
         unread.removeIf(each -> each.id() == failure.id());
       }
       Pending read = pending.get(request);
       if (read != null) {
-        read.done.completeExceptionally(new RemoteOperationException(failure));
+        read.done.completeExceptionally(error(failure));
       }
     }
   }
@@ -415,8 +494,13 @@ public final class MachineSession implements SessionListener, AutoCloseable {
     }
 
     @Override
-    public void trace(String line) {
-      operations.debug("{} {}", machineName, line);
+    public void trace(long call, String line) {
+      if (callSites != null) {
+        callSites.remember(call);
+      }
+      if (!line.isEmpty()) {
+        operations.debug("{} {}", machineName, line);
+      }
     }
   }
 
@@ -450,7 +534,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
     while (lost == null) {
       if (operations.isDebugEnabled() != tracing) {
         tracing = !tracing;
-        NativeCore.machineSetTrace(machine, tracing ? 1 : 0);
+        NativeCore.machineSetTrace(machine, tracing ? 1 : 0, callSites != null ? 1 : 0);
       }
       if (NativeCore.machineFlushWhenIdle(machine, FLUSHER_TURN_MICROS, linger) < 0) {
         return;
@@ -478,24 +562,6 @@ public final class MachineSession implements SessionListener, AutoCloseable {
         throw NativeErrors.copy(remora);
       }
       throw new RemoraException("the read failed", e.getCause());
-    }
-  }
-
-  private void awaitExecuted(long sequence) {
-    Progress watch = new Progress();
-    synchronized (progress) {
-      waiters++;
-      try {
-        while (executed < sequence) {
-          throwIfLost();
-          progress.wait(PROGRESS_CHECK_MILLIS);
-          watch.check();
-        }
-      } catch (InterruptedException e) {
-        throw interrupted(e);
-      } finally {
-        waiters--;
-      }
     }
   }
 
@@ -544,17 +610,22 @@ public final class MachineSession implements SessionListener, AutoCloseable {
   }
 
   private void throwUnread() {
-    synchronized (progress) {
+    synchronized (lock) {
       if (unread.isEmpty()) {
         return;
       }
-      RemoteOperationException error = new RemoteOperationException(unread.get(0));
+      RemoteOperationException error = error(unread.get(0));
       for (OperationFailure other : unread.subList(1, unread.size())) {
-        error.addSuppressed(new RemoteOperationException(other));
+        error.addSuppressed(error(other));
       }
       unread.clear();
       throw error;
     }
+  }
+
+  private RemoteOperationException error(OperationFailure failure) {
+    return new RemoteOperationException(
+        failure, callSites == null ? null : callSites.of(failure.call()));
   }
 
   private void failPending(RemoraException cause) {

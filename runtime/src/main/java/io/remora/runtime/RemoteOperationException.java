@@ -24,9 +24,13 @@ public class RemoteOperationException extends RemoraException {
     this.inputs = List.of();
   }
 
-  /** From the node's account of the failure. */
-  public RemoteOperationException(OperationFailure failure) {
-    super(failure.describe());
+  /**
+   * From the node's account of the failure.
+   *
+   * @param callSite the program's line that called the operation; null when not recorded
+   */
+  public RemoteOperationException(OperationFailure failure, StackTraceElement callSite) {
+    super(failure.describe() + (callSite == null ? "" : "\n  called at " + callSite));
     this.operation = failure.operator();
     this.inputs = failure.inputs();
   }

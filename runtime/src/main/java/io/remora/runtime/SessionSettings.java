@@ -11,8 +11,10 @@ import java.util.concurrent.TimeUnit;
  * @param maxBatchBytes a batch is closed when it has reached this size
  * @param flushInterval how long the open batch may wait while the node is idle
  * @param readTimeout how long a read waits for its value
+ * @param callSites whether errors of operations name the program's line
  */
-public record SessionSettings(long maxBatchBytes, Duration flushInterval, Duration readTimeout) {
+public record SessionSettings(
+    long maxBatchBytes, Duration flushInterval, Duration readTimeout, boolean callSites) {
   public SessionSettings {
     if (maxBatchBytes < 1024 || maxBatchBytes > 8 << 20) {
       throw new IllegalArgumentException(
@@ -34,6 +36,7 @@ public record SessionSettings(long maxBatchBytes, Duration flushInterval, Durati
     return new SessionSettings(
         config.getBytes("batch.max-bytes"),
         Duration.ofNanos(config.getDuration("batch.flush-interval", TimeUnit.NANOSECONDS)),
-        config.getDuration("session.read-timeout"));
+        config.getDuration("session.read-timeout"),
+        config.getBoolean("errors.call-sites"));
   }
 }

@@ -44,7 +44,7 @@ class BatchExecutorTest {
     b.select(0, 1).fill_(new Scalar(3));
     Tensor c = b.softmax(1).sum(1).unsqueeze(0).expand(3, 6);
     c.add(a.narrow(0, 0, 3)).mean().add_(new Scalar(1));
-    session.synchronize();
+    session.flush();
     recorded = List.copyOf(batches);
     session.onLost(new RemoraException("done"));
     session.close();

@@ -11,15 +11,13 @@ import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.atomic.AtomicLong;
 import org.bytedeco.pytorch.Device;
-import org.bytedeco.pytorch.Generator;
-import org.bytedeco.pytorch.global.torch;
 
 /**
  * A session whose batches are executed by a thread of the same process: both sides without a wire.
  */
 final class LoopbackMachine implements AutoCloseable {
   static final SessionSettings SETTINGS =
-      new SessionSettings(64 << 10, Duration.ofNanos(100_000), Duration.ofSeconds(60));
+      new SessionSettings(64 << 10, Duration.ofNanos(100_000), Duration.ofSeconds(60), false);
 
   final MachineSession session;
   final AtomicLong batches = new AtomicLong();
@@ -63,11 +61,6 @@ final class LoopbackMachine implements AutoCloseable {
 
   Device device() {
     return session.device(0);
-  }
-
-  /** The device's default generator, whose state lives on the node. */
-  Generator generator() {
-    return torch.getPrivateUse1Hooks().getDefaultGenerator(device().index());
   }
 
   long storages() {

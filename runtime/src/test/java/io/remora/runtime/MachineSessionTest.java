@@ -15,6 +15,7 @@ import org.bytedeco.javacpp.PointerScope;
 import org.bytedeco.pytorch.AdamW;
 import org.bytedeco.pytorch.AdamWOptions;
 import org.bytedeco.pytorch.Device;
+import org.bytedeco.pytorch.LSTMImpl;
 import org.bytedeco.pytorch.LinearImpl;
 import org.bytedeco.pytorch.NoGradGuard;
 import org.bytedeco.pytorch.Scalar;
@@ -349,7 +350,7 @@ class MachineSessionTest {
   @Test
   void aReadGivesUpWhenTheNodeFinishesNothing() {
     SessionSettings hasty =
-        new SessionSettings(64 << 10, Duration.ofNanos(100_000), Duration.ofSeconds(2));
+        new SessionSettings(64 << 10, Duration.ofNanos(100_000), Duration.ofSeconds(2), false);
     LoopbackMachine machine = new LoopbackMachine(hasty, 1, false);
     Tensor a = to(ones(2), machine);
     assertThatThrownBy(a::cpu)
@@ -360,13 +361,104 @@ class MachineSessionTest {
   }
 
   @Test
+  void failuresNameTheLineThatCalledWhereCallSitesAreRecorded() {
+    SessionSettings watchful =
+        new SessionSettings(64 << 10, Duration.ofNanos(100_000), Duration.ofSeconds(60), true);
+    try (LoopbackMachine machine = new LoopbackMachine(watchful, 1, true)) {
+      Tensor table = to(randn(4, 2), machine);
+      table.index_select(0, to(tensor(new long[] {1}), machine));
+      Tensor bad = table.index_select(0, to(tensor(new long[] {99}), machine));
+      assertThatThrownBy(bad::cpu)
+          .isInstanceOf(RemoteOperationException.class)
+          .hasMessageContaining("called at " + MachineSessionTest.class.getName())
+          .hasMessageContaining("MachineSessionTest.java:");
+    }
+  }
+
+  @Test
+  void eventsMarkPlacesInTheStreamAndMeasureTimeOnTheNode() {
+    try (LoopbackMachine machine = new LoopbackMachine();
+        RemoteEvent start = machine.session.recordEvent(0)) {
+      Tensor a = to(randn(400, 400), machine);
+      a.mm(a);
+      try (RemoteEvent end = machine.session.recordEvent(0)) {
+        end.synchronize();
+        assertThat(end.query()).isTrue();
+        assertThat(start.elapsedMillis(end)).isPositive();
+      }
+    }
+  }
+
+  @Test
+  void memoryIsCountedOnTheNode() {
+    try (LoopbackMachine machine = new LoopbackMachine()) {
+      long before = machine.session.memory(0).allocated();
+      Tensor a = to(zeros(1000, 1000), machine);
+      DeviceMemory with = machine.session.memory(0);
+      assertThat(with.allocated() - before).isEqualTo(4_000_000);
+      a.close();
+      assertThat(machine.session.memory(0).peakAllocated())
+          .isGreaterThanOrEqualTo(with.allocated());
+      machine.session.resetPeakMemory(0);
+      machine.session.emptyCache(0);
+      assertThatThrownBy(() -> machine.session.memory(1))
+          .isInstanceOf(IllegalArgumentException.class);
+    }
+  }
+
+  @Test
+  void tensorsGoFromOneMachineToAnotherInChunks() {
+    try (LoopbackMachine one = new LoopbackMachine();
+        LoopbackMachine two = new LoopbackMachine()) {
+      Tensor a = randn(3000, 1000);
+      assertThat(cpu(to(to(a, one), two)).equal(a)).isTrue();
+      assertThat(
+              cpu(to(a, one).t().to(two.device(), ScalarType.Double))
+                  .equal(a.t().to(ScalarType.Double)))
+          .isTrue();
+    }
+  }
+
+  @Test
+  void attentionIsChosenAsOnTheLocalCpu() {
+    try (LoopbackMachine machine = new LoopbackMachine()) {
+      Tensor q = randn(2, 4, 8, 16);
+      Tensor remote = to(q, machine);
+      assertThat(
+              cpu(scaled_dot_product_attention(remote, remote, remote))
+                  .equal(scaled_dot_product_attention(q, q, q)))
+          .isTrue();
+    }
+  }
+
+  @Test
+  void recurrentLayersRunOnTheMachine() {
+    try (LoopbackMachine machine = new LoopbackMachine()) {
+      LSTMImpl layer = new LSTMImpl(5, 7);
+      Tensor x = randn(3, 4, 5);
+      Tensor local = layer.forward(x).get0();
+      layer.to(machine.device(), false);
+      Tensor remote = layer.forward(to(x, machine)).get0();
+      assertThat(cpu(remote).allclose(local, 1e-5, 1e-6, false)).isTrue();
+    }
+  }
+
+  @Test
+  void sparseTensorsAreRefusedWithTheFix() {
+    try (LoopbackMachine machine = new LoopbackMachine()) {
+      Tensor sparse = eye(3).to_sparse();
+      assertThatThrownBy(() -> to(sparse, machine)).hasMessageContaining("to_dense()");
+    }
+  }
+
+  @Test
   void seededNumbersAreThoseOfTheCpu() {
     try (LoopbackMachine machine = new LoopbackMachine()) {
       Tensor local = empty(100);
       manual_seed(7);
       local.normal_();
       Tensor remote = to(zeros(100), machine);
-      var generator = machine.generator();
+      var generator = machine.session.generator(0);
       generator.set_current_seed(7);
       remote.normal_(0, 1, new org.bytedeco.pytorch.GeneratorOptional(generator));
       assertThat(cpu(remote).equal(local)).isTrue();

@@ -3,6 +3,7 @@ package io.remora.runtime.internal;
 
 import org.bytedeco.javacpp.BytePointer;
 import org.bytedeco.javacpp.FunctionPointer;
+import org.bytedeco.javacpp.LongPointer;
 import org.bytedeco.javacpp.annotation.Cast;
 import org.bytedeco.javacpp.annotation.Name;
 import org.bytedeco.javacpp.annotation.Platform;
@@ -50,7 +51,7 @@ public final class NativeCore {
 
     private native void allocate();
 
-    public native void call(long machine, @Cast("const char*") BytePointer line);
+    public native void call(long machine, long call, @Cast("const char*") BytePointer line);
   }
 
   @Name("remora_built_for_torch")
@@ -119,7 +120,38 @@ public final class NativeCore {
   public static native void machineFail(long machine, String message);
 
   @Name("remora_machine_set_trace")
-  public static native void machineSetTrace(long machine, int on);
+  public static native void machineSetTrace(long machine, int text, int callSites);
+
+  @Name("remora_machine_set_cuda")
+  public static native void machineSetCuda(long machine, int on);
+
+  @Name("remora_machine_synchronize")
+  public static native int machineSynchronize(long machine);
+
+  @Name("remora_machine_memory")
+  public static native int machineMemory(
+      long machine, int device, @Cast("int64_t*") LongPointer values);
+
+  @Name("remora_machine_empty_cache")
+  public static native int machineEmptyCache(long machine, int device);
+
+  @Name("remora_machine_reset_peak_memory")
+  public static native int machineResetPeakMemory(long machine, int device);
+
+  @Name("remora_event_record")
+  public static native long eventRecord(long machine, int device);
+
+  @Name("remora_event_query")
+  public static native int eventQuery(long event);
+
+  @Name("remora_event_synchronize")
+  public static native int eventSynchronize(long event);
+
+  @Name("remora_event_elapsed")
+  public static native double eventElapsed(long first, long second);
+
+  @Name("remora_event_destroy")
+  public static native void eventDestroy(long event);
 
   @Name("remora_machine_close")
   public static native void machineClose(long machine);

@@ -111,6 +111,14 @@ public final class NativeErrors {
     return translated;
   }
 
+  /** What the native core's last call on this thread failed with. */
+  public static RemoraException last() {
+    RuntimeException plain = new RuntimeException(NativeCore.lastError());
+    return translate(plain) instanceof RemoraException remora
+        ? remora
+        : new RemoraException(plain.getMessage());
+  }
+
   private static Throwable find(long number) {
     synchronized (recent) {
       for (Remembered each : recent) {

@@ -137,12 +137,13 @@ public final class ReportReader {
 
   private OperationFailure failure() {
     long id = varint();
+    long call = varint();
     String operator = string();
     String message = string();
     List<String> inputs = new ArrayList<>();
     for (int n = count(); n > 0; n--) {
       inputs.add(string());
     }
-    return new OperationFailure(id, operator, message, inputs);
+    return new OperationFailure(id, call, operator, message, inputs);
   }
 }

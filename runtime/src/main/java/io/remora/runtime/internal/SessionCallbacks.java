@@ -21,8 +21,8 @@ public final class SessionCallbacks {
     /** Returns when the request's value or answer is in place. */
     void await(long request);
 
-    /** One line for an operation. */
-    void trace(String line);
+    /** An operation is about to be recorded: its number among the calls, and a text, or "". */
+    void trace(long call, String line);
   }
 
   private static final Map<Long, Session> sessions = new ConcurrentHashMap<>();
@@ -97,10 +97,10 @@ public final class SessionCallbacks {
 
   private static final class Trace extends NativeCore.TraceCallback {
     @Override
-    public void call(long machine, BytePointer line) {
+    public void call(long machine, long call, BytePointer line) {
       Session session = sessions.get(machine);
       if (session != null) {
-        session.trace(line.getString(StandardCharsets.UTF_8));
+        session.trace(call, line.getString(StandardCharsets.UTF_8));
       }
     }
   }
