@@ -8,13 +8,18 @@ import java.util.Objects;
 /**
  * The settings under {@code remora.client}; {@code reference.conf} says what each one means.
  *
+ * @param remoteExecution whether machines are what their provider gives, or run in this process
  * @param openTimeout limit for opening a machine, 1 s or more
  * @param askTimeout limit for an answer from a machine's actor, 100 ms or more
  * @param closeTimeout limit for giving a machine back, 100 ms or more
  * @param shutdownTimeout limit for closing machines left open when the JVM ends, 0 or more
  */
 record ClientSettings(
-    Duration openTimeout, Duration askTimeout, Duration closeTimeout, Duration shutdownTimeout) {
+    boolean remoteExecution,
+    Duration openTimeout,
+    Duration askTimeout,
+    Duration closeTimeout,
+    Duration shutdownTimeout) {
 
   ClientSettings {
     requireAtLeast(openTimeout, Duration.ofSeconds(1), "remora.client.open-timeout");
@@ -32,6 +37,7 @@ record ClientSettings(
   static ClientSettings from(Config root) {
     Config client = root.getConfig("remora.client");
     return new ClientSettings(
+        client.getBoolean("remote-execution"),
         client.getDuration("open-timeout"),
         client.getDuration("ask-timeout"),
         client.getDuration("close-timeout"),

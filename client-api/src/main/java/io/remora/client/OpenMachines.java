@@ -6,6 +6,7 @@ import java.util.ArrayList;
 import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Set;
+import org.bytedeco.pytorch.Device;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
@@ -36,6 +37,10 @@ final class OpenMachines {
 
   static synchronized int deviceCount() {
     return machines.stream().mapToInt(RemoteMachine::deviceCount).sum();
+  }
+
+  static boolean hasDevice(Device device) {
+    return snapshot().stream().anyMatch(machine -> machine.owns(device));
   }
 
   private static synchronized List<RemoteMachine> snapshot() {

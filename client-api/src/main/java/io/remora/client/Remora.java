@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.client;
 
+import com.typesafe.config.ConfigFactory;
 import io.remora.runtime.MachineStateException;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.TensorIdentity;
@@ -8,6 +9,7 @@ import io.remora.runtime.TorchLibrary;
 import java.util.Objects;
 import org.bytedeco.pytorch.Device;
 import org.bytedeco.pytorch.Tensor;
+import org.bytedeco.pytorch.global.torch;
 import org.bytedeco.pytorch.global.torch.DeviceType;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
@@ -16,6 +18,9 @@ import org.slf4j.LoggerFactory;
 public final class Remora {
 
   private static final Logger log = LoggerFactory.getLogger(Remora.class);
+
+  /** What the program has said; null while it has said nothing. */
+  private static volatile Boolean remoteExecution;
 
   private Remora() {}
 
@@ -71,6 +76,52 @@ public final class Remora {
           "There is no current remote device: no machine is open. Open one with RemoteMachine.open");
     }
     return new Device(DeviceType.PrivateUse1, (byte) TensorIdentity.currentDevice());
+  }
+
+  /**
+   * Makes a device the one on which this thread makes tensors when it names the device type alone.
+   *
+   * @param device a device of an open machine
+   * @throws IllegalArgumentException when it is not a remote device
+   * @throws MachineStateException when it belongs to no open machine
+   */
+  public static void setCurrentDevice(Device device) {
+    Objects.requireNonNull(device, "device");
+    if (!device.is_privateuseone()) {
+      throw new IllegalArgumentException(
+          "The device is " + device.str().getString() + ", not a remote device");
+    }
+    if (!OpenMachines.hasDevice(device)) {
+      throw new MachineStateException(
+          "No machine is open on " + device.str().getString() + ": use machine.device()");
+    }
+    torch.getPrivateUse1Hooks().setCurrentDevice(device.index());
+  }
+
+  /**
+   * From now on machines that are opened run in this process, whatever their provider: the same
+   * semantics without another process or machine, for tests and for finding mistakes. Needs {@code
+   * remora-provider-mock} on the class path. Machines that are open stay as they are. {@code
+   * remora.client.remote-execution = off} says the same from the start.
+   */
+  public static void disableRemoteExecution() {
+    remoteExecution = Boolean.FALSE;
+  }
+
+  /** From now on machines that are opened are what their provider gives. */
+  public static void enableRemoteExecution() {
+    remoteExecution = Boolean.TRUE;
+  }
+
+  /** Whether machines that are opened are what their provider gives. */
+  public static boolean isRemoteExecutionEnabled() {
+    return isRemoteExecutionEnabled(ClientSettings.from(ConfigFactory.load()));
+  }
+
+  /** What the program said last, else the settings. */
+  static boolean isRemoteExecutionEnabled(ClientSettings settings) {
+    Boolean said = remoteExecution;
+    return said == null ? settings.remoteExecution() : said;
   }
 
   private static Tensor requireDefined(Tensor tensor) {

@@ -16,11 +16,13 @@ import io.remora.actors.RemoraCluster;
 import io.remora.actors.StorageInfo;
 import io.remora.provider.GpuType;
 import io.remora.provider.MachineSpec;
+import io.remora.runtime.DeviceMemory;
 import io.remora.runtime.MachineSession;
 import io.remora.runtime.MachineStateException;
 import io.remora.runtime.NodeLostException;
 import io.remora.runtime.ProviderException;
 import io.remora.runtime.RemoraException;
+import io.remora.runtime.RemoteEvent;
 import io.remora.runtime.RemoteOperationException;
 import io.remora.runtime.SessionSettings;
 import io.remora.runtime.SessionStatistics;
@@ -35,6 +37,7 @@ import java.util.concurrent.atomic.AtomicLong;
 import java.util.concurrent.locks.ReentrantLock;
 import java.util.function.Function;
 import org.bytedeco.pytorch.Device;
+import org.bytedeco.pytorch.Generator;
 import org.bytedeco.pytorch.Tensor;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
@@ -67,6 +70,11 @@ public final class RemoteMachine implements AutoCloseable {
 
   private static final Logger log = LoggerFactory.getLogger(RemoteMachine.class);
   private static final AtomicLong numbers = new AtomicLong();
+
+  // What a machine becomes while remote execution is disabled: a node in this process.
+  private static final String LOCAL_PROVIDER = "mock";
+  private static final Config LOCAL_EXECUTION =
+      ConfigFactory.parseString("remora.provider.mock.mode = in-jvm");
 
   private final MachineSpec spec;
   private final ClientSettings settings;
@@ -209,6 +217,65 @@ public final class RemoteMachine implements AutoCloseable {
         "Asking machine %s about storage %d".formatted(name(), storage));
   }
 
+  /**
+   * Memory of one of the machine's devices, as the node counts it.
+   *
+   * @param device 0 to {@link #deviceCount()} - 1
+   * @throws IllegalArgumentException when there is no such device
+   */
+  public DeviceMemory memory(int device) {
+    requireOpen();
+    return session.memory(device);
+  }
+
+  /** Lets the peak figures of {@link #memory} start anew. */
+  public void resetPeakMemory(int device) {
+    requireOpen();
+    session.resetPeakMemory(device);
+  }
+
+  /** Makes the node give memory that it keeps for reuse back to the device. */
+  public void emptyCache(int device) {
+    requireOpen();
+    session.emptyCache(device);
+  }
+
+  /**
+   * Marks a place in the machine's operation stream: to see whether the work before it is done, to
+   * wait for it, and to measure the time between two places on the node. Work on one machine is in
+   * order, so a device has one stream and nothing else waits for an event.
+   *
+   * @param device the device whose work is marked, 0 to {@link #deviceCount()} - 1
+   */
+  public RemoteEvent recordEvent(int device) {
+    requireOpen();
+    return session.recordEvent(device);
+  }
+
+  /**
+   * The default random generator of a device. Its state is on the node; seeding and setting it are
+   * ordered with the operations, and independent of the program's own generators.
+   *
+   * @param device 0 to {@link #deviceCount()} - 1
+   */
+  public Generator generator(int device) {
+    requireOpen();
+    return session.generator(device);
+  }
+
+  /**
+   * Seeds the default generators of all devices. On a node that computes on the CPU the numbers are
+   * those that the local CPU draws after {@code torch.manual_seed(seed)}.
+   */
+  public void manualSeed(long seed) {
+    requireOpen();
+    for (int device = 0; device < deviceCount(); device++) {
+      try (Generator generator = session.generator(device)) {
+        generator.set_current_seed(seed);
+      }
+    }
+  }
+
   /** Operations, batches and bytes of this machine so far; known after {@link #close()} as well. */
   public SessionStatistics statistics() {
     SessionStatistics last = lastStatistics;
@@ -276,15 +343,20 @@ public final class RemoteMachine implements AutoCloseable {
   }
 
   private void requireOwn(Tensor tensor) {
-    Objects.requireNonNull(tensor, "tensor");
-    Device device = tensor.device();
+    Device device = Objects.requireNonNull(tensor, "tensor").device();
+    if (!owns(device)) {
+      throw new IllegalArgumentException(
+          "The tensor is on %s, not on machine %s".formatted(device.str().getString(), name()));
+    }
+  }
+
+  boolean owns(Device device) {
     for (int i = 0; i < deviceCount(); i++) {
       if (session.device(i).equals(device)) {
-        return;
+        return true;
       }
     }
-    throw new IllegalArgumentException(
-        "The tensor is on %s, not on machine %s".formatted(device.str().getString(), name()));
+    return false;
   }
 
   private <T> T ask(
@@ -453,10 +525,18 @@ public final class RemoteMachine implements AutoCloseable {
       }
       Config config = overrides.withFallback(ConfigFactory.load()).resolve();
       ClientSettings settings = ClientSettings.from(config);
+      String provider = this.provider;
+      Config overrides = this.overrides;
+      if (!Remora.isRemoteExecutionEnabled(settings)) {
+        log.info("Remote execution is disabled: the machine runs in this process");
+        provider = LOCAL_PROVIDER;
+        overrides = LOCAL_EXECUTION.withFallback(overrides);
+      }
+      String title = provider;
       SessionSettings sessionSettings = SessionSettings.from(config);
       MachineSpec spec =
           new MachineSpec(
-              Optional.ofNullable(name).orElseGet(() -> provider + "-" + numbers.incrementAndGet()),
+              Optional.ofNullable(name).orElseGet(() -> title + "-" + numbers.incrementAndGet()),
               provider,
               gpu,
               gpuCount,
@@ -501,7 +581,9 @@ public final class RemoteMachine implements AutoCloseable {
                 MachineActor.OpenSession::new,
                 settings.askTimeout(),
                 "Opening a session on machine " + spec.name());
-        session.connect(LocalSessions.get(cluster.system()).attach(opened.session(), session));
+        session.connect(
+            LocalSessions.get(cluster.system()).attach(opened.session(), session),
+            info.devices().stream().anyMatch(device -> device.kind().equals("cuda")));
         return new RemoteMachine(spec, settings, cluster, actor, session, opened.session());
       } catch (RuntimeException | Error e) {
         if (session != null) {

@@ -19,7 +19,11 @@ import org.bytedeco.pytorch.global.torch;
  * @param text the schema itself
  */
 record OperatorSchema(
-    String name, String overload, List<Parameter> parameters, List<Parameter> results, String text) {
+    String name,
+    String overload,
+    List<Parameter> parameters,
+    List<Parameter> results,
+    String text) {
 
   /**
    * A parameter or a result.
@@ -84,11 +88,7 @@ record OperatorSchema(
       returned = returned.substring(1, returned.length() - 1);
     }
     return new OperatorSchema(
-        name,
-        overload,
-        parameters(text.substring(open + 1, close)),
-        parameters(returned),
-        text);
+        name, overload, parameters(text.substring(open + 1, close)), parameters(returned), text);
   }
 
   /** {@code add.Tensor}. */
