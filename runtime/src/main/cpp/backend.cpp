@@ -266,6 +266,13 @@ at::Tensor empty_memory_format(c10::IntArrayRef sizes, std::optional<c10::Scalar
   return make_empty(sizes, c10::contiguous_strides(sizes), dtype, layout, device, pin_memory);
 }
 
+// libtorch's shortcut for gradients that are known to be zero has no storage; a node needs one.
+at::Tensor efficient_zero_tensor(c10::IntArrayRef sizes, std::optional<c10::ScalarType> dtype,
+                                 std::optional<c10::Layout> layout, std::optional<c10::Device> device,
+                                 std::optional<bool> pin_memory) {
+  return at::zeros(sizes, dtype, layout, device, pin_memory);
+}
+
 // ---------------------------------------------------------------- metadata only
 
 void grow_storage(const at::Tensor& t, size_t bytes) {
@@ -577,6 +584,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   using namespace remora;
   m.impl("empty.memory_format", empty_memory_format);
   m.impl("empty_strided", empty_strided);
+  m.impl("_efficientzerotensor", efficient_zero_tensor);
   m.impl("as_strided", at::native::as_strided_tensorimpl);
   m.impl("view", at::native::view);
   m.impl("_reshape_alias", at::native::_reshape_alias);
@@ -599,7 +607,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   // them that round differently (or, as convolution's, would hand to a kernel that no node has): they are recorded
   // whole, and the node chooses.
   for (const char* name :
-       {"convolution", "convolution_backward", "native_layer_norm", "native_group_norm", "_fused_rms_norm",
+       {"convolution", "convolution_backward", "native_layer_norm", "native_group_norm",
         "native_channel_shuffle", "silu_backward", "mish_backward", "addr", "addr.out", "_stack", "_stack.out",
         "all.dims", "all.dims_out", "any.dims", "any.dims_out", "_grouped_mm", "_chunk_cat", "_chunk_cat.out"}) {
     m.impl(name, torch::CppFunction::makeFromBoxedFunction<&record_call>());

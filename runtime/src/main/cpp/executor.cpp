@@ -797,7 +797,7 @@ bool Executor::run(Call& call) {
 at::Tensor Executor::own(Call& call, const at::Tensor& actual, const TensorMeta* layout) {
   TORCH_CHECK(actual.layout() == c10::kStrided, "the result has layout ", actual.layout(),
               ", which a remote tensor cannot have");
-  auto t = actual;
+  auto t = actual._is_zerotensor() ? at::zeros(actual.sizes(), actual.options()) : actual;
   auto device = devices_[call.device];
   if (t.device() != device) {
     t = t.to(device);
