@@ -273,6 +273,9 @@ at::Tensor efficient_zero_tensor(c10::IntArrayRef sizes, std::optional<c10::Scal
   return at::zeros(sizes, dtype, layout, device, pin_memory);
 }
 
+// Copying on the first write needs memory to watch: a remote copy is made at once.
+at::Tensor lazy_clone(const at::Tensor& self) { return self.clone(); }
+
 // ---------------------------------------------------------------- metadata only
 
 void grow_storage(const at::Tensor& t, size_t bytes) {
@@ -481,7 +484,7 @@ at::Tensor copy_from_and_resize(const at::Tensor& source, const at::Tensor& targ
 
 c10::Scalar local_scalar_dense(const at::Tensor& self) {
   auto value = at::empty({}, self.options().device(c10::kCPU));
-  download(self.dim() == 0 ? self : self.reshape({}), value);
+  download(self.dim() == 0 ? self : self.as_strided({}, {}), value);  // the first element
   return value.item();
 }
 
@@ -585,6 +588,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("empty.memory_format", empty_memory_format);
   m.impl("empty_strided", empty_strided);
   m.impl("_efficientzerotensor", efficient_zero_tensor);
+  m.impl("_lazy_clone", lazy_clone);
   m.impl("as_strided", at::native::as_strided_tensorimpl);
   m.impl("view", at::native::view);
   m.impl("_reshape_alias", at::native::_reshape_alias);
@@ -609,7 +613,11 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   for (const char* name :
        {"convolution", "convolution_backward", "native_layer_norm", "native_group_norm",
         "native_channel_shuffle", "silu_backward", "mish_backward", "addr", "addr.out", "_stack", "_stack.out",
-        "all.dims", "all.dims_out", "any.dims", "any.dims_out", "_grouped_mm", "_chunk_cat", "_chunk_cat.out"}) {
+        "all.dims", "all.dims_out", "any.dims", "any.dims_out", "_grouped_mm", "_chunk_cat", "_chunk_cat.out",
+        // These would read the tensors' memory in this process.
+        "_convolution", "_convolution.deprecated", "_batch_norm_no_update", "_batch_norm_with_update",
+        "_batch_norm_with_update.out", "_grid_sampler_2d_cpu_fallback", "_grid_sampler_2d_cpu_fallback.out",
+        "_grid_sampler_2d_cpu_fallback_backward", "_nnpack_spatial_convolution"}) {
     m.impl(name, torch::CppFunction::makeFromBoxedFunction<&record_call>());
   }
   // The same for operators on lists, of which there are too many to name.

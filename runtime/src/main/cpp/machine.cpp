@@ -484,8 +484,15 @@ void Machine::submit_open_batch(int64_t request, at::Tensor destination) {
   if (submit == nullptr) {
     raise("MachineStateException", "the native core's callbacks are not installed");
   }
+  // Others may record while this batch is handed over, which can take a while; but batches are handed over one at a
+  // time and in order, so that this thread queues for its turn before it lets them go on.
+  std::unique_lock<std::mutex> turn(submit_mutex_);
+  mutex_.unlock();
   // The callee owns the batch from here on, whether it fails or not.
-  if (submit(handle, reinterpret_cast<int64_t>(batch.release()), error, sizeof error) != 0) {
+  int32_t failed = submit(handle, reinterpret_cast<int64_t>(batch.release()), error, sizeof error);
+  turn.unlock();
+  mutex_.lock();
+  if (failed != 0) {
     throw_text(error[0] != 0 ? error : "RemoraException: the batch was refused");
   }
 }

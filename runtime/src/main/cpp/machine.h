@@ -110,6 +110,7 @@ class Machine {
   void write_default_dtype();
   void write_bind(int64_t request, const std::vector<at::Tensor>& outputs);  // names an asked call's outputs
   void end_record(bool operation = true);               // submits the batch when it is full
+  // Closes the batch and hands it over; the lock is let go meanwhile.
   void submit_open_batch(int64_t request = 0, at::Tensor destination = {});
 
   Writer open;
@@ -153,6 +154,7 @@ class Machine {
 
   const size_t max_batch_bytes_;
   std::mutex mutex_;
+  std::mutex submit_mutex_;           // taken while holding mutex_, held after mutex_ was let go
   std::condition_variable wake_flusher_;
   bool flusher_waits_ = false;
   std::atomic<int> state_{kOpen};

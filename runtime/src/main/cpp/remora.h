@@ -43,7 +43,7 @@ REMORA_API int64_t remora_cuda_device_memory(int32_t device);
 // ---------------------------------------------------------------- recorder
 
 // A closed batch. The callee owns it and passes it to remora_batch_release() once it was executed or given up.
-// Called under the machine's lock, in sequence order; may block (backpressure), on whichever thread records.
+// Called in sequence order, one call at a time; may block (backpressure), on whichever thread records.
 // Answers 0, or a negative number after writing a NUL-terminated UTF-8 message of at most error_bytes to error.
 typedef int32_t (*remora_submit_callback)(int64_t machine, int64_t batch, char* error, int32_t error_bytes);
 // Blocks until the answer to request is there. Same results as remora_submit_callback.

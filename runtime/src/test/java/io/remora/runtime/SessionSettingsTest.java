@@ -21,7 +21,7 @@ class SessionSettingsTest {
     assertThat(settings)
         .isEqualTo(
             new SessionSettings(
-                64 << 10, Duration.ofNanos(100_000), Duration.ofMinutes(10), false));
+                64 << 10, Duration.ofNanos(200_000), Duration.ofMinutes(10), false));
     // Each key is missed when it is not there, and there are no others.
     assertThat(DEFAULTS.getConfig("remora").entrySet())
         .hasSize(SessionSettings.class.getRecordComponents().length)
