@@ -171,7 +171,7 @@ int64_t remora_machine_sequence(int64_t machine) {
 }
 void remora_machine_executed(int64_t machine, int64_t sequence) {
   if (auto* m = remora::find_machine(machine)) {
-    m->executed.store(static_cast<uint64_t>(sequence), std::memory_order_release);
+    m->note_executed(static_cast<uint64_t>(sequence));
   }
 }
 int32_t remora_machine_answer(int64_t machine, int64_t request, const uint8_t* data, int64_t bytes) {

@@ -617,7 +617,8 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
         // These would read the tensors' memory in this process.
         "_convolution", "_convolution.deprecated", "_batch_norm_no_update", "_batch_norm_with_update",
         "_batch_norm_with_update.out", "_grid_sampler_2d_cpu_fallback", "_grid_sampler_2d_cpu_fallback.out",
-        "_grid_sampler_2d_cpu_fallback_backward", "_nnpack_spatial_convolution"}) {
+        "_grid_sampler_2d_cpu_fallback_backward", "_nnpack_spatial_convolution", "choose_qparams_optimized",
+        "conj_physical_"}) {
     m.impl(name, torch::CppFunction::makeFromBoxedFunction<&record_call>());
   }
   // The same for operators on lists, of which there are too many to name.

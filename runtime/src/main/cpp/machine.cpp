@@ -550,6 +550,22 @@ int Machine::flush() {
   return 0;
 }
 
+namespace {
+
+constexpr int kMostPatience = 16;
+
+// Halfway between two times, as steady_clock's count.
+int64_t middle(std::chrono::steady_clock::time_point a, std::chrono::steady_clock::time_point b) {
+  return (a + (b - a) / 2).time_since_epoch().count();
+}
+
+}  // namespace
+
+void Machine::note_executed(uint64_t batch) {
+  executed_at_.store(std::chrono::steady_clock::now().time_since_epoch().count(), std::memory_order_relaxed);
+  executed.store(batch, std::memory_order_release);
+}
+
 int Machine::flush_when_idle(int64_t timeout_micros, int64_t linger_micros) {
   using namespace std::chrono;
   auto deadline = steady_clock::now() + microseconds(timeout_micros);
@@ -562,11 +578,18 @@ int Machine::flush_when_idle(int64_t timeout_micros, int64_t linger_micros) {
       drain_frees();
     }
     bool holds_something = open.size() > 2;
-    if (holds_something && executed.load(std::memory_order_acquire) >= sequence.load(std::memory_order_relaxed)) {
+    auto now = steady_clock::now();
+    auto closed = sequence.load(std::memory_order_relaxed);
+    if (holds_something && executed.load(std::memory_order_acquire) >= closed) {
+      // Where the node is done with a batch before the next is recorded, it gains nothing from smaller batches, and
+      // the program pays for each: wait longer. Where it is the slower one, or values are read, do not.
+      bool kept_up = closed == flushed_ && executed_at_.load(std::memory_order_relaxed) < middle(last_flush_, now);
+      patience_ = kept_up ? std::min(patience_ * 2, kMostPatience) : 1;
+      last_flush_ = now;
+      flushed_ = closed + 1;
       submit_open_batch();
       return 1;
     }
-    auto now = steady_clock::now();
     if (now >= deadline) {
       return 0;
     }
@@ -581,8 +604,9 @@ int Machine::flush_when_idle(int64_t timeout_micros, int64_t linger_micros) {
       bool woken = !flusher_waits_;
       flusher_waits_ = false;
       if (woken) {
+        auto linger = microseconds(linger_micros * patience_);
         lock.unlock();
-        std::this_thread::sleep_for(microseconds(linger_micros));
+        std::this_thread::sleep_for(linger);
         lock.lock();
       }
     }

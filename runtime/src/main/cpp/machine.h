@@ -8,6 +8,7 @@
 #include <c10/util/flat_hash_map.h>
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <initializer_list>
 #include <map>
@@ -126,6 +127,7 @@ class Machine {
   std::string await(int64_t request);                   // blocks; the answer, empty for values
   void answer(int64_t request, std::string bytes);
   int flush();
+  void note_executed(uint64_t batch);                   // the node has executed every batch up to this one
   int flush_when_idle(int64_t timeout_micros, int64_t linger_micros);
   void fail(const std::string& message);
   void close();
@@ -157,6 +159,10 @@ class Machine {
   std::mutex submit_mutex_;           // taken while holding mutex_, held after mutex_ was let go
   std::condition_variable wake_flusher_;
   bool flusher_waits_ = false;
+  int patience_ = 1;                  // how many times the linger time a batch may grow while the node is idle
+  uint64_t flushed_ = 0;              // the batch the flusher submitted last, and when
+  std::chrono::steady_clock::time_point last_flush_;
+  std::atomic<int64_t> executed_at_{0};  // when the last acknowledgement came
   std::atomic<int> state_{kOpen};
   std::string failure_;               // guarded by state_mutex_
   std::mutex state_mutex_;

@@ -67,7 +67,7 @@ REMORA_API int32_t remora_machine_slot(int64_t machine, int32_t device);
 // Closes the open batch, if it holds anything, and submits it.
 REMORA_API int32_t remora_machine_flush(int64_t machine);
 // Waits up to timeout_micros for the open batch to hold something while the node has executed all before it, lets
-// it grow for at most linger_micros more, and submits it. Answers 1 if it submitted, 0 if not, < 0 once the machine
+// it grow for linger_micros more (up to 16 times that while the node is the faster one), and submits it. Answers 1 if it submitted, 0 if not, < 0 once the machine
 // is closed or failed. For the one flusher thread of the machine.
 REMORA_API int32_t remora_machine_flush_when_idle(int64_t machine, int64_t timeout_micros, int64_t linger_micros);
 // Sequence number of the last closed batch; 0 before the first.

@@ -201,7 +201,9 @@ public final class MachineSession implements SessionListener, AutoCloseable {
             new MemoryFormatOptional());
     PointerScope scope = PointerScope.getInnerScope();
     if (scope != null) {
-      scope.detach(target); // the caller's scope may end before the value is there
+      // The caller's scope may end before the value is there.
+      target.retainReference();
+      scope.detach(target);
     }
     if (target.numel() == 0) {
       return CompletableFuture.completedFuture(target);

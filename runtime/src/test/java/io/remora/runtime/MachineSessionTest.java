@@ -10,6 +10,7 @@ import java.nio.ByteOrder;
 import java.nio.charset.StandardCharsets;
 import java.time.Duration;
 import java.util.List;
+import java.util.concurrent.CompletionStage;
 import java.util.concurrent.TimeUnit;
 import org.bytedeco.javacpp.PointerScope;
 import org.bytedeco.pytorch.AdamW;
@@ -232,12 +233,11 @@ class MachineSessionTest {
   void readsAsynchronously() throws Exception {
     try (LoopbackMachine machine = new LoopbackMachine()) {
       Tensor a = randn(100, 100);
-      Tensor value =
-          machine
-              .session
-              .read(to(a, machine).mul(new Scalar(2)))
-              .toCompletableFuture()
-              .get(30, TimeUnit.SECONDS);
+      CompletionStage<Tensor> read;
+      try (PointerScope scope = new PointerScope()) {
+        read = machine.session.read(to(a, machine).mul(new Scalar(2)));
+      }
+      Tensor value = read.toCompletableFuture().get(30, TimeUnit.SECONDS);
       assertThat(value.equal(a.mul(new Scalar(2)))).isTrue();
     }
   }
