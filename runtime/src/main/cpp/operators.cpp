@@ -20,6 +20,13 @@ const std::unordered_set<std::string> kValueDependent = {
     "aten::_histogramdd_bin_edges", "aten::_assert_async", "aten::_functional_assert_async",
     "aten::_linalg_check_errors"};
 
+// Operators whose Meta kernels do not see that the real ones keep the input's memory format, or that get an empty
+// input or a scalar wrong.
+const std::unordered_set<std::string> kWrongMeta = {
+    "aten::reflection_pad3d", "aten::reflection_pad3d_backward", "aten::replication_pad2d", "aten::replication_pad3d",
+    "aten::slow_conv_transpose2d", "aten::pixel_shuffle", "aten::pixel_unshuffle", "aten::native_channel_shuffle",
+    "aten::native_layer_norm", "aten::isin", "aten::mode"};
+
 // Names of operators with an overload whose output depends on values. The tags stand at functional overloads only;
 // their out= overloads share the nature.
 const std::unordered_set<std::string>& dynamic_names() {
@@ -136,7 +143,8 @@ OperatorInfo::OperatorInfo(const c10::OperatorHandle& op, uint32_t op_index) : h
   } else {
     always_ask = always_ask || dynamic;
   }
-  has_meta_kernel = op.hasComputedKernelForDispatchKey(c10::DispatchKey::Meta) && !has_python_meta_kernel(op);
+  has_meta_kernel = op.hasComputedKernelForDispatchKey(c10::DispatchKey::Meta) && kWrongMeta.count(name) == 0 &&
+      !has_python_meta_kernel(op);
   draws_random_numbers = generator_argument < 0 && op.hasTag(at::Tag::nondeterministic_seeded);
 }
 

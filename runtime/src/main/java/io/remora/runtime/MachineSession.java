@@ -336,9 +336,10 @@ public final class MachineSession implements SessionListener, AutoCloseable {
 
   @Override
   public void onExecuted(long sequence, ByteBuffer report) {
-    ReportReader.read(report, new Answers());
+    // First, so that whoever the report wakes sees the batch as done.
     NativeCore.machineExecuted(machine, sequence);
     executed = sequence;
+    ReportReader.read(report, new Answers());
   }
 
   @Override

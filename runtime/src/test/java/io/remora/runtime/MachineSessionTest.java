@@ -444,6 +444,26 @@ class MachineSessionTest {
   }
 
   @Test
+  void operatorsSeeThatTheirOutputIsTheirInput() {
+    try (LoopbackMachine machine = new LoopbackMachine()) {
+      Tensor local = randn(2, 3, 4, 5).permute(3, 2, 1, 0);
+      Tensor remote = to(local, machine);
+      assertThat(cpu(remote.tril_(0)).equal(local.clone().tril_(0))).isTrue();
+    }
+  }
+
+  @Test
+  void outputsKeepTheMemoryFormatOfTheirInput() {
+    try (LoopbackMachine machine = new LoopbackMachine()) {
+      Tensor local = randn(2, 5, 4, 3).permute(0, 3, 1, 2); // channels last
+      Tensor padded = replication_pad2d(local, 1, 1, 1, 1);
+      Tensor remote = replication_pad2d(to(local, machine), 1, 1, 1, 1);
+      assertThat(remote.stride(1)).isEqualTo(padded.stride(1));
+      assertThat(cpu(remote).equal(padded)).isTrue();
+    }
+  }
+
+  @Test
   void sparseTensorsAreRefusedWithTheFix() {
     try (LoopbackMachine machine = new LoopbackMachine()) {
       Tensor sparse = eye(3).to_sparse();
