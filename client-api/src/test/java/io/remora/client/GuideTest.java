@@ -26,6 +26,7 @@ final class GuideTest {
 
       import com.typesafe.config.*;
       import io.remora.client.*;
+      import io.remora.runtime.RemoteEvent;
       import java.nio.FloatBuffer;
       import java.time.Duration;
       import org.bytedeco.javacpp.PointerScope;
