@@ -618,7 +618,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
         "_convolution", "_convolution.deprecated", "_batch_norm_no_update", "_batch_norm_with_update",
         "_batch_norm_with_update.out", "_grid_sampler_2d_cpu_fallback", "_grid_sampler_2d_cpu_fallback.out",
         "_grid_sampler_2d_cpu_fallback_backward", "_nnpack_spatial_convolution", "choose_qparams_optimized",
-        "conj_physical_", "range.out", "range.out_", "mode.values", "pixel_shuffle", "pixel_unshuffle"}) {
+        "_saturate_weight_to_fp16", "_sobol_engine_ff_", "conj_physical_", "range.out", "range.out_", "mode.values", "pixel_shuffle", "pixel_unshuffle"}) {
     m.impl(name, torch::CppFunction::makeFromBoxedFunction<&record_call>());
   }
   // The same for operators on lists, of which there are too many to name.
