@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.client.operators;
+
+import java.util.List;
+import java.util.Map;
+import java.util.Set;
+import java.util.TreeMap;
+
+/** What is not tried, or not compared bit by bit, and why. */
+final class Exclusions {
+
+  /** Fragments of names, with the reason. */
+  private static final Map<String, String> NAMES =
+      Map.ofEntries(
+          Map.entry("sparse", "sparse tensors: remote devices hold strided ones"),
+          Map.entry("_coo", "sparse tensors: remote devices hold strided ones"),
+          Map.entry("_csr", "sparse tensors: remote devices hold strided ones"),
+          Map.entry("coalesce", "sparse tensors: remote devices hold strided ones"),
+          Map.entry("crow_indices", "sparse tensors: remote devices hold strided ones"),
+          Map.entry("ccol_indices", "sparse tensors: remote devices hold strided ones"),
+          Map.entry("row_indices", "sparse tensors: remote devices hold strided ones"),
+          Map.entry("col_indices", "sparse tensors: remote devices hold strided ones"),
+          Map.entry("_nnz", "sparse tensors: remote devices hold strided ones"),
+          Map.entry("quantize", "quantized tensors: remote devices hold plain ones"),
+          Map.entry("q_scale", "quantized tensors: remote devices hold plain ones"),
+          Map.entry("q_zero_point", "quantized tensors: remote devices hold plain ones"),
+          Map.entry("q_per_channel", "quantized tensors: remote devices hold plain ones"),
+          Map.entry("qscheme", "quantized tensors: remote devices hold plain ones"),
+          Map.entry("int_repr", "quantized tensors: remote devices hold plain ones"),
+          Map.entry("nested", "nested tensors: remote devices hold strided ones"),
+          Map.entry("_jagged", "nested tensors: remote devices hold strided ones"),
+          Map.entry("mkldnn", "opaque oneDNN tensors: a form of the CPU's memory"),
+          Map.entry("cudnn", "CUDA only"),
+          Map.entry("miopen", "ROCm only"),
+          Map.entry("_mps", "Apple devices only"),
+          Map.entry("mps_", "Apple devices only"),
+          Map.entry("cuda", "CUDA only"),
+          Map.entry("_cslt", "CUDA only"),
+          Map.entry("_test_", "libtorch's own test operator"),
+          Map.entry("fbgemm", "packed weights that are opaque to every other operator"),
+          Map.entry("vulkan", "Vulkan only"),
+          Map.entry("from_file", "maps a local file"),
+          Map.entry("pin_memory", "pins memory of the local CPU"));
+
+  private static final Map<String, String> OPERATORS =
+      Map.ofEntries(
+          Map.entry("rename", "named tensors: names exist in the program only"),
+          Map.entry("rename_", "named tensors: names exist in the program only"),
+          Map.entry("refine_names", "named tensors: names exist in the program only"),
+          Map.entry("align_to", "named tensors: names exist in the program only"),
+          Map.entry("align_as", "named tensors: names exist in the program only"),
+          Map.entry("align_tensors", "named tensors: names exist in the program only"),
+          Map.entry("record_stream", "a remote device has one stream"),
+          Map.entry("_foobar", "libtorch's own test operator"),
+          Map.entry("_remove_batch_dim", "a part of vmap: needs its interpreter"),
+          Map.entry("_add_batch_dim", "a part of vmap: needs its interpreter"),
+          Map.entry("get_gradients", "the distributed autograd's context is needed"));
+
+  /** Results whose values libtorch leaves undefined. */
+  private static final Set<String> UNDEFINED =
+      Set.of(
+          "empty",
+          "empty_like",
+          "new_empty",
+          "empty_strided",
+          "new_empty_strided",
+          "empty_permuted",
+          "resize",
+          "resize_",
+          "resize_as",
+          "resize_as_",
+          "_resize_output",
+          "_resize_output_",
+          "_make_dep_token",
+          "_compute_linear_combination",
+          "_ctc_loss");
+
+  /**
+   * Trials that are left out because libtorch's own CPU code is at fault or does what it does for
+   * CPU tensors only: {@code operator layout}.
+   */
+  private static final Map<String, String> TRIALS =
+      Map.ofEntries(
+          Map.entry("set_ EMPTY", "the storage grows, and its new part has no defined values"),
+          Map.entry("set_ SCALAR", "the storage grows, and its new part has no defined values"),
+          Map.entry("set SCALAR", "the storage grows, and its new part has no defined values"),
+          Map.entry("set EMPTY", "the storage grows, and its new part has no defined values"),
+          Map.entry("max_pool1d NEGATIVE", "the CPU's shortcut reads past the negative bit"),
+          Map.entry("quantile NEGATIVE", "the range of q is checked for CPU tensors only"),
+          Map.entry("nanquantile NEGATIVE", "the range of q is checked for CPU tensors only"),
+          Map.entry(
+              "special_shifted_chebyshev_polynomial_t SPECIAL", "reads an unset variable for NaN"),
+          Map.entry(
+              "special_shifted_chebyshev_polynomial_u SPECIAL", "reads an unset variable for NaN"),
+          Map.entry(
+              "special_shifted_chebyshev_polynomial_v SPECIAL", "reads an unset variable for NaN"),
+          Map.entry(
+              "special_shifted_chebyshev_polynomial_w SPECIAL", "reads an unset variable for NaN"),
+          Map.entry("_chunk_cat SCALAR", "the CPU crashes"),
+          Map.entry("_ctc_loss_backward EMPTY", "the CPU crashes"),
+          Map.entry("_weight_norm_interface_backward EMPTY", "the CPU crashes"),
+          Map.entry("_segment_reduce_backward EXPANDED", "the CPU crashes"),
+          Map.entry("_pdist_backward EMPTY", "the CPU crashes"),
+          Map.entry("_pdist_forward EMPTY", "the CPU crashes in backward"),
+          Map.entry("pdist EMPTY", "the CPU crashes in backward"),
+          Map.entry("adaptive_max_pool3d_backward EXPANDED", "the CPU crashes"),
+          Map.entry("batch_norm_backward EMPTY", "the CPU crashes"),
+          Map.entry("native_batch_norm_backward EMPTY", "the CPU crashes"),
+          Map.entry("rrelu_with_noise EXPANDED", "the CPU writes past the noise"),
+          Map.entry("rrelu_with_noise_ EXPANDED", "the CPU writes past the noise"),
+          Map.entry("_nnpack_spatial_convolution SCALAR", "the CPU crashes"),
+          Map.entry("_nnpack_spatial_convolution EMPTY", "the CPU crashes"));
+
+  private static final String STRIDES =
+      "reads past the storage: the caller must see that the strides fit";
+
+  private static final String LU = "the CPU writes past the result";
+
+  private static final String INTEGERS = "the CPU divides integers by zero";
+
+  private static final String FUSED =
+      "the CPU hangs or crashes on parameters that overlap themselves";
+
+  private Exclusions() {}
+
+  /** Every trial that is left out, and why, for the report. */
+  static Map<String, String> trials() {
+    Map<String, String> all = new TreeMap<>(TRIALS);
+    all.put("_reshape_alias, _reshape_alias_copy EXPANDED, EMPTY", STRIDES);
+    all.put("linalg_lu.out with a transposed out", LU);
+    all.put("smooth_l1_loss_backward of integers", INTEGERS);
+    all.put("_fused_* EXPANDED", FUSED);
+    return all;
+  }
+
+  /** Why a trial is left out, or empty. */
+  static String reason(OperatorSchema schema, Variant variant) {
+    String name = schema.shortName() + " ";
+    boolean smaller =
+        variant.layout() == Variant.Layout.EXPANDED || variant.layout() == Variant.Layout.EMPTY;
+    if (name.startsWith("_reshape_alias") && smaller) {
+      return STRIDES;
+    }
+    if (schema.key().equals("linalg_lu.out") && variant.out() == Variant.OutForm.TRANSPOSED) {
+      return LU;
+    }
+    if (schema.shortName().startsWith("smooth_l1_loss_backward")
+        && !Arguments.isFloating(variant.dtype())) {
+      return INTEGERS;
+    }
+    if (schema.shortName().startsWith("_fused_") && variant.layout() == Variant.Layout.EXPANDED) {
+      return FUSED;
+    }
+    return TRIALS.getOrDefault(name + variant.layout(), "");
+  }
+
+  /** Why an operator is not tried, or empty. */
+  static String reason(OperatorSchema schema) {
+    String name = schema.shortName();
+    if (OPERATORS.containsKey(name)) {
+      return OPERATORS.get(name);
+    }
+    for (Map.Entry<String, String> entry : NAMES.entrySet()) {
+      if (name.contains(entry.getKey())) {
+        return entry.getValue();
+      }
+    }
+    for (OperatorSchema.Parameter parameter : schema.parameters()) {
+      if (parameter.type().startsWith("Stream")) {
+        return "a remote device has one stream";
+      }
+    }
+    String overload = schema.overload().toLowerCase(java.util.Locale.ROOT);
+    if (List.of("names", "dimname", "name").stream().anyMatch(overload::contains)
+        || schema.parameters().stream().anyMatch(p -> p.type().startsWith("str[1]"))) {
+      return "named tensors: names exist in the program only";
+    }
+    return "";
+  }
+
+  static boolean undefinedValues(OperatorSchema schema) {
+    return UNDEFINED.contains(schema.shortName());
+  }
+}

@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.client.operators;
+
+import io.remora.runtime.TorchLibrary;
+import java.io.BufferedReader;
+import java.io.IOException;
+import java.io.InputStream;
+import java.io.InputStreamReader;
+import java.io.UncheckedIOException;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.time.Duration;
+import java.util.ArrayList;
+import java.util.Collection;
+import java.util.List;
+import java.util.Map;
+import java.util.Set;
+import java.util.TreeMap;
+import java.util.TreeSet;
+import java.util.stream.Collectors;
+
+/** What a walk found, as text. */
+final class OperatorReport {
+
+  private static final Map<String, String> DTYPES =
+      Map.of(
+          "Float", "f32",
+          "Double", "f64",
+          "Long", "i64",
+          "Bool", "bool",
+          "ComplexFloat", "c64",
+          "BFloat16", "bf16");
+  private static final List<String> ORDER = List.of("f32", "f64", "bf16", "c64", "i64", "bool");
+
+  private final Collection<OperatorWalk.Entry> entries;
+
+  OperatorReport(Collection<OperatorWalk.Entry> entries) {
+    this.entries = entries;
+  }
+
+  /**
+   * Walks every operator, prints what fails and writes the report.
+   *
+   * @param args the report's file, and a directory for the walking processes' logs
+   */
+  public static void main(String[] args) throws Exception {
+    TorchLibrary.bytedeco();
+    List<String> operators = OperatorSchema.all().stream().map(OperatorSchema::key).toList();
+    OperatorWalk walk =
+        new OperatorWalk(
+            operators, 2, Duration.ofSeconds(30), Path.of(args[1]), System.out::println);
+    OperatorReport report = new OperatorReport(walk.run().values());
+    report.write(Path.of(args[0]));
+    System.out.println(report.summary());
+  }
+
+  /** Overloads that are known to differ, from the resource {@code known-failures.txt}. */
+  static Set<String> knownFailures() {
+    try (InputStream stream = OperatorReport.class.getResourceAsStream("known-failures.txt");
+        BufferedReader lines =
+            new BufferedReader(new InputStreamReader(stream, StandardCharsets.UTF_8))) {
+      return lines
+          .lines()
+          .map(String::strip)
+          .filter(line -> !line.isEmpty() && !line.startsWith("#"))
+          .collect(Collectors.toCollection(TreeSet::new));
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
+    }
+  }
+
+  List<OperatorWalk.Entry> passed() {
+    return entries.stream().filter(OperatorWalk.Entry::passed).toList();
+  }
+
+  List<OperatorWalk.Entry> failed() {
+    return entries.stream().filter(e -> !e.failures().isEmpty()).toList();
+  }
+
+  List<OperatorWalk.Entry> notCovered() {
+    return entries.stream().filter(e -> e.failures().isEmpty() && !e.passed()).toList();
+  }
+
+  String summary() {
+    int equal = entries.stream().mapToInt(OperatorWalk.Entry::equal).sum();
+    int threw = entries.stream().mapToInt(OperatorWalk.Entry::bothThrew).sum();
+    return "%d overloads: %d passed, %d failed, %d not covered; %d calls gave the same, %d threw on both"
+        .formatted(
+            entries.size(), passed().size(), failed().size(), notCovered().size(), equal, threw);
+  }
+
+  /** One line for each failure. */
+  String failures() {
+    StringBuilder text = new StringBuilder();
+    for (OperatorWalk.Entry entry : failed()) {
+      for (OperatorTrials.Failure failure : entry.failures()) {
+        text.append(
+            "%s %s %s, %s: %s%n"
+                .formatted(
+                    failure.kind(),
+                    failure.operator(),
+                    failure.sample(),
+                    failure.variant(),
+                    failure.message()));
+      }
+    }
+    return text.toString();
+  }
+
+  /** Writes {@code docs/operators.md}. */
+  void write(Path file) throws IOException {
+    StringBuilder text = new StringBuilder();
+    text.append(
+        """
+        # Operators
+
+        Written by `OperatorReport` (in the tests of [client-api](../client-api)): every operator of libtorch's namespace `aten`, called with the same
+        inputs on the local CPU and on a remote CPU. Results must have the same bits (any NaN equals any NaN), dtype, shape and
+        strides, share memory with the same arguments, and change the same arguments; where the CPU throws, the remote device
+        must throw. No tolerance is used anywhere.
+
+        Inputs: contiguous, transposed, strided with an offset, channels_last, expanded, empty, 0-dim, with NaN and infinities,
+        lazily conjugated and negated; out arguments empty, of the right size, and transposed. The test `OperatorWalkTest` (fast
+        tier) repeats this for common operators, and `FuzzedSequencesTest` compares random sequences of views and writes.
+
+        """);
+    text.append(
+        "| | overloads |\n|---|---|\n| passed | %d |\n| failed | %d |\n| not covered | %d |%n%n"
+            .formatted(passed().size(), failed().size(), notCovered().size()));
+    failing(text);
+    covered(text);
+    uncovered(text);
+    leftOut(text);
+    Files.writeString(file, text.toString().replace("\r\n", "\n"));
+  }
+
+  private void failing(StringBuilder text) {
+    if (failed().isEmpty()) {
+      return;
+    }
+    text.append("## Failing\n\nWith some of the inputs; the first difference of each.\n\n");
+    text.append("| overload | inputs | difference |\n|---|---|---|\n");
+    for (OperatorWalk.Entry entry : failed()) {
+      OperatorTrials.Failure first = entry.failures().get(0);
+      text.append(
+          "| `%s` | `%s` %s | %s: %s |%n"
+              .formatted(
+                  entry.operator(),
+                  cell(first.sample(), 90),
+                  first.variant(),
+                  first.kind().toLowerCase(java.util.Locale.ROOT),
+                  cell(first.message(), 160)));
+    }
+    text.append('\n');
+  }
+
+  private static String cell(String text, int length) {
+    String shown = text.length() > length ? text.substring(0, length) + "…" : text;
+    return shown.replace("|", "/").replace('`', '\'').replaceAll("\"/\\S*/", "\"");
+  }
+
+  private void covered(StringBuilder text) {
+    TreeMap<String, List<OperatorWalk.Entry>> byName = new TreeMap<>();
+    for (OperatorWalk.Entry entry : passed()) {
+      byName.computeIfAbsent(name(entry), n -> new ArrayList<>()).add(entry);
+    }
+    text.append(
+        """
+        ## Passed
+
+        Overloads that passed, and the dtypes in which the call and its gradients were compared. Values that libtorch leaves
+        undefined (`empty`, say) are not compared; such operators carry a star.
+
+        | operator | overloads | forward | backward |
+        |---|---|---|---|
+        """);
+    byName.forEach(
+        (name, found) ->
+            text.append(
+                "| `%s`%s | %d | %s | %s |%n"
+                    .formatted(
+                        name,
+                        found.stream().anyMatch(OperatorWalk.Entry::undefinedValues) ? " *" : "",
+                        found.size(),
+                        dtypes(found, true),
+                        dtypes(found, false))));
+    text.append('\n');
+  }
+
+  private static String dtypes(List<OperatorWalk.Entry> entries, boolean forward) {
+    Set<String> found =
+        entries.stream()
+            .flatMap(e -> (forward ? e.forward() : e.backward()).stream())
+            .map(dtype -> DTYPES.getOrDefault(dtype, dtype))
+            .collect(Collectors.toSet());
+    return ORDER.stream().filter(found::contains).collect(Collectors.joining(" "));
+  }
+
+  private void uncovered(StringBuilder text) {
+    TreeMap<String, TreeSet<String>> byReason = new TreeMap<>();
+    for (OperatorWalk.Entry entry : notCovered()) {
+      String reason = entry.notCovered();
+      boolean inputs = reason.startsWith("no inputs found");
+      byReason
+          .computeIfAbsent(
+              inputs ? "no inputs found that the CPU accepts" : cell(reason, 120),
+              r -> new TreeSet<>())
+          .add(entry.operator());
+    }
+    text.append("## Not covered\n\n| reason | overloads |\n|---|---|\n");
+    byReason.forEach(
+        (reason, operators) ->
+            text.append(
+                "| %s (%d) | %s |%n"
+                    .formatted(
+                        reason,
+                        operators.size(),
+                        operators.stream()
+                            .map(o -> "`" + o + "`")
+                            .collect(Collectors.joining(" ")))));
+  }
+
+  private static void leftOut(StringBuilder text) {
+    text.append(
+        """
+
+        ## Inputs left out
+
+        Kinds of inputs with which some operators are not called, and why; they are called with the others.
+
+        | operator and inputs | reason |
+        |---|---|
+        """);
+    Exclusions.trials()
+        .forEach((trial, reason) -> text.append("| `%s` | %s |%n".formatted(trial, reason)));
+  }
+
+  private static String name(OperatorWalk.Entry entry) {
+    int dot = entry.operator().indexOf('.');
+    return dot < 0 ? entry.operator() : entry.operator().substring(0, dot);
+  }
+}

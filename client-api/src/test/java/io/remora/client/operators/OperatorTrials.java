@@ -1,0 +1,667 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.client.operators;
+
+import com.typesafe.config.ConfigFactory;
+import io.remora.client.RemoteMachine;
+import io.remora.runtime.NodeLostException;
+import io.remora.runtime.ReadTimeoutException;
+import io.remora.runtime.RemoraException;
+import io.remora.runtime.TorchLibrary;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.Collections;
+import java.util.EnumSet;
+import java.util.List;
+import java.util.Map;
+import java.util.Random;
+import java.util.Set;
+import java.util.concurrent.CompletableFuture;
+import org.bytedeco.javacpp.PointerScope;
+import org.bytedeco.pytorch.BoolOptional;
+import org.bytedeco.pytorch.Device;
+import org.bytedeco.pytorch.Dispatcher;
+import org.bytedeco.pytorch.MemoryFormatOptional;
+import org.bytedeco.pytorch.OperatorHandle;
+import org.bytedeco.pytorch.Scalar;
+import org.bytedeco.pytorch.Tensor;
+import org.bytedeco.pytorch.TensorOptions;
+import org.bytedeco.pytorch.TensorVector;
+import org.bytedeco.pytorch.global.torch;
+import org.bytedeco.pytorch.global.torch.ScalarType;
+
+/** Calls operators on the CPU and on a remote device, and compares. For one thread. */
+final class OperatorTrials implements AutoCloseable {
+
+  private static final List<ScalarType> DTYPES =
+      List.of(
+          ScalarType.Float,
+          ScalarType.Double,
+          ScalarType.Long,
+          ScalarType.Bool,
+          ScalarType.ComplexFloat,
+          ScalarType.BFloat16);
+  private static final List<ScalarType> OUT_DTYPES =
+      List.of(
+          ScalarType.Long,
+          ScalarType.Bool,
+          ScalarType.Float,
+          ScalarType.ComplexFloat,
+          ScalarType.Int,
+          ScalarType.Byte);
+  private static final int GENERIC_SAMPLES = 3;
+  private static final int REFUSED_SAMPLES = 2;
+  private static final int FAILURES_OF_ONE_OPERATOR = 12;
+  private static final int REPETITIONS = 4;
+  private static final int GARBAGE = 64;
+  private static final int CRASHES_OF_ONE_OPERATOR = 2;
+
+  /** What happens, as it happens: whoever listens sees where the process was when it died. */
+  interface Listener {
+    void step(int number, boolean remote, String description);
+
+    void failure(Failure failure);
+  }
+
+  /** How remote differed: CRASH, HANG, THROWS, ACCEPTS, DIFFERS. */
+  record Failure(String kind, String operator, String sample, String variant, String message) {}
+
+  /** What was found about one overload. */
+  record Result(
+      Set<ScalarType> forward,
+      Set<ScalarType> backward,
+      int equal,
+      int bothThrew,
+      int failures,
+      boolean undefinedValues,
+      String notCovered) {
+    static Result notCovered(String reason) {
+      return new Result(Set.of(), Set.of(), 0, 0, 0, false, reason);
+    }
+  }
+
+  private final Samples samples = new Samples(Hints.load());
+  private final Map<String, OperatorSchema> schemas = new java.util.HashMap<>();
+  private final Device cpu = new Device("cpu");
+  private RemoteMachine machine;
+
+  OperatorTrials() {
+    TorchLibrary.bytedeco().setComputeThreads(1);
+    for (OperatorSchema schema : OperatorSchema.all()) {
+      schemas.put(schema.key(), schema);
+    }
+    machine = open();
+  }
+
+  private static RemoteMachine open() {
+    return RemoteMachine.builder()
+        .provider("mock")
+        .config(
+            ConfigFactory.parseMap(
+                Map.of(
+                    "remora.provider.mock.compute-threads",
+                    1,
+                    "remora.session.read-timeout",
+                    "20 s")))
+        .open();
+  }
+
+  @Override
+  public void close() {
+    closeQuietly();
+  }
+
+  private void closeQuietly() {
+    try {
+      machine.close();
+    } catch (RemoraException e) {
+      // What it says has been recorded as a failure already.
+    }
+  }
+
+  /** A trial's sides. */
+  private record Side(Snapshot snapshot, boolean differentiated, RuntimeException thrown) {}
+
+  /** A trial of one overload. */
+  private final class Trial {
+    private final OperatorSchema schema;
+    private final OperatorHandle handle;
+    private final OperatorSchema twin;
+    private final Set<Integer> skipped;
+    private final Listener listener;
+    private final List<Integer> counters = new ArrayList<>(List.of(0, 0, 0, 0, 0));
+    private final Set<ScalarType> forward = EnumSet.noneOf(ScalarType.class);
+    private final Set<ScalarType> backward = EnumSet.noneOf(ScalarType.class);
+    private String lastRefusal = "";
+    private String sampleText = "";
+    private int crashes;
+    private boolean undefinedValues;
+
+    Trial(OperatorSchema schema, Set<Integer> skipped, Listener listener) {
+      this.schema = schema;
+      this.skipped = skipped;
+      this.listener = listener;
+      this.handle = Dispatcher.realSingleton().findSchemaOrThrow(schema.name(), schema.overload());
+      this.twin = schema.hasOut() ? findTwin() : null;
+    }
+
+    private int count(int what) {
+      counters.set(what, counters.get(what) + 1);
+      return counters.get(what);
+    }
+
+    private boolean step(boolean remote, String description) {
+      int number = count(0);
+      if (skipped.contains(number)) {
+        return false;
+      }
+      listener.step(number, remote, description);
+      return true;
+    }
+
+    Result run() {
+      List<Accepted> accepted = new ArrayList<>();
+      List<List<Input>> refused = new ArrayList<>();
+      List<List<Input>> hinted = samples.hinted(schema);
+      for (List<Input> sample : hinted) {
+        explore(sample, accepted, refused);
+      }
+      for (List<Input> sample : hinted.isEmpty() ? samples.generic(schema) : hinted.subList(0, 0)) {
+        if (accepted.size() < GENERIC_SAMPLES) {
+          explore(sample, accepted, refused);
+        }
+      }
+      if (accepted.isEmpty()) {
+        return Result.notCovered(
+            lastRefusal.startsWith("Could not run")
+                ? "libtorch has no CPU kernel for it: nothing to compare with"
+                : "no inputs found that the CPU accepts: " + lastRefusal);
+      }
+      for (int i = 0; i < accepted.size() && !hopeless(); i++) {
+        all(accepted.get(i), i == 0 && (outCount() == 0 || twin() == null));
+      }
+      for (int i = 0; i < Math.min(REFUSED_SAMPLES, refused.size()) && !hopeless(); i++) {
+        sampleText = refused.get(i).toString();
+        compare(
+            refused.get(i),
+            Variant.of(ScalarType.Float),
+            outs(null, List.of(), ScalarType.Float),
+            false);
+      }
+      return new Result(
+          forward,
+          backward,
+          counters.get(1),
+          counters.get(2),
+          counters.get(3),
+          undefinedValues || Exclusions.undefinedValues(schema),
+          "");
+    }
+
+    private boolean hopeless() {
+      return crashes >= CRASHES_OF_ONE_OPERATOR || counters.get(3) >= FAILURES_OF_ONE_OPERATOR;
+    }
+
+    /** Arguments that the CPU takes, with the first dtype that it took. */
+    private record Accepted(List<Input> sample, ScalarType dtype, List<ScalarType> outs) {}
+
+    private void explore(List<Input> sample, List<Accepted> accepted, List<List<Input>> refused) {
+      for (ScalarType dtype : DTYPES) {
+        for (List<ScalarType> outs : outDtypes(sample, dtype)) {
+          if (accepts(sample, dtype, outs)) {
+            accepted.add(new Accepted(sample, dtype, outs));
+            return;
+          }
+        }
+        if (!hasOpenDtype(sample)) {
+          break;
+        }
+      }
+      refused.add(sample);
+    }
+
+    private static boolean hasOpenDtype(List<Input> sample) {
+      return sample.stream().anyMatch(Trial::hasOpenDtype);
+    }
+
+    private static boolean hasOpenDtype(Input input) {
+      return input instanceof Input.OfDtype
+          || (input instanceof Input.OfTensor tensor && tensor.dtype() == null)
+          || (input instanceof Input.OfStorage storage && hasOpenDtype(storage.tensor()))
+          || (input instanceof Input.OfList list && hasOpenDtype(list.elements()));
+    }
+
+    private int outCount() {
+      return (int) schema.parameters().stream().filter(OperatorSchema.Parameter::out).count();
+    }
+
+    /** Dtypes for the out arguments: those of the overload without them, else any that work. */
+    private List<List<ScalarType>> outDtypes(List<Input> sample, ScalarType dtype) {
+      int count = outCount();
+      if (count == 0) {
+        return List.of(List.of());
+      }
+      OperatorSchema twin = twin();
+      if (twin != null) {
+        List<ScalarType> found = twinDtypes(twin, sample, dtype);
+        if (found.size() >= count) {
+          boolean list = sample.stream().anyMatch(Input.OutList.class::isInstance);
+          return List.of(list ? found : found.subList(0, count));
+        } else if (found.isEmpty()) {
+          return List.of(Collections.nCopies(count, dtype));
+        }
+      }
+      List<List<ScalarType>> candidates = new ArrayList<>();
+      candidates.add(Collections.nCopies(count, dtype));
+      for (ScalarType other : OUT_DTYPES) {
+        if (count > 1) {
+          List<ScalarType> mixed = new ArrayList<>(Collections.nCopies(count, other));
+          mixed.set(0, dtype);
+          candidates.add(mixed);
+        }
+        candidates.add(Collections.nCopies(count, other));
+      }
+      return candidates;
+    }
+
+    /** The overload without out arguments, whose layouts are tried thoroughly; or null. */
+    private OperatorSchema twin() {
+      return twin;
+    }
+
+    private OperatorSchema findTwin() {
+      List<String> wanted =
+          schema.parameters().stream().filter(p -> !p.out()).map(p -> p.type() + p.name()).toList();
+      return schemas.values().stream()
+          .filter(s -> s.name().equals(schema.name()) && !s.mutates())
+          .filter(
+              s -> s.parameters().stream().map(p -> p.type() + p.name()).toList().equals(wanted))
+          .findFirst()
+          .orElse(null);
+    }
+
+    private List<ScalarType> twinDtypes(OperatorSchema twin, List<Input> sample, ScalarType dtype) {
+      List<Input> inputs = new ArrayList<>();
+      for (int i = 0; i < sample.size(); i++) {
+        if (!schema.parameters().get(i).out()) {
+          inputs.add(sample.get(i));
+        }
+      }
+      List<ScalarType> found = new ArrayList<>();
+      if (!step(false, "twin " + inputs + " " + dtype)) {
+        return found;
+      }
+      try (PointerScope scope = new PointerScope()) {
+        OperatorHandle other =
+            Dispatcher.realSingleton().findSchemaOrThrow(twin.name(), twin.overload());
+        Arguments arguments =
+            Arguments.make(twin, other, inputs, Variant.of(dtype), List.of(), cpu);
+        seed(cpu);
+        other.callBoxed(arguments.stack);
+        for (Tensor tensor : Snapshot.tensorsOf(arguments.stack)) {
+          found.add(tensor.defined() ? tensor.scalar_type().intern() : dtype);
+        }
+      } catch (RuntimeException e) {
+        lastRefusal = firstLine(e);
+      }
+      return found;
+    }
+
+    private boolean accepts(List<Input> sample, ScalarType dtype, List<ScalarType> outs) {
+      if (!step(false, "try " + sample + " " + dtype)) {
+        return false;
+      }
+      try (PointerScope scope = new PointerScope()) {
+        Arguments arguments =
+            Arguments.make(schema, handle, sample, Variant.of(dtype), outs(null, outs, dtype), cpu);
+        seed(cpu);
+        handle.callBoxed(arguments.stack);
+        return true;
+      } catch (RuntimeException e) {
+        lastRefusal = firstLine(e);
+        return false;
+      }
+    }
+
+    private List<Arguments.OutShape> outs(
+        List<long[]> sizes, List<ScalarType> dtypes, ScalarType dtype) {
+      List<Arguments.OutShape> outs = new ArrayList<>();
+      for (int i = 0; i < Math.max(outCount(), dtypes.size()); i++) {
+        outs.add(
+            new Arguments.OutShape(
+                i < dtypes.size() ? dtypes.get(i) : dtype,
+                sizes == null || i >= sizes.size() ? null : sizes.get(i)));
+      }
+      return outs;
+    }
+
+    private void all(Accepted accepted, boolean thorough) {
+      List<Input> sample = accepted.sample();
+      sampleText = sample.toString();
+      boolean open = hasOpenDtype(sample);
+      Variant first = Variant.of(accepted.dtype());
+      List<long[]> sizes = new ArrayList<>();
+      attempt(accepted, first, null, sizes);
+      if (open) {
+        for (ScalarType dtype : DTYPES) {
+          if (dtype != accepted.dtype() && (thorough || dtype != ScalarType.Bool)) {
+            attempt(accepted, Variant.of(dtype), null, null);
+          }
+        }
+      }
+      List<Variant.Layout> layouts = layouts(sample, open, thorough);
+      for (Variant.Layout layout : layouts) {
+        attempt(accepted, first.with(layout), null, null);
+      }
+      if (open && thorough) {
+        attempt(
+            accepted,
+            Variant.of(ScalarType.ComplexFloat).with(Variant.Layout.CONJUGATE),
+            null,
+            null);
+      }
+      if (outCount() > 0) {
+        attempt(accepted, first.with(Variant.OutForm.EXACT), sizes, null);
+        attempt(accepted, first.with(Variant.OutForm.TRANSPOSED), sizes, null);
+        return;
+      }
+      if (!attempt(accepted, first.withBackward(), null, null)) {
+        return;
+      }
+      for (ScalarType dtype :
+          List.of(ScalarType.Double, ScalarType.ComplexFloat, ScalarType.BFloat16)) {
+        if (open && dtype != accepted.dtype()) {
+          attempt(accepted, Variant.of(dtype).withBackward(), null, null);
+        }
+      }
+      for (Variant.Layout layout : layouts) {
+        if (layout != Variant.Layout.SPECIAL && layout != Variant.Layout.NEGATIVE) {
+          attempt(accepted, first.with(layout).withBackward(), null, null);
+        }
+      }
+    }
+
+    private List<Variant.Layout> layouts(List<Input> sample, boolean open, boolean thorough) {
+      List<Variant.Layout> layouts = new ArrayList<>();
+      int dimensions = sample.stream().mapToInt(Trial::dimensions).max().orElse(-1);
+      if (dimensions >= 2) {
+        layouts.add(Variant.Layout.TRANSPOSED);
+      }
+      if (dimensions >= 1) {
+        layouts.add(Variant.Layout.EMPTY);
+      }
+      if (dimensions == 4 || dimensions == 5) {
+        layouts.add(Variant.Layout.CHANNELS_LAST);
+      }
+      if (thorough && dimensions >= 1) {
+        layouts.add(Variant.Layout.SLICED);
+        layouts.add(Variant.Layout.EXPANDED);
+        layouts.add(Variant.Layout.SCALAR);
+        if (open) {
+          layouts.add(Variant.Layout.NEGATIVE);
+          if (!schema.shortName().contains("linalg")) {
+            layouts.add(Variant.Layout.SPECIAL);
+          }
+        }
+      }
+      return layouts;
+    }
+
+    private static int dimensions(Input input) {
+      if (input instanceof Input.OfTensor tensor) {
+        return tensor.sizes().size();
+      } else if (input instanceof Input.OfList list) {
+        return list.elements().stream().mapToInt(Trial::dimensions).max().orElse(-1);
+      }
+      return -1;
+    }
+
+    /** True when there was something to differentiate. */
+    private boolean attempt(
+        Accepted accepted, Variant variant, List<long[]> outSizes, List<long[]> sizesFound) {
+      if (hopeless() || !Exclusions.reason(schema, variant).isEmpty()) {
+        return false;
+      }
+      List<ScalarType> dtypes = accepted.outs();
+      if (outCount() > 0 && variant.dtype() != accepted.dtype()) {
+        dtypes = outDtypes(accepted.sample(), variant.dtype()).get(0);
+      }
+      boolean scoped = sizesFound != null;
+      boolean differentiated =
+          compare(
+              accepted.sample(),
+              variant,
+              outs(outSizes, dtypes, variant.dtype()),
+              variant.equals(Variant.of(accepted.dtype())));
+      if (scoped) {
+        sizesFound.addAll(lastOutSizes);
+      }
+      return differentiated;
+    }
+
+    private List<long[]> lastOutSizes = List.of();
+
+    private boolean compare(
+        List<Input> sample, Variant variant, List<Arguments.OutShape> outs, boolean inputs) {
+      if (!step(false, "cpu " + sampleText + " " + variant)) {
+        return false;
+      }
+      try (PointerScope scope = new PointerScope()) {
+        Side local = side(sample, variant, outs, inputs, cpu);
+        if (local.snapshot() != null && outCount() > 0) {
+          lastOutSizes =
+              local.snapshot().results.stream()
+                  .map(t -> t.defined() ? t.sizes().vec().get() : new long[0])
+                  .toList();
+        }
+        if (!step(true, "remote " + sampleText + " " + variant)) {
+          return false;
+        }
+        Side remote = side(sample, variant, outs, inputs, machine.device());
+        judge(variant, local, remote, () -> side(sample, variant, outs, inputs, cpu));
+        return local.differentiated();
+      }
+    }
+
+    private void judge(
+        Variant variant, Side local, Side remote, java.util.function.Supplier<Side> again) {
+      if (remote.thrown() != null) {
+        RuntimeException pending = settle();
+        RuntimeException lost = lost(remote.thrown()) ? remote.thrown() : pending;
+        if (lost(lost)) {
+          crashes++;
+          fail(
+              lost instanceof ReadTimeoutException ? "HANG" : "CRASH",
+              variant,
+              "CPU " + outcome(local) + " | remote " + firstLine(lost));
+          closeQuietly();
+          machine = open();
+          return;
+        }
+      }
+      if (local.thrown() != null) {
+        if (remote.thrown() == null) {
+          fail("ACCEPTS", variant, "CPU " + outcome(local) + " | remote accepts it");
+        } else {
+          count(2);
+        }
+      } else if (local.snapshot().exotic) {
+        if (remote.thrown() == null) {
+          fail("ACCEPTS", variant, "CPU gives a tensor that is not strided | remote accepts it");
+        } else {
+          count(2);
+        }
+      } else if (remote.thrown() != null) {
+        fail("THROWS", variant, "CPU works | remote throws " + firstLine(remote.thrown()));
+      } else {
+        String difference = Snapshot.difference(local.snapshot(), remote.snapshot());
+        if (!difference.isEmpty() && undefined(local, again)) {
+          undefinedValues = true;
+          difference = Snapshot.difference(local.snapshot(), remote.snapshot());
+        }
+        if (difference.isEmpty()) {
+          count(1);
+          if (!variant.backward()) {
+            forward.add(variant.dtype());
+          } else if (local.differentiated()) {
+            backward.add(variant.dtype());
+          }
+        } else {
+          fail("DIFFERS", variant, difference);
+        }
+      }
+    }
+
+    /** Whether the CPU itself gives other values another time, over memory with other contents. */
+    private boolean undefined(Side local, java.util.function.Supplier<Side> again) {
+      boolean any = false;
+      for (int i = 1; i <= REPETITIONS; i++) {
+        try (PointerScope scope = new PointerScope()) {
+          try (PointerScope garbage = new PointerScope()) {
+            for (Tensor result : local.snapshot().results) {
+              if (result.defined() && result.is_cpu()) {
+                for (int k = 0; k < GARBAGE; k++) {
+                  result.detach().clone().fill_(new Scalar((double) (GARBAGE * i + k)));
+                }
+              }
+            }
+          }
+          Side other = again.get();
+          any |= other.thrown() == null && local.snapshot().markUndefined(other.snapshot());
+        } catch (RuntimeException e) {
+          return any;
+        }
+      }
+      return any;
+    }
+
+    private static String outcome(Side side) {
+      return side.thrown() == null ? "works" : "throws " + firstLine(side.thrown());
+    }
+
+    private void fail(String kind, Variant variant, String message) {
+      count(3);
+      listener.failure(new Failure(kind, schema.key(), sampleText, variant.toString(), message));
+    }
+
+    private RuntimeException settle() {
+      try {
+        machine.synchronize();
+        return null;
+      } catch (RuntimeException e) {
+        return e;
+      }
+    }
+
+    private static boolean lost(RuntimeException e) {
+      return e instanceof NodeLostException || e instanceof ReadTimeoutException;
+    }
+
+    private Side side(
+        List<Input> sample,
+        Variant variant,
+        List<Arguments.OutShape> outs,
+        boolean inputs,
+        Device device) {
+      boolean differentiated = false;
+      try {
+        Arguments arguments = Arguments.make(schema, handle, sample, variant, outs, device);
+        seed(device);
+        handle.callBoxed(arguments.stack);
+        boolean values = !Exclusions.undefinedValues(schema);
+        Snapshot snapshot =
+            Snapshot.of(
+                arguments.stack,
+                arguments,
+                values,
+                inputs || schema.mutates(),
+                t -> t.is_cpu() ? CompletableFuture.completedStage(t) : machine.read(t));
+        if (variant.backward()) {
+          differentiated = differentiate(snapshot, arguments, device);
+        }
+        snapshot.complete();
+        if (!device.is_cpu()) {
+          machine.synchronize(); // shows failures that no value shows
+        }
+        return new Side(snapshot, differentiated, null);
+      } catch (RuntimeException e) {
+        return new Side(null, differentiated, e);
+      }
+    }
+
+    private boolean differentiate(Snapshot snapshot, Arguments arguments, Device device) {
+      TensorVector outputs = new TensorVector();
+      TensorVector gradients = new TensorVector();
+      Random random = new Random(7);
+      for (Tensor result : snapshot.results) {
+        if (!result.defined() || !result.requires_grad()) {
+          continue;
+        }
+        Tensor gradient = gradient(result, random);
+        outputs.push_back(result);
+        gradients.push_back(
+            device.is_cpu() ? gradient : gradient.to(device, gradient.scalar_type().intern()));
+      }
+      if (outputs.size() == 0 || arguments.leaves.isEmpty()) {
+        return false;
+      }
+      TensorVector leaves = new TensorVector();
+      arguments.leaves.forEach(leaves::push_back);
+      TensorVector found = torch.grad(outputs, leaves, gradients, new BoolOptional(), false, true);
+      for (long i = 0; i < found.size(); i++) {
+        snapshot.add("gradient " + i, found.get(i), "", true);
+      }
+      return true;
+    }
+
+    private static Tensor gradient(Tensor like, Random random) {
+      long[] sizes = like.sizes().vec().get();
+      Tensor values =
+          torch.empty(sizes, new TensorOptions(ScalarType.Double), new MemoryFormatOptional());
+      int count = Math.toIntExact(values.numel());
+      if (count > 0) {
+        double[] numbers = new double[count];
+        Arrays.setAll(numbers, i -> random.nextGaussian());
+        values.data_ptr_double().put(numbers);
+      }
+      return values.to(like.scalar_type().intern());
+    }
+  }
+
+  private void seed(Device device) {
+    if (device.is_cpu()) {
+      torch.getDefaultCPUGenerator().set_current_seed(Arguments.SEED);
+    } else {
+      torch
+          .getPrivateUse1Hooks()
+          .getDefaultGenerator(device.index())
+          .set_current_seed(Arguments.SEED);
+    }
+  }
+
+  static String firstLine(Throwable e) {
+    String message = String.valueOf(e.getMessage());
+    int end = message.indexOf('\n');
+    String line = end < 0 ? message : message.substring(0, end);
+    String type = e.getClass() == RuntimeException.class ? "" : e.getClass().getSimpleName() + ": ";
+    return type + (line.length() > 400 ? line.substring(0, 400) + "..." : line);
+  }
+
+  /**
+   * Tries one overload.
+   *
+   * @param skipped steps of it that must be left out: they ended the process
+   */
+  Result run(OperatorSchema schema, Set<Integer> skipped, Listener listener) {
+    String reason = Exclusions.reason(schema);
+    if (!reason.isEmpty()) {
+      return Result.notCovered(reason);
+    }
+    try (PointerScope scope = new PointerScope()) {
+      return new Trial(schema, skipped, listener).run();
+    }
+  }
+
+  OperatorSchema schema(String key) {
+    return schemas.get(key);
+  }
+}
