@@ -251,6 +251,12 @@ void Machine::free_handle(Record record, int64_t handle) {
   has_frees_.store(true, std::memory_order_release);
 }
 
+void Machine::note_birth(StorageContext* context, size_t bytes) {
+  context->born = sequence.load(std::memory_order_relaxed) + 1;
+  context->birth = static_cast<uint32_t>(born.size());
+  born.insert(born.end(), {context->id, static_cast<int64_t>(bytes), context->device});
+}
+
 void Machine::write_storage(c10::StorageImpl* storage) {
   auto* context = static_cast<StorageContext*>(storage->data_ptr().get_context());
   bool is_new = context->born == 0;
@@ -260,9 +266,7 @@ void Machine::write_storage(c10::StorageImpl* storage) {
   if (is_new) {
     open.varint(static_cast<uint64_t>(context->device) * 2);
     open.varint(storage->nbytes());
-    context->born = sequence.load(std::memory_order_relaxed) + 1;
-    context->birth = static_cast<uint32_t>(born.size());
-    born.insert(born.end(), {context->id, static_cast<int64_t>(storage->nbytes()), context->device});
+    note_birth(context, storage->nbytes());
   }
 }
 
@@ -323,9 +327,7 @@ void Machine::write_tensor(const at::Tensor& t, TensorView& previous) {
     if (!exact) {
       open.varint(storage->nbytes());
     }
-    context->born = sequence.load(std::memory_order_relaxed) + 1;
-    context->birth = static_cast<uint32_t>(born.size());
-    born.insert(born.end(), {context->id, static_cast<int64_t>(storage->nbytes()), context->device});
+    note_birth(context, storage->nbytes());
   }
   write_meta(open, bits, now);
   previous = now;

@@ -153,6 +153,7 @@ class Machine {
   enum State { kOpen, kFailed, kClosed };
   void drain_frees();
   void start_batch();
+  void note_birth(StorageContext* context, size_t bytes);  // the open batch is the first to use the storage
 
   const size_t max_batch_bytes_;
   std::mutex mutex_;
