@@ -57,6 +57,38 @@ typedef void (*remora_trace_callback)(int64_t machine, int64_t call, const char*
 REMORA_API int32_t remora_install(
     remora_submit_callback submit, remora_await_callback await, remora_trace_callback trace);
 
+// Sessions for bindings that cannot be called back cheaply. Batches wait in the core until a sending thread takes them,
+// a receiving thread hands reports and values over, and whoever waits for a value waits in the core. Instead of
+// remora_install().
+//
+// Asked every 100 ms by a thread that waits; not 0: its wait ends with "KeyboardInterrupt: …".
+typedef int32_t (*remora_interrupt_callback)(void);
+// Writes where the program made a call (its number as remora_trace_callback had it) and answers the text's length; 0
+// when it is not known.
+typedef int32_t (*remora_call_site_callback)(int64_t machine, int64_t call, char* text, int32_t capacity);
+// trace and call_site may be null.
+REMORA_API int32_t remora_install_sessions(
+    remora_interrupt_callback interrupted, remora_trace_callback trace, remora_call_site_callback call_site);
+// From now on errors whose message starts with "<name>: " are raised in Python as this class (its address, id(cls)).
+REMORA_API void remora_set_python_exception(const char* name, int64_t type);
+// Limits of a session; defaults 64 MiB and 10 minutes. Recording blocks while more bytes of batches are not yet
+// executed; a wait fails when the node has finished nothing for the timeout.
+REMORA_API int32_t remora_session_configure(int64_t machine, int64_t max_in_flight_bytes, int64_t read_timeout_millis);
+// The next batch to send, 0 when there is none in time, or a negative number once the machine is closed or failed. The
+// core keeps it until it was executed: it must not be released.
+REMORA_API int64_t remora_session_take(int64_t machine, int64_t timeout_micros);
+// The batches after `sequence` are taken once more: for a connection that takes the session up again.
+REMORA_API int32_t remora_session_rewind(int64_t machine, int64_t sequence);
+// A batch was executed, and every one before it. Values of its requests have come before.
+REMORA_API int32_t remora_session_executed(int64_t machine, int64_t sequence, const uint8_t* report, int64_t bytes);
+// Bytes of a value that is too large for its batch's report.
+REMORA_API int32_t remora_session_value(
+    int64_t machine, int64_t request, int64_t offset, const uint8_t* data, int64_t bytes);
+// Text of the next failed operation that nobody has asked for yet, for the log; its length, 0 when there is none.
+REMORA_API int64_t remora_session_next_failure(int64_t machine, char* text, int64_t capacity);
+// Text of the first failed operation whose result nobody has read; forgets them all. Its length, 0 when there is none.
+REMORA_API int64_t remora_session_unread_failure(int64_t machine, char* text, int64_t capacity);
+
 // Number of device slots: no more devices than this can be open at one time.
 REMORA_API int32_t remora_slot_count(void);
 
