@@ -273,8 +273,11 @@ at::Tensor efficient_zero_tensor(c10::IntArrayRef sizes, std::optional<c10::Scal
   return at::zeros(sizes, dtype, layout, device, pin_memory);
 }
 
-// Copying on the first write needs memory to watch: a remote copy is made at once.
-at::Tensor lazy_clone(const at::Tensor& self) { return self.clone(); }
+// Copying on the first write needs memory to watch: the whole storage is copied at once.
+at::Tensor lazy_clone(const at::Tensor& self) {
+  auto elements = static_cast<int64_t>(self.storage().nbytes() / self.element_size());
+  return self.as_strided({elements}, {1}, 0).clone().as_strided(self.sizes(), self.strides(), self.storage_offset());
+}
 
 // ---------------------------------------------------------------- metadata only
 
@@ -612,18 +615,22 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   // whole, and the node chooses.
   for (const char* name :
        {"convolution", "convolution_backward", "native_layer_norm", "native_group_norm",
-        "native_channel_shuffle", "silu_backward", "mish_backward", "addr", "addr.out", "_stack", "_stack.out",
+        "slow_conv_transpose2d", "index_add", "index_add_", "index_reduce", "index_reduce_", "silu_backward", "mish_backward", "addr", "addr.out", "_stack", "_stack.out",
         "all.dims", "all.dims_out", "any.dims", "any.dims_out", "_grouped_mm", "_chunk_cat", "_chunk_cat.out",
         // These would read the tensors' memory in this process.
-        "_convolution", "_convolution.deprecated", "_batch_norm_no_update", "_batch_norm_with_update",
+        "_convolution", "_batch_norm_no_update", "_batch_norm_with_update",
         "_batch_norm_with_update.out", "_grid_sampler_2d_cpu_fallback", "_grid_sampler_2d_cpu_fallback.out",
         "_grid_sampler_2d_cpu_fallback_backward", "_nnpack_spatial_convolution", "choose_qparams_optimized",
-        "_saturate_weight_to_fp16", "_sobol_engine_ff_", "conj_physical_", "range.out", "range.out_", "mode.values", "pixel_shuffle", "pixel_unshuffle"}) {
+        "_sobol_engine_ff_", "conj_physical_", "range.out", "range.out_", "mode.values", "pixel_shuffle",
+        "pixel_unshuffle", "kaiser_window", "kaiser_window.periodic", "kaiser_window.beta", "kaiser_window.out",
+        "kaiser_window.periodic_out", "kaiser_window.beta_out"}) {
     m.impl(name, torch::CppFunction::makeFromBoxedFunction<&record_call>());
   }
   // The same for operators on lists, of which there are too many to name.
   for (const auto& name : c10::Dispatcher::singleton().getAllOpNames()) {
-    if (name.name.rfind("aten::_foreach_", 0) == 0 && name.overload_name.find("out") == std::string::npos) {
+    // _foreach_copy keeps the strides of what it clones; libtorch's taking apart does that.
+    if (name.name.rfind("aten::_foreach_", 0) == 0 && name.overload_name.find("out") == std::string::npos &&
+        name.name != "aten::_foreach_copy") {
       auto full = name.name.substr(6) + (name.overload_name.empty() ? "" : "." + name.overload_name);
       m.impl(full.c_str(), torch::CppFunction::makeFromBoxedFunction<&record_call>());
     }

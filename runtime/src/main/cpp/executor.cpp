@@ -780,6 +780,7 @@ bool Executor::run(Call& call) {
       if (seeded >= 0 && call.stack[seeded].isNone()) {
         call.stack[seeded] = generator(call.device, call.device);
       }
+      at::AutoGradMode gradients(call.info->needs_grad_mode);
       if (call.info->draws_random_numbers) {
         BorrowedDefaultGenerator borrowed(devices_[call.device], generator(call.device, call.device));
         call.info->handle.callBoxed(call.stack);
