@@ -621,16 +621,19 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
         "_convolution", "_batch_norm_no_update", "_batch_norm_with_update",
         "_batch_norm_with_update.out", "_grid_sampler_2d_cpu_fallback", "_grid_sampler_2d_cpu_fallback.out",
         "_grid_sampler_2d_cpu_fallback_backward", "_nnpack_spatial_convolution", "choose_qparams_optimized",
-        "_sobol_engine_ff_", "conj_physical_", "range.out", "range.out_", "mode.values", "pixel_shuffle",
+        "_sobol_engine_ff_", "_sobol_engine_draw", "_sobol_engine_initialize_state_", "_sobol_engine_scramble_",
+        "_rowwise_prune", "conj_physical_", "range.out", "range.out_", "mode.values", "pixel_shuffle",
         "pixel_unshuffle", "kaiser_window", "kaiser_window.periodic", "kaiser_window.beta", "kaiser_window.out",
         "kaiser_window.periodic_out", "kaiser_window.beta_out"}) {
     m.impl(name, torch::CppFunction::makeFromBoxedFunction<&record_call>());
   }
   // The same for operators on lists, of which there are too many to name.
   for (const auto& name : c10::Dispatcher::singleton().getAllOpNames()) {
-    // _foreach_copy keeps the strides of what it clones; libtorch's taking apart does that.
-    if (name.name.rfind("aten::_foreach_", 0) == 0 && name.overload_name.find("out") == std::string::npos &&
-        name.name != "aten::_foreach_copy") {
+    // Except _foreach_copy, which keeps the strides of what it clones, and those whose scalars are a CPU tensor that is
+    // read in the program: libtorch's taking apart does both.
+    bool apart = name.name == "aten::_foreach_copy" ||
+        ((name.name.rfind("aten::_foreach_addc", 0) == 0) && name.overload_name == "Tensor");
+    if (name.name.rfind("aten::_foreach_", 0) == 0 && name.overload_name.find("out") == std::string::npos && !apart) {
       auto full = name.name.substr(6) + (name.overload_name.empty() ? "" : "." + name.overload_name);
       m.impl(full.c_str(), torch::CppFunction::makeFromBoxedFunction<&record_call>());
     }

@@ -7,6 +7,7 @@
 #include <ATen/native/transformers/sdp_utils_cpp.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/dropout_native.h>
+#include <ATen/ops/tensor_split_native.h>
 #include <torch/library.h>
 
 #include "machine.h"
@@ -110,6 +111,20 @@ at::Tensor saturate_weight_to_fp16(const at::Tensor& weight) {
   return weight;
 }
 
+at::Tensor reshape_from_tensor(const at::Tensor& self, const at::Tensor& shape) {
+  TORCH_CHECK(shape.dim() == 1, "the shape must be a 1-D tensor, not a ", shape.dim(), "-D one");
+  auto local = shape.to(c10::kCPU, at::kLong).contiguous();
+  return self.reshape({local.const_data_ptr<int64_t>(), static_cast<size_t>(local.numel())});
+}
+
+// The places steer a loop in the program: they are read here, wherever they are.
+std::vector<at::Tensor> tensor_split(const at::Tensor& self, const at::Tensor& places, int64_t dim) {
+  return at::native::tensor_split(self, places.cpu(), dim);
+}
+
+// Of a tensor that is not quantized.
+at::Tensor dequantize(const at::Tensor& self) { return self.to(at::kFloat); }
+
 at::Tensor deprecated_convolution(const at::Tensor& input, const at::Tensor& weight,
                                   const std::optional<at::Tensor>& bias, at::IntArrayRef stride,
                                   at::IntArrayRef padding, at::IntArrayRef dilation, bool transposed,
@@ -139,6 +154,9 @@ REGISTER_PRIVATEUSE1_DISPATCH(_fused_sdp_choice_stub, &remora::choose_attention)
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   using namespace remora;
   m.impl("_fused_sdp_choice", fused_sdp_choice);
+  m.impl("_reshape_from_tensor", reshape_from_tensor);
+  m.impl("dequantize.self", dequantize);
+  m.impl("tensor_split.tensor_indices_or_sections", tensor_split);
   m.impl("dropout", dropout);
   m.impl("native_dropout", native_dropout);
   m.impl("max_pool1d", torch::CppFunction::makeFromBoxedFunction<&record_call>());
@@ -156,6 +174,9 @@ TORCH_LIBRARY_IMPL(aten, Negative, m) {
 
 TORCH_LIBRARY_IMPL(aten, AutogradPrivateUse1, m) {
   using namespace remora;
+  m.impl("_reshape_from_tensor", reshape_from_tensor);
+  m.impl("dequantize.self", dequantize);
+  m.impl("tensor_split.tensor_indices_or_sections", tensor_split);
   m.impl("dropout", dropout);
   m.impl("max_pool1d", max_pool1d);
   m.impl("_convolution.deprecated", deprecated_convolution);

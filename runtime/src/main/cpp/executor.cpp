@@ -307,7 +307,7 @@ void Executor::define_operator(Reader& r) {
     // Its arguments cannot even be decoded safely.
     r.fail("operator " + op.name + " has another schema in the node's libtorch than in the program's; use the same version");
   }
-  if (denied_.count(name) || denied_.count(op.name)) {
+  if (denied_.count(name) || denied_.count(op.name) || denied_.count(name.substr(0, name.find("::")) + "::*")) {
     op.refusal = op.name + " is not allowed on this node (remora.node.denied-operators)";
   }
   operators_.push_back(std::move(op));

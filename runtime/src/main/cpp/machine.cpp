@@ -482,14 +482,14 @@ void Machine::submit_open_batch(int64_t request, at::Tensor destination) {
   }
   // Others may record while this batch is handed over, which can take a while; but batches are handed over one at a
   // time and in order, so that this thread queues for its turn before it lets them go on.
-  std::unique_lock<std::mutex> turn(submit_mutex_);
+  auto turn = locked(submit_mutex_);
   mutex_.unlock();
   struct Relock {
     std::unique_lock<std::mutex>& turn;
     std::mutex& mutex;
     ~Relock() {
       turn.unlock();
-      mutex.lock();
+      locked(mutex).release();
     }
   } relock{turn, mutex_};
   // The callee owns the batch from here on, whether it fails or not.

@@ -31,6 +31,29 @@ constexpr int kSlots = 32;
 
 class Machine;
 
+// While it lives, this thread does not hold Python's interpreter lock, if it did before.
+class PythonUnlocked {
+ public:
+  PythonUnlocked();
+  ~PythonUnlocked();
+  PythonUnlocked(const PythonUnlocked&) = delete;
+  PythonUnlocked& operator=(const PythonUnlocked&) = delete;
+
+ private:
+  void* saved_;
+};
+void set_python_lock(int64_t check, int64_t save, int64_t restore);
+
+// Locks; a thread that has to wait for it does not hold up Python meanwhile.
+inline std::unique_lock<std::mutex> locked(std::mutex& mutex) {
+  std::unique_lock<std::mutex> lock(mutex, std::try_to_lock);
+  if (!lock.owns_lock()) {
+    PythonUnlocked unlocked;
+    lock.lock();
+  }
+  return lock;
+}
+
 // What a storage's DataPtr refers to: the data pointer itself is the storage id, never an address.
 struct StorageContext {
   Machine* machine;
@@ -198,7 +221,7 @@ double event_elapsed(const RemoteEvent& first, const RemoteEvent& second);  // m
 
 class Machine::Lock {
  public:
-  explicit Lock(Machine& machine) : lock_(machine.mutex_) {}
+  explicit Lock(Machine& machine) : lock_(locked(machine.mutex_)) {}
   void unlock() { lock_.unlock(); }
   void lock() { lock_.lock(); }
 

@@ -71,6 +71,9 @@ REMORA_API int32_t remora_install_sessions(
     remora_interrupt_callback interrupted, remora_trace_callback trace, remora_call_site_callback call_site);
 // From now on errors whose message starts with "<name>: " are raised in Python as this class (its address, id(cls)).
 REMORA_API void remora_set_python_exception(const char* name, int64_t type);
+// Addresses of PyGILState_Check, PyEval_SaveThread and PyEval_RestoreThread: from now on a thread that holds Python's lock
+// lets it go while it waits in the core, so that the threads that send and receive can run.
+REMORA_API void remora_set_python_lock(int64_t check, int64_t save, int64_t restore);
 // Limits of a session; defaults 64 MiB and 10 minutes. Recording blocks while more bytes of batches are not yet
 // executed; a wait fails when the node has finished nothing for the timeout.
 REMORA_API int32_t remora_session_configure(int64_t machine, int64_t max_in_flight_bytes, int64_t read_timeout_millis);
@@ -126,6 +129,13 @@ REMORA_API int32_t remora_machine_memory(int64_t machine, int32_t device, int64_
 // Gives memory that the node's allocator keeps for reuse back to the device.
 REMORA_API int32_t remora_machine_empty_cache(int64_t machine, int32_t device);
 REMORA_API int32_t remora_machine_reset_peak_memory(int64_t machine, int32_t device);
+// The default random generator of a device: seeding it and setting its state are ordered with the operations.
+REMORA_API int32_t remora_random_seed(int64_t machine, int32_t device, int64_t seed);
+// The seed it was given last.
+REMORA_API int64_t remora_random_initial_seed(int64_t machine, int32_t device);
+// Writes the state to `data`, which has room for `capacity` bytes, and answers its size, or a negative number.
+REMORA_API int64_t remora_random_state(int64_t machine, int32_t device, uint8_t* data, int64_t capacity);
+REMORA_API int32_t remora_random_set_state(int64_t machine, int32_t device, const uint8_t* data, int64_t bytes);
 // Events: places in the operation stream. Answers a handle, or a negative number.
 REMORA_API int64_t remora_event_record(int64_t machine, int32_t device);
 REMORA_API int32_t remora_event_query(int64_t event);  // 1 when it has happened
@@ -175,8 +185,8 @@ REMORA_API int32_t remora_current_device(void);
 
 // ---------------------------------------------------------------- executor
 
-// devices: "cpu" or "cuda:<n>", separated by commas; the same device may stand there several times. denied: operator
-// names that are refused ("aten::from_file"), separated by commas. Answers a handle, or a negative number.
+// devices: "cpu" or "cuda:<n>", separated by commas; the same device may stand there several times. denied: operators
+// that are refused, by name ("aten::from_file"), overload ("aten::add.out") or namespace ("c10d::*"), separated by commas. Answers a handle, or a negative number.
 // An executor is for one thread at a time.
 REMORA_API int64_t remora_executor_create(const char* devices, const char* denied);
 REMORA_API void remora_executor_destroy(int64_t executor);

@@ -40,6 +40,13 @@ struct PythonError final : torch::PyTorchError {
 std::mutex python_mutex;
 std::map<std::string, _object*, std::less<>> python_types;
 
+struct PythonLock {
+  int (*check)() = nullptr;
+  void* (*save)() = nullptr;
+  void (*restore)(void*) = nullptr;
+};
+PythonLock python_lock;
+
 remora_interrupt_callback interrupted = nullptr;
 remora_call_site_callback call_site = nullptr;
 
@@ -59,6 +66,7 @@ class Session {
 
   // Takes a batch over; blocks while too much is under way.
   void submit(std::unique_ptr<Batch> batch) {
+    PythonUnlocked unlocked;
     std::unique_lock<std::mutex> lock(mutex_);
     if (batch->request != 0) {
       requests_[batch->request].batch = batch.get();
@@ -70,6 +78,7 @@ class Session {
   }
 
   void await(int64_t request) {
+    PythonUnlocked unlocked;
     std::unique_lock<std::mutex> lock(mutex_);
     auto& state = requests_[request];
     try {
@@ -335,6 +344,19 @@ Session& session_of(int64_t machine) {
 }
 
 }  // namespace
+
+PythonUnlocked::PythonUnlocked()
+    : saved_(python_lock.check != nullptr && python_lock.check() != 0 ? python_lock.save() : nullptr) {}
+PythonUnlocked::~PythonUnlocked() {
+  if (saved_ != nullptr) {
+    python_lock.restore(saved_);
+  }
+}
+void set_python_lock(int64_t check, int64_t save, int64_t restore) {
+  python_lock.save = reinterpret_cast<void* (*)()>(save);
+  python_lock.restore = reinterpret_cast<void (*)(void*)>(restore);
+  python_lock.check = reinterpret_cast<int (*)()>(check);
+}
 
 void throw_error(std::string text) {
   auto colon = text.find(": ");
