@@ -339,6 +339,13 @@ int32_t remora_random_set_state(int64_t machine, int32_t device, const uint8_t* 
     return 0;
   });
 }
+int64_t remora_default_generator(int32_t slot) {
+  return guarded([&]() -> int64_t {
+    auto device = c10::Device(remora::kRemora, static_cast<c10::DeviceIndex>(slot));
+    return address_of(new at::Generator(at::globalContext().defaultGenerator(device)));
+  });
+}
+void remora_generator_release(int64_t generator) { delete reinterpret_cast<at::Generator*>(generator); }
 int64_t remora_event_record(int64_t machine, int32_t device) {
   return guarded([&]() -> int64_t {
     auto& m = machine_at(machine);

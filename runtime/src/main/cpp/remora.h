@@ -136,6 +136,10 @@ REMORA_API int64_t remora_random_initial_seed(int64_t machine, int32_t device);
 // Writes the state to `data`, which has room for `capacity` bytes, and answers its size, or a negative number.
 REMORA_API int64_t remora_random_state(int64_t machine, int32_t device, uint8_t* data, int64_t capacity);
 REMORA_API int32_t remora_random_set_state(int64_t machine, int32_t device, const uint8_t* data, int64_t bytes);
+// The address of a new at::Generator that refers to the default generator of a device slot; a negative number when no
+// machine is open there. To be given back.
+REMORA_API int64_t remora_default_generator(int32_t slot);
+REMORA_API void remora_generator_release(int64_t generator);
 // Events: places in the operation stream. Answers a handle, or a negative number.
 REMORA_API int64_t remora_event_record(int64_t machine, int32_t device);
 REMORA_API int32_t remora_event_query(int64_t event);  // 1 when it has happened
