@@ -9,6 +9,17 @@ import java.util.TreeMap;
 /** What is not tried, or not compared bit by bit, and why. */
 final class Exclusions {
 
+  private static final String PACKED = "packed weights that are opaque to every other operator";
+
+  private static final String OVERRIDEABLE =
+      "a place for other backends' kernels: the CPU has none";
+
+  private static final String INFERENCE =
+      "libtorch calls it in inference mode only, where nothing is differentiated";
+
+  private static final String GRAPH =
+      "works on autograd's graph, not on values; every test with gradients goes through it";
+
   /** Fragments of names, with the reason. */
   private static final Map<String, String> NAMES =
       Map.ofEntries(
@@ -21,7 +32,8 @@ final class Exclusions {
           Map.entry("row_indices", "sparse tensors: remote devices hold strided ones"),
           Map.entry("col_indices", "sparse tensors: remote devices hold strided ones"),
           Map.entry("_nnz", "sparse tensors: remote devices hold strided ones"),
-          Map.entry("quantize", "quantized tensors: remote devices hold plain ones"),
+          Map.entry("quantized", "quantized tensors: remote devices hold plain ones"),
+          Map.entry("quantize_per", "quantized tensors: remote devices hold plain ones"),
           Map.entry("q_scale", "quantized tensors: remote devices hold plain ones"),
           Map.entry("q_zero_point", "quantized tensors: remote devices hold plain ones"),
           Map.entry("q_per_channel", "quantized tensors: remote devices hold plain ones"),
@@ -37,7 +49,7 @@ final class Exclusions {
           Map.entry("cuda", "CUDA only"),
           Map.entry("_cslt", "CUDA only"),
           Map.entry("_test_", "libtorch's own test operator"),
-          Map.entry("fbgemm", "packed weights that are opaque to every other operator"),
+          Map.entry("fbgemm", PACKED),
           Map.entry("vulkan", "Vulkan only"),
           Map.entry("from_file", "maps a local file"),
           Map.entry("pin_memory", "pins memory of the local CPU"));
@@ -54,7 +66,29 @@ final class Exclusions {
           Map.entry("_foobar", "libtorch's own test operator"),
           Map.entry("_remove_batch_dim", "a part of vmap: needs its interpreter"),
           Map.entry("_add_batch_dim", "a part of vmap: needs its interpreter"),
-          Map.entry("get_gradients", "the distributed autograd's context is needed"));
+          Map.entry("get_gradients", "the distributed autograd's context is needed"),
+          Map.entry("indices", "sparse tensors: remote devices hold strided ones"),
+          Map.entry("indices_copy", "sparse tensors: remote devices hold strided ones"),
+          Map.entry("values", "sparse tensors: remote devices hold strided ones"),
+          Map.entry("values_copy", "sparse tensors: remote devices hold strided ones"),
+          Map.entry("smm", "sparse tensors: remote devices hold strided ones"),
+          Map.entry("sspaddmm", "sparse tensors: remote devices hold strided ones"),
+          Map.entry("_spdiags", "sparse tensors: remote devices hold strided ones"),
+          Map.entry("_cufft_clear_plan_cache", "CUDA only"),
+          Map.entry("_cufft_get_plan_cache_max_size", "CUDA only"),
+          Map.entry("_cufft_get_plan_cache_size", "CUDA only"),
+          Map.entry("_cufft_set_plan_cache_max_size", "CUDA only"),
+          Map.entry("_thnn_fused_lstm_cell_backward", "CUDA only"),
+          Map.entry("_propagate_xla_data", "XLA only"),
+          Map.entry("_wrapped_linear_prepack", PACKED),
+          Map.entry("convolution_overrideable", OVERRIDEABLE),
+          Map.entry("convolution_backward_overrideable", OVERRIDEABLE),
+          Map.entry("_scaled_dot_product_fused_attention_overrideable", OVERRIDEABLE),
+          Map.entry("_scaled_dot_product_fused_attention_overrideable_backward", OVERRIDEABLE),
+          Map.entry("_fw_primal_copy", INFERENCE),
+          Map.entry("_make_dual_copy", INFERENCE),
+          Map.entry("retain_grad", GRAPH),
+          Map.entry("_backward", GRAPH));
 
   /** Results whose values libtorch leaves undefined. */
   private static final Set<String> UNDEFINED =
@@ -160,10 +194,14 @@ final class Exclusions {
     if (OPERATORS.containsKey(name)) {
       return OPERATORS.get(name);
     }
+    boolean fake = name.contains("fake_quant");
     for (Map.Entry<String, String> entry : NAMES.entrySet()) {
-      if (name.contains(entry.getKey())) {
+      if (!fake && name.contains(entry.getKey())) {
         return entry.getValue();
       }
+    }
+    if (schema.key().startsWith("dequantize.tensors")) {
+      return "quantized tensors: remote devices hold plain ones";
     }
     for (OperatorSchema.Parameter parameter : schema.parameters()) {
       if (parameter.type().startsWith("Stream")) {

@@ -13,27 +13,45 @@ import java.nio.file.Path;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.Collection;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import java.util.TreeMap;
 import java.util.TreeSet;
 import java.util.stream.Collectors;
+import java.util.stream.Stream;
 
 /** What a walk found, as text. */
 final class OperatorReport {
 
-  private static final Map<String, String> DTYPES =
-      Map.of(
-          "Float", "f32",
-          "Double", "f64",
-          "Long", "i64",
-          "Bool", "bool",
-          "ComplexFloat", "c64",
-          "BFloat16", "bf16");
-  private static final List<String> ORDER = List.of("f32", "f64", "bf16", "c64", "i64", "bool");
+  private static final Map<String, String> DTYPES = dtypes();
 
   private final Collection<OperatorWalk.Entry> entries;
+
+  /** Short names, in the order in which they are shown. */
+  private static Map<String, String> dtypes() {
+    Map<String, String> names = new LinkedHashMap<>();
+    names.put("Float", "f32");
+    names.put("Double", "f64");
+    names.put("BFloat16", "bf16");
+    names.put("Half", "f16");
+    names.put("Float8_e4m3fn", "f8e4");
+    names.put("Float8_e5m2", "f8e5");
+    names.put("ComplexFloat", "c64");
+    names.put("ComplexDouble", "c128");
+    names.put("ComplexHalf", "c32");
+    names.put("Long", "i64");
+    names.put("Int", "i32");
+    names.put("Short", "i16");
+    names.put("Char", "i8");
+    names.put("UInt64", "u64");
+    names.put("UInt32", "u32");
+    names.put("UInt16", "u16");
+    names.put("Byte", "u8");
+    names.put("Bool", "bool");
+    return names;
+  }
 
   OperatorReport(Collection<OperatorWalk.Entry> entries) {
     this.entries = entries;
@@ -42,16 +60,29 @@ final class OperatorReport {
   /**
    * Walks every operator, prints what fails and writes the report.
    *
-   * @param args the report's file, and a directory for the walking processes' logs
+   * @param args the report's file, and a directory for the walking processes' logs; behind them
+   *     operators or overloads, if not all are meant, of which more is printed
    */
   public static void main(String[] args) throws Exception {
     TorchLibrary.bytedeco();
-    List<String> operators = OperatorSchema.all().stream().map(OperatorSchema::key).toList();
+    Set<String> some = Set.copyOf(List.of(args).subList(2, args.length));
+    List<String> operators =
+        OperatorSchema.all().stream()
+            .filter(s -> some.isEmpty() || some.contains(s.key()) || some.contains(s.shortName()))
+            .map(OperatorSchema::key)
+            .toList();
     OperatorWalk walk =
         new OperatorWalk(
-            operators, 2, Duration.ofSeconds(30), Path.of(args[1]), System.out::println);
+            operators,
+            some.isEmpty() ? 2 : 1,
+            Duration.ofSeconds(30),
+            Path.of(args[1]),
+            System.out::println);
     OperatorReport report = new OperatorReport(walk.run().values());
     report.write(Path.of(args[0]));
+    if (!some.isEmpty()) {
+      report.entries.forEach(System.out::println);
+    }
     System.out.println(report.summary());
   }
 
@@ -169,22 +200,24 @@ final class OperatorReport {
         """
         ## Passed
 
-        Overloads that passed, and the dtypes in which the call and its gradients were compared. Values that libtorch leaves
-        undefined (`empty`, say) are not compared; such operators carry a star.
+        Overloads that passed, and the dtypes in which the call and its gradients were compared; `twice`: gradients of gradients,
+        `forward mode`: tangents, both in f64. Values that libtorch leaves undefined (`empty`, say) are not compared; such
+        operators carry a star.
 
-        | operator | overloads | forward | backward |
-        |---|---|---|---|
+        | operator | overloads | forward | backward | and |
+        |---|---|---|---|---|
         """);
     byName.forEach(
         (name, found) ->
             text.append(
-                "| `%s`%s | %d | %s | %s |%n"
+                "| `%s`%s | %d | %s | %s | %s |%n"
                     .formatted(
                         name,
                         found.stream().anyMatch(OperatorWalk.Entry::undefinedValues) ? " *" : "",
                         found.size(),
                         dtypes(found, true),
-                        dtypes(found, false))));
+                        dtypes(found, false),
+                        derivatives(found))));
     text.append('\n');
   }
 
@@ -194,7 +227,17 @@ final class OperatorReport {
             .flatMap(e -> (forward ? e.forward() : e.backward()).stream())
             .map(dtype -> DTYPES.getOrDefault(dtype, dtype))
             .collect(Collectors.toSet());
-    return ORDER.stream().filter(found::contains).collect(Collectors.joining(" "));
+    return DTYPES.values().stream().filter(found::contains).collect(Collectors.joining(" "));
+  }
+
+  private static String derivatives(List<OperatorWalk.Entry> entries) {
+    Set<String> found =
+        entries.stream().flatMap(e -> e.derivatives().stream()).collect(Collectors.toSet());
+    return Stream.of(Variant.Derivative.DOUBLE_BACKWARD, Variant.Derivative.FORWARD_MODE)
+        .map(Enum::name)
+        .filter(found::contains)
+        .map(name -> name.equals("FORWARD_MODE") ? "forward mode" : "twice")
+        .collect(Collectors.joining(", "));
   }
 
   private void uncovered(StringBuilder text) {

@@ -43,6 +43,7 @@ final class OperatorWalk {
       String operator,
       List<String> forward,
       List<String> backward,
+      List<String> derivatives,
       int equal,
       int bothThrew,
       boolean undefinedValues,
@@ -141,11 +142,12 @@ final class OperatorWalk {
                 operator,
                 names(line[1]),
                 names(line[2]),
-                Integer.parseInt(line[3]),
+                names(line[3]),
                 Integer.parseInt(line[4]),
-                Boolean.parseBoolean(line[5]),
+                Integer.parseInt(line[5]),
+                Boolean.parseBoolean(line[6]),
                 List.copyOf(failures.values()),
-                line[6].isEmpty() || lastDeath.isEmpty() ? line[6] : line[6] + lastDeath);
+                line[7].isEmpty() || lastDeath.isEmpty() ? line[7] : line[7] + lastDeath);
           }
           default -> {}
         }
@@ -171,6 +173,7 @@ final class OperatorWalk {
     }
     return new Entry(
         operator,
+        List.of(),
         List.of(),
         List.of(),
         0,

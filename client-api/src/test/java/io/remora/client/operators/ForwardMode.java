@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.client.operators;
+
+import org.bytedeco.pytorch.Dispatcher;
+import org.bytedeco.pytorch.ForwardADLevel;
+import org.bytedeco.pytorch.IValue;
+import org.bytedeco.pytorch.IValueVector;
+import org.bytedeco.pytorch.OperatorHandle;
+import org.bytedeco.pytorch.Tensor;
+
+/** A level of forward-mode differentiation, entered while it is open. libtorch has one. */
+final class ForwardMode implements AutoCloseable {
+
+  private static final long LEVEL = 0;
+
+  ForwardMode() {
+    long level = ForwardADLevel.get_next_idx();
+    if (level != LEVEL) {
+      ForwardADLevel.release_idx(level);
+      throw new IllegalStateException("A level is open already");
+    }
+  }
+
+  /** A tensor with a tangent. */
+  static Tensor dual(Tensor primal, Tensor tangent) {
+    return call("aten::_make_dual", new IValue(primal), new IValue(tangent)).get(0).toTensor();
+  }
+
+  /** A tensor's tangent; undefined if it has none. */
+  static Tensor tangent(Tensor dual) {
+    return call("aten::_unpack_dual", new IValue(dual)).get(1).toTensor();
+  }
+
+  private static IValueVector call(String operator, IValue... arguments) {
+    OperatorHandle handle = Dispatcher.realSingleton().findSchemaOrThrow(operator, "");
+    IValueVector stack = new IValueVector();
+    for (IValue argument : arguments) {
+      stack.push_back(argument);
+    }
+    stack.push_back(new IValue(LEVEL));
+    handle.callBoxed(stack);
+    return stack;
+  }
+
+  @Override
+  public void close() {
+    ForwardADLevel.release_idx(LEVEL);
+  }
+}
