@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.client.operators;
 
-import org.bytedeco.pytorch.Dispatcher;
 import org.bytedeco.pytorch.ForwardADLevel;
 import org.bytedeco.pytorch.IValue;
-import org.bytedeco.pytorch.IValueVector;
-import org.bytedeco.pytorch.OperatorHandle;
 import org.bytedeco.pytorch.Tensor;
 
 /** A level of forward-mode differentiation, entered while it is open. libtorch has one. */
@@ -23,23 +20,17 @@ final class ForwardMode implements AutoCloseable {
 
   /** A tensor with a tangent. */
   static Tensor dual(Tensor primal, Tensor tangent) {
-    return call("aten::_make_dual", new IValue(primal), new IValue(tangent)).get(0).toTensor();
+    return Dispatched.call(
+            "aten::_make_dual", "", new IValue(primal), new IValue(tangent), new IValue(LEVEL))
+        .get(0)
+        .toTensor();
   }
 
   /** A tensor's tangent; undefined if it has none. */
   static Tensor tangent(Tensor dual) {
-    return call("aten::_unpack_dual", new IValue(dual)).get(1).toTensor();
-  }
-
-  private static IValueVector call(String operator, IValue... arguments) {
-    OperatorHandle handle = Dispatcher.realSingleton().findSchemaOrThrow(operator, "");
-    IValueVector stack = new IValueVector();
-    for (IValue argument : arguments) {
-      stack.push_back(argument);
-    }
-    stack.push_back(new IValue(LEVEL));
-    handle.callBoxed(stack);
-    return stack;
+    return Dispatched.call("aten::_unpack_dual", "", new IValue(dual), new IValue(LEVEL))
+        .get(1)
+        .toTensor();
   }
 
   @Override

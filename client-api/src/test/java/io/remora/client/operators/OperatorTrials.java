@@ -16,6 +16,9 @@ import java.util.Map;
 import java.util.Random;
 import java.util.Set;
 import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.ExecutionException;
+import java.util.concurrent.ExecutorService;
+import java.util.concurrent.Executors;
 import org.bytedeco.javacpp.PointerScope;
 import org.bytedeco.pytorch.BoolOptional;
 import org.bytedeco.pytorch.Device;
@@ -100,6 +103,7 @@ final class OperatorTrials implements AutoCloseable {
   private final Samples samples = new Samples(Hints.load());
   private final Map<String, OperatorSchema> schemas = new java.util.HashMap<>();
   private final Device cpu = new Device("cpu");
+  private final ExecutorService backwardThread = Executors.newSingleThreadExecutor();
   private RemoteMachine machine;
 
   OperatorTrials() {
@@ -125,6 +129,7 @@ final class OperatorTrials implements AutoCloseable {
 
   @Override
   public void close() {
+    backwardThread.shutdownNow();
     closeQuietly();
   }
 
@@ -657,7 +662,10 @@ final class OperatorTrials implements AutoCloseable {
       }
       TensorVector inputs = new TensorVector();
       arguments.leaves.forEach(inputs::push_back);
-      TensorVector found = torch.grad(outputs, inputs, gradients, new BoolOptional(), twice, true);
+      TensorVector found =
+          twice && device.is_cpu()
+              ? onItsOwnThread(outputs, inputs, gradients)
+              : torch.grad(outputs, inputs, gradients, new BoolOptional(), twice, true);
       List<Tensor> first = add(snapshot, "gradient ", found);
       if (twice) {
         TensorVector second = differentiable(first);
@@ -676,6 +684,30 @@ final class OperatorTrials implements AutoCloseable {
                 true));
       }
       return true;
+    }
+
+    /**
+     * As on every device but the CPU. Sums of gradients of gradients are added up in an order that
+     * depends on the thread that made them: libtorch counts operations by thread.
+     */
+    private TensorVector onItsOwnThread(
+        TensorVector outputs, TensorVector inputs, TensorVector gradients) {
+      try {
+        TensorVector found =
+            backwardThread
+                .submit(
+                    () -> torch.grad(outputs, inputs, gradients, new BoolOptional(), true, true))
+                .get();
+        PointerScope.getInnerScope().attach(found);
+        return found;
+      } catch (ExecutionException e) {
+        throw e.getCause() instanceof RuntimeException cause
+            ? cause
+            : new IllegalStateException(e.getCause());
+      } catch (InterruptedException e) {
+        Thread.currentThread().interrupt();
+        throw new IllegalStateException(e);
+      }
     }
 
     private static List<Tensor> add(Snapshot snapshot, String name, TensorVector tensors) {
