@@ -2,7 +2,6 @@
 package io.remora.client.operators;
 
 import org.bytedeco.pytorch.ForwardADLevel;
-import org.bytedeco.pytorch.IValue;
 import org.bytedeco.pytorch.Tensor;
 
 /** A level of forward-mode differentiation, entered while it is open. libtorch has one. */
@@ -20,17 +19,12 @@ final class ForwardMode implements AutoCloseable {
 
   /** A tensor with a tangent. */
   static Tensor dual(Tensor primal, Tensor tangent) {
-    return Dispatched.call(
-            "aten::_make_dual", "", new IValue(primal), new IValue(tangent), new IValue(LEVEL))
-        .get(0)
-        .toTensor();
+    return Dispatched.call("aten::_make_dual", "", primal, tangent, LEVEL).get(0).toTensor();
   }
 
   /** A tensor's tangent; undefined if it has none. */
   static Tensor tangent(Tensor dual) {
-    return Dispatched.call("aten::_unpack_dual", "", new IValue(dual), new IValue(LEVEL))
-        .get(1)
-        .toTensor();
+    return Dispatched.call("aten::_unpack_dual", "", dual, LEVEL).get(1).toTensor();
   }
 
   @Override
