@@ -266,11 +266,22 @@ at::Tensor empty_memory_format(c10::IntArrayRef sizes, std::optional<c10::Scalar
   return make_empty(sizes, c10::contiguous_strides(sizes), dtype, layout, device, pin_memory);
 }
 
-// libtorch's shortcut for gradients that are known to be zero has no storage; a node needs one.
+// libtorch's shortcut for gradients that are known to be zero: metadata alone. Its dispatch key ZeroTensor stands above
+// this backend's and makes real zeros where an operator needs values.
 at::Tensor efficient_zero_tensor(c10::IntArrayRef sizes, std::optional<c10::ScalarType> dtype,
-                                 std::optional<c10::Layout> layout, std::optional<c10::Device> device,
-                                 std::optional<bool> pin_memory) {
-  return at::zeros(sizes, dtype, layout, device, pin_memory);
+                                 std::optional<c10::Layout>, std::optional<c10::Device> device, std::optional<bool>) {
+  TensorMeta meta;
+  meta.dtype = c10::dtype_or_default(dtype);
+  meta.sizes.assign(sizes.begin(), sizes.end());
+  auto strides = c10::contiguous_strides(sizes);
+  meta.strides.assign(strides.begin(), strides.end());
+  c10::Storage nothing(c10::Storage::use_byte_size_t(), static_cast<int64_t>(meta.bytes()),
+                       c10::DataPtr(nullptr, remora_device(slot_of(device))), nullptr, false);
+  auto t = at::detail::make_tensor<c10::TensorImpl>(
+      std::move(nothing), c10::DispatchKeySet({c10::DispatchKey::PrivateUse1, c10::DispatchKey::ZeroTensor}),
+      c10::scalarTypeToTypeMeta(meta.dtype));
+  t.unsafeGetTensorImpl()->set_sizes_and_strides(meta.sizes, meta.strides, 0);
+  return t;
 }
 
 // Copying on the first write needs memory to watch: the whole storage is copied at once.

@@ -87,6 +87,14 @@ at::Tensor max_pool1d(const at::Tensor& input, at::IntArrayRef kernel, at::IntAr
   return at::max_pool1d(input, kernel, stride, padding, dilation, ceil_mode);
 }
 
+at::Tensor channel_shuffle(const at::Tensor& input, int64_t groups) {
+  if (input.numel() == 0) {
+    return at::alias(input);
+  }
+  static const auto op = find("aten::channel_shuffle");
+  return recorded(op, {input, groups})[0].toTensor();
+}
+
 at::Tensor native_channel_shuffle(const at::Tensor& input, int64_t groups) {
   if (input.numel() == 0) {
     return at::alias(input);
@@ -123,7 +131,7 @@ std::vector<at::Tensor> tensor_split(const at::Tensor& self, const at::Tensor& p
 }
 
 // Of a tensor that is not quantized.
-at::Tensor dequantize(const at::Tensor& self) { return self.to(at::kFloat); }
+at::Tensor dequantize(const at::Tensor& self) { return self.resolve_conj().resolve_neg().to(at::kFloat); }
 
 at::Tensor deprecated_convolution(const at::Tensor& input, const at::Tensor& weight,
                                   const std::optional<at::Tensor>& bias, at::IntArrayRef stride,
@@ -160,6 +168,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("dropout", dropout);
   m.impl("native_dropout", native_dropout);
   m.impl("max_pool1d", torch::CppFunction::makeFromBoxedFunction<&record_call>());
+  m.impl("channel_shuffle", channel_shuffle);
   m.impl("native_channel_shuffle", native_channel_shuffle);
   m.impl("_transform_bias_rescale_qkv", transform_bias_rescale_qkv);
   m.impl("_saturate_weight_to_fp16", saturate_weight_to_fp16);
@@ -181,7 +190,8 @@ TORCH_LIBRARY_IMPL(aten, AutogradPrivateUse1, m) {
   m.impl("max_pool1d", max_pool1d);
   m.impl("_convolution.deprecated", deprecated_convolution);
   // Not differentiable on any device.
-  for (const char* name : {"_saturate_weight_to_fp16", "choose_qparams_optimized", "_grid_sampler_2d_cpu_fallback_backward"}) {
+  for (const char* name : {"_saturate_weight_to_fp16", "choose_qparams_optimized", "_rowwise_prune",
+                           "_grid_sampler_2d_cpu_fallback_backward"}) {
     m.impl(name, torch::CppFunction::makeFallthrough());
   }
 }

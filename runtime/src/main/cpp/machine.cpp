@@ -135,7 +135,8 @@ at::Tensor new_tensor(Machine& machine, int slot, const TensorMeta& meta, size_t
   auto t = at::detail::make_tensor<c10::TensorImpl>(
       std::move(storage), c10::DispatchKeySet(c10::DispatchKey::PrivateUse1), c10::scalarTypeToTypeMeta(meta.dtype));
   auto* impl = t.unsafeGetTensorImpl();
-  if (meta.sizes.size() != 1 || meta.sizes[0] != 0 || meta.offset != 0) {
+  bool as_made = meta.sizes.size() == 1 && meta.sizes[0] == 0 && meta.strides[0] == 1 && meta.offset == 0;
+  if (!as_made) {
     impl->set_sizes_and_strides(meta.sizes, meta.strides, meta.offset);
   }
   if (meta.conj) {

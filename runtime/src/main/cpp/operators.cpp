@@ -26,7 +26,7 @@ const std::unordered_set<std::string> kWrongMeta = {
     "aten::reflection_pad3d", "aten::reflection_pad3d_backward", "aten::replication_pad2d", "aten::replication_pad3d",
     "aten::slow_conv_transpose2d", "aten::pixel_shuffle", "aten::pixel_unshuffle", "aten::native_channel_shuffle",
     "aten::native_layer_norm", "aten::isin", "aten::mode", "aten::_stack", "aten::addr.out", "aten::index_add",
-    "aten::index_reduce", "aten::_sobol_engine_draw", "aten::_sobol_engine_initialize_state_",
+    "aten::index_add_", "aten::index_reduce", "aten::index_reduce_", "aten::_sobol_engine_draw", "aten::_sobol_engine_initialize_state_",
     "aten::_sobol_engine_scramble_", "aten::_nnpack_spatial_convolution"};
 
 // Names of operators with an overload whose output depends on values. The tags stand at functional overloads only;

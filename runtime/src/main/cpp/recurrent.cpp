@@ -54,15 +54,22 @@ struct State {
   }
 };
 
-// One step (the formulas are those of torch.nn.RNNCell, LSTMCell and GRUCell), from the input's gates.
-State step(Cell cell, const Tensor& input_gates, const State& state, const Weights& weights) {
+// One step; the formulas are those of torch.nn.RNNCell, LSTMCell and GRUCell. input_gates() makes the input's gates: when
+// it is called decides in which order autograd sums gradients.
+template <class InputGates>
+State step(Cell cell, InputGates&& input_gates, const State& state, const Weights& weights) {
   switch (cell) {
-    case Cell::kTanh:
-      return {at::tanh(weights.hidden_gates(state.h).add_(input_gates)), {}};
-    case Cell::kRelu:
-      return {at::relu(weights.hidden_gates(state.h).add_(input_gates)), {}};
+    case Cell::kTanh: {
+      auto gates = weights.hidden_gates(state.h);
+      return {at::tanh(gates.add_(input_gates())), {}};
+    }
+    case Cell::kRelu: {
+      auto gates = weights.hidden_gates(state.h);
+      return {at::relu(gates.add_(input_gates())), {}};
+    }
     case Cell::kLstm: {
-      auto gates = weights.hidden_gates(state.h).add_(input_gates).unsafe_chunk(4, 1);
+      auto sum = weights.hidden_gates(state.h);
+      auto gates = sum.add_(input_gates()).unsafe_chunk(4, 1);
       auto in = gates[0].sigmoid_();
       auto forget = gates[1].sigmoid_();
       auto fresh = gates[2].tanh_();
@@ -72,7 +79,7 @@ State step(Cell cell, const Tensor& input_gates, const State& state, const Weigh
       return {weights.projection.defined() ? at::matmul(h, weights.projection.t()) : h, c};
     }
     case Cell::kGru: {
-      auto input = input_gates.unsafe_chunk(3, 1);
+      auto input = input_gates().unsafe_chunk(3, 1);
       auto hidden = weights.hidden_gates(state.h).unsafe_chunk(3, 1);
       auto reset = hidden[0].add_(input[0]).sigmoid_();
       auto update = hidden[1].add_(input[1]).sigmoid_();
@@ -97,7 +104,7 @@ std::pair<Tensor, State> run_direction(Cell cell, const Tensor& sequence, const 
     TORCH_CHECK(!steps.empty(), "Expected sequence length to be larger than 0 in RNN");
     if (reverse) std::reverse(steps.begin(), steps.end());
     for (const auto& each : steps) {
-      state = step(cell, each, state, weights);
+      state = step(cell, [&] { return each; }, state, weights);
       outputs.push_back(state.h);
     }
     if (reverse) std::reverse(outputs.begin(), outputs.end());
@@ -114,7 +121,7 @@ std::pair<Tensor, State> run_direction(Cell cell, const Tensor& sequence, const 
         state = state.narrow(0, size);
       }
       running = size;
-      state = step(cell, gates.narrow(0, offset, size), state, weights);
+      state = step(cell, [&] { return gates.narrow(0, offset, size); }, state, weights);
       offset += size;
       outputs.push_back(state.h);
     }
@@ -132,7 +139,7 @@ std::pair<Tensor, State> run_direction(Cell cell, const Tensor& sequence, const 
     }
     offset -= *it;
     running = *it;
-    state = step(cell, gates.narrow(0, offset, *it), state, weights);
+    state = step(cell, [&] { return gates.narrow(0, offset, *it); }, state, weights);
     outputs.push_back(state.h);
   }
   std::reverse(outputs.begin(), outputs.end());
@@ -371,7 +378,7 @@ std::tuple<Tensor, Tensor> lstm_cell(const Tensor& input, TensorList hx, const T
   TORCH_CHECK(hx.size() == 2, "lstm_cell expects two hidden states");
   check_cell(input, hx, w_ih, w_hh, 4);
   Weights weights{w_ih, w_hh, b_ih.value_or(Tensor()), b_hh.value_or(Tensor()), {}};
-  auto next = step(Cell::kLstm, weights.input_gates(input), {hx[0], hx[1]}, weights);
+  auto next = step(Cell::kLstm, [&] { return weights.input_gates(input); }, {hx[0], hx[1]}, weights);
   return {next.h, next.c};
 }
 
@@ -382,7 +389,7 @@ Tensor gru_cell(const Tensor& input, const Tensor& hx, const Tensor& w_ih, const
   }
   check_cell(input, hx, w_ih, w_hh, 3);
   Weights weights{w_ih, w_hh, b_ih.value_or(Tensor()), b_hh.value_or(Tensor()), {}};
-  return step(Cell::kGru, weights.input_gates(input), {hx, {}}, weights).h;
+  return step(Cell::kGru, [&] { return weights.input_gates(input); }, {hx, {}}, weights).h;
 }
 
 // For CUDA nodes: libtorch hands cells of this device type to fused operators that only it has. The same formulas in
