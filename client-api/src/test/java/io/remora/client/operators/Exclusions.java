@@ -25,6 +25,8 @@ final class Exclusions {
 
   private static final String PAST = "the CPU reads past the memory of an expanded tensor";
 
+  private static final String SIGN = "the CPU does not see the negative bit";
+
   private static final String STATISTICS =
       "the CPU takes its empty statistics for values: they depend on what was in memory";
 
@@ -87,6 +89,7 @@ final class Exclusions {
           Map.entry("_cufft_get_plan_cache_size", "CUDA only"),
           Map.entry("_cufft_set_plan_cache_max_size", "CUDA only"),
           Map.entry("_thnn_fused_lstm_cell_backward", "CUDA only"),
+          Map.entry("_to_cpu", "its results are on the CPU: its arguments there, copies elsewhere"),
           Map.entry("_nnpack_spatial_convolution", "NNPACK: works or fails by the machine"),
           Map.entry("_propagate_xla_data", "XLA only"),
           Map.entry("_wrapped_linear_prepack", PACKED),
@@ -128,7 +131,7 @@ final class Exclusions {
           Map.entry("set_ SCALAR", GROWS),
           Map.entry("set SCALAR", GROWS),
           Map.entry("set EMPTY", GROWS),
-          Map.entry("max_pool1d NEGATIVE", "the CPU's shortcut reads past the negative bit"),
+          Map.entry("max_pool1d NEGATIVE", SIGN),
           Map.entry("quantile NEGATIVE", "the range of q is checked for CPU tensors only"),
           Map.entry("nanquantile NEGATIVE", "the range of q is checked for CPU tensors only"),
           Map.entry(
@@ -152,7 +155,12 @@ final class Exclusions {
           Map.entry("rrelu_with_noise EXPANDED", "the CPU writes past the noise"),
           Map.entry("rrelu_with_noise_ EXPANDED", "the CPU writes past the noise"),
           Map.entry("_sobol_engine_ff_ EMPTY", "the CPU crashes"),
-          Map.entry("_sobol_engine_ff EMPTY", "the CPU crashes"),
+          Map.entry("_sobol_engine_draw EMPTY", "the CPU crashes"),
+          Map.entry("_sobol_engine_initialize_state_ EMPTY", "the CPU crashes"),
+          Map.entry("_sobol_engine_scramble_ EMPTY", "the CPU crashes"),
+          Map.entry("_rowwise_prune EXPANDED", PAST),
+          Map.entry("_rowwise_prune NEGATIVE", SIGN),
+          Map.entry("choose_qparams_optimized NEGATIVE", SIGN),
           Map.entry("_transform_bias_rescale_qkv EMPTY", "the CPU crashes"),
           Map.entry("_weight_norm EMPTY", "the CPU crashes"),
           Map.entry("_weight_norm_interface EMPTY", "the CPU crashes"),
@@ -190,7 +198,7 @@ final class Exclusions {
   /** Every trial that is left out, and why, for the report. */
   static Map<String, String> trials() {
     Map<String, String> all = new TreeMap<>(TRIALS);
-    all.put("_reshape_alias, _reshape_alias_copy EXPANDED, EMPTY", STRIDES);
+    all.put("_reshape_alias, _reshape_alias_copy EXPANDED, EMPTY, SCALAR", STRIDES);
     all.put("linalg_lu.out with a transposed out", LU);
     all.put("smooth_l1_loss_backward of integers", INTEGERS);
     all.put("_fused_* EXPANDED", FUSED);
@@ -202,7 +210,9 @@ final class Exclusions {
   static String reason(OperatorSchema schema, Variant variant) {
     String name = schema.shortName() + " ";
     boolean smaller =
-        variant.layout() == Variant.Layout.EXPANDED || variant.layout() == Variant.Layout.EMPTY;
+        variant.layout() == Variant.Layout.EXPANDED
+            || variant.layout() == Variant.Layout.EMPTY
+            || variant.layout() == Variant.Layout.SCALAR;
     if (name.startsWith("_reshape_alias") && smaller) {
       return STRIDES;
     }

@@ -2,6 +2,7 @@
 package io.remora.client.operators;
 
 import io.remora.runtime.ReadTimeoutException;
+import java.lang.ref.Reference;
 import java.math.BigInteger;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
@@ -278,8 +279,12 @@ final class Snapshot {
   private static byte[] bytes(Tensor tensor) {
     Tensor plain = tensor.resolve_conj().resolve_neg().contiguous();
     byte[] bytes = new byte[Math.toIntExact(plain.nbytes())];
-    if (bytes.length > 0) {
-      new BytePointer(plain.data_ptr()).capacity(bytes.length).get(bytes);
+    try {
+      if (bytes.length > 0) {
+        new BytePointer(plain.data_ptr()).capacity(bytes.length).get(bytes);
+      }
+    } finally {
+      Reference.reachabilityFence(plain); // its memory is read
     }
     return bytes;
   }
