@@ -40,14 +40,6 @@ remora::Machine& machine_at(int64_t handle) {
   return *machine;
 }
 
-at::Generator default_generator_at(int64_t machine, int32_t device) {
-  auto& m = machine_at(machine);
-  TORCH_CHECK(device >= 0 && device < m.devices, "machine '", m.name, "' has devices 0 to ", m.devices - 1,
-              ", there is no device ", device);
-  return at::globalContext().defaultGenerator(
-      c10::Device(remora::kRemora, static_cast<c10::DeviceIndex>(m.first_slot + device)));
-}
-
 const at::Tensor& tensor_at(int64_t address) { return *reinterpret_cast<at::Tensor*>(address); }
 remora::Batch* batch_at(int64_t address) { return reinterpret_cast<remora::Batch*>(address); }
 remora::RemoteEvent* event_at(int64_t address) { return reinterpret_cast<remora::RemoteEvent*>(address); }
@@ -308,34 +300,6 @@ int32_t remora_machine_empty_cache(int64_t machine, int32_t device) {
 int32_t remora_machine_reset_peak_memory(int64_t machine, int32_t device) {
   return guarded([&]() -> int32_t {
     machine_at(machine).question(remora::Question::kResetPeakMemory, {static_cast<uint64_t>(device)});
-    return 0;
-  });
-}
-int32_t remora_random_seed(int64_t machine, int32_t device, int64_t seed) {
-  return guarded([&]() -> int32_t {
-    default_generator_at(machine, device).set_current_seed(static_cast<uint64_t>(seed));
-    return 0;
-  });
-}
-int64_t remora_random_initial_seed(int64_t machine, int32_t device) {
-  return guarded([&]() -> int64_t {
-    return static_cast<int64_t>(default_generator_at(machine, device).current_seed());
-  });
-}
-int64_t remora_random_state(int64_t machine, int32_t device, uint8_t* data, int64_t capacity) {
-  return guarded([&]() -> int64_t {
-    auto state = default_generator_at(machine, device).get_state();
-    auto bytes = static_cast<int64_t>(state.nbytes());
-    TORCH_CHECK(bytes <= capacity, "the generator's state has ", bytes, " bytes, there is room for ", capacity);
-    std::memcpy(data, state.const_data_ptr(), static_cast<size_t>(bytes));
-    return bytes;
-  });
-}
-int32_t remora_random_set_state(int64_t machine, int32_t device, const uint8_t* data, int64_t bytes) {
-  return guarded([&]() -> int32_t {
-    auto state = at::empty({bytes}, at::TensorOptions().dtype(at::kByte));
-    std::memcpy(state.mutable_data_ptr(), data, static_cast<size_t>(bytes));
-    default_generator_at(machine, device).set_state(state);
     return 0;
   });
 }

@@ -131,7 +131,23 @@ std::vector<at::Tensor> tensor_split(const at::Tensor& self, const at::Tensor& p
 }
 
 // Of a tensor that is not quantized.
-at::Tensor dequantize(const at::Tensor& self) { return self.resolve_conj().resolve_neg().to(at::kFloat); }
+at::Tensor dequantize(const at::Tensor& self) { return self.to(at::kFloat); }
+
+// The CPU's kernels write past an output of more than two dimensions that is not contiguous.
+template <at::Tensor (*function)(const at::Tensor&, int64_t)>
+at::Tensor& triangle_out(const char* name, const at::Tensor& self, int64_t diagonal, at::Tensor& out) {
+  if (out.dim() > 2 && !out.is_contiguous() && out.sizes() == self.sizes()) {
+    return out.copy_(function(self, diagonal));
+  }
+  recorded(find(name, "out"), {self, diagonal, out});
+  return out;
+}
+at::Tensor& tril_out(const at::Tensor& self, int64_t diagonal, at::Tensor& out) {
+  return triangle_out<at::tril>("aten::tril", self, diagonal, out);
+}
+at::Tensor& triu_out(const at::Tensor& self, int64_t diagonal, at::Tensor& out) {
+  return triangle_out<at::triu>("aten::triu", self, diagonal, out);
+}
 
 at::Tensor deprecated_convolution(const at::Tensor& input, const at::Tensor& weight,
                                   const std::optional<at::Tensor>& bias, at::IntArrayRef stride,
@@ -169,6 +185,8 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("native_dropout", native_dropout);
   m.impl("max_pool1d", torch::CppFunction::makeFromBoxedFunction<&record_call>());
   m.impl("channel_shuffle", channel_shuffle);
+  m.impl("tril.out", tril_out);
+  m.impl("triu.out", triu_out);
   m.impl("native_channel_shuffle", native_channel_shuffle);
   m.impl("_transform_bias_rescale_qkv", transform_bias_rescale_qkv);
   m.impl("_saturate_weight_to_fp16", saturate_weight_to_fp16);
@@ -184,7 +202,6 @@ TORCH_LIBRARY_IMPL(aten, Negative, m) {
 TORCH_LIBRARY_IMPL(aten, AutogradPrivateUse1, m) {
   using namespace remora;
   m.impl("_reshape_from_tensor", reshape_from_tensor);
-  m.impl("dequantize.self", dequantize);
   m.impl("tensor_split.tensor_indices_or_sections", tensor_split);
   m.impl("dropout", dropout);
   m.impl("max_pool1d", max_pool1d);

@@ -129,13 +129,6 @@ REMORA_API int32_t remora_machine_memory(int64_t machine, int32_t device, int64_
 // Gives memory that the node's allocator keeps for reuse back to the device.
 REMORA_API int32_t remora_machine_empty_cache(int64_t machine, int32_t device);
 REMORA_API int32_t remora_machine_reset_peak_memory(int64_t machine, int32_t device);
-// The default random generator of a device: seeding it and setting its state are ordered with the operations.
-REMORA_API int32_t remora_random_seed(int64_t machine, int32_t device, int64_t seed);
-// The seed it was given last.
-REMORA_API int64_t remora_random_initial_seed(int64_t machine, int32_t device);
-// Writes the state to `data`, which has room for `capacity` bytes, and answers its size, or a negative number.
-REMORA_API int64_t remora_random_state(int64_t machine, int32_t device, uint8_t* data, int64_t capacity);
-REMORA_API int32_t remora_random_set_state(int64_t machine, int32_t device, const uint8_t* data, int64_t bytes);
 // The address of a new at::Generator that refers to the default generator of a device slot; a negative number when no
 // machine is open there. To be given back.
 REMORA_API int64_t remora_default_generator(int32_t slot);
