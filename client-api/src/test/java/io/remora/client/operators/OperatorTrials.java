@@ -564,6 +564,12 @@ final class OperatorTrials implements AutoCloseable {
       for (int i = 1; i <= REPETITIONS; i++) {
         try (PointerScope scope = new PointerScope()) {
           try (PointerScope garbage = new PointerScope()) {
+            TensorOptions doubles = new TensorOptions(ScalarType.Double);
+            for (int k = 1; k <= GARBAGE; k++) { // 64 bytes to 4 KiB
+              torch
+                  .empty(new long[] {8L * k}, doubles, new MemoryFormatOptional())
+                  .fill_(new Scalar(1e30 / i + k));
+            }
             for (Tensor result : local.snapshot().results) {
               if (result.defined() && result.is_cpu()) {
                 for (int k = 0; k < GARBAGE; k++) {
