@@ -25,6 +25,9 @@ final class Exclusions {
 
   private static final String PAST = "the CPU reads past the memory of an expanded tensor";
 
+  private static final String HELPER =
+      "libtorch's fallback for the negative bit reads a result that there is not";
+
   private static final String SIGN = "the CPU does not see the negative bit";
 
   private static final String STATISTICS =
@@ -102,7 +105,10 @@ final class Exclusions {
           Map.entry("retain_grad", GRAPH),
           Map.entry("_backward", GRAPH));
 
-  /** Results whose values libtorch leaves undefined. */
+  /**
+   * Results whose values libtorch leaves undefined, or in whose last bits the CPU differs from
+   * itself: {@code linalg_lstsq}, by how its working memory is aligned.
+   */
   private static final Set<String> UNDEFINED =
       Set.of(
           "empty",
@@ -119,7 +125,8 @@ final class Exclusions {
           "_resize_output_",
           "_make_dep_token",
           "_compute_linear_combination",
-          "_ctc_loss");
+          "_ctc_loss",
+          "linalg_lstsq");
 
   /**
    * Trials that are left out because libtorch's own CPU code is at fault or does what it does for
@@ -166,8 +173,9 @@ final class Exclusions {
           Map.entry("_weight_norm_interface EMPTY", "the CPU crashes"),
           Map.entry("_weight_norm_interface EXPANDED", PAST),
           Map.entry("_weight_norm_interface SLICED", "the CPU leaves norms unset"),
-          Map.entry("_cummax_helper EXPANDED", "the CPU writes past the memory of an expanded one"),
-          Map.entry("_cummin_helper EXPANDED", "the CPU writes past the memory of an expanded one"),
+          Map.entry("_cummax_helper NEGATIVE", HELPER),
+          Map.entry("_cummin_helper NEGATIVE", HELPER),
+          Map.entry("unfold_backward SCALAR", "the CPU reads past the gradient"),
           Map.entry("median EXPANDED", PAST),
           Map.entry("nanmedian EXPANDED", PAST),
           Map.entry("native_group_norm_backward EXPANDED", PAST),

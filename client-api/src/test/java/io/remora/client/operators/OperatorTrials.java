@@ -672,7 +672,8 @@ final class OperatorTrials implements AutoCloseable {
           twice && device.is_cpu()
               ? onItsOwnThread(outputs, inputs, gradients)
               : torch.grad(outputs, inputs, gradients, new BoolOptional(), twice, true);
-      List<Tensor> first = add(snapshot, "gradient ", found);
+      boolean values = !Exclusions.undefinedValues(schema);
+      List<Tensor> first = add(snapshot, "gradient ", found, values);
       if (twice) {
         TensorVector second = differentiable(first);
         if (second.size() == 0) {
@@ -682,12 +683,8 @@ final class OperatorTrials implements AutoCloseable {
             snapshot,
             "second gradient ",
             torch.grad(
-                second,
-                leaves,
-                gradients(second, random, device),
-                new BoolOptional(),
-                false,
-                true));
+                second, leaves, gradients(second, random, device), new BoolOptional(), false, true),
+            values);
       }
       return true;
     }
@@ -716,10 +713,11 @@ final class OperatorTrials implements AutoCloseable {
       }
     }
 
-    private static List<Tensor> add(Snapshot snapshot, String name, TensorVector tensors) {
+    private static List<Tensor> add(
+        Snapshot snapshot, String name, TensorVector tensors, boolean values) {
       List<Tensor> added = new ArrayList<>();
       for (long i = 0; i < tensors.size(); i++) {
-        snapshot.add(name + i, tensors.get(i), "", true);
+        snapshot.add(name + i, tensors.get(i), "", values);
         added.add(tensors.get(i));
       }
       return added;
@@ -745,13 +743,13 @@ final class OperatorTrials implements AutoCloseable {
       return gradients;
     }
 
-    private static boolean tangents(Snapshot snapshot) {
+    private boolean tangents(Snapshot snapshot) {
       boolean any = false;
       List<Tensor> results = List.copyOf(snapshot.results);
       for (int i = 0; i < results.size(); i++) {
         if (results.get(i).defined()) {
           Tensor tangent = ForwardMode.tangent(results.get(i));
-          snapshot.add("tangent " + i, tangent, "", true);
+          snapshot.add("tangent " + i, tangent, "", !Exclusions.undefinedValues(schema));
           any |= tangent.defined();
         }
       }
