@@ -116,12 +116,13 @@ std::pair<Tensor, State> run_direction(Cell cell, const Tensor& sequence, const 
     int64_t offset = 0;
     int64_t running = sizes.front();
     for (auto size : sizes) {
+      auto input = gates.narrow(0, offset, size);
       if (size < running) {
         ended.push_back(state.narrow(size, running));
         state = state.narrow(0, size);
       }
       running = size;
-      state = step(cell, [&] { return gates.narrow(0, offset, size); }, state, weights);
+      state = step(cell, [&] { return input; }, state, weights);
       offset += size;
       outputs.push_back(state.h);
     }
@@ -139,7 +140,8 @@ std::pair<Tensor, State> run_direction(Cell cell, const Tensor& sequence, const 
     }
     offset -= *it;
     running = *it;
-    state = step(cell, [&] { return gates.narrow(0, offset, *it); }, state, weights);
+    auto input = gates.narrow(0, offset, *it);
+    state = step(cell, [&] { return input; }, state, weights);
     outputs.push_back(state.h);
   }
   std::reverse(outputs.begin(), outputs.end());
