@@ -12,6 +12,9 @@ import java.util.concurrent.atomic.AtomicReference;
  * memory and calls {@link #release()} once the batch was executed or given up. Thread-safe.
  */
 public final class Batch {
+  /** Version of the wire format of batches and reports, known without the native core. */
+  public static final int WIRE_VERSION = 1;
+
   private final long sequence;
   private final ByteBuffer bytes;
   private final List<StorageBirth> born;
