@@ -24,8 +24,8 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * Machines for programs that are not members of the Akka cluster, over gRPC. Runs in any member; {@link
- * Main} runs one in a process of its own.
+ * Machines for programs that are not members of the Akka cluster, over gRPC. Runs in any member;
+ * {@link Main} runs one in a process of its own.
  *
  * <p>A machine that was opened through a gateway without {@code keep} lives as long as it has
  * sessions, and at the longest as long as the gateway.
@@ -83,7 +83,8 @@ public final class Gateway {
     } catch (UnknownHostException e) {
       throw new RemoraException("unknown host: " + settings.host(), e);
     }
-    if (address.isLoopbackAddress() || (settings.tls().isPresent() && settings.token().isPresent())) {
+    if (address.isLoopbackAddress()
+        || (settings.tls().isPresent() && settings.token().isPresent())) {
       return;
     }
     throw new RemoraException(

@@ -272,7 +272,8 @@ final class GatewayCommand implements Callable<Integer> {
   private Config configuration() {
     String overlay = environment.getOrDefault(CONFIG_VARIABLE, "");
     try {
-      return ConfigFactory.parseString(overlay).withFallback(ConfigFactory.load()).resolve();
+      Config config = ConfigFactory.parseString(overlay).withFallback(ConfigFactory.load());
+      return config.getConfig("remora.gateway.process").withFallback(config).resolve();
     } catch (ConfigException e) {
       throw new StartFailure(
           EXIT_CONFIGURATION,

@@ -23,7 +23,7 @@ public final class Batch {
 
   /**
    * @param sequence 1, 2, 3 … within the session
-   * @param bytes a direct buffer from position to limit
+   * @param bytes a buffer from position to limit, direct if it is large
    * @param born storages first used in this batch that are alive at its end
    * @param freed storages of earlier batches that this batch frees
    * @param release gives the memory back; runs once

@@ -76,8 +76,7 @@ final class Access {
     boolean right =
         authorization.regionMatches(true, 0, SCHEME, 0, SCHEME.length())
             && MessageDigest.isEqual(
-                token,
-                authorization.substring(SCHEME.length()).getBytes(StandardCharsets.UTF_8));
+                token, authorization.substring(SCHEME.length()).getBytes(StandardCharsets.UTF_8));
     if (!right) {
       throw unauthenticated("the token is not this gateway's");
     }

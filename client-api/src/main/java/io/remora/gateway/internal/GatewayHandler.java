@@ -4,7 +4,6 @@ package io.remora.gateway.internal;
 import akka.Done;
 import akka.actor.typed.ActorSystem;
 import akka.grpc.GrpcProtocol.GrpcProtocolWriter;
-import akka.grpc.Trailers;
 import akka.grpc.internal.GrpcProtocolNative;
 import akka.grpc.internal.Identity$;
 import akka.grpc.javadsl.GrpcExceptionHandler;
@@ -42,13 +41,13 @@ public final class GatewayHandler {
   private final GatewayMachines machines;
   private final GatewaySessions sessions;
   private final Access access;
-  private final GrpcProtocolWriter writer =
-      GrpcProtocolNative.newWriter(Identity$.MODULE$);
+  private final GrpcProtocolWriter writer = GrpcProtocolNative.newWriter(Identity$.MODULE$);
   private final Function<HttpRequest, CompletionStage<HttpResponse>> generated;
 
   /** A handler with nothing open. */
   @SuppressWarnings("unchecked") // the generic array of concatOrNotFound's arguments
-  public GatewayHandler(ActorSystem<?> system, Materializer materializer, GatewaySettings settings) {
+  public GatewayHandler(
+      ActorSystem<?> system, Materializer materializer, GatewaySettings settings) {
     this.system = system;
     this.settings = settings;
     this.machines = new GatewayMachines(system, settings);
@@ -81,8 +80,7 @@ public final class GatewayHandler {
     } catch (RuntimeException e) {
       request.discardEntityBytes(system);
       return CompletableFuture.completedFuture(
-          GrpcExceptionHandler.standard(
-              e, classic -> GatewayErrors::trailers, writer, system));
+          GrpcExceptionHandler.standard(e, classic -> GatewayErrors::trailers, writer, system));
     }
     return path.equals(CONNECT)
         ? CompletableFuture.completedFuture(connect(request))
@@ -99,7 +97,9 @@ public final class GatewayHandler {
                 writer.contentType(), bytes.via(new SessionStream(sessions)).asScala()));
   }
 
-  /** Closes the machines that live only for this gateway's sessions; completes when that is done. */
+  /**
+   * Closes the machines that live only for this gateway's sessions; completes when that is done.
+   */
   public CompletionStage<Done> close() {
     return machines.closeOwned();
   }

@@ -129,9 +129,7 @@ final class GatewayMachines {
     List<CompletableFuture<MachineInfo>> asked = new ArrayList<>();
     for (String name : entries.keySet()) {
       asked.add(
-          actor(name)
-              .ask(MachineActor.GetState::new, settings.askTimeout())
-              .toCompletableFuture());
+          actor(name).ask(MachineActor.GetState::new, settings.askTimeout()).toCompletableFuture());
     }
     return CompletableFuture.allOf(asked.toArray(CompletableFuture[]::new))
         .thenApply(
@@ -151,8 +149,7 @@ final class GatewayMachines {
         entry.life.cancel();
       }
     }
-    return ask(
-        name, MachineActor.Close::new, settings.closeTimeout().plus(settings.askTimeout()));
+    return ask(name, MachineActor.Close::new, settings.closeTimeout().plus(settings.askTimeout()));
   }
 
   /** A session on the machine has been opened. */

@@ -3,21 +3,17 @@ package io.remora.gateway.internal;
 
 import akka.grpc.GrpcServiceException;
 import akka.util.ByteString;
-import com.google.protobuf.UnsafeByteOperations;
 import io.grpc.Status;
 import io.remora.actors.MachineInfo;
-import io.remora.actors.link.PooledBuffer;
-import io.remora.gateway.v1.Batch;
 import io.remora.gateway.v1.Executed;
 import io.remora.gateway.v1.Lost;
 import io.remora.gateway.v1.ServerFrame;
-import io.remora.gateway.v1.Value;
+import io.remora.runtime.Batch;
 import io.remora.runtime.BatchSink;
 import io.remora.runtime.MachineStateException;
 import io.remora.runtime.ProtocolException;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.SessionListener;
-import io.remora.runtime.StorageBirth;
 import java.nio.ByteBuffer;
 import java.security.MessageDigest;
 import java.security.SecureRandom;
@@ -44,6 +40,12 @@ final class GatewaySession implements SessionListener {
 
   private static final SecureRandom RANDOM = new SecureRandom();
   private static final int SECRET_BYTES = 32;
+
+  /** Reports that wait longer than this together travel in several frames. */
+  private static final int LARGEST_EXECUTED = 256 * 1024;
+
+  /** What a batch takes besides its bytes. */
+  private static final long BATCH_OVERHEAD = 256;
 
   /** What carries a session. Called under the session's lock: it only passes the news on. */
   interface Stream {
@@ -83,6 +85,7 @@ final class GatewaySession implements SessionListener {
   private final Deque<Frame> sent = new ArrayDeque<>();
   private final Deque<Frame> unsent = new ArrayDeque<>();
   private final List<com.google.protobuf.ByteString> reports = new ArrayList<>();
+  private long reportBytes;
   private long reported;
   private long lastIndex;
   private long unreceivedBytes;
@@ -231,43 +234,36 @@ final class GatewaySession implements SessionListener {
   }
 
   /**
-   * Passes a batch on.
+   * Passes a batch on, and takes care of its release.
    *
-   * @param memory where its bytes are; held until the batch was executed
    * @return false if there is no room: {@link Stream#wake} tells when to try again
-   * @throws GrpcServiceException if the batch is not the next one or malformed
+   * @throws GrpcServiceException if the batch is not the next one
    */
-  boolean submit(Stream by, Batch batch, PooledBuffer memory) {
+  boolean submit(Stream by, Batch batch) {
     lock.lock();
     try {
-      if (stream != by || ended || batch.getSequence() <= lastBatch) {
+      if (stream != by || ended || batch.sequence() <= lastBatch) {
+        batch.release();
         return true;
       }
-      if (batch.getSequence() != lastBatch + 1) {
-        throw malformed(
-            "batch %d came after batch %d".formatted(batch.getSequence(), lastBatch));
+      if (batch.sequence() != lastBatch + 1) {
+        throw GatewayErrors.refusal(
+            Status.Code.INVALID_ARGUMENT,
+            ProtocolException.class,
+            "batch %d came after batch %d".formatted(batch.sequence(), lastBatch));
       }
-      int size = batch.getData().size();
+      long size = batch.size() + BATCH_OVERHEAD;
       if (inFlightBytes > 0 && inFlightBytes + size > maxInFlightBytes) {
         waitsForRoom = true;
         return false;
       }
-      List<StorageBirth> born = births(batch);
-      long[] freed = batch.getFreedList().stream().mapToLong(Long::longValue).toArray();
-      lastBatch = batch.getSequence();
+      lastBatch = batch.sequence();
       inFlight.addLast(new InFlight(lastBatch, size, System.nanoTime()));
       inFlightBytes += size;
       batches++;
-      batchBytes += size;
-      memory.retain();
-      // Never blocks: it has room for as much as is counted here. It releases the batch if it fails.
-      sink.submit(
-          new io.remora.runtime.Batch(
-              lastBatch,
-              batch.getData().asReadOnlyByteBuffer(),
-              born,
-              freed,
-              memory::release));
+      batchBytes += batch.size();
+      // Never blocks: it has room for more than is counted here.
+      sink.submit(batch);
       return true;
     } catch (RemoraException e) {
       end(e);
@@ -275,23 +271,6 @@ final class GatewaySession implements SessionListener {
     } finally {
       lock.unlock();
     }
-  }
-
-  private static List<StorageBirth> births(Batch batch) {
-    int count = batch.getBornCount();
-    if (count % 3 != 0) {
-      throw malformed("batch %d has %d numbers in born".formatted(batch.getSequence(), count));
-    }
-    List<StorageBirth> births = new ArrayList<>(count / 3);
-    for (int i = 0; i < count; i += 3) {
-      births.add(
-          new StorageBirth(batch.getBorn(i), batch.getBorn(i + 1), (int) batch.getBorn(i + 2)));
-    }
-    return births;
-  }
-
-  private static GrpcServiceException malformed(String what) {
-    return GatewayErrors.refusal(Status.Code.INVALID_ARGUMENT, ProtocolException.class, what);
   }
 
   /** The next frame to send; null: none, and {@link Stream#wake} tells when there is one. */
@@ -341,11 +320,14 @@ final class GatewaySession implements SessionListener {
       }
       executed++;
       roundTripSeconds +=
-          ((System.nanoTime() - sinceNanos) * 1e-9 - roundTripSeconds)
-              / Math.min(executed, 100);
+          ((System.nanoTime() - sinceNanos) * 1e-9 - roundTripSeconds) / Math.min(executed, 100);
       reports.add(copy);
       reported = sequence;
       unreceivedBytes += copy.size();
+      reportBytes += copy.size();
+      if (reportBytes > LARGEST_EXECUTED) {
+        closeReports();
+      }
       wakeStream();
       awaitRoom();
     } finally {
@@ -372,17 +354,11 @@ final class GatewaySession implements SessionListener {
 
   @Override
   public void onValueReceived(long request, long offset, int length) {
-    Value value =
-        Value.newBuilder()
-            .setRequest(request)
-            .setOffset(offset)
-            .setData(UnsafeByteOperations.unsafeWrap(arriving.clear().limit(length)))
-            .build();
     lock.lock();
     try {
       closeReports();
       valueBytes += length;
-      add(ServerFrame.newBuilder().setValue(value));
+      add(GrpcFrames.value(lastIndex + 1, request, offset, arriving.clear().limit(length)));
       wakeStream();
     } finally {
       lock.unlock();
@@ -426,9 +402,8 @@ final class GatewaySession implements SessionListener {
 
   private void closeReports() {
     if (!reports.isEmpty()) {
-      for (com.google.protobuf.ByteString report : reports) {
-        unreceivedBytes -= report.size();
-      }
+      unreceivedBytes -= reportBytes;
+      reportBytes = 0;
       add(
           ServerFrame.newBuilder()
               .setExecuted(Executed.newBuilder().setSequence(reported).addAllReports(reports)));
@@ -437,8 +412,11 @@ final class GatewaySession implements SessionListener {
   }
 
   private void add(ServerFrame.Builder frame) {
-    ByteString bytes = GrpcFrames.encode(frame.setIndex(++lastIndex).build());
-    unsent.addLast(new Frame(lastIndex, bytes));
+    add(GrpcFrames.encode(frame.setIndex(lastIndex + 1).build()));
+  }
+
+  private void add(ByteString bytes) {
+    unsent.addLast(new Frame(++lastIndex, bytes));
     unreceivedBytes += bytes.size();
   }
 
@@ -468,10 +446,7 @@ final class GatewaySession implements SessionListener {
             new MachineStateException(
                 "session %d on machine %s was ended: its program has received nothing for %d s while %d MiB wait for it (remora.gateway.max-unreceived-bytes, remora.gateway.session-lease)"
                     .formatted(
-                        number,
-                        machine.name(),
-                        patience.toSeconds(),
-                        unreceivedBytes >> 20)));
+                        number, machine.name(), patience.toSeconds(), unreceivedBytes >> 20)));
         abandon.accept(this);
       }
     }

@@ -15,7 +15,6 @@ import io.remora.runtime.MachineStateException;
 import io.remora.runtime.ProtocolException;
 import io.remora.runtime.ResourceExhaustedException;
 import java.util.HashMap;
-import java.util.List;
 import java.util.Map;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionStage;
@@ -78,14 +77,11 @@ final class GatewaySessions {
           "the gateway's machines read wire version %d, the program's native core writes %d: use the same version of Remora on both sides"
               .formatted(Batch.WIRE_VERSION, hello.getWireVersion()));
     }
-    return hello.getSession() == 0
-        ? open(hello)
-        : CompletableFuture.completedFuture(resume(hello));
+    return hello.getSession() == 0 ? open(hello) : CompletableFuture.completedFuture(resume(hello));
   }
 
   private static RuntimeException differs(String message) {
-    return GatewayErrors.refusal(
-        Status.Code.FAILED_PRECONDITION, ProtocolException.class, message);
+    return GatewayErrors.refusal(Status.Code.FAILED_PRECONDITION, ProtocolException.class, message);
   }
 
   private CompletionStage<GatewaySession> open(Hello hello) {
@@ -119,13 +115,13 @@ final class GatewaySessions {
     if (!node.isEmpty() && !majorMinor(program).equals(majorMinor(node))) {
       throw differs(
           "machine %s has libtorch %s, the program %s: install torch %s for the program, or give the machine a torch installation of version %s (remora.provider.mock.torch-home)"
-              .formatted(
-                  machine, node, program, majorMinor(node), majorMinor(program)));
+              .formatted(machine, node, program, majorMinor(node), majorMinor(program)));
     }
   }
 
-  private static List<String> majorMinor(String version) {
-    return List.of(version.split("[.+]", 3)).stream().limit(2).toList();
+  private static String majorMinor(String version) {
+    String[] parts = version.split("[.+]", 3);
+    return parts.length < 2 ? version : parts[0] + "." + parts[1];
   }
 
   private GatewaySession opened(MachineActor.SessionOpened opened) {

@@ -42,10 +42,7 @@ final class MachinesService implements Machines {
   private final GatewaySessions sessions;
   private final MachineLogs logs;
 
-  MachinesService(
-      GatewaySettings settings,
-      GatewayMachines machines,
-      GatewaySessions sessions) {
+  MachinesService(GatewaySettings settings, GatewayMachines machines, GatewaySessions sessions) {
     this.settings = settings;
     this.machines = machines;
     this.sessions = sessions;
@@ -61,9 +58,7 @@ final class MachinesService implements Machines {
         .open(
             spec(request),
             request.getKeep(),
-            request.getTimeoutMillis() == 0
-                ? null
-                : Duration.ofMillis(request.getTimeoutMillis()))
+            request.getTimeoutMillis() == 0 ? null : Duration.ofMillis(request.getTimeoutMillis()))
         .thenApply(MachinesService::machine);
   }
 
@@ -93,8 +88,7 @@ final class MachinesService implements Machines {
       if (!settings.providerOptions().contains(option.getKey())) {
         throw new IllegalArgumentException(
             "the option \"%s\" cannot be given through this gateway; those that can: %s (remora.gateway.provider-options)"
-                .formatted(
-                    option.getKey(), settings.providerOptions().stream().sorted().toList()));
+                .formatted(option.getKey(), settings.providerOptions().stream().sorted().toList()));
       }
       config =
           config.withValue(
@@ -142,9 +136,7 @@ final class MachinesService implements Machines {
 
   @Override
   public CompletionStage<StopResponse> stop(MachineRequest request) {
-    return machines
-        .close(request.getName())
-        .thenApply(done -> StopResponse.getDefaultInstance());
+    return machines.close(request.getName()).thenApply(done -> StopResponse.getDefaultInstance());
   }
 
   @Override

@@ -16,13 +16,12 @@ import akka.stream.stage.GraphStage;
 import akka.stream.stage.GraphStageLogic;
 import akka.util.ByteString;
 import io.grpc.Status;
-import io.remora.actors.link.PooledBuffer;
-import io.remora.gateway.v1.Batch;
 import io.remora.gateway.v1.ClientFrame;
 import io.remora.gateway.v1.Hello;
 import io.remora.gateway.v1.Pong;
 import io.remora.gateway.v1.ServerFrame;
 import io.remora.gateway.v1.Welcome;
+import io.remora.runtime.Batch;
 import io.remora.runtime.MachineStateException;
 import io.remora.runtime.ProtocolException;
 import java.util.ArrayDeque;
@@ -54,14 +53,11 @@ final class SessionStream extends GraphStage<FlowShape<ByteString, HttpEntity.Ch
     return new Logic();
   }
 
-  /** A batch that waits for room. */
-  private record Waiting(Batch batch, PooledBuffer memory) {}
-
   private final class Logic extends GraphStageLogic implements GatewaySession.Stream {
 
     private final ClientFrames frames =
         new ClientFrames(sessions.buffers(), sessions.settings().maxMessageBytes());
-    private final Deque<Waiting> waiting = new ArrayDeque<>();
+    private final Deque<Batch> waiting = new ArrayDeque<>();
     private final AsyncCallback<Runnable> outside = createAsyncCallback(Runnable::run);
     private final Runnable onWake = this::onWake;
 
@@ -83,8 +79,7 @@ final class SessionStream extends GraphStage<FlowShape<ByteString, HttpEntity.Ch
 
     @Override
     public void postStop() {
-      frames.clear();
-      waiting.forEach(batch -> batch.memory().release());
+      waiting.forEach(Batch::release);
       waiting.clear();
       leave();
     }
@@ -122,26 +117,21 @@ final class SessionStream extends GraphStage<FlowShape<ByteString, HttpEntity.Ch
     private void takeFrames() {
       try {
         while (submitWaiting() && (greeted == (session != null))) {
-          ClientFrames.Arrived arrived = frames.next();
-          if (arrived == null) {
+          ClientFrame frame = frames.next();
+          if (frame == null) {
             if (!hasBeenPulled(in) && !isClosed(in)) {
               pull(in);
             }
             return;
           }
-          try {
-            take(arrived);
-          } finally {
-            arrived.memory().release();
-          }
+          take(frame);
         }
       } catch (GrpcServiceException e) {
         finish(e);
       }
     }
 
-    private void take(ClientFrames.Arrived arrived) {
-      ClientFrame frame = arrived.frame();
+    private void take(ClientFrame frame) {
       if (!greeted) {
         if (!frame.hasHello()) {
           throw malformed("the first frame of a session must be a Hello");
@@ -151,11 +141,7 @@ final class SessionStream extends GraphStage<FlowShape<ByteString, HttpEntity.Ch
       }
       session.received(frame.getReceived());
       switch (frame.getFrameCase()) {
-        case BATCHES -> {
-          for (Batch batch : frame.getBatches().getBatchesList()) {
-            waiting.addLast(new Waiting(batch, arrived.memory().retain()));
-          }
-        }
+        case BATCHES -> waiting.addAll(frames.batches(frame));
         case GOODBYE -> {
           goodbye = true;
           sessions.close(session);
@@ -174,12 +160,10 @@ final class SessionStream extends GraphStage<FlowShape<ByteString, HttpEntity.Ch
     /** False if a batch has to wait for room. */
     private boolean submitWaiting() {
       while (!waiting.isEmpty()) {
-        Waiting next = waiting.getFirst();
-        if (!session.submit(this, next.batch(), next.memory())) {
+        if (!session.submit(this, waiting.getFirst())) {
           return false;
         }
         waiting.removeFirst();
-        next.memory().release();
       }
       return true;
     }

@@ -16,6 +16,7 @@ import java.security.cert.Certificate;
 import java.security.cert.CertificateFactory;
 import javax.net.ssl.KeyManagerFactory;
 import javax.net.ssl.SSLContext;
+import javax.net.ssl.TrustManager;
 import javax.net.ssl.TrustManagerFactory;
 
 /** TLS from files in PEM format. */
@@ -34,11 +35,7 @@ public final class Tls {
     try {
       KeyStore store = KeyStore.getInstance("PKCS12");
       store.load(null, NO_PASSWORD);
-      store.setKeyEntry(
-          "gateway",
-          privateKey(privateKey),
-          NO_PASSWORD,
-          certificates(certificate));
+      store.setKeyEntry("gateway", privateKey(privateKey), NO_PASSWORD, certificates(certificate));
       KeyManagerFactory keys =
           KeyManagerFactory.getInstance(KeyManagerFactory.getDefaultAlgorithm());
       keys.init(store, NO_PASSWORD);
@@ -58,7 +55,7 @@ public final class Tls {
    *
    * @throws RemoraException if it cannot be read
    */
-  public static TrustManagerFactory trusting(Path certificate) {
+  public static TrustManager trusting(Path certificate) {
     try {
       KeyStore store = KeyStore.getInstance("PKCS12");
       store.load(null, NO_PASSWORD);
@@ -69,7 +66,7 @@ public final class Tls {
       TrustManagerFactory factory =
           TrustManagerFactory.getInstance(TrustManagerFactory.getDefaultAlgorithm());
       factory.init(store);
-      return factory;
+      return factory.getTrustManagers()[0];
     } catch (IOException | GeneralSecurityException e) {
       throw new RemoraException(
           "the certificate %s cannot be used: %s".formatted(certificate, e), e);
