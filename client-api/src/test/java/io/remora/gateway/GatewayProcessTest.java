@@ -3,9 +3,11 @@ package io.remora.gateway;
 
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.awaitility.Awaitility.await;
 
 import io.remora.client.RemoteMachine;
+import io.remora.runtime.RemoraException;
 import java.io.BufferedReader;
 import java.io.IOException;
 import java.io.InputStreamReader;
@@ -46,7 +48,7 @@ final class GatewayProcessTest {
     Path token = Files.writeString(directory.resolve("token"), "sesame\n");
     Process process =
         start(
-            Map.of(),
+            Map.of("REMORA_GATEWAY_CONFIG", "remora.gateway.session-lease = 2 s"),
             "--host=0.0.0.0",
             "--port=0",
             "--exit-with-stdin",
@@ -78,7 +80,7 @@ final class GatewayProcessTest {
     await()
         .atMost(Duration.ofSeconds(10))
         .until(() -> nodes.stream().noneMatch(ProcessHandle::isAlive));
-    org.assertj.core.api.Assertions.assertThatThrownBy(machine::close).isNotNull();
+    assertThatThrownBy(machine::close).isInstanceOf(RemoraException.class);
   }
 
   @Test
@@ -99,7 +101,7 @@ final class GatewayProcessTest {
 
     assertThat(process.waitFor(30, TimeUnit.SECONDS)).isTrue();
     assertThat(process.exitValue()).isEqualTo(5);
-    assertThat(new String(process.getErrorStream().readAllBytes(), UTF_8)).contains("without TLS:");
+    assertThat(directory.resolve("gateway.log")).content().contains("without TLS:");
   }
 
   @Test
@@ -108,6 +110,10 @@ final class GatewayProcessTest {
 
     assertThat(process.waitFor(30, TimeUnit.SECONDS)).isTrue();
     assertThat(process.exitValue()).isZero();
+    assertThat(
+            new String(process.getInputStream().readAllBytes(), UTF_8)
+                + Files.readString(directory.resolve("gateway.log")))
+        .contains("--exit-with-stdin");
   }
 
   private Process start(Map<String, String> environment, String... arguments) throws IOException {
@@ -123,9 +129,7 @@ final class GatewayProcessTest {
     command.addAll(List.of(arguments));
     ProcessBuilder builder = new ProcessBuilder(command);
     builder.environment().putAll(environment);
-    if (!List.of(arguments).contains("--host=0.0.0.0") || environment.isEmpty()) {
-      builder.redirectError(directory.resolve("gateway.log").toFile());
-    }
+    builder.redirectError(directory.resolve("gateway.log").toFile());
     Process process = builder.start();
     started.add(process);
     return process;

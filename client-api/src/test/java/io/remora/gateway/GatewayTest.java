@@ -7,6 +7,11 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.assertj.core.api.Assertions.catchThrowable;
 import static org.awaitility.Awaitility.await;
 
+import akka.http.javadsl.Http;
+import akka.http.javadsl.model.ContentTypes;
+import akka.http.javadsl.model.HttpRequest;
+import akka.http.javadsl.model.HttpResponse;
+import akka.http.javadsl.model.headers.RawHeader;
 import akka.stream.javadsl.Sink;
 import akka.stream.javadsl.Source;
 import com.google.protobuf.ByteString;
@@ -61,6 +66,7 @@ final class GatewayTest {
             remora.gateway.token = "%s"
             remora.gateway.session-lease = 2 s
             remora.gateway.max-message-bytes = 1 MiB
+            remora.gateway.max-unreceived-bytes = 1 MiB
             """
                 .formatted(TOKEN));
     machines = gateway.machines();
@@ -189,21 +195,15 @@ final class GatewayTest {
     String service = "grpc.reflection.v1alpha.ServerReflection";
     // The request { list_services: "" }, and the answer, in which the names can be read.
     byte[] request = {0, 0, 0, 0, 2, 0x3a, 0};
-    akka.http.javadsl.model.HttpResponse response =
+    HttpResponse response =
         get(
-            akka.http.javadsl.Http.get(gateway.system())
+            Http.get(gateway.system())
                 .singleRequest(
-                    akka.http.javadsl.model.HttpRequest.POST(
-                            "http://" + gateway.address() + "/" + service + "/ServerReflectionInfo")
-                        .addHeader(
-                            akka.http.javadsl.model.headers.RawHeader.create(
-                                "authorization", "Bearer " + TOKEN))
-                        .withEntity(
-                            akka.http.javadsl.model.MediaTypes.applicationBinary(
-                                    "grpc+proto",
-                                    akka.http.javadsl.model.MediaType.Compressibility.COMPRESSIBLE)
-                                .toContentType(),
-                            request)));
+                    HttpRequest.POST(
+                            "http://%s/%s/ServerReflectionInfo"
+                                .formatted(gateway.address(), service))
+                        .addHeader(RawHeader.create("authorization", "Bearer " + TOKEN))
+                        .withEntity(ContentTypes.parse("application/grpc+proto"), request)));
 
     assertThat(get(response.entity().toStrict(5_000, gateway.system())).getData().utf8String())
         .contains("remora.gateway.v1.Machines")
@@ -300,6 +300,45 @@ final class GatewayTest {
   }
 
   @Test
+  void endsASessionWhoseProgramReceivesNothing() throws Exception {
+    Machine machine = open(OpenRequest.newBuilder());
+    // Storage 1 of 40 MiB is written to, then read: records 6 and 7 of wire.h.
+    ByteString write = bytes(0xb7, 1, 6, 1, 2, 0, 0x80, 0x80, 0x80, 0x14, 0, 4, 1, 2, 3, 4);
+    ByteString read = bytes(0xb7, 1, 7, 1, 0x80, 2, 6, 1, 0x80, 0x80, 0x80, 5);
+    Batches batches =
+        Batches.newBuilder()
+            .addBatches(
+                Batch.newBuilder()
+                    .setSequence(1)
+                    .setData(write)
+                    .addAllBorn(List.of(1L, 40L << 20, 0L)))
+            .addBatches(Batch.newBuilder().setSequence(2).setData(read))
+            .build();
+
+    ServerFrame last =
+        get(
+            frames(
+                    Source.from(
+                        List.of(
+                            first(hello(machine)),
+                            ClientFrame.newBuilder().setBatches(batches).build())))
+                .runWith(Sink.last(), gateway.system()));
+
+    assertThat(last.getLost().getError()).isEqualTo("MachineStateException");
+    assertThat(last.getLost().getMessage())
+        .contains("has received nothing for 2 s", "remora.gateway.max-unreceived-bytes");
+    await().atMost(Duration.ofSeconds(15)).until(() -> !names().contains(machine.getName()));
+  }
+
+  private static ByteString bytes(int... values) {
+    ByteString.Output out = ByteString.newOutput();
+    for (int value : values) {
+      out.write(value);
+    }
+    return out.toByteString();
+  }
+
+  @Test
   void tellsOfTheMachinesStatesAndLog() throws Exception {
     Machine machine = open(OpenRequest.newBuilder().setKeep(true));
     ConcurrentLinkedQueue<LogLine> lines = new ConcurrentLinkedQueue<>();
@@ -373,6 +412,9 @@ final class GatewayTest {
   private static CompletionStage<Machine> invokeOpen(OpenRequest.Builder request) {
     if (request.getProvider().isEmpty()) {
       request.setProvider("mock");
+    }
+    if (!request.getKeep()) {
+      request.putOptions("mode", "in-jvm"); // sooner there
     }
     return machines.open().addHeader("authorization", "Bearer " + TOKEN).invoke(request.build());
   }
