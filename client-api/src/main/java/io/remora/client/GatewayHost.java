@@ -37,6 +37,9 @@ final class GatewayHost implements MachineHost {
   private static final int FLOW_CONTROL_WINDOW = 8 << 20;
   private static final Duration KEEP_ALIVE = Duration.ofSeconds(10);
 
+  /** The client gives itself up for good else; calls fail at once all the same. */
+  private static final int WITHOUT_LIMIT = Integer.MAX_VALUE;
+
   private static final Config SYSTEM =
       ConfigFactory.parseString(
           """
@@ -76,7 +79,7 @@ final class GatewayHost implements MachineHost {
     GrpcClientSettings client =
         GrpcClientSettings.connectToServiceAt(gateway.host(), gateway.port(), system)
             .withTls(gateway.usesTls())
-            .withConnectionAttempts(2)
+            .withConnectionAttempts(WITHOUT_LIMIT)
             .withChannelBuilderOverrides(GatewayHost::channel);
     return gateway.certificate() == null
         ? client

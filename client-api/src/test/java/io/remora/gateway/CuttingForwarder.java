@@ -34,9 +34,9 @@ final class CuttingForwarder implements AutoCloseable {
     open.clear();
   }
 
-  /** From now on connections are ended at once. */
-  synchronized void refuse() {
-    refusing = true;
+  /** From now on connections are ended at once, or not any more. */
+  synchronized void refuse(boolean on) {
+    refusing = on;
     cut();
   }
 

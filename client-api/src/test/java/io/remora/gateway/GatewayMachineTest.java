@@ -126,12 +126,28 @@ final class GatewayMachineTest {
       Tensor tensor = ones(2).to(machine.device(), ScalarType.Float);
       machine.synchronize();
 
-      forwarder.refuse();
+      forwarder.refuse(true);
 
       assertThatThrownBy(() -> tensor.sum().item_float())
           .isInstanceOf(NodeLostException.class)
           .hasMessageContaining("could not be reached again within 3 s");
       assertThatThrownBy(machine::close).isInstanceOf(RemoraException.class);
+    }
+  }
+
+  @Test
+  void aMachineIsThereAgainWhenItsGatewayIs() throws Exception {
+    try (CuttingForwarder forwarder = new CuttingForwarder(gateway.port());
+        RemoteMachine machine = open(forwarder.address())) {
+      Tensor tensor = ones(2).to(machine.device(), ScalarType.Float);
+      machine.synchronize();
+
+      forwarder.refuse(true);
+      Thread.sleep(1_000); // several attempts fail
+      Tensor sum = tensor.sum();
+      forwarder.refuse(false);
+
+      assertThat(sum.item_float()).isEqualTo(2f);
     }
   }
 

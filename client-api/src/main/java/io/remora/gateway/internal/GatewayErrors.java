@@ -3,8 +3,11 @@ package io.remora.gateway.internal;
 
 import akka.grpc.GrpcServiceException;
 import akka.grpc.Trailers;
+import akka.grpc.internal.MissingParameterException;
 import akka.grpc.javadsl.Metadata;
 import akka.grpc.javadsl.MetadataBuilder;
+import akka.http.scaladsl.model.EntityStreamSizeException;
+import com.google.protobuf.InvalidProtocolBufferException;
 import io.grpc.Status;
 import io.remora.runtime.AuthenticationException;
 import io.remora.runtime.MachineStateException;
@@ -54,6 +57,22 @@ public final class GatewayErrors {
     }
     if (cause instanceof RemoraException || cause instanceof IllegalArgumentException) {
       return trailers(code(cause), cause.getClass().getSimpleName(), cause.getMessage());
+    }
+    if (cause instanceof EntityStreamSizeException) {
+      return trailers(
+          Status.Code.RESOURCE_EXHAUSTED,
+          "ResourceExhaustedException",
+          "the message is larger than the gateway takes (remora.gateway.max-message-bytes)");
+    }
+    if (cause instanceof InvalidProtocolBufferException
+        || cause instanceof MissingParameterException) {
+      return trailers(
+          Status.Code.INVALID_ARGUMENT,
+          "ProtocolException",
+          "the message cannot be read: " + cause.getMessage());
+    }
+    if (cause instanceof UnsupportedOperationException) {
+      return trailers(Status.Code.UNIMPLEMENTED, "RemoraException", cause.getMessage());
     }
     if (cause instanceof TimeoutException) {
       return trailers(

@@ -98,9 +98,11 @@ public final class GatewayHandler {
   }
 
   /**
-   * Closes the machines that live only for this gateway's sessions; completes when that is done.
+   * Ends the sessions, and closes the machines that live only for them; completes when that is
+   * done.
    */
   public CompletionStage<Done> close() {
+    sessions.closeAll();
     return machines.closeOwned();
   }
 }

@@ -127,10 +127,13 @@ final class GatewayMachines {
   /** The machines that were opened through this gateway or attached to, and not closed. */
   CompletionStage<List<MachineInfo>> list() {
     List<CompletableFuture<MachineInfo>> asked = new ArrayList<>();
-    for (String name : entries.keySet()) {
-      asked.add(
-          actor(name).ask(MachineActor.GetState::new, settings.askTimeout()).toCompletableFuture());
-    }
+    entries.forEach(
+        (name, entry) ->
+            asked.add(
+                actor(name)
+                    .ask(MachineActor.GetState::new, settings.askTimeout())
+                    .thenApply(info -> forgetIfStopped(info, entry))
+                    .toCompletableFuture()));
     return CompletableFuture.allOf(asked.toArray(CompletableFuture[]::new))
         .thenApply(
             done ->
@@ -138,6 +141,14 @@ final class GatewayMachines {
                     .map(CompletableFuture::join)
                     .filter(info -> info.state() != MachineState.STOPPED)
                     .toList());
+  }
+
+  /** Somebody else has closed it. */
+  private MachineInfo forgetIfStopped(MachineInfo info, Entry entry) {
+    if (info.state() == MachineState.STOPPED) {
+      entries.remove(info.name(), entry);
+    }
+    return info;
   }
 
   /** Gives a machine back to its provider; succeeds where there is none. */

@@ -133,7 +133,7 @@ final class GatewaySessions {
             settings.maxUnreceivedBytes(),
             settings.sessionLease(),
             this::close);
-    session.attached(LocalSessions.get(system).attach(opened.session(), session));
+    session.attached(LocalSessions.get(system).attach(opened.session(), session, true));
     sessions.put(session.number(), session);
     machines.sessionOpened(opened.machine().name());
     lease(session);
@@ -181,6 +181,7 @@ final class GatewaySessions {
                     "Session {} on machine {}: its program has not come back",
                     session.number(),
                     session.machine().name());
+                session.end(null); // nobody waits for what is still to come
                 close(session);
               }
             },
@@ -206,6 +207,14 @@ final class GatewaySessions {
                   machines.sessionEnded(name);
                   log.info("Session {} on machine {} is closed", session.number(), name);
                 });
+  }
+
+  /** Ends all sessions. */
+  void closeAll() {
+    for (GatewaySession session : sessions.values()) {
+      session.end(null);
+      close(session);
+    }
   }
 
   /** Figures of the sessions on a machine: added up, but for the longest round trip. */
