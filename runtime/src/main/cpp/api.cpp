@@ -26,10 +26,8 @@ template <class F>
 auto guarded(F&& body) -> decltype(body()) {
   try {
     return body();
-  } catch (const c10::Error& e) {
-    last_error = e.what_without_backtrace();
   } catch (const std::exception& e) {
-    last_error = e.what();
+    last_error = remora::error_text(e);
   } catch (...) {
     last_error = "unknown error";
   }
@@ -49,6 +47,17 @@ remora::Executor* executor_at(int64_t address) { return reinterpret_cast<remora:
 remora::ExecutionResult* result_at(int64_t address) { return reinterpret_cast<remora::ExecutionResult*>(address); }
 template <class T>
 int64_t address_of(T* pointer) { return reinterpret_cast<int64_t>(pointer); }
+
+// As much of the text as fits, NUL-terminated; its length.
+int64_t copy_text(const std::string& source, char* text, int64_t capacity) {
+  auto length = std::min<int64_t>(static_cast<int64_t>(source.size()), capacity - 1);
+  if (length < 0) {
+    return 0;
+  }
+  std::memcpy(text, source.data(), static_cast<size_t>(length));
+  text[length] = 0;
+  return length;
+}
 
 std::vector<std::string> split(const char* text) {
   std::vector<std::string> parts;
@@ -132,10 +141,67 @@ int64_t remora_cuda_device_memory(int32_t device) {
 
 int32_t remora_install(remora_submit_callback submit, remora_await_callback await, remora_trace_callback trace) {
   return guarded([&]() -> int32_t {
-    remora::callbacks() = {submit, await, trace};
+    // A binding's functions write what has gone wrong to a buffer.
+    auto check = [](auto function, int64_t machine, int64_t subject) {
+      char error[4096] = "";
+      if (function(machine, subject, error, sizeof error) != 0) {
+        remora::throw_error(error[0] != 0 ? error : "RemoraException: the binding failed without a message");
+      }
+    };
+    remora::Callbacks own;
+    own.submit = [=](int64_t machine, remora::Batch* batch) { check(submit, machine, address_of(batch)); };
+    own.await = [=](int64_t machine, int64_t request) { check(await, machine, request); };
+    own.trace = trace;
+    remora::callbacks() = own;
     remora::register_backend();
     return 0;
   });
+}
+
+int32_t remora_install_sessions(remora_interrupt_callback interrupted, remora_trace_callback trace,
+                                remora_call_site_callback call_site) {
+  return guarded([&]() -> int32_t {
+    remora::install_sessions(interrupted, trace, call_site);
+    remora::register_backend();
+    return 0;
+  });
+}
+void remora_set_python_exception(const char* name, int64_t type) { remora::set_python_exception(name, type); }
+void remora_set_python_lock(int64_t check, int64_t save, int64_t restore) {
+  remora::set_python_lock(check, save, restore);
+}
+int32_t remora_session_configure(int64_t machine, int64_t max_in_flight_bytes, int64_t read_timeout_millis) {
+  return guarded([&]() -> int32_t {
+    remora::session_configure(machine, max_in_flight_bytes, read_timeout_millis);
+    return 0;
+  });
+}
+int64_t remora_session_take(int64_t machine, int64_t timeout_micros) {
+  return guarded([&]() -> int64_t { return address_of(remora::session_take(machine, timeout_micros)); });
+}
+int32_t remora_session_rewind(int64_t machine, int64_t sequence) {
+  return guarded([&]() -> int32_t {
+    remora::session_rewind(machine, sequence);
+    return 0;
+  });
+}
+int32_t remora_session_executed(int64_t machine, int64_t sequence, const uint8_t* report, int64_t bytes) {
+  return guarded([&]() -> int32_t {
+    remora::session_executed(machine, sequence, report, bytes);
+    return 0;
+  });
+}
+int32_t remora_session_value(int64_t machine, int64_t request, int64_t offset, const uint8_t* data, int64_t bytes) {
+  return guarded([&]() -> int32_t {
+    remora::session_value(machine, request, offset, data, bytes);
+    return 0;
+  });
+}
+int64_t remora_session_next_failure(int64_t machine, char* text, int64_t capacity) {
+  return guarded([&]() -> int64_t { return copy_text(remora::session_next_failure(machine), text, capacity); });
+}
+int64_t remora_session_unread_failure(int64_t machine, char* text, int64_t capacity) {
+  return guarded([&]() -> int64_t { return copy_text(remora::session_unread_failure(machine), text, capacity); });
 }
 
 int32_t remora_slot_count(void) { return remora::kSlots; }
@@ -237,6 +303,13 @@ int32_t remora_machine_reset_peak_memory(int64_t machine, int32_t device) {
     return 0;
   });
 }
+int64_t remora_default_generator(int32_t slot) {
+  return guarded([&]() -> int64_t {
+    auto device = c10::Device(remora::kRemora, static_cast<c10::DeviceIndex>(slot));
+    return address_of(new at::Generator(at::globalContext().defaultGenerator(device)));
+  });
+}
+void remora_generator_release(int64_t generator) { delete reinterpret_cast<at::Generator*>(generator); }
 int64_t remora_event_record(int64_t machine, int32_t device) {
   return guarded([&]() -> int64_t {
     auto& m = machine_at(machine);

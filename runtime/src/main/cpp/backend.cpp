@@ -266,15 +266,29 @@ at::Tensor empty_memory_format(c10::IntArrayRef sizes, std::optional<c10::Scalar
   return make_empty(sizes, c10::contiguous_strides(sizes), dtype, layout, device, pin_memory);
 }
 
-// libtorch's shortcut for gradients that are known to be zero has no storage; a node needs one.
+// libtorch's shortcut for gradients that are known to be zero: metadata alone. Its dispatch key ZeroTensor stands above
+// this backend's and makes real zeros where an operator needs values.
 at::Tensor efficient_zero_tensor(c10::IntArrayRef sizes, std::optional<c10::ScalarType> dtype,
-                                 std::optional<c10::Layout> layout, std::optional<c10::Device> device,
-                                 std::optional<bool> pin_memory) {
-  return at::zeros(sizes, dtype, layout, device, pin_memory);
+                                 std::optional<c10::Layout>, std::optional<c10::Device> device, std::optional<bool>) {
+  TensorMeta meta;
+  meta.dtype = c10::dtype_or_default(dtype);
+  meta.sizes.assign(sizes.begin(), sizes.end());
+  auto strides = c10::contiguous_strides(sizes);
+  meta.strides.assign(strides.begin(), strides.end());
+  c10::Storage nothing(c10::Storage::use_byte_size_t(), static_cast<int64_t>(meta.bytes()),
+                       c10::DataPtr(nullptr, remora_device(slot_of(device))), nullptr, false);
+  auto t = at::detail::make_tensor<c10::TensorImpl>(
+      std::move(nothing), c10::DispatchKeySet({c10::DispatchKey::PrivateUse1, c10::DispatchKey::ZeroTensor}),
+      c10::scalarTypeToTypeMeta(meta.dtype));
+  t.unsafeGetTensorImpl()->set_sizes_and_strides(meta.sizes, meta.strides, 0);
+  return t;
 }
 
-// Copying on the first write needs memory to watch: a remote copy is made at once.
-at::Tensor lazy_clone(const at::Tensor& self) { return self.clone(); }
+// Copying on the first write needs memory to watch: the whole storage is copied at once.
+at::Tensor lazy_clone(const at::Tensor& self) {
+  auto elements = static_cast<int64_t>(self.storage().nbytes() / self.element_size());
+  return self.as_strided({elements}, {1}, 0).clone().as_strided(self.sizes(), self.strides(), self.storage_offset());
+}
 
 // ---------------------------------------------------------------- metadata only
 
@@ -612,18 +626,25 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   // whole, and the node chooses.
   for (const char* name :
        {"convolution", "convolution_backward", "native_layer_norm", "native_group_norm",
-        "native_channel_shuffle", "silu_backward", "mish_backward", "addr", "addr.out", "_stack", "_stack.out",
+        "slow_conv_transpose2d", "index_add", "index_add_", "index_reduce", "index_reduce_", "silu_backward", "mish_backward", "addr", "addr.out", "_stack", "_stack.out",
         "all.dims", "all.dims_out", "any.dims", "any.dims_out", "_grouped_mm", "_chunk_cat", "_chunk_cat.out",
         // These would read the tensors' memory in this process.
-        "_convolution", "_convolution.deprecated", "_batch_norm_no_update", "_batch_norm_with_update",
+        "_convolution", "_batch_norm_no_update", "_batch_norm_with_update",
         "_batch_norm_with_update.out", "_grid_sampler_2d_cpu_fallback", "_grid_sampler_2d_cpu_fallback.out",
         "_grid_sampler_2d_cpu_fallback_backward", "_nnpack_spatial_convolution", "choose_qparams_optimized",
-        "_saturate_weight_to_fp16", "_sobol_engine_ff_", "conj_physical_", "range.out", "range.out_", "mode.values", "pixel_shuffle", "pixel_unshuffle"}) {
+        "_sobol_engine_ff_", "_sobol_engine_draw", "_sobol_engine_initialize_state_", "_sobol_engine_scramble_",
+        "_rowwise_prune", "conj_physical_", "range.out", "range.out_", "mode.values", "pixel_shuffle",
+        "pixel_unshuffle", "kaiser_window", "kaiser_window.periodic", "kaiser_window.beta", "kaiser_window.out",
+        "kaiser_window.periodic_out", "kaiser_window.beta_out"}) {
     m.impl(name, torch::CppFunction::makeFromBoxedFunction<&record_call>());
   }
   // The same for operators on lists, of which there are too many to name.
   for (const auto& name : c10::Dispatcher::singleton().getAllOpNames()) {
-    if (name.name.rfind("aten::_foreach_", 0) == 0 && name.overload_name.find("out") == std::string::npos) {
+    // Except _foreach_copy, which keeps the strides of what it clones, and those whose scalars are a CPU tensor that is
+    // read in the program: libtorch's taking apart does both.
+    bool apart = name.name == "aten::_foreach_copy" ||
+        ((name.name.rfind("aten::_foreach_addc", 0) == 0) && name.overload_name == "Tensor");
+    if (name.name.rfind("aten::_foreach_", 0) == 0 && name.overload_name.find("out") == std::string::npos && !apart) {
       auto full = name.name.substr(6) + (name.overload_name.empty() ? "" : "." + name.overload_name);
       m.impl(full.c_str(), torch::CppFunction::makeFromBoxedFunction<&record_call>());
     }

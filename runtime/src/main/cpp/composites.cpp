@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// Operators for which libtorch asks the backend to choose: attention, recurrent cells, and what strided devices do
-// not do at all.
+// Operators for which libtorch asks what device it is: attention, dropout and a few more (recurrent layers have a file of
+// their own), and what strided devices do not do at all.
 #include <ATen/ATen.h>
 #include <ATen/native/transformers/attention.h>
 #include <ATen/native/transformers/sdp_utils_cpp.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/ops/dropout_native.h>
+#include <ATen/ops/tensor_split_native.h>
 #include <torch/library.h>
 
 #include "machine.h"
@@ -36,31 +39,121 @@ int64_t fused_sdp_choice(const at::Tensor& query, const at::Tensor& key, const a
   return choose_attention(query, key, value, mask, dropout, causal, scale, grouped);
 }
 
-// libtorch hands recurrent layers of this device type to fused cells that only CUDA has. These are the cells' formulas
-// (torch.nn.LSTMCell, torch.nn.GRUCell) in operators that every node has; autograd differentiates them as it does any.
-at::Tensor add_bias(const at::Tensor& gates, const std::optional<at::Tensor>& bias) {
-  return bias.has_value() && bias->defined() ? gates + *bias : gates;
+// Records a call as it is and answers what it returns.
+torch::jit::Stack recorded(const c10::OperatorHandle& op, torch::jit::Stack stack) {
+  record_call(op, {}, &stack);
+  return stack;
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> lstm_cell(const at::Tensor& input_gates, const at::Tensor& hidden_gates,
-                                                         const at::Tensor& cx,
-                                                         const std::optional<at::Tensor>& input_bias,
-                                                         const std::optional<at::Tensor>& hidden_bias) {
-  auto gates = (add_bias(hidden_gates, hidden_bias) + add_bias(input_gates, input_bias)).chunk(4, 1);
-  auto cy = gates[1].sigmoid() * cx + gates[0].sigmoid() * gates[2].tanh();
-  auto hy = gates[3].sigmoid() * cy.tanh();
-  return {hy, cy, at::Tensor()};
+c10::OperatorHandle find(const char* name, const char* overload = "") {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, overload);
 }
 
-std::tuple<at::Tensor, at::Tensor> gru_cell(const at::Tensor& input_gates, const at::Tensor& hidden_gates,
-                                            const at::Tensor& hx, const std::optional<at::Tensor>& input_bias,
-                                            const std::optional<at::Tensor>& hidden_bias) {
-  auto input = add_bias(input_gates, input_bias).chunk(3, 1);
-  auto hidden = add_bias(hidden_gates, hidden_bias).chunk(3, 1);
-  auto reset = (hidden[0] + input[0]).sigmoid();
-  auto update = (hidden[1] + input[1]).sigmoid();
-  auto fresh = (input[2] + hidden[2] * reset).tanh();
-  return {(hx - fresh) * update + fresh, at::Tensor()};
+// ---- operators for which libtorch takes one way on the CPU and another on every other device
+
+at::Tensor dropout(const at::Tensor& input, double p, bool train) {
+  if (machine_of(input.device()).on_cuda()) {
+    return at::native::dropout(input, p, train);
+  }
+  TORCH_CHECK(p >= 0 && p <= 1, "dropout probability has to be between 0 and 1, but got ", p);
+  if (p == 0 || !train || input.numel() == 0) {
+    return input;
+  }
+  if (p == 1) {
+    return input.mul(at::zeros({}, input.options()));
+  }
+  auto noise = at::empty_like(input).bernoulli_(1 - p);
+  noise.div_(1 - p);
+  return input * noise;
+}
+
+std::tuple<at::Tensor, at::Tensor> native_dropout(const at::Tensor& input, double p, std::optional<bool> train) {
+  if (input.numel() == 0) {
+    return {input, at::empty_like(input)};
+  }
+  static const auto op = find("aten::native_dropout");
+  auto results = recorded(op, {input, p, train});
+  return {results[0].toTensor(), results[1].toTensor()};
+}
+
+// The CPU has a kernel of its own for what needs no gradient.
+at::Tensor max_pool1d(const at::Tensor& input, at::IntArrayRef kernel, at::IntArrayRef stride, at::IntArrayRef padding,
+                      at::IntArrayRef dilation, bool ceil_mode) {
+  bool differentiable = (input.requires_grad() && at::GradMode::is_enabled()) || input._fw_grad(0).defined();
+  if (differentiable || machine_of(input.device()).on_cuda()) {
+    return std::get<0>(at::max_pool1d_with_indices(input, kernel, stride, padding, dilation, ceil_mode));
+  }
+  at::AutoDispatchBelowADInplaceOrView guard;
+  return at::max_pool1d(input, kernel, stride, padding, dilation, ceil_mode);
+}
+
+at::Tensor channel_shuffle(const at::Tensor& input, int64_t groups) {
+  if (input.numel() == 0) {
+    return at::alias(input);
+  }
+  static const auto op = find("aten::channel_shuffle");
+  return recorded(op, {input, groups})[0].toTensor();
+}
+
+at::Tensor native_channel_shuffle(const at::Tensor& input, int64_t groups) {
+  if (input.numel() == 0) {
+    return at::alias(input);
+  }
+  static const auto op = find("aten::native_channel_shuffle");
+  return recorded(op, {input, groups})[0].toTensor();
+}
+
+// Three views of one tensor.
+std::tuple<at::Tensor, at::Tensor, at::Tensor> transform_bias_rescale_qkv(const at::Tensor& qkv, const at::Tensor& bias,
+                                                                          int64_t heads) {
+  static const auto op = find("aten::_transform_bias_rescale_qkv");
+  auto results = recorded(op, {qkv, bias, heads});
+  auto joined = at::stack({results[0].toTensor(), results[1].toTensor(), results[2].toTensor()});
+  return {joined.select(0, 0), joined.select(0, 1), joined.select(0, 2)};
+}
+
+// Writes to its argument and returns it, although its schema does not say so.
+at::Tensor saturate_weight_to_fp16(const at::Tensor& weight) {
+  static const auto op = find("aten::_saturate_weight_to_fp16");
+  recorded(op, {weight});
+  return weight;
+}
+
+at::Tensor reshape_from_tensor(const at::Tensor& self, const at::Tensor& shape) {
+  TORCH_CHECK(shape.dim() == 1, "the shape must be a 1-D tensor, not a ", shape.dim(), "-D one");
+  auto local = shape.to(c10::kCPU, at::kLong).contiguous();
+  return self.reshape({local.const_data_ptr<int64_t>(), static_cast<size_t>(local.numel())});
+}
+
+// The places steer a loop in the program: they are read here, wherever they are.
+std::vector<at::Tensor> tensor_split(const at::Tensor& self, const at::Tensor& places, int64_t dim) {
+  return at::native::tensor_split(self, places.cpu(), dim);
+}
+
+// Of a tensor that is not quantized.
+at::Tensor dequantize(const at::Tensor& self) { return self.to(at::kFloat); }
+
+// The CPU's kernels write past an output of more than two dimensions that is not contiguous.
+template <at::Tensor (*function)(const at::Tensor&, int64_t)>
+at::Tensor& triangle_out(const char* name, const at::Tensor& self, int64_t diagonal, at::Tensor& out) {
+  if (out.dim() > 2 && !out.is_contiguous() && out.sizes() == self.sizes()) {
+    return out.copy_(function(self, diagonal));
+  }
+  recorded(find(name, "out"), {self, diagonal, out});
+  return out;
+}
+at::Tensor& tril_out(const at::Tensor& self, int64_t diagonal, at::Tensor& out) {
+  return triangle_out<at::tril>("aten::tril", self, diagonal, out);
+}
+at::Tensor& triu_out(const at::Tensor& self, int64_t diagonal, at::Tensor& out) {
+  return triangle_out<at::triu>("aten::triu", self, diagonal, out);
+}
+
+at::Tensor deprecated_convolution(const at::Tensor& input, const at::Tensor& weight,
+                                  const std::optional<at::Tensor>& bias, at::IntArrayRef stride,
+                                  at::IntArrayRef padding, at::IntArrayRef dilation, bool transposed,
+                                  at::IntArrayRef output_padding, int64_t groups, bool, bool, bool) {
+  return at::convolution(input, weight, bias, stride, padding, dilation, transposed, output_padding, groups);
 }
 
 void refuse_sparse(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack*) {
@@ -83,13 +176,43 @@ REGISTER_PRIVATEUSE1_DISPATCH(_fused_sdp_choice_stub, &remora::choose_attention)
 }  // namespace at::native
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
-  m.impl("_fused_sdp_choice", &remora::fused_sdp_choice);
+  using namespace remora;
+  m.impl("_fused_sdp_choice", fused_sdp_choice);
+  m.impl("_reshape_from_tensor", reshape_from_tensor);
+  m.impl("dequantize.self", dequantize);
+  m.impl("tensor_split.tensor_indices_or_sections", tensor_split);
+  m.impl("dropout", dropout);
+  m.impl("native_dropout", native_dropout);
+  m.impl("max_pool1d", torch::CppFunction::makeFromBoxedFunction<&record_call>());
+  m.impl("channel_shuffle", channel_shuffle);
+  m.impl("tril.out", tril_out);
+  m.impl("triu.out", triu_out);
+  m.impl("native_channel_shuffle", native_channel_shuffle);
+  m.impl("_transform_bias_rescale_qkv", transform_bias_rescale_qkv);
+  m.impl("_saturate_weight_to_fp16", saturate_weight_to_fp16);
+  m.impl("_convolution.deprecated", deprecated_convolution);
+}
+
+// The CPU's kernels read memory as it is, whatever the negative bit says; so does the node's.
+TORCH_LIBRARY_IMPL(aten, Negative, m) {
+  m.impl("_saturate_weight_to_fp16", torch::CppFunction::makeFallthrough());
+  m.impl("_grid_sampler_2d_cpu_fallback_backward", torch::CppFunction::makeFallthrough());
 }
 
 TORCH_LIBRARY_IMPL(aten, AutogradPrivateUse1, m) {
-  m.impl("_thnn_fused_lstm_cell", &remora::lstm_cell);
-  m.impl("_thnn_fused_gru_cell", &remora::gru_cell);
+  using namespace remora;
+  m.impl("_reshape_from_tensor", reshape_from_tensor);
+  m.impl("tensor_split.tensor_indices_or_sections", tensor_split);
+  m.impl("dropout", dropout);
+  m.impl("max_pool1d", max_pool1d);
+  m.impl("_convolution.deprecated", deprecated_convolution);
+  // Not differentiable on any device.
+  for (const char* name : {"_saturate_weight_to_fp16", "choose_qparams_optimized", "_rowwise_prune",
+                           "_grid_sampler_2d_cpu_fallback_backward"}) {
+    m.impl(name, torch::CppFunction::makeFallthrough());
+  }
 }
+
 TORCH_LIBRARY_IMPL(_, SparsePrivateUse1, m) {
   m.fallback(torch::CppFunction::makeFromBoxedFunction<&remora::refuse_sparse>());
 }

@@ -307,7 +307,7 @@ void Executor::define_operator(Reader& r) {
     // Its arguments cannot even be decoded safely.
     r.fail("operator " + op.name + " has another schema in the node's libtorch than in the program's; use the same version");
   }
-  if (denied_.count(name) || denied_.count(op.name)) {
+  if (denied_.count(name) || denied_.count(op.name) || denied_.count(name.substr(0, name.find("::")) + "::*")) {
     op.refusal = op.name + " is not allowed on this node (remora.node.denied-operators)";
   }
   operators_.push_back(std::move(op));
@@ -780,6 +780,7 @@ bool Executor::run(Call& call) {
       if (seeded >= 0 && call.stack[seeded].isNone()) {
         call.stack[seeded] = generator(call.device, call.device);
       }
+      at::AutoGradMode gradients(call.info->needs_grad_mode);
       if (call.info->draws_random_numbers) {
         BorrowedDefaultGenerator borrowed(devices_[call.device], generator(call.device, call.device));
         call.info->handle.callBoxed(call.stack);

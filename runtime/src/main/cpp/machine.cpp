@@ -58,12 +58,7 @@ Callbacks& callbacks() {
   return installed;
 }
 
-// A c10::Error without a C++ backtrace: what a user reads starts with the line that helps.
-[[noreturn]] static void throw_text(std::string text) { throw c10::Error(std::move(text), nullptr); }
-
-void raise(const char* kind, const std::string& message) {
-  throw_text(std::string(kind) + ": " + message);
-}
+void raise(const char* kind, const std::string& message) { throw_error(std::string(kind) + ": " + message); }
 
 // ---------------------------------------------------------------- machines and slots
 
@@ -140,7 +135,8 @@ at::Tensor new_tensor(Machine& machine, int slot, const TensorMeta& meta, size_t
   auto t = at::detail::make_tensor<c10::TensorImpl>(
       std::move(storage), c10::DispatchKeySet(c10::DispatchKey::PrivateUse1), c10::scalarTypeToTypeMeta(meta.dtype));
   auto* impl = t.unsafeGetTensorImpl();
-  if (meta.sizes.size() != 1 || meta.sizes[0] != 0 || meta.offset != 0) {
+  bool as_made = meta.sizes.size() == 1 && meta.sizes[0] == 0 && meta.strides[0] == 1 && meta.offset == 0;
+  if (!as_made) {
     impl->set_sizes_and_strides(meta.sizes, meta.strides, meta.offset);
   }
   if (meta.conj) {
@@ -190,7 +186,7 @@ void Machine::check_usable(int64_t storage) {
                   : "machine '" + name + "' is closed");
   }
   std::lock_guard<std::mutex> guard(state_mutex_);
-  throw_text(failure_);
+  throw_error(failure_);
 }
 
 void Machine::begin_record() {
@@ -481,37 +477,35 @@ void Machine::submit_open_batch(int64_t request, at::Tensor destination) {
   batch_bytes.fetch_add(static_cast<int64_t>(batch->bytes.size()), std::memory_order_relaxed);
   sequence.store(batch->sequence, std::memory_order_release);
 
-  char error[4096] = "";
-  auto submit = callbacks().submit;
-  if (submit == nullptr) {
+  const auto& submit = callbacks().submit;
+  if (!submit) {
     raise("MachineStateException", "the native core's callbacks are not installed");
   }
   // Others may record while this batch is handed over, which can take a while; but batches are handed over one at a
   // time and in order, so that this thread queues for its turn before it lets them go on.
-  std::unique_lock<std::mutex> turn(submit_mutex_);
+  auto turn = locked(submit_mutex_);
   mutex_.unlock();
+  struct Relock {
+    std::unique_lock<std::mutex>& turn;
+    std::mutex& mutex;
+    ~Relock() {
+      turn.unlock();
+      locked(mutex).release();
+    }
+  } relock{turn, mutex_};
   // The callee owns the batch from here on, whether it fails or not.
-  int32_t failed = submit(handle, reinterpret_cast<int64_t>(batch.release()), error, sizeof error);
-  turn.unlock();
-  mutex_.lock();
-  if (failed != 0) {
-    throw_text(error[0] != 0 ? error : "RemoraException: the batch was refused");
-  }
+  submit(handle, batch.release());
 }
 
 std::string Machine::await(int64_t request) {
   blocking.fetch_add(1, std::memory_order_relaxed);
-  char error[4096] = "";
-  auto failed = callbacks().await(handle, request, error, sizeof error) != 0;
+  callbacks().await(handle, request);
   std::lock_guard<std::mutex> guard(answer_mutex_);
   std::string result;
   auto it = answers_.find(request);
   if (it != answers_.end()) {
     result = std::move(it->second);
     answers_.erase(it);
-  }
-  if (failed) {
-    throw_text(error[0] != 0 ? error : "RemoraException: the read failed");
   }
   return result;
 }
@@ -625,6 +619,9 @@ void Machine::fail(const std::string& message) {
     state_.store(kFailed, std::memory_order_release);
   }
   wake_flusher_.notify_all();
+  if (callbacks().lost) {
+    callbacks().lost(handle);
+  }
 }
 
 void Machine::close() {
@@ -642,6 +639,9 @@ void Machine::close() {
     state_.store(kClosed, std::memory_order_release);
   }
   wake_flusher_.notify_all();
+  if (callbacks().lost) {
+    callbacks().lost(handle);
+  }
   Lock lock(*this);
   plans.clear();
   Writer().swap(open);

@@ -10,6 +10,7 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <functional>
 #include <initializer_list>
 #include <map>
 #include <memory>
@@ -29,6 +30,29 @@ constexpr auto kRemora = c10::DeviceType::PrivateUse1;
 constexpr int kSlots = 32;
 
 class Machine;
+
+// While it lives, this thread does not hold Python's interpreter lock, if it did before.
+class PythonUnlocked {
+ public:
+  PythonUnlocked();
+  ~PythonUnlocked();
+  PythonUnlocked(const PythonUnlocked&) = delete;
+  PythonUnlocked& operator=(const PythonUnlocked&) = delete;
+
+ private:
+  void* saved_;
+};
+void set_python_lock(int64_t check, int64_t save, int64_t restore);
+
+// Locks; a thread that has to wait for it does not hold up Python meanwhile.
+inline std::unique_lock<std::mutex> locked(std::mutex& mutex) {
+  std::unique_lock<std::mutex> lock(mutex, std::try_to_lock);
+  if (!lock.owns_lock()) {
+    PythonUnlocked unlocked;
+    lock.lock();
+  }
+  return lock;
+}
 
 // What a storage's DataPtr refers to: the data pointer itself is the storage id, never an address.
 struct StorageContext {
@@ -140,6 +164,7 @@ class Machine {
   bool on_cuda() const { return cuda.load(std::memory_order_relaxed); }
   int device_of_slot(int slot) const { return slot - first_slot; }
   bool closed() const { return state_.load(std::memory_order_acquire) == kClosed; }
+  bool open_for_work() const { return state_.load(std::memory_order_acquire) == kOpen; }
 
   std::atomic<uint64_t> sequence{0};
   std::atomic<uint64_t> executed{0};
@@ -196,7 +221,7 @@ double event_elapsed(const RemoteEvent& first, const RemoteEvent& second);  // m
 
 class Machine::Lock {
  public:
-  explicit Lock(Machine& machine) : lock_(machine.mutex_) {}
+  explicit Lock(Machine& machine) : lock_(locked(machine.mutex_)) {}
   void unlock() { lock_.unlock(); }
   void lock() { lock_.lock(); }
 
@@ -204,15 +229,30 @@ class Machine::Lock {
   std::unique_lock<std::mutex> lock_;
 };
 
+// Where batches go and answers come from: a binding's own functions, or session.cpp. Both throw what has gone wrong.
 struct Callbacks {
-  remora_submit_callback submit = nullptr;
-  remora_await_callback await = nullptr;
+  std::function<void(int64_t machine, Batch* batch)> submit;    // takes the batch over
+  std::function<void(int64_t machine, int64_t request)> await;  // returns when the answer is there
+  std::function<void(int64_t machine)> lost;                    // the machine was closed or has failed; may be empty
   remora_trace_callback trace = nullptr;
 };
 Callbacks& callbacks();
 
-// Throws a c10::Error whose text starts with "<kind>: "; the bindings make their own exception of that name of it.
+// Throws an error whose text starts with "<kind>: "; the bindings make their own exception of that name of it.
 [[noreturn]] void raise(const char* kind, const std::string& message);
+[[noreturn]] void throw_error(std::string text);
+std::string error_text(const std::exception& error);  // starts with "<kind>: " where raise() threw it
+
+// ---- session.cpp: see remora_install_sessions
+void install_sessions(remora_interrupt_callback interrupt, remora_trace_callback trace, remora_call_site_callback site);
+void set_python_exception(const char* name, int64_t type);
+void session_configure(int64_t machine, int64_t max_in_flight_bytes, int64_t read_timeout_millis);
+Batch* session_take(int64_t machine, int64_t timeout_micros);
+void session_rewind(int64_t machine, int64_t sequence);
+void session_executed(int64_t machine, int64_t sequence, const uint8_t* report, int64_t bytes);
+void session_value(int64_t machine, int64_t request, int64_t offset, const uint8_t* data, int64_t bytes);
+std::string session_next_failure(int64_t machine);
+std::string session_unread_failure(int64_t machine);
 
 Machine* open_machine(const char* name, int devices, size_t max_batch_bytes);  // nullptr when no slots are free
 Machine* find_machine(int64_t handle);                                         // nullptr when unknown

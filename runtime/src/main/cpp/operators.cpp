@@ -18,14 +18,16 @@ namespace {
 const std::unordered_set<std::string> kValueDependent = {
     "aten::linalg_lstsq", "aten::segment_reduce", "aten::_segment_reduce_backward", "aten::histogram",
     "aten::_histogramdd_bin_edges", "aten::_assert_async", "aten::_functional_assert_async",
-    "aten::_linalg_check_errors"};
+    "aten::_linalg_check_errors", "aten::_unique", "aten::_rowwise_prune"};
 
-// Operators whose Meta kernels do not see that the real ones keep the input's memory format, or that get an empty
-// input or a scalar wrong.
+// Operators, or overloads, whose Meta kernels do not see that the real ones keep the input's memory format, or that get
+// an empty input or a scalar wrong.
 const std::unordered_set<std::string> kWrongMeta = {
     "aten::reflection_pad3d", "aten::reflection_pad3d_backward", "aten::replication_pad2d", "aten::replication_pad3d",
     "aten::slow_conv_transpose2d", "aten::pixel_shuffle", "aten::pixel_unshuffle", "aten::native_channel_shuffle",
-    "aten::native_layer_norm", "aten::isin", "aten::mode"};
+    "aten::native_layer_norm", "aten::isin", "aten::mode", "aten::_stack", "aten::addr.out", "aten::index_add",
+    "aten::index_add_", "aten::index_reduce", "aten::index_reduce_", "aten::_sobol_engine_draw", "aten::_sobol_engine_initialize_state_",
+    "aten::_sobol_engine_scramble_", "aten::_nnpack_spatial_convolution"};
 
 // Names of operators with an overload whose output depends on values. The tags stand at functional overloads only;
 // their out= overloads share the nature.
@@ -144,7 +146,8 @@ OperatorInfo::OperatorInfo(const c10::OperatorHandle& op, uint32_t op_index) : h
     always_ask = always_ask || dynamic;
   }
   has_meta_kernel = op.hasComputedKernelForDispatchKey(c10::DispatchKey::Meta) && kWrongMeta.count(name) == 0 &&
-      !has_python_meta_kernel(op);
+      kWrongMeta.count(full_name) == 0 && !has_python_meta_kernel(op);
+  needs_grad_mode = name == "aten::mkldnn_rnn_layer";
   draws_random_numbers = generator_argument < 0 && op.hasTag(at::Tag::nondeterministic_seeded);
 }
 

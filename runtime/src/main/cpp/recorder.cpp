@@ -371,8 +371,10 @@ bool infer(const OperatorInfo& info, Arguments arguments, Plan& plan) {
     return false;
   } catch (const c10::Error& e) {
     std::string what = e.what_without_backtrace();
-    if (what.find("not allocated yet") != std::string::npos || what.find("Meta Backend") != std::string::npos) {
-      return false;  // a kernel for all devices that wants to see the values after all
+    for (const char* sign : {"not allocated yet", "Meta Backend", "DispatchStub: unsupported device type"}) {
+      if (what.find(sign) != std::string::npos) {
+        return false;  // a kernel for all devices that wants to see the values after all
+      }
     }
     throw;  // the arguments do not fit together
   } catch (const std::exception&) {

@@ -57,6 +57,41 @@ typedef void (*remora_trace_callback)(int64_t machine, int64_t call, const char*
 REMORA_API int32_t remora_install(
     remora_submit_callback submit, remora_await_callback await, remora_trace_callback trace);
 
+// Sessions for bindings that cannot be called back cheaply. Batches wait in the core until a sending thread takes them,
+// a receiving thread hands reports and values over, and whoever waits for a value waits in the core. Instead of
+// remora_install().
+//
+// Asked every 100 ms by a thread that waits; not 0: its wait ends with "KeyboardInterrupt: …".
+typedef int32_t (*remora_interrupt_callback)(void);
+// Writes where the program made a call (its number as remora_trace_callback had it) and answers the text's length; 0
+// when it is not known.
+typedef int32_t (*remora_call_site_callback)(int64_t machine, int64_t call, char* text, int32_t capacity);
+// trace and call_site may be null.
+REMORA_API int32_t remora_install_sessions(
+    remora_interrupt_callback interrupted, remora_trace_callback trace, remora_call_site_callback call_site);
+// From now on errors whose message starts with "<name>: " are raised in Python as this class (its address, id(cls)).
+REMORA_API void remora_set_python_exception(const char* name, int64_t type);
+// Addresses of PyGILState_Check, PyEval_SaveThread and PyEval_RestoreThread: from now on a thread that holds Python's lock
+// lets it go while it waits in the core, so that the threads that send and receive can run.
+REMORA_API void remora_set_python_lock(int64_t check, int64_t save, int64_t restore);
+// Limits of a session; defaults 64 MiB and 10 minutes. Recording blocks while more bytes of batches are not yet
+// executed; a wait fails when the node has finished nothing for the timeout.
+REMORA_API int32_t remora_session_configure(int64_t machine, int64_t max_in_flight_bytes, int64_t read_timeout_millis);
+// The next batch to send, 0 when there is none in time, or a negative number once the machine is closed or failed. The
+// core keeps it until it was executed: it must not be released.
+REMORA_API int64_t remora_session_take(int64_t machine, int64_t timeout_micros);
+// The batches after `sequence` are taken once more: for a connection that takes the session up again.
+REMORA_API int32_t remora_session_rewind(int64_t machine, int64_t sequence);
+// A batch was executed, and every one before it. Values of its requests have come before.
+REMORA_API int32_t remora_session_executed(int64_t machine, int64_t sequence, const uint8_t* report, int64_t bytes);
+// Bytes of a value that is too large for its batch's report.
+REMORA_API int32_t remora_session_value(
+    int64_t machine, int64_t request, int64_t offset, const uint8_t* data, int64_t bytes);
+// Text of the next failed operation that nobody has asked for yet, for the log; its length, 0 when there is none.
+REMORA_API int64_t remora_session_next_failure(int64_t machine, char* text, int64_t capacity);
+// Text of the first failed operation whose result nobody has read; forgets them all. Its length, 0 when there is none.
+REMORA_API int64_t remora_session_unread_failure(int64_t machine, char* text, int64_t capacity);
+
 // Number of device slots: no more devices than this can be open at one time.
 REMORA_API int32_t remora_slot_count(void);
 
@@ -94,6 +129,10 @@ REMORA_API int32_t remora_machine_memory(int64_t machine, int32_t device, int64_
 // Gives memory that the node's allocator keeps for reuse back to the device.
 REMORA_API int32_t remora_machine_empty_cache(int64_t machine, int32_t device);
 REMORA_API int32_t remora_machine_reset_peak_memory(int64_t machine, int32_t device);
+// The address of a new at::Generator that refers to the default generator of a device slot; a negative number when no
+// machine is open there. To be given back.
+REMORA_API int64_t remora_default_generator(int32_t slot);
+REMORA_API void remora_generator_release(int64_t generator);
 // Events: places in the operation stream. Answers a handle, or a negative number.
 REMORA_API int64_t remora_event_record(int64_t machine, int32_t device);
 REMORA_API int32_t remora_event_query(int64_t event);  // 1 when it has happened
@@ -143,8 +182,8 @@ REMORA_API int32_t remora_current_device(void);
 
 // ---------------------------------------------------------------- executor
 
-// devices: "cpu" or "cuda:<n>", separated by commas; the same device may stand there several times. denied: operator
-// names that are refused ("aten::from_file"), separated by commas. Answers a handle, or a negative number.
+// devices: "cpu" or "cuda:<n>", separated by commas; the same device may stand there several times. denied: operators
+// that are refused, by name ("aten::from_file"), overload ("aten::add.out") or namespace ("c10d::*"), separated by commas. Answers a handle, or a negative number.
 // An executor is for one thread at a time.
 REMORA_API int64_t remora_executor_create(const char* devices, const char* denied);
 REMORA_API void remora_executor_destroy(int64_t executor);

@@ -43,11 +43,17 @@ final class Arguments {
   /** Leaves of the autograd graph. */
   final List<Tensor> leaves = new ArrayList<>();
 
+  /** How many tensors carry tangents. */
+  int duals;
+
   private final Device device;
   private final boolean remote;
   private final Variant variant;
   private final List<OutShape> outs;
   private final Random random;
+
+  /** Whether tensors must not be views. */
+  private final boolean whole;
 
   /** How an out argument must look; sizes null: unknown, so empty. */
   record OutShape(ScalarType dtype, long[] sizes) {}
@@ -64,6 +70,7 @@ final class Arguments {
     this.variant = variant;
     this.outs = outs;
     this.random = new Random(schema.key().hashCode());
+    this.whole = schema.key().equals("detach_");
     Argument arguments = handle.schema().arguments();
     this.stack = new IValueVector();
     for (int i = 0; i < sample.size(); i++) {
@@ -78,6 +85,7 @@ final class Arguments {
     this.variant = variant;
     this.outs = List.of();
     this.random = random;
+    this.whole = false;
     this.stack = null;
   }
 
@@ -200,19 +208,28 @@ final class Arguments {
       double[] placed = Values.place(values, sizes, strides, offset);
       Tensor base = base(placed, dtype);
       bases.add(base);
-      tensor = base.as_strided(sizes, strides, new LongOptional(offset));
+      Tensor plain = base(new double[0], dtype);
+      tensor =
+          whole
+              ? plain.set_(base.storage(), offset, sizes, strides)
+              : base.as_strided(sizes, strides, new LongOptional(offset));
       if (variant.layout() == Variant.Layout.CONJUGATE && isComplex(dtype)) {
         tensor = tensor.conj();
       } else if (variant.layout() == Variant.Layout.NEGATIVE && isFloating(dtype)) {
         tensor = tensor._neg_view();
       }
     }
-    if (variant.backward() && (isFloating(dtype) || isComplex(dtype))) {
+    boolean differentiable = isFloating(dtype) || isComplex(dtype);
+    if (variant.backward() && differentiable) {
       tensor = tensor.detach().requires_grad_(true);
       leaves.add(tensor);
       if (written) {
         tensor = tensor.clone();
       }
+    } else if (variant.derivative() == Variant.Derivative.FORWARD_MODE && differentiable) {
+      double[] numbers = Values.of(Input.Fill.NORMAL, sizes, random, false);
+      tensor = ForwardMode.dual(tensor, base(numbers, dtype).reshape(sizes));
+      duals++;
     }
     return register(tensor);
   }
@@ -261,7 +278,7 @@ final class Arguments {
       }
     } else if (dtype == ScalarType.Bool) {
       numbers = Arrays.stream(values).map(v -> v > 0 ? 1 : 0).toArray();
-    } else if (dtype == ScalarType.Byte) {
+    } else if (isUnsigned(dtype)) {
       numbers = Arrays.stream(values).map(Math::abs).toArray();
     }
     long[] sizes = isComplex(dtype) ? new long[] {values.length, 2} : new long[] {values.length};
@@ -276,7 +293,14 @@ final class Arguments {
 
   static boolean isFloating(ScalarType dtype) {
     return switch (dtype) {
-      case Float, Double, Half, BFloat16 -> true;
+      case Float, Double, Half, BFloat16, Float8_e4m3fn, Float8_e5m2 -> true;
+      default -> false;
+    };
+  }
+
+  private static boolean isUnsigned(ScalarType dtype) {
+    return switch (dtype) {
+      case Byte, UInt16, UInt32, UInt64 -> true;
       default -> false;
     };
   }

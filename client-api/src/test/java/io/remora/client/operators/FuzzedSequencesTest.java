@@ -6,17 +6,25 @@ import static org.assertj.core.api.Assertions.assertThat;
 import com.typesafe.config.ConfigFactory;
 import io.remora.client.RemoteMachine;
 import io.remora.runtime.TorchLibrary;
+import java.lang.ref.Reference;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.Collections;
 import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Random;
 import java.util.Set;
 import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.ExecutorService;
+import java.util.concurrent.Executors;
+import java.util.concurrent.Future;
 import java.util.concurrent.TimeUnit;
 import java.util.function.UnaryOperator;
+import java.util.stream.LongStream;
 import org.bytedeco.javacpp.PointerScope;
+import org.bytedeco.pytorch.Generator;
+import org.bytedeco.pytorch.GeneratorOptional;
 import org.bytedeco.pytorch.LongOptional;
 import org.bytedeco.pytorch.MemoryFormatOptional;
 import org.bytedeco.pytorch.Scalar;
@@ -33,7 +41,9 @@ import org.junit.jupiter.api.Timeout;
 
 /**
  * Random views, in-place writes and other operators over shared storages leave the same tensors on
- * a remote device and on the CPU. The first seed is {@code -Dremora.fuzz.seed}, 1 by default.
+ * a remote device and on the CPU. The first seed is {@code -Dremora.fuzz.seed}, 1 by default; with
+ * {@code -Dremora.fuzz.every-step=true} the step that makes the difference is the last of those
+ * printed.
  */
 @Timeout(value = 3, unit = TimeUnit.MINUTES)
 final class FuzzedSequencesTest {
@@ -45,11 +55,7 @@ final class FuzzedSequencesTest {
   @BeforeAll
   static void open() {
     TorchLibrary.bytedeco().setComputeThreads(1);
-    machine =
-        RemoteMachine.builder()
-            .provider("mock")
-            .config(ConfigFactory.parseMap(Map.of("remora.provider.mock.compute-threads", 1)))
-            .open();
+    machine = openMachine();
   }
 
   @AfterAll
@@ -57,33 +63,102 @@ final class FuzzedSequencesTest {
     machine.close();
   }
 
+  private static RemoteMachine openMachine() {
+    return RemoteMachine.builder()
+        .provider("mock")
+        .config(ConfigFactory.parseMap(Map.of("remora.provider.mock.compute-threads", 1)))
+        .open();
+  }
+
   @Test
   @Tag("fast")
   void fewSequences() {
-    run(6, 60);
+    run(machine, seeds(6), 60, Garbage.SCOPE);
+  }
+
+  @Test
+  @Tag("fast")
+  void fewSequencesOfSeveralThreadsOnOneMachine() throws Exception {
+    together(List.of(machine, machine, machine), 8, 60, Garbage.SCOPE);
+  }
+
+  @Test
+  @Tag("fast")
+  void fewSequencesOnSeveralMachinesWhileTheGarbageCollectorFrees() throws Exception {
+    try (RemoteMachine other = openMachine()) {
+      together(List.of(machine, other, machine, other), 2, 40, Garbage.COLLECTOR);
+    }
   }
 
   @Test
   @Tag("full")
   void manySequences() {
-    run(150, 200);
+    run(machine, seeds(150), 200, Garbage.SCOPE);
   }
 
-  private static void run(int sequences, int steps) {
+  @Test
+  @Tag("full")
+  void manySequencesOfSeveralThreadsOnOneMachine() throws Exception {
+    together(Collections.nCopies(6, machine), 20, 150, Garbage.SCOPE);
+  }
+
+  @Test
+  @Tag("full")
+  void manySequencesOnSeveralMachinesWhileTheGarbageCollectorFrees() throws Exception {
+    try (RemoteMachine second = openMachine();
+        RemoteMachine third = openMachine()) {
+      together(List.of(machine, second, third, machine, second, third), 15, 150, Garbage.COLLECTOR);
+    }
+  }
+
+  private static LongStream seeds(int count) {
     long first = Long.getLong("remora.fuzz.seed", 1);
-    for (long seed = first; seed < first + sequences; seed++) {
-      System.out.println("seed " + seed);
-      try (PointerScope scope = new PointerScope()) {
-        Sequence sequence = new Sequence(seed);
-        for (int step = 0; step < steps; step++) {
-          sequence.step();
-          if (sequence.random.nextInt(25) == 0) {
+    return LongStream.range(first, first + count);
+  }
+
+  /** A thread for each machine named, with sequences of its own. */
+  private static void together(
+      List<RemoteMachine> machines, int sequences, int steps, Garbage garbage) throws Exception {
+    ExecutorService threads = Executors.newFixedThreadPool(machines.size());
+    List<Future<?>> running = new ArrayList<>();
+    for (int i = 0; i < machines.size(); i++) {
+      RemoteMachine mine = machines.get(i);
+      int offset = 1000 * (i + 1);
+      running.add(
+          threads.submit(() -> run(mine, seeds(sequences).map(s -> s + offset), steps, garbage)));
+    }
+    threads.shutdown();
+    // Not interrupted when one fails: that would lose the machine for the tests that follow.
+    assertThat(threads.awaitTermination(150, TimeUnit.SECONDS)).isTrue();
+    for (Future<?> each : running) {
+      each.get();
+    }
+  }
+
+  /** Who frees the tensors that nothing refers to any more. */
+  private enum Garbage {
+    SCOPE,
+    COLLECTOR
+  }
+
+  private static void run(RemoteMachine machine, LongStream seeds, int steps, Garbage garbage) {
+    seeds.forEach(
+        seed -> {
+          System.out.println("seed " + seed + " on " + machine.name());
+          try (PointerScope scope = garbage == Garbage.SCOPE ? new PointerScope() : null) {
+            Sequence sequence = new Sequence(machine, seed);
+            for (int step = 0; step < steps; step++) {
+              sequence.step();
+              int chance = sequence.random.nextInt(25);
+              if (chance == 0 || Boolean.getBoolean("remora.fuzz.every-step")) {
+                sequence.compare();
+              } else if (chance == 1 && garbage == Garbage.COLLECTOR) {
+                System.gc();
+              }
+            }
             sequence.compare();
           }
-        }
-        sequence.compare();
-      }
-    }
+        });
   }
 
   /** The same tensor here and there. */
@@ -94,19 +169,21 @@ final class FuzzedSequencesTest {
   }
 
   private static final class Sequence {
+    private final RemoteMachine machine;
     private final long seed;
     private final Random random;
+    private final Generator localNumbers;
+    private final Generator remoteNumbers;
     private final List<Pair> live = new ArrayList<>();
     private final List<String> history = new ArrayList<>();
 
-    Sequence(long seed) {
+    Sequence(RemoteMachine machine, long seed) {
+      this.machine = machine;
       this.seed = seed;
       this.random = new Random(seed);
-      torch.getDefaultCPUGenerator().set_current_seed(seed);
-      torch
-          .getPrivateUse1Hooks()
-          .getDefaultGenerator(machine.device().index())
-          .set_current_seed(seed);
+      this.localNumbers = torch.createCPUGenerator(seed);
+      this.remoteNumbers = torch.getPrivateUse1Hooks().getNewGenerator(machine.device().index());
+      remoteNumbers.set_current_seed(seed);
       for (int i = 0; i < 3; i++) {
         keep(fresh());
       }
@@ -114,7 +191,7 @@ final class FuzzedSequencesTest {
 
     void step() {
       Pair pair = live.get(random.nextInt(live.size()));
-      int choice = random.nextInt(24);
+      int choice = random.nextInt(26);
       history.add(choice + " of " + Arrays.toString(pair.local().shape()));
       switch (choice) {
         case 0 -> keep(fresh());
@@ -135,6 +212,7 @@ final class FuzzedSequencesTest {
           }
         }
         case 22 -> resize(pair);
+        case 23, 24 -> differentiate(pair);
         default -> set(pair);
       }
     }
@@ -230,7 +308,10 @@ final class FuzzedSequencesTest {
         case 10 -> pair.map(t -> t.fill_(number));
         case 11 -> pair.map(Tensor::relu_);
         case 12 -> pair.map(Tensor::tanh_);
-        case 13 -> pair.map(Tensor::normal_);
+        case 13 ->
+            new Pair(
+                pair.local().normal_(0, 1, new GeneratorOptional(localNumbers)),
+                pair.remote().normal_(0, 1, new GeneratorOptional(remoteNumbers)));
         case 14 -> {
           Pair other = live.get(random.nextInt(live.size())).map(Tensor::clone);
           if (broadcastable(other.local().shape(), pair.local().shape())) {
@@ -251,6 +332,19 @@ final class FuzzedSequencesTest {
       Arrays.setAll(sizes, i -> random.nextLong(1, 7));
       pair.map(t -> t.resize_(sizes));
       pair.map(t -> t.fill_(new Scalar(0.5))); // what has grown has no values
+    }
+
+    /** Backward runs on a thread of libtorch's. */
+    private void differentiate(Pair pair) {
+      Pair leaf = pair.map(t -> t.detach().clone().requires_grad_(true));
+      Pair loss = leaf.map(t -> t.mul(t).tanh().sum().add(t.mean()));
+      loss.local().backward();
+      loss.remote().backward();
+      try {
+        keep(leaf.map(t -> t.grad().clone())); // a reference into the leaf
+      } finally {
+        Reference.reachabilityFence(leaf);
+      }
     }
 
     private void set(Pair pair) {

@@ -21,9 +21,9 @@ import org.bytedeco.pytorch.global.torch.ScalarType;
  * overload and a value one of
  *
  * <ul>
- *   <li>{@code v[2,3]}: a tensor of the trial's dtype; {@code f d h bf c i i32 i16 i8 u8 b} instead
- *       of {@code v}: of this dtype; {@code :kind} or {@code :kind(1,2)} behind it: what its values
- *       are like (see {@link Input.Fill.Kind}; {@code :<5} is short for indices below 5)
+ *   <li>{@code v[2,3]}: a tensor of the trial's dtype; {@code f d h bf f8 c i i32 i16 i8 u8 b}
+ *       instead of {@code v}: of this dtype; {@code :kind} or {@code :kind(1,2)} behind it: what
+ *       its values are like (see {@link Input.Fill.Kind}; {@code :<5} is short for indices below 5)
  *   <li>{@code cpu:i[2]}: a tensor that stays on the CPU; {@code storage:v[2]}: a tensor's storage
  *   <li>{@code [1,2]}, {@code (v[2],v[3])}: lists
  *   <li>{@code 1}, {@code 0.5}, {@code true}, {@code none}, {@code "text"}, {@code 1+2j}
@@ -39,6 +39,7 @@ final class Hints {
           Map.entry("h", ScalarType.Half),
           Map.entry("bf", ScalarType.BFloat16),
           Map.entry("c", ScalarType.ComplexFloat),
+          Map.entry("f8", ScalarType.Float8_e4m3fn),
           Map.entry("i", ScalarType.Long),
           Map.entry("i32", ScalarType.Int),
           Map.entry("i16", ScalarType.Short),
@@ -145,6 +146,9 @@ final class Hints {
       }
       case "i64" -> {
         return new Input.Plain((long) ScalarType.Long.value);
+      }
+      case "f16" -> {
+        return new Input.Plain((long) ScalarType.Half.value);
       }
       default -> {}
     }

@@ -16,6 +16,9 @@ import java.util.Map;
 import java.util.Random;
 import java.util.Set;
 import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.ExecutionException;
+import java.util.concurrent.ExecutorService;
+import java.util.concurrent.Executors;
 import org.bytedeco.javacpp.PointerScope;
 import org.bytedeco.pytorch.BoolOptional;
 import org.bytedeco.pytorch.Device;
@@ -40,6 +43,23 @@ final class OperatorTrials implements AutoCloseable {
           ScalarType.Bool,
           ScalarType.ComplexFloat,
           ScalarType.BFloat16);
+
+  /** Tried with contiguous inputs only, and only where the CPU takes them. */
+  private static final List<ScalarType> FURTHER_DTYPES =
+      List.of(
+          ScalarType.Half,
+          ScalarType.ComplexDouble,
+          ScalarType.ComplexHalf,
+          ScalarType.Int,
+          ScalarType.Short,
+          ScalarType.Char,
+          ScalarType.Byte,
+          ScalarType.UInt16,
+          ScalarType.UInt32,
+          ScalarType.UInt64,
+          ScalarType.Float8_e4m3fn,
+          ScalarType.Float8_e5m2);
+
   private static final List<ScalarType> OUT_DTYPES =
       List.of(
           ScalarType.Long,
@@ -69,19 +89,21 @@ final class OperatorTrials implements AutoCloseable {
   record Result(
       Set<ScalarType> forward,
       Set<ScalarType> backward,
+      Set<Variant.Derivative> derivatives,
       int equal,
       int bothThrew,
       int failures,
       boolean undefinedValues,
       String notCovered) {
     static Result notCovered(String reason) {
-      return new Result(Set.of(), Set.of(), 0, 0, 0, false, reason);
+      return new Result(Set.of(), Set.of(), Set.of(), 0, 0, 0, false, reason);
     }
   }
 
   private final Samples samples = new Samples(Hints.load());
   private final Map<String, OperatorSchema> schemas = new java.util.HashMap<>();
   private final Device cpu = new Device("cpu");
+  private final ExecutorService backwardThread = Executors.newSingleThreadExecutor();
   private RemoteMachine machine;
 
   OperatorTrials() {
@@ -107,6 +129,7 @@ final class OperatorTrials implements AutoCloseable {
 
   @Override
   public void close() {
+    backwardThread.shutdownNow();
     closeQuietly();
   }
 
@@ -131,6 +154,7 @@ final class OperatorTrials implements AutoCloseable {
     private final List<Integer> counters = new ArrayList<>(List.of(0, 0, 0, 0, 0));
     private final Set<ScalarType> forward = EnumSet.noneOf(ScalarType.class);
     private final Set<ScalarType> backward = EnumSet.noneOf(ScalarType.class);
+    private final Set<Variant.Derivative> derivatives = EnumSet.noneOf(Variant.Derivative.class);
     private String lastRefusal = "";
     private String sampleText = "";
     private int crashes;
@@ -162,19 +186,24 @@ final class OperatorTrials implements AutoCloseable {
       List<Accepted> accepted = new ArrayList<>();
       List<List<Input>> refused = new ArrayList<>();
       List<List<Input>> hinted = samples.hinted(schema);
-      for (List<Input> sample : hinted) {
-        explore(sample, accepted, refused);
+      List<List<Input>> candidates = hinted.isEmpty() ? samples.generic(schema) : hinted;
+      int wanted = hinted.isEmpty() ? GENERIC_SAMPLES : hinted.size();
+      for (List<Input> sample : candidates) {
+        if (accepted.size() < wanted && !explore(sample, DTYPES, accepted)) {
+          refused.add(sample);
+        }
       }
-      for (List<Input> sample : hinted.isEmpty() ? samples.generic(schema) : hinted.subList(0, 0)) {
-        if (accepted.size() < GENERIC_SAMPLES) {
-          explore(sample, accepted, refused);
+      String refusal = lastRefusal;
+      for (List<Input> sample : candidates) {
+        if (accepted.isEmpty() && hasOpenDtype(sample)) {
+          explore(sample, FURTHER_DTYPES, accepted);
         }
       }
       if (accepted.isEmpty()) {
         return Result.notCovered(
-            lastRefusal.startsWith("Could not run")
+            refusal.startsWith("Could not run")
                 ? "libtorch has no CPU kernel for it: nothing to compare with"
-                : "no inputs found that the CPU accepts: " + lastRefusal);
+                : "no inputs found that the CPU accepts: " + refusal);
       }
       for (int i = 0; i < accepted.size() && !hopeless(); i++) {
         all(accepted.get(i), i == 0 && (outCount() == 0 || twin() == null));
@@ -190,6 +219,7 @@ final class OperatorTrials implements AutoCloseable {
       return new Result(
           forward,
           backward,
+          derivatives,
           counters.get(1),
           counters.get(2),
           counters.get(3),
@@ -204,19 +234,19 @@ final class OperatorTrials implements AutoCloseable {
     /** Arguments that the CPU takes, with the first dtype that it took. */
     private record Accepted(List<Input> sample, ScalarType dtype, List<ScalarType> outs) {}
 
-    private void explore(List<Input> sample, List<Accepted> accepted, List<List<Input>> refused) {
-      for (ScalarType dtype : DTYPES) {
+    private boolean explore(List<Input> sample, List<ScalarType> dtypes, List<Accepted> accepted) {
+      for (ScalarType dtype : dtypes) {
         for (List<ScalarType> outs : outDtypes(sample, dtype)) {
           if (accepts(sample, dtype, outs)) {
             accepted.add(new Accepted(sample, dtype, outs));
-            return;
+            return true;
           }
         }
         if (!hasOpenDtype(sample)) {
           break;
         }
       }
-      refused.add(sample);
+      return false;
     }
 
     private static boolean hasOpenDtype(List<Input> sample) {
@@ -310,7 +340,8 @@ final class OperatorTrials implements AutoCloseable {
       if (!step(false, "try " + sample + " " + dtype)) {
         return false;
       }
-      try (PointerScope scope = new PointerScope()) {
+      try (PointerScope scope = new PointerScope();
+          ForwardMode level = level(Variant.of(dtype))) {
         Arguments arguments =
             Arguments.make(schema, handle, sample, Variant.of(dtype), outs(null, outs, dtype), cpu);
         seed(cpu);
@@ -347,6 +378,11 @@ final class OperatorTrials implements AutoCloseable {
             attempt(accepted, Variant.of(dtype), null, null);
           }
         }
+        for (ScalarType dtype : thorough ? FURTHER_DTYPES : List.<ScalarType>of()) {
+          if (dtype != accepted.dtype()) {
+            attempt(accepted, Variant.of(dtype), null, null);
+          }
+        }
       }
       List<Variant.Layout> layouts = layouts(sample, open, thorough);
       for (Variant.Layout layout : layouts) {
@@ -364,18 +400,23 @@ final class OperatorTrials implements AutoCloseable {
         attempt(accepted, first.with(Variant.OutForm.TRANSPOSED), sizes, null);
         return;
       }
-      if (!attempt(accepted, first.withBackward(), null, null)) {
+      Variant differentiated = first.with(Variant.Derivative.BACKWARD);
+      if (!attempt(accepted, differentiated, null, null)) {
         return;
       }
       for (ScalarType dtype :
-          List.of(ScalarType.Double, ScalarType.ComplexFloat, ScalarType.BFloat16)) {
-        if (open && dtype != accepted.dtype()) {
-          attempt(accepted, Variant.of(dtype).withBackward(), null, null);
+          List.of(
+              ScalarType.Double, ScalarType.ComplexFloat, ScalarType.BFloat16, ScalarType.Half)) {
+        if (open && dtype != accepted.dtype() && (thorough || dtype != ScalarType.Half)) {
+          attempt(accepted, Variant.of(dtype).with(Variant.Derivative.BACKWARD), null, null);
         }
       }
+      Variant exact = open ? Variant.of(ScalarType.Double) : first;
+      attempt(accepted, exact.with(Variant.Derivative.DOUBLE_BACKWARD), null, null);
+      attempt(accepted, exact.with(Variant.Derivative.FORWARD_MODE), null, null);
       for (Variant.Layout layout : layouts) {
         if (layout != Variant.Layout.SPECIAL && layout != Variant.Layout.NEGATIVE) {
-          attempt(accepted, first.with(layout).withBackward(), null, null);
+          attempt(accepted, differentiated.with(layout), null, null);
         }
       }
     }
@@ -453,6 +494,9 @@ final class OperatorTrials implements AutoCloseable {
                   .map(t -> t.defined() ? t.sizes().vec().get() : new long[0])
                   .toList();
         }
+        if (local.thrown() != null && FURTHER_DTYPES.contains(variant.dtype())) {
+          return false;
+        }
         if (!step(true, "remote " + sampleText + " " + variant)) {
           return false;
         }
@@ -500,10 +544,13 @@ final class OperatorTrials implements AutoCloseable {
         }
         if (difference.isEmpty()) {
           count(1);
-          if (!variant.backward()) {
+          if (variant.derivative() == Variant.Derivative.NONE) {
             forward.add(variant.dtype());
           } else if (local.differentiated()) {
-            backward.add(variant.dtype());
+            derivatives.add(variant.derivative());
+            if (variant.derivative() == Variant.Derivative.BACKWARD) {
+              backward.add(variant.dtype());
+            }
           }
         } else {
           fail("DIFFERS", variant, difference);
@@ -563,7 +610,7 @@ final class OperatorTrials implements AutoCloseable {
         boolean inputs,
         Device device) {
       boolean differentiated = false;
-      try {
+      try (ForwardMode level = level(variant)) {
         Arguments arguments = Arguments.make(schema, handle, sample, variant, outs, device);
         seed(device);
         handle.callBoxed(arguments.stack);
@@ -576,7 +623,10 @@ final class OperatorTrials implements AutoCloseable {
                 inputs || schema.mutates(),
                 t -> t.is_cpu() ? CompletableFuture.completedStage(t) : machine.read(t));
         if (variant.backward()) {
-          differentiated = differentiate(snapshot, arguments, device);
+          boolean twice = variant.derivative() == Variant.Derivative.DOUBLE_BACKWARD;
+          differentiated = differentiate(snapshot, arguments, device, twice);
+        } else if (level != null && arguments.duals > 0) {
+          differentiated = tangents(snapshot);
         }
         snapshot.complete();
         if (!device.is_cpu()) {
@@ -588,29 +638,118 @@ final class OperatorTrials implements AutoCloseable {
       }
     }
 
-    private boolean differentiate(Snapshot snapshot, Arguments arguments, Device device) {
-      TensorVector outputs = new TensorVector();
-      TensorVector gradients = new TensorVector();
+    /** Null where none is needed. */
+    private ForwardMode level(Variant variant) {
+      boolean needed =
+          variant.derivative() == Variant.Derivative.FORWARD_MODE
+              || schema.shortName().equals("_make_dual");
+      return needed ? new ForwardMode() : null;
+    }
+
+    private boolean differentiate(
+        Snapshot snapshot, Arguments arguments, Device device, boolean twice) {
+      TensorVector leaves = new TensorVector();
+      arguments.leaves.forEach(leaves::push_back);
       Random random = new Random(7);
-      for (Tensor result : snapshot.results) {
-        if (!result.defined() || !result.requires_grad()) {
-          continue;
+      TensorVector outputs = differentiable(snapshot.results);
+      if (outputs.size() == 0 || leaves.size() == 0) {
+        return false;
+      }
+      TensorVector gradients = gradients(outputs, random, device);
+      for (long i = 0; twice && i < gradients.size(); i++) {
+        gradients.get(i).requires_grad_(true);
+        leaves.push_back(gradients.get(i));
+      }
+      TensorVector inputs = new TensorVector();
+      arguments.leaves.forEach(inputs::push_back);
+      TensorVector found =
+          twice && device.is_cpu()
+              ? onItsOwnThread(outputs, inputs, gradients)
+              : torch.grad(outputs, inputs, gradients, new BoolOptional(), twice, true);
+      List<Tensor> first = add(snapshot, "gradient ", found);
+      if (twice) {
+        TensorVector second = differentiable(first);
+        if (second.size() == 0) {
+          return false;
         }
-        Tensor gradient = gradient(result, random);
-        outputs.push_back(result);
+        add(
+            snapshot,
+            "second gradient ",
+            torch.grad(
+                second,
+                leaves,
+                gradients(second, random, device),
+                new BoolOptional(),
+                false,
+                true));
+      }
+      return true;
+    }
+
+    /**
+     * As on every device but the CPU. Sums of gradients of gradients are added up in an order that
+     * depends on the thread that made them: libtorch counts operations by thread.
+     */
+    private TensorVector onItsOwnThread(
+        TensorVector outputs, TensorVector inputs, TensorVector gradients) {
+      try {
+        TensorVector found =
+            backwardThread
+                .submit(
+                    () -> torch.grad(outputs, inputs, gradients, new BoolOptional(), true, true))
+                .get();
+        PointerScope.getInnerScope().attach(found);
+        return found;
+      } catch (ExecutionException e) {
+        throw e.getCause() instanceof RuntimeException cause
+            ? cause
+            : new IllegalStateException(e.getCause());
+      } catch (InterruptedException e) {
+        Thread.currentThread().interrupt();
+        throw new IllegalStateException(e);
+      }
+    }
+
+    private static List<Tensor> add(Snapshot snapshot, String name, TensorVector tensors) {
+      List<Tensor> added = new ArrayList<>();
+      for (long i = 0; i < tensors.size(); i++) {
+        snapshot.add(name + i, tensors.get(i), "", true);
+        added.add(tensors.get(i));
+      }
+      return added;
+    }
+
+    private static TensorVector differentiable(List<Tensor> tensors) {
+      TensorVector found = new TensorVector();
+      for (Tensor tensor : tensors) {
+        if (tensor.defined() && tensor.requires_grad()) {
+          found.push_back(tensor);
+        }
+      }
+      return found;
+    }
+
+    private static TensorVector gradients(TensorVector like, Random random, Device device) {
+      TensorVector gradients = new TensorVector();
+      for (long i = 0; i < like.size(); i++) {
+        Tensor gradient = gradient(like.get(i), random);
         gradients.push_back(
             device.is_cpu() ? gradient : gradient.to(device, gradient.scalar_type().intern()));
       }
-      if (outputs.size() == 0 || arguments.leaves.isEmpty()) {
-        return false;
+      return gradients;
+    }
+
+    private static boolean tangents(Snapshot snapshot) {
+      boolean any = false;
+      List<Tensor> results = List.copyOf(snapshot.results);
+      for (int i = 0; i < results.size(); i++) {
+        if (results.get(i).defined()) {
+          Tensor tangent = ForwardMode.tangent(results.get(i));
+          snapshot.add("tangent " + i, tangent, "", true);
+          any |= tangent.defined();
+        }
       }
-      TensorVector leaves = new TensorVector();
-      arguments.leaves.forEach(leaves::push_back);
-      TensorVector found = torch.grad(outputs, leaves, gradients, new BoolOptional(), false, true);
-      for (long i = 0; i < found.size(); i++) {
-        snapshot.add("gradient " + i, found.get(i), "", true);
-      }
-      return true;
+      return any;
     }
 
     private static Tensor gradient(Tensor like, Random random) {

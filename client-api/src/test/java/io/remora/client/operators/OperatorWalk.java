@@ -37,12 +37,14 @@ final class OperatorWalk {
   private static final Duration START_LIMIT = Duration.ofSeconds(90);
   private static final int REMOTE_CRASHES_OF_ONE_OPERATOR = 2;
   private static final int RESTARTS_FOR_ONE_OPERATOR = 8;
+  private static final int PROGRESS = 250;
 
   /** What is known about one overload. */
   record Entry(
       String operator,
       List<String> forward,
       List<String> backward,
+      List<String> derivatives,
       int equal,
       int bothThrew,
       boolean undefinedValues,
@@ -66,7 +68,8 @@ final class OperatorWalk {
    * @param processes how many at a time
    * @param stepLimit after which a process counts as hanging
    * @param logs where the processes' standard errors go
-   * @param progress told of every failure, and of every end of a process, as it happens
+   * @param progress told of every failure, of every end of a process, and now and then how far it
+   *     is
    */
   OperatorWalk(
       List<String> operators,
@@ -110,8 +113,13 @@ final class OperatorWalk {
     try {
       for (String operator = waiting.poll(); operator != null; operator = waiting.poll()) {
         Entry entry = one(worker, operator);
+        int done;
         synchronized (entries) {
           entries.put(operator, entry);
+          done = entries.size();
+        }
+        if (done % PROGRESS == 0) {
+          progress.accept("%d overloads, the last one %s".formatted(done, operator));
         }
       }
     } finally {
@@ -141,11 +149,12 @@ final class OperatorWalk {
                 operator,
                 names(line[1]),
                 names(line[2]),
-                Integer.parseInt(line[3]),
+                names(line[3]),
                 Integer.parseInt(line[4]),
-                Boolean.parseBoolean(line[5]),
+                Integer.parseInt(line[5]),
+                Boolean.parseBoolean(line[6]),
                 List.copyOf(failures.values()),
-                line[6].isEmpty() || lastDeath.isEmpty() ? line[6] : line[6] + lastDeath);
+                line[7].isEmpty() || lastDeath.isEmpty() ? line[7] : line[7] + lastDeath);
           }
           default -> {}
         }
@@ -171,6 +180,7 @@ final class OperatorWalk {
     }
     return new Entry(
         operator,
+        List.of(),
         List.of(),
         List.of(),
         0,

@@ -44,6 +44,7 @@ final class OperatorWorker {
             DONE,
             names(result.forward()),
             names(result.backward()),
+            result.derivatives().stream().map(Enum::name).collect(Collectors.joining(",")),
             String.valueOf(result.equal()),
             String.valueOf(result.bothThrew()),
             String.valueOf(result.undefinedValues()),

@@ -2,6 +2,8 @@
 package io.remora.client.operators;
 
 import io.remora.runtime.ReadTimeoutException;
+import java.lang.ref.Reference;
+import java.math.BigInteger;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.util.ArrayList;
@@ -65,9 +67,9 @@ final class Snapshot {
 
     int elementSize() {
       return switch (dtype) {
-        case Float, ComplexFloat, Int -> 4;
-        case Double, ComplexDouble, Long -> 8;
-        case Half, BFloat16, ComplexHalf, Short -> 2;
+        case Float, ComplexFloat, Int, UInt32 -> 4;
+        case Double, ComplexDouble, Long, UInt64 -> 8;
+        case Half, BFloat16, ComplexHalf, Short, UInt16 -> 2;
         default -> 1;
       };
     }
@@ -79,6 +81,14 @@ final class Snapshot {
 
     int elements() {
       return bytes.length / elementSize();
+    }
+
+    /** Whether the element has the same bits, or is NaN in both. */
+    boolean same(Fact other, int element) {
+      int size = elementSize();
+      int from = element * size;
+      return Arrays.equals(bytes, from, from + size, other.bytes, from, from + size)
+          || (Double.isNaN(number(element)) && Double.isNaN(other.number(element)));
     }
   }
 
@@ -269,8 +279,12 @@ final class Snapshot {
   private static byte[] bytes(Tensor tensor) {
     Tensor plain = tensor.resolve_conj().resolve_neg().contiguous();
     byte[] bytes = new byte[Math.toIntExact(plain.nbytes())];
-    if (bytes.length > 0) {
-      new BytePointer(plain.data_ptr()).capacity(bytes.length).get(bytes);
+    try {
+      if (bytes.length > 0) {
+        new BytePointer(plain.data_ptr()).capacity(bytes.length).get(bytes);
+      }
+    } finally {
+      Reference.reachabilityFence(plain); // its memory is read
     }
     return bytes;
   }
@@ -293,7 +307,7 @@ final class Snapshot {
         one.undefined = new boolean[one.elements()];
       }
       for (int k = 0; k < one.undefined.length; k++) {
-        if (Double.doubleToLongBits(one.number(k)) != Double.doubleToLongBits(two.number(k))) {
+        if (!one.same(two, k)) {
           one.undefined[k] = true;
           any = true;
         }
@@ -333,13 +347,9 @@ final class Snapshot {
     int differing = 0;
     String first = "";
     for (int i = 0; i < cpu.elements(); i++) {
-      double a = cpu.number(i);
-      double b = remote.number(i);
-      boolean same =
-          Double.doubleToLongBits(a) == Double.doubleToLongBits(b)
-              || (cpu.undefined != null && cpu.undefined[i]);
+      boolean same = cpu.same(remote, i) || (cpu.undefined != null && cpu.undefined[i]);
       if (!same && differing++ == 0) {
-        first = "element %d is %s on CPU, %s remote".formatted(i, a, b);
+        first = "element %d is %s on CPU, %s remote".formatted(i, cpu.number(i), remote.number(i));
       }
     }
     return differing == 0 ? "" : first + " (" + differing + " of " + cpu.elements() + ")";
@@ -354,8 +364,26 @@ final class Snapshot {
       case Short -> buffer.getShort(at);
       case BFloat16 -> Float.intBitsToFloat(buffer.getShort(at) << 16);
       case Half, ComplexHalf -> half(buffer.getShort(at));
+      case Byte -> buffer.get(at) & 0xFF;
+      case UInt16 -> buffer.getShort(at) & 0xFFFF;
+      case UInt32 -> buffer.getInt(at) & 0xFFFFFFFFL;
+      case UInt64 -> new BigInteger(Long.toUnsignedString(buffer.getLong(at))).doubleValue();
+      case Float8_e5m2 -> half((short) (buffer.get(at) << 8));
+      case Float8_e4m3fn -> float8(buffer.get(at));
       default -> buffer.get(at);
     };
+  }
+
+  /** Four bits of exponent, three of mantissa; no infinities. */
+  private static double float8(byte bits) {
+    int exponent = bits >> 3 & 0xF;
+    int mantissa = bits & 7;
+    if ((bits & 0x7F) == 0x7F) {
+      return Double.NaN;
+    }
+    double value =
+        exponent == 0 ? mantissa * 0x1p-9 : Math.scalb(1 + mantissa * 0x1p-3, exponent - 7);
+    return Math.copySign(value, bits < 0 ? -1 : 1);
   }
 
   private static double half(short bits) {

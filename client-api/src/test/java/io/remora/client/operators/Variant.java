@@ -10,9 +10,18 @@ import org.bytedeco.pytorch.global.torch.ScalarType;
  * @param dtype of the tensors that leave it open
  * @param layout of all tensors
  * @param out what out arguments look like
- * @param backward whether gradients are computed as well
+ * @param derivative what is derived as well
  */
-record Variant(ScalarType dtype, Layout layout, OutForm out, boolean backward) {
+record Variant(ScalarType dtype, Layout layout, OutForm out, Derivative derivative) {
+
+  enum Derivative {
+    NONE,
+    BACKWARD,
+    /** Gradients of gradients. */
+    DOUBLE_BACKWARD,
+    /** Tangents, by forward-mode automatic differentiation. */
+    FORWARD_MODE
+  }
 
   enum Layout {
     CONTIGUOUS,
@@ -42,25 +51,35 @@ record Variant(ScalarType dtype, Layout layout, OutForm out, boolean backward) {
   }
 
   static Variant of(ScalarType dtype) {
-    return new Variant(dtype, Layout.CONTIGUOUS, OutForm.EMPTY, false);
+    return new Variant(dtype, Layout.CONTIGUOUS, OutForm.EMPTY, Derivative.NONE);
   }
 
   Variant with(Layout other) {
-    return new Variant(dtype, other, out, backward);
+    return new Variant(dtype, other, out, derivative);
   }
 
   Variant with(OutForm other) {
-    return new Variant(dtype, layout, other, backward);
+    return new Variant(dtype, layout, other, derivative);
   }
 
-  Variant withBackward() {
-    return new Variant(dtype, layout, out, true);
+  Variant with(Derivative other) {
+    return new Variant(dtype, layout, out, other);
+  }
+
+  /** Whether the inputs are leaves of a graph. */
+  boolean backward() {
+    return derivative == Derivative.BACKWARD || derivative == Derivative.DOUBLE_BACKWARD;
   }
 
   @Override
   public String toString() {
     return (dtype + " " + layout + (out == OutForm.EMPTY ? "" : " out " + out))
             .toLowerCase(Locale.ROOT)
-        + (backward ? " backward" : "");
+        + switch (derivative) {
+          case NONE -> "";
+          case BACKWARD -> " backward";
+          case DOUBLE_BACKWARD -> " backward twice";
+          case FORWARD_MODE -> " forward mode";
+        };
   }
 }
