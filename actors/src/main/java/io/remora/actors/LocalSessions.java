@@ -46,13 +46,24 @@ public final class LocalSessions implements Extension {
    * @throws IllegalStateException if somebody is attached to it
    */
   public BatchSink attach(long session, SessionListener listener) {
+    return attach(session, listener, false);
+  }
+
+  /**
+   * As {@link #attach(long, SessionListener)}, for submitters that are never interrupted.
+   *
+   * @param writesDirectly whether a short batch is written on the submitting thread when nothing
+   *     else is under way: spares the switch to the link's writer. An interrupt of that thread
+   *     would end the link
+   */
+  public BatchSink attach(long session, SessionListener listener, boolean writesDirectly) {
     requireNonNull(listener, "listener");
     BatchMailbox mailbox = mailboxes.get(session);
     if (mailbox == null) {
       throw new MachineStateException(
           "there is no session " + session + " in this JVM: it was closed, lost or never opened");
     }
-    mailbox.attach(listener);
+    mailbox.attach(listener, writesDirectly);
     return mailbox;
   }
 

@@ -29,6 +29,9 @@ public record MachineSpec(
   /** Most GPUs of one machine. */
   public static final int MAX_GPUS = 8;
 
+  /** What a machine's name looks like. */
+  public static final String NAME_PATTERN = "[A-Za-z0-9._-]{1,100}";
+
   /**
    * Checks the ranges.
    *
@@ -40,7 +43,7 @@ public record MachineSpec(
     requireNonNull(openTimeout, "openTimeout");
     requireNonNull(settings, "settings");
     checkArgument(
-        name.matches("[A-Za-z0-9._-]{1,100}"),
+        name.matches(NAME_PATTERN),
         "a machine's name has 1 to 100 letters, digits, '-', '_' and '.', but it is \""
             + name
             + "\"");

@@ -1,18 +1,11 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.client;
 
-import akka.Done;
-import akka.actor.typed.ActorRef;
-import akka.cluster.sharding.typed.javadsl.EntityRef;
-import akka.pattern.StatusReply;
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
 import com.typesafe.config.ConfigRenderOptions;
-import io.remora.actors.LocalSessions;
-import io.remora.actors.MachineActor;
 import io.remora.actors.MachineInfo;
 import io.remora.actors.MachineState;
-import io.remora.actors.RemoraCluster;
 import io.remora.actors.StorageInfo;
 import io.remora.provider.GpuType;
 import io.remora.provider.MachineSpec;
@@ -26,16 +19,15 @@ import io.remora.runtime.RemoteEvent;
 import io.remora.runtime.RemoteOperationException;
 import io.remora.runtime.SessionSettings;
 import io.remora.runtime.SessionStatistics;
+import io.remora.runtime.TorchLibrary;
+import java.nio.file.Path;
 import java.time.Duration;
 import java.util.Objects;
 import java.util.Optional;
+import java.util.UUID;
 import java.util.concurrent.CompletionStage;
-import java.util.concurrent.ExecutionException;
-import java.util.concurrent.TimeUnit;
-import java.util.concurrent.TimeoutException;
 import java.util.concurrent.atomic.AtomicLong;
 import java.util.concurrent.locks.ReentrantLock;
-import java.util.function.Function;
 import org.bytedeco.pytorch.Device;
 import org.bytedeco.pytorch.Generator;
 import org.bytedeco.pytorch.Tensor;
@@ -78,27 +70,18 @@ public final class RemoteMachine implements AutoCloseable {
 
   private final MachineSpec spec;
   private final ClientSettings settings;
-  private final RemoraCluster cluster;
-  private final EntityRef<MachineActor.Command> actor;
+  private final MachineHost host;
   private final MachineSession session;
-  private final long sessionId;
   private final ReentrantLock closing = new ReentrantLock();
   private volatile boolean closed;
   private volatile SessionStatistics lastStatistics;
 
   private RemoteMachine(
-      MachineSpec spec,
-      ClientSettings settings,
-      RemoraCluster cluster,
-      EntityRef<MachineActor.Command> actor,
-      MachineSession session,
-      long sessionId) {
+      MachineSpec spec, ClientSettings settings, MachineHost host, MachineSession session) {
     this.spec = spec;
     this.settings = settings;
-    this.cluster = cluster;
-    this.actor = actor;
+    this.host = host;
     this.session = session;
-    this.sessionId = sessionId;
   }
 
   /**
@@ -194,10 +177,7 @@ public final class RemoteMachine implements AutoCloseable {
    */
   public MachineInfo info() {
     requireOpen();
-    return await(
-        actor.<MachineInfo>ask(MachineActor.GetState::new, settings.askTimeout()),
-        settings.askTimeout(),
-        "Asking machine %s for its state".formatted(name()));
+    return host.info();
   }
 
   /**
@@ -210,11 +190,7 @@ public final class RemoteMachine implements AutoCloseable {
   public StorageInfo storage(Tensor tensor) {
     requireOpen();
     requireOwn(tensor);
-    long storage = Remora.storageId(tensor);
-    return ask(
-        replyTo -> new MachineActor.GetStorage(sessionId, storage, replyTo),
-        settings.askTimeout(),
-        "Asking machine %s about storage %d".formatted(name(), storage));
+    return host.storage(Remora.storageId(tensor));
   }
 
   /**
@@ -303,9 +279,9 @@ public final class RemoteMachine implements AutoCloseable {
       failure.keep(session::synchronize);
       lastStatistics = session.statistics();
       failure.keep(session::close);
-      failure.keep(this::detach);
-      failure.keep(this::giveBack);
-      failure.keep(cluster::release);
+      failure.keep(host::disconnect);
+      failure.keep(host::close);
+      failure.keep(host::release);
       OpenMachines.remove(this);
       failure.rethrow();
       log.info("Machine {} is closed", name());
@@ -321,18 +297,6 @@ public final class RemoteMachine implements AutoCloseable {
 
   Duration shutdownTimeout() {
     return settings.shutdownTimeout();
-  }
-
-  private void detach() {
-    LocalSessions.get(cluster.system()).detach(sessionId);
-  }
-
-  private void giveBack() {
-    RemoteMachine.<Done>ask(
-        actor,
-        MachineActor.Close::new,
-        settings.closeTimeout(),
-        "Giving machine %s back".formatted(name()));
   }
 
   private void requireOpen() {
@@ -357,42 +321,6 @@ public final class RemoteMachine implements AutoCloseable {
       }
     }
     return false;
-  }
-
-  private <T> T ask(
-      Function<ActorRef<StatusReply<T>>, MachineActor.Command> question,
-      Duration limit,
-      String what) {
-    return ask(actor, question, limit, what);
-  }
-
-  private static <T> T ask(
-      EntityRef<MachineActor.Command> actor,
-      Function<ActorRef<StatusReply<T>>, MachineActor.Command> question,
-      Duration limit,
-      String what) {
-    return await(actor.<T>askWithStatus(question::apply, limit), limit, what);
-  }
-
-  /** Waits a little longer than the ask itself, whose own limit gives the better message. */
-  private static <T> T await(CompletionStage<T> answer, Duration limit, String what) {
-    try {
-      return answer.toCompletableFuture().get(limit.toMillis() + 1_000, TimeUnit.MILLISECONDS);
-    } catch (ExecutionException e) {
-      if (e.getCause() instanceof TimeoutException) {
-        throw noAnswer(what, limit, e.getCause());
-      }
-      throw Failures.asThrownHere(e, what + " failed");
-    } catch (TimeoutException e) {
-      throw noAnswer(what, limit, e);
-    } catch (InterruptedException e) {
-      Thread.currentThread().interrupt();
-      throw new RemoraException(what + " was interrupted", e);
-    }
-  }
-
-  private static RemoraException noAnswer(String what, Duration limit, Throwable cause) {
-    return new RemoraException("%s: no answer within %s".formatted(what, limit), cause);
   }
 
   /** Collects what goes wrong while everything is closed all the same. */
@@ -435,6 +363,7 @@ public final class RemoteMachine implements AutoCloseable {
     private Duration idleTimeout;
     private Duration timeout;
     private Config overrides = ConfigFactory.empty();
+    private GatewayAddress gateway;
 
     private Builder() {}
 
@@ -472,7 +401,7 @@ public final class RemoteMachine implements AutoCloseable {
       return this;
     }
 
-    /** The machine's name. Default: the provider's name and a number. */
+    /** The machine's name. Default: the provider's name, and a number or letters. */
     public Builder name(String name) {
       this.name = requireText(name, "name");
       return this;
@@ -496,6 +425,32 @@ public final class RemoteMachine implements AutoCloseable {
      */
     public Builder timeout(Duration openTimeout) {
       this.timeout = requirePositive(openTimeout, "timeout");
+      return this;
+    }
+
+    /**
+     * Opens the machine through a gateway, for programs outside the cluster that the machine is in.
+     * Off loopback the gateway's certificate is checked against what Java trusts, or {@link
+     * #gatewayCertificate}. Providers are then the gateway's, not this program's.
+     *
+     * @param address the gateway's HOST:PORT
+     * @param token the secret that it asks for; null: none
+     */
+    public Builder gateway(String address, String token) {
+      this.gateway = GatewayAddress.parse(requireText(address, "address"), token);
+      return this;
+    }
+
+    /**
+     * What the gateway's certificate is checked against, also on loopback; after {@link #gateway}.
+     *
+     * @param certificate a file with certificates in PEM format
+     */
+    public Builder gatewayCertificate(Path certificate) {
+      if (gateway == null) {
+        throw new IllegalStateException("gateway must be set first");
+      }
+      this.gateway = gateway.trusting(Objects.requireNonNull(certificate, "certificate"));
       return this;
     }
 
@@ -527,7 +482,8 @@ public final class RemoteMachine implements AutoCloseable {
       ClientSettings settings = ClientSettings.from(config);
       String provider = this.provider;
       Config overrides = this.overrides;
-      if (!Remora.isRemoteExecutionEnabled(settings)) {
+      boolean remote = Remora.isRemoteExecutionEnabled(settings);
+      if (!remote) {
         log.info("Remote execution is disabled: the machine runs in this process");
         provider = LOCAL_PROVIDER;
         overrides = LOCAL_EXECUTION.withFallback(overrides);
@@ -536,60 +492,58 @@ public final class RemoteMachine implements AutoCloseable {
       SessionSettings sessionSettings = SessionSettings.from(config);
       MachineSpec spec =
           new MachineSpec(
-              Optional.ofNullable(name).orElseGet(() -> title + "-" + numbers.incrementAndGet()),
+              Optional.ofNullable(name).orElseGet(() -> freeName(title)),
               provider,
               gpu,
               gpuCount,
               idleTimeout,
               Optional.ofNullable(timeout).orElse(settings.openTimeout()),
               overrides.resolveWith(config).root().render(ConfigRenderOptions.concise()));
-      RemoraCluster cluster = RemoraCluster.acquire();
+      // Takes seconds the first time: no machine shall wait for it.
+      TorchLibrary.bytedeco();
+      MachineHost host =
+          gateway == null || !remote
+              ? new ClusterHost(spec.name(), settings)
+              : new GatewayHost(spec.name(), gateway, settings);
       try {
-        RemoteMachine machine = open(spec, settings, sessionSettings, cluster);
+        RemoteMachine machine = open(spec, settings, sessionSettings, host);
         OpenMachines.add(machine);
         return machine;
       } catch (RuntimeException | Error e) {
-        cluster.release();
+        host.release();
         throw e;
       }
+    }
+
+    /** Other programs have machines at a gateway, too. */
+    private String freeName(String title) {
+      return gateway == null
+          ? title + "-" + numbers.incrementAndGet()
+          : title + "-" + UUID.randomUUID().toString().substring(0, 8);
     }
 
     private static RemoteMachine open(
         MachineSpec spec,
         ClientSettings settings,
         SessionSettings sessionSettings,
-        RemoraCluster cluster) {
-      EntityRef<MachineActor.Command> actor = cluster.machine(spec.name());
+        MachineHost host) {
       log.info(
           "Opening machine {} (provider {}, {} x {})",
           spec.name(),
           spec.provider(),
           spec.gpuCount(),
           spec.gpuType() == null ? "any GPU" : spec.gpuType().displayName());
-      MachineInfo info =
-          RemoteMachine.<MachineInfo>ask(
-              actor,
-              replyTo -> new MachineActor.Open(spec, replyTo),
-              spec.openTimeout().plus(settings.askTimeout()),
-              "Opening machine " + spec.name());
+      MachineInfo info = host.open(spec);
       MachineSession session = null;
       try {
         session = MachineSession.open(spec.name(), info.devices().size(), sessionSettings);
-        MachineActor.SessionOpened opened =
-            RemoteMachine.<MachineActor.SessionOpened>ask(
-                actor,
-                MachineActor.OpenSession::new,
-                settings.askTimeout(),
-                "Opening a session on machine " + spec.name());
-        session.connect(
-            LocalSessions.get(cluster.system()).attach(opened.session(), session),
-            info.devices().stream().anyMatch(device -> device.kind().equals("cuda")));
-        return new RemoteMachine(spec, settings, cluster, actor, session, opened.session());
+        host.connect(session);
+        return new RemoteMachine(spec, settings, host, session);
       } catch (RuntimeException | Error e) {
         if (session != null) {
           closeQuietly(session, e);
         }
-        actor.tell(new MachineActor.Close(cluster.system().ignoreRef()));
+        host.abandon();
         throw e;
       }
     }

@@ -16,7 +16,9 @@ import org.junit.jupiter.api.Test;
 final class ClientSettingsTest {
 
   static final Config REFERENCE =
-      ConfigFactory.parseFile(new File("src/main/resources/reference.conf")).resolve();
+      ConfigFactory.parseFile(new File("src/main/resources/reference.conf"))
+          .resolve()
+          .withOnlyPath("remora.client");
 
   @Test
   void everySettingHasADefaultInTheReferenceFile() {

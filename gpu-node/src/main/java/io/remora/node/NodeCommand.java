@@ -4,6 +4,7 @@ package io.remora.node;
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigException;
 import com.typesafe.config.ConfigFactory;
+import io.remora.actors.internal.ProcessEnd;
 import io.remora.provider.GpuType;
 import io.remora.provider.LaunchToken;
 import java.io.InputStream;

@@ -12,6 +12,9 @@ import java.util.concurrent.atomic.AtomicReference;
  * memory and calls {@link #release()} once the batch was executed or given up. Thread-safe.
  */
 public final class Batch {
+  /** Version of the wire format of batches and reports, known without the native core. */
+  public static final int WIRE_VERSION = 1;
+
   private final long sequence;
   private final ByteBuffer bytes;
   private final List<StorageBirth> born;
@@ -20,7 +23,7 @@ public final class Batch {
 
   /**
    * @param sequence 1, 2, 3 … within the session
-   * @param bytes a direct buffer from position to limit
+   * @param bytes a buffer from position to limit, direct if it is large
    * @param born storages first used in this batch that are alive at its end
    * @param freed storages of earlier batches that this batch frees
    * @param release gives the memory back; runs once

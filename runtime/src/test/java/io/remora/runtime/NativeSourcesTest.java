@@ -30,7 +30,7 @@ class NativeSourcesTest {
   @Test
   void theLibraryIsBuiltForTheTorchItRunsOn() {
     assertThat(TorchLibrary.bytedeco().version()).isEqualTo("2.10.0");
-    assertThat(NativeCore.wireVersion()).isEqualTo(1);
+    assertThat(NativeCore.wireVersion()).isEqualTo(Batch.WIRE_VERSION);
   }
 
   /** The sum of `sha256sum` lines, as runtime/build-native makes it. */

@@ -37,6 +37,11 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
   /** Bytes before each batch in a frame: its length. */
   public static final int PREFIX_BYTES = 4;
 
+  /**
+   * Up to this size a batch is written at once where nothing else is under way: that cannot block.
+   */
+  private static final int DIRECT_BYTES = 16 * 1024;
+
   private final long session;
   private final String machine;
   private final LinkSettings settings;
@@ -54,6 +59,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
   private long lastSequence;
   private RemoraException lost;
   private boolean detached;
+  private boolean directly;
   private OutboundFrame afterAll;
 
   private volatile SessionListener listener;
@@ -85,10 +91,12 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
   /**
    * Names who hears of the session.
    *
+   * @param writesDirectly whether {@link #submit} may write short batches itself; not if its thread
+   *     may be interrupted, which would end the link
    * @throws RemoraException if the session was lost or closed already
    * @throws IllegalStateException if somebody is attached
    */
-  public void attach(SessionListener newListener) {
+  public void attach(SessionListener newListener, boolean writesDirectly) {
     requireNonNull(newListener, "listener");
     lock.lock();
     try {
@@ -99,6 +107,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
         throw new IllegalStateException("session " + session + " is attached already");
       }
       listener = newListener;
+      directly = writesDirectly;
       detached = false;
     } finally {
       lock.unlock();
@@ -126,6 +135,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
   public void submit(Batch batch) {
     boolean accepted = false;
     boolean schedule;
+    boolean now;
     LinkConnection target;
     try {
       checkFits(batch);
@@ -142,6 +152,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
                   + lastSequence);
         }
         lastSequence = batch.sequence();
+        now = directly && unacknowledgedBytes == 0 && batch.size() <= DIRECT_BYTES;
         waiting.addLast(new Entry(batch));
         unacknowledgedBytes += batch.size();
         accepted = true;
@@ -156,7 +167,9 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
         batch.release();
       }
     }
-    if (schedule) {
+    if (schedule && now) {
+      target.sendNow(this);
+    } else if (schedule) {
       target.send(this);
     }
   }

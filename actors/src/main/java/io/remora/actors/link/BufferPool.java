@@ -9,7 +9,7 @@ import java.util.List;
  * Reused direct buffers in sizes of powers of two. Thread-safe. Holds on to at most {@code
  * retainedBytes} of unused memory; what comes back beyond that is left to the garbage collector.
  */
-final class BufferPool {
+public final class BufferPool {
 
   private static final int SMALLEST_SHIFT = 12;
   private static final int CLASSES = 20;
@@ -18,7 +18,8 @@ final class BufferPool {
   private final List<ArrayDeque<PooledBuffer>> free = new ArrayList<>(CLASSES);
   private long retained;
 
-  BufferPool(long retainedLimit) {
+  /** An empty pool that keeps up to so many bytes of unused memory. */
+  public BufferPool(long retainedLimit) {
     this.retainedLimit = retainedLimit;
     for (int i = 0; i < CLASSES; i++) {
       free.add(new ArrayDeque<>());
@@ -26,7 +27,7 @@ final class BufferPool {
   }
 
   /** A buffer with position 0 and limit {@code size}, held once. */
-  PooledBuffer take(int size) {
+  public PooledBuffer take(int size) {
     int sizeClass = sizeClass(size);
     PooledBuffer buffer;
     synchronized (this) {

@@ -104,6 +104,10 @@ public final class LinkConnection implements AutoCloseable {
   private volatile boolean finishing;
   private volatile long lastSentNanos = System.nanoTime();
   private volatile long lastReceivedNanos = System.nanoTime();
+
+  /** The reader is with the handler: what the peer sends meanwhile waits unread. */
+  private volatile boolean handling;
+
   private volatile long bytesSent;
   private volatile long bytesReceived;
   private volatile ScheduledFuture<?> watch;
@@ -255,7 +259,7 @@ public final class LinkConnection implements AutoCloseable {
   /** Called by the watch every heartbeat interval. */
   void checkAlive(long nowNanos) {
     long silent = nowNanos - lastReceivedNanos;
-    if (silent > settings.heartbeatTimeout().toNanos()) {
+    if (!handling && silent > settings.heartbeatTimeout().toNanos()) {
       closeBecause(
           new SocketTimeoutException(
               "nothing was heard from "
@@ -534,7 +538,9 @@ public final class LinkConnection implements AutoCloseable {
         bytes.rewind();
         verify(header);
         if (!finishing) {
+          handling = true;
           handler.onFrame(LinkConnection.this, header, payload);
+          handled();
         }
       } finally {
         payload.release();
@@ -548,7 +554,9 @@ public final class LinkConnection implements AutoCloseable {
       awaitBytes(ValueHeader.BYTES, false);
       int start = received.position();
       ValueHeader value = ValueHeader.read(received, header.length());
+      handling = true;
       ByteBuffer destination = finishing ? null : handler.valueDestination(header, value);
+      handled();
       if (destination != null && destination.remaining() != value.length()) {
         throw new IllegalStateException(
             "the destination of a value has room for "
@@ -568,6 +576,12 @@ public final class LinkConnection implements AutoCloseable {
         verify(header);
         handler.onValue(header, value);
       }
+    }
+
+    /** The time that the handler took is not the peer's silence. */
+    private void handled() {
+      lastReceivedNanos = System.nanoTime();
+      handling = false;
     }
 
     private void updateCrc(ByteBuffer buffer, int from, int to) {

@@ -225,10 +225,28 @@ class BatchMailboxTest {
   }
 
   @Test
+  void writesAShortBatchOnTheSubmittersThreadWhereThatIsAllowed() throws Exception {
+    LinkSettings settings = settings();
+    BatchMailbox mailbox = new BatchMailbox(SESSION, "m", settings);
+    mailbox.attach(new Listener(new AtomicReference<>()), true);
+    Recorder far = connect(settings);
+    mailbox.connect(connection);
+    for (int i = 1; i <= 20; i++) {
+      long before = connection.bytesSent();
+
+      mailbox.submit(batch(i, 100));
+
+      assertThat(connection.bytesSent()).as("sent when submit returns").isGreaterThan(before);
+      assertThat(far.next().header().sequence()).isEqualTo(i);
+      mailbox.acknowledge(i).release();
+    }
+  }
+
+  @Test
   void releasesBlockedSubmittersWhenTheSessionIsLost() throws Exception {
     BatchMailbox mailbox = new BatchMailbox(SESSION, "m", settings("max-in-flight-bytes = 100"));
     AtomicReference<RemoraException> heard = new AtomicReference<>();
-    mailbox.attach(new Listener(heard));
+    mailbox.attach(new Listener(heard), false);
     mailbox.submit(batch(1, 100));
     AtomicReference<Throwable> thrown = new AtomicReference<>();
     Thread program = new Thread(() -> thrown.set(failure(() -> mailbox.submit(batch(2, 100)))));
@@ -243,7 +261,7 @@ class BatchMailboxTest {
         .hasMessage("machine m lost its node");
     assertThat(heard.get()).isInstanceOf(NodeLostException.class);
     assertThatThrownBy(() -> mailbox.submit(batch(2, 1))).isInstanceOf(NodeLostException.class);
-    assertThatThrownBy(() -> mailbox.attach(new Listener(heard)))
+    assertThatThrownBy(() -> mailbox.attach(new Listener(heard), false))
         .isInstanceOf(NodeLostException.class);
     assertThat(releases(1)).isEqualTo(1);
     assertThat(releases(2)).isEqualTo(2); // two batches of that number, each once

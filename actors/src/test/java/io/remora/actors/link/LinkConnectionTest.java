@@ -353,6 +353,32 @@ class LinkConnectionTest {
   }
 
   @Test
+  void doesNotTakeItsOwnHandlersTimeForThePeersSilence() throws Exception {
+    LinkSettings quick = settings("heartbeat-interval = 50 ms", "heartbeat-timeout = 300 ms");
+    Recorder near =
+        new Recorder() {
+          @Override
+          public void onFrame(LinkConnection connection, FrameHeader header, PooledBuffer payload) {
+            try {
+              Thread.sleep(1_000);
+            } catch (InterruptedException e) {
+              Thread.currentThread().interrupt();
+            }
+            super.onFrame(connection, header, payload);
+          }
+        };
+    start(pair.near, "far", quick, near);
+    LinkConnection far = start(pair.far, "near", quick, new Recorder());
+
+    far.send(OutboundFrame.empty(FrameType.ACK, 1, 1));
+    far.send(OutboundFrame.empty(FrameType.ACK, 1, 2));
+
+    assertThat(near.next().header().sequence()).isEqualTo(1);
+    assertThat(near.next().header().sequence()).isEqualTo(2);
+    assertThat(near.closed).isNotDone();
+  }
+
+  @Test
   void closesALinkWhosePeerHasStalled() throws Exception {
     Recorder near = new Recorder();
     AtomicInteger released = new AtomicInteger();

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-package io.remora.node;
+package io.remora.actors.internal;
 
 import java.io.IOException;
 import java.io.InputStream;
 import java.time.Duration;
 
 /**
- * How a node process ends: soon, whatever its threads are doing.
+ * How a process of Remora's ends, a node or a gateway: soon, whatever its threads are doing.
  *
  * <p>An operator in native code cannot be interrupted. Waiting for it may take long, and the
  * ordinary exit without waiting runs the destructors of libtorch and its BLAS while it computes,
  * which crashes. So the process kills itself where the ordinary way would be one of these.
  */
-final class ProcessEnd {
+public final class ProcessEnd {
 
   private ProcessEnd() {}
 
@@ -22,9 +22,9 @@ final class ProcessEnd {
    * @param code the exit code of the orderly way
    * @param limit how long it may take
    */
-  static void exit(int code, Duration limit) {
+  public static void exit(int code, Duration limit) {
     daemon(
-        "remora-node-kill",
+        "remora-kill",
         () -> {
           try {
             Thread.sleep(limit.toMillis());
@@ -37,7 +37,7 @@ final class ProcessEnd {
   }
 
   /** Ends the process with signal 9, which lets nothing run any more. */
-  static void kill() {
+  public static void kill() {
     String command = "kill -KILL " + ProcessHandle.current().pid();
     try {
       new ProcessBuilder("/bin/sh", "-c", command).start().waitFor();
@@ -56,9 +56,9 @@ final class ProcessEnd {
    * @param stream the stream, standard input
    * @param action what to do then; run once
    */
-  static void whenAtEnd(InputStream stream, Runnable action) {
+  public static void whenAtEnd(InputStream stream, Runnable action) {
     daemon(
-        "remora-node-stdin",
+        "remora-stdin",
         () -> {
           byte[] ignored = new byte[256];
           try {

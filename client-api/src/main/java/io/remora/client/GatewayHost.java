@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.client;
+
+import akka.actor.typed.ActorSystem;
+import akka.actor.typed.javadsl.Behaviors;
+import akka.grpc.GrpcClientSettings;
+import akka.grpc.javadsl.SingleResponseRequestBuilder;
+import com.typesafe.config.Config;
+import com.typesafe.config.ConfigFactory;
+import io.grpc.netty.shaded.io.grpc.netty.NettyChannelBuilder;
+import io.remora.actors.DeviceInfo;
+import io.remora.actors.MachineInfo;
+import io.remora.actors.MachineState;
+import io.remora.actors.StorageInfo;
+import io.remora.actors.StorageState;
+import io.remora.gateway.internal.Tls;
+import io.remora.gateway.v1.Machine;
+import io.remora.gateway.v1.MachineRequest;
+import io.remora.gateway.v1.MachineStats;
+import io.remora.gateway.v1.MachinesClient;
+import io.remora.gateway.v1.OpenRequest;
+import io.remora.gateway.v1.SessionsClient;
+import io.remora.gateway.v1.Storage;
+import io.remora.gateway.v1.StorageRequest;
+import io.remora.provider.MachineSpec;
+import io.remora.runtime.MachineSession;
+import java.time.Duration;
+import java.util.HashMap;
+import java.util.Map;
+import java.util.concurrent.CompletionStage;
+import java.util.concurrent.TimeUnit;
+
+/** A machine behind a gateway. */
+final class GatewayHost implements MachineHost {
+
+  private static final int LARGEST_ANSWER = 64 << 20;
+  private static final int FLOW_CONTROL_WINDOW = 8 << 20;
+  private static final Duration KEEP_ALIVE = Duration.ofSeconds(10);
+
+  /** The client gives itself up for good else; calls fail at once all the same. */
+  private static final int WITHOUT_LIMIT = Integer.MAX_VALUE;
+
+  private static final Config SYSTEM =
+      ConfigFactory.parseString(
+          """
+          akka.daemonic = on
+          akka.actor.provider = local
+          akka.jvm-shutdown-hooks = off
+          akka.coordinated-shutdown.run-by-jvm-shutdown-hook = off
+          akka.coordinated-shutdown.run-by-actor-system-terminate = off
+          """);
+
+  private final String name;
+  private final GatewayAddress gateway;
+  private final ClientSettings settings;
+  private final ActorSystem<Void> system;
+  private final MachinesClient machines;
+  private final SessionsClient sessions;
+  private GatewayLink link;
+
+  GatewayHost(String name, GatewayAddress gateway, ClientSettings settings) {
+    this.name = name;
+    this.gateway = gateway;
+    this.settings = settings;
+    Config config = ConfigFactory.load();
+    this.system =
+        ActorSystem.create(
+            Behaviors.empty(),
+            "remora-gateway-client",
+            SYSTEM
+                .withFallback(config.getConfig("remora.cluster.embedded").withoutPath("akka.actor"))
+                .withFallback(config));
+    GrpcClientSettings client = clientSettings();
+    this.machines = MachinesClient.create(client, system);
+    this.sessions = SessionsClient.create(client, system);
+  }
+
+  private GrpcClientSettings clientSettings() {
+    GrpcClientSettings client =
+        GrpcClientSettings.connectToServiceAt(gateway.host(), gateway.port(), system)
+            .withTls(gateway.usesTls())
+            .withConnectionAttempts(WITHOUT_LIMIT)
+            .withChannelBuilderOverrides(GatewayHost::channel);
+    return gateway.certificate() == null
+        ? client
+        : client.withTrustManager(Tls.trusting(gateway.certificate()));
+  }
+
+  private static NettyChannelBuilder channel(NettyChannelBuilder builder) {
+    return builder
+        .maxInboundMessageSize(LARGEST_ANSWER)
+        .flowControlWindow(FLOW_CONTROL_WINDOW)
+        .keepAliveTime(KEEP_ALIVE.toSeconds(), TimeUnit.SECONDS);
+  }
+
+  @Override
+  public MachineInfo open(MachineSpec spec) {
+    OpenRequest request =
+        OpenRequest.newBuilder()
+            .setProvider(spec.provider())
+            .setName(spec.name())
+            .setGpuType(spec.gpuType() == null ? "" : spec.gpuType().displayName())
+            .setGpuCount(spec.gpuCount())
+            .setIdleTimeoutMillis(spec.idleTimeout() == null ? 0 : spec.idleTimeout().toMillis())
+            .putAllOptions(options(spec))
+            .build();
+    return info(
+        call(
+            machines.open(),
+            request,
+            spec.openTimeout().plus(settings.askTimeout()),
+            "Opening machine " + name),
+        MachineStats.getDefaultInstance());
+  }
+
+  /** What was said of the provider for this machine alone. */
+  private static Map<String, String> options(MachineSpec spec) {
+    String path = "remora.provider." + spec.provider();
+    Config config = ConfigFactory.parseString(spec.settings());
+    Map<String, String> options = new HashMap<>();
+    if (config.hasPath(path)) {
+      config
+          .getConfig(path)
+          .entrySet()
+          .forEach(entry -> options.put(entry.getKey(), entry.getValue().unwrapped().toString()));
+    }
+    return options;
+  }
+
+  @Override
+  public void connect(MachineSession program) {
+    link = new GatewayLink(name, gateway, sessions, system, program);
+    Machine machine = link.open(settings.askTimeout());
+    program.connect(
+        link, machine.getDevicesList().stream().anyMatch(d -> d.getKind().equals("cuda")));
+  }
+
+  @Override
+  public MachineInfo info() {
+    String what = "Asking machine %s for its state".formatted(name);
+    MachineRequest request = MachineRequest.newBuilder().setName(name).build();
+    return info(
+        call(machines.get(), request, settings.askTimeout(), what),
+        call(machines.stats(), request, settings.askTimeout(), what));
+  }
+
+  private static MachineInfo info(Machine machine, MachineStats stats) {
+    return new MachineInfo(
+        machine.getName(),
+        MachineState.valueOf(machine.getState()),
+        machine.getProvider(),
+        machine.getReason(),
+        machine.getDevicesList().stream()
+            .map(device -> new DeviceInfo(device.getName(), device.getKind(), device.getMemory()))
+            .toList(),
+        machine.getLibtorchVersion(),
+        (int) stats.getValuesOrDefault("compute.threads", 0),
+        (long) stats.getValuesOrDefault("storages", 0));
+  }
+
+  @Override
+  public StorageInfo storage(long storage) {
+    Storage answer =
+        call(
+            machines.getStorage(),
+            StorageRequest.newBuilder()
+                .setMachine(name)
+                .setSession(link.session())
+                .setStorage(storage)
+                .build(),
+            settings.askTimeout(),
+            "Asking machine %s about storage %d".formatted(name, storage));
+    return new StorageInfo(
+        storage,
+        StorageState.valueOf(answer.getState()),
+        answer.getBytes(),
+        answer.getDevice(),
+        answer.getSession());
+  }
+
+  @Override
+  public void disconnect() {
+    if (link != null) {
+      link.close(settings.askTimeout());
+    }
+  }
+
+  @Override
+  public void close() {
+    call(
+        machines.stop(),
+        MachineRequest.newBuilder().setName(name).build(),
+        settings.closeTimeout(),
+        "Giving machine %s back".formatted(name));
+  }
+
+  @Override
+  public void abandon() {
+    // A machine without a session is closed by the gateway itself.
+    if (link != null) {
+      link.close(Duration.ZERO);
+    }
+  }
+
+  @Override
+  public void release() {
+    Answers.await(
+        machines.close().thenCombine(sessions.close(), (a, b) -> a).exceptionally(failure -> null),
+        settings.askTimeout(),
+        "Closing the connection to the gateway");
+    system.terminate();
+  }
+
+  private <Q, A> A call(
+      SingleResponseRequestBuilder<Q, A> method, Q request, Duration limit, String what) {
+    SingleResponseRequestBuilder<Q, A> called =
+        gateway.token() == null
+            ? method
+            : method.addHeader("authorization", "Bearer " + gateway.token());
+    CompletionStage<A> answer =
+        called
+            .invoke(request)
+            .handle(
+                (value, failure) -> {
+                  if (failure != null) {
+                    throw GatewayErrors.of(failure, gateway);
+                  }
+                  return value;
+                });
+    return Answers.await(answer, limit, what);
+  }
+}

@@ -1,0 +1,442 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.client;
+
+import akka.Done;
+import akka.NotUsed;
+import akka.actor.typed.ActorSystem;
+import akka.grpc.javadsl.StreamResponseRequestBuilder;
+import akka.japi.Pair;
+import akka.stream.javadsl.Source;
+import com.google.protobuf.ByteString;
+import com.google.protobuf.UnsafeByteOperations;
+import io.remora.actors.internal.ProgramLibtorch;
+import io.remora.gateway.v1.Batches;
+import io.remora.gateway.v1.ClientFrame;
+import io.remora.gateway.v1.Executed;
+import io.remora.gateway.v1.Goodbye;
+import io.remora.gateway.v1.Hello;
+import io.remora.gateway.v1.Machine;
+import io.remora.gateway.v1.Ping;
+import io.remora.gateway.v1.ServerFrame;
+import io.remora.gateway.v1.SessionsClient;
+import io.remora.gateway.v1.Value;
+import io.remora.gateway.v1.Welcome;
+import io.remora.runtime.Batch;
+import io.remora.runtime.BatchSink;
+import io.remora.runtime.MachineStateException;
+import io.remora.runtime.NodeLostException;
+import io.remora.runtime.RemoraException;
+import io.remora.runtime.SessionListener;
+import io.remora.runtime.StorageBirth;
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
+import java.time.Duration;
+import java.util.ArrayDeque;
+import java.util.Deque;
+import java.util.Optional;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CompletionStage;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.locks.Condition;
+import java.util.concurrent.locks.ReentrantLock;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+
+/**
+ * A session's way through a gateway. Batches wait here until the gateway says that they were
+ * executed; when the stream breaks, another one takes the session up again, sends what had not
+ * arrived and receives what had not come back. Thread-safe.
+ */
+final class GatewayLink implements BatchSink {
+
+  private static final Logger log = LoggerFactory.getLogger(GatewayLink.class);
+
+  private static final int PROTOCOL = 1;
+  private static final long LARGEST_MESSAGE = 1 << 20;
+  private static final Duration AGAIN_AFTER = Duration.ofMillis(200);
+
+  private final String machine;
+  private final GatewayAddress gateway;
+  private final SessionsClient client;
+  private final ActorSystem<?> system;
+  private final SessionListener program;
+  private final CompletableFuture<Machine> opened = new CompletableFuture<>();
+  private final CompletableFuture<Done> closed = new CompletableFuture<>();
+
+  private final ReentrantLock lock = new ReentrantLock();
+  private final Condition room = lock.newCondition();
+
+  // Guarded by the lock.
+  private final Deque<Batch> unsent = new ArrayDeque<>();
+  private final Deque<Batch> sent = new ArrayDeque<>();
+  private Outgoing outgoing;
+  private long inFlightBytes;
+  private long maxInFlightBytes;
+  private long ackBytes;
+  private long session;
+  private ByteString secret = ByteString.EMPTY;
+  private Duration lease = Duration.ZERO;
+  private long brokenSinceNanos;
+  private long received;
+  private long unacknowledged;
+  private boolean closing;
+  private RemoraException lost;
+
+  GatewayLink(
+      String machine,
+      GatewayAddress gateway,
+      SessionsClient client,
+      ActorSystem<?> system,
+      SessionListener program) {
+    this.machine = machine;
+    this.gateway = gateway;
+    this.client = client;
+    this.system = system;
+    this.program = program;
+  }
+
+  /** Opens the session; returns what machine it is on. */
+  Machine open(Duration limit) {
+    connect();
+    return Answers.await(opened, limit, "Opening a session on machine " + machine);
+  }
+
+  /** The session's number at the gateway. */
+  long session() {
+    lock.lock();
+    try {
+      return session;
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  // The program's side --------------------------------------------------------------------------
+
+  @Override
+  public void submit(Batch batch) {
+    boolean accepted = false;
+    lock.lock();
+    try {
+      while (lost == null && inFlightBytes > 0 && inFlightBytes + batch.size() > maxInFlightBytes) {
+        room.awaitUninterruptibly();
+      }
+      if (lost != null) {
+        throw (RemoraException) Failures.asThrownHere(lost, "Sending");
+      }
+      unsent.addLast(batch);
+      inFlightBytes += batch.size();
+      accepted = true;
+      send();
+    } finally {
+      lock.unlock();
+      if (!accepted) {
+        batch.release();
+      }
+    }
+  }
+
+  /** Ends the session after what was sent; waits for the gateway to say so. */
+  void close(Duration limit) {
+    lock.lock();
+    try {
+      closing = true;
+      if (lost != null) {
+        return;
+      }
+      send();
+    } finally {
+      lock.unlock();
+    }
+    try {
+      closed.get(limit.toMillis(), TimeUnit.MILLISECONDS);
+    } catch (InterruptedException e) {
+      Thread.currentThread().interrupt();
+    } catch (java.util.concurrent.ExecutionException | java.util.concurrent.TimeoutException e) {
+      log.debug("Session {} was left to the gateway", session, e);
+    }
+    lose(new MachineStateException("the session on machine " + machine + " is closed"), false);
+  }
+
+  // The stream ----------------------------------------------------------------------------------
+
+  /** One stream's requests. It asks for the next frame when it has sent the one before. */
+  private final class Outgoing {
+
+    private CompletableFuture<Optional<Pair<Outgoing, ClientFrame>>> asked;
+    private boolean greeted;
+    private boolean welcomed;
+    private boolean saidGoodbye;
+    private boolean ended;
+
+    CompletionStage<Optional<Pair<Outgoing, ClientFrame>>> next() {
+      lock.lock();
+      try {
+        asked = new CompletableFuture<>();
+        CompletableFuture<Optional<Pair<Outgoing, ClientFrame>>> answer = asked;
+        offer();
+        return answer;
+      } finally {
+        lock.unlock();
+      }
+    }
+
+    /** Hands over what there is, if it is asked for. */
+    void offer() {
+      if (asked == null) {
+        return;
+      }
+      if (ended) {
+        complete(Optional.empty());
+        return;
+      }
+      ClientFrame.Builder frame = nextFrame();
+      if (frame != null) {
+        unacknowledged = 0;
+        complete(Optional.of(Pair.create(this, frame.setReceived(received).build())));
+      }
+    }
+
+    private void complete(Optional<Pair<Outgoing, ClientFrame>> with) {
+      CompletableFuture<Optional<Pair<Outgoing, ClientFrame>>> answer = asked;
+      asked = null;
+      answer.complete(with);
+    }
+
+    private ClientFrame.Builder nextFrame() {
+      if (!greeted) {
+        greeted = true;
+        return ClientFrame.newBuilder().setHello(hello());
+      }
+      if (!welcomed) {
+        return null;
+      }
+      if (!unsent.isEmpty()) {
+        return ClientFrame.newBuilder().setBatches(batches());
+      }
+      if (closing && !saidGoodbye) {
+        saidGoodbye = true;
+        return ClientFrame.newBuilder().setGoodbye(Goodbye.getDefaultInstance());
+      }
+      if (unacknowledged > ackBytes) {
+        return ClientFrame.newBuilder().setPing(Ping.getDefaultInstance());
+      }
+      return null;
+    }
+  }
+
+  private Hello hello() {
+    return Hello.newBuilder()
+        .setProtocol(PROTOCOL)
+        .setWireVersion(Batch.WIRE_VERSION)
+        .setTorchVersion(ProgramLibtorch.version())
+        .setMachine(machine)
+        .setSession(session)
+        .setSecret(secret)
+        .build();
+  }
+
+  /** As many of the waiting batches as fit into a message. */
+  private Batches batches() {
+    Batches.Builder batches = Batches.newBuilder();
+    long bytes = 0;
+    do {
+      Batch batch = unsent.removeFirst();
+      sent.addLast(batch);
+      bytes += batch.size();
+      io.remora.gateway.v1.Batch.Builder message =
+          batches
+              .addBatchesBuilder()
+              .setSequence(batch.sequence())
+              .setData(UnsafeByteOperations.unsafeWrap(batch.bytes()));
+      for (StorageBirth birth : batch.born()) {
+        message.addBorn(birth.id()).addBorn(birth.bytes()).addBorn(birth.device());
+      }
+      for (long freed : batch.freed()) {
+        message.addFreed(freed);
+      }
+    } while (!unsent.isEmpty() && bytes + unsent.getFirst().size() <= LARGEST_MESSAGE);
+    return batches.build();
+  }
+
+  private void send() {
+    if (outgoing != null) {
+      outgoing.offer();
+    }
+  }
+
+  private void connect() {
+    Outgoing stream = new Outgoing();
+    lock.lock();
+    try {
+      if (lost != null) {
+        return;
+      }
+      outgoing = stream;
+    } finally {
+      lock.unlock();
+    }
+    Source<ClientFrame, NotUsed> requests = Source.unfoldAsync(stream, Outgoing::next);
+    StreamResponseRequestBuilder<Source<ClientFrame, NotUsed>, ServerFrame> call = client.connect();
+    CompletionStage<Done> unused =
+        (gateway.token() == null
+                ? call
+                : call.addHeader("authorization", "Bearer " + gateway.token()))
+            .invoke(requests)
+            .runForeach(frame -> onFrame(stream, frame), system)
+            .whenComplete((done, failure) -> onEnd(stream, failure));
+  }
+
+  private void onEnd(Outgoing stream, Throwable failure) {
+    boolean again;
+    lock.lock();
+    try {
+      stream.ended = true;
+      stream.offer();
+      if (outgoing != stream) {
+        return;
+      }
+      outgoing = null;
+      long now = System.nanoTime();
+      if (stream.welcomed || brokenSinceNanos == 0) {
+        brokenSinceNanos = now;
+      }
+      again =
+          !closing
+              && lost == null
+              && session != 0
+              && (failure == null || GatewayErrors.isBroken(failure))
+              && now - brokenSinceNanos < lease.toNanos();
+    } finally {
+      lock.unlock();
+    }
+    if (again) {
+      log.info("The stream to machine {} broke: taking it up again", machine);
+      var unused =
+          system.scheduler().scheduleOnce(AGAIN_AFTER, this::connect, system.executionContext());
+      return;
+    }
+    closed.complete(Done.getInstance());
+    RuntimeException cause =
+        failure == null
+            ? new MachineStateException("the gateway has ended the session on machine " + machine)
+            : GatewayErrors.of(failure, gateway);
+    opened.completeExceptionally(cause);
+    lose(
+        session() == 0 || !GatewayErrors.isBroken(failure)
+            ? (cause instanceof RemoraException ours
+                ? ours
+                : new RemoraException(cause.getMessage(), cause))
+            : new NodeLostException(
+                "machine %s is lost: its gateway at %s could not be reached again within %d s (%s)"
+                    .formatted(machine, gateway, lease.toSeconds(), cause.getMessage()),
+                cause),
+        true);
+  }
+
+  private void lose(RemoraException cause, boolean tell) {
+    Deque<Batch> released = new ArrayDeque<>();
+    lock.lock();
+    try {
+      if (lost != null) {
+        return;
+      }
+      lost = cause;
+      released.addAll(sent);
+      released.addAll(unsent);
+      sent.clear();
+      unsent.clear();
+      room.signalAll();
+      if (outgoing != null) {
+        outgoing.ended = true;
+        outgoing.offer();
+      }
+    } finally {
+      lock.unlock();
+    }
+    released.forEach(Batch::release);
+    if (tell) {
+      program.onLost(cause);
+    }
+  }
+
+  // What comes back -----------------------------------------------------------------------------
+
+  private void onFrame(Outgoing stream, ServerFrame frame) {
+    switch (frame.getFrameCase()) {
+      case WELCOME -> onWelcome(stream, frame.getWelcome());
+      case EXECUTED -> onExecuted(frame.getExecuted());
+      case VALUE -> onValue(frame.getValue());
+      case LOST ->
+          lose(
+              (RemoraException)
+                  GatewayErrors.named(
+                      frame.getLost().getError(), frame.getLost().getMessage(), null),
+              true);
+      case PONG, FRAME_NOT_SET -> {
+        // Carries nothing.
+      }
+    }
+    if (frame.getIndex() != 0) {
+      lock.lock();
+      try {
+        received = frame.getIndex();
+        unacknowledged += frame.getSerializedSize();
+        if (unacknowledged > ackBytes) {
+          send();
+        }
+      } finally {
+        lock.unlock();
+      }
+    }
+  }
+
+  private void onWelcome(Outgoing stream, Welcome welcome) {
+    lock.lock();
+    try {
+      session = welcome.getSession();
+      secret = welcome.getSecret();
+      lease = Duration.ofMillis(welcome.getLeaseMillis());
+      maxInFlightBytes = welcome.getMaxInFlightBytes();
+      ackBytes = welcome.getMaxUnreceivedBytes() / 8;
+      while (!sent.isEmpty() && sent.getLast().sequence() > welcome.getLastBatch()) {
+        unsent.addFirst(sent.removeLast());
+      }
+      stream.welcomed = true;
+      stream.offer();
+    } finally {
+      lock.unlock();
+    }
+    opened.complete(welcome.getMachine());
+  }
+
+  private void onExecuted(Executed executed) {
+    long sequence = executed.getSequence() - executed.getReportsCount();
+    for (ByteString report : executed.getReportsList()) {
+      sequence++;
+      Batch batch;
+      lock.lock();
+      try {
+        batch = sent.pollFirst();
+        if (batch == null || batch.sequence() != sequence) {
+          throw new IllegalStateException("the gateway reports batch " + sequence);
+        }
+        inFlightBytes -= batch.size();
+        room.signalAll();
+      } finally {
+        lock.unlock();
+      }
+      program.onExecuted(sequence, report.asReadOnlyByteBuffer().order(ByteOrder.LITTLE_ENDIAN));
+      batch.release();
+    }
+  }
+
+  private void onValue(Value value) {
+    int length = value.getData().size();
+    ByteBuffer target = program.valueDestination(value.getRequest(), value.getOffset(), length);
+    if (target != null) {
+      value.getData().copyTo(target);
+      program.onValueReceived(value.getRequest(), value.getOffset(), length);
+    }
+  }
+}

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.gateway;
+
+import akka.Done;
+import akka.actor.typed.ActorSystem;
+import akka.http.javadsl.ConnectionContext;
+import akka.http.javadsl.Http;
+import akka.http.javadsl.HttpsConnectionContext;
+import akka.http.javadsl.ServerBinding;
+import akka.http.javadsl.ServerBuilder;
+import akka.http.javadsl.settings.ServerSettings;
+import akka.stream.Materializer;
+import akka.stream.SystemMaterializer;
+import io.remora.actors.MachineActor;
+import io.remora.gateway.internal.GatewayHandler;
+import io.remora.gateway.internal.Tls;
+import io.remora.runtime.RemoraException;
+import java.net.InetAddress;
+import java.net.InetSocketAddress;
+import java.net.UnknownHostException;
+import java.time.Duration;
+import java.util.concurrent.CompletionStage;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+
+/**
+ * Machines for programs that are not members of the Akka cluster, over gRPC. Runs in any member;
+ * {@link Main} runs one in a process of its own.
+ *
+ * <p>A machine that was opened through a gateway without {@code keep} lives as long as it has
+ * sessions, and at the longest as long as the gateway.
+ */
+public final class Gateway {
+
+  private static final Logger log = LoggerFactory.getLogger(Gateway.class);
+  private static final Duration TERMINATION_LIMIT = Duration.ofSeconds(1);
+
+  private final ServerBinding binding;
+  private final GatewayHandler handler;
+
+  private Gateway(ServerBinding binding, GatewayHandler handler) {
+    this.binding = binding;
+    this.handler = handler;
+  }
+
+  /**
+   * Starts a gateway.
+   *
+   * @param system a member of the cluster that the machines are in
+   * @return completes when callers can come
+   * @throws RemoraException if the settings would leave the gateway open to others, or its
+   *     certificate cannot be used
+   */
+  public static CompletionStage<Gateway> start(ActorSystem<?> system, GatewaySettings settings) {
+    checkSecure(settings);
+    MachineActor.init(system);
+    Materializer materializer = SystemMaterializer.get(system).materializer();
+    GatewayHandler handler = new GatewayHandler(system, materializer, settings);
+    ServerBuilder server =
+        Http.get(system)
+            .newServerAt(settings.host(), settings.port())
+            .withSettings(ServerSettings.create(settings.http()));
+    return settings
+        .tls()
+        .map(files -> server.enableHttps(https(files)))
+        .orElse(server)
+        .bind(handler::handle)
+        .thenApply(
+            binding -> {
+              log.info("The gateway listens on {}: {}", binding.localAddress(), settings);
+              return new Gateway(binding, handler);
+            });
+  }
+
+  private static HttpsConnectionContext https(GatewaySettings.Tls files) {
+    return ConnectionContext.httpsServer(Tls.server(files.certificate(), files.privateKey()));
+  }
+
+  private static void checkSecure(GatewaySettings settings) {
+    InetAddress address;
+    try {
+      address = InetAddress.getByName(settings.host());
+    } catch (UnknownHostException e) {
+      throw new RemoraException("unknown host: " + settings.host(), e);
+    }
+    if (address.isLoopbackAddress()
+        || (settings.tls().isPresent() && settings.token().isPresent())) {
+      return;
+    }
+    throw new RemoraException(
+        "the gateway does not listen on %s, which is not a loopback address, without %s: others could read along and use its machines. Set remora.gateway.token, remora.gateway.tls.certificate and remora.gateway.tls.private-key (--token-file, --tls-certificate, --tls-key)"
+            .formatted(
+                settings.host(),
+                settings.tls().isPresent()
+                    ? "a token"
+                    : settings.token().isPresent() ? "TLS" : "TLS and a token"));
+  }
+
+  /** Where it listens. */
+  public InetSocketAddress address() {
+    return binding.localAddress();
+  }
+
+  /**
+   * Takes no more calls, ends the sessions, and closes the machines that were opened through this
+   * gateway without {@code keep}; completes when that is done.
+   */
+  public CompletionStage<Done> stop() {
+    return binding
+        .terminate(TERMINATION_LIMIT)
+        .handle((terminated, failure) -> Done.getInstance())
+        .thenCompose(done -> handler.close());
+  }
+}

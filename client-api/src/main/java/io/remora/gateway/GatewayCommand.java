@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.gateway;
+
+import com.typesafe.config.Config;
+import com.typesafe.config.ConfigException;
+import com.typesafe.config.ConfigFactory;
+import io.remora.actors.RemoraCluster;
+import io.remora.actors.internal.ProcessEnd;
+import io.remora.runtime.RemoraException;
+import java.io.IOException;
+import java.io.InputStream;
+import java.io.PrintStream;
+import java.io.PrintWriter;
+import java.net.InetSocketAddress;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.Map;
+import java.util.Optional;
+import java.util.concurrent.Callable;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.ExecutionException;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.TimeoutException;
+import org.slf4j.LoggerFactory;
+import picocli.CommandLine;
+import picocli.CommandLine.Option;
+
+/** The gateway's command line: starts a gateway in a cluster of its own, and waits for its end. */
+@CommandLine.Command(
+    name = "remora-gateway",
+    mixinStandardHelpOptions = true,
+    versionProvider = GatewayVersion.class,
+    sortOptions = false,
+    usageHelpAutoWidth = true,
+    description = {
+      "Runs a Remora gateway: machines for programs in any language, over gRPC.",
+      "When it is ready it prints one line on standard output, 'remora-gateway listening on"
+          + " HOST:PORT'; its log goes to standard error."
+    },
+    footerHeading = "%nEnvironment:%n",
+    footer = {
+      "  REMORA_GATEWAY_TOKEN      the secret that callers must show, unless --token-file",
+      "                            names it. Never an argument, so that it does not show",
+      "                            in process lists.",
+      "  REMORA_GATEWAY_CONFIG     HOCON text laid over the configuration, e.g.",
+      "                            'remora.gateway.session-lease = 5m'",
+      "  REMORA_GATEWAY_LOG_LEVEL  level of Remora's loggers. Default: INFO"
+    },
+    exitCodeListHeading = "%nExit codes:%n",
+    exitCodeList = {
+      "0:ended in the ordinary way: it was told to, or its parent is gone",
+      "1:an error in the gateway itself",
+      "2:wrong command line",
+      "5:the port cannot be opened, or must not be without TLS and a token",
+      "6:wrong configuration"
+    })
+final class GatewayCommand implements Callable<Integer> {
+
+  static final String TOKEN_VARIABLE = "REMORA_GATEWAY_TOKEN";
+  static final String CONFIG_VARIABLE = "REMORA_GATEWAY_CONFIG";
+
+  private static final int EXIT_LISTEN = 5;
+  private static final int EXIT_CONFIGURATION = 6;
+  private static final long STOP_SECONDS = 8;
+
+  private final PrintStream announcements;
+  private final Map<String, String> environment;
+  private final InputStream standardInput;
+  private final CountDownLatch end = new CountDownLatch(1);
+
+  @Option(
+      names = "--host",
+      paramLabel = "HOST",
+      description =
+          "Address to listen on. One that is not loopback needs --tls-certificate, --tls-key and a"
+              + " token. Default: remora.gateway.host, 127.0.0.1")
+  private String host;
+
+  @Option(
+      names = "--port",
+      paramLabel = "PORT",
+      description = "Port to listen on; 0 takes any free one. Default: remora.gateway.port, 7636")
+  private Integer port;
+
+  @Option(
+      names = "--port-file",
+      paramLabel = "FILE",
+      description = "Writes HOST:PORT to this file, in one piece, when the gateway is ready")
+  private Path portFile;
+
+  @Option(
+      names = "--token-file",
+      paramLabel = "FILE",
+      description = "Takes the secret that callers must show from this file's first line")
+  private Path tokenFile;
+
+  @Option(
+      names = "--tls-certificate",
+      paramLabel = "FILE",
+      description = "The gateway's certificate with its chain, in PEM format")
+  private Path certificate;
+
+  @Option(
+      names = "--tls-key",
+      paramLabel = "FILE",
+      description = "The certificate's private key, in PEM format, not encrypted")
+  private Path privateKey;
+
+  @Option(
+      names = "--exit-with-stdin",
+      description =
+          "Ends when standard input reaches its end: the process that started the gateway is gone")
+  private boolean exitWithStdin;
+
+  @Option(
+      names = "--parent-pid",
+      paramLabel = "PID",
+      description = "Ends when the process with this number does")
+  private Long parentPid;
+
+  private GatewayCommand(
+      PrintStream announcements, Map<String, String> environment, InputStream standardInput) {
+    this.announcements = announcements;
+    this.environment = environment;
+    this.standardInput = standardInput;
+  }
+
+  static CommandLine commandLine(
+      PrintStream announcements, Map<String, String> environment, InputStream standardInput) {
+    CommandLine commandLine =
+        new CommandLine(new GatewayCommand(announcements, environment, standardInput));
+    commandLine.setParameterExceptionHandler(
+        (exception, arguments) -> {
+          PrintWriter err = exception.getCommandLine().getErr();
+          err.println("remora-gateway: " + exception.getMessage());
+          err.println("Try --help.");
+          return CommandLine.ExitCode.USAGE;
+        });
+    commandLine.setExecutionExceptionHandler(
+        (exception, command, parsed) -> {
+          if (exception instanceof StartFailure failure) {
+            command.getErr().println("remora-gateway: " + failure.getMessage());
+            return failure.exitCode;
+          }
+          LoggerFactory.getLogger(GatewayCommand.class).error("The gateway failed", exception);
+          command.getErr().println("remora-gateway: failed: " + exception);
+          return CommandLine.ExitCode.SOFTWARE;
+        });
+    return commandLine;
+  }
+
+  @Override
+  public Integer call() throws Exception {
+    watchParent();
+    Config configuration = configuration();
+    GatewaySettings settings = settings(configuration);
+    RemoraCluster cluster = RemoraCluster.acquire(configuration);
+    Gateway gateway = start(cluster, settings);
+    Thread hook = new Thread(() -> stop(gateway, cluster), "remora-gateway-end");
+    Runtime.getRuntime().addShutdownHook(hook);
+    announce(gateway.address());
+    end.await();
+    return CommandLine.ExitCode.OK; // the hook does the rest
+  }
+
+  /** From the first moment on: the parent may be gone before the gateway is up. */
+  private void watchParent() {
+    if (exitWithStdin) {
+      ProcessEnd.whenAtEnd(standardInput, () -> endBecause("standard input has ended"));
+    }
+    if (parentPid != null) {
+      CompletableFuture<Void> unused =
+          ProcessHandle.of(parentPid)
+              .<CompletableFuture<?>>map(ProcessHandle::onExit)
+              .orElseGet(() -> CompletableFuture.completedFuture(null))
+              .thenRun(() -> endBecause("the process %d has ended".formatted(parentPid)));
+    }
+  }
+
+  private void endBecause(String reason) {
+    LoggerFactory.getLogger(GatewayCommand.class).info("The gateway ends: {}", reason);
+    end.countDown();
+  }
+
+  private static Gateway start(RemoraCluster cluster, GatewaySettings settings)
+      throws InterruptedException {
+    try {
+      return Gateway.start(cluster.system(), settings).toCompletableFuture().get();
+    } catch (ExecutionException e) {
+      throw new StartFailure(
+          EXIT_LISTEN,
+          "cannot listen on %s:%d: %s"
+              .formatted(settings.host(), settings.port(), message(e.getCause())),
+          e);
+    } catch (RemoraException e) {
+      throw new StartFailure(EXIT_LISTEN, e.getMessage(), e);
+    }
+  }
+
+  private static String message(Throwable failure) {
+    return failure.getCause() == null ? failure.getMessage() : failure.getCause().getMessage();
+  }
+
+  private static void stop(Gateway gateway, RemoraCluster cluster) {
+    try {
+      gateway.stop().toCompletableFuture().get(STOP_SECONDS, TimeUnit.SECONDS);
+    } catch (InterruptedException e) {
+      Thread.currentThread().interrupt();
+    } catch (ExecutionException | TimeoutException e) {
+      LoggerFactory.getLogger(GatewayCommand.class).warn("The gateway did not end cleanly", e);
+    }
+    cluster.release();
+  }
+
+  private void announce(InetSocketAddress address) throws IOException {
+    String text = "%s:%d".formatted(address.getAddress().getHostAddress(), address.getPort());
+    if (portFile != null) {
+      Path directory = portFile.toAbsolutePath().getParent();
+      Path written = Files.createTempFile(directory, "gateway", ".port");
+      Files.writeString(written, text + "\n");
+      Files.move(written, portFile, java.nio.file.StandardCopyOption.ATOMIC_MOVE);
+    }
+    announcements.println("remora-gateway listening on " + text);
+    announcements.flush();
+  }
+
+  private GatewaySettings settings(Config configuration) {
+    try {
+      GatewaySettings settings = GatewaySettings.from(configuration);
+      return settings
+          .withAddress(
+              Optional.ofNullable(host).orElse(settings.host()),
+              Optional.ofNullable(port).orElse(settings.port()))
+          .withSecurity(token().or(settings::token), tls().or(settings::tls));
+    } catch (IllegalArgumentException | ConfigException e) {
+      throw new StartFailure(EXIT_CONFIGURATION, "wrong configuration: " + e.getMessage(), e);
+    }
+  }
+
+  private Optional<String> token() {
+    if (tokenFile == null) {
+      return Optional.ofNullable(environment.get(TOKEN_VARIABLE)).filter(text -> !text.isBlank());
+    }
+    try {
+      return Optional.of(
+          Files.readString(tokenFile)
+              .lines()
+              .map(String::strip)
+              .filter(line -> !line.isEmpty())
+              .findFirst()
+              .orElseThrow(
+                  () ->
+                      new StartFailure(
+                          EXIT_CONFIGURATION, "there is no token in " + tokenFile, null)));
+    } catch (IOException e) {
+      throw new StartFailure(EXIT_CONFIGURATION, "cannot read the token: " + e, e);
+    }
+  }
+
+  private Optional<GatewaySettings.Tls> tls() {
+    if (certificate == null && privateKey == null) {
+      return Optional.empty();
+    }
+    if (certificate == null || privateKey == null) {
+      throw new StartFailure(
+          EXIT_CONFIGURATION, "--tls-certificate and --tls-key go together", null);
+    }
+    return Optional.of(new GatewaySettings.Tls(certificate, privateKey));
+  }
+
+  private Config configuration() {
+    String overlay = environment.getOrDefault(CONFIG_VARIABLE, "");
+    try {
+      Config config = ConfigFactory.parseString(overlay).withFallback(ConfigFactory.load());
+      return config.getConfig("remora.gateway.process").withFallback(config).resolve();
+    } catch (ConfigException e) {
+      throw new StartFailure(
+          EXIT_CONFIGURATION,
+          "the configuration (files, system properties and %s) cannot be read: %s"
+              .formatted(CONFIG_VARIABLE, e.getMessage()),
+          e);
+    }
+  }
+
+  /** A gateway that could not start, and the exit code that says why. */
+  private static final class StartFailure extends RemoraException {
+
+    private static final long serialVersionUID = 1L;
+
+    private final int exitCode;
+
+    StartFailure(int exitCode, String message, Throwable cause) {
+      super(message, cause);
+      this.exitCode = exitCode;
+    }
+  }
+}

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.gateway;
+
+import static java.util.Objects.requireNonNull;
+
+import com.typesafe.config.Config;
+import java.nio.file.Path;
+import java.time.Duration;
+import java.util.Optional;
+import java.util.Set;
+
+/**
+ * The settings under {@code remora.gateway}; {@code reference.conf} says what each one means.
+ *
+ * @param host address to listen on
+ * @param port port to listen on; 0: any free one
+ * @param token the secret that callers must show; empty: none is asked for
+ * @param tls what the gateway proves itself with; empty: no TLS
+ * @param maxMessageBytes largest gRPC message taken from a caller
+ * @param maxSessions most sessions at a time
+ * @param maxCallsPerSecond most calls a second of one peer
+ * @param maxUnreceivedBytes most bytes kept of a session because its program has not received them
+ * @param sessionLease how long a session waits for its program to come back
+ * @param askTimeout limit for an answer from a machine's actor
+ * @param openTimeout limit for opening a machine
+ * @param closeTimeout limit for closing a machine
+ * @param providerOptions provider settings that callers may give, without {@code
+ *     remora.provider.<name>}
+ * @param http the whole configuration with the gateway's own {@code akka.http.server}
+ */
+public record GatewaySettings(
+    String host,
+    int port,
+    Optional<String> token,
+    Optional<Tls> tls,
+    int maxMessageBytes,
+    int maxSessions,
+    int maxCallsPerSecond,
+    long maxUnreceivedBytes,
+    Duration sessionLease,
+    Duration askTimeout,
+    Duration openTimeout,
+    Duration closeTimeout,
+    Set<String> providerOptions,
+    Config http) {
+
+  private static final int LARGEST_MESSAGE = 1 << 30;
+
+  /**
+   * Files in PEM format.
+   *
+   * @param certificate the certificate, and those that vouch for it
+   * @param privateKey its private key, not encrypted
+   */
+  public record Tls(Path certificate, Path privateKey) {}
+
+  /** Checks the ranges. */
+  public GatewaySettings {
+    requireNonNull(host, "host");
+    requireNonNull(http, "http");
+    providerOptions = Set.copyOf(providerOptions);
+    check(port >= 0 && port <= 65535, "port must be between 0 and 65535, is " + port);
+    check(
+        maxMessageBytes >= 64 * 1024 && maxMessageBytes <= LARGEST_MESSAGE,
+        "max-message-bytes must be between 64 KiB and 1 GiB, is " + maxMessageBytes);
+    check(maxSessions >= 1, "max-sessions must be at least 1, is " + maxSessions);
+    check(
+        maxCallsPerSecond >= 1, "max-calls-per-second must be at least 1, is " + maxCallsPerSecond);
+    check(
+        maxUnreceivedBytes >= 64 * 1024,
+        "max-unreceived-bytes must be at least 64 KiB, is " + maxUnreceivedBytes);
+    checkPositive(sessionLease, "session-lease");
+    checkPositive(askTimeout, "ask-timeout");
+  }
+
+  /**
+   * Reads {@code remora.gateway}, and the limits of {@code remora.machine}.
+   *
+   * @param root the whole configuration, with the defaults of {@code reference.conf}
+   * @throws IllegalArgumentException if a value is out of range; the message names the key
+   */
+  public static GatewaySettings from(Config root) {
+    Config gateway = root.getConfig("remora.gateway");
+    Config machine = root.getConfig("remora.machine");
+    long maxMessageBytes = gateway.getBytes("max-message-bytes");
+    return new GatewaySettings(
+        gateway.getString("host"),
+        gateway.getInt("port"),
+        text(gateway, "token"),
+        tls(gateway.getString("tls.certificate"), gateway.getString("tls.private-key")),
+        (int) Math.min(maxMessageBytes, Integer.MAX_VALUE),
+        gateway.getInt("max-sessions"),
+        gateway.getInt("max-calls-per-second"),
+        gateway.getBytes("max-unreceived-bytes"),
+        gateway.getDuration("session-lease"),
+        gateway.getDuration("ask-timeout"),
+        machine.getDuration("open-timeout"),
+        machine.getDuration("close-timeout"),
+        Set.copyOf(gateway.getStringList("provider-options")),
+        gateway.getConfig("http").atPath("akka.http.server").withFallback(root));
+  }
+
+  /** The same with another address. */
+  public GatewaySettings withAddress(String newHost, int newPort) {
+    return new GatewaySettings(
+        newHost,
+        newPort,
+        token,
+        tls,
+        maxMessageBytes,
+        maxSessions,
+        maxCallsPerSecond,
+        maxUnreceivedBytes,
+        sessionLease,
+        askTimeout,
+        openTimeout,
+        closeTimeout,
+        providerOptions,
+        http);
+  }
+
+  /** The same with another token and other files for TLS. */
+  public GatewaySettings withSecurity(Optional<String> newToken, Optional<Tls> newTls) {
+    return new GatewaySettings(
+        host,
+        port,
+        newToken,
+        newTls,
+        maxMessageBytes,
+        maxSessions,
+        maxCallsPerSecond,
+        maxUnreceivedBytes,
+        sessionLease,
+        askTimeout,
+        openTimeout,
+        closeTimeout,
+        providerOptions,
+        http);
+  }
+
+  /** Does not show the token. */
+  @Override
+  public String toString() {
+    return "GatewaySettings(%s:%d, %s, %s)"
+        .formatted(
+            host, port, tls.isPresent() ? "TLS" : "no TLS", token.isPresent() ? "token" : "open");
+  }
+
+  private static Optional<String> text(Config config, String key) {
+    return Optional.of(config.getString(key)).filter(value -> !value.isBlank());
+  }
+
+  private static Optional<Tls> tls(String certificate, String privateKey) {
+    if (certificate.isBlank() && privateKey.isBlank()) {
+      return Optional.empty();
+    }
+    check(
+        !certificate.isBlank() && !privateKey.isBlank(),
+        "tls.certificate and tls.private-key must be set together");
+    return Optional.of(new Tls(Path.of(certificate), Path.of(privateKey)));
+  }
+
+  private static void checkPositive(Duration value, String key) {
+    check(!value.isZero() && !value.isNegative(), key + " must be positive, is " + value);
+  }
+
+  private static void check(boolean condition, String message) {
+    if (!condition) {
+      throw new IllegalArgumentException("remora.gateway." + message);
+    }
+  }
+}

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.gateway.internal;
+
+import akka.grpc.GrpcServiceException;
+import akka.util.ByteString;
+import com.google.protobuf.CodedInputStream;
+import com.google.protobuf.UnsafeByteOperations;
+import io.grpc.Status;
+import io.remora.actors.link.BufferPool;
+import io.remora.actors.link.PooledBuffer;
+import io.remora.gateway.v1.ClientFrame;
+import io.remora.runtime.Batch;
+import io.remora.runtime.ProtocolException;
+import io.remora.runtime.ResourceExhaustedException;
+import io.remora.runtime.StorageBirth;
+import java.io.IOException;
+import java.nio.ByteBuffer;
+import java.util.ArrayDeque;
+import java.util.ArrayList;
+import java.util.Deque;
+import java.util.List;
+
+/**
+ * Makes frames of what comes in over a session's stream, and batches of frames. A message is put
+ * together in memory that the next one uses again; from there each batch is copied to where the
+ * link to its machine takes it from. For one thread at a time.
+ */
+final class ClientFrames {
+
+  /** Batches up to this size are ordinary objects: pooled memory comes in pages. */
+  private static final int SMALL = 4 * 1024;
+
+  /** Memory that is kept between messages. */
+  private static final int KEPT = 2 << 20;
+
+  private final BufferPool pool;
+  private final int maxMessageBytes;
+  private final Deque<ByteBuffer> received = new ArrayDeque<>();
+  private final ByteBuffer prefix = ByteBuffer.allocate(GrpcFrames.PREFIX_BYTES);
+  private byte[] memory = {};
+  private ByteBuffer message;
+
+  ClientFrames(BufferPool pool, int maxMessageBytes) {
+    this.pool = pool;
+    this.maxMessageBytes = maxMessageBytes;
+  }
+
+  /** Takes bytes as they come. */
+  void add(ByteString bytes) {
+    bytes.getByteBuffers().forEach(received::addLast);
+  }
+
+  /**
+   * The next frame, valid until the next call; null while there is none whole.
+   *
+   * @throws GrpcServiceException if what came is no message or too large
+   */
+  ClientFrame next() {
+    if (message == null) {
+      fill(prefix);
+      if (prefix.hasRemaining()) {
+        return null;
+      }
+      int length = checkedLength(prefix.flip());
+      prefix.clear();
+      if (memory.length < length || memory.length > KEPT) {
+        memory = new byte[length];
+      }
+      message = ByteBuffer.wrap(memory, 0, length);
+    }
+    fill(message);
+    if (message.hasRemaining()) {
+      return null;
+    }
+    int length = message.position();
+    message = null;
+    try {
+      CodedInputStream in = UnsafeByteOperations.unsafeWrap(memory, 0, length).newCodedInput();
+      in.enableAliasing(true);
+      return ClientFrame.parseFrom(in);
+    } catch (IOException e) {
+      throw malformed("a message is no ClientFrame: " + e.getMessage());
+    }
+  }
+
+  /**
+   * A frame's batches, in memory of their own.
+   *
+   * @throws GrpcServiceException if one is malformed
+   */
+  List<Batch> batches(ClientFrame frame) {
+    return frame.getBatches().getBatchesList().stream().map(this::batch).toList();
+  }
+
+  private Batch batch(io.remora.gateway.v1.Batch batch) {
+    List<StorageBirth> born = births(batch);
+    long[] freed = batch.getFreedList().stream().mapToLong(Long::longValue).toArray();
+    int size = batch.getData().size();
+    if (size <= SMALL) {
+      ByteBuffer copy = ByteBuffer.wrap(batch.getData().toByteArray());
+      return new Batch(batch.getSequence(), copy, born, freed, () -> {});
+    }
+    PooledBuffer copy = pool.take(size);
+    batch.getData().copyTo(copy.bytes());
+    copy.bytes().flip();
+    return new Batch(batch.getSequence(), copy.bytes(), born, freed, copy::release);
+  }
+
+  private static List<StorageBirth> births(io.remora.gateway.v1.Batch batch) {
+    int count = batch.getBornCount();
+    if (count % 3 != 0) {
+      throw malformed("batch %d has %d numbers in born".formatted(batch.getSequence(), count));
+    }
+    List<StorageBirth> births = new ArrayList<>(count / 3);
+    for (int i = 0; i < count; i += 3) {
+      births.add(
+          new StorageBirth(batch.getBorn(i), batch.getBorn(i + 1), (int) batch.getBorn(i + 2)));
+    }
+    return births;
+  }
+
+  private static GrpcServiceException malformed(String what) {
+    return GatewayErrors.refusal(Status.Code.INVALID_ARGUMENT, ProtocolException.class, what);
+  }
+
+  private void fill(ByteBuffer target) {
+    while (target.hasRemaining() && !received.isEmpty()) {
+      ByteBuffer next = received.getFirst();
+      int count = Math.min(next.remaining(), target.remaining());
+      target.put(target.position(), next, next.position(), count);
+      target.position(target.position() + count);
+      next.position(next.position() + count);
+      if (!next.hasRemaining()) {
+        received.removeFirst();
+      }
+    }
+  }
+
+  private int checkedLength(ByteBuffer header) {
+    if (header.get() != 0) {
+      throw GatewayErrors.refusal(
+          Status.Code.UNIMPLEMENTED,
+          ProtocolException.class,
+          "the gateway takes no compressed messages in sessions");
+    }
+    long length = Integer.toUnsignedLong(header.getInt());
+    if (length > maxMessageBytes) {
+      throw GatewayErrors.refusal(
+          Status.Code.RESOURCE_EXHAUSTED,
+          ResourceExhaustedException.class,
+          "a message of %d bytes is larger than the gateway takes, %d (remora.gateway.max-message-bytes)"
+              .formatted(length, maxMessageBytes));
+    }
+    return (int) length;
+  }
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.gateway.internal;
+
+import akka.Done;
+import akka.actor.typed.ActorSystem;
+import akka.grpc.GrpcProtocol.GrpcProtocolWriter;
+import akka.grpc.internal.GrpcProtocolNative;
+import akka.grpc.internal.Identity$;
+import akka.grpc.javadsl.GrpcExceptionHandler;
+import akka.grpc.javadsl.ServerReflection;
+import akka.grpc.javadsl.ServiceHandler;
+import akka.http.javadsl.model.HttpRequest;
+import akka.http.javadsl.model.HttpResponse;
+import akka.http.javadsl.model.RequestEntity;
+import akka.http.scaladsl.model.HttpEntity;
+import akka.japi.function.Function;
+import akka.stream.Materializer;
+import akka.stream.javadsl.Source;
+import akka.util.ByteString;
+import io.remora.gateway.GatewaySettings;
+import io.remora.gateway.internal.health.Health;
+import io.remora.gateway.internal.health.HealthHandlerFactory;
+import io.remora.gateway.v1.Machines;
+import io.remora.gateway.v1.MachinesHandlerFactory;
+import io.remora.gateway.v1.Sessions;
+import java.util.List;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CompletionStage;
+
+/**
+ * Answers the gateway's requests: sessions by a stage of their own, for speed; all else by what
+ * Akka gRPC generates. Thread-safe.
+ */
+public final class GatewayHandler {
+
+  private static final String CONNECT = "/" + Sessions.name + "/Connect";
+  private static final String HEALTH = "/" + Health.name + "/";
+
+  private final ActorSystem<?> system;
+  private final GatewaySettings settings;
+  private final GatewayMachines machines;
+  private final GatewaySessions sessions;
+  private final Access access;
+  private final GrpcProtocolWriter writer = GrpcProtocolNative.newWriter(Identity$.MODULE$);
+  private final Function<HttpRequest, CompletionStage<HttpResponse>> generated;
+
+  /** A handler with nothing open. */
+  @SuppressWarnings("unchecked") // the generic array of concatOrNotFound's arguments
+  public GatewayHandler(
+      ActorSystem<?> system, Materializer materializer, GatewaySettings settings) {
+    this.system = system;
+    this.settings = settings;
+    this.machines = new GatewayMachines(system, settings);
+    this.sessions = new GatewaySessions(system, settings, machines);
+    this.access = new Access(settings.token(), settings.maxCallsPerSecond());
+    this.generated =
+        ServiceHandler.concatOrNotFound(
+            MachinesHandlerFactory.partial(
+                new MachinesService(settings, machines, sessions),
+                Machines.name,
+                materializer,
+                classic -> GatewayErrors::trailers,
+                system),
+            HealthHandlerFactory.partial(
+                new HealthService(),
+                Health.name,
+                materializer,
+                classic -> GatewayErrors::trailers,
+                system),
+            ServerReflection.create(
+                List.of(Machines.description, Sessions.description, Health.description), system));
+  }
+
+  /** Answers a request. */
+  public CompletionStage<HttpResponse> handle(HttpRequest request) throws Exception {
+    String path = request.getUri().path();
+    try {
+      // Load balancers have no token.
+      access.check(request, !path.startsWith(HEALTH));
+    } catch (RuntimeException e) {
+      request.discardEntityBytes(system);
+      return CompletableFuture.completedFuture(
+          GrpcExceptionHandler.standard(e, classic -> GatewayErrors::trailers, writer, system));
+    }
+    return path.equals(CONNECT)
+        ? CompletableFuture.completedFuture(connect(request))
+        : generated.apply(
+            request.withEntity(
+                (RequestEntity) request.entity().withSizeLimit(settings.maxMessageBytes())));
+  }
+
+  private HttpResponse connect(HttpRequest request) {
+    Source<ByteString, Object> bytes = request.entity().withoutSizeLimit().getDataBytes();
+    return HttpResponse.create()
+        .withEntity(
+            new HttpEntity.Chunked(
+                writer.contentType(), bytes.via(new SessionStream(sessions)).asScala()));
+  }
+
+  /**
+   * Ends the sessions, and closes the machines that live only for them; completes when that is
+   * done.
+   */
+  public CompletionStage<Done> close() {
+    sessions.closeAll();
+    return machines.closeOwned();
+  }
+}

@@ -1,0 +1,472 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.gateway.internal;
+
+import akka.grpc.GrpcServiceException;
+import akka.util.ByteString;
+import io.grpc.Status;
+import io.remora.actors.MachineInfo;
+import io.remora.gateway.v1.Executed;
+import io.remora.gateway.v1.Lost;
+import io.remora.gateway.v1.ServerFrame;
+import io.remora.runtime.Batch;
+import io.remora.runtime.BatchSink;
+import io.remora.runtime.MachineStateException;
+import io.remora.runtime.ProtocolException;
+import io.remora.runtime.RemoraException;
+import io.remora.runtime.SessionListener;
+import java.nio.ByteBuffer;
+import java.security.MessageDigest;
+import java.security.SecureRandom;
+import java.time.Duration;
+import java.util.ArrayDeque;
+import java.util.ArrayList;
+import java.util.Deque;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.locks.Condition;
+import java.util.concurrent.locks.ReentrantLock;
+import java.util.function.Consumer;
+
+/**
+ * A program's session on a machine, seen from the gateway: it outlives the stream that carries it.
+ *
+ * <p>Up: batches go on to the machine in order, once each; a batch that came before is ignored.
+ * Down: reports and values are numbered frames, kept until the program says that it received them,
+ * and sent again on the next stream. Reports that wait for the stream travel in one frame. Past
+ * {@code remora.gateway.max-unreceived-bytes} the thread that reads the machine's link waits, and
+ * so the machine is held up, not the memory filled. Thread-safe.
+ */
+final class GatewaySession implements SessionListener {
+
+  private static final SecureRandom RANDOM = new SecureRandom();
+  private static final int SECRET_BYTES = 32;
+
+  /** Reports that wait longer than this together travel in several frames. */
+  private static final int LARGEST_EXECUTED = 256 * 1024;
+
+  /** What a batch takes besides its bytes. */
+  private static final long BATCH_OVERHEAD = 256;
+
+  /** What carries a session. Called under the session's lock: it only passes the news on. */
+  interface Stream {
+
+    /** There are frames again, or there is room for batches again, or the session has ended. */
+    void wake();
+
+    /** The session goes on over another stream. */
+    void replaced();
+  }
+
+  /** A frame as it travels. */
+  private record Frame(long index, ByteString bytes) {}
+
+  /** A batch that the machine has not executed. */
+  private record InFlight(long sequence, long bytes, long sinceNanos) {}
+
+  private final long number;
+  private final MachineInfo machine;
+  private final long maxInFlightBytes;
+  private final long maxUnreceivedBytes;
+  private final Duration patience;
+  private final Consumer<GatewaySession> abandon;
+  private final byte[] secret = new byte[SECRET_BYTES];
+
+  private final ReentrantLock lock = new ReentrantLock();
+  private final Condition received = lock.newCondition();
+
+  // Guarded by the lock.
+  private BatchSink sink;
+  private Stream stream;
+  private boolean waitsForFrames;
+  private boolean waitsForRoom;
+  private long lastBatch;
+  private long inFlightBytes;
+  private final Deque<InFlight> inFlight = new ArrayDeque<>();
+  private final Deque<Frame> sent = new ArrayDeque<>();
+  private final Deque<Frame> unsent = new ArrayDeque<>();
+  private final List<com.google.protobuf.ByteString> reports = new ArrayList<>();
+  private long reportBytes;
+  private long reported;
+  private long lastIndex;
+  private long unreceivedBytes;
+  private boolean ended;
+  private long batches;
+  private long batchBytes;
+  private long executed;
+  private long valueBytes;
+  private long streams;
+  private double roundTripSeconds;
+
+  /** The reader's: where the bytes of a value arrive. */
+  private ByteBuffer arriving = ByteBuffer.allocateDirect(0);
+
+  /**
+   * @param number the session's number in the actor system
+   * @param machine the machine as it was when the session was opened
+   * @param maxInFlightBytes bytes of batches not executed that the machine takes
+   * @param maxUnreceivedBytes bytes of frames that are kept
+   * @param patience how long the machine is held up for a program that receives nothing
+   * @param abandon ends the session because that ran out
+   */
+  GatewaySession(
+      long number,
+      MachineInfo machine,
+      long maxInFlightBytes,
+      long maxUnreceivedBytes,
+      Duration patience,
+      Consumer<GatewaySession> abandon) {
+    this.number = number;
+    this.machine = machine;
+    this.maxInFlightBytes = maxInFlightBytes;
+    this.maxUnreceivedBytes = maxUnreceivedBytes;
+    this.patience = patience;
+    this.abandon = abandon;
+    RANDOM.nextBytes(secret);
+  }
+
+  long number() {
+    return number;
+  }
+
+  MachineInfo machine() {
+    return machine;
+  }
+
+  com.google.protobuf.ByteString secret() {
+    return com.google.protobuf.ByteString.copyFrom(secret);
+  }
+
+  /** Compares in constant time. */
+  boolean hasSecret(com.google.protobuf.ByteString shown) {
+    return MessageDigest.isEqual(secret, shown.toByteArray());
+  }
+
+  /** Says where batches go. Once, before the first stream. */
+  void attached(BatchSink to) {
+    lock.lock();
+    try {
+      sink = to;
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  // The stream's side ---------------------------------------------------------------------------
+
+  /**
+   * Takes the session over. What was sent and not received is sent again.
+   *
+   * @param receivedIndex the last frame that the program has
+   * @return the last batch that came
+   */
+  long connect(Stream by, long receivedIndex) {
+    lock.lock();
+    try {
+      if (stream != null) {
+        stream.replaced();
+      }
+      stream = by;
+      waitsForFrames = false;
+      waitsForRoom = false;
+      forget(receivedIndex);
+      while (!sent.isEmpty()) {
+        unsent.addFirst(sent.removeLast());
+      }
+      streams++;
+      return lastBatch;
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  /** The stream has ended; false if another one carries the session by now. */
+  boolean disconnect(Stream by) {
+    lock.lock();
+    try {
+      if (stream != by) {
+        return false;
+      }
+      stream = null;
+      return true;
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  boolean isConnected() {
+    lock.lock();
+    try {
+      return stream != null;
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  /** How many streams have carried the session. */
+  long streams() {
+    lock.lock();
+    try {
+      return streams;
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  /** The program has the frames up to this one. */
+  void received(long index) {
+    lock.lock();
+    try {
+      forget(index);
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  private void forget(long index) {
+    boolean any = false;
+    while (!sent.isEmpty() && sent.getFirst().index() <= index) {
+      unreceivedBytes -= sent.removeFirst().bytes().size();
+      any = true;
+    }
+    if (any) {
+      received.signalAll();
+    }
+  }
+
+  /**
+   * Passes a batch on, and takes care of its release.
+   *
+   * @return false if there is no room: {@link Stream#wake} tells when to try again
+   * @throws GrpcServiceException if the batch is not the next one
+   */
+  boolean submit(Stream by, Batch batch) {
+    lock.lock();
+    try {
+      if (stream != by || ended || batch.sequence() <= lastBatch) {
+        batch.release();
+        return true;
+      }
+      if (batch.sequence() != lastBatch + 1) {
+        throw GatewayErrors.refusal(
+            Status.Code.INVALID_ARGUMENT,
+            ProtocolException.class,
+            "batch %d came after batch %d".formatted(batch.sequence(), lastBatch));
+      }
+      long size = batch.size() + BATCH_OVERHEAD;
+      if (inFlightBytes > 0 && inFlightBytes + size > maxInFlightBytes) {
+        waitsForRoom = true;
+        return false;
+      }
+      lastBatch = batch.sequence();
+      inFlight.addLast(new InFlight(lastBatch, size, System.nanoTime()));
+      inFlightBytes += size;
+      batches++;
+      batchBytes += batch.size();
+      // Never blocks: it has room for more than is counted here.
+      sink.submit(batch);
+      return true;
+    } catch (RemoraException e) {
+      end(e);
+      return true;
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  /** The next frame to send; null: none, and {@link Stream#wake} tells when there is one. */
+  ByteString nextFrame(Stream by) {
+    lock.lock();
+    try {
+      if (stream != by) {
+        return null;
+      }
+      if (unsent.isEmpty()) {
+        closeReports();
+      }
+      Frame next = unsent.pollFirst();
+      if (next == null) {
+        waitsForFrames = true;
+        return null;
+      }
+      sent.addLast(next);
+      return next.bytes();
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  /** Nothing will come any more. */
+  boolean hasEnded() {
+    lock.lock();
+    try {
+      return ended;
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  // The machine's side --------------------------------------------------------------------------
+
+  @Override
+  public void onExecuted(long sequence, ByteBuffer report) {
+    com.google.protobuf.ByteString copy = com.google.protobuf.ByteString.copyFrom(report);
+    lock.lock();
+    try {
+      long sinceNanos = 0;
+      while (!inFlight.isEmpty() && inFlight.getFirst().sequence() <= sequence) {
+        InFlight done = inFlight.removeFirst();
+        inFlightBytes -= done.bytes();
+        sinceNanos = done.sinceNanos();
+      }
+      executed++;
+      roundTripSeconds +=
+          ((System.nanoTime() - sinceNanos) * 1e-9 - roundTripSeconds) / Math.min(executed, 100);
+      reports.add(copy);
+      reported = sequence;
+      unreceivedBytes += copy.size();
+      reportBytes += copy.size();
+      if (reportBytes > LARGEST_EXECUTED) {
+        closeReports();
+      }
+      wakeStream();
+      awaitRoom();
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  @Override
+  public ByteBuffer valueDestination(long request, long offset, int length) {
+    lock.lock();
+    try {
+      awaitRoom();
+      if (ended) {
+        return null;
+      }
+    } finally {
+      lock.unlock();
+    }
+    if (arriving.capacity() < length) {
+      arriving = ByteBuffer.allocateDirect(length);
+    }
+    return arriving.clear().limit(length);
+  }
+
+  @Override
+  public void onValueReceived(long request, long offset, int length) {
+    lock.lock();
+    try {
+      closeReports();
+      valueBytes += length;
+      add(GrpcFrames.value(lastIndex + 1, request, offset, arriving.clear().limit(length)));
+      wakeStream();
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  @Override
+  public void onLost(RemoraException cause) {
+    end(cause);
+  }
+
+  /**
+   * The end: the program hears of {@code cause} after all that came before; null if it asked for
+   * the end.
+   */
+  void end(RemoraException cause) {
+    lock.lock();
+    try {
+      if (ended) {
+        return;
+      }
+      ended = true;
+      if (cause != null) {
+        closeReports();
+        add(
+            ServerFrame.newBuilder()
+                .setLost(
+                    Lost.newBuilder()
+                        .setError(cause.getClass().getSimpleName())
+                        .setMessage(String.valueOf(cause.getMessage()))));
+      }
+      inFlight.clear();
+      inFlightBytes = 0;
+      waitsForFrames = true;
+      wakeStream();
+      received.signalAll();
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  private void closeReports() {
+    if (!reports.isEmpty()) {
+      unreceivedBytes -= reportBytes;
+      reportBytes = 0;
+      add(
+          ServerFrame.newBuilder()
+              .setExecuted(Executed.newBuilder().setSequence(reported).addAllReports(reports)));
+      reports.clear();
+    }
+  }
+
+  private void add(ServerFrame.Builder frame) {
+    add(GrpcFrames.encode(frame.setIndex(lastIndex + 1).build()));
+  }
+
+  private void add(ByteString bytes) {
+    unsent.addLast(new Frame(++lastIndex, bytes));
+    unreceivedBytes += bytes.size();
+  }
+
+  private void wakeStream() {
+    if (stream != null && (waitsForFrames || waitsForRoom)) {
+      waitsForFrames = false;
+      waitsForRoom = false;
+      stream.wake();
+    }
+  }
+
+  /** Waits while too much is kept, as long as the program goes on receiving. */
+  private void awaitRoom() {
+    long left = patience.toNanos();
+    while (unreceivedBytes > maxUnreceivedBytes && !ended) {
+      long before = unreceivedBytes;
+      try {
+        left = received.awaitNanos(left);
+      } catch (InterruptedException e) {
+        Thread.currentThread().interrupt();
+        return;
+      }
+      if (unreceivedBytes < before) {
+        left = patience.toNanos();
+      } else if (left <= 0) {
+        end(
+            new MachineStateException(
+                "session %d on machine %s was ended: its program has received nothing for %d s while %d MiB wait for it (remora.gateway.max-unreceived-bytes, remora.gateway.session-lease)"
+                    .formatted(
+                        number, machine.name(), patience.toSeconds(), unreceivedBytes >> 20)));
+        abandon.accept(this);
+      }
+    }
+  }
+
+  /** The session's figures by name. */
+  Map<String, Double> statistics() {
+    lock.lock();
+    try {
+      return Map.of(
+          "batches", (double) batches,
+          "batch.bytes", (double) batchBytes,
+          "batches.executed", (double) executed,
+          "value.bytes", (double) valueBytes,
+          "streams", (double) streams,
+          "in.flight.bytes", (double) inFlightBytes,
+          "unreceived.bytes", (double) unreceivedBytes,
+          "round.trip.seconds", roundTripSeconds);
+    } finally {
+      lock.unlock();
+    }
+  }
+}

@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.gateway.internal;
+
+import akka.Done;
+import akka.actor.typed.ActorSystem;
+import io.grpc.Status;
+import io.remora.actors.LocalSessions;
+import io.remora.actors.MachineActor;
+import io.remora.actors.link.BufferPool;
+import io.remora.actors.link.LinkSettings;
+import io.remora.gateway.GatewaySettings;
+import io.remora.gateway.v1.Hello;
+import io.remora.runtime.Batch;
+import io.remora.runtime.MachineStateException;
+import io.remora.runtime.ProtocolException;
+import io.remora.runtime.ResourceExhaustedException;
+import java.util.HashMap;
+import java.util.Map;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CompletionStage;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.ConcurrentMap;
+import java.util.concurrent.atomic.AtomicInteger;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+
+/**
+ * The sessions of this gateway's programs. One whose stream broke waits for {@code
+ * remora.gateway.session-lease}, then it is closed. Thread-safe.
+ */
+final class GatewaySessions {
+
+  /** Version of {@code gateway.proto}. */
+  static final int PROTOCOL = 1;
+
+  private static final Logger log = LoggerFactory.getLogger(GatewaySessions.class);
+
+  private final ActorSystem<?> system;
+  private final GatewaySettings settings;
+  private final LinkSettings link;
+  private final GatewayMachines machines;
+  private final BufferPool buffers;
+  private final ConcurrentMap<Long, GatewaySession> sessions = new ConcurrentHashMap<>();
+  private final AtomicInteger count = new AtomicInteger();
+
+  GatewaySessions(ActorSystem<?> system, GatewaySettings settings, GatewayMachines machines) {
+    this.system = system;
+    this.settings = settings;
+    this.link = LinkSettings.from(system.settings().config());
+    this.machines = machines;
+    this.buffers = new BufferPool(link.poolBytes());
+  }
+
+  GatewaySettings settings() {
+    return settings;
+  }
+
+  /** Bytes of batches not executed that a session takes. */
+  long maxInFlightBytes() {
+    return link.maxInFlightBytes();
+  }
+
+  /** Memory for what comes in. */
+  BufferPool buffers() {
+    return buffers;
+  }
+
+  /** The session that a program asks for: a new one, or one that it had. */
+  CompletionStage<GatewaySession> greeted(Hello hello) {
+    if (hello.getProtocol() != PROTOCOL) {
+      throw differs(
+          "the gateway speaks protocol version %d, the program %d: use the same version of Remora on both sides"
+              .formatted(PROTOCOL, hello.getProtocol()));
+    }
+    if (hello.getWireVersion() != Batch.WIRE_VERSION) {
+      throw differs(
+          "the gateway's machines read wire version %d, the program's native core writes %d: use the same version of Remora on both sides"
+              .formatted(Batch.WIRE_VERSION, hello.getWireVersion()));
+    }
+    return hello.getSession() == 0 ? open(hello) : CompletableFuture.completedFuture(resume(hello));
+  }
+
+  private static RuntimeException differs(String message) {
+    return GatewayErrors.refusal(Status.Code.FAILED_PRECONDITION, ProtocolException.class, message);
+  }
+
+  private CompletionStage<GatewaySession> open(Hello hello) {
+    if (count.incrementAndGet() > settings.maxSessions()) {
+      count.decrementAndGet();
+      throw GatewayErrors.refusal(
+          Status.Code.RESOURCE_EXHAUSTED,
+          ResourceExhaustedException.class,
+          "the gateway has %d sessions and takes no more (remora.gateway.max-sessions)"
+              .formatted(settings.maxSessions()));
+    }
+    String name = hello.getMachine();
+    return machines
+        .get(name)
+        .thenCompose(
+            info -> {
+              checkTorch(hello.getTorchVersion(), info.libtorchVersion(), name);
+              return machines.<MachineActor.SessionOpened>ask(
+                  name, MachineActor.OpenSession::new, settings.askTimeout());
+            })
+        .thenApply(this::opened)
+        .whenComplete(
+            (session, failure) -> {
+              if (failure != null) {
+                count.decrementAndGet();
+              }
+            });
+  }
+
+  private static void checkTorch(String program, String node, String machine) {
+    if (!node.isEmpty() && !majorMinor(program).equals(majorMinor(node))) {
+      throw differs(
+          "machine %s has libtorch %s, the program %s: install torch %s for the program, or give the machine a torch installation of version %s (remora.provider.mock.torch-home)"
+              .formatted(machine, node, program, majorMinor(node), majorMinor(program)));
+    }
+  }
+
+  private static String majorMinor(String version) {
+    String[] parts = version.split("[.+]", 3);
+    return parts.length < 2 ? version : parts[0] + "." + parts[1];
+  }
+
+  private GatewaySession opened(MachineActor.SessionOpened opened) {
+    GatewaySession session =
+        new GatewaySession(
+            opened.session(),
+            opened.machine(),
+            link.maxInFlightBytes(),
+            settings.maxUnreceivedBytes(),
+            settings.sessionLease(),
+            this::close);
+    session.attached(LocalSessions.get(system).attach(opened.session(), session, true));
+    sessions.put(session.number(), session);
+    machines.sessionOpened(opened.machine().name());
+    lease(session);
+    log.info("Session {} on machine {} is open", session.number(), opened.machine().name());
+    return session;
+  }
+
+  private GatewaySession resume(Hello hello) {
+    GatewaySession session = sessions.get(hello.getSession());
+    if (session == null || !session.hasSecret(hello.getSecret())) {
+      throw GatewayErrors.refusal(
+          Status.Code.NOT_FOUND,
+          MachineStateException.class,
+          "there is no session %d with this secret: it was closed, or its stream was broken for longer than %d s (remora.gateway.session-lease)"
+              .formatted(hello.getSession(), settings.sessionLease().toSeconds()));
+    }
+    return session;
+  }
+
+  /** A session's stream has ended. */
+  void disconnected(GatewaySession session, GatewaySession.Stream stream) {
+    if (!session.disconnect(stream)) {
+      return;
+    }
+    if (session.hasEnded()) {
+      close(session);
+    } else {
+      log.info(
+          "The stream of session {} on machine {} is broken",
+          session.number(),
+          session.machine().name());
+      lease(session);
+    }
+  }
+
+  private void lease(GatewaySession session) {
+    long streams = session.streams();
+    system
+        .scheduler()
+        .scheduleOnce(
+            settings.sessionLease(),
+            () -> {
+              if (!session.isConnected() && session.streams() == streams) {
+                log.info(
+                    "Session {} on machine {}: its program has not come back",
+                    session.number(),
+                    session.machine().name());
+                session.end(null); // nobody waits for what is still to come
+                close(session);
+              }
+            },
+            system.executionContext());
+  }
+
+  /** Closes a session after what was sent. */
+  void close(GatewaySession session) {
+    if (!sessions.remove(session.number(), session)) {
+      return;
+    }
+    String name = session.machine().name();
+    CompletionStage<Done> unused =
+        machines
+            .<Done>ask(
+                name,
+                replyTo -> new MachineActor.CloseSession(session.number(), replyTo),
+                settings.askTimeout())
+            .whenComplete(
+                (done, failure) -> {
+                  session.end(null);
+                  count.decrementAndGet();
+                  machines.sessionEnded(name);
+                  log.info("Session {} on machine {} is closed", session.number(), name);
+                });
+  }
+
+  /** Ends all sessions. */
+  void closeAll() {
+    for (GatewaySession session : sessions.values()) {
+      session.end(null);
+      close(session);
+    }
+  }
+
+  /** Figures of the sessions on a machine: added up, but for the longest round trip. */
+  Map<String, Double> statistics(String machine) {
+    Map<String, Double> figures = new HashMap<>();
+    figures.put("sessions", 0.0);
+    for (GatewaySession session : sessions.values()) {
+      if (session.machine().name().equals(machine)) {
+        figures.merge("sessions", 1.0, Double::sum);
+        session
+            .statistics()
+            .forEach(
+                (name, value) ->
+                    figures.merge(
+                        name, value, name.endsWith(".seconds") ? Math::max : Double::sum));
+      }
+    }
+    return figures;
+  }
+}

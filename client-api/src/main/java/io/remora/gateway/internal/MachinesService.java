@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.gateway.internal;
+
+import akka.NotUsed;
+import akka.stream.javadsl.Source;
+import com.typesafe.config.Config;
+import com.typesafe.config.ConfigFactory;
+import com.typesafe.config.ConfigRenderOptions;
+import com.typesafe.config.ConfigValueFactory;
+import io.grpc.Status;
+import io.remora.actors.MachineActor;
+import io.remora.actors.MachineInfo;
+import io.remora.actors.StorageInfo;
+import io.remora.gateway.GatewaySettings;
+import io.remora.gateway.v1.AttachRequest;
+import io.remora.gateway.v1.Device;
+import io.remora.gateway.v1.ListRequest;
+import io.remora.gateway.v1.ListResponse;
+import io.remora.gateway.v1.LogLine;
+import io.remora.gateway.v1.LogsRequest;
+import io.remora.gateway.v1.Machine;
+import io.remora.gateway.v1.MachineRequest;
+import io.remora.gateway.v1.MachineStats;
+import io.remora.gateway.v1.Machines;
+import io.remora.gateway.v1.OpenRequest;
+import io.remora.gateway.v1.StopResponse;
+import io.remora.gateway.v1.Storage;
+import io.remora.gateway.v1.StorageRequest;
+import io.remora.provider.GpuType;
+import io.remora.provider.MachineSpec;
+import io.remora.runtime.RemoraException;
+import java.time.Duration;
+import java.util.Map;
+import java.util.UUID;
+import java.util.concurrent.CompletionStage;
+
+/** Opens, lists and closes machines for callers. */
+final class MachinesService implements Machines {
+
+  private final GatewaySettings settings;
+  private final GatewayMachines machines;
+  private final GatewaySessions sessions;
+  private final MachineLogs logs;
+
+  MachinesService(GatewaySettings settings, GatewayMachines machines, GatewaySessions sessions) {
+    this.settings = settings;
+    this.machines = machines;
+    this.sessions = sessions;
+    this.logs = new MachineLogs(machines);
+  }
+
+  @Override
+  public CompletionStage<Machine> open(OpenRequest request) {
+    if (request.getPackagesCount() > 0) {
+      throw unimplemented("nodes that install Python packages");
+    }
+    return machines
+        .open(
+            spec(request),
+            request.getKeep(),
+            request.getTimeoutMillis() == 0 ? null : Duration.ofMillis(request.getTimeoutMillis()))
+        .thenApply(MachinesService::machine);
+  }
+
+  private MachineSpec spec(OpenRequest request) {
+    if (request.getProvider().isBlank()) {
+      throw new IllegalArgumentException("provider must be set");
+    }
+    String name =
+        request.getName().isEmpty()
+            ? request.getProvider() + "-" + UUID.randomUUID().toString().substring(0, 8)
+            : request.getName();
+    return new MachineSpec(
+        name,
+        request.getProvider(),
+        request.getGpuType().isEmpty() ? null : GpuType.parse(request.getGpuType()),
+        request.getGpuCount() == 0 ? 1 : request.getGpuCount(),
+        request.getIdleTimeoutMillis() == 0
+            ? null
+            : Duration.ofMillis(request.getIdleTimeoutMillis()),
+        settings.openTimeout(),
+        options(request).root().render(ConfigRenderOptions.concise()));
+  }
+
+  private Config options(OpenRequest request) {
+    Config config = ConfigFactory.empty();
+    for (Map.Entry<String, String> option : request.getOptionsMap().entrySet()) {
+      if (!settings.providerOptions().contains(option.getKey())) {
+        throw new IllegalArgumentException(
+            "the option \"%s\" cannot be given through this gateway; those that can: %s (remora.gateway.provider-options)"
+                .formatted(option.getKey(), settings.providerOptions().stream().sorted().toList()));
+      }
+      config =
+          config.withValue(
+              "remora.provider.%s.%s".formatted(request.getProvider(), option.getKey()),
+              ConfigValueFactory.fromAnyRef(option.getValue()));
+    }
+    return config;
+  }
+
+  @Override
+  public CompletionStage<Machine> attach(AttachRequest request) {
+    return machines.attach(request.getName()).thenApply(MachinesService::machine);
+  }
+
+  @Override
+  public CompletionStage<ListResponse> list(ListRequest request) {
+    return machines
+        .list()
+        .thenApply(
+            infos ->
+                ListResponse.newBuilder()
+                    .addAllMachines(infos.stream().map(MachinesService::machine).toList())
+                    .build());
+  }
+
+  @Override
+  public CompletionStage<Machine> get(MachineRequest request) {
+    return machines.get(request.getName()).thenApply(MachinesService::machine);
+  }
+
+  @Override
+  public CompletionStage<Machine> pause(MachineRequest request) {
+    throw unimplemented("pausing machines");
+  }
+
+  @Override
+  public CompletionStage<Machine> resume(MachineRequest request) {
+    throw unimplemented("resuming machines");
+  }
+
+  private static RuntimeException unimplemented(String what) {
+    return GatewayErrors.refusal(
+        Status.Code.UNIMPLEMENTED, RemoraException.class, "this gateway does not know " + what);
+  }
+
+  @Override
+  public CompletionStage<StopResponse> stop(MachineRequest request) {
+    return machines.close(request.getName()).thenApply(done -> StopResponse.getDefaultInstance());
+  }
+
+  @Override
+  public CompletionStage<MachineStats> stats(MachineRequest request) {
+    return machines
+        .get(request.getName())
+        .thenApply(
+            info -> {
+              MachineStats.Builder stats =
+                  MachineStats.newBuilder()
+                      .putValues("storages", (double) info.liveStorages())
+                      .putValues("devices", info.devices().size())
+                      .putValues("compute.threads", info.computeThreads());
+              sessions.statistics(info.name()).forEach(stats::putValues);
+              return stats.build();
+            });
+  }
+
+  @Override
+  public CompletionStage<Storage> getStorage(StorageRequest request) {
+    return machines
+        .<StorageInfo>ask(
+            request.getMachine(),
+            replyTo ->
+                new MachineActor.GetStorage(request.getSession(), request.getStorage(), replyTo),
+            settings.askTimeout())
+        .thenApply(
+            info ->
+                Storage.newBuilder()
+                    .setState(info.state().name())
+                    .setBytes(info.bytes())
+                    .setDevice(info.device())
+                    .setSession(info.session())
+                    .build());
+  }
+
+  @Override
+  public Source<LogLine, NotUsed> logs(LogsRequest request) {
+    return logs.of(request.getName());
+  }
+
+  /** What callers are told of a machine. */
+  static Machine machine(MachineInfo info) {
+    Machine.Builder machine =
+        Machine.newBuilder()
+            .setName(info.name())
+            .setProvider(info.provider())
+            .setState(info.state().name())
+            .setReason(info.reason())
+            .setLibtorchVersion(info.libtorchVersion());
+    info.devices()
+        .forEach(
+            device ->
+                machine.addDevices(
+                    Device.newBuilder()
+                        .setName(device.name())
+                        .setKind(device.kind())
+                        .setMemory(Math.max(0, device.memoryBytes()))));
+    return machine.build();
+  }
+}

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.gateway;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.bytedeco.pytorch.global.torch.arange;
+import static org.bytedeco.pytorch.global.torch.ones;
+import static org.bytedeco.pytorch.global.torch.zeros;
+
+import io.remora.actors.MachineState;
+import io.remora.client.RemoteMachine;
+import io.remora.runtime.AuthenticationException;
+import io.remora.runtime.NodeLostException;
+import io.remora.runtime.ProviderException;
+import io.remora.runtime.RemoraException;
+import io.remora.runtime.RemoteOperationException;
+import java.util.ArrayList;
+import java.util.List;
+import org.bytedeco.pytorch.Device;
+import org.bytedeco.pytorch.Scalar;
+import org.bytedeco.pytorch.Tensor;
+import org.bytedeco.pytorch.global.torch.ScalarType;
+import org.junit.jupiter.api.AfterAll;
+import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.Tag;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+
+/** A Java program's machine behind a gateway: real tensors, a real node, and broken connections. */
+@Tag("fast")
+@Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
+final class GatewayMachineTest {
+
+  private static TestGateway gateway;
+
+  @BeforeAll
+  static void start() throws Exception {
+    gateway =
+        TestGateway.start(
+            """
+            remora.gateway.token = "sesame"
+            remora.gateway.session-lease = 3 s
+            remora.gateway.max-unreceived-bytes = 2 MiB
+            """);
+  }
+
+  @AfterAll
+  static void stop() throws Exception {
+    gateway.close();
+  }
+
+  @Test
+  void computesAsAMachineOfTheClusterDoes() {
+    try (RemoteMachine machine = open(gateway.address())) {
+      Device device = machine.device();
+      Tensor large = arange(new Scalar(3_000_000)).to(ScalarType.Float);
+      Tensor doubled = large.to(device, ScalarType.Float).mul(new Scalar(2f));
+
+      assertThat(machine.state()).isEqualTo(MachineState.READY);
+      assertThat(machine.info().libtorchVersion()).startsWith("2.10.");
+      assertThat(ones(2, 3).to(device, ScalarType.Float).sum().item_float()).isEqualTo(6f);
+      assertThat(doubled.to(new Device("cpu"), ScalarType.Float).equal(large.mul(new Scalar(2f))))
+          .as("12 MB up and down, by way of 2 MiB")
+          .isTrue();
+      assertThat(machine.storage(doubled).bytes()).isEqualTo(12_000_000);
+      assertThat(machine.memory(0).allocated()).isGreaterThanOrEqualTo(12_000_000);
+      assertThatThrownBy(
+              () -> {
+                Tensor index = Tensor.create(9L).to(device, ScalarType.Long);
+                zeros(3).to(device, ScalarType.Float).index_select(0, index).sum().item_float();
+              })
+          .isInstanceOf(RemoteOperationException.class)
+          .hasMessageContaining("index_select");
+      machine.manualSeed(1);
+    }
+  }
+
+  @Test
+  void aBrokenStreamIsTakenUpAgainAndNothingIsLostOrDoneTwice() throws Exception {
+    List<Float> undisturbed = losses(gateway.address(), () -> {});
+    try (CuttingForwarder forwarder = new CuttingForwarder(gateway.port())) {
+      int[] cuts = {0};
+
+      List<Float> disturbed =
+          losses(
+              forwarder.address(),
+              () -> {
+                forwarder.cut();
+                cuts[0]++;
+              });
+
+      assertThat(cuts[0]).isGreaterThan(5);
+      assertThat(disturbed).isEqualTo(undisturbed);
+    }
+  }
+
+  /** Trains a little; what is done twice or not at all shows in the numbers. */
+  private static List<Float> losses(String address, Runnable disturbance) {
+    List<Float> losses = new ArrayList<>();
+    try (RemoteMachine machine = open(address)) {
+      Tensor x =
+          arange(new Scalar(400_000)).to(machine.device(), ScalarType.Float).div(new Scalar(4e5f));
+      Tensor weight = ones(1).to(machine.device(), ScalarType.Float);
+      for (int step = 0; step < 40; step++) {
+        Tensor error = x.mul(weight).sub(x.mul(new Scalar(3f)));
+        weight.add_(error.mul(x).mean().mul(new Scalar(-0.5f)));
+        if (step % 5 == 2) {
+          disturbance.run();
+        }
+        losses.add(error.pow(new Scalar(2)).mean().item_float());
+        if (step % 10 == 4) {
+          // A large value, cut off on its way.
+          Thread cutter = new Thread(disturbance);
+          cutter.start();
+          losses.add(error.to(new Device("cpu"), ScalarType.Float).sum().item_float());
+        }
+      }
+    }
+    return losses;
+  }
+
+  @Test
+  void aMachineWhoseGatewayStaysAwayIsLost() throws Exception {
+    try (CuttingForwarder forwarder = new CuttingForwarder(gateway.port())) {
+      RemoteMachine machine = open(forwarder.address());
+      Tensor tensor = ones(2).to(machine.device(), ScalarType.Float);
+      machine.synchronize();
+
+      forwarder.refuse(true);
+
+      assertThatThrownBy(() -> tensor.sum().item_float())
+          .isInstanceOf(NodeLostException.class)
+          .hasMessageContaining("could not be reached again within 3 s");
+      assertThatThrownBy(machine::close).isInstanceOf(RemoraException.class);
+    }
+  }
+
+  @Test
+  void aMachineIsThereAgainWhenItsGatewayIs() throws Exception {
+    try (CuttingForwarder forwarder = new CuttingForwarder(gateway.port());
+        RemoteMachine machine = open(forwarder.address())) {
+      Tensor tensor = ones(2).to(machine.device(), ScalarType.Float);
+      machine.synchronize();
+
+      forwarder.refuse(true);
+      Thread.sleep(1_000); // several attempts fail
+      Tensor sum = tensor.sum();
+      forwarder.refuse(false);
+
+      assertThat(sum.item_float()).isEqualTo(2f);
+    }
+  }
+
+  @Test
+  void saysWhatTheGatewaySays() {
+    assertThatThrownBy(() -> builder(gateway.address(), "guess").open())
+        .isInstanceOf(AuthenticationException.class)
+        .hasMessageContaining("not this gateway's");
+    assertThatThrownBy(() -> builder(gateway.address(), "sesame").provider("moon").open())
+        .isInstanceOf(ProviderException.class)
+        .hasMessageContaining("moon");
+    assertThatThrownBy(() -> builder("127.0.0.1:1", "sesame").open())
+        .isInstanceOf(RemoraException.class)
+        .hasMessageContaining("127.0.0.1:1");
+  }
+
+  private static RemoteMachine open(String address) {
+    return builder(address, "sesame").open();
+  }
+
+  private static RemoteMachine.Builder builder(String address, String token) {
+    return RemoteMachine.builder().provider("mock").gateway(address, token);
+  }
+}

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.gateway;
+
+import static java.nio.charset.StandardCharsets.UTF_8;
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.awaitility.Awaitility.await;
+
+import io.remora.client.RemoteMachine;
+import io.remora.runtime.RemoraException;
+import java.io.BufferedReader;
+import java.io.IOException;
+import java.io.InputStreamReader;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.time.Duration;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.TimeUnit;
+import org.bytedeco.pytorch.global.torch;
+import org.bytedeco.pytorch.global.torch.ScalarType;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.Tag;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.api.io.TempDir;
+
+/** The gateway in a process of its own. */
+@Tag("fast")
+@Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
+final class GatewayProcessTest {
+
+  private static final String ANNOUNCEMENT = "remora-gateway listening on ";
+
+  @TempDir private Path directory;
+
+  private final List<Process> started = new ArrayList<>();
+
+  @AfterEach
+  void killAll() {
+    started.forEach(Process::destroyForcibly);
+  }
+
+  @Test
+  void servesMachinesOverTlsAndEndsWithItsStandardInput() throws Exception {
+    Certificates certificates = Certificates.make(directory);
+    Path token = Files.writeString(directory.resolve("token"), "sesame\n");
+    Process process =
+        start(
+            Map.of("REMORA_GATEWAY_CONFIG", "remora.gateway.session-lease = 2 s"),
+            "--host=0.0.0.0",
+            "--port=0",
+            "--exit-with-stdin",
+            "--port-file=" + directory.resolve("port"),
+            "--token-file=" + token,
+            "--tls-certificate=" + certificates.certificate(),
+            "--tls-key=" + certificates.privateKey());
+    String address = address(process);
+    assertThat(Files.readString(directory.resolve("port")).strip()).isEqualTo(address);
+    String local = "localhost:" + address.substring(address.lastIndexOf(':') + 1);
+
+    RemoteMachine machine =
+        RemoteMachine.builder()
+            .provider("mock")
+            .gateway(local, "sesame")
+            .gatewayCertificate(certificates.certificate())
+            .open();
+    assertThat(torch.ones(3).to(machine.device(), ScalarType.Float).sum().item_float())
+        .isEqualTo(3f);
+    assertThat(mappedFiles(process))
+        .as("libraries of the gateway")
+        .noneMatch(f -> f.contains("libtorch"));
+    List<ProcessHandle> nodes = process.descendants().toList();
+    assertThat(nodes).as("the machine's node").isNotEmpty();
+
+    process.getOutputStream().close();
+
+    assertEnds(process);
+    await()
+        .atMost(Duration.ofSeconds(10))
+        .until(() -> nodes.stream().noneMatch(ProcessHandle::isAlive));
+    assertThatThrownBy(machine::close).isInstanceOf(RemoraException.class);
+  }
+
+  @Test
+  void endsWithItsParentHoweverThatEnds() throws Exception {
+    Process parent = new ProcessBuilder("sleep", "1000").start();
+    started.add(parent);
+    Process process = start(Map.of(), "--port=0", "--parent-pid=" + parent.pid());
+    address(process);
+
+    parent.destroyForcibly();
+
+    assertEnds(process);
+  }
+
+  @Test
+  void refusesToBeOpenToOthers() throws Exception {
+    Process process = start(Map.of("REMORA_GATEWAY_TOKEN", "sesame"), "--host=0.0.0.0");
+
+    assertThat(process.waitFor(30, TimeUnit.SECONDS)).isTrue();
+    assertThat(process.exitValue()).isEqualTo(5);
+    assertThat(directory.resolve("gateway.log")).content().contains("without TLS:");
+  }
+
+  @Test
+  void explainsItself() throws Exception {
+    Process process = start(Map.of(), "--help");
+
+    assertThat(process.waitFor(30, TimeUnit.SECONDS)).isTrue();
+    assertThat(process.exitValue()).isZero();
+    assertThat(
+            new String(process.getInputStream().readAllBytes(), UTF_8)
+                + Files.readString(directory.resolve("gateway.log")))
+        .contains("--exit-with-stdin");
+  }
+
+  private Process start(Map<String, String> environment, String... arguments) throws IOException {
+    List<String> command =
+        new ArrayList<>(
+            List.of(
+                Path.of(System.getProperty("java.home"), "bin", "java").toString(),
+                "-XX:+UseSerialGC",
+                "-XX:TieredStopAtLevel=1",
+                "-cp",
+                System.getProperty("java.class.path"),
+                Main.class.getName()));
+    command.addAll(List.of(arguments));
+    ProcessBuilder builder = new ProcessBuilder(command);
+    builder.environment().putAll(environment);
+    builder.redirectError(directory.resolve("gateway.log").toFile());
+    Process process = builder.start();
+    started.add(process);
+    return process;
+  }
+
+  private static String address(Process process) throws IOException {
+    BufferedReader out = new BufferedReader(new InputStreamReader(process.getInputStream(), UTF_8));
+    String line = out.readLine();
+    assertThat(line).startsWith(ANNOUNCEMENT);
+    return line.substring(ANNOUNCEMENT.length());
+  }
+
+  private static List<String> mappedFiles(Process process) throws IOException {
+    return Files.readAllLines(Path.of("/proc/" + process.pid() + "/maps"));
+  }
+
+  private static void assertEnds(Process process) throws InterruptedException {
+    assertThat(process.waitFor(20, TimeUnit.SECONDS)).as("the gateway has ended").isTrue();
+    assertThat(process.exitValue()).isZero();
+  }
+}
