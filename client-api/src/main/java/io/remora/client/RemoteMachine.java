@@ -319,6 +319,11 @@ public final class RemoteMachine implements AutoCloseable {
     return "RemoteMachine[" + name() + ", " + deviceCount() + " devices]";
   }
 
+  /** As if the machine's node were there for other machines' nodes. */
+  void setNodeAddress(String address) {
+    session.setNodeAddress(address);
+  }
+
   Duration shutdownTimeout() {
     return settings.shutdownTimeout();
   }
@@ -584,6 +589,7 @@ public final class RemoteMachine implements AutoCloseable {
         session.connect(
             LocalSessions.get(cluster.system()).attach(opened.session(), session),
             info.devices().stream().anyMatch(device -> device.kind().equals("cuda")));
+        session.setNodeAddress(info.nodeAddress());
         return new RemoteMachine(spec, settings, cluster, actor, session, opened.session());
       } catch (RuntimeException | Error e) {
         if (session != null) {
