@@ -13,6 +13,7 @@
 #include "executor.h"
 #include "machine.h"
 #include "remora.h"
+#include "transfer.h"
 
 #ifndef REMORA_SOURCE_HASH
 #error "REMORA_SOURCE_HASH is set by CMakeLists.txt"
@@ -45,6 +46,7 @@ remora::Batch* batch_at(int64_t address) { return reinterpret_cast<remora::Batch
 remora::RemoteEvent* event_at(int64_t address) { return reinterpret_cast<remora::RemoteEvent*>(address); }
 remora::Executor* executor_at(int64_t address) { return reinterpret_cast<remora::Executor*>(address); }
 remora::ExecutionResult* result_at(int64_t address) { return reinterpret_cast<remora::ExecutionResult*>(address); }
+remora::HeldTransfer* transfer_at(int64_t address) { return reinterpret_cast<remora::HeldTransfer*>(address); }
 template <class T>
 int64_t address_of(T* pointer) { return reinterpret_cast<int64_t>(pointer); }
 
@@ -157,6 +159,8 @@ int32_t remora_install(remora_submit_callback submit, remora_await_callback awai
     return 0;
   });
 }
+
+void remora_set_notice_callback(remora_notice_callback notice) { remora::set_notice_callback(notice); }
 
 int32_t remora_install_sessions(remora_interrupt_callback interrupted, remora_trace_callback trace,
                                 remora_call_site_callback call_site) {
@@ -273,6 +277,12 @@ void remora_machine_set_cuda(int64_t machine, int32_t on) {
   if (auto* m = remora::find_machine(machine)) {
     m->cuda.store(on != 0);
   }
+}
+int32_t remora_machine_set_node_address(int64_t machine, const char* address) {
+  return guarded([&]() -> int32_t {
+    machine_at(machine).set_node_address(address);
+    return 0;
+  });
 }
 int32_t remora_machine_synchronize(int64_t machine) {
   return guarded([&]() -> int32_t {
@@ -431,5 +441,23 @@ int64_t remora_result_value_bytes(int64_t result, int64_t index) {
   return static_cast<int64_t>(result_at(result)->values[index].bytes.nbytes());
 }
 void remora_result_release(int64_t result) { delete result_at(result); }
+
+int32_t remora_transfer_configure(remora_fetch_callback fetch, int64_t max_tickets, int64_t max_bytes,
+                                  int64_t lifetime_millis) {
+  return guarded([&]() -> int32_t {
+    TORCH_CHECK(max_tickets >= 0 && max_bytes >= 0 && lifetime_millis >= 0, "limits must not be negative");
+    remora::configure_transfers(max_tickets, max_bytes, lifetime_millis, fetch);
+    return 0;
+  });
+}
+int64_t remora_transfer_take(const char* ticket) {
+  return guarded([&]() -> int64_t { return address_of(remora::take_transfer(ticket)); });
+}
+int64_t remora_transfer_data(int64_t transfer) { return address_of(transfer_at(transfer)->bytes.const_data_ptr()); }
+int64_t remora_transfer_bytes(int64_t transfer) { return static_cast<int64_t>(transfer_at(transfer)->bytes.nbytes()); }
+void remora_transfer_release(int64_t transfer) { delete transfer_at(transfer); }
+int32_t remora_transfer_expire(void) {
+  return guarded([]() -> int32_t { return remora::expire_transfers(); });
+}
 
 }  // extern "C"

@@ -22,6 +22,7 @@
 #include <mutex>
 
 #include "machine.h"
+#include "transfer.h"
 
 namespace remora {
 
@@ -451,15 +452,17 @@ void download(const at::Tensor& source, const at::Tensor& target) {
   }
 }
 
-// From one machine to another by way of this process, a chunk at a time: the whole tensor is never here.
-void relay(const at::Tensor& source, const at::Tensor& target) {
+// From one machine to another: straight from node to node, or else by way of this process, a chunk at a time. The whole
+// tensor is never here.
+void copy_between_machines(const at::Tensor& source, const at::Tensor& target) {
   auto plain = source.resolve_conj().resolve_neg().contiguous().view(-1);
   auto direct = target.is_contiguous() && !target.is_conj() && !target.is_neg() &&
       target.scalar_type() == source.scalar_type() && target.sizes() == source.sizes();
   auto received = direct ? target : at::empty(source.sizes(), plain.options().device(target.device()));
   auto flat = received.view(-1);
   auto step = std::max<int64_t>(1, kRelayChunk / static_cast<int64_t>(plain.element_size()));
-  for (int64_t start = 0; start < plain.numel(); start += step) {
+  bool temporary = context_of(plain) != context_of(source);
+  for (auto start = copy_straight(plain, flat, temporary); start < plain.numel(); start += step) {
     auto length = std::min(step, plain.numel() - start);
     upload(plain.narrow(0, start, length).cpu(), flat.narrow(0, start, length));
   }
@@ -477,7 +480,7 @@ at::Tensor copy_from(const at::Tensor& source, const at::Tensor& target, bool) {
     if (a == nullptr || (b != nullptr && a->machine == b->machine)) {
       copy_on_machine(source, target);
     } else {
-      relay(source, target);
+      copy_between_machines(source, target);
     }
   } else if (to_remote) {
     TORCH_CHECK(source.device().is_cpu(), "cannot copy from ", source.device(), " to ", target.device(),

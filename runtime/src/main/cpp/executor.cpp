@@ -15,6 +15,8 @@
 #include <functional>
 #include <mutex>
 
+#include "transfer.h"
+
 namespace remora {
 
 // A call, from its first byte to its bound outputs. Decoding never throws for what only concerns this call: it notes
@@ -48,6 +50,8 @@ struct Executor::Call {
 
 Executor::Executor(std::vector<c10::Device> devices, std::unordered_set<std::string> denied)
     : devices_(std::move(devices)), denied_(std::move(denied)), memory_(devices_.size()) {}
+
+Executor::~Executor() { drop_transfers(this); }
 
 int64_t Executor::storage_bytes() const {
   int64_t bytes = 0;
@@ -106,6 +110,9 @@ std::unique_ptr<ExecutionResult> Executor::execute(const uint8_t* data, size_t b
       case Record::kRecordEvent: record_event(r); break;
       case Record::kFreeEvent:
         events_.erase(r.bounded(kMaxEvents, "an event"));
+        break;
+      case Record::kDropTransfer:
+        drop_transfer(r.string(), this);
         break;
       case Record::kWriteRandomState: {
         auto id = r.bounded(kMaxGenerators, "a generator");
@@ -192,6 +199,10 @@ double Executor::elapsed(uint64_t first, uint64_t second) {
 void Executor::question(Reader& r) {
   auto request = static_cast<int64_t>(r.varint());
   auto kind = static_cast<Question>(r.u8());
+  if (kind == Question::kHoldTransfer || kind == Question::kFetchTransfer) {
+    transfer(r, request, kind);
+    return;
+  }
   auto device_argument = [&] { return static_cast<uint32_t>(r.bounded(devices_.size() - 1, "a device")); };
   Writer answer;
   Call call;
@@ -272,6 +283,9 @@ void Executor::question(Reader& r) {
           c10::getDeviceAllocator(devices_[first].type())->resetPeakStats(devices_[first].index());
         }
         break;
+      case Question::kHoldTransfer:
+      case Question::kFetchTransfer:
+        break;  // see transfer()
     }
   } catch (const c10::Error& e) {
     call.refuse(e.what_without_backtrace());
@@ -286,6 +300,50 @@ void Executor::question(Reader& r) {
   result_->report.varint(request);
   result_->report.varint(answer.size());
   result_->report.raw(answer.data(), answer.size());
+}
+
+// One node's part in a copy from machine to machine; see transfer.h.
+void Executor::transfer(Reader& r, int64_t request, Question kind) {
+  bool holding = kind == Question::kHoldTransfer;
+  Call call;
+  call.name = holding ? "sending to another machine" : "receiving from another machine";
+  std::string ticket(r.string());
+  if (ticket.size() != kTicketCharacters) {
+    r.fail("a ticket of " + std::to_string(ticket.size()) + " characters");
+  }
+  bool temporary = holding && r.u8() != 0;
+  auto address = holding ? std::string() : std::string(r.string());
+  auto bits = r.u8();
+  if (!(bits & kTensor)) {
+    r.fail("a transfer of something that is no tensor");
+  }
+  auto t = tensor(r, bits, call, false);
+  if (!call.failure && call.refusal.empty()) {
+    try {
+      TORCH_CHECK(t.is_contiguous() && !t.is_conj() && !t.is_neg(), "only contiguous tensors are transferred");
+      TORCH_CHECK(static_cast<uint64_t>(t.nbytes()) <= kMaxTransferBytes, "a transfer has at most ", kMaxTransferBytes,
+                  " bytes, not ", t.nbytes());
+      c10::DeviceGuard guard(devices_[call.device]);
+      auto transferred =
+          holding ? hold_for_transfer(ticket, t, temporary, this) : fetch_transfer(ticket, address, t);
+      Writer answer;
+      answer.code(transferred.result);
+      answer.string(transferred.reason);
+      result_->report.code(remora::Event::kAnswer);
+      result_->report.varint(request);
+      result_->report.varint(answer.size());
+      result_->report.raw(answer.data(), answer.size());
+      return;
+    } catch (const c10::Error& e) {
+      call.refuse(e.what_without_backtrace());
+    } catch (const std::exception& e) {
+      call.refuse(e.what());
+    }
+  }
+  if (!call.failure) {
+    call.failure = fail(call, call.refusal);
+  }
+  request_failed(request, *call.failure);
 }
 
 void Executor::define_operator(Reader& r) {

@@ -43,6 +43,7 @@ struct ExecutionResult {
 class Executor {
  public:
   Executor(std::vector<c10::Device> devices, std::unordered_set<std::string> denied);
+  ~Executor();
 
   // Throws WireError when the bytes are not a batch.
   std::unique_ptr<ExecutionResult> execute(const uint8_t* data, size_t bytes);
@@ -73,6 +74,7 @@ class Executor {
   void read(Reader& r);
   void resize(Reader& r);
   void question(Reader& r);
+  void transfer(Reader& r, int64_t request, Question kind);
   void record_event(Reader& r);
 
   Storage& storage_record(Reader& r, int64_t* id);

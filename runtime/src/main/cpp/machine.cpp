@@ -516,6 +516,12 @@ void Machine::answer(int64_t request, std::string bytes) {
 }
 
 std::string Machine::question(Question question, std::initializer_list<uint64_t> arguments) {
+  return this->question(question, [&] {
+    for (auto argument : arguments) open.varint(argument);
+  });
+}
+
+std::string Machine::question(Question question, const std::function<void()>& write_arguments) {
   auto request = next_request();
   {
     Lock lock(*this);
@@ -523,10 +529,20 @@ std::string Machine::question(Question question, std::initializer_list<uint64_t>
     open.code(Record::kQuestion);
     open.varint(request);
     open.code(question);
-    for (auto argument : arguments) open.varint(argument);
+    write_arguments();
     submit_open_batch(request);
   }
   return await(request);
+}
+
+std::string Machine::node_address() {
+  std::lock_guard<std::mutex> guard(state_mutex_);
+  return node_address_;
+}
+
+void Machine::set_node_address(std::string address) {
+  std::lock_guard<std::mutex> guard(state_mutex_);
+  node_address_ = std::move(address);
 }
 
 void Machine::flush_for(uint64_t wanted) {

@@ -148,6 +148,10 @@ class Machine {
   void free_handle(Record record, int64_t handle);      // of a generator or an event
   // Asks the node and waits for its answer.
   std::string question(Question question, std::initializer_list<uint64_t> arguments);
+  std::string question(Question question, const std::function<void()>& write_arguments);  // called with the lock
+  // "host:port" where other nodes reach this machine's; "" when it is not known.
+  std::string node_address();
+  void set_node_address(std::string address);
   std::string await(int64_t request);                   // blocks; the answer, empty for values
   void answer(int64_t request, std::string bytes);
   int flush();
@@ -191,6 +195,7 @@ class Machine {
   std::atomic<int64_t> executed_at_{0};  // when the last acknowledgement came
   std::atomic<int> state_{kOpen};
   std::string failure_;               // guarded by state_mutex_
+  std::string node_address_;          // so is this
   std::mutex state_mutex_;
   int64_t last_id_ = 0;               // the storage id that the next one in the batch is a difference to
   std::vector<int32_t> wire_indices_; // by OperatorInfo::index; -1 = not defined yet

@@ -57,6 +57,11 @@ typedef void (*remora_trace_callback)(int64_t machine, int64_t call, const char*
 REMORA_API int32_t remora_install(
     remora_submit_callback submit, remora_await_callback await, remora_trace_callback trace);
 
+// Told of what fails nothing but a person may want to know, such as why tensors for another machine do not go straight.
+// May be null. Called without locks, on the thread that records.
+typedef void (*remora_notice_callback)(int64_t machine, const char* text);
+REMORA_API void remora_set_notice_callback(remora_notice_callback notice);
+
 // Sessions for bindings that cannot be called back cheaply. Batches wait in the core until a sending thread takes them,
 // a receiving thread hands reports and values over, and whoever waits for a value waits in the core. Instead of
 // remora_install().
@@ -121,6 +126,9 @@ REMORA_API void remora_machine_fail(int64_t machine, const char* message);
 REMORA_API void remora_machine_set_trace(int64_t machine, int32_t text, int32_t call_sites);
 // Whether the node computes on CUDA: libtorch chooses some operators by it.
 REMORA_API void remora_machine_set_cuda(int64_t machine, int32_t on);
+// Where other machines' nodes reach this machine's node, as "host:port": tensors go straight from node to node then. ""
+// (the default): they go by way of this process.
+REMORA_API int32_t remora_machine_set_node_address(int64_t machine, const char* address);
 // Waits until all that was recorded has been executed, on the node's devices, too.
 REMORA_API int32_t remora_machine_synchronize(int64_t machine);
 // Memory of one of the machine's devices, in bytes: allocated, peak allocated, reserved, peak reserved, total (0 where
@@ -201,6 +209,27 @@ REMORA_API int64_t remora_result_value_request(int64_t result, int64_t index);
 REMORA_API int64_t remora_result_value(int64_t result, int64_t index);
 REMORA_API int64_t remora_result_value_bytes(int64_t result, int64_t index);
 REMORA_API void remora_result_release(int64_t result);
+
+// ---------------------------------------------------------------- tensors on their way from node to node
+
+// Fills `bytes` bytes from destination on with what the node at address ("host:port") holds under the ticket. Answers 0;
+// 1 when nothing came, since it cannot be reached or has no such ticket; a negative number when the transfer ended
+// before it was complete. Not 0: after writing a NUL-terminated UTF-8 message of at most error_bytes to error. Called on
+// the executor's thread, which waits: it must have a time limit.
+typedef int32_t (*remora_fetch_callback)(const char* address, const char* ticket, int64_t destination, int64_t bytes,
+                                         char* error, int32_t error_bytes);
+// Says how tensors of other nodes are fetched, and what is held for them at most: so many tickets and bytes, each for
+// no longer than the lifetime. For the whole process; without it nothing is fetched.
+REMORA_API int32_t remora_transfer_configure(
+    remora_fetch_callback fetch, int64_t max_tickets, int64_t max_bytes, int64_t lifetime_millis);
+// The bytes that are held under a ticket, which thereby ceases to exist. Answers a handle, or 0 when there is no such
+// ticket (any more).
+REMORA_API int64_t remora_transfer_take(const char* ticket);
+REMORA_API int64_t remora_transfer_data(int64_t transfer);
+REMORA_API int64_t remora_transfer_bytes(int64_t transfer);
+REMORA_API void remora_transfer_release(int64_t transfer);
+// Frees what was held for too long; how many tickets that were. To be called now and then.
+REMORA_API int32_t remora_transfer_expire(void);
 
 #ifdef __cplusplus
 }

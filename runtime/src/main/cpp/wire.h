@@ -32,6 +32,9 @@ constexpr uint64_t kMaxGenerators = 64 * 1024;
 constexpr uint64_t kMaxEvents = 1024 * 1024;
 // Values up to this many bytes travel inside the report; larger ones beside it.
 constexpr uint64_t kInlineValueBytes = 16 * 1024;
+// Of one piece of a tensor that goes from node to node, and of the ticket that names it, in hexadecimal digits.
+constexpr uint64_t kMaxTransferBytes = uint64_t{1} << 30;
+constexpr size_t kTicketCharacters = 32;
 
 enum class Record : uint8_t {
   kDefineOperator = 1,  // index, name, overload name, schema hash (8 bytes)
@@ -49,6 +52,7 @@ enum class Record : uint8_t {
   kDefaultDtype = 13,      // scalar type
   kRecordEvent = 14,       // event, device
   kFreeEvent = 15,         // event
+  kDropTransfer = 16,      // ticket
 };
 
 enum class Question : uint8_t {
@@ -59,6 +63,14 @@ enum class Question : uint8_t {
   kMemory = 5,           // device -> varints: allocated, peak allocated, reserved, peak reserved, total (0 = unknown)
   kEmptyCache = 6,       // device -> nothing
   kResetPeakMemory = 7,  // device -> nothing
+  kHoldTransfer = 8,     // ticket, nobody writes to it any more?, contiguous tensor -> TransferResult, reason
+  kFetchTransfer = 9,    // ticket, address of the node that holds it, contiguous tensor -> TransferResult, reason
+};
+
+enum class TransferResult : uint8_t {
+  kDone = 0,
+  kRefused = 1,  // nothing was transferred: no room, nobody there, no such ticket
+  kBroken = 2,   // it ended before it was complete
 };
 
 // First byte of an argument. Values from 0x80 on are tensors: 0x80 | TensorBits.

@@ -27,6 +27,7 @@ import com.typesafe.config.ConfigFactory;
 import io.remora.actors.internal.BatchMailbox;
 import io.remora.actors.internal.StayingShards;
 import io.remora.actors.internal.StorageTable;
+import io.remora.actors.link.LinkTransport;
 import io.remora.provider.MachineProviders;
 import io.remora.provider.MachineSpec;
 import io.remora.provider.NodeExit;
@@ -1001,7 +1002,8 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
         up == null ? List.of() : up.devices(),
         up == null ? "" : up.libtorchVersion(),
         up == null ? 0 : up.computeThreads(),
-        liveStorages);
+        liveStorages,
+        node == null ? "" : LinkTransport.text(node.address()));
   }
 
   private void become(MachineState newState, String newReason) {

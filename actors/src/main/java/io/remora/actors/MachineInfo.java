@@ -14,6 +14,8 @@ import java.util.List;
  * @param libtorchVersion the node's libtorch; empty before it is ready
  * @param computeThreads the node's compute threads; 0 before it is ready
  * @param liveStorages storages on the node that outlived their batch and are not freed
+ * @param nodeAddress where the node takes links, and tensors are fetched by other nodes, as {@code
+ *     host:port}; empty before there is a node
  */
 public record MachineInfo(
     String name,
@@ -23,7 +25,8 @@ public record MachineInfo(
     List<DeviceInfo> devices,
     String libtorchVersion,
     int computeThreads,
-    long liveStorages)
+    long liveStorages,
+    String nodeAddress)
     implements RemoraMessage {
 
   /** Copies the devices. */

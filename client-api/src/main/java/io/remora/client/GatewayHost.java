@@ -155,7 +155,8 @@ final class GatewayHost implements MachineHost {
             .toList(),
         machine.getLibtorchVersion(),
         (int) stats.getValuesOrDefault("compute.threads", 0),
-        (long) stats.getValuesOrDefault("storages", 0));
+        (long) stats.getValuesOrDefault("storages", 0),
+        machine.getNodeAddress());
   }
 
   @Override

@@ -295,6 +295,11 @@ public final class RemoteMachine implements AutoCloseable {
     return "RemoteMachine[" + name() + ", " + deviceCount() + " devices]";
   }
 
+  /** As if the machine's node were there for other machines' nodes. */
+  void setNodeAddress(String address) {
+    session.setNodeAddress(address);
+  }
+
   Duration shutdownTimeout() {
     return settings.shutdownTimeout();
   }
@@ -538,6 +543,7 @@ public final class RemoteMachine implements AutoCloseable {
       try {
         session = MachineSession.open(spec.name(), info.devices().size(), sessionSettings);
         host.connect(session);
+        session.setNodeAddress(info.nodeAddress());
         return new RemoteMachine(spec, settings, host, session);
       } catch (RuntimeException | Error e) {
         if (session != null) {

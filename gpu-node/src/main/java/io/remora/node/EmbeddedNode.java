@@ -12,6 +12,7 @@ import io.remora.actors.link.LinkSettings;
 import io.remora.actors.link.proto.Device;
 import io.remora.actors.link.proto.Welcome;
 import io.remora.runtime.RemoraException;
+import io.remora.runtime.TensorTransfers;
 import io.remora.runtime.TorchLibrary;
 import java.io.IOException;
 import java.net.InetSocketAddress;
@@ -109,6 +110,12 @@ public final class EmbeddedNode implements AutoCloseable {
       log.info("libtorch {} from {}", torch.version(), torch.source());
       log.info(
           "Computing with {}; {} compute threads", inventory.summary(), torch.computeThreads());
+      NodeSettings.Transfer transfer = settings.transfer();
+      TensorTransfers.configure(
+          new TransferClient(linkSettings, transfer),
+          transfer.maxTickets(),
+          transfer.maxBytes(),
+          transfer.ticketLifetime());
       LinkServer server =
           LinkServer.start(
               listening,

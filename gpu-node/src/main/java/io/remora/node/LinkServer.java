@@ -7,6 +7,7 @@ import io.remora.actors.link.LinkSettings;
 import io.remora.actors.link.LinkTransport;
 import io.remora.actors.link.proto.Reason;
 import io.remora.runtime.RemoraException;
+import io.remora.runtime.TensorTransfers;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.net.InetSocketAddress;
@@ -14,6 +15,7 @@ import java.nio.channels.AsynchronousCloseException;
 import java.nio.channels.ClosedChannelException;
 import java.nio.channels.ServerSocketChannel;
 import java.nio.channels.SocketChannel;
+import java.time.Duration;
 import java.util.Map;
 import java.util.concurrent.ConcurrentHashMap;
 import org.slf4j.Logger;
@@ -26,6 +28,9 @@ import org.slf4j.LoggerFactory;
 final class LinkServer implements AutoCloseable {
 
   private static final Logger log = LoggerFactory.getLogger(LinkServer.class);
+
+  /** How often tickets that nobody has taken are looked for. */
+  private static final Duration EXPIRE_INTERVAL = Duration.ofSeconds(5);
 
   private final ServerSocketChannel listening;
   private final InetSocketAddress address;
@@ -84,6 +89,10 @@ final class LinkServer implements AutoCloseable {
       ActorSystem<NodeActor.Command> system) {
     try {
       LinkServer server = new LinkServer(listening, handshake, settings, linkSettings, system);
+      system
+          .scheduler()
+          .scheduleWithFixedDelay(
+              EXPIRE_INTERVAL, EXPIRE_INTERVAL, TensorTransfers::expire, system.executionContext());
       Thread thread = new Thread(server::acceptAll, "remora-node-accept");
       thread.setDaemon(true);
       thread.start();
@@ -130,6 +139,13 @@ final class LinkServer implements AutoCloseable {
   void openSession(
       OwnerConnection connection, long session, SessionInbox inbox, SessionOutbox outbox) {
     system.tell(new NodeActor.OpenSession(connection, session, inbox, outbox));
+  }
+
+  /** Another node has begun to fetch a tensor: it has so much time to take it. */
+  void transferStarted(LinkConnection connection) {
+    system
+        .scheduler()
+        .scheduleOnce(settings.transfer().timeout(), connection::close, system.executionContext());
   }
 
   private void acceptAll() {

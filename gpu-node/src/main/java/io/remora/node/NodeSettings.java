@@ -15,6 +15,7 @@ import java.util.List;
  * @param maxConnections connections open at the same time, 1 to 1024
  * @param maxSessions sessions open at the same time, 1 to 1024
  * @param deniedOperators operators that are refused
+ * @param transfer limits of tensors that go straight from node to node
  */
 public record NodeSettings(
     Duration orphanTimeout,
@@ -22,7 +23,8 @@ public record NodeSettings(
     int computeThreads,
     int maxConnections,
     int maxSessions,
-    List<String> deniedOperators) {
+    List<String> deniedOperators,
+    Transfer transfer) {
 
   /** Path of the settings in the configuration. */
   static final String PATH = "remora.node";
@@ -60,7 +62,43 @@ public record NodeSettings(
         node.getInt("compute-threads"),
         node.getInt("max-connections"),
         node.getInt("max-sessions"),
-        node.getStringList("denied-operators"));
+        node.getStringList("denied-operators"),
+        new Transfer(
+            node.getDuration("transfer.connect-timeout"),
+            node.getDuration("transfer.timeout"),
+            node.getDuration("transfer.ticket-lifetime"),
+            node.getInt("transfer.max-tickets"),
+            node.getBytes("transfer.max-bytes")));
+  }
+
+  /**
+   * Limits of tensors that go straight from node to node, {@code remora.node.transfer}.
+   *
+   * @param connectTimeout time to reach the other node; positive
+   * @param timeout time a transfer may take; 1 s or more
+   * @param ticketLifetime how long a tensor is held for another node; 1 s or more
+   * @param maxTickets tensors held at the same time, 0 to 1024
+   * @param maxBytes their bytes; not negative
+   */
+  public record Transfer(
+      Duration connectTimeout,
+      Duration timeout,
+      Duration ticketLifetime,
+      int maxTickets,
+      long maxBytes) {
+
+    /**
+     * Checks the ranges.
+     *
+     * @throws IllegalArgumentException names the key that is out of its range
+     */
+    public Transfer {
+      checkAtLeast("transfer.connect-timeout", connectTimeout, Duration.ofMillis(1));
+      checkAtLeast("transfer.timeout", timeout, Duration.ofSeconds(1));
+      checkAtLeast("transfer.ticket-lifetime", ticketLifetime, Duration.ofSeconds(1));
+      checkRange("transfer.max-tickets", maxTickets, 0, 1024);
+      checkRange("transfer.max-bytes", maxBytes, 0, Long.MAX_VALUE);
+    }
   }
 
   private static void checkAtLeast(String key, Duration value, Duration least) {

@@ -9,6 +9,8 @@ import io.remora.actors.link.FrameType;
 import io.remora.actors.link.LinkConnection;
 import io.remora.actors.link.OutboundFrame;
 import io.remora.actors.link.PooledBuffer;
+import io.remora.actors.link.ValueTransfer;
+import io.remora.actors.link.proto.Fetch;
 import io.remora.actors.link.proto.Goodbye;
 import io.remora.actors.link.proto.Hello;
 import io.remora.actors.link.proto.OpenSession;
@@ -16,6 +18,8 @@ import io.remora.actors.link.proto.Reason;
 import io.remora.actors.link.proto.Refused;
 import io.remora.actors.link.proto.SessionClosed;
 import io.remora.runtime.ProtocolException;
+import io.remora.runtime.TensorTransfers;
+import java.nio.ByteBuffer;
 import java.time.Duration;
 import java.util.Map;
 import java.util.concurrent.ConcurrentHashMap;
@@ -24,7 +28,8 @@ import org.slf4j.LoggerFactory;
 
 /**
  * The node's side of one connection: the handshake first, then frames to their sessions. Nothing
- * but the handshake is looked at before it is passed.
+ * but the handshake is looked at before it is passed. Or another node's connection, which shows a
+ * ticket instead, gets the bytes of a tensor for it, and nothing else.
  *
  * <p>Frames are handled on the connection's reader thread, which never waits: batches go to their
  * session's inbox, the rest to the {@link NodeActor} as messages.
@@ -49,6 +54,7 @@ final class OwnerConnection implements LinkConnection.Handler {
 
   private volatile String name;
   private volatile boolean welcomed;
+  private volatile boolean fetching;
   private volatile boolean closed;
 
   OwnerConnection(LinkServer server, String peer, Handshake handshake, long maxQueuedBytes) {
@@ -75,6 +81,10 @@ final class OwnerConnection implements LinkConnection.Handler {
   @Override
   public void onFrame(LinkConnection connection, FrameHeader header, PooledBuffer payload) {
     try {
+      if (header.type() == FrameType.FETCH && !welcomed && !fetching) {
+        onFetch(connection, payload);
+        return;
+      }
       if (!welcomed) {
         shakeHands(connection, header, payload);
         return;
@@ -101,6 +111,8 @@ final class OwnerConnection implements LinkConnection.Handler {
     if (welcomed) {
       log.info(
           "The connection of {} has ended{}", name, cause == null ? "" : ": " + cause.getMessage());
+    } else if (fetching) {
+      log.debug("{} has closed its connection", peer);
     } else if (cause != null) {
       log.warn("A connection from {} ended before its handshake: {}", peer, cause.getMessage());
     }
@@ -109,7 +121,7 @@ final class OwnerConnection implements LinkConnection.Handler {
 
   /** Closes a connection that has not passed its handshake in time. */
   void checkHandshake(LinkConnection connection, Duration limit) {
-    if (!welcomed && !closed) {
+    if (!welcomed && !fetching && !closed) {
       log.warn("Closing a connection from {}: no handshake within {}", peer, limit);
       connection.close();
     }
@@ -133,7 +145,7 @@ final class OwnerConnection implements LinkConnection.Handler {
   }
 
   private void shakeHands(LinkConnection connection, FrameHeader header, PooledBuffer payload) {
-    if (header.type() != FrameType.HELLO) {
+    if (header.type() != FrameType.HELLO || fetching) {
       throw new ProtocolException(
           "the first frame must be HELLO, but is %s".formatted(header.type()));
     }
@@ -149,6 +161,40 @@ final class OwnerConnection implements LinkConnection.Handler {
     log.info("{} has connected from {}", name, peer);
     server.ownerArrived(this);
     connection.send(OutboundFrame.control(FrameType.WELCOME, 0, handshake.welcome()));
+  }
+
+  /** Another node wants a tensor. The ticket is all it has to show. */
+  private void onFetch(LinkConnection connection, PooledBuffer payload) {
+    Fetch fetch = parse(Fetch.parser(), payload);
+    fetching = true;
+    TensorTransfers.Held held = TensorTransfers.take(fetch.getTicket()).orElse(null);
+    if (held == null) {
+      refuse(
+          connection,
+          Reason.REASON_TICKET,
+          "this node holds nothing under the ticket: it is wrong, was used before, or is out of"
+              + " date");
+      return;
+    }
+    ByteBuffer bytes = held.bytes();
+    if (bytes.remaining() != fetch.getBytes()) {
+      held.close();
+      refuse(
+          connection,
+          Reason.REASON_MALFORMED,
+          "the ticket is for %d bytes, not %d".formatted(bytes.remaining(), fetch.getBytes()));
+      return;
+    }
+    log.debug("{} fetches a tensor of {} bytes", peer, bytes.remaining());
+    server.transferStarted(connection);
+    // The other node closes the connection when it has everything.
+    ValueTransfer.start(connection, 0, 0, 0, bytes, held::close);
+  }
+
+  private void refuse(LinkConnection connection, Reason reason, String message) {
+    log.warn("Refused a tensor to {}: {}", peer, message);
+    Refused refused = Refused.newBuilder().setReason(reason).setMessage(message).build();
+    connection.finish(OutboundFrame.control(FrameType.REFUSED, 0, refused), FAREWELL);
   }
 
   private void onBatches(LinkConnection connection, FrameHeader header, PooledBuffer payload) {

@@ -188,6 +188,7 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
     if (!payload.hasRemaining()) {
       throw new ProtocolException("a frame of batches without a batch");
     }
+    TransferClient.giveUpWhen(inbox::abandoned);
     while (payload.hasRemaining()) {
       if (inbox.abandoned()) {
         return;

@@ -130,6 +130,17 @@ public final class MachineSession implements SessionListener, AutoCloseable {
     connect(sink);
   }
 
+  /**
+   * Says where other machines' nodes reach this machine's node. Tensors of this machine that are
+   * moved to another go straight from node to node then; where that does not succeed, and until
+   * this is said, they go through this process, a part at a time.
+   *
+   * @param address as {@code host:port}; empty: not known
+   */
+  public void setNodeAddress(String address) {
+    check(NativeCore.machineSetNodeAddress(machine, requireNonNull(address, "address")));
+  }
+
   /** Says where batches of a machine that computes on the CPU go. Once. */
   public void connect(BatchSink sink) {
     if (this.sink != null) {
@@ -504,6 +515,11 @@ public final class MachineSession implements SessionListener, AutoCloseable {
       if (!line.isEmpty()) {
         operations.debug("{} {}", machineName, line);
       }
+    }
+
+    @Override
+    public void notice(String text) {
+      log.info("Machine '{}': {}", machineName, text);
     }
   }
 

@@ -31,9 +31,14 @@ public enum FrameType {
   /** Either way: "I am alive"; no payload. */
   HEARTBEAT(11),
   /** Either way, last frame: {@code Goodbye}. */
-  GOODBYE(12);
+  GOODBYE(12),
+  /**
+   * Node to node, first and only frame of its side: {@code Fetch}. The answer is VALUE frames, or
+   * {@code Refused}.
+   */
+  FETCH(13);
 
-  private static final FrameType[] BY_CODE = new FrameType[13];
+  private static final FrameType[] BY_CODE = new FrameType[14];
 
   static {
     for (FrameType type : values()) {

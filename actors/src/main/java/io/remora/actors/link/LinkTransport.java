@@ -67,6 +67,33 @@ public final class LinkTransport {
     }
   }
 
+  /** An address as {@code host:port}, which {@link #address} reads. */
+  public static String text(InetSocketAddress address) {
+    String host =
+        address.isUnresolved() ? address.getHostString() : address.getAddress().getHostAddress();
+    return (host.indexOf(':') < 0 ? host : "[" + host + "]") + ":" + address.getPort();
+  }
+
+  /**
+   * The address that stands in a text as {@code host:port}; looks up the host's name.
+   *
+   * @throws IllegalArgumentException if it is no such text
+   */
+  public static InetSocketAddress address(String text) {
+    int colon = text.lastIndexOf(':');
+    try {
+      int port = Integer.parseInt(text.substring(colon + 1));
+      if (colon > 0 && port > 0 && port <= 65535) {
+        String host = text.substring(0, colon);
+        boolean bracketed = host.startsWith("[") && host.endsWith("]");
+        return new InetSocketAddress(bracketed ? host.substring(1, host.length() - 1) : host, port);
+      }
+    } catch (NumberFormatException e) {
+      // Said below.
+    }
+    throw new IllegalArgumentException("'" + text + "' is not HOST:PORT");
+  }
+
   private static void prepare(SocketChannel channel) throws IOException {
     channel.configureBlocking(true);
     channel.setOption(StandardSocketOptions.TCP_NODELAY, true);

@@ -85,8 +85,9 @@ class KryoMessageSerializerTest {
                 new DeviceInfo("H100", "cuda", 85_899_345_920L), new DeviceInfo("T4", "cpu", 0)),
             "2.10.0",
             16,
-            Long.MAX_VALUE);
-    MachineInfo none = new MachineInfo("m", MachineState.STOPPED, "", "", List.of(), "", 0, 0);
+            Long.MAX_VALUE,
+            "127.0.0.1:4711");
+    MachineInfo none = new MachineInfo("m", MachineState.STOPPED, "", "", List.of(), "", 0, 0, "");
     MachineInfo many =
         new MachineInfo(
             "m",
@@ -96,7 +97,8 @@ class KryoMessageSerializerTest {
             new ArrayList<>(List.of(device(1), device(2), device(3))),
             "",
             0,
-            0);
+            0,
+            "");
     TestProbe<StatusReply<MachineInfo>> probe = KIT.createTestProbe();
     List<ActorRef<StatusReply<MachineInfo>>> refs =
         List.of(
@@ -128,7 +130,7 @@ class KryoMessageSerializerTest {
 
   @Test
   void repliesAndTheirErrorsComeBack() {
-    MachineInfo info = new MachineInfo("m", MachineState.READY, "", "", List.of(), "", 0, 0);
+    MachineInfo info = new MachineInfo("m", MachineState.READY, "", "", List.of(), "", 0, 0, "");
     StatusReply<?> reply = (StatusReply<?>) roundTrip(StatusReply.success(info));
     assertThat(reply.getValue()).isEqualTo(info);
     assertThat(((StatusReply<?>) roundTrip(StatusReply.ack())).getValue())
@@ -195,7 +197,7 @@ class KryoMessageSerializerTest {
   void readsNothingHarmfulFromDamagedBytes() throws Exception {
     MachineInfo info =
         new MachineInfo(
-            "m", MachineState.READY, "p", "r", List.of(device(1), device(2)), "2", 1, 3);
+            "m", MachineState.READY, "p", "r", List.of(device(1), device(2)), "2", 1, 3, "");
     byte[] sound = bytes(info);
     KryoMessageSerializer serializer = serializer();
     Random random = new Random(7);

@@ -186,7 +186,8 @@ final class MachinesService implements Machines {
             .setProvider(info.provider())
             .setState(info.state().name())
             .setReason(info.reason())
-            .setLibtorchVersion(info.libtorchVersion());
+            .setLibtorchVersion(info.libtorchVersion())
+            .setNodeAddress(info.nodeAddress());
     info.devices()
         .forEach(
             device ->

@@ -54,6 +54,34 @@ public final class NativeCore {
     public native void call(long machine, long call, @Cast("const char*") BytePointer line);
   }
 
+  /** remora_notice_callback. */
+  public static class NoticeCallback extends FunctionPointer {
+    protected NoticeCallback() {
+      allocate();
+    }
+
+    private native void allocate();
+
+    public native void call(long machine, @Cast("const char*") BytePointer text);
+  }
+
+  /** remora_fetch_callback. */
+  public static class FetchCallback extends FunctionPointer {
+    protected FetchCallback() {
+      allocate();
+    }
+
+    private native void allocate();
+
+    public native int call(
+        @Cast("const char*") BytePointer address,
+        @Cast("const char*") BytePointer ticket,
+        long destination,
+        long bytes,
+        @Cast("char*") BytePointer error,
+        int errorBytes);
+  }
+
   @Name("remora_built_for_torch")
   public static native String builtForTorch();
 
@@ -86,6 +114,10 @@ public final class NativeCore {
       @Cast("remora_submit_callback") SubmitCallback submit,
       @Cast("remora_await_callback") AwaitCallback await,
       @Cast("remora_trace_callback") TraceCallback trace);
+
+  @Name("remora_set_notice_callback")
+  public static native void setNoticeCallback(
+      @Cast("remora_notice_callback") NoticeCallback notice);
 
   @Name("remora_slot_count")
   public static native int slotCount();
@@ -124,6 +156,9 @@ public final class NativeCore {
 
   @Name("remora_machine_set_cuda")
   public static native void machineSetCuda(long machine, int on);
+
+  @Name("remora_machine_set_node_address")
+  public static native int machineSetNodeAddress(long machine, String address);
 
   @Name("remora_machine_synchronize")
   public static native int machineSynchronize(long machine);
@@ -240,6 +275,28 @@ public final class NativeCore {
 
   @Name("remora_result_release")
   public static native void resultRelease(long result);
+
+  @Name("remora_transfer_configure")
+  public static native int transferConfigure(
+      @Cast("remora_fetch_callback") FetchCallback fetch,
+      long maxTickets,
+      long maxBytes,
+      long lifetimeMillis);
+
+  @Name("remora_transfer_take")
+  public static native long transferTake(String ticket);
+
+  @Name("remora_transfer_data")
+  public static native long transferData(long transfer);
+
+  @Name("remora_transfer_bytes")
+  public static native long transferBytes(long transfer);
+
+  @Name("remora_transfer_release")
+  public static native void transferRelease(long transfer);
+
+  @Name("remora_transfer_expire")
+  public static native int transferExpire();
 
   /** See {@code throw_translation.h}. */
   @Name("remora_jni::translate_throws")

@@ -9,8 +9,8 @@ import java.util.concurrent.ConcurrentHashMap;
 import org.bytedeco.javacpp.BytePointer;
 
 /**
- * The native core's three calls into Java, handed to the session of the machine they concern. One
- * call for each closed batch, one for each blocking read, none for an operation or a free.
+ * The native core's calls into Java, handed to the session of the machine they concern. One call
+ * for each closed batch, one for each blocking read, none for an operation or a free.
  */
 public final class SessionCallbacks {
   /** A machine's session. Methods may throw: the exception comes out of the call that recorded. */
@@ -23,6 +23,9 @@ public final class SessionCallbacks {
 
     /** An operation is about to be recorded: its number among the calls, and a text, or "". */
     void trace(long call, String line);
+
+    /** Something that fails nothing, but that a person may want to know. */
+    void notice(String text);
   }
 
   private static final Map<Long, Session> sessions = new ConcurrentHashMap<>();
@@ -31,6 +34,7 @@ public final class SessionCallbacks {
   private static final NativeCore.SubmitCallback SUBMIT = new Submit();
   private static final NativeCore.AwaitCallback AWAIT = new Await();
   private static final NativeCore.TraceCallback TRACE = new Trace();
+  private static final NativeCore.NoticeCallback NOTICE = new Notice();
 
   private SessionCallbacks() {}
 
@@ -39,6 +43,7 @@ public final class SessionCallbacks {
     if (NativeCore.install(SUBMIT, AWAIT, TRACE) != 0) {
       throw new RemoraException("cannot register the remora backend: " + NativeCore.lastError());
     }
+    NativeCore.setNoticeCallback(NOTICE);
   }
 
   /** From now on the machine's calls go to this session. */
@@ -101,6 +106,16 @@ public final class SessionCallbacks {
       Session session = sessions.get(machine);
       if (session != null) {
         session.trace(call, line.getString(StandardCharsets.UTF_8));
+      }
+    }
+  }
+
+  private static final class Notice extends NativeCore.NoticeCallback {
+    @Override
+    public void call(long machine, BytePointer text) {
+      Session session = sessions.get(machine);
+      if (session != null) {
+        session.notice(text.getString(StandardCharsets.UTF_8));
       }
     }
   }
