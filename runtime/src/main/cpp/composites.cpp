@@ -213,6 +213,13 @@ TORCH_LIBRARY_IMPL(aten, AutogradPrivateUse1, m) {
   }
 }
 
+// Else libtorch would put a sparse tensor together whose parts are on the device.
+TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
+  for (const char* name : {"_sparse_compressed_tensor_unsafe", "_sparse_csr_tensor_unsafe", "_sparse_csc_tensor_unsafe",
+                           "_sparse_bsr_tensor_unsafe", "_sparse_bsc_tensor_unsafe"}) {
+    m.impl(name, torch::CppFunction::makeFromBoxedFunction<&remora::refuse_sparse>());
+  }
+}
 TORCH_LIBRARY_IMPL(_, SparsePrivateUse1, m) {
   m.fallback(torch::CppFunction::makeFromBoxedFunction<&remora::refuse_sparse>());
 }

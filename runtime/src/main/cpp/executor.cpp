@@ -589,8 +589,9 @@ at::Tensor Executor::tensor(Reader& r, uint8_t bits, Call& call, bool output) {
   // Where the program passed one tensor twice, the operator gets one tensor twice: some look whether their output is
   // their input.
   for (size_t i = 0; i < std::min<size_t>(call.inputs.size(), 16); i++) {
-    const auto& [other, same] = call.inputs[i];
-    if (other == id && same.defined() && TensorMeta::of(same) == meta) {
+    if (call.inputs[i].first == id && call.inputs[i].second.defined() &&
+        TensorMeta::of(call.inputs[i].second) == meta) {
+      auto same = call.inputs[i].second;  // a copy: the list may move when it grows
       call.inputs.emplace_back(id, same);
       return same;
     }

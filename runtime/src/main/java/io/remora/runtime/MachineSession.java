@@ -9,6 +9,7 @@ import io.remora.runtime.internal.NativeErrors;
 import io.remora.runtime.internal.NativeMemory;
 import io.remora.runtime.internal.ReportReader;
 import io.remora.runtime.internal.SessionCallbacks;
+import java.lang.ref.Reference;
 import java.nio.ByteBuffer;
 import java.time.Duration;
 import java.util.ArrayList;
@@ -219,7 +220,12 @@ public final class MachineSession implements SessionListener, AutoCloseable {
     if (target.numel() == 0) {
       return CompletableFuture.completedFuture(target);
     }
-    long request = NativeCore.machineRead(machine, remote.address(), target.address());
+    long request;
+    try {
+      request = NativeCore.machineRead(machine, remote.address(), target.address());
+    } finally {
+      Reference.reachabilityFence(remote); // an address does not keep the tensor
+    }
     if (request < 0) {
       throwIfLost();
       throw new IllegalArgumentException(NativeCore.lastError());

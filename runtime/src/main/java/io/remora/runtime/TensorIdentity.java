@@ -4,6 +4,7 @@ package io.remora.runtime;
 import static java.util.Objects.requireNonNull;
 
 import io.remora.runtime.internal.NativeCore;
+import java.lang.ref.Reference;
 import org.bytedeco.pytorch.Tensor;
 
 /** What identifies a remote tensor: its storage, and a hash of its metadata. Thread-safe. */
@@ -18,7 +19,12 @@ public final class TensorIdentity {
    */
   public static long storageId(Tensor tensor) {
     TorchLibrary.bytedeco();
-    long id = NativeCore.storageId(requireNonNull(tensor, "tensor").address());
+    long id;
+    try {
+      id = NativeCore.storageId(requireNonNull(tensor, "tensor").address());
+    } finally {
+      Reference.reachabilityFence(tensor); // an address does not keep the tensor
+    }
     if (id < 0) {
       throw new IllegalArgumentException(NativeCore.lastError());
     }
@@ -31,7 +37,11 @@ public final class TensorIdentity {
    */
   public static long metadataHash(Tensor tensor) {
     TorchLibrary.bytedeco();
-    return NativeCore.metadataHash(requireNonNull(tensor, "tensor").address());
+    try {
+      return NativeCore.metadataHash(requireNonNull(tensor, "tensor").address());
+    } finally {
+      Reference.reachabilityFence(tensor);
+    }
   }
 
   /** Number of device slots that belong to open machines. */

@@ -139,7 +139,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
     LinkConnection target;
     try {
       checkFits(batch);
-      lockInterruptibly();
+      lock.lock();
       try {
         awaitRoom(batch.size());
         if (batch.sequence() != lastSequence + 1) {
@@ -187,14 +187,6 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
     }
   }
 
-  private void lockInterruptibly() {
-    try {
-      lock.lockInterruptibly();
-    } catch (InterruptedException e) {
-      throw interrupted(e);
-    }
-  }
-
   private void awaitRoom(int size) {
     while (true) {
       if (lost != null) {
@@ -206,11 +198,8 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
       if (unacknowledgedBytes == 0 || unacknowledgedBytes + size <= settings.maxInFlightBytes()) {
         return;
       }
-      try {
-        room.await();
-      } catch (InterruptedException e) {
-        throw interrupted(e);
-      }
+      // Not interruptibly: a batch that is not taken would be a gap, and end the session for every thread.
+      room.awaitUninterruptibly();
     }
   }
 
@@ -227,12 +216,6 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
       return new ProtocolException(message, cause);
     }
     return new RemoraException(message, cause);
-  }
-
-  private RemoraException interrupted(InterruptedException cause) {
-    Thread.currentThread().interrupt();
-    return new RemoraException(
-        "interrupted while waiting for machine " + machine + " to take a batch", cause);
   }
 
   // The link's side -----------------------------------------------------------------------------
