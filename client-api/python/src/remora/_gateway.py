@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -27,6 +27,7 @@ import grpc
 from . import exceptions
 from ._proto import gateway_pb2 as pb
 from ._settings import Settings
+from ._transport import DirectTransport, GrpcTransport, Transport
 
 log = logging.getLogger("remora")
 gateway_log = logging.getLogger("remora.gateway")
@@ -93,6 +94,7 @@ class Gateway:
             raise ValueError(f"a gateway's address is 'host:port', not {address!r}")
         self.address = address
         encrypted = (ca_file is not None or not _is_loopback(host)) if tls is None else tls
+        self._encrypted = encrypted
         self._metadata = [] if token is None else [("authorization", f"Bearer {token}")]
         if token is not None and not encrypted and not _is_loopback(host):
             raise ValueError("a token is sent to another computer over an encrypted connection only")
@@ -170,12 +172,11 @@ class Gateway:
         what = f"{method.lower()} of machine '{name}'"
         return self._call(f"Machines/{method}", pb.MachineRequest(name=name), response, what, timeout)
 
-    def connect(self, frames: Iterator[bytes], handle: Callable[[bytes], Any]) -> Any:
-        """A session stream. `handle` gets each frame's bytes, on a thread of gRPC's."""
-        call = self._channel.stream_stream(
-            _SERVICES + "Sessions/Connect", request_serializer=None, response_deserializer=handle
-        )
-        return call(frames, metadata=self._metadata, wait_for_ready=False)
+    def transport(self, explain: bool = False) -> Transport:
+        """A connection for a session. `explain`: one that can say why the gateway refuses."""
+        if self._encrypted or explain or os.environ.get("REMORA_TRANSPORT") == "grpc":
+            return GrpcTransport(self._channel, self._metadata)
+        return DirectTransport(self.address, self._metadata)
 
     def close(self) -> None:
         """Ends the connection."""

@@ -8,7 +8,6 @@ Nothing here runs per operation.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import logging
 import os
@@ -26,6 +25,7 @@ from ._gateway import Gateway, rpc_error
 from ._native import STATISTICS, core, text_of
 from ._proto import gateway_pb2 as pb
 from ._settings import Settings
+from ._transport import BrokenError, Transport
 
 log = logging.getLogger("remora")
 
@@ -240,7 +240,7 @@ class GatewaySession(Session):
         self._secret = b""
         self._opened = threading.Event()
         self._stream = _Stream()
-        self._call: Any = None
+        self._transport: Transport | None = None
         self._failure: BaseException | None = None
         self._start(self._receive)
         if not self._opened.wait(settings.call_seconds):
@@ -256,16 +256,16 @@ class GatewaySession(Session):
     def _receive(self) -> None:
         broken_since: float | None = None
         backoff = _FIRST_BACKOFF
+        explain = False
         while not self.closed:
             stream = self._stream = _Stream()
-            error: grpc.RpcError | None = None
+            error = BrokenError("the gateway has ended the connection")
+            transport = self._transport = self._gateway.transport(explain)
             try:
-                self._call = self._gateway.connect(
+                transport.run(
                     self._requests(stream), lambda data, stream=stream: self._on_frame(stream, data)
                 )
-                for _ in self._call:  # the frames themselves were handled as they came
-                    pass
-            except grpc.RpcError as e:
+            except BrokenError as e:
                 error = e
             except Exception as e:
                 log.exception("The session of machine '%s' has failed", self.machine_name)
@@ -279,33 +279,31 @@ class GatewaySession(Session):
                 broken_since, backoff = None, _FIRST_BACKOFF
             now = time.monotonic()
             broken_since = broken_since or now
-            if (error is not None and error.code() in _FINAL) or (
-                now - broken_since > self.settings.reconnect_seconds
-            ):
+            explain = error.unexplained
+            if error.code in _FINAL or now - broken_since > self.settings.reconnect_seconds:
                 self._lose(self._why(error, now - broken_since))
                 return
             if stream.welcome is not None:
                 log.info(
                     "The connection to machine '%s' is broken (%s); trying again",
                     self.machine_name,
-                    error.details() if error is not None else "the gateway ended it",
+                    error,
                 )
-            time.sleep(backoff)
-            backoff = min(backoff * 2, _LAST_BACKOFF)
+            if not explain:
+                time.sleep(backoff)
+                backoff = min(backoff * 2, _LAST_BACKOFF)
 
-    def _why(self, error: grpc.RpcError | None, seconds: float) -> BaseException:
-        if not self._opened.is_set():
-            if error is not None:
-                return rpc_error(error, f"opening a session on machine '{self.machine_name}'")
-            return exceptions.ProviderException("the gateway ended the session as soon as it began")
-        cause = "the gateway ended the connection" if error is None else str(error.details())
+    def _why(self, error: BrokenError, seconds: float) -> BaseException:
+        if error.cause is not None and (error.code in _FINAL or not self._opened.is_set()):
+            what = "opening a session" if not self._opened.is_set() else "taking the session up again"
+            return rpc_error(error.cause, f"{what} on machine '{self.machine_name}'")
         return exceptions.NodeLostException(
             f"the connection to machine '{self.machine_name}' is lost and could not be taken up again "
-            f"within {seconds:.0f} s: {cause}"
+            f"within {seconds:.0f} s: {error}"
         )
 
     def _on_frame(self, stream: _Stream, data: bytes) -> bool:
-        """Handles a frame on gRPC's own thread, which saves a read the way through another one."""
+        """Handles a frame, on the thread that has received it."""
         if stream.ended:
             return True
         try:
@@ -365,8 +363,8 @@ class GatewaySession(Session):
             self._failure = error
             self.fail(error)
             self._opened.set()
-            if self._call is not None:
-                self._call.cancel()
+            if self._transport is not None:
+                self._transport.cancel()
 
     # ------------------------------------------------------------ sending
 
@@ -444,14 +442,13 @@ class GatewaySession(Session):
     def _ended(self) -> None:
         self._saying_goodbye = True
         self._stream.welcomed.set()
-        call = self._call
-        if call is not None:
+        transport = self._transport
+        if transport is not None:
             # The sender says goodbye, then the gateway ends the stream.
             deadline = time.monotonic() + 1.0
             while not self._stream.ended and time.monotonic() < deadline:
                 time.sleep(0.002)
-            with contextlib.suppress(Exception):
-                call.cancel()
+            transport.cancel()
 
 
 # ---------------------------------------------------------------- forks
