@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from . import exceptions
-from ._native import core
+from ._native import core, default_generator
 from ._session import Session, open_slots, session_of
 
 __all__ = [
@@ -233,8 +233,7 @@ default_generators = _Generators()
 
 def _generator(slot: int) -> torch.Generator:
     session_of(slot)
-    generator: torch.Generator = torch._C._get_privateuse1_default_generator(slot)  # type: ignore[attr-defined]
-    return generator
+    return default_generator(slot)
 
 
 def manual_seed(seed: int) -> None:
