@@ -11,12 +11,13 @@
 Importing it registers the device type ``remora`` with PyTorch and adds ``torch.remora``.
 """
 
-from . import _native, _printing, _storages, _torch_module
+from . import _compile, _native, _printing, _storages, _torch_module
 
 _native.install()
 _torch_module.register()
 _printing.install()
 _storages.install()
+_compile.install()
 
 from .exceptions import (  # noqa: E402
     AuthenticationException,
