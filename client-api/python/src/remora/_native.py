@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import CFUNCTYPE, POINTER, c_char_p, c_int32, c_int64, c_void_p
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ _DECLARATIONS: dict[str, tuple[Any, list[Any]]] = {
     "compute_threads": (c_int32, []),
     "install_sessions": (c_int32, [c_void_p, c_void_p, c_void_p]),
     "set_python_exception": (None, [c_char_p, c_int64]),
+    "set_python_lock": (None, [c_int64, c_int64, c_int64]),
     "slot_count": (c_int32, []),
     "machine_open": (c_int64, [c_char_p, c_int32, c_int64]),
     "machine_slot": (c_int32, [c_int64, c_int32]),
@@ -37,6 +37,10 @@ _DECLARATIONS: dict[str, tuple[Any, list[Any]]] = {
     "machine_memory": (c_int32, [c_int64, c_int32, POINTER(c_int64)]),
     "machine_empty_cache": (c_int32, [c_int64, c_int32]),
     "machine_reset_peak_memory": (c_int32, [c_int64, c_int32]),
+    "random_seed": (c_int32, [c_int64, c_int32, c_int64]),
+    "random_initial_seed": (c_int64, [c_int64, c_int32]),
+    "random_state": (c_int64, [c_int64, c_int32, c_void_p, c_int64]),
+    "random_set_state": (c_int32, [c_int64, c_int32, c_void_p, c_int64]),
     "machine_close": (None, [c_int64]),
     "machine_statistic": (c_int64, [c_int64, c_int32]),
     "session_configure": (c_int32, [c_int64, c_int64, c_int64]),
@@ -69,14 +73,6 @@ _DECLARATIONS: dict[str, tuple[Any, list[Any]]] = {
     "result_release": (None, [c_int64]),
 }
 
-# Not in the first builds of the core.
-_OPTIONAL = ("set_gil", "default_generator", "generator_release")
-_DECLARATIONS |= {
-    "set_gil": (None, [c_void_p, c_void_p, c_void_p]),
-    "default_generator": (c_int64, [c_int32]),
-    "generator_release": (None, [c_int64]),
-}
-
 # remora_statistic of remora.h.
 STATISTICS = (
     "operations",
@@ -96,11 +92,7 @@ class Core:
     def __init__(self, library: ctypes.CDLL) -> None:
         self.library = library
         for name, (result, arguments) in _DECLARATIONS.items():
-            function = getattr(library, "remora_" + name, None)
-            if function is None and name in _OPTIONAL:
-                continue
-            if function is None:
-                raise AttributeError(f"it has no function remora_{name}")
+            function = getattr(library, "remora_" + name)
             function.restype = result
             function.argtypes = arguments
             setattr(self, name, function)
@@ -146,18 +138,9 @@ def install() -> None:
     for name, kind in exceptions.BY_NAME.items():
         core.set_python_exception(name.encode(), id(kind))
     core.set_python_exception(b"KeyboardInterrupt", id(KeyboardInterrupt))
-    if hasattr(core, "set_gil"):
-        python = ctypes.pythonapi
-        core.set_gil(
-            *(
-                ctypes.cast(function, c_void_p)
-                for function in (
-                    python.PyGILState_Check,
-                    python.PyEval_SaveThread,
-                    python.PyEval_RestoreThread,
-                )
-            )
-        )
+    python = ctypes.pythonapi
+    locks = (python.PyGILState_Check, python.PyEval_SaveThread, python.PyEval_RestoreThread)
+    core.set_python_lock(*(ctypes.cast(function, c_void_p).value for function in locks))
     core.check(core.install_sessions(ctypes.cast(_interrupted, c_void_p), None, None))
 
 
@@ -167,28 +150,6 @@ def address_of(tensor: torch.Tensor) -> Any:
     An ``at::Tensor`` is one pointer to its implementation, which is what ``_cdata`` tells.
     """
     return ctypes.byref(c_int64(tensor._cdata))
-
-
-def default_generator(slot: int) -> torch.Generator:
-    """The default generator of a device, which PyTorch itself gives for its own devices only.
-
-    Raises:
-        RemoraException: no machine is open there.
-    """
-    address = core.check(core.default_generator(slot))
-    try:
-        wrapped: torch.Generator = _wrap_generator(address)
-        return wrapped
-    finally:
-        core.generator_release(address)
-
-
-def _wrap_generator(address: int) -> Any:
-    # PyObject* THPGenerator_Wrap(const at::Generator&), torch/csrc/Generator.h
-    library = ctypes.PyDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_python.so"))
-    function = library._Z17THPGenerator_WrapRKN2at9GeneratorE
-    function.restype, function.argtypes = ctypes.py_object, [c_void_p]
-    return function(address)
 
 
 def text_of(function: Any, machine: int) -> str | None:
@@ -202,4 +163,4 @@ def text_of(function: Any, machine: int) -> str | None:
         return buffer.raw[: min(length, capacity)].rstrip(b"\0").decode(errors="replace")
 
 
-__all__ = ["STATISTICS", "Core", "address_of", "core", "default_generator", "install", "text_of"]
+__all__ = ["STATISTICS", "Core", "address_of", "core", "install", "text_of"]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from . import exceptions
-from ._native import core, default_generator
+from ._native import core
 from ._session import Session, open_slots, session_of
 
 __all__ = [
@@ -23,7 +23,6 @@ __all__ = [
     "Stream",
     "current_device",
     "current_stream",
-    "default_generators",
     "default_stream",
     "device",
     "device_count",
@@ -74,7 +73,7 @@ def machine_opened(session: Session) -> None:
     """A machine's generators start where ``torch.manual_seed`` has put all others, if it was called."""
     if _seed_of_all is not None:
         for number in range(session.devices):
-            _generator(session.first_slot + number).manual_seed(_seed_of_all)
+            _seed(session.first_slot + number, _seed_of_all)
 
 
 def _slot(which: DeviceLike) -> int:
@@ -215,31 +214,22 @@ def get_device_capability(device: DeviceLike = None) -> dict[str, Any] | None:
 # ---------------------------------------------------------------- random numbers
 
 
-class _Generators:
-    """The default generator of each device, by index."""
-
-    def __getitem__(self, index: int) -> torch.Generator:
-        return _generator(index)
-
-    def __len__(self) -> int:
-        return device_count()
-
-    def __iter__(self) -> Iterator[torch.Generator]:
-        return (self[slot] for slot in open_slots())
+_MOST_STATE_BYTES = 64 * 1024
 
 
-default_generators = _Generators()
-
-
-def _generator(slot: int) -> torch.Generator:
-    session_of(slot)
-    return default_generator(slot)
+def _seed(slot: int, number: int) -> None:
+    session, device = session_of(slot)
+    # As PyTorch's own generators: any 64-bit number, negative ones count from the top.
+    if not -(1 << 63) <= number < 1 << 64:
+        raise ValueError(f"a seed must fit into 64 bits, not {number}")
+    signed = number - (1 << 64) if number >= 1 << 63 else number
+    core.check(core.random_seed(session.handle, device, signed))
 
 
 def manual_seed(seed: int) -> None:
     """Seeds the current device's generator; does nothing when no machine is open."""
     if current_device() in open_slots():
-        _generator(current_device()).manual_seed(int(seed))
+        _seed(current_device(), int(seed))
 
 
 def manual_seed_all(seed: int) -> None:
@@ -251,28 +241,38 @@ def manual_seed_all(seed: int) -> None:
     global _seed_of_all
     _seed_of_all = int(seed)
     for slot in open_slots():
-        _generator(slot).manual_seed(_seed_of_all)
+        _seed(slot, _seed_of_all)
 
 
 def seed() -> None:
     """Seeds the current device's generator with a random number."""
-    if current_device() in open_slots():
-        _generator(current_device()).seed()
+    manual_seed(_random_seed())
 
 
 def seed_all() -> None:
     """Seeds the generators of all devices with one random number."""
-    manual_seed_all(int.from_bytes(os.urandom(8), "little") >> 1)
+    manual_seed_all(_random_seed())
+
+
+def _random_seed() -> int:
+    return int.from_bytes(os.urandom(8), "little") >> 1
 
 
 def initial_seed() -> int:
-    """The seed of the current device's generator."""
-    return _generator(current_device()).initial_seed()
+    """The seed that the current device's generator was given last."""
+    session, device = session_of(current_device())
+    number: int = core.random_initial_seed(session.handle, device)
+    return number & 0xFFFF_FFFF_FFFF_FFFF
 
 
 def get_rng_state(device: DeviceLike = "remora") -> torch.Tensor:
     """The state of a device's generator, as a CPU tensor of bytes. Waits for the machine."""
-    return _generator(_slot(device)).get_state()
+    session, number = session_of(_slot(device))
+    state = torch.empty(_MOST_STATE_BYTES, dtype=torch.uint8, device="cpu")
+    size = core.check(
+        core.random_state(session.handle, number, state.data_ptr(), _MOST_STATE_BYTES)
+    )
+    return state[:size].clone()
 
 
 def get_rng_state_all() -> list[torch.Tensor]:
@@ -282,7 +282,11 @@ def get_rng_state_all() -> list[torch.Tensor]:
 
 def set_rng_state(new_state: torch.Tensor, device: DeviceLike = "remora") -> None:
     """Sets the state of a device's generator to one that :func:`get_rng_state` gave."""
-    _generator(_slot(device)).set_state(new_state)
+    session, number = session_of(_slot(device))
+    state = new_state.to("cpu", torch.uint8).contiguous()
+    core.check(
+        core.random_set_state(session.handle, number, state.data_ptr(), state.numel())
+    )
 
 
 def set_rng_state_all(new_states: Iterable[torch.Tensor]) -> None:
