@@ -22,8 +22,6 @@ os.environ.setdefault("REMORA_READ_TIMEOUT", "60")
 GATEWAY = any(
     os.environ.get(name) for name in ("REMORA_GATEWAY", "REMORA_GATEWAY_CLASSPATH", "REMORA_HOME")
 )
-# The node computes with this very libtorch, so that results are equal bit for bit.
-OPTIONS = {"torch-home": str(Path(torch.__file__).parent)}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -59,7 +57,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def machine() -> Iterator[remora.RemoteMachine]:
     """One machine with two devices for all tests."""
-    with remora.RemoteMachine("mock", gpu_count=2, options=OPTIONS) as opened:
+    with remora.RemoteMachine("mock", gpu_count=2) as opened:
         yield opened
 
 
@@ -115,7 +113,7 @@ def write_program(folder: Path, text: str, config: pytest.Config) -> Path:
     import os, signal, sys, threading, time
     import torch, remora
     {"remora.disable_remote_execution()" if local else ""}
-    machine = remora.RemoteMachine("mock", options={OPTIONS!r}).start()
+    machine = remora.RemoteMachine("mock").start()
     device = machine.device()
     """
     path = folder / "program.py"

@@ -61,6 +61,9 @@ def test_states_are_saved_and_restored(device):
     states = torch.remora.get_rng_state_all()
     assert len(states) == torch.remora.device_count()
     torch.remora.set_rng_state_all(states)
+    default = torch.remora.default_generators[device.index]
+    assert default.device == device
+    assert torch.rand(2, generator=default, device=device).device == device
     torch.remora.manual_seed(5)
     assert torch.remora.initial_seed() == 5
     torch.remora.manual_seed_all(-1)

@@ -23,8 +23,10 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import grpc
+import torch
 
 from . import exceptions
+from ._build import SHIPPED_TORCH
 from ._proto import gateway_pb2 as pb
 from ._settings import Settings
 from ._transport import DirectTransport, GrpcTransport, Transport
@@ -241,6 +243,7 @@ class GatewayProcess:
             "-XX:+UseSerialGC",
             "-Xshare:auto",
             "-Djava.util.concurrent.ForkJoinPool.common.parallelism=2",
+            *_same_libtorch(),
             *options,
             _MAIN,
             *("--host", "127.0.0.1", "--port", "0", "--exit-with-stdin"),
@@ -267,7 +270,10 @@ class GatewayProcess:
         ):
             threading.Thread(target=target, args=(stream,), name="remora-gateway", daemon=True).start()
         if not self._ready.wait(settings.gateway_start_seconds) or self._address is None:
-            code = self._process.poll()
+            code = None
+            if self._ready.is_set():  # its output has ended, and so does it
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    code = self._process.wait(5)
             self.stop()
             lines = "\n  ".join(self._last)
             raise exceptions.ProviderException(
@@ -344,6 +350,16 @@ def _java() -> str:
         "apt-get install openjdk-17-jre-headless), set JAVA_HOME, or use a running gateway with "
         "RemoteMachine.connect"
     )
+
+
+def _same_libtorch() -> list[str]:
+    """Makes machines of this computer compute with this program's libtorch: equal results, bit for bit.
+
+    Only where their native core is for this version; else they take the libtorch that comes with the jars.
+    """
+    if torch.__version__.split("+")[0] != SHIPPED_TORCH:
+        return []
+    return [f"-Dremora.provider.mock.torch-home={Path(torch.__file__).parent}"]
 
 
 def class_path(path: str | os.PathLike[str] | None = None) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import CFUNCTYPE, POINTER, c_char_p, c_int32, c_int64, c_void_p
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,10 +38,8 @@ _DECLARATIONS: dict[str, tuple[Any, list[Any]]] = {
     "machine_memory": (c_int32, [c_int64, c_int32, POINTER(c_int64)]),
     "machine_empty_cache": (c_int32, [c_int64, c_int32]),
     "machine_reset_peak_memory": (c_int32, [c_int64, c_int32]),
-    "random_seed": (c_int32, [c_int64, c_int32, c_int64]),
-    "random_initial_seed": (c_int64, [c_int64, c_int32]),
-    "random_state": (c_int64, [c_int64, c_int32, c_void_p, c_int64]),
-    "random_set_state": (c_int32, [c_int64, c_int32, c_void_p, c_int64]),
+    "default_generator": (c_int64, [c_int32]),
+    "generator_release": (None, [c_int64]),
     "machine_close": (None, [c_int64]),
     "machine_statistic": (c_int64, [c_int64, c_int32]),
     "session_configure": (c_int32, [c_int64, c_int64, c_int64]),
@@ -152,6 +151,27 @@ def address_of(tensor: torch.Tensor) -> Any:
     return ctypes.byref(c_int64(tensor._cdata))
 
 
+# PyObject* THPGenerator_Wrap(const at::Generator&), torch/csrc/Generator.h
+_wrap_generator = ctypes.PyDLL(
+    str(Path(torch.__file__).parent / "lib" / "libtorch_python.so")
+)._Z17THPGenerator_WrapRKN2at9GeneratorE
+_wrap_generator.restype, _wrap_generator.argtypes = ctypes.py_object, [c_void_p]
+
+
+def default_generator(slot: int) -> torch.Generator:
+    """The default generator of a device; PyTorch itself gives out its own devices' only.
+
+    Raises:
+        RemoraException: no machine is open there.
+    """
+    address = core.check(core.default_generator(slot))
+    try:
+        wrapped: torch.Generator = _wrap_generator(address)
+        return wrapped
+    finally:
+        core.generator_release(address)
+
+
 def text_of(function: Any, machine: int) -> str | None:
     """Calls a function that writes a text (``session_next_failure`` …); None when there is none."""
     capacity = 4096
@@ -163,4 +183,4 @@ def text_of(function: Any, machine: int) -> str | None:
         return buffer.raw[: min(length, capacity)].rstrip(b"\0").decode(errors="replace")
 
 
-__all__ = ["STATISTICS", "Core", "address_of", "core", "install", "text_of"]
+__all__ = ["STATISTICS", "Core", "address_of", "core", "default_generator", "install", "text_of"]

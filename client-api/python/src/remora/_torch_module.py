@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from . import exceptions
-from ._native import core
+from ._native import core, default_generator
 from ._session import Session, open_slots, session_of
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Stream",
     "current_device",
     "current_stream",
+    "default_generators",
     "default_stream",
     "device",
     "device_count",
@@ -59,6 +60,8 @@ __all__ = [
 ]
 
 _process = os.getpid()
+# PyTorch's checkpointing asks for it before it saves the generators' states.
+_initialized = True
 _seed_of_all: int | None = None
 
 DeviceLike = torch.device | str | int | None
@@ -73,7 +76,7 @@ def machine_opened(session: Session) -> None:
     """A machine's generators start where ``torch.manual_seed`` has put all others, if it was called."""
     if _seed_of_all is not None:
         for number in range(session.devices):
-            _seed(session.first_slot + number, _seed_of_all)
+            default_generators[session.first_slot + number].manual_seed(_seed_of_all)
 
 
 def _slot(which: DeviceLike) -> int:
@@ -214,22 +217,27 @@ def get_device_capability(device: DeviceLike = None) -> dict[str, Any] | None:
 # ---------------------------------------------------------------- random numbers
 
 
-_MOST_STATE_BYTES = 64 * 1024
+class _Generators:
+    """The default generator of each device, by index."""
+
+    def __getitem__(self, index: int) -> torch.Generator:
+        session_of(index)
+        return default_generator(index)
+
+    def __len__(self) -> int:
+        return device_count()
+
+    def __iter__(self) -> Iterator[torch.Generator]:
+        return (self[slot] for slot in open_slots())
 
 
-def _seed(slot: int, number: int) -> None:
-    session, device = session_of(slot)
-    # As PyTorch's own generators: any 64-bit number, negative ones count from the top.
-    if not -(1 << 63) <= number < 1 << 64:
-        raise ValueError(f"a seed must fit into 64 bits, not {number}")
-    signed = number - (1 << 64) if number >= 1 << 63 else number
-    core.check(core.random_seed(session.handle, device, signed))
+default_generators = _Generators()
 
 
 def manual_seed(seed: int) -> None:
     """Seeds the current device's generator; does nothing when no machine is open."""
     if current_device() in open_slots():
-        _seed(current_device(), int(seed))
+        default_generators[current_device()].manual_seed(int(seed))
 
 
 def manual_seed_all(seed: int) -> None:
@@ -241,7 +249,7 @@ def manual_seed_all(seed: int) -> None:
     global _seed_of_all
     _seed_of_all = int(seed)
     for slot in open_slots():
-        _seed(slot, _seed_of_all)
+        default_generators[slot].manual_seed(_seed_of_all)
 
 
 def seed() -> None:
@@ -260,19 +268,12 @@ def _random_seed() -> int:
 
 def initial_seed() -> int:
     """The seed that the current device's generator was given last."""
-    session, device = session_of(current_device())
-    number: int = core.random_initial_seed(session.handle, device)
-    return number & 0xFFFF_FFFF_FFFF_FFFF
+    return default_generators[current_device()].initial_seed()
 
 
 def get_rng_state(device: DeviceLike = "remora") -> torch.Tensor:
     """The state of a device's generator, as a CPU tensor of bytes. Waits for the machine."""
-    session, number = session_of(_slot(device))
-    state = torch.empty(_MOST_STATE_BYTES, dtype=torch.uint8, device="cpu")
-    size = core.check(
-        core.random_state(session.handle, number, state.data_ptr(), _MOST_STATE_BYTES)
-    )
-    return state[:size].clone()
+    return default_generators[_slot(device)].get_state()
 
 
 def get_rng_state_all() -> list[torch.Tensor]:
@@ -282,11 +283,7 @@ def get_rng_state_all() -> list[torch.Tensor]:
 
 def set_rng_state(new_state: torch.Tensor, device: DeviceLike = "remora") -> None:
     """Sets the state of a device's generator to one that :func:`get_rng_state` gave."""
-    session, number = session_of(_slot(device))
-    state = new_state.to("cpu", torch.uint8).contiguous()
-    core.check(
-        core.random_set_state(session.handle, number, state.data_ptr(), state.numel())
-    )
+    default_generators[_slot(device)].set_state(new_state)
 
 
 def set_rng_state_all(new_states: Iterable[torch.Tensor]) -> None:
