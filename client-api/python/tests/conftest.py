@@ -119,3 +119,13 @@ def write_program(folder: Path, text: str, config: pytest.Config) -> Path:
     path = folder / "program.py"
     path.write_text(textwrap.dedent(head) + textwrap.dedent(text))
     return path
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    import databases
+
+    lines = databases.summary()
+    if lines:
+        terminalreporter.section("PyTorch's databases")
+        for line in lines:
+            terminalreporter.write_line(line)

@@ -45,7 +45,7 @@ _LEVELS = {
     "TRACE": logging.DEBUG,
 }
 _LAST_LINES = 20
-_LARGEST_MESSAGE = 32 * 1024 * 1024
+_LARGEST_MESSAGE = 64 * 1024 * 1024
 _STOP_SECONDS = 10.0
 _SERVICES = "/remora.gateway.v1."
 _OPTIONS = [
@@ -202,6 +202,8 @@ def rpc_error(error: grpc.RpcError, what: str) -> BaseException:
     if name in ("IllegalArgumentException", "ValueError"):
         return ValueError(details)
     kind = exceptions.BY_NAME.get(name)
+    if code == grpc.StatusCode.UNIMPLEMENTED:
+        return exceptions.MachineStateException(f"{what}: this gateway cannot do that ({details})")
     if kind is not None:
         return kind(details)
     if code == grpc.StatusCode.INVALID_ARGUMENT:
@@ -213,8 +215,6 @@ def rpc_error(error: grpc.RpcError, what: str) -> BaseException:
         )
     if code in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOUND):
         return exceptions.MachineStateException(text)
-    if code == grpc.StatusCode.UNIMPLEMENTED:
-        return exceptions.MachineStateException(f"{what}: this gateway cannot do that ({details})")
     if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
         return exceptions.ResourceExhaustedException(text)
     if code == grpc.StatusCode.DEADLINE_EXCEEDED:
