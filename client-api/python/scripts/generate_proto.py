@@ -40,7 +40,13 @@ def generate(proto_root: Path = PROTO_ROOT) -> dict[str, str]:
     with tempfile.TemporaryDirectory() as folder:
         binary = Path(folder, "gateway.desc")
         status = protoc.main(
-            ["protoc", f"-I{proto_root}", f"--descriptor_set_out={binary}", f"--pyi_out={folder}", NAME]
+            [
+                "protoc",
+                f"-I{proto_root}",
+                f"--descriptor_set_out={binary}",
+                f"--pyi_out={folder}",
+                NAME,
+            ]
         )
         if status != 0:
             raise SystemExit(f"protoc failed with status {status}")

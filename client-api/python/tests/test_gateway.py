@@ -36,7 +36,7 @@ class Proxy:
     def __init__(self, address: str) -> None:
         self._target = address.rpartition(":")[::2]
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = "127.0.0.1:%d" % self._listener.getsockname()[1]
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._open: list[socket.socket] = []
         self.refuses = False
         threading.Thread(target=self._accept, daemon=True).start()

@@ -34,7 +34,7 @@ def first_dtype(op) -> torch.dtype:
     for dtype in (torch.float32, torch.int64, torch.bool, torch.complex64):
         if op.supports_dtype(dtype, "cpu"):
             return dtype
-    raise databases.Skipped("no dtype")
+    pytest.skip("not for the CPU")
 
 
 def differentiable(op) -> bool:

@@ -31,7 +31,9 @@ def train(where: torch.device, info, kwargs: dict) -> list[torch.Tensor]:
     model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
     x, y = torch.randn(6, 4), torch.randn(6, 2)
     model, x, y = model.to(where), x.to(where), y.to(where)
-    parameters = [each for each in model.parameters() if each.dim() == 2 or info.name != "Muon"]
+    parameters = [
+        each for each in model.parameters() if each.dim() == 2 or info.optim_cls.__name__ != "Muon"
+    ]
     optimizer = info.optim_cls(parameters, **databases.on(where, kwargs))
 
     def closure() -> torch.Tensor:
@@ -56,16 +58,13 @@ def train(where: torch.device, info, kwargs: dict) -> list[torch.Tensor]:
 @pytest.mark.parametrize("info", optim_db, ids=lambda i: i.optim_cls.__name__)
 def test_every_optimizer(device, info):
     name = info.optim_cls.__name__
-    info.name = name
     if name in NOT_STRIDED:
         pytest.skip("for sparse gradients only")
 
     def run() -> int:
         inputs = info.optim_inputs_func(device="cpu")
         for entry in inputs:
-            databases.compare(
-                train(CPU, info, entry.kwargs), train(device, info, entry.kwargs)
-            )
+            databases.compare(train(CPU, info, entry.kwargs), train(device, info, entry.kwargs))
         return len(inputs)
 
     databases.note("optimizers", name, run)
@@ -88,13 +87,14 @@ def run_module(info, device: torch.device, most: int) -> int:
             arguments = (entry.forward_input.args, entry.forward_input.kwargs)
             here, there = databases.on(CPU, arguments), databases.on(device, arguments)
             torch.manual_seed(1)
-            expected = local(*here[0], **here[1])
+            try:
+                expected = local(*here[0], **here[1])
+            except Exception:  # inputs for errors, or for another dtype
+                continue
             torch.manual_seed(1)
             got = remote(*there[0], **there[1])
             databases.compare(expected, got)
-            databases.compare(
-                databases.gradients(expected, here), databases.gradients(got, there)
-            )
+            databases.compare(databases.gradients(expected, here), databases.gradients(got, there))
             databases.compare(
                 [each.grad for each in local.parameters()],
                 [each.grad for each in remote.parameters()],

@@ -104,7 +104,9 @@ def test_a_failure_nobody_has_read_is_said_at_the_end(run_program):
 
 def test_sys_exit_and_uncaught_errors_end_the_program(run_program):
     assert run_program("sys.exit(3)", check=False).returncode == 3
-    result = run_program("torch.ones(2, 2, device=device) @ torch.ones(3, device=device)", check=False)
+    result = run_program(
+        "torch.ones(2, 2, device=device) @ torch.ones(3, device=device)", check=False
+    )
     assert result.returncode == 1
     assert "RuntimeError: size mismatch" in result.stderr
 

@@ -22,6 +22,7 @@ import torch
 SHIPPED_TORCH = "2.10.0"
 OLDEST_TORCH = (2, 6)
 LIBRARY = "libremora.so"
+_LINKED = ("-Wl,--as-needed", "-lc10", "-ltorch_cpu", "-ldl")
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -35,6 +36,7 @@ def find_library() -> Path:
 
     Raises:
         NativeCoreError: there is none, and none can be built.
+
     """
     named = os.environ.get("REMORA_NATIVE_LIBRARY")
     if named:
@@ -94,7 +96,9 @@ def _built_library(version: str) -> Path:
     digest = hashlib.sha256()
     for source in sorted([*sources, *folder.glob("*.h")]):
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
-    digest.update(f"{torch.__version__} {torch._C._GLIBCXX_USE_CXX11_ABI} {platform.machine()}".encode())
+    digest.update(
+        f"{torch.__version__} {torch._C._GLIBCXX_USE_CXX11_ABI} {platform.machine()}".encode()
+    )
     target = cache_folder() / f"torch-{version}-{digest.hexdigest()[:16]}" / LIBRARY
     if target.is_file():
         return target
@@ -120,8 +124,8 @@ def _lock(path: Path) -> Iterator[None]:
 def _compiler() -> str:
     from torch.utils import cpp_extension
 
-    wanted = os.environ.get("CXX") or cpp_extension.get_cxx_compiler()
-    found = shutil.which(wanted.split()[0])
+    wanted = str(os.environ.get("CXX") or cpp_extension.get_cxx_compiler())
+    found = shutil.which(wanted.split(maxsplit=1)[0])
     if found is None:
         raise NativeCoreError(
             f"Remora ships its native core for torch {SHIPPED_TORCH} on x86_64. For torch {torch.__version__} on "
@@ -165,10 +169,7 @@ def _build(sources: list[Path], target: Path, digest: str) -> None:
                     pool.shutdown(cancel_futures=True)
                     raise
         library = Path(folder, LIBRARY)
-        _run(
-            [*compiler, "-shared", *map(str, objects), "-o", str(library), *libraries]
-            + ["-Wl,--as-needed", "-lc10", "-ltorch_cpu", "-ldl"]
-        )
+        _run([*compiler, "-shared", "-o", str(library), *map(str, objects), *libraries, *_LINKED])
         library.replace(target)
     _say("the native core is built")
 

@@ -90,6 +90,7 @@ class Gateway:
             token: the bearer token; None for a gateway that asks for none.
             tls: whether the connection is encrypted; by default it is off the loopback address only.
             ca_file: certificates (PEM) to trust instead of the system's.
+
         """
         host, _, port = address.rpartition(":")
         if not host or not port.isdigit():
@@ -99,7 +100,9 @@ class Gateway:
         self._encrypted = encrypted
         self._metadata = [] if token is None else [("authorization", f"Bearer {token}")]
         if token is not None and not encrypted and not _is_loopback(host):
-            raise ValueError("a token is sent to another computer over an encrypted connection only")
+            raise ValueError(
+                "a token is sent to another computer over an encrypted connection only"
+            )
         if encrypted:
             roots = None if ca_file is None else Path(ca_file).read_bytes()
             credentials = grpc.ssl_channel_credentials(roots)
@@ -140,7 +143,9 @@ class Gateway:
     def list(self, timeout: float) -> pb.ListResponse:
         """The gateway's machines."""
         what = "listing machines"
-        return self._call("Machines/List", pb.ListRequest(), pb.ListResponse.FromString, what, timeout)
+        return self._call(
+            "Machines/List", pb.ListRequest(), pb.ListResponse.FromString, what, timeout
+        )
 
     def get(self, name: str, timeout: float) -> pb.Machine:
         """A machine as its actor knows it."""
@@ -172,7 +177,9 @@ class Gateway:
         self, method: str, name: str, response: Callable[[bytes], Response], timeout: float
     ) -> Response:
         what = f"{method.lower()} of machine '{name}'"
-        return self._call(f"Machines/{method}", pb.MachineRequest(name=name), response, what, timeout)
+        return self._call(
+            f"Machines/{method}", pb.MachineRequest(name=name), response, what, timeout
+        )
 
     def transport(self, explain: bool = False) -> Transport:
         """A connection for a session. `explain`: one that can say why the gateway refuses."""
@@ -235,6 +242,7 @@ class GatewayProcess:
 
         Raises:
             ProviderException: there is no Java, or the gateway did not start; the message has its last lines.
+
         """
         self.token = secrets.token_urlsafe(32)
         options = os.environ.get("REMORA_GATEWAY_JVM_OPTIONS", "").split()
@@ -268,7 +276,9 @@ class GatewayProcess:
             (self._read_output, self._process.stdout),
             (self._read_log, self._process.stderr),
         ):
-            threading.Thread(target=target, args=(stream,), name="remora-gateway", daemon=True).start()
+            threading.Thread(
+                target=target, args=(stream,), name="remora-gateway", daemon=True
+            ).start()
         if not self._ready.wait(settings.gateway_start_seconds) or self._address is None:
             code = None
             if self._ready.is_set():  # its output has ended, and so does it
@@ -281,7 +291,7 @@ class GatewayProcess:
                 if code is None
                 else f"the gateway ended with exit code {code} before it served:\n  {lines}"
             )
-        self.address = self._address
+        self.address: str = self._address
 
     def _read_output(self, stream: IO[str]) -> None:
         with contextlib.suppress(ValueError, OSError):
@@ -370,6 +380,7 @@ def class_path(path: str | os.PathLike[str] | None = None) -> str:
 
     Raises:
         ProviderException: nothing says where the gateway is.
+
     """
     if path is not None:
         return _jars(Path(path)) if Path(path).is_dir() else os.fspath(path)

@@ -163,6 +163,7 @@ def default_generator(slot: int) -> torch.Generator:
 
     Raises:
         RemoraException: no machine is open there.
+
     """
     address = core.check(core.default_generator(slot))
     try:

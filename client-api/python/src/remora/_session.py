@@ -9,6 +9,7 @@ Nothing here runs per operation.
 from __future__ import annotations
 
 import ctypes
+import functools
 import logging
 import os
 import threading
@@ -62,6 +63,7 @@ class Session:
 
         Raises:
             MachineStateException: this process has no device slots left.
+
         """
         self.machine_name = machine_name
         self.devices = devices
@@ -137,7 +139,11 @@ class Session:
             thread.start()
 
     def _flush_when_idle(self) -> None:
-        flush, handle, linger = core.machine_flush_when_idle, self.handle, self.settings.flush_micros
+        flush, handle, linger = (
+            core.machine_flush_when_idle,
+            self.handle,
+            self.settings.flush_micros,
+        )
         while flush(handle, _FLUSHER_TURN_MICROS, linger) >= 0:
             pass
 
@@ -151,6 +157,7 @@ def session_of(slot: int) -> tuple[Session, int]:
 
     Raises:
         MachineStateException: no machine is open there.
+
     """
     found = _BY_SLOT.get(slot)
     if found is None:
@@ -173,7 +180,9 @@ class LocalSession(Session):
 
     def __init__(self, machine_name: str, devices: int, settings: Settings) -> None:
         super().__init__(machine_name, devices, False, settings)
-        self._executor = core.check(core.executor_create(b",".join([b"cpu"] * devices), b"aten::from_file"))
+        self._executor = core.check(
+            core.executor_create(b",".join([b"cpu"] * devices), b"aten::from_file")
+        )
         self._start(self._execute)
 
     def _execute(self) -> None:
@@ -228,6 +237,7 @@ class GatewaySession(Session):
 
         Raises:
             RemoraException: the gateway refuses, or does not answer in time.
+
         """
         super().__init__(machine_name, devices, cuda, settings)
         self._gateway = gateway
@@ -262,9 +272,7 @@ class GatewaySession(Session):
             error = BrokenError("the gateway has ended the connection")
             transport = self._transport = self._gateway.transport(explain)
             try:
-                transport.run(
-                    self._requests(stream), lambda data, stream=stream: self._on_frame(stream, data)
-                )
+                transport.run(self._requests(stream), functools.partial(self._on_frame, stream))
             except BrokenError as e:
                 error = e
             except Exception as e:
@@ -295,7 +303,9 @@ class GatewaySession(Session):
 
     def _why(self, error: BrokenError, seconds: float) -> BaseException:
         if error.cause is not None and (error.code in _FINAL or not self._opened.is_set()):
-            what = "opening a session" if not self._opened.is_set() else "taking the session up again"
+            what = (
+                "opening a session" if not self._opened.is_set() else "taking the session up again"
+            )
             return rpc_error(error.cause, f"{what} on machine '{self.machine_name}'")
         return exceptions.NodeLostException(
             f"the connection to machine '{self.machine_name}' is lost and could not be taken up again "
@@ -352,7 +362,8 @@ class GatewaySession(Session):
         self.session_id, self._secret = welcome.session, welcome.secret
         settings = self.settings
         limit = min(
-            settings.max_in_flight_bytes, welcome.max_in_flight_bytes or settings.max_in_flight_bytes
+            settings.max_in_flight_bytes,
+            welcome.max_in_flight_bytes or settings.max_in_flight_bytes,
         )
         core.session_configure(self.handle, limit, int(settings.read_timeout_seconds * 1000))
         stream.welcomed.set()
@@ -400,7 +411,9 @@ class GatewaySession(Session):
             if frame is not None:
                 busy = said
             elif self._saying_goodbye or self.closed:
-                yield pb.ClientFrame(received=self._received, goodbye=pb.Goodbye()).SerializeToString()
+                yield pb.ClientFrame(
+                    received=self._received, goodbye=pb.Goodbye()
+                ).SerializeToString()
                 return
             elif self._failure is not None:
                 return
@@ -429,7 +442,9 @@ class GatewaySession(Session):
             message.data = ctypes.string_at(core.batch_data(batch), size)
             born = core.batch_born_count(batch)
             if born:
-                message.born.extend((ctypes.c_int64 * (3 * born)).from_address(core.batch_born(batch)))
+                message.born.extend(
+                    (ctypes.c_int64 * (3 * born)).from_address(core.batch_born(batch))
+                )
             freed = core.batch_freed_count(batch)
             if freed:
                 message.freed.extend((ctypes.c_int64 * freed).from_address(core.batch_freed(batch)))

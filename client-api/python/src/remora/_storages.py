@@ -17,7 +17,7 @@ def _bytes_of(storage: torch.UntypedStorage) -> torch.Tensor:
     """The storage as a tensor of bytes."""
     empty = torch.empty(0, dtype=torch.uint8, device=storage.device)
     with torch.no_grad():
-        return empty.set_(storage)  # type: ignore[call-overload, no-any-return]
+        return empty.set_(storage)
 
 
 def install() -> None:
@@ -36,12 +36,12 @@ def install() -> None:
         return self
 
     def _write_file(self: torch.UntypedStorage, *arguments: Any) -> Any:
-        source = self.cpu() if self.device.type == "remora" else self
+        source = kind.cpu(self) if self.device.type == "remora" else self
         return write_file(source, *arguments)
 
     def _set_from_file(self: torch.UntypedStorage, *arguments: Any) -> Any:
         if self.device.type != "remora":
             return set_from_file(self, *arguments)
-        return self.copy_(set_from_file(torch.UntypedStorage(self.nbytes()), *arguments), False)
+        return self.copy_(set_from_file(kind(self.nbytes()), *arguments), False)
 
     kind.copy_, kind._write_file, kind._set_from_file = copy_, _write_file, _set_from_file

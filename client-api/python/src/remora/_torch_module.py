@@ -128,6 +128,7 @@ def set_device(device: DeviceLike) -> None:
 
     Raises:
         MachineStateException: no machine is open there.
+
     """
     slot = _slot(device)
     if slot >= 0:
@@ -178,6 +179,7 @@ def synchronize(device: DeviceLike = None) -> None:
 
     Raises:
         RemoteOperationException: an operation has failed whose result nobody has read.
+
     """
     session_of(_slot(device))[0].synchronize()
 
@@ -313,7 +315,9 @@ class Event(torch.Event):
     ) -> Event:
         """An event that is not recorded yet."""
         if interprocess:
-            raise exceptions.RemoraException("events of a remote device cannot be shared by processes")
+            raise exceptions.RemoraException(
+                "events of a remote device cannot be shared by processes"
+            )
         return super().__new__(cls, "remora", enable_timing=enable_timing, blocking=blocking)
 
 
@@ -418,9 +422,11 @@ def is_bf16_supported(including_emulation: bool = True) -> bool:
 
 def register() -> None:
     """Makes this module ``torch.remora`` and gives tensors, modules and storages their methods."""
+    from torch.utils import backend_registration
+
     torch._register_device_module("remora", sys.modules[__name__])
     sys.modules["torch.remora"] = sys.modules[__name__]
-    torch.utils.rename_privateuse1_backend("remora")
-    torch.utils.generate_methods_for_privateuse1_backend(
+    backend_registration.rename_privateuse1_backend("remora")
+    backend_registration.generate_methods_for_privateuse1_backend(
         for_tensor=True, for_module=True, for_packed_sequence=True, for_storage=True
     )

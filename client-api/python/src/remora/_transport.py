@@ -44,6 +44,7 @@ class BrokenError(Exception):
         code: gRPC's status, if the gateway said one.
         unexplained: the gateway ended it and may have said why; another transport can tell.
         cause: gRPC's own error.
+
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Transport(Protocol):
 
         Raises:
             BrokenError: it did not end as both sides wanted.
+
         """
 
     def cancel(self) -> None:
@@ -163,7 +165,9 @@ class DirectTransport:
             ("user-agent", "remora-python"),
             *self._metadata,
         ]
-        settings = struct.pack(">HIHI", _INITIAL_WINDOW_SETTING, _WINDOW, _MAX_FRAME_SETTING, _MAX_FRAME)
+        settings = struct.pack(
+            ">HIHI", _INITIAL_WINDOW_SETTING, _WINDOW, _MAX_FRAME_SETTING, _MAX_FRAME
+        )
         self._write(
             b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
             _frame(_SETTINGS, 0, 0, settings),

@@ -49,6 +49,7 @@ class StorageInfo:
         device: number of the device on its machine.
         session: the session that owns it.
         reason: why it is in that state; may be empty.
+
     """
 
     state: str
@@ -105,6 +106,7 @@ class RemoteMachine:
 
         Raises:
             ValueError: an argument is out of range.
+
         """
         if not provider:
             raise ValueError("provider must not be empty")
@@ -170,12 +172,16 @@ class RemoteMachine:
 
         Raises:
             ValueError: an argument is out of range, or the gateway has not just one machine.
+
         """
         if machine is not None and provider is not None:
             raise ValueError("give the name of a machine, or a provider to open one of, not both")
         gateway = Gateway(address, token, tls=tls, ca_file=ca_file)
         if machine is None and provider is None:
-            names = [each.name for each in gateway.list(Settings.from_environment().call_seconds).machines]
+            names = [
+                each.name
+                for each in gateway.list(Settings.from_environment().call_seconds).machines
+            ]
             if len(names) != 1:
                 raise ValueError(
                     f"the gateway at {address} has {len(names)} machines ({', '.join(names) or 'none'}): "
@@ -205,6 +211,7 @@ class RemoteMachine:
 
         Raises:
             ProviderException: the provider or the gateway cannot give a machine; subclasses tell why.
+
         """
         with self._lock:
             if self._session is not None:
@@ -262,6 +269,7 @@ class RemoteMachine:
         Raises:
             RemoteOperationException: an operation has failed whose result nobody has read.
             NodeLostException: the machine was gone before everything was executed.
+
         """
         self._stop(True)
 
@@ -291,6 +299,7 @@ class RemoteMachine:
 
         Raises:
             MachineStateException: the machine does not run, or it cannot be paused.
+
         """
         session, gateway, machine = self._running()
         if gateway is None:
@@ -303,6 +312,7 @@ class RemoteMachine:
 
         Raises:
             MachineStateException: the machine was not started, or it cannot be resumed.
+
         """
         session, gateway, machine = self._running()
         if gateway is None:
@@ -315,6 +325,7 @@ class RemoteMachine:
 
         Raises:
             MachineStateException: the machine runs: packages are installed as it starts.
+
         """
         with self._lock:
             if self._session is not None:
@@ -354,6 +365,7 @@ class RemoteMachine:
         Raises:
             ValueError: the machine has no such device.
             MachineStateException: the machine was stopped.
+
         """
         with self._lock:
             if self._stopped:
@@ -389,6 +401,7 @@ class RemoteMachine:
             RemoteOperationException: an operation has failed whose result nobody has read: the first such.
             NodeLostException: the machine is gone.
             ReadTimeoutException: the machine finishes nothing for ``REMORA_READ_TIMEOUT`` seconds.
+
         """
         self._running()[0].synchronize()
 
@@ -415,6 +428,7 @@ class RemoteMachine:
         Raises:
             ValueError: the tensor is not on this machine.
             MachineStateException: the machine does not run.
+
         """
         session, gateway, machine = self._running()
         if tensor.device.type != "remora" or not (
@@ -434,9 +448,7 @@ class RemoteMachine:
         answer = gateway.storage(
             machine.name, session.session_id, number, session.settings.call_seconds
         )
-        return StorageInfo(
-            answer.state, answer.bytes, answer.device, answer.session, answer.reason
-        )
+        return StorageInfo(answer.state, answer.bytes, answer.device, answer.session, answer.reason)
 
     @property
     def name(self) -> str:
@@ -446,7 +458,7 @@ class RemoteMachine:
 
     @property
     def state(self) -> str:
-        """``"NEW"`` before it is started, ``"STOPPED"`` after, else what the gateway knows: ``"READY"`` …"""
+        """``"NEW"`` before it is started, ``"STOPPED"`` after, else the gateway's: ``"READY"`` or another."""
         with self._lock:
             session, gateway, machine = self._session, self._gateway, self._machine
         if session is None:
@@ -464,7 +476,9 @@ class RemoteMachine:
         return [DeviceInfo(each.name, each.kind, each.memory) for each in machine.devices]
 
     def __repr__(self) -> str:
-        state = "runs" if self._session is not None else "stopped" if self._stopped else "not started"
+        state = (
+            "runs" if self._session is not None else "stopped" if self._stopped else "not started"
+        )
         return f"RemoteMachine({self.name or self._provider}, {state})"
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -474,7 +488,9 @@ class RemoteMachine:
         with self._lock:
             if self._session is None or self._machine is None:
                 what = "is stopped" if self._stopped else "is not started"
-                raise exceptions.MachineStateException(f"{self.name or self._provider} {what}: call start()")
+                raise exceptions.MachineStateException(
+                    f"{self.name or self._provider} {what}: call start()"
+                )
             return self._session, self._gateway, self._machine
 
 
@@ -511,6 +527,7 @@ def storage_id(tensor: torch.Tensor) -> int:
 
     Raises:
         ValueError: the tensor is not on a remote device.
+
     """
     number: int = core.storage_id(address_of(tensor))
     if number < 0:
