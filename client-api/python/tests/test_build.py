@@ -20,8 +20,6 @@ from remora._native import core
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
-pytestmark = pytest.mark.fast
-
 
 def test_the_protocols_code_is_that_of_the_proto():
     pytest.importorskip("grpc_tools")
