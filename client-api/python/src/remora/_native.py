@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """The native core (remora.h), through ctypes: declarations, errors, interrupts.
 
-ctypes releases the GIL in every call, so a thread that waits in the core stops nobody.
+ctypes lets the GIL go in every call that may wait, so a thread that waits in the core stops nobody.
 """
 
 from __future__ import annotations
 
 import ctypes
+import threading
 from ctypes import CFUNCTYPE, POINTER, c_char_p, c_int32, c_int64, c_void_p
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,21 @@ _DECLARATIONS: dict[str, tuple[Any, list[Any]]] = {
     "result_release": (None, [c_int64]),
 }
 
+# Short calls that keep the interpreter's lock: letting it go and getting it back costs more than they do, and
+# wakes other threads for nothing. None of them waits for whoever needs that lock.
+_SHORT = {
+    "batch_sequence": "batch_sequence",
+    "batch_data": "batch_data",
+    "batch_bytes": "batch_bytes",
+    "batch_born_count": "batch_born_count",
+    "batch_born": "batch_born",
+    "batch_freed_count": "batch_freed_count",
+    "batch_freed": "batch_freed",
+    "session_poll": "session_take",  # with no time to wait
+    "session_report": "session_executed",
+    "session_next_failure": "session_next_failure",
+}
+
 # remora_statistic of remora.h.
 STATISTICS = (
     "operations",
@@ -94,6 +110,11 @@ class Core:
             function = getattr(library, "remora_" + name)
             function.restype = result
             function.argtypes = arguments
+            setattr(self, name, function)
+        short = ctypes.PyDLL(library._name)
+        for name, called in _SHORT.items():
+            function = getattr(short, "remora_" + called)
+            function.restype, function.argtypes = _DECLARATIONS[called]
             setattr(self, name, function)
 
     def __getattr__(self, name: str) -> Any:  # for type checkers; __init__ has set what there is
@@ -175,13 +196,24 @@ def default_generator(slot: int) -> torch.Generator:
 
 def text_of(function: Any, machine: int) -> str | None:
     """Calls a function that writes a text (``session_next_failure`` …); None when there is none."""
-    capacity = 4096
-    while True:
-        buffer = ctypes.create_string_buffer(capacity)
-        length = function(machine, buffer, capacity)
-        if length <= 0:
-            return None
-        return buffer.raw[: min(length, capacity)].rstrip(b"\0").decode(errors="replace")
+    buffer = _text.buffer
+    length = function(machine, buffer, _TEXT_BYTES)
+    if length <= 0:
+        return None
+    return buffer.raw[: min(length, _TEXT_BYTES)].rstrip(b"\0").decode(errors="replace")
+
+
+_TEXT_BYTES = 8192
+
+
+class _Text(threading.local):
+    """A thread's room for texts of the core."""
+
+    def __init__(self) -> None:
+        self.buffer = ctypes.create_string_buffer(_TEXT_BYTES)
+
+
+_text = _Text()
 
 
 __all__ = ["STATISTICS", "Core", "address_of", "core", "default_generator", "install", "text_of"]

@@ -353,7 +353,7 @@ class GatewaySession(Session):
         sequence = executed.sequence - len(reports)
         for report in reports:
             sequence += 1
-            if core.session_executed(self.handle, sequence, report, len(report)) != 0:
+            if core.session_report(self.handle, sequence, report, len(report)) != 0:
                 raise core.error()
         self._log_failures()
 
@@ -451,7 +451,7 @@ class GatewaySession(Session):
             total += size
             if total >= _FRAME_BYTES or len(batches) >= _FRAME_BATCHES:
                 break
-            batch = core.session_take(self.handle, 0)
+            batch = core.session_poll(self.handle, 0)
         return frame
 
     def _ended(self) -> None:
