@@ -203,3 +203,24 @@ def test_importing_prints_nothing_and_opens_nothing():
     )
     assert result.stdout == result.stderr == ""
     assert remora.__version__
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_child_opens_a_machine_of_its_own(run_program):
+    result = run_program("""
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                remora.disable_remote_execution()
+                assert not torch.remora.is_available()
+                with remora.RemoteMachine("mock") as mine:
+                    assert torch.remora.is_available()
+                    x = torch.ones(3, device=mine.device())
+                    code = 0 if (x + 1).sum().item() == 6 else 2
+            finally:
+                os._exit(code)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        print((torch.ones(2, device=device) + 1).sum().item())
+        """)
+    assert result.stdout.splitlines() == ["0", "4.0"]

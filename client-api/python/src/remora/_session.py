@@ -40,6 +40,7 @@ _FRAME_BATCHES = 64
 _FIRST_BACKOFF = 0.05
 _LAST_BACKOFF = 2.0
 _BY_SLOT: dict[int, tuple[Session, int]] = {}
+_forked = [False]
 _ALL: weakref.WeakSet[Session] = weakref.WeakSet()
 
 # The session stream cannot be had again after these.
@@ -165,6 +166,11 @@ def session_of(slot: int) -> tuple[Session, int]:
             f"no machine is open on remora:{slot}: open one with remora.RemoteMachine"
         )
     return found
+
+
+def forked_without_machines() -> bool:
+    """Whether this process was forked from one with machines, and has none of its own."""
+    return _forked[0] and not _BY_SLOT
 
 
 def open_slots() -> list[int]:
@@ -479,6 +485,8 @@ def _after_fork_in_child() -> None:
                 + session.machine_name.encode()
                 + b"', and cannot use it: open a machine here, or start the process with the method 'spawn'",
             )
+    _forked[0] = _forked[0] or bool(_BY_SLOT)
+    _BY_SLOT.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

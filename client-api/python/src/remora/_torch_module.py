@@ -16,7 +16,7 @@ import torch
 
 from . import exceptions
 from ._native import core, default_generator
-from ._session import Session, open_slots, session_of
+from ._session import Session, forked_without_machines, open_slots, session_of
 
 __all__ = [
     "Event",
@@ -59,7 +59,6 @@ __all__ = [
     "synchronize",
 ]
 
-_process = os.getpid()
 # PyTorch's checkpointing asks for it before it saves the generators' states.
 _initialized = True
 _seed_of_all: int | None = None
@@ -69,7 +68,7 @@ DeviceLike = torch.device | str | int | None
 
 def _is_in_bad_fork() -> bool:
     """Whether this process was forked from one with machines; PyTorch seeds no devices then."""
-    return os.getpid() != _process and bool(open_slots())
+    return forked_without_machines()
 
 
 def machine_opened(session: Session) -> None:
@@ -104,7 +103,7 @@ def is_initialized() -> bool:
 
 def is_available() -> bool:
     """Whether a machine is open in this process."""
-    return bool(open_slots()) and not _is_in_bad_fork()
+    return bool(open_slots())
 
 
 def device_count() -> int:
