@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Puts the native core, and its sources for other versions of torch, into the wheel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+_LIBRARY = "runtime/src/main/resources/io/remora/runtime/native/linux-x86_64/libremora.so"
+_SOURCES = "runtime/src/main/cpp"
+
+
+class NativeCoreHook(BuildHookInterface):  # type: ignore[type-arg]
+    """Adds files from the repository around this folder, or from a source distribution made there."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Says what belongs into the archive, and for which platform it is."""
+        root = Path(self.root)
+        repository = root.parent.parent
+        packed = root / "src" / "remora"
+        prefix = "src/remora" if self.target_name == "sdist" else "remora"
+        include: dict[str, str] = build_data["force_include"]
+        if (packed / "_lib" / "libremora.so").is_file():
+            return  # a source distribution: the files are in their place
+        if version != "editable":  # used in place, the package finds both in the repository
+            include[str(repository / _LIBRARY)] = f"{prefix}/_lib/libremora.so"
+            for pattern in ("*.cpp", "*.h"):
+                for source in sorted((repository / _SOURCES).glob(pattern)):
+                    include[str(source)] = f"{prefix}/_cpp/{source.name}"
+        if self.target_name == "wheel":
+            build_data["pure_python"] = False
+            build_data["tag"] = "py3-none-linux_x86_64"

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Finds the native core for the installed torch, or builds it from the shipped sources."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import fcntl
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+# The version of torch that the shipped library was built for.
+SHIPPED_TORCH = "2.10.0"
+OLDEST_TORCH = (2, 6)
+LIBRARY = "libremora.so"
+_LINKED = ("-Wl,--as-needed", "-lc10", "-ltorch_cpu", "-ldl")
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+class NativeCoreError(ImportError):
+    """The native core is not there for this torch and cannot be built; the message says what is missing."""
+
+
+def find_library() -> Path:
+    """The native core to load: the one shipped for this torch, or one built here (once per version).
+
+    Raises:
+        NativeCoreError: there is none, and none can be built.
+
+    """
+    named = os.environ.get("REMORA_NATIVE_LIBRARY")
+    if named:
+        if not Path(named).is_file():
+            raise NativeCoreError(f"REMORA_NATIVE_LIBRARY names no file: {named}")
+        return Path(named)
+    if sys.platform != "linux":
+        raise NativeCoreError(f"Remora runs on Linux, not on {sys.platform}")
+    version = torch.__version__.split("+")[0]
+    if version == SHIPPED_TORCH and platform.machine() == "x86_64":
+        shipped = _shipped_library()
+        if shipped is not None:
+            return shipped
+    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_TORCH:
+        raise NativeCoreError(
+            f"Remora needs torch {'.'.join(map(str, OLDEST_TORCH))} or newer; this is {version}"
+        )
+    return _built_library(version)
+
+
+def _shipped_library() -> Path | None:
+    in_wheel = _PACKAGE / "_lib" / LIBRARY
+    if in_wheel.is_file():
+        return in_wheel
+    in_checkout = _checkout() / "main/resources/io/remora/runtime/native/linux-x86_64" / LIBRARY
+    return in_checkout if in_checkout.is_file() else None
+
+
+def source_folder() -> Path:
+    """Where the C++ sources of the native core are."""
+    in_wheel = _PACKAGE / "_cpp"
+    return in_wheel if in_wheel.is_dir() else _checkout() / "main/cpp"
+
+
+def _checkout() -> Path:
+    """The folder runtime/src of the repository, when the package is used from there."""
+    parents = _PACKAGE.parents
+    return (parents[3] if len(parents) > 3 else _PACKAGE) / "runtime" / "src"
+
+
+def cache_folder() -> Path:
+    """Where libraries built here are kept: ``REMORA_CACHE``, else remora in the user's cache folder."""
+    named = os.environ.get("REMORA_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "remora"
+
+
+def _built_library(version: str) -> Path:
+    folder = source_folder()
+    sources = sorted(folder.glob("*.cpp"))
+    if not sources:
+        raise NativeCoreError(
+            f"Remora's native core is built for torch {SHIPPED_TORCH}, this is {torch.__version__}, and "
+            f"its sources are not installed either ({folder}): install torch=={SHIPPED_TORCH} or remora's wheel"
+        )
+    digest = hashlib.sha256()
+    for source in sorted([*sources, *folder.glob("*.h")]):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    digest.update(
+        f"{torch.__version__} {torch._C._GLIBCXX_USE_CXX11_ABI} {platform.machine()}".encode()
+    )
+    target = cache_folder() / f"torch-{version}-{digest.hexdigest()[:16]}" / LIBRARY
+    if target.is_file():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(target.parent / "lock"):
+        if not target.is_file():  # else another process built it meanwhile
+            _build(sources, target, digest.hexdigest())
+    return target
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Holds a file's lock; it ends with the process that holds it."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _say("another process is building the native core; waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _compiler() -> str:
+    from torch.utils import cpp_extension
+
+    wanted = str(os.environ.get("CXX") or cpp_extension.get_cxx_compiler())
+    found = shutil.which(wanted.split(maxsplit=1)[0])
+    if found is None:
+        raise NativeCoreError(
+            f"Remora ships its native core for torch {SHIPPED_TORCH} on x86_64. For torch {torch.__version__} on "
+            f"{platform.machine()} it is built on first import, which needs a C++17 compiler, and there is no "
+            f"'{wanted}'.\nInstall one (Debian, Ubuntu: apt-get install g++), set CXX to yours, or install "
+            f"torch=={SHIPPED_TORCH}."
+        )
+    return wanted
+
+
+def _build(sources: list[Path], target: Path, digest: str) -> None:
+    from torch.utils import cpp_extension
+
+    compiler = _compiler().split()
+    flags = [
+        "-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-w",
+        f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}",
+        f'-DREMORA_SOURCE_HASH="{digest}"',
+        f"-ffile-prefix-map={sources[0].parent}/=",
+    ]  # fmt: skip
+    includes = [flag for path in cpp_extension.include_paths() for flag in ("-isystem", path)]
+    libraries = [f"-L{path}" for path in cpp_extension.library_paths()]
+    jobs = max(1, min(len(sources), (os.cpu_count() or 1), int(os.environ.get("MAX_JOBS") or 64)))
+    _say(
+        f"building the native core for torch {torch.__version__} with {compiler[0]}, once "
+        f"({len(sources)} files, about {max(1, len(sources) * 40 // jobs // 60)} minutes) -> {target}"
+    )
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        objects = [Path(folder, source.stem + ".o") for source in sources]
+
+        def compile_one(source: Path, into: Path) -> Path:
+            _run([*compiler, *flags, *includes, "-c", str(source), "-o", str(into)])
+            return source
+
+        with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+            tasks = [pool.submit(compile_one, *pair) for pair in zip(sources, objects, strict=True)]
+            for done, task in enumerate(concurrent.futures.as_completed(tasks), 1):
+                try:
+                    _say(f"  {done}/{len(sources)} {task.result().name}")
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)
+                    raise
+        library = Path(folder, LIBRARY)
+        _run([*compiler, "-shared", "-o", str(library), *map(str, objects), *libraries, *_LINKED])
+        library.replace(target)
+    _say("the native core is built")
+
+
+def _run(command: list[str]) -> None:
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        lines = [line for line in result.stderr.splitlines() if "error" in line][:5]
+        raise NativeCoreError(
+            f"Remora's native core does not build against torch {torch.__version__}:\n"
+            + "\n".join(lines or result.stderr.splitlines()[-5:])
+            + f"\nInstall torch=={SHIPPED_TORCH}, for which it is shipped built.\ncommand: {' '.join(command)}"
+        )
+
+
+def _say(text: str) -> None:
+    print(f"remora: {text}", file=sys.stderr, flush=True)

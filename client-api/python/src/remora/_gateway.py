@@ -1,0 +1,444 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The gateway: a JVM process that has the machines. Finds a running one, or starts one and ends it.
+
+A gateway that this program started ends with it, also when the program is killed: its standard input
+is a pipe that only this program holds open.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import ipaddress
+import logging
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import grpc
+import torch
+
+from . import exceptions
+from ._build import SHIPPED_TORCH
+from ._proto import gateway_pb2 as pb
+from ._settings import Settings
+from ._transport import DirectTransport, GrpcTransport, Transport
+
+log = logging.getLogger("remora")
+gateway_log = logging.getLogger("remora.gateway")
+
+_MAIN = "io.remora.gateway.Main"
+_READY = re.compile(r"remora-gateway listening on (\S+:\d+)")
+_LEVEL = re.compile(r"\b(ERROR|WARN|INFO|DEBUG|TRACE)\b")
+_LEVELS = {
+    "ERROR": logging.ERROR,
+    "WARN": logging.WARNING,
+    "INFO": logging.INFO,
+    "DEBUG": logging.DEBUG,
+    "TRACE": logging.DEBUG,
+}
+_LAST_LINES = 20
+_LARGEST_MESSAGE = 64 * 1024 * 1024
+_STOP_SECONDS = 10.0
+_SERVICES = "/remora.gateway.v1."
+_OPTIONS = [
+    ("grpc.max_send_message_length", _LARGEST_MESSAGE),
+    ("grpc.max_receive_message_length", _LARGEST_MESSAGE),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 15_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 10_000),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.enable_http_proxy", 0),
+]
+
+HOW_TO_GET_A_GATEWAY = """\
+Remora's machines are reached through its gateway, a Java program, and none was found. Either
+  - set REMORA_HOME to a folder with Remora's jars (in it or in its folder lib),
+  - set REMORA_GATEWAY_CLASSPATH to a Java class path that holds io.remora.gateway.Main,
+    in a checkout: mvn -q -pl client-api,provider-mock -am package, then see docs/python.md,
+  - or set REMORA_GATEWAY (and REMORA_GATEWAY_TOKEN) to the host:port of a gateway that runs already,
+    or use remora.RemoteMachine.connect("host:port", token=…)."""
+
+Response = TypeVar("Response")
+
+
+class Gateway:
+    """A connection to a gateway, with its unary calls. Thread-safe."""
+
+    def __init__(
+        self,
+        address: str,
+        token: str | None = None,
+        *,
+        tls: bool | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """Connects lazily: errors show at the first call.
+
+        Args:
+            address: ``"host:port"``.
+            token: the bearer token; None for a gateway that asks for none.
+            tls: whether the connection is encrypted; by default it is off the loopback address only.
+            ca_file: certificates (PEM) to trust instead of the system's.
+
+        """
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdigit():
+            raise ValueError(f"a gateway's address is 'host:port', not {address!r}")
+        self.address = address
+        encrypted = (ca_file is not None or not _is_loopback(host)) if tls is None else tls
+        self._encrypted = encrypted
+        self._metadata = [] if token is None else [("authorization", f"Bearer {token}")]
+        if token is not None and not encrypted and not _is_loopback(host):
+            raise ValueError(
+                "a token is sent to another computer over an encrypted connection only"
+            )
+        if encrypted:
+            roots = None if ca_file is None else Path(ca_file).read_bytes()
+            credentials = grpc.ssl_channel_credentials(roots)
+            self._channel = grpc.secure_channel(address, credentials, _OPTIONS)
+        else:
+            self._channel = grpc.insecure_channel(address, _OPTIONS)
+
+    def _call(
+        self,
+        method: str,
+        request: Any,
+        response: Callable[[bytes], Response],
+        what: str,
+        timeout: float,
+    ) -> Response:
+        call = self._channel.unary_unary(
+            _SERVICES + method,
+            request_serializer=type(request).SerializeToString,
+            response_deserializer=response,
+        )
+        try:
+            answer: Response = call(request, timeout=timeout, metadata=self._metadata)
+            return answer
+        except grpc.RpcError as e:
+            raise rpc_error(e, what) from None
+
+    def open(self, request: pb.OpenRequest, timeout: float) -> pb.Machine:
+        """Gets a machine from its provider."""
+        what = f"opening a machine of provider '{request.provider}'"
+        return self._call("Machines/Open", request, pb.Machine.FromString, what, timeout)
+
+    def attach(self, name: str, timeout: float) -> pb.Machine:
+        """A machine that somebody else opened."""
+        request = pb.AttachRequest(name=name)
+        what = f"attaching to machine '{name}'"
+        return self._call("Machines/Attach", request, pb.Machine.FromString, what, timeout)
+
+    def list(self, timeout: float) -> pb.ListResponse:
+        """The gateway's machines."""
+        what = "listing machines"
+        return self._call(
+            "Machines/List", pb.ListRequest(), pb.ListResponse.FromString, what, timeout
+        )
+
+    def get(self, name: str, timeout: float) -> pb.Machine:
+        """A machine as its actor knows it."""
+        return self._of_machine("Get", name, pb.Machine.FromString, timeout)
+
+    def pause(self, name: str, timeout: float) -> pb.Machine:
+        """Lets a machine's node rest."""
+        return self._of_machine("Pause", name, pb.Machine.FromString, timeout)
+
+    def resume(self, name: str, timeout: float) -> pb.Machine:
+        """Takes a paused machine up again."""
+        return self._of_machine("Resume", name, pb.Machine.FromString, timeout)
+
+    def stop(self, name: str, timeout: float) -> None:
+        """Gives a machine back to its provider."""
+        self._of_machine("Stop", name, pb.StopResponse.FromString, timeout)
+
+    def stats(self, name: str, timeout: float) -> dict[str, float]:
+        """The gateway's figures of a machine."""
+        return dict(self._of_machine("Stats", name, pb.MachineStats.FromString, timeout).values)
+
+    def storage(self, machine: str, session: int, storage: int, timeout: float) -> pb.Storage:
+        """What a machine knows of a storage."""
+        request = pb.StorageRequest(machine=machine, session=session, storage=storage)
+        what = f"asking machine '{machine}' for storage {storage}"
+        return self._call("Machines/GetStorage", request, pb.Storage.FromString, what, timeout)
+
+    def _of_machine(
+        self, method: str, name: str, response: Callable[[bytes], Response], timeout: float
+    ) -> Response:
+        what = f"{method.lower()} of machine '{name}'"
+        return self._call(
+            f"Machines/{method}", pb.MachineRequest(name=name), response, what, timeout
+        )
+
+    def transport(self, explain: bool = False) -> Transport:
+        """A connection for a session. `explain`: one that can say why the gateway refuses."""
+        if self._encrypted or explain or os.environ.get("REMORA_TRANSPORT") == "grpc":
+            return GrpcTransport(self._channel, self._metadata)
+        return DirectTransport(self.address, self._metadata)
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self._channel.close()
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def rpc_error(error: grpc.RpcError, what: str) -> BaseException:
+    """The exception for a failed call: of the kind that the gateway names, else by the status."""
+    code, details = error.code(), error.details() or ""
+    trailers = dict(error.trailing_metadata() or ())
+    name = str(trailers.get("remora-error", ""))
+    if name in ("IllegalArgumentException", "ValueError"):
+        return ValueError(details)
+    kind = exceptions.BY_NAME.get(name)
+    if code == grpc.StatusCode.UNIMPLEMENTED:
+        return exceptions.MachineStateException(f"{what}: this gateway cannot do that ({details})")
+    if kind is not None:
+        return kind(details)
+    if code == grpc.StatusCode.INVALID_ARGUMENT:
+        return ValueError(details)
+    text = f"{what} failed: {details or code.name}"
+    if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+        return exceptions.AuthenticationException(
+            f"{text}; give the gateway's token (RemoteMachine.connect(…, token=…) or REMORA_GATEWAY_TOKEN)"
+        )
+    if code in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOUND):
+        return exceptions.MachineStateException(text)
+    if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return exceptions.ResourceExhaustedException(text)
+    if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+        return exceptions.ProviderException(f"{what}: no answer in time")
+    if code == grpc.StatusCode.UNAVAILABLE:
+        return exceptions.ProviderException(f"{what}: the gateway cannot be reached: {details}")
+    return exceptions.RemoraException(text)
+
+
+# ---------------------------------------------------------------- a gateway of this program's own
+
+
+class GatewayProcess:
+    """A gateway that this program started."""
+
+    def __init__(self, class_path: str, settings: Settings) -> None:
+        """Starts a JVM and waits until it serves.
+
+        Raises:
+            ProviderException: there is no Java, or the gateway did not start; the message has its last lines.
+
+        """
+        self.token = secrets.token_urlsafe(32)
+        options = os.environ.get("REMORA_GATEWAY_JVM_OPTIONS", "").split()
+        command = [
+            _java(),
+            "-XX:+UseSerialGC",
+            "-Xshare:auto",
+            "-Djava.util.concurrent.ForkJoinPool.common.parallelism=2",
+            *_same_libtorch(),
+            *options,
+            _MAIN,
+            *("--host", "127.0.0.1", "--port", "0", "--exit-with-stdin"),
+        ]
+        # By the environment: a class path can be longer than a process list should show, and a token must not be in it.
+        environment = os.environ | {"CLASSPATH": class_path, "REMORA_GATEWAY_TOKEN": self.token}
+        self._last = collections.deque[str](maxlen=_LAST_LINES)
+        self._address: str | None = None
+        self._ready = threading.Event()
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # Ctrl-C in the terminal is for the program alone
+        )
+        _STARTED.append(self)
+        for target, stream in (
+            (self._read_output, self._process.stdout),
+            (self._read_log, self._process.stderr),
+        ):
+            threading.Thread(
+                target=target, args=(stream,), name="remora-gateway", daemon=True
+            ).start()
+        if not self._ready.wait(settings.gateway_start_seconds) or self._address is None:
+            code = None
+            if self._ready.is_set():  # its output has ended, and so does it
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    code = self._process.wait(5)
+            self.stop()
+            lines = "\n  ".join(self._last)
+            raise exceptions.ProviderException(
+                f"the gateway did not start within {settings.gateway_start_seconds:g} s"
+                if code is None
+                else f"the gateway ended with exit code {code} before it served:\n  {lines}"
+            )
+        self.address: str = self._address
+
+    def _read_output(self, stream: IO[str]) -> None:
+        with contextlib.suppress(ValueError, OSError):
+            for line in stream:
+                match = _READY.search(line)
+                if match:
+                    self._address = match[1]
+                    self._ready.set()
+                else:
+                    self._note(line)
+        self._ready.set()
+
+    def _read_log(self, stream: IO[str]) -> None:
+        with contextlib.suppress(ValueError, OSError):
+            for line in stream:
+                self._note(line)
+
+    def _note(self, line: str) -> None:
+        line = line.rstrip()
+        self._last.append(line)
+        match = _LEVEL.search(line[:80])
+        gateway_log.log(_LEVELS[match[1]] if match else logging.INFO, "%s", line)
+
+    @property
+    def running(self) -> bool:
+        """Whether the process lives."""
+        return self._process.poll() is None
+
+    def stop(self) -> None:
+        """Ends the gateway, which gives all its machines back. Idempotent."""
+        if self in _STARTED:
+            _STARTED.remove(self)
+        stdin = self._process.stdin
+        with contextlib.suppress(OSError):
+            if stdin is not None:
+                stdin.close()
+        for end in (self._process.terminate, self._process.kill):
+            try:
+                self._process.wait(_STOP_SECONDS)
+                return
+            except subprocess.TimeoutExpired:
+                end()
+        self._process.wait(_STOP_SECONDS)
+
+    def forget(self) -> None:
+        """In a forked child: lets go of the pipe, so that only the parent holds it."""
+        if self._process.stdin is not None:
+            with contextlib.suppress(OSError):
+                os.close(self._process.stdin.fileno())
+
+
+_STARTED: list[GatewayProcess] = []
+_own_lock = threading.Lock()
+_own: tuple[GatewayProcess, Gateway] | None = None
+
+
+def _java() -> str:
+    home = os.environ.get("JAVA_HOME")
+    candidates = [str(Path(home, "bin", "java"))] if home else []
+    for candidate in [*candidates, "java"]:
+        found = shutil.which(candidate)
+        if found:
+            return found
+    raise exceptions.ProviderException(
+        "Remora's gateway needs Java 17 or newer, and there is none: install one (Debian, Ubuntu: "
+        "apt-get install openjdk-17-jre-headless), set JAVA_HOME, or use a running gateway with "
+        "RemoteMachine.connect"
+    )
+
+
+def _same_libtorch() -> list[str]:
+    """Makes machines of this computer compute with this program's libtorch: equal results, bit for bit.
+
+    Only where their native core is for this version; else they take the libtorch that comes with the jars.
+    """
+    if torch.__version__.split("+")[0] != SHIPPED_TORCH:
+        return []
+    return [f"-Dremora.provider.mock.torch-home={Path(torch.__file__).parent}"]
+
+
+def class_path(path: str | os.PathLike[str] | None = None) -> str:
+    """The gateway's Java class path.
+
+    Args:
+        path: a folder of jars, or a class path; None for what the environment says.
+
+    Raises:
+        ProviderException: nothing says where the gateway is.
+
+    """
+    if path is not None:
+        return _jars(Path(path)) if Path(path).is_dir() else os.fspath(path)
+    named = os.environ.get("REMORA_GATEWAY_CLASSPATH")
+    if named:
+        if named.startswith("@"):  # a file that holds it, as for java itself
+            return Path(named[1:]).read_text().strip()
+        return named
+    home = os.environ.get("REMORA_HOME")
+    if home:
+        return _jars(Path(home))
+    raise exceptions.ProviderException(HOW_TO_GET_A_GATEWAY)
+
+
+def _jars(folder: Path) -> str:
+    for place in (folder / "lib", folder):
+        if any(place.glob("*.jar")):
+            return f"{place}/*"
+    raise exceptions.ProviderException(f"there are no jars in {folder} or {folder / 'lib'}")
+
+
+def own_gateway(settings: Settings, path: str | os.PathLike[str] | None = None) -> Gateway:
+    """The gateway for programs that name none: the one of ``REMORA_GATEWAY``, else one of this process's own."""
+    global _own
+    named = os.environ.get("REMORA_GATEWAY")
+    if named and path is None:
+        return Gateway(named, os.environ.get("REMORA_GATEWAY_TOKEN"))
+    with _own_lock:
+        if _own is None or not _own[0].running:
+            begin = time.monotonic()
+            process = GatewayProcess(class_path(path), settings)
+            _own = (process, Gateway(process.address, process.token))
+            log.info(
+                "Gateway of this program at %s, %.1f s after its start",
+                process.address,
+                time.monotonic() - begin,
+            )
+        return _own[1]
+
+
+def stop_own_gateway() -> None:
+    """Ends the gateway that this process started, if it has."""
+    global _own
+    with _own_lock:
+        if _own is not None:
+            process, gateway = _own
+            _own = None
+            gateway.close()
+            process.stop()
+
+
+def _after_fork_in_child() -> None:
+    global _own, _own_lock
+    for process in _STARTED:
+        process.forget()
+    _STARTED.clear()
+    _own = None
+    _own_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The native core (remora.h), through ctypes: declarations, errors, interrupts.
+
+ctypes lets the GIL go in every call that may wait, so a thread that waits in the core stops nobody.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from ctypes import CFUNCTYPE, POINTER, c_char_p, c_int32, c_int64, c_void_p
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import exceptions
+from ._build import NativeCoreError, find_library
+
+_DECLARATIONS: dict[str, tuple[Any, list[Any]]] = {
+    "built_for_torch": (c_char_p, []),
+    "wire_version": (c_int32, []),
+    "source_hash": (c_char_p, []),
+    "last_error": (c_char_p, []),
+    "set_compute_threads": (None, [c_int32]),
+    "compute_threads": (c_int32, []),
+    "install_sessions": (c_int32, [c_void_p, c_void_p, c_void_p]),
+    "set_python_exception": (None, [c_char_p, c_int64]),
+    "set_python_lock": (None, [c_int64, c_int64, c_int64]),
+    "slot_count": (c_int32, []),
+    "machine_open": (c_int64, [c_char_p, c_int32, c_int64]),
+    "machine_slot": (c_int32, [c_int64, c_int32]),
+    "machine_flush": (c_int32, [c_int64]),
+    "machine_flush_when_idle": (c_int32, [c_int64, c_int64, c_int64]),
+    "machine_sequence": (c_int64, [c_int64]),
+    "machine_fail": (None, [c_int64, c_char_p]),
+    "machine_set_cuda": (None, [c_int64, c_int32]),
+    "machine_synchronize": (c_int32, [c_int64]),
+    "machine_memory": (c_int32, [c_int64, c_int32, POINTER(c_int64)]),
+    "machine_empty_cache": (c_int32, [c_int64, c_int32]),
+    "machine_reset_peak_memory": (c_int32, [c_int64, c_int32]),
+    "default_generator": (c_int64, [c_int32]),
+    "generator_release": (None, [c_int64]),
+    "machine_close": (None, [c_int64]),
+    "machine_statistic": (c_int64, [c_int64, c_int32]),
+    "session_configure": (c_int32, [c_int64, c_int64, c_int64]),
+    "session_take": (c_int64, [c_int64, c_int64]),
+    "session_rewind": (c_int32, [c_int64, c_int64]),
+    "session_executed": (c_int32, [c_int64, c_int64, c_void_p, c_int64]),
+    "session_value": (c_int32, [c_int64, c_int64, c_int64, c_void_p, c_int64]),
+    "session_next_failure": (c_int64, [c_int64, c_char_p, c_int64]),
+    "session_unread_failure": (c_int64, [c_int64, c_char_p, c_int64]),
+    "batch_sequence": (c_int64, [c_int64]),
+    "batch_data": (c_int64, [c_int64]),
+    "batch_bytes": (c_int64, [c_int64]),
+    "batch_born_count": (c_int64, [c_int64]),
+    "batch_born": (c_int64, [c_int64]),
+    "batch_freed_count": (c_int64, [c_int64]),
+    "batch_freed": (c_int64, [c_int64]),
+    "storage_id": (c_int64, [c_void_p]),
+    "metadata_hash": (c_int64, [c_void_p]),
+    "open_devices": (c_int32, []),
+    "current_device": (c_int32, []),
+    "executor_create": (c_int64, [c_char_p, c_char_p]),
+    "executor_destroy": (None, [c_int64]),
+    "executor_execute": (c_int64, [c_int64, c_void_p, c_int64]),
+    "result_report": (c_int64, [c_int64]),
+    "result_report_bytes": (c_int64, [c_int64]),
+    "result_value_count": (c_int64, [c_int64]),
+    "result_value_request": (c_int64, [c_int64, c_int64]),
+    "result_value": (c_int64, [c_int64, c_int64]),
+    "result_value_bytes": (c_int64, [c_int64, c_int64]),
+    "result_release": (None, [c_int64]),
+}
+
+# Short calls that keep the interpreter's lock: letting it go and getting it back costs more than they do, and
+# wakes other threads for nothing. None of them waits for whoever needs that lock.
+_SHORT = {
+    "batch_sequence": "batch_sequence",
+    "batch_data": "batch_data",
+    "batch_bytes": "batch_bytes",
+    "batch_born_count": "batch_born_count",
+    "batch_born": "batch_born",
+    "batch_freed_count": "batch_freed_count",
+    "batch_freed": "batch_freed",
+    "session_poll": "session_take",  # with no time to wait
+    "session_report": "session_executed",
+    "session_next_failure": "session_next_failure",
+}
+
+# remora_statistic of remora.h.
+STATISTICS = (
+    "operations",
+    "batches",
+    "batch_bytes",
+    "uploaded_bytes",
+    "downloaded_bytes",
+    "blocking_reads",
+    "plan_misses",
+    "storages",
+)
+
+
+class Core:
+    """The loaded library: ``core.machine_open(…)`` is ``remora_machine_open``."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.library = library
+        for name, (result, arguments) in _DECLARATIONS.items():
+            function = getattr(library, "remora_" + name)
+            function.restype = result
+            function.argtypes = arguments
+            setattr(self, name, function)
+        short = ctypes.PyDLL(library._name)
+        for name, called in _SHORT.items():
+            function = getattr(short, "remora_" + called)
+            function.restype, function.argtypes = _DECLARATIONS[called]
+            setattr(self, name, function)
+
+    def __getattr__(self, name: str) -> Any:  # for type checkers; __init__ has set what there is
+        raise AttributeError(f"the native core has no function remora_{name}")
+
+    def error(self) -> BaseException:
+        """The exception for the calling thread's last failed call."""
+        return exceptions.from_text(self.last_error().decode(errors="replace"))
+
+    def check(self, result: int) -> int:
+        """Raises what a call left behind when its result is negative."""
+        if result < 0:
+            raise self.error()
+        return result
+
+
+def _load() -> Core:
+    path = find_library()
+    try:
+        core = Core(ctypes.CDLL(str(path)))
+    except (OSError, AttributeError) as e:
+        raise NativeCoreError(f"Remora's native core {path} does not load: {e}") from e
+    built_for = core.built_for_torch().decode()
+    if built_for != torch.__version__.split("+")[0]:
+        raise NativeCoreError(
+            f"{path} was built for torch {built_for}, and this is torch {torch.__version__}"
+        )
+    return core
+
+
+core = _load()
+
+# Asked every 100 ms by a thread that waits in the core. It is a C function, not a Python one: entering
+# Python code would run the signal's handler and raise where nobody can catch it. Answers 1 on the main
+# thread when SIGINT has come.
+_interrupted = CFUNCTYPE(c_int32)(ctypes.pythonapi.PyOS_InterruptOccurred)
+
+
+def install() -> None:
+    """Registers the backend "remora" with PyTorch. Once per process."""
+    for name, kind in exceptions.BY_NAME.items():
+        core.set_python_exception(name.encode(), id(kind))
+    core.set_python_exception(b"KeyboardInterrupt", id(KeyboardInterrupt))
+    python = ctypes.pythonapi
+    locks = (python.PyGILState_Check, python.PyEval_SaveThread, python.PyEval_RestoreThread)
+    core.set_python_lock(*(ctypes.cast(function, c_void_p).value for function in locks))
+    core.check(core.install_sessions(ctypes.cast(_interrupted, c_void_p), None, None))
+
+
+def address_of(tensor: torch.Tensor) -> Any:
+    """The address of an ``at::Tensor`` that is this tensor, for the duration of a call.
+
+    An ``at::Tensor`` is one pointer to its implementation, which is what ``_cdata`` tells.
+    """
+    return ctypes.byref(c_int64(tensor._cdata))
+
+
+# PyObject* THPGenerator_Wrap(const at::Generator&), torch/csrc/Generator.h
+_wrap_generator = ctypes.PyDLL(
+    str(Path(torch.__file__).parent / "lib" / "libtorch_python.so")
+)._Z17THPGenerator_WrapRKN2at9GeneratorE
+_wrap_generator.restype, _wrap_generator.argtypes = ctypes.py_object, [c_void_p]
+
+
+def default_generator(slot: int) -> torch.Generator:
+    """The default generator of a device; PyTorch itself gives out its own devices' only.
+
+    Raises:
+        RemoraException: no machine is open there.
+
+    """
+    address = core.check(core.default_generator(slot))
+    try:
+        wrapped: torch.Generator = _wrap_generator(address)
+        return wrapped
+    finally:
+        core.generator_release(address)
+
+
+def text_of(function: Any, machine: int) -> str | None:
+    """Calls a function that writes a text (``session_next_failure`` …); None when there is none."""
+    buffer = _text.buffer
+    length = function(machine, buffer, _TEXT_BYTES)
+    if length <= 0:
+        return None
+    return buffer.raw[: min(length, _TEXT_BYTES)].rstrip(b"\0").decode(errors="replace")
+
+
+_TEXT_BYTES = 8192
+
+
+class _Text(threading.local):
+    """A thread's room for texts of the core."""
+
+    def __init__(self) -> None:
+        self.buffer = ctypes.create_string_buffer(_TEXT_BYTES)
+
+
+_text = _Text()
+
+
+__all__ = ["STATISTICS", "Core", "address_of", "core", "default_generator", "install", "text_of"]

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What can be set by environment variables, read when a machine is opened."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+
+def _number(name: str, default: float) -> float:
+    text = os.environ.get(name)
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if value <= 0:
+        raise ValueError(f"{name} must be a positive number, not {text!r}")
+    return value
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Limits of a session."""
+
+    # A batch of recorded operations is sent when it has this many bytes: REMORA_BATCH_BYTES.
+    batch_bytes: int
+    # An idle node gets what was recorded after so many microseconds: REMORA_FLUSH_MICROS.
+    flush_micros: int
+    # Recording blocks while more bytes are sent but not executed: REMORA_MAX_IN_FLIGHT_BYTES.
+    max_in_flight_bytes: int
+    # A read fails when the node finishes nothing for this long: REMORA_READ_TIMEOUT.
+    read_timeout_seconds: float
+    # A broken connection is taken up again for this long: REMORA_RECONNECT_TIMEOUT.
+    reconnect_seconds: float
+    # A call to the gateway that does not provision may take this long: REMORA_CALL_TIMEOUT.
+    call_seconds: float
+    # A gateway that this program starts must serve within: REMORA_GATEWAY_START_TIMEOUT.
+    gateway_start_seconds: float
+    # At the program's end, what is recorded may still be executed for this long: REMORA_EXIT_TIMEOUT.
+    exit_seconds: float
+
+    @staticmethod
+    def from_environment() -> Settings:
+        """The settings as the environment has them now."""
+        return Settings(
+            batch_bytes=int(_number("REMORA_BATCH_BYTES", 64 * 1024)),
+            flush_micros=int(_number("REMORA_FLUSH_MICROS", 200)),
+            max_in_flight_bytes=int(_number("REMORA_MAX_IN_FLIGHT_BYTES", 64 * 1024 * 1024)),
+            read_timeout_seconds=_number("REMORA_READ_TIMEOUT", 600),
+            reconnect_seconds=_number("REMORA_RECONNECT_TIMEOUT", 30),
+            call_seconds=_number("REMORA_CALL_TIMEOUT", 30),
+            gateway_start_seconds=_number("REMORA_GATEWAY_START_TIMEOUT", 60),
+            exit_seconds=_number("REMORA_EXIT_TIMEOUT", 5),
+        )

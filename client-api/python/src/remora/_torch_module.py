@@ -1,0 +1,431 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""``torch.remora``: what ``torch.cuda`` is for CUDA devices."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from . import exceptions
+from ._native import core, default_generator
+from ._session import Session, forked_without_machines, open_slots, session_of
+
+__all__ = [
+    "Event",
+    "Stream",
+    "current_device",
+    "current_stream",
+    "default_generators",
+    "default_stream",
+    "device",
+    "device_count",
+    "device_of",
+    "empty_cache",
+    "get_amp_supported_dtype",
+    "get_device_capability",
+    "get_device_name",
+    "get_device_properties",
+    "get_rng_state",
+    "get_rng_state_all",
+    "init",
+    "initial_seed",
+    "is_available",
+    "is_bf16_supported",
+    "is_initialized",
+    "manual_seed",
+    "manual_seed_all",
+    "max_memory_allocated",
+    "max_memory_reserved",
+    "mem_get_info",
+    "memory_allocated",
+    "memory_reserved",
+    "memory_stats",
+    "reset_peak_memory_stats",
+    "seed",
+    "seed_all",
+    "set_device",
+    "set_rng_state",
+    "set_rng_state_all",
+    "set_stream",
+    "stream",
+    "synchronize",
+]
+
+# PyTorch's checkpointing asks for it before it saves the generators' states.
+_initialized = True
+_seed_of_all: int | None = None
+
+DeviceLike = torch.device | str | int | None
+
+
+def _is_in_bad_fork() -> bool:
+    """Whether this process was forked from one with machines; PyTorch seeds no devices then."""
+    return forked_without_machines()
+
+
+def machine_opened(session: Session) -> None:
+    """A machine's generators start where ``torch.manual_seed`` has put all others, if it was called."""
+    if _seed_of_all is not None:
+        for number in range(session.devices):
+            default_generators[session.first_slot + number].manual_seed(_seed_of_all)
+
+
+def _slot(which: DeviceLike) -> int:
+    if which is None:
+        return current_device()
+    if isinstance(which, int):
+        return which
+    wanted = torch.device(which)
+    if wanted.type != "remora":
+        raise ValueError(f"expected a remora device, not {wanted}")
+    return current_device() if wanted.index is None else wanted.index
+
+
+# ---------------------------------------------------------------- devices
+
+
+def init() -> None:
+    """Does nothing: there is nothing to initialise."""
+
+
+def is_initialized() -> bool:
+    """Always true."""
+    return True
+
+
+def is_available() -> bool:
+    """Whether a machine is open in this process."""
+    return bool(open_slots())
+
+
+def device_count() -> int:
+    """One more than the highest device index in use: the indices that PyTorch may take as valid.
+
+    Machines take the lowest free indices, so that this is the number of devices unless a machine
+    was stopped before one that was started earlier.
+    """
+    slots = open_slots()
+    return slots[-1] + 1 if slots else 0
+
+
+def current_device() -> int:
+    """Index of the device on which this thread makes tensors when it says ``"remora"`` alone."""
+    index: int = core.current_device()
+    return index
+
+
+def set_device(device: DeviceLike) -> None:
+    """Makes a device the current one of this thread.
+
+    Raises:
+        MachineStateException: no machine is open there.
+
+    """
+    slot = _slot(device)
+    if slot >= 0:
+        session_of(slot)
+        torch._C._accelerator_setDeviceIndex(slot)
+
+
+class device:  # noqa: N801 - as torch.cuda.device
+    """Context manager: the current device is another one inside."""
+
+    def __init__(self, device: DeviceLike) -> None:
+        self._index = _slot(device)
+        self._previous = -1
+
+    def __enter__(self) -> None:
+        self._previous = current_device()
+        set_device(self._index)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        torch._C._accelerator_setDeviceIndex(self._previous)
+
+
+class device_of(device):  # noqa: N801
+    """Context manager: the current device is a tensor's inside, if that is on a remote device."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        on_remora = tensor.device.type == "remora"
+        super().__init__(tensor.device if on_remora else current_device())
+
+
+def _exchange_device(index: int) -> int:
+    previous = current_device()
+    if index >= 0:
+        torch._C._accelerator_setDeviceIndex(index)
+    return previous
+
+
+_maybe_exchange_device = _exchange_device
+
+
+def synchronize(device: DeviceLike = None) -> None:
+    """Waits until everything recorded on the device's machine is executed.
+
+    Raises:
+        RemoteOperationException: an operation has failed whose result nobody has read.
+
+    """
+    session_of(_slot(device))[0].synchronize()
+
+
+@dataclass(frozen=True)
+class DeviceProperties:
+    """A device's name, its machine's, and its memory in bytes (0: not known)."""
+
+    name: str
+    machine: str
+    total_memory: int
+    major: int = 0
+    minor: int = 0
+    multi_processor_count: int = 0
+
+
+def get_device_properties(device: DeviceLike = None) -> DeviceProperties:
+    """What is known of a device."""
+    session, number = session_of(_slot(device))
+    return DeviceProperties(
+        f"remora:{_slot(device)} (device {number} of machine '{session.machine_name}')",
+        session.machine_name,
+        _memory(device)[4],
+    )
+
+
+def get_device_name(device: DeviceLike = None) -> str:
+    """A device's name."""
+    return get_device_properties(device).name
+
+
+def get_device_capability(device: DeviceLike = None) -> dict[str, Any] | None:
+    """None: a remote device says nothing of its capability."""
+    return None
+
+
+# ---------------------------------------------------------------- random numbers
+
+
+class _Generators:
+    """The default generator of each device, by index."""
+
+    def __getitem__(self, index: int) -> torch.Generator:
+        session_of(index)
+        return default_generator(index)
+
+    def __len__(self) -> int:
+        return device_count()
+
+    def __iter__(self) -> Iterator[torch.Generator]:
+        return (self[slot] for slot in open_slots())
+
+
+default_generators = _Generators()
+
+
+def manual_seed(seed: int) -> None:
+    """Seeds the current device's generator; does nothing when no machine is open."""
+    if current_device() in open_slots():
+        default_generators[current_device()].manual_seed(int(seed))
+
+
+def manual_seed_all(seed: int) -> None:
+    """Seeds the generators of all devices, and of those of machines that are opened later.
+
+    ``torch.manual_seed`` calls it. Seeds are in order with the operations: nothing waits. On a
+    machine that computes on its CPU, the numbers are those of the local CPU with this seed.
+    """
+    global _seed_of_all
+    _seed_of_all = int(seed)
+    for slot in open_slots():
+        default_generators[slot].manual_seed(_seed_of_all)
+
+
+def seed() -> None:
+    """Seeds the current device's generator with a random number."""
+    manual_seed(_random_seed())
+
+
+def seed_all() -> None:
+    """Seeds the generators of all devices with one random number."""
+    manual_seed_all(_random_seed())
+
+
+def _random_seed() -> int:
+    return int.from_bytes(os.urandom(8), "little") >> 1
+
+
+def initial_seed() -> int:
+    """The seed that the current device's generator was given last."""
+    return default_generators[current_device()].initial_seed()
+
+
+def get_rng_state(device: DeviceLike = "remora") -> torch.Tensor:
+    """The state of a device's generator, as a CPU tensor of bytes. Waits for the machine."""
+    return default_generators[_slot(device)].get_state()
+
+
+def get_rng_state_all() -> list[torch.Tensor]:
+    """The states of the generators of all devices."""
+    return [get_rng_state(slot) for slot in open_slots()]
+
+
+def set_rng_state(new_state: torch.Tensor, device: DeviceLike = "remora") -> None:
+    """Sets the state of a device's generator to one that :func:`get_rng_state` gave."""
+    default_generators[_slot(device)].set_state(new_state)
+
+
+def set_rng_state_all(new_states: Iterable[torch.Tensor]) -> None:
+    """Sets the states of the generators of all devices."""
+    for slot, state in zip(open_slots(), new_states, strict=False):
+        set_rng_state(state, slot)
+
+
+# ---------------------------------------------------------------- streams and events
+
+
+class Stream(torch.Stream):
+    """A device's stream. All work of a machine is in one order, so all its streams are the same one."""
+
+    def __new__(cls, device: DeviceLike = None, priority: int = 0, **more: Any) -> Stream:
+        """The stream of a device, by default the current one."""
+        if "stream_id" in more:
+            return super().__new__(cls, priority=priority, **more)
+        return super().__new__(cls, torch.device("remora", _slot(device)), priority=priority)
+
+
+class Event(torch.Event):
+    """A place in a device's operation stream: to query, to wait for, to measure times between (ms)."""
+
+    def __new__(
+        cls, enable_timing: bool = False, blocking: bool = False, interprocess: bool = False
+    ) -> Event:
+        """An event that is not recorded yet."""
+        if interprocess:
+            raise exceptions.RemoraException(
+                "events of a remote device cannot be shared by processes"
+            )
+        return super().__new__(cls, "remora", enable_timing=enable_timing, blocking=blocking)
+
+
+def current_stream(device: DeviceLike = None) -> Stream:
+    """The device's stream."""
+    return Stream(device)
+
+
+def default_stream(device: DeviceLike = None) -> Stream:
+    """The device's stream."""
+    return Stream(device)
+
+
+def set_stream(stream: torch.Stream) -> None:
+    """Makes the stream's device the current one."""
+    set_device(stream.device)
+
+
+@contextlib.contextmanager
+def stream(stream: torch.Stream | None) -> Iterator[None]:
+    """Context manager: the stream's device is the current one inside. None changes nothing."""
+    if stream is None:
+        yield
+        return
+    with device(stream.device):
+        yield
+
+
+# ---------------------------------------------------------------- memory
+
+
+def _memory(which: DeviceLike) -> list[int]:
+    """Allocated, peak allocated, reserved, peak reserved, total; in bytes."""
+    session, number = session_of(_slot(which))
+    values = (ctypes.c_int64 * 5)()
+    core.check(core.machine_memory(session.handle, number, values))
+    return list(values)
+
+
+def memory_allocated(device: DeviceLike = None) -> int:
+    """Bytes that tensors occupy on the device. Waits for the machine, as all memory figures do."""
+    return _memory(device)[0]
+
+
+def max_memory_allocated(device: DeviceLike = None) -> int:
+    """The most bytes that tensors have occupied since the last :func:`reset_peak_memory_stats`."""
+    return _memory(device)[1]
+
+
+def memory_reserved(device: DeviceLike = None) -> int:
+    """Bytes that the node's allocator holds."""
+    return _memory(device)[2]
+
+
+def max_memory_reserved(device: DeviceLike = None) -> int:
+    """The most bytes that the node's allocator has held."""
+    return _memory(device)[3]
+
+
+def memory_stats(device: DeviceLike = None) -> dict[str, int]:
+    """The figures above, under the names that ``torch.cuda.memory_stats`` has for them."""
+    allocated, most_allocated, reserved, most_reserved, _ = _memory(device)
+    return {
+        "allocated_bytes.all.current": allocated,
+        "allocated_bytes.all.peak": most_allocated,
+        "reserved_bytes.all.current": reserved,
+        "reserved_bytes.all.peak": most_reserved,
+    }
+
+
+def mem_get_info(device: DeviceLike = None) -> tuple[int, int]:
+    """Bytes free, and in all; (0, 0) where the total is not known."""
+    figures = _memory(device)
+    return max(0, figures[4] - figures[2]), figures[4]
+
+
+def reset_peak_memory_stats(device: DeviceLike = None) -> None:
+    """Lets the peak figures start anew."""
+    session, number = session_of(_slot(device))
+    core.check(core.machine_reset_peak_memory(session.handle, number))
+
+
+def empty_cache() -> None:
+    """Makes nodes give memory that they keep for reuse back to their devices."""
+    for slot in open_slots():
+        session, number = session_of(slot)
+        core.check(core.machine_empty_cache(session.handle, number))
+
+
+# ---------------------------------------------------------------- PyTorch's hooks
+
+
+def get_amp_supported_dtype() -> list[torch.dtype]:
+    """The types that autocast may compute in."""
+    return [torch.float16, torch.bfloat16, torch.float32]
+
+
+def is_bf16_supported(including_emulation: bool = True) -> bool:
+    """Whether bfloat16 can be computed with: CPUs and GPUs of the last years all can."""
+    return True
+
+
+def register() -> None:
+    """Makes this module ``torch.remora`` and gives tensors, modules and storages their methods."""
+    from torch.utils import backend_registration
+
+    torch._register_device_module("remora", sys.modules[__name__])
+    sys.modules["torch.remora"] = sys.modules[__name__]
+    backend_registration.rename_privateuse1_backend("remora")
+    backend_registration.generate_methods_for_privateuse1_backend(
+        for_tensor=True, for_module=True, for_packed_sequence=True, for_storage=True
+    )

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What Remora raises: the same names and meanings as in its Java API.
+
+All are :class:`RuntimeError`, as the errors of PyTorch's other devices are. Mistakes that show in
+shapes, types and devices are raised at the call, with PyTorch's own types.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AuthenticationException",
+    "CrossMachineException",
+    "MachineStateException",
+    "NodeLostException",
+    "ProtocolException",
+    "ProviderException",
+    "ProvisioningTimeoutException",
+    "ReadTimeoutException",
+    "RemoraException",
+    "RemoteOperationException",
+    "ResourceExhaustedException",
+    "StaleReferenceException",
+]
+
+
+class RemoraException(RuntimeError):  # noqa: N818 - the names are those of the Java API
+    """Everything Remora itself raises; the first line says what is wrong and, if there is one, the fix."""
+
+
+class RemoteOperationException(RemoraException):
+    """An operation failed on the node.
+
+    Its outputs, and whatever is computed from them, have no values; everything else goes on. Raised
+    where such a value is read, and by ``synchronize()`` and ``stop()`` when nobody has read one.
+    """
+
+
+class StaleReferenceException(RemoraException):
+    """A tensor was used whose storage is not there any more: it was freed, or its machine is closed."""
+
+
+class CrossMachineException(RemoraException):
+    """An operation was given tensors of different places; the message names both, and the fix."""
+
+
+class NodeLostException(RemoraException):
+    """The node that computes for a machine is gone, and with it the tensors it held."""
+
+
+class MachineStateException(RemoraException):
+    """A machine is not in a state that allows the call."""
+
+
+class ProtocolException(RemoraException):
+    """The two ends of a connection do not understand each other."""
+
+
+class ReadTimeoutException(RemoraException):
+    """A value did not arrive in time."""
+
+
+class ProviderException(RemoraException):
+    """A machine, or the gateway to it, could not be started, found or ended."""
+
+
+class AuthenticationException(ProviderException):
+    """A provider, a gateway or a node refused the credentials."""
+
+
+class ResourceExhaustedException(ProviderException):
+    """A provider has no capacity, quota or credit left for what was asked."""
+
+
+class ProvisioningTimeoutException(ProviderException):
+    """A node was not ready within the time allowed for it."""
+
+
+BY_NAME: dict[str, type[BaseException]] = {
+    name: value
+    for name, value in list(globals().items())
+    if isinstance(value, type) and issubclass(value, RemoraException)
+}
+
+
+def from_text(text: str, default: type[BaseException] = RemoraException) -> BaseException:
+    """The exception for a text of the native core: ``"NodeLostException: the node …"``."""
+    name, colon, message = text.partition(": ")
+    kind = BY_NAME.get(name) if colon else None
+    return default(text) if kind is None else kind(message)

@@ -1,0 +1,579 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Machines: where a program gets its remote devices from."""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import logging
+import math
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+import torch
+
+from . import _gateway, _torch_module, exceptions
+from ._gateway import Gateway
+from ._native import address_of, core
+from ._proto import gateway_pb2 as pb
+from ._session import GatewaySession, LocalSession, Session
+from ._settings import Settings
+
+log = logging.getLogger("remora")
+
+_OPEN_SECONDS = 600.0
+_open_machines: list[RemoteMachine] = []
+_local_numbers = itertools.count(1)
+_remote_execution = True
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """A device of a machine: its name, its kind (``"cuda"`` or ``"cpu"``), and its memory in bytes (0: not known)."""
+
+    name: str
+    kind: str
+    memory: int
+
+
+@dataclass(frozen=True)
+class StorageInfo:
+    """What a machine knows of a tensor's storage.
+
+    Attributes:
+        state: ``"LAZY"``, ``"REALIZED"``, ``"FREED"``, ``"LOST"`` …
+        bytes: its size.
+        device: number of the device on its machine.
+        session: the session that owns it.
+        reason: why it is in that state; may be empty.
+
+    """
+
+    state: str
+    bytes: int
+    device: int
+    session: int
+    reason: str
+
+
+class RemoteMachine:
+    """A machine with GPUs somewhere else, whose devices this program uses like its own.
+
+    ::
+
+        with remora.RemoteMachine("mock") as machine:
+            model = Net().to(machine.device())
+
+    Operations on a machine's tensors are recorded and sent on; a thread waits only where a value is
+    read (``item``, ``cpu``, printing) and in :meth:`synchronize` and :meth:`stop`. Mistakes that show in
+    shapes, types and devices are raised at the call. An operation that fails on the machine fails the
+    reading of anything computed from it; when nothing is read, the next ``synchronize()`` or ``stop()``
+    raises it.
+
+    The machine starts in ``with``, in :meth:`start`, or when :meth:`device` is first called. What is
+    still open when the program ends is stopped then. All methods may be called from any thread.
+    """
+
+    def __init__(
+        self,
+        provider: str,
+        gpu_type: str | None = None,
+        *,
+        gpu_count: int = 1,
+        packages: Sequence[str] = (),
+        idle_timeout: float | None = None,
+        timeout: float | None = 3600,
+        name: str | None = None,
+        options: dict[str, str] | None = None,
+        gateway: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """Describes a machine; does not start it.
+
+        Args:
+            provider: who gives the machine: ``"mock"`` is this computer.
+            gpu_type: such as ``"A100"``; None leaves the choice to the provider.
+            gpu_count: devices the machine has, 1 to 8.
+            packages: Python packages that the machine should have.
+            idle_timeout: seconds without work after which the machine may rest; None for no limit.
+            timeout: the machine's longest life in seconds; None for the provider's default.
+            name: unique among the gateway's machines; None lets the gateway choose.
+            options: settings of the provider, such as ``{"mode": "in-jvm"}``.
+            gateway: folder of jars, or class path, of the gateway to start; None for what
+                ``REMORA_GATEWAY``, ``REMORA_GATEWAY_CLASSPATH`` or ``REMORA_HOME`` say.
+
+        Raises:
+            ValueError: an argument is out of range.
+
+        """
+        if not provider:
+            raise ValueError("provider must not be empty")
+        if not 1 <= gpu_count <= 8:
+            raise ValueError(f"gpu_count must be 1 to 8, not {gpu_count}")
+        for what, seconds in (("idle_timeout", idle_timeout), ("timeout", timeout)):
+            if seconds is not None and not (seconds > 0 and math.isfinite(seconds)):
+                raise ValueError(f"{what} must be a positive number of seconds, not {seconds}")
+        if isinstance(packages, str):
+            raise ValueError("packages must be a list of names, not one string")
+        self._provider = provider
+        self._gpu_type = gpu_type
+        self._gpu_count = gpu_count
+        self._packages = [*packages]
+        self._idle_timeout = idle_timeout
+        self._timeout = timeout
+        self._wanted_name = name
+        self._options = dict(options or {})
+        self._gateway_path = gateway
+        self._given_gateway: Gateway | None = None
+        self._attach = False
+        self._lock = threading.RLock()
+        self._session: Session | None = None
+        self._gateway: Gateway | None = None
+        self._machine: pb.Machine | None = None
+        self._stopped = False
+        self._last_statistics: dict[str, int] = {}
+
+    @classmethod
+    def connect(
+        cls,
+        address: str,
+        *,
+        token: str | None = None,
+        machine: str | None = None,
+        provider: str | None = None,
+        gpu_type: str | None = None,
+        gpu_count: int = 1,
+        packages: Sequence[str] = (),
+        idle_timeout: float | None = None,
+        timeout: float | None = 3600,
+        name: str | None = None,
+        options: dict[str, str] | None = None,
+        tls: bool | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
+    ) -> RemoteMachine:
+        """A machine of a gateway that runs already. Like the constructor, it does not start it.
+
+        Args:
+            address: the gateway's ``"host:port"``.
+            token: its bearer token.
+            machine: name of a machine that somebody else has opened: it is used, and not stopped.
+            provider: opens a machine of this provider. With neither, the gateway's only machine is used.
+            gpu_type: as in the constructor, and so are the arguments not listed here.
+            gpu_count: as in the constructor.
+            packages: as in the constructor.
+            idle_timeout: as in the constructor.
+            timeout: as in the constructor.
+            name: as in the constructor.
+            options: as in the constructor.
+            tls: whether the connection is encrypted; by default it is off the loopback address only.
+            ca_file: certificates (PEM) to trust instead of the system's.
+
+        Raises:
+            ValueError: an argument is out of range, or the gateway has not just one machine.
+
+        """
+        if machine is not None and provider is not None:
+            raise ValueError("give the name of a machine, or a provider to open one of, not both")
+        gateway = Gateway(address, token, tls=tls, ca_file=ca_file)
+        if machine is None and provider is None:
+            names = [
+                each.name
+                for each in gateway.list(Settings.from_environment().call_seconds).machines
+            ]
+            if len(names) != 1:
+                raise ValueError(
+                    f"the gateway at {address} has {len(names)} machines ({', '.join(names) or 'none'}): "
+                    "say machine=… for one of them, or provider=… for a new one"
+                )
+            machine = names[0]
+        self = cls(
+            provider or "attached",
+            gpu_type,
+            gpu_count=gpu_count,
+            packages=packages,
+            idle_timeout=idle_timeout,
+            timeout=timeout,
+            name=machine or name,
+            options=options,
+        )
+        self._given_gateway = gateway
+        self._attach = machine is not None
+        return self
+
+    # ------------------------------------------------------------ life
+
+    def start(self) -> RemoteMachine:
+        """Starts the machine and returns when it can be used. Does nothing when it runs.
+
+        A machine that was stopped is started anew: another machine, with none of the old one's tensors.
+
+        Raises:
+            ProviderException: the provider or the gateway cannot give a machine; subclasses tell why.
+
+        """
+        with self._lock:
+            if self._session is not None:
+                return self
+            settings = Settings.from_environment()
+            if not _remote_execution:
+                name = self._wanted_name or f"local-{next(_local_numbers)}"
+                self._machine = pb.Machine(name=name, provider="local", state="READY")
+                self._machine.devices.extend(
+                    pb.Device(name="CPU", kind="cpu") for _ in range(self._gpu_count)
+                )
+                self._session = LocalSession(name, self._gpu_count, settings)
+            else:
+                self._open(settings)
+            self._stopped = False
+            _open_machines.append(self)
+            _torch_module.machine_opened(self._session)  # type: ignore[arg-type]
+            log.info("%s is ready", self)
+            return self
+
+    def _open(self, settings: Settings) -> None:
+        gateway = self._given_gateway or _gateway.own_gateway(settings, self._gateway_path)
+        if self._attach:
+            machine = gateway.attach(self._wanted_name or "", settings.call_seconds)
+        else:
+            machine = gateway.open(
+                pb.OpenRequest(
+                    provider=self._provider,
+                    name=self._wanted_name or "",
+                    gpu_type=self._gpu_type or "",
+                    gpu_count=self._gpu_count,
+                    idle_timeout_millis=int((self._idle_timeout or 0) * 1000),
+                    timeout_millis=int((self._timeout or 0) * 1000),
+                    packages=self._packages,
+                    options=self._options,
+                ),
+                _OPEN_SECONDS,
+            )
+        cuda = any(device.kind == "cuda" for device in machine.devices)
+        try:
+            self._session = GatewaySession(
+                gateway, machine.name, max(1, len(machine.devices)), cuda, settings
+            )
+        except BaseException:
+            if not self._attach:
+                gateway.stop(machine.name, settings.call_seconds)
+            raise
+        self._gateway, self._machine = gateway, machine
+
+    def stop(self) -> None:
+        """Waits until everything recorded is executed, then gives the machine back to its provider.
+
+        The machine is given back whatever fails on the way. Does nothing when it does not run.
+
+        Raises:
+            RemoteOperationException: an operation has failed whose result nobody has read.
+            NodeLostException: the machine was gone before everything was executed.
+
+        """
+        self._stop(True)
+
+    def _stop(self, synchronize: bool) -> None:
+        with self._lock:
+            session, gateway, machine = self._session, self._gateway, self._machine
+            if session is None:
+                return
+            self._session = self._gateway = None
+            self._stopped = True
+            if self in _open_machines:
+                _open_machines.remove(self)
+            try:
+                if synchronize:
+                    session.synchronize()
+            finally:
+                try:
+                    self._last_statistics = session.statistics()
+                    session.close()
+                finally:
+                    if gateway is not None and machine is not None and not self._attach:
+                        gateway.stop(machine.name, session.settings.call_seconds)
+            log.info("%s is stopped", self)
+
+    def pause(self) -> None:
+        """Lets the machine rest; its tensors are kept.
+
+        Raises:
+            MachineStateException: the machine does not run, or it cannot be paused.
+
+        """
+        session, gateway, machine = self._running()
+        if gateway is None:
+            raise exceptions.MachineStateException("a machine in this process cannot be paused")
+        session.synchronize()
+        self._machine = gateway.pause(machine.name, session.settings.call_seconds)
+
+    def resume(self) -> None:
+        """Takes a paused machine up again.
+
+        Raises:
+            MachineStateException: the machine was not started, or it cannot be resumed.
+
+        """
+        session, gateway, machine = self._running()
+        if gateway is None:
+            raise exceptions.MachineStateException("a machine in this process cannot be resumed")
+        self._machine = gateway.resume(machine.name, _OPEN_SECONDS)
+        del session
+
+    def pip_install(self, *packages: str) -> None:
+        """Adds Python packages to those that the machine has when it starts.
+
+        Raises:
+            MachineStateException: the machine runs: packages are installed as it starts.
+
+        """
+        with self._lock:
+            if self._session is not None:
+                raise exceptions.MachineStateException(
+                    f"{self} runs: packages are installed when it starts. Call pip_install before "
+                    "start(), or pass packages=… to RemoteMachine"
+                )
+            self._packages.extend(packages)
+
+    def __enter__(self) -> RemoteMachine:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self._stop(True)
+            return
+        try:
+            self._stop(False)
+        except Exception as e:
+            log.warning("Stopping %s after an error has failed as well: %s", self, e)
+
+    # ------------------------------------------------------------ use
+
+    def device(self, which: str | None = None) -> torch.device:
+        """One of the machine's devices, for ``tensor.to(…)`` and the like. Starts the machine if need be.
+
+        Args:
+            which: ``"cuda"`` or ``"cuda:0"`` for the first device, ``"cuda:1"`` for the second (on a
+                machine that simulates GPUs on its CPU, a simulated one); ``"cpu"`` for a device that
+                computes on the machine's CPU; None for the first device.
+
+        Raises:
+            ValueError: the machine has no such device.
+            MachineStateException: the machine was stopped.
+
+        """
+        with self._lock:
+            if self._stopped:
+                raise exceptions.MachineStateException(
+                    f"{self} is stopped: call start() for another one"
+                )
+            self.start()
+            session, _, machine = self._running()
+            return session.device(self._device_number(which, machine))
+
+    def _device_number(self, which: str | None, machine: pb.Machine) -> int:
+        if which is None:
+            return 0
+        wanted = torch.device(which)
+        kinds = [device.kind for device in machine.devices] or ["cpu"]
+        # Simulated GPUs are named as real ones are, so that a program can be tried without any.
+        matching = [
+            number
+            for number, kind in enumerate(kinds)
+            if wanted.type == kind or (wanted.type == "cuda" and "cuda" not in kinds)
+        ]
+        index = wanted.index or 0
+        if wanted.type not in ("cuda", "cpu") or index >= len(matching):
+            raise ValueError(
+                f"{self} has no device '{which}': it has {len(kinds)} ({', '.join(kinds)})"
+            )
+        return matching[index]
+
+    def synchronize(self) -> None:
+        """Waits until everything recorded so far is executed.
+
+        Raises:
+            RemoteOperationException: an operation has failed whose result nobody has read: the first such.
+            NodeLostException: the machine is gone.
+            ReadTimeoutException: the machine finishes nothing for ``REMORA_READ_TIMEOUT`` seconds.
+
+        """
+        self._running()[0].synchronize()
+
+    def stats(self) -> dict[str, float]:
+        """Figures of this machine so far; those of this process are known after :meth:`stop`, too.
+
+        ``operations`` and ``batches`` recorded, ``batch_bytes``, ``uploaded_bytes``, ``downloaded_bytes``,
+        ``blocking_reads`` (times a thread waited for a value), ``plan_misses``, ``storages`` (alive); and
+        the gateway's, whose names have dots.
+        """
+        with self._lock:
+            session, gateway, machine = self._session, self._gateway, self._machine
+        if session is None:
+            return {name: float(value) for name, value in self._last_statistics.items()}
+        result = {name: float(value) for name, value in session.statistics().items()}
+        if gateway is not None and machine is not None:
+            for name, value in gateway.stats(machine.name, session.settings.call_seconds).items():
+                result[name if name not in result else "machine." + name] = value
+        return result
+
+    def storage(self, tensor: torch.Tensor) -> StorageInfo:
+        """What the machine knows of a tensor's storage: whether it has memory for it, and how much.
+
+        Raises:
+            ValueError: the tensor is not on this machine.
+            MachineStateException: the machine does not run.
+
+        """
+        session, gateway, machine = self._running()
+        if tensor.device.type != "remora" or not (
+            session.first_slot <= (tensor.device.index or 0) < session.first_slot + session.devices
+        ):
+            raise ValueError(f"the tensor is on {tensor.device}, not on {self}")
+        number = storage_id(tensor)
+        if not isinstance(session, GatewaySession) or gateway is None:
+            return StorageInfo(
+                "REALIZED",
+                tensor.untyped_storage().nbytes(),
+                (tensor.device.index or 0) - session.first_slot,
+                0,
+                "remote execution is disabled",
+            )
+        core.check(core.machine_flush(session.handle))
+        answer = gateway.storage(
+            machine.name, session.session_id, number, session.settings.call_seconds
+        )
+        return StorageInfo(answer.state, answer.bytes, answer.device, answer.session, answer.reason)
+
+    @property
+    def name(self) -> str:
+        """The machine's name; empty before it is started, if none was given."""
+        machine = self._machine
+        return machine.name if machine is not None else self._wanted_name or ""
+
+    @property
+    def state(self) -> str:
+        """``"NEW"`` before it is started, ``"STOPPED"`` after, else the gateway's: ``"READY"`` or another."""
+        with self._lock:
+            session, gateway, machine = self._session, self._gateway, self._machine
+        if session is None:
+            return "STOPPED" if self._stopped else "NEW"
+        if gateway is None or machine is None:
+            return "READY"
+        return gateway.get(machine.name, session.settings.call_seconds).state
+
+    @property
+    def devices(self) -> list[DeviceInfo]:
+        """The machine's devices; empty before it is started."""
+        machine = self._machine
+        if machine is None:
+            return []
+        return [DeviceInfo(each.name, each.kind, each.memory) for each in machine.devices]
+
+    def __repr__(self) -> str:
+        state = (
+            "runs" if self._session is not None else "stopped" if self._stopped else "not started"
+        )
+        return f"RemoteMachine({self.name or self._provider}, {state})"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise TypeError("a RemoteMachine cannot be pickled: each process opens its own")
+
+    def _running(self) -> tuple[Session, Gateway | None, pb.Machine]:
+        with self._lock:
+            if self._session is None or self._machine is None:
+                what = "is stopped" if self._stopped else "is not started"
+                raise exceptions.MachineStateException(
+                    f"{self.name or self._provider} {what}: call start()"
+                )
+            return self._session, self._gateway, self._machine
+
+
+def get_all_machines() -> list[RemoteMachine]:
+    """The machines that this process has open, in the order in which they were started."""
+    return list(_open_machines)
+
+
+def disable_remote_execution() -> None:
+    """From now on machines that are started run in this process, on its CPU, whatever their provider.
+
+    The same semantics without a gateway or another process: for tests, and for finding mistakes.
+    Machines that run stay as they are.
+    """
+    global _remote_execution
+    _remote_execution = False
+
+
+def enable_remote_execution() -> None:
+    """From now on machines that are started are what their provider gives."""
+    global _remote_execution
+    _remote_execution = True
+
+
+def is_remote_execution_enabled() -> bool:
+    """Whether machines that are started are what their provider gives."""
+    return _remote_execution
+
+
+def storage_id(tensor: torch.Tensor) -> int:
+    """The id of a remote tensor's storage: 1, 2, 3 … in the order in which this process made them.
+
+    It is never used twice. Tensors that are views of each other have the same one.
+
+    Raises:
+        ValueError: the tensor is not on a remote device.
+
+    """
+    number: int = core.storage_id(address_of(tensor))
+    if number < 0:
+        raise ValueError(f"{core.last_error().decode()}: only remote tensors have storage ids")
+    return number
+
+
+def metadata_hash(tensor: torch.Tensor) -> int:
+    """A 64-bit FNV-1a hash of shape, strides, dtype, offset and storage id: a tensor's name in logs.
+
+    Computed when asked for. The storage id of a tensor that is not on a remote device counts as 0.
+    """
+    number: int = core.metadata_hash(address_of(tensor))
+    return number & 0xFFFF_FFFF_FFFF_FFFF
+
+
+# ---------------------------------------------------------------- the program's end
+
+
+def _stop_all() -> None:
+    """Stops what is open; what is recorded may be executed for a few seconds more."""
+    seconds = Settings.from_environment().exit_seconds
+    for machine in list(_open_machines):
+        session = machine._session
+        if session is None:
+            continue
+        waiting = threading.Thread(target=_synchronize_quietly, args=(session,), daemon=True)
+        waiting.start()
+        waiting.join(seconds)
+        try:
+            machine._stop(False)
+        except Exception as e:
+            log.warning("%s could not be stopped: %s", machine, e)
+    _gateway.stop_own_gateway()
+
+
+def _synchronize_quietly(session: Session) -> None:
+    try:
+        session.synchronize()
+    except Exception as e:
+        log.error("At the program's end, machine '%s': %s", session.machine_name, e)
+
+
+def _after_fork_in_child() -> None:
+    _open_machines.clear()
+
+
+atexit.register(_stop_all)
+os.register_at_fork(after_in_child=_after_fork_in_child)

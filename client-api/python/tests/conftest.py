@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Fixtures: machines behind a real gateway where there is one, else in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import remora
+
+# A lost answer should fail a test, not hang it.
+os.environ.setdefault("REMORA_READ_TIMEOUT", "60")
+
+GATEWAY = any(
+    os.environ.get(name) for name in ("REMORA_GATEWAY", "REMORA_GATEWAY_CLASSPATH", "REMORA_HOME")
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--machine",
+        choices=("gateway", "local"),
+        default="gateway" if GATEWAY else "local",
+        help="where machines are: behind a gateway (its class path by REMORA_GATEWAY_CLASSPATH), "
+        "or in the test process",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if not any(item.get_closest_marker(tier) for tier in ("critical", "fast", "full")):
+            item.add_marker(pytest.mark.fast)
+        if item.get_closest_marker("gateway") and not GATEWAY:
+            item.add_marker(
+                pytest.mark.skip(reason="no gateway: set REMORA_GATEWAY_CLASSPATH or REMORA_HOME")
+            )
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"remora: machines {config.getoption('--machine')}, torch {torch.__version__}"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "gateway: needs a gateway")
+    if config.getoption("--machine") == "local":
+        remora.disable_remote_execution()
+
+
+@pytest.fixture(scope="session")
+def machine() -> Iterator[remora.RemoteMachine]:
+    """One machine with two devices for all tests."""
+    with remora.RemoteMachine("mock", gpu_count=2) as opened:
+        yield opened
+
+
+@pytest.fixture
+def device(machine: remora.RemoteMachine) -> Iterator[torch.device]:
+    yield machine.device()
+    with contextlib.suppress(remora.RemoteOperationException):  # a test's own failures end with it
+        machine.synchronize()
+
+
+@pytest.fixture
+def reads(machine: remora.RemoteMachine) -> Callable[[], float]:
+    """Times that this process has waited for a value, since the last call."""
+    last = 0.0
+
+    def since() -> float:
+        nonlocal last
+        now = machine._session.statistics()["blocking_reads"]
+        result, last = now - last, now
+        return result
+
+    since()
+    return since
+
+
+@pytest.fixture
+def run_program(
+    pytestconfig: pytest.Config, tmp_path: Path
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs a program in a Python process of its own; `machine` is open in it."""
+
+    def run(
+        text: str, *, limit: float = 90, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        result = subprocess.run(
+            [sys.executable, str(write_program(tmp_path, text, pytestconfig))],
+            capture_output=True,
+            text=True,
+            timeout=limit,
+            check=False,
+        )
+        if check:
+            assert result.returncode == 0, result.stdout + result.stderr
+        return result
+
+    return run
+
+
+def write_program(folder: Path, text: str, config: pytest.Config) -> Path:
+    """A file with a program in which `machine` and `device` are there."""
+    local = config.getoption("--machine") == "local"
+    head = f"""\
+    import os, signal, sys, threading, time
+    import torch, remora
+    {"remora.disable_remote_execution()" if local else ""}
+    machine = remora.RemoteMachine("mock").start()
+    device = machine.device()
+    """
+    path = folder / "program.py"
+    path.write_text(textwrap.dedent(head) + textwrap.dedent(text))
+    return path
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    import databases
+
+    lines = databases.summary()
+    if lines:
+        terminalreporter.section("PyTorch's databases")
+        for line in lines:
+            terminalreporter.write_line(line)

@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The way to a machine: real gateways, real sockets, and what happens when they break."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import remora
+from remora import _gateway, exceptions
+from remora._settings import Settings
+
+pytestmark = [pytest.mark.fast, pytest.mark.gateway]
+
+
+@pytest.fixture(scope="module")
+def gateway():
+    """A gateway process; its address and token."""
+    process = _gateway.GatewayProcess(_gateway.class_path(), Settings.from_environment())
+    yield process
+    process.stop()
+
+
+class Proxy:
+    """Passes bytes on to a gateway, until it is told to cut the connections."""
+
+    def __init__(self, address: str) -> None:
+        self._target = address.rpartition(":")[::2]
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._open: list[socket.socket] = []
+        self.refuses = False
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client = self._listener.accept()[0]
+                if self.refuses:
+                    client.close()
+                    continue
+                server = socket.create_connection((self._target[0], int(self._target[1])))
+                self._open += [client, server]
+                for pair in ((client, server), (server, client)):
+                    threading.Thread(target=self._copy, args=pair, daemon=True).start()
+
+    def _copy(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+        with contextlib.suppress(OSError):
+            target.shutdown(socket.SHUT_RDWR)
+
+    def cut(self) -> None:
+        for each in self._open:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+        self._open.clear()
+
+    def close(self) -> None:
+        self._listener.close()
+        self.cut()
+
+
+@pytest.fixture
+def proxy(gateway):
+    made = Proxy(gateway.address)
+    yield made
+    made.close()
+
+
+def connect(gateway, address: str | None = None, **more) -> remora.RemoteMachine:
+    more.setdefault("token", gateway.token)
+    if "machine" not in more:
+        more.setdefault("provider", "mock")
+    return remora.RemoteMachine.connect(address or gateway.address, **more)
+
+
+@pytest.fixture(autouse=True)
+def remote():
+    enabled = remora.is_remote_execution_enabled()
+    remora.enable_remote_execution()
+    yield
+    if not enabled:
+        remora.disable_remote_execution()
+
+
+def test_a_machine_of_a_running_gateway(gateway):
+    with connect(gateway, name="by-name") as machine:
+        assert machine.name == "by-name"
+        assert torch.ones(3, device=machine.device()).sum().item() == 3
+        # Somebody else uses the same machine, and leaves it running.
+        with connect(gateway, machine="by-name") as attached:
+            assert attached.device() != machine.device()
+            assert torch.ones(2, device=attached.device()).sum().item() == 2
+        with remora.RemoteMachine.connect(gateway.address, token=gateway.token) as only:
+            assert only.name == "by-name"
+        assert torch.ones(4, device=machine.device()).sum().item() == 4
+
+
+def test_without_a_machine_connect_says_what_to_give(gateway):
+    with pytest.raises(ValueError, match="0 machines"):
+        remora.RemoteMachine.connect(gateway.address, token=gateway.token)
+
+
+@pytest.mark.parametrize("token", [None, "wrong"])
+def test_a_wrong_token_is_refused(gateway, token):
+    with pytest.raises(exceptions.AuthenticationException, match="token"):
+        connect(gateway, token=token).start()
+
+
+def test_an_unknown_provider_is_named(gateway):
+    with pytest.raises((exceptions.ProviderException, ValueError), match="no-such"):
+        connect(gateway, provider="no-such").start()
+
+
+def test_an_unknown_machine_is_named(gateway):
+    with pytest.raises(exceptions.MachineStateException, match="nobody"):
+        connect(gateway, machine="nobody").start()
+
+
+def test_a_gateway_that_is_not_there_is_named():
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    with pytest.raises(exceptions.ProviderException, match=str(port)):
+        remora.RemoteMachine.connect(f"127.0.0.1:{port}", provider="mock").start()
+
+
+def test_a_token_is_not_sent_in_the_clear():
+    with pytest.raises(ValueError, match="encrypted"):
+        _gateway.Gateway("example.org:443", "secret", tls=False)
+    with pytest.raises(ValueError, match="host:port"):
+        _gateway.Gateway("example.org")
+
+
+@pytest.mark.critical
+def test_a_session_survives_broken_connections(gateway, proxy):
+    with connect(gateway, proxy.address) as machine:
+        device = machine.device()
+        torch.manual_seed(0)
+        x = torch.randn(30, 30)
+        remote, local = x.to(device), x
+        for step in range(40):
+            for _ in range(50):
+                remote = (remote @ x.to(device)).tanh()
+                local = (local @ x).tanh()
+            if step % 10 == 5:
+                proxy.cut()
+        torch.testing.assert_close(remote.cpu(), local, rtol=1e-2, atol=1e-2)
+        big = torch.randn(3_000_000)
+        cutting = threading.Timer(0.02, proxy.cut)
+        cutting.start()
+        assert torch.equal(big.to(device).cpu(), big)
+        cutting.join()
+
+
+def test_a_connection_that_stays_broken_is_an_error_in_time(gateway, proxy, monkeypatch):
+    monkeypatch.setenv("REMORA_RECONNECT_TIMEOUT", "1.5")
+    machine = connect(gateway, proxy.address).start()
+    x = torch.ones(3, device=machine.device())
+    assert x.sum().item() == 3
+    proxy.refuses = True
+    proxy.cut()
+    begin = time.monotonic()
+    with pytest.raises(exceptions.NodeLostException, match="connection"):
+        (x + 1).cpu()
+    assert time.monotonic() - begin < 15
+    with pytest.raises(exceptions.RemoraException):
+        machine.stop()
+    with contextlib.suppress(exceptions.RemoraException):
+        _gateway.Gateway(gateway.address, gateway.token).stop(machine.name, 20)
+
+
+@pytest.mark.parametrize("transport", ["direct", "grpc"])
+def test_large_values_over_either_transport(gateway, transport, monkeypatch):
+    monkeypatch.setenv("REMORA_TRANSPORT", transport)
+    with connect(gateway) as machine:
+        x = torch.randn(6_000_000)
+        remote = x.to(machine.device())
+        for _ in range(2):
+            assert torch.equal(remote.cpu(), x)
+        assert remote[::1000].sum().item() == pytest.approx(x[::1000].sum().item(), rel=1e-3)
+
+
+def test_a_killed_node_is_said(gateway):
+    machine = connect(gateway).start()
+    x = torch.ones(3, device=machine.device())
+    assert x.sum().item() == 3
+    nodes = _children(gateway._process.pid)
+    assert nodes
+    for node in nodes:
+        os.kill(node, signal.SIGKILL)
+    with pytest.raises(exceptions.NodeLostException):
+        for _ in range(100):
+            (x + 1).sum().item()
+            time.sleep(0.05)
+    with pytest.raises(exceptions.RemoraException):
+        machine.stop()
+
+
+def test_a_killed_gateway_is_said(monkeypatch):
+    monkeypatch.setenv("REMORA_RECONNECT_TIMEOUT", "1")
+    process = _gateway.GatewayProcess(_gateway.class_path(), Settings.from_environment())
+    machine = connect(process).start()
+    x = torch.ones(3, device=machine.device())
+    assert x.sum().item() == 3
+    process._process.kill()
+    with pytest.raises(exceptions.NodeLostException):
+        for _ in range(100):
+            (x + 1).sum().item()
+            time.sleep(0.05)
+    with pytest.raises(exceptions.RemoraException):
+        machine.stop()
+    process.stop()
+
+
+def _children(parent: int) -> list[int]:
+    found = []
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with contextlib.suppress(OSError):
+            if f"\nPPid:\t{parent}\n" in status.read_text():
+                found.append(int(status.parent.name))
+    return found
+
+
+def test_without_a_gateway_the_error_says_how_to_get_one(run_plain):
+    result = run_plain(
+        "import remora; remora.RemoteMachine('mock').start()",
+        REMORA_GATEWAY_CLASSPATH="",
+        REMORA_HOME="",
+        REMORA_GATEWAY="",
+    )
+    assert "REMORA_HOME" in result.stderr
+    assert "ProviderException" in result.stderr
+
+
+def test_a_gateway_that_does_not_start_shows_its_last_lines(run_plain):
+    result = run_plain(
+        "import remora; remora.RemoteMachine('mock').start()",
+        REMORA_GATEWAY_CLASSPATH="/nowhere",
+        REMORA_GATEWAY="",
+    )
+    assert "exit code 1" in result.stderr
+    assert "io.remora.gateway.Main" in result.stderr
+
+
+@pytest.fixture
+def run_plain():
+    import sys
+
+    def run(text: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", text],
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return run

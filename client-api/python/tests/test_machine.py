@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""RemoteMachine: its arguments, life, and what it tells."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+
+import remora
+from remora import exceptions
+
+pytestmark = pytest.mark.fast
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"provider": ""},
+        {"provider": "mock", "gpu_count": 0},
+        {"provider": "mock", "gpu_count": 9},
+        {"provider": "mock", "timeout": -1},
+        {"provider": "mock", "idle_timeout": float("inf")},
+        {"provider": "mock", "packages": "numpy"},
+    ],
+)
+def test_arguments_out_of_range_are_refused(arguments):
+    with pytest.raises(ValueError, match="must"):
+        remora.RemoteMachine(**arguments)
+
+
+@pytest.mark.critical
+def test_a_machine_from_start_to_stop(pytestconfig):
+    machine = remora.RemoteMachine("mock")
+    assert machine.state == "NEW"
+    with pytest.raises(exceptions.MachineStateException, match="not started"):
+        machine.synchronize()
+    with machine:
+        assert machine in remora.get_all_machines()
+        assert machine.state == "READY"
+        assert machine.name
+        x = torch.arange(3.0, device=machine.device())
+        assert x.sum().item() == 3
+        stats = machine.stats()
+        assert stats["blocking_reads"] >= 1
+        assert stats["storages"] >= 1
+        assert machine.start() is machine
+        storage = machine.storage(x)
+        assert storage.bytes == 12
+        assert storage.state == "REALIZED"
+    assert machine not in remora.get_all_machines()
+    assert machine.state == "STOPPED"
+    assert machine.stats()["blocking_reads"] >= 1
+    machine.stop()
+    with pytest.raises(exceptions.MachineStateException, match="start"):
+        machine.device()
+    with pytest.raises(exceptions.StaleReferenceException):
+        x.cpu()
+    assert "stopped" in repr(machine)
+
+
+def test_a_stopped_machine_can_be_started_anew():
+    machine = remora.RemoteMachine("mock").start()
+    machine.stop()
+    with machine:
+        assert torch.ones(2, device=machine.device()).sum().item() == 2
+
+
+def test_stop_raises_what_nobody_has_read():
+    machine = remora.RemoteMachine("mock").start()
+    torch.ones(3, device=machine.device())[torch.tensor([7], device=machine.device())]
+    with pytest.raises(exceptions.RemoteOperationException, match="index"):
+        machine.stop()
+    assert machine.state == "STOPPED"
+
+
+def test_an_error_in_the_with_block_is_the_one_that_is_raised():
+    with pytest.raises(ZeroDivisionError), remora.RemoteMachine("mock") as machine:
+        torch.ones(3, device=machine.device())[torch.tensor([7], device=machine.device())]
+        _ = 1 / 0
+
+
+def test_two_machines_do_not_mix_but_copy(machine, device):
+    with remora.RemoteMachine("mock") as other:
+        x = torch.arange(4.0, device=other.device())
+        assert x.device != device
+        with pytest.raises(remora.CrossMachineException, match=r"\.to\("):
+            torch.dot(x, torch.ones(4, device=device))
+        with pytest.raises(RuntimeError, match=f"{x.device} and {device}"):
+            x + torch.ones(4, device=device)
+        assert x.to(device).tolist() == [0, 1, 2, 3]
+        with pytest.raises(ValueError, match="not on"):
+            machine.storage(x)
+
+
+def test_devices_by_name(machine):
+    first, second = machine.device(), machine.device("cuda:1")
+    assert machine.device("cuda") == machine.device("cuda:0") == first
+    assert machine.device("cpu") == first  # the devices of a mock machine are simulated on its CPU
+    assert second.index == first.index + 1
+    assert [each.kind for each in machine.devices] == ["cpu", "cpu"]
+    for wrong in ("cuda:2", "xpu"):
+        with pytest.raises(ValueError, match="has no device"):
+            machine.device(wrong)
+
+
+def test_packages_are_for_the_start():
+    machine = remora.RemoteMachine("mock")
+    machine.pip_install("einops", "numpy")
+    assert machine._packages == ["einops", "numpy"]
+
+
+def test_packages_cannot_be_added_to_a_running_machine(machine):
+    with pytest.raises(exceptions.MachineStateException, match="before"):
+        machine.pip_install("einops")
+
+
+def test_machines_cannot_be_pickled(machine):
+    with pytest.raises(TypeError, match="each process"):
+        pickle.dumps(machine)
+
+
+def test_pause_is_refused_where_it_cannot_be_done(machine):
+    with pytest.raises(exceptions.MachineStateException):
+        machine.pause()
+    assert torch.ones(2, device=machine.device()).sum().item() == 2
+
+
+def test_many_machines_after_each_other_take_the_same_slots():
+    indices = set()
+    for _ in range(3):
+        with remora.RemoteMachine("mock") as machine:
+            indices.add(machine.device().index)
+    assert len(indices) == 1
+
+
+def test_exceptions_are_runtime_errors_named_as_in_java():
+    for name in exceptions.__all__:
+        kind = getattr(exceptions, name)
+        assert issubclass(kind, RuntimeError)
+        assert getattr(remora, name) is kind
+    error = exceptions.from_text("NodeLostException: the node is gone: exit code 1")
+    assert type(error) is exceptions.NodeLostException
+    assert str(error) == "the node is gone: exit code 1"
+    assert type(exceptions.from_text("plain: text")) is exceptions.RemoraException
+
+
+def test_local_execution_is_chosen_and_left(machine):
+    enabled = remora.is_remote_execution_enabled()
+    remora.disable_remote_execution()
+    try:
+        with remora.RemoteMachine("anything", gpu_count=2) as local:
+            assert local.name.startswith("local-")
+            assert torch.ones(2, device=local.device("cuda:1")).sum().item() == 2
+            with pytest.raises(exceptions.MachineStateException):
+                local.pause()
+    finally:
+        if enabled:
+            remora.enable_remote_execution()
+
+
+def test_stale_tensors_do_not_reach_the_next_machine():
+    with remora.RemoteMachine("mock") as first:
+        x = torch.ones(3, device=first.device())
+    with remora.RemoteMachine("mock") as second:
+        assert second.device() == x.device
+        with pytest.raises(exceptions.RemoraException):
+            (x + torch.ones(3, device=second.device())).cpu()

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""PyTorch's operator database (OpInfo) on a remote device, compared with the CPU."""
+
+from __future__ import annotations
+
+import warnings
+
+import databases
+import pytest
+import torch
+
+warnings.filterwarnings("ignore")
+pytest.importorskip("expecttest")
+from torch.testing._internal.common_methods_invocations import op_db  # noqa: E402
+
+# The fast tier takes every so many of them.
+STEP = 12
+FAST_SAMPLES = 3
+MOST_SAMPLES = 10_000
+OTHER_DTYPES = (torch.int64, torch.complex64, torch.bool, torch.bfloat16, torch.float64)
+# Takes sparse tensors alone, whose results are strided.
+NOT_STRIDED = {"sparse.mm", "sparse.sampled_addmm"}
+
+
+def name_of(op) -> str:
+    return op.name + (f".{op.variant_test_name}" if op.variant_test_name else "")
+
+
+OPERATORS = [op for op in op_db if op.name not in NOT_STRIDED]
+SOME = OPERATORS[::STEP]
+
+
+def first_dtype(op) -> torch.dtype:
+    for dtype in (torch.float32, torch.int64, torch.bool, torch.complex64):
+        if op.supports_dtype(dtype, "cpu"):
+            return dtype
+    pytest.skip("not for the CPU")
+
+
+def differentiable(op) -> bool:
+    return op.supports_autograd and op.supports_dtype(torch.float32, "cpu")
+
+
+def check(op, device: torch.device, dtype: torch.dtype, backward: bool, most: int) -> None:
+    what = ("backward, " if backward else "forward, ") + str(dtype).removeprefix("torch.")
+    databases.note(
+        what, name_of(op), lambda: databases.run_operator(op, device, dtype, backward, most)
+    )
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("op", SOME, ids=name_of)
+def test_some_operators(device, op):
+    check(op, device, first_dtype(op), False, FAST_SAMPLES)
+    if differentiable(op):
+        check(op, device, torch.float32, True, FAST_SAMPLES)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("op", OPERATORS, ids=name_of)
+def test_every_operator_forward(device, op):
+    check(op, device, first_dtype(op), False, MOST_SAMPLES)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("op", filter(differentiable, OPERATORS), ids=name_of)
+def test_every_operator_backward(device, op):
+    check(op, device, torch.float32, True, MOST_SAMPLES)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("dtype", OTHER_DTYPES, ids=str)
+def test_other_dtypes_sampled(device, dtype):
+    failed = []
+    for number, op in enumerate(OPERATORS):
+        if number % 3 != OTHER_DTYPES.index(dtype) % 3 or not op.supports_dtype(dtype, "cpu"):
+            continue
+        try:
+            check(op, device, dtype, False, FAST_SAMPLES)
+        except pytest.skip.Exception:
+            continue
+        except Exception as e:
+            failed.append(f"{name_of(op)}: {str(e)[:200]}")
+    assert not failed, "\n".join(failed)
