@@ -89,6 +89,10 @@ class Session:
             _BY_SLOT[self.first_slot + device] = (self, device)
         _ALL.add(self)
 
+    def set_node_address(self, address: str) -> None:
+        """Says where other machines' nodes reach this machine's: tensors go straight then."""
+        core.check(core.machine_set_node_address(self.handle, address.encode()))
+
     # ------------------------------------------------------------ for programs
 
     def device(self, index: int) -> torch.device:

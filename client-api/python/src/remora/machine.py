@@ -255,6 +255,7 @@ class RemoteMachine:
             self._session = GatewaySession(
                 gateway, machine.name, max(1, len(machine.devices)), cuda, settings
             )
+            self._session.set_node_address(machine.node_address)
         except BaseException:
             if not self._attach:
                 gateway.stop(machine.name, settings.call_seconds)

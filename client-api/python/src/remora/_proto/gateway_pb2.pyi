@@ -73,20 +73,22 @@ class Device(_message.Message):
     def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., memory: _Optional[int] = ...) -> None: ...
 
 class Machine(_message.Message):
-    __slots__ = ("name", "provider", "state", "reason", "devices", "libtorch_version")
+    __slots__ = ("name", "provider", "state", "reason", "devices", "libtorch_version", "node_address")
     NAME_FIELD_NUMBER: _ClassVar[int]
     PROVIDER_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     DEVICES_FIELD_NUMBER: _ClassVar[int]
     LIBTORCH_VERSION_FIELD_NUMBER: _ClassVar[int]
+    NODE_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     name: str
     provider: str
     state: str
     reason: str
     devices: _containers.RepeatedCompositeFieldContainer[Device]
     libtorch_version: str
-    def __init__(self, name: _Optional[str] = ..., provider: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., devices: _Optional[_Iterable[_Union[Device, _Mapping]]] = ..., libtorch_version: _Optional[str] = ...) -> None: ...
+    node_address: str
+    def __init__(self, name: _Optional[str] = ..., provider: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., devices: _Optional[_Iterable[_Union[Device, _Mapping]]] = ..., libtorch_version: _Optional[str] = ..., node_address: _Optional[str] = ...) -> None: ...
 
 class MachineStats(_message.Message):
     __slots__ = ("values",)
