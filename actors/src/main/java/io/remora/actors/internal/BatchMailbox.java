@@ -198,7 +198,8 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
       if (unacknowledgedBytes == 0 || unacknowledgedBytes + size <= settings.maxInFlightBytes()) {
         return;
       }
-      // Not interruptibly: a batch that is not taken would be a gap, and end the session for every thread.
+      // Not interruptibly: a batch that is not taken would be a gap, and end the session for every
+      // thread.
       room.awaitUninterruptibly();
     }
   }
