@@ -32,7 +32,7 @@ public record FrameHeader(
   public static final int BYTES = 32;
 
   /** The protocol spoken here. Any change of frames or their payloads raises it. */
-  public static final int PROTOCOL_VERSION = 1;
+  public static final int PROTOCOL_VERSION = 2;
 
   private static final int CHECKED_BYTES = 28;
 

@@ -31,9 +31,15 @@ public enum FrameType {
   /** Either way: "I am alive"; no payload. */
   HEARTBEAT(11),
   /** Either way, last frame: {@code Goodbye}. */
-  GOODBYE(12);
+  GOODBYE(12),
+  /** Machine to node: {@code SaveSession}, after the batches sent before it. */
+  SAVE_SESSION(14),
+  /** Node to machine: {@code SessionSaved}, after the acknowledgements of all those batches. */
+  SESSION_SAVED(15),
+  /** Machine to node: {@code ForgetState}. */
+  FORGET_STATE(16);
 
-  private static final FrameType[] BY_CODE = new FrameType[13];
+  private static final FrameType[] BY_CODE = new FrameType[17];
 
   static {
     for (FrameType type : values()) {
