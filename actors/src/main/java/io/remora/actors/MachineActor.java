@@ -1256,7 +1256,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     }
     NodeExit exit = event.exit();
     return fail(
-        state == MachineState.READY
+        state == MachineState.READY || state == MachineState.PAUSING
             ? new NodeLostException(
                 "machine " + name + " lost its node (" + node.description() + "): " + exit,
                 linkLost)

@@ -380,8 +380,7 @@ final class PauseTest {
     Path java = directory.resolve("java");
     Path real = Path.of(System.getProperty("java.home"), "bin", "java");
     Files.createSymbolicLink(java, real);
-    try (RemoteMachine machine =
-        open("remora.provider.mock.java = \"" + java + "\"")) {
+    try (RemoteMachine machine = open("remora.provider.mock.java = \"" + java + "\"")) {
       Tensor a = ones(8).to(machine.device(), ScalarType.Float);
       machine.pause();
       Files.delete(java);
@@ -398,13 +397,24 @@ final class PauseTest {
   }
 
   @Test
-  void aNodeThatDiesWhileItIsPausedIsLost() {
+  void aNodeThatDiesWhileItSavesIsLost() throws Exception {
     RemoteMachine machine = open("");
-    Tensor a = ones(8).to(machine.device(), ScalarType.Float);
+    Tensor a = empty(new long[] {100_000_000}, options(machine), new MemoryFormatOptional());
+    a.fill_(new Scalar(1f));
     machine.synchronize();
-    node().destroyForcibly();
+    ProcessHandle node = node();
+    Thread killer =
+        new Thread(
+            () -> {
+              await().pollDelay(Duration.ZERO).until(() -> machine.state() != MachineState.READY);
+              node.destroyForcibly();
+            });
+    killer.start();
 
-    assertThatThrownBy(machine::pause).isInstanceOf(NodeLostException.class);
+    assertThatThrownBy(machine::pause)
+        .isInstanceOf(NodeLostException.class)
+        .hasMessageContaining("lost its node");
+    killer.join();
     assertThatThrownBy(() -> a.sum().item_float()).isInstanceOf(NodeLostException.class);
     assertThat(catchThrowable(machine::close)).isInstanceOf(NodeLostException.class);
     assertThat(files()).isEmpty();
@@ -477,11 +487,7 @@ final class PauseTest {
 
   /** The one node process; null: there is none. */
   private static ProcessHandle node() {
-    return ProcessHandle.current()
-        .children()
-        .filter(ProcessHandle::isAlive)
-        .findAny()
-        .orElse(null);
+    return ProcessHandle.current().children().filter(ProcessHandle::isAlive).findAny().orElse(null);
   }
 
   /** All that is in the store. */
