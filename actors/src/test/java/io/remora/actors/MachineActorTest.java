@@ -14,6 +14,7 @@ import akka.actor.typed.ActorRef;
 import akka.pattern.StatusReply;
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
+import io.remora.actors.link.FrameHeader;
 import io.remora.actors.link.FrameType;
 import io.remora.actors.link.OutboundFrame;
 import io.remora.actors.link.proto.Reason;
@@ -107,7 +108,7 @@ class MachineActorTest {
     assertThat(opened.devices()).containsExactly(new DeviceInfo("T4 (simulated)", "cpu", 16));
     assertThat(info()).isEqualTo(opened);
     assertThat(node.hello.getMachine()).isEqualTo(name);
-    assertThat(node.hello.getProtocolVersion()).isEqualTo(2);
+    assertThat(node.hello.getProtocolVersion()).isEqualTo(FrameHeader.PROTOCOL_VERSION);
     assertThat(node.hello.getLibtorchVersion()).isEqualTo("2.10.0");
   }
 

@@ -40,7 +40,7 @@ class FrameHeaderTest {
     assertThat(bytes.getInt(0)).isEqualTo(0x01020304);
     assertThat(bytes.get(4)).isEqualTo((byte) 8);
     assertThat(bytes.get(5)).isZero();
-    assertThat(bytes.getShort(6)).isEqualTo((short) 1);
+    assertThat(bytes.getShort(6)).isEqualTo((short) FrameHeader.PROTOCOL_VERSION);
     assertThat(bytes.getLong(8)).isEqualTo(5);
     assertThat(bytes.getLong(16)).isEqualTo(6);
     assertThat(bytes.getInt(24)).isEqualTo(7);
@@ -80,9 +80,9 @@ class FrameHeaderTest {
         .hasMessageContaining("unknown frame type 99");
     assertThatThrownBy(() -> FrameHeader.readFrom(patched(4, (byte) -1), LIMIT))
         .isInstanceOf(ProtocolException.class);
-    assertThatThrownBy(() -> FrameHeader.readFrom(patched(6, (byte) 2), LIMIT))
+    assertThatThrownBy(() -> FrameHeader.readFrom(patched(6, (byte) 99), LIMIT))
         .isInstanceOf(ProtocolException.class)
-        .hasMessageContaining("version 2, this side 1");
+        .hasMessageContaining("version 99, this side " + FrameHeader.PROTOCOL_VERSION);
     assertThatThrownBy(() -> FrameHeader.readFrom(patched(5, (byte) 1), LIMIT))
         .isInstanceOf(ProtocolException.class)
         .hasMessageContaining("unknown flags");
