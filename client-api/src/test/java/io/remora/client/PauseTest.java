@@ -199,11 +199,12 @@ final class PauseTest {
     assertThat(disturbed).hasSize(10).isEqualTo(undisturbed);
   }
 
-  private interface AtStep {
+  /** What is done before a step. */
+  interface AtStep {
     void run(int step);
   }
 
-  private static void train(RemoteMachine machine, AtStep atStep, List<Float> losses) {
+  static void train(RemoteMachine machine, AtStep atStep, List<Float> losses) {
     try (PointerScope scope = new PointerScope()) {
       manual_seed(3);
       LinearImpl model = new LinearImpl(20, 4);
