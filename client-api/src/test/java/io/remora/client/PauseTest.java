@@ -56,7 +56,6 @@ import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 
 /** Machines whose nodes, processes of their own, come and go under a program that goes on. */
-@Tag("fast")
 @Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class PauseTest {
 
@@ -84,6 +83,7 @@ final class PauseTest {
   // What comes back
 
   @Test
+  @Tag("fast")
   void everythingIsThereAgain() {
     try (RemoteMachine machine = open("")) {
       List<Tensor> locals = new ArrayList<>();
@@ -140,6 +140,7 @@ final class PauseTest {
   }
 
   @Test
+  @Tag("full")
   void randomNumbersGoOnAsIfNothingHadHappened() {
     try (RemoteMachine machine = open("")) {
       Tensor local = zeros(100);
@@ -160,6 +161,7 @@ final class PauseTest {
   }
 
   @Test
+  @Tag("full")
   void aFailedOperationHasFailedStill() {
     try (RemoteMachine machine = open("")) {
       Tensor table = ones(3, 2).to(machine.device(), ScalarType.Float);
@@ -179,6 +181,7 @@ final class PauseTest {
   }
 
   @Test
+  @Tag("fast")
   void trainingGivesTheSameLosses() {
     List<Float> undisturbed = new ArrayList<>();
     List<Float> disturbed = new ArrayList<>();
@@ -227,6 +230,7 @@ final class PauseTest {
   // When it resumes
 
   @Test
+  @Tag("fast")
   void theNextUseResumesByItself() {
     try (RemoteMachine machine = open("")) {
       Tensor a = ones(8).to(machine.device(), ScalarType.Float);
@@ -240,6 +244,7 @@ final class PauseTest {
   }
 
   @Test
+  @Tag("full")
   void droppingTensorsIsNoUse() throws InterruptedException {
     try (RemoteMachine machine = open("")) {
       Tensor kept = ones(8).to(machine.device(), ScalarType.Float);
@@ -255,6 +260,7 @@ final class PauseTest {
   }
 
   @Test
+  @Tag("full")
   void anUnusedMachinePausesByItself() throws InterruptedException {
     try (RemoteMachine machine = builder("").idleTimeout(Duration.ofMillis(700)).open()) {
       Tensor a = ones(8).to(machine.device(), ScalarType.Float);
@@ -273,6 +279,7 @@ final class PauseTest {
   }
 
   @Test
+  @Tag("full")
   void pausingTwiceAndResumingTwiceDoesNothing() {
     try (RemoteMachine machine = open("")) {
       machine.resume();
@@ -286,6 +293,7 @@ final class PauseTest {
   }
 
   @Test
+  @Tag("fast")
   void workOfOtherThreadsIsNeitherLostNorDoneTwice() throws Exception {
     ExecutorService threads = Executors.newFixedThreadPool(3);
     try (RemoteMachine machine = open("")) {
@@ -334,6 +342,7 @@ final class PauseTest {
   // When it fails
 
   @Test
+  @Tag("fast")
   void goesOnWhenItsStateCannotBeSaved() throws IOException {
     Path taken = Files.writeString(directory.resolve("a-file"), "no folder");
     try (RemoteMachine machine = open("remora.state.directory = \"" + taken + "\"")) {
@@ -353,6 +362,7 @@ final class PauseTest {
   }
 
   @Test
+  @Tag("fast")
   void damagedStateIsAnErrorAndNeverWrongValues() throws IOException {
     RemoteMachine machine = open("");
     Tensor a = ones(1000).to(machine.device(), ScalarType.Float);
@@ -377,6 +387,7 @@ final class PauseTest {
   }
 
   @Test
+  @Tag("full")
   void staysPausedWhileNoNodeCanBeHad() throws IOException {
     Path java = directory.resolve("java");
     Path real = Path.of(System.getProperty("java.home"), "bin", "java");
@@ -398,6 +409,7 @@ final class PauseTest {
   }
 
   @Test
+  @Tag("full")
   void aNodeThatDiesWhileItSavesIsLost() throws Exception {
     RemoteMachine machine = open("");
     Tensor a = empty(new long[] {100_000_000}, options(machine), new MemoryFormatOptional());
@@ -424,6 +436,7 @@ final class PauseTest {
   // The end
 
   @Test
+  @Tag("fast")
   void closingAPausedMachineStartsNothingAndLeavesNothing() {
     RemoteMachine machine = open("");
     Tensor a = ones(8).to(machine.device(), ScalarType.Float);
@@ -442,6 +455,7 @@ final class PauseTest {
   }
 
   @Test
+  @Tag("full")
   void aFailureThatNobodyHasReadIsThrownWhenAPausedMachineIsClosed() {
     RemoteMachine machine = open("");
     Tensor table = ones(3, 2).to(machine.device(), ScalarType.Float);
@@ -456,6 +470,7 @@ final class PauseTest {
   }
 
   @Test
+  @Tag("full")
   void nodesInThisJvmPauseAsWell() {
     try (RemoteMachine machine = open("remora.provider.mock.mode = in-jvm")) {
       Tensor a = ones(8).to(machine.device(), ScalarType.Float);
