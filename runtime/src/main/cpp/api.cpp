@@ -429,6 +429,24 @@ int64_t remora_executor_execute(int64_t executor, const uint8_t* data, int64_t b
 }
 int64_t remora_executor_storage_count(int64_t executor) { return executor_at(executor)->storage_count(); }
 int64_t remora_executor_storage_bytes(int64_t executor) { return executor_at(executor)->storage_bytes(); }
+static void summarize(const remora::Executor::Snapshot& snapshot, int64_t* summary) {
+  summary[0] = static_cast<int64_t>(snapshot.bytes);
+  summary[1] = static_cast<int64_t>(snapshot.checksum);
+  summary[2] = static_cast<int64_t>(snapshot.storages);
+  summary[3] = static_cast<int64_t>(snapshot.sequence);
+}
+int32_t remora_executor_save(int64_t executor, int64_t sequence, const char* path, int64_t* summary) {
+  return guarded([&]() -> int32_t {
+    summarize(executor_at(executor)->save(path, static_cast<uint64_t>(sequence)), summary);
+    return 0;
+  });
+}
+int32_t remora_executor_load(int64_t executor, const char* path, int64_t* summary) {
+  return guarded([&]() -> int32_t {
+    summarize(executor_at(executor)->load(path), summary);
+    return 0;
+  });
+}
 
 int64_t remora_result_report(int64_t result) { return address_of(result_at(result)->report.data()); }
 int64_t remora_result_report_bytes(int64_t result) { return static_cast<int64_t>(result_at(result)->report.size()); }

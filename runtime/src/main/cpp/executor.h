@@ -50,6 +50,19 @@ class Executor {
   int64_t storage_count() const { return static_cast<int64_t>(storages_.size()); }
   int64_t storage_bytes() const;
 
+  // What a state file holds.
+  struct Snapshot {
+    uint64_t bytes = 0;     // of the file
+    uint32_t checksum = 0;  // CRC-32C of the file
+    uint64_t storages = 0;
+    uint64_t sequence = 0;  // the last batch executed
+  };
+  // Writes everything a session is made of to a file; see snapshot.cpp. Changes nothing. Throws when it cannot be
+  // written, and leaves no file then.
+  Snapshot save(const std::string& path, uint64_t sequence);
+  // Takes up, in a new executor, what was saved. When this throws, the executor is of no more use.
+  Snapshot load(const std::string& path);
+
  private:
   struct Storage {
     c10::Storage memory;                 // undefined while lazy

@@ -200,6 +200,13 @@ REMORA_API void remora_executor_destroy(int64_t executor);
 REMORA_API int64_t remora_executor_execute(int64_t executor, const uint8_t* data, int64_t bytes);
 REMORA_API int64_t remora_executor_storage_count(int64_t executor);
 REMORA_API int64_t remora_executor_storage_bytes(int64_t executor);
+// Writes everything the executor's session is made of to a new file: storages with their values, generators, operators,
+// failures. `sequence` is the last batch it has executed. `summary` has room for four numbers: the file's bytes, its
+// CRC-32C, the number of storages, the sequence. The file is complete and on disk, or not there.
+REMORA_API int32_t remora_executor_save(int64_t executor, int64_t sequence, const char* path, int64_t* summary);
+// Takes up, in an executor that has executed nothing, what was saved. The file may be anything: when it is not what was
+// saved this fails with a message, and the executor is of no more use.
+REMORA_API int32_t remora_executor_load(int64_t executor, const char* path, int64_t* summary);
 
 // A result's report, and the values too large to travel inside it.
 REMORA_API int64_t remora_result_report(int64_t result);

@@ -3,6 +3,8 @@ package io.remora.actors;
 
 import com.typesafe.config.Config;
 import io.remora.actors.link.LinkSettings;
+import io.remora.state.DirectoryStateStore;
+import java.nio.file.Path;
 import java.time.Duration;
 
 /**
@@ -17,6 +19,13 @@ import java.time.Duration;
  *     remora.machine.storage-actor-after}
  * @param stashCapacity commands that wait while a machine opens or closes, {@code
  *     remora.machine.stash-capacity}
+ * @param idleTimeout after how long without use a machine pauses by itself, {@code
+ *     remora.machine.idle-timeout}; null: never
+ * @param pauseTimeout limit of saving a machine's sessions, {@code remora.machine.pause-timeout}
+ * @param resumeRetry how long a machine waits before it tries again to resume, {@code
+ *     remora.machine.resume-retry}
+ * @param stateStore where paused machines' sessions are kept, {@code remora.state.store}
+ * @param stateDirectory the folder of the store {@code directory}, {@code remora.state.directory}
  * @param joinTimeout limit of starting the embedded cluster, {@code remora.cluster.join-timeout}
  * @param embeddedCluster Akka's settings in the embedded cluster, {@code remora.cluster.embedded}
  * @param link settings of the links, {@code remora.link}
@@ -27,6 +36,11 @@ public record ActorsSettings(
     Duration exitReportWait,
     Duration storageActorAfter,
     int stashCapacity,
+    Duration idleTimeout,
+    Duration pauseTimeout,
+    Duration resumeRetry,
+    String stateStore,
+    Path stateDirectory,
     Duration joinTimeout,
     Config embeddedCluster,
     LinkSettings link) {
@@ -37,6 +51,11 @@ public record ActorsSettings(
     checkPositive(closeTimeout, "remora.machine.close-timeout");
     checkPositive(exitReportWait, "remora.machine.exit-report-wait");
     checkPositive(storageActorAfter, "remora.machine.storage-actor-after");
+    checkPositive(pauseTimeout, "remora.machine.pause-timeout");
+    checkPositive(resumeRetry, "remora.machine.resume-retry");
+    if (idleTimeout != null) {
+      checkPositive(idleTimeout, "remora.machine.idle-timeout");
+    }
     checkPositive(joinTimeout, "remora.cluster.join-timeout");
     if (stashCapacity < 1) {
       throw new IllegalArgumentException("remora.machine.stash-capacity must be at least 1");
@@ -44,7 +63,8 @@ public record ActorsSettings(
   }
 
   /**
-   * Reads {@code remora.machine}, {@code remora.cluster} and {@code remora.link}.
+   * Reads {@code remora.machine}, {@code remora.state}, {@code remora.cluster} and {@code
+   * remora.link}.
    *
    * @param root the whole configuration, with the defaults of {@code reference.conf}
    * @throws IllegalArgumentException if a value is out of range; the message names the key
@@ -58,6 +78,13 @@ public record ActorsSettings(
         machine.getDuration("exit-report-wait"),
         machine.getDuration("storage-actor-after"),
         machine.getInt("stash-capacity"),
+        machine.getString("idle-timeout").equals("off")
+            ? null
+            : machine.getDuration("idle-timeout"),
+        machine.getDuration("pause-timeout"),
+        machine.getDuration("resume-retry"),
+        root.getString("remora.state.store"),
+        DirectoryStateStore.directory(root),
         cluster.getDuration("join-timeout"),
         cluster.getConfig("embedded"),
         LinkSettings.from(root));

@@ -28,6 +28,7 @@ import io.remora.actors.internal.BatchMailbox;
 import io.remora.actors.internal.StayingShards;
 import io.remora.actors.internal.StorageTable;
 import io.remora.actors.link.LinkTransport;
+import io.remora.actors.link.proto.SavedState;
 import io.remora.provider.MachineProviders;
 import io.remora.provider.MachineSpec;
 import io.remora.provider.NodeExit;
@@ -40,15 +41,19 @@ import io.remora.runtime.ProvisioningTimeoutException;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.StaleReferenceException;
 import io.remora.runtime.StorageBirth;
+import io.remora.state.StateStores;
+import java.io.IOException;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.UUID;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionException;
 import java.util.concurrent.CompletionStage;
 import java.util.concurrent.Executor;
+import java.util.concurrent.TimeUnit;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
@@ -56,15 +61,21 @@ import org.slf4j.LoggerFactory;
  * A machine: gets a node from a provider, keeps the link to it, opens sessions on it, and knows its
  * storages. One cluster-sharded entity per machine name.
  *
- * <p>Life: Provisioning -> Connecting -> Ready -> Stopped, or Failed from any of them. A machine
- * that is lost is lost: its sessions hear a {@link NodeLostException} and its node is ended. A
- * failed or stopped machine can be opened again under the same name; one that failed after it was
- * ready must be closed first, so that its user notices.
+ * <p>Life: Provisioning -> Connecting -> Ready -> Stopped, or Failed from any of them, and from
+ * Ready -> Pausing -> Paused -> Provisioning -> Connecting -> Ready. A machine that pauses has its
+ * node save the sessions and then ends it; batches submitted from then on wait in the sessions'
+ * mailboxes, and the first that does more than free things makes it resume. Whatever fails before
+ * the node has ended leaves the machine ready; whatever fails before all sessions are restored
+ * leaves it paused, but for sessions whose state is damaged: those are lost. A machine that is lost
+ * is lost: its sessions hear a {@link NodeLostException} and its node is ended. A failed or stopped
+ * machine can be opened again under the same name; one that failed after it was ready must be
+ * closed first, so that its user notices.
  *
  * <p>Commands are answered once, with a {@link StatusReply} whose error is the exception itself.
- * {@link OpenSession} waits while the machine opens; {@link Open} waits while it closes; all else
- * in a wrong state is refused at once. Delivery is Akka's: at most once, so askers need a time
- * limit of their own. The bytes of batches and values never come here: see {@link LocalSessions}.
+ * {@link OpenSession} waits while the machine opens or pauses; {@link Open} waits while it closes;
+ * {@link Pause} and {@link Resume} wait for what is under way; all else in a wrong state is refused
+ * at once. Delivery is Akka's: at most once, so askers need a time limit of their own. The bytes of
+ * batches and values never come here: see {@link LocalSessions}.
  */
 public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
 
@@ -92,7 +103,15 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
 
   /** What a machine takes. */
   public sealed interface Command extends RemoraMessage
-      permits Open, OpenSession, CloseSession, GetState, GetStorage, Close, Internal {}
+      permits Open,
+          OpenSession,
+          CloseSession,
+          GetState,
+          GetStorage,
+          Pause,
+          Resume,
+          Close,
+          Internal {}
 
   /**
    * Gets a node and connects to it. Errors: {@link ProviderException} and its subclasses, {@link
@@ -119,8 +138,24 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
       implements Command {}
 
   /**
-   * Ends sessions, link and node. Answered when the node has ended; closing a machine that is not
-   * open succeeds. Error: {@link ProviderException} if the node cannot be ended.
+   * Saves the sessions and ends the node; answered when that is done, with success if the machine
+   * is paused already. Errors: {@link MachineStateException} if it is not open, or if it could not
+   * be paused, which says why; then it goes on.
+   */
+  public record Pause(ActorRef<StatusReply<MachineInfo>> replyTo) implements Command {}
+
+  /**
+   * Starts a node for a paused machine and restores its sessions; answered when that is done, with
+   * success if the machine is ready already. Errors: {@link MachineStateException} if it is not
+   * open; {@link ProviderException} if no node can be had, after which it is paused still; {@link
+   * NodeLostException} if a session's state is damaged, which is lost then.
+   */
+  public record Resume(ActorRef<StatusReply<MachineInfo>> replyTo) implements Command {}
+
+  /**
+   * Ends sessions, link and node, and deletes what a pause has saved. Answered when the node has
+   * ended; closing a machine that is not open succeeds. Error: {@link ProviderException} if the
+   * node cannot be ended.
    */
   public record Close(ActorRef<StatusReply<Done>> replyTo) implements Command {}
 
@@ -143,6 +178,10 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
           CloseTimedOut,
           ExitReportOverdue,
           StorageTick,
+          IdleTick,
+          PauseTimedOut,
+          Used,
+          StateDeleted,
           Leave {}
 
   // The attempt tells answers to this opening from those to an earlier one.
@@ -174,6 +213,19 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     INSTANCE
   }
 
+  private enum IdleTick implements Internal {
+    INSTANCE
+  }
+
+  private enum PauseTimedOut implements Internal {
+    INSTANCE
+  }
+
+  // Work waits for the paused machine.
+  private record Used(int attempt) implements Internal {}
+
+  private record StateDeleted(Throwable closeFailure) implements Internal {}
+
   private enum Leave implements Internal {
     INSTANCE
   }
@@ -183,6 +235,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
   private static final Logger log = LoggerFactory.getLogger(MachineActor.class);
   private static final long START_NANOS = System.nanoTime();
   private static final Duration LONGEST_STORAGE_TICK = Duration.ofSeconds(1);
+  private static final Duration SHORTEST_IDLE_TICK = Duration.ofMillis(20);
 
   private final String name;
   private final ActorsSettings settings;
@@ -204,6 +257,14 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
   private NodeLink.Up up;
   private RemoraException linkLost;
   private boolean nodeEnding;
+  private long readySinceNanos;
+  // The pause that there is, or was tried last, in the state store; null: none.
+  private String pause;
+  private boolean pausedByItself;
+  private boolean resuming;
+  private RemoraException notRestored;
+  private final List<ActorRef<StatusReply<MachineInfo>>> pausedBy = new ArrayList<>();
+  private final List<ActorRef<StatusReply<MachineInfo>>> resumedBy = new ArrayList<>();
   private final Map<Long, Session> sessions = new HashMap<>();
   private final List<ActorRef<StatusReply<Done>>> closedBy = new ArrayList<>();
 
@@ -216,6 +277,8 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     List<ActorRef<StorageActor.Command>> freedActors = new ArrayList<>();
     ActorRef<StatusReply<SessionOpened>> openedBy;
     final List<ActorRef<StatusReply<Done>>> closedBy = new ArrayList<>();
+    SavedState saved;
+    boolean restored;
 
     Session(BatchMailbox mailbox, ActorRef<StatusReply<SessionOpened>> openedBy) {
       this.mailbox = mailbox;
@@ -293,6 +356,8 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
         .onMessage(OpenSession.class, this::refuse)
         .onMessage(CloseSession.class, this::refuse)
         .onMessage(GetStorage.class, this::refuse)
+        .onMessage(Pause.class, this::refuse)
+        .onMessage(Resume.class, this::refuse)
         .onMessage(Close.class, this::onCloseWhenClosed)
         .onMessage(NodeEnded.class, this::onNodeEndedWhenClosed)
         .onMessage(CloseTimedOut.class, this::onCloseTimedOutWhenClosed)
@@ -306,6 +371,8 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
         .onMessage(OpenSession.class, this::again)
         .onMessage(CloseSession.class, this::again)
         .onMessage(GetStorage.class, this::again)
+        .onMessage(Pause.class, this::again)
+        .onMessage(Resume.class, this::again)
         .onMessage(Close.class, this::again)
         .build();
   }
@@ -317,8 +384,10 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
         .onMessage(OpenTimedOut.class, this::onProvisioningTimedOut)
         .onMessage(Open.class, this::refuse)
         .onMessage(OpenSession.class, this::later)
-        .onMessage(CloseSession.class, this::refuse)
-        .onMessage(GetStorage.class, this::refuse)
+        .onMessage(CloseSession.class, this::onCloseSessionWhenOpening)
+        .onMessage(GetStorage.class, this::onGetStorageWhenOpening)
+        .onMessage(Pause.class, this::later)
+        .onMessage(Resume.class, this::onResumeWhenOpening)
         .onMessage(Close.class, this::onClose)
         .build();
   }
@@ -332,8 +401,10 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
         .onMessage(OpenTimedOut.class, this::onConnectingTimedOut)
         .onMessage(Open.class, this::refuse)
         .onMessage(OpenSession.class, this::later)
-        .onMessage(CloseSession.class, this::refuse)
-        .onMessage(GetStorage.class, this::refuse)
+        .onMessage(CloseSession.class, this::onCloseSessionWhenOpening)
+        .onMessage(GetStorage.class, this::onGetStorageWhenOpening)
+        .onMessage(Pause.class, this::later)
+        .onMessage(Resume.class, this::onResumeWhenOpening)
         .onMessage(Close.class, this::onClose)
         .build();
   }
@@ -345,10 +416,48 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
         .onMessage(NodeExited.class, this::onNodeExited)
         .onMessage(ExitReportOverdue.class, this::onExitReportOverdue)
         .onMessage(StorageTick.class, this::onStorageTick)
+        .onMessage(IdleTick.class, this::onIdleTick)
         .onMessage(Open.class, this::refuse)
         .onMessage(OpenSession.class, this::onOpenSession)
         .onMessage(CloseSession.class, this::onCloseSession)
         .onMessage(GetStorage.class, this::onGetStorage)
+        .onMessage(Pause.class, this::onPause)
+        .onMessage(Resume.class, this::answerState)
+        .onMessage(Close.class, this::onClose)
+        .build();
+  }
+
+  /** The sessions are being saved; then the node ends. */
+  private Receive<Command> pausing() {
+    return always()
+        .onMessage(LinkEvent.class, this::onLinkEventWhenPausing)
+        .onMessage(LinkStopped.class, this::onLinkStoppedWhenPausing)
+        .onMessage(NodeExited.class, this::onNodeExitedWhenPausing)
+        .onMessage(NodeEnded.class, this::onNodeEndedWhenPausing)
+        .onMessage(ExitReportOverdue.class, this::onExitReportOverdue)
+        .onMessage(PauseTimedOut.class, this::onPauseTimedOut)
+        .onMessage(CloseTimedOut.class, this::onCloseTimedOutWhenPausing)
+        .onMessage(StorageTick.class, this::onStorageTick)
+        .onMessage(Open.class, this::refuse)
+        .onMessage(OpenSession.class, this::later)
+        .onMessage(CloseSession.class, this::later)
+        .onMessage(GetStorage.class, this::onGetStorage)
+        .onMessage(Pause.class, this::onPauseWhenPausing)
+        .onMessage(Resume.class, this::later)
+        .onMessage(Close.class, this::onClose)
+        .build();
+  }
+
+  /** Saved, without a node. */
+  private Receive<Command> paused() {
+    return always()
+        .onMessage(Used.class, this::onUsed)
+        .onMessage(Open.class, this::refuse)
+        .onMessage(OpenSession.class, this::onOpenSessionWhenPaused)
+        .onMessage(CloseSession.class, this::onCloseSessionWhenPaused)
+        .onMessage(GetStorage.class, this::onGetStorage)
+        .onMessage(Pause.class, this::onPauseWhenPaused)
+        .onMessage(Resume.class, this::onResume)
         .onMessage(Close.class, this::onClose)
         .build();
   }
@@ -359,10 +468,13 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
         .onMessage(LinkStopped.class, this::onLinkStoppedWhenClosing)
         .onMessage(NodeEnded.class, this::onNodeEndedWhenClosing)
         .onMessage(CloseTimedOut.class, this::onCloseTimedOut)
+        .onMessage(StateDeleted.class, this::onStateDeleted)
         .onMessage(Open.class, this::later)
         .onMessage(OpenSession.class, this::refuse)
         .onMessage(CloseSession.class, this::refuse)
         .onMessage(GetStorage.class, this::refuse)
+        .onMessage(Pause.class, this::refuse)
+        .onMessage(Resume.class, this::refuse)
         .onMessage(Close.class, this::onCloseWhenClosing)
         .build();
   }
@@ -525,23 +637,58 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     if (event.event() instanceof NodeLink.Lost lost) {
       return onLinkLost(lost.cause());
     }
+    if (event.event() instanceof NodeLink.SessionReady opened) {
+      Session session = sessions.get(opened.session());
+      if (session != null) {
+        session.restored = true;
+      }
+      return restoredOne();
+    }
+    if (event.event() instanceof NodeLink.SessionEnded ended) {
+      notRestored =
+          ended.cause() != null
+              ? ended.cause()
+              : new NodeLostException("session " + ended.session() + " was closed by the node");
+      onSessionEnded(ended);
+      return restoredOne();
+    }
     if (!(event.event() instanceof NodeLink.Up arrived)) {
       return Behaviors.same();
     }
+    if (resuming) {
+      return restore(arrived);
+    }
     up = arrived;
     openedOnce = true;
+    return becomeReady();
+  }
+
+  private Behavior<Command> becomeReady() {
     timers.cancel(OpenTimedOut.INSTANCE);
-    Duration tick = settings.storageActorAfter().dividedBy(2);
-    timers.startTimerWithFixedDelay(
-        StorageTick.INSTANCE,
-        tick.compareTo(LONGEST_STORAGE_TICK) < 0 ? tick : LONGEST_STORAGE_TICK);
+    startTicks();
+    readySinceNanos = System.nanoTime();
     become(
         MachineState.READY,
         "node %s with %d device(s), libtorch %s"
             .formatted(up.nodeId(), up.devices().size(), up.libtorchVersion()));
-    openedBy.tell(StatusReply.success(info()));
-    openedBy = null;
+    if (openedBy != null) {
+      openedBy.tell(StatusReply.success(info()));
+      openedBy = null;
+    }
     return stash.unstashAll(ready());
+  }
+
+  private void startTicks() {
+    Duration tick = settings.storageActorAfter().dividedBy(2);
+    timers.startTimerWithFixedDelay(
+        StorageTick.INSTANCE,
+        tick.compareTo(LONGEST_STORAGE_TICK) < 0 ? tick : LONGEST_STORAGE_TICK);
+    if (idleTimeout() != null) {
+      Duration idleTick = idleTimeout().dividedBy(10);
+      timers.startTimerWithFixedDelay(
+          IdleTick.INSTANCE,
+          idleTick.compareTo(SHORTEST_IDLE_TICK) > 0 ? idleTick : SHORTEST_IDLE_TICK);
+    }
   }
 
   // Sessions and storages -----------------------------------------------------------------------
@@ -553,7 +700,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     }
     BatchMailbox mailbox = localSessions.create(name, settings.link());
     sessions.put(mailbox.session(), new Session(mailbox, command.replyTo()));
-    link.tell(new NodeLink.OpenSession(mailbox));
+    link.tell(new NodeLink.OpenSession(mailbox, null));
     return Behaviors.same();
   }
 
@@ -584,10 +731,13 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
       onSessionReady(opened.session());
     } else if (event.event() instanceof NodeLink.SessionEnded ended) {
       onSessionEnded(ended);
+    } else if (event.event() instanceof NodeLink.SessionSaved late) {
+      // Of a pause that was given up.
+      link.tell(new NodeLink.ForgetState(late.pause()));
     } else if (event.event() instanceof NodeLink.Lost lost) {
       return onLinkLost(lost.cause());
     }
-    return Behaviors.same();
+    return pausedBy.isEmpty() ? Behaviors.same() : beginPauseWhenSettled();
   }
 
   private void onSessionReady(long id) {
@@ -715,6 +865,373 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     return Behaviors.same();
   }
 
+  // Pausing -------------------------------------------------------------------------------------
+
+  private Duration idleTimeout() {
+    return spec.idleTimeout() != null ? spec.idleTimeout() : settings.idleTimeout();
+  }
+
+  private Behavior<Command> onIdleTick(IdleTick tick) {
+    long limit = idleTimeout().toNanos();
+    boolean idle =
+        linkLost == null
+            && pausedBy.isEmpty()
+            && isSettled()
+            && System.nanoTime() - readySinceNanos >= limit
+            && sessions.values().stream().allMatch(each -> each.mailbox.idleNanos() >= limit);
+    if (!idle) {
+      return Behaviors.same();
+    }
+    pausedByItself = true;
+    return beginPause("nobody has used it for " + idleTimeout().toMillis() + " ms");
+  }
+
+  private Behavior<Command> onPause(Pause command) {
+    if (linkLost != null) {
+      command.replyTo().tell(StatusReply.error(linkLost));
+      return Behaviors.same();
+    }
+    pausedBy.add(command.replyTo());
+    return beginPauseWhenSettled();
+  }
+
+  private Behavior<Command> onPauseWhenPausing(Pause command) {
+    pausedByItself = false;
+    pausedBy.add(command.replyTo());
+    return Behaviors.same();
+  }
+
+  private Behavior<Command> onPauseWhenPaused(Pause command) {
+    command.replyTo().tell(StatusReply.success(info()));
+    return Behaviors.same();
+  }
+
+  /** A session that is being opened or closed is not saved; that takes no time to speak of. */
+  private boolean isSettled() {
+    return sessions.values().stream()
+        .allMatch(session -> session.openedBy == null && session.closedBy.isEmpty());
+  }
+
+  private Behavior<Command> beginPauseWhenSettled() {
+    if (linkLost != null || !isSettled()) {
+      return Behaviors.same();
+    }
+    pausedByItself = false;
+    return beginPause("the program wants it");
+  }
+
+  private Behavior<Command> beginPause(String why) {
+    pause = "pause-" + name + "-" + UUID.randomUUID();
+    become(MachineState.PAUSING, why);
+    timers.cancel(IdleTick.INSTANCE);
+    timers.startSingleTimer(PauseTimedOut.INSTANCE, settings.pauseTimeout());
+    for (Session session : sessions.values()) {
+      session.saved = null;
+      link.tell(new NodeLink.SaveSession(session.mailbox.session(), pause));
+    }
+    return endNodeWhenSaved(pausing());
+  }
+
+  private Behavior<Command> onLinkEventWhenPausing(LinkEvent event) {
+    if (event.attempt() != attempt) {
+      return Behaviors.same();
+    }
+    if (event.event() instanceof NodeLink.StoragesChanged changed) {
+      onStoragesChanged(changed);
+    } else if (event.event() instanceof NodeLink.SessionSaved saved) {
+      return onSessionSaved(saved);
+    } else if (event.event() instanceof NodeLink.SessionEnded ended) {
+      if (!nodeEnding) {
+        onSessionEnded(ended);
+        return endNodeWhenSaved(Behaviors.same());
+      }
+    } else if (event.event() instanceof NodeLink.Lost lost) {
+      if (!nodeEnding) {
+        return onLinkLost(lost.cause());
+      }
+      linkLost = lost.cause();
+    }
+    return Behaviors.same();
+  }
+
+  private Behavior<Command> onSessionSaved(NodeLink.SessionSaved saved) {
+    Session session = sessions.get(saved.session());
+    if (!saved.pause().equals(pause)) {
+      link.tell(new NodeLink.ForgetState(saved.pause()));
+      return Behaviors.same();
+    }
+    if (session == null) {
+      return Behaviors.same();
+    }
+    if (!saved.failure().isEmpty()) {
+      return pauseFailed(saved.failure());
+    }
+    long acknowledged = session.mailbox.lastAcknowledgedSequence();
+    if (!session.mailbox.allAcknowledged()
+        || saved.state().getLastExecutedSequence() != acknowledged) {
+      return pauseFailed(
+          "session %d was saved after batch %d, but batch %d was acknowledged last"
+              .formatted(saved.session(), saved.state().getLastExecutedSequence(), acknowledged));
+    }
+    session.saved = saved.state();
+    return endNodeWhenSaved(Behaviors.same());
+  }
+
+  private Behavior<Command> endNodeWhenSaved(Behavior<Command> otherwise) {
+    if (linkLost != null || sessions.values().stream().anyMatch(each -> each.saved == null)) {
+      return otherwise;
+    }
+    if (pausedByItself && hasWork()) {
+      return pauseFailed("it is used again");
+    }
+    timers.cancel(PauseTimedOut.INSTANCE);
+    endNode();
+    return otherwise;
+  }
+
+  private boolean hasWork() {
+    return sessions.values().stream().anyMatch(session -> session.mailbox.hasWork());
+  }
+
+  private Behavior<Command> onPauseTimedOut(PauseTimedOut event) {
+    return pauseFailed(
+        "its sessions were not saved within %d ms (remora.machine.pause-timeout)"
+            .formatted(settings.pauseTimeout().toMillis()));
+  }
+
+  /** Everything is as before, but for the time it took. */
+  private Behavior<Command> pauseFailed(String why) {
+    timers.cancel(PauseTimedOut.INSTANCE);
+    timers.cancel(CloseTimedOut.INSTANCE);
+    nodeEnding = false;
+    String what = "machine " + name + " was not paused and goes on: " + why;
+    if (!pausedByItself) {
+      log.warn("Machine {} was not paused: {}", name, why);
+    }
+    link.tell(new NodeLink.ForgetState(pause));
+    pause = null;
+    become(MachineState.READY, "not paused: " + why);
+    readySinceNanos = System.nanoTime();
+    startTicks();
+    sessions.values().forEach(session -> session.mailbox.resume());
+    answer(pausedBy, StatusReply.error(new MachineStateException(what)));
+    return stash.unstashAll(ready());
+  }
+
+  private Behavior<Command> onLinkStoppedWhenPausing(LinkStopped event) {
+    return nodeEnding ? Behaviors.same() : onLinkStopped(event);
+  }
+
+  private Behavior<Command> onNodeExitedWhenPausing(NodeExited event) {
+    return nodeEnding ? Behaviors.same() : onNodeExited(event);
+  }
+
+  private Behavior<Command> onNodeEndedWhenPausing(NodeEnded event) {
+    if (event.attempt() != attempt || !nodeEnding) {
+      return Behaviors.same();
+    }
+    if (event.failure() == null) {
+      return becomePaused();
+    }
+    return notEnded("ending its node failed: " + event.failure());
+  }
+
+  private Behavior<Command> onCloseTimedOutWhenPausing(CloseTimedOut event) {
+    return notEnded(closeTimeout().getMessage());
+  }
+
+  /** Without the link there is nothing to go back to, but everything is saved. */
+  private Behavior<Command> notEnded(String why) {
+    if (linkLost == null) {
+      return pauseFailed(why);
+    }
+    log.warn("Machine {} is paused, but its node may still run: {}", name, why);
+    return becomePaused();
+  }
+
+  private Behavior<Command> becomePaused() {
+    timers.cancelAll();
+    nodeEnding = false;
+    attempt++;
+    disconnect();
+    long bytes = 0;
+    for (Session session : sessions.values()) {
+      bytes += session.saved.getBytes();
+      session.storages.setOffloaded(true);
+      session.actors.values().forEach(actor -> actor.tell(StorageActor.offloaded()));
+    }
+    become(
+        MachineState.PAUSED,
+        "%d session(s) of %d bytes are saved, %s has ended"
+            .formatted(sessions.size(), bytes, node.description()));
+    node = null;
+    answer(pausedBy, StatusReply.success(info()));
+    awaitUse();
+    return stash.unstashAll(paused());
+  }
+
+  private void disconnect() {
+    if (link != null) {
+      getContext().stop(link);
+      link = null;
+    }
+    linkLost = null;
+    sessions.values().forEach(session -> session.mailbox.disconnect());
+  }
+
+  private void awaitUse() {
+    int current = attempt;
+    ActorRef<Command> self = getContext().getSelf();
+    for (Session session : sessions.values()) {
+      session.mailbox.onUse(() -> self.tell(new Used(current)));
+    }
+  }
+
+  // Resuming ------------------------------------------------------------------------------------
+
+  private Behavior<Command> onUsed(Used event) {
+    return event.attempt() == attempt ? resume("it is used") : Behaviors.same();
+  }
+
+  private Behavior<Command> onResume(Resume command) {
+    resumedBy.add(command.replyTo());
+    return resume("the program wants it");
+  }
+
+  private Behavior<Command> onResumeWhenOpening(Resume command) {
+    if (!resuming) {
+      return later(command);
+    }
+    resumedBy.add(command.replyTo());
+    return Behaviors.same();
+  }
+
+  private Behavior<Command> answerState(Resume command) {
+    command.replyTo().tell(StatusReply.success(info()));
+    return Behaviors.same();
+  }
+
+  private Behavior<Command> onOpenSessionWhenPaused(OpenSession command) {
+    later(command);
+    return resume("a session is to be opened");
+  }
+
+  private Behavior<Command> onCloseSessionWhenPaused(CloseSession command) {
+    Session session = sessions.get(command.session());
+    if (session != null && session.mailbox.hasWork()) {
+      later(command);
+      return resume("a session is to be closed after what it has sent");
+    }
+    if (session == null) {
+      command.replyTo().tell(StatusReply.error(noSession(command.session())));
+    } else {
+      session.closedBy.add(command.replyTo());
+      sessions.remove(command.session());
+      end(session, null);
+    }
+    return Behaviors.same();
+  }
+
+  private Behavior<Command> onCloseSessionWhenOpening(CloseSession command) {
+    return resuming ? later(command) : refuse(command);
+  }
+
+  private Behavior<Command> onGetStorageWhenOpening(GetStorage query) {
+    return resuming ? onGetStorage(query) : refuse(query);
+  }
+
+  private Behavior<Command> resume(String why) {
+    timers.cancelAll();
+    attempt++;
+    resuming = true;
+    notRestored = null;
+    become(MachineState.PROVISIONING, "resuming: " + why);
+    timers.startSingleTimer(OpenTimedOut.INSTANCE, spec.openTimeout());
+    provision();
+    return provisioning();
+  }
+
+  private Behavior<Command> restore(NodeLink.Up arrived) {
+    List<String> had = up.devices().stream().map(DeviceInfo::kind).toList();
+    List<String> has = arrived.devices().stream().map(DeviceInfo::kind).toList();
+    if (!had.equals(has)) {
+      return backToPaused(
+          new ProviderException(
+              "machine %s had a node with devices %s and got one with %s"
+                  .formatted(name, had, has)));
+    }
+    up = arrived;
+    for (Session session : sessions.values()) {
+      session.restored = false;
+      link.tell(new NodeLink.OpenSession(session.mailbox, session.saved));
+    }
+    return restoredOne();
+  }
+
+  /** No session takes batches before all are there: until then the machine can be paused again. */
+  private Behavior<Command> restoredOne() {
+    if (sessions.values().stream().anyMatch(session -> !session.restored)) {
+      return Behaviors.same();
+    }
+    resuming = false;
+    if (notRestored != null && sessions.isEmpty()) {
+      return fail(notRestored);
+    }
+    link.tell(new NodeLink.ForgetState(pause));
+    pause = null;
+    for (Session session : sessions.values()) {
+      session.saved = null;
+      session.storages.setOffloaded(false);
+      session.actors.forEach(
+          (storage, actor) -> {
+            if (session.storages.state(storage) == StorageState.REALIZED) {
+              actor.tell(StorageActor.realized(session.storages.bytes(storage)));
+            }
+          });
+      session.mailbox.resume();
+    }
+    Behavior<Command> next = becomeReady();
+    answer(
+        resumedBy,
+        notRestored == null ? StatusReply.success(info()) : StatusReply.error(notRestored));
+    return next;
+  }
+
+  /** No node, or not for long enough: what was saved is there still. */
+  private Behavior<Command> backToPaused(RemoraException cause) {
+    timers.cancelAll();
+    attempt++;
+    resuming = false;
+    if (provisioning != null) {
+      node = provisioning.abandon();
+      provisioning = null;
+    }
+    if (node != null) {
+      abandon(node);
+      node = null;
+    }
+    disconnect();
+    become(MachineState.PAUSED, "not resumed: " + cause.getMessage());
+    log.warn("Machine {} was not resumed and stays paused: {}", name, cause.getMessage());
+    stash.forEach(this::refuse);
+    stash.clear();
+    answer(resumedBy, StatusReply.error(cause));
+    if (hasWork()) {
+      timers.startSingleTimer(new Used(attempt), settings.resumeRetry());
+    } else {
+      awaitUse();
+    }
+    return paused();
+  }
+
+  private static void answer(
+      List<ActorRef<StatusReply<MachineInfo>>> waiting, StatusReply<MachineInfo> reply) {
+    for (ActorRef<StatusReply<MachineInfo>> replyTo : waiting) {
+      replyTo.tell(reply);
+    }
+    waiting.clear();
+  }
+
   // Loss and failure ----------------------------------------------------------------------------
 
   private Behavior<Command> onLinkLost(RemoraException cause) {
@@ -740,7 +1257,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     }
     NodeExit exit = event.exit();
     return fail(
-        state == MachineState.READY
+        state == MachineState.READY || state == MachineState.PAUSING
             ? new NodeLostException(
                 "machine " + name + " lost its node (" + node.description() + "): " + exit,
                 linkLost)
@@ -755,6 +1272,9 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
   }
 
   private Behavior<Command> fail(RemoraException cause) {
+    if (resuming) {
+      return backToPaused(cause);
+    }
     become(MachineState.FAILED, cause.getMessage());
     endOpening(cause);
     endSessions(cause);
@@ -772,6 +1292,8 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
       openedBy.tell(StatusReply.error(cause));
       openedBy = null;
     }
+    answer(pausedBy, StatusReply.error(cause));
+    answer(resumedBy, StatusReply.error(cause));
     if (provisioning != null) {
       node = provisioning.abandon();
       provisioning = null;
@@ -821,6 +1343,8 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     MachineStateException cause = new MachineStateException("machine " + name + " was closed");
     closedBy.add(command.replyTo());
     become(MachineState.STOPPED, "closing");
+    resuming = false;
+    nodeEnding = false;
     endOpening(cause);
     endSessions(cause);
     timers.startSingleTimer(CloseTimedOut.INSTANCE, settings.closeTimeout());
@@ -892,9 +1416,15 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     return stash.unstashAll(closed());
   }
 
-  /** The end of closing. */
+  /** The end of closing; before it, if there is one, that of what a pause has saved. */
   private Behavior<Command> closed(Throwable failure) {
     timers.cancelAll();
+    if (pause != null) {
+      ActorRef<Command> self = getContext().getSelf();
+      CompletableFuture<Void> unused =
+          deleteState().whenComplete((done, error) -> self.tell(new StateDeleted(failure)));
+      return closing();
+    }
     nodeEnding = false;
     openedOnce = false;
     up = null;
@@ -931,6 +1461,33 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     return Behaviors.same();
   }
 
+  private Behavior<Command> onStateDeleted(StateDeleted event) {
+    return closed(event.closeFailure());
+  }
+
+  /** Deletes, without a node, what the last pause has saved. Never fails; says so in the log. */
+  private CompletableFuture<Void> deleteState() {
+    String deleted = pause;
+    MachineSpec of = spec;
+    Config systemConfig = getContext().getSystem().settings().config();
+    pause = null;
+    return CompletableFuture.runAsync(
+            () -> {
+              try {
+                StateStores.open(providerContext(of, systemConfig).config()).delete(deleted);
+              } catch (IOException e) {
+                throw new CompletionException(e);
+              }
+            },
+            blocking)
+        .orTimeout(settings.closeTimeout().toMillis(), TimeUnit.MILLISECONDS)
+        .exceptionally(
+            e -> {
+              log.warn("Machine {}: its saved state {} was not deleted", name, deleted, e);
+              return null;
+            });
+  }
+
   private Behavior<Command> onLeave(Leave command) {
     return Behaviors.stopped();
   }
@@ -942,6 +1499,9 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     endSessions(cause);
     if (node != null && !nodeEnding) {
       abandon(node);
+    }
+    if (pause != null) {
+      CompletableFuture<Void> unused = deleteState();
     }
     return Behaviors.same();
   }
@@ -971,6 +1531,10 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
       close.replyTo().tell(StatusReply.error(error));
     } else if (command instanceof GetStorage query) {
       query.replyTo().tell(StatusReply.error(error));
+    } else if (command instanceof Pause asked) {
+      asked.replyTo().tell(StatusReply.error(error));
+    } else if (command instanceof Resume asked) {
+      asked.replyTo().tell(StatusReply.error(error));
     }
     return Behaviors.same();
   }

@@ -11,7 +11,9 @@ public enum MachineState {
   READY,
   /** The link was lost and is being made again. */
   RECONNECTING,
-  /** Nothing is running, but the machine can go on. */
+  /** The sessions are being saved; what is submitted meanwhile waits. */
+  PAUSING,
+  /** The sessions are saved and no node runs; the next use, or resume(), starts one. */
   PAUSED,
   /** Closed, or never opened. */
   STOPPED,

@@ -28,6 +28,7 @@ import io.remora.actors.link.proto.Goodbye;
 import io.remora.actors.link.proto.Hello;
 import io.remora.actors.link.proto.Reason;
 import io.remora.actors.link.proto.Refused;
+import io.remora.actors.link.proto.SavedState;
 import io.remora.actors.link.proto.SessionClosed;
 import io.remora.actors.link.proto.SessionPosition;
 import io.remora.actors.link.proto.Welcome;
@@ -69,10 +70,23 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
   // Protocol ------------------------------------------------------------------------------------
 
   /** What the link takes. */
-  public sealed interface Command permits OpenSession, CloseSession, Shutdown, Internal {}
+  public sealed interface Command
+      permits OpenSession, CloseSession, SaveSession, ForgetState, Shutdown, Internal {}
 
-  /** Opens a session; answered by {@link SessionReady} or {@link SessionEnded}. */
-  record OpenSession(BatchMailbox mailbox) implements Command {}
+  /**
+   * Opens a session; answered by {@link SessionReady} or {@link SessionEnded}. {@code restoredFrom}
+   * is where it was saved; null: it is new.
+   */
+  record OpenSession(BatchMailbox mailbox, SavedState restoredFrom) implements Command {}
+
+  /**
+   * Has a session saved after what was submitted so far; what is submitted from now on waits in its
+   * mailbox. Answered by {@link SessionSaved}.
+   */
+  record SaveSession(long session, String pause) implements Command {}
+
+  /** Has deleted what was saved for a pause. */
+  record ForgetState(String pause) implements Command {}
 
   /** Closes a session after what it has sent; answered by {@link SessionEnded}. */
   record CloseSession(long session) implements Command {}
@@ -83,7 +97,8 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
   }
 
   /** What the link tells its owner. */
-  public sealed interface Event permits Up, Lost, SessionReady, SessionEnded, StoragesChanged {}
+  public sealed interface Event
+      permits Up, Lost, SessionReady, SessionEnded, SessionSaved, StoragesChanged {}
 
   /** The handshake is done. */
   record Up(String nodeId, String libtorchVersion, List<DeviceInfo> devices, int computeThreads)
@@ -97,6 +112,10 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
 
   /** There is no such session (any more). {@code cause} is null if it was closed as asked. */
   record SessionEnded(long session, RemoraException cause) implements Event {}
+
+  /** Whether a session is in the state store: {@code failure} says why not, or is empty. */
+  record SessionSaved(long session, String pause, String failure, SavedState state)
+      implements Event {}
 
   /** What an executed batch has changed. */
   @SuppressWarnings("ArrayRecordComponent") // never compared
@@ -188,6 +207,8 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
         .onMessage(HandshakeTimedOut.class, this::onHandshakeTimedOut)
         .onMessage(OpenSession.class, this::onOpenSession)
         .onMessage(CloseSession.class, this::onCloseSession)
+        .onMessage(SaveSession.class, this::onSaveSession)
+        .onMessage(ForgetState.class, this::onForgetState)
         .onMessage(Shutdown.class, this::onShutdown)
         .onSignal(PostStop.class, this::onPostStop)
         .build();
@@ -296,7 +317,37 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
   private Behavior<Command> onOpenSession(OpenSession command) {
     BatchMailbox mailbox = command.mailbox();
     sessions.put(mailbox.session(), mailbox);
-    connection.send(OutboundFrame.empty(FrameType.OPEN_SESSION, mailbox.session(), 0));
+    var message = io.remora.actors.link.proto.OpenSession.newBuilder();
+    if (command.restoredFrom() != null) {
+      message.setRestoredFrom(command.restoredFrom());
+    }
+    connection.send(
+        OutboundFrame.control(FrameType.OPEN_SESSION, mailbox.session(), message.build()));
+    return this;
+  }
+
+  private Behavior<Command> onSaveSession(SaveSession command) {
+    BatchMailbox mailbox = sessions.get(command.session());
+    if (mailbox != null) {
+      mailbox.hold(
+          OutboundFrame.control(
+              FrameType.SAVE_SESSION,
+              command.session(),
+              io.remora.actors.link.proto.SaveSession.newBuilder()
+                  .setPause(command.pause())
+                  .build()));
+    }
+    return this;
+  }
+
+  private Behavior<Command> onForgetState(ForgetState command) {
+    connection.send(
+        OutboundFrame.control(
+            FrameType.FORGET_STATE,
+            0,
+            io.remora.actors.link.proto.ForgetState.newBuilder()
+                .setPause(command.pause())
+                .build()));
     return this;
   }
 
@@ -317,6 +368,10 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
       return onRefused(frame.session(), refused);
     } else if (frame.message() instanceof SessionClosed closed) {
       onSessionClosed(frame.session(), closed);
+    } else if (frame.message() instanceof io.remora.actors.link.proto.SessionSaved saved) {
+      owner.accept(
+          new SessionSaved(
+              frame.session(), saved.getPause(), saved.getFailure(), saved.getState()));
     } else if (frame.message() instanceof Goodbye message) {
       onGoodbye(message);
     } else if (frame.type() == FrameType.SESSION_OPENED) {
@@ -492,6 +547,8 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
         case SESSION_CLOSED -> tell(header, parse(header, SessionClosed.parser(), payload));
         case GOODBYE -> tell(header, parse(header, Goodbye.parser(), payload));
         case SESSION_OPENED -> tell(header, "");
+        case SESSION_SAVED ->
+            tell(header, parse(header, io.remora.actors.link.proto.SessionSaved.parser(), payload));
         default -> throw new ProtocolException("a node does not send " + header.type() + " frames");
       }
     }

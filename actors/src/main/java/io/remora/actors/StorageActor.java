@@ -10,10 +10,10 @@ import akka.actor.typed.javadsl.Receive;
 import akka.pattern.StatusReply;
 
 /**
- * Stands for one storage that outlives its batch: Lazy -> Realized -> Freed. It answers questions
- * about its storage with what the node has acknowledged; the machine's actor tells it the changes
- * and stops it some time after the storage is freed. Only storages that live for {@code
- * remora.machine.storage-actor-after}, or that somebody asked about, have one.
+ * Stands for one storage that outlives its batch: Lazy -> Realized (<-> Offloaded) -> Freed. It
+ * answers questions about its storage with what the node has acknowledged; the machine's actor
+ * tells it the changes and stops it some time after the storage is freed. Only storages that live
+ * for {@code remora.machine.storage-actor-after}, or that somebody asked about, have one.
  */
 public final class StorageActor extends AbstractBehavior<StorageActor.Command> {
 
@@ -24,9 +24,13 @@ public final class StorageActor extends AbstractBehavior<StorageActor.Command> {
   public record GetInfo(ActorRef<StatusReply<StorageInfo>> replyTo) implements Command {}
 
   /** The machine's news. */
-  private sealed interface Changed extends Command permits Realized, Freed {}
+  private sealed interface Changed extends Command permits Realized, Offloaded, Freed {}
 
   private record Realized(long bytes) implements Changed {}
+
+  private enum Offloaded implements Changed {
+    INSTANCE
+  }
 
   private enum Freed implements Changed {
     INSTANCE
@@ -44,6 +48,11 @@ public final class StorageActor extends AbstractBehavior<StorageActor.Command> {
     return new Realized(bytes);
   }
 
+  /** Tells that the machine is paused. */
+  static Command offloaded() {
+    return Offloaded.INSTANCE;
+  }
+
   /** Tells that the storage is gone. */
   static Command freed() {
     return Freed.INSTANCE;
@@ -59,6 +68,7 @@ public final class StorageActor extends AbstractBehavior<StorageActor.Command> {
     return newReceiveBuilder()
         .onMessage(GetInfo.class, this::onGetInfo)
         .onMessage(Realized.class, this::onRealized)
+        .onMessage(Offloaded.class, this::onOffloaded)
         .onMessage(Freed.class, this::onFreed)
         .build();
   }
@@ -70,6 +80,13 @@ public final class StorageActor extends AbstractBehavior<StorageActor.Command> {
 
   private Behavior<Command> onRealized(Realized news) {
     become(StorageState.REALIZED, news.bytes());
+    return this;
+  }
+
+  private Behavior<Command> onOffloaded(Offloaded news) {
+    if (info.state() == StorageState.REALIZED) {
+      become(StorageState.OFFLOADED, info.bytes());
+    }
     return this;
   }
 

@@ -7,6 +7,8 @@ public enum StorageState {
   LAZY,
   /** Has memory on the node. */
   REALIZED,
+  /** Saved with its paused machine: has memory again when the machine resumes. */
+  OFFLOADED,
   /** Gone. */
   FREED
 }

@@ -12,7 +12,8 @@ import java.time.Duration;
  * @param provider the provider's name
  * @param gpuType the kind of GPU; null: the provider's choice
  * @param gpuCount how many GPUs, 1 to 8
- * @param idleTimeout after how long without use the provider may end the node; null: its default
+ * @param idleTimeout after how long without use the machine pauses by itself; null: {@code
+ *     remora.machine.idle-timeout}
  * @param openTimeout limit from asking to ready
  * @param settings configuration of this machine alone, in HOCON; the provider sees it before the
  *     system's. May be empty. Not shown by {@link #toString}

@@ -9,6 +9,7 @@ import com.typesafe.config.ConfigException;
 import com.typesafe.config.ConfigFactory;
 import com.typesafe.config.ConfigValueFactory;
 import java.io.File;
+import java.nio.file.Path;
 import java.time.Duration;
 import java.util.List;
 import org.junit.jupiter.api.Tag;
@@ -29,6 +30,9 @@ class ActorsSettingsTest {
     assertThat(settings.storageActorAfter()).isEqualTo(Duration.ofSeconds(1));
     assertThat(settings.link().maxInFlightBytes()).isEqualTo(64L << 20);
     assertThat(settings.link().maxFrameBytes()).isEqualTo(16 << 20);
+    assertThat(settings.idleTimeout()).as("off").isNull();
+    assertThat(settings.stateStore()).isEqualTo("directory");
+    assertThat(settings.stateDirectory()).isAbsolute().endsWithRaw(Path.of(".remora", "state"));
   }
 
   @Test
@@ -50,7 +54,7 @@ class ActorsSettingsTest {
 
   @Test
   void everyKeyIsExplained() throws Exception {
-    for (String key : List.of("machine", "link", "cluster")) {
+    for (String key : List.of("machine", "state", "link", "cluster")) {
       OWN.getConfig("remora." + key)
           .withoutPath("embedded")
           .entrySet()
@@ -64,6 +68,9 @@ class ActorsSettingsTest {
   void namesTheKeyOfAValueOutOfRange() {
     assertBad("remora.machine.open-timeout", "0 s");
     assertBad("remora.machine.stash-capacity", 0);
+    assertBad("remora.machine.idle-timeout", "0 s");
+    assertBad("remora.machine.pause-timeout", "0 s");
+    assertBad("remora.machine.resume-retry", "0 s");
     assertBad("remora.link.max-frame-bytes", "1 KiB");
     assertBad("remora.link.max-frame-bytes", "2 GiB");
     assertBad("remora.link.chunk-bytes", "16 MiB");

@@ -62,6 +62,8 @@ class MachineActorTest {
                 exit-report-wait = 200 ms
                 storage-actor-after = 200 ms
                 close-timeout = 2 s
+                pause-timeout = 1 s
+                resume-retry = 300 ms
               }
               remora.link { handshake-timeout = 500 ms, connect-timeout = 500 ms }
               """)
@@ -562,6 +564,203 @@ class MachineActorTest {
     assertThat(session.lost.get(LIMIT.toSeconds(), TimeUnit.SECONDS))
         .isInstanceOf(MachineStateException.class);
     await().atMost(LIMIT).until(() -> node.terminations.get() == 1);
+  }
+
+  // Pausing
+
+  @Test
+  void savesEndsTheNodeAndGoesOnInTheNext() throws Exception {
+    open(node);
+    Session session = openSession();
+    StorageBirth real = new StorageBirth(8, 800, 0);
+    node.execution = (sequence, batch) -> ReportBytes.of(List.of(real));
+    session.submit(1, 10, List.of(real));
+    assertThat(session.executed()).isEqualTo(1);
+    await().atMost(LIMIT).until(() -> storage(session, 8).state() == StorageState.REALIZED);
+
+    assertThat(success(ask(MachineActor.Pause::new, MachineInfo.class)).state())
+        .isEqualTo(MachineState.PAUSED);
+
+    assertThat(node.terminations.get()).isEqualTo(1);
+    assertThat(storage(session, 8).state()).isEqualTo(StorageState.OFFLOADED);
+    TestNode next = new TestNode();
+    plan(next);
+    session.submit(2, 10, List.of());
+    assertThat(session.executed()).isEqualTo(2);
+    assertThat(next.heard).contains("restore " + session.id);
+    assertThat(next.executed).isEqualTo(2);
+    assertThat(info().state()).isEqualTo(MachineState.READY);
+    assertThat(storage(session, 8).state()).isEqualTo(StorageState.REALIZED);
+    await().atMost(LIMIT).until(() -> next.heard.contains("forget"));
+    next.closeSockets();
+  }
+
+  @Test
+  void whatIsSubmittedWhileItPausesWaitsAndWakesIt() throws Exception {
+    open(node);
+    Session session = openSession();
+    node.saves = false;
+    session.submit(1, 10, List.of());
+    TestProbe<StatusReply<MachineInfo>> pausing = ask(MachineActor.Pause::new, MachineInfo.class);
+    await().atMost(LIMIT).until(() -> node.heard.contains("save " + session.id));
+    assertThat(info().state()).isEqualTo(MachineState.PAUSING);
+    session.submit(2, 10, List.of());
+    session.submit(3, 10, List.of());
+    TestProbe<StatusReply<MachineActor.SessionOpened>> opening =
+        ask(MachineActor.OpenSession::new, MachineActor.SessionOpened.class);
+    TestNode next = new TestNode();
+    plan(next);
+
+    node.answerSave("");
+
+    success(pausing);
+    assertThat(session.executed()).isEqualTo(1);
+    assertThat(session.executed()).isEqualTo(2);
+    assertThat(session.executed()).isEqualTo(3);
+    assertThat(node.executed).isEqualTo(1);
+    success(opening);
+    assertThat(info().state()).isEqualTo(MachineState.READY);
+    next.closeSockets();
+  }
+
+  @Test
+  void goesOnWhenItCannotBePausedAndSaysWhy() throws Exception {
+    open(node);
+    Session session = openSession();
+    node.saves = false;
+
+    TestProbe<StatusReply<MachineInfo>> pausing = ask(MachineActor.Pause::new, MachineInfo.class);
+    await().atMost(LIMIT).until(() -> node.heard.contains("save " + session.id));
+    session.submit(1, 10, List.of());
+    node.answerSave("no space left on device");
+    assertThat(failure(pausing))
+        .isInstanceOf(MachineStateException.class)
+        .hasMessageContaining("was not paused and goes on: no space left on device");
+    assertThat(session.executed()).isEqualTo(1);
+
+    assertThat(failure(ask(MachineActor.Pause::new, MachineInfo.class)))
+        .hasMessageContaining("within 1000 ms (remora.machine.pause-timeout)");
+    node.heard.clear();
+    node.answerSave("");
+    await().atMost(LIMIT).until(() -> node.heard.contains("forget"));
+
+    node.saves = true;
+    node.terminates = false;
+    assertThat(failure(ask(MachineActor.Pause::new, MachineInfo.class)))
+        .hasMessageContaining("did not end within 2000 ms");
+    session.submit(2, 10, List.of());
+    assertThat(session.executed()).isEqualTo(2);
+    assertThat(info().state()).isEqualTo(MachineState.READY);
+    assertThat(info().reason()).startsWith("not paused: ");
+  }
+
+  @Test
+  void staysPausedAndTriesAgainWhileTheProviderHasNoNode() throws Exception {
+    open(node);
+    Session session = openSession();
+    success(ask(MachineActor.Pause::new, MachineInfo.class));
+    ResourceExhaustedException none = new ResourceExhaustedException("no H100 left");
+    TestProvider.plan(name, (spec, context) -> CompletableFuture.failedFuture(none));
+
+    assertThat(failure(ask(MachineActor.Resume::new, MachineInfo.class))).isSameAs(none);
+    assertThat(failure(ask(MachineActor.OpenSession::new, MachineActor.SessionOpened.class)))
+        .hasMessageContaining("no H100 left");
+    session.submit(1, 10, List.of());
+    await().atMost(LIMIT).until(() -> info().reason().contains("no H100 left"));
+    assertThat(info().state()).isIn(MachineState.PAUSED, MachineState.PROVISIONING);
+    TestNode next = new TestNode();
+    plan(next);
+
+    assertThat(session.executed()).isEqualTo(1);
+    next.closeSockets();
+  }
+
+  @Test
+  void aNodeThatIsLostBeforeAllIsRestoredCostsNothing() throws Exception {
+    open(node);
+    Session session = openSession();
+    success(ask(MachineActor.Pause::new, MachineInfo.class));
+    TestNode second = new TestNode();
+    second.opens = false;
+    plan(second);
+    TestProbe<StatusReply<MachineInfo>> resuming = ask(MachineActor.Resume::new, MachineInfo.class);
+    await().atMost(LIMIT).until(() -> second.heard.contains("restore " + session.id));
+
+    second.die(139, "SIGSEGV");
+
+    assertThat(failure(resuming)).hasMessageContaining("SIGSEGV");
+    assertThat(info().state()).isEqualTo(MachineState.PAUSED);
+    TestNode third = new TestNode();
+    plan(third);
+    session.submit(1, 10, List.of());
+    assertThat(session.executed()).isEqualTo(1);
+    third.closeSockets();
+  }
+
+  @Test
+  void aSessionThatCannotBeRestoredIsLostAlone() throws Exception {
+    open(node);
+    Session broken = openSession();
+    Session sound = openSession();
+    success(ask(MachineActor.Pause::new, MachineInfo.class));
+    TestNode next = new TestNode();
+    next.opens = false;
+    plan(next);
+    TestProbe<StatusReply<MachineInfo>> resuming = ask(MachineActor.Resume::new, MachineInfo.class);
+    await().atMost(LIMIT).until(() -> next.heard.contains("restore " + sound.id));
+
+    next.endSession(broken.id, Reason.REASON_STATE, "a checksum is wrong");
+    next.connection.send(OutboundFrame.empty(FrameType.SESSION_OPENED, sound.id, 0));
+
+    assertThat(failure(resuming))
+        .isInstanceOf(NodeLostException.class)
+        .hasMessageContaining("a checksum is wrong");
+    assertThat(broken.lost.get(LIMIT.toSeconds(), TimeUnit.SECONDS))
+        .isInstanceOf(NodeLostException.class);
+    sound.submit(1, 10, List.of());
+    assertThat(sound.executed()).isEqualTo(1);
+    next.closeSockets();
+  }
+
+  @Test
+  void pausesByItselfUnlessItIsUsed() throws Exception {
+    plan(node);
+    MachineSpec spec = new MachineSpec(name, "test", null, 1, Duration.ofMillis(400), LIMIT);
+    success(ask(to -> new MachineActor.Open(spec, to), MachineInfo.class));
+    Session session = openSession();
+    node.saves = false;
+    await().atMost(LIMIT).until(() -> info().state() == MachineState.PAUSING);
+    session.submit(1, 10, List.of());
+    node.answerSave("");
+    assertThat(session.executed()).as("not paused after all").isEqualTo(1);
+    assertThat(node.terminations.get()).isZero();
+
+    node.saves = true;
+    await().atMost(LIMIT).until(() -> info().state() == MachineState.PAUSED);
+    assertThat(info().reason()).contains("test node has ended");
+    success(ask(MachineActor.Close::new, Done.class));
+    assertThat(info().state()).isEqualTo(MachineState.STOPPED);
+  }
+
+  @Test
+  void closesSessionsOfAPausedMachineWithoutWakingIt() {
+    open(node);
+    Session session = openSession();
+    success(ask(MachineActor.Pause::new, MachineInfo.class));
+
+    success(ask(to -> new MachineActor.CloseSession(session.id, to), Done.class));
+
+    assertThat(info().state()).isEqualTo(MachineState.PAUSED);
+    assertThat(failure(ask(to -> new MachineActor.CloseSession(session.id, to), Done.class)))
+        .hasMessageContaining("has no session");
+  }
+
+  @Test
+  void refusesToPauseOrResumeWhatIsNotOpen() {
+    assertThat(failure(ask(MachineActor.Pause::new, MachineInfo.class)))
+        .isInstanceOf(MachineStateException.class);
+    assertThat(failure(ask(MachineActor.Resume::new, MachineInfo.class)))
+        .isInstanceOf(MachineStateException.class);
   }
 
   // Helpers

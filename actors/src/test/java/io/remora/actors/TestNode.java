@@ -16,7 +16,10 @@ import io.remora.actors.link.proto.Goodbye;
 import io.remora.actors.link.proto.Hello;
 import io.remora.actors.link.proto.Reason;
 import io.remora.actors.link.proto.Refused;
+import io.remora.actors.link.proto.SaveSession;
+import io.remora.actors.link.proto.SavedState;
 import io.remora.actors.link.proto.SessionClosed;
+import io.remora.actors.link.proto.SessionSaved;
 import io.remora.actors.link.proto.Welcome;
 import io.remora.provider.LaunchToken;
 import io.remora.provider.NodeExit;
@@ -56,6 +59,11 @@ final class TestNode implements ProvisionedNode, LinkConnection.Handler {
   volatile Refused sessionRefusal;
   volatile boolean answersHello = true;
   volatile boolean terminates = true;
+  volatile boolean saves = true;
+  volatile boolean opens = true;
+  volatile long executed;
+  volatile long toSave;
+  volatile String pause;
   volatile LinkConnection connection;
   volatile Hello hello;
 
@@ -149,7 +157,10 @@ final class TestNode implements ProvisionedNode, LinkConnection.Handler {
     switch (header.type()) {
       case HELLO -> onHello(from, payload);
       case OPEN_SESSION -> {
-        heard.add("open " + session);
+        heard.add((header.length() == 0 ? "open " : "restore ") + session);
+        if (!opens) {
+          return;
+        }
         from.send(
             sessionRefusal == null
                 ? OutboundFrame.empty(FrameType.SESSION_OPENED, session, 0)
@@ -159,10 +170,42 @@ final class TestNode implements ProvisionedNode, LinkConnection.Handler {
         heard.add("close " + session);
         endSession(session, Reason.REASON_CLOSED, "");
       }
+      case SAVE_SESSION -> {
+        heard.add("save " + session);
+        toSave = session;
+        pause = parsePause(payload);
+        if (saves) {
+          answerSave("");
+        }
+      }
+      case FORGET_STATE -> heard.add("forget");
       case BATCH -> onBatches(from, header, payload.bytes());
       case GOODBYE -> heard.add("goodbye");
       default -> heard.add("unexpected " + header.type());
     }
+  }
+
+  private static String parsePause(PooledBuffer payload) {
+    try {
+      return SaveSession.parseFrom(payload.bytes()).getPause();
+    } catch (InvalidProtocolBufferException e) {
+      throw new IllegalStateException(e);
+    }
+  }
+
+  /** Says that the session is saved, or why not. */
+  void answerSave(String failure) {
+    SavedState state =
+        SavedState.newBuilder()
+            .setPause(pause)
+            .setBytes(7)
+            .setLastExecutedSequence(executed)
+            .build();
+    connection.send(
+        OutboundFrame.control(
+            FrameType.SESSION_SAVED,
+            toSave,
+            SessionSaved.newBuilder().setPause(pause).setFailure(failure).setState(state).build()));
   }
 
   private void onHello(LinkConnection from, PooledBuffer payload) {
@@ -203,6 +246,7 @@ final class TestNode implements ProvisionedNode, LinkConnection.Handler {
       byte[] batch = new byte[bytes.getInt()];
       bytes.get(batch);
       byte[] report = execution.execute(sequence, batch);
+      executed = sequence;
       if (report != null) {
         from.send(
             OutboundFrame.of(

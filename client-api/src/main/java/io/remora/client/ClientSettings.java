@@ -12,6 +12,8 @@ import java.util.Objects;
  * @param openTimeout limit for opening a machine, 1 s or more
  * @param askTimeout limit for an answer from a machine's actor, 100 ms or more
  * @param closeTimeout limit for giving a machine back, 100 ms or more
+ * @param pauseTimeout limit for pausing a machine, or resuming one beyond its open timeout, 1 s or
+ *     more
  * @param shutdownTimeout limit for closing machines left open when the JVM ends, 0 or more
  */
 record ClientSettings(
@@ -19,12 +21,14 @@ record ClientSettings(
     Duration openTimeout,
     Duration askTimeout,
     Duration closeTimeout,
+    Duration pauseTimeout,
     Duration shutdownTimeout) {
 
   ClientSettings {
     requireAtLeast(openTimeout, Duration.ofSeconds(1), "remora.client.open-timeout");
     requireAtLeast(askTimeout, Duration.ofMillis(100), "remora.client.ask-timeout");
     requireAtLeast(closeTimeout, Duration.ofMillis(100), "remora.client.close-timeout");
+    requireAtLeast(pauseTimeout, Duration.ofSeconds(1), "remora.client.pause-timeout");
     requireAtLeast(shutdownTimeout, Duration.ZERO, "remora.client.shutdown-timeout");
   }
 
@@ -41,6 +45,7 @@ record ClientSettings(
         client.getDuration("open-timeout"),
         client.getDuration("ask-timeout"),
         client.getDuration("close-timeout"),
+        client.getDuration("pause-timeout"),
         client.getDuration("shutdown-timeout"));
   }
 

@@ -70,6 +70,20 @@ final class ClusterHost implements MachineHost {
   }
 
   @Override
+  public void pause() {
+    this.<MachineInfo>ask(
+        MachineActor.Pause::new, settings.pauseTimeout(), "Pausing machine " + name);
+  }
+
+  @Override
+  public MachineInfo resume(MachineSpec spec) {
+    return ask(
+        MachineActor.Resume::new,
+        spec.openTimeout().plus(settings.pauseTimeout()),
+        "Resuming machine " + name);
+  }
+
+  @Override
   public void disconnect() {
     LocalSessions.get(cluster.system()).detach(session);
   }

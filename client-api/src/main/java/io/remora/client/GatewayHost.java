@@ -138,10 +138,9 @@ final class GatewayHost implements MachineHost {
   @Override
   public MachineInfo info() {
     String what = "Asking machine %s for its state".formatted(name);
-    MachineRequest request = MachineRequest.newBuilder().setName(name).build();
     return info(
-        call(machines.get(), request, settings.askTimeout(), what),
-        call(machines.stats(), request, settings.askTimeout(), what));
+        call(machines.get(), request(), settings.askTimeout(), what),
+        call(machines.stats(), request(), settings.askTimeout(), what));
   }
 
   private static MachineInfo info(Machine machine, MachineStats stats) {
@@ -180,6 +179,25 @@ final class GatewayHost implements MachineHost {
   }
 
   @Override
+  public void pause() {
+    call(machines.pause(), request(), settings.pauseTimeout(), "Pausing machine " + name);
+  }
+
+  @Override
+  public MachineInfo resume(MachineSpec spec) {
+    call(
+        machines.resume(),
+        request(),
+        spec.openTimeout().plus(settings.pauseTimeout()),
+        "Resuming machine " + name);
+    return info();
+  }
+
+  private MachineRequest request() {
+    return MachineRequest.newBuilder().setName(name).build();
+  }
+
+  @Override
   public void disconnect() {
     if (link != null) {
       link.close(settings.askTimeout());
@@ -190,7 +208,7 @@ final class GatewayHost implements MachineHost {
   public void close() {
     call(
         machines.stop(),
-        MachineRequest.newBuilder().setName(name).build(),
+        request(),
         settings.closeTimeout(),
         "Giving machine %s back".formatted(name));
   }

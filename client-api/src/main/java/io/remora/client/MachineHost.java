@@ -25,6 +25,12 @@ interface MachineHost {
   /** What the machine's actor knows of one of the session's storages. */
   StorageInfo storage(long storage);
 
+  /** Saves the machine's sessions and ends its node; returns when that is done. */
+  void pause();
+
+  /** Starts a node for a paused machine and brings its sessions back; returns when that is done. */
+  MachineInfo resume(MachineSpec spec);
+
   /** The session's batches and answers go no further. */
   void disconnect();
 

@@ -51,6 +51,10 @@ import org.slf4j.LoggerFactory;
  * that fails on the machine fails the reading of anything computed from it; when nothing is read,
  * the next {@code synchronize()} or {@code close()} throws it.
  *
+ * <p>A machine that is not needed for a while can be {@linkplain #pause paused}, and pauses by
+ * itself after {@link Builder#idleTimeout} without use: its node ends, and its next use starts
+ * another that goes on where that one was.
+ *
  * <p>Closing the machine gives it back to its provider; its tensors cannot be used after that. A
  * machine that is still open when the JVM ends is closed by a shutdown hook, for {@code
  * remora.client.shutdown-timeout} (5 s) at most.
@@ -259,9 +263,45 @@ public final class RemoteMachine implements AutoCloseable {
   }
 
   /**
+   * Pauses the machine: what was recorded is executed, everything that is on the node - tensors,
+   * random generators, failures that nobody has read - is saved to its state store ({@code
+   * remora.state}), and the node is ended, so that it costs nothing. Returns when that is done;
+   * pausing a paused machine does nothing. Meanwhile, and as long as the machine is paused, other
+   * threads may go on recording: their work is neither lost nor executed twice.
+   *
+   * <p>The machine's next use resumes it: a value that is read, or recorded work that is sent off.
+   * That work waits at the end of {@code pause()} already when other threads use the machine
+   * meanwhile. Dropping tensors is no use.
+   *
+   * @throws MachineStateException when the machine is closed; or when it could not be paused, which
+   *     the message explains, and it goes on as if nothing had happened
+   * @throws NodeLostException when the node is lost meanwhile
+   */
+  public void pause() {
+    requireOpen();
+    session.flush();
+    host.pause();
+  }
+
+  /**
+   * Starts a node for a paused machine and brings back what was saved; the machine's tensors are
+   * what they were. Returns when that is done; resuming a machine that runs does nothing.
+   *
+   * @throws ProviderException when no node can be had; the machine stays paused, and can be resumed
+   *     later
+   * @throws NodeLostException when what was saved is damaged: the machine's tensors are lost
+   * @throws MachineStateException when the machine is closed
+   */
+  public void resume() {
+    requireOpen();
+    session.setNodeAddress(host.resume(spec).nodeAddress());
+  }
+
+  /**
    * Waits until everything recorded has been executed, then gives the machine back to its provider.
-   * The machine is given back whatever fails on the way. Calling it again does nothing; a call
-   * while another thread closes the machine returns when that is done.
+   * A paused machine is not resumed for that; what it has saved is deleted. The machine is given
+   * back whatever fails on the way. Calling it again does nothing; a call while another thread
+   * closes the machine returns when that is done.
    *
    * @throws RemoteOperationException when an operation has failed whose result nobody has read
    * @throws NodeLostException when the machine was gone before everything was executed
@@ -276,9 +316,12 @@ public final class RemoteMachine implements AutoCloseable {
       }
       closed = true;
       Failure failure = new Failure();
-      failure.keep(session::synchronize);
+      boolean atRest = isAtRest();
+      if (!atRest) {
+        failure.keep(session::synchronize);
+      }
       lastStatistics = session.statistics();
-      failure.keep(session::close);
+      failure.keep(atRest ? session::closeWithoutWaiting : session::close);
       failure.keep(host::disconnect);
       failure.keep(host::close);
       failure.keep(host::release);
@@ -298,6 +341,16 @@ public final class RemoteMachine implements AutoCloseable {
   /** As if the machine's node were there for other machines' nodes. */
   void setNodeAddress(String address) {
     session.setNodeAddress(address);
+  }
+
+  /** Whether the machine is paused, and nothing was recorded that would wake it up. */
+  private boolean isAtRest() {
+    try {
+      session.flush();
+      return host.info().state() == MachineState.PAUSED;
+    } catch (RemoraException e) {
+      return false; // synchronizing says what is wrong
+    }
   }
 
   Duration shutdownTimeout() {
@@ -413,7 +466,9 @@ public final class RemoteMachine implements AutoCloseable {
     }
 
     /**
-     * How long the machine may go unused before its provider may end it. Default: the provider's.
+     * How long the machine may go unused before it {@linkplain RemoteMachine#pause pauses} by
+     * itself. Use is what is sent to the node; dropping tensors is none. Default: {@code
+     * remora.machine.idle-timeout}, which is off.
      *
      * @throws IllegalArgumentException when not positive
      */
@@ -464,7 +519,8 @@ public final class RemoteMachine implements AutoCloseable {
      * {@code reference.conf} files.
      *
      * @param overrides keys under {@code remora.client}, {@code remora.batch}, {@code
-     *     remora.session} and {@code remora.provider}; others have no effect for one machine
+     *     remora.session}, {@code remora.state} and {@code remora.provider}; others have no effect
+     *     for one machine
      */
     public Builder config(Config overrides) {
       this.overrides = Objects.requireNonNull(overrides, "overrides").withOnlyPath("remora");

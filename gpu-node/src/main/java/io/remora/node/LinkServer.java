@@ -2,12 +2,15 @@
 package io.remora.node;
 
 import akka.actor.typed.ActorSystem;
+import akka.actor.typed.DispatcherSelector;
 import io.remora.actors.link.LinkConnection;
 import io.remora.actors.link.LinkSettings;
 import io.remora.actors.link.LinkTransport;
 import io.remora.actors.link.proto.Reason;
+import io.remora.actors.link.proto.SavedState;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.TensorTransfers;
+import io.remora.state.StateStores;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.net.InetSocketAddress;
@@ -17,6 +20,7 @@ import java.nio.channels.ServerSocketChannel;
 import java.nio.channels.SocketChannel;
 import java.time.Duration;
 import java.util.Map;
+import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ConcurrentHashMap;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
@@ -137,8 +141,26 @@ final class LinkServer implements AutoCloseable {
   }
 
   void openSession(
-      OwnerConnection connection, long session, SessionInbox inbox, SessionOutbox outbox) {
-    system.tell(new NodeActor.OpenSession(connection, session, inbox, outbox));
+      OwnerConnection connection,
+      long session,
+      SessionInbox inbox,
+      SessionOutbox outbox,
+      SavedState restoredFrom) {
+    system.tell(new NodeActor.OpenSession(connection, session, inbox, outbox, restoredFrom));
+  }
+
+  /** Deletes, in its own time, what was saved for a pause. */
+  void forgetState(String pause) {
+    CompletableFuture<Void> unused =
+        CompletableFuture.runAsync(
+            () -> {
+              try {
+                StateStores.open(system.settings().config()).delete(pause);
+              } catch (IOException | RuntimeException e) {
+                log.warn("The saved state {} cannot be deleted: {}", pause, e.toString());
+              }
+            },
+            system.dispatchers().lookup(DispatcherSelector.blocking()));
   }
 
   /** Another node has begun to fetch a tensor: it has so much time to take it. */

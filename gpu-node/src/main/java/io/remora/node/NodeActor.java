@@ -17,6 +17,7 @@ import io.remora.actors.link.FrameType;
 import io.remora.actors.link.OutboundFrame;
 import io.remora.actors.link.proto.Reason;
 import io.remora.actors.link.proto.Refused;
+import io.remora.actors.link.proto.SavedState;
 import java.util.HashMap;
 import java.util.HashSet;
 import java.util.List;
@@ -65,9 +66,13 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
   /** Such a connection has ended. */
   record OwnerGone(OwnerConnection connection) implements Command {}
 
-  /** An owner wants a session. */
+  /** An owner wants a session: a new one, or (not null) one that was saved. */
   record OpenSession(
-      OwnerConnection connection, long session, SessionInbox inbox, SessionOutbox outbox)
+      OwnerConnection connection,
+      long session,
+      SessionInbox inbox,
+      SessionOutbox outbox,
+      SavedState restoredFrom)
       implements Command {}
 
   /** The node is to end. */
@@ -185,7 +190,8 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
                     open.inbox,
                     open.outbox,
                     devices,
-                    settings.deniedOperators()),
+                    settings.deniedOperators(),
+                    open.restoredFrom),
                 DispatcherSelector.fromConfig(NodeSettings.SESSION_DISPATCHER));
     sessions.put(key, actor);
     getContext().watchWith(actor, new SessionEnded(key));

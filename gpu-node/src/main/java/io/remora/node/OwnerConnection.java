@@ -11,11 +11,13 @@ import io.remora.actors.link.OutboundFrame;
 import io.remora.actors.link.PooledBuffer;
 import io.remora.actors.link.ValueTransfer;
 import io.remora.actors.link.proto.Fetch;
+import io.remora.actors.link.proto.ForgetState;
 import io.remora.actors.link.proto.Goodbye;
 import io.remora.actors.link.proto.Hello;
 import io.remora.actors.link.proto.OpenSession;
 import io.remora.actors.link.proto.Reason;
 import io.remora.actors.link.proto.Refused;
+import io.remora.actors.link.proto.SaveSession;
 import io.remora.actors.link.proto.SessionClosed;
 import io.remora.runtime.ProtocolException;
 import io.remora.runtime.TensorTransfers;
@@ -93,6 +95,8 @@ final class OwnerConnection implements LinkConnection.Handler {
         case BATCH -> onBatches(connection, header, payload);
         case OPEN_SESSION -> onOpenSession(connection, header, payload);
         case CLOSE_SESSION -> onCloseSession(connection, header);
+        case SAVE_SESSION -> onSaveSession(connection, header, payload);
+        case FORGET_STATE -> server.forgetState(parse(ForgetState.parser(), payload).getPause());
         case GOODBYE -> onGoodbye(connection, payload);
         default ->
             throw new ProtocolException(
@@ -218,13 +222,28 @@ final class OwnerConnection implements LinkConnection.Handler {
   }
 
   private void onOpenSession(LinkConnection connection, FrameHeader header, PooledBuffer payload) {
-    parse(OpenSession.parser(), payload);
+    OpenSession message = parse(OpenSession.parser(), payload);
     long session = header.session();
     SessionInbox inbox = new SessionInbox(maxQueuedBytes);
     if (sessions.putIfAbsent(session, inbox) != null) {
       throw new ProtocolException("session %d was opened before".formatted(session));
     }
-    server.openSession(this, session, inbox, new SessionOutbox(connection, session));
+    server.openSession(
+        this,
+        session,
+        inbox,
+        new SessionOutbox(connection, session),
+        message.hasRestoredFrom() ? message.getRestoredFrom() : null);
+  }
+
+  private void onSaveSession(LinkConnection connection, FrameHeader header, PooledBuffer payload) {
+    SaveSession message = parse(SaveSession.parser(), payload);
+    SessionInbox inbox = sessions.get(header.session());
+    if (inbox == null) {
+      connection.send(unknownSession(header.session()));
+      return;
+    }
+    inbox.put(new SessionInbox.Save(message.getPause()));
   }
 
   private void onCloseSession(LinkConnection connection, FrameHeader header) {

@@ -11,13 +11,21 @@ import akka.actor.typed.javadsl.Receive;
 import io.remora.actors.link.FrameType;
 import io.remora.actors.link.OutboundFrame;
 import io.remora.actors.link.proto.Reason;
+import io.remora.actors.link.proto.SavedState;
 import io.remora.actors.link.proto.SessionClosed;
 import io.remora.actors.link.proto.SessionOpened;
+import io.remora.actors.link.proto.SessionSaved;
 import io.remora.runtime.BatchExecutor;
 import io.remora.runtime.ExecutionResult;
 import io.remora.runtime.ProtocolException;
+import io.remora.runtime.SavedSession;
+import io.remora.state.StateKey;
+import io.remora.state.StateStore;
+import io.remora.state.StateStores;
+import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
+import java.nio.file.FileSystemException;
 import java.util.List;
 
 /**
@@ -75,6 +83,7 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
    * @param session its number in the connection
    * @param devices the executor's devices
    * @param deniedOperators operators that are refused
+   * @param restoredFrom where the session was saved; null: it is new
    */
   static Behavior<Command> create(
       String name,
@@ -82,7 +91,8 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
       SessionInbox inbox,
       SessionOutbox outbox,
       List<String> devices,
-      List<String> deniedOperators) {
+      List<String> deniedOperators,
+      SavedState restoredFrom) {
     return Behaviors.setup(
         context -> {
           context.setLoggerName(SessionActor.class);
@@ -95,7 +105,19 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
             inbox.abandon();
             return Behaviors.stopped();
           }
-          return new SessionActor(context, name, session, inbox, outbox, executor);
+          long executed = 0;
+          if (restoredFrom != null) {
+            try {
+              executed = restore(context, session, executor, restoredFrom);
+            } catch (IOException | RuntimeException e) {
+              context.getLog().error("Session {} cannot be restored", name, e);
+              executor.close();
+              outbox.send(closed(session, Reason.REASON_STATE, text(e)));
+              inbox.abandon();
+              return Behaviors.stopped();
+            }
+          }
+          return new SessionActor(context, name, session, inbox, outbox, executor, executed);
         });
   }
 
@@ -105,13 +127,15 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
       long session,
       SessionInbox inbox,
       SessionOutbox outbox,
-      BatchExecutor executor) {
+      BatchExecutor executor,
+      long executed) {
     super(context);
     this.name = name;
     this.session = session;
     this.inbox = inbox;
     this.outbox = outbox;
     this.executor = executor;
+    this.executed = executed;
     outbox.send(
         OutboundFrame.control(
             FrameType.SESSION_OPENED, session, SessionOpened.getDefaultInstance()));
@@ -138,6 +162,10 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
       }
       if (entry instanceof SessionInbox.Close) {
         return end(Reason.REASON_CLOSED, "");
+      }
+      if (entry instanceof SessionInbox.Save save) {
+        save(save.pause());
+        continue;
       }
       SessionInbox.Batches batches = (SessionInbox.Batches) entry;
       try {
@@ -227,6 +255,74 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
     ByteBuffer batch = payload.slice(payload.position(), length).order(ByteOrder.LITTLE_ENDIAN);
     payload.position(payload.position() + length);
     return batch;
+  }
+
+  /** The session goes on afterwards, whatever came of it. */
+  private void save(String pause) {
+    SessionSaved.Builder answer = SessionSaved.newBuilder().setPause(pause);
+    long start = System.nanoTime();
+    try {
+      SavedSession saved =
+          store(getContext())
+              .save(new StateKey(pause, session), file -> executor.save(executed, file));
+      answer.setState(
+          SavedState.newBuilder()
+              .setPause(pause)
+              .setBytes(saved.bytes())
+              .setChecksum((int) saved.checksum())
+              .setStorages(saved.storages())
+              .setLastExecutedSequence(saved.sequence()));
+      getContext()
+          .getLog()
+          .info(
+              "Session {} is saved: {} storages, {} bytes, {} ms",
+              name,
+              saved.storages(),
+              saved.bytes(),
+              (System.nanoTime() - start) / 1_000_000);
+    } catch (IOException | RuntimeException e) {
+      getContext().getLog().warn("Session {} cannot be saved", name, e);
+      answer.setFailure(text(e));
+    }
+    outbox.send(OutboundFrame.control(FrameType.SESSION_SAVED, session, answer.build()));
+  }
+
+  /** Loads a saved session; answers the last batch it had executed. */
+  private static long restore(
+      ActorContext<Command> context, long session, BatchExecutor executor, SavedState expected)
+      throws IOException {
+    store(context)
+        .load(
+            new StateKey(expected.getPause(), session),
+            file -> {
+              SavedSession found = executor.load(file);
+              if (found.bytes() != expected.getBytes()
+                  || (int) found.checksum() != expected.getChecksum()
+                  || found.sequence() != expected.getLastExecutedSequence()) {
+                throw new IOException(
+                    "%s is not what was saved: it has %d bytes with checksum %08x after batch %d, but %d bytes with checksum %08x after batch %d were written"
+                        .formatted(
+                            file,
+                            found.bytes(),
+                            found.checksum(),
+                            found.sequence(),
+                            expected.getBytes(),
+                            expected.getChecksum(),
+                            expected.getLastExecutedSequence()));
+              }
+            });
+    return expected.getLastExecutedSequence();
+  }
+
+  private static StateStore store(ActorContext<Command> context) {
+    return StateStores.open(context.getSystem().settings().config());
+  }
+
+  /** What went wrong, with its kind where the message alone, such as a path, does not say. */
+  private static String text(Exception e) {
+    return e instanceof FileSystemException || e.getMessage() == null
+        ? e.toString()
+        : e.getMessage();
   }
 
   private Behavior<Command> end(Reason reason, String message) {

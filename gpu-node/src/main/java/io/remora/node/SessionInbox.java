@@ -18,7 +18,7 @@ import java.util.concurrent.atomic.AtomicLong;
 final class SessionInbox {
 
   /** One thing to do, in the order of arrival. */
-  sealed interface Entry permits Batches, Close {}
+  sealed interface Entry permits Batches, Save, Close {}
 
   /**
    * One or more batches in one frame.
@@ -30,6 +30,9 @@ final class SessionInbox {
    */
   record Batches(long firstSequence, ByteBuffer payload, int bytes, Runnable release)
       implements Entry {}
+
+  /** The owner wants the session to be saved after what came before. */
+  record Save(String pause) implements Entry {}
 
   /** The owner wants the session to end after what came before. */
   record Close() implements Entry {}

@@ -6,7 +6,9 @@ import static java.util.Objects.requireNonNull;
 import io.remora.runtime.internal.NativeCore;
 import io.remora.runtime.internal.NativeMemory;
 import java.nio.ByteBuffer;
+import java.nio.file.Path;
 import java.util.List;
+import org.bytedeco.javacpp.LongPointer;
 
 /**
  * Runs a session's batches through libtorch on the devices of this process: the node's side of the
@@ -67,6 +69,40 @@ public final class BatchExecutor implements AutoCloseable {
   /** Bytes of memory the session's storages take. */
   public long storageBytes() {
     return NativeCore.executorStorageBytes(open());
+  }
+
+  /**
+   * Writes everything the session is made of to a new file: storages with their values, random
+   * generators, operators, failures, events. The session goes on as if nothing had happened.
+   *
+   * @param sequence the last batch executed, which the file remembers
+   * @param file where to; its folder exists. It is complete and on disk when this returns
+   * @throws RemoraException when it cannot be written, naming the cause; no file is left then
+   */
+  public SavedSession save(long sequence, Path file) {
+    try (LongPointer summary = new LongPointer(4)) {
+      if (NativeCore.executorSave(open(), sequence, file.toString(), summary) != 0) {
+        throw new RemoraException("the session was not saved: " + NativeCore.lastError());
+      }
+      return SavedSession.of(summary);
+    }
+  }
+
+  /**
+   * Takes up a session that was saved. First of all, and once; when it throws, this executor must
+   * be closed.
+   *
+   * @param file what {@link #save} has written; anything else is refused
+   * @return what the file holds, for comparison with what was said when it was saved
+   * @throws RemoraException when the file cannot be read or is not what was saved
+   */
+  public SavedSession load(Path file) {
+    try (LongPointer summary = new LongPointer(4)) {
+      if (NativeCore.executorLoad(open(), file.toString(), summary) != 0) {
+        throw new RemoraException("the session was not restored: " + NativeCore.lastError());
+      }
+      return SavedSession.of(summary);
+    }
   }
 
   /** Frees the session's storages. Idempotent. */

@@ -332,6 +332,20 @@ public final class MachineSession implements SessionListener, AutoCloseable {
    */
   @Override
   public void close() {
+    close(this::synchronize);
+  }
+
+  /**
+   * As {@link #close}, for a machine that has executed all that was recorded and is paused: to wait
+   * for it would wake it up.
+   *
+   * @throws RemoteOperationException the first failure on the node that nobody has read
+   */
+  public void closeWithoutWaiting() {
+    close(this::throwUnread);
+  }
+
+  private void close(Runnable lastWords) {
     synchronized (lock) {
       if (closed) {
         return;
@@ -340,7 +354,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
     }
     try {
       if (lost == null && sink != null) {
-        synchronize();
+        lastWords.run();
       }
     } finally {
       NativeCore.machineClose(machine);

@@ -3,10 +3,12 @@ package io.remora.runtime;
 
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
+import java.nio.file.Path;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.BlockingQueue;
+import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.atomic.AtomicLong;
@@ -32,6 +34,8 @@ final class LoopbackMachine implements AutoCloseable {
   private final Thread node;
   private volatile BatchExecutor executor;
   private volatile boolean stopped;
+  private volatile Path state;
+  private volatile CompletableFuture<SavedSession> swapped;
 
   LoopbackMachine() {
     this(SETTINGS, 1, true);
@@ -67,22 +71,50 @@ final class LoopbackMachine implements AutoCloseable {
     return executor.storageCount();
   }
 
+  /** Saves the session, ends its executor, and goes on with one that has loaded it. */
+  SavedSession swap(Path file) throws Exception {
+    CompletableFuture<SavedSession> done = new CompletableFuture<>();
+    swapped = done;
+    state = file;
+    return done.get(60, java.util.concurrent.TimeUnit.SECONDS);
+  }
+
+  private BatchExecutor create(int devices) {
+    return BatchExecutor.create(
+        java.util.Collections.nCopies(devices, "cpu"), List.of("aten::from_file"));
+  }
+
   private void run(int devices) {
-    try (BatchExecutor mine =
-        BatchExecutor.create(
-            java.util.Collections.nCopies(devices, "cpu"), List.of("aten::from_file"))) {
-      executor = mine;
+    executor = create(devices);
+    long executed = 0;
+    try {
       gate.await();
       while (!stopped) {
         Batch batch = queue.poll(50, java.util.concurrent.TimeUnit.MILLISECONDS);
         if (batch != null) {
-          execute(mine, batch);
+          executed = batch.sequence();
+          execute(executor, batch);
+        } else if (state != null) {
+          SavedSession saved = executor.save(executed, state);
+          executor.close();
+          executor = create(devices);
+          SavedSession loaded = executor.load(state);
+          state = null;
+          if (!saved.equals(loaded)) {
+            throw new RemoraException("saved " + saved + ", loaded " + loaded);
+          }
+          swapped.complete(saved);
         }
       }
     } catch (InterruptedException e) {
       Thread.currentThread().interrupt();
     } catch (RemoraException e) {
       session.onLost(e);
+      if (swapped != null) {
+        swapped.completeExceptionally(e);
+      }
+    } finally {
+      executor.close();
     }
   }
 

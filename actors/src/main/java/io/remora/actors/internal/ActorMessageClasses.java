@@ -46,6 +46,8 @@ public final class ActorMessageClasses implements MessageClasses {
     registry.add(111, StorageState.class);
     registry.add(112, MachineSpec.class);
     registry.add(113, GpuType.class);
+    registry.add(114, MachineActor.Pause.class);
+    registry.add(115, MachineActor.Resume.class);
     registry.add(120, StorageActor.GetInfo.class);
     registry.add(140, RemoraException.class);
     registry.add(141, RemoteOperationException.class);

@@ -30,7 +30,7 @@ import java.util.concurrent.locks.ReentrantLock;
  * through with it.
  *
  * <p>At most {@code remora.link.max-in-flight-bytes} are unacknowledged; {@link #submit} blocks
- * until there is room. Thread-safe.
+ * until there is room. While the machine pauses and is paused, batches wait here. Thread-safe.
  */
 public final class BatchMailbox implements BatchSink, OutboundSource {
 
@@ -61,6 +61,10 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
   private boolean detached;
   private boolean directly;
   private OutboundFrame afterAll;
+  // Batches behind this one wait for the machine to resume.
+  private long heldAfter = Long.MAX_VALUE;
+  private Runnable onUse;
+  private long lastUseNanos = System.nanoTime();
 
   private volatile SessionListener listener;
 
@@ -136,6 +140,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
     boolean accepted = false;
     boolean schedule;
     boolean now;
+    Runnable used = null;
     LinkConnection target;
     try {
       checkFits(batch);
@@ -153,11 +158,17 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
         }
         lastSequence = batch.sequence();
         now = directly && unacknowledgedBytes == 0 && batch.size() <= DIRECT_BYTES;
-        waiting.addLast(new Entry(batch));
+        Entry entry = new Entry(batch);
+        waiting.addLast(entry);
         unacknowledgedBytes += batch.size();
         accepted = true;
+        if (entry.work) {
+          lastUseNanos = System.nanoTime();
+          used = onUse;
+          onUse = null;
+        }
         target = connection;
-        schedule = target != null && !scheduled;
+        schedule = target != null && !scheduled && canSend();
         scheduled |= schedule;
       } finally {
         lock.unlock();
@@ -172,6 +183,14 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
     } else if (schedule) {
       target.send(this);
     }
+    if (used != null) {
+      used.run();
+    }
+  }
+
+  /** With the lock: whether the next batch may go out. */
+  private boolean canSend() {
+    return !waiting.isEmpty() && waiting.peekFirst().batch.sequence() <= heldAfter;
   }
 
   private void checkFits(Batch batch) {
@@ -227,13 +246,105 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
     lock.lock();
     try {
       connection = newConnection;
-      schedule = lost == null && !scheduled && !waiting.isEmpty();
+      schedule = lost == null && !scheduled && canSend();
       scheduled |= schedule;
     } finally {
       lock.unlock();
     }
     if (schedule) {
       newConnection.send(this);
+    }
+  }
+
+  /** From now on batches wait. Those submitted before still go out, and behind them this frame. */
+  public void hold(OutboundFrame frame) {
+    lock.lock();
+    try {
+      heldAfter = lastSequence;
+    } finally {
+      lock.unlock();
+    }
+    sendAfterAll(frame);
+  }
+
+  /** There is no connection any more; {@link #hold} goes on. */
+  public void disconnect() {
+    lock.lock();
+    try {
+      connection = null;
+      afterAll = null;
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  /**
+   * Says what is to be done, once, when work is submitted; if work waits already, it is done at
+   * once. Batches that only free things are no work.
+   *
+   * @param action must not block; null: nothing any more
+   */
+  public void onUse(Runnable action) {
+    lock.lock();
+    try {
+      onUse = action == null || hasWork() ? null : action;
+      if (action == null || onUse != null) {
+        return;
+      }
+    } finally {
+      lock.unlock();
+    }
+    action.run();
+  }
+
+  /** Whether work waits that is not sent, and is held. */
+  public boolean hasWork() {
+    lock.lock();
+    try {
+      return waiting.stream().anyMatch(entry -> entry.work);
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  /** Batches go out again. */
+  public void resume() {
+    LinkConnection target;
+    lock.lock();
+    try {
+      heldAfter = Long.MAX_VALUE;
+      onUse = null;
+      lastUseNanos = System.nanoTime();
+      target = connection;
+      if (lost != null || target == null || scheduled || !canSend()) {
+        return;
+      }
+      scheduled = true;
+    } finally {
+      lock.unlock();
+    }
+    target.send(this);
+  }
+
+  /** How long ago the session was used last, in nanoseconds; 0 while work is under way. */
+  public long idleNanos() {
+    lock.lock();
+    try {
+      return hasWork() || sent.stream().anyMatch(entry -> entry.work)
+          ? 0
+          : System.nanoTime() - lastUseNanos;
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  /** Whether the node has acknowledged all that was sent. */
+  public boolean allAcknowledged() {
+    lock.lock();
+    try {
+      return sent.isEmpty();
+    } finally {
+      lock.unlock();
     }
   }
 
@@ -262,7 +373,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
   public OutboundFrame nextFrame() {
     lock.lock();
     try {
-      if (waiting.isEmpty() || lost != null) {
+      if (!canSend() || lost != null) {
         scheduled = false;
         OutboundFrame last = lost == null ? afterAll : null;
         afterAll = null;
@@ -276,7 +387,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
         entry.withWriter = true;
         sent.addLast(entry);
         entries.add(entry);
-      } while (!waiting.isEmpty()
+      } while (canSend()
           && entries.size() < prefixes.length
           && bytes + PREFIX_BYTES + waiting.peekFirst().size <= settings.coalesceBytes());
       ByteBuffer[] payload = new ByteBuffer[2 * entries.size()];
@@ -314,7 +425,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
       for (Entry entry : entries) {
         entry.withWriter = false;
       }
-      scheduled = lost == null && (!waiting.isEmpty() || afterAll != null);
+      scheduled = lost == null && connection != null && (canSend() || afterAll != null);
       if (scheduled) {
         again = connection;
       }
@@ -351,6 +462,9 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
                         : "the next under way is " + entry.batch.sequence()));
       }
       sent.removeFirst();
+      if (entry.work) {
+        lastUseNanos = System.nanoTime();
+      }
       unacknowledgedBytes -= entry.size;
       room.signalAll();
       return entry;
@@ -428,6 +542,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
 
     final Batch batch;
     final int size;
+    final boolean work;
     // Guarded by the lock.
     boolean withWriter;
     boolean done;
@@ -435,6 +550,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
     Entry(Batch batch) {
       this.batch = batch;
       this.size = batch.size();
+      this.work = BatchContents.hasWork(batch.bytes());
     }
 
     @Override

@@ -25,6 +25,7 @@ public final class StorageTable {
   private long[] slots = new long[SMALLEST * FIELDS];
   private int capacity = SMALLEST;
   private int size;
+  private boolean offloaded;
 
   /** Number of storages. */
   public int size() {
@@ -105,7 +106,15 @@ public final class StorageTable {
 
   /** State of a live storage. */
   public StorageState state(long id) {
-    return (slots[live(id) + META] & REALIZED) != 0 ? StorageState.REALIZED : StorageState.LAZY;
+    if ((slots[live(id) + META] & REALIZED) == 0) {
+      return StorageState.LAZY;
+    }
+    return offloaded ? StorageState.OFFLOADED : StorageState.REALIZED;
+  }
+
+  /** Says whether what was realized is in a store at the moment instead of on a node. */
+  public void setOffloaded(boolean offloaded) {
+    this.offloaded = offloaded;
   }
 
   /** Notes that the storage has an actor. */

@@ -36,9 +36,15 @@ public enum FrameType {
    * Node to node, first and only frame of its side: {@code Fetch}. The answer is VALUE frames, or
    * {@code Refused}.
    */
-  FETCH(13);
+  FETCH(13),
+  /** Machine to node: {@code SaveSession}, after the batches sent before it. */
+  SAVE_SESSION(14),
+  /** Node to machine: {@code SessionSaved}, after the acknowledgements of all those batches. */
+  SESSION_SAVED(15),
+  /** Machine to node: {@code ForgetState}. */
+  FORGET_STATE(16);
 
-  private static final FrameType[] BY_CODE = new FrameType[14];
+  private static final FrameType[] BY_CODE = new FrameType[17];
 
   static {
     for (FrameType type : values()) {

@@ -113,6 +113,8 @@ class KryoMessageSerializerTest {
       messages.add(new MachineActor.CloseSession(-3, ref.unsafeUpcast()));
       messages.add(new MachineActor.GetState(ref.unsafeUpcast()));
       messages.add(new MachineActor.GetStorage(1, 2, ref.unsafeUpcast()));
+      messages.add(new MachineActor.Pause(ref));
+      messages.add(new MachineActor.Resume(ref));
       messages.add(new MachineActor.Close(ref.unsafeUpcast()));
       messages.add(new StorageActor.GetInfo(ref.unsafeUpcast()));
     }

@@ -9,6 +9,7 @@ import akka.cluster.sharding.typed.javadsl.ClusterSharding;
 import akka.cluster.sharding.typed.javadsl.EntityRef;
 import akka.pattern.StatusReply;
 import io.grpc.Status;
+import io.remora.actors.ActorsSettings;
 import io.remora.actors.MachineActor;
 import io.remora.actors.MachineInfo;
 import io.remora.actors.MachineState;
@@ -149,6 +150,21 @@ final class GatewayMachines {
       entries.remove(info.name(), entry);
     }
     return info;
+  }
+
+  /** Saves the machine's sessions and ends its node. */
+  CompletionStage<MachineInfo> pause(String name) {
+    return ask(name, MachineActor.Pause::new, pauseLimit());
+  }
+
+  /** Brings a paused machine back, on another node. */
+  CompletionStage<MachineInfo> resume(String name) {
+    return ask(name, MachineActor.Resume::new, settings.openTimeout().plus(pauseLimit()));
+  }
+
+  private Duration pauseLimit() {
+    ActorsSettings actors = ActorsSettings.from(system.settings().config());
+    return actors.pauseTimeout().plus(settings.askTimeout());
   }
 
   /** Gives a machine back to its provider; succeeds where there is none. */

@@ -121,12 +121,12 @@ final class MachinesService implements Machines {
 
   @Override
   public CompletionStage<Machine> pause(MachineRequest request) {
-    throw unimplemented("pausing machines");
+    return machines.pause(request.getName()).thenApply(MachinesService::machine);
   }
 
   @Override
   public CompletionStage<Machine> resume(MachineRequest request) {
-    throw unimplemented("resuming machines");
+    return machines.resume(request.getName()).thenApply(MachinesService::machine);
   }
 
   private static RuntimeException unimplemented(String what) {

@@ -86,12 +86,14 @@ final class NodeLaunch {
   }
 
   /**
-   * The program's settings of nodes and links, so that the child has them, wherever they are from.
+   * The program's settings of nodes, links and stores, so that the child has them, wherever they
+   * are from.
    */
   private static String nodeConfig(Config config) {
     return config
         .withOnlyPath("remora.node")
         .withFallback(config.withOnlyPath("remora.link"))
+        .withFallback(config.withOnlyPath("remora.state"))
         .root()
         .render(ConfigRenderOptions.concise());
   }

@@ -255,6 +255,14 @@ public final class NativeCore {
   @Name("remora_executor_storage_bytes")
   public static native long executorStorageBytes(long executor);
 
+  @Name("remora_executor_save")
+  public static native int executorSave(
+      long executor, long sequence, String path, @Cast("int64_t*") LongPointer summary);
+
+  @Name("remora_executor_load")
+  public static native int executorLoad(
+      long executor, String path, @Cast("int64_t*") LongPointer summary);
+
   @Name("remora_result_report")
   public static native long resultReport(long result);
 

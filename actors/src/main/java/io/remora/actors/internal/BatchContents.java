@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors.internal;
+
+import java.nio.ByteBuffer;
+
+/** What the machine's side needs to know of a batch's bytes; see {@code wire.h}. */
+final class BatchContents {
+
+  private static final int HEADER_BYTES = 2;
+  private static final int FREE = 5;
+  private static final int FREE_GENERATOR = 12;
+  private static final int FREE_EVENT = 15;
+
+  private BatchContents() {}
+
+  /**
+   * Whether a batch does anything but free what the program has dropped. A program that only
+   * collects its garbage does not use its machine.
+   */
+  static boolean hasWork(ByteBuffer batch) {
+    int at = batch.position() + HEADER_BYTES;
+    while (at < batch.limit()) {
+      int record = batch.get(at++);
+      if (record != FREE && record != FREE_GENERATOR && record != FREE_EVENT) {
+        return true;
+      }
+      // Each has one number: bytes up to the first without its top bit.
+      do {
+        if (at >= batch.limit()) {
+          return true;
+        }
+      } while (batch.get(at++) < 0);
+    }
+    return false;
+  }
+}

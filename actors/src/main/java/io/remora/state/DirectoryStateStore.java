@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.state;
+
+import static java.util.Objects.requireNonNull;
+
+import com.typesafe.config.Config;
+import io.remora.runtime.SavedSession;
+import java.io.IOException;
+import java.nio.ByteBuffer;
+import java.nio.channels.FileChannel;
+import java.nio.file.DirectoryNotEmptyException;
+import java.nio.file.DirectoryStream;
+import java.nio.file.Files;
+import java.nio.file.NoSuchFileException;
+import java.nio.file.Path;
+import java.nio.file.attribute.PosixFilePermissions;
+import java.util.Properties;
+import java.util.zip.CRC32C;
+
+/**
+ * Keeps sessions as files in a folder, {@code remora.state.directory}: one folder a pause, and in
+ * it for each session a state file and a manifest with its size and checksum. Only the user who
+ * runs the node can read them. Thread-safe.
+ */
+public final class DirectoryStateStore implements StateStore {
+
+  /** The name for {@code remora.state.store}. */
+  public static final String NAME = "directory";
+
+  private static final int CHUNK_BYTES = 1 << 20;
+
+  private final Path directory;
+
+  /** Makes such stores. */
+  static final class Provider implements StateStoreProvider {
+    @Override
+    public String name() {
+      return NAME;
+    }
+
+    @Override
+    public StateStore open(Config config) {
+      return new DirectoryStateStore(directory(config));
+    }
+  }
+
+  /** What {@code remora.state.directory} says. */
+  public static Path directory(Config config) {
+    String directory = config.getString("remora.state.directory");
+    return directory.isBlank()
+        ? Path.of(System.getProperty("user.home"), ".remora", "state")
+        : Path.of(directory);
+  }
+
+  /** A store in this folder, which is made when something is saved. */
+  public DirectoryStateStore(Path directory) {
+    this.directory = requireNonNull(directory, "directory").toAbsolutePath();
+  }
+
+  @Override
+  public SavedSession save(StateKey key, Writer writer) throws IOException {
+    Path folder = folder(key.pause());
+    createFolder(directory);
+    createFolder(folder);
+    Path file = file(key, "state");
+    try {
+      SavedSession saved = writer.writeTo(file);
+      verify(file, saved);
+      writeManifest(key, saved);
+      return saved;
+    } catch (IOException | RuntimeException | Error e) {
+      try {
+        Files.deleteIfExists(file);
+        Files.deleteIfExists(file(key, "manifest"));
+        Files.deleteIfExists(folder);
+      } catch (DirectoryNotEmptyException other) {
+        // Other sessions' files are there.
+      } catch (IOException also) {
+        e.addSuppressed(also);
+      }
+      throw e;
+    }
+  }
+
+  /** Reads what was written once more: disks and network file systems have been known to lie. */
+  private static void verify(Path file, SavedSession saved) throws IOException {
+    CRC32C checksum = new CRC32C();
+    ByteBuffer buffer = ByteBuffer.allocateDirect(CHUNK_BYTES);
+    long bytes = 0;
+    try (FileChannel channel = FileChannel.open(file)) {
+      while (channel.read(buffer.clear()) >= 0) {
+        bytes += buffer.flip().remaining();
+        checksum.update(buffer);
+      }
+    }
+    if (bytes != saved.bytes() || checksum.getValue() != saved.checksum()) {
+      throw new IOException(
+          "%s has %d bytes with checksum %08x, but %d bytes with checksum %08x were written"
+              .formatted(file, bytes, checksum.getValue(), saved.bytes(), saved.checksum()));
+    }
+  }
+
+  private void writeManifest(StateKey key, SavedSession saved) throws IOException {
+    Properties manifest = new Properties();
+    manifest.setProperty("pause", key.pause());
+    manifest.setProperty("session", Long.toString(key.session()));
+    manifest.setProperty("bytes", Long.toString(saved.bytes()));
+    manifest.setProperty("crc32c", "%08x".formatted(saved.checksum()));
+    manifest.setProperty("storages", Long.toString(saved.storages()));
+    manifest.setProperty("executed", Long.toString(saved.sequence()));
+    try (var out = Files.newOutputStream(file(key, "manifest"))) {
+      manifest.store(out, "A session of a paused Remora machine");
+    }
+  }
+
+  @Override
+  public void load(StateKey key, Reader reader) throws IOException {
+    Path file = file(key, "state");
+    if (!Files.exists(file)) {
+      throw new NoSuchFileException(file.toString(), null, "there is no such state file");
+    }
+    reader.readFrom(file);
+  }
+
+  @Override
+  public void delete(String pause) throws IOException {
+    Path folder = folder(StateKey.checkPause(pause));
+    try (DirectoryStream<Path> files = Files.newDirectoryStream(folder)) {
+      for (Path file : files) {
+        Files.deleteIfExists(file);
+      }
+    } catch (NoSuchFileException e) {
+      return;
+    }
+    Files.deleteIfExists(folder);
+  }
+
+  private Path folder(String pause) {
+    return directory.resolve(pause);
+  }
+
+  private Path file(StateKey key, String ending) {
+    return folder(key.pause()).resolve("session-%d.%s".formatted(key.session(), ending));
+  }
+
+  /** Readable to its owner alone, where the file system knows of such things. */
+  private static void createFolder(Path folder) throws IOException {
+    if (Files.isDirectory(folder)) {
+      return;
+    }
+    try {
+      if (folder.getFileSystem().supportedFileAttributeViews().contains("posix")) {
+        Files.createDirectories(
+            folder,
+            PosixFilePermissions.asFileAttribute(PosixFilePermissions.fromString("rwx------")));
+      } else {
+        Files.createDirectories(folder);
+      }
+    } catch (IOException e) {
+      throw new IOException(
+          "the folder %s cannot be made (remora.state.directory): %s".formatted(folder, e), e);
+    }
+  }
+}

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors.internal;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import java.nio.ByteBuffer;
+import org.junit.jupiter.api.Tag;
+import org.junit.jupiter.api.Test;
+
+@Tag("critical")
+class BatchContentsTest {
+
+  @Test
+  void freeingIsNoWork() {
+    assertThat(hasWork()).isFalse();
+    assertThat(hasWork(5, 2)).as("a storage").isFalse();
+    assertThat(hasWork(5, 0x80, 0x80, 1, 5, 2, 12, 3, 15, 0x81, 4)).as("of all kinds").isFalse();
+  }
+
+  @Test
+  void anythingElseIs() {
+    assertThat(hasWork(2, 0)).as("a call").isTrue();
+    assertThat(hasWork(5, 2, 12, 3, 9, 1)).as("behind what frees").isTrue();
+    assertThat(hasWork(5, 0x80)).as("what cannot be read").isTrue();
+    assertThat(hasWork(5)).as("what cannot be read").isTrue();
+  }
+
+  private static boolean hasWork(int... records) {
+    ByteBuffer batch = ByteBuffer.allocateDirect(2 + records.length);
+    batch.put((byte) 0xB7).put((byte) 1);
+    for (int each : records) {
+      batch.put((byte) each);
+    }
+    return BatchContents.hasWork(batch.flip());
+  }
+}

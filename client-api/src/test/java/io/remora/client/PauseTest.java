@@ -1,0 +1,521 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.client;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.assertj.core.api.Assertions.catchThrowable;
+import static org.awaitility.Awaitility.await;
+import static org.bytedeco.pytorch.global.torch.arange;
+import static org.bytedeco.pytorch.global.torch.cross_entropy_loss;
+import static org.bytedeco.pytorch.global.torch.empty;
+import static org.bytedeco.pytorch.global.torch.manual_seed;
+import static org.bytedeco.pytorch.global.torch.ones;
+import static org.bytedeco.pytorch.global.torch.rand;
+import static org.bytedeco.pytorch.global.torch.randn;
+import static org.bytedeco.pytorch.global.torch.tensor;
+import static org.bytedeco.pytorch.global.torch.zeros;
+
+import com.typesafe.config.Config;
+import com.typesafe.config.ConfigFactory;
+import com.typesafe.config.ConfigValueFactory;
+import io.remora.actors.MachineState;
+import io.remora.actors.StorageState;
+import io.remora.runtime.MachineStateException;
+import io.remora.runtime.NodeLostException;
+import io.remora.runtime.ProviderException;
+import io.remora.runtime.RemoteOperationException;
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.time.Duration;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.ExecutorService;
+import java.util.concurrent.Executors;
+import java.util.concurrent.Future;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicBoolean;
+import java.util.stream.Stream;
+import org.bytedeco.javacpp.PointerScope;
+import org.bytedeco.pytorch.Adam;
+import org.bytedeco.pytorch.AdamOptions;
+import org.bytedeco.pytorch.DeviceOptional;
+import org.bytedeco.pytorch.LinearImpl;
+import org.bytedeco.pytorch.MemoryFormatOptional;
+import org.bytedeco.pytorch.Scalar;
+import org.bytedeco.pytorch.Tensor;
+import org.bytedeco.pytorch.TensorOptions;
+import org.bytedeco.pytorch.global.torch.ScalarType;
+import org.junit.jupiter.api.AfterAll;
+import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.Tag;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.api.io.TempDir;
+
+/** Machines whose nodes, processes of their own, come and go under a program that goes on. */
+@Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
+final class PauseTest {
+
+  /** For all machines: the cluster reads them when it starts. */
+  private static final Map<String, String> SETTINGS =
+      Map.of(
+          "remora.machine.resume-retry", "500 ms",
+          "remora.machine.storage-actor-after", "100 ms",
+          "remora.link.max-in-flight-bytes", "64 KiB");
+
+  @TempDir private Path directory;
+
+  @BeforeAll
+  static void setProperties() {
+    SETTINGS.forEach(System::setProperty);
+    ConfigFactory.invalidateCaches();
+  }
+
+  @AfterAll
+  static void clearProperties() {
+    SETTINGS.keySet().forEach(System::clearProperty);
+    ConfigFactory.invalidateCaches();
+  }
+
+  // What comes back
+
+  @Test
+  @Tag("fast")
+  void everythingIsThereAgain() {
+    try (RemoteMachine machine = open("")) {
+      List<Tensor> locals = new ArrayList<>();
+      List<Tensor> remotes = new ArrayList<>();
+      for (ScalarType type :
+          List.of(
+              ScalarType.Float,
+              ScalarType.Double,
+              ScalarType.Half,
+              ScalarType.BFloat16,
+              ScalarType.Long,
+              ScalarType.Int,
+              ScalarType.Byte,
+              ScalarType.Bool,
+              ScalarType.ComplexFloat)) {
+        Tensor local = rand(31, 17).mul(new Scalar(9f)).to(type);
+        locals.add(local);
+        remotes.add(local.to(machine.device(), type));
+      }
+      Tensor base = zeros(4, 6).to(machine.device(), ScalarType.Float);
+      Tensor row = base.select(0, 2);
+      Tensor transposed = base.t();
+      Tensor second = ones(3).to(machine.device(1), ScalarType.Float);
+      Tensor lazy = empty(new long[] {5, 5}, options(machine), new MemoryFormatOptional());
+      ProcessHandle node = node();
+      machine.synchronize();
+      assertThat(machine.storage(base).state()).isEqualTo(StorageState.REALIZED);
+
+      machine.pause();
+
+      assertThat(machine.state()).isEqualTo(MachineState.PAUSED);
+      assertThat(node.isAlive()).isFalse();
+      assertThat(node()).isNull();
+      assertThat(machine.storage(base).state()).isEqualTo(StorageState.OFFLOADED);
+      assertThat(machine.info().devices()).as("known still").hasSize(2);
+      assertThat(files()).hasSize(2);
+
+      machine.resume();
+
+      assertThat(machine.state()).isEqualTo(MachineState.READY);
+      assertThat(machine.storage(base).state()).isEqualTo(StorageState.REALIZED);
+      assertThat(node()).isNotNull().isNotEqualTo(node);
+      for (int i = 0; i < locals.size(); i++) {
+        assertThat(remotes.get(i).cpu().equal(locals.get(i))).as("%s", i).isTrue();
+      }
+      row.fill_(new Scalar(7f));
+      assertThat(transposed.select(1, 2).sum().item_float()).isEqualTo(42f);
+      assertThat(base.sum().item_float()).isEqualTo(42f);
+      assertThat(second.sum().item_float()).isEqualTo(3f);
+      lazy.fill_(new Scalar(2f));
+      assertThat(lazy.sum().item_float()).isEqualTo(50f);
+      await().atMost(Duration.ofSeconds(10)).until(() -> files().isEmpty());
+    }
+  }
+
+  @Test
+  @Tag("full")
+  void randomNumbersGoOnAsIfNothingHadHappened() {
+    try (RemoteMachine machine = open("")) {
+      Tensor local = zeros(100);
+      Tensor remote = zeros(100).to(machine.device(), ScalarType.Float);
+      machine.manualSeed(5);
+      remote.normal_();
+
+      machine.pause();
+      machine.resume();
+
+      remote.normal_();
+      Tensor drawn = remote.cpu();
+      manual_seed(5);
+      local.normal_();
+      local.normal_();
+      assertThat(drawn.equal(local)).isTrue();
+    }
+  }
+
+  @Test
+  @Tag("full")
+  void aFailedOperationHasFailedStill() {
+    try (RemoteMachine machine = open("")) {
+      Tensor table = ones(3, 2).to(machine.device(), ScalarType.Float);
+      Tensor right = tensor(new long[] {1}).to(machine.device(), ScalarType.Long);
+      Tensor wrong = tensor(new long[] {99}).to(machine.device(), ScalarType.Long);
+      table.index_select(0, right);
+      Tensor bad = table.index_select(0, wrong);
+      Tensor worse = bad.add(new Scalar(1f));
+
+      machine.pause();
+
+      assertThatThrownBy(() -> worse.cpu())
+          .isInstanceOf(RemoteOperationException.class)
+          .hasMessageContaining("index_select");
+      assertThat(table.sum().item_float()).isEqualTo(6f);
+    }
+  }
+
+  @Test
+  @Tag("fast")
+  void trainingGivesTheSameLosses() {
+    List<Float> undisturbed = new ArrayList<>();
+    List<Float> disturbed = new ArrayList<>();
+    try (RemoteMachine machine = open("")) {
+      train(machine, step -> {}, undisturbed);
+      train(
+          machine,
+          step -> {
+            if (step == 3) {
+              machine.pause();
+            } else if (step == 6) {
+              machine.pause();
+              machine.resume();
+            }
+          },
+          disturbed);
+    }
+    assertThat(disturbed).hasSize(10).isEqualTo(undisturbed);
+  }
+
+  /** What is done before a step. */
+  interface AtStep {
+    void run(int step);
+  }
+
+  static void train(RemoteMachine machine, AtStep atStep, List<Float> losses) {
+    try (PointerScope scope = new PointerScope()) {
+      manual_seed(3);
+      LinearImpl model = new LinearImpl(20, 4);
+      Tensor images = randn(64, 20).to(machine.device(), ScalarType.Float);
+      Tensor labels = arange(new Scalar(64)).remainder(new Scalar(4)).to(ScalarType.Long);
+      labels = labels.to(machine.device(), ScalarType.Long);
+      model.to(machine.device(), ScalarType.Float, false);
+      Adam optimizer = new Adam(model.parameters(), new AdamOptions(0.01));
+      for (int step = 0; step < 10; step++) {
+        atStep.run(step);
+        optimizer.zero_grad();
+        Tensor loss = cross_entropy_loss(model.forward(images), labels);
+        loss.backward();
+        optimizer.step();
+        losses.add(loss.item_float());
+      }
+    }
+  }
+
+  // When it resumes
+
+  @Test
+  @Tag("fast")
+  void theNextUseResumesByItself() {
+    try (RemoteMachine machine = open("")) {
+      Tensor a = ones(8).to(machine.device(), ScalarType.Float);
+      machine.pause();
+      assertThat(machine.state()).isEqualTo(MachineState.PAUSED);
+
+      assertThat(a.add(new Scalar(1f)).sum().item_float()).isEqualTo(16f);
+
+      assertThat(machine.state()).isEqualTo(MachineState.READY);
+    }
+  }
+
+  @Test
+  @Tag("full")
+  void droppingTensorsIsNoUse() throws InterruptedException {
+    try (RemoteMachine machine = open("")) {
+      Tensor kept = ones(8).to(machine.device(), ScalarType.Float);
+      Tensor dropped = ones(8).to(machine.device(), ScalarType.Float);
+      machine.pause();
+
+      dropped.close();
+      Thread.sleep(1_000);
+
+      assertThat(machine.state()).isEqualTo(MachineState.PAUSED);
+      assertThat(kept.sum().item_float()).isEqualTo(8f);
+    }
+  }
+
+  @Test
+  @Tag("full")
+  void anUnusedMachinePausesByItself() throws InterruptedException {
+    try (RemoteMachine machine = builder("").idleTimeout(Duration.ofMillis(700)).open()) {
+      Tensor a = ones(8).to(machine.device(), ScalarType.Float);
+      for (int i = 0; i < 8; i++) {
+        Thread.sleep(200);
+        a.add_(new Scalar(1f));
+        assertThat(machine.state()).isEqualTo(MachineState.READY);
+      }
+
+      await()
+          .atMost(Duration.ofSeconds(20))
+          .until(() -> machine.state() == MachineState.PAUSED && node() == null);
+
+      assertThat(a.sum().item_float()).isEqualTo(72f);
+    }
+  }
+
+  @Test
+  @Tag("full")
+  void pausingTwiceAndResumingTwiceDoesNothing() {
+    try (RemoteMachine machine = open("")) {
+      machine.resume();
+      machine.pause();
+      machine.pause();
+      machine.resume();
+      ProcessHandle node = node();
+      machine.resume();
+      assertThat(node()).isNotNull().isEqualTo(node);
+    }
+  }
+
+  @Test
+  @Tag("fast")
+  void workOfOtherThreadsIsNeitherLostNorDoneTwice() throws Exception {
+    ExecutorService threads = Executors.newFixedThreadPool(3);
+    try (RemoteMachine machine = open("")) {
+      AtomicBoolean stop = new AtomicBoolean();
+      List<Tensor> counters = new ArrayList<>();
+      List<Future<Integer>> workers = new ArrayList<>();
+      for (int i = 0; i < 3; i++) {
+        Tensor counter = zeros(1).to(machine.device(), ScalarType.Double);
+        boolean reads = i == 0;
+        counters.add(counter);
+        workers.add(threads.submit(() -> count(counter, reads, stop)));
+      }
+      for (int i = 0; i < 3; i++) {
+        Thread.sleep(200);
+        machine.pause();
+      }
+      stop.set(true);
+
+      for (int i = 0; i < 3; i++) {
+        int counted = workers.get(i).get(60, TimeUnit.SECONDS);
+        assertThat(counted).isPositive();
+        assertThat(counters.get(i).item_double()).isEqualTo(counted);
+      }
+    } finally {
+      threads.shutdownNow();
+    }
+  }
+
+  private static int count(Tensor counter, boolean reads, AtomicBoolean stop)
+      throws InterruptedException {
+    int counted = 0;
+    while (!stop.get()) {
+      try (PointerScope scope = new PointerScope()) {
+        counter.add_(new Scalar(1.0));
+        counted++;
+        if (reads) {
+          assertThat(counter.item_double()).isEqualTo(counted);
+        } else if (counted % 100 == 0) {
+          Thread.sleep(1);
+        }
+      }
+    }
+    return counted;
+  }
+
+  // When it fails
+
+  @Test
+  @Tag("fast")
+  void goesOnWhenItsStateCannotBeSaved() throws IOException {
+    Path taken = Files.writeString(directory.resolve("a-file"), "no folder");
+    try (RemoteMachine machine = open("remora.state.directory = \"" + taken + "\"")) {
+      Tensor a = ones(8).to(machine.device(), ScalarType.Float);
+      ProcessHandle node = node();
+
+      assertThatThrownBy(machine::pause)
+          .isInstanceOf(MachineStateException.class)
+          .hasMessageContaining(machine.name() + " was not paused and goes on")
+          .hasMessageContaining(taken.toString());
+
+      assertThat(machine.state()).isEqualTo(MachineState.READY);
+      assertThat(machine.info().reason()).contains(taken.toString());
+      assertThat(a.sum().item_float()).isEqualTo(8f);
+      assertThat(node()).isEqualTo(node);
+    }
+  }
+
+  @Test
+  @Tag("fast")
+  void damagedStateIsAnErrorAndNeverWrongValues() throws IOException {
+    RemoteMachine machine = open("");
+    Tensor a = ones(1000).to(machine.device(), ScalarType.Float);
+    machine.pause();
+    Path file = files().stream().filter(each -> each.toString().endsWith(".state")).findAny().get();
+    byte[] bytes = Files.readAllBytes(file);
+    bytes[bytes.length / 2] ^= 1;
+    Files.write(file, bytes);
+
+    assertThatThrownBy(machine::resume)
+        .isInstanceOf(NodeLostException.class)
+        .hasMessageContaining(file.toString())
+        .hasMessageContaining("checksum");
+
+    assertThat(machine.state()).isEqualTo(MachineState.FAILED);
+    assertThatThrownBy(() -> a.sum().item_float())
+        .isInstanceOf(NodeLostException.class)
+        .hasMessageContaining("checksum");
+    await().atMost(Duration.ofSeconds(10)).until(() -> node() == null);
+    assertThat(catchThrowable(machine::close)).isInstanceOf(NodeLostException.class);
+    assertThat(files()).isEmpty();
+  }
+
+  @Test
+  @Tag("full")
+  void staysPausedWhileNoNodeCanBeHad() throws IOException {
+    Path java = directory.resolve("java");
+    Path real = Path.of(System.getProperty("java.home"), "bin", "java");
+    Files.createSymbolicLink(java, real);
+    try (RemoteMachine machine = open("remora.provider.mock.java = \"" + java + "\"")) {
+      Tensor a = ones(8).to(machine.device(), ScalarType.Float);
+      machine.pause();
+      Files.delete(java);
+
+      assertThatThrownBy(machine::resume)
+          .isInstanceOf(ProviderException.class)
+          .hasMessageContaining(java.toString());
+      assertThat(machine.state()).isEqualTo(MachineState.PAUSED);
+      assertThat(machine.storage(a).state()).isEqualTo(StorageState.OFFLOADED);
+
+      Files.createSymbolicLink(java, real);
+      assertThat(a.sum().item_float()).isEqualTo(8f);
+    }
+  }
+
+  @Test
+  @Tag("full")
+  void aNodeThatDiesWhileItSavesIsLost() throws Exception {
+    RemoteMachine machine = open("");
+    Tensor a = empty(new long[] {100_000_000}, options(machine), new MemoryFormatOptional());
+    a.fill_(new Scalar(1f));
+    machine.synchronize();
+    ProcessHandle node = node();
+    Thread killer =
+        new Thread(
+            () -> {
+              await().pollDelay(Duration.ZERO).until(() -> machine.state() != MachineState.READY);
+              node.destroyForcibly();
+            });
+    killer.start();
+
+    assertThatThrownBy(machine::pause)
+        .isInstanceOf(NodeLostException.class)
+        .hasMessageContaining("lost its node");
+    killer.join();
+    assertThatThrownBy(() -> a.sum().item_float()).isInstanceOf(NodeLostException.class);
+    assertThat(catchThrowable(machine::close)).isInstanceOf(NodeLostException.class);
+    assertThat(files()).isEmpty();
+  }
+
+  // The end
+
+  @Test
+  @Tag("fast")
+  void closingAPausedMachineStartsNothingAndLeavesNothing() {
+    RemoteMachine machine = open("");
+    Tensor a = ones(8).to(machine.device(), ScalarType.Float);
+    machine.pause();
+    assertThat(files()).hasSize(2);
+    long started = System.nanoTime();
+
+    machine.close();
+
+    assertThat(Duration.ofNanos(System.nanoTime() - started)).isLessThan(Duration.ofSeconds(1));
+    assertThat(machine.state()).isEqualTo(MachineState.STOPPED);
+    assertThat(files()).isEmpty();
+    assertThat(node()).isNull();
+    assertThat(a.defined()).isTrue();
+    assertThatThrownBy(machine::pause).isInstanceOf(MachineStateException.class);
+  }
+
+  @Test
+  @Tag("full")
+  void aFailureThatNobodyHasReadIsThrownWhenAPausedMachineIsClosed() {
+    RemoteMachine machine = open("");
+    Tensor table = ones(3, 2).to(machine.device(), ScalarType.Float);
+    table.index_select(0, tensor(new long[] {1}).to(machine.device(), ScalarType.Long));
+    table.index_select(0, tensor(new long[] {99}).to(machine.device(), ScalarType.Long));
+    machine.pause();
+
+    assertThatThrownBy(machine::close)
+        .isInstanceOf(RemoteOperationException.class)
+        .hasMessageContaining("index_select");
+    assertThat(files()).isEmpty();
+  }
+
+  @Test
+  @Tag("full")
+  void nodesInThisJvmPauseAsWell() {
+    try (RemoteMachine machine = open("remora.provider.mock.mode = in-jvm")) {
+      Tensor a = ones(8).to(machine.device(), ScalarType.Float);
+      machine.pause();
+      assertThat(machine.storage(a).state()).isEqualTo(StorageState.OFFLOADED);
+      assertThat(a.sum().item_float()).isEqualTo(8f);
+    }
+  }
+
+  // Helpers
+
+  private RemoteMachine open(String settings) {
+    return builder(settings).open();
+  }
+
+  private RemoteMachine.Builder builder(String settings) {
+    Config config =
+        ConfigFactory.parseString(settings)
+            .withFallback(
+                ConfigFactory.empty()
+                    .withValue(
+                        "remora.state.directory",
+                        ConfigValueFactory.fromAnyRef(directory.resolve("states").toString())));
+    return RemoteMachine.builder().provider("mock").gpuCount(2).config(config);
+  }
+
+  private static TensorOptions options(RemoteMachine machine) {
+    return new TensorOptions().device(new DeviceOptional(machine.device()));
+  }
+
+  /** The one node process; null: there is none. */
+  private static ProcessHandle node() {
+    return ProcessHandle.current().children().filter(ProcessHandle::isAlive).findAny().orElse(null);
+  }
+
+  /** All that is in the store. */
+  private List<Path> files() {
+    Path states = directory.resolve("states");
+    if (!Files.exists(states)) {
+      return List.of();
+    }
+    try (Stream<Path> paths = Files.walk(states)) {
+      return paths.filter(Files::isRegularFile).toList();
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
+    }
+  }
+}

@@ -1,0 +1,643 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+//
+// A session on the node as a file, and back: what a machine that is paused leaves behind.
+//
+// The file is the magic, the format's version and their checksum, then chunks up to the end: length, CRC-32C, bytes. A
+// chunk of length 0 ends it; its checksum is that of the whole file before it. The chunks' bytes are one stream of
+// sections (enum Section), integers as in wire.h. The reader treats the file as hostile: checksums first, and nothing is
+// allocated that the rest of the file could not fill.
+#include <c10/core/DefaultDtype.h>
+#include <c10/core/DeviceGuard.h>
+#include <c10/core/GradMode.h>
+#include <c10/core/ScalarTypeToTypeMeta.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#if defined(__x86_64__)
+#include <nmmintrin.h>
+#endif
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <unordered_map>
+
+#include "executor.h"
+
+namespace remora {
+
+namespace {
+
+constexpr char kStateMagic[8] = {'R', 'M', 'R', 'S', 'T', 'A', 'T', 'E'};
+constexpr uint32_t kStateVersion = 1;
+constexpr size_t kChunkBytes = size_t{4} << 20;
+
+enum class Section : uint8_t {
+  kEnd = 0,
+  kSession = 1,     // device count, default dtype, last batch, calls, failures, peak bytes of each device
+  kOperators = 2,   // count, then (name, overload name, schema hash)
+  kFailures = 3,    // count, then (number, call, operation, message, input count, inputs)
+  kStorages = 4,    // count, then (id, bytes, device, StorageBits, failure + 1 if any; the values if it has any)
+  kAsked = 5,       // count, then (request, count, then (device, bytes, the values)): outputs that wait for their names
+  kGenerators = 6,  // count, then (generator, device, byte count, state)
+  kEvents = 7,      // count, then (event, nanoseconds since it happened)
+};
+
+enum StorageBits : uint8_t {
+  kValues = 1,    // has memory, whose bytes follow
+  kReported = 2,  // the program knows that it is realized
+  kFailed = 4,    // its values are missing; which failure follows
+};
+
+// ---------------------------------------------------------------- checksum
+
+constexpr std::array<uint32_t, 256> crc_table() {
+  std::array<uint32_t, 256> table{};
+  for (uint32_t i = 0; i < 256; i++) {
+    uint32_t crc = i;
+    for (int bit = 0; bit < 8; bit++) crc = (crc >> 1) ^ ((crc & 1) ? 0x82F63B78U : 0);
+    table[i] = crc;
+  }
+  return table;
+}
+
+uint32_t crc_portable(uint32_t crc, const uint8_t* p, size_t bytes) {
+  static constexpr auto table = crc_table();
+  for (; bytes > 0; bytes--) crc = (crc >> 8) ^ table[(crc ^ *p++) & 0xFF];
+  return crc;
+}
+
+#if defined(__x86_64__)
+__attribute__((target("sse4.2"))) uint32_t crc_sse42(uint32_t crc, const uint8_t* p, size_t bytes) {
+  uint64_t wide = crc;
+  for (; bytes >= 8; bytes -= 8, p += 8) {
+    uint64_t word;
+    std::memcpy(&word, p, sizeof word);
+    wide = _mm_crc32_u64(wide, word);
+  }
+  crc = static_cast<uint32_t>(wide);
+  for (; bytes > 0; bytes--) crc = _mm_crc32_u8(crc, *p++);
+  return crc;
+}
+#endif
+
+// CRC-32C (Castagnoli) of what was added, as java.util.zip.CRC32C has it.
+class Checksum {
+ public:
+  void add(const void* data, size_t bytes) {
+    auto* p = static_cast<const uint8_t*>(data);
+#if defined(__x86_64__)
+    static const bool sse42 = __builtin_cpu_supports("sse4.2");
+    state_ = sse42 ? crc_sse42(state_, p, bytes) : crc_portable(state_, p, bytes);
+#else
+    state_ = crc_portable(state_, p, bytes);
+#endif
+  }
+  uint32_t value() const { return ~state_; }
+  static uint32_t of(const void* data, size_t bytes) {
+    Checksum sum;
+    sum.add(data, bytes);
+    return sum.value();
+  }
+
+ private:
+  uint32_t state_ = 0xFFFFFFFFU;
+};
+
+// ---------------------------------------------------------------- the file
+
+std::string system_error(const std::string& what, const std::string& path) {
+  return "cannot " + what + " " + path + ": " + std::strerror(errno);
+}
+
+struct Descriptor {
+  explicit Descriptor(int fd) : fd(fd) {}
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  ~Descriptor() {
+    if (fd >= 0) ::close(fd);
+  }
+  int fd;
+};
+
+// Makes what happened to a folder's entries last.
+void sync_folder_of(const std::string& path) {
+  auto slash = path.rfind('/');
+  auto folder = slash == std::string::npos ? std::string(".") : slash == 0 ? std::string("/") : path.substr(0, slash);
+  Descriptor directory(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  // Some file systems cannot do it, and need not.
+  TORCH_CHECK(directory.fd >= 0, system_error("open", folder));
+  TORCH_CHECK(::fsync(directory.fd) == 0 || errno == EINVAL || errno == ENOTSUP || errno == EBADF,
+              system_error("make durable", folder));
+}
+
+// A file that is there under its name only once it is complete.
+class StateWriter {
+ public:
+  explicit StateWriter(const std::string& path)
+      : path_(path),
+        part_(path + ".part"),
+        file_(::open(part_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600)) {
+    TORCH_CHECK(file_.fd >= 0, system_error("write", part_));
+    chunk_.reserve(kChunkBytes);
+    Writer header;
+    header.raw(kStateMagic, sizeof kStateMagic);
+    u32(header, kStateVersion);
+    u32(header, Checksum::of(header.data(), header.size()));
+    write(header.data(), header.size());
+  }
+  ~StateWriter() {
+    if (!finished_) ::unlink(part_.c_str());
+  }
+
+  void u8(uint8_t value) { raw(&value, 1); }
+  template <class E>
+  void code(E value) {
+    u8(static_cast<uint8_t>(value));
+  }
+  void varint(uint64_t value) {
+    small_.clear();
+    small_.varint(value);
+    raw(small_.data(), small_.size());
+  }
+  void u64(uint64_t value) { raw(&value, sizeof value); }
+  void string(std::string_view text) {
+    auto bytes = std::min<size_t>(text.size(), kMaxStringBytes);
+    varint(bytes);
+    raw(text.data(), bytes);
+  }
+  void raw(const void* data, size_t bytes) {
+    auto* p = static_cast<const uint8_t*>(data);
+    while (bytes > 0) {
+      auto n = std::min(bytes, kChunkBytes - chunk_.size());
+      chunk_.raw(p, n);
+      p += n;
+      bytes -= n;
+      if (chunk_.size() == kChunkBytes) end_chunk();
+    }
+  }
+
+  void finish() {
+    if (!chunk_.empty()) end_chunk();
+    Writer end;
+    u32(end, 0);
+    u32(end, all_.value());
+    write(end.data(), end.size());
+    TORCH_CHECK(::fsync(file_.fd) == 0, system_error("make durable", part_));
+    TORCH_CHECK(::rename(part_.c_str(), path_.c_str()) == 0, system_error("rename", part_));
+    finished_ = true;
+    try {
+      sync_folder_of(path_);
+    } catch (...) {
+      ::unlink(path_.c_str());
+      throw;
+    }
+  }
+  uint64_t bytes() const { return bytes_; }
+  uint32_t checksum() const { return all_.value(); }
+
+ private:
+  static void u32(Writer& w, uint32_t value) { w.raw(&value, sizeof value); }
+
+  void end_chunk() {
+    Writer header;
+    u32(header, static_cast<uint32_t>(chunk_.size()));
+    u32(header, Checksum::of(chunk_.data(), chunk_.size()));
+    write(header.data(), header.size());
+    write(chunk_.data(), chunk_.size());
+    chunk_.clear();
+  }
+
+  void write(const uint8_t* data, size_t bytes) {
+    all_.add(data, bytes);
+    bytes_ += bytes;
+    while (bytes > 0) {
+      auto n = ::write(file_.fd, data, bytes);
+      if (n < 0 && errno == EINTR) continue;
+      TORCH_CHECK(n > 0, system_error("write", part_));
+      data += n;
+      bytes -= static_cast<size_t>(n);
+    }
+  }
+
+  const std::string path_;
+  const std::string part_;
+  Descriptor file_;
+  Writer chunk_;
+  Writer small_;
+  Checksum all_;
+  uint64_t bytes_ = 0;
+  bool finished_ = false;
+};
+
+class StateReader {
+ public:
+  explicit StateReader(const std::string& path)
+      : path_(path), file_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)), chunk_(kChunkBytes) {
+    TORCH_CHECK(file_.fd >= 0, system_error("read", path));
+    struct stat status {};
+    TORCH_CHECK(::fstat(file_.fd, &status) == 0, system_error("read", path));
+    if (!S_ISREG(status.st_mode)) fail("it is no file");
+    size_ = static_cast<uint64_t>(status.st_size);
+    uint8_t header[16];
+    read(header, sizeof header);
+    if (std::memcmp(header, kStateMagic, sizeof kStateMagic) != 0) fail("it is no state file");
+    if (Checksum::of(header, 12) != u32(header + 12)) fail("its checksum is wrong");
+    auto version = u32(header + 8);
+    if (version != kStateVersion) {
+      fail("it has format version " + std::to_string(version) + ", this node reads " + std::to_string(kStateVersion));
+    }
+  }
+
+  uint8_t u8() {
+    uint8_t value;
+    raw(&value, 1);
+    return value;
+  }
+  uint64_t varint() {
+    uint64_t value = 0;
+    for (int shift = 0; shift < 64; shift += 7) {
+      uint8_t byte = u8();
+      if (shift == 63 && byte > 1) break;
+      value |= static_cast<uint64_t>(byte & 0x7F) << shift;
+      if (byte < 0x80) return value;
+    }
+    fail("an integer of more than 64 bits");
+  }
+  uint64_t bounded(uint64_t most, const char* what) {
+    auto value = varint();
+    if (value > most) fail(std::string(what) + " is " + std::to_string(value) + ", the limit is " + std::to_string(most));
+    return value;
+  }
+  // A count of things that take at least one byte each.
+  uint64_t count(const char* what) { return bounded(remaining(), what); }
+  uint64_t u64() {
+    uint64_t value;
+    raw(&value, sizeof value);
+    return value;
+  }
+  std::string string() {
+    auto bytes = bounded(std::min(kMaxStringBytes, remaining()), "a text's length");
+    std::string text(bytes, '\0');
+    raw(text.data(), bytes);
+    return text;
+  }
+  void raw(void* destination, uint64_t bytes) {
+    auto* p = static_cast<uint8_t*>(destination);
+    while (bytes > 0) {
+      if (next_ == end_) next_chunk();
+      auto n = std::min<uint64_t>(bytes, end_ - next_);
+      std::memcpy(p, chunk_.data() + next_, n);
+      next_ += n;
+      p += n;
+      bytes -= n;
+    }
+  }
+  // Nothing may follow.
+  void finish() {
+    if (next_ == end_ && !ended_) read_chunk();
+    if (!ended_ || next_ != end_ || bytes_ != size_) fail("it goes on behind its end");
+  }
+  // No more bytes than this can come.
+  uint64_t remaining() const { return end_ - next_ + (size_ - bytes_); }
+  uint64_t bytes() const { return bytes_; }
+  uint32_t checksum() const { return all_.value(); }
+
+  [[noreturn]] void fail(const std::string& what) const {
+    throw WireError("the state file " + path_ + " cannot be read: at byte " + std::to_string(bytes_) + ": " + what);
+  }
+
+ private:
+  static uint32_t u32(const uint8_t* p) {
+    uint32_t value;
+    std::memcpy(&value, p, sizeof value);
+    return value;
+  }
+
+  void next_chunk() {
+    if (!ended_) read_chunk();
+    if (ended_) fail("it ends too early");
+  }
+
+  void read_chunk() {
+    auto before = all_.value();
+    uint8_t header[8];
+    read(header, sizeof header);
+    auto length = u32(header);
+    auto checksum = u32(header + 4);
+    if (length > kChunkBytes) fail("a chunk of " + std::to_string(length) + " bytes");
+    next_ = 0;
+    end_ = length;
+    if (length == 0) {
+      if (checksum != before) fail("the checksum of the whole is wrong");
+      ended_ = true;
+      return;
+    }
+    read(chunk_.data(), length);
+    if (Checksum::of(chunk_.data(), length) != checksum) fail("a checksum is wrong");
+  }
+
+  void read(uint8_t* destination, size_t bytes) {
+    if (bytes > size_ - bytes_) fail("it ends " + std::to_string(bytes - (size_ - bytes_)) + " bytes too early");
+    auto* p = destination;
+    for (auto left = bytes; left > 0;) {
+      auto n = ::read(file_.fd, p, left);
+      if (n < 0 && errno == EINTR) continue;
+      TORCH_CHECK(n >= 0, system_error("read", path_));
+      if (n == 0) fail("it has become shorter");
+      p += n;
+      left -= static_cast<size_t>(n);
+    }
+    bytes_ += bytes;
+    all_.add(destination, bytes);
+  }
+
+  const std::string path_;
+  Descriptor file_;
+  std::vector<uint8_t> chunk_;
+  size_t next_ = 0;
+  size_t end_ = 0;
+  bool ended_ = false;
+  uint64_t size_ = 0;
+  uint64_t bytes_ = 0;  // read so far
+  Checksum all_;
+};
+
+// ---------------------------------------------------------------- values
+
+at::Tensor bytes_of(const c10::Storage& storage, uint64_t offset, uint64_t bytes) {
+  return at::empty({0}, at::TensorOptions().dtype(at::kByte).device(storage.device()))
+      .set_(storage, static_cast<int64_t>(offset), {static_cast<int64_t>(bytes)}, {1});
+}
+
+void write_values(StateWriter& w, const c10::Storage& storage) {
+  if (storage.device().is_cpu()) {
+    w.raw(storage.data(), storage.nbytes());
+    return;
+  }
+  c10::DeviceGuard guard(storage.device());
+  for (uint64_t offset = 0; offset < storage.nbytes(); offset += kChunkBytes) {
+    auto n = std::min<uint64_t>(kChunkBytes, storage.nbytes() - offset);
+    auto here = bytes_of(storage, offset, n).cpu();
+    w.raw(here.const_data_ptr(), n);
+  }
+}
+
+void read_values(StateReader& r, const c10::Storage& storage) {
+  if (storage.device().is_cpu()) {
+    r.raw(storage.mutable_data(), storage.nbytes());
+    return;
+  }
+  c10::DeviceGuard guard(storage.device());
+  auto here = at::empty({static_cast<int64_t>(std::min<uint64_t>(kChunkBytes, storage.nbytes()))},
+                        at::TensorOptions().dtype(at::kByte));
+  for (uint64_t offset = 0; offset < storage.nbytes(); offset += kChunkBytes) {
+    auto n = std::min<uint64_t>(kChunkBytes, storage.nbytes() - offset);
+    r.raw(here.mutable_data_ptr(), n);
+    bytes_of(storage, offset, n).copy_(here.narrow(0, 0, static_cast<int64_t>(n)));
+  }
+}
+
+}  // namespace
+
+// ---------------------------------------------------------------- saving
+
+Executor::Snapshot Executor::save(const std::string& path, uint64_t sequence) {
+  at::AutoDispatchBelowADInplaceOrView below_autograd;
+  at::NoGradGuard no_grad;
+  StateWriter w(path);
+  auto device_number = [&](c10::Device device) -> uint64_t {
+    auto it = std::find_if(devices_.begin(), devices_.end(), [&](c10::Device each) {
+      return each.type() == device.type() && (device.is_cpu() || each.index() == device.index());
+    });
+    TORCH_CHECK(it != devices_.end(), "the session has no device ", device);
+    return static_cast<uint64_t>(it - devices_.begin());
+  };
+
+  w.code(Section::kSession);
+  w.varint(devices_.size());
+  w.u8(static_cast<uint8_t>(c10::typeMetaToScalarType(c10::get_default_dtype())));
+  w.varint(sequence);
+  w.varint(calls_);
+  w.varint(failures_);
+  for (const auto& memory : memory_) w.varint(memory.peak);
+
+  w.code(Section::kOperators);
+  w.varint(operators_.size());
+  for (const auto& op : operators_) {
+    w.string(op.info->name);
+    w.string(op.info->overload);
+    w.u64(op.info->schema_hash);
+  }
+
+  std::vector<int64_t> ids;
+  ids.reserve(storages_.size());
+  std::vector<const Failure*> failures;
+  std::unordered_map<const Failure*, uint64_t> numbers;
+  for (const auto& [id, storage] : storages_) {
+    ids.push_back(id);
+    if (storage.failure && numbers.emplace(storage.failure.get(), failures.size()).second) {
+      failures.push_back(storage.failure.get());
+    }
+  }
+  std::sort(ids.begin(), ids.end());
+  w.code(Section::kFailures);
+  w.varint(failures.size());
+  for (const auto* failure : failures) {
+    w.varint(failure->number);
+    w.varint(failure->call);
+    w.string(failure->operation);
+    w.string(failure->message);
+    w.varint(failure->inputs.size());
+    for (const auto& input : failure->inputs) w.string(input);
+  }
+
+  w.code(Section::kStorages);
+  w.varint(ids.size());
+  for (auto id : ids) {
+    const auto& storage = storages_.find(id)->second;
+    // Nobody can read what a failed operation has left in memory.
+    bool values = storage.memory && !storage.failure;
+    w.varint(static_cast<uint64_t>(id));
+    w.varint(storage.memory ? storage.memory.nbytes() : storage.bytes);
+    w.varint(storage.device);
+    w.u8((values ? kValues : 0) | (storage.reported ? kReported : 0) | (storage.failure ? kFailed : 0));
+    if (storage.failure) w.varint(numbers[storage.failure.get()]);
+    if (values) write_values(w, storage.memory);
+  }
+
+  w.code(Section::kAsked);
+  w.varint(asked_.size());
+  for (const auto& [request, outputs] : asked_) {
+    w.varint(static_cast<uint64_t>(request));
+    w.varint(outputs.size());
+    for (const auto& output : outputs) {
+      w.varint(device_number(output.device()));
+      w.varint(output.storage().nbytes());
+      write_values(w, output.storage());
+    }
+  }
+
+  w.code(Section::kGenerators);
+  w.varint(generators_.size());
+  for (const auto& [id, generator] : generators_) {
+    auto state = generator.get_state().contiguous();
+    w.varint(id);
+    w.varint(device_number(generator.device()));
+    w.varint(state.nbytes());
+    w.raw(state.const_data_ptr(), state.nbytes());
+  }
+
+  w.code(Section::kEvents);
+  w.varint(events_.size());
+  auto now = std::chrono::steady_clock::now();
+  for (const auto& [id, event] : events_) {
+    auto since = std::chrono::duration_cast<std::chrono::nanoseconds>(now - event.time).count();
+    w.varint(id);
+    w.varint(static_cast<uint64_t>(std::max<int64_t>(since, 0)));
+  }
+
+  w.code(Section::kEnd);
+  w.finish();
+  return {w.bytes(), w.checksum(), ids.size(), sequence};
+}
+
+// ---------------------------------------------------------------- loading
+
+Executor::Snapshot Executor::load(const std::string& path) {
+  TORCH_CHECK(operators_.empty() && storages_.empty() && calls_ == 0, "a state is taken up before anything else");
+  StateReader r(path);
+  Snapshot snapshot;
+  std::vector<std::shared_ptr<Failure>> failures;
+  auto device = [&] { return static_cast<uint32_t>(r.bounded(devices_.size() - 1, "a device")); };
+  auto memory_of = [&](uint32_t device, uint64_t bytes) {
+    if (bytes > r.remaining()) r.fail("a storage of " + std::to_string(bytes) + " bytes");
+    c10::DeviceGuard guard(devices_[device]);
+    return c10::Storage(c10::Storage::use_byte_size_t(), static_cast<int64_t>(bytes), allocator(device), true);
+  };
+
+  std::vector<uint64_t> peaks;
+  Section previous = Section::kEnd;
+  for (bool more = true; more;) {
+    auto section = static_cast<Section>(r.u8());
+    if (section != Section::kEnd && section <= previous) r.fail("its parts are out of order");
+    if (section != Section::kSession && previous == Section::kEnd) r.fail("its first part is missing");
+    previous = section;
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
+    at::NoGradGuard no_grad;
+    switch (section) {
+      case Section::kSession: {
+        auto devices = r.varint();
+        if (devices != devices_.size()) {
+          r.fail("it is of a node with " + std::to_string(devices) + " devices, this one has " +
+                 std::to_string(devices_.size()));
+        }
+        auto dtype = static_cast<c10::ScalarType>(r.u8());
+        if (dtype >= c10::ScalarType::NumOptions || !c10::isFloatingType(dtype)) r.fail("the default dtype is none");
+        snapshot.sequence = r.varint();
+        calls_ = r.varint();
+        failures_ = r.varint();
+        for (uint64_t i = 0; i < devices; i++) peaks.push_back(r.varint());
+        auto meta = c10::scalarTypeToTypeMeta(dtype);
+        if (meta != c10::get_default_dtype()) c10::set_default_dtype(meta);
+        break;
+      }
+      case Section::kOperators: {
+        // As a batch that defines them, so that they are checked like those of one.
+        Writer batch;
+        batch.u8(kBatchMagic);
+        batch.u8(kWireVersion);
+        auto n = r.bounded(kMaxOperators, "a count of operators");
+        for (uint64_t i = 0; i < n; i++) {
+          batch.code(Record::kDefineOperator);
+          batch.varint(i);
+          batch.string(r.string());
+          batch.string(r.string());
+          batch.u64(r.u64());
+        }
+        execute(batch.data(), batch.size());
+        break;
+      }
+      case Section::kFailures:
+        for (auto n = r.count("a count of failures"); n > 0; n--) {
+          auto failure = std::make_shared<Failure>();
+          failure->number = r.varint();
+          failure->call = r.varint();
+          failure->operation = r.string();
+          failure->message = r.string();
+          for (auto inputs = r.count("a count of inputs"); inputs > 0; inputs--) failure->inputs.push_back(r.string());
+          failures.push_back(std::move(failure));
+        }
+        break;
+      case Section::kStorages: {
+        int64_t last = 0;
+        for (auto n = snapshot.storages = r.count("a count of storages"); n > 0; n--) {
+          auto id = static_cast<int64_t>(r.bounded(INT64_MAX, "a storage"));
+          if (id <= last) r.fail("its storages are out of order");
+          last = id;
+          auto& storage = storages_[id];
+          storage.bytes = r.bounded(kMaxStorageBytes, "a storage's size");
+          storage.device = device();
+          auto bits = r.u8();
+          storage.reported = bits & kReported;
+          if (bits & kFailed) {
+            auto which = r.varint();
+            if (which >= failures.size()) r.fail("there is no failure " + std::to_string(which));
+            storage.failure = failures[which];
+          }
+          if (bits & kValues) {
+            storage.memory = memory_of(storage.device, storage.bytes);
+            read_values(r, storage.memory);
+            account(storage);
+          }
+        }
+        break;
+      }
+      case Section::kAsked:
+        for (auto n = r.count("a count of requests"); n > 0; n--) {
+          auto& outputs = asked_[static_cast<int64_t>(r.varint())];
+          for (auto m = r.count("a count of outputs"); m > 0; m--) {
+            auto where = device();
+            auto memory = memory_of(where, r.bounded(kMaxStorageBytes, "a storage's size"));
+            read_values(r, memory);
+            outputs.push_back(bytes_of(memory, 0, memory.nbytes()));
+          }
+        }
+        break;
+      case Section::kGenerators:
+        for (auto n = r.count("a count of generators"); n > 0; n--) {
+          auto id = r.bounded(kMaxGenerators, "a generator");
+          auto where = device();
+          auto bytes = r.count("a generator state's size");
+          auto state = at::empty({static_cast<int64_t>(bytes)}, at::TensorOptions().dtype(at::kByte));
+          r.raw(state.mutable_data_ptr(), bytes);
+          generator(id, where).set_state(state);
+        }
+        break;
+      case Section::kEvents: {
+        auto now = std::chrono::steady_clock::now();
+        for (auto n = r.count("a count of events"); n > 0; n--) {
+          auto& event = events_[r.bounded(kMaxEvents, "an event")];
+          event.time = now - std::chrono::nanoseconds(r.bounded(INT64_MAX / 2, "an event's age"));
+        }
+        break;
+      }
+      case Section::kEnd:
+        more = false;
+        break;
+      default:
+        r.fail("unknown part " + std::to_string(static_cast<int>(section)));
+    }
+  }
+  r.finish();
+  for (size_t i = 0; i < peaks.size() && i < memory_.size(); i++) {
+    memory_[i].peak = std::max(memory_[i].peak, peaks[i]);
+  }
+  snapshot.bytes = r.bytes();
+  snapshot.checksum = r.checksum();
+  return snapshot;
+}
+
+}  // namespace remora

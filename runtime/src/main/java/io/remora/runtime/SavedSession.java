@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.runtime;
+
+import org.bytedeco.javacpp.LongPointer;
+
+/**
+ * What a session's file holds.
+ *
+ * @param bytes of the file
+ * @param checksum CRC-32C of the file, as {@link java.util.zip.CRC32C} has it
+ * @param storages how many storages are in it
+ * @param sequence the last batch that the session had executed
+ */
+public record SavedSession(long bytes, long checksum, long storages, long sequence) {
+
+  static SavedSession of(LongPointer summary) {
+    return new SavedSession(summary.get(0), summary.get(1), summary.get(2), summary.get(3));
+  }
+}
