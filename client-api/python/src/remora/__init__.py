@@ -29,6 +29,7 @@ from .exceptions import (  # noqa: E402
     ProvisioningTimeoutException,
     ReadTimeoutException,
     RemoraException,
+    RemoteFunctionError,
     RemoteOperationException,
     ResourceExhaustedException,
     StaleReferenceException,
@@ -44,6 +45,7 @@ from .machine import (  # noqa: E402
     metadata_hash,
     storage_id,
 )
+from .remote import RemoteFunction, remote  # noqa: E402
 
 __version__ = "0.1.0"
 
@@ -58,6 +60,8 @@ __all__ = [
     "ProvisioningTimeoutException",
     "ReadTimeoutException",
     "RemoraException",
+    "RemoteFunction",
+    "RemoteFunctionError",
     "RemoteMachine",
     "RemoteOperationException",
     "ResourceExhaustedException",
@@ -69,5 +73,6 @@ __all__ = [
     "get_all_machines",
     "is_remote_execution_enabled",
     "metadata_hash",
+    "remote",
     "storage_id",
 ]

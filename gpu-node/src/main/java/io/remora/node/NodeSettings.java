@@ -15,6 +15,10 @@ import java.util.List;
  * @param maxConnections connections open at the same time, 1 to 1024
  * @param maxSessions sessions open at the same time, 1 to 1024
  * @param deniedOperators operators that are refused
+ * @param remoteFunctions whether programs may run Python functions here
+ * @param python the command of the interpreter that runs them
+ * @param pythonStartTimeout time until a Python worker is ready, 1 s or more
+ * @param pythonPackages folder of packages installed on request; empty for a temporary one
  */
 public record NodeSettings(
     Duration orphanTimeout,
@@ -22,7 +26,11 @@ public record NodeSettings(
     int computeThreads,
     int maxConnections,
     int maxSessions,
-    List<String> deniedOperators) {
+    List<String> deniedOperators,
+    boolean remoteFunctions,
+    String python,
+    Duration pythonStartTimeout,
+    String pythonPackages) {
 
   /** Path of the settings in the configuration. */
   static final String PATH = "remora.node";
@@ -42,6 +50,10 @@ public record NodeSettings(
     checkRange("max-connections", maxConnections, 1, 1024);
     checkRange("max-sessions", maxSessions, 1, 1024);
     deniedOperators = List.copyOf(deniedOperators);
+    checkAtLeast("python-start-timeout", pythonStartTimeout, Duration.ofSeconds(1));
+    if (remoteFunctions && python.isBlank()) {
+      throw new IllegalArgumentException(PATH + ".python must not be empty");
+    }
   }
 
   /**
@@ -60,7 +72,11 @@ public record NodeSettings(
         node.getInt("compute-threads"),
         node.getInt("max-connections"),
         node.getInt("max-sessions"),
-        node.getStringList("denied-operators"));
+        node.getStringList("denied-operators"),
+        node.getBoolean("remote-functions"),
+        node.getString("python"),
+        node.getDuration("python-start-timeout"),
+        node.getString("python-packages"));
   }
 
   private static void checkAtLeast(String key, Duration value, Duration least) {

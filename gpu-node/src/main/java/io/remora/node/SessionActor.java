@@ -19,6 +19,7 @@ import io.remora.runtime.ProtocolException;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.util.List;
+import java.util.Optional;
 
 /**
  * One program's session on this node. Runs on a pinned dispatcher: its thread, and no other,
@@ -66,6 +67,7 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
   private final SessionInbox inbox;
   private final SessionOutbox outbox;
   private final BatchExecutor executor;
+  private final Optional<PythonWorker> worker;
   private long executed;
 
   /**
@@ -75,6 +77,7 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
    * @param session its number in the connection
    * @param devices the executor's devices
    * @param deniedOperators operators that are refused
+   * @param python what runs Python functions; empty if they are not allowed
    */
   static Behavior<Command> create(
       String name,
@@ -82,7 +85,8 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
       SessionInbox inbox,
       SessionOutbox outbox,
       List<String> devices,
-      List<String> deniedOperators) {
+      List<String> deniedOperators,
+      Optional<PythonEnvironment> python) {
     return Behaviors.setup(
         context -> {
           context.setLoggerName(SessionActor.class);
@@ -95,7 +99,10 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
             inbox.abandon();
             return Behaviors.stopped();
           }
-          return new SessionActor(context, name, session, inbox, outbox, executor);
+          Optional<PythonWorker> worker =
+              python.map(environment -> new PythonWorker(name, environment, inbox::abandoned));
+          worker.ifPresent(executor::runFunctionsWith);
+          return new SessionActor(context, name, session, inbox, outbox, executor, worker);
         });
   }
 
@@ -105,13 +112,15 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
       long session,
       SessionInbox inbox,
       SessionOutbox outbox,
-      BatchExecutor executor) {
+      BatchExecutor executor,
+      Optional<PythonWorker> worker) {
     super(context);
     this.name = name;
     this.session = session;
     this.inbox = inbox;
     this.outbox = outbox;
     this.executor = executor;
+    this.worker = worker;
     outbox.send(
         OutboundFrame.control(
             FrameType.SESSION_OPENED, session, SessionOpened.getDefaultInstance()));
@@ -168,6 +177,7 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
 
   private Behavior<Command> onPostStop(PostStop signal) {
     inbox.abandon();
+    worker.ifPresent(PythonWorker::close);
     long storages = executor.storageCount();
     long bytes = executor.storageBytes();
     executor.close();
