@@ -8,14 +8,20 @@ Nothing here runs per operation.
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import ctypes
-import functools
 import logging
 import os
+import shutil
+import sys
+import tempfile
 import threading
 import time
 import weakref
 from collections.abc import Iterator
+from ctypes import CFUNCTYPE
+from pathlib import Path
 from typing import Any
 
 import grpc
