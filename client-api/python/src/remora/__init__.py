@@ -34,6 +34,7 @@ from .exceptions import (  # noqa: E402
     ResourceExhaustedException,
     StaleReferenceException,
 )
+from .functions import RemoteFunction, remote  # noqa: E402
 from .machine import (  # noqa: E402
     DeviceInfo,
     RemoteMachine,
@@ -45,7 +46,6 @@ from .machine import (  # noqa: E402
     metadata_hash,
     storage_id,
 )
-from .remote import RemoteFunction, remote  # noqa: E402
 
 __version__ = "0.1.0"
 

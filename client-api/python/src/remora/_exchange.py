@@ -11,12 +11,19 @@ import ctypes
 import fcntl
 import mmap
 import os
+import threading
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 VERSION = 1
+
+# What is pickled travels with the call up to this size, else as a tensor does.
+INLINE_BYTES = 64 * 1024
+
+inside = threading.local()
+"""``inside.function`` is true in a thread that runs a function: remote functions called there just run."""
 
 MEMORY_NONE, MEMORY_SHARED, MEMORY_CUDA = 0, 1, 2
 SOURCE_ARGUMENT, SOURCE_NEW = 0, 1
@@ -128,7 +135,7 @@ class Shape:
             tensor.is_neg(),
             tuple(tensor.shape),
             tensor.stride(),
-            tensor.storage_offset(),
+            int(tensor.storage_offset()),
         )
 
     @staticmethod
@@ -156,7 +163,7 @@ class Shape:
         """A tensor that lies so on a storage."""
         tensor = torch.empty(0, dtype=self.dtype, device=storage.device)
         with torch.no_grad():
-            tensor.set_(storage, self.offset, self.sizes, self.strides)  # type: ignore[call-overload]
+            tensor.set_(storage, self.offset, self.sizes, self.strides)
             if self.conj:
                 tensor = tensor.conj()
             if self.neg:
@@ -199,15 +206,14 @@ class SharedMemory:
 
 def open_shared(path: str, size: int) -> torch.UntypedStorage:
     """The node's own memory."""
-    storage: torch.UntypedStorage = torch.UntypedStorage.from_file(path, shared=True, nbytes=size)
-    return storage
+    return torch.UntypedStorage.from_file(path, shared=True, nbytes=size)  # type: ignore[return-value]
 
 
 # ---------------------------------------------------------------- memory on CUDA
 
 
 class _CudaHandle(ctypes.Structure):
-    _fields_ = [("bytes", ctypes.c_char * 64)]  # noqa: RUF012
+    _fields_ = [("bytes", ctypes.c_char * 64)]
 
 
 class CudaMemory:

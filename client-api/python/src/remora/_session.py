@@ -9,8 +9,8 @@ Nothing here runs per operation.
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import ctypes
+import functools
 import logging
 import os
 import shutil
@@ -20,7 +20,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
-from ctypes import CFUNCTYPE
+from ctypes import CFUNCTYPE, c_int32, c_int64, c_void_p
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +197,7 @@ class LocalSession(Session):
         )
         self._functions: concurrent.futures.Executor | None = None
         _LOCAL[self._executor] = self
-        core.set_run_callback(_run_function)
+        core.set_run_callback(ctypes.cast(_run_callback, c_void_p))
         self._start(self._execute)
 
     def run_function(self, request: bytes) -> None:
@@ -249,19 +249,9 @@ class LocalSession(Session):
 _LOCAL: dict[int, LocalSession] = {}
 
 
-@CFUNCTYPE(
-    ctypes.c_int32,
-    ctypes.c_int64,
-    ctypes.c_void_p,
-    ctypes.c_int64,
-    ctypes.c_int64,
-    ctypes.c_void_p,
-    ctypes.c_int32,
-)
-def _run_function(
-    executor: int, request: int, size: int, timeout: int, error: int, error_size: int
-) -> int:
-    """The core's call for a function of a batch."""
+def _run_function(*call: int) -> int:
+    """The core's call for a function of a batch: remora_run_callback."""
+    executor, request, size, _, error, error_size = call
     try:
         _LOCAL[executor].run_function(ctypes.string_at(request, size))
         return 0
@@ -269,6 +259,11 @@ def _run_function(
         text = (str(e) or repr(e)).encode()[: error_size - 1] + b"\0"
         ctypes.memmove(error, text, len(text))
         return -1
+
+
+_run_callback = CFUNCTYPE(c_int32, c_int64, c_void_p, c_int64, c_int64, c_void_p, c_int32)(
+    _run_function
+)
 
 
 # ---------------------------------------------------------------- through the gateway

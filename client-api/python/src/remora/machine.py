@@ -15,7 +15,7 @@ from types import TracebackType
 
 import torch
 
-from . import _gateway, _torch_module, exceptions, remote
+from . import _gateway, _torch_module, exceptions, functions
 from ._gateway import Gateway
 from ._native import address_of, core
 from ._proto import gateway_pb2 as pb
@@ -231,7 +231,7 @@ class RemoteMachine:
             _torch_module.machine_opened(self._session)  # type: ignore[arg-type]
             try:
                 if self._packages and not self._attach:
-                    remote.install(self._session, self._packages)  # type: ignore[arg-type]
+                    functions.install(self._session, self._packages)  # type: ignore[arg-type]
             except BaseException:
                 self._stop(False)
                 raise
@@ -346,7 +346,7 @@ class RemoteMachine:
             if session is None:
                 self._packages.extend(packages)
                 return
-        remote.install(session, packages)
+        functions.install(session, packages)
 
     def __enter__(self) -> RemoteMachine:
         return self.start()

@@ -35,12 +35,7 @@ from ._exchange import Reader, Shape, Writer
 
 _HEADER = struct.Struct("<BI")
 _MOST_OUTPUT = 1024 * 1024
-# Larger results of pickling go through shared memory, as tensors do.
-INLINE_BYTES = 64 * 1024
 _PIP_LINES = 15
-
-inside = threading.local()
-"""``inside.function`` is true in a thread that runs a function: remote functions called there just run."""
 
 
 class Refusal(Exception):  # noqa: N818
@@ -50,7 +45,7 @@ class Refusal(Exception):  # noqa: N818
 # ---------------------------------------------------------------- a function, from request to answer
 
 
-class _Arguments(cloudpickle.pickle.Unpickler):  # type: ignore[misc, name-defined]
+class _Arguments(cloudpickle.pickle.Unpickler):  # type: ignore[misc]
     """Loads a function with its arguments; remote tensors are the node's memory."""
 
     def __init__(self, data: bytes, call: _Call) -> None:
@@ -109,6 +104,7 @@ class _Call:
         self._results: list[torch.Tensor] = []
         self._seen: dict[int, tuple[Any, ...]] = {}
         self._kept: list[Any] = []  # whose ids are keys above
+        self._random_state: Callable[[], bytes] = bytes
         self.shared: list[exchange.SharedMemory | torch.UntypedStorage] = []
 
     def _storage(self, reader: Reader) -> torch.UntypedStorage:
@@ -126,9 +122,7 @@ class _Call:
         storage, shape = self._shapes[number]
         return shape.over(self._storages[storage])
 
-    def argument(
-        self, number: int, kind: type[torch.Tensor], requires_grad: bool
-    ) -> torch.Tensor:
+    def argument(self, number: int, kind: type[torch.Tensor], requires_grad: bool) -> torch.Tensor:
         """Argument number `number`, as the program has it."""
         found = self._arguments.get(number)
         if found is None:
@@ -165,7 +159,7 @@ class _Call:
 
     def answer(self, header: dict[str, Any], body: bytes) -> bytes:
         """The answer, and memory for the new tensors in it, which is shared until :meth:`done`."""
-        if len(body) > INLINE_BYTES:
+        if len(body) > exchange.INLINE_BYTES:
             header["body"] = len(self._results)
             self._results.append(torch.frombuffer(bytearray(body), dtype=torch.uint8))
             body = b""
@@ -176,7 +170,7 @@ class _Call:
         payload.block(text)
         payload.raw(body)
         writer.block(payload.bytes())
-        writer.block(self._random_state_now())
+        writer.block(self._random_state())
         placed, storages = self._place()
         writer.number(len(storages))
         for storage in storages:
@@ -202,8 +196,8 @@ class _Call:
             users[key] = users.get(key, 0) + 1
         placed, storages = [], list[torch.UntypedStorage]()
         new: dict[tuple[str, int], int] = {}
-        for tensor in tensors:
-            storage = tensor.untyped_storage()
+        for each in tensors:
+            tensor, storage = each, each.untyped_storage()
             key = (str(tensor.device), storage.data_ptr())
             if storage.nbytes() > 0 and key in self._by_address:
                 placed.append((exchange.SOURCE_ARGUMENT, self._by_address[key], Shape.of(tensor)))
@@ -242,7 +236,7 @@ class _Call:
     def random_numbers(self) -> Iterator[None]:
         """Random numbers go on where the device's generator is in the program's order of operations."""
         device = torch.device(self.devices[self.device])
-        self._random_state_now = lambda: bytes(_random_state(device).numpy())
+        self._random_state = lambda: bytes(_random_state(device).numpy())
         before = _random_state(device)
         state = torch.frombuffer(bytearray(self.random_state), dtype=torch.uint8)
         try:
@@ -273,13 +267,16 @@ def _set_random_state(device: torch.device, state: torch.Tensor) -> None:
 class Functions:
     """Runs functions, one at a time."""
 
-    def __init__(self, packages: Path, begin: Callable[[], None], output: Callable[[], list[Any]]) -> None:
+    def __init__(
+        self, packages: Path, begin: Callable[[], None], output: Callable[[], list[Any]]
+    ) -> None:
         """Functions that find packages in a folder.
 
         Args:
             packages: where packages are installed to.
             begin: called before a function runs.
             output: what it has written: lists of stream (``"out"``, ``"err"``) and text.
+
         """
         self._packages = packages
         self._begin = begin
@@ -291,6 +288,7 @@ class Functions:
 
         Raises:
             Refusal: it cannot be begun.
+
         """
         call = _Call(request)
         self._last = call
@@ -322,11 +320,11 @@ class Functions:
         try:
             function, args, kwargs = _Arguments(payload, call).load()
             phase = "call"
-            inside.function = True
+            exchange.inside.function = True
             try:
                 result = function(*args, **kwargs)
             finally:
-                inside.function = False
+                exchange.inside.function = False
             phase = "result"
             return self._pickled(call, result)
         except BaseException as e:
@@ -389,6 +387,7 @@ def install(packages: list[str], folder: Path) -> None:
 
     Raises:
         Refusal: pip cannot; the message has its last lines.
+
     """
     options = [each for each in packages if each.startswith("-")]
     folder.mkdir(parents=True, exist_ok=True)
@@ -431,10 +430,10 @@ def _pip(folder: Path, *arguments: str) -> None:
     lines = [line for line in (result.stderr or result.stdout).splitlines() if line.strip()]
     if any("No module named pip" in line for line in lines):
         raise Refusal(f"the node's Python ({sys.executable}) has no pip to install packages with")
-    names = " ".join(each for each in arguments if not each.startswith("-") and not each.endswith(".json"))
-    raise Refusal(
-        f"pip cannot install {names} on the node:\n  " + "\n  ".join(lines[-_PIP_LINES:])
+    names = " ".join(
+        each for each in arguments if not each.startswith("-") and not each.endswith(".json")
     )
+    raise Refusal(f"pip cannot install {names} on the node:\n  " + "\n  ".join(lines[-_PIP_LINES:]))
 
 
 # ---------------------------------------------------------------- the process
@@ -475,7 +474,7 @@ class _Process:
         os.dup2(nothing, 0)
         os.close(nothing)
         os.dup2(2, 1)
-        sys.stdin = open(0, closefd=False)  # noqa: PTH123, SIM115
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115
         self._sending = threading.Lock()
         self._chunks: list[list[str]] = []
         self._size = 0
@@ -483,7 +482,7 @@ class _Process:
         self._requests: queue.Queue[bytes] = queue.Queue()
         self._done = threading.Event()
         self.functions = Functions(packages, self._begin, self._written)
-        sys.stdout, sys.stderr = _Output(self, "out"), _Output(self, "err")  # type: ignore[assignment]
+        sys.stdout, sys.stderr = _Output(self, "out"), _Output(self, "err")
         os.register_at_fork(after_in_child=self._forked)
 
     def _forked(self) -> None:
@@ -506,7 +505,9 @@ class _Process:
                     self._chunks.append([stream, text])
                 self._size += len(text)
                 if self._size >= _MOST_OUTPUT:
-                    self._chunks.append(["err", "\n… (the function writes too much: the rest is left out)\n"])
+                    self._chunks.append(
+                        ["err", "\n… (the function writes too much: the rest is left out)\n"]
+                    )
             self._line += text
             lines, newline, rest = self._line.rpartition("\n")
             if not newline and len(rest) < 1000:

@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overlo
 import cloudpickle
 import torch
 
-from . import exceptions, worker
+from . import _exchange as exchange
+from . import exceptions
 from ._exchange import SOURCE_ARGUMENT, Reader, Shape, Writer
 from ._native import core
 from ._session import Session, session_of
@@ -56,6 +57,7 @@ class RemoteFunction(Generic[_P, _R]):
         run_async: bool,
         timeout: float,
     ) -> None:
+        self.__qualname__ = getattr(function, "__qualname__", repr(function))
         functools.update_wrapper(self, function)
         self._function = function
         self._machine = machine
@@ -65,7 +67,7 @@ class RemoteFunction(Generic[_P, _R]):
 
     def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """Runs it: on the node, or, called by a function that runs there, just so."""
-        if getattr(worker.inside, "function", False):
+        if getattr(exchange.inside, "function", False):
             return self._function(*args, **kwargs)
         future = self.submit(*args, **kwargs)
         return cast(_R, future) if self._run_async else future.result()
@@ -74,7 +76,14 @@ class RemoteFunction(Generic[_P, _R]):
         """Starts it and returns at once, whatever ``run_async`` says."""
         pickled = _Pickled((self._function, args, kwargs))
         session, device = pickled.place(self._machine)
-        return _submit(session, device, self.__qualname__, pickled, self._packages, self._timeout)
+        return _submit(
+            session,
+            device,
+            self.__qualname__,
+            pickled,
+            packages=self._packages,
+            timeout=self._timeout,
+        )
 
     @property
     def local(self) -> Callable[_P, _R]:
@@ -127,9 +136,9 @@ def remote(
     It runs on the machine of the tensors among its arguments (also within containers, modules and
     closures), else on `machine`, else on that of the current device; in order with the operations
     recorded before and after the call. Tensors on the machine are the function's arguments as they are,
-    nothing is copied: what it writes to them in place is seen by the program. Tensors in the result stay on the machine. Everything else is
-    pickled: the function with what it refers to in the program's own files, arguments, result, and what
-    it raises. What it prints is printed here when it has ended.
+    nothing is copied: what it writes to them in place is seen by the program. Tensors in the result stay
+    on the machine. Everything else is pickled: the function with what it refers to in the program's own
+    files, arguments, result, and what it raises. What it prints is printed here when it has ended.
 
     Gradients do not flow through the call: tensors in the result are detached from their graph there.
 
@@ -143,6 +152,7 @@ def remote(
 
     Raises:
         ValueError: an argument is out of range.
+
     """
     if isinstance(packages, str):
         raise ValueError("packages must be a list of requirements, not one string")
@@ -162,9 +172,10 @@ def install(session: Session, packages: Sequence[str], timeout: float = _TIMEOUT
 
     Raises:
         RemoteFunctionError: pip cannot; the message has its last lines.
+
     """
     pickled = _Pickled(None)
-    _submit(session, 0, "pip_install", pickled, packages, timeout).result()
+    _submit(session, 0, "pip_install", pickled, packages=packages, timeout=timeout).result()
 
 
 # ---------------------------------------------------------------- what is sent
@@ -210,7 +221,7 @@ class _Pickled:
 
     def device(self, device: torch.device) -> tuple[Any, ...]:
         """What stands for a remote device."""
-        slot = torch.remora.current_device() if device.index is None else device.index  # type: ignore[attr-defined]
+        slot = torch.remora.current_device() if device.index is None else device.index
         return ("device", self._on(torch.device("remora", slot)))
 
     def _on(self, device: torch.device) -> int:
@@ -251,8 +262,8 @@ def _installed_folders() -> list[str]:
     folders = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     folders.update(site.getsitepackages())
     folders.add(site.getusersitepackages())
-    folders.update(str(Path(module.__file__).parent) for module in (torch, cloudpickle))
-    folders.add(str(Path(__file__).parent))
+    files = (torch.__file__, cloudpickle.__file__, __file__)
+    folders.update(str(Path(file).parent) for file in files if file)
     return [folder + "/" for folder in folders if folder]
 
 
@@ -270,12 +281,16 @@ def _own_modules_by_value() -> Iterator[None]:
             if name in _known_modules:
                 continue
             _known_modules.add(name)
-            if name != "__main__" and type(module) is ModuleType and _is_own(module):
-                # Only this way is its name known to the pickler.
-                if sys.modules.get(module.__name__) is module:
-                    _own_modules.add(module.__name__)
+            if (
+                name not in ("__main__", "__mp_main__")
+                and type(module) is ModuleType
+                and _is_own(module)
+            ):
+                _own_modules.add(name)
         own = [sys.modules[name] for name in _own_modules if name in sys.modules]
-        added = [each for each in own if each.__name__ not in cloudpickle.list_registry_pickle_by_value()]
+        added = [
+            each for each in own if each.__name__ not in cloudpickle.list_registry_pickle_by_value()
+        ]
         for module in added:
             cloudpickle.register_pickle_by_value(module)
         try:
@@ -309,7 +324,9 @@ class _Future(concurrent.futures.Future[Any]):
         if not self._looked and self.done() and not self.cancelled():
             error = super().exception()
             if error is not None:
-                log.error("%s has failed, and nobody has asked for its result: %s", self.name, error)
+                log.error(
+                    "%s has failed, and nobody has asked for its result: %s", self.name, error
+                )
 
 
 class _Run:
@@ -354,6 +371,7 @@ def _submit(
     device: int,
     name: str,
     pickled: _Pickled,
+    *,
     packages: Iterable[str],
     timeout: float,
 ) -> _Future:
@@ -368,7 +386,7 @@ def _submit(
         "body": None,
     }
     tensors, body = [*pickled.tensors], pickled.data
-    if len(body) > worker.INLINE_BYTES:
+    if len(body) > exchange.INLINE_BYTES:
         header["body"] = len(tensors)
         tensors.append(torch.frombuffer(bytearray(body), dtype=torch.uint8).to(run.device))
         body = b""
@@ -382,7 +400,14 @@ def _submit(
     addresses = (ctypes.c_int64 * count)(*(start + 8 * i for i in range(count)))
     run.request = core.check(
         core.run(
-            session.handle, device, max(1, int(timeout * 1000)), name.encode(), data, len(data), addresses, count
+            session.handle,
+            device,
+            max(1, int(timeout * 1000)),
+            name.encode(),
+            data,
+            len(data),
+            addresses,
+            count,
         )
     )
     with _waiters_lock:
@@ -396,7 +421,7 @@ def _submit(
 # ---------------------------------------------------------------- what comes back
 
 
-class _Unpickler(cloudpickle.pickle.Unpickler):  # type: ignore[misc, name-defined]
+class _Unpickler(cloudpickle.pickle.Unpickler):  # type: ignore[misc]
     """Loads a result; its tensors are on the machine."""
 
     def __init__(self, data: bytes, load: Callable[[Any], Any]) -> None:
@@ -446,10 +471,8 @@ def _bind(run: _Run, sizes: list[tuple[int, torch.device]]) -> list[torch.Untype
 def _outcome(run: _Run, payload: bytes, tensors: list[torch.Tensor]) -> Any:
     reader = Reader(payload)
     header = json.loads(reader.block())
-    if header["body"] is not None:
-        body = bytes(tensors.pop(header["body"]).cpu().numpy())
-    else:
-        body = reader.raw(reader.left())
+    large = header["body"]
+    body = reader.raw(reader.left()) if large is None else bytes(tensors.pop(large).cpu().numpy())
     for stream, written in header["output"]:
         target = sys.stdout if stream == "out" else sys.stderr
         if target is not None:
