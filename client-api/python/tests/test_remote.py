@@ -7,6 +7,7 @@ import concurrent.futures
 import gc
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -517,6 +518,54 @@ def test_pip_install(machine, device):
     assert text == "hello you"
     assert "remora-packages-" in file
     assert remora.remote(packages=[str(GREETING)])(greet.local)("me")[0] == "hello me"
+
+
+def test_packages_of_a_machine_are_installed_when_it_starts():
+    @remora.remote
+    def greet(name):
+        import remora_greeting
+
+        return remora_greeting.greet(name)
+
+    with remora.RemoteMachine("mock", packages=[str(GREETING)]):
+        assert greet("all") == "hello all"
+
+
+@pytest.mark.gateway
+def test_ctrl_c_ends_the_wait_and_the_program_goes_on(run_program):
+    result = run_program("""
+        @remora.remote
+        def nap(seconds):
+            time.sleep(seconds)
+            return "slept"
+
+        nap(0)
+        threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
+        begin = time.monotonic()
+        try:
+            nap(4)
+        except KeyboardInterrupt:
+            print("interrupted", time.monotonic() - begin < 3)
+        print(nap(0))
+        """)
+    assert result.stdout == "interrupted True\nslept\n", result.stdout + result.stderr
+
+
+def test_the_manuals_program_runs(request, tmp_path):
+    manual = Path(__file__).parents[3] / "docs" / "remote-functions.md"
+    text = manual.read_text().split("```python\n", 1)[1].split("```", 1)[0]
+    if request.config.getoption("--machine") == "local":
+        text = text.replace(
+            "import torch, remora\n", "import torch, remora\nremora.disable_remote_execution()\n"
+        )
+    file = tmp_path / "manual.py"
+    file.write_text(text.replace("x, y, 100", "x, y, 2"))
+    result = subprocess.run(
+        [sys.executable, str(file)], capture_output=True, text=True, timeout=90, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Parameter containing" in result.stdout
+    assert len(result.stdout.splitlines()) > 3
 
 
 def test_pip_errors_have_its_last_lines(machine, device, tmp_path):

@@ -16,7 +16,6 @@ import site
 import sys
 import sysconfig
 import threading
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import MethodType, ModuleType
@@ -40,6 +39,7 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 _TIMEOUT = 3600.0
+_IDLE_SECONDS = 10.0
 _FAILURE = "remora.remote "
 
 
@@ -347,6 +347,7 @@ class _Waiter:
     """Waits for a session's calls, one after the other, as they end."""
 
     def __init__(self, session: Session) -> None:
+        self._session = session
         self.runs: queue.SimpleQueue[_Run] = queue.SimpleQueue()
         threading.Thread(
             target=self._wait, name=f"remora-remote-{session.machine_name}", daemon=True
@@ -354,7 +355,14 @@ class _Waiter:
 
     def _wait(self) -> None:
         while True:
-            run = self.runs.get()
+            try:
+                run = self.runs.get(timeout=_IDLE_SECONDS)
+            except queue.Empty:
+                with _waiters_lock:
+                    if self.runs.empty():
+                        del _waiters[self._session]
+                        return
+                continue
             try:
                 run.future.set_result(_result(run))
             except BaseException as e:
@@ -362,7 +370,7 @@ class _Waiter:
             del run
 
 
-_waiters: weakref.WeakKeyDictionary[Session, _Waiter] = weakref.WeakKeyDictionary()
+_waiters: dict[Session, _Waiter] = {}
 _waiters_lock = threading.Lock()
 
 
@@ -414,7 +422,7 @@ def _submit(
         waiter = _waiters.get(session)
         if waiter is None:
             waiter = _waiters[session] = _Waiter(session)
-    waiter.runs.put(run)
+        waiter.runs.put(run)
     return run.future
 
 

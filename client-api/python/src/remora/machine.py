@@ -251,7 +251,6 @@ class RemoteMachine:
                     gpu_count=self._gpu_count,
                     idle_timeout_millis=int((self._idle_timeout or 0) * 1000),
                     timeout_millis=int((self._timeout or 0) * 1000),
-                    packages=self._packages,
                     options=self._options,
                 ),
                 _OPEN_SECONDS,
