@@ -111,11 +111,6 @@ def test_packages_are_for_the_start():
     assert machine._packages == ["einops", "numpy"]
 
 
-def test_packages_cannot_be_added_to_a_running_machine(machine):
-    with pytest.raises(exceptions.MachineStateException, match="before"):
-        machine.pip_install("einops")
-
-
 def test_machines_cannot_be_pickled(machine):
     with pytest.raises(TypeError, match="each process"):
         pickle.dumps(machine)

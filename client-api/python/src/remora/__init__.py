@@ -29,10 +29,12 @@ from .exceptions import (  # noqa: E402
     ProvisioningTimeoutException,
     ReadTimeoutException,
     RemoraException,
+    RemoteFunctionError,
     RemoteOperationException,
     ResourceExhaustedException,
     StaleReferenceException,
 )
+from .functions import RemoteFunction, remote  # noqa: E402
 from .machine import (  # noqa: E402
     DeviceInfo,
     RemoteMachine,
@@ -58,6 +60,8 @@ __all__ = [
     "ProvisioningTimeoutException",
     "ReadTimeoutException",
     "RemoraException",
+    "RemoteFunction",
+    "RemoteFunctionError",
     "RemoteMachine",
     "RemoteOperationException",
     "ResourceExhaustedException",
@@ -69,5 +73,6 @@ __all__ = [
     "get_all_machines",
     "is_remote_execution_enabled",
     "metadata_hash",
+    "remote",
     "storage_id",
 ]

@@ -16,6 +16,7 @@ import re
 import secrets
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -252,6 +253,8 @@ class GatewayProcess:
             "-Xshare:auto",
             "-Djava.util.concurrent.ForkJoinPool.common.parallelism=2",
             *_same_libtorch(),
+            # Machines of this computer run functions with this Python, which has what the program has.
+            f"-Dremora.node.python={sys.executable}",
             *options,
             _MAIN,
             *("--host", "127.0.0.1", "--port", "0", "--exit-with-stdin"),

@@ -8,14 +8,20 @@ Nothing here runs per operation.
 
 from __future__ import annotations
 
+import concurrent.futures
 import ctypes
 import functools
 import logging
 import os
+import shutil
+import sys
+import tempfile
 import threading
 import time
 import weakref
 from collections.abc import Iterator
+from ctypes import CFUNCTYPE, c_int32, c_int64, c_void_p
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -193,7 +199,25 @@ class LocalSession(Session):
         self._executor = core.check(
             core.executor_create(b",".join([b"cpu"] * devices), b"aten::from_file")
         )
+        self._functions: concurrent.futures.Executor | None = None
+        _LOCAL[self._executor] = self
+        core.set_run_callback(ctypes.cast(_run_callback, c_void_p))
         self._start(self._execute)
+
+    def run_function(self, request: bytes) -> None:
+        """Runs a function for the executor, on whose thread this is, in this process."""
+        from .worker import Functions
+
+        if self._functions is None:
+            folder = Path(tempfile.mkdtemp(prefix="remora-packages-"))
+            weakref.finalize(self, shutil.rmtree, folder, True)
+            sys.path.append(str(folder))
+            self._runner = Functions(folder, lambda: None, list)
+            # libtorch is not in its usual mode on the executor's thread.
+            self._functions = concurrent.futures.ThreadPoolExecutor(1, "remora-functions")
+        answer = self._functions.submit(self._runner.run, request).result()
+        core.check(core.run_answer(answer, len(answer)))
+        self._runner.done()
 
     def _execute(self) -> None:
         handle = self.handle
@@ -222,7 +246,28 @@ class LocalSession(Session):
             )
             core.result_release(result)
             self._log_failures()
+        del _LOCAL[self._executor]
         core.executor_destroy(self._executor)
+
+
+_LOCAL: dict[int, LocalSession] = {}
+
+
+def _run_function(*call: int) -> int:
+    """The core's call for a function of a batch: remora_run_callback."""
+    executor, request, size, _, error, error_size = call
+    try:
+        _LOCAL[executor].run_function(ctypes.string_at(request, size))
+        return 0
+    except BaseException as e:
+        text = (str(e) or repr(e)).encode()[: error_size - 1] + b"\0"
+        ctypes.memmove(error, text, len(text))
+        return -1
+
+
+_run_callback = CFUNCTYPE(c_int32, c_int64, c_void_p, c_int64, c_int64, c_void_p, c_int32)(
+    _run_function
+)
 
 
 # ---------------------------------------------------------------- through the gateway

@@ -17,6 +17,7 @@ __all__ = [
     "ProvisioningTimeoutException",
     "ReadTimeoutException",
     "RemoraException",
+    "RemoteFunctionError",
     "RemoteOperationException",
     "ResourceExhaustedException",
     "StaleReferenceException",
@@ -32,6 +33,14 @@ class RemoteOperationException(RemoraException):
 
     Its outputs, and whatever is computed from them, have no values; everything else goes on. Raised
     where such a value is read, and by ``synchronize()`` and ``stop()`` when nobody has read one.
+    """
+
+
+class RemoteFunctionError(RemoteOperationException):
+    """A function of ``@remora.remote`` did not come to its end on the node, or its result not to the program.
+
+    What the function itself raises comes as it is, with one of these as its ``__cause__`` that has the
+    traceback on the node.
     """
 
 

@@ -15,7 +15,7 @@ from types import TracebackType
 
 import torch
 
-from . import _gateway, _torch_module, exceptions
+from . import _gateway, _torch_module, exceptions, functions
 from ._gateway import Gateway
 from ._native import address_of, core
 from ._proto import gateway_pb2 as pb
@@ -96,7 +96,7 @@ class RemoteMachine:
             provider: who gives the machine: ``"mock"`` is this computer.
             gpu_type: such as ``"A100"``; None leaves the choice to the provider.
             gpu_count: devices the machine has, 1 to 8.
-            packages: Python packages that the machine should have.
+            packages: Python packages to install for functions of :func:`remora.remote`.
             idle_timeout: seconds without work after which the machine may rest; None for no limit.
             timeout: the machine's longest life in seconds; None for the provider's default.
             name: unique among the gateway's machines; None lets the gateway choose.
@@ -229,6 +229,12 @@ class RemoteMachine:
             self._stopped = False
             _open_machines.append(self)
             _torch_module.machine_opened(self._session)  # type: ignore[arg-type]
+            try:
+                if self._packages and not self._attach:
+                    functions.install(self._session, self._packages)  # type: ignore[arg-type]
+            except BaseException:
+                self._stop(False)
+                raise
             log.info("%s is ready", self)
             return self
 
@@ -245,7 +251,6 @@ class RemoteMachine:
                     gpu_count=self._gpu_count,
                     idle_timeout_millis=int((self._idle_timeout or 0) * 1000),
                     timeout_millis=int((self._timeout or 0) * 1000),
-                    packages=self._packages,
                     options=self._options,
                 ),
                 _OPEN_SECONDS,
@@ -322,19 +327,26 @@ class RemoteMachine:
         del session
 
     def pip_install(self, *packages: str) -> None:
-        """Adds Python packages to those that the machine has when it starts.
+        """Installs Python packages for functions of :func:`remora.remote`: now, or when the machine starts.
+
+        What the node's Python has already is not installed again. A package that a function has
+        imported before stays in use as it was until the session ends.
+
+        Args:
+            packages: requirements and options, as ``pip install`` takes them.
 
         Raises:
-            MachineStateException: the machine runs: packages are installed as it starts.
+            RemoteFunctionError: pip cannot; the message has its last lines.
 
         """
+        if not packages:
+            return
         with self._lock:
-            if self._session is not None:
-                raise exceptions.MachineStateException(
-                    f"{self} runs: packages are installed when it starts. Call pip_install before "
-                    "start(), or pass packages=… to RemoteMachine"
-                )
-            self._packages.extend(packages)
+            session = self._session
+            if session is None:
+                self._packages.extend(packages)
+                return
+        functions.install(session, packages)
 
     def __enter__(self) -> RemoteMachine:
         return self.start()

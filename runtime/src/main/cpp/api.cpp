@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "executor.h"
+#include "functions.h"
 #include "machine.h"
 #include "remora.h"
 #include "transfer.h"
@@ -320,6 +321,27 @@ int64_t remora_default_generator(int32_t slot) {
   });
 }
 void remora_generator_release(int64_t generator) { delete reinterpret_cast<at::Generator*>(generator); }
+int64_t remora_run(int64_t machine, int32_t device, int64_t timeout_millis, const char* name, const uint8_t* payload,
+                   int64_t bytes, const int64_t* tensors, int64_t count) {
+  return guarded([&]() -> int64_t {
+    return remora::record_run(machine_at(machine), device, timeout_millis, name, payload, static_cast<size_t>(bytes),
+                              tensors, static_cast<size_t>(count));
+  });
+}
+int64_t remora_run_await(int64_t machine, int64_t request, const uint8_t** answer) {
+  static thread_local std::string bytes;
+  return guarded([&]() -> int64_t {
+    bytes = remora::await_run(machine_at(machine), request);
+    *answer = reinterpret_cast<const uint8_t*>(bytes.data());
+    return static_cast<int64_t>(bytes.size());
+  });
+}
+int32_t remora_run_bind(int64_t machine, int64_t request, const int64_t* tensors, int64_t count) {
+  return guarded([&]() -> int32_t {
+    remora::bind_run(machine_at(machine), request, tensors, static_cast<size_t>(count));
+    return 0;
+  });
+}
 int64_t remora_event_record(int64_t machine, int32_t device) {
   return guarded([&]() -> int64_t {
     auto& m = machine_at(machine);
@@ -425,6 +447,13 @@ void remora_executor_destroy(int64_t executor) { delete executor_at(executor); }
 int64_t remora_executor_execute(int64_t executor, const uint8_t* data, int64_t bytes) {
   return guarded([&]() -> int64_t {
     return address_of(executor_at(executor)->execute(data, static_cast<size_t>(bytes)).release());
+  });
+}
+void remora_set_run_callback(remora_run_callback callback) { remora::set_run_callback(callback); }
+int32_t remora_run_answer(const uint8_t* data, int64_t bytes) {
+  return guarded([&]() -> int32_t {
+    remora::run_answer(data, static_cast<size_t>(bytes));
+    return 0;
   });
 }
 int64_t remora_executor_storage_count(int64_t executor) { return executor_at(executor)->storage_count(); }

@@ -15,6 +15,7 @@
 #include <functional>
 #include <mutex>
 
+#include "functions.h"
 #include "transfer.h"
 
 namespace remora {
@@ -108,6 +109,7 @@ std::unique_ptr<ExecutionResult> Executor::execute(const uint8_t* data, size_t b
       }
       case Record::kQuestion: question(r); break;
       case Record::kRecordEvent: record_event(r); break;
+      case Record::kRun: run_python(r); break;
       case Record::kFreeEvent:
         events_.erase(r.bounded(kMaxEvents, "an event"));
         break;
@@ -1148,6 +1150,50 @@ void Executor::bind(Reader& r) {
     account(storage);
   }
   asked_.erase(it);
+}
+
+void Executor::run_python(Reader& r) {
+  auto request = static_cast<int64_t>(r.varint());
+  FunctionCall function;
+  function.device = static_cast<uint32_t>(r.bounded(devices_.size() - 1, "a device"));
+  function.timeout_millis = static_cast<int64_t>(r.bounded(kMaxRunMillis, "a time limit"));
+  Call call;
+  call.name = "remora.remote " + std::string(r.string());
+  auto bytes = r.count("a function's size");
+  function.payload = {reinterpret_cast<const char*>(r.raw(bytes)), bytes};
+  for (auto n = r.count("a count of tensors"); n > 0; n--) {
+    auto bits = r.u8();
+    if (bits == static_cast<uint8_t>(Tag::kWrapped)) {
+      bits = r.u8();
+    }
+    if (!(bits & kTensor)) {
+      r.fail("a function's argument is no tensor");
+    }
+    function.tensors.push_back(tensor(r, bits, call, false));
+    function.tensor_devices.push_back(storages_.find(call.inputs.back().first)->second.device);
+  }
+  if (!call.failure && call.refusal.empty()) {
+    try {
+      auto result = run_function(reinterpret_cast<int64_t>(this), devices_, generator(function.device, function.device),
+                                 function);
+      result_->report.code(remora::Event::kAnswer);
+      result_->report.varint(request);
+      result_->report.varint(result.answer.size());
+      result_->report.raw(result.answer.data(), result.answer.size());
+      if (!result.created.empty()) {
+        asked_[request] = std::move(result.created);
+      }
+      return;
+    } catch (const c10::Error& e) {
+      call.refuse(e.what_without_backtrace());
+    } catch (const std::exception& e) {
+      call.refuse(e.what());
+    }
+  }
+  if (!call.failure) {
+    call.failure = fail(call, call.refusal);
+  }
+  request_failed(request, *call.failure);
 }
 
 void Executor::value(int64_t request, const at::Tensor& value) {

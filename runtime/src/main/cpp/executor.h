@@ -89,6 +89,7 @@ class Executor {
   void question(Reader& r);
   void transfer(Reader& r, int64_t request, Question kind);
   void record_event(Reader& r);
+  void run_python(Reader& r);
 
   Storage& storage_record(Reader& r, int64_t* id);
   at::Tensor tensor(Reader& r, uint8_t bits, Call& call, bool output);

@@ -141,6 +141,16 @@ REMORA_API int32_t remora_machine_reset_peak_memory(int64_t machine, int32_t dev
 // machine is open there. To be given back.
 REMORA_API int64_t remora_default_generator(int32_t slot);
 REMORA_API void remora_generator_release(int64_t generator);
+// Runs a Python function on the node, in order with the operations: `payload` goes to the node's worker as it is, with
+// `tensors` (addresses of at::Tensor on this machine). Answers the request's number.
+REMORA_API int64_t remora_run(
+    int64_t machine, int32_t device, int64_t timeout_millis, const char* name, const uint8_t* payload, int64_t bytes,
+    const int64_t* tensors, int64_t count);
+// Waits for the function's end. Answers the size of the worker's answer (functions.cpp describes it), which stays at
+// *answer until the thread's next call.
+REMORA_API int64_t remora_run_await(int64_t machine, int64_t request, const uint8_t** answer);
+// The new storages of the answer become those of `tensors`, which nothing has used yet: as many, in order.
+REMORA_API int32_t remora_run_bind(int64_t machine, int64_t request, const int64_t* tensors, int64_t count);
 // Events: places in the operation stream. Answers a handle, or a negative number.
 REMORA_API int64_t remora_event_record(int64_t machine, int32_t device);
 REMORA_API int32_t remora_event_query(int64_t event);  // 1 when it has happened
@@ -198,6 +208,15 @@ REMORA_API void remora_executor_destroy(int64_t executor);
 // Runs a batch. Answers a result handle (> 0), or a negative number when the bytes are not a well-formed batch.
 // Operations that fail do not fail the batch: they are in the report.
 REMORA_API int64_t remora_executor_execute(int64_t executor, const uint8_t* data, int64_t bytes);
+// Runs a Python function for a batch, on the thread that executes it: hands the request to a worker process and its
+// answer to remora_run_answer(); functions.cpp describes both. Answers 0, or a negative number after writing a
+// NUL-terminated UTF-8 message of at most error_bytes to error.
+typedef int32_t (*remora_run_callback)(
+    int64_t executor, const uint8_t* request, int64_t bytes, int64_t timeout_millis, char* error, int32_t error_bytes);
+// For all executors of the process. Without it Python functions fail.
+REMORA_API void remora_set_run_callback(remora_run_callback callback);
+// Takes over what the worker's answer shares. Afterwards the worker may let go of it.
+REMORA_API int32_t remora_run_answer(const uint8_t* data, int64_t bytes);
 REMORA_API int64_t remora_executor_storage_count(int64_t executor);
 REMORA_API int64_t remora_executor_storage_bytes(int64_t executor);
 // Writes everything the executor's session is made of to a new file: storages with their values, generators, operators,

@@ -8,6 +8,7 @@
 #include <map>
 #include <unordered_map>
 
+#include "functions.h"
 #include "machine.h"
 
 // libtorch's Python library turns exceptions of this class into Python ones of the class that python_type() names. The
@@ -212,7 +213,7 @@ class Session {
       if (executed != seen) {
         seen = executed;
         since = now;
-      } else if (now - since > milliseconds(read_timeout_millis_)) {
+      } else if (now - since > milliseconds(read_timeout_millis_ + longest_run(machine_.handle))) {
         raise("ReadTimeoutException",
               "machine '" + machine_.name + "' has finished nothing for " + seconds(read_timeout_millis_) +
                   " while this program waited for " + what + " (batch " + std::to_string(seen) + " of " +

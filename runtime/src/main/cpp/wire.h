@@ -30,6 +30,7 @@ constexpr uint64_t kMaxStorageBytes = uint64_t{1} << 46;
 constexpr uint64_t kMaxDevices = 64;
 constexpr uint64_t kMaxGenerators = 64 * 1024;
 constexpr uint64_t kMaxEvents = 1024 * 1024;
+constexpr uint64_t kMaxRunMillis = uint64_t{366} * 24 * 3600 * 1000;
 // Values up to this many bytes travel inside the report; larger ones beside it.
 constexpr uint64_t kInlineValueBytes = 16 * 1024;
 // Of one piece of a tensor that goes from node to node, and of the ticket that names it, in hexadecimal digits.
@@ -53,6 +54,7 @@ enum class Record : uint8_t {
   kRecordEvent = 14,       // event, device
   kFreeEvent = 15,         // event
   kDropTransfer = 16,      // ticket
+  kRun = 17,  // request, device, milliseconds it may take, name, byte count, bytes, count, tensors: a Python function
 };
 
 enum class Question : uint8_t {

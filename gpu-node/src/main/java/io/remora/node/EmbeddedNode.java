@@ -123,7 +123,8 @@ public final class EmbeddedNode implements AutoCloseable {
               settings,
               linkSettings,
               system);
-      system.tell(new NodeActor.Listening(server, inventory.executorNames()));
+      system.tell(
+          new NodeActor.Listening(server, inventory.executorNames(), torch.computeThreads()));
       log.info(
           "Listening on {} after {} ms",
           LinkServer.text(server.address()),

@@ -22,6 +22,7 @@ import java.util.HashMap;
 import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
 import java.util.Set;
 
 /**
@@ -58,7 +59,8 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
   public record Description(String link, int connections, int sessions) implements RemoraMessage {}
 
   /** The link port is open. */
-  record Listening(LinkServer server, List<String> devices) implements Command {}
+  record Listening(LinkServer server, List<String> devices, int computeThreads)
+      implements Command {}
 
   /** A connection has passed its handshake. */
   record OwnerArrived(OwnerConnection connection) implements Command {}
@@ -89,6 +91,7 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
   private final Map<SessionKey, ActorRef<SessionActor.Command>> sessions = new HashMap<>();
   private LinkServer server;
   private List<String> devices = List.of();
+  private PythonEnvironment python;
 
   /**
    * A node without a link port yet.
@@ -141,6 +144,14 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
   private Behavior<Command> onListening(Listening listening) {
     server = listening.server;
     devices = listening.devices;
+    if (settings.remoteFunctions()) {
+      python =
+          new PythonEnvironment(
+              settings.python(),
+              settings.pythonStartTimeout(),
+              settings.pythonPackages(),
+              listening.computeThreads);
+    }
     startOrphanTimer("no owner has connected");
     return this;
   }
@@ -191,7 +202,8 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
                     open.outbox,
                     devices,
                     settings.deniedOperators(),
-                    open.restoredFrom),
+                    open.restoredFrom,
+                    Optional.ofNullable(python)),
                 DispatcherSelector.fromConfig(NodeSettings.SESSION_DISPATCHER));
     sessions.put(key, actor);
     getContext().watchWith(actor, new SessionEnded(key));
@@ -225,6 +237,9 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
   /** After the sessions have stopped, which a long operator may hold up. */
   private Behavior<Command> onPostStop(PostStop signal) {
     beginToEnd();
+    if (python != null) {
+      python.close();
+    }
     return this;
   }
 

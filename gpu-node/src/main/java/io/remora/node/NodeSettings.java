@@ -16,6 +16,10 @@ import java.util.List;
  * @param maxSessions sessions open at the same time, 1 to 1024
  * @param deniedOperators operators that are refused
  * @param transfer limits of tensors that go straight from node to node
+ * @param remoteFunctions whether programs may run Python functions here
+ * @param python the command of the interpreter that runs them
+ * @param pythonStartTimeout time until a Python worker is ready, 1 s or more
+ * @param pythonPackages folder of packages installed on request; empty for a temporary one
  */
 public record NodeSettings(
     Duration orphanTimeout,
@@ -24,7 +28,11 @@ public record NodeSettings(
     int maxConnections,
     int maxSessions,
     List<String> deniedOperators,
-    Transfer transfer) {
+    Transfer transfer,
+    boolean remoteFunctions,
+    String python,
+    Duration pythonStartTimeout,
+    String pythonPackages) {
 
   /** Path of the settings in the configuration. */
   static final String PATH = "remora.node";
@@ -44,6 +52,10 @@ public record NodeSettings(
     checkRange("max-connections", maxConnections, 1, 1024);
     checkRange("max-sessions", maxSessions, 1, 1024);
     deniedOperators = List.copyOf(deniedOperators);
+    checkAtLeast("python-start-timeout", pythonStartTimeout, Duration.ofSeconds(1));
+    if (remoteFunctions && python.isBlank()) {
+      throw new IllegalArgumentException(PATH + ".python must not be empty");
+    }
   }
 
   /**
@@ -68,7 +80,11 @@ public record NodeSettings(
             node.getDuration("transfer.timeout"),
             node.getDuration("transfer.ticket-lifetime"),
             node.getInt("transfer.max-tickets"),
-            node.getBytes("transfer.max-bytes")));
+            node.getBytes("transfer.max-bytes")),
+        node.getBoolean("remote-functions"),
+        node.getString("python"),
+        node.getDuration("python-start-timeout"),
+        node.getString("python-packages"));
   }
 
   /**

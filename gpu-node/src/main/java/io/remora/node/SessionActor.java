@@ -27,6 +27,7 @@ import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.file.FileSystemException;
 import java.util.List;
+import java.util.Optional;
 
 /**
  * One program's session on this node. Runs on a pinned dispatcher: its thread, and no other,
@@ -74,6 +75,7 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
   private final SessionInbox inbox;
   private final SessionOutbox outbox;
   private final BatchExecutor executor;
+  private final Optional<PythonWorker> worker;
   private long executed;
 
   /**
@@ -84,6 +86,7 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
    * @param devices the executor's devices
    * @param deniedOperators operators that are refused
    * @param restoredFrom where the session was saved; null: it is new
+   * @param python what runs Python functions; empty if they are not allowed
    */
   static Behavior<Command> create(
       String name,
@@ -92,7 +95,8 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
       SessionOutbox outbox,
       List<String> devices,
       List<String> deniedOperators,
-      SavedState restoredFrom) {
+      SavedState restoredFrom,
+      Optional<PythonEnvironment> python) {
     return Behaviors.setup(
         context -> {
           context.setLoggerName(SessionActor.class);
@@ -117,7 +121,11 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
               return Behaviors.stopped();
             }
           }
-          return new SessionActor(context, name, session, inbox, outbox, executor, executed);
+          Optional<PythonWorker> worker =
+              python.map(environment -> new PythonWorker(name, environment, inbox::abandoned));
+          worker.ifPresent(executor::runFunctionsWith);
+          return new SessionActor(
+              context, name, session, inbox, outbox, executor, executed, worker);
         });
   }
 
@@ -128,7 +136,8 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
       SessionInbox inbox,
       SessionOutbox outbox,
       BatchExecutor executor,
-      long executed) {
+      long executed,
+      Optional<PythonWorker> worker) {
     super(context);
     this.name = name;
     this.session = session;
@@ -136,6 +145,7 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
     this.outbox = outbox;
     this.executor = executor;
     this.executed = executed;
+    this.worker = worker;
     outbox.send(
         OutboundFrame.control(
             FrameType.SESSION_OPENED, session, SessionOpened.getDefaultInstance()));
@@ -196,6 +206,7 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
 
   private Behavior<Command> onPostStop(PostStop signal) {
     inbox.abandon();
+    worker.ifPresent(PythonWorker::close);
     long storages = executor.storageCount();
     long bytes = executor.storageBytes();
     executor.close();

@@ -5,6 +5,7 @@ import static java.util.Objects.requireNonNull;
 
 import io.remora.runtime.internal.NativeCore;
 import io.remora.runtime.internal.NativeMemory;
+import io.remora.runtime.internal.RunCallbacks;
 import java.nio.ByteBuffer;
 import java.nio.file.Path;
 import java.util.List;
@@ -61,6 +62,15 @@ public final class BatchExecutor implements AutoCloseable {
     return new ExecutionResult(result);
   }
 
+  /**
+   * Python functions in batches run there; without a runner they fail.
+   *
+   * @param runner called on the thread that calls {@link #execute}
+   */
+  public void runFunctionsWith(FunctionRunner runner) {
+    RunCallbacks.add(open(), requireNonNull(runner, "runner"));
+  }
+
   /** Number of storages the session holds. */
   public long storageCount() {
     return NativeCore.executorStorageCount(open());
@@ -109,6 +119,7 @@ public final class BatchExecutor implements AutoCloseable {
   @Override
   public void close() {
     if (handle != 0) {
+      RunCallbacks.remove(handle);
       NativeCore.executorDestroy(handle);
       handle = 0;
     }

@@ -82,6 +82,23 @@ public final class NativeCore {
         int errorBytes);
   }
 
+  /** remora_run_callback. */
+  public static class RunCallback extends FunctionPointer {
+    protected RunCallback() {
+      allocate();
+    }
+
+    private native void allocate();
+
+    public native int call(
+        long executor,
+        @Cast("const uint8_t*") BytePointer request,
+        long bytes,
+        long timeoutMillis,
+        @Cast("char*") BytePointer error,
+        int errorBytes);
+  }
+
   @Name("remora_built_for_torch")
   public static native String builtForTorch();
 
@@ -248,6 +265,12 @@ public final class NativeCore {
   @Name("remora_executor_execute")
   public static native long executorExecute(
       long executor, @Cast("const uint8_t*") BytePointer data, long bytes);
+
+  @Name("remora_set_run_callback")
+  public static native void setRunCallback(@Cast("remora_run_callback") RunCallback run);
+
+  @Name("remora_run_answer")
+  public static native int runAnswer(@Cast("const uint8_t*") BytePointer data, long bytes);
 
   @Name("remora_executor_storage_count")
   public static native long executorStorageCount(long executor);

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What a program, a node's native core and a Python worker say to each other of a function.
+
+``functions.cpp`` of the native core describes the bytes; the frames between node and worker are
+``PythonWorker.java``'s.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import mmap
+import os
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+VERSION = 1
+
+# What is pickled travels with the call up to this size, else as a tensor does.
+INLINE_BYTES = 64 * 1024
+
+inside = threading.local()
+"""``inside.function`` is true in a thread that runs a function: remote functions called there just run."""
+
+MEMORY_NONE, MEMORY_SHARED, MEMORY_CUDA = 0, 1, 2
+SOURCE_ARGUMENT, SOURCE_NEW = 0, 1
+
+
+class Reader:
+    """Takes bytes apart."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def byte(self) -> int:
+        """One byte."""
+        self._at += 1
+        return self._data[self._at - 1]
+
+    def raw(self, count: int) -> bytes:
+        """So many bytes."""
+        if count > len(self._data) - self._at:
+            raise ValueError("the message ends too early")
+        self._at += count
+        return self._data[self._at - count : self._at]
+
+    def number(self) -> int:
+        """A varint."""
+        value = shift = 0
+        while True:
+            byte = self.byte()
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value
+            shift += 7
+
+    def left(self) -> int:
+        """How many bytes are not taken yet."""
+        return len(self._data) - self._at
+
+    def signed(self) -> int:
+        """A zigzag varint."""
+        value = self.number()
+        return (value >> 1) ^ -(value & 1)
+
+    def block(self) -> bytes:
+        """Bytes with their number before them."""
+        return self.raw(self.number())
+
+    def text(self) -> str:
+        """A text with its length before it."""
+        return self.block().decode()
+
+
+class Writer:
+    """Puts bytes together."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def byte(self, value: int) -> None:
+        """One byte."""
+        self._data.append(value)
+
+    def raw(self, data: bytes) -> None:
+        """Bytes as they are."""
+        self._data += data
+
+    def number(self, value: int) -> None:
+        """A varint."""
+        while value >= 0x80:
+            self._data.append(value & 0x7F | 0x80)
+            value >>= 7
+        self._data.append(value)
+
+    def signed(self, value: int) -> None:
+        """A zigzag varint."""
+        self.number(value << 1 if value >= 0 else -2 * value - 1)
+
+    def block(self, data: bytes) -> None:
+        """Bytes with their number before them."""
+        self.number(len(data))
+        self._data += data
+
+    def text(self, text: str) -> None:
+        """A text with its length before it."""
+        self.block(text.encode())
+
+    def bytes(self) -> bytes:
+        """What was written."""
+        return bytes(self._data)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How a tensor lies on its storage."""
+
+    dtype: torch.dtype
+    conj: bool
+    neg: bool
+    sizes: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int
+
+    @staticmethod
+    def of(tensor: torch.Tensor) -> Shape:
+        """A tensor's."""
+        return Shape(
+            tensor.dtype,
+            tensor.is_conj(),
+            tensor.is_neg(),
+            tuple(tensor.shape),
+            tensor.stride(),
+            int(tensor.storage_offset()),
+        )
+
+    @staticmethod
+    def read(reader: Reader) -> Shape:
+        """As :meth:`write` has written it."""
+        dtype = getattr(torch, reader.text())
+        bits = reader.byte()
+        dims = reader.number()
+        sizes = tuple(reader.number() for _ in range(dims))
+        strides = tuple(reader.signed() for _ in range(dims))
+        return Shape(dtype, bool(bits & 1), bool(bits & 2), sizes, strides, reader.number())
+
+    def write(self, writer: Writer) -> None:
+        """Writes it."""
+        writer.text(str(self.dtype).removeprefix("torch."))
+        writer.byte(self.conj | self.neg << 1)
+        writer.number(len(self.sizes))
+        for size in self.sizes:
+            writer.number(size)
+        for stride in self.strides:
+            writer.signed(stride)
+        writer.number(self.offset)
+
+    def over(self, storage: torch.UntypedStorage) -> torch.Tensor:
+        """A tensor that lies so on a storage."""
+        tensor = torch.empty(0, dtype=self.dtype, device=storage.device)
+        with torch.no_grad():
+            tensor.set_(storage, self.offset, self.sizes, self.strides)
+            if self.conj:
+                tensor = tensor.conj()
+            if self.neg:
+                tensor = torch._neg_view(tensor)
+        return tensor
+
+
+def bytes_of(storage: torch.UntypedStorage) -> torch.Tensor:
+    """A storage as a tensor of bytes."""
+    return Shape(torch.uint8, False, False, (storage.nbytes(),), (1,), 0).over(storage)
+
+
+# ---------------------------------------------------------------- memory on the CPU
+
+
+class SharedMemory:
+    """A copy of a storage in a memory file, which the node opens by its path and keeps."""
+
+    def __init__(self, storage: torch.UntypedStorage) -> None:
+        size = storage.nbytes()
+        self._file = os.memfd_create("remora", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(self._file, size)
+            fcntl.fcntl(self._file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+            memory = mmap.mmap(self._file, size)
+            torch.frombuffer(memory, dtype=torch.uint8).copy_(bytes_of(storage))
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def path(self) -> str:
+        """By which the node opens it."""
+        return f"/proc/{os.getpid()}/fd/{self._file}"
+
+    def close(self) -> None:
+        """Lets go of it."""
+        os.close(self._file)
+
+
+def open_shared(path: str, size: int) -> torch.UntypedStorage:
+    """The node's own memory."""
+    return torch.UntypedStorage.from_file(path, shared=True, nbytes=size)  # type: ignore[return-value]
+
+
+# ---------------------------------------------------------------- memory on CUDA
+
+
+class _CudaHandle(ctypes.Structure):
+    _fields_ = [("bytes", ctypes.c_char * 64)]
+
+
+class CudaMemory:
+    """Device memory of another process, open until it is collected."""
+
+    def __init__(self, device: torch.device, handle: bytes, offset: int, size: int) -> None:
+        """Opens an allocation of the process that made the handle."""
+        torch.cuda.init()
+        self._base = ctypes.c_uint64()
+        with torch.cuda.device(device):
+            torch.cuda.current_stream().synchronize()  # makes the device's context this thread's
+            _check_cuda(
+                "cuIpcOpenMemHandle_v2",
+                ctypes.byref(self._base),
+                _CudaHandle.from_buffer_copy(handle),
+                ctypes.c_uint(1),
+            )
+        self.__cuda_array_interface__ = {
+            "data": (self._base.value + offset, False),
+            "shape": (size,),
+            "strides": None,
+            "typestr": "|u1",
+            "version": 3,
+        }
+
+    def __del__(self) -> None:
+        if self._base.value:
+            ctypes.CDLL("libcuda.so.1").cuIpcCloseMemHandle(self._base)
+
+
+def open_cuda(device: torch.device, handle: bytes, offset: int, size: int) -> torch.UntypedStorage:
+    """The node's own device memory."""
+    opened = CudaMemory(device, handle, offset, size)
+    return torch.as_tensor(opened, device=device).untyped_storage()
+
+
+def cuda_handle(storage: torch.UntypedStorage) -> tuple[bytes, int]:
+    """What another process opens a storage of the caching allocator by: handle and offset."""
+    base, size, handle = ctypes.c_uint64(), ctypes.c_size_t(), _CudaHandle()
+    address = ctypes.c_uint64(storage.data_ptr())
+    with torch.cuda.device(storage.device):
+        _check_cuda("cuMemGetAddressRange_v2", ctypes.byref(base), ctypes.byref(size), address)
+        _check_cuda("cuIpcGetMemHandle", ctypes.byref(handle), base)
+    return bytes(ctypes.string_at(ctypes.byref(handle), 64)), address.value - base.value
+
+
+def _check_cuda(name: str, *arguments: Any) -> None:
+    code = getattr(ctypes.CDLL("libcuda.so.1"), name)(*arguments)
+    if code != 0:
+        raise RuntimeError(f"CUDA memory cannot be shared between processes: {name} answers {code}")

@@ -1,0 +1,496 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+#include "functions.h"
+
+#include <c10/core/DeviceGuard.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <map>
+#include <mutex>
+
+#include "machine.h"
+#include "tensor_meta.h"
+
+namespace remora {
+
+// What the core and a worker say to each other; integers are varints, texts and bytes have their length before them.
+//   request  version, payload, devices (count, names), device number, state of its default generator,
+//            storages (count, Memory, bytes, device number, where), tensors (count, storage number, tensor)
+//   answer   version, payload, generator state, new storages (as above), tensors (count, Source, number, tensor)
+//   tensor   name of its dtype, 1 = conjugated | 2 = negated, dimensions, sizes, strides (zigzag), offset
+// The program gets of the answer: version, payload, new storages (count, bytes, device number), tensors as above.
+
+namespace {
+
+constexpr uint8_t kFunctionVersion = 1;
+
+enum class Memory : uint8_t {
+  kNone = 0,   // of no bytes
+  kShared = 1, // path of a sealed memory file
+  kCuda = 2,   // CUDA's handle of an allocation (64 bytes), offset in it
+};
+
+enum class Source : uint8_t {
+  kArgument = 0,  // the storage of argument number n
+  kNew = 1,       // new storage number n
+};
+
+[[noreturn]] void fail_with_errno(const std::string& what) {
+  auto code = errno;
+  TORCH_CHECK(false, what, ": ", std::strerror(code),
+              code == EMFILE ? "; every tensor given to a remote function takes one: raise the node's limit (ulimit -n)"
+                             : "");
+}
+
+// ---------------------------------------------------------------- memory shared with a worker on the CPU
+
+// A memory file without a name, which goes when its last user does, however that ends. Sealed: whoever has it cannot
+// make it shorter under the other's feet.
+struct SharedMemory {
+  void* address;
+  size_t bytes;
+  int file;
+};
+
+void unmap(void* context) {
+  auto* memory = static_cast<SharedMemory*>(context);
+  munmap(memory->address, memory->bytes);
+  close(memory->file);
+  delete memory;
+}
+
+SharedMemory* shared_memory(const c10::DataPtr& data) {
+  return data.get_deleter() == &unmap ? static_cast<SharedMemory*>(data.get_context()) : nullptr;
+}
+
+// Takes the file over.
+c10::DataPtr map(int file, size_t bytes) {
+  if (fcntl(file, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) != 0 && errno != EPERM) {
+    close(file);
+    fail_with_errno("memory to share with a Python function cannot be sealed");
+  }
+  struct stat status {};
+  auto seals = fcntl(file, F_GET_SEALS);
+  if (seals < 0 || (seals & F_SEAL_SHRINK) == 0 || fstat(file, &status) != 0 ||
+      static_cast<uint64_t>(status.st_size) < bytes) {
+    close(file);
+    TORCH_CHECK(false, "what a Python function's worker shares is not sealed memory of ", bytes, " bytes");
+  }
+  void* address = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+  if (address == MAP_FAILED) {
+    close(file);
+    fail_with_errno(std::to_string(bytes) + " bytes cannot be shared with a Python function");
+  }
+  return {address, new SharedMemory{address, bytes, file}, &unmap, c10::Device(c10::kCPU)};
+}
+
+// Moves a storage's bytes into shared memory, once; tensors over it see no difference.
+SharedMemory* share(c10::StorageImpl* storage) {
+  if (auto* memory = shared_memory(storage->data_ptr())) {
+    return memory;
+  }
+  auto bytes = storage->nbytes();
+  int file = memfd_create("remora", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  if (file < 0) {
+    fail_with_errno("memory to share with a Python function cannot be had");
+  }
+  if (ftruncate(file, static_cast<off_t>(bytes)) != 0) {
+    close(file);
+    fail_with_errno(std::to_string(bytes) + " bytes to share with a Python function cannot be had");
+  }
+  auto data = map(file, bytes);
+  std::memcpy(data.mutable_get(), storage->data(), bytes);
+  auto* memory = shared_memory(data);
+  storage->set_data_ptr_noswap(std::move(data));
+  return memory;
+}
+
+c10::DataPtr open_shared(std::string_view path, size_t bytes) {
+  // Only what another process has open: no file of the node's, and nothing that opening could block on.
+  int pid = 0, number = 0, end = 0;
+  std::string text(path);
+  TORCH_CHECK(std::sscanf(text.c_str(), "/proc/%9d/fd/%9d%n", &pid, &number, &end) == 2 &&
+                  static_cast<size_t>(end) == text.size(),
+              "'", text, "' is not memory of a worker");
+  int file = open(text.c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK);
+  if (file < 0) {
+    fail_with_errno("the memory of a Python function's result cannot be opened");
+  }
+  return map(file, bytes);
+}
+
+// ---------------------------------------------------------------- memory shared with a worker on CUDA
+
+// The driver's own interface, as in api.cpp.
+struct CudaSharing {
+  struct Handle {
+    char bytes[64];
+  };
+  int (*range)(uint64_t*, size_t*, uint64_t) = nullptr;
+  int (*get)(Handle*, uint64_t) = nullptr;
+  int (*open)(uint64_t*, Handle, unsigned) = nullptr;
+  int (*close)(uint64_t) = nullptr;
+
+  static const CudaSharing& instance() {
+    static const CudaSharing found = [] {
+      CudaSharing c;
+      if (void* library = dlopen("libcuda.so.1", RTLD_NOW)) {
+        c.range = reinterpret_cast<decltype(c.range)>(dlsym(library, "cuMemGetAddressRange_v2"));
+        c.get = reinterpret_cast<decltype(c.get)>(dlsym(library, "cuIpcGetMemHandle"));
+        c.open = reinterpret_cast<decltype(c.open)>(dlsym(library, "cuIpcOpenMemHandle_v2"));
+        c.close = reinterpret_cast<decltype(c.close)>(dlsym(library, "cuIpcCloseMemHandle"));
+      }
+      return c;
+    }();
+    TORCH_CHECK(found.range && found.get && found.open && found.close, "the CUDA driver cannot share memory");
+    return found;
+  }
+};
+
+void check_cuda(int code, const char* what) {
+  TORCH_CHECK(code == 0, "CUDA memory cannot be shared with a Python function: ", what, " answers ", code);
+}
+
+void synchronize(c10::Device device) {
+  c10::impl::VirtualGuardImpl(device.type()).synchronizeDevice(device.index());
+}
+
+void write_cuda(Writer& w, const c10::StorageImpl* storage) {
+  const auto& cuda = CudaSharing::instance();
+  c10::DeviceGuard guard(storage->device());
+  auto address = reinterpret_cast<uint64_t>(storage->data());
+  uint64_t base = 0;
+  size_t size = 0;
+  CudaSharing::Handle handle{};
+  check_cuda(cuda.range(&base, &size, address), "cuMemGetAddressRange");
+  check_cuda(cuda.get(&handle, base), "cuIpcGetMemHandle");
+  w.raw(handle.bytes, sizeof handle.bytes);
+  w.varint(address - base);
+}
+
+// A copy of a worker's memory: its own allocator may want that back at any time.
+at::Tensor read_cuda(Reader& r, c10::Device device, size_t bytes) {
+  const auto& cuda = CudaSharing::instance();
+  CudaSharing::Handle handle{};
+  std::memcpy(handle.bytes, r.raw(sizeof handle.bytes), sizeof handle.bytes);
+  auto offset = r.bounded(kMaxStorageBytes, "an offset");
+  c10::DeviceGuard guard(device);
+  auto copy = at::empty({static_cast<int64_t>(bytes)}, at::TensorOptions().dtype(at::kByte).device(device));
+  uint64_t base = 0;
+  check_cuda(cuda.open(&base, handle, 1), "cuIpcOpenMemHandle");
+  try {
+    uint64_t start = 0;
+    size_t size = 0;
+    check_cuda(cuda.range(&start, &size, base), "cuMemGetAddressRange");
+    TORCH_CHECK(offset <= size && bytes <= size - offset, "a result ends outside its memory");
+    copy.copy_(at::from_blob(reinterpret_cast<void*>(base + offset), {static_cast<int64_t>(bytes)},
+                             at::TensorOptions().dtype(at::kByte).device(device)));
+    synchronize(device);
+  } catch (...) {
+    cuda.close(base);
+    throw;
+  }
+  check_cuda(cuda.close(base), "cuIpcCloseMemHandle");
+  return copy;
+}
+
+// ---------------------------------------------------------------- tensors in words
+
+void write_bytes(Writer& w, std::string_view bytes) {
+  w.varint(bytes.size());
+  w.raw(bytes.data(), bytes.size());
+}
+
+std::string_view read_bytes(Reader& r, const char* what) {
+  auto n = r.count(what);
+  return {reinterpret_cast<const char*>(r.raw(n)), n};
+}
+
+void write_tensor(Writer& w, const TensorMeta& meta) {
+  w.string(c10::getDtypeNames(meta.dtype).first);
+  w.u8((meta.conj ? 1 : 0) | (meta.neg ? 2 : 0));
+  w.varint(meta.sizes.size());
+  for (auto size : meta.sizes) w.varint(size);
+  for (auto stride : meta.strides) w.zigzag(stride);
+  w.varint(meta.offset);
+}
+
+c10::ScalarType dtype_of(Reader& r, std::string_view name) {
+  for (int8_t i = 0; i < static_cast<int8_t>(c10::ScalarType::NumOptions); i++) {
+    auto dtype = static_cast<c10::ScalarType>(i);
+    if (dtype != c10::ScalarType::Undefined && c10::getDtypeNames(dtype).first == name) {
+      return dtype;
+    }
+  }
+  r.fail("unknown dtype " + std::string(name));
+}
+
+// Fails where the tensor ends outside a storage of `bytes`.
+TensorMeta read_tensor(Reader& r, uint64_t bytes) {
+  TensorMeta meta;
+  meta.dtype = dtype_of(r, r.string());
+  auto bits = r.u8();
+  meta.conj = bits & 1;
+  meta.neg = bits & 2;
+  auto dims = r.bounded(kMaxDimensions, "a tensor's dimensions");
+  for (uint64_t i = 0; i < dims; i++) meta.sizes.push_back(r.bounded(kMaxStorageBytes, "a size"));
+  for (uint64_t i = 0; i < dims; i++) {
+    meta.strides.push_back(r.zigzag());
+    if (meta.strides.back() < 0) r.fail("a stride is negative");
+  }
+  meta.offset = static_cast<int64_t>(r.bounded(kMaxStorageBytes, "an offset"));
+  unsigned __int128 end = 1;
+  bool empty = false;
+  for (uint64_t i = 0; i < dims; i++) {
+    empty = empty || meta.sizes[i] == 0;
+    end += static_cast<unsigned __int128>(meta.sizes[i] > 0 ? meta.sizes[i] - 1 : 0) * meta.strides[i];
+  }
+  end = empty ? 0 : (end + meta.offset) * c10::elementSize(meta.dtype);
+  if (end > bytes) r.fail("a tensor ends outside its storage of " + std::to_string(bytes) + " bytes");
+  return meta;
+}
+
+// ---------------------------------------------------------------- the node's side
+
+remora_run_callback run_callback = nullptr;
+
+// The function that this thread runs, between the callback and its answer.
+struct Running {
+  const std::vector<c10::Device>& devices;
+  at::Generator generator;
+  const FunctionCall& call;
+  std::vector<uint32_t> first_tensor;  // by storage number: the first argument over it
+  FunctionResult result;
+  bool answered = false;
+};
+thread_local Running* running = nullptr;
+
+Writer write_request(Running& run) {
+  Writer w;
+  w.u8(kFunctionVersion);
+  write_bytes(w, run.call.payload);
+  w.varint(run.devices.size());
+  for (const auto& device : run.devices) w.string(device.str());
+  w.varint(run.call.device);
+  auto state = run.generator.get_state().contiguous();
+  write_bytes(w, {static_cast<const char*>(state.const_data_ptr()), state.nbytes()});
+
+  std::vector<const c10::StorageImpl*> storages;
+  std::vector<size_t> numbers;
+  Writer memory;
+  for (size_t i = 0; i < run.call.tensors.size(); i++) {
+    auto* storage = run.call.tensors[i].storage().unsafeGetStorageImpl();
+    auto found = std::find(storages.begin(), storages.end(), storage);
+    numbers.push_back(static_cast<size_t>(found - storages.begin()));
+    if (found != storages.end()) {
+      continue;
+    }
+    storages.push_back(storage);
+    run.first_tensor.push_back(static_cast<uint32_t>(i));
+    auto device = run.devices[run.call.tensor_devices[i]];
+    memory.code(storage->nbytes() == 0 ? Memory::kNone : device.is_cpu() ? Memory::kShared : Memory::kCuda);
+    memory.varint(storage->nbytes());
+    memory.varint(run.call.tensor_devices[i]);
+    if (storage->nbytes() == 0) {
+      continue;
+    }
+    if (device.is_cpu()) {
+      auto* shared = share(storage);
+      memory.string("/proc/" + std::to_string(getpid()) + "/fd/" + std::to_string(shared->file));
+    } else {
+      write_cuda(memory, storage);
+    }
+  }
+  w.varint(storages.size());
+  w.raw(memory.data(), memory.size());
+  w.varint(run.call.tensors.size());
+  for (size_t i = 0; i < run.call.tensors.size(); i++) {
+    w.varint(numbers[i]);
+    write_tensor(w, TensorMeta::of(run.call.tensors[i]));
+  }
+  for (const auto& device : run.devices) {
+    if (!device.is_cpu()) synchronize(device);
+  }
+  return w;
+}
+
+void read_answer(Running& run, Reader& r) {
+  auto& answer = run.result.answer;
+  auto version = r.u8();
+  if (version != kFunctionVersion) {
+    r.fail("the worker speaks version " + std::to_string(version) + ", the node " + std::to_string(kFunctionVersion) +
+           ": install the same version of remora on both");
+  }
+  answer.u8(version);
+  write_bytes(answer, read_bytes(r, "a result's size"));
+  auto state = read_bytes(r, "a generator state's size");
+  if (!state.empty()) {
+    auto bytes = at::empty({static_cast<int64_t>(state.size())}, at::TensorOptions().dtype(at::kByte));
+    std::memcpy(bytes.mutable_data_ptr(), state.data(), state.size());
+    run.generator.set_state(bytes);
+  }
+  auto storages = r.count("a count of storages");
+  answer.varint(storages);
+  for (uint64_t i = 0; i < storages; i++) {
+    auto kind = static_cast<Memory>(r.u8());
+    auto bytes = r.bounded(kMaxStorageBytes, "a storage's size");
+    auto device = r.bounded(run.devices.size() - 1, "a device");
+    auto options = at::TensorOptions().dtype(at::kByte).device(run.devices[device]);
+    auto on_cpu = run.devices[device].is_cpu();
+    at::Tensor memory;
+    if (kind == Memory::kNone && bytes == 0) {
+      memory = at::empty({0}, options);
+    } else if (kind == Memory::kShared && on_cpu && bytes > 0) {
+      c10::Storage storage(c10::Storage::use_byte_size_t(), static_cast<int64_t>(bytes),
+                           open_shared(r.string(), bytes), c10::GetAllocator(c10::kCPU), true);
+      memory = at::empty({0}, options).set_(storage, 0, {static_cast<int64_t>(bytes)}, {1});
+    } else if (kind == Memory::kCuda && !on_cpu && bytes > 0) {
+      memory = read_cuda(r, run.devices[device], bytes);
+    } else {
+      r.fail("a result's memory is of kind " + std::to_string(static_cast<int>(kind)) + ", which device " +
+             run.devices[device].str() + " cannot take");
+    }
+    answer.varint(bytes);
+    answer.varint(device);
+    run.result.created.push_back(memory);
+  }
+  auto tensors = r.count("a count of tensors");
+  answer.varint(tensors);
+  for (uint64_t i = 0; i < tensors; i++) {
+    auto source = static_cast<Source>(r.u8());
+    uint64_t bytes = 0;
+    answer.code(source);
+    if (source == Source::kArgument) {
+      auto number = r.varint();
+      if (number >= run.first_tensor.size()) r.fail("there is no storage " + std::to_string(number));
+      auto tensor = run.first_tensor[number];
+      bytes = run.call.tensors[tensor].storage().nbytes();
+      answer.varint(tensor);
+    } else if (source == Source::kNew) {
+      auto number = r.varint();
+      if (number >= run.result.created.size()) r.fail("there is no new storage " + std::to_string(number));
+      bytes = run.result.created[number].storage().nbytes();
+      answer.varint(number);
+    } else {
+      r.fail("unknown source of a tensor");
+    }
+    write_tensor(answer, read_tensor(r, bytes));
+  }
+  if (!r.done()) {
+    r.fail("there is more than an answer");
+  }
+  run.answered = true;
+}
+
+}  // namespace
+
+void set_run_callback(remora_run_callback callback) { run_callback = callback; }
+
+FunctionResult run_function(int64_t executor, const std::vector<c10::Device>& devices, at::Generator generator,
+                            const FunctionCall& call) {
+  TORCH_CHECK(run_callback != nullptr, "this node runs no Python functions");
+  Running run{devices, std::move(generator), call, {}, {}, false};
+  auto request = write_request(run);
+  char error[64 * 1024] = "";
+  running = &run;
+  auto code = run_callback(executor, request.data(), static_cast<int64_t>(request.size()), call.timeout_millis, error,
+                           sizeof error);
+  running = nullptr;
+  if (code != 0) {
+    throw std::runtime_error(error[0] != 0 ? error : "it did not run, and nothing says why");
+  }
+  TORCH_CHECK(run.answered, "the worker gave no answer");
+  return std::move(run.result);
+}
+
+void run_answer(const uint8_t* data, size_t bytes) {
+  TORCH_CHECK(running != nullptr && !running->answered, "no function waits for an answer on this thread");
+  Reader r(data, bytes);
+  read_answer(*running, r);
+}
+
+// ---------------------------------------------------------------- the program's side
+
+namespace {
+
+std::mutex runs_mutex;
+std::map<int64_t, std::map<int64_t, int64_t>> runs;  // by machine and request: how long it may take
+
+const at::Tensor& tensor_at(int64_t address) { return *reinterpret_cast<at::Tensor*>(address); }
+
+void forget_run(int64_t machine, int64_t request) {
+  std::lock_guard<std::mutex> guard(runs_mutex);
+  runs[machine].erase(request);
+}
+
+}  // namespace
+
+int64_t longest_run(int64_t machine) {
+  std::lock_guard<std::mutex> guard(runs_mutex);
+  int64_t longest = 0;
+  for (const auto& [request, millis] : runs[machine]) longest = std::max(longest, millis);
+  return longest;
+}
+
+int64_t record_run(Machine& machine, int device, int64_t timeout_millis, const char* name, const uint8_t* payload,
+                   size_t bytes, const int64_t* tensors, size_t count) {
+  TORCH_CHECK(device >= 0 && device < machine.devices, "machine '", machine.name, "' has no device ", device);
+  TORCH_CHECK(timeout_millis > 0 && static_cast<uint64_t>(timeout_millis) <= kMaxRunMillis,
+              "a function's time limit must be positive and at most ", kMaxRunMillis / 1000, " s");
+  for (size_t i = 0; i < count; i++) {
+    auto* context = context_of(tensor_at(tensors[i]));
+    if (context == nullptr || context->machine != &machine) {
+      raise("CrossMachineException", std::string("the function runs on machine '") + machine.name + "', tensor " +
+                                         std::to_string(i) + " is on " + tensor_at(tensors[i]).device().str());
+    }
+  }
+  auto request = machine.next_request();
+  {
+    std::lock_guard<std::mutex> guard(runs_mutex);
+    runs[machine.handle][request] = timeout_millis;
+  }
+  try {
+    Machine::Lock lock(machine);
+    machine.begin_record();
+    TensorView previous;
+    auto& open = machine.open;
+    open.code(Record::kRun);
+    open.varint(request);
+    open.varint(device);
+    open.varint(timeout_millis);
+    open.string(name);
+    open.varint(bytes);
+    open.raw(payload, bytes);
+    open.varint(count);
+    for (size_t i = 0; i < count; i++) machine.write_tensor(tensor_at(tensors[i]), previous);
+    machine.operations.fetch_add(1, std::memory_order_relaxed);
+    machine.submit_open_batch(request);
+  } catch (...) {
+    forget_run(machine.handle, request);
+    throw;
+  }
+  return request;
+}
+
+std::string await_run(Machine& machine, int64_t request) {
+  struct Forget {
+    int64_t machine, request;
+    ~Forget() { forget_run(machine, request); }
+  } forget{machine.handle, request};
+  return machine.await(request);
+}
+
+void bind_run(Machine& machine, int64_t request, const int64_t* tensors, size_t count) {
+  std::vector<at::Tensor> outputs;
+  for (size_t i = 0; i < count; i++) outputs.push_back(tensor_at(tensors[i]));
+  Machine::Lock lock(machine);
+  machine.begin_record();
+  machine.write_bind(request, outputs);
+}
+
+}  // namespace remora

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.runtime;
+
+import static java.nio.charset.StandardCharsets.UTF_8;
+import static org.assertj.core.api.Assertions.assertThat;
+
+import java.io.ByteArrayOutputStream;
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
+import java.time.Duration;
+import java.util.Arrays;
+import java.util.List;
+import java.util.Random;
+import java.util.concurrent.atomic.AtomicReference;
+import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.Tag;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+
+/** Python functions in batches, and their workers' answers: well-formed ones and hostile ones. */
+@Tag("critical")
+@Timeout(60)
+class RemoteFunctionDecodingTest {
+
+  /** A float32 tensor of 4 elements, new, and a function that is given it. */
+  private static final byte[] BATCH =
+      new Bytes()
+          .put(0xB7, 1)
+          .put(17, 1, 0, 0x88, 0x27) // kRun, request, device, 5000 ms
+          .text("f")
+          .text("payload")
+          .put(1, 0xA0, 2, 1, 6, 1, 4)
+          .array();
+
+  /** The argument's first two elements, and a new storage of no bytes. */
+  private static final byte[] ANSWER =
+      new Bytes()
+          .put(1)
+          .text("result")
+          .text("")
+          .put(1, 0, 0, 0)
+          .put(2)
+          .put(0, 0)
+          .text("float32")
+          .put(0, 1, 2, 2, 0)
+          .put(1, 0)
+          .text("int64")
+          .put(0, 1, 0, 2, 0)
+          .array();
+
+  private static final class Bytes {
+    private final ByteArrayOutputStream out = new ByteArrayOutputStream();
+
+    Bytes put(int... bytes) {
+      for (int each : bytes) {
+        out.write(each);
+      }
+      return this;
+    }
+
+    Bytes text(String text) {
+      out.write(text.length());
+      out.writeBytes(text.getBytes(UTF_8));
+      return this;
+    }
+
+    byte[] array() {
+      return out.toByteArray();
+    }
+  }
+
+  @BeforeAll
+  static void load() {
+    TorchLibrary.bytedeco();
+  }
+
+  private static ByteBuffer direct(byte[] bytes) {
+    ByteBuffer buffer = ByteBuffer.allocateDirect(bytes.length).order(ByteOrder.LITTLE_ENDIAN);
+    buffer.put(bytes).flip();
+    return buffer;
+  }
+
+  private static List<OperationFailure> run(BatchExecutor executor, byte[] batch) {
+    try (ExecutionResult result = executor.execute(1, direct(batch))) {
+      return ExecutionReport.decode(result.report()).failures();
+    }
+  }
+
+  private static BatchExecutor executor() {
+    return BatchExecutor.create(List.of("cpu"), List.of());
+  }
+
+  @Test
+  void aFunctionReachesTheRunnerWithItsTimeLimit() {
+    AtomicReference<String> seen = new AtomicReference<>("");
+    AtomicReference<Duration> limit = new AtomicReference<>();
+    try (BatchExecutor executor = executor()) {
+      executor.runFunctionsWith(
+          (request, timeout, answer) -> {
+            byte[] bytes = new byte[request.remaining()];
+            request.get(bytes);
+            seen.set(new String(bytes, UTF_8));
+            limit.set(timeout);
+            answer.accept(direct(ANSWER));
+          });
+      assertThat(run(executor, BATCH)).isEmpty();
+    }
+    assertThat(seen.get()).contains("payload", "/proc/", "/fd/", "float32");
+    assertThat(limit.get()).isEqualTo(Duration.ofSeconds(5));
+  }
+
+  @Test
+  void withoutARunnerItFails() {
+    try (BatchExecutor executor = executor()) {
+      List<OperationFailure> failures = run(executor, BATCH);
+      assertThat(failures).hasSize(1);
+      assertThat(failures.get(0).operator()).isEqualTo("remora.remote f");
+      assertThat(failures.get(0).message()).contains("runs no Python functions");
+    }
+  }
+
+  @Test
+  void whatARunnerThrowsIsTheFailure() {
+    try (BatchExecutor executor = executor()) {
+      executor.runFunctionsWith(
+          (request, timeout, answer) -> {
+            throw new RemoraException("no worker today");
+          });
+      assertThat(run(executor, BATCH).get(0).message()).isEqualTo("no worker today");
+    }
+  }
+
+  @Test
+  void aRunnerWithoutAnAnswerFails() {
+    try (BatchExecutor executor = executor()) {
+      executor.runFunctionsWith((request, timeout, answer) -> {});
+      assertThat(run(executor, BATCH).get(0).message()).contains("no answer");
+    }
+  }
+
+  @Test
+  void aBatchCutShortIsAProtocolError() {
+    for (int length = 3; length < BATCH.length; length++) {
+      try (BatchExecutor executor = executor()) {
+        executor.runFunctionsWith((request, timeout, answer) -> answer.accept(direct(ANSWER)));
+        run(executor, Arrays.copyOf(BATCH, length));
+        throw new AssertionError("a batch of " + length + " bytes was executed");
+      } catch (ProtocolException e) {
+        assertThat(e).hasMessageContaining("at byte");
+      }
+    }
+  }
+
+  @Test
+  void anAnswerCutShortFailsTheFunctionOnly() {
+    try (BatchExecutor executor = executor()) {
+      for (int length = 0; length < ANSWER.length; length++) {
+        byte[] cut = Arrays.copyOf(ANSWER, length);
+        executor.runFunctionsWith((request, timeout, answer) -> answer.accept(direct(cut)));
+        assertThat(run(executor, BATCH)).as("%d bytes", length).hasSize(1);
+      }
+    }
+  }
+
+  @Test
+  void anAnswerMayNotNameAnyFileOrMoreThanThereIs() {
+    byte[] file = new Bytes().put(1, 0, 0, 1).put(1, 16, 0).text("/etc/passwd").put(0).array();
+    byte[] open = new Bytes().put(1, 0, 0, 1).put(1, 16, 0).text("/proc/1/fd/0x").put(0).array();
+    byte[] beyond = ANSWER.clone();
+    beyond[new String(ANSWER, UTF_8).indexOf("float32") + 9] = 5; // one element more than there is
+    try (BatchExecutor executor = executor()) {
+      for (byte[] bad : List.of(file, open, beyond)) {
+        executor.runFunctionsWith((request, timeout, answer) -> answer.accept(direct(bad)));
+        assertThat(run(executor, BATCH).get(0).message())
+            .containsAnyOf("is not memory of a worker", "ends outside its storage");
+      }
+    }
+  }
+
+  @Test
+  void corruptBatchesAndAnswersNeverCrash() {
+    long seed = System.nanoTime();
+    Random random = new Random(seed);
+    int refused = 0;
+    int failed = 0;
+    for (int round = 0; round < 4_000; round++) {
+      byte[] batch = round % 2 == 0 ? flipped(BATCH, random) : BATCH;
+      byte[] result = round % 2 == 0 ? ANSWER : flipped(ANSWER, random);
+      try (BatchExecutor executor = executor()) {
+        executor.runFunctionsWith((request, timeout, answer) -> answer.accept(direct(result)));
+        failed += run(executor, batch).size();
+      } catch (ProtocolException e) {
+        refused++;
+      }
+    }
+    assertThat(refused).as("seed %d", seed).isGreaterThan(100);
+    assertThat(failed).as("seed %d", seed).isGreaterThan(500);
+  }
+
+  private static byte[] flipped(byte[] original, Random random) {
+    byte[] bytes = original.clone();
+    for (int flips = 1 + random.nextInt(3); flips > 0; flips--) {
+      bytes[random.nextInt(bytes.length)] ^= (byte) (1 << random.nextInt(8));
+    }
+    return bytes;
+  }
+}
