@@ -731,6 +731,7 @@ class MachineActorTest {
     node.saves = false;
     await().atMost(LIMIT).until(() -> info().state() == MachineState.PAUSING);
     session.submit(1, 10, List.of());
+    await().atMost(LIMIT).until(() -> node.pause != null);
     node.answerSave("");
     assertThat(session.executed()).as("not paused after all").isEqualTo(1);
     assertThat(node.terminations.get()).isZero();

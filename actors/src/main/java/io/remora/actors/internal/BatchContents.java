@@ -10,6 +10,7 @@ final class BatchContents {
   private static final int FREE = 5;
   private static final int FREE_GENERATOR = 12;
   private static final int FREE_EVENT = 15;
+  private static final int DROP_TRANSFER = 16;
 
   private BatchContents() {}
 
@@ -21,6 +22,10 @@ final class BatchContents {
     int at = batch.position() + HEADER_BYTES;
     while (at < batch.limit()) {
       int record = batch.get(at++);
+      if (record == DROP_TRANSFER && at < batch.limit() && batch.get(at) >= 0) {
+        at += 1 + batch.get(at); // a ticket: a short text
+        continue;
+      }
       if (record != FREE && record != FREE_GENERATOR && record != FREE_EVENT) {
         return true;
       }

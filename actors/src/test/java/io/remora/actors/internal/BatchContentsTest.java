@@ -14,6 +14,7 @@ class BatchContentsTest {
   void freeingIsNoWork() {
     assertThat(hasWork()).isFalse();
     assertThat(hasWork(5, 2)).as("a storage").isFalse();
+    assertThat(hasWork(16, 2, 'a', 'b', 5, 2)).as("a ticket").isFalse();
     assertThat(hasWork(5, 0x80, 0x80, 1, 5, 2, 12, 3, 15, 0x81, 4)).as("of all kinds").isFalse();
   }
 
@@ -22,6 +23,7 @@ class BatchContentsTest {
     assertThat(hasWork(2, 0)).as("a call").isTrue();
     assertThat(hasWork(5, 2, 12, 3, 9, 1)).as("behind what frees").isTrue();
     assertThat(hasWork(5, 0x80)).as("what cannot be read").isTrue();
+    assertThat(hasWork(16, 0xFF)).as("what cannot be read").isTrue();
     assertThat(hasWork(5)).as("what cannot be read").isTrue();
   }
 
