@@ -76,6 +76,20 @@ final class GatewayMachineTest {
   }
 
   @Test
+  void aMachineIsPausedAndResumed() {
+    try (RemoteMachine machine = open(gateway.address())) {
+      Tensor tensor = ones(2, 3).to(machine.device(), ScalarType.Float).mul(new Scalar(4f));
+
+      machine.pause();
+      assertThat(machine.state()).isEqualTo(MachineState.PAUSED);
+      machine.resume();
+
+      assertThat(machine.state()).isEqualTo(MachineState.READY);
+      assertThat(tensor.sum().item_float()).isEqualTo(24f);
+    }
+  }
+
+  @Test
   void aBrokenStreamIsTakenUpAgainAndNothingIsLostOrDoneTwice() throws Exception {
     List<Float> undisturbed = losses(gateway.address(), () -> {});
     try (CuttingForwarder forwarder = new CuttingForwarder(gateway.port())) {

@@ -141,10 +141,10 @@ final class GatewayTest {
         machines
             .pause()
             .addHeader("authorization", "Bearer " + TOKEN)
-            .invoke(MachineRequest.getDefaultInstance()),
-        Status.Code.UNIMPLEMENTED,
-        "RemoraException",
-        "pausing");
+            .invoke(MachineRequest.newBuilder().setName("nobody").build()),
+        Status.Code.NOT_FOUND,
+        "MachineStateException",
+        "nobody");
   }
 
   @Test

@@ -154,12 +154,15 @@ final class GatewayMachines {
 
   /** Saves the machine's sessions and ends its node. */
   CompletionStage<MachineInfo> pause(String name) {
-    return ask(name, MachineActor.Pause::new, pauseLimit());
+    return get(name).thenCompose(known -> ask(name, MachineActor.Pause::new, pauseLimit()));
   }
 
   /** Brings a paused machine back, on another node. */
   CompletionStage<MachineInfo> resume(String name) {
-    return ask(name, MachineActor.Resume::new, settings.openTimeout().plus(pauseLimit()));
+    return get(name)
+        .thenCompose(
+            known ->
+                ask(name, MachineActor.Resume::new, settings.openTimeout().plus(pauseLimit())));
   }
 
   private Duration pauseLimit() {
