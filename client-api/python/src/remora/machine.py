@@ -25,6 +25,7 @@ from ._settings import Settings
 log = logging.getLogger("remora")
 
 _OPEN_SECONDS = 600.0
+_PAUSE_SECONDS = 720.0  # longer than the gateway takes to save a machine at most
 _open_machines: list[RemoteMachine] = []
 _local_numbers = itertools.count(1)
 _remote_execution = True
@@ -301,7 +302,9 @@ class RemoteMachine:
             log.info("%s is stopped", self)
 
     def pause(self) -> None:
-        """Lets the machine rest; its tensors are kept.
+        """Saves what is on the node and ends the node, so that it costs nothing; tensors are kept.
+
+        The machine's next use resumes it.
 
         Raises:
             MachineStateException: the machine does not run, or it cannot be paused.
@@ -311,10 +314,10 @@ class RemoteMachine:
         if gateway is None:
             raise exceptions.MachineStateException("a machine in this process cannot be paused")
         session.synchronize()
-        self._machine = gateway.pause(machine.name, session.settings.call_seconds)
+        self._machine = gateway.pause(machine.name, _PAUSE_SECONDS)
 
     def resume(self) -> None:
-        """Takes a paused machine up again.
+        """Starts a node for a paused machine and brings back what was saved.
 
         Raises:
             MachineStateException: the machine was not started, or it cannot be resumed.
@@ -323,8 +326,8 @@ class RemoteMachine:
         session, gateway, machine = self._running()
         if gateway is None:
             raise exceptions.MachineStateException("a machine in this process cannot be resumed")
-        self._machine = gateway.resume(machine.name, _OPEN_SECONDS)
-        del session
+        self._machine = gateway.resume(machine.name, _OPEN_SECONDS + _PAUSE_SECONDS)
+        session.set_node_address(self._machine.node_address)
 
     def pip_install(self, *packages: str) -> None:
         """Installs Python packages for functions of :func:`remora.remote`: now, or when the machine starts.
