@@ -115,6 +115,17 @@ class Writer:
         return bytes(self._data)
 
 
+def dressed(tensor: torch.Tensor, kind: type[torch.Tensor], requires_grad: bool) -> torch.Tensor:
+    """A bare tensor as what it was on the other side: a parameter, a subclass, one with a gradient."""
+    if kind is torch.nn.Parameter:
+        return torch.nn.Parameter(tensor, requires_grad)
+    if kind is not torch.Tensor:
+        tensor = tensor.as_subclass(kind)
+    if requires_grad:
+        tensor.requires_grad_()
+    return tensor
+
+
 @dataclass(frozen=True)
 class Shape:
     """How a tensor lies on its storage."""

@@ -495,15 +495,7 @@ def _outcome(run: _Run, payload: bytes, tensors: list[torch.Tensor]) -> Any:
             return run.arguments[number]
         if number not in made:
             cls, requires_grad = rest
-            tensor = tensors[number]
-            if cls is torch.nn.Parameter:
-                tensor = torch.nn.Parameter(tensor, requires_grad)
-            else:
-                if cls is not torch.Tensor:
-                    tensor = tensor.as_subclass(cls)
-                if requires_grad:
-                    tensor.requires_grad_()
-            made[number] = tensor
+            made[number] = exchange.dressed(tensors[number], cls, requires_grad)
         return made[number]
 
     error = header.get("error")

@@ -126,14 +126,7 @@ class _Call:
         """Argument number `number`, as the program has it."""
         found = self._arguments.get(number)
         if found is None:
-            found = self.tensor(number)
-            if kind is torch.nn.Parameter:
-                found = torch.nn.Parameter(found, requires_grad)
-            else:
-                if kind is not torch.Tensor:
-                    found = found.as_subclass(kind)
-                if requires_grad:
-                    found.requires_grad_()
+            found = exchange.dressed(self.tensor(number), kind, requires_grad)
             self._arguments[number] = found
             self._numbers[id(found)] = number
         return found

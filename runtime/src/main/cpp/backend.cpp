@@ -629,8 +629,8 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   // whole, and the node chooses.
   for (const char* name :
        {"convolution", "convolution_backward", "native_layer_norm", "native_group_norm",
-        "slow_conv_transpose2d", "index_add", "index_add_", "index_reduce", "index_reduce_", "silu_backward", "mish_backward", "addr", "addr.out", "_stack", "_stack.out",
-        "all.dims", "all.dims_out", "any.dims", "any.dims_out", "_grouped_mm", "_chunk_cat", "_chunk_cat.out",
+        "slow_conv_transpose2d", "index_add", "index_add_", "index_reduce", "index_reduce_", "silu_backward",
+        "mish_backward", "addr", "addr.out", "_stack", "_stack.out", "all.dims", "all.dims_out", "any.dims", "any.dims_out", "_grouped_mm", "_chunk_cat", "_chunk_cat.out",
         // These would read the tensors' memory in this process.
         "_convolution", "_batch_norm_no_update", "_batch_norm_with_update",
         "_batch_norm_with_update.out", "_grid_sampler_2d_cpu_fallback", "_grid_sampler_2d_cpu_fallback.out",

@@ -87,20 +87,16 @@ at::Tensor max_pool1d(const at::Tensor& input, at::IntArrayRef kernel, at::IntAr
   return at::max_pool1d(input, kernel, stride, padding, dilation, ceil_mode);
 }
 
-at::Tensor channel_shuffle(const at::Tensor& input, int64_t groups) {
-  if (input.numel() == 0) {
-    return at::alias(input);
-  }
-  static const auto op = find("aten::channel_shuffle");
-  return recorded(op, {input, groups})[0].toTensor();
+at::Tensor shuffled(const c10::OperatorHandle& op, const at::Tensor& input, int64_t groups) {
+  return input.numel() == 0 ? at::alias(input) : recorded(op, {input, groups})[0].toTensor();
 }
-
+at::Tensor channel_shuffle(const at::Tensor& input, int64_t groups) {
+  static const auto op = find("aten::channel_shuffle");
+  return shuffled(op, input, groups);
+}
 at::Tensor native_channel_shuffle(const at::Tensor& input, int64_t groups) {
-  if (input.numel() == 0) {
-    return at::alias(input);
-  }
   static const auto op = find("aten::native_channel_shuffle");
-  return recorded(op, {input, groups})[0].toTensor();
+  return shuffled(op, input, groups);
 }
 
 // Three views of one tensor.
@@ -134,19 +130,21 @@ std::vector<at::Tensor> tensor_split(const at::Tensor& self, const at::Tensor& p
 at::Tensor dequantize(const at::Tensor& self) { return self.to(at::kFloat); }
 
 // The CPU's kernels write past an output of more than two dimensions that is not contiguous.
-template <at::Tensor (*function)(const at::Tensor&, int64_t)>
-at::Tensor& triangle_out(const char* name, const at::Tensor& self, int64_t diagonal, at::Tensor& out) {
+at::Tensor& triangle_out(const c10::OperatorHandle& op, at::Tensor (*function)(const at::Tensor&, int64_t),
+                         const at::Tensor& self, int64_t diagonal, at::Tensor& out) {
   if (out.dim() > 2 && !out.is_contiguous() && out.sizes() == self.sizes()) {
     return out.copy_(function(self, diagonal));
   }
-  recorded(find(name, "out"), {self, diagonal, out});
+  recorded(op, {self, diagonal, out});
   return out;
 }
 at::Tensor& tril_out(const at::Tensor& self, int64_t diagonal, at::Tensor& out) {
-  return triangle_out<at::tril>("aten::tril", self, diagonal, out);
+  static const auto op = find("aten::tril", "out");
+  return triangle_out(op, at::tril, self, diagonal, out);
 }
 at::Tensor& triu_out(const at::Tensor& self, int64_t diagonal, at::Tensor& out) {
-  return triangle_out<at::triu>("aten::triu", self, diagonal, out);
+  static const auto op = find("aten::triu", "out");
+  return triangle_out(op, at::triu, self, diagonal, out);
 }
 
 at::Tensor deprecated_convolution(const at::Tensor& input, const at::Tensor& weight,

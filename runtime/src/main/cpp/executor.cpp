@@ -16,6 +16,7 @@
 #include <mutex>
 
 #include "functions.h"
+#include "machine.h"
 #include "transfer.h"
 
 namespace remora {
@@ -289,19 +290,14 @@ void Executor::question(Reader& r) {
       case Question::kFetchTransfer:
         break;  // see transfer()
     }
-  } catch (const c10::Error& e) {
-    call.refuse(e.what_without_backtrace());
   } catch (const std::exception& e) {
-    call.refuse(e.what());
+    call.refuse(error_text(e));
   }
   if (!call.refusal.empty()) {
     request_failed(request, *fail(call, call.refusal));
     return;
   }
-  result_->report.code(remora::Event::kAnswer);
-  result_->report.varint(request);
-  result_->report.varint(answer.size());
-  result_->report.raw(answer.data(), answer.size());
+  answered(request, answer.data(), answer.size());
 }
 
 // One node's part in a copy from machine to machine; see transfer.h.
@@ -331,21 +327,13 @@ void Executor::transfer(Reader& r, int64_t request, Question kind) {
       Writer answer;
       answer.code(transferred.result);
       answer.string(transferred.reason);
-      result_->report.code(remora::Event::kAnswer);
-      result_->report.varint(request);
-      result_->report.varint(answer.size());
-      result_->report.raw(answer.data(), answer.size());
+      answered(request, answer.data(), answer.size());
       return;
-    } catch (const c10::Error& e) {
-      call.refuse(e.what_without_backtrace());
     } catch (const std::exception& e) {
-      call.refuse(e.what());
+      call.refuse(error_text(e));
     }
   }
-  if (!call.failure) {
-    call.failure = fail(call, call.refusal);
-  }
-  request_failed(request, *call.failure);
+  refuse(request, call);
 }
 
 void Executor::define_operator(Reader& r) {
@@ -492,10 +480,8 @@ void Executor::write(Reader& r) {
       target.copy_(at::from_blob(const_cast<uint8_t*>(data), {static_cast<int64_t>(bytes)},
                                  at::TensorOptions().dtype(at::kByte)));
     }
-  } catch (const c10::Error& e) {
-    storage.failure = fail(call, e.what_without_backtrace());
   } catch (const std::exception& e) {
-    storage.failure = fail(call, e.what());
+    storage.failure = fail(call, error_text(e));
   }
 }
 
@@ -612,10 +598,8 @@ at::Tensor Executor::tensor(Reader& r, uint8_t bits, Call& call, bool output) {
       if (meta.conj) t._set_conj(true);
       if (meta.neg) t._set_neg(true);
     }
-  } catch (const c10::Error& e) {
-    call.refuse(e.what_without_backtrace());
   } catch (const std::exception& e) {
-    call.refuse(e.what());
+    call.refuse(error_text(e));
   }
   call.inputs.emplace_back(id, t);
   return t;
@@ -790,6 +774,21 @@ void Executor::write_failure(const Failure& failure) {
   for (size_t i = 0; i < inputs; i++) report.string(failure.inputs[i]);
 }
 
+// To a question, a call or a function that was asked.
+void Executor::answered(int64_t request, const void* data, size_t bytes) {
+  result_->report.code(remora::Event::kAnswer);
+  result_->report.varint(request);
+  result_->report.varint(bytes);
+  result_->report.raw(data, bytes);
+}
+
+void Executor::refuse(int64_t request, Call& call) {
+  if (!call.failure) {
+    call.failure = fail(call, call.refusal);
+  }
+  request_failed(request, *call.failure);
+}
+
 void Executor::request_failed(int64_t request, const Failure& failure) {
   result_->report.code(remora::Event::kRequestFailed);
   result_->report.varint(request);
@@ -911,10 +910,8 @@ void Executor::adopt(Call& call, int64_t id, uint32_t device, const TensorMeta& 
       storage.memory = t.storage();
       account(storage);
       return;
-    } catch (const c10::Error& e) {
-      call.failure = fail(call, e.what_without_backtrace());
     } catch (const std::exception& e) {
-      call.failure = fail(call, e.what());
+      call.failure = fail(call, error_text(e));
     }
   }
   born(id, predicted.bytes(), device).failure = call.failure;
@@ -1018,19 +1015,14 @@ void Executor::call(Reader& r, bool asked) {
         for (size_t i = 0; i < op.info->returns.size(); i++) {
           answer_output(call, answer, call.stack[i], op.info->returns[i], bound);
         }
-      } catch (const c10::Error& e) {
-        call.failure = fail(call, e.what_without_backtrace());
       } catch (const std::exception& e) {
-        call.failure = fail(call, e.what());
+        call.failure = fail(call, error_text(e));
       }
     }
     if (call.failure) {
       request_failed(request, *call.failure);
     } else {
-      result_->report.code(remora::Event::kAnswer);
-      result_->report.varint(request);
-      result_->report.varint(answer.size());
-      result_->report.raw(answer.data(), answer.size());
+      answered(request, answer.data(), answer.size());
       if (!bound.empty()) {
         asked_[request] = std::move(bound);
       }
@@ -1176,24 +1168,16 @@ void Executor::run_python(Reader& r) {
     try {
       auto result = run_function(reinterpret_cast<int64_t>(this), devices_, generator(function.device, function.device),
                                  function);
-      result_->report.code(remora::Event::kAnswer);
-      result_->report.varint(request);
-      result_->report.varint(result.answer.size());
-      result_->report.raw(result.answer.data(), result.answer.size());
+      answered(request, result.answer.data(), result.answer.size());
       if (!result.created.empty()) {
         asked_[request] = std::move(result.created);
       }
       return;
-    } catch (const c10::Error& e) {
-      call.refuse(e.what_without_backtrace());
     } catch (const std::exception& e) {
-      call.refuse(e.what());
+      call.refuse(error_text(e));
     }
   }
-  if (!call.failure) {
-    call.failure = fail(call, call.refusal);
-  }
-  request_failed(request, *call.failure);
+  refuse(request, call);
 }
 
 void Executor::value(int64_t request, const at::Tensor& value) {
@@ -1237,16 +1221,11 @@ void Executor::read(Reader& r) {
       }
       value(request, plain);
       return;
-    } catch (const c10::Error& e) {
-      call.refuse(e.what_without_backtrace());
     } catch (const std::exception& e) {
-      call.refuse(e.what());
+      call.refuse(error_text(e));
     }
   }
-  if (!call.failure) {
-    call.failure = fail(call, call.refusal);
-  }
-  request_failed(request, *call.failure);
+  refuse(request, call);
 }
 
 }  // namespace remora

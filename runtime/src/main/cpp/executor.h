@@ -106,6 +106,8 @@ class Executor {
   std::shared_ptr<Failure> fail(Call& call, const std::string& message);
   void write_failure(const Failure& failure);
   void request_failed(int64_t request, const Failure& failure);
+  void answered(int64_t request, const void* data, size_t bytes);
+  void refuse(int64_t request, Call& call);
   void value(int64_t request, const at::Tensor& value);
   Storage& born(int64_t id, uint64_t bytes, uint32_t device);
   at::Generator& generator(uint64_t id, uint32_t device);

@@ -102,28 +102,19 @@ public record GatewaySettings(
 
   /** The same with another address. */
   public GatewaySettings withAddress(String newHost, int newPort) {
-    return new GatewaySettings(
-        newHost,
-        newPort,
-        token,
-        tls,
-        maxMessageBytes,
-        maxSessions,
-        maxCallsPerSecond,
-        maxUnreceivedBytes,
-        sessionLease,
-        askTimeout,
-        openTimeout,
-        closeTimeout,
-        providerOptions,
-        http);
+    return with(newHost, newPort, token, tls);
   }
 
   /** The same with another token and other files for TLS. */
   public GatewaySettings withSecurity(Optional<String> newToken, Optional<Tls> newTls) {
+    return with(host, port, newToken, newTls);
+  }
+
+  private GatewaySettings with(
+      String newHost, int newPort, Optional<String> newToken, Optional<Tls> newTls) {
     return new GatewaySettings(
-        host,
-        port,
+        newHost,
+        newPort,
         newToken,
         newTls,
         maxMessageBytes,
