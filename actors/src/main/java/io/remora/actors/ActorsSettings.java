@@ -17,6 +17,8 @@ import java.time.Duration;
  *     remora.machine.exit-report-wait}
  * @param storageActorAfter from what age a storage has an actor, {@code
  *     remora.machine.storage-actor-after}
+ * @param maxStorageActors storages of a machine that may have an actor at the same time, {@code
+ *     remora.machine.max-storage-actors}
  * @param stashCapacity commands that wait while a machine opens or closes, {@code
  *     remora.machine.stash-capacity}
  * @param idleTimeout after how long without use a machine pauses by itself, {@code
@@ -35,6 +37,7 @@ public record ActorsSettings(
     Duration closeTimeout,
     Duration exitReportWait,
     Duration storageActorAfter,
+    int maxStorageActors,
     int stashCapacity,
     Duration idleTimeout,
     Duration pauseTimeout,
@@ -57,6 +60,9 @@ public record ActorsSettings(
       checkPositive(idleTimeout, "remora.machine.idle-timeout");
     }
     checkPositive(joinTimeout, "remora.cluster.join-timeout");
+    if (maxStorageActors < 0) {
+      throw new IllegalArgumentException("remora.machine.max-storage-actors must not be negative");
+    }
     if (stashCapacity < 1) {
       throw new IllegalArgumentException("remora.machine.stash-capacity must be at least 1");
     }
@@ -77,6 +83,7 @@ public record ActorsSettings(
         machine.getDuration("close-timeout"),
         machine.getDuration("exit-report-wait"),
         machine.getDuration("storage-actor-after"),
+        machine.getInt("max-storage-actors"),
         machine.getInt("stash-capacity"),
         machine.getString("idle-timeout").equals("off")
             ? null

@@ -235,6 +235,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
   private static final Logger log = LoggerFactory.getLogger(MachineActor.class);
   private static final long START_NANOS = System.nanoTime();
   private static final Duration LONGEST_STORAGE_TICK = Duration.ofSeconds(1);
+  private static final int STORAGE_ACTORS_PER_TICK = 1000;
   private static final Duration SHORTEST_IDLE_TICK = Duration.ofMillis(20);
 
   private final String name;
@@ -831,35 +832,49 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
                   new StaleReferenceException(
                       "machine %s has no storage %d in session %d: it was freed, or nothing has used it yet"
                           .formatted(name, query.storage(), query.session()))));
-    } else {
+    } else if (session.actors.containsKey(query.storage()) || roomForStorageActors() > 0) {
       storageActor(session, query.storage()).tell(new StorageActor.GetInfo(query.replyTo()));
+    } else {
+      query.replyTo().tell(StatusReply.success(storageInfo(session, query.storage())));
     }
     return Behaviors.same();
+  }
+
+  private int roomForStorageActors() {
+    int actors = 0;
+    for (Session session : sessions.values()) {
+      actors += session.actors.size();
+    }
+    return settings.maxStorageActors() - actors;
+  }
+
+  private static StorageInfo storageInfo(Session session, long id) {
+    StorageTable storages = session.storages;
+    return new StorageInfo(
+        id, storages.state(id), storages.bytes(id), storages.device(id), session.mailbox.session());
   }
 
   private ActorRef<StorageActor.Command> storageActor(Session session, long storage) {
     return session.actors.computeIfAbsent(
         storage,
         id -> {
-          StorageTable storages = session.storages;
-          storages.promote(id);
-          long number = session.mailbox.session();
+          session.storages.promote(id);
           return getContext()
               .spawn(
-                  StorageActor.create(
-                      new StorageInfo(
-                          id, storages.state(id), storages.bytes(id), storages.device(id), number)),
-                  "storage-" + number + "-" + id);
+                  StorageActor.create(storageInfo(session, id)),
+                  "storage-" + session.mailbox.session() + "-" + id);
         });
   }
 
   private Behavior<Command> onStorageTick(StorageTick tick) {
     long latestBirth = nowMillis() - settings.storageActorAfter().toMillis();
+    int room = Math.min(roomForStorageActors(), STORAGE_ACTORS_PER_TICK);
     for (Session session : sessions.values()) {
       session.freedActors.forEach(actor -> getContext().stop(actor));
       session.freedActors = new ArrayList<>();
-      for (long storage : session.storages.unpromotedBornBy(latestBirth)) {
+      for (long storage : session.storages.unpromotedBornBy(latestBirth, room)) {
         storageActor(session, storage);
+        room--;
       }
     }
     return Behaviors.same();

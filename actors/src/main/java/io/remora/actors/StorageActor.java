@@ -13,7 +13,8 @@ import akka.pattern.StatusReply;
  * Stands for one storage that outlives its batch: Lazy -> Realized (<-> Offloaded) -> Freed. It
  * answers questions about its storage with what the node has acknowledged; the machine's actor
  * tells it the changes and stops it some time after the storage is freed. Only storages that live
- * for {@code remora.machine.storage-actor-after}, or that somebody asked about, have one.
+ * for {@code remora.machine.storage-actor-after}, or that somebody asked about, have one, and at
+ * most {@code remora.machine.max-storage-actors}: for the others the machine answers itself.
  */
 public final class StorageActor extends AbstractBehavior<StorageActor.Command> {
 

@@ -68,6 +68,7 @@ class ActorsSettingsTest {
   void namesTheKeyOfAValueOutOfRange() {
     assertBad("remora.machine.open-timeout", "0 s");
     assertBad("remora.machine.stash-capacity", 0);
+    assertBad("remora.machine.max-storage-actors", -1);
     assertBad("remora.machine.idle-timeout", "0 s");
     assertBad("remora.machine.pause-timeout", "0 s");
     assertBad("remora.machine.resume-retry", "0 s");
@@ -75,6 +76,7 @@ class ActorsSettingsTest {
     assertBad("remora.link.max-frame-bytes", "2 GiB");
     assertBad("remora.link.chunk-bytes", "16 MiB");
     assertBad("remora.link.coalesce-batches", 0);
+    assertBad("remora.link.max-unsent-bytes", 0);
     assertBad("remora.link.heartbeat-timeout", "2 s");
     assertBad("remora.link.connect-timeout", "0 s");
   }

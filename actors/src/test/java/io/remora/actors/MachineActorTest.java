@@ -44,6 +44,7 @@ import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.function.Function;
+import java.util.stream.LongStream;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.Tag;
@@ -61,6 +62,7 @@ class MachineActorTest {
               remora.machine {
                 exit-report-wait = 200 ms
                 storage-actor-after = 200 ms
+                max-storage-actors = 3
                 close-timeout = 2 s
                 pause-timeout = 1 s
                 resume-retry = 300 ms
@@ -413,6 +415,26 @@ class MachineActorTest {
 
     session.submit(3, 10, List.of(), 2);
     await().atMost(LIMIT).until(() -> children().stream().noneMatch(c -> c.startsWith("storage-")));
+  }
+
+  @Test
+  void answersItselfForStoragesThatNoActorIsLeftFor() throws Exception {
+    open(node);
+    Session session = openSession();
+    session.submit(
+        1, 10, LongStream.rangeClosed(1, 5).mapToObj(id -> new StorageBirth(id, 10, 0)).toList());
+    await().atMost(LIMIT).until(() -> info().liveStorages() == 5);
+
+    for (long id = 1; id <= 5; id++) {
+      assertThat(storage(session, id))
+          .isEqualTo(new StorageInfo(id, StorageState.LAZY, 10, 0, session.id));
+    }
+    assertThat(children().stream().filter(c -> c.startsWith("storage-"))).hasSize(3);
+
+    session.submit(2, 10, List.of(), 1);
+    await()
+        .atMost(LIMIT)
+        .until(() -> children().stream().anyMatch(c -> c.matches("storage-.*-[45]")));
   }
 
   // Loss

@@ -10,6 +10,7 @@ import akka.stream.javadsl.Source;
 import com.google.protobuf.ByteString;
 import com.google.protobuf.UnsafeByteOperations;
 import io.remora.actors.internal.ProgramLibtorch;
+import io.remora.actors.link.LinkSettings;
 import io.remora.gateway.v1.Batches;
 import io.remora.gateway.v1.ClientFrame;
 import io.remora.gateway.v1.Executed;
@@ -60,6 +61,7 @@ final class GatewayLink implements BatchSink {
   private final SessionsClient client;
   private final ActorSystem<?> system;
   private final SessionListener program;
+  private final long maxUnsentBytes;
   private final CompletableFuture<Machine> opened = new CompletableFuture<>();
   private final CompletableFuture<Done> closed = new CompletableFuture<>();
 
@@ -70,6 +72,7 @@ final class GatewayLink implements BatchSink {
   private final Deque<Batch> unsent = new ArrayDeque<>();
   private final Deque<Batch> sent = new ArrayDeque<>();
   private Outgoing outgoing;
+  private long unsentBytes;
   private long inFlightBytes;
   private long maxInFlightBytes;
   private long ackBytes;
@@ -93,6 +96,7 @@ final class GatewayLink implements BatchSink {
     this.client = client;
     this.system = system;
     this.program = program;
+    this.maxUnsentBytes = LinkSettings.from(system.settings().config()).maxUnsentBytes();
   }
 
   /** Opens the session; returns what machine it is on. */
@@ -118,13 +122,14 @@ final class GatewayLink implements BatchSink {
     boolean accepted = false;
     lock.lock();
     try {
-      while (lost == null && inFlightBytes > 0 && inFlightBytes + batch.size() > maxInFlightBytes) {
+      while (lost == null && !fits(batch.size())) {
         room.awaitUninterruptibly();
       }
       if (lost != null) {
         throw (RemoraException) Failures.asThrownHere(lost, "Sending");
       }
       unsent.addLast(batch);
+      unsentBytes += batch.size();
       inFlightBytes += batch.size();
       accepted = true;
       send();
@@ -134,6 +139,14 @@ final class GatewayLink implements BatchSink {
         batch.release();
       }
     }
+  }
+
+  /** What waits only delays others while there is a stream that it waits for. */
+  private boolean fits(int size) {
+    boolean flowing = outgoing != null && outgoing.welcomed;
+    return inFlightBytes == 0
+        || (inFlightBytes + size <= maxInFlightBytes
+            && (!flowing || unsentBytes == 0 || unsentBytes + size <= maxUnsentBytes));
   }
 
   /** Ends the session after what was sent; waits for the gateway to say so. */
@@ -243,6 +256,7 @@ final class GatewayLink implements BatchSink {
     do {
       Batch batch = unsent.removeFirst();
       sent.addLast(batch);
+      unsentBytes -= batch.size();
       bytes += batch.size();
       io.remora.gateway.v1.Batch.Builder message =
           batches
@@ -256,6 +270,7 @@ final class GatewayLink implements BatchSink {
         message.addFreed(freed);
       }
     } while (!unsent.isEmpty() && bytes + unsent.getFirst().size() <= LARGEST_MESSAGE);
+    room.signalAll();
     return batches.build();
   }
 
@@ -297,6 +312,7 @@ final class GatewayLink implements BatchSink {
         return;
       }
       outgoing = null;
+      room.signalAll();
       long now = System.nanoTime();
       if (stream.welcomed || brokenSinceNanos == 0) {
         brokenSinceNanos = now;
@@ -400,7 +416,9 @@ final class GatewayLink implements BatchSink {
       maxInFlightBytes = welcome.getMaxInFlightBytes();
       ackBytes = welcome.getMaxUnreceivedBytes() / 8;
       while (!sent.isEmpty() && sent.getLast().sequence() > welcome.getLastBatch()) {
-        unsent.addFirst(sent.removeLast());
+        Batch again = sent.removeLast();
+        unsentBytes += again.size();
+        unsent.addFirst(again);
       }
       stream.welcomed = true;
       stream.offer();

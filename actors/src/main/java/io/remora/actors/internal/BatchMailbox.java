@@ -29,8 +29,10 @@ import java.util.concurrent.locks.ReentrantLock;
  * has acknowledged it; its memory is given back exactly once, at the earliest when the writer is
  * through with it.
  *
- * <p>At most {@code remora.link.max-in-flight-bytes} are unacknowledged; {@link #submit} blocks
- * until there is room. While the machine pauses and is paused, batches wait here. Thread-safe.
+ * <p>At most {@code remora.link.max-in-flight-bytes} are unacknowledged, and while there is a line
+ * to the node at most {@code remora.link.max-unsent-bytes} wait for it, so that whoever reads a
+ * value has no more than that before him; {@link #submit} blocks until there is room. While the
+ * machine pauses and is paused, batches wait here. Thread-safe.
  */
 public final class BatchMailbox implements BatchSink, OutboundSource {
 
@@ -56,6 +58,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
   private LinkConnection connection;
   private boolean scheduled;
   private long unacknowledgedBytes;
+  private long waitingBytes;
   private long lastSequence;
   private RemoraException lost;
   private boolean detached;
@@ -160,6 +163,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
         now = directly && unacknowledgedBytes == 0 && batch.size() <= DIRECT_BYTES;
         Entry entry = new Entry(batch);
         waiting.addLast(entry);
+        waitingBytes += batch.size();
         unacknowledgedBytes += batch.size();
         accepted = true;
         if (entry.work) {
@@ -214,13 +218,31 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
       if (detached) {
         throw new RemoraException("session " + session + " on machine " + machine + " is detached");
       }
-      if (unacknowledgedBytes == 0 || unacknowledgedBytes + size <= settings.maxInFlightBytes()) {
+      if (fits(size)) {
         return;
       }
       // Not interruptibly: a batch that is not taken would be a gap, and end the session for every
       // thread.
       room.awaitUninterruptibly();
     }
+  }
+
+  @Override
+  public boolean hasRoom(int bytes) {
+    lock.lock();
+    try {
+      return lost != null || detached || fits(bytes);
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  /** With the lock. What waits only delays others while there is a line that it waits for. */
+  private boolean fits(int size) {
+    boolean flowing = connection != null && heldAfter == Long.MAX_VALUE;
+    return unacknowledgedBytes == 0
+        || (unacknowledgedBytes + size <= settings.maxInFlightBytes()
+            && (!flowing || waitingBytes == 0 || waitingBytes + size <= settings.maxUnsentBytes()));
   }
 
   /** The same error with the stack of the thread that gets it now. */
@@ -261,6 +283,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
     lock.lock();
     try {
       heldAfter = lastSequence;
+      room.signalAll();
     } finally {
       lock.unlock();
     }
@@ -273,6 +296,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
     try {
       connection = null;
       afterAll = null;
+      room.signalAll();
     } finally {
       lock.unlock();
     }
@@ -384,12 +408,14 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
       do {
         Entry entry = waiting.pollFirst();
         bytes += PREFIX_BYTES + entry.size;
+        waitingBytes -= entry.size;
         entry.withWriter = true;
         sent.addLast(entry);
         entries.add(entry);
       } while (canSend()
           && entries.size() < prefixes.length
           && bytes + PREFIX_BYTES + waiting.peekFirst().size <= settings.coalesceBytes());
+      room.signalAll();
       ByteBuffer[] payload = new ByteBuffer[2 * entries.size()];
       for (int i = 0; i < entries.size(); i++) {
         Entry entry = entries.get(i);
@@ -493,6 +519,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
       entries.addAll(waiting);
       sent.clear();
       waiting.clear();
+      waitingBytes = 0;
       unacknowledgedBytes = 0;
       room.signalAll();
     } finally {

@@ -16,6 +16,9 @@ public final class StorageTable {
   private static final int BYTES = 1;
   private static final int META = 2;
 
+  /** Entries that one look for storages without an actor passes: about half a millisecond. */
+  private static final int SCANNED = 64 * 1024;
+
   // META: bits 0-7 device, 8 realized, 9 promoted, 10-63 birth in ms.
   private static final long DEVICE_MASK = 0xff;
   private static final long REALIZED = 1L << 8;
@@ -25,11 +28,29 @@ public final class StorageTable {
   private long[] slots = new long[SMALLEST * FIELDS];
   private int capacity = SMALLEST;
   private int size;
+  private int realized;
+  private long realizedBytes;
+  private int cursor;
   private boolean offloaded;
 
   /** Number of storages. */
   public int size() {
     return size;
+  }
+
+  /** Number of storages that have memory, or are offloaded. */
+  public int realized() {
+    return realized;
+  }
+
+  /** Their bytes. */
+  public long realizedBytes() {
+    return realizedBytes;
+  }
+
+  /** Whether what was realized is in a store at the moment instead of on a node. */
+  public boolean isOffloaded() {
+    return offloaded;
   }
 
   /** Adds a lazy storage; one that is there already is left as it is. */
@@ -61,8 +82,11 @@ public final class StorageTable {
       return false;
     }
     int slot = find(id);
+    forgetRealized(slot);
     slots[slot + BYTES] = bytes;
     slots[slot + META] |= REALIZED;
+    realized++;
+    realizedBytes += bytes;
     return true;
   }
 
@@ -72,6 +96,7 @@ public final class StorageTable {
       return false;
     }
     int hole = find(id);
+    forgetRealized(hole);
     int next = hole;
     // Close the hole: move back whatever a search would no longer find across it.
     while (true) {
@@ -127,21 +152,35 @@ public final class StorageTable {
     return (slots[live(id) + META] & PROMOTED) != 0;
   }
 
-  /** The ids, in no order, of storages without an actor that were born by {@code latestMillis}. */
-  public long[] unpromotedBornBy(long latestMillis) {
+  /**
+   * Ids, in no order, of storages without an actor that were born by {@code latestMillis}. Each
+   * call looks at the next part of a large table, so that none takes long; calls that follow each
+   * other find all.
+   *
+   * @param most how many to find at most
+   */
+  public long[] unpromotedBornBy(long latestMillis, int most) {
     long[] found = new long[8];
     int count = 0;
-    for (int slot = 0; slot < slots.length; slot += FIELDS) {
-      if (slots[slot + ID] != 0
-          && (slots[slot + META] & PROMOTED) == 0
-          && slots[slot + META] >>> BIRTH_SHIFT <= latestMillis) {
+    for (int looked = Math.min(SCANNED, capacity); looked > 0 && count < most; looked--) {
+      cursor = (cursor + FIELDS) % slots.length;
+      if (slots[cursor + ID] != 0
+          && (slots[cursor + META] & PROMOTED) == 0
+          && slots[cursor + META] >>> BIRTH_SHIFT <= latestMillis) {
         if (count == found.length) {
           found = Arrays.copyOf(found, 2 * count);
         }
-        found[count++] = slots[slot + ID];
+        found[count++] = slots[cursor + ID];
       }
     }
     return Arrays.copyOf(found, count);
+  }
+
+  private void forgetRealized(int slot) {
+    if ((slots[slot + META] & REALIZED) != 0) {
+      realized--;
+      realizedBytes -= slots[slot + BYTES];
+    }
   }
 
   private int live(long id) {
@@ -170,6 +209,7 @@ public final class StorageTable {
     long[] old = slots;
     slots = new long[newCapacity * FIELDS];
     capacity = newCapacity;
+    cursor = 0;
     for (int from = 0; from < old.length; from += FIELDS) {
       if (old[from + ID] != 0) {
         System.arraycopy(old, from, slots, find(old[from + ID]), FIELDS);

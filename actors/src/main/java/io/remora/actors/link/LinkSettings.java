@@ -13,6 +13,7 @@ import java.time.Duration;
  * @param coalesceBytes up to how many bytes of waiting batches go into one frame
  * @param coalesceBatches up to how many waiting batches go into one frame
  * @param maxInFlightBytes unacknowledged bytes of a session at which recording blocks
+ * @param maxUnsentBytes bytes of a session that wait for the line at which recording blocks
  * @param poolBytes unused receive buffers kept per connection, in bytes
  * @param heartbeatInterval after how long without anything sent a heartbeat is sent
  * @param heartbeatTimeout after how long without anything received the link counts as lost
@@ -25,6 +26,7 @@ public record LinkSettings(
     int coalesceBytes,
     int coalesceBatches,
     long maxInFlightBytes,
+    long maxUnsentBytes,
     long poolBytes,
     Duration heartbeatInterval,
     Duration heartbeatTimeout,
@@ -48,6 +50,7 @@ public record LinkSettings(
         coalesceBatches >= 1 && coalesceBatches <= 256,
         "coalesce-batches must be between 1 and 256");
     check(maxInFlightBytes >= 1, "max-in-flight-bytes must be at least 1");
+    check(maxUnsentBytes >= 1, "max-unsent-bytes must be at least 1");
     check(poolBytes >= 0, "pool-bytes must not be negative");
     check(isPositive(heartbeatInterval), "heartbeat-interval must be positive");
     check(
@@ -71,6 +74,7 @@ public record LinkSettings(
         bytes(link, "coalesce-bytes"),
         link.getInt("coalesce-batches"),
         link.getBytes("max-in-flight-bytes"),
+        link.getBytes("max-unsent-bytes"),
         link.getBytes("pool-bytes"),
         link.getDuration("heartbeat-interval"),
         link.getDuration("heartbeat-timeout"),

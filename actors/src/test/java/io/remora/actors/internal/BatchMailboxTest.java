@@ -29,6 +29,7 @@ import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.concurrent.atomic.AtomicReference;
 import org.junit.jupiter.api.AfterEach;
@@ -158,6 +159,55 @@ class BatchMailboxTest {
     assertThat(mailbox.unacknowledgedBytes()).isZero();
     assertThat(mailbox.lastAcknowledgedSequence()).isEqualTo(30);
     await().atMost(LIMIT).until(() -> released.values().stream().allMatch(n -> n.get() == 1));
+  }
+
+  @Test
+  void blocksWhileTooMuchWaitsForTheLine() throws Exception {
+    LinkSettings settings = settings("max-unsent-bytes = 3000", "coalesce-batches = 1");
+    BatchMailbox mailbox = new BatchMailbox(SESSION, "m", settings);
+    Recorder far = connect(settings);
+    CountDownLatch lineFree = new CountDownLatch(1);
+    connection.send(
+        () -> {
+          await().atMost(LIMIT).until(() -> lineFree.getCount() == 0);
+          return null;
+        });
+    mailbox.connect(connection);
+    AtomicInteger submitted = new AtomicInteger();
+    Thread program =
+        new Thread(
+            () -> {
+              for (int i = 1; i <= 30; i++) {
+                mailbox.submit(batch(i, 1000));
+                submitted.incrementAndGet();
+              }
+            });
+
+    program.start();
+
+    await().atMost(LIMIT).until(() -> program.getState() == Thread.State.WAITING);
+    assertThat(submitted).hasValue(3);
+    assertThat(mailbox.hasRoom(1)).isFalse();
+
+    lineFree.countDown();
+
+    program.join(LIMIT.toMillis());
+    assertThat(submitted).hasValue(30);
+    for (int i = 1; i <= 30; i++) {
+      assertThat(far.next().header().sequence()).isEqualTo(i);
+    }
+  }
+
+  @Test
+  void takesMoreWhileThereIsNoLine() {
+    LinkSettings settings = settings("max-unsent-bytes = 3000", "max-in-flight-bytes = 10000");
+    BatchMailbox mailbox = new BatchMailbox(SESSION, "m", settings);
+
+    for (int i = 1; i <= 10; i++) {
+      mailbox.submit(batch(i, 1000));
+    }
+
+    assertThat(mailbox.hasRoom(1)).isFalse();
   }
 
   @Test

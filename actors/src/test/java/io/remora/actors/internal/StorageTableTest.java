@@ -7,6 +7,7 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import io.remora.actors.StorageState;
 import java.util.Arrays;
 import java.util.HashMap;
+import java.util.List;
 import java.util.Map;
 import java.util.Random;
 import org.junit.jupiter.api.Tag;
@@ -51,7 +52,11 @@ class StorageTableTest {
             .isEqualTo(entry);
       }
     }
-    long[] old = table.unpromotedBornBy(150_000);
+    List<Entry> realized =
+        expected.values().stream().filter(entry -> entry.state() == StorageState.REALIZED).toList();
+    assertThat(table.realized()).isEqualTo(realized.size());
+    assertThat(table.realizedBytes()).isEqualTo(realized.stream().mapToLong(Entry::bytes).sum());
+    long[] old = table.unpromotedBornBy(150_000, Integer.MAX_VALUE);
     Arrays.sort(old);
     assertThat(old)
         .containsExactly(
@@ -72,9 +77,30 @@ class StorageTableTest {
 
     assertThat(table.isPromoted(1)).isTrue();
     assertThat(table.isPromoted(2)).isFalse();
-    assertThat(table.unpromotedBornBy(10)).containsExactly(2);
-    assertThat(table.unpromotedBornBy(9)).isEmpty();
+    assertThat(table.unpromotedBornBy(10, 5)).containsExactly(2);
+    assertThat(table.unpromotedBornBy(9, 5)).isEmpty();
     assertThat(table.device(1)).isEqualTo(3);
+  }
+
+  @Test
+  void findsThoseWithoutAnActorPartByPart() {
+    StorageTable table = new StorageTable();
+    int count = 200_000;
+    for (long id = 1; id <= count; id++) {
+      table.add(id, 1, 0, 0);
+    }
+
+    int found = 0;
+    for (int look = 0; look < 20; look++) {
+      long[] part = table.unpromotedBornBy(0, 30_000);
+      assertThat(part).hasSizeLessThanOrEqualTo(30_000);
+      for (long id : part) {
+        table.promote(id);
+      }
+      found += part.length;
+    }
+
+    assertThat(found).isEqualTo(count);
   }
 
   @Test

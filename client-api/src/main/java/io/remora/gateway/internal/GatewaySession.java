@@ -253,7 +253,8 @@ final class GatewaySession implements SessionListener {
             "batch %d came after batch %d".formatted(batch.sequence(), lastBatch));
       }
       long size = batch.size() + BATCH_OVERHEAD;
-      if (inFlightBytes > 0 && inFlightBytes + size > maxInFlightBytes) {
+      boolean fits = inFlightBytes + size <= maxInFlightBytes && sink.hasRoom(batch.size());
+      if (inFlightBytes > 0 && !fits) {
         waitsForRoom = true;
         return false;
       }
@@ -262,7 +263,7 @@ final class GatewaySession implements SessionListener {
       inFlightBytes += size;
       batches++;
       batchBytes += batch.size();
-      // Never blocks: it has room for more than is counted here.
+      // Does not block: it has room for more than is counted here.
       sink.submit(batch);
       return true;
     } catch (RemoraException e) {
