@@ -6,6 +6,7 @@ import io.remora.actors.link.LinkSettings;
 import io.remora.state.DirectoryStateStore;
 import java.nio.file.Path;
 import java.time.Duration;
+import java.util.List;
 
 /**
  * Settings of the actors; {@code reference.conf} says what each means.
@@ -28,8 +29,13 @@ import java.time.Duration;
  *     remora.machine.resume-retry}
  * @param stateStore where paused machines' sessions are kept, {@code remora.state.store}
  * @param stateDirectory the folder of the store {@code directory}, {@code remora.state.directory}
- * @param joinTimeout limit of starting the embedded cluster, {@code remora.cluster.join-timeout}
+ * @param seedNodes members to join the cluster by, {@code remora.cluster.seed-nodes}
+ * @param clusterListen where this member listens for others, {@code remora.cluster.listen}
+ * @param joinTimeout limit of becoming a member, {@code remora.cluster.join-timeout}
+ * @param leaveTimeout limit of leaving the cluster, {@code remora.cluster.leave-timeout}
  * @param embeddedCluster Akka's settings in the embedded cluster, {@code remora.cluster.embedded}
+ * @param memberCluster what is laid over them where there are other members, {@code
+ *     remora.cluster.member}
  * @param link settings of the links, {@code remora.link}
  */
 public record ActorsSettings(
@@ -44,8 +50,12 @@ public record ActorsSettings(
     Duration resumeRetry,
     String stateStore,
     Path stateDirectory,
+    List<String> seedNodes,
+    String clusterListen,
     Duration joinTimeout,
+    Duration leaveTimeout,
     Config embeddedCluster,
+    Config memberCluster,
     LinkSettings link) {
 
   /** Checks the ranges. */
@@ -59,10 +69,12 @@ public record ActorsSettings(
     if (idleTimeout != null) {
       checkPositive(idleTimeout, "remora.machine.idle-timeout");
     }
+    seedNodes = List.copyOf(seedNodes);
     checkPositive(joinTimeout, "remora.cluster.join-timeout");
     if (maxStorageActors < 0) {
       throw new IllegalArgumentException("remora.machine.max-storage-actors must not be negative");
     }
+    checkPositive(leaveTimeout, "remora.cluster.leave-timeout");
     if (stashCapacity < 1) {
       throw new IllegalArgumentException("remora.machine.stash-capacity must be at least 1");
     }
@@ -92,8 +104,12 @@ public record ActorsSettings(
         machine.getDuration("resume-retry"),
         root.getString("remora.state.store"),
         DirectoryStateStore.directory(root),
+        cluster.getStringList("seed-nodes"),
+        cluster.getString("listen"),
         cluster.getDuration("join-timeout"),
+        cluster.getDuration("leave-timeout"),
         cluster.getConfig("embedded"),
+        cluster.getConfig("member"),
         LinkSettings.from(root));
   }
 

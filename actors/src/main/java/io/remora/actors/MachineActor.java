@@ -245,6 +245,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
   private final StashBuffer<Command> stash;
   private final Executor blocking;
   private final LocalSessions localSessions;
+  private final ActorSystem<?> system;
 
   private MachineState state = MachineState.STOPPED;
   private String reason = "never opened";
@@ -290,8 +291,29 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
   /** A node on its way. Whoever no longer wants it says so, and it is ended when it comes. */
   private static final class Provisioning {
 
+    private final String machine;
     private boolean abandoned;
     private ProvisionedNode late;
+    private String latestNews = "";
+
+    Provisioning(String machine) {
+      this.machine = machine;
+    }
+
+    /** A line of the provider's. */
+    synchronized void news(String line) {
+      log.info("Machine {}: {}", machine, line);
+      latestNews = line;
+    }
+
+    /** The provider's last line, to be put behind a message; empty if there is none. */
+    synchronized String latestNews() {
+      return latestNews.isEmpty() ? "" : "; the last news: " + latestNews;
+    }
+
+    synchronized boolean isAbandoned() {
+      return abandoned;
+    }
 
     synchronized boolean arrived(ProvisionedNode node) {
       late = node;
@@ -338,8 +360,9 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     this.name = requireNonNull(name, "name");
     this.settings = requireNonNull(settings, "settings");
     this.shard = shard;
-    this.blocking = context.getSystem().dispatchers().lookup(DispatcherSelector.blocking());
-    this.localSessions = LocalSessions.get(context.getSystem());
+    this.system = context.getSystem();
+    this.blocking = system.dispatchers().lookup(DispatcherSelector.blocking());
+    this.localSessions = LocalSessions.get(system);
     context.setLoggerName(MachineActor.class);
   }
 
@@ -520,16 +543,14 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
   }
 
   private void provision() {
-    Provisioning waiting = new Provisioning();
+    Provisioning waiting = new Provisioning(name);
     provisioning = waiting;
     int current = attempt;
     MachineSpec wanted = spec;
     ActorRef<Command> self = getContext().getSelf();
-    Config systemConfig = getContext().getSystem().settings().config();
     CompletableFuture<?> unused =
         CompletableFuture.supplyAsync(() -> MachineProviders.named(wanted.provider()), blocking)
-            .thenCompose(
-                provider -> provider.provision(wanted, providerContext(wanted, systemConfig)))
+            .thenCompose(provider -> provider.provision(wanted, providerContext(wanted, waiting)))
             .whenComplete(
                 (arrived, failure) -> {
                   if (failure != null) {
@@ -546,11 +567,17 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
                 });
   }
 
-  private ProviderContext providerContext(MachineSpec wanted, Config systemConfig) {
+  private ProviderContext providerContext(MachineSpec wanted, Provisioning waiting) {
+    return new ProviderContext(
+        configuration(wanted), blocking, waiting::news, waiting::isAbandoned, system);
+  }
+
+  /** The system's configuration below the machine's own. */
+  private Config configuration(MachineSpec of) {
     try {
-      Config config =
-          ConfigFactory.parseString(wanted.settings()).withFallback(systemConfig).resolve();
-      return new ProviderContext(config, blocking, line -> log.info("Machine {}: {}", name, line));
+      return ConfigFactory.parseString(of.settings())
+          .withFallback(system.settings().config())
+          .resolve();
     } catch (ConfigException e) {
       throw new ProviderException(
           "cannot read the settings of machine " + name + ": " + e.getMessage(), e);
@@ -612,7 +639,8 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
                 + " gave machine "
                 + name
                 + " no node within "
-                + openTimeout()));
+                + openTimeout()
+                + provisioning.latestNews()));
   }
 
   private Behavior<Command> onConnectingTimedOut(OpenTimedOut event) {
@@ -1484,12 +1512,11 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
   private CompletableFuture<Void> deleteState() {
     String deleted = pause;
     MachineSpec of = spec;
-    Config systemConfig = getContext().getSystem().settings().config();
     pause = null;
     return CompletableFuture.runAsync(
             () -> {
               try {
-                StateStores.open(providerContext(of, systemConfig).config()).delete(deleted);
+                StateStores.open(configuration(of)).delete(deleted);
               } catch (IOException e) {
                 throw new CompletionException(e);
               }

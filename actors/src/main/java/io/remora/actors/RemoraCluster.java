@@ -10,9 +10,11 @@ import akka.cluster.typed.Cluster;
 import akka.cluster.typed.Join;
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
+import io.remora.actors.internal.ClusterConfig;
 import io.remora.runtime.RemoraException;
 import java.time.Duration;
 import java.util.HashMap;
+import java.util.List;
 import java.util.Map;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
@@ -20,17 +22,17 @@ import java.util.concurrent.atomic.AtomicBoolean;
 import scala.concurrent.Await;
 
 /**
- * The one-member cluster that a program carries within itself when it brings no ActorSystem of its
- * own: on loopback, any free port, ready to host machines. Programs of one JVM that bring the same
+ * The program's membership in a cluster that hosts machines, when it brings no ActorSystem of its
+ * own. By default a cluster of one, on loopback, any free port; with {@code
+ * remora.cluster.seed-nodes} that of the seed nodes. Programs of one JVM that bring the same
  * configuration share one. Its threads are daemons and it has no exit hooks.
  *
- * <p>Each {@link #acquire} gives a handle; when the last one of a cluster is released, it ends, and
- * with it every machine still open. Thread-safe.
+ * <p>Each {@link #acquire} gives a handle; when the last one of a cluster is released, the member
+ * leaves, and with it every machine still open that no other member can go on with. Thread-safe.
  */
 public final class RemoraCluster implements AutoCloseable {
 
   private static final Duration POLL = Duration.ofMillis(20);
-  private static final Duration STOP_LIMIT = Duration.ofSeconds(10);
   private static final Map<Config, Shared> RUNNING = new HashMap<>();
 
   private final Shared shared;
@@ -46,11 +48,12 @@ public final class RemoraCluster implements AutoCloseable {
   }
 
   /**
-   * A handle to the cluster of this configuration, which is started if need be: about a second, at
-   * most {@code remora.cluster.join-timeout}.
+   * A handle to the cluster of this configuration, which is started or joined if need be: about a
+   * second, at most {@code remora.cluster.join-timeout}.
    *
    * @param config the whole configuration, with the defaults of {@code reference.conf}
-   * @throws RemoraException if the cluster does not start in time
+   * @throws RemoraException if this program is no member in time
+   * @throws IllegalArgumentException if {@code remora.cluster} has a value that cannot be
    */
   public static RemoraCluster acquire(Config config) {
     synchronized (RUNNING) {
@@ -62,6 +65,17 @@ public final class RemoraCluster implements AutoCloseable {
       shared.handles++;
       return new RemoraCluster(shared);
     }
+  }
+
+  /**
+   * Makes an actor system of the program's own, the member of a cluster, ready to host machines and
+   * to reach those that other members host. Idempotent. {@code akka.actor.provider} must be {@code
+   * cluster}, and all members should call it. See {@code remora.cluster.member} in {@code
+   * reference.conf} for settings that such a system wants, a downing provider above all.
+   */
+  public static void init(ActorSystem<?> system) {
+    MachineActor.init(system);
+    NodeBroker.of(system);
   }
 
   /** The cluster's actor system; don't terminate it. */
@@ -85,7 +99,7 @@ public final class RemoraCluster implements AutoCloseable {
       shared.handles--;
       if (shared.handles == 0) {
         RUNNING.remove(shared.config);
-        stop(shared.system);
+        stop(shared.system, ActorsSettings.from(shared.config).leaveTimeout());
       }
     }
   }
@@ -98,49 +112,59 @@ public final class RemoraCluster implements AutoCloseable {
 
   private static ActorSystem<?> start(Config config) {
     ActorsSettings settings = ActorsSettings.from(config);
+    List<String> seeds = settings.seedNodes();
     ActorSystem<Void> system =
         ActorSystem.create(
-            Behaviors.empty(), "remora", settings.embeddedCluster().withFallback(config));
+            Behaviors.empty(), ClusterConfig.systemName(seeds), ClusterConfig.of(config, seeds));
     try {
       Cluster cluster = Cluster.get(system);
-      cluster.manager().tell(Join.create(cluster.selfMember().address()));
-      awaitUp(cluster, settings.joinTimeout());
-      MachineActor.init(system);
+      if (seeds.isEmpty()) {
+        cluster.manager().tell(Join.create(cluster.selfMember().address()));
+      }
+      awaitUp(cluster, settings);
+      init(system);
       return system;
     } catch (RuntimeException e) {
-      stop(system);
+      stop(system, settings.leaveTimeout());
       throw e;
     }
   }
 
-  private static void awaitUp(Cluster cluster, Duration limit) {
-    long deadline = System.nanoTime() + limit.toNanos();
+  private static void awaitUp(Cluster cluster, ActorsSettings settings) {
+    long deadline = System.nanoTime() + settings.joinTimeout().toNanos();
     while (!cluster.selfMember().status().equals(MemberStatus.up())) {
       if (System.nanoTime() > deadline) {
+        String limit = settings.joinTimeout().toMillis() + " ms (remora.cluster.join-timeout)";
         throw new RemoraException(
-            "the embedded cluster did not start within "
-                + limit.toMillis()
-                + " ms (remora.cluster.join-timeout)");
+            settings.seedNodes().isEmpty()
+                ? "the embedded cluster did not start within " + limit
+                : "this program did not become a member of the cluster of "
+                    + settings.seedNodes()
+                    + " (remora.cluster.seed-nodes) within "
+                    + limit
+                    + ": is one of them running, and reachable from here?");
       }
       try {
         Thread.sleep(POLL.toMillis());
       } catch (InterruptedException e) {
         Thread.currentThread().interrupt();
-        throw new RemoraException("interrupted while the embedded cluster started", e);
+        throw new RemoraException("interrupted while the cluster was joined", e);
       }
     }
   }
 
-  private static void stop(ActorSystem<?> system) {
+  private static void stop(ActorSystem<?> system, Duration limit) {
     system.terminate();
     try {
       Await.ready(
           system.whenTerminated(),
-          scala.concurrent.duration.Duration.create(STOP_LIMIT.toMillis(), TimeUnit.MILLISECONDS));
+          scala.concurrent.duration.Duration.create(limit.toMillis(), TimeUnit.MILLISECONDS));
     } catch (InterruptedException e) {
       Thread.currentThread().interrupt();
     } catch (TimeoutException e) {
-      system.log().warn("The embedded cluster did not end within {}", STOP_LIMIT);
+      system
+          .log()
+          .warn("This member did not leave within {} (remora.cluster.leave-timeout)", limit);
     }
   }
 

@@ -2,6 +2,7 @@
 package io.remora.provider;
 
 import java.util.Arrays;
+import java.util.List;
 import java.util.Locale;
 import java.util.stream.Collectors;
 
@@ -56,6 +57,15 @@ public enum GpuType {
             + name
             + "\"; there are "
             + Arrays.stream(values()).map(GpuType::displayName).collect(Collectors.joining(", ")));
+  }
+
+  /**
+   * Whether a device that calls itself so is of this kind: each part of the display name is a word
+   * of the device's, as {@code A100} and {@code 40GB} are of {@code NVIDIA A100-SXM4-40GB}.
+   */
+  public boolean isNameOf(String deviceName) {
+    List<String> words = List.of(deviceName.toUpperCase(Locale.ROOT).split("[^A-Z0-9]+"));
+    return words.containsAll(List.of(displayName.split("-")));
   }
 
   @Override

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.provider;
 
+import io.remora.runtime.ProviderException;
+import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionStage;
 
 /**
@@ -17,9 +19,22 @@ public interface MachineProvider {
    * Starts a node for {@code spec} and completes when its link port answers or is about to. Must
    * not block the caller; blocking work belongs on {@link ProviderContext#blocking()}.
    *
-   * <p>Fails with a {@link io.remora.runtime.ProviderException} or a subclass of it; whatever was
-   * started by then must have been ended. The caller limits the time, and ends a node that comes
-   * too late.
+   * <p>Fails with a {@link ProviderException} or a subclass of it; whatever was started by then
+   * must have been ended. The caller limits the time, and ends a node that comes too late.
    */
   CompletionStage<ProvisionedNode> provision(MachineSpec spec, ProviderContext context);
+
+  /**
+   * Takes over a node that another member of the cluster has started for this machine: that member
+   * has left, or failed.
+   *
+   * @param handle what {@link ProvisionedNode#handle()} said there
+   * @return fails with a {@link ProviderException} if the node is not there any more
+   */
+  default CompletionStage<ProvisionedNode> takeOver(
+      String handle, MachineSpec spec, ProviderContext context) {
+    return CompletableFuture.failedFuture(
+        new ProviderException(
+            "provider " + name() + " cannot take over a node that another process has started"));
+  }
 }

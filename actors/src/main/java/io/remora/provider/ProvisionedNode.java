@@ -3,6 +3,7 @@ package io.remora.provider;
 
 import akka.Done;
 import java.net.InetSocketAddress;
+import java.util.Optional;
 import java.util.concurrent.CompletionStage;
 
 /** A node that was started for a machine. Thread-safe. */
@@ -25,4 +26,12 @@ public interface ProvisionedNode {
    * the caller. Works also after the node ended by itself.
    */
   CompletionStage<Done> terminate();
+
+  /**
+   * What {@link MachineProvider#takeOver} on another member of the cluster needs to go on with the
+   * node when this member leaves or fails; no secrets. Empty: the node ends with this process.
+   */
+  default Optional<String> handle() {
+    return Optional.empty();
+  }
 }

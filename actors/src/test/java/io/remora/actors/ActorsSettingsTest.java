@@ -38,7 +38,12 @@ class ActorsSettingsTest {
   @Test
   void everyKeyHasAReader() {
     List<String> keys =
-        OWN.getConfig("remora").withoutPath("cluster.embedded").entrySet().stream()
+        OWN
+            .getConfig("remora")
+            .withoutPath("cluster.embedded")
+            .withoutPath("cluster.member")
+            .entrySet()
+            .stream()
             .map(entry -> "remora." + entry.getKey())
             .toList();
     assertThat(keys).hasSizeGreaterThan(10);
@@ -48,8 +53,10 @@ class ActorsSettingsTest {
           .as(key)
           .isInstanceOf(ConfigException.Missing.class);
     }
-    assertThatThrownBy(() -> ActorsSettings.from(OWN.withoutPath("remora.cluster.embedded")))
-        .isInstanceOf(ConfigException.Missing.class);
+    for (String key : List.of("remora.cluster.embedded", "remora.cluster.member")) {
+      assertThatThrownBy(() -> ActorsSettings.from(OWN.withoutPath(key)))
+          .isInstanceOf(ConfigException.Missing.class);
+    }
   }
 
   @Test
@@ -57,6 +64,7 @@ class ActorsSettingsTest {
     for (String key : List.of("machine", "state", "link", "cluster")) {
       OWN.getConfig("remora." + key)
           .withoutPath("embedded")
+          .withoutPath("member")
           .entrySet()
           .forEach(
               entry ->

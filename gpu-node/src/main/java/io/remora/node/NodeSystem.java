@@ -3,10 +3,11 @@ package io.remora.node;
 
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
-import io.remora.actors.ActorsSettings;
+import io.remora.actors.internal.ClusterConfig;
 import java.util.List;
 import java.util.Map;
 import java.util.TreeMap;
+import java.util.function.Supplier;
 
 /**
  * The actor system of a node: local and quick to start, or a cluster member with role {@code gpu}
@@ -18,23 +19,16 @@ final class NodeSystem {
   /** Name of a node's system outside any cluster. */
   static final String LOCAL_NAME = "remora-node";
 
-  /** Name of the systems of a Remora cluster: members must all have the same. */
-  static final String CLUSTER_NAME = "remora";
-
   /** The role of nodes in a cluster. */
   static final String ROLE = "gpu";
-
-  private static final String AKKA_SCHEME = "akka://";
 
   private NodeSystem() {}
 
   /** The system's name: that of the seed nodes' system, where there are any. */
   static String name(NodeOptions options) {
-    if (options.seedNodes().isEmpty()) {
-      return LOCAL_NAME;
-    }
-    String first = seedAddress(options.seedNodes().get(0));
-    return first.substring(AKKA_SCHEME.length(), first.indexOf('@'));
+    return options.seedNodes().isEmpty()
+        ? LOCAL_NAME
+        : checked(() -> ClusterConfig.systemName(options.seedNodes()));
   }
 
   /** The configuration with the node's decisions laid over it. */
@@ -54,34 +48,20 @@ final class NodeSystem {
       keys.put("akka.actor.provider", "local");
       return overlay(keys).withFallback(config);
     }
-    keys.put("akka.actor.provider", "cluster");
-    keys.put(
-        "akka.remote.artery.canonical.hostname", options.listen().getAddress().getHostAddress());
     keys.put("akka.cluster.roles", List.of(ROLE));
-    keys.put(
-        "akka.cluster.seed-nodes",
-        options.seedNodes().stream().map(NodeSystem::seedAddress).toList());
-    // The end of the node is an ordinary leaving of the cluster.
-    keys.put("akka.coordinated-shutdown.run-by-actor-system-terminate", "on");
-    keys.put("akka.coordinated-shutdown.terminate-actor-system", "on");
-    return overlay(keys)
-        .withFallback(ActorsSettings.from(config).embeddedCluster())
-        .withFallback(config);
+    return overlay(keys).withFallback(checked(() -> ClusterConfig.of(config, options.seedNodes())));
   }
 
   private static Config overlay(Map<String, Object> keys) {
     return ConfigFactory.parseMap(keys, "the node");
   }
 
-  private static String seedAddress(String seed) {
-    if (seed.startsWith(AKKA_SCHEME) && seed.indexOf('@') > AKKA_SCHEME.length()) {
-      return seed;
-    }
-    if (!seed.matches("[^:/@]+:\\d{1,5}")) {
+  private static <T> T checked(Supplier<T> value) {
+    try {
+      return value.get();
+    } catch (IllegalArgumentException e) {
       throw new NodeStartException(
-          NodeStartException.Kind.CONFIGURATION,
-          "--seed-nodes: '%s' is neither HOST:PORT nor akka://system@host:port".formatted(seed));
+          NodeStartException.Kind.CONFIGURATION, "--seed-nodes: " + e.getMessage(), e);
     }
-    return AKKA_SCHEME + CLUSTER_NAME + "@" + seed;
   }
 }

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.actors.internal;
 
+import io.remora.actors.ClusterNode;
 import io.remora.actors.DeviceInfo;
 import io.remora.actors.MachineActor;
 import io.remora.actors.MachineInfo;
 import io.remora.actors.MachineState;
 import io.remora.actors.MessageClasses;
+import io.remora.actors.NodeBroker;
 import io.remora.actors.StorageActor;
 import io.remora.actors.StorageInfo;
 import io.remora.actors.StorageState;
@@ -48,6 +50,15 @@ public final class ActorMessageClasses implements MessageClasses {
     registry.add(113, GpuType.class);
     registry.add(114, MachineActor.Pause.class);
     registry.add(115, MachineActor.Resume.class);
+    registry.add(116, ClusterNode.Describe.class);
+    registry.add(117, ClusterNode.Description.class);
+    registry.add(118, ClusterNode.Reserve.class);
+    registry.add(119, ClusterNode.Reservation.class);
+    registry.add(121, ClusterNode.Release.class);
+    registry.add(122, NodeBroker.Request.class);
+    registry.add(123, NodeBroker.Withdraw.class);
+    registry.add(124, NodeBroker.Queued.class);
+    registry.add(125, NodeBroker.Granted.class);
     registry.add(120, StorageActor.GetInfo.class);
     registry.add(140, RemoraException.class);
     registry.add(141, RemoteOperationException.class);

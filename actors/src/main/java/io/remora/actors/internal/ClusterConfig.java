@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors.internal;
+
+import com.typesafe.config.Config;
+import com.typesafe.config.ConfigFactory;
+import io.remora.actors.ActorsSettings;
+import java.util.List;
+import java.util.Map;
+import java.util.TreeMap;
+
+/**
+ * Akka's configuration of the members of a Remora cluster: {@code remora.cluster.embedded}, and
+ * {@code remora.cluster.member} over it where there are seed nodes.
+ */
+public final class ClusterConfig {
+
+  /** Name of the actor systems of a Remora cluster: members must all have the same. */
+  public static final String SYSTEM = "remora";
+
+  private static final String AKKA_SCHEME = "akka://";
+
+  private ClusterConfig() {}
+
+  /**
+   * The configuration of a member.
+   *
+   * @param root the whole configuration
+   * @param seedNodes as {@code remora.cluster.seed-nodes}; empty: a cluster of one
+   * @throws IllegalArgumentException if a seed node, or {@code remora.cluster.listen}, is none
+   */
+  public static Config of(Config root, List<String> seedNodes) {
+    ActorsSettings settings = ActorsSettings.from(root);
+    Map<String, Object> keys = new TreeMap<>();
+    int colon = settings.clusterListen().lastIndexOf(':');
+    if (!settings.clusterListen().matches(".+:\\d{1,5}")) {
+      throw new IllegalArgumentException(
+          "remora.cluster.listen must be HOST:PORT, but it is " + settings.clusterListen());
+    }
+    keys.put("akka.remote.artery.canonical.hostname", settings.clusterListen().substring(0, colon));
+    keys.put("akka.remote.artery.canonical.port", settings.clusterListen().substring(colon + 1));
+    Config embedded = settings.embeddedCluster().withFallback(root);
+    if (seedNodes.isEmpty()) {
+      return overlay(keys).withFallback(embedded);
+    }
+    keys.put("akka.cluster.seed-nodes", seedNodes.stream().map(ClusterConfig::address).toList());
+    return overlay(keys).withFallback(settings.memberCluster()).withFallback(embedded);
+  }
+
+  /** The name of the system that the seed nodes are of. */
+  public static String systemName(List<String> seedNodes) {
+    if (seedNodes.isEmpty()) {
+      return SYSTEM;
+    }
+    String first = address(seedNodes.get(0));
+    return first.substring(AKKA_SCHEME.length(), first.indexOf('@'));
+  }
+
+  private static Config overlay(Map<String, Object> keys) {
+    return ConfigFactory.parseMap(keys, "the member of a cluster");
+  }
+
+  private static String address(String seed) {
+    if (seed.startsWith(AKKA_SCHEME) && seed.indexOf('@') > AKKA_SCHEME.length()) {
+      return seed;
+    }
+    if (!seed.matches("[^:/@]+:\\d{1,5}")) {
+      throw new IllegalArgumentException(
+          "the seed node '%s' is neither HOST:PORT nor akka://system@host:port".formatted(seed));
+    }
+    return AKKA_SCHEME + SYSTEM + "@" + seed;
+  }
+}
