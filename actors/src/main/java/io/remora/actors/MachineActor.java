@@ -24,11 +24,8 @@ import akka.pattern.StatusReply;
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigException;
 import com.typesafe.config.ConfigFactory;
-import io.remora.actors.internal.BatchMailbox;
 import io.remora.actors.internal.StayingShards;
-import io.remora.actors.internal.StorageTable;
 import io.remora.actors.link.LinkTransport;
-import io.remora.actors.link.proto.SavedState;
 import io.remora.provider.MachineProviders;
 import io.remora.provider.MachineSpec;
 import io.remora.provider.NodeExit;
@@ -40,14 +37,11 @@ import io.remora.runtime.ProviderException;
 import io.remora.runtime.ProvisioningTimeoutException;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.StaleReferenceException;
-import io.remora.runtime.StorageBirth;
 import io.remora.state.StateStores;
 import java.io.IOException;
 import java.time.Duration;
 import java.util.ArrayList;
-import java.util.HashMap;
 import java.util.List;
-import java.util.Map;
 import java.util.UUID;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionException;
@@ -233,9 +227,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
   // State ---------------------------------------------------------------------------------------
 
   private static final Logger log = LoggerFactory.getLogger(MachineActor.class);
-  private static final long START_NANOS = System.nanoTime();
   private static final Duration LONGEST_STORAGE_TICK = Duration.ofSeconds(1);
-  private static final int STORAGE_ACTORS_PER_TICK = 1000;
   private static final Duration SHORTEST_IDLE_TICK = Duration.ofMillis(20);
 
   private final String name;
@@ -244,7 +236,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
   private final TimerScheduler<Command> timers;
   private final StashBuffer<Command> stash;
   private final Executor blocking;
-  private final LocalSessions localSessions;
+  private final SessionTable sessions;
   private final ActorSystem<?> system;
 
   private MachineState state = MachineState.STOPPED;
@@ -267,26 +259,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
   private RemoraException notRestored;
   private final List<ActorRef<StatusReply<MachineInfo>>> pausedBy = new ArrayList<>();
   private final List<ActorRef<StatusReply<MachineInfo>>> resumedBy = new ArrayList<>();
-  private final Map<Long, Session> sessions = new HashMap<>();
   private final List<ActorRef<StatusReply<Done>>> closedBy = new ArrayList<>();
-
-  /** A session and what is known of its storages. */
-  private static final class Session {
-
-    final BatchMailbox mailbox;
-    final StorageTable storages = new StorageTable();
-    final Map<Long, ActorRef<StorageActor.Command>> actors = new HashMap<>();
-    List<ActorRef<StorageActor.Command>> freedActors = new ArrayList<>();
-    ActorRef<StatusReply<SessionOpened>> openedBy;
-    final List<ActorRef<StatusReply<Done>>> closedBy = new ArrayList<>();
-    SavedState saved;
-    boolean restored;
-
-    Session(BatchMailbox mailbox, ActorRef<StatusReply<SessionOpened>> openedBy) {
-      this.mailbox = mailbox;
-      this.openedBy = openedBy;
-    }
-  }
 
   /** A node on its way. Whoever no longer wants it says so, and it is ended when it comes. */
   private static final class Provisioning {
@@ -362,7 +335,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     this.shard = shard;
     this.system = context.getSystem();
     this.blocking = system.dispatchers().lookup(DispatcherSelector.blocking());
-    this.localSessions = LocalSessions.get(system);
+    this.sessions = new SessionTable(context, name, settings);
     context.setLoggerName(MachineActor.class);
   }
 
@@ -667,7 +640,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
       return onLinkLost(lost.cause());
     }
     if (event.event() instanceof NodeLink.SessionReady opened) {
-      Session session = sessions.get(opened.session());
+      SessionTable.Session session = sessions.get(opened.session());
       if (session != null) {
         session.restored = true;
       }
@@ -727,27 +700,15 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
       command.replyTo().tell(StatusReply.error(linkLost));
       return Behaviors.same();
     }
-    BatchMailbox mailbox = localSessions.create(name, settings.link());
-    sessions.put(mailbox.session(), new Session(mailbox, command.replyTo()));
-    link.tell(new NodeLink.OpenSession(mailbox, null));
+    link.tell(new NodeLink.OpenSession(sessions.add(command.replyTo()).mailbox, null));
     return Behaviors.same();
   }
 
   private Behavior<Command> onCloseSession(CloseSession command) {
-    Session session = sessions.get(command.session());
-    if (session == null) {
-      command.replyTo().tell(StatusReply.error(noSession(command.session())));
-      return Behaviors.same();
-    }
-    session.closedBy.add(command.replyTo());
-    if (session.closedBy.size() == 1) {
+    if (sessions.closing(command.session(), command.replyTo())) {
       link.tell(new NodeLink.CloseSession(command.session()));
     }
     return Behaviors.same();
-  }
-
-  private MachineStateException noSession(long session) {
-    return new MachineStateException("machine " + name + " has no session " + session);
   }
 
   private Behavior<Command> onLinkEventWhenReady(LinkEvent event) {
@@ -755,9 +716,9 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
       return Behaviors.same();
     }
     if (event.event() instanceof NodeLink.StoragesChanged changed) {
-      onStoragesChanged(changed);
+      sessions.changed(changed);
     } else if (event.event() instanceof NodeLink.SessionReady opened) {
-      onSessionReady(opened.session());
+      sessions.opened(opened.session(), info());
     } else if (event.event() instanceof NodeLink.SessionEnded ended) {
       onSessionEnded(ended);
     } else if (event.event() instanceof NodeLink.SessionSaved late) {
@@ -769,142 +730,21 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     return pausedBy.isEmpty() ? Behaviors.same() : beginPauseWhenSettled();
   }
 
-  private void onSessionReady(long id) {
-    Session session = sessions.get(id);
-    if (session != null && session.openedBy != null) {
-      session.openedBy.tell(StatusReply.success(new SessionOpened(id, info())));
-      session.openedBy = null;
-    }
-  }
-
   private void onSessionEnded(NodeLink.SessionEnded ended) {
-    Session session = sessions.remove(ended.session());
-    if (session != null) {
-      if (ended.cause() != null) {
-        log.warn(
-            "Machine {}: session {} ended: {}", name, ended.session(), ended.cause().getMessage());
-      }
-      end(session, ended.cause());
+    if (ended.cause() != null && sessions.get(ended.session()) != null) {
+      log.warn(
+          "Machine {}: session {} ended: {}", name, ended.session(), ended.cause().getMessage());
     }
-  }
-
-  /** Ends everything of a session; {@code cause} is null if it was closed as asked. */
-  private void end(Session session, RemoraException cause) {
-    long id = session.mailbox.session();
-    localSessions.remove(id);
-    if (cause == null) {
-      session.mailbox.detach();
-    }
-    session.mailbox.lose(
-        cause != null
-            ? cause
-            : new MachineStateException("session " + id + " on machine " + name + " is closed"));
-    session.actors.values().forEach(actor -> getContext().stop(actor));
-    session.freedActors.forEach(actor -> getContext().stop(actor));
-    if (session.openedBy != null) {
-      session.openedBy.tell(StatusReply.error(cause != null ? cause : noSession(id)));
-    }
-    for (ActorRef<StatusReply<Done>> replyTo : session.closedBy) {
-      replyTo.tell(cause == null ? StatusReply.ack() : StatusReply.error(cause));
-    }
-  }
-
-  private void endSessions(RemoraException cause) {
-    List<Session> ending = new ArrayList<>(sessions.values());
-    sessions.clear();
-    ending.forEach(session -> end(session, cause));
-  }
-
-  private void onStoragesChanged(NodeLink.StoragesChanged changed) {
-    Session session = sessions.get(changed.session());
-    if (session == null) {
-      return;
-    }
-    long now = nowMillis();
-    for (StorageBirth birth : changed.born()) {
-      session.storages.add(birth.id(), birth.bytes(), birth.device(), now);
-    }
-    for (StorageBirth birth : changed.realized()) {
-      if (session.storages.realize(birth.id(), birth.bytes())) {
-        ActorRef<StorageActor.Command> actor = session.actors.get(birth.id());
-        if (actor != null) {
-          actor.tell(StorageActor.realized(birth.bytes()));
-        }
-      }
-    }
-    free(session, changed.freedByProgram());
-    free(session, changed.freedByNode());
-  }
-
-  private static void free(Session session, long[] storages) {
-    for (long storage : storages) {
-      if (session.storages.remove(storage)) {
-        ActorRef<StorageActor.Command> actor = session.actors.remove(storage);
-        if (actor != null) {
-          actor.tell(StorageActor.freed());
-          session.freedActors.add(actor);
-        }
-      }
-    }
+    sessions.end(ended.session(), ended.cause());
   }
 
   private Behavior<Command> onGetStorage(GetStorage query) {
-    Session session = sessions.get(query.session());
-    if (session == null) {
-      query.replyTo().tell(StatusReply.error(noSession(query.session())));
-    } else if (!session.storages.contains(query.storage())) {
-      query
-          .replyTo()
-          .tell(
-              StatusReply.error(
-                  new StaleReferenceException(
-                      "machine %s has no storage %d in session %d: it was freed, or nothing has used it yet"
-                          .formatted(name, query.storage(), query.session()))));
-    } else if (session.actors.containsKey(query.storage()) || roomForStorageActors() > 0) {
-      storageActor(session, query.storage()).tell(new StorageActor.GetInfo(query.replyTo()));
-    } else {
-      query.replyTo().tell(StatusReply.success(storageInfo(session, query.storage())));
-    }
+    sessions.describe(query);
     return Behaviors.same();
   }
 
-  private int roomForStorageActors() {
-    int actors = 0;
-    for (Session session : sessions.values()) {
-      actors += session.actors.size();
-    }
-    return settings.maxStorageActors() - actors;
-  }
-
-  private static StorageInfo storageInfo(Session session, long id) {
-    StorageTable storages = session.storages;
-    return new StorageInfo(
-        id, storages.state(id), storages.bytes(id), storages.device(id), session.mailbox.session());
-  }
-
-  private ActorRef<StorageActor.Command> storageActor(Session session, long storage) {
-    return session.actors.computeIfAbsent(
-        storage,
-        id -> {
-          session.storages.promote(id);
-          return getContext()
-              .spawn(
-                  StorageActor.create(storageInfo(session, id)),
-                  "storage-" + session.mailbox.session() + "-" + id);
-        });
-  }
-
   private Behavior<Command> onStorageTick(StorageTick tick) {
-    long latestBirth = nowMillis() - settings.storageActorAfter().toMillis();
-    int room = Math.min(roomForStorageActors(), STORAGE_ACTORS_PER_TICK);
-    for (Session session : sessions.values()) {
-      session.freedActors.forEach(actor -> getContext().stop(actor));
-      session.freedActors = new ArrayList<>();
-      for (long storage : session.storages.unpromotedBornBy(latestBirth, room)) {
-        storageActor(session, storage);
-        room--;
-      }
-    }
+    sessions.tick();
     return Behaviors.same();
   }
 
@@ -915,13 +755,12 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
   }
 
   private Behavior<Command> onIdleTick(IdleTick tick) {
-    long limit = idleTimeout().toNanos();
     boolean idle =
         linkLost == null
             && pausedBy.isEmpty()
-            && isSettled()
-            && System.nanoTime() - readySinceNanos >= limit
-            && sessions.values().stream().allMatch(each -> each.mailbox.idleNanos() >= limit);
+            && sessions.isSettled()
+            && System.nanoTime() - readySinceNanos >= idleTimeout().toNanos()
+            && sessions.isIdleFor(idleTimeout());
     if (!idle) {
       return Behaviors.same();
     }
@@ -949,14 +788,8 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     return Behaviors.same();
   }
 
-  /** A session that is being opened or closed is not saved; that takes no time to speak of. */
-  private boolean isSettled() {
-    return sessions.values().stream()
-        .allMatch(session -> session.openedBy == null && session.closedBy.isEmpty());
-  }
-
   private Behavior<Command> beginPauseWhenSettled() {
-    if (linkLost != null || !isSettled()) {
+    if (linkLost != null || !sessions.isSettled()) {
       return Behaviors.same();
     }
     pausedByItself = false;
@@ -968,7 +801,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     become(MachineState.PAUSING, why);
     timers.cancel(IdleTick.INSTANCE);
     timers.startSingleTimer(PauseTimedOut.INSTANCE, settings.pauseTimeout());
-    for (Session session : sessions.values()) {
+    for (SessionTable.Session session : sessions.all()) {
       session.saved = null;
       link.tell(new NodeLink.SaveSession(session.mailbox.session(), pause));
     }
@@ -980,7 +813,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
       return Behaviors.same();
     }
     if (event.event() instanceof NodeLink.StoragesChanged changed) {
-      onStoragesChanged(changed);
+      sessions.changed(changed);
     } else if (event.event() instanceof NodeLink.SessionSaved saved) {
       return onSessionSaved(saved);
     } else if (event.event() instanceof NodeLink.SessionEnded ended) {
@@ -998,42 +831,24 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
   }
 
   private Behavior<Command> onSessionSaved(NodeLink.SessionSaved saved) {
-    Session session = sessions.get(saved.session());
     if (!saved.pause().equals(pause)) {
       link.tell(new NodeLink.ForgetState(saved.pause()));
       return Behaviors.same();
     }
-    if (session == null) {
-      return Behaviors.same();
-    }
-    if (!saved.failure().isEmpty()) {
-      return pauseFailed(saved.failure());
-    }
-    long acknowledged = session.mailbox.lastAcknowledgedSequence();
-    if (!session.mailbox.allAcknowledged()
-        || saved.state().getLastExecutedSequence() != acknowledged) {
-      return pauseFailed(
-          "session %d was saved after batch %d, but batch %d was acknowledged last"
-              .formatted(saved.session(), saved.state().getLastExecutedSequence(), acknowledged));
-    }
-    session.saved = saved.state();
-    return endNodeWhenSaved(Behaviors.same());
+    String failure = sessions.saved(saved);
+    return failure == null ? endNodeWhenSaved(Behaviors.same()) : pauseFailed(failure);
   }
 
   private Behavior<Command> endNodeWhenSaved(Behavior<Command> otherwise) {
-    if (linkLost != null || sessions.values().stream().anyMatch(each -> each.saved == null)) {
+    if (linkLost != null || !sessions.areSaved()) {
       return otherwise;
     }
-    if (pausedByItself && hasWork()) {
+    if (pausedByItself && sessions.hasWork()) {
       return pauseFailed("it is used again");
     }
     timers.cancel(PauseTimedOut.INSTANCE);
     endNode();
     return otherwise;
-  }
-
-  private boolean hasWork() {
-    return sessions.values().stream().anyMatch(session -> session.mailbox.hasWork());
   }
 
   private Behavior<Command> onPauseTimedOut(PauseTimedOut event) {
@@ -1056,7 +871,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     become(MachineState.READY, "not paused: " + why);
     readySinceNanos = System.nanoTime();
     startTicks();
-    sessions.values().forEach(session -> session.mailbox.resume());
+    sessions.goOn();
     answer(pausedBy, StatusReply.error(new MachineStateException(what)));
     return stash.unstashAll(ready());
   }
@@ -1097,12 +912,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     nodeEnding = false;
     attempt++;
     disconnect();
-    long bytes = 0;
-    for (Session session : sessions.values()) {
-      bytes += session.saved.getBytes();
-      session.storages.setOffloaded(true);
-      session.actors.values().forEach(actor -> actor.tell(StorageActor.offloaded()));
-    }
+    long bytes = sessions.offloaded();
     become(
         MachineState.PAUSED,
         "%d session(s) of %d bytes are saved, %s has ended"
@@ -1119,15 +929,13 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
       link = null;
     }
     linkLost = null;
-    sessions.values().forEach(session -> session.mailbox.disconnect());
+    sessions.disconnect();
   }
 
   private void awaitUse() {
     int current = attempt;
     ActorRef<Command> self = getContext().getSelf();
-    for (Session session : sessions.values()) {
-      session.mailbox.onUse(() -> self.tell(new Used(current)));
-    }
+    sessions.onUse(() -> self.tell(new Used(current)));
   }
 
   // Resuming ------------------------------------------------------------------------------------
@@ -1160,17 +968,13 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
   }
 
   private Behavior<Command> onCloseSessionWhenPaused(CloseSession command) {
-    Session session = sessions.get(command.session());
+    SessionTable.Session session = sessions.get(command.session());
     if (session != null && session.mailbox.hasWork()) {
       later(command);
       return resume("a session is to be closed after what it has sent");
     }
-    if (session == null) {
-      command.replyTo().tell(StatusReply.error(noSession(command.session())));
-    } else {
-      session.closedBy.add(command.replyTo());
-      sessions.remove(command.session());
-      end(session, null);
+    if (sessions.closing(command.session(), command.replyTo())) {
+      sessions.end(command.session(), null);
     }
     return Behaviors.same();
   }
@@ -1204,7 +1008,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
                   .formatted(name, had, has)));
     }
     up = arrived;
-    for (Session session : sessions.values()) {
+    for (SessionTable.Session session : sessions.all()) {
       session.restored = false;
       link.tell(new NodeLink.OpenSession(session.mailbox, session.saved));
     }
@@ -1213,7 +1017,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
 
   /** No session takes batches before all are there: until then the machine can be paused again. */
   private Behavior<Command> restoredOne() {
-    if (sessions.values().stream().anyMatch(session -> !session.restored)) {
+    if (sessions.all().stream().anyMatch(session -> !session.restored)) {
       return Behaviors.same();
     }
     resuming = false;
@@ -1222,17 +1026,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     }
     link.tell(new NodeLink.ForgetState(pause));
     pause = null;
-    for (Session session : sessions.values()) {
-      session.saved = null;
-      session.storages.setOffloaded(false);
-      session.actors.forEach(
-          (storage, actor) -> {
-            if (session.storages.state(storage) == StorageState.REALIZED) {
-              actor.tell(StorageActor.realized(session.storages.bytes(storage)));
-            }
-          });
-      session.mailbox.resume();
-    }
+    sessions.restored();
     Behavior<Command> next = becomeReady();
     answer(
         resumedBy,
@@ -1259,7 +1053,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     stash.forEach(this::refuse);
     stash.clear();
     answer(resumedBy, StatusReply.error(cause));
-    if (hasWork()) {
+    if (sessions.hasWork()) {
       timers.startSingleTimer(new Used(attempt), settings.resumeRetry());
     } else {
       awaitUse();
@@ -1320,7 +1114,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     }
     become(MachineState.FAILED, cause.getMessage());
     endOpening(cause);
-    endSessions(cause);
+    sessions.endAll(cause);
     if (link != null) {
       getContext().stop(link);
       link = null;
@@ -1389,7 +1183,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     resuming = false;
     nodeEnding = false;
     endOpening(cause);
-    endSessions(cause);
+    sessions.endAll(cause);
     timers.startSingleTimer(CloseTimedOut.INSTANCE, settings.closeTimeout());
     if (link != null && linkLost == null) {
       link.tell(NodeLink.Shutdown.INSTANCE);
@@ -1538,7 +1332,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     MachineStateException cause =
         new MachineStateException("machine " + name + " was ended: its actor was stopped");
     endOpening(cause);
-    endSessions(cause);
+    sessions.endAll(cause);
     if (node != null && !nodeEnding) {
       abandon(node);
     }
@@ -1596,10 +1390,6 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
   }
 
   private MachineInfo info() {
-    long liveStorages = 0;
-    for (Session session : sessions.values()) {
-      liveStorages += session.storages.size();
-    }
     return new MachineInfo(
         name,
         state,
@@ -1608,7 +1398,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
         up == null ? List.of() : up.devices(),
         up == null ? "" : up.libtorchVersion(),
         up == null ? 0 : up.computeThreads(),
-        liveStorages,
+        sessions.liveStorages(),
         node == null ? "" : LinkTransport.text(node.address()));
   }
 
@@ -1618,9 +1408,5 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     reason = newReason;
     String line = newReason.lines().findFirst().orElse("");
     log.info("Machine {}: {} -> {}: {}", name, oldState, newState, line);
-  }
-
-  private static long nowMillis() {
-    return (System.nanoTime() - START_NANOS) / 1_000_000;
   }
 }

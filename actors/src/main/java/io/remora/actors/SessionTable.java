@@ -1,0 +1,334 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors;
+
+import akka.Done;
+import akka.actor.typed.ActorRef;
+import akka.actor.typed.javadsl.ActorContext;
+import akka.pattern.StatusReply;
+import io.remora.actors.internal.BatchMailbox;
+import io.remora.actors.internal.StorageTable;
+import io.remora.actors.link.proto.SavedState;
+import io.remora.runtime.MachineStateException;
+import io.remora.runtime.RemoraException;
+import io.remora.runtime.StaleReferenceException;
+import io.remora.runtime.StorageBirth;
+import java.time.Duration;
+import java.util.ArrayList;
+import java.util.Collection;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+
+/**
+ * The sessions that programs of this JVM have on one machine, and what is known of their storages.
+ * Part of the actor that owns them, and used by it alone.
+ */
+final class SessionTable {
+
+  private static final long START_NANOS = System.nanoTime();
+  private static final int STORAGE_ACTORS_PER_TICK = 1000;
+
+  /** A session and what is known of its storages. */
+  static final class Session {
+
+    final BatchMailbox mailbox;
+    final StorageTable storages = new StorageTable();
+    final Map<Long, ActorRef<StorageActor.Command>> actors = new HashMap<>();
+    List<ActorRef<StorageActor.Command>> freedActors = new ArrayList<>();
+    ActorRef<StatusReply<MachineActor.SessionOpened>> openedBy;
+    final List<ActorRef<StatusReply<Done>>> closedBy = new ArrayList<>();
+    SavedState saved;
+    boolean restored;
+
+    Session(BatchMailbox mailbox, ActorRef<StatusReply<MachineActor.SessionOpened>> openedBy) {
+      this.mailbox = mailbox;
+      this.openedBy = openedBy;
+    }
+  }
+
+  private final ActorContext<?> context;
+  private final String machine;
+  private final ActorsSettings settings;
+  private final LocalSessions localSessions;
+  private final Map<Long, Session> sessions = new HashMap<>();
+
+  SessionTable(ActorContext<?> context, String machine, ActorsSettings settings) {
+    this.context = context;
+    this.machine = machine;
+    this.settings = settings;
+    this.localSessions = LocalSessions.get(context.getSystem());
+  }
+
+  // Sessions ------------------------------------------------------------------------------------
+
+  /** A new session, not opened yet. */
+  Session add(ActorRef<StatusReply<MachineActor.SessionOpened>> openedBy) {
+    Session session = new Session(localSessions.create(machine, settings.link()), openedBy);
+    sessions.put(session.mailbox.session(), session);
+    return session;
+  }
+
+  /** The session with this number; null: there is none. */
+  Session get(long number) {
+    return sessions.get(number);
+  }
+
+  Collection<Session> all() {
+    return sessions.values();
+  }
+
+  int size() {
+    return sessions.size();
+  }
+
+  boolean isEmpty() {
+    return sessions.isEmpty();
+  }
+
+  MachineStateException noSession(long number) {
+    return new MachineStateException("machine " + machine + " has no session " + number);
+  }
+
+  /**
+   * Notes that somebody wants a session closed.
+   *
+   * @return whether it is to be closed now; false: it is being closed already, or there is none,
+   *     and the asker has heard so
+   */
+  boolean closing(long number, ActorRef<StatusReply<Done>> replyTo) {
+    Session session = sessions.get(number);
+    if (session == null) {
+      replyTo.tell(StatusReply.error(noSession(number)));
+      return false;
+    }
+    session.closedBy.add(replyTo);
+    return session.closedBy.size() == 1;
+  }
+
+  /** The node has opened the session. */
+  void opened(long number, MachineInfo info) {
+    Session session = sessions.get(number);
+    if (session != null && session.openedBy != null) {
+      session.openedBy.tell(StatusReply.success(new MachineActor.SessionOpened(number, info)));
+      session.openedBy = null;
+    }
+  }
+
+  /** Ends everything of a session; {@code cause} is null if it was closed as asked. */
+  void end(long number, RemoraException cause) {
+    Session session = sessions.remove(number);
+    if (session == null) {
+      return;
+    }
+    localSessions.remove(number);
+    if (cause == null) {
+      session.mailbox.detach();
+    }
+    session.mailbox.lose(
+        cause != null
+            ? cause
+            : new MachineStateException(
+                "session " + number + " on machine " + machine + " is closed"));
+    session.actors.values().forEach(context::stop);
+    session.freedActors.forEach(context::stop);
+    if (session.openedBy != null) {
+      session.openedBy.tell(StatusReply.error(cause != null ? cause : noSession(number)));
+    }
+    for (ActorRef<StatusReply<Done>> replyTo : session.closedBy) {
+      replyTo.tell(cause == null ? StatusReply.ack() : StatusReply.error(cause));
+    }
+  }
+
+  void endAll(RemoraException cause) {
+    for (long number : List.copyOf(sessions.keySet())) {
+      end(number, cause);
+    }
+  }
+
+  /** A session that is being opened or closed is not saved; that takes no time to speak of. */
+  boolean isSettled() {
+    return sessions.values().stream()
+        .allMatch(session -> session.openedBy == null && session.closedBy.isEmpty());
+  }
+
+  /** Whether work waits for the node. */
+  boolean hasWork() {
+    return sessions.values().stream().anyMatch(session -> session.mailbox.hasWork());
+  }
+
+  /** Whether nobody has used a session for so long. */
+  boolean isIdleFor(Duration limit) {
+    return sessions.values().stream()
+        .allMatch(session -> session.mailbox.idleNanos() >= limit.toNanos());
+  }
+
+  // Pausing -------------------------------------------------------------------------------------
+
+  /** The node has saved a session. Answers why that is no good; null: it is. */
+  String saved(NodeLink.SessionSaved event) {
+    Session session = sessions.get(event.session());
+    if (session == null) {
+      return null;
+    }
+    if (!event.failure().isEmpty()) {
+      return event.failure();
+    }
+    long acknowledged = session.mailbox.lastAcknowledgedSequence();
+    if (!session.mailbox.allAcknowledged()
+        || event.state().getLastExecutedSequence() != acknowledged) {
+      return "session %d was saved after batch %d, but batch %d was acknowledged last"
+          .formatted(event.session(), event.state().getLastExecutedSequence(), acknowledged);
+    }
+    session.saved = event.state();
+    return null;
+  }
+
+  boolean areSaved() {
+    return sessions.values().stream().allMatch(session -> session.saved != null);
+  }
+
+  /** The node has ended; answers how many bytes are saved. */
+  long offloaded() {
+    long bytes = 0;
+    for (Session session : sessions.values()) {
+      bytes += session.saved.getBytes();
+      session.storages.setOffloaded(true);
+      session.actors.values().forEach(actor -> actor.tell(StorageActor.offloaded()));
+    }
+    return bytes;
+  }
+
+  void disconnect() {
+    sessions.values().forEach(session -> session.mailbox.disconnect());
+  }
+
+  /** Says what is to be done, once, when work is submitted. */
+  void onUse(Runnable action) {
+    sessions.values().forEach(session -> session.mailbox.onUse(action));
+  }
+
+  /** Batches go out again. */
+  void goOn() {
+    sessions.values().forEach(session -> session.mailbox.resume());
+  }
+
+  /** The node has what was saved. */
+  void restored() {
+    for (Session session : sessions.values()) {
+      session.saved = null;
+      session.storages.setOffloaded(false);
+      session.actors.forEach(
+          (storage, actor) -> {
+            if (session.storages.state(storage) == StorageState.REALIZED) {
+              actor.tell(StorageActor.realized(session.storages.bytes(storage)));
+            }
+          });
+      session.mailbox.resume();
+    }
+  }
+
+  // Storages ------------------------------------------------------------------------------------
+
+  long liveStorages() {
+    long count = 0;
+    for (Session session : sessions.values()) {
+      count += session.storages.size();
+    }
+    return count;
+  }
+
+  void changed(NodeLink.StoragesChanged changed) {
+    Session session = sessions.get(changed.session());
+    if (session == null) {
+      return;
+    }
+    long now = nowMillis();
+    for (StorageBirth birth : changed.born()) {
+      session.storages.add(birth.id(), birth.bytes(), birth.device(), now);
+    }
+    for (StorageBirth birth : changed.realized()) {
+      if (session.storages.realize(birth.id(), birth.bytes())) {
+        ActorRef<StorageActor.Command> actor = session.actors.get(birth.id());
+        if (actor != null) {
+          actor.tell(StorageActor.realized(birth.bytes()));
+        }
+      }
+    }
+    free(session, changed.freedByProgram());
+    free(session, changed.freedByNode());
+  }
+
+  private static void free(Session session, long[] storages) {
+    for (long storage : storages) {
+      if (session.storages.remove(storage)) {
+        ActorRef<StorageActor.Command> actor = session.actors.remove(storage);
+        if (actor != null) {
+          actor.tell(StorageActor.freed());
+          session.freedActors.add(actor);
+        }
+      }
+    }
+  }
+
+  void describe(MachineActor.GetStorage query) {
+    Session session = sessions.get(query.session());
+    if (session == null) {
+      query.replyTo().tell(StatusReply.error(noSession(query.session())));
+    } else if (!session.storages.contains(query.storage())) {
+      query
+          .replyTo()
+          .tell(
+              StatusReply.error(
+                  new StaleReferenceException(
+                      "machine %s has no storage %d in session %d: it was freed, or nothing has used it yet"
+                          .formatted(machine, query.storage(), query.session()))));
+    } else if (session.actors.containsKey(query.storage()) || roomForStorageActors() > 0) {
+      storageActor(session, query.storage()).tell(new StorageActor.GetInfo(query.replyTo()));
+    } else {
+      query.replyTo().tell(StatusReply.success(storageInfo(session, query.storage())));
+    }
+  }
+
+  private int roomForStorageActors() {
+    int actors = 0;
+    for (Session session : sessions.values()) {
+      actors += session.actors.size();
+    }
+    return settings.maxStorageActors() - actors;
+  }
+
+  private static StorageInfo storageInfo(Session session, long id) {
+    StorageTable storages = session.storages;
+    return new StorageInfo(
+        id, storages.state(id), storages.bytes(id), storages.device(id), session.mailbox.session());
+  }
+
+  private ActorRef<StorageActor.Command> storageActor(Session session, long storage) {
+    return session.actors.computeIfAbsent(
+        storage,
+        id -> {
+          session.storages.promote(id);
+          return context.spawn(
+              StorageActor.create(storageInfo(session, id)),
+              "storage-" + session.mailbox.session() + "-" + id);
+        });
+  }
+
+  /** Gives actors to the storages that have come of age, and ends those of freed ones. */
+  void tick() {
+    long latestBirth = nowMillis() - settings.storageActorAfter().toMillis();
+    int room = Math.min(roomForStorageActors(), STORAGE_ACTORS_PER_TICK);
+    for (Session session : sessions.values()) {
+      session.freedActors.forEach(context::stop);
+      session.freedActors = new ArrayList<>();
+      for (long storage : session.storages.unpromotedBornBy(latestBirth, room)) {
+        storageActor(session, storage);
+        room--;
+      }
+    }
+  }
+
+  private static long nowMillis() {
+    return (System.nanoTime() - START_NANOS) / 1_000_000;
+  }
+}
