@@ -581,7 +581,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
                     name,
                     node.address(),
                     node.token(),
-                    settings.link(),
+                    settings.link().withTls(node.tls().orElse(settings.link().tls())),
                     linkEvent -> self.tell(new LinkEvent(current, linkEvent))),
                 "link-" + current);
     getContext().watchWith(link, new LinkStopped(current));

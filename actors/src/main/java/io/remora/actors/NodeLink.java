@@ -18,6 +18,7 @@ import io.remora.actors.internal.BatchMailbox;
 import io.remora.actors.internal.ProgramLibtorch;
 import io.remora.actors.link.FrameHeader;
 import io.remora.actors.link.FrameType;
+import io.remora.actors.link.LinkChannel;
 import io.remora.actors.link.LinkConnection;
 import io.remora.actors.link.LinkSettings;
 import io.remora.actors.link.LinkTransport;
@@ -45,7 +46,6 @@ import io.remora.runtime.StorageBirth;
 import java.io.IOException;
 import java.net.InetSocketAddress;
 import java.nio.ByteBuffer;
-import java.nio.channels.SocketChannel;
 import java.time.Duration;
 import java.util.List;
 import java.util.concurrent.CompletableFuture;
@@ -130,7 +130,7 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
   private sealed interface Internal extends Command
       permits Dialled, NotDialled, ControlFrame, ConnectionClosed, HandshakeTimedOut {}
 
-  private record Dialled(SocketChannel channel) implements Internal {}
+  private record Dialled(LinkChannel channel) implements Internal {}
 
   private record NotDialled(Throwable cause) implements Internal {}
 
@@ -463,7 +463,7 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
     return cause.getMessage() == null ? cause.toString() : cause.getMessage();
   }
 
-  private static void closeQuietly(SocketChannel channel) {
+  private static void closeQuietly(LinkChannel channel) {
     try {
       channel.close();
     } catch (IOException e) {
@@ -475,15 +475,16 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
   private final class Dial {
 
     private volatile boolean abandoned;
-    private SocketChannel made;
+    private LinkChannel made;
 
     void run(ActorRef<Command> self) {
       long deadline = System.nanoTime() + settings.connectTimeout().toNanos();
       while (!abandoned) {
         long left = deadline - System.nanoTime();
         try {
-          SocketChannel channel =
-              LinkTransport.dial(address, Duration.ofNanos(Math.max(left, 1_000_000)));
+          LinkChannel channel =
+              LinkTransport.dial(
+                  address, Duration.ofNanos(Math.max(left, 1_000_000)), settings.tls());
           offer(channel);
           self.tell(new Dialled(channel));
           return;
@@ -510,7 +511,7 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
       }
     }
 
-    private synchronized void offer(SocketChannel channel) {
+    private synchronized void offer(LinkChannel channel) {
       if (abandoned) {
         closeQuietly(channel);
       } else {
@@ -519,7 +520,7 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
     }
 
     /** The actor takes the connection over; false if it was closed. */
-    synchronized boolean take(SocketChannel channel) {
+    synchronized boolean take(LinkChannel channel) {
       boolean mine = made == channel;
       made = null;
       return mine;

@@ -2,6 +2,7 @@
 package io.remora.provider;
 
 import akka.Done;
+import io.remora.actors.link.LinkTls;
 import java.net.InetSocketAddress;
 import java.util.Optional;
 import java.util.concurrent.CompletionStage;
@@ -14,6 +15,14 @@ public interface ProvisionedNode {
 
   /** The secret that the node was started with. */
   LaunchToken token();
+
+  /**
+   * How the link to this node is protected, where the provider has agreed on it with the node, such
+   * as {@link LinkTls#pinned}; empty: as {@code remora.link.tls} says.
+   */
+  default Optional<LinkTls> tls() {
+    return Optional.empty();
+  }
 
   /** One line for logs, such as {@code child process 4711}; no secrets. */
   String description();

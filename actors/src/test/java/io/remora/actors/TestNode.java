@@ -7,6 +7,7 @@ import io.remora.actors.link.FrameHeader;
 import io.remora.actors.link.FrameType;
 import io.remora.actors.link.LinkConnection;
 import io.remora.actors.link.LinkPair;
+import io.remora.actors.link.LinkTls;
 import io.remora.actors.link.LinkTransport;
 import io.remora.actors.link.OutboundFrame;
 import io.remora.actors.link.PooledBuffer;
@@ -73,7 +74,9 @@ final class TestNode implements ProvisionedNode, LinkConnection.Handler {
   TestNode() {
     expectedToken = token;
     try {
-      server = LinkTransport.listen(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0));
+      server =
+          LinkTransport.listen(
+              new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), LinkTls.OFF);
     } catch (IOException e) {
       throw new UncheckedIOException(e);
     }
@@ -87,7 +90,7 @@ final class TestNode implements ProvisionedNode, LinkConnection.Handler {
       while (true) {
         connection =
             LinkConnection.start(
-                LinkTransport.accept(server), "machine", LinkPair.settings(), this);
+                LinkTransport.accept(server, LinkTls.OFF), "machine", LinkPair.settings(), this);
       }
     } catch (IOException e) {
       // The listening socket was closed.

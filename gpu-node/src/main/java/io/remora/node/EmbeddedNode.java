@@ -90,7 +90,7 @@ public final class EmbeddedNode implements AutoCloseable {
     }
     String systemName = NodeSystem.name(options);
     Config systemConfig = NodeSystem.config(options, config);
-    ServerSocketChannel listening = LinkServer.open(options.listen());
+    ServerSocketChannel listening = LinkServer.open(options.listen(), linkSettings.tls());
     CompletableFuture<Done> ending = new CompletableFuture<>();
     ActorSystem<NodeActor.Command> system = null;
     try {
@@ -142,7 +142,7 @@ public final class EmbeddedNode implements AutoCloseable {
   /**
    * The address of the link port.
    *
-   * @return a loopback address and the port
+   * @return the address and the port
    */
   public InetSocketAddress address() {
     return address;

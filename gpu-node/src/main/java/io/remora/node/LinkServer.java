@@ -3,8 +3,10 @@ package io.remora.node;
 
 import akka.actor.typed.ActorSystem;
 import akka.actor.typed.DispatcherSelector;
+import io.remora.actors.link.LinkChannel;
 import io.remora.actors.link.LinkConnection;
 import io.remora.actors.link.LinkSettings;
+import io.remora.actors.link.LinkTls;
 import io.remora.actors.link.LinkTransport;
 import io.remora.actors.link.proto.Reason;
 import io.remora.actors.link.proto.SavedState;
@@ -17,7 +19,6 @@ import java.net.InetSocketAddress;
 import java.nio.channels.AsynchronousCloseException;
 import java.nio.channels.ClosedChannelException;
 import java.nio.channels.ServerSocketChannel;
-import java.nio.channels.SocketChannel;
 import java.time.Duration;
 import java.util.Map;
 import java.util.concurrent.CompletableFuture;
@@ -65,9 +66,9 @@ final class LinkServer implements AutoCloseable {
    *
    * @throws NodeStartException if the address is not allowed or cannot be bound
    */
-  static ServerSocketChannel open(InetSocketAddress listen) {
+  static ServerSocketChannel open(InetSocketAddress listen, LinkTls tls) {
     try {
-      return LinkTransport.listen(listen);
+      return LinkTransport.listen(listen, tls);
     } catch (IOException e) {
       throw new NodeStartException(
           NodeStartException.Kind.LISTEN,
@@ -173,7 +174,7 @@ final class LinkServer implements AutoCloseable {
   private void acceptAll() {
     while (!closed) {
       try {
-        serve(LinkTransport.accept(listening));
+        serve(LinkTransport.accept(listening, linkSettings.tls()));
       } catch (AsynchronousCloseException e) {
         return;
       } catch (ClosedChannelException e) {
@@ -187,8 +188,8 @@ final class LinkServer implements AutoCloseable {
     }
   }
 
-  private void serve(SocketChannel channel) throws IOException {
-    String peer = text((InetSocketAddress) channel.getRemoteAddress());
+  private void serve(LinkChannel channel) throws IOException {
+    String peer = text(channel.remoteAddress());
     if (connections.size() >= settings.maxConnections()) {
       log.warn(
           "Closed a connection from {}: there are {} already (remora.node.max-connections)",

@@ -5,6 +5,7 @@ import com.typesafe.config.Config;
 import com.typesafe.config.ConfigException;
 import com.typesafe.config.ConfigFactory;
 import io.remora.actors.internal.ProcessEnd;
+import io.remora.actors.link.LinkTls;
 import io.remora.provider.GpuType;
 import io.remora.provider.LaunchToken;
 import java.io.InputStream;
@@ -50,6 +51,12 @@ import picocli.CommandLine.TypeConversionException;
       "                           so that it does not show in process lists.",
       "  REMORA_NODE_CONFIG       HOCON text laid over the configuration, e.g.",
       "                           'remora.node.orphan-timeout = 5m'",
+      "  REMORA_NODE_TLS_CERTIFICATE, REMORA_NODE_TLS_PRIVATE_KEY",
+      "                           what this node shows, in PEM format, or the files",
+      "                           that hold it; turns TLS on for all addresses",
+      "  REMORA_NODE_TLS_TRUSTED_CERTIFICATES, REMORA_NODE_TLS_PINS",
+      "                           whom it takes links from: certificates in PEM format,",
+      "                           or a file; SHA-256 of certificates, with commas",
       "  REMORA_NODE_LOG_LEVEL    level of the node's own loggers. Default: INFO",
       "  REMORA_NODE_LOG_PATTERN  Logback pattern of the log's lines"
     },
@@ -84,8 +91,9 @@ final class NodeCommand implements Callable<Integer> {
       defaultValue = "127.0.0.1:0",
       converter = ListenConverter.class,
       description =
-          "Address of the link port; port 0 takes any free one. Loopback addresses only: the link is"
-              + " not encrypted yet. Default: ${DEFAULT-VALUE}")
+          "Address of the link port; port 0 takes any free one. Off loopback links are encrypted: TLS"
+              + " must be set up (REMORA_NODE_TLS_…, or remora.link.tls). Default:"
+              + " ${DEFAULT-VALUE}")
   private InetSocketAddress listen;
 
   @Option(
@@ -263,7 +271,10 @@ final class NodeCommand implements Callable<Integer> {
   private Config configuration() {
     String overlay = environment.getOrDefault(CONFIG_VARIABLE, "");
     try {
-      return ConfigFactory.parseString(overlay).withFallback(ConfigFactory.load()).resolve();
+      return LinkTls.ofEnvironment(environment)
+          .withFallback(ConfigFactory.parseString(overlay))
+          .withFallback(ConfigFactory.load())
+          .resolve();
     } catch (ConfigException e) {
       throw new NodeStartException(
           NodeStartException.Kind.CONFIGURATION,

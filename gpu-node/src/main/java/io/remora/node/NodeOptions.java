@@ -14,7 +14,8 @@ import java.util.Optional;
  * What one node is started with: the command line as an object. Immutable; {@code with…} methods
  * return changed copies.
  *
- * @param listen loopback address of the link port; port 0 for any free one
+ * @param listen address of the link port, off loopback with {@code remora.link.tls} only; port 0
+ *     for any free one
  * @param token the secret that an owner must show
  * @param device where to compute
  * @param gpuCount number of devices, 1 to 8; empty for all GPUs, or one device on the CPU
@@ -94,7 +95,7 @@ public record NodeOptions(
   /**
    * The same on another address.
    *
-   * @param address loopback address; port 0 for any free one
+   * @param address off loopback with {@code remora.link.tls} only; port 0 for any free one
    * @return changed options
    */
   public NodeOptions withListen(InetSocketAddress address) {

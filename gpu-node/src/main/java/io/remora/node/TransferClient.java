@@ -4,6 +4,7 @@ package io.remora.node;
 import com.google.protobuf.InvalidProtocolBufferException;
 import io.remora.actors.link.FrameHeader;
 import io.remora.actors.link.FrameType;
+import io.remora.actors.link.LinkChannel;
 import io.remora.actors.link.LinkConnection;
 import io.remora.actors.link.LinkSettings;
 import io.remora.actors.link.LinkTransport;
@@ -19,7 +20,6 @@ import io.remora.runtime.TensorTransfers;
 import java.io.IOException;
 import java.net.InetSocketAddress;
 import java.nio.ByteBuffer;
-import java.nio.channels.SocketChannel;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.TimeUnit;
@@ -68,10 +68,10 @@ final class TransferClient implements TensorTransfers.Fetcher {
     }
   }
 
-  private SocketChannel dial(String address) throws IOException {
+  private LinkChannel dial(String address) throws IOException {
     try {
       InetSocketAddress resolved = LinkTransport.address(address);
-      return LinkTransport.dial(resolved, settings.connectTimeout());
+      return LinkTransport.dial(resolved, settings.connectTimeout(), linkSettings.tls());
     } catch (IOException | RuntimeException e) {
       throw new IOException(
           "its node cannot reach the other one at %s: %s".formatted(address, e.getMessage()), e);

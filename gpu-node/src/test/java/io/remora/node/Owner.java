@@ -10,6 +10,7 @@ import io.remora.actors.link.FrameHeader;
 import io.remora.actors.link.FrameType;
 import io.remora.actors.link.LinkConnection;
 import io.remora.actors.link.LinkSettings;
+import io.remora.actors.link.LinkTls;
 import io.remora.actors.link.LinkTransport;
 import io.remora.actors.link.OutboundFrame;
 import io.remora.actors.link.PooledBuffer;
@@ -58,7 +59,7 @@ final class Owner implements LinkConnection.Handler, AutoCloseable {
   private Owner(InetSocketAddress address) throws IOException {
     connection =
         LinkConnection.start(
-            LinkTransport.dial(address, LIMIT),
+            LinkTransport.dial(address, LIMIT, LinkTls.OFF),
             "node",
             LinkSettings.from(ConfigFactory.load()),
             this);

@@ -98,6 +98,11 @@ public record FrameHeader(
     int expected = source.getInt(start + CHECKED_BYTES);
     int actual = checksum(source, start, crc);
     if (expected != actual) {
+      if (TlsChannel.looksLikeTls(source, start)) {
+        throw new ProtocolException(
+            "the peer speaks TLS, but this side does not: set remora.link.tls (mode = on, and"
+                + " certificates) here, or mode = off there");
+      }
       throw new ProtocolException(
           "damaged frame header: checksum is %08x, expected %08x".formatted(actual, expected));
     }

@@ -9,7 +9,6 @@ import java.io.IOException;
 import java.net.SocketTimeoutException;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
-import java.nio.channels.SocketChannel;
 import java.time.Duration;
 import java.util.Arrays;
 import java.util.concurrent.ConcurrentLinkedQueue;
@@ -84,7 +83,7 @@ public final class LinkConnection implements AutoCloseable {
 
   private static final long GATHER_BYTES = 4L << 20;
 
-  private final SocketChannel channel;
+  private final LinkChannel channel;
   private final String name;
   private final LinkSettings settings;
   private final Handler handler;
@@ -112,8 +111,7 @@ public final class LinkConnection implements AutoCloseable {
   private volatile long bytesReceived;
   private volatile ScheduledFuture<?> watch;
 
-  private LinkConnection(
-      SocketChannel channel, String name, LinkSettings settings, Handler handler) {
+  private LinkConnection(LinkChannel channel, String name, LinkSettings settings, Handler handler) {
     this.channel = requireNonNull(channel, "channel");
     this.name = requireNonNull(name, "name");
     this.settings = requireNonNull(settings, "settings");
@@ -126,12 +124,12 @@ public final class LinkConnection implements AutoCloseable {
   }
 
   /**
-   * Takes over a connected, blocking channel from {@link LinkTransport} and starts its threads.
+   * Takes over a channel from {@link LinkTransport} and starts its threads.
    *
    * @param name who is at the other end, for thread names and logs
    */
   public static LinkConnection start(
-      SocketChannel channel, String name, LinkSettings settings, Handler handler) {
+      LinkChannel channel, String name, LinkSettings settings, Handler handler) {
     LinkConnection connection = new LinkConnection(channel, name, settings, handler);
     connection.watch = LinkWatch.watch(connection, settings.heartbeatInterval());
     connection.writer.start();

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.actors.link;
 
+import static java.util.Objects.requireNonNull;
+
 import com.typesafe.config.Config;
 import java.time.Duration;
 
@@ -18,7 +20,8 @@ import java.time.Duration;
  * @param heartbeatInterval after how long without anything sent a heartbeat is sent
  * @param heartbeatTimeout after how long without anything received the link counts as lost
  * @param connectTimeout limit of making the TCP connection
- * @param handshakeTimeout limit from connection to welcome
+ * @param handshakeTimeout limit from connection to welcome, TLS included
+ * @param tls how links are protected
  */
 public record LinkSettings(
     int maxFrameBytes,
@@ -31,7 +34,8 @@ public record LinkSettings(
     Duration heartbeatInterval,
     Duration heartbeatTimeout,
     Duration connectTimeout,
-    Duration handshakeTimeout) {
+    Duration handshakeTimeout,
+    LinkTls tls) {
 
   private static final int LARGEST_FRAME = 1 << 30;
 
@@ -58,6 +62,7 @@ public record LinkSettings(
         "heartbeat-timeout must be longer than heartbeat-interval");
     check(isPositive(connectTimeout), "connect-timeout must be positive");
     check(isPositive(handshakeTimeout), "handshake-timeout must be positive");
+    requireNonNull(tls, "tls");
   }
 
   /**
@@ -79,7 +84,24 @@ public record LinkSettings(
         link.getDuration("heartbeat-interval"),
         link.getDuration("heartbeat-timeout"),
         link.getDuration("connect-timeout"),
-        link.getDuration("handshake-timeout"));
+        link.getDuration("handshake-timeout"),
+        LinkTls.from(root));
+  }
+
+  /** The same with other protection. */
+  public LinkSettings withTls(LinkTls other) {
+    return new LinkSettings(
+        maxFrameBytes,
+        chunkBytes,
+        coalesceBytes,
+        coalesceBatches,
+        maxInFlightBytes,
+        poolBytes,
+        heartbeatInterval,
+        heartbeatTimeout,
+        connectTimeout,
+        handshakeTimeout,
+        other);
   }
 
   private static int bytes(Config link, String key) {

@@ -10,26 +10,34 @@ import java.nio.channels.SocketChannel;
 import java.time.Duration;
 
 /**
- * Makes the sockets of links. This is the one place that decides how a link is protected: links are
- * not encrypted, so both ends must be loopback addresses and anything else is refused.
+ * Makes the sockets of links. This is the one place where {@link LinkTls} decides how a link is
+ * protected: off loopback by TLS, or not at all, which is refused.
  */
 public final class LinkTransport {
 
   private LinkTransport() {}
 
   /**
-   * Connects to a node; blocks for at most {@code timeout}.
+   * Connects to a node; blocks for at most {@code timeout}. The TLS handshake follows with the
+   * first read.
    *
-   * @throws RemoraException if the address is not a loopback address
+   * @throws RemoraException if the link would have to be encrypted, but cannot be; if this side's
+   *     certificate has expired
    * @throws IOException if there is no connection in time
    */
-  public static SocketChannel dial(InetSocketAddress address, Duration timeout) throws IOException {
-    requireLoopback(address, "connect to");
+  public static LinkChannel dial(InetSocketAddress address, Duration timeout, LinkTls tls)
+      throws IOException {
+    boolean encrypted = tls.protects(address, "connect to");
+    if (encrypted) {
+      tls.checkOwn();
+    }
     SocketChannel channel = SocketChannel.open();
     try {
       prepare(channel);
       channel.socket().connect(address, (int) Math.min(timeout.toMillis(), Integer.MAX_VALUE));
-      return channel;
+      return encrypted
+          ? new TlsChannel(channel, tls.engine(true, address.getHostString(), address.getPort()))
+          : LinkChannel.plain(channel);
     } catch (IOException | RuntimeException e) {
       channel.close();
       throw e;
@@ -40,11 +48,12 @@ public final class LinkTransport {
    * Opens a listening socket.
    *
    * @param address port 0: any free one
-   * @throws RemoraException if the address is not a loopback address
+   * @throws RemoraException if links would have to be encrypted, but cannot be
    * @throws IOException if the address cannot be bound
    */
-  public static ServerSocketChannel listen(InetSocketAddress address) throws IOException {
-    requireLoopback(address, "listen on");
+  public static ServerSocketChannel listen(InetSocketAddress address, LinkTls tls)
+      throws IOException {
+    boolean unused = tls.protects(address, "listen on");
     ServerSocketChannel server = ServerSocketChannel.open();
     try {
       server.setOption(StandardSocketOptions.SO_REUSEADDR, true);
@@ -55,12 +64,20 @@ public final class LinkTransport {
     }
   }
 
-  /** Waits for the next connection to {@code server}; closing the server ends the wait. */
-  public static SocketChannel accept(ServerSocketChannel server) throws IOException {
+  /**
+   * Waits for the next connection to {@code server}; closing the server ends the wait. The TLS
+   * handshake follows with the first read.
+   */
+  public static LinkChannel accept(ServerSocketChannel server, LinkTls tls) throws IOException {
     SocketChannel channel = server.accept();
     try {
       prepare(channel);
-      return channel;
+      InetSocketAddress address = (InetSocketAddress) server.getLocalAddress();
+      if (!tls.protects(address, "listen on")) {
+        return LinkChannel.plain(channel);
+      }
+      InetSocketAddress peer = (InetSocketAddress) channel.getRemoteAddress();
+      return new TlsChannel(channel, tls.engine(false, peer.getHostString(), peer.getPort()));
     } catch (IOException | RuntimeException e) {
       channel.close();
       throw e;
@@ -97,20 +114,5 @@ public final class LinkTransport {
   private static void prepare(SocketChannel channel) throws IOException {
     channel.configureBlocking(true);
     channel.setOption(StandardSocketOptions.TCP_NODELAY, true);
-  }
-
-  private static void requireLoopback(InetSocketAddress address, String action) {
-    if (address.isUnresolved()) {
-      throw new RemoraException("cannot " + action + " " + address + ": unknown host");
-    }
-    if (!address.getAddress().isLoopbackAddress()) {
-      throw new RemoraException(
-          "will not "
-              + action
-              + " "
-              + address
-              + ": links are not encrypted yet, so only loopback addresses (127.0.0.1, ::1) are"
-              + " allowed");
-    }
   }
 }

@@ -10,6 +10,7 @@ import static org.awaitility.Awaitility.await;
 
 import io.remora.actors.link.FrameHeader;
 import io.remora.actors.link.FrameType;
+import io.remora.actors.link.LinkChannel;
 import io.remora.actors.link.LinkConnection;
 import io.remora.actors.link.LinkPair;
 import io.remora.actors.link.LinkPair.Frame;
@@ -64,8 +65,9 @@ class BatchMailboxTest {
   private Recorder connect(LinkSettings settings) throws IOException {
     pair = LinkPair.open();
     Recorder far = new Recorder();
-    connection = LinkConnection.start(pair.near, "far", settings, new Recorder());
-    peer = LinkConnection.start(pair.far, "near", settings, far);
+    connection =
+        LinkConnection.start(LinkChannel.plain(pair.near), "far", settings, new Recorder());
+    peer = LinkConnection.start(LinkChannel.plain(pair.far), "near", settings, far);
     return far;
   }
 
@@ -394,8 +396,9 @@ class BatchMailboxTest {
           }
         };
     pair = LinkPair.open();
-    connection = LinkConnection.start(pair.near, "far", settings, new Recorder());
-    peer = LinkConnection.start(pair.far, "near", settings, node);
+    connection =
+        LinkConnection.start(LinkChannel.plain(pair.near), "far", settings, new Recorder());
+    peer = LinkConnection.start(LinkChannel.plain(pair.far), "near", settings, node);
     mailbox.connect(connection);
     ByteBuffer bytes = pattern(700, 0);
 

@@ -54,7 +54,8 @@ class LinkConnectionTest {
 
   private LinkConnection start(
       SocketChannel channel, String name, LinkSettings settings, LinkConnection.Handler handler) {
-    LinkConnection connection = LinkConnection.start(channel, name, settings, handler);
+    LinkConnection connection =
+        LinkConnection.start(LinkChannel.plain(channel), name, settings, handler);
     connections.add(connection);
     return connection;
   }
@@ -532,17 +533,21 @@ class LinkConnectionTest {
   @Test
   void refusesAddressesOffLoopback() {
     assertThatThrownBy(
-            () -> LinkTransport.dial(new InetSocketAddress("192.0.2.1", 4711), Duration.ofDays(1)))
+            () ->
+                LinkTransport.dial(
+                    new InetSocketAddress("192.0.2.1", 4711), Duration.ofDays(1), LinkTls.OFF))
         .isInstanceOf(RemoraException.class)
         .hasMessageContaining("will not connect to")
         .hasMessageContaining("loopback");
-    assertThatThrownBy(() -> LinkTransport.listen(new InetSocketAddress("0.0.0.0", 0)))
+    assertThatThrownBy(() -> LinkTransport.listen(new InetSocketAddress("0.0.0.0", 0), LinkTls.OFF))
         .isInstanceOf(RemoraException.class)
         .hasMessageContaining("will not listen on");
     assertThatThrownBy(
             () ->
                 LinkTransport.dial(
-                    InetSocketAddress.createUnresolved("nowhere.invalid", 1), Duration.ofDays(1)))
+                    InetSocketAddress.createUnresolved("nowhere.invalid", 1),
+                    Duration.ofDays(1),
+                    LinkTls.OFF))
         .isInstanceOf(RemoraException.class)
         .hasMessageContaining("unknown host");
   }

@@ -36,9 +36,11 @@ public final class LinkPair implements AutoCloseable {
 
   public static LinkPair open() throws IOException {
     try (ServerSocketChannel server =
-        LinkTransport.listen(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0))) {
-      SocketChannel near = LinkTransport.dial((InetSocketAddress) server.getLocalAddress(), LIMIT);
-      return new LinkPair(near, LinkTransport.accept(server));
+        LinkTransport.listen(
+            new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), LinkTls.OFF)) {
+      LinkChannel near =
+          LinkTransport.dial((InetSocketAddress) server.getLocalAddress(), LIMIT, LinkTls.OFF);
+      return new LinkPair(near.socket(), LinkTransport.accept(server, LinkTls.OFF).socket());
     }
   }
 

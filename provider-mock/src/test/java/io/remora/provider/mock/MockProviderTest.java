@@ -10,6 +10,7 @@ import io.remora.actors.link.FrameHeader;
 import io.remora.actors.link.FrameType;
 import io.remora.actors.link.LinkConnection;
 import io.remora.actors.link.LinkSettings;
+import io.remora.actors.link.LinkTls;
 import io.remora.actors.link.LinkTransport;
 import io.remora.actors.link.OutboundFrame;
 import io.remora.actors.link.PooledBuffer;
@@ -329,7 +330,7 @@ class MockProviderTest {
         };
     try (LinkConnection connection =
         LinkConnection.start(
-            LinkTransport.dial(node.address(), LIMIT),
+            LinkTransport.dial(node.address(), LIMIT, LinkTls.OFF),
             "node",
             LinkSettings.from(ConfigFactory.load()),
             handler)) {

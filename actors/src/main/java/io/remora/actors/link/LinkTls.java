@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors.link;
+
+import static java.util.Objects.requireNonNull;
+
+import com.typesafe.config.Config;
+import com.typesafe.config.ConfigFactory;
+import io.remora.actors.internal.Pem;
+import io.remora.runtime.AuthenticationException;
+import io.remora.runtime.RemoraException;
+import java.io.IOException;
+import java.net.InetSocketAddress;
+import java.security.GeneralSecurityException;
+import java.security.cert.X509Certificate;
+import java.time.Instant;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Locale;
+import java.util.Map;
+import javax.net.ssl.SSLContext;
+import javax.net.ssl.SSLEngine;
+import javax.net.ssl.SSLParameters;
+import javax.net.ssl.TrustManager;
+import javax.net.ssl.X509ExtendedTrustManager;
+
+/**
+ * How links are protected, {@code remora.link.tls} in the configuration; {@code reference.conf}
+ * says what each key means. TLS is always mutual: both sides show a certificate, and both check the
+ * other's. Immutable; thread-safe.
+ */
+public final class LinkTls {
+
+  /** When links are encrypted. */
+  public enum Mode {
+    /** Never: addresses off loopback are refused. */
+    OFF,
+    /** Always. */
+    ON,
+    /** Off loopback. */
+    AUTO
+  }
+
+  /** No TLS, and so loopback addresses only. */
+  public static final LinkTls OFF = new LinkTls(Mode.OFF, null, null, List.of(), false);
+
+  private static final String PATH = "remora.link.tls";
+
+  /** The node's environment, and the keys that its variables set. */
+  private static final Map<String, String> VARIABLES =
+      Map.of(
+          "REMORA_NODE_TLS_CERTIFICATE", "certificate",
+          "REMORA_NODE_TLS_PRIVATE_KEY", "private-key",
+          "REMORA_NODE_TLS_TRUSTED_CERTIFICATES", "trusted-certificates");
+
+  private static final String PINS_VARIABLE = "REMORA_NODE_TLS_PINS";
+
+  private final Mode mode;
+
+  /** Null: there are no certificates. */
+  private final SSLContext context;
+
+  private final X509Certificate own;
+
+  private final List<String> protocols;
+  private final boolean checkHost;
+
+  private LinkTls(
+      Mode mode,
+      SSLContext context,
+      X509Certificate own,
+      List<String> protocols,
+      boolean checkHost) {
+    this.mode = mode;
+    this.context = context;
+    this.own = own;
+    this.protocols = protocols;
+    this.checkHost = checkHost;
+  }
+
+  /**
+   * Reads {@code remora.link.tls}, and the files that it names.
+   *
+   * @param root the whole configuration, with the defaults of {@code reference.conf}
+   * @throws IllegalArgumentException if a value is out of range or of no use; the message names the
+   *     key
+   */
+  public static LinkTls from(Config root) {
+    Config tls = root.getConfig(PATH);
+    Mode mode = mode(tls.getString("mode"));
+    String certificate = tls.getString("certificate");
+    String privateKey = tls.getString("private-key");
+    String trusted = tls.getString("trusted-certificates");
+    List<String> pins = tls.getStringList("pins");
+    List<String> names = tls.getStringList("peer-names");
+    List<String> protocols = protocols(tls.getString("min-protocol"));
+    boolean nothing = certificate.isBlank() && privateKey.isBlank();
+    if (mode == Mode.OFF || (mode == Mode.AUTO && nothing && trusted.isBlank() && pins.isEmpty())) {
+      return new LinkTls(mode, null, null, protocols, false);
+    }
+    if (certificate.isBlank() || privateKey.isBlank()) {
+      throw new IllegalArgumentException(
+          PATH + ": certificate and private-key must both be set: both sides of a link show one");
+    }
+    if (trusted.isBlank() && pins.isEmpty()) {
+      throw new IllegalArgumentException(
+          PATH
+              + ": trusted-certificates or pins must be set: whose certificates are to be accepted?");
+    }
+    boolean checkHost = pins.isEmpty() && names.isEmpty();
+    LinkCertificate own =
+        new LinkCertificate(
+            readable("certificate", certificate), readable("private-key", privateKey));
+    return of(
+        mode,
+        own,
+        trusted.isBlank() ? "" : readable("trusted-certificates", trusted),
+        pins,
+        names,
+        protocols,
+        checkHost);
+  }
+
+  /**
+   * TLS on all addresses, for links between two sides that know each other's certificate: what a
+   * provider uses that launches a node and gives it {@link #launchEnvironment}.
+   *
+   * @param own this side's certificate
+   * @param pin the other's {@link LinkCertificate#pin}
+   */
+  public static LinkTls pinned(LinkCertificate own, String pin) {
+    return of(Mode.ON, own, "", List.of(pin), List.of(), protocols("TLSv1.3"), false);
+  }
+
+  /**
+   * What a node has to find in its environment to show this certificate, and to take links of the
+   * owner with this pin alone. Contains the private key: nothing for arguments or logs.
+   */
+  public static Map<String, String> launchEnvironment(LinkCertificate node, String ownerPin) {
+    return Map.of(
+        "REMORA_NODE_TLS_CERTIFICATE",
+        node.certificate(),
+        "REMORA_NODE_TLS_PRIVATE_KEY",
+        node.privateKey(),
+        PINS_VARIABLE,
+        ownerPin);
+  }
+
+  /**
+   * The settings that stand in a node's environment: {@code REMORA_NODE_TLS_CERTIFICATE}, {@code
+   * …_PRIVATE_KEY}, {@code …_TRUSTED_CERTIFICATES} and {@code …_PINS} (separated by commas). Any of
+   * them turns TLS on for all addresses.
+   */
+  public static Config ofEnvironment(Map<String, String> environment) {
+    Map<String, Object> keys = new HashMap<>();
+    VARIABLES.forEach(
+        (variable, key) -> {
+          String value = environment.get(variable);
+          if (value != null && !value.isBlank()) {
+            keys.put(PATH + "." + key, value);
+          }
+        });
+    String pins = environment.get(PINS_VARIABLE);
+    if (pins != null && !pins.isBlank()) {
+      keys.put(PATH + ".pins", List.of(pins.trim().split("\\s*,\\s*")));
+    }
+    if (!keys.isEmpty()) {
+      keys.put(PATH + ".mode", "on");
+    }
+    return ConfigFactory.parseMap(keys, "REMORA_NODE_TLS_…");
+  }
+
+  /**
+   * Whether a link to or at this address is encrypted.
+   *
+   * @param action what is to be done there, for the message: "listen on"
+   * @throws RemoraException if it would have to be, but there are no certificates for it
+   */
+  boolean protects(InetSocketAddress address, String action) {
+    if (address.isUnresolved()) {
+      throw new RemoraException("cannot " + action + " " + address + ": unknown host");
+    }
+    boolean loopback = address.getAddress().isLoopbackAddress();
+    if (mode == Mode.ON || (mode == Mode.AUTO && !loopback && context != null)) {
+      return true;
+    }
+    if (!loopback) {
+      throw new RemoraException(
+          "will not %s %s: links off loopback must be encrypted. Set remora.link.tls.%s (docs/security.md), or use a loopback address (127.0.0.1, ::1)"
+              .formatted(
+                  action,
+                  LinkTransport.text(address),
+                  mode == Mode.OFF
+                      ? "mode = auto, and certificates"
+                      : "certificate, private-key and trusted-certificates or pins"));
+    }
+    return false;
+  }
+
+  /**
+   * Whoever dials checks its own certificate first: the peer's refusal could not say that it has
+   * expired.
+   *
+   * @throws AuthenticationException if it has
+   */
+  void checkOwn() {
+    if (own != null && own.getNotAfter().toInstant().isBefore(Instant.now())) {
+      throw new AuthenticationException(
+          "this side's certificate (%s) expired at %s: renew remora.link.tls.certificate"
+              .formatted(own.getSubjectX500Principal().getName(), own.getNotAfter().toInstant()));
+    }
+  }
+
+  /** Whether there are certificates. */
+  public boolean isConfigured() {
+    return context != null;
+  }
+
+  /**
+   * An engine for one connection.
+   *
+   * @param client whether this side dials
+   * @param host the host that is dialled, or that dials; checked against the node's certificate
+   *     where neither pins nor names say which it must be
+   * @throws IllegalStateException if there are no certificates
+   */
+  public SSLEngine engine(boolean client, String host, int port) {
+    if (context == null) {
+      throw new IllegalStateException(PATH + " has no certificates");
+    }
+    SSLEngine engine = context.createSSLEngine(host, port);
+    engine.setUseClientMode(client);
+    SSLParameters parameters = engine.getSSLParameters();
+    parameters.setProtocols(protocols.toArray(String[]::new));
+    parameters.setNeedClientAuth(true);
+    if (client && checkHost) {
+      parameters.setEndpointIdentificationAlgorithm("HTTPS");
+    }
+    engine.setSSLParameters(parameters);
+    return engine;
+  }
+
+  /** Shows the mode only. */
+  @Override
+  public String toString() {
+    return "LinkTls(%s, %s)".formatted(mode, context == null ? "no certificates" : "certificates");
+  }
+
+  private static LinkTls of(
+      Mode mode,
+      LinkCertificate own,
+      String trusted,
+      List<String> pins,
+      List<String> names,
+      List<String> protocols,
+      boolean checkHost) {
+    try {
+      X509ExtendedTrustManager authorities =
+          trusted.isBlank() ? null : (X509ExtendedTrustManager) Pem.trusting(trusted);
+      SSLContext context = SSLContext.getInstance("TLS");
+      context.init(
+          Pem.keyManagers(own.certificate(), own.privateKey()),
+          new TrustManager[] {new PeerTrust(authorities, pins, names)},
+          null);
+      X509Certificate certificate = Pem.certificates(own.certificate()).get(0);
+      return new LinkTls(mode, context, certificate, protocols, checkHost);
+    } catch (GeneralSecurityException e) {
+      throw new IllegalArgumentException(
+          PATH + ": the certificates cannot be used: " + e.getMessage(), e);
+    }
+  }
+
+  private static String readable(String key, String setting) {
+    requireNonNull(setting, key);
+    try {
+      return Pem.text(setting);
+    } catch (IOException e) {
+      throw new IllegalArgumentException(PATH + "." + key + ": " + e.getMessage(), e);
+    }
+  }
+
+  private static Mode mode(String text) {
+    try {
+      return Mode.valueOf(text.toUpperCase(Locale.ROOT));
+    } catch (IllegalArgumentException e) {
+      // HOCON's on and off may also arrive as booleans.
+      return switch (text) {
+        case "true" -> Mode.ON;
+        case "false" -> Mode.OFF;
+        default ->
+            throw new IllegalArgumentException(
+                PATH + ".mode must be off, on or auto, but is " + text, e);
+      };
+    }
+  }
+
+  private static List<String> protocols(String least) {
+    return switch (least) {
+      case "TLSv1.3" -> List.of("TLSv1.3");
+      case "TLSv1.2" -> List.of("TLSv1.3", "TLSv1.2");
+      default ->
+          throw new IllegalArgumentException(
+              PATH + ".min-protocol must be TLSv1.3 or TLSv1.2, but is " + least);
+    };
+  }
+}
