@@ -33,6 +33,7 @@ import java.util.List;
  * @param clusterListen where this member listens for others, {@code remora.cluster.listen}
  * @param joinTimeout limit of becoming a member, {@code remora.cluster.join-timeout}
  * @param leaveTimeout limit of leaving the cluster, {@code remora.cluster.leave-timeout}
+ * @param clusterTls whether members of a cluster talk with TLS, {@code remora.cluster.tls}
  * @param embeddedCluster Akka's settings in the embedded cluster, {@code remora.cluster.embedded}
  * @param memberCluster what is laid over them where there are other members, {@code
  *     remora.cluster.member}
@@ -54,6 +55,7 @@ public record ActorsSettings(
     String clusterListen,
     Duration joinTimeout,
     Duration leaveTimeout,
+    boolean clusterTls,
     Config embeddedCluster,
     Config memberCluster,
     LinkSettings link) {
@@ -108,6 +110,7 @@ public record ActorsSettings(
         cluster.getString("listen"),
         cluster.getDuration("join-timeout"),
         cluster.getDuration("leave-timeout"),
+        cluster.getBoolean("tls"),
         cluster.getConfig("embedded"),
         cluster.getConfig("member"),
         LinkSettings.from(root));

@@ -4,6 +4,7 @@ package io.remora.node;
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
 import io.remora.actors.internal.ClusterConfig;
+import io.remora.runtime.RemoraException;
 import java.util.List;
 import java.util.Map;
 import java.util.TreeMap;
@@ -62,6 +63,8 @@ final class NodeSystem {
     } catch (IllegalArgumentException e) {
       throw new NodeStartException(
           NodeStartException.Kind.CONFIGURATION, "--seed-nodes: " + e.getMessage(), e);
+    } catch (RemoraException e) {
+      throw new NodeStartException(NodeStartException.Kind.CONFIGURATION, e.getMessage(), e);
     }
   }
 }

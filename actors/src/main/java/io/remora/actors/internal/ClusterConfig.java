@@ -26,6 +26,8 @@ public final class ClusterConfig {
    *
    * @param root the whole configuration
    * @param seedNodes as {@code remora.cluster.seed-nodes}; empty: a cluster of one
+   * @throws io.remora.runtime.RemoraException if others could reach the member, but it would talk
+   *     without TLS
    * @throws IllegalArgumentException if a seed node, or {@code remora.cluster.listen}, is none
    */
   public static Config of(Config root, List<String> seedNodes) {
@@ -40,10 +42,11 @@ public final class ClusterConfig {
     keys.put("akka.remote.artery.canonical.port", settings.clusterListen().substring(colon + 1));
     Config embedded = settings.embeddedCluster().withFallback(root);
     if (seedNodes.isEmpty()) {
-      return overlay(keys).withFallback(embedded);
+      return ClusterSecurity.secured(overlay(keys).withFallback(embedded));
     }
     keys.put("akka.cluster.seed-nodes", seedNodes.stream().map(ClusterConfig::address).toList());
-    return overlay(keys).withFallback(settings.memberCluster()).withFallback(embedded);
+    return ClusterSecurity.secured(
+        overlay(keys).withFallback(settings.memberCluster()).withFallback(embedded));
   }
 
   /** The name of the system that the seed nodes are of. */

@@ -96,6 +96,7 @@ public record LinkSettings(
         coalesceBytes,
         coalesceBatches,
         maxInFlightBytes,
+        maxUnsentBytes,
         poolBytes,
         heartbeatInterval,
         heartbeatTimeout,

@@ -11,12 +11,14 @@ import io.remora.runtime.RemoraException;
 import java.io.IOException;
 import java.net.InetSocketAddress;
 import java.security.GeneralSecurityException;
+import java.security.cert.CertificateException;
 import java.security.cert.X509Certificate;
 import java.time.Instant;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
+import java.util.function.Consumer;
 import javax.net.ssl.SSLContext;
 import javax.net.ssl.SSLEngine;
 import javax.net.ssl.SSLParameters;
@@ -41,7 +43,7 @@ public final class LinkTls {
   }
 
   /** No TLS, and so loopback addresses only. */
-  public static final LinkTls OFF = new LinkTls(Mode.OFF, null, null, List.of(), false);
+  public static final LinkTls OFF = new LinkTls(Mode.OFF, null, null, null, List.of(), false);
 
   private static final String PATH = "remora.link.tls";
 
@@ -60,6 +62,7 @@ public final class LinkTls {
   private final SSLContext context;
 
   private final X509Certificate own;
+  private final PeerTrust trust;
 
   private final List<String> protocols;
   private final boolean checkHost;
@@ -68,11 +71,13 @@ public final class LinkTls {
       Mode mode,
       SSLContext context,
       X509Certificate own,
+      PeerTrust trust,
       List<String> protocols,
       boolean checkHost) {
     this.mode = mode;
     this.context = context;
     this.own = own;
+    this.trust = trust;
     this.protocols = protocols;
     this.checkHost = checkHost;
   }
@@ -95,7 +100,7 @@ public final class LinkTls {
     List<String> protocols = protocols(tls.getString("min-protocol"));
     boolean nothing = certificate.isBlank() && privateKey.isBlank();
     if (mode == Mode.OFF || (mode == Mode.AUTO && nothing && trusted.isBlank() && pins.isEmpty())) {
-      return new LinkTls(mode, null, null, protocols, false);
+      return new LinkTls(mode, null, null, null, protocols, false);
     }
     if (certificate.isBlank() || privateKey.isBlank()) {
       throw new IllegalArgumentException(
@@ -216,6 +221,16 @@ public final class LinkTls {
   }
 
   /**
+   * Has a listener hear why peers' certificates are refused, besides the exceptions. Returns this.
+   */
+  public LinkTls onRefusal(Consumer<CertificateException> listener) {
+    if (trust != null) {
+      trust.onRefusal(listener);
+    }
+    return this;
+  }
+
+  /**
    * An engine for one connection.
    *
    * @param client whether this side dials
@@ -256,13 +271,12 @@ public final class LinkTls {
     try {
       X509ExtendedTrustManager authorities =
           trusted.isBlank() ? null : (X509ExtendedTrustManager) Pem.trusting(trusted);
+      PeerTrust trust = new PeerTrust(authorities, pins, names);
       SSLContext context = SSLContext.getInstance("TLS");
       context.init(
-          Pem.keyManagers(own.certificate(), own.privateKey()),
-          new TrustManager[] {new PeerTrust(authorities, pins, names)},
-          null);
+          Pem.keyManagers(own.certificate(), own.privateKey()), new TrustManager[] {trust}, null);
       X509Certificate certificate = Pem.certificates(own.certificate()).get(0);
-      return new LinkTls(mode, context, certificate, protocols, checkHost);
+      return new LinkTls(mode, context, certificate, trust, protocols, checkHost);
     } catch (GeneralSecurityException e) {
       throw new IllegalArgumentException(
           PATH + ": the certificates cannot be used: " + e.getMessage(), e);

@@ -9,6 +9,7 @@ import java.util.Collection;
 import java.util.List;
 import java.util.Locale;
 import java.util.Set;
+import java.util.function.Consumer;
 import java.util.stream.Collectors;
 import javax.net.ssl.SSLEngine;
 import javax.net.ssl.X509ExtendedTrustManager;
@@ -26,6 +27,9 @@ final class PeerTrust extends X509ExtendedTrustManager {
   /** Null: the pins alone decide. */
   private final X509ExtendedTrustManager authorities;
 
+  /** Hears of every refusal. */
+  private volatile Consumer<CertificateException> onRefusal = refusal -> {};
+
   private final Set<String> pins;
   private final Set<String> names;
 
@@ -37,6 +41,10 @@ final class PeerTrust extends X509ExtendedTrustManager {
     this.pins = pins.stream().map(LinkCertificate::parsePin).collect(Collectors.toSet());
     this.names =
         names.stream().map(name -> name.toLowerCase(Locale.ROOT)).collect(Collectors.toSet());
+  }
+
+  void onRefusal(Consumer<CertificateException> listener) {
+    onRefusal = listener;
   }
 
   @Override
@@ -87,6 +95,15 @@ final class PeerTrust extends X509ExtendedTrustManager {
   }
 
   private void check(X509Certificate[] chain, Check ofAuthorities) throws CertificateException {
+    try {
+      checkAll(chain, ofAuthorities);
+    } catch (CertificateException e) {
+      onRefusal.accept(e);
+      throw e;
+    }
+  }
+
+  private void checkAll(X509Certificate[] chain, Check ofAuthorities) throws CertificateException {
     X509Certificate certificate = chain[0];
     String who = certificate.getSubjectX500Principal().getName();
     try {
