@@ -25,6 +25,7 @@ import com.typesafe.config.Config;
 import com.typesafe.config.ConfigException;
 import com.typesafe.config.ConfigFactory;
 import io.remora.actors.internal.StayingShards;
+import io.remora.actors.link.LinkSettings;
 import io.remora.actors.link.LinkTransport;
 import io.remora.provider.MachineProviders;
 import io.remora.provider.MachineSpec;
@@ -60,16 +61,19 @@ import org.slf4j.LoggerFactory;
  * node save the sessions and then ends it; batches submitted from then on wait in the sessions'
  * mailboxes, and the first that does more than free things makes it resume. Whatever fails before
  * the node has ended leaves the machine ready; whatever fails before all sessions are restored
- * leaves it paused, but for sessions whose state is damaged: those are lost. A machine that is lost
- * is lost: its sessions hear a {@link NodeLostException} and its node is ended. A failed or stopped
- * machine can be opened again under the same name; one that failed after it was ready must be
- * closed first, so that its user notices.
+ * leaves it paused, but for sessions whose state is damaged: those are lost. From Ready it is also
+ * Reconnecting and Ready again, when the link breaks and is made anew; a machine that pauses goes
+ * on with that as soon as the link is there. A machine that is lost is lost: its sessions hear a
+ * {@link NodeLostException}, its storages are {@link StorageState#LOST}, and its node is ended. A
+ * failed or stopped machine can be opened again under the same name; one that failed after it was
+ * ready must be closed first, so that its user notices.
  *
  * <p>Commands are answered once, with a {@link StatusReply} whose error is the exception itself.
- * {@link OpenSession} waits while the machine opens or pauses; {@link Open} waits while it closes;
- * {@link Pause} and {@link Resume} wait for what is under way; all else in a wrong state is refused
- * at once. Delivery is Akka's: at most once, so askers need a time limit of their own. The bytes of
- * batches and values never come here: see {@link LocalSessions}.
+ * {@link OpenSession} waits while the machine opens, pauses or reconnects, and {@link CloseSession}
+ * while it reconnects; {@link Open} waits while it closes; {@link Pause} and {@link Resume} wait
+ * for what is under way; all else in a wrong state is refused at once. Delivery is Akka's: at most
+ * once, so askers need a time limit of their own. The bytes of batches and values never come here:
+ * see {@link LocalSessions}.
  */
 public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
 
@@ -243,6 +247,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
   private String reason = "never opened";
   private int attempt;
   private MachineSpec spec;
+  private LinkSettings linkSettings;
   private ActorRef<StatusReply<MachineInfo>> openedBy;
   private boolean openedOnce;
   private Provisioning provisioning;
@@ -250,6 +255,8 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
   private ActorRef<NodeLink.Command> link;
   private NodeLink.Up up;
   private RemoraException linkLost;
+  // The link is being made anew.
+  private boolean linkBroken;
   private boolean nodeEnding;
   private long readySinceNanos;
   // The pause that there is, or was tried last, in the state store; null: none.
@@ -352,7 +359,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
         .onMessage(Open.class, this::onOpen)
         .onMessage(OpenSession.class, this::refuse)
         .onMessage(CloseSession.class, this::refuse)
-        .onMessage(GetStorage.class, this::refuse)
+        .onMessage(GetStorage.class, this::onGetStorageWhenClosed)
         .onMessage(Pause.class, this::refuse)
         .onMessage(Resume.class, this::refuse)
         .onMessage(Close.class, this::onCloseWhenClosed)
@@ -420,6 +427,24 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
         .onMessage(GetStorage.class, this::onGetStorage)
         .onMessage(Pause.class, this::onPause)
         .onMessage(Resume.class, this::answerState)
+        .onMessage(Close.class, this::onClose)
+        .build();
+  }
+
+  /** The link is being made anew; the node goes on with what it has. */
+  private Receive<Command> reconnecting() {
+    return always()
+        .onMessage(LinkEvent.class, this::onLinkEventWhenReady)
+        .onMessage(LinkStopped.class, this::onLinkStopped)
+        .onMessage(NodeExited.class, this::onNodeExited)
+        .onMessage(ExitReportOverdue.class, this::onExitReportOverdue)
+        .onMessage(StorageTick.class, this::onStorageTick)
+        .onMessage(Open.class, this::refuse)
+        .onMessage(OpenSession.class, this::later)
+        .onMessage(CloseSession.class, this::later)
+        .onMessage(GetStorage.class, this::onGetStorage)
+        .onMessage(Pause.class, this::later)
+        .onMessage(Resume.class, this::later)
         .onMessage(Close.class, this::onClose)
         .build();
   }
@@ -502,6 +527,20 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
                       "machine " + name + " was asked to open as " + command.spec().name())));
       return Behaviors.same();
     }
+    try {
+      linkSettings = LinkSettings.from(configuration(command.spec()));
+    } catch (ProviderException e) {
+      command.replyTo().tell(StatusReply.error(e));
+      return Behaviors.same();
+    } catch (RemoraException | ConfigException | IllegalArgumentException e) {
+      command
+          .replyTo()
+          .tell(
+              StatusReply.error(
+                  new MachineStateException(
+                      "machine " + name + " has wrong settings: " + e.getMessage(), e)));
+      return Behaviors.same();
+    }
     attempt++;
     spec = command.spec();
     openedBy = command.replyTo();
@@ -509,6 +548,8 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     link = null;
     up = null;
     linkLost = null;
+    linkBroken = false;
+    sessions.forgetLost();
     become(MachineState.PROVISIONING, "asking provider " + spec.provider() + " for a node");
     timers.startSingleTimer(OpenTimedOut.INSTANCE, spec.openTimeout());
     provision();
@@ -581,7 +622,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
                     name,
                     node.address(),
                     node.token(),
-                    settings.link().withTls(node.tls().orElse(settings.link().tls())),
+                    linkSettings.withTls(node.tls().orElse(linkSettings.tls())),
                     linkEvent -> self.tell(new LinkEvent(current, linkEvent))),
                 "link-" + current);
     getContext().watchWith(link, new LinkStopped(current));
@@ -700,7 +741,8 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
       command.replyTo().tell(StatusReply.error(linkLost));
       return Behaviors.same();
     }
-    link.tell(new NodeLink.OpenSession(sessions.add(command.replyTo()).mailbox, null));
+    link.tell(
+        new NodeLink.OpenSession(sessions.add(command.replyTo(), linkSettings).mailbox, null));
     return Behaviors.same();
   }
 
@@ -726,8 +768,21 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
       link.tell(new NodeLink.ForgetState(late.pause()));
     } else if (event.event() instanceof NodeLink.Lost lost) {
       return onLinkLost(lost.cause());
+    } else if (event.event() instanceof NodeLink.Broken broken) {
+      linkBroken = true;
+      become(MachineState.RECONNECTING, "the link is broken: " + broken.cause());
+      return reconnecting();
+    } else if (event.event() instanceof NodeLink.Restored restored) {
+      linkBroken = false;
+      become(MachineState.READY, restored(restored));
+      return stash.unstashAll(pausedBy.isEmpty() ? ready() : beginPauseWhenSettled(ready()));
     }
-    return pausedBy.isEmpty() ? Behaviors.same() : beginPauseWhenSettled();
+    return pausedBy.isEmpty() ? Behaviors.same() : beginPauseWhenSettled(Behaviors.same());
+  }
+
+  private static String restored(NodeLink.Restored restored) {
+    return "the link is there again after %d ms and %d attempt(s)"
+        .formatted(restored.after().toMillis(), restored.attempts());
   }
 
   private void onSessionEnded(NodeLink.SessionEnded ended) {
@@ -741,6 +796,11 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
   private Behavior<Command> onGetStorage(GetStorage query) {
     sessions.describe(query);
     return Behaviors.same();
+  }
+
+  /** A storage of a node that was lost is lost, and says so. */
+  private Behavior<Command> onGetStorageWhenClosed(GetStorage query) {
+    return sessions.describeLost(query) ? Behaviors.same() : refuse(query);
   }
 
   private Behavior<Command> onStorageTick(StorageTick tick) {
@@ -774,7 +834,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
       return Behaviors.same();
     }
     pausedBy.add(command.replyTo());
-    return beginPauseWhenSettled();
+    return beginPauseWhenSettled(Behaviors.same());
   }
 
   private Behavior<Command> onPauseWhenPausing(Pause command) {
@@ -788,9 +848,9 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     return Behaviors.same();
   }
 
-  private Behavior<Command> beginPauseWhenSettled() {
-    if (linkLost != null || !sessions.isSettled()) {
-      return Behaviors.same();
+  private Behavior<Command> beginPauseWhenSettled(Behavior<Command> otherwise) {
+    if (linkLost != null || linkBroken || !sessions.isSettled()) {
+      return otherwise;
     }
     pausedByItself = false;
     return beginPause("the program wants it");
@@ -826,6 +886,14 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
         return onLinkLost(lost.cause());
       }
       linkLost = lost.cause();
+    } else if (event.event() instanceof NodeLink.Broken broken) {
+      linkBroken = true;
+      if (!nodeEnding) {
+        log.info("Machine {}: its link is broken while it pauses: {}", name, broken.cause());
+      }
+    } else if (event.event() instanceof NodeLink.Restored restored) {
+      linkBroken = false;
+      log.info("Machine {}: {}; it goes on pausing", name, restored(restored));
     }
     return Behaviors.same();
   }
@@ -868,12 +936,12 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     }
     link.tell(new NodeLink.ForgetState(pause));
     pause = null;
-    become(MachineState.READY, "not paused: " + why);
+    become(linkBroken ? MachineState.RECONNECTING : MachineState.READY, "not paused: " + why);
     readySinceNanos = System.nanoTime();
     startTicks();
     sessions.goOn();
     answer(pausedBy, StatusReply.error(new MachineStateException(what)));
-    return stash.unstashAll(ready());
+    return linkBroken ? reconnecting() : stash.unstashAll(ready());
   }
 
   private Behavior<Command> onLinkStoppedWhenPausing(LinkStopped event) {
@@ -900,7 +968,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
 
   /** Without the link there is nothing to go back to, but everything is saved. */
   private Behavior<Command> notEnded(String why) {
-    if (linkLost == null) {
+    if (linkLost == null && !linkBroken) {
       return pauseFailed(why);
     }
     log.warn("Machine {} is paused, but its node may still run: {}", name, why);
@@ -929,6 +997,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
       link = null;
     }
     linkLost = null;
+    linkBroken = false;
     sessions.disconnect();
   }
 
@@ -1094,7 +1163,9 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     }
     NodeExit exit = event.exit();
     return fail(
-        state == MachineState.READY || state == MachineState.PAUSING
+        state == MachineState.READY
+                || state == MachineState.RECONNECTING
+                || state == MachineState.PAUSING
             ? new NodeLostException(
                 "machine " + name + " lost its node (" + node.description() + "): " + exit,
                 linkLost)
@@ -1114,7 +1185,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     }
     become(MachineState.FAILED, cause.getMessage());
     endOpening(cause);
-    sessions.endAll(cause);
+    sessions.loseAll(cause);
     if (link != null) {
       getContext().stop(link);
       link = null;
@@ -1186,6 +1257,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     sessions.endAll(cause);
     timers.startSingleTimer(CloseTimedOut.INSTANCE, settings.closeTimeout());
     if (link != null && linkLost == null) {
+      // With a broken link it stops at once.
       link.tell(NodeLink.Shutdown.INSTANCE);
       return stash.unstashAll(closing());
     }
@@ -1265,6 +1337,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     nodeEnding = false;
     openedOnce = false;
     up = null;
+    sessions.forgetLost();
     StatusReply<Done> reply = StatusReply.ack();
     if (failure == null) {
       if (state != MachineState.STOPPED || node != null) {

@@ -12,10 +12,13 @@ import akka.actor.typed.javadsl.ActorContext;
 import akka.actor.typed.javadsl.Behaviors;
 import akka.actor.typed.javadsl.Receive;
 import akka.actor.typed.javadsl.TimerScheduler;
+import akka.pattern.StatusReply;
+import com.google.protobuf.ByteString;
 import com.google.protobuf.InvalidProtocolBufferException;
 import com.google.protobuf.Parser;
 import io.remora.actors.internal.BatchMailbox;
 import io.remora.actors.internal.ProgramLibtorch;
+import io.remora.actors.link.DamagedFrameException;
 import io.remora.actors.link.FrameHeader;
 import io.remora.actors.link.FrameType;
 import io.remora.actors.link.LinkChannel;
@@ -32,6 +35,9 @@ import io.remora.actors.link.proto.Refused;
 import io.remora.actors.link.proto.SavedState;
 import io.remora.actors.link.proto.SessionClosed;
 import io.remora.actors.link.proto.SessionPosition;
+import io.remora.actors.link.proto.SessionProgress;
+import io.remora.actors.link.proto.StateForgotten;
+import io.remora.actors.link.proto.Token;
 import io.remora.actors.link.proto.Welcome;
 import io.remora.provider.LaunchToken;
 import io.remora.runtime.AuthenticationException;
@@ -45,13 +51,22 @@ import io.remora.runtime.SessionListener;
 import io.remora.runtime.StorageBirth;
 import java.io.IOException;
 import java.net.InetSocketAddress;
+import java.net.SocketTimeoutException;
 import java.nio.ByteBuffer;
+import java.security.SecureRandom;
 import java.time.Duration;
+import java.util.ArrayDeque;
+import java.util.LinkedHashSet;
 import java.util.List;
+import java.util.Map;
+import java.util.Queue;
+import java.util.Set;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.ConcurrentMap;
+import java.util.concurrent.ThreadLocalRandom;
 import java.util.function.Consumer;
+import java.util.stream.Collectors;
 
 /**
  * The machine's end of the link to its node. It dials, shakes hands, opens and closes sessions, and
@@ -59,8 +74,13 @@ import java.util.function.Consumer;
  * session's mailbox to the socket on the writer thread, acknowledgements and values go from the
  * socket to the session's listener on the reader thread.
  *
- * <p>One NodeLink is one connection. When that ends, the link tells {@link Lost} and stops; the
- * sessions' mailboxes still hold, in order, every batch that the node has not acknowledged.
+ * <p>A link may need several connections, one after the other: when one breaks (closed, reset,
+ * silent, damaged bytes), the link tells {@link Broken} and makes another, on which everything goes
+ * on where it was. Batches that have not arrived are sent again, and so is what was asked of the
+ * node and not answered; what the node has said before is ignored. {@link Restored} follows, or,
+ * when {@code remora.link.give-up-after} has passed since the break, {@link Lost}, and the link
+ * stops. A node that refuses the link or says goodbye, and one that breaks the protocol, is lost at
+ * once.
  */
 public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
 
@@ -71,7 +91,7 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
 
   /** What the link takes. */
   public sealed interface Command
-      permits OpenSession, CloseSession, SaveSession, ForgetState, Shutdown, Internal {}
+      permits OpenSession, CloseSession, SaveSession, ForgetState, IssueToken, Shutdown, Internal {}
 
   /**
    * Opens a session; answered by {@link SessionReady} or {@link SessionEnded}. {@code restoredFrom}
@@ -91,6 +111,13 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
   /** Closes a session after what it has sent; answered by {@link SessionEnded}. */
   record CloseSession(long session) implements Command {}
 
+  /**
+   * Asks the node for a token that lets another link of this machine in, from another JVM for
+   * example: once, and only if it comes within the node's {@code remora.node.token-lifetime}. Waits
+   * while the link is broken. Errors: what the link is lost for.
+   */
+  record IssueToken(ActorRef<StatusReply<LaunchToken>> replyTo) implements Command {}
+
   /** Says goodbye and stops. */
   enum Shutdown implements Command {
     INSTANCE
@@ -98,11 +125,24 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
 
   /** What the link tells its owner. */
   public sealed interface Event
-      permits Up, Lost, SessionReady, SessionEnded, SessionSaved, StoragesChanged {}
+      permits Up,
+          Broken,
+          Restored,
+          Lost,
+          SessionReady,
+          SessionEnded,
+          SessionSaved,
+          StoragesChanged {}
 
   /** The handshake is done. */
   record Up(String nodeId, String libtorchVersion, List<DeviceInfo> devices, int computeThreads)
       implements Event {}
+
+  /** The connection is gone, and another is being made. */
+  record Broken(String cause) implements Event {}
+
+  /** There is another connection: everything goes on. */
+  record Restored(Duration after, int attempts) implements Event {}
 
   /** There is no link (any more); the last event. */
   record Lost(RemoraException cause) implements Event {}
@@ -128,7 +168,14 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
       implements Event {}
 
   private sealed interface Internal extends Command
-      permits Dialled, NotDialled, ControlFrame, ConnectionClosed, HandshakeTimedOut {}
+      permits Dialled,
+          NotDialled,
+          ControlFrame,
+          ConnectionClosed,
+          HandshakeTimedOut,
+          Redial,
+          GiveUp,
+          ConfirmTick {}
 
   private record Dialled(LinkChannel channel) implements Internal {}
 
@@ -142,6 +189,18 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
     INSTANCE
   }
 
+  private enum Redial implements Internal {
+    INSTANCE
+  }
+
+  private enum GiveUp implements Internal {
+    INSTANCE
+  }
+
+  private enum ConfirmTick implements Internal {
+    INSTANCE
+  }
+
   // State ---------------------------------------------------------------------------------------
 
   private final String machine;
@@ -152,13 +211,32 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
   private final TimerScheduler<Command> timers;
 
   /** Read by the reader thread too. */
-  private final ConcurrentMap<Long, BatchMailbox> sessions = new ConcurrentHashMap<>();
+  private final ConcurrentMap<Long, LinkedSession> sessions = new ConcurrentHashMap<>();
 
-  private final Dial dial = new Dial();
+  private final ByteString id = randomId();
+  private final Set<String> forgetting = new LinkedHashSet<>();
+  private final Queue<ActorRef<StatusReply<LaunchToken>>> tokensFor = new ArrayDeque<>();
+
+  private Dial dial;
   private LinkConnection connection;
+  private long connections;
+  // Whether the connection that there is has passed its handshake.
+  private boolean welcomed;
+  private long welcomedNanos;
+  // The link's own, from the first welcome on.
+  private ByteString secret = ByteString.EMPTY;
   private boolean up;
   private boolean shuttingDown;
   private RemoraException goodbye;
+
+  // Since the break, if there is one.
+  private boolean broken;
+  private long brokenNanos;
+  private Throwable brokenBy;
+  private Throwable lastFailure;
+  private int attempts;
+  // Attempts since a connection that lasted: the next wait depends on them.
+  private int vainAttempts;
 
   /**
    * A link that starts dialling at once.
@@ -194,6 +272,7 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
     this.settings = requireNonNull(settings, "settings");
     this.owner = requireNonNull(owner, "owner");
     context.setLoggerName(NodeLink.class);
+    timers.startTimerWithFixedDelay(ConfirmTick.INSTANCE, settings.heartbeatInterval());
     startDialling();
   }
 
@@ -205,10 +284,14 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
         .onMessage(ControlFrame.class, this::onControlFrame)
         .onMessage(ConnectionClosed.class, this::onConnectionClosed)
         .onMessage(HandshakeTimedOut.class, this::onHandshakeTimedOut)
+        .onMessage(Redial.class, this::onRedial)
+        .onMessage(GiveUp.class, this::onGiveUp)
+        .onMessage(ConfirmTick.class, this::onConfirmTick)
         .onMessage(OpenSession.class, this::onOpenSession)
         .onMessage(CloseSession.class, this::onCloseSession)
         .onMessage(SaveSession.class, this::onSaveSession)
         .onMessage(ForgetState.class, this::onForgetState)
+        .onMessage(IssueToken.class, this::onIssueToken)
         .onMessage(Shutdown.class, this::onShutdown)
         .onSignal(PostStop.class, this::onPostStop)
         .build();
@@ -217,10 +300,12 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
   // Connection ----------------------------------------------------------------------------------
 
   private void startDialling() {
+    Dial next = new Dial(broken);
+    dial = next;
     ActorRef<Command> self = getContext().getSelf();
     CompletableFuture<Void> unused =
         CompletableFuture.runAsync(
-            () -> dial.run(self),
+            () -> next.run(self),
             getContext().getSystem().dispatchers().lookup(DispatcherSelector.blocking()));
   }
 
@@ -229,6 +314,7 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
       closeQuietly(event.channel());
       return this;
     }
+    welcomed = false;
     connection =
         LinkConnection.start(
             event.channel(), "node of machine " + machine, settings, new FrameHandler());
@@ -238,18 +324,30 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
             .setProtocolVersion(FrameHeader.PROTOCOL_VERSION)
             .setLibtorchVersion(ProgramLibtorch.version())
             .setMachine(machine)
-            .setToken(token.value());
-    for (BatchMailbox mailbox : sessions.values()) {
+            .setLink(id)
+            .setConnection(++connections);
+    if (secret.isEmpty()) {
+      hello.setToken(token.value());
+    } else {
+      hello.setSecret(secret);
+    }
+    for (LinkedSession session : sessions.values()) {
       hello.addSessions(
           SessionPosition.newBuilder()
-              .setSession(mailbox.session())
-              .setLastAcknowledgedSequence(mailbox.lastAcknowledgedSequence()));
+              .setSession(session.mailbox.session())
+              .setLastAcknowledgedSequence(session.mailbox.lastAcknowledgedSequence()));
     }
     connection.send(OutboundFrame.control(FrameType.HELLO, 0, hello.build()));
     return this;
   }
 
   private Behavior<Command> onNotDialled(NotDialled event) {
+    if (shuttingDown) {
+      return Behaviors.stopped();
+    }
+    if (broken) {
+      return redialLater(event.cause());
+    }
     return lost(
         new ProviderException(
             "machine "
@@ -262,35 +360,115 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
   }
 
   private Behavior<Command> onHandshakeTimedOut(HandshakeTimedOut event) {
-    return lost(
-        new ProviderException(
-            "the node of machine %s at %s did not answer the handshake within %d ms (remora.link.handshake-timeout)"
-                .formatted(machine, address, settings.handshakeTimeout().toMillis())));
+    connection.closeBecause(
+        new SocketTimeoutException(
+            "the node did not answer the handshake within %d ms (remora.link.handshake-timeout)"
+                .formatted(settings.handshakeTimeout().toMillis())));
+    return this;
   }
 
   private Behavior<Command> onConnectionClosed(ConnectionClosed event) {
+    connection = null;
+    timers.cancel(HandshakeTimedOut.INSTANCE);
     if (shuttingDown) {
       return Behaviors.stopped();
     }
     if (goodbye != null) {
       return lost(goodbye);
     }
+    Throwable cause = event.cause();
+    if (cause instanceof IOException || cause instanceof DamagedFrameException) {
+      return redial(cause);
+    }
+    String what = up ? " lost the link to its node: " : " could not shake hands with its node: ";
+    String message = "machine " + machine + what + text(cause);
+    return lost(
+        up
+            ? new NodeLostException(message + lastAcknowledged(), cause)
+            : cause instanceof ProtocolException
+                ? new ProtocolException(message, cause)
+                : new ProviderException(message, cause));
+  }
+
+  /** The connection is gone; what it carried is safe on both sides. */
+  private Behavior<Command> redial(Throwable cause) {
+    sessions.values().forEach(session -> session.mailbox.disconnect());
+    long now = System.nanoTime();
+    if (!broken) {
+      if (now - welcomedNanos > settings.redialMaxBackoff().toNanos()) {
+        vainAttempts = 0;
+      }
+      broken = true;
+      brokenNanos = now;
+      brokenBy = cause;
+      attempts = 0;
+      timers.startSingleTimer(GiveUp.INSTANCE, settings.giveUpAfter());
+      if (up) {
+        owner.accept(new Broken(text(cause)));
+      }
+    }
+    return redialLater(cause);
+  }
+
+  private Behavior<Command> redialLater(Throwable failure) {
+    lastFailure = failure;
+    if (vainAttempts == 0) {
+      timers.startSingleTimer(Redial.INSTANCE, Duration.ZERO);
+    } else {
+      double wait =
+          Math.min(
+              (double) settings.redialMinBackoff().toNanos() * Math.pow(2, vainAttempts - 1.0),
+              (double) settings.redialMaxBackoff().toNanos());
+      wait *= 1 + settings.redialRandomFactor() * ThreadLocalRandom.current().nextDouble();
+      timers.startSingleTimer(Redial.INSTANCE, Duration.ofNanos((long) wait));
+    }
+    vainAttempts++;
+    return this;
+  }
+
+  private Behavior<Command> onRedial(Redial event) {
+    if (!shuttingDown) {
+      attempts++;
+      startDialling();
+    }
+    return this;
+  }
+
+  private Behavior<Command> onGiveUp(GiveUp event) {
+    String tried =
+        "and made no other within %d ms and %d attempts (remora.link.give-up-after)"
+            .formatted(settings.giveUpAfter().toMillis(), attempts);
+    String last = lastFailure == brokenBy ? "" : "; at last: " + text(lastFailure);
     if (!up) {
       return lost(
           new ProviderException(
-              "the link of machine " + machine + " ended in the handshake: " + text(event.cause()),
-              event.cause()));
+              "the link of machine %s to its node at %s ended in the handshake: %s, %s%s"
+                  .formatted(machine, address, text(brokenBy), tried, last),
+              brokenBy));
     }
     return lost(
         new NodeLostException(
-            "machine " + machine + " lost the link to its node: " + text(event.cause()),
-            event.cause()));
+            "machine %s lost the link to its node at %s: %s, %s%s%s"
+                .formatted(machine, address, text(brokenBy), tried, last, lastAcknowledged()),
+            brokenBy));
+  }
+
+  /** What is known to be executed, for messages. */
+  private String lastAcknowledged() {
+    return sessions.values().stream()
+        .map(
+            session ->
+                "; of session %d batch %d was acknowledged last"
+                    .formatted(
+                        session.mailbox.session(), session.mailbox.lastAcknowledgedSequence()))
+        .collect(Collectors.joining());
   }
 
   private Behavior<Command> lost(RemoraException cause) {
     if (!shuttingDown) {
       owner.accept(new Lost(cause));
     }
+    refuseTokens(cause);
     return Behaviors.stopped();
   }
 
@@ -309,56 +487,108 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
     if (connection != null && !shuttingDown) {
       connection.close();
     }
+    refuseTokens(new NodeLostException("the link of machine " + machine + " has ended"));
     return this;
   }
 
   // Sessions ------------------------------------------------------------------------------------
 
   private Behavior<Command> onOpenSession(OpenSession command) {
-    BatchMailbox mailbox = command.mailbox();
-    sessions.put(mailbox.session(), mailbox);
+    LinkedSession session = new LinkedSession(command.mailbox(), command.restoredFrom());
+    sessions.put(session.mailbox.session(), session);
+    if (isConnected()) {
+      sendOpen(session);
+    }
+    return this;
+  }
+
+  private void sendOpen(LinkedSession session) {
     var message = io.remora.actors.link.proto.OpenSession.newBuilder();
-    if (command.restoredFrom() != null) {
-      message.setRestoredFrom(command.restoredFrom());
+    if (session.restoredFrom != null) {
+      message.setRestoredFrom(session.restoredFrom);
     }
     connection.send(
-        OutboundFrame.control(FrameType.OPEN_SESSION, mailbox.session(), message.build()));
-    return this;
+        OutboundFrame.control(FrameType.OPEN_SESSION, session.mailbox.session(), message.build()));
   }
 
   private Behavior<Command> onSaveSession(SaveSession command) {
-    BatchMailbox mailbox = sessions.get(command.session());
-    if (mailbox != null) {
-      mailbox.hold(
-          OutboundFrame.control(
-              FrameType.SAVE_SESSION,
-              command.session(),
-              io.remora.actors.link.proto.SaveSession.newBuilder()
-                  .setPause(command.pause())
-                  .build()));
+    LinkedSession session = sessions.get(command.session());
+    if (session != null) {
+      session.save(command.pause());
+      session.mailbox.hold(saveFrame(session));
     }
     return this;
   }
 
+  private static OutboundFrame saveFrame(LinkedSession session) {
+    return OutboundFrame.control(
+        FrameType.SAVE_SESSION,
+        session.mailbox.session(),
+        io.remora.actors.link.proto.SaveSession.newBuilder().setPause(session.saving()).build());
+  }
+
   private Behavior<Command> onForgetState(ForgetState command) {
+    sessions.values().forEach(session -> session.saved(command.pause()));
+    forgetting.add(command.pause());
+    if (isConnected()) {
+      sendForget(command.pause());
+    }
+    return this;
+  }
+
+  private void sendForget(String pause) {
     connection.send(
         OutboundFrame.control(
             FrameType.FORGET_STATE,
             0,
-            io.remora.actors.link.proto.ForgetState.newBuilder()
-                .setPause(command.pause())
-                .build()));
-    return this;
+            io.remora.actors.link.proto.ForgetState.newBuilder().setPause(pause).build()));
   }
 
   private Behavior<Command> onCloseSession(CloseSession command) {
-    BatchMailbox mailbox = sessions.get(command.session());
-    if (mailbox == null) {
+    LinkedSession session = sessions.get(command.session());
+    if (session == null) {
       owner.accept(new SessionEnded(command.session(), null));
     } else {
-      mailbox.sendAfterAll(OutboundFrame.empty(FrameType.CLOSE_SESSION, command.session(), 0));
+      session.close();
+      session.mailbox.sendAfterAll(closeFrame(session));
     }
     return this;
+  }
+
+  private static OutboundFrame closeFrame(LinkedSession session) {
+    return OutboundFrame.empty(FrameType.CLOSE_SESSION, session.mailbox.session(), 0);
+  }
+
+  private Behavior<Command> onIssueToken(IssueToken command) {
+    tokensFor.add(command.replyTo());
+    if (isConnected()) {
+      connection.send(OutboundFrame.empty(FrameType.ISSUE_TOKEN, 0, 0));
+    }
+    return this;
+  }
+
+  private void refuseTokens(RemoraException cause) {
+    tokensFor.forEach(replyTo -> replyTo.tell(StatusReply.error(cause)));
+    tokensFor.clear();
+  }
+
+  private boolean isConnected() {
+    return connection != null && welcomed;
+  }
+
+  /** What came and is not confirmed yet is, so that an idle node keeps nothing. */
+  private Behavior<Command> onConfirmTick(ConfirmTick tick) {
+    if (isConnected()) {
+      sessions.values().forEach(session -> confirm(connection, session));
+    }
+    return this;
+  }
+
+  private static void confirm(LinkConnection to, LinkedSession session) {
+    long received = session.confirm();
+    if (received != 0) {
+      to.send(OutboundFrame.empty(FrameType.RECEIVED, session.mailbox.session(), received));
+    }
   }
 
   private Behavior<Command> onControlFrame(ControlFrame frame) {
@@ -369,9 +599,11 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
     } else if (frame.message() instanceof SessionClosed closed) {
       onSessionClosed(frame.session(), closed);
     } else if (frame.message() instanceof io.remora.actors.link.proto.SessionSaved saved) {
-      owner.accept(
-          new SessionSaved(
-              frame.session(), saved.getPause(), saved.getFailure(), saved.getState()));
+      onSessionSaved(frame.session(), saved);
+    } else if (frame.message() instanceof StateForgotten forgotten) {
+      forgetting.remove(forgotten.getPause());
+    } else if (frame.message() instanceof Token issued) {
+      onToken(issued);
     } else if (frame.message() instanceof Goodbye message) {
       onGoodbye(message);
     } else if (frame.type() == FrameType.SESSION_OPENED) {
@@ -381,35 +613,103 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
   }
 
   private void onWelcome(Welcome welcome) {
-    if (up) {
+    if (welcomed) {
       connection.closeBecause(new ProtocolException("a second WELCOME"));
       return;
     }
-    up = true;
+    if (secret.isEmpty() && welcome.getSecret().isEmpty()) {
+      connection.closeBecause(new ProtocolException("a first WELCOME without the link's secret"));
+      return;
+    }
+    if (secret.isEmpty()) {
+      secret = welcome.getSecret();
+    }
+    welcomed = true;
+    welcomedNanos = System.nanoTime();
     timers.cancel(HandshakeTimedOut.INSTANCE);
-    List<DeviceInfo> devices =
-        welcome.getDevicesList().stream()
-            .map(
-                device ->
-                    new DeviceInfo(device.getName(), device.getKind(), device.getMemoryBytes()))
-            .toList();
-    owner.accept(
-        new Up(
-            welcome.getNodeId(),
-            welcome.getLibtorchVersion(),
-            devices,
-            welcome.getComputeThreads()));
+    timers.cancel(GiveUp.INSTANCE);
+    if (up) {
+      owner.accept(new Restored(Duration.ofNanos(welcomedNanos - brokenNanos), attempts));
+    }
+    broken = false;
+    goOn(welcome);
+    if (!up) {
+      up = true;
+      owner.accept(
+          new Up(
+              welcome.getNodeId(),
+              welcome.getLibtorchVersion(),
+              welcome.getDevicesList().stream()
+                  .map(
+                      device ->
+                          new DeviceInfo(
+                              device.getName(), device.getKind(), device.getMemoryBytes()))
+                  .toList(),
+              welcome.getComputeThreads()));
+    }
+  }
+
+  /** Asks again for what was not answered, and lets the sessions go on where they were. */
+  private void goOn(Welcome welcome) {
+    Map<Long, Long> received =
+        welcome.getSessionsList().stream()
+            .collect(
+                Collectors.toMap(
+                    SessionProgress::getSession,
+                    SessionProgress::getLastReceivedSequence,
+                    (one, other) -> other));
+    forgetting.forEach(this::sendForget);
+    for (int i = 0; i < tokensFor.size(); i++) {
+      connection.send(OutboundFrame.empty(FrameType.ISSUE_TOKEN, 0, 0));
+    }
+    for (LinkedSession session : List.copyOf(sessions.values())) {
+      long number = session.mailbox.session();
+      if (!session.isOpen()) {
+        sendOpen(session);
+      } else if (received.containsKey(number)) {
+        goOn(session, received.get(number));
+      } else {
+        endSession(
+            number,
+            new NodeLostException(
+                "the node of machine %s does not have session %d any more; batch %d was acknowledged last"
+                    .formatted(machine, number, session.mailbox.lastAcknowledgedSequence())));
+      }
+    }
+  }
+
+  private void goOn(LinkedSession session, long lastReceived) {
+    try {
+      session.mailbox.reconnect(connection, lastReceived);
+    } catch (ProtocolException e) {
+      connection.closeBecause(e);
+      return;
+    }
+    sendLast(session);
+  }
+
+  /** What is to come behind all batches. */
+  private static void sendLast(LinkedSession session) {
+    if (session.isClosing()) {
+      session.mailbox.sendAfterAll(closeFrame(session));
+    } else if (session.saving() != null) {
+      session.mailbox.sendAfterAll(saveFrame(session));
+    }
   }
 
   private Behavior<Command> onRefused(long session, Refused refused) {
     String text = refused.getMessage();
     if (session != 0) {
+      confirmEnd(session);
       endSession(
           session,
           new ProviderException("the node of machine " + machine + " refused a session: " + text));
       return this;
     }
     String message = "the node of machine " + machine + " refused the link: " + text;
+    if (up) {
+      return lost(new NodeLostException(message + lastAcknowledged()));
+    }
     return lost(
         switch (refused.getReason()) {
           case REASON_TOKEN -> new AuthenticationException(message);
@@ -419,20 +719,43 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
         });
   }
 
-  private void onSessionOpened(long session) {
-    BatchMailbox mailbox = sessions.get(session);
-    if (mailbox == null) {
+  private void onSessionOpened(long number) {
+    LinkedSession session = sessions.get(number);
+    if (session == null) {
       connection.closeBecause(
-          new ProtocolException("the node opened session " + session + ", which nobody asked for"));
+          new ProtocolException("the node opened session " + number + ", which nobody asked for"));
       return;
     }
-    mailbox.connect(connection);
-    owner.accept(new SessionReady(session));
+    if (session.isOpen()) {
+      return;
+    }
+    session.opened();
+    session.mailbox.connect(connection);
+    sendLast(session);
+    owner.accept(new SessionReady(number));
+  }
+
+  private void onSessionSaved(long number, io.remora.actors.link.proto.SessionSaved saved) {
+    LinkedSession session = sessions.get(number);
+    if (session != null) {
+      session.saved(saved.getPause());
+    }
+    owner.accept(new SessionSaved(number, saved.getPause(), saved.getFailure(), saved.getState()));
+  }
+
+  private void onToken(Token issued) {
+    ActorRef<StatusReply<LaunchToken>> replyTo = tokensFor.poll();
+    if (replyTo == null) {
+      connection.closeBecause(new ProtocolException("a token that nobody asked for"));
+      return;
+    }
+    replyTo.tell(StatusReply.success(LaunchToken.of(issued.getToken())));
   }
 
   private void onSessionClosed(long session, SessionClosed closed) {
     String message =
         "the node of machine " + machine + " ended session " + session + ": " + closed.getMessage();
+    confirmEnd(session);
     endSession(
         session,
         switch (closed.getReason()) {
@@ -443,8 +766,14 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
   }
 
   private void endSession(long session, RemoraException cause) {
-    sessions.remove(session);
-    owner.accept(new SessionEnded(session, cause));
+    if (sessions.remove(session) != null) {
+      owner.accept(new SessionEnded(session, cause));
+    }
+  }
+
+  /** The node keeps what a session has to say until this is known. */
+  private void confirmEnd(long session) {
+    connection.send(OutboundFrame.empty(FrameType.RECEIVED, session, FrameType.END));
   }
 
   private void onGoodbye(Goodbye message) {
@@ -454,6 +783,12 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
                 .formatted(
                     machine,
                     message.getMessage().isEmpty() ? message.getReason() : message.getMessage()));
+  }
+
+  private static ByteString randomId() {
+    byte[] bytes = new byte[16];
+    new SecureRandom().nextBytes(bytes);
+    return ByteString.copyFrom(bytes);
   }
 
   private static String text(Throwable cause) {
@@ -474,8 +809,17 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
   /** Makes the connection on a thread that may block. */
   private final class Dial {
 
+    private final boolean once;
     private volatile boolean abandoned;
     private LinkChannel made;
+
+    /**
+     * @param once whether to tell of the first failure; else it goes on until {@code
+     *     remora.link.connect-timeout}
+     */
+    Dial(boolean once) {
+      this.once = once;
+    }
 
     void run(ActorRef<Command> self) {
       long deadline = System.nanoTime() + settings.connectTimeout().toNanos();
@@ -490,7 +834,7 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
           return;
         } catch (IOException e) {
           // The node may be about to listen.
-          if (deadline - System.nanoTime() < DIAL_AGAIN_AFTER.toNanos() || !pause()) {
+          if (once || deadline - System.nanoTime() < DIAL_AGAIN_AFTER.toNanos() || !pause()) {
             self.tell(new NotDialled(e));
             return;
           }
@@ -542,12 +886,14 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
     @Override
     public void onFrame(LinkConnection from, FrameHeader header, PooledBuffer payload) {
       switch (header.type()) {
-        case ACK -> onAcknowledged(header, payload.bytes());
+        case ACK -> onAcknowledged(from, header, payload.bytes());
         case WELCOME -> tell(header, parse(header, Welcome.parser(), payload));
         case REFUSED -> tell(header, parse(header, Refused.parser(), payload));
         case SESSION_CLOSED -> tell(header, parse(header, SessionClosed.parser(), payload));
         case GOODBYE -> tell(header, parse(header, Goodbye.parser(), payload));
         case SESSION_OPENED -> tell(header, "");
+        case STATE_FORGOTTEN -> tell(header, parse(header, StateForgotten.parser(), payload));
+        case TOKEN -> tell(header, parse(header, Token.parser(), payload));
         case SESSION_SAVED ->
             tell(header, parse(header, io.remora.actors.link.proto.SessionSaved.parser(), payload));
         default -> throw new ProtocolException("a node does not send " + header.type() + " frames");
@@ -566,20 +912,26 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
       }
     }
 
-    private void onAcknowledged(FrameHeader header, ByteBuffer report) {
-      BatchMailbox mailbox = sessions.get(header.session());
-      if (mailbox == null) {
+    private void onAcknowledged(LinkConnection from, FrameHeader header, ByteBuffer report) {
+      LinkedSession session = sessions.get(header.session());
+      if (session == null) {
         return;
       }
-      BatchMailbox.Acknowledged acknowledged = mailbox.acknowledge(header.sequence());
+      BatchMailbox.Acknowledged acknowledged = session.mailbox.acknowledge(header.sequence());
+      if (acknowledged == null) {
+        return;
+      }
       try {
-        SessionListener listener = mailbox.listener();
+        SessionListener listener = session.mailbox.listener();
         if (listener != null) {
           listener.onExecuted(header.sequence(), report.duplicate().order(report.order()));
         }
         tellStorages(header.session(), acknowledged.batch(), report);
       } finally {
         acknowledged.release();
+      }
+      if (session.acknowledged(header.sequence(), header.length())) {
+        confirm(from, session);
       }
     }
 
@@ -598,23 +950,32 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
 
     @Override
     public ByteBuffer valueDestination(FrameHeader header, ValueHeader value) {
-      SessionListener listener = listener(header);
-      return listener == null
-          ? null
-          : listener.valueDestination(value.request(), value.offset(), value.length());
+      LinkedSession session = sessions.get(header.session());
+      if (session == null || !session.isNew(header, value)) {
+        return null;
+      }
+      SessionListener listener = session.mailbox.listener();
+      ByteBuffer destination =
+          listener == null
+              ? null
+              : listener.valueDestination(value.request(), value.offset(), value.length());
+      if (destination == null) {
+        session.unwanted(value);
+      }
+      return destination;
     }
 
     @Override
     public void onValue(FrameHeader header, ValueHeader value) {
-      SessionListener listener = listener(header);
+      LinkedSession session = sessions.get(header.session());
+      if (session == null) {
+        return;
+      }
+      session.received(value);
+      SessionListener listener = session.mailbox.listener();
       if (listener != null) {
         listener.onValueReceived(value.request(), value.offset(), value.length());
       }
-    }
-
-    private SessionListener listener(FrameHeader header) {
-      BatchMailbox mailbox = sessions.get(header.session());
-      return mailbox == null ? null : mailbox.listener();
     }
 
     @Override

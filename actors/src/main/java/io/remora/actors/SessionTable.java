@@ -7,6 +7,7 @@ import akka.actor.typed.javadsl.ActorContext;
 import akka.pattern.StatusReply;
 import io.remora.actors.internal.BatchMailbox;
 import io.remora.actors.internal.StorageTable;
+import io.remora.actors.link.LinkSettings;
 import io.remora.actors.link.proto.SavedState;
 import io.remora.runtime.MachineStateException;
 import io.remora.runtime.RemoraException;
@@ -52,6 +53,9 @@ final class SessionTable {
   private final LocalSessions localSessions;
   private final Map<Long, Session> sessions = new HashMap<>();
 
+  /** Sessions that were lost with the node; their storages can still be asked about. */
+  private final Map<Long, Session> lost = new HashMap<>();
+
   SessionTable(ActorContext<?> context, String machine, ActorsSettings settings) {
     this.context = context;
     this.machine = machine;
@@ -62,8 +66,8 @@ final class SessionTable {
   // Sessions ------------------------------------------------------------------------------------
 
   /** A new session, not opened yet. */
-  Session add(ActorRef<StatusReply<MachineActor.SessionOpened>> openedBy) {
-    Session session = new Session(localSessions.create(machine, settings.link()), openedBy);
+  Session add(ActorRef<StatusReply<MachineActor.SessionOpened>> openedBy, LinkSettings link) {
+    Session session = new Session(localSessions.create(machine, link), openedBy);
     sessions.put(session.mailbox.session(), session);
     return session;
   }
@@ -117,9 +121,14 @@ final class SessionTable {
   /** Ends everything of a session; {@code cause} is null if it was closed as asked. */
   void end(long number, RemoraException cause) {
     Session session = sessions.remove(number);
-    if (session == null) {
-      return;
+    if (session != null) {
+      end(session, cause);
+      session.actors.values().forEach(context::stop);
     }
+  }
+
+  private void end(Session session, RemoraException cause) {
+    long number = session.mailbox.session();
     localSessions.remove(number);
     if (cause == null) {
       session.mailbox.detach();
@@ -129,7 +138,6 @@ final class SessionTable {
             ? cause
             : new MachineStateException(
                 "session " + number + " on machine " + machine + " is closed"));
-    session.actors.values().forEach(context::stop);
     session.freedActors.forEach(context::stop);
     if (session.openedBy != null) {
       session.openedBy.tell(StatusReply.error(cause != null ? cause : noSession(number)));
@@ -143,6 +151,24 @@ final class SessionTable {
     for (long number : List.copyOf(sessions.keySet())) {
       end(number, cause);
     }
+  }
+
+  /**
+   * As {@link #endAll}, with the node: the storages are lost, and say so until that is forgotten.
+   */
+  void loseAll(RemoraException cause) {
+    for (Session session : List.copyOf(sessions.values())) {
+      sessions.remove(session.mailbox.session());
+      session.storages.setLost(cause.getMessage());
+      session.actors.values().forEach(actor -> actor.tell(StorageActor.lost(cause.getMessage())));
+      end(session, cause);
+      lost.put(session.mailbox.session(), session);
+    }
+  }
+
+  void forgetLost() {
+    lost.values().forEach(session -> session.actors.values().forEach(context::stop));
+    lost.clear();
   }
 
   /** A session that is being opened or closed is not saved; that takes no time to speak of. */
@@ -274,7 +300,22 @@ final class SessionTable {
     Session session = sessions.get(query.session());
     if (session == null) {
       query.replyTo().tell(StatusReply.error(noSession(query.session())));
-    } else if (!session.storages.contains(query.storage())) {
+    } else {
+      describe(query, session);
+    }
+  }
+
+  /** Answers for a session that was lost; false: there is none of this number. */
+  boolean describeLost(MachineActor.GetStorage query) {
+    Session session = lost.get(query.session());
+    if (session != null) {
+      describe(query, session);
+    }
+    return session != null;
+  }
+
+  private void describe(MachineActor.GetStorage query, Session session) {
+    if (!session.storages.contains(query.storage())) {
       query
           .replyTo()
           .tell(
@@ -300,7 +341,12 @@ final class SessionTable {
   private static StorageInfo storageInfo(Session session, long id) {
     StorageTable storages = session.storages;
     return new StorageInfo(
-        id, storages.state(id), storages.bytes(id), storages.device(id), session.mailbox.session());
+        id,
+        storages.state(id),
+        storages.bytes(id),
+        storages.device(id),
+        session.mailbox.session(),
+        storages.lostFor());
   }
 
   private ActorRef<StorageActor.Command> storageActor(Session session, long storage) {

@@ -10,11 +10,12 @@ import akka.actor.typed.javadsl.Receive;
 import akka.pattern.StatusReply;
 
 /**
- * Stands for one storage that outlives its batch: Lazy -> Realized (<-> Offloaded) -> Freed. It
- * answers questions about its storage with what the node has acknowledged; the machine's actor
- * tells it the changes and stops it some time after the storage is freed. Only storages that live
- * for {@code remora.machine.storage-actor-after}, or that somebody asked about, have one, and at
- * most {@code remora.machine.max-storage-actors}: for the others the machine answers itself.
+ * Stands for one storage that outlives its batch: Lazy -> Realized (<-> Offloaded) -> Freed, or
+ * Lost with its machine's node. It answers questions about its storage with what the node has
+ * acknowledged; the machine's actor tells it the changes and stops it some time after the storage
+ * is freed. Only storages that live for {@code remora.machine.storage-actor-after}, or that
+ * somebody asked about, have one, and at most {@code remora.machine.max-storage-actors}: for the
+ * others the machine answers itself.
  */
 public final class StorageActor extends AbstractBehavior<StorageActor.Command> {
 
@@ -25,13 +26,15 @@ public final class StorageActor extends AbstractBehavior<StorageActor.Command> {
   public record GetInfo(ActorRef<StatusReply<StorageInfo>> replyTo) implements Command {}
 
   /** The machine's news. */
-  private sealed interface Changed extends Command permits Realized, Offloaded, Freed {}
+  private sealed interface Changed extends Command permits Realized, Offloaded, Lost, Freed {}
 
   private record Realized(long bytes) implements Changed {}
 
   private enum Offloaded implements Changed {
     INSTANCE
   }
+
+  private record Lost(String reason) implements Changed {}
 
   private enum Freed implements Changed {
     INSTANCE
@@ -54,6 +57,11 @@ public final class StorageActor extends AbstractBehavior<StorageActor.Command> {
     return Offloaded.INSTANCE;
   }
 
+  /** Tells that the machine has lost its node, and why. */
+  static Command lost(String reason) {
+    return new Lost(reason);
+  }
+
   /** Tells that the storage is gone. */
   static Command freed() {
     return Freed.INSTANCE;
@@ -70,6 +78,7 @@ public final class StorageActor extends AbstractBehavior<StorageActor.Command> {
         .onMessage(GetInfo.class, this::onGetInfo)
         .onMessage(Realized.class, this::onRealized)
         .onMessage(Offloaded.class, this::onOffloaded)
+        .onMessage(Lost.class, this::onLost)
         .onMessage(Freed.class, this::onFreed)
         .build();
   }
@@ -91,13 +100,22 @@ public final class StorageActor extends AbstractBehavior<StorageActor.Command> {
     return this;
   }
 
+  private Behavior<Command> onLost(Lost news) {
+    become(StorageState.LOST, info.bytes(), news.reason());
+    return this;
+  }
+
   private Behavior<Command> onFreed(Freed news) {
     become(StorageState.FREED, info.bytes());
     return this;
   }
 
   private void become(StorageState state, long bytes) {
-    info = new StorageInfo(info.id(), state, bytes, info.device(), info.session());
+    become(state, bytes, "");
+  }
+
+  private void become(StorageState state, long bytes, String reason) {
+    info = new StorageInfo(info.id(), state, bytes, info.device(), info.session(), reason);
     getContext().getLog().debug("Storage {} of session {} is {}", info.id(), info.session(), state);
   }
 }

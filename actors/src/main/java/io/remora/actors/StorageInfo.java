@@ -9,6 +9,14 @@ package io.remora.actors;
  * @param bytes its size
  * @param device index of the machine's device that it is on
  * @param session the session that made it
+ * @param reason what it was lost for; empty in all other states
  */
-public record StorageInfo(long id, StorageState state, long bytes, int device, long session)
-    implements RemoraMessage {}
+public record StorageInfo(
+    long id, StorageState state, long bytes, int device, long session, String reason)
+    implements RemoraMessage {
+
+  /** A storage that is not lost. */
+  public StorageInfo(long id, StorageState state, long bytes, int device, long session) {
+    this(id, state, bytes, device, session, "");
+  }
+}

@@ -9,6 +9,8 @@ public enum StorageState {
   REALIZED,
   /** Saved with its paused machine: has memory again when the machine resumes. */
   OFFLOADED,
+  /** Its machine has lost its node: gone, against the program's will. */
+  LOST,
   /** Gone. */
   FREED
 }

@@ -87,6 +87,10 @@ class ActorsSettingsTest {
     assertBad("remora.link.max-unsent-bytes", 0);
     assertBad("remora.link.heartbeat-timeout", "2 s");
     assertBad("remora.link.connect-timeout", "0 s");
+    assertBad("remora.link.give-up-after", "0 s");
+    assertBad("remora.link.redial.min-backoff", "0 s");
+    assertBad("remora.link.redial.max-backoff", "1 ms");
+    assertBad("remora.link.redial.random-factor", 2);
   }
 
   private static void assertBad(String key, Object value) {

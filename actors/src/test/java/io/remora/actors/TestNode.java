@@ -2,9 +2,11 @@
 package io.remora.actors;
 
 import akka.Done;
+import com.google.protobuf.ByteString;
 import com.google.protobuf.InvalidProtocolBufferException;
 import io.remora.actors.link.FrameHeader;
 import io.remora.actors.link.FrameType;
+import io.remora.actors.link.LinkChannel;
 import io.remora.actors.link.LinkConnection;
 import io.remora.actors.link.LinkPair;
 import io.remora.actors.link.LinkTls;
@@ -20,7 +22,11 @@ import io.remora.actors.link.proto.Refused;
 import io.remora.actors.link.proto.SaveSession;
 import io.remora.actors.link.proto.SavedState;
 import io.remora.actors.link.proto.SessionClosed;
+import io.remora.actors.link.proto.SessionPosition;
+import io.remora.actors.link.proto.SessionProgress;
 import io.remora.actors.link.proto.SessionSaved;
+import io.remora.actors.link.proto.StateForgotten;
+import io.remora.actors.link.proto.Token;
 import io.remora.actors.link.proto.Welcome;
 import io.remora.provider.LaunchToken;
 import io.remora.provider.NodeExit;
@@ -32,9 +38,13 @@ import java.net.InetSocketAddress;
 import java.nio.ByteBuffer;
 import java.nio.channels.ServerSocketChannel;
 import java.util.List;
+import java.util.Map;
+import java.util.NavigableMap;
 import java.util.concurrent.BlockingQueue;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionStage;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.ConcurrentSkipListMap;
 import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.atomic.AtomicInteger;
 
@@ -66,7 +76,15 @@ final class TestNode implements ProvisionedNode, LinkConnection.Handler {
   volatile long toSave;
   volatile String pause;
   volatile LinkConnection connection;
+  private LinkConnection carrier;
   volatile Hello hello;
+  // Connections that are closed as soon as they are made.
+  final AtomicInteger toRefuse = new AtomicInteger();
+  final AtomicInteger connections = new AtomicInteger();
+  final Map<Long, Long> received = new ConcurrentHashMap<>();
+  final Map<Long, Long> confirmed = new ConcurrentHashMap<>();
+  private final Map<Long, NavigableMap<Long, byte[]>> reports = new ConcurrentHashMap<>();
+  private final ByteString secret = ByteString.copyFromUtf8("a secret that nobody else knows!");
 
   private final LaunchToken token = LaunchToken.random();
   private final ServerSocketChannel server;
@@ -88,9 +106,13 @@ final class TestNode implements ProvisionedNode, LinkConnection.Handler {
   private void accept() {
     try {
       while (true) {
-        connection =
-            LinkConnection.start(
-                LinkTransport.accept(server, LinkTls.OFF), "machine", LinkPair.settings(), this);
+        LinkChannel channel = LinkTransport.accept(server, LinkTls.OFF);
+        if (toRefuse.getAndUpdate(left -> Math.max(0, left - 1)) > 0) {
+          channel.close();
+          continue;
+        }
+        connections.incrementAndGet();
+        connection = LinkConnection.start(channel, "machine", LinkPair.settings(), this);
       }
     } catch (IOException e) {
       // The listening socket was closed.
@@ -155,12 +177,18 @@ final class TestNode implements ProvisionedNode, LinkConnection.Handler {
   // Handler
 
   @Override
-  public void onFrame(LinkConnection from, FrameHeader header, PooledBuffer payload) {
+  public synchronized void onFrame(LinkConnection from, FrameHeader header, PooledBuffer payload) {
+    if (header.type() == FrameType.HELLO) {
+      carrier = from;
+    } else if (carrier != from) {
+      return; // Of a connection that was replaced.
+    }
     long session = header.session();
     switch (header.type()) {
       case HELLO -> onHello(from, payload);
       case OPEN_SESSION -> {
         heard.add((header.length() == 0 ? "open " : "restore ") + session);
+        received.putIfAbsent(session, 0L);
         if (!opens) {
           return;
         }
@@ -181,7 +209,21 @@ final class TestNode implements ProvisionedNode, LinkConnection.Handler {
           answerSave("");
         }
       }
-      case FORGET_STATE -> heard.add("forget");
+      case FORGET_STATE -> {
+        heard.add("forget");
+        from.send(
+            OutboundFrame.control(
+                FrameType.STATE_FORGOTTEN,
+                0,
+                StateForgotten.newBuilder().setPause(parsePause(payload)).build()));
+      }
+      case RECEIVED -> confirmed.put(session, header.sequence());
+      case ISSUE_TOKEN ->
+          from.send(
+              OutboundFrame.control(
+                  FrameType.TOKEN,
+                  0,
+                  Token.newBuilder().setToken(LaunchToken.random().value()).build()));
       case BATCH -> onBatches(from, header, payload.bytes());
       case GOODBYE -> heard.add("goodbye");
       default -> heard.add("unexpected " + header.type());
@@ -221,7 +263,7 @@ final class TestNode implements ProvisionedNode, LinkConnection.Handler {
     if (!answersHello) {
       return;
     }
-    if (!expectedToken.matches(hello.getToken())) {
+    if (!expectedToken.matches(hello.getToken()) && !hello.getSecret().equals(secret)) {
       refusal =
           Refused.newBuilder().setReason(Reason.REASON_TOKEN).setMessage("wrong token").build();
     }
@@ -235,12 +277,37 @@ final class TestNode implements ProvisionedNode, LinkConnection.Handler {
             0,
             Welcome.newBuilder()
                 .setNodeId("test-1")
+                .setSecret(hello.getSecret().isEmpty() ? secret : ByteString.EMPTY)
+                .addAllSessions(
+                    hello.getSessionsList().stream()
+                        .filter(position -> received.containsKey(position.getSession()))
+                        .map(
+                            position ->
+                                SessionProgress.newBuilder()
+                                    .setSession(position.getSession())
+                                    .setLastReceivedSequence(received.get(position.getSession()))
+                                    .build())
+                        .toList())
                 .setProtocolVersion(FrameHeader.PROTOCOL_VERSION)
                 .setLibtorchVersion("2.10.0")
                 .setComputeThreads(3)
                 .addDevices(
                     Device.newBuilder().setName("T4 (simulated)").setKind("cpu").setMemoryBytes(16))
                 .build()));
+    for (SessionPosition position : hello.getSessionsList()) {
+      long session = position.getSession();
+      reports(session)
+          .tailMap(position.getLastAcknowledgedSequence(), false)
+          .forEach((sequence, report) -> acknowledge(from, session, sequence, report));
+    }
+  }
+
+  private NavigableMap<Long, byte[]> reports(long session) {
+    return reports.computeIfAbsent(session, key -> new ConcurrentSkipListMap<>());
+  }
+
+  private static void acknowledge(LinkConnection to, long session, long sequence, byte[] report) {
+    to.send(OutboundFrame.of(FrameType.ACK, session, sequence, null, ByteBuffer.wrap(report)));
   }
 
   private void onBatches(LinkConnection from, FrameHeader header, ByteBuffer bytes) {
@@ -250,10 +317,10 @@ final class TestNode implements ProvisionedNode, LinkConnection.Handler {
       bytes.get(batch);
       byte[] report = execution.execute(sequence, batch);
       executed = sequence;
+      received.put(header.session(), sequence);
       if (report != null) {
-        from.send(
-            OutboundFrame.of(
-                FrameType.ACK, header.session(), sequence, null, ByteBuffer.wrap(report)));
+        reports(header.session()).put(sequence, report);
+        acknowledge(from, header.session(), sequence, report);
       }
       sequence++;
     }

@@ -175,7 +175,8 @@ final class GatewayHost implements MachineHost {
         StorageState.valueOf(answer.getState()),
         answer.getBytes(),
         answer.getDevice(),
-        answer.getSession());
+        answer.getSession(),
+        answer.getReason());
   }
 
   @Override

@@ -519,8 +519,8 @@ public final class RemoteMachine implements AutoCloseable {
      * {@code reference.conf} files.
      *
      * @param overrides keys under {@code remora.client}, {@code remora.batch}, {@code
-     *     remora.session}, {@code remora.state} and {@code remora.provider}; others have no effect
-     *     for one machine
+     *     remora.session}, {@code remora.link}, {@code remora.state} and {@code remora.provider};
+     *     others have no effect for one machine
      */
     public Builder config(Config overrides) {
       this.overrides = Objects.requireNonNull(overrides, "overrides").withOnlyPath("remora");

@@ -84,6 +84,7 @@ public final class EmbeddedNode implements AutoCloseable {
     try {
       settings = NodeSettings.from(config);
       linkSettings = LinkSettings.from(config);
+      settings.checkLease(linkSettings);
     } catch (ConfigException | IllegalArgumentException e) {
       throw new NodeStartException(
           NodeStartException.Kind.CONFIGURATION, "wrong configuration: " + e.getMessage(), e);
@@ -119,7 +120,7 @@ public final class EmbeddedNode implements AutoCloseable {
       LinkServer server =
           LinkServer.start(
               listening,
-              new Handshake(options.token(), welcome(torch, inventory)),
+              new Handshake(options.token(), settings.tokenLifetime(), welcome(torch, inventory)),
               settings,
               linkSettings,
               system);

@@ -3,13 +3,16 @@ package io.remora.node;
 
 import akka.actor.typed.ActorSystem;
 import akka.actor.typed.DispatcherSelector;
+import io.remora.actors.link.FrameType;
 import io.remora.actors.link.LinkChannel;
 import io.remora.actors.link.LinkConnection;
 import io.remora.actors.link.LinkSettings;
 import io.remora.actors.link.LinkTls;
 import io.remora.actors.link.LinkTransport;
+import io.remora.actors.link.OutboundFrame;
 import io.remora.actors.link.proto.Reason;
 import io.remora.actors.link.proto.SavedState;
+import io.remora.actors.link.proto.StateForgotten;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.TensorTransfers;
 import io.remora.state.StateStores;
@@ -42,6 +45,7 @@ final class LinkServer implements AutoCloseable {
   private final Handshake handshake;
   private final NodeSettings settings;
   private final LinkSettings linkSettings;
+  private final long maxQueuedBytes;
   private final ActorSystem<NodeActor.Command> system;
   private final Map<OwnerConnection, LinkConnection> connections = new ConcurrentHashMap<>();
   private volatile boolean closed;
@@ -58,6 +62,9 @@ final class LinkServer implements AutoCloseable {
     this.handshake = handshake;
     this.settings = settings;
     this.linkSettings = linkSettings;
+    // A machine has at most its in-flight limit under way; the rest is room for the frames around
+    // it.
+    this.maxQueuedBytes = 2 * linkSettings.maxInFlightBytes() + linkSettings.maxFrameBytes();
     this.system = system;
   }
 
@@ -130,28 +137,45 @@ final class LinkServer implements AutoCloseable {
                     connection, Reason.REASON_SHUTTING_DOWN, "the node is ending"));
   }
 
-  void ownerArrived(OwnerConnection connection) {
-    system.tell(new NodeActor.OwnerArrived(connection));
+  void ownerArrived(OwnerConnection connection, OwnerLink link) {
+    system.tell(new NodeActor.OwnerArrived(connection, link));
   }
 
-  void connectionClosed(OwnerConnection connection) {
+  /** A connection has ended that had brought {@code link}; null: none. */
+  void connectionClosed(OwnerConnection connection, OwnerLink link) {
     connections.remove(connection);
-    if (connection.isWelcomed()) {
-      system.tell(new NodeActor.OwnerGone(connection));
+    if (link != null) {
+      system.tell(new NodeActor.OwnerGone(connection, link));
     }
   }
 
-  void openSession(
-      OwnerConnection connection,
-      long session,
-      SessionInbox inbox,
-      SessionOutbox outbox,
-      SavedState restoredFrom) {
-    system.tell(new NodeActor.OpenSession(connection, session, inbox, outbox, restoredFrom));
+  /** The machine has said goodbye. */
+  void linkEnded(OwnerLink link) {
+    forget(link);
+    link.end();
+    system.tell(new NodeActor.LinkEnded(link));
   }
 
-  /** Deletes, in its own time, what was saved for a pause. */
-  void forgetState(String pause) {
+  /** The link cannot come back. */
+  void forget(OwnerLink link) {
+    handshake.forget(link);
+  }
+
+  /** Opens a session of this link, or says again that it is open. */
+  void openSession(
+      OwnerLink link, LinkConnection connection, long session, SavedState restoredFrom) {
+    link.open(
+        connection,
+        session,
+        restoredFrom,
+        maxQueuedBytes,
+        settings.maxUnconfirmedBytes(),
+        (inbox, outbox) ->
+            system.tell(new NodeActor.OpenSession(link, session, inbox, outbox, restoredFrom)));
+  }
+
+  /** Deletes, in its own time, what was saved for a pause; says so on the connection. */
+  void forgetState(String pause, LinkConnection connection) {
     CompletableFuture<Void> unused =
         CompletableFuture.runAsync(
             () -> {
@@ -160,6 +184,11 @@ final class LinkServer implements AutoCloseable {
               } catch (IOException | RuntimeException e) {
                 log.warn("The saved state {} cannot be deleted: {}", pause, e.toString());
               }
+              connection.send(
+                  OutboundFrame.control(
+                      FrameType.STATE_FORGOTTEN,
+                      0,
+                      StateForgotten.newBuilder().setPause(pause).build()));
             },
             system.dispatchers().lookup(DispatcherSelector.blocking()));
   }
@@ -198,10 +227,7 @@ final class LinkServer implements AutoCloseable {
       channel.close();
       return;
     }
-    // A machine has at most its in-flight limit under way; the rest is room for the frames around
-    // it.
-    long maxQueuedBytes = 2 * linkSettings.maxInFlightBytes() + linkSettings.maxFrameBytes();
-    OwnerConnection owner = new OwnerConnection(this, peer, handshake, maxQueuedBytes);
+    OwnerConnection owner = new OwnerConnection(this, peer, handshake);
     LinkConnection connection = LinkConnection.start(channel, peer, linkSettings, owner);
     connections.put(owner, connection);
     if (owner.isClosed()) {

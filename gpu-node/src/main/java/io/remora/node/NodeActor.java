@@ -14,20 +14,19 @@ import akka.actor.typed.receptionist.Receptionist;
 import akka.actor.typed.receptionist.ServiceKey;
 import io.remora.actors.RemoraMessage;
 import io.remora.actors.link.FrameType;
-import io.remora.actors.link.OutboundFrame;
 import io.remora.actors.link.proto.Reason;
 import io.remora.actors.link.proto.Refused;
 import io.remora.actors.link.proto.SavedState;
-import java.util.HashMap;
 import java.util.HashSet;
 import java.util.List;
-import java.util.Map;
 import java.util.Optional;
 import java.util.Set;
 
 /**
- * The node itself: knows its owners' connections, owns a {@link SessionActor} per session, and ends
- * when it has had no owner for {@code remora.node.orphan-timeout}.
+ * The node itself: knows its owners' links and connections, owns a {@link SessionActor} per
+ * session, frees the sessions of links that end or have no connection for {@code
+ * remora.node.session-lease}, and ends when it has had no owner for {@code
+ * remora.node.orphan-timeout}.
  *
  * <p>In a cluster it is found through the Receptionist under {@link #SERVICE_KEY}. Bulk data does
  * not pass through here.
@@ -40,7 +39,15 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
 
   /** What a node is told. */
   public sealed interface Command
-      permits Describe, Listening, OwnerArrived, OwnerGone, OpenSession, SessionEnded, End {}
+      permits Describe,
+          Listening,
+          OwnerArrived,
+          OwnerGone,
+          LinkEnded,
+          LeaseOver,
+          OpenSession,
+          SessionEnded,
+          End {}
 
   /**
    * Asks what the node is doing.
@@ -63,14 +70,17 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
       implements Command {}
 
   /** A connection has passed its handshake. */
-  record OwnerArrived(OwnerConnection connection) implements Command {}
+  record OwnerArrived(OwnerConnection connection, OwnerLink link) implements Command {}
 
   /** Such a connection has ended. */
-  record OwnerGone(OwnerConnection connection) implements Command {}
+  record OwnerGone(OwnerConnection connection, OwnerLink link) implements Command {}
+
+  /** A machine has said goodbye. */
+  record LinkEnded(OwnerLink link) implements Command {}
 
   /** An owner wants a session: a new one, or (not null) one that was saved. */
   record OpenSession(
-      OwnerConnection connection,
+      OwnerLink link,
       long session,
       SessionInbox inbox,
       SessionOutbox outbox,
@@ -82,13 +92,17 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
 
   private record SessionEnded(SessionKey key) implements Command {}
 
-  private record SessionKey(OwnerConnection connection, long session) {}
+  private record SessionKey(OwnerLink link, long session) {}
+
+  private record LeaseOver(OwnerLink link) implements Command {}
+
+  private static final Object ORPHAN_TIMER = "orphan";
 
   private final NodeSettings settings;
   private final TimerScheduler<Command> timers;
   private final Runnable onEnding;
   private final Set<OwnerConnection> owners = new HashSet<>();
-  private final Map<SessionKey, ActorRef<SessionActor.Command>> sessions = new HashMap<>();
+  private final Set<SessionKey> sessions = new HashSet<>();
   private LinkServer server;
   private List<String> devices = List.of();
   private PythonEnvironment python;
@@ -134,6 +148,8 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
         .onMessage(SessionEnded.class, this::onSessionEnded)
         .onMessage(OwnerArrived.class, this::onOwnerArrived)
         .onMessage(OwnerGone.class, this::onOwnerGone)
+        .onMessage(LinkEnded.class, this::onLinkEnded)
+        .onMessage(LeaseOver.class, this::onLeaseOver)
         .onMessage(Describe.class, this::onDescribe)
         .onMessage(Listening.class, this::onListening)
         .onMessage(End.class, this::onEnd)
@@ -158,7 +174,8 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
 
   private Behavior<Command> onOwnerArrived(OwnerArrived arrived) {
     owners.add(arrived.connection);
-    timers.cancelAll();
+    timers.cancel(ORPHAN_TIMER);
+    timers.cancel(arrived.link);
     return this;
   }
 
@@ -166,32 +183,47 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
     if (owners.remove(gone.connection) && owners.isEmpty()) {
       startOrphanTimer("the owner's connection is gone and it has not come back");
     }
-    sessions.forEach(
-        (key, actor) -> {
-          if (key.connection == gone.connection) {
-            actor.tell(SessionActor.Abandon.INSTANCE);
-          }
-        });
+    if (!gone.link.isConnected()) {
+      timers.startSingleTimer(gone.link, new LeaseOver(gone.link), settings.sessionLease());
+    }
+    return this;
+  }
+
+  private Behavior<Command> onLinkEnded(LinkEnded ended) {
+    timers.cancel(ended.link);
+    return this;
+  }
+
+  private Behavior<Command> onLeaseOver(LeaseOver over) {
+    if (over.link.endIfDisconnected()) {
+      getContext()
+          .getLog()
+          .info(
+              "What is left of {} is freed: it has had no connection for {} (remora.node.session-lease)",
+              over.link.name(),
+              settings.sessionLease());
+      if (server != null) {
+        server.forget(over.link);
+      }
+    }
     return this;
   }
 
   private Behavior<Command> onOpenSession(OpenSession open) {
     if (sessions.size() >= settings.maxSessions()) {
-      open.outbox.send(
-          OutboundFrame.control(
-              FrameType.REFUSED,
-              open.session,
-              Refused.newBuilder()
-                  .setReason(Reason.REASON_BUSY)
-                  .setMessage(
-                      "the node has %d sessions already, its limit (remora.node.max-sessions)"
-                          .formatted(sessions.size()))
-                  .build()));
+      open.outbox.end(
+          FrameType.REFUSED,
+          Refused.newBuilder()
+              .setReason(Reason.REASON_BUSY)
+              .setMessage(
+                  "the node has %d sessions already, its limit (remora.node.max-sessions)"
+                      .formatted(sessions.size()))
+              .build());
       open.inbox.abandon();
       return this;
     }
-    SessionKey key = new SessionKey(open.connection, open.session);
-    String name = open.connection.name() + "/" + open.session;
+    SessionKey key = new SessionKey(open.link, open.session);
+    String name = open.link.name() + "/" + open.session;
     ActorRef<SessionActor.Command> actor =
         getContext()
             .spawnAnonymous(
@@ -205,17 +237,13 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
                     open.restoredFrom,
                     Optional.ofNullable(python)),
                 DispatcherSelector.fromConfig(NodeSettings.SESSION_DISPATCHER));
-    sessions.put(key, actor);
+    sessions.add(key);
     getContext().watchWith(actor, new SessionEnded(key));
-    if (open.connection.isClosed()) {
-      actor.tell(SessionActor.Abandon.INSTANCE);
-    }
     return this;
   }
 
   private Behavior<Command> onSessionEnded(SessionEnded ended) {
     sessions.remove(ended.key);
-    ended.key.connection.sessionEnded(ended.key.session);
     return this;
   }
 
@@ -253,6 +281,7 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
 
   private void startOrphanTimer(String what) {
     timers.startSingleTimer(
+        ORPHAN_TIMER,
         new End("%s for %s (remora.node.orphan-timeout)".formatted(what, settings.orphanTimeout())),
         settings.orphanTimeout());
   }

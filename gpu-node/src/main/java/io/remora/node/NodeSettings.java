@@ -2,6 +2,7 @@
 package io.remora.node;
 
 import com.typesafe.config.Config;
+import io.remora.actors.link.LinkSettings;
 import java.time.Duration;
 import java.util.List;
 
@@ -10,6 +11,11 @@ import java.util.List;
  * explained. Immutable.
  *
  * @param orphanTimeout time without an owner's connection after which the node ends; 1 s or more
+ * @param sessionLease time a link's sessions live without a connection; 1 s or more, and not
+ *     shorter than {@code remora.link.give-up-after}
+ * @param maxUnconfirmedBytes bytes of results kept for a session until they are confirmed, past
+ *     which it executes nothing; 4 MiB or more
+ * @param tokenLifetime time within which an issued token must be used; 1 s or more
  * @param shutdownGrace time an ending node waits for running operators; not negative
  * @param computeThreads threads of libtorch's CPU operators, 0 to leave it to libtorch
  * @param maxConnections connections open at the same time, 1 to 1024
@@ -23,6 +29,9 @@ import java.util.List;
  */
 public record NodeSettings(
     Duration orphanTimeout,
+    Duration sessionLease,
+    long maxUnconfirmedBytes,
+    Duration tokenLifetime,
     Duration shutdownGrace,
     int computeThreads,
     int maxConnections,
@@ -47,6 +56,9 @@ public record NodeSettings(
    */
   public NodeSettings {
     checkAtLeast("orphan-timeout", orphanTimeout, Duration.ofSeconds(1));
+    checkAtLeast("session-lease", sessionLease, Duration.ofSeconds(1));
+    checkRange("max-unconfirmed-bytes", maxUnconfirmedBytes, 4L << 20, Long.MAX_VALUE);
+    checkAtLeast("token-lifetime", tokenLifetime, Duration.ofSeconds(1));
     checkAtLeast("shutdown-grace", shutdownGrace, Duration.ZERO);
     checkRange("compute-threads", computeThreads, 0, 1024);
     checkRange("max-connections", maxConnections, 1, 1024);
@@ -70,6 +82,9 @@ public record NodeSettings(
     Config node = root.getConfig(PATH);
     return new NodeSettings(
         node.getDuration("orphan-timeout"),
+        node.getDuration("session-lease"),
+        node.getBytes("max-unconfirmed-bytes"),
+        node.getDuration("token-lifetime"),
         node.getDuration("shutdown-grace"),
         node.getInt("compute-threads"),
         node.getInt("max-connections"),
@@ -85,6 +100,19 @@ public record NodeSettings(
         node.getString("python"),
         node.getDuration("python-start-timeout"),
         node.getString("python-packages"));
+  }
+
+  /**
+   * Checks that a machine with these settings comes back in time, if it does.
+   *
+   * @throws IllegalArgumentException if sessions are freed before the machine gives up
+   */
+  void checkLease(LinkSettings link) {
+    if (sessionLease.compareTo(link.giveUpAfter()) < 0) {
+      throw new IllegalArgumentException(
+          "%s.session-lease must not be shorter than remora.link.give-up-after, which is %s, but is %s"
+              .formatted(PATH, link.giveUpAfter(), sessionLease));
+    }
   }
 
   /**

@@ -18,13 +18,11 @@ import io.remora.actors.link.proto.OpenSession;
 import io.remora.actors.link.proto.Reason;
 import io.remora.actors.link.proto.Refused;
 import io.remora.actors.link.proto.SaveSession;
-import io.remora.actors.link.proto.SessionClosed;
+import io.remora.actors.link.proto.Token;
 import io.remora.runtime.ProtocolException;
 import io.remora.runtime.TensorTransfers;
 import java.nio.ByteBuffer;
 import java.time.Duration;
-import java.util.Map;
-import java.util.concurrent.ConcurrentHashMap;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
@@ -33,8 +31,8 @@ import org.slf4j.LoggerFactory;
  * but the handshake is looked at before it is passed. Or another node's connection, which shows a
  * ticket instead, gets the bytes of a tensor for it, and nothing else.
  *
- * <p>Frames are handled on the connection's reader thread, which never waits: batches go to their
- * session's inbox, the rest to the {@link NodeActor} as messages.
+ * <p>Frames are handled on the connection's reader thread, which never waits: what they bring goes
+ * to the {@link OwnerLink} that the connection carries.
  */
 final class OwnerConnection implements LinkConnection.Handler {
 
@@ -46,34 +44,25 @@ final class OwnerConnection implements LinkConnection.Handler {
   private final LinkServer server;
   private final String peer;
   private final Handshake handshake;
-  private final long maxQueuedBytes;
-
-  /**
-   * Sessions of this connection, ended ones included, so that late batches are known for what they
-   * are.
-   */
-  private final Map<Long, SessionInbox> sessions = new ConcurrentHashMap<>();
 
   private volatile String name;
-  private volatile boolean welcomed;
+
+  /** What the connection carries, since its handshake. */
+  private volatile OwnerLink link;
+
   private volatile boolean fetching;
   private volatile boolean closed;
 
-  OwnerConnection(LinkServer server, String peer, Handshake handshake, long maxQueuedBytes) {
+  OwnerConnection(LinkServer server, String peer, Handshake handshake) {
     this.server = server;
     this.peer = peer;
     this.name = peer;
     this.handshake = handshake;
-    this.maxQueuedBytes = maxQueuedBytes;
   }
 
   /** The machine's name, or the peer's address before the handshake. */
   String name() {
     return name;
-  }
-
-  boolean isWelcomed() {
-    return welcomed;
   }
 
   boolean isClosed() {
@@ -83,21 +72,32 @@ final class OwnerConnection implements LinkConnection.Handler {
   @Override
   public void onFrame(LinkConnection connection, FrameHeader header, PooledBuffer payload) {
     try {
-      if (header.type() == FrameType.FETCH && !welcomed && !fetching) {
+      OwnerLink carried = link;
+      if (carried == null && header.type() == FrameType.FETCH && !fetching) {
         onFetch(connection, payload);
         return;
       }
-      if (!welcomed) {
+      if (carried == null) {
         shakeHands(connection, header, payload);
         return;
       }
+      // Who sends anything has read the welcome.
+      carried.confirm();
+      long session = header.session();
       switch (header.type()) {
-        case BATCH -> onBatches(connection, header, payload);
-        case OPEN_SESSION -> onOpenSession(connection, header, payload);
-        case CLOSE_SESSION -> onCloseSession(connection, header);
-        case SAVE_SESSION -> onSaveSession(connection, header, payload);
-        case FORGET_STATE -> server.forgetState(parse(ForgetState.parser(), payload).getPause());
-        case GOODBYE -> onGoodbye(connection, payload);
+        case BATCH -> carried.batches(connection, header, payload);
+        case RECEIVED -> carried.received(connection, session, header.sequence());
+        case OPEN_SESSION -> onOpenSession(carried, connection, session, payload);
+        case CLOSE_SESSION -> carried.put(connection, session, new SessionInbox.Close());
+        case SAVE_SESSION ->
+            carried.put(
+                connection,
+                session,
+                new SessionInbox.Save(parse(SaveSession.parser(), payload).getPause()));
+        case FORGET_STATE ->
+            server.forgetState(parse(ForgetState.parser(), payload).getPause(), connection);
+        case ISSUE_TOKEN -> onIssueToken(connection);
+        case GOODBYE -> onGoodbye(carried, connection, payload);
         default ->
             throw new ProtocolException(
                 "a %s frame is nothing a machine sends to a node".formatted(header.type()));
@@ -111,8 +111,9 @@ final class OwnerConnection implements LinkConnection.Handler {
   @Override
   public void onClosed(LinkConnection connection, Throwable cause) {
     closed = true;
-    sessions.values().forEach(SessionInbox::abandon);
-    if (welcomed) {
+    OwnerLink carried = link;
+    if (carried != null) {
+      carried.disconnect(connection);
       log.info(
           "The connection of {} has ended{}", name, cause == null ? "" : ": " + cause.getMessage());
     } else if (fetching) {
@@ -120,22 +121,14 @@ final class OwnerConnection implements LinkConnection.Handler {
     } else if (cause != null) {
       log.warn("A connection from {} ended before its handshake: {}", peer, cause.getMessage());
     }
-    server.connectionClosed(this);
+    server.connectionClosed(this, carried);
   }
 
   /** Closes a connection that has not passed its handshake in time. */
   void checkHandshake(LinkConnection connection, Duration limit) {
-    if (!welcomed && !fetching && !closed) {
+    if (link == null && !fetching && !closed) {
       log.warn("Closing a connection from {}: no handshake within {}", peer, limit);
       connection.close();
-    }
-  }
-
-  /** A session of this connection is over; what still comes for it is dropped. */
-  void sessionEnded(long session) {
-    SessionInbox inbox = sessions.get(session);
-    if (inbox != null) {
-      inbox.abandon();
     }
   }
 
@@ -154,17 +147,32 @@ final class OwnerConnection implements LinkConnection.Handler {
           "the first frame must be HELLO, but is %s".formatted(header.type()));
     }
     Hello hello = parse(Hello.parser(), payload);
-    Refused refusal = handshake.refusal(hello).orElse(null);
-    if (refusal != null) {
-      log.warn("Refused a connection from {}: {}", peer, refusal.getMessage());
-      connection.finish(OutboundFrame.control(FrameType.REFUSED, 0, refusal), FAREWELL);
+    Handshake.Verdict verdict = handshake.judge(hello);
+    if (verdict.refusal() != null) {
+      log.warn("Refused a connection from {}: {}", peer, verdict.refusal().getMessage());
+      connection.finish(OutboundFrame.control(FrameType.REFUSED, 0, verdict.refusal()), FAREWELL);
       return;
     }
     name = hello.getMachine().isBlank() ? peer : hello.getMachine();
-    welcomed = true;
-    log.info("{} has connected from {}", name, peer);
-    server.ownerArrived(this);
-    connection.send(OutboundFrame.control(FrameType.WELCOME, 0, handshake.welcome()));
+    link = verdict.link();
+    server.ownerArrived(this, link);
+    if (!link.connect(
+        connection, hello.getConnection(), hello.getSessionsList(), verdict.welcome())) {
+      log.info("Closing a connection of {} from {}: a newer one carries its link", name, peer);
+      connection.close();
+      return;
+    }
+    log.info(
+        "{} has connected from {}{}",
+        name,
+        peer,
+        hello.getConnection() <= 1 ? "" : ", connection " + hello.getConnection() + " of its link");
+  }
+
+  private void onIssueToken(LinkConnection connection) {
+    Token token = Token.newBuilder().setToken(handshake.issueToken().value()).build();
+    log.info("{} has got a token for a further link", name);
+    connection.send(OutboundFrame.control(FrameType.TOKEN, 0, token));
   }
 
   /** Another node wants a tensor. The ticket is all it has to show. */
@@ -201,77 +209,21 @@ final class OwnerConnection implements LinkConnection.Handler {
     connection.finish(OutboundFrame.control(FrameType.REFUSED, 0, refused), FAREWELL);
   }
 
-  private void onBatches(LinkConnection connection, FrameHeader header, PooledBuffer payload) {
-    SessionInbox inbox = sessions.get(header.session());
-    if (inbox == null) {
-      connection.send(unknownSession(header.session()));
-      return;
-    }
-    PooledBuffer kept = payload.retain();
-    boolean accepted =
-        inbox.put(
-            new SessionInbox.Batches(
-                header.sequence(), kept.bytes(), header.length(), kept::release));
-    if (!accepted) {
-      throw new ProtocolException(
-          ("session %d has sent more than %d bytes that are not executed yet"
-                  + " (see remora.link.max-in-flight-bytes): the machine must wait for"
-                  + " acknowledgements")
-              .formatted(header.session(), maxQueuedBytes));
-    }
-  }
-
-  private void onOpenSession(LinkConnection connection, FrameHeader header, PooledBuffer payload) {
+  private void onOpenSession(
+      OwnerLink carried, LinkConnection connection, long session, PooledBuffer payload) {
     OpenSession message = parse(OpenSession.parser(), payload);
-    long session = header.session();
-    SessionInbox inbox = new SessionInbox(maxQueuedBytes);
-    if (sessions.putIfAbsent(session, inbox) != null) {
-      throw new ProtocolException("session %d was opened before".formatted(session));
-    }
     server.openSession(
-        this,
-        session,
-        inbox,
-        new SessionOutbox(connection, session),
-        message.hasRestoredFrom() ? message.getRestoredFrom() : null);
+        carried, connection, session, message.hasRestoredFrom() ? message.getRestoredFrom() : null);
   }
 
-  private void onSaveSession(LinkConnection connection, FrameHeader header, PooledBuffer payload) {
-    SaveSession message = parse(SaveSession.parser(), payload);
-    SessionInbox inbox = sessions.get(header.session());
-    if (inbox == null) {
-      connection.send(unknownSession(header.session()));
-      return;
-    }
-    inbox.put(new SessionInbox.Save(message.getPause()));
-  }
-
-  private void onCloseSession(LinkConnection connection, FrameHeader header) {
-    SessionInbox inbox = sessions.get(header.session());
-    if (inbox == null) {
-      connection.send(unknownSession(header.session()));
-      return;
-    }
-    inbox.put(new SessionInbox.Close());
-  }
-
-  private void onGoodbye(LinkConnection connection, PooledBuffer payload) {
+  private void onGoodbye(OwnerLink carried, LinkConnection connection, PooledBuffer payload) {
     Goodbye goodbye = parse(Goodbye.parser(), payload);
     log.info(
         "{} says goodbye{}",
         name,
         goodbye.getMessage().isEmpty() ? "" : ": " + goodbye.getMessage());
+    server.linkEnded(carried);
     connection.close();
-  }
-
-  private static OutboundFrame unknownSession(long session) {
-    return OutboundFrame.control(
-        FrameType.SESSION_CLOSED,
-        session,
-        SessionClosed.newBuilder()
-            .setReason(Reason.REASON_UNKNOWN_SESSION)
-            .setMessage("this node has no session %d on this connection".formatted(session))
-            .build());
   }
 
   private static <T extends MessageLite> T parse(Parser<T> parser, PooledBuffer payload) {

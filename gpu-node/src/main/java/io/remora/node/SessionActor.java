@@ -9,11 +9,9 @@ import akka.actor.typed.javadsl.ActorContext;
 import akka.actor.typed.javadsl.Behaviors;
 import akka.actor.typed.javadsl.Receive;
 import io.remora.actors.link.FrameType;
-import io.remora.actors.link.OutboundFrame;
 import io.remora.actors.link.proto.Reason;
 import io.remora.actors.link.proto.SavedState;
 import io.remora.actors.link.proto.SessionClosed;
-import io.remora.actors.link.proto.SessionOpened;
 import io.remora.actors.link.proto.SessionSaved;
 import io.remora.runtime.BatchExecutor;
 import io.remora.runtime.ExecutionResult;
@@ -37,13 +35,14 @@ import java.util.Optional;
  * actor when it had run out of them. Questions and commands are messages, and are answered between
  * two frames of batches, so an answer may wait for a long operator.
  *
- * <p>When the session ends - asked for, by an error, or with its connection - its storages are
- * freed. Sessions do not outlive their connection.
+ * <p>The session outlives the connections of its link: without one it executes what it has
+ * received, as long as what it has to say and the machine has not confirmed stays within its bound.
+ * When it ends - asked for, by an error, or with its link - its storages are freed.
  */
 final class SessionActor extends AbstractBehavior<SessionActor.Command> {
 
   /** What a session is told. */
-  sealed interface Command permits Describe, Drain, Abandon {}
+  sealed interface Command permits Describe, Drain {}
 
   /** Asks what the session holds. */
   record Describe(ActorRef<Description> replyTo) implements Command {}
@@ -57,13 +56,8 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
    */
   record Description(long executed, long storages, long bytes) {}
 
-  /** Work has arrived in the inbox. */
+  /** Work has arrived in the inbox, or it was abandoned: the link is gone. */
   enum Drain implements Command {
-    INSTANCE
-  }
-
-  /** The connection is gone. */
-  enum Abandon implements Command {
     INSTANCE
   }
 
@@ -76,7 +70,12 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
   private final SessionOutbox outbox;
   private final BatchExecutor executor;
   private final Optional<PythonWorker> worker;
+  private final Runnable wakeUp;
   private long executed;
+  // Batches that are being executed; their payload's position is before the next one.
+  private SessionInbox.Batches current;
+  private long currentSequence;
+  private SessionSaved lastSaved;
 
   /**
    * A session that takes batches from now on, and tells its owner so.
@@ -105,8 +104,8 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
             executor = BatchExecutor.create(devices, deniedOperators);
           } catch (RuntimeException e) {
             context.getLog().error("Session {} cannot be opened", name, e);
-            outbox.send(closed(session, Reason.REASON_INTERNAL, e.getMessage()));
-            inbox.abandon();
+            outbox.end(FrameType.SESSION_CLOSED, closed(Reason.REASON_INTERNAL, e.getMessage()));
+            inbox.close();
             return Behaviors.stopped();
           }
           long executed = 0;
@@ -116,8 +115,8 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
             } catch (IOException | RuntimeException e) {
               context.getLog().error("Session {} cannot be restored", name, e);
               executor.close();
-              outbox.send(closed(session, Reason.REASON_STATE, text(e)));
-              inbox.abandon();
+              outbox.end(FrameType.SESSION_CLOSED, closed(Reason.REASON_STATE, text(e)));
+              inbox.close();
               return Behaviors.stopped();
             }
           }
@@ -146,11 +145,10 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
     this.executor = executor;
     this.executed = executed;
     this.worker = worker;
-    outbox.send(
-        OutboundFrame.control(
-            FrameType.SESSION_OPENED, session, SessionOpened.getDefaultInstance()));
+    outbox.opened();
     ActorRef<Command> self = context.getSelf();
-    inbox.onWork(() -> self.tell(Drain.INSTANCE));
+    this.wakeUp = () -> self.tell(Drain.INSTANCE);
+    inbox.onWork(wakeUp);
     context.getLog().info("Session {} is open", name);
   }
 
@@ -159,14 +157,19 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
     return newReceiveBuilder()
         .onMessageEquals(Drain.INSTANCE, this::onDrain)
         .onMessage(Describe.class, this::onDescribe)
-        .onMessageEquals(Abandon.INSTANCE, this::onAbandon)
         .onSignal(PostStop.class, this::onPostStop)
         .build();
   }
 
   private Behavior<Command> onDrain() {
     for (int frames = 0; frames < FRAMES_PER_TURN; frames++) {
-      SessionInbox.Entry entry = inbox.take();
+      if (inbox.abandoned()) {
+        return Behaviors.stopped();
+      }
+      if (!outbox.hasRoom(wakeUp)) {
+        return this;
+      }
+      SessionInbox.Entry entry = current == null ? inbox.take() : current;
       if (entry == null) {
         return this;
       }
@@ -177,17 +180,18 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
         save(save.pause());
         continue;
       }
-      SessionInbox.Batches batches = (SessionInbox.Batches) entry;
+      if (current == null) {
+        current = (SessionInbox.Batches) entry;
+        currentSequence = current.firstSequence();
+      }
       try {
-        executeAll(batches);
+        executeCurrent();
       } catch (ProtocolException e) {
         getContext().getLog().error("Session {} ends: {}", name, e.getMessage());
         return end(Reason.REASON_MALFORMED, e.getMessage());
       } catch (RuntimeException e) {
         getContext().getLog().error("Session {} ends because the node failed", name, e);
         return end(Reason.REASON_INTERNAL, "the node failed: " + e);
-      } finally {
-        batches.release().run();
       }
     }
     getContext().getSelf().tell(Drain.INSTANCE);
@@ -200,12 +204,12 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
     return this;
   }
 
-  private Behavior<Command> onAbandon() {
-    return Behaviors.stopped();
-  }
-
   private Behavior<Command> onPostStop(PostStop signal) {
-    inbox.abandon();
+    inbox.close();
+    releaseCurrent();
+    if (!outbox.hasEnded()) {
+      outbox.abandon();
+    }
     worker.ifPresent(PythonWorker::close);
     long storages = executor.storageCount();
     long bytes = executor.storageBytes();
@@ -221,26 +225,33 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
     return this;
   }
 
-  private void executeAll(SessionInbox.Batches batches) {
-    ByteBuffer payload = batches.payload().order(ByteOrder.LITTLE_ENDIAN);
-    long sequence = batches.firstSequence();
+  /** Executes as much of what was taken as there is room for the answers of. */
+  private void executeCurrent() {
+    ByteBuffer payload = current.payload().order(ByteOrder.LITTLE_ENDIAN);
     if (!payload.hasRemaining()) {
       throw new ProtocolException("a frame of batches without a batch");
     }
     TransferClient.giveUpWhen(inbox::abandoned);
-    while (payload.hasRemaining()) {
-      if (inbox.abandoned()) {
+    while (payload.hasRemaining() && !inbox.abandoned()) {
+      if (!outbox.hasRoom(wakeUp)) {
         return;
       }
       ByteBuffer batch = nextBatch(payload);
-      execute(sequence++, batch, !payload.hasRemaining() && inbox.isEmpty());
+      execute(currentSequence++, batch, !payload.hasRemaining() && inbox.isEmpty());
+    }
+    releaseCurrent();
+  }
+
+  private void releaseCurrent() {
+    if (current != null) {
+      current.release().run();
+      current = null;
     }
   }
 
   private void execute(long sequence, ByteBuffer batch, boolean last) {
     if (sequence <= executed) {
-      outbox.alreadyExecuted(sequence);
-      return;
+      return; // It came twice; its result is kept as long as the machine may not have it.
     }
     if (sequence != executed + 1) {
       throw new ProtocolException(
@@ -270,6 +281,11 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
 
   /** The session goes on afterwards, whatever came of it. */
   private void save(String pause) {
+    if (lastSaved != null && lastSaved.getPause().equals(pause)) {
+      // Asked again over another connection: the answer may not have arrived.
+      outbox.send(FrameType.SESSION_SAVED, lastSaved);
+      return;
+    }
     SessionSaved.Builder answer = SessionSaved.newBuilder().setPause(pause);
     long start = System.nanoTime();
     try {
@@ -295,7 +311,8 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
       getContext().getLog().warn("Session {} cannot be saved", name, e);
       answer.setFailure(text(e));
     }
-    outbox.send(OutboundFrame.control(FrameType.SESSION_SAVED, session, answer.build()));
+    lastSaved = answer.build();
+    outbox.send(FrameType.SESSION_SAVED, lastSaved);
   }
 
   /** Loads a saved session; answers the last batch it had executed. */
@@ -337,17 +354,14 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
   }
 
   private Behavior<Command> end(Reason reason, String message) {
-    outbox.send(closed(session, reason, message));
+    outbox.end(FrameType.SESSION_CLOSED, closed(reason, message));
     return Behaviors.stopped();
   }
 
-  private static OutboundFrame closed(long session, Reason reason, String message) {
-    return OutboundFrame.control(
-        FrameType.SESSION_CLOSED,
-        session,
-        SessionClosed.newBuilder()
-            .setReason(reason)
-            .setMessage(message == null ? "" : message)
-            .build());
+  private static SessionClosed closed(Reason reason, String message) {
+    return SessionClosed.newBuilder()
+        .setReason(reason)
+        .setMessage(message == null ? "" : message)
+        .build();
   }
 }

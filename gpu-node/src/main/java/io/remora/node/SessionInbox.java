@@ -8,8 +8,8 @@ import java.util.concurrent.atomic.AtomicLong;
 
 /**
  * What a session has received and not yet executed: the path on which batches reach the session's
- * thread without passing through a mailbox. One thread puts (the connection's reader), one takes
- * (the session's); a wake-up happens only when the session's thread has run out of work.
+ * thread without passing through a mailbox. One thread at a time puts (the connection's reader),
+ * one takes (the session's); a wake-up happens only when the session's thread has run out of work.
  *
  * <p>The inbox owns the buffers in it, and whoever takes an entry owns its buffer. The bytes that
  * wait are bounded; the owner keeps to its in-flight limit, so going over the bound is an error of
@@ -48,6 +48,27 @@ final class SessionInbox {
     this.maxBytes = maxBytes;
   }
 
+  /** The bound of the bytes that wait. */
+  long maxBytes() {
+    return maxBytes;
+  }
+
+  /** How many batches a frame's payload holds; those before the first that is cut off. */
+  static long batchCount(ByteBuffer payload) {
+    long count = 0;
+    int position = payload.position();
+    while (payload.limit() - position >= Integer.BYTES) {
+      int length = payload.getInt(position);
+      position += Integer.BYTES;
+      if (length < 0 || length > payload.limit() - position) {
+        break;
+      }
+      position += length;
+      count++;
+    }
+    return count;
+  }
+
   /**
    * Says how the session's thread is woken, and wakes it if something waits already.
    *
@@ -55,7 +76,7 @@ final class SessionInbox {
    */
   void onWork(Runnable action) {
     wakeUp = action;
-    if (!entries.isEmpty()) {
+    if (abandoned || !entries.isEmpty()) {
       wake();
     }
   }
@@ -99,13 +120,21 @@ final class SessionInbox {
     return entries.isEmpty();
   }
 
-  /** True once the connection is gone: nothing that waits here matters any more. */
+  /** True once the link is gone: nothing that waits here matters any more. */
   boolean abandoned() {
     return abandoned;
   }
 
-  /** Discards what waits and all that comes later. Any thread. */
+  /**
+   * Discards what waits and all that comes later, and wakes the session, which is over. Any thread.
+   */
   void abandon() {
+    close();
+    wake();
+  }
+
+  /** As {@link #abandon}, when the session knows. */
+  void close() {
     abandoned = true;
     discardAll();
   }

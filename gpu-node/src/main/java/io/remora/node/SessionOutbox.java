@@ -1,120 +1,420 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.node;
 
+import com.google.protobuf.MessageLite;
 import io.remora.actors.link.FrameType;
 import io.remora.actors.link.LinkConnection;
 import io.remora.actors.link.OutboundFrame;
 import io.remora.actors.link.ValueTransfer;
+import io.remora.actors.link.proto.SessionOpened;
 import io.remora.runtime.ExecutionResult;
 import io.remora.runtime.ExecutionResult.LargeValue;
+import java.nio.ByteBuffer;
 import java.util.ArrayDeque;
-import java.util.Queue;
+import java.util.ArrayList;
+import java.util.Deque;
+import java.util.List;
 
 /**
  * What a session answers, in the order of its batches: the large values of a batch in chunks, then
  * its acknowledgement. Between two chunks the connection sends what others have to say, so a long
- * value holds up only its own session. Closes each result once its last byte is written, or once
- * the connection has ended.
+ * value holds up only its own session.
+ *
+ * <p>Results are kept until the machine has confirmed them, and so is the session's end: on the
+ * link's next connection they are sent again, from the first that is not confirmed on. Without a
+ * connection answers wait. The bytes kept are counted; past their bound the session executes
+ * nothing more, see {@link #hasRoom}. A result is closed when it is confirmed and no connection
+ * reads its bytes.
  *
  * <p>Thread-safe: the session's thread puts, the connection's writer thread asks for more.
  */
 final class SessionOutbox {
 
-  private final LinkConnection connection;
+  /** What a result takes besides its report and values. */
+  private static final long RESULT_OVERHEAD = 256;
+
   private final long session;
-  private final Queue<Step> steps = new ArrayDeque<>();
+  private final long maxBytes;
+
+  // Guarded by this.
+  private final Deque<Answer> waiting = new ArrayDeque<>();
+  private final Deque<Answer> unconfirmed = new ArrayDeque<>();
+  private LinkConnection connection;
   private boolean transferring;
   private boolean draining;
+  private boolean opened;
+  private boolean ended;
+  private boolean abandoned;
+  private long bytes;
+  private Runnable onRoom;
 
-  SessionOutbox(LinkConnection connection, long session) {
-    this.connection = connection;
+  /**
+   * @param session its number in frames
+   * @param maxBytes unconfirmed bytes past which the session is to wait
+   */
+  SessionOutbox(long session, long maxBytes) {
     this.session = session;
+    this.maxBytes = maxBytes;
+  }
+
+  // The session's side --------------------------------------------------------------------------
+
+  /** The session takes batches. */
+  void opened() {
+    synchronized (this) {
+      opened = true;
+      waiting.add(new Message(FrameType.SESSION_OPENED, SessionOpened.getDefaultInstance()));
+    }
+    drain();
+  }
+
+  /** Says once more that the session takes batches, if it does. */
+  void openedAgain() {
+    synchronized (this) {
+      if (!opened || ended || waiting.stream().anyMatch(Answer::isOpened)) {
+        return;
+      }
+      waiting.addFirst(new Message(FrameType.SESSION_OPENED, SessionOpened.getDefaultInstance()));
+    }
+    drain();
   }
 
   /**
-   * Sends what executing a batch has brought, and closes the result afterwards.
+   * Sends what executing a batch has brought, and closes the result when that is confirmed.
    *
    * @param now whether to write on this thread if possible, which spares a thread switch when the
    *     session has nothing else to do; else the connection's writer does it meanwhile
    */
   void executed(long sequence, ExecutionResult result, boolean now) {
-    OutboundFrame frame =
-        OutboundFrame.of(FrameType.ACK, session, sequence, result::close, result.report());
-    Step acknowledgement = now ? () -> connection.sendNow(frame) : () -> connection.send(frame);
-    synchronized (steps) {
-      for (LargeValue value : result.values()) {
-        steps.add(new Value(sequence, value));
+    synchronized (this) {
+      if (!abandoned) {
+        Result answer = new Result(sequence, result, now);
+        bytes += answer.bytes;
+        waiting.add(answer);
+        result = null;
       }
-      steps.add(acknowledgement);
+    }
+    if (result != null) {
+      result.close();
+      return;
     }
     drain();
   }
 
-  /** Acknowledges a batch that was executed before; its report went out then. */
-  void alreadyExecuted(long sequence) {
-    send(OutboundFrame.empty(FrameType.ACK, session, sequence));
-  }
-
-  /** Sends a frame after everything that is under way. */
-  void send(OutboundFrame frame) {
-    synchronized (steps) {
-      steps.add(() -> connection.send(frame));
+  /** Sends a message after everything that is under way. It may be lost with the connection. */
+  void send(FrameType type, MessageLite message) {
+    synchronized (this) {
+      if (abandoned) {
+        return;
+      }
+      waiting.add(new Message(type, message));
     }
     drain();
   }
 
-  /** Starts steps until one takes time. Of several threads here, one works. */
+  /** The session's last message, which is kept like a result. Only the first one counts. */
+  void end(FrameType type, MessageLite message) {
+    synchronized (this) {
+      if (ended || abandoned) {
+        return;
+      }
+      ended = true;
+      waiting.add(new End(type, message));
+    }
+    drain();
+  }
+
+  /**
+   * Whether the session may execute something.
+   *
+   * @param later runs once, on any thread, when it may again, if it may not
+   */
+  synchronized boolean hasRoom(Runnable later) {
+    if (bytes <= maxBytes || abandoned) {
+      return true;
+    }
+    onRoom = later;
+    return false;
+  }
+
+  /** Whether the session has said its last word. */
+  synchronized boolean hasEnded() {
+    return ended;
+  }
+
+  /** Nobody is to hear anything any more. */
+  void abandon() {
+    List<Answer> discarded = new ArrayList<>();
+    Runnable room;
+    synchronized (this) {
+      abandoned = true;
+      connection = null;
+      discarded.addAll(unconfirmed);
+      discarded.addAll(waiting);
+      unconfirmed.clear();
+      waiting.clear();
+      bytes = 0;
+      room = onRoom;
+      onRoom = null;
+    }
+    discarded.forEach(Answer::confirmed);
+    if (room != null) {
+      room.run();
+    }
+  }
+
+  // The link's side -----------------------------------------------------------------------------
+
+  /** What is not confirmed goes out on this connection, from the beginning. */
+  void connect(LinkConnection to, long lastAcknowledged) {
+    confirm(lastAcknowledged);
+    synchronized (this) {
+      if (abandoned) {
+        return;
+      }
+      while (!unconfirmed.isEmpty()) {
+        waiting.addFirst(unconfirmed.removeLast());
+      }
+      waiting.forEach(Answer::startAgain);
+      connection = to;
+      transferring = false;
+    }
+    drain();
+  }
+
+  /** Answers wait for the next connection. */
+  synchronized void disconnect() {
+    connection = null;
+  }
+
+  /** The machine has all answers up to that of this batch. */
+  void confirm(long sequence) {
+    List<Answer> done = new ArrayList<>();
+    Runnable room = null;
+    synchronized (this) {
+      while (!unconfirmed.isEmpty() && unconfirmed.peekFirst().isConfirmedBy(sequence)) {
+        Answer answer = unconfirmed.removeFirst();
+        bytes -= answer.bytes;
+        done.add(answer);
+      }
+      if (bytes <= maxBytes) {
+        room = onRoom;
+        onRoom = null;
+      }
+    }
+    done.forEach(Answer::confirmed);
+    if (room != null) {
+      room.run();
+    }
+  }
+
+  /** Starts answers until one takes time. Of several threads here, one works. */
   private void drain() {
-    synchronized (steps) {
+    synchronized (this) {
       if (draining) {
         return;
       }
       draining = true;
     }
     while (true) {
-      Step step;
-      synchronized (steps) {
-        step = transferring ? null : steps.poll();
-        if (step == null) {
+      Runnable step;
+      synchronized (this) {
+        Answer answer = connection == null || transferring ? null : waiting.peekFirst();
+        if (answer == null) {
           draining = false;
           return;
         }
-        transferring = step instanceof Value;
+        step = answer.nextStep(connection);
       }
-      step.start();
+      step.run();
     }
   }
 
-  private void transferred() {
-    synchronized (steps) {
+  /** With the lock: the answer is on its way as a whole. */
+  private void sent(Answer answer) {
+    waiting.removeFirst();
+    if (answer.isKept()) {
+      unconfirmed.addLast(answer);
+    }
+  }
+
+  private void transferred(LinkConnection over) {
+    synchronized (this) {
+      if (over != connection) {
+        return;
+      }
       transferring = false;
     }
     drain();
   }
 
-  /** One thing to send; the next one follows at once, but for a {@link Value}. */
-  private interface Step {
-    void start();
+  /** Something to say. */
+  private abstract static class Answer {
+
+    final long bytes;
+
+    Answer(long bytes) {
+      this.bytes = bytes;
+    }
+
+    /** With the lock: what is to be sent next of it, without the lock. */
+    abstract Runnable nextStep(LinkConnection to);
+
+    boolean isKept() {
+      return false;
+    }
+
+    boolean isOpened() {
+      return false;
+    }
+
+    boolean isConfirmedBy(long sequence) {
+      return false;
+    }
+
+    void startAgain() {}
+
+    void confirmed() {}
   }
 
-  private final class Value implements Step {
-    private final long sequence;
-    private final LargeValue value;
+  private class Message extends Answer {
 
-    private Value(long sequence, LargeValue value) {
-      this.sequence = sequence;
-      this.value = value;
+    private final FrameType type;
+    private final MessageLite message;
+
+    Message(FrameType type, MessageLite message) {
+      super(0);
+      this.type = type;
+      this.message = message;
     }
 
     @Override
-    public void start() {
-      ValueTransfer.start(
-          connection,
-          session,
-          sequence,
-          value.request(),
-          value.bytes(),
-          SessionOutbox.this::transferred);
+    boolean isOpened() {
+      return type == FrameType.SESSION_OPENED;
+    }
+
+    @Override
+    Runnable nextStep(LinkConnection to) {
+      sent(this);
+      return () -> to.send(OutboundFrame.control(type, session, message));
+    }
+  }
+
+  private final class End extends Message {
+
+    End(FrameType type, MessageLite message) {
+      super(type, message);
+    }
+
+    @Override
+    boolean isKept() {
+      return true;
+    }
+  }
+
+  private final class Result extends Answer {
+
+    private final long sequence;
+    private final ExecutionResult result;
+    private final ByteBuffer report;
+    private final List<LargeValue> values;
+    private boolean now;
+
+    // Guarded by the outbox.
+    private int valuesSent;
+    private int readers;
+    private boolean confirmed;
+
+    Result(long sequence, ExecutionResult result, boolean now) {
+      this(sequence, result, result.report(), result.values(), now);
+    }
+
+    private Result(
+        long sequence,
+        ExecutionResult result,
+        ByteBuffer report,
+        List<LargeValue> values,
+        boolean now) {
+      super(
+          RESULT_OVERHEAD
+              + report.remaining()
+              + values.stream().mapToLong(value -> value.bytes().remaining()).sum());
+      this.sequence = sequence;
+      this.result = result;
+      this.report = report;
+      this.values = values;
+      this.now = now;
+    }
+
+    @Override
+    boolean isKept() {
+      return true;
+    }
+
+    @Override
+    boolean isConfirmedBy(long confirmedSequence) {
+      return sequence <= confirmedSequence;
+    }
+
+    @Override
+    void startAgain() {
+      valuesSent = 0;
+      now = false;
+    }
+
+    @Override
+    Runnable nextStep(LinkConnection to) {
+      readers++;
+      if (valuesSent < values.size()) {
+        LargeValue value = values.get(valuesSent++);
+        transferring = true;
+        return () ->
+            ValueTransfer.start(
+                to,
+                session,
+                sequence,
+                value.request(),
+                value.bytes(),
+                () -> {
+                  read();
+                  transferred(to);
+                });
+      }
+      sent(this);
+      boolean direct = now;
+      return () -> {
+        OutboundFrame frame =
+            OutboundFrame.of(FrameType.ACK, session, sequence, this::read, report.duplicate());
+        if (direct) {
+          to.sendNow(frame);
+        } else {
+          to.send(frame);
+        }
+      };
+    }
+
+    /** A connection is through with the bytes. */
+    private void read() {
+      boolean free;
+      synchronized (SessionOutbox.this) {
+        readers--;
+        free = confirmed && readers == 0;
+      }
+      if (free) {
+        result.close();
+      }
+    }
+
+    @Override
+    void confirmed() {
+      boolean free;
+      synchronized (SessionOutbox.this) {
+        confirmed = true;
+        free = readers == 0;
+      }
+      if (free) {
+        result.close();
+      }
     }
   }
 }

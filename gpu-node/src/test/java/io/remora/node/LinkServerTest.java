@@ -54,8 +54,9 @@ class LinkServerTest {
     start("remora.node.max-connections = 3");
     List<Owner> owners = new ArrayList<>();
     try {
-      for (int i = 0; i < 3; i++) {
-        owners.add(Owner.connect(node.address(), TOKEN));
+      owners.add(Owner.connect(node.address(), TOKEN));
+      for (int i = 1; i < 3; i++) {
+        owners.add(owners.get(0).another());
       }
       try (Owner tooMuch = Owner.dial(node.address())) {
         tooMuch.awaitClosed();

@@ -15,6 +15,7 @@ import java.net.InetSocketAddress;
 import java.net.Socket;
 import java.net.SocketException;
 import java.time.Duration;
+import java.util.List;
 import java.util.Random;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
@@ -31,6 +32,7 @@ class NodeProcessTest {
 
   private static NodeProcess node;
   private static InetSocketAddress address;
+  private static Owner first;
 
   @BeforeAll
   static void start() throws Exception {
@@ -38,10 +40,12 @@ class NodeProcessTest {
         NodeProcess.start(
             TOKEN, "", "--device=cpu", "--gpu-count=2", "--gpu-type=H100", "--compute-threads=1");
     address = node.address();
+    first = Owner.connect(address, TOKEN);
   }
 
   @AfterAll
   static void stop() {
+    first.close();
     node.close();
   }
 
@@ -58,7 +62,7 @@ class NodeProcessTest {
   @Test
   void welcomesItsOwnerWithItsDevices() throws Exception {
     try (Owner owner = Owner.dial(address)) {
-      owner.send(FrameType.HELLO, 0, Owner.hello(TOKEN));
+      owner.send(FrameType.HELLO, 0, Owner.hello(first.issueToken()));
 
       Welcome welcome = owner.welcome();
 
@@ -89,9 +93,34 @@ class NodeProcessTest {
   }
 
   @Test
+  void refusesATokenThatWasUsed() throws Exception {
+    LaunchToken token = first.issueToken();
+    try (Owner guest = Owner.connect(address, token)) {
+      for (LaunchToken used : List.of(TOKEN, token)) {
+        try (Owner replayed = Owner.dial(address)) {
+          replayed.send(FrameType.HELLO, 0, Owner.hello(used));
+
+          Refused refused = replayed.next(FrameType.REFUSED).as(Refused.parser());
+
+          assertThat(refused.getReason()).isEqualTo(Reason.REASON_TOKEN);
+          assertThat(refused.getMessage())
+              .contains("was used already")
+              .doesNotContain(used.value());
+          replayed.awaitClosed();
+        }
+      }
+      guest.openSession(1);
+    }
+    assertThat(node.log()).contains("Refused a connection").contains("was used already");
+  }
+
+  @Test
   void refusesAnotherProtocolVersion() throws Exception {
     try (Owner owner = Owner.dial(address)) {
-      owner.send(FrameType.HELLO, 0, Owner.hello(TOKEN).toBuilder().setProtocolVersion(99).build());
+      owner.send(
+          FrameType.HELLO,
+          0,
+          Owner.hello(first.issueToken()).toBuilder().setProtocolVersion(99).build());
 
       Refused refused = owner.next(FrameType.REFUSED).as(Refused.parser());
 
@@ -104,7 +133,9 @@ class NodeProcessTest {
   void refusesAnotherLibtorch() throws Exception {
     try (Owner owner = Owner.dial(address)) {
       owner.send(
-          FrameType.HELLO, 0, Owner.hello(TOKEN).toBuilder().setLibtorchVersion("2.7.0").build());
+          FrameType.HELLO,
+          0,
+          Owner.hello(first.issueToken()).toBuilder().setLibtorchVersion("2.7.0").build());
 
       Refused refused = owner.next(FrameType.REFUSED).as(Refused.parser());
 
@@ -136,7 +167,7 @@ class NodeProcessTest {
     }
     send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".getBytes(UTF_8));
 
-    try (Owner owner = Owner.connect(address, TOKEN)) {
+    try (Owner owner = first.another()) {
       owner.openSession(7);
     }
   }
@@ -158,7 +189,7 @@ class NodeProcessTest {
   void outlivesItsStandardInputOtherwise() throws Exception {
     node.closeStandardInput();
 
-    try (Owner owner = Owner.connect(address, TOKEN)) {
+    try (Owner owner = first.another()) {
       owner.openSession(1);
     }
     assertThat(node.process().isAlive()).isTrue();

@@ -7,6 +7,7 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigException;
 import com.typesafe.config.ConfigFactory;
+import io.remora.actors.link.LinkSettings;
 import java.nio.file.Path;
 import java.time.Duration;
 import java.util.Set;
@@ -56,6 +57,19 @@ class NodeSettingsTest {
     assertThatThrownBy(() -> NodeSettings.from(wrong))
         .isInstanceOf(IllegalArgumentException.class)
         .hasMessage("remora.node.max-sessions must be between 1 and 1024, but is 0");
+  }
+
+  @Test
+  void refusesALeaseThatEndsBeforeTheMachineGivesUp() {
+    NodeSettings settings = NodeSettings.from(REFERENCE);
+    Config link =
+        ConfigFactory.parseString("remora.link.give-up-after = 2 minutes")
+            .withFallback(ConfigFactory.load());
+
+    assertThatThrownBy(() -> settings.checkLease(LinkSettings.from(link)))
+        .isInstanceOf(IllegalArgumentException.class)
+        .hasMessageContaining("remora.node.session-lease")
+        .hasMessageContaining("remora.link.give-up-after");
   }
 
   @Test

@@ -3,6 +3,7 @@ package io.remora.node;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
+import com.google.protobuf.ByteString;
 import com.google.protobuf.MessageLite;
 import com.google.protobuf.Parser;
 import com.typesafe.config.ConfigFactory;
@@ -15,8 +16,11 @@ import io.remora.actors.link.LinkTransport;
 import io.remora.actors.link.OutboundFrame;
 import io.remora.actors.link.PooledBuffer;
 import io.remora.actors.link.ValueHeader;
+import io.remora.actors.link.proto.Goodbye;
 import io.remora.actors.link.proto.Hello;
 import io.remora.actors.link.proto.OpenSession;
+import io.remora.actors.link.proto.SessionPosition;
+import io.remora.actors.link.proto.Token;
 import io.remora.actors.link.proto.Welcome;
 import io.remora.provider.LaunchToken;
 import io.remora.runtime.Batch;
@@ -28,11 +32,13 @@ import java.net.InetSocketAddress;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.time.Duration;
+import java.util.List;
 import java.util.Map;
 import java.util.concurrent.BlockingQueue;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.LinkedBlockingQueue;
+import java.util.concurrent.ThreadLocalRandom;
 import java.util.concurrent.TimeUnit;
 
 /**
@@ -54,9 +60,14 @@ final class Owner implements LinkConnection.Handler, AutoCloseable {
   private final Map<Long, SessionListener> listeners = new ConcurrentHashMap<>();
   private final Map<Long, Long> acknowledged = new ConcurrentHashMap<>();
   private final CompletableFuture<Void> closed = new CompletableFuture<>();
+  private final InetSocketAddress address;
   private final LinkConnection connection;
+  private Hello hello;
+  private volatile boolean confirms = true;
+  private ByteString secret = ByteString.EMPTY;
 
   private Owner(InetSocketAddress address) throws IOException {
+    this.address = address;
     connection =
         LinkConnection.start(
             LinkTransport.dial(address, LIMIT, LinkTls.OFF),
@@ -72,18 +83,82 @@ final class Owner implements LinkConnection.Handler, AutoCloseable {
 
   /** Connects and is welcomed. */
   static Owner connect(InetSocketAddress address, LaunchToken token) throws Exception {
+    return connect(address, hello(token));
+  }
+
+  private static Owner connect(InetSocketAddress address, Hello hello) throws Exception {
     Owner owner = dial(address);
-    owner.send(FrameType.HELLO, 0, hello(token));
-    owner.welcome();
+    owner.hello(hello);
+    owner.secret = owner.welcome().getSecret();
     return owner;
   }
 
+  void hello(Hello said) {
+    hello = said;
+    send(FrameType.HELLO, 0, said);
+  }
+
+  /** Connects another link, with a token that the node issues for it. */
+  Owner another() throws Exception {
+    return connect(address, issueToken());
+  }
+
+  LaunchToken issueToken() throws Exception {
+    connection.send(OutboundFrame.empty(FrameType.ISSUE_TOKEN, 0, 0));
+    return LaunchToken.of(next(FrameType.TOKEN).as(Token.parser()).getToken());
+  }
+
+  /** What a further connection of this link says. */
+  Hello helloAgain(SessionPosition... positions) {
+    return hello.toBuilder()
+        .clearToken()
+        .setSecret(secret)
+        .setConnection(hello.getConnection() + 1)
+        .clearSessions()
+        .addAllSessions(List.of(positions))
+        .build();
+  }
+
+  /** A further connection of this link; its welcome is the first frame to be received. */
+  Owner again(SessionPosition... positions) throws Exception {
+    Owner next = dial(address);
+    next.hello(helloAgain(positions));
+    next.secret = secret;
+    return next;
+  }
+
+  static SessionPosition position(long session, long lastAcknowledged) {
+    return SessionPosition.newBuilder()
+        .setSession(session)
+        .setLastAcknowledgedSequence(lastAcknowledged)
+        .build();
+  }
+
+  /** From now on nothing is confirmed by itself that listeners hear. */
+  void confirmNothing() {
+    confirms = false;
+  }
+
+  /** Says that the answers up to this one have come. */
+  void confirm(long session, long sequence) {
+    connection.send(OutboundFrame.empty(FrameType.RECEIVED, session, sequence));
+  }
+
+  /** Breaks the connection off: the link lives on. */
+  void cut() {
+    connection.close();
+  }
+
   static Hello hello(LaunchToken token) {
+    byte[] link = new byte[16];
+    ThreadLocalRandom.current().nextBytes(link);
     return Hello.newBuilder()
         .setProtocolVersion(FrameHeader.PROTOCOL_VERSION)
         .setLibtorchVersion("2.10.0")
         .setMachine("test-machine")
         .setToken(token.value())
+        .setLink(ByteString.copyFrom(link))
+        .setConnection(1)
         .build();
   }
 
@@ -158,6 +233,9 @@ final class Owner implements LinkConnection.Handler, AutoCloseable {
     SessionListener listener = listeners.get(header.session());
     if (listener != null && header.type() == FrameType.ACK && isNew(header)) {
       listener.onExecuted(header.sequence(), payload.bytes());
+      if (confirms) {
+        confirm(header.session(), header.sequence());
+      }
       return;
     }
     byte[] copy = new byte[header.length()];
@@ -200,8 +278,11 @@ final class Owner implements LinkConnection.Handler, AutoCloseable {
     closed.complete(null);
   }
 
+  /** Says goodbye: the link ends. */
   @Override
   public void close() {
-    connection.close();
+    connection.finish(
+        OutboundFrame.control(FrameType.GOODBYE, 0, Goodbye.getDefaultInstance()),
+        Duration.ofSeconds(1));
   }
 }

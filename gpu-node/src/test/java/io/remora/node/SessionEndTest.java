@@ -41,7 +41,7 @@ class SessionEndTest {
   }
 
   @Test
-  void freesTheMemoryOfALostConnectionAndKeepsThatOfOthers() throws Exception {
+  void freesTheMemoryOfALinkThatEndsAndKeepsThatOfOthers() throws Exception {
     try (NodeProcess node = NodeProcess.start(TOKEN, "", "--device=cpu", "--compute-threads=1");
         Owner other = Owner.connect(node.address(), TOKEN);
         MachineSession lasting = session("lasting")) {
@@ -51,7 +51,7 @@ class SessionEndTest {
       lasting.synchronize();
       long before = residentMebibytes(node);
 
-      Owner owner = Owner.connect(node.address(), TOKEN);
+      Owner owner = other.another();
       MachineSession lost = session("lost");
       owner.openSession(1);
       lost.connect(owner.sink(1, lost));

@@ -11,7 +11,6 @@ import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
 import io.remora.actors.link.FrameType;
 import io.remora.actors.link.proto.CloseSession;
-import io.remora.actors.link.proto.Goodbye;
 import io.remora.actors.link.proto.OpenSession;
 import io.remora.actors.link.proto.Reason;
 import io.remora.actors.link.proto.Refused;
@@ -51,27 +50,30 @@ class SessionTest {
   private static final AtomicInteger MACHINES = new AtomicInteger();
 
   private static EmbeddedNode node;
+  private static Owner first;
 
   private Owner owner;
 
   @BeforeAll
-  static void start() {
+  static void start() throws Exception {
     Config config = ConfigFactory.parseString("remora.node.max-sessions = 3").withFallback(CONFIG);
     node =
         EmbeddedNode.start(
             NodeOptions.defaults(TOKEN)
                 .withDevices(DeviceChoice.CPU, Optional.of(2), Optional.of("L4")),
             config);
+    first = Owner.connect(node.address(), TOKEN);
   }
 
   @AfterAll
   static void stop() {
+    first.close();
     node.close();
   }
 
   @BeforeEach
   void connect() throws Exception {
-    owner = Owner.connect(node.address(), TOKEN);
+    owner = first.another();
   }
 
   @AfterEach
@@ -142,7 +144,7 @@ class SessionTest {
   }
 
   @Test
-  void acknowledgesDuplicatesWithoutExecutingThemAgain() throws Exception {
+  void executesNothingTwice() throws Exception {
     owner.openSession(1);
     try (MachineSession session = session(1)) {
       List<ByteBuffer> sent = new ArrayList<>();
@@ -167,12 +169,8 @@ class SessionTest {
       }
       owner.sendBatches(1, 1, sent.subList(0, before).toArray(ByteBuffer[]::new));
 
-      for (int round = 0; round < 2; round++) {
-        for (int i = 0; i < before; i++) {
-          assertThat(owner.next(FrameType.ACK).header().sequence()).isEqualTo(i + 1L);
-        }
-      }
       assertThat(counter.item_float()).isEqualTo(6f);
+      assertThat(owner.nothingReceived()).isTrue();
     }
   }
 
@@ -256,9 +254,9 @@ class SessionTest {
   }
 
   @Test
-  void freesTheSessionsOfALostConnection() throws Exception {
+  void freesTheSessionsOfALinkThatSaysGoodbye() throws Exception {
     for (int round = 0; round < 3; round++) {
-      try (Owner other = Owner.connect(node.address(), TOKEN)) {
+      try (Owner other = first.another()) {
         other.openSession(1);
         other.openSession(2);
         other.openSession(3);
@@ -268,7 +266,7 @@ class SessionTest {
           .atMost(Duration.ofSeconds(10))
           .untilAsserted(
               () -> {
-                try (Owner next = Owner.connect(node.address(), TOKEN)) {
+                try (Owner next = first.another()) {
                   next.openSession(1);
                   next.openSession(2);
                   next.openSession(3);
@@ -279,14 +277,9 @@ class SessionTest {
   }
 
   @Test
-  void closesAConnectionThatOpensASessionTwice() throws Exception {
+  void saysAgainThatASessionIsOpen() throws Exception {
     owner.openSession(1);
-
-    owner.send(FrameType.OPEN_SESSION, 1, OpenSession.getDefaultInstance());
-
-    Goodbye goodbye = owner.next(FrameType.GOODBYE).as(Goodbye.parser());
-    assertThat(goodbye.getReason()).isEqualTo(Reason.REASON_MALFORMED);
-    owner.awaitClosed();
+    owner.openSession(1);
   }
 
   private static MachineSession session(int devices) {

@@ -32,7 +32,8 @@ import java.util.concurrent.locks.ReentrantLock;
  * <p>At most {@code remora.link.max-in-flight-bytes} are unacknowledged, and while there is a line
  * to the node at most {@code remora.link.max-unsent-bytes} wait for it, so that whoever reads a
  * value has no more than that before him; {@link #submit} blocks until there is room. While the
- * machine pauses and is paused, batches wait here. Thread-safe.
+ * machine pauses and is paused, and while its link is broken, batches wait here; on the next
+ * connection those that the node has not received go out again. Thread-safe.
  */
 public final class BatchMailbox implements BatchSink, OutboundSource {
 
@@ -278,6 +279,34 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
     }
   }
 
+  /**
+   * As {@link #connect}, for a node that has executed batches of the session before: those that
+   * were sent and did not arrive are sent again.
+   *
+   * @param lastReceived the last batch that the node has received
+   * @throws ProtocolException if it cannot have received just that
+   */
+  public void reconnect(LinkConnection newConnection, long lastReceived) {
+    lock.lock();
+    try {
+      long acknowledged = lastAcknowledgedSequence();
+      if (lastReceived < acknowledged || lastReceived > acknowledged + sent.size()) {
+        throw new ProtocolException(
+            "the node of machine %s has received batch %d of session %d last, but batch %d was acknowledged and batch %d sent last"
+                .formatted(
+                    machine, lastReceived, session, acknowledged, acknowledged + sent.size()));
+      }
+      while (!sent.isEmpty() && sent.peekLast().batch.sequence() > lastReceived) {
+        Entry entry = sent.removeLast();
+        waiting.addFirst(entry);
+        waitingBytes += entry.size;
+      }
+    } finally {
+      lock.unlock();
+    }
+    connect(newConnection);
+  }
+
   /** From now on batches wait. Those submitted before still go out, and behind them this frame. */
   public void hold(OutboundFrame frame) {
     lock.lock();
@@ -290,7 +319,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
     sendAfterAll(frame);
   }
 
-  /** There is no connection any more; {@link #hold} goes on. */
+  /** There is no connection any more; {@link #hold} goes on, frames after all are forgotten. */
   public void disconnect() {
     lock.lock();
     try {
@@ -435,12 +464,23 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
 
   @Override
   public void onDropped() {
+    LinkConnection next;
     lock.lock();
     try {
-      scheduled = false;
+      // A submit that had meant the connection before may come here when the next one is there.
+      scheduled =
+          lost == null
+              && connection != null
+              && connection.isOpen()
+              && (canSend() || afterAll != null);
+      if (!scheduled) {
+        return;
+      }
+      next = connection;
     } finally {
       lock.unlock();
     }
+    next.send(this);
   }
 
   /** The writer does not touch these batches' memory any more. */
@@ -470,11 +510,15 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
    * Takes the node's word that a batch was executed: there is room for more. The caller reads what
    * it needs from the batch and then calls {@link Acknowledged#release()}.
    *
+   * @return null if it was acknowledged before: the node says so again on a new connection
    * @throws ProtocolException if that batch is not the next one under way
    */
   public Acknowledged acknowledge(long sequence) {
     lock.lock();
     try {
+      if (sequence <= lastAcknowledgedSequence()) {
+        return null;
+      }
       Entry entry = sent.peekFirst();
       if (entry == null || entry.batch.sequence() != sequence) {
         throw new ProtocolException(

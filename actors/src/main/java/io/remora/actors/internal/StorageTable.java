@@ -32,6 +32,7 @@ public final class StorageTable {
   private long realizedBytes;
   private int cursor;
   private boolean offloaded;
+  private String lostFor = "";
 
   /** Number of storages. */
   public int size() {
@@ -131,7 +132,11 @@ public final class StorageTable {
 
   /** State of a live storage. */
   public StorageState state(long id) {
-    if ((slots[live(id) + META] & REALIZED) == 0) {
+    boolean realized = (slots[live(id) + META] & REALIZED) != 0;
+    if (!lostFor.isEmpty()) {
+      return StorageState.LOST;
+    }
+    if (!realized) {
       return StorageState.LAZY;
     }
     return offloaded ? StorageState.OFFLOADED : StorageState.REALIZED;
@@ -140,6 +145,16 @@ public final class StorageTable {
   /** Says whether what was realized is in a store at the moment instead of on a node. */
   public void setOffloaded(boolean offloaded) {
     this.offloaded = offloaded;
+  }
+
+  /** All storages are lost, for this reason. */
+  public void setLost(String reason) {
+    this.lostFor = reason;
+  }
+
+  /** What the storages are lost for; empty: they are not. */
+  public String lostFor() {
+    return lostFor;
   }
 
   /** Notes that the storage has an actor. */

@@ -16,7 +16,13 @@ import java.util.zip.CRC32C;
  *  6 u16 protocol version
  * </pre>
  *
- * The header has a checksum of its own, so that a corrupt length is found before it is used.
+ * The header has a checksum of its own, so that a corrupt length is found before it is used. It is
+ * XORed with the number of frames that the connection has carried before this one in its direction:
+ * a frame that is missing, comes twice or belongs to another connection is found like a damaged
+ * one.
+ *
+ * <p>HELLO and REFUSED, the first frames of a connection, are read whatever version stands there,
+ * so that two versions can tell each other: this layout, and these two messages' fields, stay.
  *
  * @param type what the payload is
  * @param flags 0 in this version
@@ -32,7 +38,7 @@ public record FrameHeader(
   public static final int BYTES = 32;
 
   /** The protocol spoken here. Any change of frames or their payloads raises it. */
-  public static final int PROTOCOL_VERSION = 2;
+  public static final int PROTOCOL_VERSION = 3;
 
   private static final int CHECKED_BYTES = 28;
 
@@ -40,10 +46,12 @@ public record FrameHeader(
    * Writes a header at {@code target}'s position and moves the position behind it.
    *
    * @param target little-endian, at least {@link #BYTES} remaining
+   * @param index how many frames the connection has carried before
    */
   static void write(
       ByteBuffer target,
       CRC32C crc,
+      int index,
       FrameType type,
       int flags,
       int length,
@@ -59,15 +67,20 @@ public record FrameHeader(
         .putLong(session)
         .putLong(sequence)
         .putInt(payloadChecksum);
-    target.putInt(checksum(target, start, crc));
+    target.putInt(checksum(target, start, crc) ^ index);
   }
 
-  /** Writes this header at {@code target}'s position (any byte order) and moves behind it. */
-  public void writeTo(ByteBuffer target) {
+  /**
+   * Writes this header at {@code target}'s position (any byte order) and moves behind it.
+   *
+   * @param index how many frames the connection has carried before
+   */
+  public void writeTo(ByteBuffer target, int index) {
     ByteOrder order = target.order();
     write(
         target.order(ByteOrder.LITTLE_ENDIAN),
         new CRC32C(),
+        index,
         type,
         flags,
         length,
@@ -80,38 +93,48 @@ public record FrameHeader(
   /**
    * Reads a header at {@code source}'s position (any byte order) and moves behind it.
    *
-   * @throws ProtocolException if it is damaged, of another version, of an unknown type or announces
-   *     more than {@code maxLength} bytes
+   * @param index how many frames the connection has carried before
+   * @throws DamagedFrameException if it is damaged, or not the frame with this index
+   * @throws ProtocolException if it is of another version, of an unknown type or announces more
+   *     than {@code maxLength} bytes
    */
-  public static FrameHeader readFrom(ByteBuffer source, int maxLength) {
+  public static FrameHeader readFrom(ByteBuffer source, int index, int maxLength) {
     ByteOrder order = source.order();
     try {
-      return read(source.order(ByteOrder.LITTLE_ENDIAN), new CRC32C(), maxLength);
+      return read(source.order(ByteOrder.LITTLE_ENDIAN), new CRC32C(), index, maxLength);
     } finally {
       source.order(order);
     }
   }
 
   /** As {@link #readFrom} with the caller's checksum object; {@code source} is little-endian. */
-  static FrameHeader read(ByteBuffer source, CRC32C crc, int maxLength) {
+  static FrameHeader read(ByteBuffer source, CRC32C crc, int index, int maxLength) {
     int start = source.position();
     int expected = source.getInt(start + CHECKED_BYTES);
-    int actual = checksum(source, start, crc);
+    int actual = checksum(source, start, crc) ^ index;
     if (expected != actual) {
       if (TlsChannel.looksLikeTls(source, start)) {
         throw new ProtocolException(
             "the peer speaks TLS, but this side does not: set remora.link.tls (mode = on, and"
                 + " certificates) here, or mode = off there");
       }
-      throw new ProtocolException(
-          "damaged frame header: checksum is %08x, expected %08x".formatted(actual, expected));
+      throw new DamagedFrameException(
+          "damaged frame header: checksum of frame %s is %08x, expected %08x"
+              .formatted(Integer.toUnsignedString(index), actual, expected));
     }
     int version = source.getShort(start + 6) & 0xffff;
-    if (version != PROTOCOL_VERSION) {
+    byte code = source.get(start + 4);
+    if (version != PROTOCOL_VERSION
+        && code != FrameType.HELLO.code()
+        && code != FrameType.REFUSED.code()) {
       throw new ProtocolException(
-          "the peer speaks link protocol version " + version + ", this side " + PROTOCOL_VERSION);
+          "the peer speaks link protocol version "
+              + version
+              + ", this side "
+              + PROTOCOL_VERSION
+              + ": use the same Remora version on both");
     }
-    FrameType type = FrameType.ofCode(source.get(start + 4));
+    FrameType type = FrameType.ofCode(code);
     int flags = source.get(start + 5) & 0xff;
     if (flags != 0) {
       throw new ProtocolException(

@@ -42,9 +42,23 @@ public enum FrameType {
   /** Node to machine: {@code SessionSaved}, after the acknowledgements of all those batches. */
   SESSION_SAVED(15),
   /** Machine to node: {@code ForgetState}. */
-  FORGET_STATE(16);
+  FORGET_STATE(16),
+  /** Node to machine: {@code StateForgotten}. */
+  STATE_FORGOTTEN(17),
+  /**
+   * Machine to node: it has the acknowledgements of the session up to this sequence, and all values
+   * before them; {@link #END}: it knows that the session has ended. No payload.
+   */
+  RECEIVED(18),
+  /** Machine to node: it wants a token for another link; no payload. */
+  ISSUE_TOKEN(19),
+  /** Node to machine: {@code Token}. */
+  TOKEN(20);
 
-  private static final FrameType[] BY_CODE = new FrameType[17];
+  /** The sequence of a {@link #RECEIVED} frame that confirms the session's end. */
+  public static final long END = -1;
+
+  private static final FrameType[] BY_CODE = new FrameType[21];
 
   static {
     for (FrameType type : values()) {

@@ -159,6 +159,12 @@ public final class LinkConnection implements AutoCloseable {
       wakeWriter();
       return;
     }
+    if (closing.get()) {
+      // Its end may have been told: no source may be asked for frames any more.
+      writing.unlock();
+      dropQueued();
+      return;
+    }
     try {
       // Once only: a caller shall not end up writing what others keep queueing.
       if (gather.collect()) {
@@ -341,6 +347,7 @@ public final class LinkConnection implements AutoCloseable {
     private int frameCount;
     private int bufferCount;
     private long byteCount;
+    private int framesBefore;
     private volatile boolean endOfOutput;
 
     Gather() {
@@ -398,6 +405,7 @@ public final class LinkConnection implements AutoCloseable {
       FrameHeader.write(
           header.clear(),
           headerCrc,
+          framesBefore++,
           frame.type(),
           0,
           (int) length,
@@ -507,10 +515,12 @@ public final class LinkConnection implements AutoCloseable {
 
     private final CRC32C crc = new CRC32C();
     private ByteBuffer discard;
+    private int framesBefore;
 
     void run() throws IOException {
       while (awaitBytes(FrameHeader.BYTES, true)) {
-        FrameHeader header = FrameHeader.read(received, crc, settings.maxFrameBytes());
+        FrameHeader header =
+            FrameHeader.read(received, crc, framesBefore++, settings.maxFrameBytes());
         switch (header.type()) {
           case HEARTBEAT -> readHeartbeat(header);
           case VALUE -> readValue(header);
@@ -593,7 +603,7 @@ public final class LinkConnection implements AutoCloseable {
     private void verify(FrameHeader header) {
       int actual = (int) crc.getValue();
       if (actual != header.payloadChecksum()) {
-        throw new ProtocolException(
+        throw new DamagedFrameException(
             "damaged payload of a frame of type %s from %s: checksum is %08x, expected %08x"
                 .formatted(header.type(), name, actual, header.payloadChecksum()));
       }

@@ -21,6 +21,10 @@ import java.time.Duration;
  * @param heartbeatTimeout after how long without anything received the link counts as lost
  * @param connectTimeout limit of making the TCP connection
  * @param handshakeTimeout limit from connection to welcome, TLS included
+ * @param giveUpAfter how long a broken link is made anew before the node counts as lost
+ * @param redialMinBackoff wait between the first two attempts
+ * @param redialMaxBackoff longest wait between two attempts
+ * @param redialRandomFactor up to which part of itself a wait is made longer, at random
  * @param tls how links are protected
  */
 public record LinkSettings(
@@ -35,6 +39,10 @@ public record LinkSettings(
     Duration heartbeatTimeout,
     Duration connectTimeout,
     Duration handshakeTimeout,
+    Duration giveUpAfter,
+    Duration redialMinBackoff,
+    Duration redialMaxBackoff,
+    double redialRandomFactor,
     LinkTls tls) {
 
   private static final int LARGEST_FRAME = 1 << 30;
@@ -62,6 +70,14 @@ public record LinkSettings(
         "heartbeat-timeout must be longer than heartbeat-interval");
     check(isPositive(connectTimeout), "connect-timeout must be positive");
     check(isPositive(handshakeTimeout), "handshake-timeout must be positive");
+    check(isPositive(giveUpAfter), "give-up-after must be positive");
+    check(isPositive(redialMinBackoff), "redial.min-backoff must be positive");
+    check(
+        redialMaxBackoff.compareTo(redialMinBackoff) >= 0,
+        "redial.max-backoff must not be shorter than redial.min-backoff");
+    check(
+        redialRandomFactor >= 0 && redialRandomFactor <= 1,
+        "redial.random-factor must be between 0 and 1");
     requireNonNull(tls, "tls");
   }
 
@@ -85,6 +101,10 @@ public record LinkSettings(
         link.getDuration("heartbeat-timeout"),
         link.getDuration("connect-timeout"),
         link.getDuration("handshake-timeout"),
+        link.getDuration("give-up-after"),
+        link.getDuration("redial.min-backoff"),
+        link.getDuration("redial.max-backoff"),
+        link.getDouble("redial.random-factor"),
         LinkTls.from(root));
   }
 
@@ -102,6 +122,10 @@ public record LinkSettings(
         heartbeatTimeout,
         connectTimeout,
         handshakeTimeout,
+        giveUpAfter,
+        redialMinBackoff,
+        redialMaxBackoff,
+        redialRandomFactor,
         other);
   }
 

@@ -296,7 +296,7 @@ final class TlsChannel extends LinkChannel {
     crc.update(refused);
     ByteBuffer frame = ByteBuffer.allocate(FrameHeader.BYTES + refused.length);
     new FrameHeader(FrameType.REFUSED, 0, refused.length, 0, 0, (int) crc.getValue())
-        .writeTo(frame);
+        .writeTo(frame, 0);
     socket.write(frame.put(refused).flip());
     letRead();
     throw new ProtocolException(

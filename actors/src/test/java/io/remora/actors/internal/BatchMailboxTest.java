@@ -274,6 +274,42 @@ class BatchMailboxTest {
         .hasMessageContaining("the next under way is 1");
     assertThat(unused.sequence()).isEqualTo(1);
     mailbox.acknowledge(1).release();
+    assertThat(mailbox.acknowledge(1)).as("said twice, on two connections").isNull();
+  }
+
+  @Test
+  void sendsAgainWhatTheNodeHasNotReceived() throws Exception {
+    LinkSettings settings = settings("coalesce-batches = 1");
+    BatchMailbox mailbox = new BatchMailbox(SESSION, "m", settings);
+    Recorder first = connect(settings);
+    mailbox.connect(connection);
+    for (int i = 1; i <= 4; i++) {
+      mailbox.submit(batch(i, 10));
+      assertThat(first.next().header().sequence()).isEqualTo(i);
+    }
+    mailbox.acknowledge(1).release();
+    connection.close();
+    first.cause();
+    mailbox.disconnect();
+    mailbox.submit(batch(5, 10));
+    Recorder second = connect(settings);
+
+    assertThatThrownBy(() -> mailbox.reconnect(connection, 0))
+        .isInstanceOf(ProtocolException.class);
+    assertThatThrownBy(() -> mailbox.reconnect(connection, 5))
+        .isInstanceOf(ProtocolException.class)
+        .hasMessageContaining("batch 4 sent last");
+    mailbox.reconnect(connection, 2);
+
+    for (int i = 3; i <= 5; i++) {
+      Frame frame = second.next();
+      assertThat(frame.header().sequence()).isEqualTo(i);
+      assertThat(split(frame.payload()).get(0)).isEqualTo(bytesOf(i, 10));
+    }
+    for (int i = 2; i <= 5; i++) {
+      mailbox.acknowledge(i).release();
+    }
+    await().atMost(LIMIT).until(() -> released.values().stream().allMatch(n -> n.get() == 1));
   }
 
   @Test

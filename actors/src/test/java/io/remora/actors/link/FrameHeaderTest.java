@@ -27,7 +27,7 @@ class FrameHeaderTest {
     ByteBuffer bytes = encode(header);
 
     assertThat(bytes.remaining()).isEqualTo(FrameHeader.BYTES);
-    assertThat(FrameHeader.readFrom(bytes, LIMIT)).isEqualTo(header);
+    assertThat(FrameHeader.readFrom(bytes, 0, LIMIT)).isEqualTo(header);
     assertThat(bytes.hasRemaining()).isFalse();
   }
 
@@ -55,7 +55,7 @@ class FrameHeaderTest {
       ByteBuffer bytes = encode(new FrameHeader(FrameType.ACK, 0, 100, 1, 2, 3));
       bytes.put(bit / 8, (byte) (bytes.get(bit / 8) ^ 1 << bit % 8));
 
-      assertThatThrownBy(() -> FrameHeader.readFrom(bytes, LIMIT))
+      assertThatThrownBy(() -> FrameHeader.readFrom(bytes, 0, LIMIT))
           .as("bit %d", bit)
           .isInstanceOf(ProtocolException.class)
           .hasMessageContaining("damaged frame header");
@@ -67,7 +67,7 @@ class FrameHeaderTest {
   void refusesMoreBytesThanTheLimit(int length) {
     ByteBuffer bytes = encode(new FrameHeader(FrameType.BATCH, 0, length, 1, 2, 3));
 
-    assertThatThrownBy(() -> FrameHeader.readFrom(bytes, LIMIT))
+    assertThatThrownBy(() -> FrameHeader.readFrom(bytes, 0, LIMIT))
         .isInstanceOf(ProtocolException.class)
         .hasMessageContaining(Integer.toUnsignedString(length))
         .hasMessageContaining("remora.link.max-frame-bytes");
@@ -75,15 +75,15 @@ class FrameHeaderTest {
 
   @Test
   void refusesUnknownTypesVersionsAndFlags() {
-    assertThatThrownBy(() -> FrameHeader.readFrom(patched(4, (byte) 99), LIMIT))
+    assertThatThrownBy(() -> FrameHeader.readFrom(patched(4, (byte) 99), 0, LIMIT))
         .isInstanceOf(ProtocolException.class)
         .hasMessageContaining("unknown frame type 99");
-    assertThatThrownBy(() -> FrameHeader.readFrom(patched(4, (byte) -1), LIMIT))
+    assertThatThrownBy(() -> FrameHeader.readFrom(patched(4, (byte) -1), 0, LIMIT))
         .isInstanceOf(ProtocolException.class);
-    assertThatThrownBy(() -> FrameHeader.readFrom(patched(6, (byte) 99), LIMIT))
+    assertThatThrownBy(() -> FrameHeader.readFrom(patched(6, (byte) 99), 0, LIMIT))
         .isInstanceOf(ProtocolException.class)
         .hasMessageContaining("version 99, this side " + FrameHeader.PROTOCOL_VERSION);
-    assertThatThrownBy(() -> FrameHeader.readFrom(patched(5, (byte) 1), LIMIT))
+    assertThatThrownBy(() -> FrameHeader.readFrom(patched(5, (byte) 1), 0, LIMIT))
         .isInstanceOf(ProtocolException.class)
         .hasMessageContaining("unknown flags");
   }
@@ -99,7 +99,7 @@ class FrameHeaderTest {
 
   private static ByteBuffer encode(FrameHeader header) {
     ByteBuffer bytes = ByteBuffer.allocateDirect(FrameHeader.BYTES);
-    header.writeTo(bytes);
+    header.writeTo(bytes, 0);
     return bytes.flip();
   }
 

@@ -290,7 +290,7 @@ class LinkConnectionTest {
     Recorder near = new Recorder();
     start(pair.near, "far", settings(), near);
     ByteBuffer header = ByteBuffer.allocate(FrameHeader.BYTES);
-    new FrameHeader(FrameType.BATCH, 0, Integer.MAX_VALUE, 1, 1, 0).writeTo(header);
+    new FrameHeader(FrameType.BATCH, 0, Integer.MAX_VALUE, 1, 1, 0).writeTo(header, 0);
 
     writeAll(pair.far, header.flip());
 

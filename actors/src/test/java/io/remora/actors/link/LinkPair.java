@@ -107,7 +107,7 @@ public final class LinkPair implements AutoCloseable {
     crc.update(payload);
     ByteBuffer bytes = ByteBuffer.allocate(FrameHeader.BYTES + payload.length);
     new FrameHeader(type, 0, payload.length, session, sequence, (int) crc.getValue())
-        .writeTo(bytes);
+        .writeTo(bytes, 0);
     return bytes.put(payload).flip();
   }
 

@@ -170,6 +170,7 @@ final class MachinesService implements Machines {
                     .setBytes(info.bytes())
                     .setDevice(info.device())
                     .setSession(info.session())
+                    .setReason(info.reason())
                     .build());
   }
 

@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.client;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.assertj.core.api.Assertions.catchThrowable;
+import static org.awaitility.Awaitility.await;
+import static org.bytedeco.pytorch.global.torch.manual_seed;
+import static org.bytedeco.pytorch.global.torch.ones;
+import static org.bytedeco.pytorch.global.torch.rand;
+import static org.bytedeco.pytorch.global.torch.zeros;
+
+import com.typesafe.config.Config;
+import com.typesafe.config.ConfigFactory;
+import io.remora.actors.MachineState;
+import io.remora.actors.StorageState;
+import io.remora.runtime.NodeLostException;
+import io.remora.testing.FaultForwarder;
+import io.remora.testing.FaultForwarder.Direction;
+import java.time.Duration;
+import java.util.Set;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.TimeUnit;
+import java.util.function.Consumer;
+import java.util.stream.Collectors;
+import org.bytedeco.pytorch.Scalar;
+import org.bytedeco.pytorch.Tensor;
+import org.bytedeco.pytorch.global.torch.ScalarType;
+import org.junit.jupiter.api.AfterAll;
+import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.Tag;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.EnumSource;
+
+/** What a program notices of a network that breaks, stalls and lies: nothing, but for the time. */
+@Tag("fast")
+@Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
+final class LinkFaultsTest {
+
+  private static final String QUICK =
+      """
+      remora.link {
+        heartbeat-interval = 100 ms
+        heartbeat-timeout = 1 s
+        handshake-timeout = 1 s
+        give-up-after = 20 s
+        redial.max-backoff = 200 ms
+      }
+      """;
+
+  private static RemoteMachine machine;
+  private static FaultForwarder network;
+
+  @BeforeAll
+  static void open() {
+    machine = open("");
+    network = FaultyProvider.forwarder(machine);
+  }
+
+  @AfterAll
+  static void close() {
+    try {
+      machine.synchronize();
+      assertThat(machine.memory(0).allocated()).as("bytes left on the node").isZero();
+    } finally {
+      machine.close();
+    }
+  }
+
+  /** A fault in the middle of a program, and whether it costs the connection. */
+  enum Fault {
+    CUT(FaultForwarder::cut, true),
+    RESET(FaultForwarder::reset, true),
+    REFUSED_FOR_A_WHILE(
+        network -> {
+          network.refuse(true);
+          network.cut();
+          later(400, () -> network.refuse(false));
+        },
+        true),
+    STALL(network -> network.stall(Direction.UP, Direction.DOWN), true),
+    SHORT_STALL(
+        network -> {
+          network.stall(Direction.UP, Direction.DOWN);
+          later(300, network::heal);
+        },
+        false),
+    HALF_OPEN_UP(network -> network.stall(Direction.UP), true),
+    HALF_OPEN_DOWN(network -> network.stall(Direction.DOWN), true),
+    SLOW(network -> network.slow(2_000_000), false),
+    LATE(
+        network -> {
+          network.stall(Direction.UP);
+          later(
+              100,
+              () -> {
+                network.breakLate();
+                network.heal();
+              });
+        },
+        true),
+    CORRUPT_UP(network -> network.corrupt(Direction.UP, 100), true),
+    CORRUPT_DOWN(network -> network.corrupt(Direction.DOWN, 1_000_000), true),
+    DUPLICATE_UP(network -> network.duplicate(Direction.UP), true),
+    DUPLICATE_DOWN(network -> network.duplicate(Direction.DOWN), true);
+
+    @SuppressWarnings("ImmutableEnumChecker") // lambdas without state
+    private final Consumer<FaultForwarder> injection;
+    private final boolean breaks;
+
+    Fault(Consumer<FaultForwarder> injection, boolean breaks) {
+      this.injection = injection;
+      this.breaks = breaks;
+    }
+  }
+
+  @ParameterizedTest
+  @EnumSource
+  void resultsAreThoseOfASoundNetwork(Fault fault) throws Exception {
+    int connectionsBefore = network.connections();
+    manual_seed(5);
+    Tensor local = rand(1_000, 1_000);
+    Tensor counter = zeros(1).to(machine.device(), ScalarType.Float);
+    Tensor remote = local.to(machine.device(), ScalarType.Float);
+    Tensor product = remote.mul(new Scalar(3f));
+    machine.synchronize();
+
+    CompletableFuture<Tensor> download = machine.read(product).toCompletableFuture();
+    for (int i = 1; i <= 300; i++) {
+      counter.add_(new Scalar(1f));
+      if (i == 100) {
+        fault.injection.accept(network);
+      }
+      if (i == 150) {
+        Tensor uploaded = local.to(machine.device(), ScalarType.Float);
+        remote.add_(uploaded);
+        uploaded.close();
+      }
+      if (fault == Fault.STALL || fault.name().startsWith("HALF_OPEN")) {
+        if (i == 200) {
+          await()
+              .atMost(Duration.ofSeconds(10))
+              .until(() -> machine.state() == MachineState.RECONNECTING);
+          network.heal();
+        }
+      }
+    }
+
+    assertThat(counter.item_float()).as("each batch ran once").isEqualTo(300f);
+    Tensor doubled = remote.cpu();
+    assertThat(doubled.equal(local.add(local))).isTrue();
+    assertThat(download.get(30, TimeUnit.SECONDS).equal(local.mul(new Scalar(3f)))).isTrue();
+    network.heal();
+    if (fault.breaks) {
+      await().atMost(Duration.ofSeconds(10)).until(() -> network.connections() > connectionsBefore);
+    } else {
+      assertThat(network.connections()).isEqualTo(connectionsBefore);
+    }
+    counter.close();
+    remote.close();
+    product.close();
+    machine.synchronize();
+    await().atMost(Duration.ofSeconds(10)).until(() -> machine.info().liveStorages() == 0);
+    assertThat(machine.memory(0).allocated()).as("bytes on the node").isZero();
+    assertThat(machine.state()).isEqualTo(MachineState.READY);
+  }
+
+  @Test
+  void losesTheNodeWhenItCannotBeReachedForTooLongAndCanBeOpenedAgain() {
+    RemoteMachine lost = open("lost-network", "remora.link.give-up-after = 1 s");
+    Tensor tensor = ones(3).to(lost.device(), ScalarType.Float);
+    lost.synchronize();
+    assertThat(lost.storage(tensor).state()).isEqualTo(StorageState.REALIZED);
+    FaultForwarder broken = FaultyProvider.forwarder(lost);
+    broken.refuse(true);
+    broken.cut();
+
+    Throwable thrown = catchThrowable(() -> tensor.sum().item_float());
+
+    assertThat(thrown)
+        .isInstanceOf(NodeLostException.class)
+        .hasMessageContaining("remora.link.give-up-after")
+        .hasMessageContaining("was acknowledged last");
+    assertThat(lost.state()).isEqualTo(MachineState.FAILED);
+    assertThat(lost.storage(tensor).state()).isEqualTo(StorageState.LOST);
+    assertThat(lost.storage(tensor).reason()).contains("remora.link.give-up-after");
+    assertThatThrownBy(lost::synchronize).isInstanceOf(NodeLostException.class);
+    assertThatThrownBy(() -> tensor.add(tensor).sum().item_float())
+        .isInstanceOf(NodeLostException.class);
+    assertThatThrownBy(lost::close).isInstanceOf(NodeLostException.class);
+
+    try (RemoteMachine again = open("lost-network", "")) {
+      assertThat(ones(2).to(again.device(), ScalarType.Float).sum().item_float()).isEqualTo(2f);
+    }
+  }
+
+  @Test
+  void aNodeThatStandsStillForAWhileGoesOn() throws Exception {
+    Set<Long> before = children();
+    try (RemoteMachine stopped = open("stands-still", "")) {
+      long node =
+          children().stream().filter(pid -> !before.contains(pid)).findFirst().orElseThrow();
+      Tensor counter = zeros(1).to(stopped.device(), ScalarType.Float);
+      stopped.synchronize();
+
+      signal("STOP", node);
+      for (int i = 0; i < 50; i++) {
+        counter.add_(new Scalar(1f));
+      }
+      await()
+          .atMost(Duration.ofSeconds(10))
+          .until(() -> stopped.state() == MachineState.RECONNECTING);
+      later(1500, () -> signal("CONT", node));
+
+      assertThat(counter.item_float()).isEqualTo(50f);
+    }
+  }
+
+  @Test
+  void aKilledNodeIsLostAtOnceEvenWhileTheNetworkIsBroken() throws Exception {
+    Set<Long> before = children();
+    RemoteMachine killed = open("killed-behind", "");
+    long node = children().stream().filter(pid -> !before.contains(pid)).findFirst().orElseThrow();
+    Tensor tensor = ones(3).to(killed.device(), ScalarType.Float);
+    killed.synchronize();
+    FaultyProvider.forwarder(killed).stall(Direction.UP, Direction.DOWN);
+    long start = System.nanoTime();
+
+    signal("KILL", node);
+
+    assertThatThrownBy(() -> tensor.sum().item_float())
+        .isInstanceOf(NodeLostException.class)
+        .hasMessageContaining("137");
+    assertThat(Duration.ofNanos(System.nanoTime() - start)).isLessThan(Duration.ofSeconds(5));
+    assertThatThrownBy(killed::close).isInstanceOf(NodeLostException.class);
+  }
+
+  private static RemoteMachine open(String settings) {
+    return open(null, settings);
+  }
+
+  private static RemoteMachine open(String name, String settings) {
+    Config config =
+        ConfigFactory.parseString(settings).withFallback(ConfigFactory.parseString(QUICK));
+    RemoteMachine.Builder builder = RemoteMachine.builder().provider("faulty").config(config);
+    return name == null ? builder.open() : builder.name(name).open();
+  }
+
+  private static Set<Long> children() {
+    return ProcessHandle.current().children().map(ProcessHandle::pid).collect(Collectors.toSet());
+  }
+
+  private static void signal(String name, long pid) {
+    try {
+      new ProcessBuilder("kill", "-" + name, Long.toString(pid)).start().waitFor();
+    } catch (java.io.IOException | InterruptedException e) {
+      throw new AssertionError(e);
+    }
+  }
+
+  private static void later(long millis, Runnable action) {
+    CompletableFuture<Void> unused =
+        CompletableFuture.runAsync(
+            action, CompletableFuture.delayedExecutor(millis, TimeUnit.MILLISECONDS));
+  }
+}

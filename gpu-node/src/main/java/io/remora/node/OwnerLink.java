@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.node;
+
+import com.google.protobuf.ByteString;
+import io.remora.actors.link.FrameHeader;
+import io.remora.actors.link.FrameType;
+import io.remora.actors.link.LinkConnection;
+import io.remora.actors.link.OutboundFrame;
+import io.remora.actors.link.PooledBuffer;
+import io.remora.actors.link.proto.Reason;
+import io.remora.actors.link.proto.SavedState;
+import io.remora.actors.link.proto.SessionClosed;
+import io.remora.actors.link.proto.SessionPosition;
+import io.remora.actors.link.proto.SessionProgress;
+import io.remora.actors.link.proto.Welcome;
+import io.remora.runtime.ProtocolException;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.stream.Collectors;
+
+/**
+ * One machine's link: what outlives its connections. Its sessions take batches from the connection
+ * that carries the link at the moment, and from no other; without one they go on with what they
+ * have. A new connection takes the link over from the one before at an exact place in the stream of
+ * each session.
+ *
+ * <p>Thread-safe: whatever a connection brings is put in under the link's lock, by its reader
+ * thread.
+ */
+final class OwnerLink {
+
+  /** Ended sessions whose end the machine has not confirmed, and live ones. */
+  private static final int MOST_SESSIONS = 4096;
+
+  private final ByteString id;
+  private final ByteString secret;
+  private final String name;
+  private volatile boolean confirmed;
+
+  // Guarded by this.
+  private final Map<Long, Session> sessions = new HashMap<>();
+  private LinkConnection connection;
+  private long connectionNumber;
+  private boolean ended;
+
+  private static final class Session {
+
+    final SessionInbox inbox;
+    final SessionOutbox outbox;
+    long lastReceived;
+
+    Session(SessionInbox inbox, SessionOutbox outbox, long lastReceived) {
+      this.inbox = inbox;
+      this.outbox = outbox;
+      this.lastReceived = lastReceived;
+    }
+  }
+
+  OwnerLink(ByteString id, ByteString secret, String name) {
+    this.id = id;
+    this.secret = secret;
+    this.name = name;
+  }
+
+  ByteString id() {
+    return id;
+  }
+
+  /** What the link's later connections must show. */
+  ByteString secret() {
+    return secret;
+  }
+
+  /** The machine's name. */
+  String name() {
+    return name;
+  }
+
+  /** Whether the machine surely has the secret. */
+  boolean isConfirmed() {
+    return confirmed;
+  }
+
+  void confirm() {
+    confirmed = true;
+  }
+
+  // Connections ---------------------------------------------------------------------------------
+
+  /**
+   * Takes the link over for a connection, which is told so, and closes the one before. What came
+   * from that until now has been received, what comes now is refused.
+   *
+   * @param number counts the link's connections
+   * @param positions the machine's sessions; others are of no more use
+   * @return false if a newer connection has taken the link over, or the link has ended
+   */
+  synchronized boolean connect(
+      LinkConnection by, long number, List<SessionPosition> positions, Welcome welcome) {
+    if (ended || number <= connectionNumber) {
+      return false;
+    }
+    if (connection != null) {
+      connection.close();
+    }
+    connection = by;
+    connectionNumber = number;
+    Map<Long, Long> acknowledged =
+        positions.stream()
+            .collect(
+                Collectors.toMap(
+                    SessionPosition::getSession,
+                    SessionPosition::getLastAcknowledgedSequence,
+                    (one, other) -> other));
+    for (Map.Entry<Long, Session> entry : List.copyOf(sessions.entrySet())) {
+      if (!acknowledged.containsKey(entry.getKey())) {
+        sessions.remove(entry.getKey());
+        entry.getValue().inbox.abandon();
+        entry.getValue().outbox.abandon();
+      }
+    }
+    Welcome.Builder answer = welcome.toBuilder();
+    sessions.forEach(
+        (session, its) ->
+            answer.addSessions(
+                SessionProgress.newBuilder()
+                    .setSession(session)
+                    .setLastReceivedSequence(its.lastReceived)));
+    by.send(OutboundFrame.control(FrameType.WELCOME, 0, answer.build()));
+    sessions.forEach((session, its) -> its.outbox.connect(by, acknowledged.get(session)));
+    return true;
+  }
+
+  /** The connection has ended; if it carried the link, nothing does until the next one comes. */
+  synchronized void disconnect(LinkConnection from) {
+    if (connection == from) {
+      connection = null;
+      sessions.values().forEach(session -> session.outbox.disconnect());
+    }
+  }
+
+  synchronized boolean isConnected() {
+    return connection != null;
+  }
+
+  /** Gives the machine up if it has no connection at the moment; false if it has. */
+  synchronized boolean endIfDisconnected() {
+    if (connection != null) {
+      return false;
+    }
+    end();
+    return true;
+  }
+
+  /** The machine has said goodbye, or is given up: nothing of it is kept. */
+  synchronized void end() {
+    ended = true;
+    for (Session session : sessions.values()) {
+      session.inbox.abandon();
+      session.outbox.abandon();
+    }
+    sessions.clear();
+  }
+
+  // What a connection brings --------------------------------------------------------------------
+
+  /** How a session gets its actor. */
+  interface Opening {
+    void open(SessionInbox inbox, SessionOutbox outbox);
+  }
+
+  /** Opens a session, or says again that it is open. */
+  synchronized void open(
+      LinkConnection from,
+      long session,
+      SavedState restoredFrom,
+      long maxQueuedBytes,
+      long maxUnconfirmedBytes,
+      Opening opening) {
+    if (connection != from) {
+      return;
+    }
+    Session existing = sessions.get(session);
+    if (existing != null) {
+      existing.outbox.openedAgain();
+      return;
+    }
+    if (sessions.size() >= MOST_SESSIONS) {
+      throw new ProtocolException(
+          "%d sessions are open or have ended without the machine's confirmation"
+              .formatted(sessions.size()));
+    }
+    Session opened =
+        new Session(
+            new SessionInbox(maxQueuedBytes),
+            new SessionOutbox(session, maxUnconfirmedBytes),
+            restoredFrom == null ? 0 : restoredFrom.getLastExecutedSequence());
+    sessions.put(session, opened);
+    opened.outbox.connect(from, 0);
+    opening.open(opened.inbox, opened.outbox);
+  }
+
+  /** Puts batches into their session's inbox, but for those that came before. */
+  synchronized void batches(LinkConnection from, FrameHeader header, PooledBuffer payload) {
+    if (connection != from) {
+      return;
+    }
+    Session session = sessions.get(header.session());
+    if (session == null) {
+      from.send(unknownSession(header.session()));
+      return;
+    }
+    long last = header.sequence() + SessionInbox.batchCount(payload.bytes()) - 1;
+    if (last <= session.lastReceived && last >= header.sequence()) {
+      return;
+    }
+    session.lastReceived = Math.max(last, session.lastReceived);
+    PooledBuffer kept = payload.retain();
+    boolean accepted =
+        session.inbox.put(
+            new SessionInbox.Batches(
+                header.sequence(), kept.bytes(), header.length(), kept::release));
+    if (!accepted) {
+      throw new ProtocolException(
+          ("session %d has sent more than %d bytes that are not executed yet"
+                  + " (see remora.link.max-in-flight-bytes): the machine must wait for"
+                  + " acknowledgements")
+              .formatted(header.session(), session.inbox.maxBytes()));
+    }
+  }
+
+  /** Puts something else into a session's inbox. */
+  synchronized void put(LinkConnection from, long session, SessionInbox.Entry entry) {
+    if (connection != from) {
+      return;
+    }
+    Session its = sessions.get(session);
+    if (its == null) {
+      from.send(unknownSession(session));
+      return;
+    }
+    its.inbox.put(entry);
+  }
+
+  /** The machine has what the session has said up to this place: it need not be kept. */
+  synchronized void received(LinkConnection from, long session, long sequence) {
+    Session its = sessions.get(session);
+    if (connection != from || its == null) {
+      return;
+    }
+    if (sequence != FrameType.END) {
+      its.outbox.confirm(sequence);
+    } else if (its.outbox.hasEnded()) {
+      sessions.remove(session);
+      its.outbox.abandon();
+    }
+  }
+
+  private static OutboundFrame unknownSession(long session) {
+    return OutboundFrame.control(
+        FrameType.SESSION_CLOSED,
+        session,
+        SessionClosed.newBuilder()
+            .setReason(Reason.REASON_UNKNOWN_SESSION)
+            .setMessage("this node has no session %d of this link".formatted(session))
+            .build());
+  }
+
+  /** Does not show the secret. */
+  @Override
+  public String toString() {
+    return "OwnerLink(" + name + ")";
+  }
+}
