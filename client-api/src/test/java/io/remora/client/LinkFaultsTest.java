@@ -108,6 +108,7 @@ final class LinkFaultsTest {
 
     @SuppressWarnings("ImmutableEnumChecker") // lambdas without state
     private final Consumer<FaultForwarder> injection;
+
     private final boolean breaks;
 
     Fault(Consumer<FaultForwarder> injection, boolean breaks) {

@@ -4,6 +4,7 @@ package io.remora.provider.mock;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.catchThrowable;
 
+import com.google.protobuf.ByteString;
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
 import io.remora.actors.link.FrameHeader;
@@ -343,6 +344,8 @@ class MockProviderTest {
                   .setLibtorchVersion("2.10.0")
                   .setMachine("mock-test")
                   .setToken(node.token().value())
+                  .setLink(ByteString.copyFrom(new byte[16]))
+                  .setConnection(1)
                   .build()));
       return welcome.get(LIMIT.toSeconds(), TimeUnit.SECONDS);
     }
