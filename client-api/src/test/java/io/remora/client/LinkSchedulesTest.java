@@ -17,6 +17,7 @@ import java.util.List;
 import java.util.Random;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicInteger;
 import org.bytedeco.javacpp.FloatPointer;
 import org.bytedeco.javacpp.PointerScope;
 import org.bytedeco.pytorch.Adam;
@@ -128,7 +129,7 @@ final class LinkSchedulesTest {
     private final Random random;
     private final CountDownLatch over = new CountDownLatch(1);
     private final Thread thread;
-    private volatile int faults;
+    private final AtomicInteger faults = new AtomicInteger();
 
     Schedule(FaultForwarder network, long seed) {
       this.network = network;
@@ -138,13 +139,13 @@ final class LinkSchedulesTest {
     }
 
     int faults() {
-      return faults;
+      return faults.get();
     }
 
     private void run() {
       while (!over(20 + random.nextInt(100))) {
         inject();
-        faults = faults + 1;
+        faults.incrementAndGet();
       }
       network.refuse(false);
       network.heal();
