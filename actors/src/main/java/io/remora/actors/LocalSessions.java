@@ -3,23 +3,34 @@ package io.remora.actors;
 
 import static java.util.Objects.requireNonNull;
 
+import akka.Done;
+import akka.actor.typed.ActorRef;
 import akka.actor.typed.ActorSystem;
 import akka.actor.typed.Extension;
 import akka.actor.typed.ExtensionId;
+import akka.actor.typed.Props;
+import akka.actor.typed.javadsl.AskPattern;
+import akka.cluster.sharding.typed.javadsl.ClusterSharding;
+import akka.cluster.sharding.typed.javadsl.EntityRef;
 import io.remora.actors.internal.BatchMailbox;
 import io.remora.actors.link.LinkSettings;
 import io.remora.runtime.BatchSink;
 import io.remora.runtime.MachineStateException;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.SessionListener;
+import java.time.Duration;
+import java.util.UUID;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CompletionStage;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.ConcurrentMap;
 import java.util.concurrent.atomic.AtomicLong;
 
 /**
- * The way of bytes between a program and a machine whose actor is in the same JVM: the program's
- * thread puts batches where the link's writer takes them, and the link's reader puts values where
- * the program wants them. No actor is on that way. Thread-safe.
+ * The sessions of this JVM's programs. The way of their bytes: the program's thread puts batches
+ * where a link's writer takes them, and the link's reader puts values where the program wants them.
+ * No actor is on that way. The link is the machine's own where the machine's actor is in this JVM,
+ * else that of this JVM's {@link SessionHost}. Thread-safe.
  */
 public final class LocalSessions implements Extension {
 
@@ -28,7 +39,18 @@ public final class LocalSessions implements Extension {
   private final AtomicLong lastSession = new AtomicLong();
   private final ConcurrentMap<Long, BatchMailbox> mailboxes = new ConcurrentHashMap<>();
 
-  private LocalSessions() {}
+  /** By machine; those of machines that are elsewhere. */
+  private final ConcurrentMap<String, ActorRef<SessionHost.Command>> hosts =
+      new ConcurrentHashMap<>();
+
+  private final ConcurrentMap<Long, ActorRef<SessionHost.Command>> hostOf =
+      new ConcurrentHashMap<>();
+
+  private final ActorSystem<?> system;
+
+  private LocalSessions(ActorSystem<?> system) {
+    this.system = system;
+  }
 
   /** The sessions of this actor system. */
   public static LocalSessions get(ActorSystem<?> system) {
@@ -36,7 +58,87 @@ public final class LocalSessions implements Extension {
   }
 
   /**
-   * Connects a program to the session that {@link MachineActor.OpenSession} has opened.
+   * Opens a session on a machine, wherever in the cluster its actor is.
+   *
+   * @param limit for the answer
+   * @return fails as {@link MachineActor.OpenSession}
+   */
+  public CompletionStage<MachineActor.SessionOpened> open(String machine, Duration limit) {
+    return entity(machine)
+        .<MachineActor.SessionOpened>askWithStatus(MachineActor.OpenSession::new, limit)
+        .thenCompose(
+            opened ->
+                opened.session() != 0
+                    ? CompletableFuture.completedFuture(opened)
+                    : openElsewhere(machine, limit));
+  }
+
+  private CompletionStage<MachineActor.SessionOpened> openElsewhere(
+      String machine, Duration limit) {
+    ActorRef<SessionHost.Command> host = hosts.computeIfAbsent(machine, this::spawnHost);
+    return AskPattern.<SessionHost.Command, MachineActor.SessionOpened>askWithStatus(
+            host, SessionHost.OpenSession::new, limit, system.scheduler())
+        .thenApply(
+            opened -> {
+              hostOf.put(opened.session(), host);
+              return opened;
+            });
+  }
+
+  private ActorRef<SessionHost.Command> spawnHost(String machine) {
+    return system.systemActorOf(
+        SessionHost.create(machine, ActorsSettings.from(system.settings().config())),
+        "remora-sessions-" + machine + "-" + UUID.randomUUID(),
+        Props.empty());
+  }
+
+  /** A host has ended. */
+  void remove(String machine, ActorRef<SessionHost.Command> host) {
+    hosts.remove(machine, host);
+  }
+
+  /**
+   * Closes a session after what it has sent.
+   *
+   * @return fails as {@link MachineActor.CloseSession}
+   */
+  public CompletionStage<Done> close(String machine, long session, Duration limit) {
+    ActorRef<SessionHost.Command> host = hostOf.remove(session);
+    return host == null
+        ? entity(machine)
+            .<Done>askWithStatus(replyTo -> new MachineActor.CloseSession(session, replyTo), limit)
+        : AskPattern.askWithStatus(
+            host,
+            replyTo -> new SessionHost.CloseSession(session, replyTo),
+            limit,
+            system.scheduler());
+  }
+
+  /**
+   * What is known of a storage of a session.
+   *
+   * @return fails as {@link MachineActor.GetStorage}
+   */
+  public CompletionStage<StorageInfo> storage(
+      String machine, long session, long storage, Duration limit) {
+    ActorRef<SessionHost.Command> host = hostOf.get(session);
+    return host == null
+        ? entity(machine)
+            .<StorageInfo>askWithStatus(
+                replyTo -> new MachineActor.GetStorage(session, storage, replyTo), limit)
+        : AskPattern.askWithStatus(
+            host,
+            replyTo -> new SessionHost.GetStorage(session, storage, replyTo),
+            limit,
+            system.scheduler());
+  }
+
+  private EntityRef<MachineActor.Command> entity(String machine) {
+    return ClusterSharding.get(system).entityRefFor(MachineActor.ENTITY_KEY, machine);
+  }
+
+  /**
+   * Connects a program to a session that was opened for it.
    *
    * @param listener hears of the session, on the link's reader thread, until it is lost, closed or
    *     detached
@@ -85,12 +187,13 @@ public final class LocalSessions implements Extension {
   /** Forgets a session that has ended. */
   void remove(long session) {
     mailboxes.remove(session);
+    hostOf.remove(session);
   }
 
   private static final class Id extends ExtensionId<LocalSessions> {
     @Override
     public LocalSessions createExtension(ActorSystem<?> system) {
-      return new LocalSessions();
+      return new LocalSessions(system);
     }
   }
 }

@@ -27,6 +27,7 @@ import com.typesafe.config.ConfigFactory;
 import io.remora.actors.internal.StayingShards;
 import io.remora.actors.link.LinkSettings;
 import io.remora.actors.link.LinkTransport;
+import io.remora.provider.LaunchToken;
 import io.remora.provider.MachineProviders;
 import io.remora.provider.MachineSpec;
 import io.remora.provider.NodeExit;
@@ -42,7 +43,9 @@ import io.remora.state.StateStores;
 import java.io.IOException;
 import java.time.Duration;
 import java.util.ArrayList;
+import java.util.HashMap;
 import java.util.List;
+import java.util.Map;
 import java.util.UUID;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionException;
@@ -109,16 +112,31 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
           Pause,
           Resume,
           Close,
+          FromHost,
           Internal {}
 
   /**
    * Gets a node and connects to it. Errors: {@link ProviderException} and its subclasses, {@link
    * MachineStateException} if the machine is open already.
+   *
+   * @param owner an actor whose end ends the machine, on any member; null: the machine stays until
+   *     it is closed
    */
-  public record Open(MachineSpec spec, ActorRef<StatusReply<MachineInfo>> replyTo)
-      implements Command {}
+  public record Open(
+      MachineSpec spec, ActorRef<?> owner, ActorRef<StatusReply<MachineInfo>> replyTo)
+      implements Command {
 
-  /** Opens a session. Errors: {@link MachineStateException}, {@link NodeLostException}. */
+    /** A machine without an owner. */
+    public Open(MachineSpec spec, ActorRef<StatusReply<MachineInfo>> replyTo) {
+      this(spec, null, replyTo);
+    }
+  }
+
+  /**
+   * Opens a session for a program in the machine's JVM; one elsewhere hears of session 0, and has
+   * {@link LocalSessions#open} do the rest. Errors: {@link MachineStateException}, {@link
+   * NodeLostException}.
+   */
   public record OpenSession(ActorRef<StatusReply<SessionOpened>> replyTo) implements Command {}
 
   /** Closes a session after what it has sent. Error: {@link MachineStateException}. */
@@ -165,6 +183,34 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
    */
   public record SessionOpened(long session, MachineInfo machine) implements RemoraMessage {}
 
+  /** What the sessions of other JVMs tell: see {@link SessionHost}. */
+  public sealed interface FromHost extends Command
+      permits HostPresent, HostSaved, HostRestored, HostUsed {
+
+    ActorRef<SessionHost.Command> host();
+  }
+
+  /**
+   * There is a host, and it wants the way to the node if it is not linked.
+   *
+   * @param idleMillis how long nobody has used its sessions
+   */
+  public record HostPresent(ActorRef<SessionHost.Command> host, boolean linked, long idleMillis)
+      implements FromHost {}
+
+  /** A host's sessions are saved for this pause; or why not, if {@code failure} is not empty. */
+  public record HostSaved(ActorRef<SessionHost.Command> host, String pause, String failure)
+      implements FromHost {}
+
+  /**
+   * A host's sessions are on the new node, but for those that are lost: {@code failure} or null.
+   */
+  public record HostRestored(ActorRef<SessionHost.Command> host, RemoraException failure)
+      implements FromHost {}
+
+  /** Work waits at a host for the paused machine. */
+  public record HostUsed(ActorRef<SessionHost.Command> host) implements FromHost {}
+
   private sealed interface Internal extends Command
       permits Provisioned,
           NotProvisioned,
@@ -179,6 +225,11 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
           IdleTick,
           PauseTimedOut,
           Used,
+          Recalled,
+          TokenIssued,
+          HostGone,
+          OwnerGone,
+          Recorded,
           StateDeleted,
           Leave {}
 
@@ -222,6 +273,21 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
   // Work waits for the paused machine.
   private record Used(int attempt) implements Internal {}
 
+  // What this machine's actor on another member has left behind; null: nothing.
+  private record Recalled(MachineRecord record) implements Internal {}
+
+  private record TokenIssued(
+      int attempt, ActorRef<SessionHost.Command> host, LaunchToken token, Throwable failure)
+      implements Internal {}
+
+  private record HostGone(ActorRef<SessionHost.Command> host) implements Internal {}
+
+  private record OwnerGone(ActorRef<?> owner) implements Internal {}
+
+  private enum Recorded implements Internal {
+    INSTANCE
+  }
+
   private record StateDeleted(Throwable closeFailure) implements Internal {}
 
   private enum Leave implements Internal {
@@ -231,8 +297,9 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
   // State ---------------------------------------------------------------------------------------
 
   private static final Logger log = LoggerFactory.getLogger(MachineActor.class);
-  private static final Duration LONGEST_STORAGE_TICK = Duration.ofSeconds(1);
   private static final Duration SHORTEST_IDLE_TICK = Duration.ofMillis(20);
+  private static final Duration WAY_AGAIN_AFTER = Duration.ofSeconds(15);
+  private static final String LEAVING = "its member leaves the cluster";
 
   private final String name;
   private final ActorsSettings settings;
@@ -267,6 +334,31 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
   private final List<ActorRef<StatusReply<MachineInfo>>> pausedBy = new ArrayList<>();
   private final List<ActorRef<StatusReply<MachineInfo>>> resumedBy = new ArrayList<>();
   private final List<ActorRef<StatusReply<Done>>> closedBy = new ArrayList<>();
+  private final Map<ActorRef<SessionHost.Command>, Host> hosts = new HashMap<>();
+  private int hostNumber;
+  private final List<String> hostPauses = new ArrayList<>();
+  private boolean restoring;
+  private ActorRef<?> owner;
+  private String closeReason = "";
+  // The shard moves to another member, and with it the machine.
+  private boolean leaving;
+  private boolean handedOver;
+
+  /** The sessions of another JVM. */
+  private static final class Host {
+
+    final int number;
+    boolean linked;
+    long wayNanos;
+    long idleMillis;
+    String pause = "";
+    boolean saved;
+    boolean restored;
+
+    Host(int number) {
+      this.number = number;
+    }
+  }
 
   /** A node on its way. Whoever no longer wants it says so, and it is ended when it comes. */
   private static final class Provisioning {
@@ -350,7 +442,20 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
 
   @Override
   public Receive<Command> createReceive() {
-    return closed();
+    return shard != null && MachineRecords.get(system).areShared() ? recalling() : closed();
+  }
+
+  /** Looks whether the machine was on another member before. */
+  private Receive<Command> recalling() {
+    getContext()
+        .pipeToSelf(
+            MachineRecords.get(system).read(name),
+            (record, failure) -> new Recalled(failure == null ? record.orElse(null) : null));
+    return newReceiveBuilder()
+        .onMessage(Recalled.class, this::onRecalled)
+        .onMessage(Leave.class, this::onLeave)
+        .onAnyMessage(this::later)
+        .build();
   }
 
   /** Stopped or Failed: nothing runs (or what still does is being ended). */
@@ -505,7 +610,15 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
   private ReceiveBuilder<Command> always() {
     return newReceiveBuilder()
         .onMessage(GetState.class, this::onGetState)
+        .onMessage(HostPresent.class, this::onHostPresent)
+        .onMessage(HostSaved.class, this::onHostSaved)
+        .onMessage(HostRestored.class, this::onHostRestored)
+        .onMessage(HostUsed.class, this::onHostUsed)
+        .onMessage(TokenIssued.class, this::onTokenIssued)
+        .onMessage(HostGone.class, this::onHostGone)
+        .onMessage(OwnerGone.class, this::onOwnerGone)
         .onMessage(Leave.class, this::onLeave)
+        .onMessage(Recorded.class, this::onRecorded)
         .onSignal(PostStop.class, this::onPostStop);
   }
 
@@ -543,6 +656,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     }
     attempt++;
     spec = command.spec();
+    belongTo(command.owner());
     openedBy = command.replyTo();
     node = null;
     link = null;
@@ -552,11 +666,12 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     sessions.forgetLost();
     become(MachineState.PROVISIONING, "asking provider " + spec.provider() + " for a node");
     timers.startSingleTimer(OpenTimedOut.INSTANCE, spec.openTimeout());
-    provision();
+    provision(null);
     return provisioning();
   }
 
-  private void provision() {
+  /** Asks for a node; {@code handle} is that of one which is to be taken over, if any. */
+  private void provision(String handle) {
     Provisioning waiting = new Provisioning(name);
     provisioning = waiting;
     int current = attempt;
@@ -564,7 +679,11 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     ActorRef<Command> self = getContext().getSelf();
     CompletableFuture<?> unused =
         CompletableFuture.supplyAsync(() -> MachineProviders.named(wanted.provider()), blocking)
-            .thenCompose(provider -> provider.provision(wanted, providerContext(wanted, waiting)))
+            .thenCompose(
+                provider ->
+                    handle == null
+                        ? provider.provision(wanted, providerContext(wanted, waiting))
+                        : provider.takeOver(handle, wanted, providerContext(wanted, waiting)))
             .whenComplete(
                 (arrived, failure) -> {
                   if (failure != null) {
@@ -718,14 +837,13 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
       openedBy.tell(StatusReply.success(info()));
       openedBy = null;
     }
-    return stash.unstashAll(ready());
+    leaveRecord();
+    hosts.forEach(this::giveWay);
+    return leaving ? beginPause(LEAVING) : stash.unstashAll(ready());
   }
 
   private void startTicks() {
-    Duration tick = settings.storageActorAfter().dividedBy(2);
-    timers.startTimerWithFixedDelay(
-        StorageTick.INSTANCE,
-        tick.compareTo(LONGEST_STORAGE_TICK) < 0 ? tick : LONGEST_STORAGE_TICK);
+    timers.startTimerWithFixedDelay(StorageTick.INSTANCE, SessionTable.tickInterval(settings));
     if (idleTimeout() != null) {
       Duration idleTick = idleTimeout().dividedBy(10);
       timers.startTimerWithFixedDelay(
@@ -739,6 +857,10 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
   private Behavior<Command> onOpenSession(OpenSession command) {
     if (linkLost != null) {
       command.replyTo().tell(StatusReply.error(linkLost));
+      return Behaviors.same();
+    }
+    if (!command.replyTo().path().address().hasLocalScope()) {
+      command.replyTo().tell(StatusReply.success(new SessionOpened(0, info())));
       return Behaviors.same();
     }
     link.tell(
@@ -794,7 +916,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
   }
 
   private Behavior<Command> onGetStorage(GetStorage query) {
-    sessions.describe(query);
+    sessions.describe(query.session(), query.storage(), query.replyTo());
     return Behaviors.same();
   }
 
@@ -820,7 +942,9 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
             && pausedBy.isEmpty()
             && sessions.isSettled()
             && System.nanoTime() - readySinceNanos >= idleTimeout().toNanos()
-            && sessions.isIdleFor(idleTimeout());
+            && sessions.idle().compareTo(idleTimeout()) >= 0
+            && hosts.values().stream()
+                .allMatch(host -> host.idleMillis >= idleTimeout().toMillis());
     if (!idle) {
       return Behaviors.same();
     }
@@ -865,6 +989,13 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
       session.saved = null;
       link.tell(new NodeLink.SaveSession(session.mailbox.session(), pause));
     }
+    hosts.forEach(
+        (ref, host) -> {
+          host.saved = false;
+          host.pause = pause + "-" + host.number;
+          hostPauses.add(host.pause);
+          ref.tell(new SessionHost.Save(host.pause, pausedByItself, forHosts()));
+        });
     return endNodeWhenSaved(pausing());
   }
 
@@ -908,7 +1039,9 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
   }
 
   private Behavior<Command> endNodeWhenSaved(Behavior<Command> otherwise) {
-    if (linkLost != null || !sessions.areSaved()) {
+    if (linkLost != null
+        || !sessions.areSaved()
+        || hosts.values().stream().anyMatch(host -> !host.saved)) {
       return otherwise;
     }
     if (pausedByItself && sessions.hasWork()) {
@@ -934,13 +1067,16 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     if (!pausedByItself) {
       log.warn("Machine {} was not paused: {}", name, why);
     }
-    link.tell(new NodeLink.ForgetState(pause));
-    pause = null;
+    forgetState();
+    tellHosts(new SessionHost.GoOn());
     become(linkBroken ? MachineState.RECONNECTING : MachineState.READY, "not paused: " + why);
     readySinceNanos = System.nanoTime();
     startTicks();
     sessions.goOn();
     answer(pausedBy, StatusReply.error(new MachineStateException(what)));
+    if (leaving) {
+      return Behaviors.stopped();
+    }
     return linkBroken ? reconnecting() : stash.unstashAll(ready());
   }
 
@@ -987,6 +1123,11 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
             .formatted(sessions.size(), bytes, node.description()));
     node = null;
     answer(pausedBy, StatusReply.success(info()));
+    tellHosts(new SessionHost.Offline());
+    if (leaving) {
+      return handOver();
+    }
+    leaveRecord();
     awaitUse();
     return stash.unstashAll(paused());
   }
@@ -1063,7 +1204,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     notRestored = null;
     become(MachineState.PROVISIONING, "resuming: " + why);
     timers.startSingleTimer(OpenTimedOut.INSTANCE, spec.openTimeout());
-    provision();
+    provision(null);
     return provisioning();
   }
 
@@ -1081,21 +1222,29 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
       session.restored = false;
       link.tell(new NodeLink.OpenSession(session.mailbox, session.saved));
     }
+    restoring = true;
+    hosts.forEach(
+        (ref, host) -> {
+          host.restored = false;
+          host.wayNanos = 0;
+          giveWay(ref, host);
+        });
     return restoredOne();
   }
 
   /** No session takes batches before all are there: until then the machine can be paused again. */
   private Behavior<Command> restoredOne() {
-    if (sessions.all().stream().anyMatch(session -> !session.restored)) {
+    if (!sessions.areRestored() || hosts.values().stream().anyMatch(host -> !host.restored)) {
       return Behaviors.same();
     }
     resuming = false;
-    if (notRestored != null && sessions.isEmpty()) {
+    restoring = false;
+    if (notRestored != null && sessions.isEmpty() && hosts.isEmpty()) {
       return fail(notRestored);
     }
-    link.tell(new NodeLink.ForgetState(pause));
-    pause = null;
+    forgetState();
     sessions.restored();
+    tellHosts(new SessionHost.GoOn());
     Behavior<Command> next = becomeReady();
     answer(
         resumedBy,
@@ -1117,6 +1266,8 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
       node = null;
     }
     disconnect();
+    restoring = false;
+    tellHosts(new SessionHost.Offline());
     become(MachineState.PAUSED, "not resumed: " + cause.getMessage());
     log.warn("Machine {} was not resumed and stays paused: {}", name, cause.getMessage());
     stash.forEach(this::refuse);
@@ -1186,6 +1337,8 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     become(MachineState.FAILED, cause.getMessage());
     endOpening(cause);
     sessions.loseAll(cause);
+    endHosts(cause);
+    forgetRecord();
     if (link != null) {
       getContext().stop(link);
       link = null;
@@ -1248,13 +1401,18 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
   // Closing -------------------------------------------------------------------------------------
 
   private Behavior<Command> onClose(Close command) {
-    MachineStateException cause = new MachineStateException("machine " + name + " was closed");
+    MachineStateException cause =
+        new MachineStateException("machine " + name + " was closed" + closeReason);
     closedBy.add(command.replyTo());
     become(MachineState.STOPPED, "closing");
     resuming = false;
     nodeEnding = false;
+    restoring = false;
     endOpening(cause);
     sessions.endAll(cause);
+    endHosts(cause);
+    forgetRecord();
+    belongTo(null);
     timers.startSingleTimer(CloseTimedOut.INSTANCE, settings.closeTimeout());
     if (link != null && linkLost == null) {
       // With a broken link it stops at once.
@@ -1377,13 +1535,16 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
 
   /** Deletes, without a node, what the last pause has saved. Never fails; says so in the log. */
   private CompletableFuture<Void> deleteState() {
-    String deleted = pause;
+    List<String> deleted = pauses();
     MachineSpec of = spec;
     pause = null;
+    hostPauses.clear();
     return CompletableFuture.runAsync(
             () -> {
               try {
-                StateStores.open(configuration(of)).delete(deleted);
+                for (String each : deleted) {
+                  StateStores.open(configuration(of)).delete(each);
+                }
               } catch (IOException e) {
                 throw new CompletionException(e);
               }
@@ -1397,20 +1558,270 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
             });
   }
 
+  // Hosts ---------------------------------------------------------------------------------------
+
+  private Behavior<Command> onHostPresent(HostPresent event) {
+    Host host = hosts.get(event.host());
+    if (host == null) {
+      if (state == MachineState.STOPPED || state == MachineState.FAILED) {
+        event.host().tell(new SessionHost.Ended(ended()));
+        return Behaviors.same();
+      }
+      host = new Host(++hostNumber);
+      hosts.put(event.host(), host);
+      getContext().watchWith(event.host(), new HostGone(event.host()));
+      log.info("Machine {} has sessions on {}", name, event.host().path().address());
+      if (state == MachineState.PAUSED || resuming) {
+        event.host().tell(new SessionHost.Offline());
+      }
+    }
+    host.linked = event.linked();
+    host.idleMillis = event.idleMillis();
+    giveWay(event.host(), host);
+    return Behaviors.same();
+  }
+
+  private RemoraException ended() {
+    String message = "machine " + name + " is " + state + ": " + reason;
+    return state == MachineState.FAILED
+        ? new NodeLostException(message)
+        : new MachineStateException(message);
+  }
+
+  /** Tells a host that is not linked how to reach the node. */
+  private void giveWay(ActorRef<SessionHost.Command> ref, Host host) {
+    long now = System.nanoTime();
+    if (host.linked
+        || link == null
+        || !(state == MachineState.READY || restoring)
+        || (host.wayNanos != 0 && now - host.wayNanos < WAY_AGAIN_AFTER.toNanos())) {
+      return;
+    }
+    host.wayNanos = now;
+    int current = attempt;
+    getContext()
+        .askWithStatus(
+            LaunchToken.class,
+            link,
+            WAY_AGAIN_AFTER,
+            NodeLink.IssueToken::new,
+            (token, failure) -> new TokenIssued(current, ref, token, failure));
+  }
+
+  private Behavior<Command> onTokenIssued(TokenIssued issued) {
+    if (issued.attempt() != attempt || node == null) {
+      return Behaviors.same();
+    }
+    if (issued.token() == null) {
+      log.warn(
+          "Machine {}: its node gave no token for sessions on {}: {}",
+          name,
+          issued.host().path().address(),
+          issued.failure().getMessage());
+      return Behaviors.same();
+    }
+    issued
+        .host()
+        .tell(
+            new SessionHost.Way(
+                LinkTransport.text(node.address()), issued.token().value(), info(), forHosts()));
+    return Behaviors.same();
+  }
+
+  private ActorRef<FromHost> forHosts() {
+    return getContext().getSelf().narrow();
+  }
+
+  private Behavior<Command> onHostSaved(HostSaved event) {
+    Host host = hosts.get(event.host());
+    if (state != MachineState.PAUSING || host == null || !host.pause.equals(event.pause())) {
+      if (link != null) {
+        link.tell(new NodeLink.ForgetState(event.pause()));
+      }
+      return Behaviors.same();
+    }
+    if (!event.failure().isEmpty()) {
+      return pauseFailed(event.failure());
+    }
+    host.saved = true;
+    return endNodeWhenSaved(Behaviors.same());
+  }
+
+  private Behavior<Command> onHostRestored(HostRestored event) {
+    Host host = hosts.get(event.host());
+    if (!restoring || host == null) {
+      return Behaviors.same();
+    }
+    host.restored = true;
+    if (event.failure() != null) {
+      notRestored = event.failure();
+    }
+    return restoredOne();
+  }
+
+  private Behavior<Command> onHostUsed(HostUsed event) {
+    return state == MachineState.PAUSED ? resume("it is used") : Behaviors.same();
+  }
+
+  private Behavior<Command> onHostGone(HostGone event) {
+    if (hosts.remove(event.host()) == null) {
+      return Behaviors.same();
+    }
+    log.info("Machine {} has no sessions on {} any more", name, event.host().path().address());
+    if (state == MachineState.PAUSING && !nodeEnding) {
+      return endNodeWhenSaved(Behaviors.same());
+    }
+    return restoring ? restoredOne() : Behaviors.same();
+  }
+
+  private void tellHosts(SessionHost.FromMachine news) {
+    hosts.keySet().forEach(host -> host.tell(news));
+  }
+
+  private void endHosts(RemoraException cause) {
+    tellHosts(new SessionHost.Ended(cause));
+    hosts.keySet().forEach(getContext()::unwatch);
+    hosts.clear();
+  }
+
+  private List<String> pauses() {
+    List<String> names = new ArrayList<>(hostPauses);
+    if (pause != null) {
+      names.add(pause);
+    }
+    return names;
+  }
+
+  /** Has the node delete what was saved for the pause. */
+  private void forgetState() {
+    pauses().forEach(each -> link.tell(new NodeLink.ForgetState(each)));
+    pause = null;
+    hostPauses.clear();
+  }
+
+  // Owner and successor -------------------------------------------------------------------------
+
+  private void belongTo(ActorRef<?> newOwner) {
+    if (owner != null) {
+      getContext().unwatch(owner);
+    }
+    owner = newOwner;
+    closeReason = "";
+    if (owner != null) {
+      getContext().watchWith(owner, new OwnerGone(owner));
+    }
+  }
+
+  private Behavior<Command> onOwnerGone(OwnerGone event) {
+    if (event.owner().equals(owner)) {
+      log.warn("Machine {} is closed: the program that opened it is gone", name);
+      owner = null;
+      closeReason = ": the program that opened it is gone";
+      getContext().getSelf().tell(new Close(system.ignoreRef()));
+    }
+    return Behaviors.same();
+  }
+
+  private MachineRecord record() {
+    return new MachineRecord(
+        spec,
+        owner,
+        node == null ? "" : node.handle().orElse(""),
+        info(),
+        state == MachineState.PAUSED ? pause : "",
+        hostPauses);
+  }
+
+  /** Says to whoever follows this actor what there is. */
+  private void leaveRecord() {
+    if (shard != null) {
+      CompletionStage<Done> unused = MachineRecords.get(system).write(record());
+    }
+  }
+
+  private void forgetRecord() {
+    if (shard != null) {
+      CompletionStage<Done> unused = MachineRecords.get(system).delete(name);
+    }
+  }
+
+  private Behavior<Command> onRecalled(Recalled recalled) {
+    MachineRecord record = recalled.record();
+    if (record == null) {
+      return stash.unstashAll(closed());
+    }
+    attempt++;
+    spec = record.spec();
+    belongTo(record.owner());
+    openedOnce = true;
+    up =
+        new NodeLink.Up(
+            "",
+            record.info().libtorchVersion(),
+            record.info().devices(),
+            record.info().computeThreads());
+    hostPauses.addAll(record.hostPauses());
+    if (record.isPaused()) {
+      pause = record.pause();
+      become(MachineState.PAUSED, "taken over, paused, from a member that is gone");
+      return stash.unstashAll(paused());
+    }
+    if (record.handle().isEmpty()) {
+      return fail(
+          new NodeLostException(
+              "machine %s was lost with the member of the cluster that it was on, and with that its node (%s)"
+                  .formatted(name, record.info().nodeAddress())));
+    }
+    become(MachineState.PROVISIONING, "taking its node over from a member that is gone");
+    timers.startSingleTimer(OpenTimedOut.INSTANCE, spec.openTimeout());
+    provision(record.handle());
+    return stash.unstashAll(provisioning());
+  }
+
+  /** The shard moves: what others use is handed over, the rest ends. */
   private Behavior<Command> onLeave(Leave command) {
+    boolean wanted = openedOnce && (owner == null || !hosts.isEmpty());
+    if (!wanted || state == MachineState.STOPPED || state == MachineState.FAILED) {
+      return Behaviors.stopped();
+    }
+    leaving = true;
+    if (state == MachineState.PAUSED || (node != null && node.handle().isPresent())) {
+      return handOver();
+    }
+    // Its node ends with this process: another member starts one, with what is saved.
+    return state == MachineState.READY ? beginPause(LEAVING) : Behaviors.same();
+  }
+
+  private Behavior<Command> handOver() {
+    handedOver = true;
+    log.info("Machine {} is handed over to another member", name);
+    getContext()
+        .pipeToSelf(
+            MachineRecords.get(system).write(record()), (done, failure) -> Recorded.INSTANCE);
+    return Behaviors.same();
+  }
+
+  private Behavior<Command> onRecorded(Recorded event) {
     return Behaviors.stopped();
   }
 
   private Behavior<Command> onPostStop(PostStop signal) {
-    MachineStateException cause =
+    RemoraException cause =
         new MachineStateException("machine " + name + " was ended: its actor was stopped");
     endOpening(cause);
     sessions.endAll(cause);
+    if (handedOver) {
+      return Behaviors.same();
+    }
+    endHosts(cause);
     if (node != null && !nodeEnding) {
       abandon(node);
     }
     if (pause != null) {
       CompletableFuture<Void> unused = deleteState();
+    }
+    if (openedOnce) {
+      forgetRecord();
     }
     return Behaviors.same();
   }

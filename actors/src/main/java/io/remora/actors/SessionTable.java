@@ -28,6 +28,7 @@ final class SessionTable {
 
   private static final long START_NANOS = System.nanoTime();
   private static final int STORAGE_ACTORS_PER_TICK = 1000;
+  private static final Duration LONGEST_TICK = Duration.ofSeconds(1);
 
   /** A session and what is known of its storages. */
   static final class Session {
@@ -182,10 +183,13 @@ final class SessionTable {
     return sessions.values().stream().anyMatch(session -> session.mailbox.hasWork());
   }
 
-  /** Whether nobody has used a session for so long. */
-  boolean isIdleFor(Duration limit) {
-    return sessions.values().stream()
-        .allMatch(session -> session.mailbox.idleNanos() >= limit.toNanos());
+  /** How long nobody has used any of the sessions; very long if there are none. */
+  Duration idle() {
+    return Duration.ofNanos(
+        sessions.values().stream()
+            .mapToLong(session -> session.mailbox.idleNanos())
+            .min()
+            .orElse(Long.MAX_VALUE));
   }
 
   // Pausing -------------------------------------------------------------------------------------
@@ -211,6 +215,10 @@ final class SessionTable {
 
   boolean areSaved() {
     return sessions.values().stream().allMatch(session -> session.saved != null);
+  }
+
+  boolean areRestored() {
+    return sessions.values().stream().allMatch(session -> session.restored);
   }
 
   /** The node has ended; answers how many bytes are saved. */
@@ -296,37 +304,37 @@ final class SessionTable {
     }
   }
 
-  void describe(MachineActor.GetStorage query) {
-    Session session = sessions.get(query.session());
+  /** Answers what is known of a storage. */
+  void describe(long number, long storage, ActorRef<StatusReply<StorageInfo>> replyTo) {
+    Session session = sessions.get(number);
     if (session == null) {
-      query.replyTo().tell(StatusReply.error(noSession(query.session())));
+      replyTo.tell(StatusReply.error(noSession(number)));
     } else {
-      describe(query, session);
+      describe(session, storage, replyTo);
     }
   }
 
   /** Answers for a session that was lost; false: there is none of this number. */
-  boolean describeLost(MachineActor.GetStorage query) {
-    Session session = lost.get(query.session());
+  boolean describeLost(long number, long storage, ActorRef<StatusReply<StorageInfo>> replyTo) {
+    Session session = lost.get(number);
     if (session != null) {
-      describe(query, session);
+      describe(session, storage, replyTo);
     }
     return session != null;
   }
 
-  private void describe(MachineActor.GetStorage query, Session session) {
-    if (!session.storages.contains(query.storage())) {
-      query
-          .replyTo()
-          .tell(
-              StatusReply.error(
-                  new StaleReferenceException(
-                      "machine %s has no storage %d in session %d: it was freed, or nothing has used it yet"
-                          .formatted(machine, query.storage(), query.session()))));
-    } else if (session.actors.containsKey(query.storage()) || roomForStorageActors() > 0) {
-      storageActor(session, query.storage()).tell(new StorageActor.GetInfo(query.replyTo()));
+  private void describe(
+      Session session, long storage, ActorRef<StatusReply<StorageInfo>> replyTo) {
+    if (!session.storages.contains(storage)) {
+      replyTo.tell(
+          StatusReply.error(
+              new StaleReferenceException(
+                  "machine %s has no storage %d in session %d: it was freed, or nothing has used it yet"
+                      .formatted(machine, storage, session.mailbox.session()))));
+    } else if (session.actors.containsKey(storage) || roomForStorageActors() > 0) {
+      storageActor(session, storage).tell(new StorageActor.GetInfo(replyTo));
     } else {
-      query.replyTo().tell(StatusReply.success(storageInfo(session, query.storage())));
+      replyTo.tell(StatusReply.success(storageInfo(session, storage)));
     }
   }
 
@@ -358,6 +366,12 @@ final class SessionTable {
               StorageActor.create(storageInfo(session, id)),
               "storage-" + session.mailbox.session() + "-" + id);
         });
+  }
+
+  /** How often {@link #tick} is to be called. */
+  static Duration tickInterval(ActorsSettings settings) {
+    Duration tick = settings.storageActorAfter().dividedBy(2);
+    return tick.compareTo(LONGEST_TICK) < 0 ? tick : LONGEST_TICK;
   }
 
   /** Gives actors to the storages that have come of age, and ends those of freed ones. */

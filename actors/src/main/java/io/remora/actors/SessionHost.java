@@ -1,0 +1,453 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors;
+
+import akka.Done;
+import akka.actor.typed.ActorRef;
+import akka.actor.typed.Behavior;
+import akka.actor.typed.PostStop;
+import akka.actor.typed.javadsl.AbstractBehavior;
+import akka.actor.typed.javadsl.ActorContext;
+import akka.actor.typed.javadsl.Behaviors;
+import akka.actor.typed.javadsl.Receive;
+import akka.actor.typed.javadsl.TimerScheduler;
+import akka.cluster.sharding.typed.javadsl.ClusterSharding;
+import akka.cluster.sharding.typed.javadsl.EntityRef;
+import akka.pattern.StatusReply;
+import io.remora.actors.link.LinkTransport;
+import io.remora.provider.LaunchToken;
+import io.remora.runtime.MachineStateException;
+import io.remora.runtime.NodeLostException;
+import io.remora.runtime.RemoraException;
+import java.time.Duration;
+import java.util.ArrayList;
+import java.util.List;
+
+/**
+ * The sessions that programs of one JVM have on a machine whose actor is on another member of the
+ * cluster. It has a link of its own to the machine's node: bytes go straight there, and the machine
+ * may move from member to member without the sessions taking notice. The machine tells it where the
+ * node is, and to save its sessions and take them up again when the machine is paused.
+ *
+ * <p>It tells the machine each {@link #HEARTBEAT} that it is there, which brings the machine's
+ * actor up again on another member when its own is gone. It ends with its last session, and with
+ * the machine.
+ */
+public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
+
+  /** How often the host tells the machine that it is there. */
+  static final Duration HEARTBEAT = Duration.ofSeconds(1);
+
+  // Protocol ------------------------------------------------------------------------------------
+
+  /** What the host takes. */
+  public sealed interface Command extends RemoraMessage
+      permits OpenSession, CloseSession, GetStorage, FromMachine, Internal {}
+
+  /** As {@link MachineActor.OpenSession}. */
+  public record OpenSession(ActorRef<StatusReply<MachineActor.SessionOpened>> replyTo)
+      implements Command {}
+
+  /** As {@link MachineActor.CloseSession}. */
+  public record CloseSession(long session, ActorRef<StatusReply<Done>> replyTo)
+      implements Command {}
+
+  /** As {@link MachineActor.GetStorage}. */
+  public record GetStorage(long session, long storage, ActorRef<StatusReply<StorageInfo>> replyTo)
+      implements Command {}
+
+  /** What the machine says. */
+  public sealed interface FromMachine extends Command permits Way, Save, GoOn, Offline, Ended {}
+
+  /**
+   * The way to the machine's node; for a host that has none.
+   *
+   * @param token serves for one link; not shown by {@link #toString}
+   * @param replyTo hears {@link MachineActor.HostRestored}, where there was something saved
+   */
+  public record Way(
+      String address, String token, MachineInfo info, ActorRef<MachineActor.FromHost> replyTo)
+      implements FromMachine {
+
+    @Override
+    public String toString() {
+      return "Way(" + address + ")";
+    }
+  }
+
+  /**
+   * Save the sessions after what was submitted so far; answered by {@link MachineActor.HostSaved}.
+   *
+   * @param pause names what is saved
+   * @param unlessUsed whether to refuse if somebody uses a session
+   */
+  public record Save(String pause, boolean unlessUsed, ActorRef<MachineActor.FromHost> replyTo)
+      implements FromMachine {}
+
+  /** The machine is not paused after all. */
+  public record GoOn() implements FromMachine {}
+
+  /** The machine is paused: its node has ended. A {@link Way} follows when it is used again. */
+  public record Offline() implements FromMachine {}
+
+  /** There is no machine any more. */
+  public record Ended(RemoraException cause) implements FromMachine {}
+
+  private sealed interface Internal extends Command
+      permits LinkEvent, LinkStopped, Used, Beat, StorageTick {}
+
+  private record LinkEvent(int attempt, NodeLink.Event event) implements Internal {}
+
+  private record LinkStopped(int attempt) implements Internal {}
+
+  private record Used(int attempt) implements Internal {}
+
+  private enum Beat implements Internal {
+    INSTANCE
+  }
+
+  private enum StorageTick implements Internal {
+    INSTANCE
+  }
+
+  // State ---------------------------------------------------------------------------------------
+
+  private final String machine;
+  private final ActorsSettings settings;
+  private final EntityRef<MachineActor.Command> entity;
+  private final SessionTable sessions;
+  private final List<ActorRef<StatusReply<MachineActor.SessionOpened>>> waiting = new ArrayList<>();
+  private ActorRef<NodeLink.Command> link;
+  private int attempt;
+  private boolean up;
+  private boolean offline;
+  private boolean retired;
+  private Save saving;
+  private Way way;
+  private RemoraException notRestored;
+
+  /** A host for the sessions of this JVM on a machine that is elsewhere. */
+  static Behavior<Command> create(String machine, ActorsSettings settings) {
+    return Behaviors.setup(
+        context ->
+            Behaviors.withTimers(timers -> new SessionHost(context, timers, machine, settings)));
+  }
+
+  private SessionHost(
+      ActorContext<Command> context,
+      TimerScheduler<Command> timers,
+      String machine,
+      ActorsSettings settings) {
+    super(context);
+    context.setLoggerName(SessionHost.class);
+    this.machine = machine;
+    this.settings = settings;
+    this.sessions = new SessionTable(context, machine, settings);
+    this.entity =
+        ClusterSharding.get(context.getSystem()).entityRefFor(MachineActor.ENTITY_KEY, machine);
+    timers.startTimerWithFixedDelay(Beat.INSTANCE, HEARTBEAT);
+    timers.startTimerWithFixedDelay(StorageTick.INSTANCE, SessionTable.tickInterval(settings));
+  }
+
+  @Override
+  public Receive<Command> createReceive() {
+    return newReceiveBuilder()
+        .onMessage(OpenSession.class, this::onOpenSession)
+        .onMessage(CloseSession.class, this::onCloseSession)
+        .onMessage(GetStorage.class, this::onGetStorage)
+        .onMessage(Way.class, this::onWay)
+        .onMessage(Save.class, this::onSave)
+        .onMessage(GoOn.class, this::onGoOn)
+        .onMessage(Offline.class, this::onOffline)
+        .onMessage(Ended.class, this::onEnded)
+        .onMessage(LinkEvent.class, this::onLinkEvent)
+        .onMessage(LinkStopped.class, this::onLinkStopped)
+        .onMessage(Used.class, this::onUsed)
+        .onMessage(Beat.class, this::onBeat)
+        .onMessage(StorageTick.class, this::onStorageTick)
+        .onSignal(PostStop.class, this::onPostStop)
+        .build();
+  }
+
+  // Programs ------------------------------------------------------------------------------------
+
+  private Behavior<Command> onOpenSession(OpenSession command) {
+    waiting.add(command.replyTo());
+    present();
+    if (offline) {
+      entity.tell(new MachineActor.HostUsed(getContext().getSelf()));
+    }
+    openWaiting();
+    return this;
+  }
+
+  private void openWaiting() {
+    if (!up || offline || saving != null) {
+      return;
+    }
+    for (ActorRef<StatusReply<MachineActor.SessionOpened>> replyTo : waiting) {
+      link.tell(new NodeLink.OpenSession(sessions.add(replyTo).mailbox, null));
+    }
+    waiting.clear();
+  }
+
+  private Behavior<Command> onCloseSession(CloseSession command) {
+    SessionTable.Session session = sessions.get(command.session());
+    if (offline && session != null && session.mailbox.hasWork()) {
+      // It resumes the machine for that; then there is a way to close it.
+      getContext().scheduleOnce(HEARTBEAT, getContext().getSelf(), command);
+      return this;
+    }
+    if (!sessions.closing(command.session(), command.replyTo())) {
+      return this;
+    }
+    if (offline || link == null) {
+      sessions.end(command.session(), null);
+      return this;
+    }
+    link.tell(new NodeLink.CloseSession(command.session()));
+    return this;
+  }
+
+  private Behavior<Command> onGetStorage(GetStorage query) {
+    sessions.describe(query.session(), query.storage(), query.replyTo());
+    return this;
+  }
+
+  private Behavior<Command> onStorageTick(StorageTick tick) {
+    sessions.tick();
+    return this;
+  }
+
+  // The machine ---------------------------------------------------------------------------------
+
+  private Behavior<Command> onBeat(Beat beat) {
+    if (!sessions.isEmpty() || !waiting.isEmpty()) {
+      present();
+      return this;
+    }
+    if (!retired) {
+      // Sessions opened from now on get another host; those on their way here still find this one.
+      LocalSessions.get(getContext().getSystem()).remove(machine, getContext().getSelf());
+      retired = true;
+      return this;
+    }
+    if (link != null) {
+      link.tell(NodeLink.Shutdown.INSTANCE);
+    }
+    return Behaviors.stopped();
+  }
+
+  private void present() {
+    entity.tell(
+        new MachineActor.HostPresent(
+            getContext().getSelf(), link != null, sessions.idle().toMillis()));
+  }
+
+  private Behavior<Command> onWay(Way command) {
+    if (link != null) {
+      return this;
+    }
+    way = command;
+    notRestored = null;
+    int current = ++attempt;
+    ActorRef<Command> self = getContext().getSelf();
+    link =
+        getContext()
+            .spawn(
+                NodeLink.create(
+                    machine,
+                    LinkTransport.address(way.address()),
+                    LaunchToken.of(way.token()),
+                    settings.link(),
+                    event -> self.tell(new LinkEvent(current, event))),
+                "link-" + current);
+    getContext().watchWith(link, new LinkStopped(current));
+    return this;
+  }
+
+  private Behavior<Command> onSave(Save command) {
+    saving = command;
+    if (command.unlessUsed() && sessions.idle().isZero()) {
+      return saved("it is used again");
+    }
+    for (SessionTable.Session session : sessions.all()) {
+      session.saved = null;
+      link.tell(new NodeLink.SaveSession(session.mailbox.session(), command.pause()));
+    }
+    return savedWhenAllAre();
+  }
+
+  private Behavior<Command> savedWhenAllAre() {
+    if (!sessions.areSaved()) {
+      return this;
+    }
+    return saved(saving.unlessUsed() && sessions.hasWork() ? "it is used again" : "");
+  }
+
+  private Behavior<Command> saved(String failure) {
+    saving
+        .replyTo()
+        .tell(new MachineActor.HostSaved(getContext().getSelf(), saving.pause(), failure));
+    return this;
+  }
+
+  private Behavior<Command> onGoOn(GoOn command) {
+    saving = null;
+    if (offline) {
+      offline = false;
+      sessions.restored();
+    } else {
+      sessions.goOn();
+    }
+    openWaiting();
+    return this;
+  }
+
+  private Behavior<Command> onOffline(Offline command) {
+    if (!offline) {
+      offline = true;
+      sessions.offloaded();
+    }
+    saving = null;
+    dropLink();
+    int current = attempt;
+    ActorRef<Command> self = getContext().getSelf();
+    sessions.onUse(() -> self.tell(new Used(current)));
+    if (!waiting.isEmpty()) {
+      entity.tell(new MachineActor.HostUsed(self));
+    }
+    return this;
+  }
+
+  private void dropLink() {
+    attempt++;
+    up = false;
+    if (link != null) {
+      getContext().stop(link);
+      link = null;
+    }
+    sessions.disconnect();
+  }
+
+  private Behavior<Command> onUsed(Used event) {
+    if (event.attempt() == attempt) {
+      entity.tell(new MachineActor.HostUsed(getContext().getSelf()));
+    }
+    return this;
+  }
+
+  private Behavior<Command> onEnded(Ended event) {
+    if (link != null) {
+      link.tell(NodeLink.Shutdown.INSTANCE);
+    }
+    return end(event.cause());
+  }
+
+  private Behavior<Command> end(RemoraException cause) {
+    sessions.endAll(cause);
+    waiting.forEach(replyTo -> replyTo.tell(StatusReply.error(cause)));
+    waiting.clear();
+    return Behaviors.stopped();
+  }
+
+  // The link ------------------------------------------------------------------------------------
+
+  private Behavior<Command> onLinkEvent(LinkEvent told) {
+    if (told.attempt() != attempt) {
+      return this;
+    }
+    NodeLink.Event event = told.event();
+    if (event instanceof NodeLink.StoragesChanged changed) {
+      sessions.changed(changed);
+    } else if (event instanceof NodeLink.SessionReady opened) {
+      return onSessionReady(opened.session());
+    } else if (event instanceof NodeLink.SessionEnded ended) {
+      return onSessionEnded(ended);
+    } else if (event instanceof NodeLink.SessionSaved saved) {
+      return onSessionSaved(saved);
+    } else if (event instanceof NodeLink.Up) {
+      return onUp();
+    } else if (event instanceof NodeLink.Broken broken) {
+      getContext().getLog().info("Machine {}: the link is broken: {}", machine, broken.cause());
+    } else if (event instanceof NodeLink.Restored restored) {
+      getContext()
+          .getLog()
+          .info("Machine {}: the link is restored after {}", machine, restored.after());
+    } else if (event instanceof NodeLink.Lost lost) {
+      return end(lost.cause());
+    }
+    return this;
+  }
+
+  private Behavior<Command> onUp() {
+    up = true;
+    if (!offline) {
+      openWaiting();
+      return this;
+    }
+    for (SessionTable.Session session : sessions.all()) {
+      session.restored = false;
+      link.tell(new NodeLink.OpenSession(session.mailbox, session.saved));
+    }
+    return restoredWhenAllAre();
+  }
+
+  private Behavior<Command> restoredWhenAllAre() {
+    if (sessions.areRestored()) {
+      way.replyTo().tell(new MachineActor.HostRestored(getContext().getSelf(), notRestored));
+    }
+    return this;
+  }
+
+  private Behavior<Command> onSessionReady(long number) {
+    if (!offline) {
+      sessions.opened(number, way.info());
+      return this;
+    }
+    SessionTable.Session session = sessions.get(number);
+    if (session != null) {
+      session.restored = true;
+    }
+    return restoredWhenAllAre();
+  }
+
+  private Behavior<Command> onSessionEnded(NodeLink.SessionEnded ended) {
+    if (ended.cause() != null) {
+      getContext()
+          .getLog()
+          .warn(
+              "Machine {}: session {} ended: {}",
+              machine,
+              ended.session(),
+              ended.cause().getMessage());
+    }
+    sessions.end(ended.session(), ended.cause());
+    if (offline) {
+      notRestored = ended.cause();
+      return restoredWhenAllAre();
+    }
+    return saving == null ? this : savedWhenAllAre();
+  }
+
+  private Behavior<Command> onSessionSaved(NodeLink.SessionSaved saved) {
+    if (saving == null || !saved.pause().equals(saving.pause())) {
+      return this;
+    }
+    String failure = sessions.saved(saved);
+    return failure == null ? savedWhenAllAre() : saved(failure);
+  }
+
+  private Behavior<Command> onLinkStopped(LinkStopped event) {
+    return event.attempt() != attempt
+        ? this
+        : end(new NodeLostException("the link of machine " + machine + " failed; see the log"));
+  }
+
+  private Behavior<Command> onPostStop(PostStop signal) {
+    LocalSessions.get(getContext().getSystem()).remove(machine, getContext().getSelf());
+    end(
+        new MachineStateException(
+            "the sessions on machine " + machine + " were ended: their host was stopped"));
+    return this;
+  }
+}

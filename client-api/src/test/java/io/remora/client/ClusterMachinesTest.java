@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.client;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.awaitility.Awaitility.await;
+
+import com.typesafe.config.Config;
+import com.typesafe.config.ConfigFactory;
+import io.remora.actors.MachineState;
+import io.remora.actors.RemoraCluster;
+import io.remora.actors.StorageState;
+import io.remora.runtime.MachineStateException;
+import io.remora.runtime.ProvisioningTimeoutException;
+import io.remora.runtime.RemoraException;
+import java.net.ServerSocket;
+import java.nio.file.Path;
+import java.time.Duration;
+import java.util.ArrayList;
+import java.util.List;
+import org.bytedeco.pytorch.Scalar;
+import org.bytedeco.pytorch.Tensor;
+import org.bytedeco.pytorch.global.torch;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Tag;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.api.io.TempDir;
+
+/** Machines of a cluster whose node, program and machine's actor are in different JVMs. */
+@Timeout(value = 180, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
+final class ClusterMachinesTest {
+
+  private static final Duration LIMIT = Duration.ofSeconds(60);
+
+  @TempDir private Path state;
+  private final List<ClusterMember> members = new ArrayList<>();
+  private int seed;
+  private RemoraCluster cluster;
+
+  /** A node, which is the seed, and this program. */
+  @BeforeEach
+  void joinNode() throws Exception {
+    seed = freePort();
+    ClusterMember node = member(ClusterMember.node(seed, seed, 1));
+    node.await("remora-node listening on");
+    Config config =
+        ConfigFactory.parseString(
+                "remora.cluster.seed-nodes = [\"127.0.0.1:%d\"], remora.state.directory = \"%s\""
+                    .formatted(seed, state))
+            .withFallback(ConfigFactory.load())
+            .resolve();
+    cluster = RemoraCluster.acquire(config);
+  }
+
+  @AfterEach
+  void endAll() throws Exception {
+    if (cluster != null) {
+      cluster.release();
+    }
+    for (ClusterMember member : members) {
+      member.close();
+    }
+  }
+
+  @Test
+  @Tag("fast")
+  void aMachineGetsAFreeNodeOrAPlaceInTheQueue() throws Exception {
+    RemoteMachine first = builder("first").gpu("A100").open();
+    assertThat(sumOfOnes(first)).isEqualTo(100);
+
+    assertThatThrownBy(() -> builder("second").gpu("A100").timeout(Duration.ofSeconds(3)).open())
+        .isInstanceOf(ProvisioningTimeoutException.class)
+        .hasMessageContaining("place 1 of 1 in the queue for a node")
+        .hasMessageContaining("1 node(s) with 1 x A100 serve machine first");
+    assertThatThrownBy(() -> builder("third").gpu("H100").timeout(Duration.ofSeconds(3)).open())
+        .isInstanceOf(ProvisioningTimeoutException.class)
+        .hasMessageContaining("no node of the cluster has 1 x H100")
+        .hasMessageContaining("1 x simulated A100 at 127.0.0.1");
+
+    Thread closer = new Thread(first::close);
+    closer.start();
+    try (RemoteMachine second = builder("second").gpu("A100").timeout(LIMIT).open()) {
+      assertThat(sumOfOnes(second)).isEqualTo(100);
+    }
+    closer.join();
+  }
+
+  @Test
+  @Tag("fast")
+  void aProgramAttachesToAMachineOfAnotherMemberWhichThenLeaves() throws Exception {
+    ClusterMember opener = member(ClusterMember.program(seed, state));
+    opener.order("keep cluster shared");
+    assertThat(opener.order("sum")).isEqualTo("100.0");
+
+    RemoteMachine machine = RemoteMachine.attach(cluster.system(), "shared");
+    Tensor counter = torch.zeros(10).to(machine.device(), torch.ScalarType.Float);
+    counter.add_(new Scalar(1));
+    assertThat(counter.sum().item_float()).isEqualTo(10);
+    await()
+        .atMost(LIMIT)
+        .until(() -> machine.storage(counter).state() == StorageState.REALIZED);
+
+    opener.process().getOutputStream().close();
+    int steps = 1;
+    while (opener.process().isAlive()) {
+      counter.add_(new Scalar(1));
+      steps++;
+      assertThat(counter.sum().item_float()).isEqualTo(10 * steps);
+    }
+    assertThat(opener.process().exitValue()).isZero();
+
+    await().atMost(LIMIT).ignoreExceptions().until(() -> machine.state() == MachineState.READY);
+    counter.add_(new Scalar(1));
+    assertThat(counter.sum().item_float()).isEqualTo(10 * (steps + 1));
+    machine.stop();
+    try (RemoteMachine next = builder("next").timeout(LIMIT).open()) {
+      assertThat(sumOfOnes(next)).isEqualTo(100);
+    }
+  }
+
+  @Test
+  @Tag("full")
+  void aSessionGoesOnWhenTheMachinesMemberIsKilled() throws Exception {
+    ClusterMember opener = member(ClusterMember.program(seed, state));
+    opener.order("keep cluster shared");
+    RemoteMachine machine = RemoteMachine.attach(cluster.system(), "shared");
+    Tensor counter = torch.zeros(10).to(machine.device(), torch.ScalarType.Float);
+
+    opener.process().destroyForcibly().waitFor();
+    int steps = 0;
+    long end = System.nanoTime() + Duration.ofSeconds(20).toNanos();
+    while (System.nanoTime() < end) {
+      counter.add_(new Scalar(1));
+      steps++;
+      assertThat(counter.sum().item_float()).isEqualTo(10 * steps);
+    }
+
+    await().atMost(LIMIT).ignoreExceptions().until(() -> machine.state() == MachineState.READY);
+    assertThat(counter.sum().item_float()).isEqualTo(10 * steps);
+    machine.pause();
+    assertThat(machine.state()).isEqualTo(MachineState.PAUSED);
+    counter.add_(new Scalar(1));
+    assertThat(counter.sum().item_float()).isEqualTo(10 * (steps + 1));
+    machine.stop();
+  }
+
+  @Test
+  @Tag("full")
+  void aMachineEndsWithTheKilledProgramThatOpenedIt() throws Exception {
+    ClusterMember opener = member(ClusterMember.program(seed, state));
+    opener.order("open cluster owned");
+    RemoteMachine machine = RemoteMachine.attach(cluster.system(), "owned");
+    Tensor x = torch.ones(10).to(machine.device(), torch.ScalarType.Float);
+
+    opener.process().destroyForcibly().waitFor();
+
+    await()
+        .atMost(LIMIT)
+        .untilAsserted(
+            () ->
+                assertThatThrownBy(() -> x.sum().item_float())
+                    .isInstanceOf(RemoraException.class)
+                    .hasMessageContaining("the program that opened it is gone"));
+    machine.close();
+    try (RemoteMachine next = builder("next").timeout(LIMIT).open()) {
+      assertThat(sumOfOnes(next)).isEqualTo(100);
+    }
+  }
+
+  @Test
+  @Tag("full")
+  void aMachineWhoseNodeEndsWithItsMemberIsSavedAndGoesOnElsewhere() throws Exception {
+    ClusterMember opener = member(ClusterMember.program(seed, state));
+    opener.order("keep mock moving");
+    RemoteMachine machine = RemoteMachine.attach(cluster.system(), "moving");
+    Tensor counter = torch.zeros(10).to(machine.device(), torch.ScalarType.Float);
+    counter.add_(new Scalar(5));
+
+    opener.process().getOutputStream().close();
+    assertThat(opener.process().waitFor()).isZero();
+
+    counter.add_(new Scalar(1));
+    assertThat(counter.sum().item_float()).isEqualTo(60);
+    machine.stop();
+  }
+
+  @Test
+  @Tag("fast")
+  void whatIsNotOpenCannotBeAttachedTo() {
+    assertThatThrownBy(() -> RemoteMachine.attach(cluster.system(), "nothing"))
+        .isInstanceOf(MachineStateException.class)
+        .hasMessageContaining("machine nothing is not open in this cluster");
+  }
+
+  private RemoteMachine.Builder builder(String name) {
+    return RemoteMachine.builder().system(cluster.system()).provider("cluster").name(name);
+  }
+
+  private static float sumOfOnes(RemoteMachine machine) {
+    try (Tensor ones = torch.ones(100).to(machine.device(), torch.ScalarType.Float);
+        Tensor sum = ones.sum()) {
+      return sum.item_float();
+    }
+  }
+
+  private ClusterMember member(ClusterMember member) {
+    members.add(member);
+    return member;
+  }
+
+  private static int freePort() throws Exception {
+    try (ServerSocket socket = new ServerSocket(0)) {
+      return socket.getLocalPort();
+    }
+  }
+}

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.client;
+
+import static java.nio.charset.StandardCharsets.UTF_8;
+
+import java.io.BufferedReader;
+import java.io.IOException;
+import java.io.InputStreamReader;
+import java.io.PrintWriter;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.BlockingQueue;
+import java.util.concurrent.LinkedBlockingQueue;
+import java.util.concurrent.TimeUnit;
+
+/**
+ * Another member of a test's cluster, a JVM of its own: a node, or a {@linkplain ClusterProgram
+ * program} that does what it is told. Killed when closed.
+ */
+final class ClusterMember implements AutoCloseable {
+
+  private static final long LIMIT_SECONDS = 60;
+
+  private final Process process;
+  private final PrintWriter orders;
+  private final BlockingQueue<String> output = new LinkedBlockingQueue<>();
+  private final List<String> log = new ArrayList<>();
+
+  private ClusterMember(Process process) {
+    this.process = process;
+    this.orders = new PrintWriter(process.getOutputStream(), true, UTF_8);
+    Thread reader = new Thread(this::read, "cluster-member");
+    reader.setDaemon(true);
+    reader.start();
+  }
+
+  /** A node with so many simulated A100s; the seed listens on this port. */
+  static ClusterMember node(int seed, int port, int gpus) throws IOException {
+    List<String> arguments =
+        List.of(
+            "io.remora.node.Main",
+            "--seed-nodes=127.0.0.1:" + seed,
+            "--gpu-type=A100",
+            "--gpu-count=" + gpus,
+            "--device=cpu",
+            "--compute-threads=1");
+    return new ClusterMember(
+        start(arguments, Map.of("REMORA_NODE_CONFIG", "remora.cluster.listen = \"127.0.0.1:" + port + "\"")));
+  }
+
+  /** A program that takes orders: see {@link ClusterProgram}. */
+  static ClusterMember program(int seed, Path state) throws IOException {
+    return new ClusterMember(
+        start(
+            List.of(
+                "-Dremora.cluster.seed-nodes.0=127.0.0.1:" + seed,
+                "-Dremora.state.directory=" + state,
+                ClusterProgram.class.getName()),
+            Map.of()));
+  }
+
+  private static Process start(List<String> arguments, Map<String, String> environment)
+      throws IOException {
+    List<String> command =
+        new ArrayList<>(
+            List.of(
+                Path.of(System.getProperty("java.home"), "bin", "java").toString(),
+                "-XX:TieredStopAtLevel=1",
+                "-XX:+UseSerialGC",
+                "-Djava.util.concurrent.ForkJoinPool.common.parallelism=2",
+                "-cp",
+                System.getProperty("java.class.path")));
+    command.addAll(arguments);
+    ProcessBuilder builder = new ProcessBuilder(command).redirectErrorStream(true);
+    builder.environment().put("OMP_NUM_THREADS", "1");
+    builder.environment().putAll(environment);
+    return builder.start();
+  }
+
+  /** Waits for a line of output that starts so; answers the rest of it. */
+  String await(String start) throws InterruptedException {
+    long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(LIMIT_SECONDS);
+    while (true) {
+      String line = output.poll(deadline - System.nanoTime(), TimeUnit.NANOSECONDS);
+      if (line == null) {
+        throw new AssertionError("no '%s' from a member that said %s".formatted(start, said()));
+      }
+      if (line.startsWith(start)) {
+        return line.substring(start.length()).strip();
+      }
+    }
+  }
+
+  /** Gives an order and waits until it is carried out; answers what it brought. */
+  String order(String order) throws InterruptedException {
+    orders.println(order);
+    return await("done " + order);
+  }
+
+  Process process() {
+    return process;
+  }
+
+  private String said() {
+    synchronized (log) {
+      return String.join("\n", log);
+    }
+  }
+
+  private void read() {
+    try (BufferedReader lines =
+        new BufferedReader(new InputStreamReader(process.getInputStream(), UTF_8))) {
+      for (String line = lines.readLine(); line != null; line = lines.readLine()) {
+        synchronized (log) {
+          log.add(line);
+        }
+        output.add(line);
+      }
+    } catch (IOException e) {
+      output.add("ended: " + e);
+    }
+  }
+
+  @Override
+  public void close() throws InterruptedException {
+    process.destroyForcibly().waitFor();
+  }
+}
