@@ -10,6 +10,7 @@ import akka.actor.typed.Extension;
 import akka.actor.typed.ExtensionId;
 import akka.actor.typed.Props;
 import akka.actor.typed.javadsl.AskPattern;
+import akka.actor.typed.javadsl.Behaviors;
 import akka.cluster.sharding.typed.javadsl.ClusterSharding;
 import akka.cluster.sharding.typed.javadsl.EntityRef;
 import io.remora.actors.internal.BatchMailbox;
@@ -47,6 +48,7 @@ public final class LocalSessions implements Extension {
       new ConcurrentHashMap<>();
 
   private final ActorSystem<?> system;
+  private ActorRef<?> program;
 
   private LocalSessions(ActorSystem<?> system) {
     this.system = system;
@@ -131,6 +133,16 @@ public final class LocalSessions implements Extension {
             replyTo -> new SessionHost.GetStorage(session, storage, replyTo),
             limit,
             system.scheduler());
+  }
+
+  /** An actor that ends with this JVM: the owner of machines that shall not outlive it. */
+  public synchronized ActorRef<?> program() {
+    if (program == null) {
+      program =
+          system.systemActorOf(
+              Behaviors.ignore(), "remora-program-" + UUID.randomUUID(), Props.empty());
+    }
+    return program;
   }
 
   private EntityRef<MachineActor.Command> entity(String machine) {

@@ -3,53 +3,84 @@ package io.remora.client;
 
 import akka.Done;
 import akka.actor.typed.ActorRef;
+import akka.actor.typed.ActorSystem;
+import akka.cluster.sharding.typed.javadsl.ClusterSharding;
 import akka.cluster.sharding.typed.javadsl.EntityRef;
 import akka.pattern.StatusReply;
 import io.remora.actors.LocalSessions;
 import io.remora.actors.MachineActor;
 import io.remora.actors.MachineInfo;
+import io.remora.actors.MachineState;
 import io.remora.actors.RemoraCluster;
 import io.remora.actors.StorageInfo;
 import io.remora.provider.MachineSpec;
 import io.remora.runtime.MachineSession;
+import io.remora.runtime.MachineStateException;
 import java.time.Duration;
 import java.util.function.Function;
 
-/** A machine of the cluster that the program carries within itself, asked through its actor. */
+/** A machine of the cluster that the program is a member of, asked through its actor. */
 final class ClusterHost implements MachineHost {
 
   private final String name;
   private final ClientSettings settings;
   private final RemoraCluster cluster;
+  private final ActorSystem<?> system;
+  private final LocalSessions sessions;
   private final EntityRef<MachineActor.Command> actor;
   private long session;
 
-  /** Starts the cluster if need be. */
+  /** In the cluster of the configuration, which is started or joined if need be. */
   ClusterHost(String name, ClientSettings settings) {
+    this(name, settings, RemoraCluster.acquire(), null);
+  }
+
+  /** In the cluster that this actor system is a member of. */
+  ClusterHost(String name, ClientSettings settings, ActorSystem<?> system) {
+    this(name, settings, null, system);
+  }
+
+  private ClusterHost(
+      String name, ClientSettings settings, RemoraCluster cluster, ActorSystem<?> own) {
     this.name = name;
     this.settings = settings;
-    this.cluster = RemoraCluster.acquire();
-    this.actor = cluster.machine(name);
+    this.cluster = cluster;
+    this.system = cluster == null ? own : cluster.system();
+    RemoraCluster.init(system);
+    this.sessions = LocalSessions.get(system);
+    this.actor = ClusterSharding.get(system).entityRefFor(MachineActor.ENTITY_KEY, name);
   }
 
   @Override
-  public MachineInfo open(MachineSpec spec) {
+  public MachineInfo open(MachineSpec spec, boolean keep) {
+    ActorRef<?> owner = keep ? null : sessions.program();
     return ask(
-        replyTo -> new MachineActor.Open(spec, replyTo),
+        replyTo -> new MachineActor.Open(spec, owner, replyTo),
         spec.openTimeout().plus(settings.askTimeout()),
         "Opening machine " + name);
   }
 
   @Override
+  public MachineInfo attach() {
+    MachineInfo info = info();
+    if (info.state() == MachineState.STOPPED || info.state() == MachineState.FAILED) {
+      throw new MachineStateException(
+          "machine %s is not open in this cluster: it is %s (%s)"
+              .formatted(name, info.state(), info.reason()));
+    }
+    return info;
+  }
+
+  @Override
   public void connect(MachineSession program) {
     MachineActor.SessionOpened opened =
-        ask(
-            MachineActor.OpenSession::new,
+        Answers.await(
+            sessions.open(name, settings.askTimeout()),
             settings.askTimeout(),
             "Opening a session on machine " + name);
     session = opened.session();
     program.connect(
-        LocalSessions.get(cluster.system()).attach(session, program),
+        sessions.attach(session, program),
         opened.machine().devices().stream().anyMatch(device -> device.kind().equals("cuda")));
   }
 
@@ -63,8 +94,8 @@ final class ClusterHost implements MachineHost {
 
   @Override
   public StorageInfo storage(long storage) {
-    return ask(
-        replyTo -> new MachineActor.GetStorage(session, storage, replyTo),
+    return Answers.await(
+        sessions.storage(name, session, storage, settings.askTimeout()),
         settings.askTimeout(),
         "Asking machine %s about storage %d".formatted(name, storage));
   }
@@ -85,7 +116,15 @@ final class ClusterHost implements MachineHost {
 
   @Override
   public void disconnect() {
-    LocalSessions.get(cluster.system()).detach(session);
+    sessions.detach(session);
+  }
+
+  @Override
+  public void leave() {
+    Answers.await(
+        sessions.close(name, session, settings.closeTimeout()),
+        settings.closeTimeout(),
+        "Closing a session on machine " + name);
   }
 
   @Override
@@ -96,12 +135,14 @@ final class ClusterHost implements MachineHost {
 
   @Override
   public void abandon() {
-    actor.tell(new MachineActor.Close(cluster.system().ignoreRef()));
+    actor.tell(new MachineActor.Close(system.ignoreRef()));
   }
 
   @Override
   public void release() {
-    cluster.release();
+    if (cluster != null) {
+      cluster.release();
+    }
   }
 
   private <T> T ask(

@@ -14,6 +14,7 @@ import io.remora.actors.MachineState;
 import io.remora.actors.StorageInfo;
 import io.remora.actors.StorageState;
 import io.remora.gateway.internal.Tls;
+import io.remora.gateway.v1.AttachRequest;
 import io.remora.gateway.v1.Machine;
 import io.remora.gateway.v1.MachineRequest;
 import io.remora.gateway.v1.MachineStats;
@@ -94,7 +95,7 @@ final class GatewayHost implements MachineHost {
   }
 
   @Override
-  public MachineInfo open(MachineSpec spec) {
+  public MachineInfo open(MachineSpec spec, boolean keep) {
     OpenRequest request =
         OpenRequest.newBuilder()
             .setProvider(spec.provider())
@@ -102,6 +103,7 @@ final class GatewayHost implements MachineHost {
             .setGpuType(spec.gpuType() == null ? "" : spec.gpuType().displayName())
             .setGpuCount(spec.gpuCount())
             .setIdleTimeoutMillis(spec.idleTimeout() == null ? 0 : spec.idleTimeout().toMillis())
+            .setKeep(keep)
             .putAllOptions(options(spec))
             .build();
     return info(
@@ -125,6 +127,17 @@ final class GatewayHost implements MachineHost {
           .forEach(entry -> options.put(entry.getKey(), entry.getValue().unwrapped().toString()));
     }
     return options;
+  }
+
+  @Override
+  public MachineInfo attach() {
+    return info(
+        call(
+            machines.attach(),
+            AttachRequest.newBuilder().setName(name).build(),
+            settings.askTimeout(),
+            "Attaching to machine " + name),
+        MachineStats.getDefaultInstance());
   }
 
   @Override
@@ -204,6 +217,10 @@ final class GatewayHost implements MachineHost {
       link.close(settings.askTimeout());
     }
   }
+
+  /** {@link #disconnect} has said goodbye to the session. */
+  @Override
+  public void leave() {}
 
   @Override
   public void close() {

@@ -13,8 +13,18 @@ import io.remora.runtime.RemoraException;
  */
 interface MachineHost {
 
-  /** Gets the machine from its provider; returns when it can be used. */
-  MachineInfo open(MachineSpec spec);
+  /**
+   * Gets the machine from its provider; returns when it can be used.
+   *
+   * @param keep whether it outlives the program
+   */
+  MachineInfo open(MachineSpec spec, boolean keep);
+
+  /**
+   * Looks for a machine that somebody has opened; fails with a {@link
+   * io.remora.runtime.MachineStateException} if it is not open.
+   */
+  MachineInfo attach();
 
   /** Opens a session on the machine and connects the program's end of it. */
   void connect(MachineSession session);
@@ -33,6 +43,9 @@ interface MachineHost {
 
   /** The session's batches and answers go no further. */
   void disconnect();
+
+  /** Closes the session, and leaves the machine to others. */
+  void leave();
 
   /** Gives the machine back to its provider. */
   void close();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.client;
 
+import akka.actor.typed.ActorSystem;
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
 import com.typesafe.config.ConfigRenderOptions;
@@ -28,6 +29,7 @@ import java.util.UUID;
 import java.util.concurrent.CompletionStage;
 import java.util.concurrent.atomic.AtomicLong;
 import java.util.concurrent.locks.ReentrantLock;
+import java.util.function.Function;
 import org.bytedeco.pytorch.Device;
 import org.bytedeco.pytorch.Generator;
 import org.bytedeco.pytorch.Tensor;
@@ -76,16 +78,23 @@ public final class RemoteMachine implements AutoCloseable {
   private final ClientSettings settings;
   private final MachineHost host;
   private final MachineSession session;
+  // Whether the machine goes on when this program has closed it.
+  private final boolean kept;
   private final ReentrantLock closing = new ReentrantLock();
   private volatile boolean closed;
   private volatile SessionStatistics lastStatistics;
 
   private RemoteMachine(
-      MachineSpec spec, ClientSettings settings, MachineHost host, MachineSession session) {
+      MachineSpec spec,
+      ClientSettings settings,
+      MachineHost host,
+      MachineSession session,
+      boolean kept) {
     this.spec = spec;
     this.settings = settings;
     this.host = host;
     this.session = session;
+    this.kept = kept;
   }
 
   /**
@@ -98,6 +107,19 @@ public final class RemoteMachine implements AutoCloseable {
    */
   public static RemoteMachine open(String provider) {
     return builder().provider(provider).open();
+  }
+
+  /**
+   * A session of this program's own on a machine that another program of the cluster has opened:
+   * its tensors, seeds and errors are apart from those of others, the machine's devices are the
+   * same. {@link #close()} ends the session and leaves the machine to the others; {@link #stop()}
+   * gives it back. Bytes go straight to the machine's node, which must be reachable from here.
+   *
+   * @param system this program's member of the cluster, prepared as {@link Builder#system}
+   * @throws MachineStateException when no machine of this name is open in the cluster
+   */
+  public static RemoteMachine attach(ActorSystem<?> system, String name) {
+    return builder().system(system).name(name).attach();
   }
 
   /** A builder for machines that need more said than the provider's name. */
@@ -301,7 +323,8 @@ public final class RemoteMachine implements AutoCloseable {
    * Waits until everything recorded has been executed, then gives the machine back to its provider.
    * A paused machine is not resumed for that; what it has saved is deleted. The machine is given
    * back whatever fails on the way. Calling it again does nothing; a call while another thread
-   * closes the machine returns when that is done.
+   * closes the machine returns when that is done. A machine that was {@linkplain Builder#keep kept}
+   * or {@linkplain #attach attached to} goes on.
    *
    * @throws RemoteOperationException when an operation has failed whose result nobody has read
    * @throws NodeLostException when the machine was gone before everything was executed
@@ -309,6 +332,18 @@ public final class RemoteMachine implements AutoCloseable {
    */
   @Override
   public void close() {
+    close(kept);
+  }
+
+  /**
+   * As {@link #close()}, and gives the machine back to its provider also where others may use it
+   * still: one that was {@linkplain Builder#keep kept} or {@linkplain #attach attached to}.
+   */
+  public void stop() {
+    close(false);
+  }
+
+  private void close(boolean leave) {
     closing.lock();
     try {
       if (closed) {
@@ -323,7 +358,7 @@ public final class RemoteMachine implements AutoCloseable {
       lastStatistics = session.statistics();
       failure.keep(atRest ? session::closeWithoutWaiting : session::close);
       failure.keep(host::disconnect);
-      failure.keep(host::close);
+      failure.keep(leave ? host::leave : host::close);
       failure.keep(host::release);
       OpenMachines.remove(this);
       failure.rethrow();
@@ -422,6 +457,8 @@ public final class RemoteMachine implements AutoCloseable {
     private Duration timeout;
     private Config overrides = ConfigFactory.empty();
     private GatewayAddress gateway;
+    private ActorSystem<?> system;
+    private boolean keep;
 
     private Builder() {}
 
@@ -515,6 +552,29 @@ public final class RemoteMachine implements AutoCloseable {
     }
 
     /**
+     * The program's own actor system, a member of the cluster that the machine is to be in.
+     * Default: {@code remora.cluster} - one that the program carries within itself, or joins.
+     * {@link io.remora.actors.RemoraCluster#init} says what the system needs. It must outlive the
+     * machine.
+     */
+    public Builder system(ActorSystem<?> system) {
+      this.system = Objects.requireNonNull(system, "system");
+      return this;
+    }
+
+    /**
+     * The machine stays when this program closes it or ends, until somebody {@linkplain #stop
+     * stops} it. When the cluster member that it is on leaves or fails, another goes on with it:
+     * with the same node where the provider's nodes outlive the process that asked for them (as
+     * those of provider {@code cluster}), else, when the member leaves in order, with another node
+     * and what was saved. In a cluster of one it ends with the program all the same.
+     */
+    public Builder keep() {
+      this.keep = true;
+      return this;
+    }
+
+    /**
      * Settings for this machine alone, which go before those of {@code application.conf} and the
      * {@code reference.conf} files.
      *
@@ -550,7 +610,6 @@ public final class RemoteMachine implements AutoCloseable {
         overrides = LOCAL_EXECUTION.withFallback(overrides);
       }
       String title = provider;
-      SessionSettings sessionSettings = SessionSettings.from(config);
       MachineSpec spec =
           new MachineSpec(
               Optional.ofNullable(name).orElseGet(() -> freeName(title)),
@@ -560,14 +619,70 @@ public final class RemoteMachine implements AutoCloseable {
               idleTimeout,
               Optional.ofNullable(timeout).orElse(settings.openTimeout()),
               overrides.resolveWith(config).root().render(ConfigRenderOptions.concise()));
+      log.info(
+          "Opening machine {} (provider {}, {} x {})",
+          spec.name(),
+          spec.provider(),
+          spec.gpuCount(),
+          spec.gpuType() == null ? "any GPU" : spec.gpuType().displayName());
       // Takes seconds the first time: no machine shall wait for it.
       TorchLibrary.bytedeco();
-      MachineHost host =
-          gateway == null || !remote
-              ? new ClusterHost(spec.name(), settings)
-              : new GatewayHost(spec.name(), gateway, settings);
+      return with(
+          host(spec.name(), settings, remote),
+          host -> {
+            MachineInfo info = host.open(spec, keep);
+            try {
+              return connect(spec, settings, config, host, info, keep);
+            } catch (RuntimeException | Error e) {
+              host.abandon();
+              throw e;
+            }
+          });
+    }
+
+    /**
+     * Opens a session on the machine with the {@linkplain #name name} that was set, which somebody
+     * else has opened: see {@link RemoteMachine#attach}. Returns when it can be used.
+     *
+     * @throws MachineStateException when no machine of this name is open
+     * @throws IllegalArgumentException when no name was set
+     */
+    public RemoteMachine attach() {
+      if (name == null) {
+        throw new IllegalArgumentException("name must be set");
+      }
+      Config config = overrides.withFallback(ConfigFactory.load()).resolve();
+      ClientSettings settings = ClientSettings.from(config);
+      TorchLibrary.bytedeco();
+      return with(
+          host(name, settings, true),
+          host -> {
+            MachineInfo info = host.attach();
+            MachineSpec spec =
+                new MachineSpec(
+                    name,
+                    info.provider(),
+                    null,
+                    Math.max(1, info.devices().size()),
+                    null,
+                    Optional.ofNullable(timeout).orElse(settings.openTimeout()));
+            return connect(spec, settings, config, host, info, true);
+          });
+    }
+
+    private MachineHost host(String machine, ClientSettings settings, boolean remote) {
+      if (gateway != null && remote) {
+        return new GatewayHost(machine, gateway, settings);
+      }
+      return system == null
+          ? new ClusterHost(machine, settings)
+          : new ClusterHost(machine, settings, system);
+    }
+
+    private static RemoteMachine with(
+        MachineHost host, Function<MachineHost, RemoteMachine> opening) {
       try {
-        RemoteMachine machine = open(spec, settings, sessionSettings, host);
+        RemoteMachine machine = opening.apply(host);
         OpenMachines.add(machine);
         return machine;
       } catch (RuntimeException | Error e) {
@@ -583,29 +698,21 @@ public final class RemoteMachine implements AutoCloseable {
           : title + "-" + UUID.randomUUID().toString().substring(0, 8);
     }
 
-    private static RemoteMachine open(
+    private static RemoteMachine connect(
         MachineSpec spec,
         ClientSettings settings,
-        SessionSettings sessionSettings,
-        MachineHost host) {
-      log.info(
-          "Opening machine {} (provider {}, {} x {})",
-          spec.name(),
-          spec.provider(),
-          spec.gpuCount(),
-          spec.gpuType() == null ? "any GPU" : spec.gpuType().displayName());
-      MachineInfo info = host.open(spec);
-      MachineSession session = null;
+        Config config,
+        MachineHost host,
+        MachineInfo info,
+        boolean kept) {
+      MachineSession session =
+          MachineSession.open(spec.name(), info.devices().size(), SessionSettings.from(config));
       try {
-        session = MachineSession.open(spec.name(), info.devices().size(), sessionSettings);
         host.connect(session);
         session.setNodeAddress(info.nodeAddress());
-        return new RemoteMachine(spec, settings, host, session);
+        return new RemoteMachine(spec, settings, host, session, kept);
       } catch (RuntimeException | Error e) {
-        if (session != null) {
-          closeQuietly(session, e);
-        }
-        host.abandon();
+        closeQuietly(session, e);
         throw e;
       }
     }

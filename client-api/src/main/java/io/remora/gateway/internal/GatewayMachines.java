@@ -10,6 +10,7 @@ import akka.cluster.sharding.typed.javadsl.EntityRef;
 import akka.pattern.StatusReply;
 import io.grpc.Status;
 import io.remora.actors.ActorsSettings;
+import io.remora.actors.LocalSessions;
 import io.remora.actors.MachineActor;
 import io.remora.actors.MachineInfo;
 import io.remora.actors.MachineState;
@@ -71,7 +72,11 @@ final class GatewayMachines {
   CompletionStage<MachineInfo> open(MachineSpec spec, boolean keep, Duration longest) {
     Duration limit = spec.openTimeout().plus(settings.askTimeout());
     return actor(spec.name())
-        .<MachineInfo>askWithStatus(replyTo -> new MachineActor.Open(spec, replyTo), limit)
+        .<MachineInfo>askWithStatus(
+            replyTo ->
+                new MachineActor.Open(
+                    spec, keep ? null : LocalSessions.get(system).program(), replyTo),
+            limit)
         .thenApply(
             info -> {
               Entry entry = new Entry(!keep);

@@ -6,6 +6,7 @@ import akka.actor.typed.ActorSystem;
 import io.grpc.Status;
 import io.remora.actors.LocalSessions;
 import io.remora.actors.MachineActor;
+import io.remora.actors.StorageInfo;
 import io.remora.actors.link.BufferPool;
 import io.remora.actors.link.LinkSettings;
 import io.remora.gateway.GatewaySettings;
@@ -99,8 +100,7 @@ final class GatewaySessions {
         .thenCompose(
             info -> {
               checkTorch(hello.getTorchVersion(), info.libtorchVersion(), name);
-              return machines.<MachineActor.SessionOpened>ask(
-                  name, MachineActor.OpenSession::new, settings.askTimeout());
+              return LocalSessions.get(system).open(name, settings.askTimeout());
             })
         .thenApply(this::opened)
         .whenComplete(
@@ -195,11 +195,8 @@ final class GatewaySessions {
     }
     String name = session.machine().name();
     CompletionStage<Done> unused =
-        machines
-            .<Done>ask(
-                name,
-                replyTo -> new MachineActor.CloseSession(session.number(), replyTo),
-                settings.askTimeout())
+        LocalSessions.get(system)
+            .close(name, session.number(), settings.askTimeout())
             .whenComplete(
                 (done, failure) -> {
                   session.end(null);
@@ -207,6 +204,11 @@ final class GatewaySessions {
                   machines.sessionEnded(name);
                   log.info("Session {} on machine {} is closed", session.number(), name);
                 });
+  }
+
+  /** What is known of a storage of a session of this JVM. */
+  CompletionStage<StorageInfo> storage(String machine, long session, long storage) {
+    return LocalSessions.get(system).storage(machine, session, storage, settings.askTimeout());
   }
 
   /** Ends all sessions. */

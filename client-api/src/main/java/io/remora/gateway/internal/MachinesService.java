@@ -8,9 +8,7 @@ import com.typesafe.config.ConfigFactory;
 import com.typesafe.config.ConfigRenderOptions;
 import com.typesafe.config.ConfigValueFactory;
 import io.grpc.Status;
-import io.remora.actors.MachineActor;
 import io.remora.actors.MachineInfo;
-import io.remora.actors.StorageInfo;
 import io.remora.gateway.GatewaySettings;
 import io.remora.gateway.v1.AttachRequest;
 import io.remora.gateway.v1.Device;
@@ -157,12 +155,8 @@ final class MachinesService implements Machines {
 
   @Override
   public CompletionStage<Storage> getStorage(StorageRequest request) {
-    return machines
-        .<StorageInfo>ask(
-            request.getMachine(),
-            replyTo ->
-                new MachineActor.GetStorage(request.getSession(), request.getStorage(), replyTo),
-            settings.askTimeout())
+    return sessions
+        .storage(request.getMachine(), request.getSession(), request.getStorage())
         .thenApply(
             info ->
                 Storage.newBuilder()
