@@ -897,6 +897,9 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     } else if (event.event() instanceof NodeLink.Restored restored) {
       linkBroken = false;
       become(MachineState.READY, restored(restored));
+      if (leaving) {
+        return beginPause(LEAVING);
+      }
       return stash.unstashAll(pausedBy.isEmpty() ? ready() : beginPauseWhenSettled(ready()));
     }
     return pausedBy.isEmpty() ? Behaviors.same() : beginPauseWhenSettled(Behaviors.same());
@@ -922,7 +925,9 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
 
   /** A storage of a node that was lost is lost, and says so. */
   private Behavior<Command> onGetStorageWhenClosed(GetStorage query) {
-    return sessions.describeLost(query) ? Behaviors.same() : refuse(query);
+    return sessions.describeLost(query.session(), query.storage(), query.replyTo())
+        ? Behaviors.same()
+        : refuse(query);
   }
 
   private Behavior<Command> onStorageTick(StorageTick tick) {
@@ -1752,6 +1757,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     }
     attempt++;
     spec = record.spec();
+    linkSettings = LinkSettings.from(configuration(spec));
     belongTo(record.owner());
     openedOnce = true;
     up =

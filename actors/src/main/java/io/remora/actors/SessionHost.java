@@ -185,7 +185,7 @@ public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
       return;
     }
     for (ActorRef<StatusReply<MachineActor.SessionOpened>> replyTo : waiting) {
-      link.tell(new NodeLink.OpenSession(sessions.add(replyTo).mailbox, null));
+      link.tell(new NodeLink.OpenSession(sessions.add(replyTo, settings.link()).mailbox, null));
     }
     waiting.clear();
   }

@@ -323,8 +323,7 @@ final class SessionTable {
     return session != null;
   }
 
-  private void describe(
-      Session session, long storage, ActorRef<StatusReply<StorageInfo>> replyTo) {
+  private void describe(Session session, long storage, ActorRef<StatusReply<StorageInfo>> replyTo) {
     if (!session.storages.contains(storage)) {
       replyTo.tell(
           StatusReply.error(

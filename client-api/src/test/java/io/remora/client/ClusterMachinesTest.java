@@ -98,9 +98,7 @@ final class ClusterMachinesTest {
     Tensor counter = torch.zeros(10).to(machine.device(), torch.ScalarType.Float);
     counter.add_(new Scalar(1));
     assertThat(counter.sum().item_float()).isEqualTo(10);
-    await()
-        .atMost(LIMIT)
-        .until(() -> machine.storage(counter).state() == StorageState.REALIZED);
+    await().atMost(LIMIT).until(() -> machine.storage(counter).state() == StorageState.REALIZED);
 
     opener.process().getOutputStream().close();
     int steps = 1;

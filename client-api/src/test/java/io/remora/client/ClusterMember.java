@@ -47,7 +47,9 @@ final class ClusterMember implements AutoCloseable {
             "--device=cpu",
             "--compute-threads=1");
     return new ClusterMember(
-        start(arguments, Map.of("REMORA_NODE_CONFIG", "remora.cluster.listen = \"127.0.0.1:" + port + "\"")));
+        start(
+            arguments,
+            Map.of("REMORA_NODE_CONFIG", "remora.cluster.listen = \"127.0.0.1:" + port + "\"")));
   }
 
   /** A program that takes orders: see {@link ClusterProgram}. */

@@ -7,6 +7,8 @@ import akka.Done;
 import akka.actor.typed.ActorSystem;
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigException;
+import io.remora.actors.DeviceInfo;
+import io.remora.actors.RemoraCluster;
 import io.remora.actors.link.FrameHeader;
 import io.remora.actors.link.LinkSettings;
 import io.remora.actors.link.proto.Device;
@@ -103,6 +105,9 @@ public final class EmbeddedNode implements AutoCloseable {
                   () -> ending.complete(Done.getInstance())),
               systemName,
               systemConfig);
+      if (!options.seedNodes().isEmpty()) {
+        RemoraCluster.init(system);
+      }
       TorchLibrary torch = torchLoading.library();
       setComputeThreads(torch, options, settings);
       GpuInventory inventory =
@@ -125,7 +130,14 @@ public final class EmbeddedNode implements AutoCloseable {
               linkSettings,
               system);
       system.tell(
-          new NodeActor.Listening(server, inventory.executorNames(), torch.computeThreads()));
+          new NodeActor.Listening(
+              server,
+              inventory.executorNames(),
+              inventory.devices().stream()
+                  .map(d -> new DeviceInfo(d.name(), d.kind(), d.memoryBytes()))
+                  .toList(),
+              torch.version(),
+              torch.computeThreads()));
       log.info(
           "Listening on {} after {} ms",
           LinkServer.text(server.address()),

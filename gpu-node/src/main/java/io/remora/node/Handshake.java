@@ -12,6 +12,7 @@ import java.security.MessageDigest;
 import java.security.SecureRandom;
 import java.time.Duration;
 import java.util.HashMap;
+import java.util.List;
 import java.util.Map;
 
 /**
@@ -107,6 +108,18 @@ final class Handshake {
   /** Makes a token that lets one more link in. */
   synchronized LaunchToken issueToken() {
     return tokens.issue();
+  }
+
+  /**
+   * Ends everybody's use of the node: what let links in before lets nobody in any more.
+   *
+   * @return the links that there were
+   */
+  synchronized List<OwnerLink> revokeAll() {
+    List<OwnerLink> all = List.copyOf(links.values());
+    links.clear();
+    tokens.revokeIssued();
+    return all;
   }
 
   /** Forgets a link that has ended. */

@@ -62,6 +62,11 @@ final class LaunchTokens {
     return token;
   }
 
+  /** From now on tokens issued so far let nobody in. */
+  void revokeIssued() {
+    issued.clear();
+  }
+
   /** The token with this text; compares with all of them, each in constant time. Null: none. */
   Entry find(String shown) {
     forgetExpired();

@@ -13,6 +13,7 @@ import io.remora.actors.link.OutboundFrame;
 import io.remora.actors.link.proto.Reason;
 import io.remora.actors.link.proto.SavedState;
 import io.remora.actors.link.proto.StateForgotten;
+import io.remora.provider.LaunchToken;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.TensorTransfers;
 import io.remora.state.StateStores;
@@ -135,6 +136,22 @@ final class LinkServer implements AutoCloseable {
             connection ->
                 OwnerConnection.sayGoodbye(
                     connection, Reason.REASON_SHUTTING_DOWN, "the node is ending"));
+  }
+
+  /** A token that lets one more link in. */
+  LaunchToken issueToken() {
+    return handshake.issueToken();
+  }
+
+  /** Ends all links, with a goodbye, and frees what they have. */
+  void endLinks(String why) {
+    for (OwnerLink link : handshake.revokeAll()) {
+      link.end();
+      system.tell(new NodeActor.LinkEnded(link));
+    }
+    connections
+        .values()
+        .forEach(connection -> OwnerConnection.sayGoodbye(connection, Reason.REASON_CLOSED, why));
   }
 
   void ownerArrived(OwnerConnection connection, OwnerLink link) {

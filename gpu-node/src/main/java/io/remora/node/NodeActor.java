@@ -11,12 +11,14 @@ import akka.actor.typed.javadsl.Behaviors;
 import akka.actor.typed.javadsl.Receive;
 import akka.actor.typed.javadsl.TimerScheduler;
 import akka.actor.typed.receptionist.Receptionist;
-import akka.actor.typed.receptionist.ServiceKey;
-import io.remora.actors.RemoraMessage;
+import akka.pattern.StatusReply;
+import io.remora.actors.ClusterNode;
+import io.remora.actors.DeviceInfo;
 import io.remora.actors.link.FrameType;
 import io.remora.actors.link.proto.Reason;
 import io.remora.actors.link.proto.Refused;
 import io.remora.actors.link.proto.SavedState;
+import io.remora.runtime.ResourceExhaustedException;
 import java.util.HashSet;
 import java.util.List;
 import java.util.Optional;
@@ -28,18 +30,14 @@ import java.util.Set;
  * remora.node.session-lease}, and ends when it has had no owner for {@code
  * remora.node.orphan-timeout}.
  *
- * <p>In a cluster it is found through the Receptionist under {@link #SERVICE_KEY}. Bulk data does
- * not pass through here.
+ * <p>In a cluster it is a {@link ClusterNode}, which serves one machine after the other: without an
+ * owner it does not end, but is free again. Bulk data does not pass through here.
  */
 public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
 
-  /** Where nodes of a cluster are found. */
-  public static final ServiceKey<Command> SERVICE_KEY =
-      ServiceKey.create(Command.class, "remora-node");
-
   /** What a node is told. */
   public sealed interface Command
-      permits Describe,
+      permits FromCluster,
           Listening,
           OwnerArrived,
           OwnerGone,
@@ -47,26 +45,18 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
           LeaseOver,
           OpenSession,
           SessionEnded,
+          Orphaned,
           End {}
 
-  /**
-   * Asks what the node is doing.
-   *
-   * @param replyTo gets the answer
-   */
-  public record Describe(ActorRef<Description> replyTo) implements Command, RemoraMessage {}
-
-  /**
-   * What a node is doing.
-   *
-   * @param link host and port that machines dial
-   * @param connections authenticated connections of owners
-   * @param sessions open sessions
-   */
-  public record Description(String link, int connections, int sessions) implements RemoraMessage {}
+  private record FromCluster(ClusterNode.Command command) implements Command {}
 
   /** The link port is open. */
-  record Listening(LinkServer server, List<String> devices, int computeThreads)
+  record Listening(
+      LinkServer server,
+      List<String> executorDevices,
+      List<DeviceInfo> devices,
+      String libtorchVersion,
+      int computeThreads)
       implements Command {}
 
   /** A connection has passed its handshake. */
@@ -90,6 +80,9 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
   /** The node is to end. */
   record End(String reason) implements Command {}
 
+  /** Nobody is there for whom the node goes on. */
+  private record Orphaned(String reason) implements Command {}
+
   private record SessionEnded(SessionKey key) implements Command {}
 
   private record SessionKey(OwnerLink link, long session) {}
@@ -103,39 +96,38 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
   private final Runnable onEnding;
   private final Set<OwnerConnection> owners = new HashSet<>();
   private final Set<SessionKey> sessions = new HashSet<>();
+  private final ActorRef<ClusterNode.Command> clusterNode;
+  private Listening listening;
   private LinkServer server;
-  private List<String> devices = List.of();
   private PythonEnvironment python;
+  // Whom the node serves, in a cluster; empty: it is free.
+  private String machine = "";
+  private String opening = "";
 
   /**
    * A node without a link port yet.
    *
    * @param settings the configuration
-   * @param registered whether to register with the Receptionist
+   * @param inCluster whether it serves the machines of a cluster
    * @param onEnding runs when the node begins to end, however long its operators still run
    */
-  static Behavior<Command> create(NodeSettings settings, boolean registered, Runnable onEnding) {
+  static Behavior<Command> create(NodeSettings settings, boolean inCluster, Runnable onEnding) {
     return Behaviors.setup(
         context ->
             Behaviors.withTimers(
-                timers -> {
-                  if (registered) {
-                    context
-                        .getSystem()
-                        .receptionist()
-                        .tell(Receptionist.register(SERVICE_KEY, context.getSelf()));
-                  }
-                  return new NodeActor(context, timers, settings, onEnding);
-                }));
+                timers -> new NodeActor(context, timers, settings, inCluster, onEnding)));
   }
 
   private NodeActor(
       ActorContext<Command> context,
       TimerScheduler<Command> timers,
       NodeSettings settings,
+      boolean inCluster,
       Runnable onEnding) {
     super(context);
     context.setLoggerName(NodeActor.class);
+    this.clusterNode =
+        inCluster ? context.messageAdapter(ClusterNode.Command.class, FromCluster::new) : null;
     this.timers = timers;
     this.settings = settings;
     this.onEnding = onEnding;
@@ -150,16 +142,23 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
         .onMessage(OwnerGone.class, this::onOwnerGone)
         .onMessage(LinkEnded.class, this::onLinkEnded)
         .onMessage(LeaseOver.class, this::onLeaseOver)
-        .onMessage(Describe.class, this::onDescribe)
+        .onMessage(FromCluster.class, this::onFromCluster)
         .onMessage(Listening.class, this::onListening)
+        .onMessage(Orphaned.class, this::onOrphaned)
         .onMessage(End.class, this::onEnd)
         .onSignal(PostStop.class, this::onPostStop)
         .build();
   }
 
-  private Behavior<Command> onListening(Listening listening) {
+  private Behavior<Command> onListening(Listening message) {
+    listening = message;
     server = listening.server;
-    devices = listening.devices;
+    if (clusterNode != null) {
+      getContext()
+          .getSystem()
+          .receptionist()
+          .tell(Receptionist.register(ClusterNode.SERVICE_KEY, clusterNode));
+    }
     if (settings.remoteFunctions()) {
       python =
           new PythonEnvironment(
@@ -232,7 +231,7 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
                     open.session,
                     open.inbox,
                     open.outbox,
-                    devices,
+                    listening.executorDevices,
                     settings.deniedOperators(),
                     open.restoredFrom,
                     Optional.ofNullable(python)),
@@ -247,12 +246,75 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
     return this;
   }
 
-  private Behavior<Command> onDescribe(Describe question) {
-    question.replyTo.tell(
-        new Description(
-            server == null ? "" : LinkServer.text(server.address()),
-            owners.size(),
-            sessions.size()));
+  // The cluster ---------------------------------------------------------------------------------
+
+  private Behavior<Command> onFromCluster(FromCluster message) {
+    if (message.command instanceof ClusterNode.Describe question) {
+      question.replyTo().tell(description());
+    } else if (message.command instanceof ClusterNode.Reserve wanted) {
+      wanted.replyTo().tell(reserve(wanted));
+    } else if (message.command instanceof ClusterNode.Release given
+        && isHeldBy(given.machine(), given.opening())) {
+      free("machine " + machine + " has given it back");
+    }
+    return this;
+  }
+
+  private ClusterNode.Description description() {
+    return new ClusterNode.Description(
+        clusterNode,
+        server == null ? "" : LinkServer.text(server.address()),
+        listening.libtorchVersion,
+        listening.devices,
+        machine.isEmpty() && !owners.isEmpty() ? owners.iterator().next().name() : machine,
+        opening,
+        owners.size(),
+        sessions.size());
+  }
+
+  private boolean isHeldBy(String byMachine, String byOpening) {
+    return machine.equals(byMachine) && opening.equals(byOpening);
+  }
+
+  private StatusReply<ClusterNode.Reservation> reserve(ClusterNode.Reserve wanted) {
+    ClusterNode.Description now = description();
+    if (!now.isFree() && !now.machine().equals(wanted.machine())) {
+      return StatusReply.error(
+          new ResourceExhaustedException(
+              "the node %s serves machine %s".formatted(now.summary(), now.machine())));
+    }
+    if (!isHeldBy(wanted.machine(), wanted.opening())) {
+      if (!machine.isEmpty()) {
+        free("machine " + machine + " starts anew");
+      }
+      machine = wanted.machine();
+      opening = wanted.opening();
+      getContext().getLog().info("The node serves machine {}", machine);
+    }
+    if (owners.isEmpty()) {
+      startOrphanTimer("machine " + machine + " has not connected");
+    }
+    return StatusReply.success(
+        new ClusterNode.Reservation(now.address(), server.issueToken().value()));
+  }
+
+  private void free(String why) {
+    getContext().getLog().info("The node is free: {}", why);
+    machine = "";
+    opening = "";
+    timers.cancel(ORPHAN_TIMER);
+    server.endLinks(why);
+  }
+
+  // The end -------------------------------------------------------------------------------------
+
+  private Behavior<Command> onOrphaned(Orphaned orphaned) {
+    if (clusterNode == null) {
+      return onEnd(new End(orphaned.reason));
+    }
+    if (!machine.isEmpty()) {
+      free(orphaned.reason);
+    }
     return this;
   }
 
@@ -282,7 +344,8 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
   private void startOrphanTimer(String what) {
     timers.startSingleTimer(
         ORPHAN_TIMER,
-        new End("%s for %s (remora.node.orphan-timeout)".formatted(what, settings.orphanTimeout())),
+        new Orphaned(
+            "%s for %s (remora.node.orphan-timeout)".formatted(what, settings.orphanTimeout())),
         settings.orphanTimeout());
   }
 }

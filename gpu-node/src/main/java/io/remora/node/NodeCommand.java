@@ -46,7 +46,7 @@ import picocli.CommandLine.TypeConversionException;
     },
     footerHeading = "%nEnvironment:%n",
     footer = {
-      "  REMORA_NODE_TOKEN        required: the secret that an owner must show, 32",
+      "  REMORA_NODE_TOKEN        required outside of clusters: the secret that an owner must show, 32",
       "                           random bytes in URL-safe Base64. Never an argument,",
       "                           so that it does not show in process lists.",
       "  REMORA_NODE_CONFIG       HOCON text laid over the configuration, e.g.",
@@ -234,6 +234,10 @@ final class NodeCommand implements Callable<Integer> {
 
   private LaunchToken token() {
     String token = environment.get(TOKEN_VARIABLE);
+    if ((token == null || token.isBlank()) && !seedNodes.isEmpty()) {
+      // Machines of the cluster get tokens of their own.
+      return LaunchToken.random();
+    }
     if (token == null || token.isBlank()) {
       throw new ParameterException(
           spec.commandLine(),

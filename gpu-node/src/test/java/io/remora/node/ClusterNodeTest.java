@@ -10,6 +10,7 @@ import akka.actor.typed.ActorSystem;
 import akka.actor.typed.receptionist.Receptionist;
 import akka.cluster.Member;
 import akka.cluster.typed.Cluster;
+import io.remora.actors.ClusterNode;
 import io.remora.actors.RemoraCluster;
 import io.remora.provider.LaunchToken;
 import java.time.Duration;
@@ -37,14 +38,20 @@ class ClusterNodeTest {
         String link = "127.0.0.1:" + node.address().getPort();
 
         await().atMost(LIMIT).untilAsserted(() -> assertThat(gpuMembers(system)).hasSize(1));
-        ActorRef<NodeActor.Command> found = find(system);
-        TestProbe<NodeActor.Description> probe = TestProbe.create(system);
-        found.tell(new NodeActor.Describe(probe.getRef()));
-        assertThat(probe.receiveMessage(LIMIT)).isEqualTo(new NodeActor.Description(link, 0, 0));
+        ActorRef<ClusterNode.Command> found = find(system);
+        TestProbe<ClusterNode.Description> probe = TestProbe.create(system);
+        found.tell(new ClusterNode.Describe(probe.getRef()));
+        ClusterNode.Description idle = probe.receiveMessage(LIMIT);
+        assertThat(idle.address()).isEqualTo(link);
+        assertThat(idle.isFree()).isTrue();
+        assertThat(idle.devices()).hasSize(1);
         try (Owner owner = Owner.connect(node.address(), token)) {
           owner.openSession(1);
-          found.tell(new NodeActor.Describe(probe.getRef()));
-          assertThat(probe.receiveMessage(LIMIT)).isEqualTo(new NodeActor.Description(link, 1, 1));
+          found.tell(new ClusterNode.Describe(probe.getRef()));
+          ClusterNode.Description used = probe.receiveMessage(LIMIT);
+          assertThat(used.isFree()).isFalse();
+          assertThat(used.links()).isEqualTo(1);
+          assertThat(used.sessions()).isEqualTo(1);
         }
 
         node.process().destroy();
@@ -53,12 +60,12 @@ class ClusterNodeTest {
     }
   }
 
-  private static ActorRef<NodeActor.Command> find(ActorSystem<?> system) {
+  private static ActorRef<ClusterNode.Command> find(ActorSystem<?> system) {
     TestProbe<Receptionist.Listing> listings = TestProbe.create(system);
-    system.receptionist().tell(Receptionist.subscribe(NodeActor.SERVICE_KEY, listings.getRef()));
+    system.receptionist().tell(Receptionist.subscribe(ClusterNode.SERVICE_KEY, listings.getRef()));
     while (true) {
-      Set<ActorRef<NodeActor.Command>> nodes =
-          listings.receiveMessage(LIMIT).getServiceInstances(NodeActor.SERVICE_KEY);
+      Set<ActorRef<ClusterNode.Command>> nodes =
+          listings.receiveMessage(LIMIT).getServiceInstances(ClusterNode.SERVICE_KEY);
       if (!nodes.isEmpty()) {
         return nodes.iterator().next();
       }
