@@ -6,7 +6,7 @@ package io.remora.actors;
  * {@link java.util.ServiceLoader}; every member must have the same ones, with the same numbers.
  *
  * <p>Numbers below 100 are the serializer's own, 100 to 199 belong to this module, 200 to 299 to
- * the node, 300 and up are free.
+ * Remora's other modules, 300 and up are free.
  */
 public interface MessageClasses {
 
