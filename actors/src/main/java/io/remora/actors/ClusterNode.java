@@ -14,6 +14,9 @@ import java.util.List;
  */
 public final class ClusterNode {
 
+  /** The role of nodes in a cluster. */
+  public static final String ROLE = "gpu";
+
   /** Where nodes of a cluster are found. */
   public static final ServiceKey<Command> SERVICE_KEY =
       ServiceKey.create(Command.class, "remora-node");

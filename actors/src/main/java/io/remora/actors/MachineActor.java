@@ -20,6 +20,7 @@ import akka.cluster.sharding.typed.ClusterShardingSettings;
 import akka.cluster.sharding.typed.javadsl.ClusterSharding;
 import akka.cluster.sharding.typed.javadsl.Entity;
 import akka.cluster.sharding.typed.javadsl.EntityTypeKey;
+import akka.cluster.typed.Cluster;
 import akka.pattern.StatusReply;
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigException;
@@ -86,7 +87,8 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
 
   /**
    * Starts sharding of machines on this member. A machine lives on the member that first spoke to
-   * it, is never moved to another and never stopped for being idle.
+   * it, until that leaves or fails, and is never stopped for being idle. See {@link
+   * RemoraCluster#init}.
    */
   public static void init(ActorSystem<?> system) {
     ActorsSettings settings = ActorsSettings.from(system.settings().config());
@@ -97,7 +99,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
                     context -> create(context.getEntityId(), settings, context.getShard()))
                 .withStopMessage(Leave.INSTANCE)
                 .withSettings(ClusterShardingSettings.create(system).withNoPassivationStrategy())
-                .withAllocationStrategy(new StayingShards()));
+                .withAllocationStrategy(new StayingShards(Cluster.get(system))));
   }
 
   // Protocol ------------------------------------------------------------------------------------

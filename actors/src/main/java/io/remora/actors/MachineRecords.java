@@ -27,7 +27,8 @@ import org.slf4j.LoggerFactory;
 /**
  * The {@linkplain MachineRecord records} of the cluster's open machines, replicated to all members.
  * Written by the machine's actor before it counts on them, read by its successor. In a cluster of
- * one nothing is kept: nobody could read it. Thread-safe.
+ * one nothing is kept: nobody could read it. Every member has to {@link #get} them, or it would not
+ * confirm what others write. Thread-safe.
  */
 final class MachineRecords implements Extension {
 
@@ -40,9 +41,11 @@ final class MachineRecords implements Extension {
   private static final Key<LWWMap<String, MachineRecord>> KEY = LWWMapKey.create("remora-machines");
 
   private final ActorSystem<?> system;
+  private final DistributedData data;
 
   private MachineRecords(ActorSystem<?> system) {
     this.system = system;
+    this.data = DistributedData.get(system);
   }
 
   static MachineRecords get(ActorSystem<?> system) {
@@ -51,12 +54,11 @@ final class MachineRecords implements Extension {
 
   /** Whether there is, or may be, somebody who reads what is written here. */
   boolean areShared() {
-    return system.settings().config().getString("akka.actor.provider").equals("cluster")
-        && StreamSupport.stream(Cluster.get(system).state().getMembers().spliterator(), false)
-                .filter(member -> !member.status().equals(MemberStatus.removed()))
-                .limit(2)
-                .count()
-            > 1;
+    return StreamSupport.stream(Cluster.get(system).state().getMembers().spliterator(), false)
+            .filter(member -> !member.status().equals(MemberStatus.removed()))
+            .limit(2)
+            .count()
+        > 1;
   }
 
   /** The record of a machine. Fails only if nobody answers in time. */
@@ -89,7 +91,7 @@ final class MachineRecords implements Extension {
   }
 
   private SelfUniqueAddress self() {
-    return DistributedData.get(system).selfUniqueAddress();
+    return data.selfUniqueAddress();
   }
 
   private CompletionStage<Done> update(
@@ -116,10 +118,7 @@ final class MachineRecords implements Extension {
 
   private <T> CompletionStage<T> ask(Function<ActorRef<T>, Replicator.Command> question) {
     return AskPattern.ask(
-        DistributedData.get(system).replicator(),
-        question::apply,
-        LIMIT.multipliedBy(2),
-        system.scheduler());
+        data.replicator(), question::apply, LIMIT.multipliedBy(2), system.scheduler());
   }
 
   private static final class Id extends ExtensionId<MachineRecords> {

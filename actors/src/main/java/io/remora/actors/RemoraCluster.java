@@ -75,6 +75,7 @@ public final class RemoraCluster implements AutoCloseable {
    */
   public static void init(ActorSystem<?> system) {
     MachineActor.init(system);
+    MachineRecords.get(system);
     NodeBroker.of(system);
   }
 

@@ -124,6 +124,7 @@ public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
   private Save saving;
   private Way way;
   private RemoraException notRestored;
+  private RemoraException lost;
 
   /** A host for the sessions of this JVM on a machine that is elsewhere. */
   static Behavior<Command> create(String machine, ActorsSettings settings) {
@@ -293,6 +294,9 @@ public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
 
   private Behavior<Command> onGoOn(GoOn command) {
     saving = null;
+    if (lost != null && !offline) {
+      return end(lost);
+    }
     if (offline) {
       offline = false;
       sessions.restored();
@@ -304,6 +308,7 @@ public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
   }
 
   private Behavior<Command> onOffline(Offline command) {
+    lost = null;
     if (!offline) {
       offline = true;
       sessions.offloaded();
@@ -374,8 +379,18 @@ public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
           .getLog()
           .info("Machine {}: the link is restored after {}", machine, restored.after());
     } else if (event instanceof NodeLink.Lost lost) {
-      return end(lost.cause());
+      return onLost(lost.cause());
     }
+    return this;
+  }
+
+  /** A node that ends because the machine pauses says so before the machine does. */
+  private Behavior<Command> onLost(RemoraException cause) {
+    if (saving == null || !sessions.areSaved()) {
+      return end(cause);
+    }
+    lost = cause;
+    dropLink();
     return this;
   }
 

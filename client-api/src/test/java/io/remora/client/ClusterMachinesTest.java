@@ -161,7 +161,7 @@ final class ClusterMachinesTest {
                 assertThatThrownBy(() -> x.sum().item_float())
                     .isInstanceOf(RemoraException.class)
                     .hasMessageContaining("the program that opened it is gone"));
-    machine.close();
+    assertThatThrownBy(machine::close).hasMessageContaining("the program that opened it is gone");
     try (RemoteMachine next = builder("next").timeout(LIMIT).open()) {
       assertThat(sumOfOnes(next)).isEqualTo(100);
     }

@@ -3,6 +3,7 @@ package io.remora.node;
 
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
+import io.remora.actors.ClusterNode;
 import io.remora.actors.internal.ClusterConfig;
 import io.remora.runtime.RemoraException;
 import java.util.List;
@@ -19,9 +20,6 @@ final class NodeSystem {
 
   /** Name of a node's system outside any cluster. */
   static final String LOCAL_NAME = "remora-node";
-
-  /** The role of nodes in a cluster. */
-  static final String ROLE = "gpu";
 
   private NodeSystem() {}
 
@@ -49,7 +47,7 @@ final class NodeSystem {
       keys.put("akka.actor.provider", "local");
       return overlay(keys).withFallback(config);
     }
-    keys.put("akka.cluster.roles", List.of(ROLE));
+    keys.put("akka.cluster.roles", List.of(ClusterNode.ROLE));
     return overlay(keys).withFallback(checked(() -> ClusterConfig.of(config, options.seedNodes())));
   }
 

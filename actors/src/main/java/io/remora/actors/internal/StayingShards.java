@@ -2,24 +2,54 @@
 package io.remora.actors.internal;
 
 import akka.actor.ActorRef;
+import akka.actor.Address;
+import akka.cluster.Member;
 import akka.cluster.sharding.ShardCoordinator.AbstractShardAllocationStrategy;
+import akka.cluster.typed.Cluster;
+import io.remora.actors.ClusterNode;
 import java.util.Map;
 import java.util.Set;
 import scala.collection.immutable.IndexedSeq;
 import scala.concurrent.Future;
 
-/** A shard lives where it was first asked for and stays there: a machine's link cannot move. */
+/**
+ * A shard lives where it was first asked for and stays there, until its member goes: near the
+ * program, whose link need not move. Nodes host no machines as long as there is anybody else.
+ */
 public final class StayingShards extends AbstractShardAllocationStrategy {
 
+  private final Cluster cluster;
+
   /** Makes the strategy. */
-  public StayingShards() {}
+  public StayingShards(Cluster cluster) {
+    this.cluster = cluster;
+  }
 
   @Override
   public Future<ActorRef> allocateShard(
       ActorRef requester, String shard, Map<ActorRef, IndexedSeq<String>> current) {
-    // A proxy's region hosts nothing: then any that does.
+    // A proxy's region hosts nothing.
+    if (current.containsKey(requester) && !isNode(requester)) {
+      return Future.successful(requester);
+    }
     return Future.successful(
-        current.containsKey(requester) ? requester : current.keySet().iterator().next());
+        current.keySet().stream()
+            .filter(region -> !isNode(region))
+            .findFirst()
+            .orElseGet(() -> current.keySet().iterator().next()));
+  }
+
+  private boolean isNode(ActorRef region) {
+    Address address = region.path().address();
+    if (address.hasLocalScope()) {
+      return cluster.selfMember().hasRole(ClusterNode.ROLE);
+    }
+    for (Member member : cluster.state().getMembers()) {
+      if (member.address().equals(address)) {
+        return member.hasRole(ClusterNode.ROLE);
+      }
+    }
+    return false;
   }
 
   @Override

@@ -65,6 +65,8 @@ final class NodeLease extends AbstractBehavior<NodeLease.Command> {
     INSTANCE
   }
 
+  private static final Duration NEWS_AFTER = Duration.ofMillis(500);
+
   private final String opening;
   private final MachineSpec spec;
   private final ProviderContext context;
@@ -73,6 +75,7 @@ final class NodeLease extends AbstractBehavior<NodeLease.Command> {
   private final ActorRef<NodeBroker.Answer> answers;
   private final long startNanos = System.nanoTime();
   private String news = "";
+  private String toldNews = "";
 
   /** Waits for a node, with which {@code result} completes. */
   static Behavior<Command> request(
@@ -154,12 +157,12 @@ final class NodeLease extends AbstractBehavior<NodeLease.Command> {
       String line =
           "place %d of %d in the queue for a node: %s"
               .formatted(queued.position(), queued.waiting(), queued.reason());
-      // A free node is granted in a moment: that is no news.
-      if (!line.equals(news)
-          && System.nanoTime() - startNanos > NodeBroker.REPEAT_AFTER.toNanos()) {
-        context.progress().accept(line);
-      }
       news = line;
+      // A free node is granted in a moment: that is no news.
+      if (!news.equals(toldNews) && System.nanoTime() - startNanos > NEWS_AFTER.toNanos()) {
+        toldNews = news;
+        context.progress().accept(news);
+      }
       return this;
     }
     NodeBroker.Granted granted = (NodeBroker.Granted) answered.answer();

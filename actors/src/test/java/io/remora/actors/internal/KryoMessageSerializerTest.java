@@ -16,12 +16,16 @@ import akka.serialization.SerializationExtension;
 import akka.serialization.Serializer;
 import akka.serialization.Serializers;
 import com.typesafe.config.ConfigFactory;
+import io.remora.actors.ClusterNode;
 import io.remora.actors.DeviceInfo;
 import io.remora.actors.MachineActor;
 import io.remora.actors.MachineInfo;
+import io.remora.actors.MachineRecord;
 import io.remora.actors.MachineState;
 import io.remora.actors.MessageClasses;
+import io.remora.actors.NodeBroker;
 import io.remora.actors.RemoraMessage;
+import io.remora.actors.SessionHost;
 import io.remora.actors.StorageActor;
 import io.remora.actors.StorageInfo;
 import io.remora.actors.StorageState;
@@ -118,6 +122,29 @@ class KryoMessageSerializerTest {
       messages.add(new MachineActor.Close(ref.unsafeUpcast()));
       messages.add(new StorageActor.GetInfo(ref.unsafeUpcast()));
     }
+    ActorRef<SessionHost.Command> host = refs.get(1).unsafeUpcast();
+    messages.add(new MachineActor.Open(spec, refs.get(1), refs.get(0)));
+    messages.add(new MachineActor.HostPresent(host, true, 3));
+    messages.add(new MachineActor.HostSaved(host, "pause-1", "why not"));
+    messages.add(new MachineActor.HostRestored(host, null));
+    messages.add(new MachineActor.HostUsed(host));
+    messages.add(new SessionHost.Way("127.0.0.1:1", "token", info, refs.get(1).unsafeUpcast()));
+    messages.add(new SessionHost.Save("pause-1", true, refs.get(1).unsafeUpcast()));
+    messages.add(new SessionHost.GoOn());
+    messages.add(new SessionHost.Offline());
+    messages.add(new MachineRecord(spec, refs.get(1), "handle", info, "pause", List.of("pause-1")));
+    messages.add(new MachineRecord(plain, null, "", none, "", List.of()));
+    ActorRef<ClusterNode.Command> node = refs.get(1).unsafeUpcast();
+    messages.add(new ClusterNode.Describe(refs.get(1).unsafeUpcast()));
+    messages.add(
+        new ClusterNode.Description(node, "h:1", "2.10", List.of(device(1)), "m", "o", 1, 2));
+    messages.add(new ClusterNode.Reserve("m", "o", refs.get(1).unsafeUpcast()));
+    messages.add(new ClusterNode.Release("m", "o"));
+    messages.add(new ClusterNode.Reservation("h:1", "token"));
+    messages.add(new NodeBroker.Request("o", "m", "A100", 2, 5, refs.get(1).unsafeUpcast()));
+    messages.add(new NodeBroker.Withdraw("o", "m"));
+    messages.add(new NodeBroker.Queued(1, 2, "why"));
+    messages.add(new NodeBroker.Granted(node, "1 x A100", new ClusterNode.Reservation("h:1", "t")));
     messages.addAll(List.of(info, none, many, device(1)));
     messages.add(new MachineActor.SessionOpened(7, info));
     messages.add(new StorageInfo(1, StorageState.LAZY, 1L << 40, 7, 2));
@@ -127,6 +154,11 @@ class KryoMessageSerializerTest {
     }
     Set<Class<?>> tested = new HashSet<>();
     messages.forEach(message -> tested.add(message.getClass()));
+    SessionHost.Ended ended = new SessionHost.Ended(new NodeLostException("gone"));
+    assertThat(((SessionHost.Ended) roundTrip(ended)).cause())
+        .isExactlyInstanceOf(NodeLostException.class)
+        .hasMessage("gone");
+    tested.add(SessionHost.Ended.class);
     assertThat(tested).containsAll(publicMessages());
   }
 
@@ -237,14 +269,27 @@ class KryoMessageSerializerTest {
                 DeviceInfo.class,
                 StorageInfo.class,
                 MachineActor.SessionOpened.class));
-    for (Class<?> protocol : List.of(MachineActor.Command.class, StorageActor.Command.class)) {
-      for (Class<?> type : protocol.getPermittedSubclasses()) {
-        if (Modifier.isPublic(type.getModifiers())) {
-          types.add(type);
-        }
-      }
+    for (Class<?> protocol :
+        List.of(
+            MachineActor.Command.class,
+            StorageActor.Command.class,
+            SessionHost.FromMachine.class,
+            ClusterNode.Command.class,
+            NodeBroker.Command.class,
+            NodeBroker.Answer.class)) {
+      addMessages(protocol, types);
     }
     return types;
+  }
+
+  private static void addMessages(Class<?> protocol, List<Class<?>> types) {
+    for (Class<?> type : protocol.getPermittedSubclasses()) {
+      if (Modifier.isPublic(type.getModifiers()) && type.isSealed()) {
+        addMessages(type, types);
+      } else if (Modifier.isPublic(type.getModifiers())) {
+        types.add(type);
+      }
+    }
   }
 
   private static DeviceInfo device(int number) {
