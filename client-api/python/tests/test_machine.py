@@ -45,6 +45,9 @@ def test_a_machine_from_start_to_stop(pytestconfig):
         stats = machine.stats()
         assert stats["blocking_reads"] >= 1
         assert stats["storages"] >= 1
+        if "operations.executed" in stats:  # not where remote execution is disabled
+            assert stats["operations.executed"] == stats["operations"]
+            assert stats["machine.storages"] == stats["storages"]
         assert machine.start() is machine
         storage = machine.storage(x)
         assert storage.bytes == 12

@@ -43,6 +43,7 @@ _BUSY_SECONDS = 1.0
 _SILENCE_SECONDS = 10.0
 _FRAME_BYTES = 1024 * 1024
 _FRAME_BATCHES = 64
+_OPERATIONS = STATISTICS.index("operations")
 _FIRST_BACKOFF = 0.05
 _LAST_BACKOFF = 2.0
 _BY_SLOT: dict[int, tuple[Session, int]] = {}
@@ -299,6 +300,7 @@ class GatewaySession(Session):
         self._taking = threading.Lock()
         self._received = 0  # index of the last ServerFrame
         self._acknowledged = 0
+        self._submitted_operations = 0
         self._heard = time.monotonic()
         self._saying_goodbye = False
         self.session_id = 0
@@ -490,10 +492,13 @@ class GatewaySession(Session):
         frame = pb.ClientFrame(received=self._received)
         batches = frame.batches.batches
         total = 0
+        recorded = core.machine_statistic(self.handle, _OPERATIONS)
         while batch > 0:
             size = core.batch_bytes(batch)
             message = batches.add()
             message.sequence = core.batch_sequence(batch)
+            message.operations = recorded - self._submitted_operations
+            self._submitted_operations = recorded
             message.data = ctypes.string_at(core.batch_data(batch), size)
             born = core.batch_born_count(batch)
             if born:

@@ -425,8 +425,9 @@ class RemoteMachine:
         """Figures of this machine so far; those of this process are known after :meth:`stop`, too.
 
         ``operations`` and ``batches`` recorded, ``batch_bytes``, ``uploaded_bytes``, ``downloaded_bytes``,
-        ``blocking_reads`` (times a thread waited for a value), ``plan_misses``, ``storages`` (alive); and
-        the gateway's, whose names have dots.
+        ``blocking_reads`` (times a thread waited for a value), ``plan_misses``, ``storages`` (alive) of this
+        process; and the machine's, all its sessions together, by the names that Java, the gateway and
+        Prometheus have (``docs/operations.md``), with ``machine.`` before those of the list above.
         """
         with self._lock:
             session, gateway, machine = self._session, self._gateway, self._machine

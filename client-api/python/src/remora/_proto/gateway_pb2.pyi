@@ -182,16 +182,18 @@ class Batches(_message.Message):
     def __init__(self, batches: _Optional[_Iterable[_Union[Batch, _Mapping]]] = ...) -> None: ...
 
 class Batch(_message.Message):
-    __slots__ = ("sequence", "data", "born", "freed")
+    __slots__ = ("sequence", "data", "born", "freed", "operations")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     BORN_FIELD_NUMBER: _ClassVar[int]
     FREED_FIELD_NUMBER: _ClassVar[int]
+    OPERATIONS_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     data: bytes
     born: _containers.RepeatedScalarFieldContainer[int]
     freed: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, sequence: _Optional[int] = ..., data: _Optional[bytes] = ..., born: _Optional[_Iterable[int]] = ..., freed: _Optional[_Iterable[int]] = ...) -> None: ...
+    operations: int
+    def __init__(self, sequence: _Optional[int] = ..., data: _Optional[bytes] = ..., born: _Optional[_Iterable[int]] = ..., freed: _Optional[_Iterable[int]] = ..., operations: _Optional[int] = ...) -> None: ...
 
 class Goodbye(_message.Message):
     __slots__ = ()

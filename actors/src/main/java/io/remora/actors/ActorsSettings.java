@@ -3,10 +3,13 @@ package io.remora.actors;
 
 import com.typesafe.config.Config;
 import io.remora.actors.link.LinkSettings;
+import io.remora.metrics.HttpEndpoint;
 import io.remora.state.DirectoryStateStore;
+import java.net.InetSocketAddress;
 import java.nio.file.Path;
 import java.time.Duration;
 import java.util.List;
+import java.util.Optional;
 
 /**
  * Settings of the actors; {@code reference.conf} says what each means.
@@ -37,6 +40,8 @@ import java.util.List;
  * @param embeddedCluster Akka's settings in the embedded cluster, {@code remora.cluster.embedded}
  * @param memberCluster what is laid over them where there are other members, {@code
  *     remora.cluster.member}
+ * @param http where metrics and health of the embedded cluster's process are, {@code
+ *     remora.metrics.http}; empty: nowhere
  * @param link settings of the links, {@code remora.link}
  */
 public record ActorsSettings(
@@ -58,6 +63,7 @@ public record ActorsSettings(
     boolean clusterTls,
     Config embeddedCluster,
     Config memberCluster,
+    Optional<InetSocketAddress> http,
     LinkSettings link) {
 
   /** Checks the ranges. */
@@ -83,8 +89,8 @@ public record ActorsSettings(
   }
 
   /**
-   * Reads {@code remora.machine}, {@code remora.state}, {@code remora.cluster} and {@code
-   * remora.link}.
+   * Reads {@code remora.machine}, {@code remora.state}, {@code remora.cluster}, {@code
+   * remora.metrics} and {@code remora.link}.
    *
    * @param root the whole configuration, with the defaults of {@code reference.conf}
    * @throws IllegalArgumentException if a value is out of range; the message names the key
@@ -113,6 +119,7 @@ public record ActorsSettings(
         cluster.getBoolean("tls"),
         cluster.getConfig("embedded"),
         cluster.getConfig("member"),
+        HttpEndpoint.address(root, "remora.metrics.http"),
         LinkSettings.from(root));
   }
 

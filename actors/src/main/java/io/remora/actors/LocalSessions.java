@@ -14,6 +14,7 @@ import akka.actor.typed.javadsl.Behaviors;
 import akka.cluster.sharding.typed.javadsl.ClusterSharding;
 import akka.cluster.sharding.typed.javadsl.EntityRef;
 import io.remora.actors.internal.BatchMailbox;
+import io.remora.actors.internal.MachineFigures;
 import io.remora.actors.link.LinkSettings;
 import io.remora.runtime.BatchSink;
 import io.remora.runtime.MachineStateException;
@@ -190,8 +191,8 @@ public final class LocalSessions implements Extension {
   }
 
   /** Makes the mailbox of a new session, with a number that this actor system never had. */
-  BatchMailbox create(String machine, LinkSettings settings) {
-    BatchMailbox mailbox = new BatchMailbox(lastSession.incrementAndGet(), machine, settings);
+  BatchMailbox create(MachineFigures figures, LinkSettings settings) {
+    BatchMailbox mailbox = new BatchMailbox(lastSession.incrementAndGet(), figures, settings);
     mailboxes.put(mailbox.session(), mailbox);
     return mailbox;
   }

@@ -25,6 +25,7 @@ import akka.pattern.StatusReply;
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigException;
 import com.typesafe.config.ConfigFactory;
+import io.remora.actors.internal.MachineFigures;
 import io.remora.actors.internal.StayingShards;
 import io.remora.actors.link.LinkSettings;
 import io.remora.actors.link.LinkTransport;
@@ -47,6 +48,7 @@ import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.SortedMap;
 import java.util.UUID;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionException;
@@ -110,6 +112,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
           OpenSession,
           CloseSession,
           GetState,
+          GetStats,
           GetStorage,
           Pause,
           Resume,
@@ -147,6 +150,9 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
 
   /** Asks for what is known of the machine; answered in every state. */
   public record GetState(ActorRef<MachineInfo> replyTo) implements Command {}
+
+  /** Asks for the machine's figures; answered in every state. */
+  public record GetStats(ActorRef<MachineStats> replyTo) implements Command {}
 
   /**
    * Asks for what is known of a storage. Errors: {@link StaleReferenceException} if it is not there
@@ -309,6 +315,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
   private final TimerScheduler<Command> timers;
   private final StashBuffer<Command> stash;
   private final Executor blocking;
+  private final MachineFigures figures;
   private final SessionTable sessions;
   private final ActorSystem<?> system;
 
@@ -436,7 +443,8 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     this.shard = shard;
     this.system = context.getSystem();
     this.blocking = system.dispatchers().lookup(DispatcherSelector.blocking());
-    this.sessions = new SessionTable(context, name, settings);
+    this.figures = new MachineFigures(name);
+    this.sessions = new SessionTable(context, figures, settings);
     context.setLoggerName(MachineActor.class);
   }
 
@@ -619,6 +627,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
         .onMessage(TokenIssued.class, this::onTokenIssued)
         .onMessage(HostGone.class, this::onHostGone)
         .onMessage(OwnerGone.class, this::onOwnerGone)
+        .onMessage(GetStats.class, this::onGetStats)
         .onMessage(Leave.class, this::onLeave)
         .onMessage(Recorded.class, this::onRecorded)
         .onSignal(PostStop.class, this::onPostStop);
@@ -897,6 +906,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
       become(MachineState.RECONNECTING, "the link is broken: " + broken.cause());
       return reconnecting();
     } else if (event.event() instanceof NodeLink.Restored restored) {
+      figures.redialled(restored.attempts());
       linkBroken = false;
       become(MachineState.READY, restored(restored));
       if (leaving) {
@@ -1030,6 +1040,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
         log.info("Machine {}: its link is broken while it pauses: {}", name, broken.cause());
       }
     } else if (event.event() instanceof NodeLink.Restored restored) {
+      figures.redialled(restored.attempts());
       linkBroken = false;
       log.info("Machine {}: {}; it goes on pausing", name, restored(restored));
     }
@@ -1818,6 +1829,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
         new MachineStateException("machine " + name + " was ended: its actor was stopped");
     endOpening(cause);
     sessions.endAll(cause);
+    figures.close();
     if (handedOver) {
       return Behaviors.same();
     }
@@ -1838,6 +1850,14 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
 
   private Behavior<Command> onGetState(GetState query) {
     query.replyTo().tell(info());
+    return Behaviors.same();
+  }
+
+  private Behavior<Command> onGetStats(GetStats query) {
+    SortedMap<String, Double> values = figures.values();
+    values.put("devices", up == null ? 0.0 : up.devices().size());
+    values.put("compute.threads", up == null ? 0.0 : up.computeThreads());
+    query.replyTo().tell(new MachineStats(values, sessions.stats()));
     return Behaviors.same();
   }
 
@@ -1898,6 +1918,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     MachineState oldState = state;
     state = newState;
     reason = newReason;
+    figures.become(newState);
     String line = newReason.lines().findFirst().orElse("");
     log.info("Machine {}: {} -> {}: {}", name, oldState, newState, line);
   }

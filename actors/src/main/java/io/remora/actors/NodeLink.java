@@ -17,6 +17,7 @@ import com.google.protobuf.ByteString;
 import com.google.protobuf.InvalidProtocolBufferException;
 import com.google.protobuf.Parser;
 import io.remora.actors.internal.BatchMailbox;
+import io.remora.actors.internal.MachineFigures;
 import io.remora.actors.internal.ProgramLibtorch;
 import io.remora.actors.link.DamagedFrameException;
 import io.remora.actors.link.FrameHeader;
@@ -926,7 +927,7 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
         if (listener != null) {
           listener.onExecuted(header.sequence(), report.duplicate().order(report.order()));
         }
-        tellStorages(header.session(), acknowledged.batch(), report);
+        tellStorages(header.session(), acknowledged.batch(), report, mailbox.figures());
       } finally {
         acknowledged.release();
       }
@@ -935,8 +936,10 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
       }
     }
 
-    private void tellStorages(long session, Batch batch, ByteBuffer report) {
+    private void tellStorages(
+        long session, Batch batch, ByteBuffer report, MachineFigures figures) {
       ExecutionReport result = ExecutionReport.decode(report);
+      figures.failed(result.failures().size());
       if (batch.born().isEmpty()
           && batch.freed().length == 0
           && result.realized().isEmpty()
@@ -974,6 +977,7 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
       session.received(value);
       SessionListener listener = session.mailbox.listener();
       if (listener != null) {
+        session.mailbox.figures().received(value.length());
         listener.onValueReceived(value.request(), value.offset(), value.length());
       }
     }

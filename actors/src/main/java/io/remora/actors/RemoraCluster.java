@@ -11,11 +11,14 @@ import akka.cluster.typed.Join;
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
 import io.remora.actors.internal.ClusterConfig;
+import io.remora.metrics.HttpEndpoint;
 import io.remora.runtime.RemoraException;
+import java.net.InetSocketAddress;
 import java.time.Duration;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.concurrent.ExecutionException;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
 import java.util.concurrent.atomic.AtomicBoolean;
@@ -114,9 +117,12 @@ public final class RemoraCluster implements AutoCloseable {
   private static ActorSystem<?> start(Config config) {
     ActorsSettings settings = ActorsSettings.from(config);
     List<String> seeds = settings.seedNodes();
+    Config akka = ClusterConfig.of(config, seeds);
     ActorSystem<Void> system =
         ActorSystem.create(
-            Behaviors.empty(), ClusterConfig.systemName(seeds), ClusterConfig.of(config, seeds));
+            Behaviors.empty(),
+            ClusterConfig.systemName(seeds),
+            settings.http().map(address -> HttpEndpoint.configure(address, akka)).orElse(akka));
     try {
       Cluster cluster = Cluster.get(system);
       if (seeds.isEmpty()) {
@@ -124,10 +130,28 @@ public final class RemoraCluster implements AutoCloseable {
       }
       awaitUp(cluster, settings);
       init(system);
+      settings.http().ifPresent(address -> openEndpoint(system, address, settings));
       return system;
     } catch (RuntimeException e) {
       stop(system, settings.leaveTimeout());
       throw e;
+    }
+  }
+
+  private static void openEndpoint(
+      ActorSystem<?> system, InetSocketAddress address, ActorsSettings settings) {
+    try {
+      HttpEndpoint.start(system)
+          .toCompletableFuture()
+          .get(settings.joinTimeout().toMillis(), TimeUnit.MILLISECONDS);
+    } catch (ExecutionException | TimeoutException e) {
+      throw new RemoraException(
+          "metrics and health cannot be at %s (remora.metrics.http): %s"
+              .formatted(address, e.getCause() == null ? "no answer in time" : e.getCause()),
+          e);
+    } catch (InterruptedException e) {
+      Thread.currentThread().interrupt();
+      throw new RemoraException("interrupted while the embedded cluster started", e);
     }
   }
 

@@ -13,6 +13,7 @@ import akka.actor.typed.javadsl.TimerScheduler;
 import akka.cluster.sharding.typed.javadsl.ClusterSharding;
 import akka.cluster.sharding.typed.javadsl.EntityRef;
 import akka.pattern.StatusReply;
+import io.remora.actors.internal.MachineFigures;
 import io.remora.actors.link.LinkTransport;
 import io.remora.provider.LaunchToken;
 import io.remora.runtime.MachineStateException;
@@ -142,7 +143,7 @@ public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
     context.setLoggerName(SessionHost.class);
     this.machine = machine;
     this.settings = settings;
-    this.sessions = new SessionTable(context, machine, settings);
+    this.sessions = new SessionTable(context, new MachineFigures(machine), settings);
     this.entity =
         ClusterSharding.get(context.getSystem()).entityRefFor(MachineActor.ENTITY_KEY, machine);
     timers.startTimerWithFixedDelay(Beat.INSTANCE, HEARTBEAT);

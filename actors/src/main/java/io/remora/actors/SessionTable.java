@@ -6,6 +6,7 @@ import akka.actor.typed.ActorRef;
 import akka.actor.typed.javadsl.ActorContext;
 import akka.pattern.StatusReply;
 import io.remora.actors.internal.BatchMailbox;
+import io.remora.actors.internal.MachineFigures;
 import io.remora.actors.internal.StorageTable;
 import io.remora.actors.link.LinkSettings;
 import io.remora.actors.link.proto.SavedState;
@@ -19,6 +20,8 @@ import java.util.Collection;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.SortedMap;
+import java.util.TreeMap;
 
 /**
  * The sessions that programs of this JVM have on one machine, and what is known of their storages.
@@ -49,6 +52,7 @@ final class SessionTable {
   }
 
   private final ActorContext<?> context;
+  private final MachineFigures figures;
   private final String machine;
   private final ActorsSettings settings;
   private final LocalSessions localSessions;
@@ -57,9 +61,10 @@ final class SessionTable {
   /** Sessions that were lost with the node; their storages can still be asked about. */
   private final Map<Long, Session> lost = new HashMap<>();
 
-  SessionTable(ActorContext<?> context, String machine, ActorsSettings settings) {
+  SessionTable(ActorContext<?> context, MachineFigures figures, ActorsSettings settings) {
     this.context = context;
-    this.machine = machine;
+    this.figures = figures;
+    this.machine = figures.machine();
     this.settings = settings;
     this.localSessions = LocalSessions.get(context.getSystem());
   }
@@ -68,7 +73,7 @@ final class SessionTable {
 
   /** A new session, not opened yet. */
   Session add(ActorRef<StatusReply<MachineActor.SessionOpened>> openedBy, LinkSettings link) {
-    Session session = new Session(localSessions.create(machine, link), openedBy);
+    Session session = new Session(localSessions.create(figures, link), openedBy);
     sessions.put(session.mailbox.session(), session);
     return session;
   }
@@ -143,6 +148,7 @@ final class SessionTable {
     if (session.openedBy != null) {
       session.openedBy.tell(StatusReply.error(cause != null ? cause : noSession(number)));
     }
+    countStorages();
     for (ActorRef<StatusReply<Done>> replyTo : session.closedBy) {
       replyTo.tell(cause == null ? StatusReply.ack() : StatusReply.error(cause));
     }
@@ -229,6 +235,7 @@ final class SessionTable {
       session.storages.setOffloaded(true);
       session.actors.values().forEach(actor -> actor.tell(StorageActor.offloaded()));
     }
+    countStorages();
     return bytes;
   }
 
@@ -259,6 +266,7 @@ final class SessionTable {
           });
       session.mailbox.resume();
     }
+    countStorages();
   }
 
   // Storages ------------------------------------------------------------------------------------
@@ -290,6 +298,7 @@ final class SessionTable {
     }
     free(session, changed.freedByProgram());
     free(session, changed.freedByNode());
+    countStorages();
   }
 
   private static void free(Session session, long[] storages) {
@@ -385,6 +394,43 @@ final class SessionTable {
         room--;
       }
     }
+    countStorages();
+  }
+
+  /** After every change: meters look at it whenever they like. */
+  private void countStorages() {
+    long live = 0;
+    long realized = 0;
+    long offloaded = 0;
+    long bytes = 0;
+    long actors = 0;
+    for (Session session : sessions.values()) {
+      StorageTable storages = session.storages;
+      live += storages.size();
+      realized += storages.isOffloaded() ? 0 : storages.realized();
+      offloaded += storages.isOffloaded() ? storages.realized() : 0;
+      bytes += storages.realizedBytes();
+      actors += session.actors.size();
+    }
+    figures.setStorages(
+        new MachineFigures.Storages(
+            live - realized - offloaded, realized, offloaded, bytes, actors));
+  }
+
+  /** The sessions' figures by name, by the session's number. */
+  SortedMap<Long, SortedMap<String, Double>> stats() {
+    SortedMap<Long, SortedMap<String, Double>> stats = new TreeMap<>();
+    sessions.forEach(
+        (number, session) ->
+            stats.put(
+                number,
+                new TreeMap<>(
+                    Map.of(
+                        "storages", (double) session.storages.size(),
+                        "storage.bytes", (double) session.storages.realizedBytes(),
+                        "batches.in.flight", (double) session.mailbox.unacknowledgedBatches(),
+                        "in.flight.bytes", (double) session.mailbox.unacknowledgedBytes()))));
+    return stats;
   }
 
   private static long nowMillis() {

@@ -48,8 +48,11 @@ class ActorsSettingsTest {
             .toList();
     assertThat(keys).hasSizeGreaterThan(10);
 
+    // Where the switch for other addresses matters.
+    Config own = OWN.withValue("remora.metrics.http", ConfigValueFactory.fromAnyRef("0.0.0.0:0"));
     for (String key : keys) {
-      assertThatThrownBy(() -> ActorsSettings.from(OWN.withoutPath(key)))
+      Config without = (key.startsWith("remora.metrics.") ? own : OWN).withoutPath(key);
+      assertThatThrownBy(() -> ActorsSettings.from(without))
           .as(key)
           .isInstanceOf(ConfigException.Missing.class);
     }
@@ -61,7 +64,7 @@ class ActorsSettingsTest {
 
   @Test
   void everyKeyIsExplained() throws Exception {
-    for (String key : List.of("machine", "state", "link", "cluster")) {
+    for (String key : List.of("machine", "state", "link", "metrics", "cluster")) {
       OWN.getConfig("remora." + key)
           .withoutPath("embedded")
           .withoutPath("member")
@@ -91,6 +94,9 @@ class ActorsSettingsTest {
     assertBad("remora.link.redial.min-backoff", "0 s");
     assertBad("remora.link.redial.max-backoff", "1 ms");
     assertBad("remora.link.redial.random-factor", 2);
+    assertBad("remora.metrics.http", "localhost");
+    assertBad("remora.metrics.http", "0.0.0.0:9100");
+    assertBad("remora.metrics.http", "127.0.0.1:65536");
   }
 
   private static void assertBad(String key, Object value) {

@@ -11,12 +11,14 @@ import io.remora.actors.LocalSessions;
 import io.remora.actors.MachineActor;
 import io.remora.actors.MachineInfo;
 import io.remora.actors.MachineState;
+import io.remora.actors.MachineStats;
 import io.remora.actors.RemoraCluster;
 import io.remora.actors.StorageInfo;
 import io.remora.provider.MachineSpec;
 import io.remora.runtime.MachineSession;
 import io.remora.runtime.MachineStateException;
 import java.time.Duration;
+import java.util.SortedMap;
 import java.util.function.Function;
 
 /** A machine of the cluster that the program is a member of, asked through its actor. */
@@ -90,6 +92,15 @@ final class ClusterHost implements MachineHost {
         actor.<MachineInfo>ask(MachineActor.GetState::new, settings.askTimeout()),
         settings.askTimeout(),
         "Asking machine %s for its state".formatted(name));
+  }
+
+  @Override
+  public SortedMap<String, Double> stats() {
+    return Answers.await(
+            actor.<MachineStats>ask(MachineActor.GetStats::new, settings.askTimeout()),
+            settings.askTimeout(),
+            "Asking machine %s for its figures".formatted(name))
+        .values();
   }
 
   @Override

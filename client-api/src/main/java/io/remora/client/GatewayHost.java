@@ -28,6 +28,8 @@ import io.remora.runtime.MachineSession;
 import java.time.Duration;
 import java.util.HashMap;
 import java.util.Map;
+import java.util.SortedMap;
+import java.util.TreeMap;
 import java.util.concurrent.CompletionStage;
 import java.util.concurrent.TimeUnit;
 
@@ -169,6 +171,17 @@ final class GatewayHost implements MachineHost {
         (int) stats.getValuesOrDefault("compute.threads", 0),
         (long) stats.getValuesOrDefault("storages", 0),
         machine.getNodeAddress());
+  }
+
+  @Override
+  public SortedMap<String, Double> stats() {
+    return new TreeMap<>(
+        call(
+                machines.stats(),
+                request(),
+                settings.askTimeout(),
+                "Asking machine %s for its figures".formatted(name))
+            .getValuesMap());
   }
 
   @Override

@@ -262,6 +262,7 @@ final class GatewayLink implements BatchSink {
           batches
               .addBatchesBuilder()
               .setSequence(batch.sequence())
+              .setOperations(batch.operations())
               .setData(UnsafeByteOperations.unsafeWrap(batch.bytes()));
       for (StorageBirth birth : batch.born()) {
         message.addBorn(birth.id()).addBorn(birth.bytes()).addBorn(birth.device());

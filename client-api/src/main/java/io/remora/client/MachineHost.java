@@ -6,6 +6,7 @@ import io.remora.actors.StorageInfo;
 import io.remora.provider.MachineSpec;
 import io.remora.runtime.MachineSession;
 import io.remora.runtime.RemoraException;
+import java.util.SortedMap;
 
 /**
  * Who gives this program one machine: the cluster it is a member of, or a gateway. Blocks; errors
@@ -31,6 +32,9 @@ interface MachineHost {
 
   /** The machine as its actor knows it. */
   MachineInfo info();
+
+  /** The machine's figures by name. */
+  SortedMap<String, Double> stats();
 
   /** What the machine's actor knows of one of the session's storages. */
   StorageInfo storage(long storage);

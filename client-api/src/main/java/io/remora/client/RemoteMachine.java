@@ -25,6 +25,7 @@ import java.nio.file.Path;
 import java.time.Duration;
 import java.util.Objects;
 import java.util.Optional;
+import java.util.SortedMap;
 import java.util.UUID;
 import java.util.concurrent.CompletionStage;
 import java.util.concurrent.atomic.AtomicLong;
@@ -282,6 +283,18 @@ public final class RemoteMachine implements AutoCloseable {
   public SessionStatistics statistics() {
     SessionStatistics last = lastStatistics;
     return last == null ? session.statistics() : last;
+  }
+
+  /**
+   * The machine's figures as its actor knows them, those of other programs' sessions included:
+   * counts, and what is the case now, by name. {@code docs/operations.md} lists them; they are
+   * those that the gateway, Python and Micrometer have.
+   *
+   * @throws MachineStateException when the machine is closed
+   */
+  public SortedMap<String, Double> stats() {
+    requireOpen();
+    return host.stats();
   }
 
   /**

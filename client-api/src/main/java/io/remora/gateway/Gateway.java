@@ -11,8 +11,11 @@ import akka.http.javadsl.ServerBuilder;
 import akka.http.javadsl.settings.ServerSettings;
 import akka.stream.Materializer;
 import akka.stream.SystemMaterializer;
+import io.micrometer.core.instrument.MeterRegistry;
+import io.micrometer.core.instrument.binder.MeterBinder;
 import io.remora.actors.MachineActor;
 import io.remora.gateway.internal.GatewayHandler;
+import io.remora.gateway.internal.GatewayReadiness;
 import io.remora.gateway.internal.Tls;
 import io.remora.runtime.RemoraException;
 import java.net.InetAddress;
@@ -30,17 +33,20 @@ import org.slf4j.LoggerFactory;
  * <p>A machine that was opened through a gateway without {@code keep} lives as long as it has
  * sessions, and at the longest as long as the gateway.
  */
-public final class Gateway {
+public final class Gateway implements MeterBinder {
 
   private static final Logger log = LoggerFactory.getLogger(Gateway.class);
   private static final Duration TERMINATION_LIMIT = Duration.ofSeconds(1);
 
   private final ServerBinding binding;
   private final GatewayHandler handler;
+  private final GatewayReadiness.Status status;
 
-  private Gateway(ServerBinding binding, GatewayHandler handler) {
+  private Gateway(ServerBinding binding, GatewayHandler handler, GatewayReadiness.Status status) {
     this.binding = binding;
     this.handler = handler;
+    this.status = status;
+    status.serves(true);
   }
 
   /**
@@ -68,7 +74,7 @@ public final class Gateway {
         .thenApply(
             binding -> {
               log.info("The gateway listens on {}: {}", binding.localAddress(), settings);
-              return new Gateway(binding, handler);
+              return new Gateway(binding, handler, GatewayReadiness.Status.of(system));
             });
   }
 
@@ -102,10 +108,20 @@ public final class Gateway {
   }
 
   /**
+   * Makes the gateway's own meters in a registry; {@code docs/operations.md} lists them. Those of
+   * its machines are {@link io.remora.metrics.RemoraMetrics}'.
+   */
+  @Override
+  public void bindTo(MeterRegistry registry) {
+    handler.bindTo(registry);
+  }
+
+  /**
    * Takes no more calls, ends the sessions, and closes the machines that were opened through this
    * gateway without {@code keep}; completes when that is done.
    */
   public CompletionStage<Done> stop() {
+    status.serves(false);
     return binding
         .terminate(TERMINATION_LIMIT)
         .handle((terminated, failure) -> Done.getInstance())

@@ -4,6 +4,8 @@ package io.remora.gateway;
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigException;
 import com.typesafe.config.ConfigFactory;
+import com.typesafe.config.ConfigValueFactory;
+import io.micrometer.core.instrument.Metrics;
 import io.remora.actors.RemoraCluster;
 import io.remora.actors.internal.ProcessEnd;
 import io.remora.runtime.RemoraException;
@@ -108,6 +110,14 @@ final class GatewayCommand implements Callable<Integer> {
   private Path privateKey;
 
   @Option(
+      names = "--http",
+      paramLabel = "HOST:PORT",
+      description =
+          "Has metrics (/metrics) and health (/health/alive, /health/ready) there over HTTP. Off"
+              + " loopback only with remora.metrics.off-loopback. Default: remora.metrics.http, off")
+  private String http;
+
+  @Option(
       names = "--exit-with-stdin",
       description =
           "Ends when standard input reaches its end: the process that started the gateway is gone")
@@ -155,8 +165,9 @@ final class GatewayCommand implements Callable<Integer> {
     watchParent();
     Config configuration = configuration();
     GatewaySettings settings = settings(configuration);
-    RemoraCluster cluster = RemoraCluster.acquire(configuration);
+    RemoraCluster cluster = cluster(configuration);
     Gateway gateway = start(cluster, settings);
+    gateway.bindTo(Metrics.globalRegistry);
     Thread hook = new Thread(() -> stop(gateway, cluster), "remora-gateway-end");
     Runtime.getRuntime().addShutdownHook(hook);
     announce(gateway.address());
@@ -181,6 +192,16 @@ final class GatewayCommand implements Callable<Integer> {
   private void endBecause(String reason) {
     LoggerFactory.getLogger(GatewayCommand.class).info("The gateway ends: {}", reason);
     end.countDown();
+  }
+
+  private static RemoraCluster cluster(Config configuration) {
+    try {
+      return RemoraCluster.acquire(configuration);
+    } catch (IllegalArgumentException e) {
+      throw new StartFailure(EXIT_CONFIGURATION, "wrong configuration: " + e.getMessage(), e);
+    } catch (RemoraException e) {
+      throw new StartFailure(EXIT_LISTEN, e.getMessage(), e);
+    }
   }
 
   private static Gateway start(RemoraCluster cluster, GatewaySettings settings)
@@ -273,6 +294,9 @@ final class GatewayCommand implements Callable<Integer> {
     String overlay = environment.getOrDefault(CONFIG_VARIABLE, "");
     try {
       Config config = ConfigFactory.parseString(overlay).withFallback(ConfigFactory.load());
+      if (http != null) {
+        config = config.withValue("remora.metrics.http", ConfigValueFactory.fromAnyRef(http));
+      }
       return config.getConfig("remora.gateway.process").withFallback(config).resolve();
     } catch (ConfigException e) {
       throw new StartFailure(

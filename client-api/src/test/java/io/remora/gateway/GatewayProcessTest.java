@@ -8,9 +8,14 @@ import static org.awaitility.Awaitility.await;
 
 import io.remora.client.RemoteMachine;
 import io.remora.runtime.RemoraException;
+import io.remora.runtime.SessionStatistics;
 import java.io.BufferedReader;
 import java.io.IOException;
 import java.io.InputStreamReader;
+import java.net.URI;
+import java.net.http.HttpClient;
+import java.net.http.HttpRequest;
+import java.net.http.HttpResponse;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
@@ -18,6 +23,9 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.TimeUnit;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
+import org.bytedeco.pytorch.Tensor;
 import org.bytedeco.pytorch.global.torch;
 import org.bytedeco.pytorch.global.torch.ScalarType;
 import org.junit.jupiter.api.AfterEach;
@@ -84,6 +92,55 @@ final class GatewayProcessTest {
   }
 
   @Test
+  void showsItsMachinesWhileTheyWork() throws Exception {
+    Process process = start(Map.of(), "--port=0", "--http=127.0.0.1:0", "--exit-with-stdin");
+    String address = address(process);
+    String endpoint = endpoint();
+    assertThat(get(endpoint + "/health/alive").statusCode()).isEqualTo(200);
+    assertThat(get(endpoint + "/health/ready").statusCode()).isEqualTo(200);
+    assertThat(get(endpoint + "/cluster/members").body()).contains("\"Up\"");
+
+    try (RemoteMachine machine =
+        RemoteMachine.builder().provider("mock").gateway(address, null).open()) {
+      String of = "{machine=\"" + machine.name() + "\"}";
+      Tensor ones = torch.ones(1000).to(machine.device(), ScalarType.Float);
+      List<Tensor> kept = new ArrayList<>();
+      for (int round = 1; round <= 5; round++) {
+        for (int i = 0; i < 100; i++) {
+          kept.add(ones.add(ones));
+        }
+        assertThat(kept.get(kept.size() - 1).sum().item_float()).isEqualTo(2000f);
+        machine.synchronize();
+
+        String metrics = get(endpoint + "/metrics").body();
+        SessionStatistics known = machine.statistics();
+        assertThat(metric(metrics, "remora_operations_executed_total" + of))
+            .isEqualTo((double) known.operations());
+        assertThat(metric(metrics, "remora_batches_executed_total" + of))
+            .isEqualTo((double) known.batches());
+        assertThat(metric(metrics, "remora_gateway_sessions")).isEqualTo(1);
+      }
+      String realized = "remora_storages{machine=\"" + machine.name() + "\",state=\"realized\"}";
+      await()
+          .atMost(Duration.ofSeconds(10))
+          .until(
+              () ->
+                  metric(get(endpoint + "/metrics").body(), realized)
+                      == machine.statistics().liveStorages());
+      Map<String, Double> stats = machine.stats();
+      assertThat(stats).containsEntry("streams", 1.0).containsKey("unreceived.bytes");
+      assertThat(stats).containsEntry("storages", (double) machine.statistics().liveStorages());
+      kept.forEach(Tensor::close);
+    }
+
+    await()
+        .atMost(Duration.ofSeconds(10))
+        .until(() -> !get(endpoint + "/metrics").body().contains("machine="));
+    process.getOutputStream().close();
+    assertEnds(process);
+  }
+
+  @Test
   void endsWithItsParentHoweverThatEnds() throws Exception {
     Process parent = new ProcessBuilder("sleep", "1000").start();
     started.add(parent);
@@ -140,6 +197,30 @@ final class GatewayProcessTest {
     String line = out.readLine();
     assertThat(line).startsWith(ANNOUNCEMENT);
     return line.substring(ANNOUNCEMENT.length());
+  }
+
+  private String endpoint() throws IOException {
+    Matcher endpoint =
+        Pattern.compile("health at (http://\\S+)/metrics")
+            .matcher(Files.readString(directory.resolve("gateway.log")));
+    assertThat(endpoint.find()).isTrue();
+    return endpoint.group(1);
+  }
+
+  private static double metric(String metrics, String name) {
+    return metrics
+        .lines()
+        .filter(line -> line.startsWith(name + " "))
+        .mapToDouble(line -> Double.parseDouble(line.substring(line.lastIndexOf(' ') + 1)))
+        .findFirst()
+        .orElseThrow(() -> new AssertionError("no " + name + " in\n" + metrics));
+  }
+
+  private static HttpResponse<String> get(String address) throws Exception {
+    return HttpClient.newHttpClient()
+        .send(
+            HttpRequest.newBuilder(URI.create(address)).timeout(Duration.ofSeconds(20)).build(),
+            HttpResponse.BodyHandlers.ofString(UTF_8));
   }
 
   private static List<String> mappedFiles(Process process) throws IOException {

@@ -7,18 +7,21 @@ import akka.Done;
 import akka.actor.typed.ActorSystem;
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigException;
+import io.micrometer.core.instrument.Metrics;
 import io.remora.actors.DeviceInfo;
 import io.remora.actors.RemoraCluster;
 import io.remora.actors.link.FrameHeader;
 import io.remora.actors.link.LinkSettings;
 import io.remora.actors.link.proto.Device;
 import io.remora.actors.link.proto.Welcome;
+import io.remora.metrics.HttpEndpoint;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.TensorTransfers;
 import io.remora.runtime.TorchLibrary;
 import java.io.IOException;
 import java.net.InetSocketAddress;
 import java.nio.channels.ServerSocketChannel;
+import java.time.Duration;
 import java.util.List;
 import java.util.UUID;
 import java.util.concurrent.CompletableFuture;
@@ -38,6 +41,8 @@ import org.slf4j.LoggerFactory;
 public final class EmbeddedNode implements AutoCloseable {
 
   private static final Logger log = LoggerFactory.getLogger(EmbeddedNode.class);
+
+  private static final Duration HTTP_LIMIT = Duration.ofSeconds(10);
 
   private final ActorSystem<NodeActor.Command> system;
   private final InetSocketAddress address;
@@ -92,7 +97,7 @@ public final class EmbeddedNode implements AutoCloseable {
           NodeStartException.Kind.CONFIGURATION, "wrong configuration: " + e.getMessage(), e);
     }
     String systemName = NodeSystem.name(options);
-    Config systemConfig = NodeSystem.config(options, config);
+    Config systemConfig = NodeSystem.config(options, settings, config);
     ServerSocketChannel listening = LinkServer.open(options.listen(), linkSettings.tls());
     CompletableFuture<Done> ending = new CompletableFuture<>();
     ActorSystem<NodeActor.Command> system = null;
@@ -108,6 +113,7 @@ public final class EmbeddedNode implements AutoCloseable {
       if (!options.seedNodes().isEmpty()) {
         RemoraCluster.init(system);
       }
+      CompletableFuture<InetSocketAddress> http = openHttp(system, settings);
       TorchLibrary torch = torchLoading.library();
       setComputeThreads(torch, options, settings);
       GpuInventory inventory =
@@ -116,6 +122,11 @@ public final class EmbeddedNode implements AutoCloseable {
       log.info("libtorch {} from {}", torch.version(), torch.source());
       log.info(
           "Computing with {}; {} compute threads", inventory.summary(), torch.computeThreads());
+      if (settings.http().isPresent()) {
+        new NodeMetrics().bindTo(Metrics.globalRegistry);
+        NodeMetrics.bindDevices(inventory.devices(), Metrics.globalRegistry);
+      }
+      awaitHttp(http, settings);
       NodeSettings.Transfer transfer = settings.transfer();
       TensorTransfers.configure(
           new TransferClient(linkSettings, transfer),
@@ -203,6 +214,32 @@ public final class EmbeddedNode implements AutoCloseable {
       return false;
     } catch (ExecutionException e) {
       throw new RemoraException("the node did not end properly: " + e.getCause(), e.getCause());
+    }
+  }
+
+  /** At once: health is to be seen while the node starts. */
+  private static CompletableFuture<InetSocketAddress> openHttp(
+      ActorSystem<?> system, NodeSettings settings) {
+    return settings.http().isPresent()
+        ? HttpEndpoint.start(system).toCompletableFuture()
+        : CompletableFuture.completedFuture(null);
+  }
+
+  private static void awaitHttp(CompletableFuture<InetSocketAddress> http, NodeSettings settings) {
+    try {
+      http.get(HTTP_LIMIT.toMillis(), TimeUnit.MILLISECONDS);
+    } catch (ExecutionException | TimeoutException e) {
+      throw new NodeStartException(
+          NodeStartException.Kind.LISTEN,
+          "metrics and health cannot be at %s (%s, --http): %s"
+              .formatted(
+                  settings.http().map(LinkServer::text).orElse(""),
+                  NodeSettings.HTTP,
+                  e.getCause() == null ? "no answer in time" : e.getCause().toString()),
+          e);
+    } catch (InterruptedException e) {
+      Thread.currentThread().interrupt();
+      throw new RemoraException("interrupted while the node started", e);
     }
   }
 

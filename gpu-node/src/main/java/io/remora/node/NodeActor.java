@@ -168,19 +168,25 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
               listening.computeThreads);
     }
     startOrphanTimer("no owner has connected");
+    NodeReadiness.Status.of(getContext().getSystem()).ready();
     return this;
   }
 
   private Behavior<Command> onOwnerArrived(OwnerArrived arrived) {
-    owners.add(arrived.connection);
+    if (owners.add(arrived.connection)) {
+      NodeFigures.PROCESS.ownerArrived();
+    }
     timers.cancel(ORPHAN_TIMER);
     timers.cancel(arrived.link);
     return this;
   }
 
   private Behavior<Command> onOwnerGone(OwnerGone gone) {
-    if (owners.remove(gone.connection) && owners.isEmpty()) {
-      startOrphanTimer("the owner's connection is gone and it has not come back");
+    if (owners.remove(gone.connection)) {
+      NodeFigures.PROCESS.ownerGone();
+      if (owners.isEmpty()) {
+        startOrphanTimer("the owner's connection is gone and it has not come back");
+      }
     }
     if (!gone.link.isConnected()) {
       timers.startSingleTimer(gone.link, new LeaseOver(gone.link), settings.sessionLease());
@@ -320,20 +326,23 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
 
   private Behavior<Command> onEnd(End end) {
     getContext().getLog().info("The node ends: {}", end.reason);
-    beginToEnd();
+    beginToEnd(end.reason);
     return Behaviors.stopped();
   }
 
   /** After the sessions have stopped, which a long operator may hold up. */
   private Behavior<Command> onPostStop(PostStop signal) {
-    beginToEnd();
+    beginToEnd("it was told to");
+    owners.forEach(owner -> NodeFigures.PROCESS.ownerGone());
+    owners.clear();
     if (python != null) {
       python.close();
     }
     return this;
   }
 
-  private void beginToEnd() {
+  private void beginToEnd(String reason) {
+    NodeReadiness.Status.of(getContext().getSystem()).ending(reason);
     if (server != null) {
       server.close();
       server = null;

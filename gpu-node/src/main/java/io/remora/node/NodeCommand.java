@@ -4,6 +4,7 @@ package io.remora.node;
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigException;
 import com.typesafe.config.ConfigFactory;
+import com.typesafe.config.ConfigValueFactory;
 import io.remora.actors.internal.ProcessEnd;
 import io.remora.actors.link.LinkTls;
 import io.remora.provider.GpuType;
@@ -149,6 +150,14 @@ final class NodeCommand implements Callable<Integer> {
   private List<String> seedNodes = new ArrayList<>();
 
   @Option(
+      names = "--http",
+      paramLabel = "HOST:PORT",
+      description =
+          "Has metrics (/metrics) and health (/health/alive, /health/ready) there over HTTP. Off"
+              + " loopback only with remora.metrics.off-loopback. Default: remora.node.http, off")
+  private String http;
+
+  @Option(
       names = "--exit-with-stdin",
       description =
           "Ends when standard input reaches its end: the process that started the node is gone")
@@ -275,9 +284,13 @@ final class NodeCommand implements Callable<Integer> {
   private Config configuration() {
     String overlay = environment.getOrDefault(CONFIG_VARIABLE, "");
     try {
-      return LinkTls.ofEnvironment(environment)
-          .withFallback(ConfigFactory.parseString(overlay))
-          .withFallback(ConfigFactory.load())
+      Config config =
+          LinkTls.ofEnvironment(environment)
+              .withFallback(ConfigFactory.parseString(overlay))
+              .withFallback(ConfigFactory.load());
+      return (http == null
+              ? config
+              : config.withValue(NodeSettings.HTTP, ConfigValueFactory.fromAnyRef(http)))
           .resolve();
     } catch (ConfigException e) {
       throw new NodeStartException(

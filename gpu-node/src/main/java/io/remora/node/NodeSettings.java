@@ -3,8 +3,11 @@ package io.remora.node;
 
 import com.typesafe.config.Config;
 import io.remora.actors.link.LinkSettings;
+import io.remora.metrics.HttpEndpoint;
+import java.net.InetSocketAddress;
 import java.time.Duration;
 import java.util.List;
+import java.util.Optional;
 
 /**
  * The configuration of a node, {@code remora.node} in {@code reference.conf}, where each key is
@@ -26,6 +29,7 @@ import java.util.List;
  * @param python the command of the interpreter that runs them
  * @param pythonStartTimeout time until a Python worker is ready, 1 s or more
  * @param pythonPackages folder of packages installed on request; empty for a temporary one
+ * @param http where metrics and health are; empty: nowhere
  */
 public record NodeSettings(
     Duration orphanTimeout,
@@ -41,10 +45,14 @@ public record NodeSettings(
     boolean remoteFunctions,
     String python,
     Duration pythonStartTimeout,
-    String pythonPackages) {
+    String pythonPackages,
+    Optional<InetSocketAddress> http) {
 
   /** Path of the settings in the configuration. */
   static final String PATH = "remora.node";
+
+  /** Path of the address of metrics and health. */
+  static final String HTTP = PATH + ".http";
 
   /** Path of the session actors' dispatcher, which Akka reads itself. */
   static final String SESSION_DISPATCHER = PATH + ".session-dispatcher";
@@ -99,7 +107,8 @@ public record NodeSettings(
         node.getBoolean("remote-functions"),
         node.getString("python"),
         node.getDuration("python-start-timeout"),
-        node.getString("python-packages"));
+        node.getString("python-packages"),
+        HttpEndpoint.address(root, HTTP));
   }
 
   /**

@@ -5,6 +5,7 @@ import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
 import io.remora.actors.ClusterNode;
 import io.remora.actors.internal.ClusterConfig;
+import io.remora.metrics.HttpEndpoint;
 import io.remora.runtime.RemoraException;
 import java.util.List;
 import java.util.Map;
@@ -21,6 +22,13 @@ final class NodeSystem {
   /** Name of a node's system outside any cluster. */
   static final String LOCAL_NAME = "remora-node";
 
+  private static final Config READINESS =
+      ConfigFactory.parseMap(
+          Map.of(
+              "akka.management.health-checks.readiness-checks.remora-node",
+              NodeReadiness.class.getName()),
+          "the node");
+
   private NodeSystem() {}
 
   /** The system's name: that of the seed nodes' system, where there are any. */
@@ -31,7 +39,15 @@ final class NodeSystem {
   }
 
   /** The configuration with the node's decisions laid over it. */
-  static Config config(NodeOptions options, Config config) {
+  static Config config(NodeOptions options, NodeSettings settings, Config config) {
+    Config system = config(options, config);
+    return settings
+        .http()
+        .map(address -> HttpEndpoint.configure(address, READINESS.withFallback(system)))
+        .orElse(system);
+  }
+
+  private static Config config(NodeOptions options, Config config) {
     Map<String, Object> keys = new TreeMap<>();
     keys.put("akka.daemonic", "on");
     keys.put("akka.jvm-exit-on-fatal-error", "off");

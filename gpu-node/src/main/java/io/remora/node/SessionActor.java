@@ -24,6 +24,7 @@ import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.file.FileSystemException;
+import java.time.Duration;
 import java.util.List;
 import java.util.Optional;
 
@@ -42,7 +43,7 @@ import java.util.Optional;
 final class SessionActor extends AbstractBehavior<SessionActor.Command> {
 
   /** What a session is told. */
-  sealed interface Command permits Describe, Drain {}
+  sealed interface Command permits Describe, Drain, Measure {}
 
   /** Asks what the session holds. */
   record Describe(ActorRef<Description> replyTo) implements Command {}
@@ -61,6 +62,16 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
     INSTANCE
   }
 
+  private enum Measure implements Command {
+    INSTANCE
+  }
+
+  /** How long the bytes of storages may be out of date; adding them up takes time with many. */
+  private static final Duration MEASURE_AFTER = Duration.ofSeconds(1);
+
+  /** ... and at most this part of the session's time goes into it. */
+  private static final int MEASURE_PART = 100;
+
   /** How many frames are executed before messages get a turn. */
   private static final int FRAMES_PER_TURN = 16;
 
@@ -70,12 +81,16 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
   private final SessionOutbox outbox;
   private final BatchExecutor executor;
   private final Optional<PythonWorker> worker;
+  private final NodeFigures.OfSession figures;
   private final Runnable wakeUp;
   private long executed;
   // Batches that are being executed; their payload's position is before the next one.
   private SessionInbox.Batches current;
   private long currentSequence;
   private SessionSaved lastSaved;
+  private boolean measuring;
+  private Duration measureAfter = MEASURE_AFTER;
+  private String endReason = "the node ends";
 
   /**
    * A session that takes batches from now on, and tells its owner so.
@@ -145,6 +160,8 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
     this.executor = executor;
     this.executed = executed;
     this.worker = worker;
+    this.figures = NodeFigures.PROCESS.sessionOpened(inbox);
+    figures.setStorages(executor.storageCount());
     outbox.opened();
     ActorRef<Command> self = context.getSelf();
     this.wakeUp = () -> self.tell(Drain.INSTANCE);
@@ -157,13 +174,16 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
     return newReceiveBuilder()
         .onMessageEquals(Drain.INSTANCE, this::onDrain)
         .onMessage(Describe.class, this::onDescribe)
+        .onMessageEquals(Measure.INSTANCE, this::onMeasure)
         .onSignal(PostStop.class, this::onPostStop)
         .build();
   }
 
   private Behavior<Command> onDrain() {
     for (int frames = 0; frames < FRAMES_PER_TURN; frames++) {
+      figures.setStorages(executor.storageCount());
       if (inbox.abandoned()) {
+        endReason = "its connection is gone";
         return Behaviors.stopped();
       }
       if (!outbox.hasRoom(wakeUp)) {
@@ -198,6 +218,15 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
     return this;
   }
 
+  private Behavior<Command> onMeasure() {
+    measuring = false;
+    long start = System.nanoTime();
+    figures.setStorageBytes(executor.storageBytes());
+    Duration least = Duration.ofNanos(MEASURE_PART * (System.nanoTime() - start));
+    measureAfter = least.compareTo(MEASURE_AFTER) > 0 ? least : MEASURE_AFTER;
+    return this;
+  }
+
   private Behavior<Command> onDescribe(Describe question) {
     question.replyTo.tell(
         new Description(executed, executor.storageCount(), executor.storageBytes()));
@@ -205,6 +234,7 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
   }
 
   private Behavior<Command> onPostStop(PostStop signal) {
+    figures.close();
     inbox.close();
     releaseCurrent();
     if (!outbox.hasEnded()) {
@@ -217,9 +247,10 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
     getContext()
         .getLog()
         .info(
-            "Session {} has ended after {} batches; {} storages of {} bytes are freed",
+            "Session {} has ended after {} batches: {}; {} storages of {} bytes are freed",
             name,
             executed,
+            endReason,
             storages,
             bytes);
     return this;
@@ -258,7 +289,13 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
           "batch %d came after batch %d: %d batch(es) are missing"
               .formatted(sequence, executed, sequence - executed - 1));
     }
+    long start = System.nanoTime();
     ExecutionResult result = executor.execute(sequence, batch);
+    figures.executed(batch.remaining(), System.nanoTime() - start);
+    if (!measuring) {
+      measuring = true;
+      getContext().scheduleOnce(measureAfter, getContext().getSelf(), Measure.INSTANCE);
+    }
     executed = sequence;
     outbox.executed(sequence, result, last);
   }
@@ -355,6 +392,7 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
 
   private Behavior<Command> end(Reason reason, String message) {
     outbox.end(FrameType.SESSION_CLOSED, closed(reason, message));
+    endReason = reason == Reason.REASON_CLOSED ? "its owner has closed it" : message;
     return Behaviors.stopped();
   }
 

@@ -115,6 +115,11 @@ final class SessionInbox {
     return null;
   }
 
+  /** Bytes of the batches that wait. */
+  long waitingBytes() {
+    return bytes.get();
+  }
+
   /** Whether nothing waits at the moment. */
   boolean isEmpty() {
     return entries.isEmpty();

@@ -42,6 +42,7 @@ class NodeCommandTest {
         "--gpu-type",
         "--compute-threads",
         "--seed-nodes",
+        "--http",
         "--exit-with-stdin",
         "REMORA_NODE_TOKEN",
         "REMORA_NODE_CONFIG",
@@ -119,6 +120,14 @@ class NodeCommandTest {
     assertThat(execute(TOKEN, "--listen", "0.0.0.0:0")).isEqualTo(5);
     assertThat(err.toString()).contains("loopback");
     assertThat(announcements.toString(UTF_8)).isEmpty();
+  }
+
+  @Test
+  void showsMetricsToOthersOnlyWhenToldSo() {
+    assertThat(execute(TOKEN, "--http", "0.0.0.0:0")).isEqualTo(6);
+    assertThat(err.toString()).contains("remora.node.http", "remora.metrics.off-loopback = on");
+    assertThat(execute(TOKEN, "--http", "here")).isEqualTo(6);
+    assertThat(err.toString()).contains("remora.node.http must be off, PORT or HOST:PORT");
   }
 
   @Test

@@ -19,21 +19,35 @@ public final class Batch {
   private final ByteBuffer bytes;
   private final List<StorageBirth> born;
   private final long[] freed;
+  private final long operations;
   private final AtomicReference<Runnable> release;
+
+  /** A batch that does not say how many operations are in it. */
+  public Batch(
+      long sequence, ByteBuffer bytes, List<StorageBirth> born, long[] freed, Runnable release) {
+    this(sequence, bytes, born, freed, 0, release);
+  }
 
   /**
    * @param sequence 1, 2, 3 … within the session
    * @param bytes a buffer from position to limit, direct if it is large
    * @param born storages first used in this batch that are alive at its end
    * @param freed storages of earlier batches that this batch frees
+   * @param operations operations recorded since the batch before was submitted
    * @param release gives the memory back; runs once
    */
   public Batch(
-      long sequence, ByteBuffer bytes, List<StorageBirth> born, long[] freed, Runnable release) {
+      long sequence,
+      ByteBuffer bytes,
+      List<StorageBirth> born,
+      long[] freed,
+      long operations,
+      Runnable release) {
     this.sequence = sequence;
     this.bytes = requireNonNull(bytes, "bytes");
     this.born = List.copyOf(born);
     this.freed = freed.clone();
+    this.operations = operations;
     this.release = new AtomicReference<>(requireNonNull(release, "release"));
   }
 
@@ -60,6 +74,14 @@ public final class Batch {
   /** Ids of storages of earlier batches that this batch frees. */
   public long[] freed() {
     return freed.clone();
+  }
+
+  /**
+   * Operations recorded since the batch before was submitted, for counting: while several threads
+   * record, some of them may be in the next batch. 0 where the submitter does not say.
+   */
+  public long operations() {
+    return operations;
   }
 
   /** Gives the native memory back. Idempotent. */

@@ -23,6 +23,7 @@ import java.util.concurrent.Executor;
 import java.util.concurrent.Executors;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
+import java.util.concurrent.atomic.AtomicLong;
 import org.bytedeco.javacpp.LongPointer;
 import org.bytedeco.javacpp.PointerScope;
 import org.bytedeco.pytorch.Device;
@@ -85,6 +86,8 @@ public final class MachineSession implements SessionListener, AutoCloseable {
   private final List<OperationFailure> unread = new ArrayList<>();
   private final Thread flusher;
   private final CallSites callSites;
+
+  private final AtomicLong submittedOperations = new AtomicLong();
 
   private volatile BatchSink sink;
   private volatile long executed;
@@ -543,7 +546,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
     }
   }
 
-  private static Batch wrap(long address) {
+  private Batch wrap(long address) {
     long count = NativeCore.batchBornCount(address);
     List<StorageBirth> born = List.of();
     if (count > 0) {
@@ -564,7 +567,14 @@ public final class MachineSession implements SessionListener, AutoCloseable {
         NativeMemory.buffer(NativeCore.batchData(address), NativeCore.batchBytes(address)),
         born,
         freed,
+        recordedSinceLast(),
         () -> NativeCore.batchRelease(address));
+  }
+
+  /** Batches come one at a time. */
+  private long recordedSinceLast() {
+    long recorded = NativeCore.machineStatistic(machine, 0);
+    return recorded - submittedOperations.getAndSet(recorded);
   }
 
   private void flushWhenIdle() {

@@ -7,6 +7,7 @@ import io.remora.actors.MachineActor;
 import io.remora.actors.MachineInfo;
 import io.remora.actors.MachineRecord;
 import io.remora.actors.MachineState;
+import io.remora.actors.MachineStats;
 import io.remora.actors.MessageClasses;
 import io.remora.actors.NodeBroker;
 import io.remora.actors.SessionHost;
@@ -72,6 +73,8 @@ public final class ActorMessageClasses implements MessageClasses {
     registry.add(133, SessionHost.Offline.class);
     registry.add(134, SessionHost.Ended.class);
     registry.add(135, MachineRecord.class);
+    registry.add(136, MachineActor.GetStats.class);
+    registry.add(137, MachineStats.class);
     registry.add(140, RemoraException.class);
     registry.add(141, RemoteOperationException.class);
     registry.add(142, StaleReferenceException.class);

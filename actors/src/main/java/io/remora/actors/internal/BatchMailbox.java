@@ -47,6 +47,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
 
   private final long session;
   private final String machine;
+  private final MachineFigures figures;
   private final LinkSettings settings;
 
   private final ReentrantLock lock = new ReentrantLock();
@@ -79,19 +80,31 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
    * @param machine the machine's name, for messages
    */
   public BatchMailbox(long session, String machine, LinkSettings settings) {
+    this(session, new MachineFigures(machine), settings);
+  }
+
+  /** As the other, counted among a machine's figures until it is lost. */
+  public BatchMailbox(long session, MachineFigures figures, LinkSettings settings) {
     this.session = session;
-    this.machine = requireNonNull(machine, "machine");
+    this.figures = requireNonNull(figures, "figures");
+    this.machine = figures.machine();
     this.settings = requireNonNull(settings, "settings");
     this.prefixes = new ByteBuffer[settings.coalesceBatches()];
     ByteBuffer slab = ByteBuffer.allocateDirect(prefixes.length * PREFIX_BYTES);
     for (int i = 0; i < prefixes.length; i++) {
       prefixes[i] = slab.slice(i * PREFIX_BYTES, PREFIX_BYTES).order(ByteOrder.LITTLE_ENDIAN);
     }
+    figures.add(this);
   }
 
   /** The session's number. */
   public long session() {
     return session;
+  }
+
+  /** The machine's figures. */
+  public MachineFigures figures() {
+    return figures;
   }
 
   // The program's side --------------------------------------------------------------------------
@@ -166,6 +179,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
         waiting.addLast(entry);
         waitingBytes += batch.size();
         unacknowledgedBytes += batch.size();
+        figures.submitted(batch.size(), batch.operations());
         accepted = true;
         if (entry.work) {
           lastUseNanos = System.nanoTime();
@@ -434,8 +448,10 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
       }
       List<Entry> entries = new ArrayList<>(Math.min(waiting.size(), prefixes.length));
       long bytes = 0;
+      long now = System.nanoTime();
       do {
         Entry entry = waiting.pollFirst();
+        entry.sentNanos = now;
         bytes += PREFIX_BYTES + entry.size;
         waitingBytes -= entry.size;
         entry.withWriter = true;
@@ -532,9 +548,11 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
                         : "the next under way is " + entry.batch.sequence()));
       }
       sent.removeFirst();
+      long now = System.nanoTime();
       if (entry.work) {
-        lastUseNanos = System.nanoTime();
+        lastUseNanos = now;
       }
+      figures.acknowledged(entry.batch.operations(), now - entry.sentNanos);
       unacknowledgedBytes -= entry.size;
       room.signalAll();
       return entry;
@@ -569,12 +587,43 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
     } finally {
       lock.unlock();
     }
+    figures.remove(this);
     for (Entry entry : entries) {
       entry.release();
     }
     SessionListener hearing = listener;
     if (hearing != null) {
       hearing.onLost(cause);
+    }
+  }
+
+  /** Batches that wait for the line. */
+  public long waitingBatches() {
+    lock.lock();
+    try {
+      return waiting.size();
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  /** Their bytes. */
+  public long waitingBytes() {
+    lock.lock();
+    try {
+      return waitingBytes;
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  /** Batches submitted and not acknowledged. */
+  public long unacknowledgedBatches() {
+    lock.lock();
+    try {
+      return (long) waiting.size() + sent.size();
+    } finally {
+      lock.unlock();
     }
   }
 
@@ -615,6 +664,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
     final int size;
     final boolean work;
     // Guarded by the lock.
+    long sentNanos;
     boolean withWriter;
     boolean done;
 

@@ -125,6 +125,7 @@ public final class KryoMessageSerializer extends SerializerWithStringManifest {
     kryo.register(List.of(1).getClass(), lists, 26);
     kryo.register(List.of(1, 2, 3).subList(0, 1).getClass(), lists, 27);
     kryo.register(ActorRef.class, new ActorRefSerializer(), 28);
+    kryo.register(TreeMap.class, 29);
     classes.forEach((number, type) -> kryo.register(type, number));
     return kryo;
   }

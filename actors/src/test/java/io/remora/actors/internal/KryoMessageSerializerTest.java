@@ -22,6 +22,7 @@ import io.remora.actors.MachineActor;
 import io.remora.actors.MachineInfo;
 import io.remora.actors.MachineRecord;
 import io.remora.actors.MachineState;
+import io.remora.actors.MachineStats;
 import io.remora.actors.MessageClasses;
 import io.remora.actors.NodeBroker;
 import io.remora.actors.RemoraMessage;
@@ -45,6 +46,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Random;
 import java.util.Set;
+import java.util.TreeMap;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
@@ -116,6 +118,7 @@ class KryoMessageSerializerTest {
       messages.add(new MachineActor.OpenSession(ref.unsafeUpcast()));
       messages.add(new MachineActor.CloseSession(-3, ref.unsafeUpcast()));
       messages.add(new MachineActor.GetState(ref.unsafeUpcast()));
+      messages.add(new MachineActor.GetStats(ref.unsafeUpcast()));
       messages.add(new MachineActor.GetStorage(1, 2, ref.unsafeUpcast()));
       messages.add(new MachineActor.Pause(ref));
       messages.add(new MachineActor.Resume(ref));
@@ -147,6 +150,8 @@ class KryoMessageSerializerTest {
     messages.add(new NodeBroker.Granted(node, "1 x A100", new ClusterNode.Reservation("h:1", "t")));
     messages.addAll(List.of(info, none, many, device(1)));
     messages.add(new MachineActor.SessionOpened(7, info));
+    TreeMap<String, Double> figures = new TreeMap<>(Map.of("batches", 3.0, "storage.bytes", 0.5));
+    messages.add(new MachineStats(figures, new TreeMap<>(Map.of(7L, figures))));
     messages.add(new StorageInfo(1, StorageState.LAZY, 1L << 40, 7, 2));
 
     for (RemoraMessage message : messages) {

@@ -95,15 +95,16 @@ final class ClientFrames {
   private Batch batch(io.remora.gateway.v1.Batch batch) {
     List<StorageBirth> born = births(batch);
     long[] freed = batch.getFreedList().stream().mapToLong(Long::longValue).toArray();
+    long operations = batch.getOperations();
     int size = batch.getData().size();
     if (size <= SMALL) {
       ByteBuffer copy = ByteBuffer.wrap(batch.getData().toByteArray());
-      return new Batch(batch.getSequence(), copy, born, freed, () -> {});
+      return new Batch(batch.getSequence(), copy, born, freed, operations, () -> {});
     }
     PooledBuffer copy = pool.take(size);
     batch.getData().copyTo(copy.bytes());
     copy.bytes().flip();
-    return new Batch(batch.getSequence(), copy.bytes(), born, freed, copy::release);
+    return new Batch(batch.getSequence(), copy.bytes(), born, freed, operations, copy::release);
   }
 
   private static List<StorageBirth> births(io.remora.gateway.v1.Batch batch) {

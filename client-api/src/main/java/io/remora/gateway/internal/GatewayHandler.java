@@ -17,6 +17,8 @@ import akka.japi.function.Function;
 import akka.stream.Materializer;
 import akka.stream.javadsl.Source;
 import akka.util.ByteString;
+import io.micrometer.core.instrument.Gauge;
+import io.micrometer.core.instrument.MeterRegistry;
 import io.remora.gateway.GatewaySettings;
 import io.remora.gateway.internal.health.Health;
 import io.remora.gateway.internal.health.HealthHandlerFactory;
@@ -95,6 +97,17 @@ public final class GatewayHandler {
         .withEntity(
             new HttpEntity.Chunked(
                 writer.contentType(), bytes.via(new SessionStream(sessions)).asScala()));
+  }
+
+  /** Makes the gateway's own meters. */
+  public void bindTo(MeterRegistry registry) {
+    Gauge.builder("remora.gateway.sessions", sessions, GatewaySessions::size)
+        .description("Sessions of programs, connected or waiting for theirs to come back")
+        .register(registry);
+    Gauge.builder("remora.gateway.unreceived.bytes", sessions, GatewaySessions::unreceivedBytes)
+        .description("Bytes kept for programs that have not said to have received them")
+        .baseUnit("bytes")
+        .register(registry);
   }
 
   /**

@@ -14,6 +14,7 @@ import io.remora.actors.LocalSessions;
 import io.remora.actors.MachineActor;
 import io.remora.actors.MachineInfo;
 import io.remora.actors.MachineState;
+import io.remora.actors.MachineStats;
 import io.remora.gateway.GatewaySettings;
 import io.remora.provider.MachineSpec;
 import io.remora.runtime.MachineStateException;
@@ -111,6 +112,12 @@ final class GatewayMachines {
               }
               return info;
             });
+  }
+
+  /** The machine's figures; fails as {@link #get}. */
+  CompletionStage<MachineStats> stats(String name) {
+    return get(name)
+        .thenCompose(known -> actor(name).ask(MachineActor.GetStats::new, settings.askTimeout()));
   }
 
   private static RuntimeException notFound(String name) {

@@ -22,7 +22,6 @@ import java.util.ArrayDeque;
 import java.util.ArrayList;
 import java.util.Deque;
 import java.util.List;
-import java.util.Map;
 import java.util.concurrent.locks.Condition;
 import java.util.concurrent.locks.ReentrantLock;
 import java.util.function.Consumer;
@@ -61,7 +60,7 @@ final class GatewaySession implements SessionListener {
   private record Frame(long index, ByteString bytes) {}
 
   /** A batch that the machine has not executed. */
-  private record InFlight(long sequence, long bytes, long sinceNanos) {}
+  private record InFlight(long sequence, long bytes) {}
 
   private final long number;
   private final MachineInfo machine;
@@ -90,12 +89,7 @@ final class GatewaySession implements SessionListener {
   private long lastIndex;
   private long unreceivedBytes;
   private boolean ended;
-  private long batches;
-  private long batchBytes;
-  private long executed;
-  private long valueBytes;
   private long streams;
-  private double roundTripSeconds;
 
   /** The reader's: where the bytes of a value arrive. */
   private ByteBuffer arriving = ByteBuffer.allocateDirect(0);
@@ -259,10 +253,8 @@ final class GatewaySession implements SessionListener {
         return false;
       }
       lastBatch = batch.sequence();
-      inFlight.addLast(new InFlight(lastBatch, size, System.nanoTime()));
+      inFlight.addLast(new InFlight(lastBatch, size));
       inFlightBytes += size;
-      batches++;
-      batchBytes += batch.size();
       // Does not block: it has room for more than is counted here.
       sink.submit(batch);
       return true;
@@ -313,15 +305,9 @@ final class GatewaySession implements SessionListener {
     com.google.protobuf.ByteString copy = com.google.protobuf.ByteString.copyFrom(report);
     lock.lock();
     try {
-      long sinceNanos = 0;
       while (!inFlight.isEmpty() && inFlight.getFirst().sequence() <= sequence) {
-        InFlight done = inFlight.removeFirst();
-        inFlightBytes -= done.bytes();
-        sinceNanos = done.sinceNanos();
+        inFlightBytes -= inFlight.removeFirst().bytes();
       }
-      executed++;
-      roundTripSeconds +=
-          ((System.nanoTime() - sinceNanos) * 1e-9 - roundTripSeconds) / Math.min(executed, 100);
       reports.add(copy);
       reported = sequence;
       unreceivedBytes += copy.size();
@@ -358,7 +344,6 @@ final class GatewaySession implements SessionListener {
     lock.lock();
     try {
       closeReports();
-      valueBytes += length;
       add(GrpcFrames.value(lastIndex + 1, request, offset, arriving.clear().limit(length)));
       wakeStream();
     } finally {
@@ -453,19 +438,11 @@ final class GatewaySession implements SessionListener {
     }
   }
 
-  /** The session's figures by name. */
-  Map<String, Double> statistics() {
+  /** Bytes of frames that the program has not said to have received. */
+  long unreceivedBytes() {
     lock.lock();
     try {
-      return Map.of(
-          "batches", (double) batches,
-          "batch.bytes", (double) batchBytes,
-          "batches.executed", (double) executed,
-          "value.bytes", (double) valueBytes,
-          "streams", (double) streams,
-          "in.flight.bytes", (double) inFlightBytes,
-          "unreceived.bytes", (double) unreceivedBytes,
-          "round.trip.seconds", roundTripSeconds);
+      return unreceivedBytes;
     } finally {
       lock.unlock();
     }

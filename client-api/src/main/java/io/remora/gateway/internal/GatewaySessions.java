@@ -15,13 +15,14 @@ import io.remora.runtime.Batch;
 import io.remora.runtime.MachineStateException;
 import io.remora.runtime.ProtocolException;
 import io.remora.runtime.ResourceExhaustedException;
-import java.util.HashMap;
 import java.util.Map;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionStage;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.ConcurrentMap;
 import java.util.concurrent.atomic.AtomicInteger;
+import java.util.function.Predicate;
+import java.util.function.ToLongFunction;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
@@ -219,21 +220,25 @@ final class GatewaySessions {
     }
   }
 
-  /** Figures of the sessions on a machine: added up, but for the longest round trip. */
+  /** What the gateway itself counts of the sessions on a machine, by name. */
   Map<String, Double> statistics(String machine) {
-    Map<String, Double> figures = new HashMap<>();
-    figures.put("sessions", 0.0);
-    for (GatewaySession session : sessions.values()) {
-      if (session.machine().name().equals(machine)) {
-        figures.merge("sessions", 1.0, Double::sum);
-        session
-            .statistics()
-            .forEach(
-                (name, value) ->
-                    figures.merge(
-                        name, value, name.endsWith(".seconds") ? Math::max : Double::sum));
-      }
-    }
-    return figures;
+    Predicate<GatewaySession> onIt = session -> session.machine().name().equals(machine);
+    return Map.of(
+        "streams", (double) sum(onIt, GatewaySession::streams),
+        "unreceived.bytes", (double) sum(onIt, GatewaySession::unreceivedBytes));
+  }
+
+  /** Sessions that are there. */
+  int size() {
+    return sessions.size();
+  }
+
+  /** Bytes that are kept for all their programs. */
+  long unreceivedBytes() {
+    return sum(session -> true, GatewaySession::unreceivedBytes);
+  }
+
+  private long sum(Predicate<GatewaySession> which, ToLongFunction<GatewaySession> figure) {
+    return sessions.values().stream().filter(which).mapToLong(figure).sum();
   }
 }

@@ -140,17 +140,13 @@ final class MachinesService implements Machines {
   @Override
   public CompletionStage<MachineStats> stats(MachineRequest request) {
     return machines
-        .get(request.getName())
+        .stats(request.getName())
         .thenApply(
-            info -> {
-              MachineStats.Builder stats =
-                  MachineStats.newBuilder()
-                      .putValues("storages", (double) info.liveStorages())
-                      .putValues("devices", info.devices().size())
-                      .putValues("compute.threads", info.computeThreads());
-              sessions.statistics(info.name()).forEach(stats::putValues);
-              return stats.build();
-            });
+            stats ->
+                MachineStats.newBuilder()
+                    .putAllValues(stats.values())
+                    .putAllValues(sessions.statistics(request.getName()))
+                    .build());
   }
 
   @Override

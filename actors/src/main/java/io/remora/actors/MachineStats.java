@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors;
+
+import java.util.SortedMap;
+import java.util.TreeMap;
+
+/**
+ * A machine's figures by name, as {@code docs/operations.md} lists them: counts since its actor is
+ * there, and what is the case now. The sessions' {@code storages}, {@code storage.bytes} and {@code
+ * in.flight.bytes} add up to the machine's.
+ *
+ * @param values the machine's, by name
+ * @param sessions those of its open sessions, by the session's number
+ */
+public record MachineStats(
+    SortedMap<String, Double> values, SortedMap<Long, SortedMap<String, Double>> sessions)
+    implements RemoraMessage {
+
+  /** Copies the maps; the copies are whoever's who has the message. */
+  public MachineStats {
+    values = new TreeMap<>(values);
+    sessions = new TreeMap<>(sessions);
+  }
+}

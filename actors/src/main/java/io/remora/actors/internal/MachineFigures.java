@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors.internal;
+
+import static java.util.Objects.requireNonNull;
+
+import io.remora.actors.MachineState;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Set;
+import java.util.SortedMap;
+import java.util.TreeMap;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.LongAdder;
+import java.util.function.ToLongFunction;
+
+/**
+ * What is counted of one machine: by its mailboxes a few additions for each batch, by its actor the
+ * rest. Those of open machines are known in the whole JVM, for whoever watches them. Thread-safe.
+ */
+public final class MachineFigures {
+
+  /** Upper bounds, in seconds, of the classes in which round trips are counted. */
+  private static final double[] ROUND_TRIP_BOUNDS = {
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30
+  };
+
+  private static final long[] ROUND_TRIP_NANOS = nanos(ROUND_TRIP_BOUNDS);
+
+  /** Storages of all sessions, as the node has acknowledged them. */
+  public record Storages(long lazy, long realized, long offloaded, long bytes, long actors) {
+
+    static final Storages NONE = new Storages(0, 0, 0, 0, 0);
+
+    /** All that are live. */
+    public long live() {
+      return lazy + realized + offloaded;
+    }
+  }
+
+  /** Hears of machines that are opened and closed. */
+  public interface Watcher {
+
+    /** A machine is there. */
+    void opened(MachineFigures figures);
+
+    /** It is not there any more. */
+    void closed(MachineFigures figures);
+  }
+
+  private static final Object WATCH = new Object();
+  private static final List<Watcher> WATCHERS = new ArrayList<>();
+  private static final Set<MachineFigures> OPEN = ConcurrentHashMap.newKeySet();
+
+  private final String machine;
+  private final Set<BatchMailbox> mailboxes = ConcurrentHashMap.newKeySet();
+  private final LongAdder batches = new LongAdder();
+  private final LongAdder batchBytes = new LongAdder();
+  private final LongAdder operations = new LongAdder();
+  private final LongAdder executedBatches = new LongAdder();
+  private final LongAdder executedOperations = new LongAdder();
+  private final LongAdder failedOperations = new LongAdder();
+  private final LongAdder valueBytes = new LongAdder();
+  private final LongAdder roundTripNanos = new LongAdder();
+  private final LongAdder[] roundTrips = adders(ROUND_TRIP_BOUNDS.length);
+  private final LongAdder pauses = new LongAdder();
+  private final LongAdder redials = new LongAdder();
+  private final LongAdder reconnections = new LongAdder();
+  private volatile MachineState state = MachineState.STOPPED;
+  private volatile Storages storages = Storages.NONE;
+
+  /** Of a machine that is not open. */
+  public MachineFigures(String machine) {
+    this.machine = requireNonNull(machine, "machine");
+  }
+
+  /** The machine's name. */
+  public String machine() {
+    return machine;
+  }
+
+  // Who is there --------------------------------------------------------------------------------
+
+  /** Tells of all open machines, and from now on of changes; on the threads that make them. */
+  public static void watch(Watcher watcher) {
+    synchronized (WATCH) {
+      WATCHERS.add(requireNonNull(watcher, "watcher"));
+      OPEN.forEach(watcher::opened);
+    }
+  }
+
+  /** How many machines of this JVM are in a state. */
+  public static long machinesIn(MachineState state) {
+    return OPEN.stream().filter(figures -> figures.state == state).count();
+  }
+
+  /** The machine's state has changed. A stopped machine is none. */
+  public void become(MachineState newState) {
+    MachineState old = state;
+    state = newState;
+    if (old == MachineState.PAUSING && newState == MachineState.PAUSED) {
+      pauses.increment();
+    } else if (old == MachineState.RECONNECTING && newState == MachineState.READY) {
+      reconnections.increment();
+    }
+    setOpen(newState != MachineState.STOPPED);
+  }
+
+  /** The machine's actor has ended. */
+  public void close() {
+    setOpen(false);
+  }
+
+  private void setOpen(boolean open) {
+    synchronized (WATCH) {
+      if (open && OPEN.add(this)) {
+        WATCHERS.forEach(watcher -> watcher.opened(this));
+      } else if (!open && OPEN.remove(this)) {
+        WATCHERS.forEach(watcher -> watcher.closed(this));
+      }
+    }
+  }
+
+  // What is counted -----------------------------------------------------------------------------
+
+  void add(BatchMailbox mailbox) {
+    mailboxes.add(mailbox);
+  }
+
+  void remove(BatchMailbox mailbox) {
+    mailboxes.remove(mailbox);
+  }
+
+  void submitted(long bytes, long recorded) {
+    batches.increment();
+    batchBytes.add(bytes);
+    operations.add(recorded);
+  }
+
+  void acknowledged(long recorded, long nanos) {
+    executedBatches.increment();
+    executedOperations.add(recorded);
+    roundTripNanos.add(nanos);
+    for (int i = 0; i < ROUND_TRIP_NANOS.length; i++) {
+      if (nanos <= ROUND_TRIP_NANOS[i]) {
+        roundTrips[i].increment();
+        return;
+      }
+    }
+  }
+
+  /** Operations have failed on the node. */
+  public void failed(int count) {
+    failedOperations.add(count);
+  }
+
+  /** Bytes of a value have come that was too large for its report. */
+  public void received(long bytes) {
+    valueBytes.add(bytes);
+  }
+
+  /** A broken link is there again after so many attempts. */
+  public void redialled(int attempts) {
+    redials.add(attempts);
+  }
+
+  /** What the machine's actor knows of its storages. */
+  public void setStorages(Storages counted) {
+    storages = counted;
+  }
+
+  // What is asked -------------------------------------------------------------------------------
+
+  /** Open sessions. */
+  public long sessions() {
+    return mailboxes.size();
+  }
+
+  /** Batches submitted. */
+  public long batches() {
+    return batches.sum();
+  }
+
+  /** Their bytes. */
+  public long batchBytes() {
+    return batchBytes.sum();
+  }
+
+  /** Operations in them, as far as programs say so. */
+  public long operations() {
+    return operations.sum();
+  }
+
+  /** Batches executed. */
+  public long executedBatches() {
+    return executedBatches.sum();
+  }
+
+  /** Operations in them, those that failed included. */
+  public long executedOperations() {
+    return executedOperations.sum();
+  }
+
+  /** Operations that failed on the node. */
+  public long failedOperations() {
+    return failedOperations.sum();
+  }
+
+  /** Bytes of values that came in chunks. */
+  public long valueBytes() {
+    return valueBytes.sum();
+  }
+
+  /** From a batch on the line to its acknowledgement, of all batches together. */
+  public long roundTripNanos() {
+    return roundTripNanos.sum();
+  }
+
+  /** How many classes of round trips there are. */
+  public static int roundTripClasses() {
+    return ROUND_TRIP_BOUNDS.length;
+  }
+
+  /** The upper bound of a class, in seconds. */
+  public static double roundTripBound(int index) {
+    return ROUND_TRIP_BOUNDS[index];
+  }
+
+  /** Round trips that took no longer than a class's bound. */
+  public long roundTripsWithin(int index) {
+    long count = 0;
+    for (int i = 0; i <= index; i++) {
+      count += roundTrips[i].sum();
+    }
+    return count;
+  }
+
+  /** Times the machine was paused. */
+  public long pauses() {
+    return pauses.sum();
+  }
+
+  /** Attempts that it took to make broken links anew. */
+  public long redials() {
+    return redials.sum();
+  }
+
+  /** Times a broken link was there again. */
+  public long reconnections() {
+    return reconnections.sum();
+  }
+
+  /** Batches that wait for the line. */
+  public long waitingBatches() {
+    return sum(BatchMailbox::waitingBatches);
+  }
+
+  /** Their bytes. */
+  public long waitingBytes() {
+    return sum(BatchMailbox::waitingBytes);
+  }
+
+  /** Batches submitted and not acknowledged. */
+  public long unacknowledgedBatches() {
+    return sum(BatchMailbox::unacknowledgedBatches);
+  }
+
+  /** Their bytes. */
+  public long unacknowledgedBytes() {
+    return sum(BatchMailbox::unacknowledgedBytes);
+  }
+
+  /** The storages. */
+  public Storages storages() {
+    return storages;
+  }
+
+  /** The figures by the names of {@code docs/operations.md}. */
+  public SortedMap<String, Double> values() {
+    Storages counted = storages;
+    SortedMap<String, Double> values = new TreeMap<>();
+    values.put("sessions", (double) sessions());
+    values.put("batches", (double) batches());
+    values.put("batch.bytes", (double) batchBytes());
+    values.put("batches.executed", (double) executedBatches());
+    values.put("batches.waiting", (double) waitingBatches());
+    values.put("batches.waiting.bytes", (double) waitingBytes());
+    values.put("batches.in.flight", (double) unacknowledgedBatches());
+    values.put("in.flight.bytes", (double) unacknowledgedBytes());
+    values.put("operations", (double) operations());
+    values.put("operations.executed", (double) executedOperations());
+    values.put("operations.failed", (double) failedOperations());
+    values.put("value.bytes", (double) valueBytes());
+    values.put("round.trip.seconds", roundTripNanos() * 1e-9 / Math.max(1, executedBatches()));
+    values.put("storages", (double) counted.live());
+    values.put("storages.lazy", (double) counted.lazy());
+    values.put("storages.realized", (double) counted.realized());
+    values.put("storages.offloaded", (double) counted.offloaded());
+    values.put("storage.bytes", (double) counted.bytes());
+    values.put("storage.actors", (double) counted.actors());
+    values.put("pauses", (double) pauses());
+    values.put("redials", (double) redials());
+    values.put("reconnections", (double) reconnections());
+    return values;
+  }
+
+  private long sum(ToLongFunction<BatchMailbox> figure) {
+    return mailboxes.stream().mapToLong(figure).sum();
+  }
+
+  private static long[] nanos(double[] seconds) {
+    long[] nanos = new long[seconds.length];
+    for (int i = 0; i < nanos.length; i++) {
+      nanos[i] = Math.round(seconds[i] * TimeUnit.SECONDS.toNanos(1));
+    }
+    return nanos;
+  }
+
+  private static LongAdder[] adders(int count) {
+    LongAdder[] adders = new LongAdder[count];
+    for (int i = 0; i < count; i++) {
+      adders[i] = new LongAdder();
+    }
+    return adders;
+  }
+}

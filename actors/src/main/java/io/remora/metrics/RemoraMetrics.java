@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.metrics;
+
+import static java.util.Objects.requireNonNull;
+
+import io.micrometer.core.instrument.FunctionCounter;
+import io.micrometer.core.instrument.FunctionTimer;
+import io.micrometer.core.instrument.Gauge;
+import io.micrometer.core.instrument.Meter;
+import io.micrometer.core.instrument.MeterRegistry;
+import io.micrometer.core.instrument.Metrics;
+import io.micrometer.core.instrument.binder.MeterBinder;
+import io.remora.actors.MachineState;
+import io.remora.actors.internal.MachineFigures;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Locale;
+import java.util.Map;
+import java.util.Set;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.TimeUnit;
+import java.util.function.ToDoubleFunction;
+import java.util.function.ToLongFunction;
+
+/**
+ * Micrometer's meters of the machines whose actors are in this JVM: those that are open, and those
+ * that will be. {@code docs/operations.md} lists them. Each has the tag {@code machine}, and is
+ * gone when its machine is closed.
+ *
+ * <pre>{@code
+ * RemoraMetrics.bind();                        // to Metrics.globalRegistry
+ * new RemoraMetrics().bindTo(myRegistry);      // or to one of your own
+ * }</pre>
+ *
+ * <p>Meters only look at what is counted anyway, when they are asked. Thread-safe.
+ */
+public final class RemoraMetrics implements MeterBinder {
+
+  private static final Set<MeterRegistry> BOUND = ConcurrentHashMap.newKeySet();
+
+  /** For {@link #bindTo}. */
+  public RemoraMetrics() {}
+
+  /** Binds the meters to Micrometer's global registry. Once is enough. */
+  public static void bind() {
+    new RemoraMetrics().bindTo(Metrics.globalRegistry);
+  }
+
+  /** Binds the meters to a registry, for as long as this JVM runs. Once is enough. */
+  @Override
+  public void bindTo(MeterRegistry registry) {
+    if (!BOUND.add(requireNonNull(registry, "registry"))) {
+      return;
+    }
+    for (MachineState state : MachineState.values()) {
+      if (state != MachineState.STOPPED) {
+        Gauge.builder("remora.machines", state, MachineFigures::machinesIn)
+            .description("Open machines by state")
+            .tag("state", state.name().toLowerCase(Locale.ROOT))
+            .register(registry);
+      }
+    }
+    MachineFigures.watch(new Meters(registry));
+  }
+
+  /** The meters of each machine in one registry. Called by one thread at a time. */
+  private static final class Meters implements MachineFigures.Watcher {
+
+    private final MeterRegistry registry;
+    private final Map<MachineFigures, List<Meter>> meters = new ConcurrentHashMap<>();
+
+    Meters(MeterRegistry registry) {
+      this.registry = registry;
+    }
+
+    @Override
+    public void opened(MachineFigures figures) {
+      List<Meter> own = new ArrayList<>();
+      OfMachine of = new OfMachine(registry, figures, own);
+      of.counter("batches", "Batches submitted", null, MachineFigures::batches);
+      of.counter("batch.bytes", "Bytes of batches submitted", "bytes", MachineFigures::batchBytes);
+      of.counter("batches.executed", "Batches executed", null, MachineFigures::executedBatches);
+      of.counter("operations", "Operations submitted", null, MachineFigures::operations);
+      of.counter(
+          "operations.executed",
+          "Operations executed, failed ones included",
+          null,
+          MachineFigures::executedOperations);
+      of.counter(
+          "operations.failed",
+          "Operations that failed on the node",
+          null,
+          MachineFigures::failedOperations);
+      of.counter(
+          "value.bytes", "Bytes of large values that came", "bytes", MachineFigures::valueBytes);
+      of.counter("pauses", "Times the machine was paused", null, MachineFigures::pauses);
+      of.counter("redials", "Attempts to make a broken link anew", null, MachineFigures::redials);
+      of.counter("reconnections", "Broken links made anew", null, MachineFigures::reconnections);
+      of.gauge("sessions", "Open sessions", null, MachineFigures::sessions);
+      of.gauge(
+          "batches.waiting",
+          "Batches that wait for the line",
+          null,
+          MachineFigures::waitingBatches);
+      of.gauge("batches.waiting.bytes", "Their bytes", "bytes", MachineFigures::waitingBytes);
+      of.gauge(
+          "batches.in.flight",
+          "Batches submitted and not acknowledged",
+          null,
+          MachineFigures::unacknowledgedBatches);
+      of.gauge("in.flight.bytes", "Their bytes", "bytes", MachineFigures::unacknowledgedBytes);
+      of.storages("lazy", each -> each.storages().lazy());
+      of.storages("realized", each -> each.storages().realized());
+      of.storages("offloaded", each -> each.storages().offloaded());
+      of.gauge(
+          "storage.bytes",
+          "Bytes of storages that have memory, or are offloaded",
+          "bytes",
+          each -> each.storages().bytes());
+      of.gauge(
+          "storage.actors", "Storages that have an actor", null, each -> each.storages().actors());
+      of.roundTrips();
+      meters.put(figures, own);
+    }
+
+    @Override
+    public void closed(MachineFigures figures) {
+      List<Meter> own = meters.remove(figures);
+      if (own != null) {
+        own.forEach(registry::remove);
+      }
+    }
+  }
+
+  /** Makes one machine's meters. */
+  private record OfMachine(MeterRegistry registry, MachineFigures figures, List<Meter> made) {
+
+    void counter(
+        String name, String description, String unit, ToDoubleFunction<MachineFigures> value) {
+      made.add(
+          FunctionCounter.builder("remora." + name, figures, value)
+              .description(description)
+              .baseUnit(unit)
+              .tag("machine", figures.machine())
+              .register(registry));
+    }
+
+    void gauge(
+        String name, String description, String unit, ToDoubleFunction<MachineFigures> value) {
+      made.add(
+          Gauge.builder("remora." + name, figures, value)
+              .description(description)
+              .baseUnit(unit)
+              .tag("machine", figures.machine())
+              .register(registry));
+    }
+
+    void storages(String state, ToLongFunction<MachineFigures> value) {
+      made.add(
+          Gauge.builder("remora.storages", figures, value::applyAsLong)
+              .description("Live storages by state")
+              .tag("machine", figures.machine())
+              .tag("state", state)
+              .register(registry));
+    }
+
+    /** Sum and count, and the classes of a histogram under a name of their own. */
+    void roundTrips() {
+      made.add(
+          FunctionTimer.builder(
+                  "remora.round.trip",
+                  figures,
+                  MachineFigures::executedBatches,
+                  MachineFigures::roundTripNanos,
+                  TimeUnit.NANOSECONDS)
+              .description("From a batch on the line to its acknowledgement")
+              .tag("machine", figures.machine())
+              .register(registry));
+      for (int i = 0; i < MachineFigures.roundTripClasses(); i++) {
+        int index = i;
+        roundTripsWithin(
+            Double.toString(MachineFigures.roundTripBound(i)),
+            each -> each.roundTripsWithin(index));
+      }
+      roundTripsWithin("+Inf", MachineFigures::executedBatches);
+    }
+
+    private void roundTripsWithin(String bound, ToDoubleFunction<MachineFigures> value) {
+      made.add(
+          FunctionCounter.builder("remora.round.trips", figures, value)
+              .description("Round trips that took at most so many seconds")
+              .tag("machine", figures.machine())
+              .tag("le", bound)
+              .register(registry));
+    }
+  }
+}

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.client;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.assertj.core.api.Assertions.within;
+import static org.awaitility.Awaitility.await;
+import static org.bytedeco.pytorch.global.torch.ones;
+
+import io.micrometer.core.instrument.FunctionCounter;
+import io.micrometer.core.instrument.FunctionTimer;
+import io.micrometer.core.instrument.Meter;
+import io.micrometer.core.instrument.Tags;
+import io.micrometer.core.instrument.simple.SimpleMeterRegistry;
+import io.remora.metrics.RemoraMetrics;
+import io.remora.runtime.RemoteOperationException;
+import io.remora.runtime.SessionStatistics;
+import java.time.Duration;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import java.util.TreeMap;
+import java.util.concurrent.TimeUnit;
+import org.bytedeco.pytorch.Tensor;
+import org.bytedeco.pytorch.global.torch.ScalarType;
+import org.junit.jupiter.api.Tag;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+
+/** What a program counts, what its machine's actor counts and what the meters show are the same. */
+@Tag("fast")
+@Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
+final class MetricsTest {
+
+  private static final Duration LIMIT = Duration.ofSeconds(30);
+
+  private final SimpleMeterRegistry registry = new SimpleMeterRegistry();
+
+  @Test
+  void agreesWithWhatTheProgramKnows() {
+    new RemoraMetrics().bindTo(registry);
+    String name;
+    try (RemoteMachine machine = RemoteMachine.open("mock")) {
+      name = machine.name();
+      List<Tensor> kept = new ArrayList<>();
+      kept.add(ones(1000, 1000).to(machine.device(), ScalarType.Float));
+      for (int i = 0; i < 500; i++) {
+        kept.add(kept.get(0).add(kept.get(i)));
+      }
+      assertThat(kept.get(500).sum().item_float()).isEqualTo(501_000_000f, within(1e5f));
+      machine.synchronize();
+      SessionStatistics known = machine.statistics();
+
+      Map<String, Double> stats = machine.stats();
+      assertThat(stats)
+          .containsEntry("operations", (double) known.operations())
+          .containsEntry("operations.executed", (double) known.operations())
+          .containsEntry("batches", (double) known.batches())
+          .containsEntry("batches.executed", (double) known.batches())
+          .containsEntry("batch.bytes", (double) known.batchBytes())
+          .containsEntry("operations.failed", 0.0)
+          .containsEntry("in.flight.bytes", 0.0)
+          .containsEntry("sessions", 1.0);
+      assertThat(stats.get("round.trip.seconds")).isPositive();
+      await()
+          .atMost(LIMIT)
+          .until(() -> machine.stats().get("storages") == machine.statistics().liveStorages());
+      assertThat(machine.stats().get("storage.bytes")).isBetween(501 * 4e6, 501 * 4e6 + 4);
+      assertThat(gauge("remora.storages", name, "state", "realized"))
+          .isEqualTo((double) known.liveStorages());
+      assertThat(gauge("remora.machines", "state", "ready")).isEqualTo(1);
+      assertThat(timer(name).count()).isEqualTo(machine.stats().get("batches.executed"));
+      assertThat(timer(name).totalTime(TimeUnit.SECONDS)).isPositive();
+      assertThat(counter("remora.round.trips", name, "le", "+Inf"))
+          .isEqualTo(machine.stats().get("batches.executed"));
+      assertThat(counter("remora.round.trips", name, "le", "30.0"))
+          .isGreaterThanOrEqualTo(counter("remora.round.trips", name, "le", "0.0001"));
+
+      // Every figure of the machine that is not the node's is a meter, and shows the same.
+      Map<String, Double> figures = new TreeMap<>(machine.stats());
+      figures
+          .keySet()
+          .removeAll(List.of("devices", "compute.threads", "round.trip.seconds", "storages"));
+      figures.keySet().removeIf(figure -> figure.startsWith("storages."));
+      figures.forEach(
+          (figure, value) ->
+              assertThat(value("remora." + figure, name)).as(figure).isEqualTo(value));
+
+      kept.forEach(Tensor::close);
+      machine.pause();
+      assertThat(machine.stats()).containsEntry("pauses", 1.0);
+      assertThat(gauge("remora.machines", "state", "paused")).isEqualTo(1);
+    }
+    assertThat(registry.getMeters())
+        .filteredOn(meter -> name.equals(meter.getId().getTag("machine")))
+        .isEmpty();
+  }
+
+  @Test
+  void countsOperationsThatFailed() {
+    try (RemoteMachine machine = RemoteMachine.open("mock")) {
+      Tensor values = ones(3).to(machine.device(), ScalarType.Float);
+      values.index_select(0, Tensor.create(1L).to(machine.device(), ScalarType.Long));
+      machine.synchronize();
+      assertThat(machine.stats()).containsEntry("operations.failed", 0.0);
+
+      values.index_select(0, Tensor.create(99L).to(machine.device(), ScalarType.Long));
+
+      assertThatThrownBy(machine::synchronize).isInstanceOf(RemoteOperationException.class);
+      assertThat(machine.stats()).containsEntry("operations.failed", 1.0);
+    }
+  }
+
+  private double value(String name, String machine) {
+    Meter meter = registry.get(name).tag("machine", machine).meter();
+    return meter.measure().iterator().next().getValue();
+  }
+
+  private double gauge(String name, String... tags) {
+    return tags.length == 2
+        ? registry.get(name).tags(tags).gauge().value()
+        : registry.get(name).tags(Tags.of("machine", tags[0], tags[1], tags[2])).gauge().value();
+  }
+
+  private double counter(String name, String machine, String key, String value) {
+    FunctionCounter counter =
+        registry.get(name).tags("machine", machine, key, value).functionCounter();
+    return counter.count();
+  }
+
+  private FunctionTimer timer(String machine) {
+    return registry.get("remora.round.trip").tag("machine", machine).functionTimer();
+  }
+}

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.client;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.awaitility.Awaitility.await;
+import static org.bytedeco.pytorch.global.torch.empty;
+import static org.bytedeco.pytorch.global.torch.ones;
+
+import akka.actor.typed.ActorRef;
+import akka.pattern.StatusReply;
+import com.typesafe.config.ConfigFactory;
+import io.remora.actors.LocalSessions;
+import io.remora.actors.MachineActor;
+import io.remora.actors.RemoraCluster;
+import io.remora.runtime.MachineSession;
+import io.remora.runtime.SessionSettings;
+import java.time.Duration;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicBoolean;
+import org.bytedeco.pytorch.Device;
+import org.bytedeco.pytorch.Tensor;
+import org.bytedeco.pytorch.global.torch.ScalarType;
+import org.junit.jupiter.api.Tag;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+
+/**
+ * Small values are read over a slow line while large ones travel on it. What is measured is
+ * compared with how long those take.
+ */
+@Tag("fast")
+@Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
+final class ShortReadsTest {
+
+  /** Takes 3.2 seconds; more than one session may have under way. */
+  private static final long LARGE_BYTES = 128L << 20;
+
+  private static final Duration LIMIT = Duration.ofSeconds(60);
+
+  @Test
+  void passAnUploadOfTheSameProgram() {
+    try (RemoteMachine machine = open()) {
+      assertShortWhile(machine, machine.device(), () -> upload(machine.device()).close());
+    }
+  }
+
+  @Test
+  void passUploadsAndDownloadsOfAnotherSession() {
+    try (RemoraCluster cluster = RemoraCluster.acquire();
+        RemoteMachine machine = open();
+        MachineSession other = session(cluster, machine)) {
+      Tensor[] uploaded = new Tensor[1];
+      assertShortWhile(
+          machine,
+          other.device(0),
+          () -> {
+            uploaded[0] = upload(machine.device());
+            machine.synchronize();
+          });
+      assertShortWhile(machine, other.device(0), () -> uploaded[0].cpu().close());
+      uploaded[0].close();
+    }
+  }
+
+  private static RemoteMachine open() {
+    return RemoteMachine.builder().provider(ThrottledProvider.NAME).open();
+  }
+
+  private static Tensor upload(Device device) {
+    try (Tensor large = empty(LARGE_BYTES / 4)) {
+      return large.to(device, ScalarType.Float);
+    }
+  }
+
+  /** Reads a value again and again while {@code work} goes on. */
+  private static void assertShortWhile(RemoteMachine machine, Device device, Runnable work) {
+    Tensor small = ones(10).to(device, ScalarType.Float);
+    assertThat(small.sum().item_float()).isEqualTo(10f);
+    AtomicBoolean done = new AtomicBoolean();
+    long start = System.nanoTime();
+    CompletableFuture<Long> working =
+        CompletableFuture.supplyAsync(
+            () -> {
+              work.run();
+              done.set(true);
+              return System.nanoTime() - start;
+            },
+            task -> new Thread(task, "large").start());
+    await()
+        .atMost(LIMIT)
+        .until(
+            () ->
+                machine.stats().get("in.flight.bytes") > 1 << 20
+                    || machine.stats().get("value.bytes") > 0);
+    long longest = 0;
+    int reads = 0;
+    while (!done.get()) {
+      long before = System.nanoTime();
+      assertThat(small.sum().item_float()).isEqualTo(10f);
+      longest = Math.max(longest, System.nanoTime() - before);
+      reads++;
+    }
+    long took = working.orTimeout(LIMIT.toMillis(), TimeUnit.MILLISECONDS).join();
+    System.out.printf(
+        "%d reads, the longest %d ms, beside %d ms%n",
+        reads, longest / 1_000_000, took / 1_000_000);
+    assertThat(took).isGreaterThan(LARGE_BYTES * 750_000_000L / ThrottledProvider.BYTES_PER_SECOND);
+    assertThat(longest).isLessThan(took / 4);
+    assertThat(reads).isGreaterThan(4);
+    small.close();
+  }
+
+  private static MachineSession session(RemoraCluster cluster, RemoteMachine machine) {
+    MachineActor.SessionOpened opened =
+        cluster
+            .machine(machine.name())
+            .<MachineActor.SessionOpened>askWithStatus(ShortReadsTest::openSession, LIMIT)
+            .toCompletableFuture()
+            .join();
+    MachineSession session =
+        MachineSession.open(machine.name(), 1, SessionSettings.from(ConfigFactory.load()));
+    session.connect(LocalSessions.get(cluster.system()).attach(opened.session(), session));
+    return session;
+  }
+
+  private static MachineActor.OpenSession openSession(
+      ActorRef<StatusReply<MachineActor.SessionOpened>> replyTo) {
+    return new MachineActor.OpenSession(replyTo);
+  }
+}
