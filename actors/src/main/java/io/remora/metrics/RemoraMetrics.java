@@ -12,6 +12,7 @@ import io.micrometer.core.instrument.Metrics;
 import io.micrometer.core.instrument.binder.MeterBinder;
 import io.remora.actors.MachineState;
 import io.remora.actors.internal.MachineFigures;
+import java.math.BigDecimal;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Locale;
@@ -179,7 +180,9 @@ public final class RemoraMetrics implements MeterBinder {
       for (int i = 0; i < MachineFigures.roundTripClasses(); i++) {
         int index = i;
         roundTripsWithin(
-            Double.toString(MachineFigures.roundTripBound(i)),
+            BigDecimal.valueOf(MachineFigures.roundTripBound(i))
+                .stripTrailingZeros()
+                .toPlainString(),
             each -> each.roundTripsWithin(index));
       }
       roundTripsWithin("+Inf", MachineFigures::executedBatches);
