@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 
 import pytest
 import torch
@@ -173,3 +174,32 @@ def test_stale_tensors_do_not_reach_the_next_machine():
         assert second.device() == x.device
         with pytest.raises(exceptions.RemoraException):
             (x + torch.ones(3, device=second.device())).cpu()
+
+
+def test_call_sites_are_named_where_they_are_recorded(monkeypatch):
+    monkeypatch.setenv("REMORA_CALL_SITES", "1")
+    with remora.RemoteMachine("mock") as machine:
+        device = machine.device()
+        layer = torch.nn.Embedding(4, 2, device=device)
+        numbers = torch.tensor([1, 7], device=device)
+        line = sys._getframe().f_lineno + 2
+        with pytest.raises(remora.RemoteOperationException) as failure:
+            (layer(numbers) + 1).cpu()
+        assert f"called at {__file__}:{line} in test_call_sites" in str(failure.value)
+        # Of a thread of libtorch's own nothing is known; the message is there all the same.
+        x = torch.ones(3, device=device, requires_grad=True)
+        assert (x * 2).sum().backward() is None
+        assert x.grad.sum().item() == 6
+
+
+def test_call_sites_are_off_by_default(machine, device):
+    result = torch.ones(3, device=device)[torch.tensor([7], device=device)]
+    with pytest.raises(remora.RemoteOperationException, match="out of bounds") as failure:
+        result.cpu()
+    assert "called at" not in str(failure.value)
+
+
+def test_a_switch_is_on_or_off(monkeypatch):
+    monkeypatch.setenv("REMORA_CALL_SITES", "perhaps")
+    with pytest.raises(ValueError, match="REMORA_CALL_SITES"):
+        remora.RemoteMachine("mock").start()

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from . import exceptions
+from . import _call_sites, exceptions
 from ._build import NativeCoreError, find_library
 
 _DECLARATIONS: dict[str, tuple[Any, list[Any]]] = {
@@ -34,6 +34,7 @@ _DECLARATIONS: dict[str, tuple[Any, list[Any]]] = {
     "machine_flush_when_idle": (c_int32, [c_int64, c_int64, c_int64]),
     "machine_sequence": (c_int64, [c_int64]),
     "machine_fail": (None, [c_int64, c_char_p]),
+    "machine_set_trace": (None, [c_int64, c_int32, c_int32]),
     "machine_set_cuda": (None, [c_int64, c_int32]),
     "machine_set_node_address": (c_int32, [c_int64, c_char_p]),
     "machine_synchronize": (c_int32, [c_int64]),
@@ -52,20 +53,23 @@ _DECLARATIONS: dict[str, tuple[Any, list[Any]]] = {
     "run_answer": (c_int32, [c_char_p, c_int64]),
     "machine_close": (None, [c_int64]),
     "machine_statistic": (c_int64, [c_int64, c_int32]),
-    "session_configure": (c_int32, [c_int64, c_int64, c_int64]),
+    "session_configure": (c_int32, [c_int64, c_int64, c_int64, c_int64]),
     "session_take": (c_int64, [c_int64, c_int64]),
-    "session_rewind": (c_int32, [c_int64, c_int64]),
     "session_executed": (c_int32, [c_int64, c_int64, c_void_p, c_int64]),
     "session_value": (c_int32, [c_int64, c_int64, c_int64, c_void_p, c_int64]),
     "session_next_failure": (c_int64, [c_int64, c_char_p, c_int64]),
     "session_unread_failure": (c_int64, [c_int64, c_char_p, c_int64]),
+    "session_connect": (c_int32, [c_int64, c_int32, c_char_p, c_int64, c_char_p, c_int64]),
+    "session_carry": (c_int32, [c_int64]),
+    "session_welcome": (c_int64, [c_int64, POINTER(c_void_p)]),
+    "session_disconnect": (None, [c_int64]),
+    "session_resume": (c_int32, [c_int64, c_int64]),
+    "session_received": (c_int64, [c_int64]),
+    "session_outgoing": (c_int64, [c_int64, c_int64, POINTER(c_void_p)]),
+    "session_incoming": (c_int32, [c_int64, c_char_p, c_int64]),
     "batch_sequence": (c_int64, [c_int64]),
     "batch_data": (c_int64, [c_int64]),
     "batch_bytes": (c_int64, [c_int64]),
-    "batch_born_count": (c_int64, [c_int64]),
-    "batch_born": (c_int64, [c_int64]),
-    "batch_freed_count": (c_int64, [c_int64]),
-    "batch_freed": (c_int64, [c_int64]),
     "storage_id": (c_int64, [c_void_p]),
     "metadata_hash": (c_int64, [c_void_p]),
     "open_devices": (c_int32, []),
@@ -80,21 +84,6 @@ _DECLARATIONS: dict[str, tuple[Any, list[Any]]] = {
     "result_value": (c_int64, [c_int64, c_int64]),
     "result_value_bytes": (c_int64, [c_int64, c_int64]),
     "result_release": (None, [c_int64]),
-}
-
-# Short calls that keep the interpreter's lock: letting it go and getting it back costs more than they do, and
-# wakes other threads for nothing. None of them waits for whoever needs that lock.
-_SHORT = {
-    "batch_sequence": "batch_sequence",
-    "batch_data": "batch_data",
-    "batch_bytes": "batch_bytes",
-    "batch_born_count": "batch_born_count",
-    "batch_born": "batch_born",
-    "batch_freed_count": "batch_freed_count",
-    "batch_freed": "batch_freed",
-    "session_poll": "session_take",  # with no time to wait
-    "session_report": "session_executed",
-    "session_next_failure": "session_next_failure",
 }
 
 # remora_statistic of remora.h.
@@ -119,11 +108,6 @@ class Core:
             function = getattr(library, "remora_" + name)
             function.restype = result
             function.argtypes = arguments
-            setattr(self, name, function)
-        short = ctypes.PyDLL(library._name)
-        for name, called in _SHORT.items():
-            function = getattr(short, "remora_" + called)
-            function.restype, function.argtypes = _DECLARATIONS[called]
             setattr(self, name, function)
 
     def __getattr__(self, name: str) -> Any:  # for type checkers; __init__ has set what there is
@@ -170,7 +154,8 @@ def install() -> None:
     python = ctypes.pythonapi
     locks = (python.PyGILState_Check, python.PyEval_SaveThread, python.PyEval_RestoreThread)
     core.set_python_lock(*(ctypes.cast(function, c_void_p).value for function in locks))
-    core.check(core.install_sessions(ctypes.cast(_interrupted, c_void_p), None, None))
+    told = (_interrupted, _call_sites.on_call, _call_sites.where)
+    core.check(core.install_sessions(*(ctypes.cast(function, c_void_p) for function in told)))
 
 
 def address_of(tensor: torch.Tensor) -> Any:

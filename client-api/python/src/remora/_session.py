@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """A program's connection to a machine: batches leave the native core, reports and values come back.
 
-What PyTorch records waits in the core as numbered batches. A session has three threads: a sender
-(core -> wire), a receiver (wire -> core), and a flusher that closes batches while the node is idle.
-Nothing here runs per operation.
+What PyTorch records waits in the core as numbered batches. A session has two threads: one that
+carries it over a connection, then the next if that breaks, and a flusher that closes batches while the
+node is idle. Nothing here runs per operation or batch.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import ctypes
-import functools
 import logging
 import os
 import shutil
@@ -19,7 +18,6 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Iterator
 from ctypes import CFUNCTYPE, c_int32, c_int64, c_void_p
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ from typing import Any
 import grpc
 import torch
 
-from . import exceptions
+from . import _call_sites, exceptions
 from ._gateway import Gateway, rpc_error
 from ._native import STATISTICS, core, text_of
 from ._proto import gateway_pb2 as pb
@@ -37,13 +35,8 @@ from ._transport import BrokenError, Transport
 log = logging.getLogger("remora")
 
 _FLUSHER_TURN_MICROS = 250_000
-_SHORT_WAIT_MICROS = 5_000
-_LONG_WAIT_MICROS = 100_000
-_BUSY_SECONDS = 1.0
-_SILENCE_SECONDS = 10.0
-_FRAME_BYTES = 1024 * 1024
-_FRAME_BATCHES = 64
-_OPERATIONS = STATISTICS.index("operations")
+_UNRECEIVED_BYTES = 16 * 1024 * 1024
+_GOODBYE_SECONDS = 1.0
 _FIRST_BACKOFF = 0.05
 _LAST_BACKOFF = 2.0
 _BY_SLOT: dict[int, tuple[Session, int]] = {}
@@ -87,10 +80,14 @@ class Session:
             core.session_configure(
                 handle,
                 settings.max_in_flight_bytes,
+                _UNRECEIVED_BYTES,
                 int(settings.read_timeout_seconds * 1000),
             )
         )
         core.machine_set_cuda(handle, int(cuda))
+        if settings.call_sites:
+            _call_sites.record(handle)
+            core.machine_set_trace(handle, 0, 1)
         self.first_slot: int = core.check(core.machine_slot(handle, 0))
         for device in range(devices):
             _BY_SLOT[self.first_slot + device] = (self, device)
@@ -127,6 +124,7 @@ class Session:
                 return
             self.closed = True
         core.machine_close(self.handle)
+        _call_sites.forget(self.handle)
         for device in range(self.devices):
             _BY_SLOT.pop(self.first_slot + device, None)
         self._ended()
@@ -142,6 +140,9 @@ class Session:
 
     def _ended(self) -> None:
         """The session was closed in the core: lets the threads end."""
+
+    def _forget_connection(self) -> None:
+        """In a forked child: what carries the batches is the parent's."""
 
     def _start(self, *targets: Any) -> None:
         for target in (self._flush_when_idle, *targets):
@@ -159,7 +160,8 @@ class Session:
         while flush(handle, _FLUSHER_TURN_MICROS, linger) >= 0:
             pass
 
-    def _log_failures(self) -> None:
+    def log_failures(self) -> None:
+        """Logs the operations that have failed since the last time."""
         while (text := text_of(core.session_next_failure, self.handle)) is not None:
             log.warning("Machine '%s': %s", self.machine_name, text.partition(": ")[2] or text)
 
@@ -246,7 +248,7 @@ class LocalSession(Session):
                 core.result_report_bytes(result),
             )
             core.result_release(result)
-            self._log_failures()
+            self.log_failures()
         del _LOCAL[self._executor]
         core.executor_destroy(self._executor)
 
@@ -274,15 +276,6 @@ _run_callback = CFUNCTYPE(c_int32, c_int64, c_void_p, c_int64, c_int64, c_void_p
 # ---------------------------------------------------------------- through the gateway
 
 
-class _Stream:
-    """One connection of a session; a later one takes the session up again."""
-
-    def __init__(self) -> None:
-        self.welcomed = threading.Event()
-        self.welcome: pb.Welcome | None = None
-        self.ended = False
-
-
 class GatewaySession(Session):
     """A session through a gateway. Survives broken connections for as long as the gateway keeps it."""
 
@@ -297,19 +290,14 @@ class GatewaySession(Session):
         """
         super().__init__(machine_name, devices, cuda, settings)
         self._gateway = gateway
-        self._taking = threading.Lock()
-        self._received = 0  # index of the last ServerFrame
-        self._acknowledged = 0
-        self._submitted_operations = 0
-        self._heard = time.monotonic()
-        self._saying_goodbye = False
         self.session_id = 0
         self._secret = b""
         self._opened = threading.Event()
-        self._stream = _Stream()
+        self._welcomed = False  # over the connection there is now
+        self._carried = threading.Event()  # no connection is there any more
         self._transport: Transport | None = None
         self._failure: BaseException | None = None
-        self._start(self._receive)
+        self._start(self._carry)
         if not self._opened.wait(settings.call_seconds):
             self._failure = exceptions.ProviderException(
                 f"the gateway at {gateway.address} did not open a session within {settings.call_seconds:g} s"
@@ -318,37 +306,38 @@ class GatewaySession(Session):
             self.close()
             raise self._failure
 
-    # ------------------------------------------------------------ receiving
+    def _carry(self) -> None:
+        try:
+            self._carry_over_connections()
+        except Exception as e:
+            log.exception("The session of machine '%s' has failed", self.machine_name)
+            self.lose(exceptions.RemoraException(f"the session has failed: {e}"))
+        finally:
+            self._carried.set()
 
-    def _receive(self) -> None:
+    def _carry_over_connections(self) -> None:
         broken_since: float | None = None
         backoff = _FIRST_BACKOFF
         explain = False
         while not self.closed:
-            stream = self._stream = _Stream()
             error = BrokenError("the gateway has ended the connection")
+            self._welcomed = False
             transport = self._transport = self._gateway.transport(explain)
             try:
-                transport.run(self._requests(stream), functools.partial(self._on_frame, stream))
+                transport.run(self)
             except BrokenError as e:
                 error = e
-            except Exception as e:
-                log.exception("The session of machine '%s' has failed", self.machine_name)
-                self._lose(exceptions.RemoraException(f"the session has failed: {e}"))
-            finally:
-                stream.ended = True
-                stream.welcomed.set()
             if self.closed or self._failure is not None:
                 return
-            if stream.welcome is not None:
+            if self._welcomed:
                 broken_since, backoff = None, _FIRST_BACKOFF
             now = time.monotonic()
             broken_since = broken_since or now
             explain = error.unexplained
             if error.code in _FINAL or now - broken_since > self.settings.reconnect_seconds:
-                self._lose(self._why(error, now - broken_since))
+                self.lose(self._why(error, now - broken_since))
                 return
-            if stream.welcome is not None:
+            if self._welcomed:
                 log.info(
                     "The connection to machine '%s' is broken (%s); trying again",
                     self.machine_name,
@@ -369,77 +358,12 @@ class GatewaySession(Session):
             f"within {seconds:.0f} s: {error}"
         )
 
-    def _on_frame(self, stream: _Stream, data: bytes) -> bool:
-        """Handles a frame, on the thread that has received it."""
-        if stream.ended:
-            return True
-        try:
-            frame = pb.ServerFrame.FromString(data)
-            index = frame.index
-            if index != 0:
-                if index <= self._received:
-                    return True  # sent again
-                if index != self._received + 1:
-                    raise exceptions.ProtocolException(
-                        f"frame {index} came after frame {self._received}"
-                    )
-                self._received = index
-            kind = frame.WhichOneof("frame")
-            if kind == "executed":
-                self._on_executed(frame.executed)
-            elif kind == "value":
-                value = frame.value
-                data = value.data
-                core.check(
-                    core.session_value(self.handle, value.request, value.offset, data, len(data))
-                )
-            elif kind == "welcome":
-                self._on_welcome(stream, frame.welcome)
-            elif kind == "lost":
-                self._lose(exceptions.from_text(f"{frame.lost.error}: {frame.lost.message}"))
-            self._heard = time.monotonic()
-        except BaseException as e:
-            log.exception("A frame from the gateway could not be handled")
-            if not isinstance(e, exceptions.RemoraException):
-                e = exceptions.ProtocolException(f"a frame could not be handled: {e}")
-            self._lose(e)
-        return True
+    # ------------------------------------------------------------ for what carries it
 
-    def _on_executed(self, executed: pb.Executed) -> None:
-        reports = executed.reports
-        sequence = executed.sequence - len(reports)
-        for report in reports:
-            sequence += 1
-            if core.session_report(self.handle, sequence, report, len(report)) != 0:
-                raise core.error()
-        self._log_failures()
-
-    def _on_welcome(self, stream: _Stream, welcome: pb.Welcome) -> None:
-        stream.welcome = welcome
-        self.session_id, self._secret = welcome.session, welcome.secret
-        settings = self.settings
-        limit = min(
-            settings.max_in_flight_bytes,
-            welcome.max_in_flight_bytes or settings.max_in_flight_bytes,
-        )
-        core.session_configure(self.handle, limit, int(settings.read_timeout_seconds * 1000))
-        stream.welcomed.set()
-        self._opened.set()
-
-    def _lose(self, error: BaseException) -> None:
-        if self._failure is None and not self.closed:
-            self._failure = error
-            self.fail(error)
-            self._opened.set()
-            if self._transport is not None:
-                self._transport.cancel()
-
-    # ------------------------------------------------------------ sending
-
-    def _requests(self, stream: _Stream) -> Iterator[bytes]:
-        """The frames of one connection; gRPC asks for the next when the last is on its way."""
-        yield pb.ClientFrame(
-            received=self._received,
+    def hello(self) -> bytes:
+        """The first frame of a connection: a new session, or the one there is."""
+        return pb.ClientFrame(
+            received=core.session_received(self.handle),
             hello=pb.Hello(
                 protocol=1,
                 wire_version=core.wire_version(),
@@ -449,81 +373,44 @@ class GatewaySession(Session):
                 secret=self._secret,
             ),
         ).SerializeToString()
-        self._acknowledged = self._received
-        stream.welcomed.wait(self.settings.call_seconds)
-        if stream.ended or stream.welcome is None:
-            return
-        with self._taking:
-            core.session_rewind(self.handle, stream.welcome.last_batch)
-        said = busy = pinged = time.monotonic()
-        while not stream.ended:
-            with self._taking:
-                if stream.ended:
-                    return
-                # While values come, the gateway is told often what has arrived: it keeps the rest.
-                active = said - max(busy, self._heard) < _BUSY_SECONDS
-                wait = _SHORT_WAIT_MICROS if active else _LONG_WAIT_MICROS
-                frame = self._next_batches(wait)
-            said = time.monotonic()
-            if frame is not None:
-                busy = said
-            elif self._saying_goodbye or self.closed:
-                yield pb.ClientFrame(
-                    received=self._received, goodbye=pb.Goodbye()
-                ).SerializeToString()
-                return
-            elif self._failure is not None:
-                return
-            elif self._received != self._acknowledged or said - pinged > _SILENCE_SECONDS:
-                pinged = said
-                frame = pb.ClientFrame(received=self._received, ping=pb.Ping(number=1))
-            else:
-                continue
-            self._acknowledged = frame.received
-            yield frame.SerializeToString()
 
-    def _next_batches(self, wait_micros: int) -> pb.ClientFrame | None:
-        """What waits to be sent, up to a limit; None when nothing came in time or the machine is closed."""
-        batch = core.session_take(self.handle, wait_micros)
-        if batch <= 0:
-            if batch < 0 and not self.closed and self._failure is None:
-                self._failure = core.error()
-            return None
-        frame = pb.ClientFrame(received=self._received)
-        batches = frame.batches.batches
-        total = 0
-        recorded = core.machine_statistic(self.handle, _OPERATIONS)
-        while batch > 0:
-            size = core.batch_bytes(batch)
-            message = batches.add()
-            message.sequence = core.batch_sequence(batch)
-            message.operations = recorded - self._submitted_operations
-            self._submitted_operations = recorded
-            message.data = ctypes.string_at(core.batch_data(batch), size)
-            born = core.batch_born_count(batch)
-            if born:
-                message.born.extend(
-                    (ctypes.c_int64 * (3 * born)).from_address(core.batch_born(batch))
-                )
-            freed = core.batch_freed_count(batch)
-            if freed:
-                message.freed.extend((ctypes.c_int64 * freed).from_address(core.batch_freed(batch)))
-            total += size
-            if total >= _FRAME_BYTES or len(batches) >= _FRAME_BATCHES:
-                break
-            batch = core.session_poll(self.handle, 0)
-        return frame
+    def on_welcome(self, frame: bytes) -> None:
+        """The gateway has accepted the session: the core sends what the gateway does not have."""
+        welcome = pb.ServerFrame.FromString(frame).welcome
+        self.session_id, self._secret = welcome.session, welcome.secret
+        settings = self.settings
+        core.check(
+            core.session_configure(
+                self.handle,
+                min(
+                    settings.max_in_flight_bytes,
+                    welcome.max_in_flight_bytes or settings.max_in_flight_bytes,
+                ),
+                welcome.max_unreceived_bytes or _UNRECEIVED_BYTES,
+                int(settings.read_timeout_seconds * 1000),
+            )
+        )
+        core.check(core.session_resume(self.handle, welcome.last_batch))
+        self._welcomed = True
+        self._opened.set()
+
+    def lose(self, error: BaseException) -> None:
+        """The session cannot go on: everything on the machine raises this error from now on."""
+        if self._failure is None and not self.closed:
+            self._failure = error
+            self.fail(error)
+            self._opened.set()
+            if self._transport is not None:
+                self._transport.cancel()
+
+    def _forget_connection(self) -> None:
+        self._transport = None
+        self._carried.set()
 
     def _ended(self) -> None:
-        self._saying_goodbye = True
-        self._stream.welcomed.set()
-        transport = self._transport
-        if transport is not None:
-            # The sender says goodbye, then the gateway ends the stream.
-            deadline = time.monotonic() + 1.0
-            while not self._stream.ended and time.monotonic() < deadline:
-                time.sleep(0.002)
-            transport.cancel()
+        # The core says goodbye, then the gateway ends the stream.
+        if not self._carried.wait(_GOODBYE_SECONDS) and self._transport is not None:
+            self._transport.cancel()
 
 
 # ---------------------------------------------------------------- forks
@@ -539,6 +426,7 @@ def _after_fork_in_child() -> None:
                 + session.machine_name.encode()
                 + b"', and cannot use it: open a machine here, or start the process with the method 'spawn'",
             )
+            session._forget_connection()
     _forked[0] = _forked[0] or bool(_BY_SLOT)
     _BY_SLOT.clear()
 

@@ -20,6 +20,13 @@ def _number(name: str, default: float) -> float:
     return value
 
 
+def _switch(name: str) -> bool:
+    text = os.environ.get(name, "").strip().lower()
+    if text not in ("", "0", "1", "on", "off", "true", "false"):
+        raise ValueError(f"{name} must be 1 or 0, not {text!r}")
+    return text in ("1", "on", "true")
+
+
 @dataclass(frozen=True)
 class Settings:
     """Limits of a session."""
@@ -40,6 +47,8 @@ class Settings:
     gateway_start_seconds: float
     # At the program's end, what is recorded may still be executed for this long: REMORA_EXIT_TIMEOUT.
     exit_seconds: float
+    # Errors of operations name the program's line, which costs microseconds for each operation: REMORA_CALL_SITES.
+    call_sites: bool
 
     @staticmethod
     def from_environment() -> Settings:
@@ -53,4 +62,5 @@ class Settings:
             call_seconds=_number("REMORA_CALL_TIMEOUT", 30),
             gateway_start_seconds=_number("REMORA_GATEWAY_START_TIMEOUT", 60),
             exit_seconds=_number("REMORA_EXIT_TIMEOUT", 5),
+            call_sites=_switch("REMORA_CALL_SITES"),
         )

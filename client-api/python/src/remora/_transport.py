@@ -1,40 +1,31 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Two ways to carry a session's frames to the gateway and back; both speak gRPC.
 
-:class:`GrpcTransport` uses grpcio. Each message there passes through two threads of its own on either
-way, about 150 us of a read's 300. :class:`DirectTransport` speaks the little of HTTP/2 that one
-bidirectional stream needs, on a socket of its own: whoever sends writes to the socket, whoever
-receives reads from it. It is used without TLS, where latency counts most (the gateway is on this
-computer); and what it cannot explain, such as a refusal, is left to grpcio to ask again.
+:class:`DirectTransport` hands a socket to the native core, where whoever sends writes to it and whoever
+waits for a value reads from it: no Python and no other thread on a value's way. It is used without TLS,
+where latency counts most (the gateway is on this computer); and what it cannot explain, such as a
+refusal, is left to grpcio to ask again. :class:`GrpcTransport` uses grpcio; each message there passes
+through two threads of its own on either way.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import enum
 import socket
-import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import grpc
 
-Handler = Callable[[bytes], Any]
+from ._native import core
 
 PATH = "/remora.gateway.v1.Sessions/Connect"
 _CONNECT_SECONDS = 10.0
 _DEAD_MILLIS = 30_000
-
-_DATA, _HEADERS, _RESET, _SETTINGS, _PING, _GO_AWAY, _WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
-_END_STREAM, _ACK, _END_HEADERS, _PADDED = 1, 1, 4, 8
-_INITIAL_WINDOW_SETTING, _MAX_FRAME_SETTING = 4, 5
-_FIRST_WINDOW = 65_535
-_FIRST_MAX_FRAME = 16_384
-_WINDOW = 1 << 30
-_REPLENISH = 1 << 26
-_MAX_FRAME = 1 << 20
-_LARGEST_MESSAGE = 64 * 1024 * 1024
-_BUFFERS_A_WRITE = 512
+_TURN_MICROS = 100_000
 
 
 class BrokenError(Exception):
@@ -60,11 +51,30 @@ class BrokenError(Exception):
         self.unexplained = unexplained
 
 
+class Carried(Protocol):
+    """A session, as what carries it knows it."""
+
+    handle: int
+    """Of the machine in the native core, where frames come from and go to."""
+
+    def hello(self) -> bytes:
+        """The first frame of a connection."""
+
+    def on_welcome(self, frame: bytes) -> None:
+        """The gateway's first frame; then the core is told to go on."""
+
+    def log_failures(self) -> None:
+        """Operations have failed."""
+
+    def lose(self, error: BaseException) -> None:
+        """The session cannot go on."""
+
+
 class Transport(Protocol):
     """One connection of a session."""
 
-    def run(self, requests: Iterator[bytes], handle: Handler) -> None:
-        """Sends what `requests` gives and hands what comes to `handle`, until the stream ends.
+    def run(self, session: Carried) -> None:
+        """Carries the session until the stream ends.
 
         Raises:
             BrokenError: it did not end as both sides wanted.
@@ -82,80 +92,129 @@ class GrpcTransport:
         self._channel = channel
         self._metadata = metadata
         self._call: Any = None
+        self._taking = threading.Lock()
+        self._welcomed = threading.Event()
+        self._ended = False
 
-    def run(self, requests: Iterator[bytes], handle: Handler) -> None:
+    def run(self, session: Carried) -> None:
         """Runs the stream."""
         # Handling a message where it is decoded, on gRPC's own thread, saves the way through another one.
         stream = self._channel.stream_stream(
-            PATH, request_serializer=None, response_deserializer=lambda data: handle(data) or True
+            PATH,
+            request_serializer=None,
+            response_deserializer=lambda data: self._on_frame(session, data),
         )
         try:
-            self._call = stream(requests, metadata=self._metadata)
+            self._call = stream(self._frames(session), metadata=self._metadata)
             for _ in self._call:
                 pass
         except grpc.RpcError as e:
             raise BrokenError(e.details() or e.code().name, e.code(), e) from None
+        finally:
+            with self._taking:  # what is taken from now on is another connection's
+                self._ended = True
+            self._welcomed.set()
 
     def cancel(self) -> None:
         """Ends the stream."""
         if self._call is not None:
             self._call.cancel()
 
+    def _frames(self, session: Carried) -> Iterator[bytes]:
+        """What goes up; gRPC asks for the next when the last is on its way."""
+        yield session.hello()
+        self._welcomed.wait()
+        data = ctypes.c_void_p()
+        while True:
+            with self._taking:
+                if self._ended:
+                    return
+                size = core.session_outgoing(session.handle, _TURN_MICROS, ctypes.byref(data))
+                if size < 0:
+                    return
+                frame = ctypes.string_at(data, size) if size > 0 else None
+            if frame is not None:
+                yield frame
+
+    def _on_frame(self, session: Carried, data: bytes) -> bool:
+        if self._ended:
+            return True
+        result = core.session_incoming(session.handle, data, len(data))
+        if result < 0:
+            session.lose(core.error())
+        elif result > 0:
+            session.on_welcome(data)
+            self._welcomed.set()
+        else:
+            session.log_failures()
+        return True
+
+
+class _End(enum.IntEnum):
+    """How ``session_carry`` comes back: remora_carried of remora.h."""
+
+    FAILURES = 0
+    WELCOME = 1
+    ENDED = 2
+    BROKEN = 3
+    UNEXPLAINED = 4
+    FAILED = 5
+
 
 class DirectTransport:
-    """Over a socket of its own: HTTP/2 (RFC 9113) with one stream, without compression of its own headers."""
+    """Over a socket that the native core reads and writes."""
 
     def __init__(self, address: str, metadata: list[tuple[str, str]]) -> None:
         self._address = address
         self._metadata = metadata
-        self._socket: socket.socket | None = None
+        self._lock = threading.Lock()
+        self._handle: int | None = None  # of the machine, while the core has the connection
         self._cancelled = False
-        self._writing = threading.Lock()
-        self._room = threading.Condition()
-        self._connection_window = _FIRST_WINDOW
-        self._stream_window = _FIRST_WINDOW
-        self._initial_window = _FIRST_WINDOW
-        self._max_frame = _FIRST_MAX_FRAME
-        self._ended = False
-        self._consumed = 0
 
-    def run(self, requests: Iterator[bytes], handle: Handler) -> None:
+    def run(self, session: Carried) -> None:
         """Runs the stream."""
-        sender: threading.Thread | None = None
-        try:
-            connection = self._connect()
-            sender = threading.Thread(
-                target=self._send_all, args=(requests,), name="remora-sender", daemon=True
-            )
-            sender.start()
-            self._receive_all(connection, handle)
-        except OSError as e:
-            raise BrokenError(str(e) or "the connection is broken") from None
-        finally:
-            self._ended = True
-            with self._room:
-                self._room.notify_all()
-            self._close()
-            if sender is not None:
-                sender.join(1.0)
+        handle = session.handle
+        self._connect(handle, session.hello())
+        while True:
+            result = core.session_carry(handle)
+            if result == _End.FAILURES:
+                session.log_failures()
+            elif result == _End.WELCOME:
+                data = ctypes.c_void_p()
+                size = core.check(core.session_welcome(handle, ctypes.byref(data)))
+                session.on_welcome(ctypes.string_at(data, size))
+            else:
+                break
+        error = core.error()
+        with self._lock:
+            self._handle = None
+        if result == _End.FAILED:
+            session.lose(error)
+        elif result in (_End.BROKEN, _End.UNEXPLAINED):
+            raise BrokenError(str(error), unexplained=result == _End.UNEXPLAINED)
+        elif result < 0:
+            raise error
 
     def cancel(self) -> None:
         """Ends the stream."""
-        self._cancelled = True
-        self._close(keep=True)
+        with self._lock:
+            self._cancelled = True
+            if self._handle is not None:
+                core.session_disconnect(self._handle)
 
-    def _connect(self) -> socket.socket:
+    def _connect(self, handle: int, hello: bytes) -> None:
+        """Connects, and hands the connection over to the core."""
         host, _, port = self._address.rpartition(":")
-        connection = socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS)
+        try:
+            connection = socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS)
+        except OSError as e:
+            raise BrokenError(str(e)) from None
         connection.settimeout(None)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         with contextlib.suppress(OSError, AttributeError):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _DEAD_MILLIS)
-        self._socket = connection
-        if self._cancelled:
-            raise OSError("cancelled")
-        headers = [
+        fields = [
             (":method", "POST"),
             (":scheme", "http"),
             (":path", PATH),
@@ -165,226 +224,17 @@ class DirectTransport:
             ("user-agent", "remora-python"),
             *self._metadata,
         ]
-        settings = struct.pack(
-            ">HIHI", _INITIAL_WINDOW_SETTING, _WINDOW, _MAX_FRAME_SETTING, _MAX_FRAME
-        )
-        self._write(
-            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-            _frame(_SETTINGS, 0, 0, settings),
-            _frame(_WINDOW_UPDATE, 0, 0, struct.pack(">I", _WINDOW - _FIRST_WINDOW)),
-            _frame(_HEADERS, _END_HEADERS, 1, b"".join(_header(*each) for each in headers)),
-        )
-        return connection
-
-    def _write(self, *parts: bytes | memoryview) -> None:
-        connection = self._socket
-        if connection is None:
-            raise OSError("the connection is closed")
-        with self._writing:
-            if len(parts) == 1:
-                connection.sendall(parts[0])
-                return
-            waiting = [memoryview(part) for part in parts]
-            while waiting:
-                sent = connection.sendmsg(waiting[:_BUFFERS_A_WRITE])
-                while sent:
-                    if sent < len(waiting[0]):
-                        waiting[0] = waiting[0][sent:]
-                        break
-                    sent -= len(waiting.pop(0))
-
-    # ------------------------------------------------------------ sending
-
-    def _send_all(self, requests: Iterator[bytes]) -> None:
-        try:
-            for message in requests:
-                self._send(message)
-            self._write(_frame(_DATA, _END_STREAM, 1, b""))
-        except OSError:
-            self._close(keep=True)  # the receiver finds the connection broken
-
-    def _send(self, message: bytes) -> None:
-        prefix = struct.pack(">BI", 0, len(message))
-        if len(message) + 5 <= min(self._max_frame, 4096):
-            self._take_room(len(message) + 5, whole=True)
-            self._write(_frame(_DATA, 0, 1, prefix + message))
-            return
-        rest = memoryview(prefix + message)
-        while rest:
-            room = self._take_room(len(rest))
-            parts: list[bytes | memoryview] = []
-            while room > 0:
-                size = min(room, self._max_frame)
-                parts += (_frame_header(size, _DATA, 0, 1), rest[:size])
-                rest = rest[size:]
-                room -= size
-            self._write(*parts)
-
-    def _take_room(self, wanted: int, whole: bool = False) -> int:
-        """Waits until the peer takes more; answers how much of what is wanted."""
-        with self._room:
-            while True:
-                room = min(self._connection_window, self._stream_window)
-                if room >= wanted or (room > 0 and not whole):
-                    break
-                if self._ended or self._cancelled:
-                    raise OSError("the stream has ended")
-                self._room.wait(1.0)
-            room = min(room, wanted)
-            self._connection_window -= room
-            self._stream_window -= room
-            return room
-
-    # ------------------------------------------------------------ receiving
-
-    def _receive_all(self, connection: socket.socket, handle: Handler) -> None:
-        reader = _Reader(connection)
-        message = bytearray()  # what has come of a message that is not complete
-        while True:
-            header = bytes(reader.read(9))
-            size = int.from_bytes(header[:3], "big")
-            kind, flags = header[3], header[4]
-            if size > _MAX_FRAME:
-                raise OSError(f"a frame of {size} bytes")
-            if kind == _DATA:
-                payload = reader.read(size)
-                if flags & _PADDED:
-                    payload = payload[1 : size - payload[0]]
-                self._replenish(size)
-                message = _messages(message, payload, handle)
-            elif kind == _WINDOW_UPDATE:
-                stream = int.from_bytes(header[5:9], "big")
-                self._on_window_update(stream, int.from_bytes(reader.read(size)[:4], "big"))
-            elif not self._on_control(kind, flags, reader.read(size)):
-                return
-            if flags & _END_STREAM and kind == _DATA:
-                return
-
-    def _on_control(self, kind: int, flags: int, payload: memoryview) -> bool:
-        """Handles a frame that is not data; whether the stream goes on."""
-        if kind == _SETTINGS and not flags & _ACK:
-            self._on_settings(payload)
-            self._write(_frame(_SETTINGS, _ACK, 0, b""))
-        elif kind == _PING and not flags & _ACK:
-            self._write(_frame(_PING, _ACK, 0, bytes(payload)))
-        elif kind == _HEADERS and flags & _END_STREAM:
+        headers = b"".join(_header(*each) for each in fields)
+        with self._lock:
             if self._cancelled:
-                return False
-            raise BrokenError("the gateway has ended the stream", unexplained=True)
-        elif kind == _RESET:
-            code = int.from_bytes(payload[:4], "big")
-            if code == 0 or self._cancelled:
-                return False
-            raise BrokenError(f"the gateway has reset the stream (HTTP/2 code {code})")
-        elif kind == _GO_AWAY:
-            raise BrokenError("the gateway is ending its connections")
-        return True
-
-    def _on_settings(self, payload: memoryview) -> None:
-        with self._room:
-            for at in range(0, len(payload) - 5, 6):
-                name, value = struct.unpack_from(">HI", payload, at)
-                if name == _INITIAL_WINDOW_SETTING:
-                    self._stream_window += value - self._initial_window
-                    self._initial_window = value
-                elif name == _MAX_FRAME_SETTING:
-                    self._max_frame = min(value, _MAX_FRAME)
-            self._room.notify_all()
-
-    def _on_window_update(self, stream: int, more: int) -> None:
-        with self._room:
-            if stream == 0:
-                self._connection_window += more
-            else:
-                self._stream_window += more
-            self._room.notify_all()
-
-    def _replenish(self, size: int) -> None:
-        self._consumed += size
-        if self._consumed >= _REPLENISH:
-            more = struct.pack(">I", self._consumed)
-            self._consumed = 0
-            self._write(_frame(_WINDOW_UPDATE, 0, 0, more), _frame(_WINDOW_UPDATE, 0, 1, more))
-
-    def _close(self, keep: bool = False) -> None:
-        """Ends the connection; `keep` leaves closing to the thread that reads from it."""
-        connection = self._socket
-        if connection is not None:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-            if not keep:
-                self._socket = None
                 connection.close()
-
-
-class _Reader:
-    """Reads from a socket through a buffer: a small frame costs one system call."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._buffer = memoryview(bytearray(_MAX_FRAME + 64 * 1024))
-        self._begin = self._end = 0
-
-    def read(self, size: int) -> memoryview:
-        """The next bytes; valid until the next call."""
-        if self._end - self._begin < size:
-            self._fill(size)
-        begin = self._begin
-        self._begin += size
-        return self._buffer[begin : self._begin]
-
-    def _fill(self, size: int) -> None:
-        buffer = self._buffer
-        if self._begin + size > len(buffer):
-            left = bytes(buffer[self._begin : self._end])
-            buffer[: len(left)] = left
-            self._begin, self._end = 0, len(left)
-        elif self._begin == self._end:
-            self._begin = self._end = 0
-        while self._end - self._begin < size:
-            count = self._connection.recv_into(buffer[self._end :])
-            if count == 0:
-                raise OSError("the gateway has closed the connection")
-            self._end += count
-
-
-def _messages(begun: bytearray, payload: memoryview, handle: Handler) -> bytearray:
-    """Hands over the messages that a frame completes; answers what is left of the last one."""
-    while begun or payload:
-        if begun:  # a message that began in an earlier frame
-            missing = 5 - len(begun) if len(begun) < 5 else _length(begun) + 5 - len(begun)
-            begun += payload[:missing]
-            payload = payload[missing:]
-            if len(begun) < 5 or len(begun) < _length(begun) + 5:
-                if not payload:
-                    return begun
-                continue
-            handle(bytes(memoryview(begun)[5:]))
-            begun = bytearray()
-            continue
-        if len(payload) < 5 or len(payload) < _length(payload) + 5:
-            return bytearray(payload)
-        end = _length(payload) + 5
-        handle(bytes(payload[5:end]))
-        payload = payload[end:]
-    return begun
-
-
-def _length(prefixed: bytearray | memoryview) -> int:
-    if prefixed[0] != 0:
-        raise OSError("a compressed message came, which nobody asked for")
-    length = int.from_bytes(prefixed[1:5], "big")
-    if length > _LARGEST_MESSAGE:
-        raise OSError(f"a message of {length} bytes is larger than {_LARGEST_MESSAGE}")
-    return length
-
-
-def _frame_header(size: int, kind: int, flags: int, stream: int) -> bytes:
-    return struct.pack(">BHBBI", size >> 16, size & 0xFFFF, kind, flags, stream)
-
-
-def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    return _frame_header(len(payload), kind, flags, stream) + payload
+                raise BrokenError("cancelled")
+            core.check(
+                core.session_connect(
+                    handle, connection.detach(), headers, len(headers), hello, len(hello)
+                )
+            )
+            self._handle = handle
 
 
 def _header(name: str, value: str) -> bytes:

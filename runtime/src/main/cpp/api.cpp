@@ -14,6 +14,7 @@
 #include "functions.h"
 #include "machine.h"
 #include "remora.h"
+#include "session.h"
 #include "transfer.h"
 
 #ifndef REMORA_SOURCE_HASH
@@ -175,38 +176,100 @@ void remora_set_python_exception(const char* name, int64_t type) { remora::set_p
 void remora_set_python_lock(int64_t check, int64_t save, int64_t restore) {
   remora::set_python_lock(check, save, restore);
 }
-int32_t remora_session_configure(int64_t machine, int64_t max_in_flight_bytes, int64_t read_timeout_millis) {
+int32_t remora_session_configure(int64_t machine, int64_t max_in_flight_bytes, int64_t max_unreceived_bytes,
+                                 int64_t read_timeout_millis) {
   return guarded([&]() -> int32_t {
-    remora::session_configure(machine, max_in_flight_bytes, read_timeout_millis);
+    remora::session_of(machine).configure(max_in_flight_bytes, max_unreceived_bytes, read_timeout_millis);
     return 0;
   });
+}
+int64_t remora_session_next_failure(int64_t machine, char* text, int64_t capacity) {
+  return guarded(
+      [&]() -> int64_t { return copy_text(remora::session_of(machine).next_failure(), text, capacity); });
+}
+int64_t remora_session_unread_failure(int64_t machine, char* text, int64_t capacity) {
+  return guarded(
+      [&]() -> int64_t { return copy_text(remora::session_of(machine).unread_failure(), text, capacity); });
 }
 int64_t remora_session_take(int64_t machine, int64_t timeout_micros) {
-  return guarded([&]() -> int64_t { return address_of(remora::session_take(machine, timeout_micros)); });
-}
-int32_t remora_session_rewind(int64_t machine, int64_t sequence) {
-  return guarded([&]() -> int32_t {
-    remora::session_rewind(machine, sequence);
-    return 0;
-  });
+  return guarded([&]() -> int64_t { return address_of(remora::session_of(machine).take(timeout_micros)); });
 }
 int32_t remora_session_executed(int64_t machine, int64_t sequence, const uint8_t* report, int64_t bytes) {
   return guarded([&]() -> int32_t {
-    remora::session_executed(machine, sequence, report, bytes);
+    remora::session_of(machine).executed(static_cast<uint64_t>(sequence), report, static_cast<size_t>(bytes));
     return 0;
   });
 }
 int32_t remora_session_value(int64_t machine, int64_t request, int64_t offset, const uint8_t* data, int64_t bytes) {
   return guarded([&]() -> int32_t {
-    remora::session_value(machine, request, offset, data, bytes);
+    remora::session_of(machine).value(request, offset, data, bytes);
     return 0;
   });
 }
-int64_t remora_session_next_failure(int64_t machine, char* text, int64_t capacity) {
-  return guarded([&]() -> int64_t { return copy_text(remora::session_next_failure(machine), text, capacity); });
+int32_t remora_session_connect(int64_t machine, int32_t socket, const uint8_t* headers, int64_t header_bytes,
+                               const uint8_t* hello, int64_t hello_bytes) {
+  return guarded([&]() -> int32_t {
+    auto& session = remora::session_of(machine);
+    session.set_stream(std::make_shared<remora::Stream>(
+        session, socket, remora::ProtoBytes{headers, static_cast<size_t>(header_bytes)},
+        remora::ProtoBytes{hello, static_cast<size_t>(hello_bytes)}));
+    return 0;
+  });
 }
-int64_t remora_session_unread_failure(int64_t machine, char* text, int64_t capacity) {
-  return guarded([&]() -> int64_t { return copy_text(remora::session_unread_failure(machine), text, capacity); });
+int32_t remora_session_carry(int64_t machine) {
+  return guarded([&]() -> int32_t {
+    auto& session = remora::session_of(machine);
+    auto stream = session.stream();
+    TORCH_CHECK(stream != nullptr, "the session is not connected");
+    auto how = stream->carry();
+    if (how != remora::Carried::kWelcome && how != remora::Carried::kFailures) {
+      last_error = stream->reason();
+      session.set_stream(nullptr);
+    }
+    return static_cast<int32_t>(how);
+  });
+}
+int64_t remora_session_welcome(int64_t machine, const uint8_t** data) {
+  return guarded([&]() -> int64_t {
+    auto stream = remora::session_of(machine).stream();
+    TORCH_CHECK(stream != nullptr, "the session is not connected");
+    *data = reinterpret_cast<const uint8_t*>(stream->welcome().data());
+    return static_cast<int64_t>(stream->welcome().size());
+  });
+}
+void remora_session_disconnect(int64_t machine) {
+  guarded([&]() -> int32_t {
+    if (auto stream = remora::session_of(machine).stream()) {
+      stream->cancel();
+    }
+    return 0;
+  });
+}
+int32_t remora_session_resume(int64_t machine, int64_t last_batch) {
+  return guarded([&]() -> int32_t {
+    remora::session_of(machine).resume(static_cast<uint64_t>(last_batch));
+    return 0;
+  });
+}
+int64_t remora_session_received(int64_t machine) {
+  return guarded([&]() -> int64_t { return static_cast<int64_t>(remora::session_of(machine).received()); });
+}
+int64_t remora_session_outgoing(int64_t machine, int64_t timeout_micros, const uint8_t** data) {
+  static thread_local std::string bytes;
+  return guarded([&]() -> int64_t {
+    remora::Message message;
+    if (!remora::session_of(machine).await_message(timeout_micros, message)) {
+      return 0;
+    }
+    bytes = message.frame();
+    *data = reinterpret_cast<const uint8_t*>(bytes.data());
+    return static_cast<int64_t>(bytes.size());
+  });
+}
+int32_t remora_session_incoming(int64_t machine, const uint8_t* data, int64_t bytes) {
+  return guarded([&]() -> int32_t {
+    return remora::session_of(machine).on_message({data, static_cast<size_t>(bytes)}) ? 1 : 0;
+  });
 }
 
 int32_t remora_slot_count(void) { return remora::kSlots; }

@@ -53,10 +53,11 @@ struct RemoteGuard final : c10::impl::DeviceGuardImplInterface {
       current = device.index();
     }
   }
-  c10::Stream getStream(c10::Device device) const override { return c10::Stream(c10::Stream::DEFAULT, device); }
+  // noexcept: as libtorch 2.6 wants it.
+  c10::Stream getStream(c10::Device device) const noexcept override { return c10::Stream(c10::Stream::DEFAULT, device); }
   c10::Stream getDefaultStream(c10::Device device) const override { return c10::Stream(c10::Stream::DEFAULT, device); }
   c10::Stream getNewStream(c10::Device device, int) const override { return c10::Stream(c10::Stream::DEFAULT, device); }
-  c10::Stream exchangeStream(c10::Stream stream) const override { return stream; }
+  c10::Stream exchangeStream(c10::Stream stream) const noexcept override { return stream; }
   bool queryStream(const c10::Stream& stream) const override {
     auto& machine = machine_of(stream.device());
     machine.flush();
@@ -190,8 +191,9 @@ const at::Generator& default_generator(int slot) {
 }
 
 struct RemoteHooks final : at::PrivateUse1HooksInterface {
-  bool isBuilt() const override { return true; }
-  bool isAvailable() const override { return open_devices() > 0; }
+  // Of the interface since libtorch 2.7.
+  bool isBuilt() const { return true; }
+  bool isAvailable() const { return open_devices() > 0; }
   bool hasPrimaryContext(c10::DeviceIndex) const override { return true; }
   c10::DeviceIndex deviceCount() const override { return static_cast<c10::DeviceIndex>(open_devices()); }
   void setCurrentDevice(c10::DeviceIndex index) const override { RemoteGuard().setDevice(remora_device(index)); }

@@ -17,9 +17,42 @@
 
 #include "functions.h"
 #include "machine.h"
+#include "torch_version.h"
 #include "transfer.h"
 
 namespace remora {
+
+namespace {
+
+// The allocator of a CUDA device: libtorch has an interface for it since 2.9, and knows the device's size since 2.10.
+#if REMORA_TORCH >= 209
+void cuda_memory(c10::Device device, Writer& answer) {
+  auto* cache = c10::getDeviceAllocator(device.type());
+  auto stats = cache->getDeviceStats(device.index());
+  for (const auto& stat : {stats.allocated_bytes[0], stats.reserved_bytes[0]}) {
+    answer.varint(stat.current);
+    answer.varint(stat.peak);
+  }
+#if REMORA_TORCH >= 210
+  answer.varint(cache->getMemoryInfo(device.index()).second);
+#else
+  answer.varint(0);
+#endif
+}
+void empty_cache(c10::Device device) { c10::getDeviceAllocator(device.type())->emptyCache(); }
+void reset_peak(c10::Device device) { c10::getDeviceAllocator(device.type())->resetPeakStats(device.index()); }
+#else
+[[noreturn]] void cuda_memory(c10::Device, Writer&) {
+  TORCH_CHECK_NOT_IMPLEMENTED(false, "libtorch " TORCH_VERSION " does not tell of the memory of CUDA devices, 2.9 does");
+}
+void empty_cache(c10::Device device) {
+  Writer none;
+  cuda_memory(device, none);
+}
+void reset_peak(c10::Device device) { empty_cache(device); }
+#endif
+
+}  // namespace
 
 // A call, from its first byte to its bound outputs. Decoding never throws for what only concerns this call: it notes
 // the failure and goes on, so that the records behind it are found.
@@ -265,25 +298,19 @@ void Executor::question(Reader& r) {
             answer.varint(bytes);
           }
         } else {
-          auto* cache = c10::getDeviceAllocator(device.type());
-          auto stats = cache->getDeviceStats(device.index());
-          for (const auto& stat : {stats.allocated_bytes[0], stats.reserved_bytes[0]}) {
-            answer.varint(stat.current);
-            answer.varint(stat.peak);
-          }
-          answer.varint(cache->getMemoryInfo(device.index()).second);
+          cuda_memory(device, answer);
         }
         break;
       }
       case Question::kEmptyCache:
         if (!devices_[first].is_cpu()) {
-          c10::getDeviceAllocator(devices_[first].type())->emptyCache();
+          empty_cache(devices_[first]);
         }
         break;
       case Question::kResetPeakMemory:
         memory_[first].peak = memory_[first].allocated;
         if (!devices_[first].is_cpu()) {
-          c10::getDeviceAllocator(devices_[first].type())->resetPeakStats(devices_[first].index());
+          reset_peak(devices_[first]);
         }
         break;
       case Question::kHoldTransfer:

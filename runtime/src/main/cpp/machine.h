@@ -248,16 +248,9 @@ Callbacks& callbacks();
 [[noreturn]] void throw_error(std::string text);
 std::string error_text(const std::exception& error);  // starts with "<kind>: " where raise() threw it
 
-// ---- session.cpp: see remora_install_sessions
+// ---- session.cpp
 void install_sessions(remora_interrupt_callback interrupt, remora_trace_callback trace, remora_call_site_callback site);
 void set_python_exception(const char* name, int64_t type);
-void session_configure(int64_t machine, int64_t max_in_flight_bytes, int64_t read_timeout_millis);
-Batch* session_take(int64_t machine, int64_t timeout_micros);
-void session_rewind(int64_t machine, int64_t sequence);
-void session_executed(int64_t machine, int64_t sequence, const uint8_t* report, int64_t bytes);
-void session_value(int64_t machine, int64_t request, int64_t offset, const uint8_t* data, int64_t bytes);
-std::string session_next_failure(int64_t machine);
-std::string session_unread_failure(int64_t machine);
 
 Machine* open_machine(const char* name, int devices, size_t max_batch_bytes);  // nullptr when no slots are free
 Machine* find_machine(int64_t handle);                                         // nullptr when unknown

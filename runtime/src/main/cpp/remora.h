@@ -62,9 +62,8 @@ REMORA_API int32_t remora_install(
 typedef void (*remora_notice_callback)(int64_t machine, const char* text);
 REMORA_API void remora_set_notice_callback(remora_notice_callback notice);
 
-// Sessions for bindings that cannot be called back cheaply. Batches wait in the core until a sending thread takes them,
-// a receiving thread hands reports and values over, and whoever waits for a value waits in the core. Instead of
-// remora_install().
+// Sessions for bindings that cannot be called back cheaply. Batches wait in the core until they are sent, reports and
+// values are read there, and whoever waits for a value waits there. Instead of remora_install().
 //
 // Asked every 100 ms by a thread that waits; not 0: its wait ends with "KeyboardInterrupt: …".
 typedef int32_t (*remora_interrupt_callback)(void);
@@ -79,23 +78,59 @@ REMORA_API void remora_set_python_exception(const char* name, int64_t type);
 // Addresses of PyGILState_Check, PyEval_SaveThread and PyEval_RestoreThread: from now on a thread that holds Python's lock
 // lets it go while it waits in the core, so that the threads that send and receive can run.
 REMORA_API void remora_set_python_lock(int64_t check, int64_t save, int64_t restore);
-// Limits of a session; defaults 64 MiB and 10 minutes. Recording blocks while more bytes of batches are not yet
-// executed; a wait fails when the node has finished nothing for the timeout.
-REMORA_API int32_t remora_session_configure(int64_t machine, int64_t max_in_flight_bytes, int64_t read_timeout_millis);
-// The next batch to send, 0 when there is none in time, or a negative number once the machine is closed or failed. The
-// core keeps it until it was executed: it must not be released.
+// Limits of a session; defaults 64 MiB, 16 MiB and 10 minutes. Recording blocks while more bytes of batches are not yet
+// executed; the gateway is told at the latest when a quarter of what it keeps for the session has arrived; a wait fails
+// when the node has finished nothing for the timeout.
+REMORA_API int32_t remora_session_configure(int64_t machine, int64_t max_in_flight_bytes, int64_t max_unreceived_bytes,
+                                            int64_t read_timeout_millis);
+// Text of the next failed operation that nobody has asked for yet, for the log; its length, 0 when there is none.
+REMORA_API int64_t remora_session_next_failure(int64_t machine, char* text, int64_t capacity);
+// Text of the first failed operation whose result nobody has read; forgets them all. Its length, 0 when there is none.
+REMORA_API int64_t remora_session_unread_failure(int64_t machine, char* text, int64_t capacity);
+
+// For a machine whose batches this process executes itself:
+// The next batch, 0 when there is none in time, or a negative number once the machine is closed or failed. The core
+// keeps it until it was executed: it must not be released.
 REMORA_API int64_t remora_session_take(int64_t machine, int64_t timeout_micros);
-// The batches after `sequence` are taken once more: for a connection that takes the session up again.
-REMORA_API int32_t remora_session_rewind(int64_t machine, int64_t sequence);
 // A batch was executed, and every one before it. Values of its requests have come before.
 REMORA_API int32_t remora_session_executed(int64_t machine, int64_t sequence, const uint8_t* report, int64_t bytes);
 // Bytes of a value that is too large for its batch's report.
 REMORA_API int32_t remora_session_value(
     int64_t machine, int64_t request, int64_t offset, const uint8_t* data, int64_t bytes);
-// Text of the next failed operation that nobody has asked for yet, for the log; its length, 0 when there is none.
-REMORA_API int64_t remora_session_next_failure(int64_t machine, char* text, int64_t capacity);
-// Text of the first failed operation whose result nobody has read; forgets them all. Its length, 0 when there is none.
-REMORA_API int64_t remora_session_unread_failure(int64_t machine, char* text, int64_t capacity);
+
+// For a machine behind a gateway (gateway.proto), over a connection of the core's own, without TLS:
+// Takes a connected TCP socket over, and opens a stream with this header block (HPACK) and first message (a ClientFrame
+// with a Hello). Nothing else is sent until remora_session_resume().
+REMORA_API int32_t remora_session_connect(int64_t machine, int32_t socket, const uint8_t* headers,
+                                          int64_t header_bytes, const uint8_t* hello, int64_t hello_bytes);
+// Sends and receives until something is to be told; for one thread. Answers a remora_carried; from
+// REMORA_CARRIED_ENDED on the connection is gone and remora_last_error() says why.
+REMORA_API int32_t remora_session_carry(int64_t machine);
+enum remora_carried {
+  REMORA_CARRIED_FAILURES = 0,     // operations have failed: see remora_session_next_failure()
+  REMORA_CARRIED_WELCOME = 1,      // see remora_session_welcome()
+  REMORA_CARRIED_ENDED = 2,        // the gateway has ended the stream in good order
+  REMORA_CARRIED_BROKEN = 3,       // another connection may take the session up again
+  REMORA_CARRIED_UNEXPLAINED = 4,  // the gateway has ended the stream with a status, which is not read here
+  REMORA_CARRIED_FAILED = 5        // the machine has failed
+};
+// The ServerFrame with the Welcome; its size. It stays until the connection's end.
+REMORA_API int64_t remora_session_welcome(int64_t machine, const uint8_t** data);
+// Ends the connection: remora_session_carry() returns.
+REMORA_API void remora_session_disconnect(int64_t machine);
+
+// Over whatever connection:
+// The gateway has the batches up to this one: those after it are sent (again).
+REMORA_API int32_t remora_session_resume(int64_t machine, int64_t last_batch);
+// Index of the last ServerFrame that has come.
+REMORA_API int64_t remora_session_received(int64_t machine);
+
+// For a machine behind a gateway, over a connection of the caller's:
+// The next ClientFrame to send, which stays until the thread's next call; its size, 0 when there is none in time, or a
+// negative number once the machine is closed and has said goodbye, or has failed.
+REMORA_API int64_t remora_session_outgoing(int64_t machine, int64_t timeout_micros, const uint8_t** data);
+// A ServerFrame has come. Answers 1 when it is a Welcome, which is left to the caller.
+REMORA_API int32_t remora_session_incoming(int64_t machine, const uint8_t* data, int64_t bytes);
 
 // Number of device slots: no more devices than this can be open at one time.
 REMORA_API int32_t remora_slot_count(void);

@@ -1,15 +1,11 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-//
-// The program's end of a session for bindings that cannot be called back cheaply (Python): batches wait here until a
-// sending thread takes them, reports are read here, and whoever waits for a value waits here.
+#include "session.h"
+
+#include <pthread.h>
+
 #include <chrono>
-#include <condition_variable>
-#include <deque>
-#include <map>
-#include <unordered_map>
 
 #include "functions.h"
-#include "machine.h"
 
 // libtorch's Python library turns exceptions of this class into Python ones of the class that python_type() names. The
 // core links no Python; the definition is torch/csrc/Exceptions.h's, so that the exception is caught there.
@@ -29,6 +25,9 @@ namespace {
 
 constexpr auto kInterruptCheck = std::chrono::milliseconds(100);
 constexpr size_t kMostFailures = 100;  // kept for whoever synchronizes
+constexpr auto kLongestSilence = std::chrono::seconds(10);  // then the gateway hears that this program lives
+constexpr auto kAcknowledgeAfter = std::chrono::milliseconds(50);
+constexpr int64_t kAcknowledgeBytes = 4 * 1024 * 1024;
 
 struct PythonError final : torch::PyTorchError {
   PythonError(std::string full_text, size_t message, _object* type)
@@ -55,287 +54,556 @@ std::string seconds(int64_t millis) {
   return millis % 1000 == 0 ? std::to_string(millis / 1000) + " s" : std::to_string(millis) + " ms";
 }
 
-class Session {
- public:
-  explicit Session(Machine& machine) : machine_(machine) {}
+// Field numbers of gateway.proto.
+enum ClientField : uint32_t { kReceived = 1, kBatches = 3, kGoodbye = 4, kPing = 5 };
+enum BatchField : uint32_t { kSequence = 1, kData = 2, kBorn = 3, kFreed = 4 };
+enum ServerField : uint32_t { kIndex = 1, kWelcome = 2, kExecuted = 3, kValue = 4, kLost = 5 };
 
-  void configure(int64_t max_in_flight_bytes, int64_t read_timeout_millis) {
-    std::lock_guard<std::mutex> guard(mutex_);
-    max_in_flight_ = max_in_flight_bytes;
-    read_timeout_millis_ = read_timeout_millis;
+void write_packed(Writer& out, uint32_t field, const std::vector<int64_t>& numbers) {
+  if (!numbers.empty()) {
+    Writer packed;
+    for (auto number : numbers) packed.varint(static_cast<uint64_t>(number));
+    begin_bytes(out, field, packed.size());
+    out.raw(packed.data(), packed.size());
   }
+}
 
-  // Takes a batch over; blocks while too much is under way.
-  void submit(std::unique_ptr<Batch> batch) {
-    PythonUnlocked unlocked;
-    std::unique_lock<std::mutex> lock(mutex_);
-    if (batch->request != 0) {
-      requests_[batch->request].batch = batch.get();
+size_t varint_size(uint64_t value) {
+  size_t size = 1;
+  while (value >>= 7) size++;
+  return size;
+}
+
+// A frame that says what was received and has one more field, `size` bytes that the caller writes.
+void begin_frame(Writer& out, uint64_t received, ClientField field, size_t size) {
+  size_t first = received == 0 ? 0 : 1 + varint_size(received);
+  write_grpc_prefix(out, first + 1 + varint_size(size) + size);
+  write_number(out, kReceived, received);
+  begin_bytes(out, field, size);
+}
+
+void write_batch(Writer& out, uint64_t received, const Batch& batch) {
+  Writer head;
+  write_number(head, kSequence, batch.sequence);
+  write_packed(head, kBorn, batch.born);
+  write_packed(head, kFreed, batch.freed);
+  begin_bytes(head, kData, batch.bytes.size());  // last, so that the bytes can stay where they are
+  auto size = head.size() + batch.bytes.size();
+  begin_frame(out, received, kBatches, 1 + varint_size(size) + size);
+  begin_bytes(out, 1, size);
+  out.raw(head.data(), head.size());
+}
+
+}  // namespace
+
+std::string Message::frame() const {
+  std::string bytes(reinterpret_cast<const char*>(head.data()) + kPrefixBytes, head.size() - kPrefixBytes);
+  if (batch) {
+    bytes.append(reinterpret_cast<const char*>(batch->bytes.data()), batch->bytes.size());
+  }
+  return bytes;
+}
+
+// ---------------------------------------------------------------- recording and waiting
+
+void Session::configure(int64_t max_in_flight_bytes, int64_t max_unreceived_bytes, int64_t read_timeout_millis) {
+  std::lock_guard<std::mutex> guard(mutex_);
+  max_in_flight_ = max_in_flight_bytes;
+  max_unacknowledged_bytes_ = std::min(kAcknowledgeBytes, max_unreceived_bytes / 4);
+  read_timeout_millis_ = read_timeout_millis;
+}
+
+void Session::submit(std::unique_ptr<Batch> batch) {
+  auto lock = locked(mutex_);
+  bool is_waited_for = batch->request != 0;
+  if (is_waited_for) {
+    requests_[batch->request].batch = batch.get();
+  }
+  in_flight_ += static_cast<int64_t>(batch->bytes.size());
+  batches_.push_back(std::move(batch));
+  auto stream = stream_;
+  if (stream != nullptr) {
+    lock.unlock();
+    stream->write();
+    if (!is_waited_for) {
+      stream->expect_nobody_reads();
     }
-    in_flight_ += static_cast<int64_t>(batch->bytes.size());
-    batches_.push_back(std::move(batch));
+    lock = locked(mutex_);
+  } else {
     to_send_.notify_one();
-    wait(lock, "its node to take more work", [&] { return in_flight_ <= max_in_flight_; });
   }
-
-  void await(int64_t request) {
+  auto is_room = [&] { return in_flight_ <= max_in_flight_; };
+  if (!is_room()) {
+    lock.unlock();
     PythonUnlocked unlocked;
-    std::unique_lock<std::mutex> lock(mutex_);
-    auto& state = requests_[request];
-    try {
-      wait(lock, "a value", [&] { return state.done; });
-    } catch (...) {
-      requests_.erase(request);
-      throw;
-    }
-    auto error = std::move(state.error);
+    lock.lock();
+    wait(lock, "its node to take more work", is_room);
+  }
+}
+
+void Session::await(int64_t request) {
+  PythonUnlocked unlocked;
+  std::unique_lock<std::mutex> lock(mutex_);
+  auto& state = requests_[request];
+  try {
+    wait(lock, "a value", [&] { return state.done; });
+  } catch (...) {
     requests_.erase(request);
-    if (!error.empty()) {
-      throw_error(std::move(error));
-    }
+    throw;
   }
+  auto error = std::move(state.error);
+  requests_.erase(request);
+  if (!error.empty()) {
+    throw_error(std::move(error));
+  }
+}
 
-  Batch* take(int64_t timeout_micros) {
-    std::unique_lock<std::mutex> lock(mutex_);
-    to_send_.wait_for(lock, std::chrono::microseconds(timeout_micros),
-                      [&] { return taken_ < batches_.size() || !machine_.open_for_work(); });
-    if (taken_ < batches_.size()) {
-      return batches_[taken_++].get();
+// Waits for `ready`; gives up when the machine is gone, the user interrupts, or nothing is finished for too long. One
+// thread of those that wait reads what comes; the others are woken by it.
+template <class F>
+void Session::wait(std::unique_lock<std::mutex>& lock, const char* what, F&& ready) {
+  using namespace std::chrono;
+  struct Waiting {
+    Session& session;
+    explicit Waiting(Session& session) : session(session) { session.waiting_++; }
+    ~Waiting() {
+      if (--session.waiting_ > 0) session.wake_.notify_all();  // another one reads from now on
     }
+  } waiting(*this);
+  auto seen = machine_.executed.load(std::memory_order_acquire);
+  auto since = steady_clock::now();
+  auto check = since + kInterruptCheck;
+  while (!ready()) {
     machine_.check_usable();
-    return nullptr;
+    if (stream_ != nullptr && !waiter_reads_) {
+      auto stream = stream_;
+      waiter_reads_ = true;
+      lock.unlock();
+      auto left = duration_cast<milliseconds>(check - steady_clock::now()) + milliseconds(1);
+      bool input = stream->await_input(std::max(left, milliseconds(0)));
+      lock.lock();
+      waiter_reads_ = false;
+      if (input) {
+        lock.unlock();
+        stream->read();
+        lock.lock();
+      }
+    } else {
+      wake_.wait_until(lock, check);
+    }
+    auto now = steady_clock::now();
+    if (now < check) {
+      continue;
+    }
+    check = now + kInterruptCheck;
+    if (interrupted != nullptr) {
+      lock.unlock();
+      bool stop = interrupted() != 0;
+      lock.lock();
+      if (stop && !ready()) {
+        raise("KeyboardInterrupt", "the wait for machine '" + machine_.name + "' was interrupted; its work goes on");
+      }
+    }
+    auto executed = machine_.executed.load(std::memory_order_acquire);
+    if (executed != seen) {
+      seen = executed;
+      since = now;
+    } else if (now - since > milliseconds(read_timeout_millis_ + longest_run(machine_.handle))) {
+      raise("ReadTimeoutException",
+            "machine '" + machine_.name + "' has finished nothing for " + seconds(read_timeout_millis_) +
+                " while this program waited for " + what + " (batch " + std::to_string(seen) + " of " +
+                std::to_string(machine_.sequence.load()) + "); raise the read timeout if one operation takes that long");
+    }
   }
+}
 
-  void rewind(uint64_t sequence) {
+// With the lock.
+void Session::wake_waiters() {
+  wake_.notify_all();
+  if (waiter_reads_ && stream_ != nullptr) {
+    stream_->nudge_reader();
+  }
+}
+
+void Session::lost() {
+  std::lock_guard<std::mutex> guard(mutex_);
+  to_send_.notify_all();
+  wake_waiters();
+  if (stream_ != nullptr) {
+    stream_->nudge_carrier();
+  }
+}
+
+bool Session::has_failures() {
+  std::lock_guard<std::mutex> guard(mutex_);
+  return !to_log_.empty();
+}
+
+std::string Session::next_failure() {
+  std::lock_guard<std::mutex> guard(mutex_);
+  if (to_log_.empty()) {
+    return "";
+  }
+  auto text = std::move(to_log_.front());
+  to_log_.pop_front();
+  return text;
+}
+
+std::string Session::unread_failure() {
+  std::lock_guard<std::mutex> guard(mutex_);
+  if (unread_.empty()) {
+    return "";
+  }
+  auto text = std::move(unread_.begin()->second);
+  auto others = unread_.size() - 1;
+  unread_.clear();
+  return others == 0 ? text : text + "\n  and " + std::to_string(others) + " more, see the log";
+}
+
+// ---------------------------------------------------------------- sending
+
+Batch* Session::take(int64_t timeout_micros) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  to_send_.wait_for(lock, std::chrono::microseconds(timeout_micros),
+                    [&] { return taken_ < batches_.size() || !machine_.open_for_work(); });
+  if (taken_ < batches_.size()) {
+    return batches_[taken_++].get();
+  }
+  machine_.check_usable();
+  return nullptr;
+}
+
+void Session::set_stream(std::shared_ptr<Stream> stream) {
+  std::lock_guard<std::mutex> guard(mutex_);
+  wake_waiters();  // whoever reads from the old one
+  stream_ = std::move(stream);
+  sending_ = false;
+}
+
+std::shared_ptr<Stream> Session::stream() {
+  std::lock_guard<std::mutex> guard(mutex_);
+  return stream_;
+}
+
+void Session::resume(uint64_t last_batch) {
+  std::shared_ptr<Stream> stream;
+  {
     std::lock_guard<std::mutex> guard(mutex_);
     taken_ = 0;
-    while (taken_ < batches_.size() && batches_[taken_]->sequence <= sequence) taken_++;
+    while (taken_ < batches_.size() && batches_[taken_]->sequence <= last_batch) taken_++;
+    sending_ = true;
+    acknowledged_ = received_;  // a Hello has said it
+    unacknowledged_bytes_ = 0;
+    said_ = Clock::now();
     to_send_.notify_one();
+    stream = stream_;
   }
-
-  void value(int64_t request, int64_t offset, const uint8_t* data, int64_t bytes) {
-    std::lock_guard<std::mutex> guard(mutex_);
-    auto it = requests_.find(request);
-    if (it == requests_.end() || it->second.batch == nullptr) {
-      return;  // nobody waits for it any more
-    }
-    const auto& destination = it->second.batch->destination;
-    TORCH_CHECK(destination.defined() && offset >= 0 && bytes >= 0 &&
-                    offset + bytes <= static_cast<int64_t>(destination.nbytes()),
-                "ProtocolException: bytes ", offset, " to ", offset + bytes, " of the value of request ", request,
-                " do not fit where it goes");
-    std::memcpy(static_cast<uint8_t*>(destination.mutable_data_ptr()) + offset, data, static_cast<size_t>(bytes));
-    it->second.received += bytes;
+  if (stream != nullptr) {
+    stream->write();
   }
+}
 
-  void executed(uint64_t sequence, const uint8_t* report, size_t bytes) {
-    machine_.note_executed(sequence);  // first, so that whoever the report wakes sees the batch as done
-    std::lock_guard<std::mutex> guard(mutex_);
-    Reader r(report, bytes);
-    if (r.u8() != kReportMagic) r.fail("this is not a report");
-    auto version = r.u8();
-    if (version != kWireVersion) {
-      r.fail("the report has wire version " + std::to_string(version) + ", this program speaks " +
-             std::to_string(kWireVersion));
+bool Session::next_message(const Stream* by, Message& message) {
+  std::lock_guard<std::mutex> guard(mutex_);
+  return stream_.get() == by && next_message(message);
+}
+
+bool Session::await_message(int64_t timeout_micros, Message& message) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  to_send_.wait_for(lock, std::chrono::microseconds(timeout_micros), [&] {
+    return taken_ < batches_.size() || !machine_.open_for_work() ||
+           unacknowledged_bytes_ > max_unacknowledged_bytes_;
+  });
+  if (next_message(message)) {
+    return true;
+  }
+  machine_.check_usable();
+  return false;
+}
+
+// With the lock.
+bool Session::next_message(Message& message) {
+  if (!sending_ || said_goodbye_) {
+    return false;
+  }
+  message = {};
+  auto now = Clock::now();
+  if (taken_ < batches_.size()) {
+    message.batch = batches_[taken_++];
+    write_batch(message.head, received_, *message.batch);
+  } else if (machine_.closed()) {
+    begin_frame(message.head, received_, kGoodbye, 0);
+    message.last = said_goodbye_ = true;
+  } else if (machine_.open_for_work() &&
+             (unacknowledged_bytes_ > max_unacknowledged_bytes_ ||
+              (received_ != acknowledged_ && now - said_ > kAcknowledgeAfter) || now - said_ > kLongestSilence)) {
+    begin_frame(message.head, received_, kPing, 2);
+    write_number(message.head, 1, 1);
+  } else {
+    return false;
+  }
+  acknowledged_ = received_;
+  unacknowledged_bytes_ = 0;
+  said_ = now;
+  return true;
+}
+
+uint64_t Session::received() {
+  std::lock_guard<std::mutex> guard(mutex_);
+  return received_;
+}
+
+bool Session::waiter_reads() {
+  std::lock_guard<std::mutex> guard(mutex_);
+  return waiter_reads_;
+}
+
+// ---------------------------------------------------------------- receiving
+
+bool Session::on_message(ProtoBytes message) {
+  std::lock_guard<std::mutex> receiving(receiving_);
+  try {
+    return read_message(message);
+  } catch (const WireError& e) {
+    raise("ProtocolException", std::string("a frame of the gateway cannot be understood: ") + e.what());
+  }
+}
+
+bool Session::read_message(ProtoBytes message) {
+  uint64_t index = 0;
+  uint64_t kind = 0;
+  ProtoBytes body;
+  for (ProtoReader in(message); in.next();) {
+    if (in.is_number(kIndex)) {
+      index = in.number;
+    } else if (in.field > kIndex && in.is_bytes(in.field)) {
+      kind = in.field;
+      body = in.bytes;
     }
-    while (!r.done()) event(r);
-    while (!batches_.empty() && batches_.front()->sequence <= sequence) {
-      in_flight_ -= static_cast<int64_t>(batches_.front()->bytes.size());
-      auto request = requests_.find(batches_.front()->request);
-      if (request != requests_.end()) {
-        request->second.batch = nullptr;
+  }
+  if (index != 0) {
+    std::lock_guard<std::mutex> guard(mutex_);
+    if (index <= received_) {
+      return false;  // sent again
+    }
+    if (index != received_ + 1) {
+      raise("ProtocolException",
+            "frame " + std::to_string(index) + " came after frame " + std::to_string(received_));
+    }
+    received_ = index;
+    unacknowledged_bytes_ += static_cast<int64_t>(message.size);
+    if (unacknowledged_bytes_ > max_unacknowledged_bytes_) {
+      to_send_.notify_one();
+    }
+  }
+  switch (kind) {
+    case kWelcome: return true;
+    case kExecuted: on_executed(body); break;
+    case kValue: on_value(body); break;
+    case kLost: {
+      std::string error, text;
+      for (ProtoReader in(body); in.next();) {
+        if (in.is_bytes(1)) error = in.bytes.text();
+        if (in.is_bytes(2)) text = in.bytes.text();
       }
-      batches_.pop_front();
-      if (taken_ > 0) taken_--;
+      throw_error(error + ": " + text);
     }
-    wake_.notify_all();
+    default: break;  // a Pong, or of a later version
   }
+  return false;
+}
 
-  void lost() {
-    std::lock_guard<std::mutex> guard(mutex_);
-    to_send_.notify_all();
-    wake_.notify_all();
+void Session::on_executed(ProtoBytes message) {
+  uint64_t sequence = 0;
+  uint64_t reports = 0;
+  for (ProtoReader in(message); in.next();) {
+    if (in.is_number(1)) sequence = in.number;
+    reports += in.is_bytes(2) ? 1 : 0;
   }
+  if (reports > sequence || sequence > machine_.sequence.load(std::memory_order_acquire)) {
+    raise("ProtocolException", std::to_string(reports) + " reports came, up to batch " + std::to_string(sequence) +
+                                   " of " + std::to_string(machine_.sequence.load()));
+  }
+  sequence -= reports;
+  for (ProtoReader in(message); in.next();) {
+    if (in.is_bytes(2)) executed(++sequence, in.bytes.data, in.bytes.size);
+  }
+}
 
-  std::string next_failure() {
-    std::lock_guard<std::mutex> guard(mutex_);
-    if (to_log_.empty()) {
-      return "";
+void Session::on_value(ProtoBytes message) {
+  uint64_t request = 0, offset = 0;
+  ProtoBytes data;
+  for (ProtoReader in(message); in.next();) {
+    if (in.is_number(1)) request = in.number;
+    if (in.is_number(2)) offset = in.number;
+    if (in.is_bytes(3)) data = in.bytes;
+  }
+  value(static_cast<int64_t>(request), static_cast<int64_t>(offset), data.data, static_cast<int64_t>(data.size));
+}
+
+void Session::value(int64_t request, int64_t offset, const uint8_t* data, int64_t bytes) {
+  std::lock_guard<std::mutex> guard(mutex_);
+  auto it = requests_.find(request);
+  if (it == requests_.end() || it->second.batch == nullptr) {
+    return;  // nobody waits for it any more
+  }
+  const auto& destination = it->second.batch->destination;
+  auto room = destination.defined() ? static_cast<int64_t>(destination.nbytes()) : 0;
+  TORCH_CHECK(bytes >= 0 && offset >= 0 && offset <= room && bytes <= room - offset, "ProtocolException: ", bytes,
+              " bytes from ", offset, " on of the value of request ", request, " do not fit where it goes");
+  std::memcpy(static_cast<uint8_t*>(destination.mutable_data_ptr()) + offset, data, static_cast<size_t>(bytes));
+  it->second.received += bytes;
+}
+
+void Session::executed(uint64_t sequence, const uint8_t* report, size_t bytes) {
+  machine_.note_executed(sequence);  // first, so that whoever the report wakes sees the batch as done
+  std::unique_lock<std::mutex> lock(mutex_);
+  Reader r(report, bytes);
+  if (r.u8() != kReportMagic) r.fail("this is not a report");
+  auto version = r.u8();
+  if (version != kWireVersion) {
+    r.fail("the report has wire version " + std::to_string(version) + ", this program speaks " +
+           std::to_string(kWireVersion));
+  }
+  while (!r.done()) event(r, lock);
+  while (!batches_.empty() && batches_.front()->sequence <= sequence) {
+    in_flight_ -= static_cast<int64_t>(batches_.front()->bytes.size());
+    auto request = requests_.find(batches_.front()->request);
+    if (request != requests_.end()) {
+      request->second.batch = nullptr;
     }
-    auto text = std::move(to_log_.front());
-    to_log_.pop_front();
-    return text;
+    batches_.pop_front();
+    if (taken_ > 0) taken_--;
   }
+  wake_waiters();
+}
 
-  std::string unread_failure() {
-    std::lock_guard<std::mutex> guard(mutex_);
-    if (unread_.empty()) {
-      return "";
-    }
-    auto text = std::move(unread_.begin()->second);
-    auto others = unread_.size() - 1;
-    unread_.clear();
-    return others == 0 ? text : text + "\n  and " + std::to_string(others) + " more, see the log";
-  }
-
- private:
-  struct Request {
-    Batch* batch = nullptr;  // that ends with it, until it was executed
-    int64_t received = 0;
-    bool done = false;
-    std::string error;
-  };
-
-  // Waits for `ready`; gives up when the machine is gone, the user interrupts, or nothing is finished for too long.
-  template <class F>
-  void wait(std::unique_lock<std::mutex>& lock, const char* what, F&& ready) {
-    using namespace std::chrono;
-    auto seen = machine_.executed.load(std::memory_order_acquire);
-    auto since = steady_clock::now();
-    auto check = since + kInterruptCheck;
-    while (!ready()) {
-      machine_.check_usable();
-      wake_.wait_until(lock, check);
-      if (steady_clock::now() < check) {
-        continue;
+void Session::event(Reader& r, std::unique_lock<std::mutex>& lock) {
+  switch (static_cast<Event>(r.u8())) {
+    case Event::kRealized:
+      for (auto n = r.count("a count of storages"); n > 0; n--) {
+        for (int i = 0; i < 3; i++) r.varint();
       }
-      check += kInterruptCheck;
-      if (interrupted != nullptr) {
-        lock.unlock();
-        bool stop = interrupted() != 0;
-        lock.lock();
-        if (stop && !ready()) {
-          raise("KeyboardInterrupt", "the wait for machine '" + machine_.name + "' was interrupted; its work goes on");
+      break;
+    case Event::kFreed:
+      for (auto n = r.count("a count of storages"); n > 0; n--) r.varint();
+      break;
+    case Event::kFailure: {
+      uint64_t number = 0;
+      auto text = failure(r, &number, lock);
+      if (to_log_.size() < kMostFailures) to_log_.push_back(text);
+      if (unread_.size() < kMostFailures) unread_.emplace(number, std::move(text));
+      break;
+    }
+    case Event::kValue: {
+      auto* request = find(static_cast<int64_t>(r.varint()));
+      auto n = r.count("a value's size");
+      auto* data = r.raw(n);
+      if (request != nullptr && request->batch != nullptr) {
+        const auto& destination = request->batch->destination;
+        if (!destination.defined() || destination.nbytes() != n) {
+          r.fail("a value of " + std::to_string(n) + " bytes was not asked for");
         }
+        std::memcpy(destination.mutable_data_ptr(), data, n);
       }
-      auto now = steady_clock::now();
-      auto executed = machine_.executed.load(std::memory_order_acquire);
-      if (executed != seen) {
-        seen = executed;
-        since = now;
-      } else if (now - since > milliseconds(read_timeout_millis_ + longest_run(machine_.handle))) {
-        raise("ReadTimeoutException",
-              "machine '" + machine_.name + "' has finished nothing for " + seconds(read_timeout_millis_) +
-                  " while this program waited for " + what + " (batch " + std::to_string(seen) + " of " +
-                  std::to_string(machine_.sequence.load()) +
-                  "); raise the read timeout if one operation takes that long");
-      }
+      finish(request, "");
+      break;
     }
-  }
-
-  void event(Reader& r) {
-    switch (static_cast<Event>(r.u8())) {
-      case Event::kRealized:
-        for (auto n = r.count("a count of storages"); n > 0; n--) {
-          for (int i = 0; i < 3; i++) r.varint();
-        }
-        break;
-      case Event::kFreed:
-        for (auto n = r.count("a count of storages"); n > 0; n--) r.varint();
-        break;
-      case Event::kFailure: {
-        uint64_t number = 0;
-        auto text = failure(r, &number);
-        if (to_log_.size() < kMostFailures) to_log_.push_back(text);
-        if (unread_.size() < kMostFailures) unread_.emplace(number, std::move(text));
-        break;
+    case Event::kLargeValue: {
+      auto* request = find(static_cast<int64_t>(r.varint()));
+      auto n = static_cast<int64_t>(r.bounded(kMaxStorageBytes, "a value's size"));
+      if (request != nullptr && request->received != n) {
+        r.fail("of a value of " + std::to_string(n) + " bytes " + std::to_string(request->received) + " came");
       }
-      case Event::kValue: {
-        auto* request = wanted(r);
-        auto n = r.count("a value's size");
-        auto* data = r.raw(n);
-        if (request != nullptr && request->batch != nullptr) {
-          const auto& destination = request->batch->destination;
-          if (!destination.defined() || destination.nbytes() != n) {
-            r.fail("a value of " + std::to_string(n) + " bytes was not asked for");
-          }
-          std::memcpy(destination.mutable_data_ptr(), data, n);
-        }
-        finish(request, "");
-        break;
-      }
-      case Event::kLargeValue: {
-        auto* request = wanted(r);
-        auto n = static_cast<int64_t>(r.bounded(kMaxStorageBytes, "a value's size"));
-        if (request != nullptr && request->received != n) {
-          r.fail("of a value of " + std::to_string(n) + " bytes " + std::to_string(request->received) + " came");
-        }
-        finish(request, "");
-        break;
-      }
-      case Event::kAnswer: {
-        auto number = static_cast<int64_t>(r.varint());
-        auto n = r.count("an answer's size");
-        machine_.answer(number, std::string(reinterpret_cast<const char*>(r.raw(n)), n));
-        auto it = requests_.find(number);
-        finish(it == requests_.end() ? nullptr : &it->second, "");
-        break;
-      }
-      case Event::kRequestFailed: {
-        auto* request = wanted(r);
-        uint64_t number = 0;
-        auto text = failure(r, &number);
-        unread_.erase(number);
-        finish(request, std::move(text));
-        break;
-      }
-      default:
-        r.fail("unknown event");
+      finish(request, "");
+      break;
     }
-  }
-
-  Request* wanted(Reader& r) {
-    auto it = requests_.find(static_cast<int64_t>(r.varint()));
-    return it == requests_.end() ? nullptr : &it->second;
-  }
-
-  static void finish(Request* request, std::string error) {
-    if (request != nullptr) {
-      request->error = std::move(error);
-      request->done = true;
+    case Event::kAnswer: {
+      auto number = static_cast<int64_t>(r.varint());
+      auto n = r.count("an answer's size");
+      machine_.answer(number, std::string(reinterpret_cast<const char*>(r.raw(n)), n));
+      finish(find(number), "");
+      break;
     }
+    case Event::kRequestFailed: {
+      auto request = static_cast<int64_t>(r.varint());
+      uint64_t number = 0;
+      auto text = failure(r, &number, lock);
+      unread_.erase(number);
+      finish(find(request), std::move(text));
+      break;
+    }
+    default:
+      r.fail("unknown event");
   }
+}
 
-  std::string failure(Reader& r, uint64_t* number) {
-    *number = r.varint();
-    auto call = static_cast<int64_t>(r.varint());
-    std::string text = "RemoteOperationException: " + std::string(r.string()) + " failed on the node: ";
+Session::Request* Session::find(int64_t request) {
+  auto it = requests_.find(request);
+  return it == requests_.end() ? nullptr : &it->second;
+}
+
+void Session::finish(Request* request, std::string error) {
+  if (request != nullptr) {
+    request->error = std::move(error);
+    request->done = true;
+  }
+}
+
+// Without the lock while it asks for the call site: that takes Python's own.
+std::string Session::failure(Reader& r, uint64_t* number, std::unique_lock<std::mutex>& lock) {
+  *number = r.varint();
+  auto call = static_cast<int64_t>(r.varint());
+  std::string text = "RemoteOperationException: " + std::string(r.string()) + " failed on the node: ";
+  text += r.string();
+  while (!text.empty() && std::isspace(static_cast<unsigned char>(text.back()))) text.pop_back();
+  auto inputs = r.count("a count of inputs");
+  for (uint64_t i = 0; i < inputs; i++) {
+    text += i == 0 ? "\n  inputs: " : ", ";
     text += r.string();
-    while (!text.empty() && std::isspace(static_cast<unsigned char>(text.back()))) text.pop_back();
-    auto inputs = r.count("a count of inputs");
-    for (uint64_t i = 0; i < inputs; i++) {
-      text += i == 0 ? "\n  inputs: " : ", ";
-      text += r.string();
-    }
+  }
+  if (call_site != nullptr && call != 0) {
     char site[1024] = "";
-    if (call_site != nullptr && call != 0 && call_site(machine_.handle, call, site, sizeof site) > 0) {
+    lock.unlock();
+    bool known = call_site(machine_.handle, call, site, sizeof site) > 0;
+    lock.lock();
+    if (known) {
       text += "\n  called at ";
       text += site;
     }
-    return text;
   }
+  return text;
+}
 
-  Machine& machine_;
-  std::mutex mutex_;
-  std::condition_variable wake_;     // of who waits for values or for room
-  std::condition_variable to_send_;  // of the sending thread
-  std::deque<std::unique_ptr<Batch>> batches_;  // not executed yet
-  size_t taken_ = 0;                            // how many of them were taken
-  std::unordered_map<int64_t, Request> requests_;
-  std::deque<std::string> to_log_;
-  std::map<uint64_t, std::string> unread_;
-  int64_t in_flight_ = 0;
-  int64_t max_in_flight_ = 64 * 1024 * 1024;
-  int64_t read_timeout_millis_ = 600'000;
-};
+// ---------------------------------------------------------------- all sessions
+
+namespace {
 
 std::mutex sessions_mutex;
 
-// Sessions stay for the life of the process, as machines do: whoever waits in one may leave late.
+std::map<int64_t, std::unique_ptr<Session>>& sessions() {
+  static auto* all = new std::map<int64_t, std::unique_ptr<Session>>();
+  return *all;
+}
+
+}  // namespace
+
+// A forked child tells the sessions that they are its parent's, so that no other thread may hold their locks when it
+// is made.
+void lock_sessions() {
+  sessions_mutex.lock();
+  for (auto& each : sessions()) each.second->mutex_.lock();
+}
+void unlock_sessions() {
+  for (auto& each : sessions()) each.second->mutex_.unlock();
+  sessions_mutex.unlock();
+}
+
 Session& session_of(int64_t machine) {
-  static auto* all = new std::unordered_map<int64_t, std::unique_ptr<Session>>();
+  static const int at_fork = pthread_atfork(&lock_sessions, &unlock_sessions, &unlock_sessions);
+  TORCH_CHECK(at_fork == 0, "no memory for what is to be done at a fork");
   std::lock_guard<std::mutex> guard(sessions_mutex);
-  auto& session = (*all)[machine];
+  auto& session = sessions()[machine];
   if (!session) {
     auto* found = find_machine(machine);
     TORCH_CHECK(found != nullptr, "there is no machine ", machine);
@@ -343,8 +611,6 @@ Session& session_of(int64_t machine) {
   }
   return *session;
 }
-
-}  // namespace
 
 PythonUnlocked::PythonUnlocked()
     : saved_(python_lock.check != nullptr && python_lock.check() != 0 ? python_lock.save() : nullptr) {}
@@ -397,21 +663,5 @@ void install_sessions(remora_interrupt_callback interrupt, remora_trace_callback
   own.trace = trace;
   callbacks() = own;
 }
-
-void session_configure(int64_t machine, int64_t max_in_flight_bytes, int64_t read_timeout_millis) {
-  session_of(machine).configure(max_in_flight_bytes, read_timeout_millis);
-}
-Batch* session_take(int64_t machine, int64_t timeout_micros) { return session_of(machine).take(timeout_micros); }
-void session_rewind(int64_t machine, int64_t sequence) {
-  session_of(machine).rewind(static_cast<uint64_t>(sequence));
-}
-void session_executed(int64_t machine, int64_t sequence, const uint8_t* report, int64_t bytes) {
-  session_of(machine).executed(static_cast<uint64_t>(sequence), report, static_cast<size_t>(bytes));
-}
-void session_value(int64_t machine, int64_t request, int64_t offset, const uint8_t* data, int64_t bytes) {
-  session_of(machine).value(request, offset, data, bytes);
-}
-std::string session_next_failure(int64_t machine) { return session_of(machine).next_failure(); }
-std::string session_unread_failure(int64_t machine) { return session_of(machine).unread_failure(); }
 
 }  // namespace remora

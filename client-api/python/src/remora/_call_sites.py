@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Which line of the program recorded an operation: ``REMORA_CALL_SITES=1``.
+
+The core tells of each operation before it is recorded, only while a machine records call sites, and asks
+for the line when one has failed. The last ones are remembered, because failures come back soon or never.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from ctypes import CFUNCTYPE, c_char_p, c_int32, c_int64, c_void_p
+from pathlib import Path
+from types import CodeType, FrameType
+
+import torch
+
+_REMEMBERED = 1 << 16
+_OURS = tuple(f"{Path(module).resolve().parent}/" for module in (__file__, torch.__file__))
+_sites: dict[int, list[tuple[int, CodeType, int] | None]] = {}
+
+
+def record(machine: int) -> None:
+    """From now on the machine's calls are remembered."""
+    _sites[machine] = [None] * _REMEMBERED
+
+
+def forget(machine: int) -> None:
+    """The machine is closed."""
+    _sites.pop(machine, None)
+
+
+def _caller(frame: FrameType | None) -> FrameType | None:
+    """The nearest frame that is neither PyTorch's nor Remora's; None in a thread of libtorch's own."""
+    while frame is not None and frame.f_code.co_filename.startswith(_OURS):
+        frame = frame.f_back
+    return frame
+
+
+def _on_call(machine: int, call: int, line: bytes) -> None:
+    """remora_trace_callback."""
+    sites = _sites.get(machine)
+    frame = _caller(sys._getframe(1))
+    if sites is not None and frame is not None:
+        sites[call % _REMEMBERED] = (call, frame.f_code, frame.f_lineno)
+
+
+def _where(machine: int, call: int, text: int, capacity: int) -> int:
+    """remora_call_site_callback."""
+    sites = _sites.get(machine)
+    site = None if sites is None else sites[call % _REMEMBERED]
+    if site is None or site[0] != call:
+        return 0
+    _, code, line = site
+    where = f"{code.co_filename}:{line} in {code.co_name}".encode()[: capacity - 1]
+    ctypes.memmove(text, where + b"\0", len(where) + 1)
+    return len(where)
+
+
+on_call = CFUNCTYPE(None, c_int64, c_int64, c_char_p)(_on_call)
+where = CFUNCTYPE(c_int32, c_int64, c_int64, c_void_p, c_int32)(_where)

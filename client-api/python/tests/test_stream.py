@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The native core's end of a connection, against a gateway that says what a real one never would."""
+
+from __future__ import annotations
+
+import random
+import struct
+import threading
+import time
+
+import pytest
+import torch
+from small_gateway import (
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    GO_AWAY,
+    HEADERS,
+    PADDED,
+    PING,
+    RESET,
+    SETTINGS,
+    WINDOW_UPDATE,
+    SmallGateway,
+    frame,
+    message,
+)
+
+from remora import exceptions
+from remora._proto import gateway_pb2 as pb
+from remora._session import GatewaySession
+from remora._settings import Settings
+
+pytestmark = pytest.mark.fast
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Opens sessions on small gateways."""
+    monkeypatch.setenv("REMORA_RECONNECT_TIMEOUT", "0.3")
+    monkeypatch.setenv("REMORA_CALL_TIMEOUT", "5")
+    monkeypatch.setenv("REMORA_READ_TIMEOUT", "20")
+    all_ = []
+
+    def open_session(gateway: SmallGateway) -> GatewaySession:
+        all_.append(gateway)
+        session = GatewaySession(gateway, "small", 1, False, Settings.from_environment())
+        all_.append(session)
+        return session
+
+    yield open_session
+    for each in reversed(all_):
+        each.close()
+
+
+@pytest.mark.critical
+@pytest.mark.parametrize(
+    ("piece", "window", "pings"), [(1 << 14, 65_535, False), (7, 65_535, True), (1000, 300, True)]
+)
+def test_frames_may_be_cut_anywhere_and_room_may_be_small(opened, piece, window, pings):
+    gateway = SmallGateway(piece=piece, window=window, pings=pings)
+    session = opened(gateway)
+    device = session.device(0)
+    x = torch.randn(40, 50)
+    remote = x.to(device)
+    assert torch.equal((remote + 1).cpu(), x + 1)
+    assert torch.equal(remote[::2].sum(1).cpu(), x[::2].sum(1))
+    if pings:
+        assert gateway.answered_pings > 0
+    session.close()
+    deadline = time.monotonic() + 5
+    while gateway.goodbyes == 0 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert gateway.goodbyes == 1
+
+
+def test_large_values_come_in_many_frames(opened):
+    session = opened(SmallGateway(piece=(1 << 14) - 1))
+    x = torch.randn(1_000_000)
+    assert torch.equal(x.to(session.device(0)).cpu(), x)
+
+
+def test_several_threads_wait_on_one_connection(opened):
+    session = opened(SmallGateway())
+    device = session.device(0)
+    results: dict[int, list[float]] = {}
+
+    def work(number: int) -> None:
+        x = torch.full((3,), float(number), device=device)
+        results[number] = [(x + i).sum().item() for i in range(60)]
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert results == {n: [3.0 * (n + i) for i in range(60)] for n in range(6)}
+
+
+def test_a_cut_connection_is_taken_up_again_while_threads_wait(opened):
+    gateway = SmallGateway(piece=200)
+    session = opened(gateway)
+    device = session.device(0)
+    stopped = threading.Event()
+
+    def cut() -> None:
+        while not stopped.wait(0.05):
+            gateway.cut()
+
+    cutting = threading.Thread(target=cut)
+    cutting.start()
+    try:
+        x = torch.zeros(5, device=device)
+        for i in range(60):
+            x = x + 1
+            assert x.sum().item() == 5 * (i + 1)
+    finally:
+        stopped.set()
+        cutting.join()
+
+
+VALUE = message(pb.ServerFrame(index=1, value=pb.Value(request=1, offset=1 << 62, data=b"1234")))
+WRONG = {
+    "a frame that is too large": frame(DATA, 0, 1, b"")[3:].rjust(9, b"\xff"),
+    "a compressed message": frame(DATA, 0, 1, b"\1\0\0\0\1x"),
+    "an endless message": frame(DATA, 0, 1, b"\0\xff\xff\xff\xffx"),
+    "padding without end": frame(DATA, PADDED, 1, b"\xff12"),
+    "padding of nothing": frame(DATA, PADDED, 1, b""),
+    "no protobuf": frame(DATA, 0, 1, b"\0\0\0\0\5\xff\xff\xff\xff\xff"),
+    "a field past the end": frame(DATA, 0, 1, b"\0\0\0\0\2\x1a\x7f"),
+    "a report that is none": frame(
+        DATA,
+        0,
+        1,
+        message(pb.ServerFrame(index=1, executed=pb.Executed(sequence=1, reports=[b"?"]))),
+    ),
+    "a report of nothing": frame(
+        DATA,
+        0,
+        1,
+        message(pb.ServerFrame(index=1, executed=pb.Executed(sequence=9, reports=[b""]))),
+    ),
+    "a frame that skips others": frame(
+        DATA, 0, 1, message(pb.ServerFrame(index=5, pong=pb.Pong()))
+    ),
+    "a value that does not fit": frame(DATA, 0, 1, VALUE),
+    "a second welcome": frame(DATA, 0, 1, message(pb.ServerFrame(welcome=pb.Welcome()))),
+    "a window that is too far open": frame(WINDOW_UPDATE, 0, 0, b"\x7f\xff\xff\xff") * 2,
+    "a short window update": frame(WINDOW_UPDATE, 0, 0, b"\1"),
+    "many pings": frame(PING, 0, 0, b"12345678") * 20_000,
+    "a reset": frame(RESET, 0, 1, struct.pack(">I", 2)),
+    "a short reset": frame(RESET, 0, 1, b""),
+    "the end": frame(GO_AWAY, 0, 0, bytes(8)),
+    "a status": frame(HEADERS, END_HEADERS | END_STREAM, 1, b"\xff\xff"),
+    "odd settings": frame(SETTINGS, 0, 0, b"\0\4\xff\xff\xff\xff\0\5\0\0\0\0\0"),
+    "lost": frame(
+        DATA,
+        0,
+        1,
+        message(pb.ServerFrame(index=1, lost=pb.Lost(error="NodeLostException", message="gone"))),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_gateway_that_breaks_the_rules_is_an_error_and_not_a_crash(opened, monkeypatch, what):
+    monkeypatch.setenv("REMORA_READ_TIMEOUT", "2")  # connections that break at once go on till then
+    gateway = SmallGateway()
+    session = opened(gateway)
+    device = session.device(0)
+    gateway.mangle = lambda data: (gateway._send(WRONG[what]), data)[1]
+    try:
+        for i in range(3):
+            assert torch.full((2,), float(i), device=device).sum().item() == 2 * i
+        assert what in ("a short reset", "odd settings", "many pings")
+    except exceptions.RemoraException as e:
+        kinds = ("NodeLostException", "ProtocolException", "ReadTimeoutException")
+        assert type(e).__name__ in kinds, e
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_frames_with_wrong_bytes_are_errors_and_not_crashes(opened, monkeypatch, seed):
+    monkeypatch.setenv(
+        "REMORA_READ_TIMEOUT", "0.3"
+    )  # what seems to be half a message is waited for
+    rng = random.Random(seed)
+
+    def mangle(data: bytes) -> bytes:
+        changed = bytearray(data)
+        for _ in range(rng.randint(0, 3)):
+            if len(changed) > 1:
+                at = rng.randrange(len(changed))
+                changed[at] = rng.choice((0, 0xFF, rng.randrange(256)))
+                if rng.random() < 0.2:
+                    del changed[at:]
+        return bytes(changed)
+
+    for _ in range(5):
+        gateway = SmallGateway(piece=rng.choice((3, 50, 1 << 14)))
+        try:
+            session = opened(gateway)
+            device = session.device(0)
+            gateway.mangle = mangle
+            for i in range(10):
+                torch.full((100,), float(i), device=device).sum().item()
+        except (exceptions.RemoraException, RuntimeError):
+            pass
+        finally:
+            gateway.mangle = lambda data: data
+            session.close()
