@@ -22,7 +22,7 @@ import torch
 SHIPPED_TORCH = "2.10.0"
 OLDEST_TORCH = (2, 6)
 LIBRARY = "libremora.so"
-_LINKED = ("-Wl,--as-needed", "-lc10", "-ltorch_cpu", "-ldl")
+_LINKED = ("-Wl,-soname,libremora.so", "-Wl,--as-needed", "-lc10", "-ltorch_cpu", "-ldl")
 
 _PACKAGE = Path(__file__).resolve().parent
 

@@ -28,6 +28,7 @@ import torch
 
 from . import exceptions
 from ._build import SHIPPED_TORCH
+from ._native import core
 from ._proto import gateway_pb2 as pb
 from ._settings import Settings
 from ._transport import DirectTransport, GrpcTransport, Transport
@@ -261,6 +262,8 @@ class GatewayProcess:
         ]
         # By the environment: a class path can be longer than a process list should show, and a token must not be in it.
         environment = os.environ | {"CLASSPATH": class_path, "REMORA_GATEWAY_TOKEN": self.token}
+        if torch.__version__.split("+")[0] != SHIPPED_TORCH:
+            environment["REMORA_NATIVE_LIBRARY"] = core.library._name  # the nodes' core is this one
         self._last = collections.deque[str](maxlen=_LAST_LINES)
         self._address: str | None = None
         self._ready = threading.Event()
@@ -366,12 +369,7 @@ def _java() -> str:
 
 
 def _same_libtorch() -> list[str]:
-    """Makes machines of this computer compute with this program's libtorch: equal results, bit for bit.
-
-    Only where their native core is for this version; else they take the libtorch that comes with the jars.
-    """
-    if torch.__version__.split("+")[0] != SHIPPED_TORCH:
-        return []
+    """Makes machines of this computer compute with this program's libtorch: equal results, bit for bit."""
     return [f"-Dremora.provider.mock.torch-home={Path(torch.__file__).parent}"]
 
 

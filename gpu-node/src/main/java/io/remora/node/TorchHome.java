@@ -3,6 +3,7 @@ package io.remora.node;
 
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.TorchLibrary;
+import io.remora.runtime.internal.NativeLibraries;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -13,7 +14,7 @@ final class TorchHome {
 
   private static final List<String> REQUIRED = List.of("libc10.so", "libtorch_cpu.so");
 
-  /** The version whose ABI the native core has. */
+  /** The version whose ABI the shipped native core has. */
   static final String SUPPORTED = "2.10";
 
   private TorchHome() {}
@@ -34,7 +35,8 @@ final class TorchHome {
       }
     }
     String version = declaredVersion(home);
-    if (version != null && !Handshake.majorMinor(version).equals(SUPPORTED)) {
+    boolean ownCore = System.getenv(NativeLibraries.CORE_VARIABLE) != null;
+    if (version != null && !ownCore && !Handshake.majorMinor(version).equals(SUPPORTED)) {
       throw unusable(home, "it is torch %s, but %s is needed".formatted(version, SUPPORTED));
     }
     try {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.actors.internal;
 
+import io.remora.runtime.internal.NativeLibraries;
 import java.io.IOException;
 import java.io.InputStream;
 import java.io.UncheckedIOException;
@@ -13,8 +14,14 @@ public final class ProgramLibtorch {
 
   private ProgramLibtorch() {}
 
-  /** Such as {@code 2.10.0}; empty where the program has no libtorch on its class path. */
+  /**
+   * Such as {@code 2.10.0}; empty where the program has no libtorch on its class path, and where
+   * its native core is one for another libtorch.
+   */
   public static String version() {
+    if (System.getenv(NativeLibraries.CORE_VARIABLE) != null) {
+      return "";
+    }
     try (InputStream in = ProgramLibtorch.class.getResourceAsStream(RESOURCE)) {
       if (in == null) {
         return "";

@@ -16,12 +16,16 @@ import java.util.HexFormat;
 
 /**
  * Loads the native core and its binding. They are resources of this module; each version is
- * unpacked once into a cache folder: {@code $REMORA_CACHE}, else {@code ~/.cache/remora}. libtorch
- * must be loaded before.
+ * unpacked once into a cache folder: {@code $REMORA_CACHE}, else {@code ~/.cache/remora}. A core of
+ * the same sources that was built for another libtorch is taken from {@code
+ * $REMORA_NATIVE_LIBRARY}. libtorch must be loaded before.
  */
 public final class NativeLibraries {
   /** Environment variable that names the cache folder. */
   public static final String CACHE_VARIABLE = "REMORA_CACHE";
+
+  /** Environment variable that names a core to load instead of the one that is shipped. */
+  public static final String CORE_VARIABLE = "REMORA_NATIVE_LIBRARY";
 
   private static final String FOLDER = "/io/remora/runtime/native/";
 
@@ -33,8 +37,12 @@ public final class NativeLibraries {
     byte[] core = resource(platform, "libremora.so");
     byte[] binding = resource(platform, "libjniremora.so");
     Path folder = cache().resolve(hash(core, binding));
-    // The binding finds the core beside itself.
-    System.load(unpack(folder, "libremora.so", core).toString());
+    String named = System.getenv(CORE_VARIABLE);
+    // The binding takes the core that is loaded, by its name.
+    System.load(
+        named != null && !named.isBlank()
+            ? named
+            : unpack(folder, "libremora.so", core).toString());
     System.load(unpack(folder, "libjniremora.so", binding).toString());
   }
 
