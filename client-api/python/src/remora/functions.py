@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
 import contextlib
 import ctypes
@@ -18,8 +19,8 @@ import sysconfig
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from types import MethodType, ModuleType
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
+from types import CodeType, MethodType, ModuleType
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar, cast, overload
 
 import cloudpickle
 import torch
@@ -181,8 +182,19 @@ def install(session: Session, packages: Sequence[str], timeout: float = _TIMEOUT
 # ---------------------------------------------------------------- what is sent
 
 
+def _code_with_its_file(code: CodeType) -> tuple[Any, ...]:
+    """As cloudpickle reduces code, with the file's name, which newer versions leave out: for tracebacks."""
+    make, arguments, *rest = cloudpickle.Pickler.dispatch_table[CodeType](code)
+    named = tuple(code.co_filename if each == "<dynamic-code>" else each for each in arguments)
+    return make, named, *rest
+
+
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Pickles a call without the machine's tensors."""
+
+    dispatch_table: ClassVar[Any] = collections.ChainMap(
+        {CodeType: _code_with_its_file}, cloudpickle.Pickler.dispatch_table
+    )
 
     def __init__(self, file: io.BytesIO, call: _Pickled) -> None:
         super().__init__(file, protocol=5)
