@@ -232,6 +232,7 @@ class RemoteMachine:
             _torch_module.machine_opened(self._session)  # type: ignore[arg-type]
             try:
                 if self._packages and not self._attach:
+                    # A node that its provider has started knows them; what is missing is installed now.
                     functions.install(self._session, self._packages)  # type: ignore[arg-type]
             except BaseException:
                 self._stop(False)
@@ -252,6 +253,7 @@ class RemoteMachine:
                     gpu_count=self._gpu_count,
                     idle_timeout_millis=int((self._idle_timeout or 0) * 1000),
                     timeout_millis=int((self._timeout or 0) * 1000),
+                    packages=self._packages,
                     options=self._options,
                 ),
                 _OPEN_SECONDS,

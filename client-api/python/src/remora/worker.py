@@ -23,7 +23,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -261,7 +261,11 @@ class Functions:
     """Runs functions, one at a time."""
 
     def __init__(
-        self, packages: Path, begin: Callable[[], None], output: Callable[[], list[Any]]
+        self,
+        packages: Path,
+        begin: Callable[[], None],
+        output: Callable[[], list[Any]],
+        requirements: Sequence[str] = (),
     ) -> None:
         """Functions that find packages in a folder.
 
@@ -269,9 +273,11 @@ class Functions:
             packages: where packages are installed to.
             begin: called before a function runs.
             output: what it has written: lists of stream (``"out"``, ``"err"``) and text.
+            requirements: what is installed before the first one runs.
 
         """
         self._packages = packages
+        self._requirements = [*requirements]
         self._begin = begin
         self._output = output
         self._last: _Call | None = None
@@ -291,8 +297,9 @@ class Functions:
         payload = reader.raw(reader.left())
         if header["body"] is not None:
             payload = bytes(call.tensor(header["body"]).cpu().numpy())
-        if header["packages"]:
-            install(header["packages"], self._packages)
+        if wanted := [*self._requirements, *header["packages"]]:
+            install(wanted, self._packages)
+            self._requirements.clear()
         body = b""
         with call.random_numbers(), _grad_mode(header):
             self._begin()
@@ -458,7 +465,7 @@ class _Output(io.TextIOBase):
 
 
 class _Process:
-    def __init__(self, packages: Path) -> None:
+    def __init__(self, packages: Path, requirements: Sequence[str]) -> None:
         # Standard input and output are the node's; a function finds none, and what native code and child
         # processes write goes to the node's log.
         self._input = os.fdopen(os.dup(0), "rb")
@@ -474,7 +481,7 @@ class _Process:
         self._line = ""
         self._requests: queue.Queue[bytes] = queue.Queue()
         self._done = threading.Event()
-        self.functions = Functions(packages, self._begin, self._written)
+        self.functions = Functions(packages, self._begin, self._written, requirements)
         sys.stdout, sys.stderr = _Output(self, "out"), _Output(self, "err")
         os.register_at_fork(after_in_child=self._forked)
 
@@ -554,6 +561,9 @@ def main() -> NoReturn:
     """Serves a node until its end."""
     parser = argparse.ArgumentParser(prog="python -m remora.worker", description=__doc__)
     parser.add_argument("--packages", type=Path, required=True, help="folder of installed packages")
+    parser.add_argument(
+        "--install", action="append", default=[], help="what is installed before the first function"
+    )
     parser.add_argument("--compute-threads", type=int, default=0, help="0: as many as torch likes")
     options = parser.parse_args()
     if sys.stdin.isatty():
@@ -562,7 +572,7 @@ def main() -> NoReturn:
     if options.compute_threads > 0:
         torch.set_num_threads(options.compute_threads)
     ctypes.CDLL(None).prctl(15, b"remora-worker", 0, 0, 0)  # PR_SET_NAME
-    _Process(options.packages).run()
+    _Process(options.packages, options.install).run()
 
 
 if __name__ == "__main__":

@@ -67,6 +67,7 @@ final class GatewayTest {
             remora.gateway.session-lease = 2 s
             remora.gateway.max-message-bytes = 1 MiB
             remora.gateway.max-unreceived-bytes = 1 MiB
+            remora.node.remote-functions = off
             """
                 .formatted(TOKEN));
     machines = gateway.machines();
@@ -134,9 +135,9 @@ final class GatewayTest {
         "remora.gateway.provider-options");
     assertRefused(
         invokeOpen(OpenRequest.newBuilder().addPackages("numpy")),
-        Status.Code.UNIMPLEMENTED,
-        "RemoraException",
-        "packages");
+        Status.Code.FAILED_PRECONDITION,
+        "ProviderException",
+        "remora.node.remote-functions = off");
     assertRefused(
         machines
             .pause()
@@ -145,6 +146,14 @@ final class GatewayTest {
         Status.Code.NOT_FOUND,
         "MachineStateException",
         "nobody");
+    assertRefused(
+        machines
+            .stop()
+            .addHeader("authorization", "Bearer " + TOKEN)
+            .invoke(MachineRequest.newBuilder().setName("no/machine").build()),
+        Status.Code.NOT_FOUND,
+        "MachineStateException",
+        "no/machine");
   }
 
   @Test

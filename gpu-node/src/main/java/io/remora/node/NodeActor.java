@@ -165,6 +165,7 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
               settings.python(),
               settings.pythonStartTimeout(),
               settings.pythonPackages(),
+              settings.pythonRequirements(),
               listening.computeThreads);
     }
     startOrphanTimer("no owner has connected");

@@ -29,6 +29,7 @@ import java.util.Optional;
  * @param python the command of the interpreter that runs them
  * @param pythonStartTimeout time until a Python worker is ready, 1 s or more
  * @param pythonPackages folder of packages installed on request; empty for a temporary one
+ * @param pythonRequirements packages that are installed before the first function runs
  * @param http where metrics and health are; empty: nowhere
  */
 public record NodeSettings(
@@ -46,6 +47,7 @@ public record NodeSettings(
     String python,
     Duration pythonStartTimeout,
     String pythonPackages,
+    List<String> pythonRequirements,
     Optional<InetSocketAddress> http) {
 
   /** Path of the settings in the configuration. */
@@ -72,6 +74,7 @@ public record NodeSettings(
     checkRange("max-connections", maxConnections, 1, 1024);
     checkRange("max-sessions", maxSessions, 1, 1024);
     deniedOperators = List.copyOf(deniedOperators);
+    pythonRequirements = List.copyOf(pythonRequirements);
     checkAtLeast("python-start-timeout", pythonStartTimeout, Duration.ofSeconds(1));
     if (remoteFunctions && python.isBlank()) {
       throw new IllegalArgumentException(PATH + ".python must not be empty");
@@ -108,6 +111,7 @@ public record NodeSettings(
         node.getString("python"),
         node.getDuration("python-start-timeout"),
         node.getString("python-packages"),
+        node.getStringList("python-requirements"),
         HttpEndpoint.address(root, HTTP));
   }
 

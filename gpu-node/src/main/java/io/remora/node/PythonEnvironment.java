@@ -8,6 +8,7 @@ import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
+import java.util.ArrayList;
 import java.util.Comparator;
 import java.util.List;
 import java.util.stream.Stream;
@@ -26,6 +27,7 @@ final class PythonEnvironment implements AutoCloseable {
   private final String python;
   private final Duration startTimeout;
   private final String packagesSetting;
+  private final List<String> requirements;
   private final int computeThreads;
   private Path packages;
 
@@ -35,12 +37,19 @@ final class PythonEnvironment implements AutoCloseable {
    * @param python the interpreter's command
    * @param startTimeout how long a worker may take until it is ready
    * @param packages folder of installed packages; empty for one that is deleted at the end
+   * @param requirements what is installed there before the first function runs
    * @param computeThreads threads of libtorch's operators in a worker, 0 to leave it to libtorch
    */
-  PythonEnvironment(String python, Duration startTimeout, String packages, int computeThreads) {
+  PythonEnvironment(
+      String python,
+      Duration startTimeout,
+      String packages,
+      List<String> requirements,
+      int computeThreads) {
     this.python = requireNonNull(python, "python");
     this.startTimeout = requireNonNull(startTimeout, "startTimeout");
     this.packagesSetting = requireNonNull(packages, "packages");
+    this.requirements = List.copyOf(requirements);
     this.computeThreads = computeThreads;
   }
 
@@ -54,14 +63,11 @@ final class PythonEnvironment implements AutoCloseable {
 
   /** The command that starts a worker. */
   List<String> command() {
-    return List.of(
-        python,
-        "-m",
-        "remora.worker",
-        "--packages",
-        packages().toString(),
-        "--compute-threads",
-        Integer.toString(computeThreads));
+    List<String> command = new ArrayList<>(List.of(python, "-m", "remora.worker"));
+    command.addAll(List.of("--packages", packages().toString()));
+    command.addAll(List.of("--compute-threads", Integer.toString(computeThreads)));
+    requirements.forEach(each -> command.add("--install=" + each));
+    return command;
   }
 
   private synchronized Path packages() {

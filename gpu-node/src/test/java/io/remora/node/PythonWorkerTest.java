@@ -53,6 +53,8 @@ class PythonWorkerTest {
           what, _, rest = text.partition(" ")
           if what == "answer":
               send("A", rest.encode())
+          elif what == "arguments":
+              send("A", " ".join(sys.argv[1:]).encode())
           elif what == "refuse":
               send("F", rest.encode())
           elif what == "sleep":
@@ -99,7 +101,11 @@ class PythonWorkerTest {
   private PythonWorker workerOf(String python) {
     PythonEnvironment environment =
         new PythonEnvironment(
-            python, Duration.ofSeconds(3), folder.resolve("packages").toString(), 1);
+            python,
+            Duration.ofSeconds(3),
+            folder.resolve("packages").toString(),
+            List.of("einops>=0.8", "--no-index"),
+            1);
     PythonWorker worker = new PythonWorker("test", environment, abandoned::get);
     open.add(worker);
     return worker;
@@ -128,6 +134,12 @@ class PythonWorkerTest {
     assertThat(run(worker, "answer two")).isEqualTo("two");
 
     assertThat(worker.pid()).isEqualTo(pid);
+  }
+
+  @Test
+  void isToldWhatToInstall() throws Exception {
+    assertThat(run(worker(WORKER), "arguments"))
+        .contains("--install=einops>=0.8", "--install=--no-index");
   }
 
   @Test

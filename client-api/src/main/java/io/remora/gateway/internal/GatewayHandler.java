@@ -58,7 +58,7 @@ public final class GatewayHandler {
     this.generated =
         ServiceHandler.concatOrNotFound(
             MachinesHandlerFactory.partial(
-                new MachinesService(settings, machines, sessions),
+                new MachinesService(settings, system.settings().config(), machines, sessions),
                 Machines.name,
                 materializer,
                 classic -> GatewayErrors::trailers,

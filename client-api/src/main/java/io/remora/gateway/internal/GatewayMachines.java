@@ -59,8 +59,15 @@ final class GatewayMachines {
     this.settings = settings;
   }
 
-  /** The machine's actor, wherever it is. */
+  /**
+   * The machine's actor, wherever it is.
+   *
+   * @throws akka.grpc.GrpcServiceException with NOT_FOUND if no machine can have such a name
+   */
   EntityRef<MachineActor.Command> actor(String name) {
+    if (!name.matches(MachineSpec.NAME_PATTERN)) {
+      throw notFound(name);
+    }
     return ClusterSharding.get(system).entityRefFor(MachineActor.ENTITY_KEY, name);
   }
 
@@ -96,12 +103,9 @@ final class GatewayMachines {
   /**
    * The machine as its actor knows it.
    *
-   * @return fails with NOT_FOUND if there is none
+   * @return fails with NOT_FOUND if there is none, or throws it
    */
   CompletionStage<MachineInfo> get(String name) {
-    if (!name.matches(MachineSpec.NAME_PATTERN)) {
-      return CompletableFuture.failedFuture(notFound(name));
-    }
     return actor(name)
         .ask(MachineActor.GetState::new, settings.askTimeout())
         .thenApply(

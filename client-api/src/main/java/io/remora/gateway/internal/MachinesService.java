@@ -26,7 +26,7 @@ import io.remora.gateway.v1.Storage;
 import io.remora.gateway.v1.StorageRequest;
 import io.remora.provider.GpuType;
 import io.remora.provider.MachineSpec;
-import io.remora.runtime.RemoraException;
+import io.remora.runtime.ProviderException;
 import java.time.Duration;
 import java.util.Map;
 import java.util.UUID;
@@ -35,13 +35,18 @@ import java.util.concurrent.CompletionStage;
 /** Opens, lists and closes machines for callers. */
 final class MachinesService implements Machines {
 
+  private static final String NODES = "remora.node";
+
   private final GatewaySettings settings;
+  private final Config config;
   private final GatewayMachines machines;
   private final GatewaySessions sessions;
   private final MachineLogs logs;
 
-  MachinesService(GatewaySettings settings, GatewayMachines machines, GatewaySessions sessions) {
+  MachinesService(
+      GatewaySettings settings, Config config, GatewayMachines machines, GatewaySessions sessions) {
     this.settings = settings;
+    this.config = config;
     this.machines = machines;
     this.sessions = sessions;
     this.logs = new MachineLogs(machines);
@@ -49,9 +54,6 @@ final class MachinesService implements Machines {
 
   @Override
   public CompletionStage<Machine> open(OpenRequest request) {
-    if (request.getPackagesCount() > 0) {
-      throw unimplemented("nodes that install Python packages");
-    }
     return machines
         .open(
             spec(request),
@@ -77,7 +79,29 @@ final class MachinesService implements Machines {
             ? null
             : Duration.ofMillis(request.getIdleTimeoutMillis()),
         settings.openTimeout(),
-        options(request).root().render(ConfigRenderOptions.concise()));
+        options(request)
+            .withFallback(packages(request))
+            .root()
+            .render(ConfigRenderOptions.concise()));
+  }
+
+  /** What makes the machine's node install packages before its first function. */
+  private Config packages(OpenRequest request) {
+    if (request.getPackagesCount() == 0) {
+      return ConfigFactory.empty();
+    }
+    String functions = NODES + ".remote-functions";
+    if (config.hasPath(functions) && !config.getBoolean(functions)) {
+      throw GatewayErrors.refusal(
+          Status.Code.FAILED_PRECONDITION,
+          ProviderException.class,
+          "packages are for Python functions, which this gateway's nodes do not run (%s = off)"
+              .formatted(functions));
+    }
+    return ConfigFactory.empty()
+        .withValue(
+            NODES + ".python-requirements",
+            ConfigValueFactory.fromIterable(request.getPackagesList()));
   }
 
   private Config options(OpenRequest request) {
@@ -125,11 +149,6 @@ final class MachinesService implements Machines {
   @Override
   public CompletionStage<Machine> resume(MachineRequest request) {
     return machines.resume(request.getName()).thenApply(MachinesService::machine);
-  }
-
-  private static RuntimeException unimplemented(String what) {
-    return GatewayErrors.refusal(
-        Status.Code.UNIMPLEMENTED, RemoraException.class, "this gateway does not know " + what);
   }
 
   @Override
