@@ -40,7 +40,7 @@ def _caller(frame: FrameType | None) -> FrameType | None:
 def _on_call(machine: int, call: int, line: bytes) -> None:
     """remora_trace_callback."""
     sites = _sites.get(machine)
-    frame = _caller(sys._getframe(1))
+    frame = _caller(sys._getframe().f_back)
     if sites is not None and frame is not None:
         sites[call % _REMEMBERED] = (call, frame.f_code, frame.f_lineno)
 
