@@ -462,6 +462,8 @@ void Machine::submit_open_batch(int64_t request, at::Tensor destination) {
   batch->sequence = sequence.load(std::memory_order_relaxed) + 1;
   batch->bytes.reserve(max_batch_bytes_ + 4096);
   batch->bytes.swap(open);
+  auto recorded = operations.load(std::memory_order_relaxed);
+  batch->operations = recorded - std::exchange(submitted_operations_, recorded);
   batch->request = request;
   batch->destination = std::move(destination);
   batch->born.reserve(born.size());

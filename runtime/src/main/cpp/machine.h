@@ -69,6 +69,7 @@ struct Batch {
   Writer bytes;
   std::vector<int64_t> born;   // triples id, bytes, device
   std::vector<int64_t> freed;
+  int64_t operations = 0;      // recorded since the batch before
   int64_t request = 0;
   at::Tensor destination;      // keeps the memory a value is read into alive until the batch is released
 };
@@ -185,6 +186,7 @@ class Machine {
   void note_birth(StorageContext* context, size_t bytes);  // the open batch is the first to use the storage
 
   const size_t max_batch_bytes_;
+  int64_t submitted_operations_ = 0;
   std::mutex mutex_;
   std::mutex submit_mutex_;           // taken while holding mutex_, held after mutex_ was let go
   std::condition_variable wake_flusher_;

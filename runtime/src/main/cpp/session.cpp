@@ -56,7 +56,7 @@ std::string seconds(int64_t millis) {
 
 // Field numbers of gateway.proto.
 enum ClientField : uint32_t { kReceived = 1, kBatches = 3, kGoodbye = 4, kPing = 5 };
-enum BatchField : uint32_t { kSequence = 1, kData = 2, kBorn = 3, kFreed = 4 };
+enum BatchField : uint32_t { kSequence = 1, kData = 2, kBorn = 3, kFreed = 4, kOperations = 5 };
 enum ServerField : uint32_t { kIndex = 1, kWelcome = 2, kExecuted = 3, kValue = 4, kLost = 5 };
 
 void write_packed(Writer& out, uint32_t field, const std::vector<int64_t>& numbers) {
@@ -87,6 +87,7 @@ void write_batch(Writer& out, uint64_t received, const Batch& batch) {
   write_number(head, kSequence, batch.sequence);
   write_packed(head, kBorn, batch.born);
   write_packed(head, kFreed, batch.freed);
+  write_number(head, kOperations, static_cast<uint64_t>(batch.operations));
   begin_bytes(head, kData, batch.bytes.size());  // last, so that the bytes can stay where they are
   auto size = head.size() + batch.bytes.size();
   begin_frame(out, received, kBatches, 1 + varint_size(size) + size);
