@@ -927,7 +927,7 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
         if (listener != null) {
           listener.onExecuted(header.sequence(), report.duplicate().order(report.order()));
         }
-        tellStorages(header.session(), acknowledged.batch(), report, mailbox.figures());
+        tellStorages(header.session(), acknowledged.batch(), report, session.mailbox.figures());
       } finally {
         acknowledged.release();
       }
