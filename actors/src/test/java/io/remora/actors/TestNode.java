@@ -40,10 +40,12 @@ import java.nio.channels.ServerSocketChannel;
 import java.util.List;
 import java.util.Map;
 import java.util.NavigableMap;
+import java.util.Queue;
 import java.util.concurrent.BlockingQueue;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionStage;
 import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.ConcurrentLinkedQueue;
 import java.util.concurrent.ConcurrentSkipListMap;
 import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.atomic.AtomicInteger;
@@ -61,6 +63,7 @@ final class TestNode implements ProvisionedNode, LinkConnection.Handler {
   }
 
   final BlockingQueue<String> heard = new LinkedBlockingQueue<>();
+  final Queue<String> issued = new ConcurrentLinkedQueue<>();
   final AtomicInteger terminations = new AtomicInteger();
   final CompletableFuture<Done> terminated = new CompletableFuture<>();
   final CompletableFuture<NodeExit> exit = new CompletableFuture<>();
@@ -72,6 +75,7 @@ final class TestNode implements ProvisionedNode, LinkConnection.Handler {
   volatile boolean terminates = true;
   volatile boolean saves = true;
   volatile boolean opens = true;
+  volatile boolean issues = true;
   volatile long executed;
   volatile long toSave;
   volatile String pause;
@@ -218,15 +222,20 @@ final class TestNode implements ProvisionedNode, LinkConnection.Handler {
                 StateForgotten.newBuilder().setPause(parsePause(payload)).build()));
       }
       case RECEIVED -> confirmed.put(session, header.sequence());
-      case ISSUE_TOKEN ->
-          from.send(
-              OutboundFrame.control(
-                  FrameType.TOKEN,
-                  0,
-                  Token.newBuilder().setToken(LaunchToken.random().value()).build()));
+      case ISSUE_TOKEN -> onIssueToken(from);
       case BATCH -> onBatches(from, header, payload.bytes());
       case GOODBYE -> heard.add("goodbye");
       default -> heard.add("unexpected " + header.type());
+    }
+  }
+
+  private void onIssueToken(LinkConnection from) {
+    heard.add("token");
+    if (issues) {
+      String value = LaunchToken.random().value();
+      issued.add(value);
+      from.send(
+          OutboundFrame.control(FrameType.TOKEN, 0, Token.newBuilder().setToken(value).build()));
     }
   }
 

@@ -144,9 +144,9 @@ final class OwnerLink {
     return connection != null;
   }
 
-  /** Gives the machine up if it has no connection at the moment; false if it has. */
+  /** Gives the machine up; false if it has a connection at the moment, or was given up before. */
   synchronized boolean endIfDisconnected() {
-    if (connection != null) {
+    if (connection != null || ended) {
       return false;
     }
     end();

@@ -3,7 +3,10 @@ package io.remora.node;
 
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.awaitility.Awaitility.await;
 
+import com.google.protobuf.ByteString;
+import io.remora.actors.link.FrameHeader;
 import io.remora.actors.link.FrameType;
 import io.remora.actors.link.proto.Goodbye;
 import io.remora.actors.link.proto.OpenSession;
@@ -14,9 +17,12 @@ import io.remora.provider.LaunchToken;
 import java.net.InetSocketAddress;
 import java.net.Socket;
 import java.net.SocketException;
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
 import java.time.Duration;
 import java.util.List;
 import java.util.Random;
+import java.util.zip.CRC32C;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Tag;
@@ -90,6 +96,7 @@ class NodeProcessTest {
       assertThat(refused.getMessage()).contains("REMORA_NODE_TOKEN");
       owner.awaitClosed();
     }
+    assertLogsRefusal("the token is not this node's");
   }
 
   @Test
@@ -111,7 +118,23 @@ class NodeProcessTest {
       }
       guest.openSession(1);
     }
-    assertThat(node.log()).contains("Refused a connection").contains("was used already");
+    assertLogsRefusal("the token was used already");
+  }
+
+  @Test
+  void refusesAnotherSecret() throws Exception {
+    try (Owner guest = first.another();
+        Owner thief = Owner.dial(address)) {
+      thief.hello(
+          guest.helloAgain().toBuilder().setSecret(ByteString.copyFrom(new byte[32])).build());
+
+      Refused refused = thief.next(FrameType.REFUSED).as(Refused.parser());
+
+      assertThat(refused.getReason()).isEqualTo(Reason.REASON_TOKEN);
+      thief.awaitClosed();
+      guest.openSession(1);
+    }
+    assertLogsRefusal("the secret is not this link's");
   }
 
   @Test
@@ -127,6 +150,17 @@ class NodeProcessTest {
       assertThat(refused.getReason()).isEqualTo(Reason.REASON_PROTOCOL_VERSION);
       assertThat(refused.getMessage()).contains("99");
     }
+    assertLogsRefusal("the node speaks link protocol version " + FrameHeader.PROTOCOL_VERSION);
+  }
+
+  @Test
+  void refusesFramesOfAnotherProtocolVersion() throws Exception {
+    send(emptyFrame(FrameType.BATCH, 99));
+
+    assertLogs(
+        "ended before its handshake: the peer speaks link protocol version 99, this side "
+            + FrameHeader.PROTOCOL_VERSION
+            + ": use the same Remora version on both");
   }
 
   @Test
@@ -142,6 +176,7 @@ class NodeProcessTest {
       assertThat(refused.getReason()).isEqualTo(Reason.REASON_LIBTORCH_VERSION);
       assertThat(refused.getMessage()).contains("2.7.0").contains("--torch-home");
     }
+    assertLogsRefusal("the program 2.7.0");
   }
 
   @Test
@@ -244,6 +279,29 @@ class NodeProcessTest {
       assertThat(second.log()).contains(taken).contains("--listen");
       assertThat(second.output()).isEmpty();
     }
+  }
+
+  private static void assertLogsRefusal(String reason) {
+    assertLogs("Refused a connection from 127.0.0.1", reason);
+  }
+
+  /** Soon there is a line with all of this; the token is in none. */
+  private static void assertLogs(String... parts) {
+    await()
+        .atMost(Duration.ofSeconds(5))
+        .untilAsserted(
+            () ->
+                assertThat(node.log().lines())
+                    .anySatisfy(line -> assertThat(line).contains(parts)));
+    assertThat(node.log()).doesNotContain(TOKEN.value());
+  }
+
+  private static byte[] emptyFrame(FrameType type, int version) {
+    ByteBuffer frame = ByteBuffer.allocate(FrameHeader.BYTES).order(ByteOrder.LITTLE_ENDIAN);
+    frame.put(4, type.code()).putShort(6, (short) version);
+    CRC32C crc = new CRC32C();
+    crc.update(frame.array(), 0, FrameHeader.BYTES - Integer.BYTES);
+    return frame.putInt(FrameHeader.BYTES - Integer.BYTES, (int) crc.getValue()).array();
   }
 
   private static void send(byte[] bytes) throws Exception {
