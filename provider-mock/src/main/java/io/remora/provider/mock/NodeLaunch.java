@@ -35,6 +35,13 @@ final class NodeLaunch {
   private static final List<String> PROGRAM_ONLY_VARIABLES =
       List.of("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS");
 
+  /**
+   * Ctrl-C reaches whatever runs in a terminal: what becomes of the child is for this program to
+   * say.
+   */
+  private static final List<String> IGNORING_INTERRUPTS =
+      List.of("/bin/sh", "-c", "trap '' INT; exec \"$0\" \"$@\"");
+
   /** Longer class paths go through a file: the system limits a single argument to 128 KiB. */
   private static final int LONGEST_CLASS_PATH_ARGUMENT = 32 * 1024;
 
@@ -65,7 +72,7 @@ final class NodeLaunch {
   static Command command(
       MachineSpec spec, MockSettings settings, LaunchToken token, Config config, NodeLog nodeLog) {
     int threads = settings.childComputeThreads();
-    List<String> command = new ArrayList<>();
+    List<String> command = new ArrayList<>(IGNORING_INTERRUPTS);
     command.add(settings.java().orElseGet(NodeLaunch::javaCommand).toString());
     command.addAll(settings.jvmOptions());
     command.addAll(nativeAccessOptions(settings));
