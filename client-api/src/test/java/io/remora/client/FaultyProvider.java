@@ -2,6 +2,7 @@
 package io.remora.client;
 
 import akka.Done;
+import com.typesafe.config.Config;
 import io.remora.provider.LaunchToken;
 import io.remora.provider.MachineProvider;
 import io.remora.provider.MachineProviders;
@@ -9,22 +10,26 @@ import io.remora.provider.MachineSpec;
 import io.remora.provider.NodeExit;
 import io.remora.provider.ProviderContext;
 import io.remora.provider.ProvisionedNode;
-import io.remora.testing.FaultForwarder;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.net.InetSocketAddress;
 import java.util.Map;
+import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionStage;
 import java.util.concurrent.ConcurrentHashMap;
 
-/** Machines of the mock provider whose links lead through a {@link FaultForwarder}. */
+/**
+ * Machines of the mock provider whose links lead through a {@link FaultForwarder}. With {@code
+ * faulty.node} another machine's node is given out once more, and with {@code faulty.token} a token
+ * that is not the node's.
+ */
 public final class FaultyProvider implements MachineProvider {
 
-  private static final Map<String, FaultForwarder> FORWARDERS = new ConcurrentHashMap<>();
+  private static final Map<String, Forwarded> NODES = new ConcurrentHashMap<>();
 
   /** What the link of this machine leads through. */
   static FaultForwarder forwarder(RemoteMachine machine) {
-    return FORWARDERS.get(machine.name());
+    return NODES.get(machine.name()).forwarder;
   }
 
   @Override
@@ -34,9 +39,48 @@ public final class FaultyProvider implements MachineProvider {
 
   @Override
   public CompletionStage<ProvisionedNode> provision(MachineSpec spec, ProviderContext context) {
+    Config config = context.config();
+    if (config.hasPath("faulty.node")) {
+      ProvisionedNode node = NODES.get(config.getString("faulty.node")).node;
+      return CompletableFuture.completedFuture(
+          new Stolen(
+              node,
+              config.hasPath("faulty.token")
+                  ? LaunchToken.of(config.getString("faulty.token"))
+                  : node.token()));
+    }
     return MachineProviders.named("mock")
         .provision(spec, context)
-        .thenApply(node -> new Forwarded(spec.name(), node));
+        .thenApply(
+            node -> {
+              Forwarded forwarded = new Forwarded(node);
+              NODES.put(spec.name(), forwarded);
+              return forwarded;
+            });
+  }
+
+  /** Another's node, which goes on whatever becomes of this machine. */
+  private record Stolen(ProvisionedNode node, LaunchToken token) implements ProvisionedNode {
+
+    @Override
+    public InetSocketAddress address() {
+      return node.address();
+    }
+
+    @Override
+    public String description() {
+      return node.description();
+    }
+
+    @Override
+    public CompletionStage<NodeExit> exited() {
+      return node.exited();
+    }
+
+    @Override
+    public CompletionStage<Done> terminate() {
+      return CompletableFuture.completedFuture(Done.getInstance());
+    }
   }
 
   private static final class Forwarded implements ProvisionedNode {
@@ -44,10 +88,9 @@ public final class FaultyProvider implements MachineProvider {
     private final ProvisionedNode node;
     private final FaultForwarder forwarder;
 
-    Forwarded(String machine, ProvisionedNode node) {
+    Forwarded(ProvisionedNode node) {
       this.node = node;
       this.forwarder = new FaultForwarder(node.address());
-      FORWARDERS.put(machine, forwarder);
     }
 
     @Override

@@ -9,8 +9,7 @@ import static org.bytedeco.pytorch.global.torch.randint;
 import static org.bytedeco.pytorch.global.torch.randn;
 
 import com.typesafe.config.ConfigFactory;
-import io.remora.testing.FaultForwarder;
-import io.remora.testing.FaultForwarder.Direction;
+import io.remora.client.FaultForwarder.Direction;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
@@ -54,7 +53,7 @@ final class LinkSchedulesTest {
   @Test
   @Tag("fast")
   void aFewSchedulesChangeNothing() {
-    runSchedules(4, Duration.ofSeconds(60));
+    runSchedules(2, Duration.ofSeconds(60));
   }
 
   @Test

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-package io.remora.testing;
+package io.remora.client;
 
 import java.io.IOException;
 import java.io.InputStream;
@@ -22,10 +22,10 @@ import java.util.concurrent.locks.ReentrantLock;
  * cuts, resets, stalls in one or both directions, slowness, damaged, repeated and late bytes,
  * refused connections. Faults concern all connections there are at a time. Thread-safe.
  */
-public final class FaultForwarder implements AutoCloseable {
+final class FaultForwarder implements AutoCloseable {
 
   /** Which way bytes go. */
-  public enum Direction {
+  enum Direction {
     /** From whoever dialled the forwarder to the target: from the machine to its node. */
     UP,
     /** Back. */
@@ -59,7 +59,7 @@ public final class FaultForwarder implements AutoCloseable {
   }
 
   /** Opens a port that leads to {@code target}. */
-  public FaultForwarder(InetSocketAddress target) {
+  FaultForwarder(InetSocketAddress target) {
     this.target = target;
     for (Direction direction : Direction.values()) {
       ways.put(direction, new Way());
@@ -73,34 +73,34 @@ public final class FaultForwarder implements AutoCloseable {
   }
 
   /** What to dial instead of the target. */
-  public InetSocketAddress address() {
+  InetSocketAddress address() {
     return new InetSocketAddress(server.getInetAddress(), server.getLocalPort());
   }
 
   /** How many connections were made to the target so far. */
-  public int connections() {
+  int connections() {
     return locked(() -> made);
   }
 
   /** How many bytes went this way so far. */
-  public long passed(Direction direction) {
+  long passed(Direction direction) {
     return locked(() -> ways.get(direction).passed);
   }
 
   // Faults --------------------------------------------------------------------------------------
 
   /** Closes all connections, in the middle of whatever they carry. */
-  public void cut() {
+  void cut() {
     locked(() -> end(false));
   }
 
   /** As {@link #cut}, with resets instead of orderly ends. */
-  public void reset() {
+  void reset() {
     locked(() -> end(true));
   }
 
   /** From now on connections are closed as soon as they are made, or not any more. */
-  public void refuse(boolean on) {
+  void refuse(boolean on) {
     locked(
         () -> {
           refusing = on;
@@ -108,12 +108,12 @@ public final class FaultForwarder implements AutoCloseable {
   }
 
   /** Holds all bytes that go these ways, of connections to come too; nobody is told. */
-  public void stall(Direction... directions) {
+  void stall(Direction... directions) {
     locked(() -> Arrays.stream(directions).forEach(each -> ways.get(each).stalled = true));
   }
 
   /** Ends stalls and slowness; what was held goes on. */
-  public void heal() {
+  void heal() {
     locked(
         () ->
             ways.values()
@@ -125,12 +125,12 @@ public final class FaultForwarder implements AutoCloseable {
   }
 
   /** Lets so many bytes a second through, each way. */
-  public void slow(long bytesPerSecond) {
+  void slow(long bytesPerSecond) {
     locked(() -> ways.values().forEach(way -> way.bytesPerSecond = bytesPerSecond));
   }
 
   /** Flips a bit of the byte that goes this way after so many others. */
-  public void corrupt(Direction direction, long after) {
+  void corrupt(Direction direction, long after) {
     locked(
         () -> {
           ways.get(direction).corruptIn = after;
@@ -138,7 +138,7 @@ public final class FaultForwarder implements AutoCloseable {
   }
 
   /** Sends the next piece of the stream that goes this way twice. */
-  public void duplicate(Direction direction) {
+  void duplicate(Direction direction) {
     locked(
         () -> {
           ways.get(direction).duplicate = true;
@@ -149,7 +149,7 @@ public final class FaultForwarder implements AutoCloseable {
    * Breaks the connections for who dialled, and holds what is on its way up until the next
    * connection has had an answer: then it arrives over the old one.
    */
-  public void breakLate() {
+  void breakLate() {
     locked(
         () -> {
           connections.forEach(connection -> connection.lateUntil = answered);
