@@ -57,7 +57,7 @@ final class OpenMachines {
         continue;
       }
       log.info("Machine {} was left open: closing it", machine.name());
-      Thread closer = new Thread(() -> close(machine), "remora-close-" + machine.name());
+      Thread closer = new Thread(() -> close(machine, own), "remora-close-" + machine.name());
       closer.setDaemon(true);
       closer.start();
       closers.add(closer);
@@ -68,11 +68,11 @@ final class OpenMachines {
     }
   }
 
-  private static void close(RemoteMachine machine) {
+  private static void close(RemoteMachine machine, Duration limit) {
     try {
-      machine.close();
+      machine.closeAtExit(limit);
     } catch (RuntimeException e) {
-      log.warn("Machine {} was not closed cleanly: {}", machine.name(), e.getMessage(), e);
+      log.warn("Machine {} was not closed cleanly: {}", machine.name(), e.getMessage());
     }
   }
 

@@ -60,7 +60,8 @@ import org.slf4j.LoggerFactory;
  *
  * <p>Closing the machine gives it back to its provider; its tensors cannot be used after that. A
  * machine that is still open when the JVM ends is closed by a shutdown hook, for {@code
- * remora.client.shutdown-timeout} (5 s) at most.
+ * remora.client.shutdown-timeout} (5 s) at most; threads that use it then are held until the JVM
+ * has ended.
  *
  * <p>All methods may be called from any thread. Every error is a {@link RemoraException} or, for
  * arguments out of range, an {@link IllegalArgumentException}.
@@ -378,6 +379,51 @@ public final class RemoteMachine implements AutoCloseable {
       log.info("Machine {} is closed", name());
     } finally {
       closing.unlock();
+    }
+  }
+
+  /**
+   * Gives the machine back while the JVM ends. The program's other threads, which do not know that
+   * yet, are held rather than told.
+   *
+   * @param limit half of it for what is pending, which nobody may want to wait for
+   * @throws RuntimeException what {@link #close} throws
+   */
+  void closeAtExit(Duration limit) {
+    closing.lock();
+    try {
+      if (closed) {
+        return;
+      }
+      Failure failure = new Failure();
+      if (!isAtRest()) {
+        failure.keep(() -> synchronizeWithin(limit.dividedBy(2)));
+      }
+      session.hold(limit);
+      failure.keep(host::disconnect);
+      failure.keep(host::close);
+      failure.rethrow();
+      log.info("Machine {} is closed", name());
+    } finally {
+      closing.unlock();
+    }
+  }
+
+  private void synchronizeWithin(Duration limit) {
+    Failure failure = new Failure();
+    Thread waiter =
+        new Thread(() -> failure.keep(session::synchronize), "remora-synchronize-" + name());
+    waiter.setDaemon(true);
+    waiter.start();
+    try {
+      waiter.join(limit.toMillis());
+    } catch (InterruptedException e) {
+      Thread.currentThread().interrupt();
+    }
+    if (waiter.isAlive()) {
+      log.info("Machine {} is not done with its work: the rest is dropped", name());
+    } else {
+      failure.rethrow();
     }
   }
 

@@ -5,6 +5,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.awaitility.Awaitility.await;
 
 import java.io.IOException;
+import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
 import org.junit.jupiter.api.Tag;
@@ -12,52 +13,171 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 
-/** A program that forgets to close its machine ends all the same, and so does the machine. */
-@Tag("fast")
+/**
+ * However a program ends that has not closed its machine, with work under way: it does so soon and
+ * without a word too many, and the machine ends with it.
+ */
 @Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class JvmShutdownTest {
 
+  /** Half a minute of work is pending when it says so, and then comes its last line. */
   private static final String PROGRAM =
       """
+      import com.typesafe.config.ConfigFactory;
       import io.remora.client.RemoteMachine;
       import org.bytedeco.pytorch.Tensor;
       import org.bytedeco.pytorch.global.torch;
 
       public class LeavesItOpen {
-        public static void main(String[] args) {
-          RemoteMachine machine = RemoteMachine.open("mock");
+        public static void main(String[] args) throws Exception {
+          RemoteMachine machine =
+              RemoteMachine.builder()
+                  .provider("mock")
+                  .config(
+                      ConfigFactory.parseString(
+                          "remora.client.shutdown-timeout = 2 s, remora.node.orphan-timeout = 1 s,"
+                              + "remora.link.heartbeat-interval = 200 ms,"
+                              + "remora.link.heartbeat-timeout = 1 s"))
+                  .open();
           Tensor x = torch.ones(3).to(machine.device(), torch.ScalarType.Float);
           System.out.println("sum " + x.sum().item_float());
           ProcessHandle.current().children().forEach(child -> System.out.println(child.pid()));
+          Tensor y = torch.ones(3000, 3000).to(machine.device(), torch.ScalarType.Float);
+          for (int i = 0; i < 50; i++) {
+            y = y.mm(y);
+          }
+          System.out.println("pending");
           %s
         }
       }
       """;
 
+  private static final String READ = "y.sum().item_float();";
+
   @TempDir private Path directory;
 
   @Test
-  void whenMainReturns() throws IOException, InterruptedException {
-    assertEnds("", 0);
+  @Tag("fast")
+  void whenMainReturns() throws Exception {
+    ProgramRunner program = new ProgramRunner(directory);
+    Process process = start(program, "");
+
+    assertEndsCleanly(program, process, 0);
   }
 
   @Test
-  void whenTheProgramExits() throws IOException, InterruptedException {
-    assertEnds("System.exit(3);", 3);
+  @Tag("full")
+  void whenTheProgramExits() throws Exception {
+    ProgramRunner program = new ProgramRunner(directory);
+    Process process = start(program, "System.exit(3);");
+
+    assertEndsCleanly(program, process, 3);
   }
 
-  private void assertEnds(String lastLine, int exitCode) throws IOException, InterruptedException {
-    ProgramRunner.Outcome outcome =
-        new ProgramRunner(directory).run("LeavesItOpen", PROGRAM.formatted(lastLine));
+  @Test
+  @Tag("full")
+  void whenItIsInterruptedWhileItWaits() throws Exception {
+    ProgramRunner program = new ProgramRunner(directory);
+    Process process = start(program, READ);
 
+    pressCtrlC(process);
+
+    assertEndsCleanly(program, process, 128 + 2);
+  }
+
+  @Test
+  @Tag("fast")
+  void whenItIsInterruptedWhileItRecords() throws Exception {
+    ProgramRunner program = new ProgramRunner(directory);
+    Process process = start(program, "while (true) { x = x.add(x); x.sum(); }");
+
+    pressCtrlC(process);
+
+    assertEndsCleanly(program, process, 128 + 2);
+  }
+
+  @Test
+  @Tag("fast")
+  void whenItIsKilled() throws Exception {
+    ProgramRunner program = new ProgramRunner(directory);
+    Process process = start(program, READ);
+
+    signal("KILL", process);
+
+    assertThat(program.await(process).exitCode()).isEqualTo(128 + 9);
+    assertNodeEnds(program, Duration.ofSeconds(5));
+  }
+
+  @Test
+  @Tag("full")
+  void whenItStandsStillForTooLong() throws Exception {
+    ProgramRunner program = new ProgramRunner(directory);
+    Process process = start(program, READ);
+
+    signal("STOP", process);
+
+    try {
+      // remora.link.heartbeat-timeout, remora.node.orphan-timeout and remora.node.shutdown-grace
+      assertNodeEnds(program, Duration.ofSeconds(10));
+    } finally {
+      signal("CONT", process);
+    }
+    ProgramRunner.Outcome outcome = program.await(process);
+    assertThat(outcome.exitCode()).isEqualTo(1);
+    assertThat(outcome.errors())
+        .contains("NodeLostException")
+        .contains("(remora.node.orphan-timeout)");
+  }
+
+  private static Process start(ProgramRunner program, String lastLine) throws IOException {
+    Process process = program.start("LeavesItOpen", PROGRAM.formatted(lastLine));
+    await()
+        .atMost(Duration.ofSeconds(60))
+        .until(() -> !process.isAlive() || program.output().contains("pending"));
+    return process;
+  }
+
+  private static void assertEndsCleanly(ProgramRunner program, Process process, int exitCode)
+      throws Exception {
+    long start = System.nanoTime();
+    ProgramRunner.Outcome outcome = program.await(process);
+
+    assertThat(Duration.ofNanos(System.nanoTime() - start)).isLessThan(Duration.ofSeconds(5));
     assertThat(outcome.exitCode()).as(outcome.errors()).isEqualTo(exitCode);
     assertThat(outcome.output()).contains("sum 3.0");
-    assertThat(outcome.output() + outcome.errors()).contains("was left open: closing it");
+    assertThat(outcome.errors())
+        .contains("was left open: closing it")
+        .doesNotContain("Exception")
+        .doesNotContain("\tat ");
+    assertNodeEnds(program, Duration.ofSeconds(5));
+  }
+
+  private static void assertNodeEnds(ProgramRunner program, Duration limit) throws IOException {
     long node =
         Long.parseLong(
-            outcome.output().lines().filter(l -> l.matches("\\d+")).findFirst().orElseThrow());
-    await()
-        .atMost(Duration.ofSeconds(10))
-        .until(() -> ProcessHandle.of(node).filter(ProcessHandle::isAlive).isEmpty());
+            program.output().lines().filter(l -> l.matches("\\d+")).findFirst().orElseThrow());
+    await().atMost(limit).until(() -> hasEnded(node));
+  }
+
+  /** Also if nobody has asked for its exit code yet. */
+  private static boolean hasEnded(long pid) {
+    try {
+      return Files.readString(Path.of("/proc", Long.toString(pid), "stat")).contains(") Z ");
+    } catch (IOException e) {
+      return true;
+    }
+  }
+
+  /** The terminal tells the whole group, the node included. */
+  private static void pressCtrlC(Process process) throws Exception {
+    kill("INT", "-" + process.pid());
+  }
+
+  private static void signal(String name, Process process) throws Exception {
+    kill(name, Long.toString(process.pid()));
+  }
+
+  private static void kill(String signal, String target) throws Exception {
+    assertThat(new ProcessBuilder("kill", "-" + signal, "--", target).start().waitFor()).isZero();
   }
 }

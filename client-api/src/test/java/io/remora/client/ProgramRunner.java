@@ -15,6 +15,9 @@ import javax.tools.ToolProvider;
 /** Compiles a program and runs it in a JVM of its own, with this one's class path. */
 final class ProgramRunner {
 
+  private static final String OUTPUT = "output.txt";
+  private static final String ERRORS = "errors.txt";
+
   private final Path directory;
 
   ProgramRunner(Path directory) {
@@ -32,19 +35,40 @@ final class ProgramRunner {
 
   /** Compiles {@code source} as {@code className} and runs its main method. */
   Outcome run(String className, String source) throws IOException, InterruptedException {
+    return await(start(className, source));
+  }
+
+  /**
+   * Compiles {@code source} as {@code className} and starts its main method; {@link #await} tells
+   * what came of it.
+   */
+  Process start(String className, String source) throws IOException {
     compile(className, source);
-    Path output = directory.resolve("output.txt");
-    Path errors = directory.resolve("errors.txt");
-    Process process =
-        new ProcessBuilder(
-                Path.of(System.getProperty("java.home"), "bin", "java").toString(),
-                "-Djava.util.concurrent.ForkJoinPool.common.parallelism=2",
-                "-cp",
-                directory + System.getProperty("path.separator") + classPath(),
-                className)
-            .redirectOutput(output.toFile())
-            .redirectError(errors.toFile())
-            .start();
+    return new ProcessBuilder(
+            // A process group of its own, as in a terminal; and who runs the tests in the
+            // background may
+            // have them ignore Ctrl-C.
+            "setsid",
+            "env",
+            "--default-signal=INT",
+            Path.of(System.getProperty("java.home"), "bin", "java").toString(),
+            "-Djava.util.concurrent.ForkJoinPool.common.parallelism=2",
+            "-cp",
+            directory + System.getProperty("path.separator") + classPath(),
+            className)
+        .redirectOutput(directory.resolve(OUTPUT).toFile())
+        .redirectError(directory.resolve(ERRORS).toFile())
+        .start();
+  }
+
+  /** What the program has written to standard output so far. */
+  String output() throws IOException {
+    return Files.readString(directory.resolve(OUTPUT));
+  }
+
+  /** Waits for the program's end; after a minute it is killed. */
+  Outcome await(Process process) throws IOException, InterruptedException {
+    Path errors = directory.resolve(ERRORS);
     try {
       if (!process.waitFor(60, TimeUnit.SECONDS)) {
         throw new AssertionError("Still running after 60 s:\n" + Files.readString(errors));
@@ -52,7 +76,7 @@ final class ProgramRunner {
     } finally {
       process.destroyForcibly();
     }
-    return new Outcome(process.exitValue(), Files.readString(output), Files.readString(errors));
+    return new Outcome(process.exitValue(), output(), Files.readString(errors));
   }
 
   /** Compiles {@code source}; fails with the compiler's messages when that is not possible. */

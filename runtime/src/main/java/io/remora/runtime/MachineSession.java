@@ -92,6 +92,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
   private volatile BatchSink sink;
   private volatile long executed;
   private volatile RemoraException lost;
+  private volatile Hold hold;
   private boolean closed;
 
   private MachineSession(String machineName, int deviceCount, SessionSettings settings) {
@@ -366,6 +367,18 @@ public final class MachineSession implements SessionListener, AutoCloseable {
     }
   }
 
+  /**
+   * Holds every thread that waits for the machine, or gives it work, from now on. For a JVM that is
+   * about to end: its threads go on until it does, and would report the loss of a machine that is
+   * given back. To be followed by nothing but the session's disconnection.
+   *
+   * @param limit after which the threads that are held fail with a {@link MachineStateException}
+   *     all the same, for a shutdown hook may be among them
+   */
+  public void hold(Duration limit) {
+    hold = new Hold(System.nanoTime() + limit.toNanos());
+  }
+
   // ---------------------------------------------------------------- what comes back
 
   @Override
@@ -400,7 +413,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
   @Override
   public void onLost(RemoraException cause) {
     synchronized (lock) {
-      if (lost != null) {
+      if (lost != null || hold != null) {
         return;
       }
       lost = cause;
@@ -486,6 +499,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
       long destination = NativeCore.batchDestination(address);
       Batch batch = wrap(address);
       try {
+        awaitEnd();
         throwIfLost();
         BatchSink to = sink;
         if (to == null) {
@@ -508,6 +522,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
       try {
         sink.submit(batch);
       } catch (RemoraException e) {
+        awaitEnd();
         onLost(e); // a gap in the sequence: nothing after this batch could be executed
         throw e;
       }
@@ -601,6 +616,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
           read.done.get(PROGRESS_CHECK_MILLIS, TimeUnit.MILLISECONDS);
           return;
         } catch (TimeoutException e) {
+          awaitEnd();
           watch.check();
         }
       }
@@ -612,6 +628,24 @@ public final class MachineSession implements SessionListener, AutoCloseable {
       }
       throw new RemoraException("the read failed", e.getCause());
     }
+  }
+
+  /** The JVM is about to end; so long do its threads wait for that. */
+  private record Hold(long untilNanos) {}
+
+  /** Waits for the JVM's end, if that is near. */
+  private void awaitEnd() {
+    Hold end = hold;
+    if (end == null) {
+      return;
+    }
+    try {
+      TimeUnit.NANOSECONDS.sleep(end.untilNanos - System.nanoTime());
+    } catch (InterruptedException e) {
+      throw interrupted(e);
+    }
+    throw new MachineStateException(
+        "machine '" + machineName + "' is closed: the program is ending");
   }
 
   /** Gives up waiting when the node has finished nothing for the read timeout. */
