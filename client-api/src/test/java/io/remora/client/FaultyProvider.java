@@ -20,10 +20,13 @@ import java.util.concurrent.ConcurrentHashMap;
 
 /**
  * Machines of the mock provider whose links lead through a {@link FaultForwarder}. With {@code
- * faulty.node} another machine's node is given out once more, and with {@code faulty.token} a token
- * that is not the node's.
+ * remora.provider.faulty.node} another machine's node is given out once more, and with {@code
+ * remora.provider.faulty.token} a token that is not the node's.
  */
 public final class FaultyProvider implements MachineProvider {
+
+  private static final String NODE = "remora.provider.faulty.node";
+  private static final String TOKEN = "remora.provider.faulty.token";
 
   private static final Map<String, Forwarded> NODES = new ConcurrentHashMap<>();
 
@@ -40,13 +43,13 @@ public final class FaultyProvider implements MachineProvider {
   @Override
   public CompletionStage<ProvisionedNode> provision(MachineSpec spec, ProviderContext context) {
     Config config = context.config();
-    if (config.hasPath("faulty.node")) {
-      ProvisionedNode node = NODES.get(config.getString("faulty.node")).node;
+    if (config.hasPath(NODE)) {
+      ProvisionedNode node = NODES.get(config.getString(NODE)).node;
       return CompletableFuture.completedFuture(
           new Stolen(
               node,
-              config.hasPath("faulty.token")
-                  ? LaunchToken.of(config.getString("faulty.token"))
+              config.hasPath(TOKEN)
+                  ? LaunchToken.of(config.getString(TOKEN))
                   : node.token()));
     }
     return MachineProviders.named("mock")
