@@ -48,9 +48,7 @@ public final class FaultyProvider implements MachineProvider {
       return CompletableFuture.completedFuture(
           new Stolen(
               node,
-              config.hasPath(TOKEN)
-                  ? LaunchToken.of(config.getString(TOKEN))
-                  : node.token()));
+              config.hasPath(TOKEN) ? LaunchToken.of(config.getString(TOKEN)) : node.token()));
     }
     return MachineProviders.named("mock")
         .provision(spec, context)

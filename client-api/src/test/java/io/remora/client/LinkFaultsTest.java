@@ -247,7 +247,7 @@ final class LinkFaultsTest {
 
       signal("STOP", node);
 
-      assertThatThrownBy(counter::item_float)
+      assertThatThrownBy(() -> readUntilFailure(counter))
           .isInstanceOf(NodeLostException.class)
           .hasMessageContaining("remora.link.give-up-after");
       await()
@@ -297,6 +297,14 @@ final class LinkFaultsTest {
         .hasMessageContaining("guesses-the-token")
         .hasMessageContaining("the token is not this node's");
     machine.synchronize();
+  }
+
+  /** A signal takes a moment to reach all threads. */
+  private static void readUntilFailure(Tensor tensor) {
+    long deadline = System.nanoTime() + Duration.ofSeconds(10).toNanos();
+    while (System.nanoTime() < deadline) {
+      tensor.item_float();
+    }
   }
 
   private static RemoteMachine open(String settings) {
