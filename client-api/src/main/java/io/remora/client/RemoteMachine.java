@@ -401,7 +401,8 @@ public final class RemoteMachine implements AutoCloseable {
       }
       session.hold(limit);
       failure.keep(host::disconnect);
-      failure.keep(host::close);
+      failure.keep(kept ? host::leave : host::close);
+      failure.keep(host::release);
       failure.rethrow();
       log.info("Machine {} is closed", name());
     } finally {
