@@ -12,6 +12,7 @@ import java.io.PrintWriter;
 import java.io.StringWriter;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.HashMap;
 import java.util.Map;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
@@ -46,6 +47,7 @@ class NodeCommandTest {
         "--exit-with-stdin",
         "REMORA_NODE_TOKEN",
         "REMORA_NODE_CONFIG",
+        "REMORA_NODE_TLS_CERTIFICATE",
         "Default: 127.0.0.1:0",
         "Default: auto",
         "Exit codes:"
@@ -118,7 +120,10 @@ class NodeCommandTest {
   @Test
   void refusesAddressesThatOthersCouldReach() {
     assertThat(execute(TOKEN, "--listen", "0.0.0.0:0")).isEqualTo(5);
-    assertThat(err.toString()).contains("loopback");
+    assertThat(err.toString())
+        .contains("will not listen on 0.0.0.0:0: links off loopback must be encrypted")
+        .contains("remora.link.tls.certificate")
+        .contains("docs/security.md");
     assertThat(announcements.toString(UTF_8)).isEmpty();
   }
 
@@ -128,6 +133,16 @@ class NodeCommandTest {
     assertThat(err.toString()).contains("remora.node.http", "remora.metrics.off-loopback = on");
     assertThat(execute(TOKEN, "--http", "here")).isEqualTo(6);
     assertThat(err.toString()).contains("remora.node.http must be off, PORT or HOST:PORT");
+  void namesWhatIsWrongWithItsCertificates() {
+    Map<String, String> environment = new HashMap<>(TOKEN);
+    environment.put("REMORA_NODE_TLS_CERTIFICATE", "/no/such/certificate");
+    environment.put("REMORA_NODE_TLS_PRIVATE_KEY", "-----BEGIN PRIVATE KEY-----\nhunter2\n");
+    environment.put("REMORA_NODE_TLS_PINS", "abc");
+
+    assertThat(execute(environment)).isEqualTo(6);
+    assertThat(err.toString())
+        .contains("remora.link.tls.certificate: the file /no/such/certificate cannot be read")
+        .doesNotContain("hunter2");
   }
 
   @Test

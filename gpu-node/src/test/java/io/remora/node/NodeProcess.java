@@ -43,6 +43,12 @@ final class NodeProcess implements AutoCloseable {
 
   /** Starts a node with a token and extra configuration. */
   static NodeProcess start(LaunchToken token, String configuration, String... arguments) {
+    return start(Map.of(), token, configuration, arguments);
+  }
+
+  /** The same with more in its environment. */
+  static NodeProcess start(
+      Map<String, String> more, LaunchToken token, String configuration, String... arguments) {
     List<String> command =
         new ArrayList<>(
             List.of(
@@ -58,6 +64,7 @@ final class NodeProcess implements AutoCloseable {
     environment.put("REMORA_NODE_TOKEN", token.value());
     environment.put("REMORA_NODE_CONFIG", configuration);
     environment.put("OMP_NUM_THREADS", "1");
+    environment.putAll(more);
     try {
       return new NodeProcess(builder.start());
     } catch (IOException e) {

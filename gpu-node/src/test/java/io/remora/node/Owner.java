@@ -66,11 +66,13 @@ final class Owner implements LinkConnection.Handler, AutoCloseable {
   private volatile boolean confirms = true;
   private ByteString secret = ByteString.EMPTY;
 
-  private Owner(InetSocketAddress address) throws IOException {
+  private volatile Throwable end;
+
+  private Owner(InetSocketAddress address, LinkTls tls) throws IOException {
     this.address = address;
     connection =
         LinkConnection.start(
-            LinkTransport.dial(address, LIMIT, LinkTls.OFF),
+            LinkTransport.dial(address, LIMIT, tls),
             "node",
             LinkSettings.from(ConfigFactory.load()),
             this);
@@ -78,7 +80,12 @@ final class Owner implements LinkConnection.Handler, AutoCloseable {
 
   /** Connects without a word. */
   static Owner dial(InetSocketAddress address) throws IOException {
-    return new Owner(address);
+    return dial(address, LinkTls.OFF);
+  }
+
+  /** The same with TLS. */
+  static Owner dial(InetSocketAddress address, LinkTls tls) throws IOException {
+    return new Owner(address, tls);
   }
 
   /** Connects and is welcomed. */
@@ -228,6 +235,12 @@ final class Owner implements LinkConnection.Handler, AutoCloseable {
     closed.get(LIMIT.toSeconds(), TimeUnit.SECONDS);
   }
 
+  /** What ended the connection. */
+  Throwable awaitEnd() throws Exception {
+    awaitClosed();
+    return end;
+  }
+
   @Override
   public void onFrame(LinkConnection link, FrameHeader header, PooledBuffer payload) {
     SessionListener listener = listeners.get(header.session());
@@ -275,6 +288,7 @@ final class Owner implements LinkConnection.Handler, AutoCloseable {
     listeners
         .values()
         .forEach(listener -> listener.onLost(new NodeLostException("connection closed: " + cause)));
+    end = cause;
     closed.complete(null);
   }
 
