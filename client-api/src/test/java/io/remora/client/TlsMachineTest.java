@@ -5,18 +5,18 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.bytedeco.pytorch.global.torch.manual_seed;
 import static org.bytedeco.pytorch.global.torch.randn;
 
-import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
 import io.remora.actors.link.LinkCertificate;
 import io.remora.runtime.TorchLibrary;
 import java.time.Duration;
-import java.util.List;
 import java.util.Map;
 import org.bytedeco.javacpp.PointerScope;
 import org.bytedeco.pytorch.Device;
 import org.bytedeco.pytorch.Scalar;
 import org.bytedeco.pytorch.Tensor;
 import org.bytedeco.pytorch.global.torch.ScalarType;
+import org.junit.jupiter.api.AfterAll;
+import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
@@ -28,34 +28,44 @@ import org.junit.jupiter.api.Timeout;
 final class TlsMachineTest {
 
   /** Program and nodes show one certificate, and take no other. */
-  private static Config encrypted() {
+  private static final Map<String, String> SETTINGS = settings();
+
+  private static Map<String, String> settings() {
     LinkCertificate certificate = LinkCertificate.ephemeral("installation", Duration.ofHours(1));
-    return ConfigFactory.parseMap(
-        Map.of(
-            "remora.provider.mock.compute-threads", 1,
-            "remora.link.tls.mode", "on",
-            "remora.link.tls.certificate", certificate.certificate(),
-            "remora.link.tls.private-key", certificate.privateKey(),
-            "remora.link.tls.pins", List.of(certificate.pin())));
+    return Map.of(
+        "remora.provider.mock.compute-threads", "1",
+        "remora.link.tls.mode", "on",
+        "remora.link.tls.certificate", certificate.certificate(),
+        "remora.link.tls.private-key", certificate.privateKey(),
+        "remora.link.tls.pins.0", certificate.pin());
+  }
+
+  /** As a program's application.conf would have it. */
+  @BeforeAll
+  static void configure() {
+    SETTINGS.forEach(System::setProperty);
+    ConfigFactory.invalidateCaches();
+  }
+
+  @AfterAll
+  static void reset() {
+    SETTINGS.keySet().forEach(System::clearProperty);
+    ConfigFactory.invalidateCaches();
   }
 
   @Test
   void thousandsOfOperationsGiveTheSameBits() {
     TorchLibrary.bytedeco().setComputeThreads(1);
     Tensor expected = compute(new Device("cpu"));
-    try (RemoteMachine machine =
-        RemoteMachine.builder().provider("mock").config(encrypted()).open()) {
+    try (RemoteMachine machine = RemoteMachine.open("mock")) {
       assertThat(compute(machine.device()).equal(expected)).isTrue();
     }
   }
 
   @Test
   void tensorsGoFromNodeToNode() {
-    Config config = encrypted();
-    try (RemoteMachine from =
-            RemoteMachine.builder().provider("mock").name("tls-from").config(config).open();
-        RemoteMachine to =
-            RemoteMachine.builder().provider("mock").name("tls-to").config(config).open()) {
+    try (RemoteMachine from = RemoteMachine.builder().provider("mock").name("tls-from").open();
+        RemoteMachine to = RemoteMachine.builder().provider("mock").name("tls-to").open()) {
       Tensor local = randn(1024, 1024);
       Tensor there = local.to(from.device(), ScalarType.Float);
       from.synchronize();
