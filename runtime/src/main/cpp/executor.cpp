@@ -391,8 +391,8 @@ void Executor::define_operator(Reader& r) {
 // ---------------------------------------------------------------- storages
 
 int64_t Executor::next_id(Reader& r) {
-  auto id = last_id_ + r.zigzag();
-  if (id <= 0) {
+  int64_t id = 0;
+  if (__builtin_add_overflow(last_id_, r.zigzag(), &id) || id <= 0) {
     r.fail("storage " + std::to_string(id) + " cannot be");
   }
   last_id_ = id;
