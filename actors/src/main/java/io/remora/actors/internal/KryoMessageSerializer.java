@@ -36,6 +36,10 @@ public final class KryoMessageSerializer extends SerializerWithStringManifest {
   private static final int IDENTIFIER = 8420172;
   private static final int FIRST_BUFFER_BYTES = 512;
   private static final int LARGEST_MESSAGE_BYTES = 16 << 20;
+
+  /** How deep messages nest; no list in a list in a list overflows the stack. */
+  private static final int DEEPEST = 64;
+
   private static final int FIRST_FREE_NUMBER = 100;
 
   private final ActorRefResolver resolver;
@@ -97,7 +101,7 @@ public final class KryoMessageSerializer extends SerializerWithStringManifest {
   public Object fromBinary(byte[] bytes, String manifest) throws NotSerializableException {
     Kryo kryo = kryos.obtain();
     try {
-      return kryo.readClassAndObject(new Input(bytes));
+      return kryo.readClassAndObject(new BoundedInput(bytes));
     } catch (RuntimeException e) {
       NotSerializableException failure =
           new NotSerializableException("cannot read a message: " + firstLine(e));
@@ -111,16 +115,17 @@ public final class KryoMessageSerializer extends SerializerWithStringManifest {
   private Kryo newKryo() {
     Kryo kryo = new Kryo(new MessageClassResolver(), null);
     kryo.setRegistrationRequired(true);
+    kryo.setMaxDepth(DEEPEST);
     kryo.setReferences(false);
     kryo.setWarnUnregisteredClasses(false);
     kryo.addDefaultSerializer(RemoraException.class, new ExceptionSerializer());
     kryo.register(long[].class, 20);
     kryo.register(byte[].class, 21);
-    kryo.register(ArrayList.class, 22);
     kryo.register(Duration.class, new TimeSerializers.DurationSerializer(), 23);
     kryo.register(Done.getInstance().getClass(), new DoneSerializer(), 24);
     // The kinds of List.of: none or several elements, one or two, and their views.
     ListSerializer lists = new ListSerializer();
+    kryo.register(ArrayList.class, lists, 22);
     kryo.register(List.of().getClass(), lists, 25);
     kryo.register(List.of(1).getClass(), lists, 26);
     kryo.register(List.of(1, 2, 3).subList(0, 1).getClass(), lists, 27);
@@ -156,6 +161,58 @@ public final class KryoMessageSerializer extends SerializerWithStringManifest {
 
   private static String firstLine(Throwable failure) {
     return String.valueOf(failure.getMessage()).lines().findFirst().orElse("");
+  }
+
+  /**
+   * Refuses lengths that are more than what is left, before room is made for them: Kryo itself
+   * believes what it reads.
+   */
+  private static final class BoundedInput extends Input {
+
+    BoundedInput(byte[] bytes) {
+      super(bytes);
+    }
+
+    @Override
+    public String readString() {
+      int start = position();
+      if (readVarIntFlag()) {
+        checkLength(readVarIntFlag(true) - 1);
+      }
+      setPosition(start);
+      return super.readString();
+    }
+
+    @Override
+    public StringBuilder readStringBuilder() {
+      return new StringBuilder(readString());
+    }
+
+    @Override
+    public byte[] readBytes(int length) {
+      checkLength(length);
+      return super.readBytes(length);
+    }
+
+    @Override
+    public long[] readLongs(int length) {
+      checkLength(length);
+      return super.readLongs(length);
+    }
+
+    @Override
+    public long[] readLongs(int length, boolean optimizePositive) {
+      checkLength(length);
+      return super.readLongs(length, optimizePositive);
+    }
+
+    /** Everything takes a byte at least. */
+    private void checkLength(int length) {
+      if (length > limit() - position()) {
+        throw new KryoException(
+            "a length of %d, but only %d bytes are left".formatted(length, limit() - position()));
+      }
+    }
   }
 
   /** Knows that every kind of reference to an actor is written the same way. */

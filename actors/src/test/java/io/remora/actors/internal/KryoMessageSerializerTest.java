@@ -15,6 +15,7 @@ import akka.serialization.Serialization;
 import akka.serialization.SerializationExtension;
 import akka.serialization.Serializer;
 import akka.serialization.Serializers;
+import com.sun.management.ThreadMXBean;
 import com.typesafe.config.ConfigFactory;
 import io.remora.actors.ClusterNode;
 import io.remora.actors.DeviceInfo;
@@ -30,6 +31,7 @@ import io.remora.actors.SessionHost;
 import io.remora.actors.StorageActor;
 import io.remora.actors.StorageInfo;
 import io.remora.actors.StorageState;
+import io.remora.actors.link.Damage;
 import io.remora.provider.GpuType;
 import io.remora.provider.MachineSpec;
 import io.remora.runtime.NodeLostException;
@@ -37,6 +39,8 @@ import io.remora.runtime.ProvisioningTimeoutException;
 import io.remora.runtime.RemoraException;
 import java.io.IOException;
 import java.io.NotSerializableException;
+import java.io.Serializable;
+import java.lang.management.ManagementFactory;
 import java.lang.reflect.Modifier;
 import java.time.Duration;
 import java.util.ArrayList;
@@ -230,6 +234,105 @@ class KryoMessageSerializerTest {
                       private static final long serialVersionUID = 1L;
                     }))
         .isInstanceOf(IllegalArgumentException.class);
+  }
+
+  @Test
+  void refusesThemInsideOthersToo() {
+    Serializable lambda = (Runnable & Serializable) () -> {};
+    for (Object hidden :
+        List.of(
+            new Unregistered(1),
+            new String[] {"text"},
+            new Object[] {1},
+            new Unregistered[0],
+            new HashMap<>(Map.of("key", "value")),
+            new ArrayList<>() {
+              private static final long serialVersionUID = 1L;
+            },
+            lambda)) {
+      for (MachineInfo message :
+          List.of(holding(List.of(hidden)), holding(new ArrayList<>(List.of(List.of(hidden)))))) {
+        assertThatThrownBy(() -> bytes(message))
+            .as("%s", hidden.getClass())
+            .isInstanceOf(IllegalArgumentException.class)
+            .hasStackTraceContaining("not registered");
+      }
+    }
+  }
+
+  /** A message whose list holds what it must not. */
+  @SuppressWarnings({"unchecked", "rawtypes"})
+  private static MachineInfo holding(List<?> devices) {
+    return new MachineInfo(
+        "m", MachineState.READY, "p", "r", (List) devices, "2", 1, 3, "");
+  }
+
+  @Test
+  void refusesLengthsThatAreLongerThanTheMessage() {
+    // The classes' numbers, raised by two as Kryo writes them, and a length near two thousand
+    // millions.
+    byte[] varint = {(byte) 0xff, (byte) 0xff, (byte) 0xff, (byte) 0xff, 0x07};
+    byte[] flagged = {(byte) 0xff, (byte) 0xff, (byte) 0xff, (byte) 0xff, 0x07};
+    Map<String, byte[]> hostile =
+        Map.of(
+            "long[]", join(22, varint),
+            "byte[]", join(23, varint),
+            "ArrayList", join(24, varint),
+            "List", join(27, varint),
+            "text", join(30, flagged));
+    hostile.forEach(
+        (what, bytes) ->
+            assertThatThrownBy(() -> serializer().fromBinary(bytes, ""))
+                .as(what)
+                .isInstanceOf(NotSerializableException.class));
+  }
+
+  @Test
+  void refusesListsInListsWithoutEnd() {
+    byte[] bytes = new byte[100_000];
+    for (int i = 0; i < bytes.length; i += 2) {
+      bytes[i] = 27; // a list
+      bytes[i + 1] = 1; // of one element
+    }
+    assertThatThrownBy(() -> serializer().fromBinary(bytes, ""))
+        .isInstanceOf(NotSerializableException.class)
+        .hasMessageContaining("depth");
+  }
+
+  @Test
+  void readsNothingHarmfulFromDamagedMessages() throws Exception {
+    long seed = System.nanoTime();
+    System.err.println("damaged messages: seed " + seed);
+    Damage damage = new Damage(seed);
+    MachineInfo info =
+        new MachineInfo("m\u00fc", MachineState.READY, "p", "r", List.of(device(1)), "2", 1, 3, "");
+    List<byte[]> sound =
+        List.of(
+            bytes(info),
+            bytes(StatusReply.success(info)),
+            bytes(new NodeLostException("\u00e4", new RemoraException("inner"))));
+    KryoMessageSerializer serializer = serializer();
+    ThreadMXBean threads = (ThreadMXBean) ManagementFactory.getThreadMXBean();
+    for (int i = 0; i < 20_000; i++) {
+      byte[] damaged =
+          damage.of(sound.get(damage.below(sound.size())), sound.get(damage.below(sound.size())));
+      long before = threads.getCurrentThreadAllocatedBytes();
+      try {
+        serializer.fromBinary(damaged, "");
+      } catch (NotSerializableException e) {
+        // Most are.
+      }
+      assertThat(threads.getCurrentThreadAllocatedBytes() - before)
+          .as("seed %d, message %d", seed, i)
+          .isLessThan(4 << 20);
+    }
+  }
+
+  private static byte[] join(int first, byte[] rest) {
+    byte[] bytes = new byte[1 + rest.length];
+    bytes[0] = (byte) first;
+    System.arraycopy(rest, 0, bytes, 1, rest.length);
+    return bytes;
   }
 
   @Test
