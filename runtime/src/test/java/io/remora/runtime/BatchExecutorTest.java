@@ -145,6 +145,39 @@ class BatchExecutorTest {
   }
 
   @Test
+  void corruptReportsAreProtocolErrorsOrReports() {
+    List<byte[]> reports = new ArrayList<>();
+    try (BatchExecutor executor = executor()) {
+      for (byte[] batch : recorded) {
+        try (ExecutionResult result = executor.execute(reports.size() + 1, direct(batch))) {
+          byte[] report = new byte[result.report().remaining()];
+          result.report().duplicate().get(report);
+          reports.add(report);
+        }
+      }
+    }
+    long seed = System.nanoTime();
+    Random random = new Random(seed);
+    int refused = 0;
+    for (int round = 0; round < 20_000; round++) {
+      byte[] report = reports.get(random.nextInt(reports.size())).clone();
+      report = Arrays.copyOf(report, 1 + random.nextInt(2 * report.length));
+      for (int changes = random.nextInt(5); changes > 0; changes--) {
+        report[random.nextInt(report.length)] =
+            random.nextBoolean() ? (byte) 0xff : (byte) random.nextInt();
+      }
+      try {
+        ExecutionReport.decode(ByteBuffer.wrap(report).order(ByteOrder.LITTLE_ENDIAN));
+      } catch (ProtocolException e) {
+        refused++;
+      } catch (RuntimeException | Error e) {
+        throw new AssertionError("seed " + seed + ", round " + round, e);
+      }
+    }
+    assertThat(refused).as("seed %d", seed).isGreaterThan(5_000);
+  }
+
+  @Test
   void reportsThatAreNoneAreProtocolErrors() {
     assertThatThrownBy(() -> ExecutionReport.decode(ByteBuffer.allocate(3)))
         .isInstanceOf(ProtocolException.class);

@@ -19,6 +19,7 @@ import java.nio.ByteBuffer;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
+import java.util.Random;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 
@@ -122,5 +123,52 @@ final class ClientFramesTest {
             GrpcServiceException.class,
             refusal -> assertThat(refusal.getStatus().getCode()).isEqualTo(code))
         .hasMessageContaining(text);
+  }
+
+  /** Prints nothing: the seed is in the failure. */
+  @Test
+  void damagedBytesAreRefusedOrRight() {
+    ByteString sound = ByteString.emptyByteString();
+    for (int i = 1; i <= 3; i++) {
+      sound =
+          sound.concat(
+              GrpcFrames.encode(
+                  ClientFrame.newBuilder()
+                      .setBatches(
+                          Batches.newBuilder()
+                              .addBatches(
+                                  Batch.newBuilder()
+                                      .setSequence(i)
+                                      .setData(
+                                          com.google.protobuf.ByteString.copyFrom(new byte[200]))
+                                      .addAllBorn(List.of(7L, 8L, 1L))
+                                      .addFreed(5)))
+                      .build()));
+    }
+    long seed = System.nanoTime();
+    Random random = new Random(seed);
+    int refused = 0;
+    for (int round = 0; round < 20_000; round++) {
+      byte[] bytes = sound.toArray();
+      for (int changes = 1 + random.nextInt(4); changes > 0; changes--) {
+        bytes[random.nextInt(bytes.length)] =
+            random.nextBoolean() ? (byte) 0xff : (byte) random.nextInt();
+      }
+      ClientFrames damaged = new ClientFrames(new BufferPool(1 << 20), 1 << 16);
+      try {
+        damaged.add(
+            ByteString.fromArrayUnsafe(Arrays.copyOf(bytes, 1 + random.nextInt(2 * bytes.length))));
+        for (ClientFrame next = damaged.next(); next != null; next = damaged.next()) {
+          if (next.hasBatches()) {
+            damaged.batches(next).forEach(io.remora.runtime.Batch::release);
+          }
+        }
+      } catch (GrpcServiceException e) {
+        refused++;
+      } catch (RuntimeException e) {
+        throw new AssertionError("seed " + seed + ", round " + round, e);
+      }
+    }
+    assertThat(refused).as("seed %d", seed).isGreaterThan(1_000);
   }
 }
