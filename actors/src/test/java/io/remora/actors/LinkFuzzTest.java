@@ -42,7 +42,8 @@ import org.junit.jupiter.api.Timeout;
 class LinkFuzzTest {
 
   private static final LinkSettings SETTINGS =
-      LinkPair.settings("max-frame-bytes = 2 MiB", "handshake-timeout = 5s", "give-up-after = 100ms");
+      LinkPair.settings(
+          "max-frame-bytes = 2 MiB", "handshake-timeout = 5s", "give-up-after = 100ms");
 
   /** What a node sends: its payload is damaged here, and framed properly afterwards, or not. */
   private record Message(FrameType type, byte[] payload) {}

@@ -184,11 +184,6 @@ public final class KryoMessageSerializer extends SerializerWithStringManifest {
     }
 
     @Override
-    public StringBuilder readStringBuilder() {
-      return new StringBuilder(readString());
-    }
-
-    @Override
     public byte[] readBytes(int length) {
       checkLength(length);
       return super.readBytes(length);
@@ -266,7 +261,12 @@ public final class KryoMessageSerializer extends SerializerWithStringManifest {
 
     @Override
     public ActorRef<?> read(Kryo kryo, Input input, Class<? extends ActorRef<?>> type) {
-      return resolver.resolveActorRef(input.readString());
+      String address = input.readString();
+      if (address == null) {
+        // Akka reads the characters by way of Unsafe: a null would end the process.
+        throw new KryoException("an actor without an address");
+      }
+      return resolver.resolveActorRef(address);
     }
   }
 

@@ -263,8 +263,7 @@ class KryoMessageSerializerTest {
   /** A message whose list holds what it must not. */
   @SuppressWarnings({"unchecked", "rawtypes"})
   private static MachineInfo holding(List<?> devices) {
-    return new MachineInfo(
-        "m", MachineState.READY, "p", "r", (List) devices, "2", 1, 3, "");
+    return new MachineInfo("m", MachineState.READY, "p", "r", (List) devices, "2", 1, 3, "");
   }
 
   @Test
@@ -285,6 +284,14 @@ class KryoMessageSerializerTest {
             assertThatThrownBy(() -> serializer().fromBinary(bytes, ""))
                 .as(what)
                 .isInstanceOf(NotSerializableException.class));
+  }
+
+  @Test
+  void refusesAnActorWithoutAnAddress() {
+    // The reference's number, and no text. Akka's own look-up would crash the JVM.
+    assertThatThrownBy(() -> serializer().fromBinary(new byte[] {30, (byte) 0x80}, ""))
+        .isInstanceOf(NotSerializableException.class)
+        .hasMessageContaining("an actor without an address");
   }
 
   @Test
