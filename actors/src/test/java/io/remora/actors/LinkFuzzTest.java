@@ -138,9 +138,11 @@ class LinkFuzzTest {
 
   private static byte[] stream(Damage damage) {
     ByteBuffer stream = ByteBuffer.allocate(4096);
-    for (int frames = 1 + damage.below(4); frames > 0; frames--) {
+    int frames = 1 + damage.below(4);
+    for (int index = 0; index < frames; index++) {
       Message message = MESSAGES.get(damage.below(MESSAGES.size()));
-      stream.put(LinkPair.encoded(message.type, damage.below(3), frames, message.payload));
+      stream.put(
+          LinkPair.encoded(index, message.type, damage.below(3), index + 1, message.payload));
     }
     byte[] bytes = new byte[stream.flip().remaining()];
     stream.get(bytes);
@@ -190,21 +192,22 @@ class LinkFuzzTest {
 
   private static void answer(Socket node, Damage damage) throws IOException {
     node.getInputStream().readNBytes(FrameHeader.BYTES);
+    int index = 0;
     if (damage.below(2) == 0) {
-      write(node, MESSAGES.get(0).type, MESSAGES.get(0).payload, damage);
+      write(node, index++, MESSAGES.get(0).type, MESSAGES.get(0).payload, damage);
     }
     for (int frames = 1 + damage.below(3); frames > 0; frames--) {
       Message message = MESSAGES.get(damage.below(MESSAGES.size()));
       Message other = MESSAGES.get(damage.below(MESSAGES.size()));
-      write(node, message.type, damage.of(message.payload, other.payload), damage);
+      write(node, index++, message.type, damage.of(message.payload, other.payload), damage);
     }
   }
 
-  private static void write(Socket node, FrameType type, byte[] payload, Damage damage)
+  private static void write(Socket node, int index, FrameType type, byte[] payload, Damage damage)
       throws IOException {
     try {
       node.getOutputStream()
-          .write(LinkPair.encoded(type, damage.below(2), damage.below(3), payload).array());
+          .write(LinkPair.encoded(index, type, damage.below(2), damage.below(3), payload).array());
     } catch (IOException e) {
       // The machine has had enough.
     }

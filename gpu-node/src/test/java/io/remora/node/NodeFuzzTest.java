@@ -105,13 +105,15 @@ class NodeFuzzTest {
     for (int round = 0; round < rounds; round++) {
       try (Socket socket = new Socket(node.address().getAddress(), node.address().getPort())) {
         socket.setSoTimeout(20_000);
+        int index = 0;
         if (random.nextInt(4) > 0) {
-          write(socket, MESSAGES.get(0), random);
+          write(socket, index++, MESSAGES.get(0), random);
         }
         for (int messages = 1 + random.nextInt(4); messages > 0; messages--) {
           Map.Entry<FrameType, byte[]> sound = MESSAGES.get(random.nextInt(MESSAGES.size()));
           write(
               socket,
+              index++,
               random.nextInt(3) == 0
                   ? sound
                   : Map.entry(sound.getKey(), damaged(sound.getValue(), random)),
@@ -131,7 +133,8 @@ class NodeFuzzTest {
     }
   }
 
-  private static void write(Socket socket, Map.Entry<FrameType, byte[]> message, Random random)
+  private static void write(
+      Socket socket, int index, Map.Entry<FrameType, byte[]> message, Random random)
       throws IOException {
     byte[] payload = message.getValue();
     CRC32C crc = new CRC32C();
@@ -144,7 +147,7 @@ class NodeFuzzTest {
             random.nextInt(3),
             random.nextInt(3),
             (int) crc.getValue())
-        .writeTo(frame);
+        .writeTo(frame, index);
     socket.getOutputStream().write(frame.put(payload).array());
   }
 

@@ -103,11 +103,17 @@ public final class LinkPair implements AutoCloseable {
 
   /** The whole frame as bytes on the wire. */
   public static ByteBuffer encoded(FrameType type, long session, long sequence, byte[] payload) {
+    return encoded(0, type, session, sequence, payload);
+  }
+
+  /** The same after so many others on its connection. */
+  public static ByteBuffer encoded(
+      int index, FrameType type, long session, long sequence, byte[] payload) {
     CRC32C crc = new CRC32C();
     crc.update(payload);
     ByteBuffer bytes = ByteBuffer.allocate(FrameHeader.BYTES + payload.length);
     new FrameHeader(type, 0, payload.length, session, sequence, (int) crc.getValue())
-        .writeTo(bytes, 0);
+        .writeTo(bytes, index);
     return bytes.put(payload).flip();
   }
 
