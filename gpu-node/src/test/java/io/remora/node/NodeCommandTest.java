@@ -133,6 +133,9 @@ class NodeCommandTest {
     assertThat(err.toString()).contains("remora.node.http", "remora.metrics.off-loopback = on");
     assertThat(execute(TOKEN, "--http", "here")).isEqualTo(6);
     assertThat(err.toString()).contains("remora.node.http must be off, PORT or HOST:PORT");
+  }
+
+  @Test
   void namesWhatIsWrongWithItsCertificates() {
     Map<String, String> environment = new HashMap<>(TOKEN);
     environment.put("REMORA_NODE_TLS_CERTIFICATE", "/no/such/certificate");
