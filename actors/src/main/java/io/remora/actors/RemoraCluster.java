@@ -127,6 +127,9 @@ public final class RemoraCluster implements AutoCloseable {
       Cluster cluster = Cluster.get(system);
       if (seeds.isEmpty()) {
         cluster.manager().tell(Join.create(cluster.selfMember().address()));
+      } else if (ClusterConfig.isBootstrap(seeds)) {
+        openEndpoint(system, bootstrapEndpoint(settings), settings);
+        ClusterConfig.bootstrap(system);
       }
       awaitUp(cluster, settings);
       init(system);
@@ -136,6 +139,15 @@ public final class RemoraCluster implements AutoCloseable {
       stop(system, settings.leaveTimeout());
       throw e;
     }
+  }
+
+  private static InetSocketAddress bootstrapEndpoint(ActorsSettings settings) {
+    return settings
+        .http()
+        .orElseThrow(
+            () ->
+                new IllegalArgumentException(
+                    "remora.cluster.seed-nodes = bootstrap needs remora.metrics.http: there the other members ask"));
   }
 
   private static void openEndpoint(

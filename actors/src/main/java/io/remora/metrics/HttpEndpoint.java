@@ -89,6 +89,7 @@ public final class HttpEndpoint {
     keys.put("akka.management.health-checks.liveness-path", "health/alive");
     if (!system.getString("akka.actor.provider").equals("cluster")) {
       keys.put("akka.management.http.routes.cluster-management", "");
+      keys.put("akka.management.http.routes.cluster-bootstrap", "");
       keys.put("akka.management.health-checks.readiness-checks.cluster-membership", "");
       keys.put("akka.management.health-checks.readiness-checks.sharding", "");
     }

@@ -52,6 +52,19 @@ final class ClusterMember implements AutoCloseable {
             Map.of("REMORA_NODE_CONFIG", "remora.cluster.listen = \"127.0.0.1:" + port + "\"")));
   }
 
+  /** A node that looks for others by Cluster Bootstrap, and is asked at this HTTP port. */
+  static ClusterMember bootstrappedNode(String settings, int http) throws IOException {
+    return new ClusterMember(
+        start(
+            List.of(
+                "io.remora.node.Main",
+                "--seed-nodes=bootstrap",
+                "--http=" + http,
+                "--device=cpu",
+                "--compute-threads=1"),
+            Map.of("REMORA_NODE_CONFIG", settings)));
+  }
+
   /** A program that takes orders: see {@link ClusterProgram}. */
   static ClusterMember program(int seed, Path state) throws IOException {
     return new ClusterMember(

@@ -10,6 +10,7 @@ import com.typesafe.config.ConfigException;
 import io.micrometer.core.instrument.Metrics;
 import io.remora.actors.DeviceInfo;
 import io.remora.actors.RemoraCluster;
+import io.remora.actors.internal.ClusterConfig;
 import io.remora.actors.link.FrameHeader;
 import io.remora.actors.link.LinkSettings;
 import io.remora.actors.link.proto.Device;
@@ -114,6 +115,10 @@ public final class EmbeddedNode implements AutoCloseable {
         RemoraCluster.init(system);
       }
       CompletableFuture<InetSocketAddress> http = openHttp(system, settings);
+      if (ClusterConfig.isBootstrap(options.seedNodes())) {
+        awaitHttp(http, settings);
+        ClusterConfig.bootstrap(system);
+      }
       TorchLibrary torch = torchLoading.library();
       setComputeThreads(torch, options, settings);
       GpuInventory inventory =

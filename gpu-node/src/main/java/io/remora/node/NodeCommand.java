@@ -146,7 +146,8 @@ final class NodeCommand implements Callable<Integer> {
       split = ",",
       description =
           "Joins the cluster with role 'gpu' by these members, as HOST:PORT or as Akka addresses"
-              + " (akka://system@host:port). Default: none, the node is in no cluster")
+              + " (akka://system@host:port); or 'bootstrap': members are found by Akka Cluster Bootstrap,"
+              + " with --http. Default: none, the node is in no cluster")
   private List<String> seedNodes = new ArrayList<>();
 
   @Option(

@@ -40,6 +40,13 @@ final class NodeSystem {
 
   /** The configuration with the node's decisions laid over it. */
   static Config config(NodeOptions options, NodeSettings settings, Config config) {
+    if (ClusterConfig.isBootstrap(options.seedNodes()) && settings.http().isEmpty()) {
+      throw new NodeStartException(
+          NodeStartException.Kind.CONFIGURATION,
+          "--seed-nodes bootstrap needs --http (%s): there the other members ask"
+              .formatted(NodeSettings.HTTP),
+          null);
+    }
     Config system = config(options, config);
     return settings
         .http()

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.actors.internal;
 
+import akka.actor.typed.ActorSystem;
+import akka.actor.typed.javadsl.Adapter;
+import akka.management.cluster.bootstrap.ClusterBootstrap;
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
 import io.remora.actors.ActorsSettings;
@@ -18,6 +21,7 @@ public final class ClusterConfig {
   public static final String SYSTEM = "remora";
 
   private static final String AKKA_SCHEME = "akka://";
+  private static final String BOOTSTRAP = "bootstrap";
 
   private ClusterConfig() {}
 
@@ -44,14 +48,30 @@ public final class ClusterConfig {
     if (seedNodes.isEmpty()) {
       return ClusterSecurity.secured(overlay(keys).withFallback(embedded));
     }
-    keys.put("akka.cluster.seed-nodes", seedNodes.stream().map(ClusterConfig::address).toList());
+    if (!isBootstrap(seedNodes)) {
+      keys.put("akka.cluster.seed-nodes", seedNodes.stream().map(ClusterConfig::address).toList());
+    }
     return ClusterSecurity.secured(
         overlay(keys).withFallback(settings.memberCluster()).withFallback(embedded));
   }
 
+  /** Whether members find each other by Akka Cluster Bootstrap instead of seed nodes. */
+  public static boolean isBootstrap(List<String> seedNodes) {
+    return seedNodes.equals(List.of(BOOTSTRAP));
+  }
+
+  /**
+   * Has Akka Cluster Bootstrap find the other members, and join them or form a cluster with them.
+   *
+   * @param system its HTTP endpoint is open: there the others ask
+   */
+  public static void bootstrap(ActorSystem<?> system) {
+    ClusterBootstrap.get(Adapter.toClassic(system)).start();
+  }
+
   /** The name of the system that the seed nodes are of. */
   public static String systemName(List<String> seedNodes) {
-    if (seedNodes.isEmpty()) {
+    if (seedNodes.isEmpty() || isBootstrap(seedNodes)) {
       return SYSTEM;
     }
     String first = address(seedNodes.get(0));
@@ -68,7 +88,8 @@ public final class ClusterConfig {
     }
     if (!seed.matches("[^:/@]+:\\d{1,5}")) {
       throw new IllegalArgumentException(
-          "the seed node '%s' is neither HOST:PORT nor akka://system@host:port".formatted(seed));
+          "the seed node '%s' is neither HOST:PORT nor akka://system@host:port; nor is it 'bootstrap', alone"
+              .formatted(seed));
     }
     return AKKA_SCHEME + SYSTEM + "@" + seed;
   }
