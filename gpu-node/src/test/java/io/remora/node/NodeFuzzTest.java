@@ -65,14 +65,13 @@ class NodeFuzzTest {
   @BeforeEach
   void start() {
     Config config =
-        ConfigFactory.parseMap(
-                Map.of(
-                    "remora.state.directory",
-                    states.toString(),
-                    "remora.link.max-frame-bytes",
-                    "1 MiB",
-                    "remora.node.max-connections",
-                    100))
+        ConfigFactory.parseString(
+                """
+                remora.link { max-frame-bytes = 2 MiB, give-up-after = 1s }
+                remora.node { max-connections = 100, max-sessions = 1024, session-lease = 1s }
+                """)
+            .withFallback(
+                ConfigFactory.parseMap(Map.of("remora.state.directory", states.toString())))
             .withFallback(ConfigFactory.load());
     node =
         EmbeddedNode.start(
@@ -102,34 +101,41 @@ class NodeFuzzTest {
     long seed = System.nanoTime();
     System.err.println("damaged messages to a node: seed " + seed);
     Random random = new Random(seed);
-    for (int round = 0; round < rounds; round++) {
-      try (Socket socket = new Socket(node.address().getAddress(), node.address().getPort())) {
-        socket.setSoTimeout(20_000);
-        int index = 0;
-        if (random.nextInt(4) > 0) {
-          write(socket, index++, MESSAGES.get(0), random);
-        }
-        for (int messages = 1 + random.nextInt(4); messages > 0; messages--) {
-          Map.Entry<FrameType, byte[]> sound = MESSAGES.get(random.nextInt(MESSAGES.size()));
-          write(
-              socket,
-              index++,
-              random.nextInt(3) == 0
-                  ? sound
-                  : Map.entry(sound.getKey(), damaged(sound.getValue(), random)),
-              random);
-        }
-        socket.shutdownOutput();
-        // The end of what it answers is the end of the connection: within the socket's timeout.
-        assertThat(socket.getInputStream().readAllBytes()).as("seed %d", seed).isNotNull();
-      } catch (SocketException e) {
-        // It has closed while there was more to read.
-      }
-      if (round % 50 == 0) {
-        try (Owner owner = Owner.connect(node.address(), TOKEN)) {
+    try (Owner owner = Owner.connect(node.address(), TOKEN)) {
+      for (int round = 0; round < rounds; round++) {
+        // Every other time with a token that lets it in.
+        LaunchToken token = round % 2 == 0 ? owner.issueToken() : TOKEN;
+        send(random, message(FrameType.HELLO, Owner.hello(token)), seed);
+        if (round % 100 == 0) {
           owner.openSession(1_000_000 + round);
         }
       }
+    }
+  }
+
+  private void send(Random random, Map.Entry<FrameType, byte[]> hello, long seed)
+      throws IOException {
+    try (Socket socket = new Socket(node.address().getAddress(), node.address().getPort())) {
+      socket.setSoTimeout(20_000);
+      int index = 0;
+      if (random.nextInt(4) > 0) {
+        write(socket, index++, hello, random);
+      }
+      for (int messages = 1 + random.nextInt(4); messages > 0; messages--) {
+        Map.Entry<FrameType, byte[]> sound = MESSAGES.get(random.nextInt(MESSAGES.size()));
+        write(
+            socket,
+            index++,
+            random.nextInt(3) == 0
+                ? sound
+                : Map.entry(sound.getKey(), damaged(sound.getValue(), random)),
+            random);
+      }
+      socket.shutdownOutput();
+      // The end of what it answers is the end of the connection: within the socket's timeout.
+      assertThat(socket.getInputStream().readAllBytes()).as("seed %d", seed).isNotNull();
+    } catch (SocketException e) {
+      // It has closed while there was more to read.
     }
   }
 

@@ -42,8 +42,11 @@ class NodeTlsTest {
 
   private static NodeProcess node;
 
+  /** The one whom the launch token has let in; others get theirs from it. */
+  private static Owner first;
+
   @BeforeAll
-  static void start() {
+  static void start() throws Exception {
     Map<String, String> environment = LinkTls.launchEnvironment(LAUNCHED, OWNER.pin());
     node =
         NodeProcess.start(
@@ -54,10 +57,14 @@ class NodeTlsTest {
             "cpu",
             "--listen",
             "0.0.0.0:0");
+    first = Owner.dial(address(), LinkTls.pinned(OWNER, LAUNCHED.pin()));
+    first.hello(Owner.hello(TOKEN));
+    first.welcome();
   }
 
   @AfterAll
   static void stop() {
+    first.close();
     node.close();
   }
 
@@ -76,7 +83,7 @@ class NodeTlsTest {
   void computesForItsOwner() throws Exception {
     Config config = ConfigFactory.load();
     try (Owner owner = Owner.dial(address(), LinkTls.pinned(OWNER, LAUNCHED.pin()))) {
-      owner.send(FrameType.HELLO, 0, Owner.hello(TOKEN));
+      owner.hello(Owner.hello(first.issueToken()));
       owner.welcome();
       owner.openSession(1);
       try (MachineSession session = MachineSession.open("tls", 1, SessionSettings.from(config))) {

@@ -12,6 +12,7 @@ import java.nio.channels.ClosedChannelException;
 import java.nio.channels.SocketChannel;
 import java.security.cert.CertificateException;
 import java.time.Duration;
+import java.util.concurrent.TimeUnit;
 import java.util.zip.CRC32C;
 import javax.net.ssl.SSLEngine;
 import javax.net.ssl.SSLEngineResult;
@@ -54,6 +55,11 @@ final class TlsChannel extends LinkChannel {
 
   private final Object handshake = new Object();
   private volatile boolean established;
+
+  /** Why the peer's bytes could not be read, once they could not. */
+  private volatile RuntimeException refusal;
+
+  private volatile Thread reader;
   private volatile boolean closed;
 
   TlsChannel(SocketChannel socket, SSLEngine engine) {
@@ -107,6 +113,14 @@ final class TlsChannel extends LinkChannel {
   @Override
   long write(ByteBuffer[] buffers, int offset, int count) throws IOException {
     awaitHandshake();
+    try {
+      return encrypt(buffers, offset, count);
+    } catch (IOException e) {
+      throw orRefusal(e);
+    }
+  }
+
+  private long encrypt(ByteBuffer[] buffers, int offset, int count) throws IOException {
     int end = offset + count;
     int first = offset;
     int largestRecord = engine.getSession().getPacketBufferSize();
@@ -172,8 +186,42 @@ final class TlsChannel extends LinkChannel {
       }
       return result;
     } catch (SSLException e) {
-      throw explained(e);
+      RuntimeException explained = explained(e);
+      synchronized (handshake) {
+        refusal = explained;
+        handshake.notifyAll();
+      }
+      throw explained;
     }
+  }
+
+  /**
+   * What ended a write. The peer's refusal, which only the reader gets to see, says more than that
+   * nothing can be written any more: the reader is about to come upon it.
+   */
+  private IOException orRefusal(IOException failure) {
+    long end = System.nanoTime() + FAREWELL.toNanos();
+    boolean interrupted = false;
+    synchronized (handshake) {
+      while (refusal == null && !closed && Thread.currentThread() != reader && !interrupted) {
+        long left = TimeUnit.NANOSECONDS.toMillis(end - System.nanoTime());
+        if (left <= 0) {
+          break;
+        }
+        try {
+          handshake.wait(left);
+        } catch (InterruptedException e) {
+          interrupted = true;
+        }
+      }
+    }
+    if (interrupted) {
+      Thread.currentThread().interrupt();
+    }
+    if (refusal != null) {
+      throw refusal;
+    }
+    return failure;
   }
 
   /** Gets more from the socket; false: the peer has closed. */
@@ -223,6 +271,7 @@ final class TlsChannel extends LinkChannel {
   }
 
   private void shakeHands() throws IOException {
+    reader = Thread.currentThread();
     try {
       if (!engine.getUseClientMode()) {
         receiveFirst();
