@@ -1589,6 +1589,8 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
       hosts.put(event.host(), host);
       getContext().watchWith(event.host(), new HostGone(event.host()));
       log.info("Machine {} has sessions on {}", name, event.host().path().address());
+      // The cluster may have been one of this member alone when the machine became ready.
+      leaveRecord();
       if (state == MachineState.PAUSED || resuming) {
         event.host().tell(new SessionHost.Offline());
       }
@@ -1746,7 +1748,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
         owner,
         node == null ? "" : node.handle().orElse(""),
         info(),
-        state == MachineState.PAUSED ? pause : "",
+        state == MachineState.PAUSED || resuming ? pause : "",
         hostPauses);
   }
 
