@@ -80,6 +80,10 @@ import org.slf4j.LoggerFactory;
  * for what is under way; all else in a wrong state is refused at once. Delivery is Akka's: at most
  * once, so askers need a time limit of their own. The bytes of batches and values never come here:
  * see {@link LocalSessions}.
+ *
+ * <p>In a cluster of several members, programs elsewhere have their sessions at a {@link
+ * SessionHost}. When this member leaves or fails, another goes on with the machine if it has no
+ * owner, or if there are such programs: it reads the {@link MachineRecord} that this one left.
  */
 public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
 
@@ -1801,8 +1805,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
 
   /** The shard moves: what others use is handed over, the rest ends. */
   private Behavior<Command> onLeave(Leave command) {
-    boolean wanted = openedOnce && (owner == null || !hosts.isEmpty());
-    if (!wanted || state == MachineState.STOPPED || state == MachineState.FAILED) {
+    if (!goesOnElsewhere() || state == MachineState.STOPPED || state == MachineState.FAILED) {
       return Behaviors.stopped();
     }
     leaving = true;
@@ -1811,6 +1814,11 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     }
     // Its node ends with this process: another member starts one, with what is saved.
     return state == MachineState.READY ? beginPause(LEAVING) : Behaviors.same();
+  }
+
+  /** Whether anybody wants the machine when this member is gone. */
+  private boolean goesOnElsewhere() {
+    return openedOnce && (owner == null || !hosts.isEmpty());
   }
 
   private Behavior<Command> handOver() {
@@ -1832,7 +1840,9 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     endOpening(cause);
     sessions.endAll(cause);
     figures.close();
-    if (handedOver) {
+    // Without having been asked to leave, this member was taken for dead: another has the node now.
+    boolean takenOver = goesOnElsewhere() && node != null && node.handle().isPresent();
+    if (handedOver || (takenOver && !nodeEnding)) {
       return Behaviors.same();
     }
     endHosts(cause);

@@ -29,7 +29,7 @@ import org.junit.jupiter.api.Timeout;
  * Small values are read over a slow line while large ones travel on it. What is measured is
  * compared with how long those take.
  */
-@Tag("fast")
+@Tag("full")
 @Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class ShortReadsTest {
 
