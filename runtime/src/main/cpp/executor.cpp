@@ -155,7 +155,7 @@ std::unique_ptr<ExecutionResult> Executor::execute(const uint8_t* data, size_t b
         auto device = r.bounded(devices_.size() - 1, "a device");
         auto size = r.count("a generator state's size");
         auto state = at::empty({static_cast<int64_t>(size)}, at::TensorOptions().dtype(at::kByte));
-        std::memcpy(state.mutable_data_ptr(), r.raw(size), size);
+        copy_bytes(state.mutable_data_ptr(), r.raw(size), size);
         try {
           generator(id, device).set_state(state);
         } catch (const std::exception& e) {
@@ -500,7 +500,7 @@ void Executor::write(Reader& r) {
     }
     auto device = devices_[storage.device];
     if (device.is_cpu()) {
-      std::memcpy(static_cast<uint8_t*>(storage.memory.mutable_data()) + offset, data, bytes);
+      copy_bytes(static_cast<uint8_t*>(storage.memory.mutable_data()) + offset, data, bytes);
     } else {
       auto target = at::empty({0}, at::TensorOptions().dtype(at::kByte).device(device))
                         .set_(storage.memory, static_cast<int64_t>(offset), {static_cast<int64_t>(bytes)}, {1});

@@ -452,7 +452,7 @@ void Session::value(int64_t request, int64_t offset, const uint8_t* data, int64_
   auto room = destination.defined() ? static_cast<int64_t>(destination.nbytes()) : 0;
   TORCH_CHECK(bytes >= 0 && offset >= 0 && offset <= room && bytes <= room - offset, "ProtocolException: ", bytes,
               " bytes from ", offset, " on of the value of request ", request, " do not fit where it goes");
-  std::memcpy(static_cast<uint8_t*>(destination.mutable_data_ptr()) + offset, data, static_cast<size_t>(bytes));
+  copy_bytes(static_cast<uint8_t*>(destination.mutable_data_ptr()) + offset, data, static_cast<size_t>(bytes));
   it->second.received += bytes;
 }
 
@@ -505,7 +505,7 @@ void Session::event(Reader& r, std::unique_lock<std::mutex>& lock) {
         if (!destination.defined() || destination.nbytes() != n) {
           r.fail("a value of " + std::to_string(n) + " bytes was not asked for");
         }
-        std::memcpy(destination.mutable_data_ptr(), data, n);
+        copy_bytes(destination.mutable_data_ptr(), data, n);
       }
       finish(request, "");
       break;

@@ -18,6 +18,11 @@
 
 namespace remora {
 
+// As memcpy, which must not be given null, not even for nothing: an empty tensor's memory is null.
+inline void copy_bytes(void* to, const void* from, size_t size) {
+  if (size != 0) std::memcpy(to, from, size);
+}
+
 constexpr uint8_t kBatchMagic = 0xB7;
 constexpr uint8_t kReportMagic = 0xB8;
 constexpr uint8_t kWireVersion = 1;
