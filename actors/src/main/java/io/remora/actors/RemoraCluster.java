@@ -117,6 +117,10 @@ public final class RemoraCluster implements AutoCloseable {
   private static ActorSystem<?> start(Config config) {
     ActorsSettings settings = ActorsSettings.from(config);
     List<String> seeds = settings.seedNodes();
+    if (ClusterConfig.isBootstrap(seeds) && settings.http().isEmpty()) {
+      throw new IllegalArgumentException(
+          "remora.cluster.seed-nodes = bootstrap needs remora.metrics.http: there the other members ask");
+    }
     Config akka = ClusterConfig.of(config, seeds);
     ActorSystem<Void> system =
         ActorSystem.create(
@@ -125,29 +129,19 @@ public final class RemoraCluster implements AutoCloseable {
             settings.http().map(address -> HttpEndpoint.configure(address, akka)).orElse(akka));
     try {
       Cluster cluster = Cluster.get(system);
+      settings.http().ifPresent(address -> openEndpoint(system, address, settings));
       if (seeds.isEmpty()) {
         cluster.manager().tell(Join.create(cluster.selfMember().address()));
       } else if (ClusterConfig.isBootstrap(seeds)) {
-        openEndpoint(system, bootstrapEndpoint(settings), settings);
         ClusterConfig.bootstrap(system);
       }
       awaitUp(cluster, settings);
       init(system);
-      settings.http().ifPresent(address -> openEndpoint(system, address, settings));
       return system;
     } catch (RuntimeException e) {
       stop(system, settings.leaveTimeout());
       throw e;
     }
-  }
-
-  private static InetSocketAddress bootstrapEndpoint(ActorsSettings settings) {
-    return settings
-        .http()
-        .orElseThrow(
-            () ->
-                new IllegalArgumentException(
-                    "remora.cluster.seed-nodes = bootstrap needs remora.metrics.http: there the other members ask"));
   }
 
   private static void openEndpoint(
