@@ -129,7 +129,13 @@ class NodeTlsTest {
           .contains("this port takes links with TLS only");
       silent.awaitClosed();
     }
-    assertThat(node.log()).contains("the peer speaks without TLS").contains("no handshake within");
+    await()
+        .atMost(LIMIT)
+        .untilAsserted(
+            () ->
+                assertThat(node.log())
+                    .contains("the peer speaks without TLS")
+                    .contains("no handshake within"));
   }
 
   @Test
