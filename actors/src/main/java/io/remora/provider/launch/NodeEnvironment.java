@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.provider.launch;
 
+import com.typesafe.config.Config;
 import com.typesafe.config.ConfigException;
 import com.typesafe.config.ConfigFactory;
 import com.typesafe.config.ConfigParseOptions;
@@ -55,6 +56,21 @@ public final class NodeEnvironment {
     variables.put(LOG_LEVEL, log.wantedLevel().toString());
     variables.put(LOG_PATTERN, NodeLog.PATTERN);
     return variables;
+  }
+
+  /**
+   * A program's settings of nodes, links and stores as HOCON text for {@link #of}, so that its node
+   * has them, wherever they are from.
+   *
+   * @param config the program's whole configuration
+   */
+  public static String settings(Config config) {
+    return config
+        .withOnlyPath("remora.node")
+        .withFallback(config.withOnlyPath("remora.link"))
+        .withFallback(config.withOnlyPath("remora.state"))
+        .root()
+        .render(ConfigRenderOptions.concise());
   }
 
   /**

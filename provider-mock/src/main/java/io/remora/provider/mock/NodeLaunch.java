@@ -2,7 +2,6 @@
 package io.remora.provider.mock;
 
 import com.typesafe.config.Config;
-import com.typesafe.config.ConfigRenderOptions;
 import io.remora.node.DeviceChoice;
 import io.remora.node.Main;
 import io.remora.provider.LaunchToken;
@@ -75,21 +74,8 @@ final class NodeLaunch {
     ProcessBuilder builder = new ProcessBuilder(command);
     Map<String, String> environment = builder.environment();
     THREAD_VARIABLES.forEach(variable -> environment.put(variable, Integer.toString(threads)));
-    environment.putAll(NodeEnvironment.of(token, nodeConfig(config), nodeLog));
+    environment.putAll(NodeEnvironment.of(token, NodeEnvironment.settings(config), nodeLog));
     return new Command(builder, argumentFile);
-  }
-
-  /**
-   * The program's settings of nodes, links and stores, so that the child has them, wherever they
-   * are from.
-   */
-  private static String nodeConfig(Config config) {
-    return config
-        .withOnlyPath("remora.node")
-        .withFallback(config.withOnlyPath("remora.link"))
-        .withFallback(config.withOnlyPath("remora.state"))
-        .root()
-        .render(ConfigRenderOptions.concise());
   }
 
   private static List<String> nodeArguments(MachineSpec spec, MockSettings settings, int threads) {
