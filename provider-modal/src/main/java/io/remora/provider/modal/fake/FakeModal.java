@@ -179,7 +179,9 @@ public final class FakeModal implements AutoCloseable {
     handler = ServiceHandler.concatOrNotFound(ModalClientHandlerFactory.create(service, system));
     binding =
         await(
-            Http.get(system).newServerAt("127.0.0.1", options.port()).bind((HttpRequest request) -> answer(request)),
+            Http.get(system)
+                .newServerAt("127.0.0.1", options.port())
+                .bind((HttpRequest request) -> answer(request)),
             "listening on 127.0.0.1:" + options.port());
     clock.scheduleAtFixedRate(
         () -> service.sandboxes().forEach(FakeSandbox::checkLimits),
