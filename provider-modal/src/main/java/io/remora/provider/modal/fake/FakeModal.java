@@ -2,7 +2,6 @@
 package io.remora.provider.modal.fake;
 
 import akka.actor.ActorSystem;
-import akka.grpc.javadsl.ServiceHandler;
 import akka.http.javadsl.Http;
 import akka.http.javadsl.ServerBinding;
 import akka.http.javadsl.model.ContentTypes;
@@ -50,6 +49,7 @@ import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.CopyOnWriteArrayList;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.Executors;
+import java.util.concurrent.Future;
 import java.util.concurrent.ScheduledExecutorService;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
@@ -176,18 +176,19 @@ public final class FakeModal implements AutoCloseable {
     service = new FakeService(options, folder, tokens);
     system = ActorSystem.create("fake-modal", SYSTEM.withFallback(ConfigFactory.load()));
     materializer = SystemMaterializer.get(system).materializer();
-    handler = ServiceHandler.concatOrNotFound(ModalClientHandlerFactory.create(service, system));
+    handler = ModalClientHandlerFactory.create(service, system);
     binding =
         await(
             Http.get(system)
                 .newServerAt("127.0.0.1", options.port())
                 .bind((HttpRequest request) -> answer(request)),
             "listening on 127.0.0.1:" + options.port());
-    clock.scheduleAtFixedRate(
-        () -> service.sandboxes().forEach(FakeSandbox::checkLimits),
-        LIMITS_CHECK.toMillis(),
-        LIMITS_CHECK.toMillis(),
-        TimeUnit.MILLISECONDS);
+    Future<?> unused =
+        clock.scheduleAtFixedRate(
+            () -> service.sandboxes().forEach(FakeSandbox::checkLimits),
+            LIMITS_CHECK.toMillis(),
+            LIMITS_CHECK.toMillis(),
+            TimeUnit.MILLISECONDS);
   }
 
   /** Starts a server with the default options. */

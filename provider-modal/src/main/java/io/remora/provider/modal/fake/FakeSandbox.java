@@ -134,6 +134,11 @@ public final class FakeSandbox {
     return !result.isDone();
   }
 
+  /** Whether it has left the queue. */
+  public boolean hasStarted() {
+    return started.isDone();
+  }
+
   /** The process; there is one from the start on. */
   public synchronized ProcessHandle process() {
     if (process == null) {

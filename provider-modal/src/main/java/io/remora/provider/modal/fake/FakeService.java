@@ -264,7 +264,7 @@ final class FakeService implements ModalClient {
               options.speed());
       sandboxes.put(sandbox.id(), sandbox);
     }
-    sandbox.result().thenRun(this::schedule);
+    CompletableFuture<?> unused = sandbox.result().thenRun(this::schedule);
     schedule();
     return done(SandboxCreateResponse.newBuilder().setSandboxId(sandbox.id()).build());
   }
