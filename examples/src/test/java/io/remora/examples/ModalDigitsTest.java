@@ -33,6 +33,9 @@ final class ModalDigitsTest {
       }
       """;
 
+  /** A fifth of what an epoch sends. */
+  private static final long CUT_AFTER = 128 * 1024;
+
   @Test
   @Tag("fast")
   void lossesHaveTheSameBitsWhenTheTunnelIsCutMeanwhile() throws Exception {
@@ -79,13 +82,13 @@ final class ModalDigitsTest {
     }
   }
 
-  /** Each time after another half MiB, so that there is always something on its way. */
+  /** Each time after so many bytes more, so that there is always something on its way. */
   private static void cut(FaultForwarder tunnel, AtomicInteger cuts) {
-    long next = 512 * 1024;
+    long next = CUT_AFTER;
     try {
       while (true) {
         if (tunnel.passed(Direction.UP) >= next) {
-          next = tunnel.passed(Direction.UP) + 512 * 1024;
+          next = tunnel.passed(Direction.UP) + CUT_AFTER;
           if (cuts.getAndIncrement() % 2 == 0) {
             tunnel.cut();
           } else {

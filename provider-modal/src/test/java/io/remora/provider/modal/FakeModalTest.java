@@ -280,7 +280,7 @@ final class FakeModalTest {
   private static String listening() {
     return "exec python3 -c '"
         + "import socket; h,p=\"0.0.0.0:7070\".split(\":\"); s=socket.create_server((h,int(p)));"
-        + " print(\"listening\",flush=True); c,_=s.accept(); c.recv(1); s.accept()'";
+        + " print(\"listening\",flush=True); c,_=s.accept(); c.recv(1); c.close(); s.accept()'";
   }
 
   private String taskId(String id) {

@@ -19,7 +19,6 @@ import io.remora.provider.modal.fake.RecordedCall;
 import java.nio.charset.StandardCharsets;
 import java.time.Duration;
 import java.util.ArrayList;
-import java.util.HashSet;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -68,6 +67,22 @@ final class ModalConformanceTest {
 
   private static final Set<String> STREAMS = Set.of("ImageJoinStreaming", "SandboxGetLogs");
 
+  /** Three layers, and a shell that says what a node says. */
+  private static final String SETTINGS =
+      """
+      remora.provider.modal {
+        image {
+          name = ""
+          layers = [["RUN pip install torch"]]
+          node-archive = "https://example.org/node.tar.gz"
+        }
+        node {
+          java = sh
+          jvm-options = ["-c", "sleep 2; echo INFO node - one; sleep 0.1; echo INFO node - two; sleep 0.1; echo INFO node - three; sleep 0.1; echo INFO node - four; sleep 0.1; echo INFO node - five; sleep 0.1; echo remora-node listening on 127.0.0.1:1; exec sleep 100"]
+        }
+      }
+      """;
+
   private static final ExecutorService BLOCKING = Executors.newCachedThreadPool();
 
   private static FakeModal modal;
@@ -96,10 +111,7 @@ final class ModalConformanceTest {
                     null,
                     Duration.ofSeconds(60)),
                 new ProviderContext(
-                    TestModal.config(
-                        TestModal.settings(modal)
-                            + "remora.provider.modal.image { name = \"\", layers = [[\"RUN pip install torch\"]]"
-                            + ", node-archive = \"https://example.org/node.tar.gz\" }"),
+                    TestModal.config(TestModal.settings(modal) + SETTINGS),
                     BLOCKING,
                     progress::add));
     await()
@@ -221,10 +233,8 @@ final class ModalConformanceTest {
   @Test
   void buildsOneLayerUponAnother() throws Exception {
     List<String> first = new ArrayList<>();
-    Set<Set<Integer>> shapes = new HashSet<>();
     for (RecordedCall call : modal.calls("ImageGetOrCreate")) {
       UnknownFieldSet image = message(fields(call), 2);
-      shapes.add(image.asMap().keySet());
       first.add(text(image, 6));
       assertThat(text(fields(call), 4)).startsWith("ap-");
       assertThat(text(fields(call), 9)).as("builder_version").isEqualTo("2025.06");
