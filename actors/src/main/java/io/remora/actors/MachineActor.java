@@ -32,6 +32,7 @@ import io.remora.actors.link.LinkTransport;
 import io.remora.provider.LaunchToken;
 import io.remora.provider.MachineSpec;
 import io.remora.provider.NodeExit;
+import io.remora.provider.NodeUsage;
 import io.remora.provider.ProvisionedNode;
 import io.remora.runtime.MachineStateException;
 import io.remora.runtime.NodeLostException;
@@ -327,6 +328,8 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
   private boolean openedOnce;
   private Provisioning provisioning;
   private ProvisionedNode node;
+  // Of the nodes that the machine has had since it was opened, but for this one.
+  private NodeUsage used;
   private ActorRef<NodeLink.Command> link;
   private NodeLink.Up up;
   private RemoraException linkLost;
@@ -608,6 +611,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     belongTo(command.owner());
     openedBy = command.replyTo();
     node = null;
+    used = null;
     link = null;
     up = null;
     linkLost = null;
@@ -1048,7 +1052,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
         MachineState.PAUSED,
         "%d session(s) of %d bytes are saved, %s has ended"
             .formatted(sessions.size(), bytes, node.description()));
-    node = null;
+    forgetNode();
     answer(pausedBy, StatusReply.success(info()));
     hosts.tell(new SessionHost.Offline());
     if (leaving) {
@@ -1186,7 +1190,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     }
     if (node != null) {
       Provisioning.end(name, node);
-      node = null;
+      forgetNode();
     }
     disconnect();
     restoring = false;
@@ -1410,7 +1414,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
       become(MachineState.FAILED, cause.getMessage());
       reply = StatusReply.error(cause);
     }
-    node = null;
+    forgetNode();
     for (ActorRef<StatusReply<Done>> replyTo : closedBy) {
       replyTo.tell(reply);
     }
@@ -1733,8 +1737,24 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     SortedMap<String, Double> values = figures.values();
     values.put("devices", up == null ? 0.0 : up.devices().size());
     values.put("compute.threads", up == null ? 0.0 : up.computeThreads());
+    NodeUsage usage = usage();
+    if (usage != null) {
+      values.put("gpu.seconds", usage.gpuSeconds());
+      values.put("cost.dollars", usage.dollars());
+    }
     query.replyTo().tell(new MachineStats(values, sessions.stats()));
     return Behaviors.same();
+  }
+
+  private void forgetNode() {
+    used = usage();
+    node = null;
+  }
+
+  /** What the machine has used and cost since it was opened; null: nobody counts that. */
+  private NodeUsage usage() {
+    NodeUsage latest = node == null ? null : node.usage().orElse(null);
+    return latest == null || used == null ? (latest == null ? used : latest) : used.plus(latest);
   }
 
   private Behavior<Command> later(Command command) {
