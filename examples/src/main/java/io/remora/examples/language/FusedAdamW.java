@@ -42,11 +42,13 @@ final class FusedAdamW {
   private final TensorVector squares = new TensorVector();
   private final TensorVector counters = new TensorVector();
   private final Tensor counter;
+  private final Tensor rate;
 
   /** For these parameters by name, which are on the device already; the state is on it, too. */
   FusedAdamW(StringTensorDict named, Device device, Options options) {
     this.options = options;
     counter = zeros(new long[] {}, Place.options(device, ScalarType.Float));
+    rate = zeros(new long[] {}, Place.options(device, ScalarType.Float));
     state.put("step", counter);
     for (long i = 0; i < named.size(); i++) {
       String name = named.get(i).key().getString();
@@ -87,7 +89,8 @@ final class FusedAdamW {
       Operators.scale(
           gradients, factor.mul(new Scalar(mostNorm)).clamp_max(new Scalar(1.0)));
       counter.add_(new Scalar(1.0));
-      Operators.adamW(parameters, gradients, means, squares, counters, options, learningRate);
+      rate.fill_(new Scalar(learningRate));
+      Operators.adamW(parameters, gradients, means, squares, counters, rate, options);
       for (Tensor parameter : parameters.get()) {
         parameter.mutable_grad().reset();
       }

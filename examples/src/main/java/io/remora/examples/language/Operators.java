@@ -21,8 +21,7 @@ final class Operators {
 
   /** The norm of all tensors together, a scalar on their device. */
   static Tensor norm(TensorVector tensors) {
-    IValueVector result =
-        call("aten::_foreach_norm", "Scalar", tensors, 2.0, null);
+    IValueVector result = call("aten::_foreach_norm", "Scalar", tensors, 2.0, null);
     return stack(result.get(0).toTensorVector()).norm();
   }
 
@@ -31,18 +30,24 @@ final class Operators {
     call("aten::_foreach_mul_", "Tensor", tensors, factor);
   }
 
-  /** A step of AdamW for all parameters; {@code steps} counts them, this one included. */
+  /**
+   * A step of AdamW for all parameters.
+   *
+   * @param steps how many there were, this one included, float32: a scalar for each parameter
+   * @param learningRate a float32 scalar: a number that changes with each step would make each step a
+   *     call that a machine has not seen before
+   */
   static void adamW(
       TensorVector parameters,
       TensorVector gradients,
       TensorVector means,
       TensorVector squares,
       TensorVector steps,
-      FusedAdamW.Options options,
-      double learningRate) {
+      Tensor learningRate,
+      FusedAdamW.Options options) {
     call(
         "aten::_fused_adamw_",
-        "",
+        "tensor_lr",
         parameters,
         gradients,
         means,

@@ -2,14 +2,12 @@
 package io.remora.examples.language;
 
 import static org.bytedeco.pytorch.global.torch.addcmul;
-import static org.bytedeco.pytorch.global.torch.arange;
 import static org.bytedeco.pytorch.global.torch.cat;
+import static org.bytedeco.pytorch.global.torch.empty;
 
 import org.bytedeco.javacpp.PointerScope;
 import org.bytedeco.pytorch.Device;
-import org.bytedeco.pytorch.Scalar;
 import org.bytedeco.pytorch.Tensor;
-import org.bytedeco.pytorch.TensorOptions;
 import org.bytedeco.pytorch.TensorVector;
 import org.bytedeco.pytorch.global.torch.ScalarType;
 
@@ -40,16 +38,20 @@ final class RotaryEmbedding {
 
   /** Tables {@code [positions, head size]} in the model's dtype. */
   RotaryEmbedding(LlamaConfig config, long positions, Device device, ScalarType dtype) {
+    long[] shape = {positions, config.headSize()};
+    cosines = empty(shape, Place.options(device, dtype), null);
+    sines = empty(shape, Place.options(device, dtype), null);
     try (PointerScope temporaries = new PointerScope()) {
-      TensorOptions options = Place.options(device, ScalarType.Float);
       Tensor frequencies = Tensor.create(frequencies(config)).to(device, ScalarType.Float);
-      Tensor angles = arange(new Scalar(positions), options).unsqueeze(1).mul(frequencies);
+      Tensor angles =
+          PositionTable.range(positions, device)
+              .to(ScalarType.Float)
+              .unsqueeze(1)
+              .mul(frequencies);
       Tensor cosine = angles.cos();
       Tensor sine = angles.sin();
-      cosines = cat(new TensorVector(cosine, cosine), -1).to(dtype);
-      sines = cat(new TensorVector(sine.neg(), sine), -1).to(dtype);
-      cosines.retainReference();
-      sines.retainReference();
+      cosines.copy_(cat(new TensorVector(cosine, cosine), -1));
+      sines.copy_(cat(new TensorVector(sine.neg(), sine), -1));
     }
   }
 
