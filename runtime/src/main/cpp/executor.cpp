@@ -156,7 +156,7 @@ std::unique_ptr<ExecutionResult> Executor::execute(const uint8_t* data, size_t b
       case Record::kQuestion: question(r); break;
       case Record::kRecordEvent: record_event(r); break;
       case Record::kRun: run(r, Callee::kWorker); break;
-      case Record::kAskHost: run(r, Callee::kHost); break;
+      case Record::kCallNode: run(r, Callee::kNode); break;
       case Record::kFreeEvent:
         events_.erase(r.bounded(kMaxEvents, "an event"));
         break;
@@ -1207,7 +1207,7 @@ void Executor::run(Reader& r, Callee callee) {
   }
   if (!call.failure && call.refusal.empty()) {
     try {
-      if (callee == Callee::kHost) {
+      if (callee == Callee::kNode) {
         function.available = available_memory(devices_[function.device]);
       }
       auto result = run_function(reinterpret_cast<int64_t>(this), devices_, generator(function.device, function.device),

@@ -23,7 +23,7 @@ namespace remora {
 // What the core and a callee say to each other; integers are varints, texts and bytes have their length before them.
 //   request  of a worker: version, payload, devices (count, names), device number, state of its default generator,
 //            storages (count, Memory, bytes, device number, where), tensors (count, storage number, tensor)
-//            of the host: version, payload, device's name, device number, bytes it has left (0 = not known)
+//            of the node: version, payload, device's name, device number, bytes it has left (0 = not known)
 //   answer   version, payload, generator state, new storages (as above), tensors (count, Source, number, tensor)
 //   tensor   name of its dtype, 1 = conjugated | 2 = negated, dimensions, sizes, strides (zigzag), offset
 // The program gets of the answer: version, payload, new storages (count, bytes, device number), tensors as above.
@@ -36,7 +36,7 @@ enum class Memory : uint8_t {
   kNone = 0,   // of no bytes
   kShared = 1, // path of a sealed memory file
   kCuda = 2,   // CUDA's handle of an allocation (64 bytes), offset in it
-  kFile = 3,   // path, offset, 1 = may be mapped: bytes of a file, from the host alone
+  kFile = 3,   // path, offset, 1 = may be mapped: bytes of a file, from the node itself alone
 };
 
 enum class Source : uint8_t {
@@ -410,7 +410,7 @@ Writer write_request(Running& run) {
   Writer w;
   w.u8(kFunctionVersion);
   write_bytes(w, run.call.payload);
-  if (run.call.callee == Callee::kHost) {
+  if (run.call.callee == Callee::kNode) {
     w.string(run.devices[run.call.device].str());
     w.varint(run.call.device);
     w.varint(run.call.available);
@@ -486,19 +486,19 @@ void read_answer(Running& run, Reader& r) {
     auto device = r.bounded(run.devices.size() - 1, "a device");
     auto options = at::TensorOptions().dtype(at::kByte).device(run.devices[device]);
     auto on_cpu = run.devices[device].is_cpu();
-    auto by_host = run.call.callee == Callee::kHost;
+    auto by_node = run.call.callee == Callee::kNode;
     at::Tensor memory;
     if (kind == Memory::kNone && bytes == 0) {
       memory = at::empty({0}, options);
-    } else if (kind == Memory::kFile && by_host && bytes > 0) {
+    } else if (kind == Memory::kFile && by_node && bytes > 0) {
       std::string path(r.string());
       auto offset = r.bounded(kMaxStorageBytes, "an offset");
       files[i] = FileBytes{std::move(path), offset, bytes, r.u8() != 0};
-    } else if (kind == Memory::kShared && on_cpu && !by_host && bytes > 0) {
+    } else if (kind == Memory::kShared && on_cpu && !by_node && bytes > 0) {
       c10::Storage storage(c10::Storage::use_byte_size_t(), static_cast<int64_t>(bytes),
                            open_shared(r.string(), bytes), c10::GetAllocator(c10::kCPU), true);
       memory = at::empty({0}, options).set_(storage, 0, {static_cast<int64_t>(bytes)}, {1});
-    } else if (kind == Memory::kCuda && !on_cpu && !by_host && bytes > 0) {
+    } else if (kind == Memory::kCuda && !on_cpu && !by_node && bytes > 0) {
       memory = read_cuda(r, run.devices[device], bytes);
     } else {
       r.fail("a result's memory is of kind " + std::to_string(static_cast<int>(kind)) + ", which device " +
@@ -631,7 +631,7 @@ int64_t record_run(Machine& machine, Callee callee, int device, int64_t timeout_
     machine.begin_record();
     TensorView previous;
     auto& open = machine.open;
-    open.code(callee == Callee::kWorker ? Record::kRun : Record::kAskHost);
+    open.code(callee == Callee::kWorker ? Record::kRun : Record::kCallNode);
     open.varint(request);
     open.varint(device);
     open.varint(timeout_millis);
@@ -663,10 +663,10 @@ void bind_run(Machine& machine, int64_t request, const std::vector<at::Tensor>& 
   machine.write_bind(request, tensors);
 }
 
-HostAnswer await_host(Machine& machine, int64_t request) {
+NodeAnswer await_node(Machine& machine, int64_t request) {
   auto bytes = await_run(machine, request);
   Reader r(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size());
-  HostAnswer answer;
+  NodeAnswer answer;
   if (r.u8() != kFunctionVersion) r.fail("the node speaks another version");
   answer.payload = read_bytes(r, "an answer's size");
   std::vector<at::Tensor> storages;

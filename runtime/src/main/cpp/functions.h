@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
 // Calls in a batch that no operator answers: Python functions that run whole on the node (@remora.remote), in a worker
-// process, and what the host answers, the process that the executor is in (loading and saving models). This is what
+// process, and what the node answers, the process that the executor is in (loading and saving models). This is what
 // passes between them and the core, and the memory that results are in.
 #pragma once
 
@@ -20,9 +20,9 @@ class Machine;
 
 // ---- the node's side
 
-enum class Callee : uint8_t { kWorker, kHost };
+enum class Callee : uint8_t { kWorker, kNode };
 
-// A function to run, as kRun has it, or a call of the host, as kAskHost has it.
+// A function to run, as kRun has it, or a call of the node, as kCallNode has it.
 struct FunctionCall {
   Callee callee = Callee::kWorker;
   std::string_view payload;              // for the callee alone
@@ -54,12 +54,12 @@ int64_t record_run(Machine& machine, Callee callee, int device, int64_t timeout_
                    const uint8_t* payload, size_t bytes, const int64_t* tensors, size_t count);
 std::string await_run(Machine& machine, int64_t request);
 void bind_run(Machine& machine, int64_t request, const std::vector<at::Tensor>& tensors);
-// The host's answer, with its tensors bound.
-struct HostAnswer {
+// The node's answer, with its tensors bound.
+struct NodeAnswer {
   std::string payload;
   std::vector<at::Tensor> tensors;
 };
-HostAnswer await_host(Machine& machine, int64_t request);
+NodeAnswer await_node(Machine& machine, int64_t request);
 // The longest time that one of the machine's unfinished calls may take, in milliseconds; 0 when there is none.
 int64_t longest_run(int64_t machine);
 

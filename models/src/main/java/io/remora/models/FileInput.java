@@ -6,12 +6,16 @@ import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.channels.FileChannel;
+import java.nio.charset.StandardCharsets;
 import java.nio.file.NoSuchFileException;
 import java.nio.file.Path;
 import java.nio.file.StandardOpenOption;
+import java.util.Arrays;
 
 /** A model's file, read piece by piece; whatever goes wrong is a {@link ModelFileException}. */
 final class FileInput implements AutoCloseable {
+  private static final String LFS_POINTER = "version https://git-lfs.github.com/spec/";
+
   private final Path path;
   private final FileChannel channel;
   private final long size;
@@ -21,11 +25,19 @@ final class FileInput implements AutoCloseable {
     try {
       channel = FileChannel.open(path, StandardOpenOption.READ);
       size = channel.size();
+      if (size > LFS_POINTER.length() && size < 1024 && startsWith(LFS_POINTER)) {
+        throw error("it is not the file but Git LFS's pointer to it: fetch it with git lfs pull");
+      }
     } catch (NoSuchFileException e) {
       throw new ModelFileException(path + ": no such file", e);
     } catch (IOException e) {
       throw new ModelFileException(path + ": cannot be read: " + e, e);
     }
+  }
+
+  private boolean startsWith(String text) {
+    byte[] bytes = text.getBytes(StandardCharsets.US_ASCII);
+    return Arrays.equals(bytes, read(0, bytes.length).array());
   }
 
   /** The whole of a file that must not be larger than this. */

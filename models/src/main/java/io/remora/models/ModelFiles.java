@@ -78,8 +78,17 @@ public record ModelFiles(Path folder, SortedMap<String, Weights> directories) {
    *     file of weights is there at all
    */
   public static ModelFiles read(Path folder, String variant) {
+    return read(folder, filesBelow(folder), variant);
+  }
+
+  /**
+   * {@link #read(Path, String)} as if only these files were there.
+   *
+   * @param files relative to the folder, with {@code /} between names
+   */
+  public static ModelFiles read(Path folder, Collection<String> files, String variant) {
     SortedMap<String, Weights> directories = new TreeMap<>();
-    byDirectory(filesBelow(folder))
+    byDirectory(files)
         .forEach(
             (directory, paths) ->
                 WeightFiles.of(folder.resolve(directory).toString(), paths, variant)

@@ -93,12 +93,13 @@ final class NodeLaunch {
   }
 
   /**
-   * The program's settings of nodes, links and stores, so that the child has them, wherever they
+   * The program's settings of nodes, links, stores and the hub, so that the child has them, wherever they
    * are from.
    */
   private static String nodeConfig(Config config) {
     return config
         .withOnlyPath("remora.node")
+        .withFallback(config.withOnlyPath("remora.hub"))
         .withFallback(config.withOnlyPath("remora.link"))
         .withFallback(config.withOnlyPath("remora.state"))
         .root()

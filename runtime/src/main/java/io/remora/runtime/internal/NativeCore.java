@@ -193,8 +193,8 @@ public final class NativeCore {
   @Name("remora_run_longest")
   public static native long runLongest(long machine);
 
-  @Name("remora_ask_host")
-  public static native long askHost(
+  @Name("remora_call_node")
+  public static native long callNode(
       long machine,
       int device,
       long timeoutMillis,
@@ -204,23 +204,23 @@ public final class NativeCore {
       @Cast("const int64_t*") LongPointer tensors,
       long count);
 
-  @Name("remora_host_answer")
-  public static native long hostAnswer(long machine, long request);
+  @Name("remora_node_answer")
+  public static native long nodeAnswer(long machine, long request);
 
-  @Name("remora_host_answer_payload")
-  public static native long hostAnswerPayload(long answer);
+  @Name("remora_node_answer_payload")
+  public static native long nodeAnswerPayload(long answer);
 
-  @Name("remora_host_answer_bytes")
-  public static native long hostAnswerBytes(long answer);
+  @Name("remora_node_answer_bytes")
+  public static native long nodeAnswerBytes(long answer);
 
-  @Name("remora_host_answer_tensors")
-  public static native long hostAnswerTensors(long answer);
+  @Name("remora_node_answer_tensors")
+  public static native long nodeAnswerTensors(long answer);
 
-  @Name("remora_host_answer_tensor")
-  public static native long hostAnswerTensor(long answer, long index);
+  @Name("remora_node_answer_tensor")
+  public static native long nodeAnswerTensor(long answer, long index);
 
-  @Name("remora_host_answer_release")
-  public static native void hostAnswerRelease(long answer);
+  @Name("remora_node_answer_release")
+  public static native void nodeAnswerRelease(long answer);
 
   @Name("remora_event_record")
   public static native long eventRecord(long machine, int device);
@@ -301,8 +301,8 @@ public final class NativeCore {
   @Name("remora_set_run_callback")
   public static native void setRunCallback(@Cast("remora_run_callback") RunCallback run);
 
-  @Name("remora_set_host_callback")
-  public static native void setHostCallback(@Cast("remora_run_callback") RunCallback host);
+  @Name("remora_set_node_callback")
+  public static native void setNodeCallback(@Cast("remora_run_callback") RunCallback node);
 
   @Name("remora_run_write")
   public static native int runWrite(long tensor, String path, long offset, long bytes);
