@@ -95,13 +95,14 @@ def save_model(kind: str, folder: Path) -> Any:
     return model, tokenizer
 
 
-def run(program: str, *arguments: str, stdin: str = "") -> str:
-    """What a Java program writes to standard output."""
+def run(program: str, *arguments: str, stdin: str = "", mode: str = "in-jvm") -> str:
+    """What a Java program writes to standard output; its machine is a thread of it, or a process of its own."""
     java = Path(os.environ["JAVA_HOME"]) / "bin" / "java" if "JAVA_HOME" in os.environ else "java"
     result = subprocess.run(
         [
             str(java),
             "-Djava.util.concurrent.ForkJoinPool.common.parallelism=2",
+            f"-Dremora.provider.mock.mode={mode}",
             "-cp",
             CLASS_PATH,
             f"{PACKAGE}.{program}",
@@ -146,7 +147,14 @@ def test_generate_gives_the_tokens_of_transformers(kind, tmp_path):
     model.generation_config.save_pretrained(tmp_path)
     expected = tokens[: end + 1]
 
-    output = run("Generate", f"--model={tmp_path}", "--prompt=-", "--tokens", stdin=PROMPT)
+    output = run(
+        "Generate",
+        f"--model={tmp_path}",
+        "--prompt=-",
+        "--tokens",
+        stdin=PROMPT,
+        mode="child-jvm" if kind == "llama3" else "in-jvm",
+    )
 
     lines = [line.split() for line in output.splitlines()]
     difference = 0.0

@@ -21,7 +21,8 @@ final class DecoderLayer extends Module {
 
   /** {@code [batch, time, hidden size]} to the same shape; {@code cache} may be null. */
   Tensor forward(Tensor hidden, PositionTable.Positions positions, KeyValueCache.Layer cache) {
-    Tensor attended = attention.forward(attentionNorm.forward(hidden), positions, cache).add(hidden);
+    Tensor attended =
+        attention.forward(attentionNorm.forward(hidden), positions, cache).add(hidden);
     return feedForward.forward(feedForwardNorm.forward(attended)).add(attended);
   }
 

@@ -3,6 +3,7 @@ package io.remora.examples.language;
 
 import static org.bytedeco.pytorch.global.torch.full;
 
+import io.remora.client.LoadOptions;
 import io.remora.client.RemoteMachine;
 import java.io.IOException;
 import java.io.PrintWriter;
@@ -176,8 +177,7 @@ public final class FineTune implements Callable<Integer> {
       LoadedModel model =
           resume
               ? LoadedModel.of(config, checkpoint)
-              : LoadedModel.load(
-                  machine, config, folder.source(), options.loadOptions(folder));
+              : LoadedModel.load(machine, config, folder.source(), options.loadOptions(folder));
       machine.manualSeed(seed);
       Place place = new Place.Machine(machine);
       TokenBlocks blocks = new TokenBlocks(tokens, block, batch, place);
@@ -189,14 +189,13 @@ public final class FineTune implements Callable<Integer> {
         trainer.restore(checkpoint, Math.toIntExact(checkpoint.get(STEP).item_long()));
       }
       train(machine, model, trainer);
-      machine.save(weights(model), output.resolve("model.safetensors"), FORMAT);
+      machine.save(weights(model.module()), output.resolve("model.safetensors"), FORMAT);
       folder.copyTo(output);
     }
     return 0;
   }
 
-  private void train(RemoteMachine machine, LoadedModel model, Trainer trainer)
-      throws IOException {
+  private void train(RemoteMachine machine, LoadedModel model, Trainer trainer) throws IOException {
     PrintWriter out = spec.commandLine().getOut();
     long start = System.nanoTime();
     int counted = 0;
@@ -207,7 +206,7 @@ public final class FineTune implements Callable<Integer> {
       if (done % logEvery == 0 || done == steps) {
         float[] losses = trainer.losses();
         for (int i = 0; i < losses.length; i++) {
-          out.printf(Locale.ROOT, "step %d loss %.7g%n", done - losses.length + i + 1, losses[i]);
+          out.printf(Locale.ROOT, "step %d loss %.9g%n", done - losses.length + i + 1, losses[i]);
         }
         out.printf(
             Locale.ROOT,
@@ -233,7 +232,7 @@ public final class FineTune implements Callable<Integer> {
   private void saveCheckpoint(RemoteMachine machine, LoadedModel model, Trainer trainer)
       throws IOException {
     try (PointerScope temporaries = new PointerScope()) {
-      Map<String, Tensor> everything = weights(model);
+      Map<String, Tensor> everything = weights(model.module());
       everything.putAll(trainer.state());
       everything.put(
           STEP,
@@ -246,9 +245,10 @@ public final class FineTune implements Callable<Integer> {
     }
   }
 
-  private static Map<String, Tensor> weights(LoadedModel model) {
+  /** A model's parameters by name. */
+  static Map<String, Tensor> weights(LlamaForCausalLM model) {
     Map<String, Tensor> weights = new LinkedHashMap<>();
-    StringTensorDict parameters = model.module().named_parameters();
+    StringTensorDict parameters = model.named_parameters();
     for (long i = 0; i < parameters.size(); i++) {
       weights.put(parameters.get(i).key().getString(), parameters.get(i).value());
     }

@@ -86,8 +86,7 @@ final class FusedAdamW {
       }
       // As clip_grad_norm_ does it, which in C++ reads the norm in each step.
       Tensor factor = Operators.norm(gradients).add(new Scalar(1e-6)).reciprocal();
-      Operators.scale(
-          gradients, factor.mul(new Scalar(mostNorm)).clamp_max(new Scalar(1.0)));
+      Operators.scale(gradients, factor.mul(new Scalar(mostNorm)).clamp_max(new Scalar(1.0)));
       counter.add_(new Scalar(1.0));
       rate.fill_(new Scalar(learningRate));
       Operators.adamW(parameters, gradients, means, squares, counters, rate, options);

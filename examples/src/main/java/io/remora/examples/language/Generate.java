@@ -17,7 +17,9 @@ import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Option;
 import picocli.CommandLine.Spec;
 
-/** Continues a text with a language model on a remote machine, and prints what comes as it comes. */
+/**
+ * Continues a text with a language model on a remote machine, and prints what comes as it comes.
+ */
 @Command(
     name = "generate",
     showDefaultValues = true,
@@ -78,7 +80,8 @@ public final class Generate implements Callable<Integer> {
   @Option(
       names = "--top-p",
       paramLabel = "P",
-      description = "Draws among the likeliest tokens that have this share of probability together.",
+      description =
+          "Draws among the likeliest tokens that have this share of probability together.",
       defaultValue = "1")
   private double topP;
 

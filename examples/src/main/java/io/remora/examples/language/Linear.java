@@ -26,8 +26,6 @@ final class Linear extends Module {
 
   /** {@code [..., inputs]} to {@code [..., outputs]}. */
   Tensor forward(Tensor input) {
-    return bias == null
-        ? linear(input, weight)
-        : linear(input, weight, new TensorOptional(bias));
+    return bias == null ? linear(input, weight) : linear(input, weight, new TensorOptional(bias));
   }
 }

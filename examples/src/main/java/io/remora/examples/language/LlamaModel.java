@@ -22,12 +22,9 @@ final class LlamaModel extends Module {
     embedding = register_module("embed_tokens", new Embedding(config, options));
     register_module("layers", layerList);
     for (int i = 0; i < config.layers(); i++) {
-      layers.add(
-          layerList.register_module(Integer.toString(i), new DecoderLayer(config, options)));
+      layers.add(layerList.register_module(Integer.toString(i), new DecoderLayer(config, options)));
     }
-    norm =
-        register_module(
-            "norm", new RmsNorm(config.hiddenSize(), config.normEpsilon(), options));
+    norm = register_module("norm", new RmsNorm(config.hiddenSize(), config.normEpsilon(), options));
   }
 
   /**

@@ -83,7 +83,8 @@ public final class MeasureGeneration implements Callable<Integer> {
         PointerScope everything = new PointerScope()) {
       Place.Machine there = new Place.Machine(machine);
       Place.Local here = new Place.Local();
-      Generation remote = new Generation(config, random(config, there, 0.02), there, ScalarType.Float);
+      Generation remote =
+          new Generation(config, random(config, there, 0.02), there, ScalarType.Float);
       Generation local = new Generation(config, random(config, here, 0.02), here, ScalarType.Float);
       List<Figures> remotely = new ArrayList<>();
       List<Figures> locally = new ArrayList<>();
@@ -108,7 +109,8 @@ public final class MeasureGeneration implements Callable<Integer> {
         (token, logProbability) -> times.add(System.nanoTime()));
     long first = times.get(0);
     long last = times.get(times.size() - 1);
-    return new Figures((first - start) / 1e9, (tokens - Math.min(checkEvery, tokens)) * 1e9 / (last - first));
+    return new Figures(
+        (first - start) / 1e9, (tokens - Math.min(checkEvery, tokens)) * 1e9 / (last - first));
   }
 
   private void report(List<Figures> remote, List<Figures> local) {

@@ -13,6 +13,7 @@ import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.nio.file.StandardCopyOption;
 import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Optional;
@@ -76,12 +77,9 @@ record ModelFolder(String source, Optional<String> revision, Path folder) {
   void copyTo(Path target) throws IOException {
     for (String name :
         List.of(
-            "config.json",
-            "generation_config.json",
-            "tokenizer.json",
-            "tokenizer_config.json")) {
+            "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")) {
       if (Files.exists(folder.resolve(name))) {
-        Files.copy(folder.resolve(name), target.resolve(name));
+        Files.copy(folder.resolve(name), target.resolve(name), StandardCopyOption.REPLACE_EXISTING);
       }
     }
   }

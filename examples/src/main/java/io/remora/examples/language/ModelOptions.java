@@ -94,15 +94,15 @@ final class ModelOptions {
     return folder.revision().map(options::revision).orElse(options);
   }
 
-  /** A node of this program's own may load what the program names; other nodes have their own rules. */
+  /**
+   * A node of this program's own may load what the program names; other nodes have their own rules.
+   */
   private Config settings(ModelFolder folder, Path checkpoints) {
     Map<String, Object> settings = new HashMap<>();
     Optional<String> written = Optional.ofNullable(checkpoints).map(ModelOptions::absolute);
-    List<String> read =
-        folder.revision().isEmpty() ? List.of(folder.source()) : List.of();
+    List<String> read = folder.revision().isEmpty() ? List.of(folder.source()) : List.of();
     settings.put(
-        "remora.node.models.directories",
-        Stream.concat(read.stream(), written.stream()).toList());
+        "remora.node.models.directories", Stream.concat(read.stream(), written.stream()).toList());
     written.ifPresent(path -> settings.put("remora.node.models.save-directories", List.of(path)));
     if (computeThreads != null) {
       settings.put("remora.provider.mock.compute-threads", computeThreads);

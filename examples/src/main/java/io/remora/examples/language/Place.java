@@ -24,7 +24,9 @@ sealed interface Place {
   /** The device's random generator. */
   Generator generator();
 
-  /** Starts reading a tensor, as {@link RemoteMachine#read} does. The receiver closes what comes. */
+  /**
+   * Starts reading a tensor, as {@link RemoteMachine#read} does. The receiver closes what comes.
+   */
   CompletionStage<Tensor> read(Tensor tensor);
 
   /** A remote machine. */

@@ -22,8 +22,8 @@ final class PositionTable {
    * @param indices {@code [time]}, int64
    * @param span how many keys attention reads
    * @param rotation of queries and keys
-   * @param mask what is added to the scores, {@code [group size * time, span]}, or {@code [1, span]}
-   *     for one token: 0 where it may look, minus infinity where it may not
+   * @param mask what is added to the scores, {@code [group size * time, span]}, or {@code [1,
+   *     span]} for one token: 0 where it may look, minus infinity where it may not
    */
   record Positions(Tensor indices, long span, RotaryEmbedding.Rotation rotation, Tensor mask) {}
 
@@ -48,8 +48,7 @@ final class PositionTable {
   /** Tokens at these positions, {@code [time]}, which look at the first {@code span} keys. */
   Positions at(Tensor indices, long span) {
     Tensor visible = first(span).le(indices.unsqueeze(1));
-    Tensor mask =
-        where(visible, new Scalar(0.0), new Scalar(Double.NEGATIVE_INFINITY)).to(dtype);
+    Tensor mask = where(visible, new Scalar(0.0), new Scalar(Double.NEGATIVE_INFINITY)).to(dtype);
     boolean oneToken = indices.size(0) == 1;
     return new Positions(
         indices, span, rotary.at(indices), oneToken ? mask : mask.repeat(groupSize, 1));

@@ -44,10 +44,7 @@ final class RotaryEmbedding {
     try (PointerScope temporaries = new PointerScope()) {
       Tensor frequencies = Tensor.create(frequencies(config)).to(device, ScalarType.Float);
       Tensor angles =
-          PositionTable.range(positions, device)
-              .to(ScalarType.Float)
-              .unsqueeze(1)
-              .mul(frequencies);
+          PositionTable.range(positions, device).to(ScalarType.Float).unsqueeze(1).mul(frequencies);
       Tensor cosine = angles.cos();
       Tensor sine = angles.sin();
       cosines.copy_(cat(new TensorVector(cosine, cosine), -1));

@@ -15,7 +15,8 @@ final class TokenText {
   private final Function<long[], String> decoder;
   private final List<String> stops;
   private final List<Long> tokens = new ArrayList<>();
-  // Tokens are decoded together with the ones before, since what a token says depends on them: those
+  // Tokens are decoded together with the ones before, since what a token says depends on them:
+  // those
   // from `known` on are new.
   private int known;
   private String held = "";

@@ -56,8 +56,7 @@ final class Trainer {
     this.plan = plan;
     this.place = place;
     this.optimizer = new FusedAdamW(model.named_parameters(), place.device(), plan.optimizer());
-    this.losses =
-        zeros(new long[] {mostUnread}, Place.options(place.device(), ScalarType.Float));
+    this.losses = zeros(new long[] {mostUnread}, Place.options(place.device(), ScalarType.Float));
   }
 
   /** Steps that are done. */
@@ -109,8 +108,7 @@ final class Trainer {
     Map<String, Tensor> state = new LinkedHashMap<>();
     optimizer.state().forEach((name, tensor) -> state.put("optimizer." + name, tensor));
     state.put("order", blocks.order());
-    state.put(
-        "generator", place.generator().get_state().to(place.device(), ScalarType.Byte));
+    state.put("generator", place.generator().get_state().to(place.device(), ScalarType.Byte));
     return state;
   }
 

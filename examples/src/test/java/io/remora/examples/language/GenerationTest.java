@@ -141,8 +141,7 @@ final class GenerationTest {
       PositionTable table =
           new PositionTable(CONFIG, text.length, there.device(), ScalarType.Float);
       Tensor input = Tensor.create(text).view(1, text.length).to(there.device(), ScalarType.Long);
-      Tensor scores =
-          model.forward(input, table.at(table.first(text.length), text.length), null);
+      Tensor scores = model.forward(input, table.at(table.first(text.length), text.length), null);
       Tensor chosen =
           scores
               .argmax(new LongOptional(-1), false)
@@ -156,8 +155,7 @@ final class GenerationTest {
   }
 
   private static Generation.Plan greedy(int tokens, int block) {
-    return new Generation.Plan(
-        new Sampler(0, 0, 1, there.generator()), tokens, block, false);
+    return new Generation.Plan(new Sampler(0, 0, 1, there.generator()), tokens, block, false);
   }
 
   private static Generation.Plan sampled(Place place) {

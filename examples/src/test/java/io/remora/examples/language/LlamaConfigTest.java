@@ -38,8 +38,7 @@ final class LlamaConfigTest {
     assertThat(config.queryKeyValueBias()).isFalse();
     assertThat(config.endTokens()).containsExactly(0L, 2L);
     assertThat(config.rope())
-        .isEqualTo(
-            new LlamaConfig.Rope(500_000, new LlamaConfig.Scaling.Llama3(8, 1, 4, 4096)));
+        .isEqualTo(new LlamaConfig.Rope(500_000, new LlamaConfig.Scaling.Llama3(8, 1, 4, 4096)));
   }
 
   @Test

@@ -40,7 +40,8 @@ final class RotaryEmbeddingTest {
 
   @Test
   void stretchesSlowAnglesOnly() {
-    // Turns of the four angles in 64 positions: 10.2, 1.02, 0.1, 0.01; kept above 4, divided below 1.
+    // Turns of the four angles in 64 positions: 10.2, 1.02, 0.1, 0.01; kept above 4, divided below
+    // 1.
     float[] angles = RotaryEmbedding.frequencies(SmallModel.CONFIG);
 
     assertThat(angles[0]).isEqualTo(1f);
