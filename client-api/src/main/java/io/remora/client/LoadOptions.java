@@ -107,8 +107,8 @@ public final class LoadOptions {
   }
 
   /**
-   * The address of the hub, one that the node allows ({@code remora.node.models.endpoints}), instead
-   * of the node's own.
+   * The address of the hub, one that the node allows ({@code remora.node.models.endpoints}),
+   * instead of the node's own.
    */
   public LoadOptions endpoint(String address) {
     LoadOptions options = new LoadOptions(this);

@@ -164,9 +164,7 @@ final class MachineModels {
     try {
       ask(
           "cancelling a load",
-          NodeCall.newBuilder()
-              .setCancelLoad(CancelLoad.newBuilder().setId(load.getId()))
-              .build(),
+          NodeCall.newBuilder().setCancelLoad(CancelLoad.newBuilder().setId(load.getId())).build(),
           0,
           List.of(),
           LONGEST_PAUSE);
@@ -194,7 +192,7 @@ final class MachineModels {
   }
 
   private static Tensor converted(Tensor tensor, ScalarType dtype) {
-    if (!tensor.is_floating_point() || tensor.scalar_type() == dtype) {
+    if (!tensor.is_floating_point() || tensor.scalar_type().value == dtype.value) {
       return tensor;
     }
     try (tensor) {
@@ -244,7 +242,7 @@ final class MachineModels {
 
     private static boolean same(Tensor a, Tensor b) {
       return a.is_set_to(b)
-          && a.scalar_type() == b.scalar_type()
+          && a.scalar_type().value == b.scalar_type().value
           && a.is_conj() == b.is_conj()
           && a.is_neg() == b.is_neg();
     }

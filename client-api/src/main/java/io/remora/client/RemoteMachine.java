@@ -229,8 +229,8 @@ public final class RemoteMachine implements AutoCloseable {
    *
    * @param stateDict by name
    * @param metadata what the file says besides; may be empty
-   * @throws io.remora.models.ModelException when the file cannot be written, or a dtype has no place
-   *     in it
+   * @throws io.remora.models.ModelException when the file cannot be written, or a dtype has no
+   *     place in it
    * @throws IllegalArgumentException when a tensor is not on this machine
    */
   public void save(Map<String, Tensor> stateDict, Path file, Map<String, String> metadata) {

@@ -30,8 +30,7 @@ public final class StateDicts {
    * @param unexpected names in the state dict that the module does not have
    * @param mismatched what fits by its name only: {@code name: reason}
    */
-  public record LinkResult(
-      List<String> missing, List<String> unexpected, List<String> mismatched) {
+  public record LinkResult(List<String> missing, List<String> unexpected, List<String> mismatched) {
     public LinkResult {
       missing = List.copyOf(missing);
       unexpected = List.copyOf(unexpected);

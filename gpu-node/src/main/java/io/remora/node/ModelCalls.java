@@ -172,12 +172,14 @@ final class ModelCalls implements NodeCallHandler, AutoCloseable {
       loaded.addDirectories(directory);
     }
     long bytes = numbers.keySet().stream().mapToLong(StorageKey::bytes).sum();
-    requireMemory(call, request.getSource(), dtype.isPresent() ? Math.max(bytes, converted) : bytes);
+    requireMemory(
+        call, request.getSource(), dtype.isPresent() ? Math.max(bytes, converted) : bytes);
     boolean map = models.settings().mapFiles();
     return new NodeCallAnswer(
         NodeAnswer.newBuilder().setLoaded(loaded).build().toByteArray(),
         numbers.keySet().stream()
-            .map(key -> new FileStorage(key.file().toAbsolutePath(), key.offset(), key.bytes(), map))
+            .map(
+                key -> new FileStorage(key.file().toAbsolutePath(), key.offset(), key.bytes(), map))
             .toList(),
         tensors);
   }
@@ -241,8 +243,7 @@ final class ModelCalls implements NodeCallHandler, AutoCloseable {
                       () -> new ModelException("model files have no " + tensor.getDtype())),
               tensor.getSizesList().stream().mapToLong(Long::longValue).toArray()));
     }
-    SafetensorsWriter.Layout layout =
-        SafetensorsWriter.layout(tensors, request.getMetadataMap());
+    SafetensorsWriter.Layout layout = SafetensorsWriter.layout(tensors, request.getMetadataMap());
     try (NewFile output = NewFile.of(file, layout.fileBytes())) {
       output.write(ByteBuffer.wrap(layout.header()), 0);
       for (SafetensorsWriter.Place place : layout.places()) {
@@ -264,8 +265,7 @@ final class ModelCalls implements NodeCallHandler, AutoCloseable {
   private static ModelError error(RuntimeException e) {
     ModelError.Builder error =
         ModelError.newBuilder()
-            .setKind(
-                e instanceof ModelException ? e.getClass().getSimpleName() : "ModelException")
+            .setKind(e instanceof ModelException ? e.getClass().getSimpleName() : "ModelException")
             .setMessage(String.valueOf(e.getMessage()));
     if (e instanceof GatedRepositoryException gated) {
       error.setUrl(String.valueOf(gated.accessPage()));

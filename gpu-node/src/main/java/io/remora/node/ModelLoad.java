@@ -100,7 +100,8 @@ final class ModelLoad implements AutoCloseable {
 
   private Found onDisk(String source) {
     if (request.getAllowPatternsCount() + request.getIgnorePatternsCount() > 0) {
-      throw new ModelException("patterns choose a repository's files; %s is a path".formatted(source));
+      throw new ModelException(
+          "patterns choose a repository's files; %s is a path".formatted(source));
     }
     Path path = models.toLoad(source);
     return new Found(
@@ -108,17 +109,14 @@ final class ModelLoad implements AutoCloseable {
         Files.isDirectory(path)
             ? ModelFiles.read(path, request.getVariant())
             : ModelFiles.read(
-                path.getParent(),
-                List.of(path.getFileName().toString()),
-                request.getVariant()));
+                path.getParent(), List.of(path.getFileName().toString()), request.getVariant()));
   }
 
   private Found onHub(String repository) {
     String revision = request.getRevision().isEmpty() ? "main" : request.getRevision();
     HubSettings settings = models.hub(request);
     try (HubClient hub = open(settings)) {
-      HubSnapshot snapshot =
-          hub.download(repository, revision, selection(), now -> progress = now);
+      HubSnapshot snapshot = hub.download(repository, revision, selection(), now -> progress = now);
       List<String> paths =
           snapshot.files().stream()
               .map(file -> snapshot.folder().relativize(file).toString())

@@ -132,8 +132,7 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
     this.timers = timers;
     this.settings = settings;
     this.onEnding = onEnding;
-    this.models =
-        new NodeModels(settings.models(), context.getSystem().settings().config());
+    this.models = new NodeModels(settings.models(), context.getSystem().settings().config());
   }
 
   @Override

@@ -18,11 +18,7 @@ import java.util.OptionalLong;
  * @param timeout how long the program waits
  */
 public record NodeCall(
-    ByteBuffer payload,
-    String deviceName,
-    int device,
-    OptionalLong available,
-    Duration timeout) {
+    ByteBuffer payload, String deviceName, int device, OptionalLong available, Duration timeout) {
 
   /** What functions.cpp has written. */
   static NodeCall decode(ByteBuffer request, Duration timeout) {

@@ -38,8 +38,7 @@ public record NodeCallAnswer(byte[] payload, List<FileStorage> storages, List<Fi
    * @param dtype PyTorch's name, such as {@code float32}
    * @param offset in elements
    */
-  public record FileTensor(
-      int storage, String dtype, long[] sizes, long[] strides, long offset) {}
+  public record FileTensor(int storage, String dtype, long[] sizes, long[] strides, long offset) {}
 
   public NodeCallAnswer {
     storages = List.copyOf(storages);

@@ -2,7 +2,11 @@
 package io.remora.models.hub;
 
 import io.remora.models.ModelFiles;
+import java.util.LinkedHashSet;
 import java.util.List;
+import java.util.Set;
+import java.util.function.Predicate;
+import java.util.regex.Pattern;
 
 /** Which files of a repository are wanted. */
 @FunctionalInterface
@@ -12,7 +16,7 @@ public interface FileSelection {
 
   /** All files. */
   static FileSelection all() {
-    return patterns(List.of(), List.of());
+    return paths -> paths;
   }
 
   /**
@@ -24,17 +28,29 @@ public interface FileSelection {
    * @param ignore and none of these
    */
   static FileSelection patterns(List<String> allow, List<String> ignore) {
-    return paths -> paths;
+    Predicate<String> allowed = allow.isEmpty() ? path -> true : anyOf(allow);
+    Predicate<String> wanted = allowed.and(anyOf(ignore).negate());
+    return paths -> paths.stream().filter(wanted).toList();
   }
 
   /**
-   * What loading a model's weights takes: the files that {@link io.remora.models.ModelFiles#read}
-   * would read, which are {@code .bin} only where a directory has no safetensors, and all {@code
-   * *.json}: indices, configurations, tokenizers.
+   * What loading a model's weights takes: the files that {@link ModelFiles#read(java.nio.file.Path,
+   * String)} would read, which are {@code .bin} only where a directory has no safetensors, and all
+   * {@code *.json}: indices, configurations, tokenizers.
    *
    * @param variant such as {@code fp16}; "" for none
    */
   static FileSelection weights(String variant) {
-    return paths -> ModelFiles.weightFiles(paths, variant);
+    return paths -> {
+      Set<String> wanted = new LinkedHashSet<>(ModelFiles.weightFiles(paths, variant));
+      return paths.stream()
+          .filter(path -> wanted.contains(path) || path.endsWith(".json"))
+          .toList();
+    };
+  }
+
+  private static Predicate<String> anyOf(List<String> patterns) {
+    List<Pattern> compiled = patterns.stream().map(FilePattern::compile).toList();
+    return path -> compiled.stream().anyMatch(pattern -> pattern.matcher(path).matches());
   }
 }

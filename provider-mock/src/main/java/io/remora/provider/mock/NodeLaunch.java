@@ -93,8 +93,8 @@ final class NodeLaunch {
   }
 
   /**
-   * The program's settings of nodes, links, stores and the hub, so that the child has them, wherever they
-   * are from.
+   * The program's settings of nodes, links, stores and the hub, so that the child has them,
+   * wherever they are from.
    */
   private static String nodeConfig(Config config) {
     return config
