@@ -48,6 +48,7 @@ remora::Batch* batch_at(int64_t address) { return reinterpret_cast<remora::Batch
 remora::RemoteEvent* event_at(int64_t address) { return reinterpret_cast<remora::RemoteEvent*>(address); }
 remora::Executor* executor_at(int64_t address) { return reinterpret_cast<remora::Executor*>(address); }
 remora::ExecutionResult* result_at(int64_t address) { return reinterpret_cast<remora::ExecutionResult*>(address); }
+remora::NodeAnswer* answer_at(int64_t address) { return reinterpret_cast<remora::NodeAnswer*>(address); }
 remora::HeldTransfer* transfer_at(int64_t address) { return reinterpret_cast<remora::HeldTransfer*>(address); }
 template <class T>
 int64_t address_of(T* pointer) { return reinterpret_cast<int64_t>(pointer); }
@@ -387,8 +388,15 @@ void remora_generator_release(int64_t generator) { delete reinterpret_cast<at::G
 int64_t remora_run(int64_t machine, int32_t device, int64_t timeout_millis, const char* name, const uint8_t* payload,
                    int64_t bytes, const int64_t* tensors, int64_t count) {
   return guarded([&]() -> int64_t {
-    return remora::record_run(machine_at(machine), device, timeout_millis, name, payload, static_cast<size_t>(bytes),
-                              tensors, static_cast<size_t>(count));
+    return remora::record_run(machine_at(machine), remora::Callee::kWorker, device, timeout_millis, name, payload,
+                              static_cast<size_t>(bytes), tensors, static_cast<size_t>(count));
+  });
+}
+int64_t remora_call_node(int64_t machine, int32_t device, int64_t timeout_millis, const char* name,
+                        const uint8_t* payload, int64_t bytes, const int64_t* tensors, int64_t count) {
+  return guarded([&]() -> int64_t {
+    return remora::record_run(machine_at(machine), remora::Callee::kNode, device, timeout_millis, name, payload,
+                              static_cast<size_t>(bytes), tensors, static_cast<size_t>(count));
   });
 }
 int64_t remora_run_await(int64_t machine, int64_t request, const uint8_t** answer) {
@@ -401,10 +409,27 @@ int64_t remora_run_await(int64_t machine, int64_t request, const uint8_t** answe
 }
 int32_t remora_run_bind(int64_t machine, int64_t request, const int64_t* tensors, int64_t count) {
   return guarded([&]() -> int32_t {
-    remora::bind_run(machine_at(machine), request, tensors, static_cast<size_t>(count));
+    std::vector<at::Tensor> list;
+    for (int64_t i = 0; i < count; i++) list.push_back(tensor_at(tensors[i]));
+    remora::bind_run(machine_at(machine), request, list);
     return 0;
   });
 }
+int64_t remora_run_longest(int64_t machine) {
+  return guarded([&]() -> int64_t { return remora::longest_run(machine_at(machine).handle); });
+}
+int64_t remora_node_answer(int64_t machine, int64_t request) {
+  return guarded([&]() -> int64_t {
+    return address_of(new remora::NodeAnswer(remora::await_node(machine_at(machine), request)));
+  });
+}
+int64_t remora_node_answer_payload(int64_t answer) { return address_of(answer_at(answer)->payload.data()); }
+int64_t remora_node_answer_bytes(int64_t answer) { return static_cast<int64_t>(answer_at(answer)->payload.size()); }
+int64_t remora_node_answer_tensors(int64_t answer) { return static_cast<int64_t>(answer_at(answer)->tensors.size()); }
+int64_t remora_node_answer_tensor(int64_t answer, int64_t index) {
+  return address_of(&answer_at(answer)->tensors[static_cast<size_t>(index)]);
+}
+void remora_node_answer_release(int64_t answer) { delete answer_at(answer); }
 int64_t remora_event_record(int64_t machine, int32_t device) {
   return guarded([&]() -> int64_t {
     auto& m = machine_at(machine);
@@ -512,10 +537,21 @@ int64_t remora_executor_execute(int64_t executor, const uint8_t* data, int64_t b
     return address_of(executor_at(executor)->execute(data, static_cast<size_t>(bytes)).release());
   });
 }
-void remora_set_run_callback(remora_run_callback callback) { remora::set_run_callback(callback); }
+void remora_set_run_callback(remora_run_callback callback) {
+  remora::set_run_callback(remora::Callee::kWorker, callback);
+}
+void remora_set_node_callback(remora_run_callback callback) {
+  remora::set_run_callback(remora::Callee::kNode, callback);
+}
 int32_t remora_run_answer(const uint8_t* data, int64_t bytes) {
   return guarded([&]() -> int32_t {
     remora::run_answer(data, static_cast<size_t>(bytes));
+    return 0;
+  });
+}
+int32_t remora_run_write(int64_t tensor, const char* path, int64_t offset, int64_t bytes) {
+  return guarded([&]() -> int32_t {
+    remora::run_write(static_cast<size_t>(tensor), path, static_cast<uint64_t>(offset), static_cast<uint64_t>(bytes));
     return 0;
   });
 }

@@ -371,10 +371,17 @@ bool is_set_to(const at::Tensor& self, const at::Tensor& other) {
 // libtorch's own list of backends whose tensors may take over each other's data (Module::to does so) is fixed.
 bool has_compatible_shallow_copy_type(const at::Tensor& self, const at::Tensor& from) {
   auto is_dense = [](const at::Tensor& t) {
-    return t.layout() == c10::kStrided && (t.device().type() == kRemora || t.device().is_cpu()) &&
+    return t.layout() == c10::kStrided && (t.device().type() == kRemora || t.device().is_cpu() || t.device().is_meta()) &&
         t.key_set().has_any(c10::DispatchKeySet(c10::DispatchKey::Dense));
   };
   return is_dense(self) && is_dense(from);
+}
+
+// A parameter without data may become a remote one; all else is as libtorch has it.
+bool meta_has_compatible_shallow_copy_type(const at::Tensor& self, const at::Tensor& from) {
+  return from.device().type() == kRemora
+      ? has_compatible_shallow_copy_type(self, from)
+      : self.unsafeGetTensorImpl()->has_compatible_shallow_copy_type(from.key_set());
 }
 
 void record_stream(at::Tensor&, c10::Stream) {}  // one stream: nothing to keep alive for another
@@ -600,6 +607,11 @@ TORCH_LIBRARY_IMPL(aten, Conjugate, m) {
 }
 TORCH_LIBRARY_IMPL(aten, Negative, m) {
   m.impl("_copy_from", torch::CppFunction::makeFallthrough());
+}
+
+// Where one of the two tensors is on meta, libtorch asks there.
+TORCH_LIBRARY_IMPL(aten, Meta, m) {
+  m.impl("_has_compatible_shallow_copy_type", remora::meta_has_compatible_shallow_copy_type);
 }
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {

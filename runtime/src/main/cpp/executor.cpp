@@ -15,7 +15,6 @@
 #include <functional>
 #include <mutex>
 
-#include "functions.h"
 #include "machine.h"
 #include "torch_version.h"
 #include "transfer.h"
@@ -39,12 +38,25 @@ void cuda_memory(c10::Device device, Writer& answer) {
   answer.varint(0);
 #endif
 }
+// What the driver has left, and what the allocator keeps for reuse; 0 where not known.
+uint64_t available_memory(c10::Device device) {
+#if REMORA_TORCH >= 210
+  if (!device.is_cpu()) {
+    auto* cache = c10::getDeviceAllocator(device.type());
+    auto stats = cache->getDeviceStats(device.index());
+    return cache->getMemoryInfo(device.index()).first +
+        static_cast<uint64_t>(stats.reserved_bytes[0].current - stats.allocated_bytes[0].current);
+  }
+#endif
+  return 0;
+}
 void empty_cache(c10::Device device) { c10::getDeviceAllocator(device.type())->emptyCache(); }
 void reset_peak(c10::Device device) { c10::getDeviceAllocator(device.type())->resetPeakStats(device.index()); }
 #else
 [[noreturn]] void cuda_memory(c10::Device, Writer&) {
   TORCH_CHECK_NOT_IMPLEMENTED(false, "libtorch " TORCH_VERSION " does not tell of the memory of CUDA devices, 2.9 does");
 }
+uint64_t available_memory(c10::Device) { return 0; }
 void empty_cache(c10::Device device) {
   Writer none;
   cuda_memory(device, none);
@@ -143,7 +155,8 @@ std::unique_ptr<ExecutionResult> Executor::execute(const uint8_t* data, size_t b
       }
       case Record::kQuestion: question(r); break;
       case Record::kRecordEvent: record_event(r); break;
-      case Record::kRun: run_python(r); break;
+      case Record::kRun: run(r, Callee::kWorker); break;
+      case Record::kCallNode: run(r, Callee::kNode); break;
       case Record::kFreeEvent:
         events_.erase(r.bounded(kMaxEvents, "an event"));
         break;
@@ -1171,13 +1184,14 @@ void Executor::bind(Reader& r) {
   asked_.erase(it);
 }
 
-void Executor::run_python(Reader& r) {
+void Executor::run(Reader& r, Callee callee) {
   auto request = static_cast<int64_t>(r.varint());
   FunctionCall function;
+  function.callee = callee;
   function.device = static_cast<uint32_t>(r.bounded(devices_.size() - 1, "a device"));
   function.timeout_millis = static_cast<int64_t>(r.bounded(kMaxRunMillis, "a time limit"));
   Call call;
-  call.name = "remora.remote " + std::string(r.string());
+  call.name = (callee == Callee::kWorker ? "remora.remote " : "") + std::string(r.string());
   auto bytes = r.count("a function's size");
   function.payload = {reinterpret_cast<const char*>(r.raw(bytes)), bytes};
   for (auto n = r.count("a count of tensors"); n > 0; n--) {
@@ -1193,6 +1207,9 @@ void Executor::run_python(Reader& r) {
   }
   if (!call.failure && call.refusal.empty()) {
     try {
+      if (callee == Callee::kNode) {
+        function.available = available_memory(devices_[function.device]);
+      }
       auto result = run_function(reinterpret_cast<int64_t>(this), devices_, generator(function.device, function.device),
                                  function);
       answered(request, result.answer.data(), result.answer.size());

@@ -15,6 +15,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "functions.h"
 #include "operators.h"
 #include "tensor_meta.h"
 #include "wire.h"
@@ -89,7 +90,7 @@ class Executor {
   void question(Reader& r);
   void transfer(Reader& r, int64_t request, Question kind);
   void record_event(Reader& r);
-  void run_python(Reader& r);
+  void run(Reader& r, Callee callee);
 
   Storage& storage_record(Reader& r, int64_t* id);
   at::Tensor tensor(Reader& r, uint8_t bits, Call& call, bool output);

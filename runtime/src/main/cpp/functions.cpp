@@ -11,16 +11,19 @@
 
 #include <cerrno>
 #include <map>
+#include <memory>
 #include <mutex>
+#include <optional>
 
 #include "machine.h"
 #include "tensor_meta.h"
 
 namespace remora {
 
-// What the core and a worker say to each other; integers are varints, texts and bytes have their length before them.
-//   request  version, payload, devices (count, names), device number, state of its default generator,
+// What the core and a callee say to each other; integers are varints, texts and bytes have their length before them.
+//   request  of a worker: version, payload, devices (count, names), device number, state of its default generator,
 //            storages (count, Memory, bytes, device number, where), tensors (count, storage number, tensor)
+//            of the node: version, payload, device's name, device number, bytes it has left (0 = not known)
 //   answer   version, payload, generator state, new storages (as above), tensors (count, Source, number, tensor)
 //   tensor   name of its dtype, 1 = conjugated | 2 = negated, dimensions, sizes, strides (zigzag), offset
 // The program gets of the answer: version, payload, new storages (count, bytes, device number), tensors as above.
@@ -33,6 +36,7 @@ enum class Memory : uint8_t {
   kNone = 0,   // of no bytes
   kShared = 1, // path of a sealed memory file
   kCuda = 2,   // CUDA's handle of an allocation (64 bytes), offset in it
+  kFile = 3,   // path, offset, 1 = may be mapped: bytes of a file, from the node itself alone
 };
 
 enum class Source : uint8_t {
@@ -199,6 +203,138 @@ at::Tensor read_cuda(Reader& r, c10::Device device, size_t bytes) {
   return copy;
 }
 
+// ---------------------------------------------------------------- bytes of files
+
+constexpr size_t kStagingBytes = 64 * 1024 * 1024;
+// Less is read: a mapping of its own costs more than it spares.
+constexpr uint64_t kLeastMappedBytes = 64 * 1024;
+
+struct File {
+  int descriptor;
+  std::string path;
+
+  File(std::string name, int flags) : descriptor(open(name.c_str(), flags | O_CLOEXEC)), path(std::move(name)) {
+    if (descriptor < 0) {
+      fail_with_errno(path + " cannot be opened");
+    }
+  }
+  ~File() { close(descriptor); }
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+
+  // Fails where the bytes are not all there.
+  void require(uint64_t offset, uint64_t bytes) const {
+    struct stat status {};
+    TORCH_CHECK(fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode), path, " is no file");
+    TORCH_CHECK(static_cast<uint64_t>(status.st_size) >= offset + bytes, path, " has ", status.st_size,
+                " bytes, and a tensor ends at byte ", offset + bytes, ": it was changed meanwhile");
+  }
+  void read(void* to, uint64_t offset, uint64_t bytes) const {
+    for (uint64_t done = 0; done < bytes;) {
+      auto n = pread(descriptor, static_cast<char*>(to) + done, bytes - done, static_cast<off_t>(offset + done));
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0) fail_with_errno(path + " cannot be read");
+      TORCH_CHECK(n > 0, path, " ends too early: it was changed meanwhile");
+      done += static_cast<uint64_t>(n);
+    }
+  }
+  void write(const void* from, uint64_t offset, uint64_t bytes) const {
+    for (uint64_t done = 0; done < bytes;) {
+      auto n = pwrite(descriptor, static_cast<const char*>(from) + done, bytes - done,
+                      static_cast<off_t>(offset + done));
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0) fail_with_errno(path + " cannot be written");
+      done += static_cast<uint64_t>(n);
+    }
+  }
+};
+
+struct FileMapping {
+  void* address;
+  size_t bytes;
+};
+
+void unmap_file(void* context) {
+  auto* mapping = static_cast<FileMapping*>(context);
+  munmap(mapping->address, mapping->bytes);
+  delete mapping;
+}
+
+// Privately: pages come from the file when they are first used, and a page that is written to is the tensor's own.
+c10::DataPtr map_file(const File& file, uint64_t offset, uint64_t bytes) {
+  auto before = offset % static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  auto size = before + bytes;
+  void* address = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, file.descriptor,
+                       static_cast<off_t>(offset - before));
+  if (address == MAP_FAILED) {
+    fail_with_errno(file.path + " cannot be mapped");
+  }
+  return {static_cast<char*>(address) + before, new FileMapping{address, size}, &unmap_file, c10::Device(c10::kCPU)};
+}
+
+// What a storage is to hold.
+struct FileBytes {
+  std::string path;
+  uint64_t offset = 0;
+  uint64_t bytes = 0;
+  bool map = false;
+  size_t element = 1;  // the largest of the tensors over it: these want their elements aligned
+};
+
+// Makes storages of files' bytes, those of one file one after the other.
+class FileStorages {
+ public:
+  at::Tensor make(const FileBytes& from, c10::Device device) {
+    if (!file_ || file_->path != from.path) {
+      file_ = std::make_unique<File>(from.path, O_RDONLY);
+    }
+    file_->require(from.offset, from.bytes);
+    auto size = static_cast<int64_t>(from.bytes);
+    auto options = at::TensorOptions().dtype(at::kByte);
+    if (device.is_cpu() && from.map && from.bytes >= kLeastMappedBytes && from.offset % from.element == 0) {
+      c10::Storage storage(c10::Storage::use_byte_size_t(), size, map_file(*file_, from.offset, from.bytes),
+                           c10::GetAllocator(c10::kCPU), true);
+      return at::empty({0}, options).set_(storage, 0, {size}, {1});
+    }
+    c10::DeviceGuard guard(device);
+    auto memory = at::empty({size}, options.device(device));
+    if (device.is_cpu()) {
+      file_->read(memory.mutable_data_ptr(), from.offset, from.bytes);
+      return memory;
+    }
+    if (!staging_.defined()) {
+      staging_ = at::empty({static_cast<int64_t>(kStagingBytes)}, options.pinned_memory(true));
+    }
+    for (int64_t done = 0; done < size;) {
+      auto part = std::min<int64_t>(kStagingBytes, size - done);
+      file_->read(staging_.mutable_data_ptr(), from.offset + static_cast<uint64_t>(done), static_cast<uint64_t>(part));
+      memory.narrow(0, done, part).copy_(staging_.narrow(0, 0, part));  // waits: the staging memory is used again
+      done += part;
+    }
+    return memory;
+  }
+
+ private:
+  std::unique_ptr<File> file_;
+  at::Tensor staging_;
+};
+
+// Writes a tensor's values in order, from `offset` on, in parts of a bounded size; answers where they end.
+uint64_t write_values(const File& file, const at::Tensor& t, uint64_t offset) {
+  auto bytes = static_cast<uint64_t>(t.nbytes());
+  if (bytes <= kStagingBytes || t.dim() == 0 || (t.is_contiguous() && t.is_cpu())) {
+    auto plain = t.contiguous().cpu();
+    file.write(plain.const_data_ptr(), offset, bytes);
+    return offset + bytes;
+  }
+  auto rows = std::max<int64_t>(1, static_cast<int64_t>(kStagingBytes / (bytes / static_cast<uint64_t>(t.size(0)))));
+  for (int64_t row = 0; row < t.size(0); row += rows) {
+    auto part = t.narrow(0, row, std::min(rows, t.size(0) - row));
+    offset = write_values(file, part.size(0) == 1 ? part.squeeze(0) : part, offset);
+  }
+  return offset;
+}
+
 // ---------------------------------------------------------------- tensors in words
 
 void write_bytes(Writer& w, std::string_view bytes) {
@@ -257,9 +393,9 @@ TensorMeta read_tensor(Reader& r, uint64_t bytes) {
 
 // ---------------------------------------------------------------- the node's side
 
-remora_run_callback run_callback = nullptr;
+remora_run_callback run_callbacks[2] = {};  // by callee
 
-// The function that this thread runs, between the callback and its answer.
+// The call that this thread has answered, between the callback and its answer.
 struct Running {
   const std::vector<c10::Device>& devices;
   at::Generator generator;
@@ -274,6 +410,12 @@ Writer write_request(Running& run) {
   Writer w;
   w.u8(kFunctionVersion);
   write_bytes(w, run.call.payload);
+  if (run.call.callee == Callee::kNode) {
+    w.string(run.devices[run.call.device].str());
+    w.varint(run.call.device);
+    w.varint(run.call.available);
+    return w;
+  }
   w.varint(run.devices.size());
   for (const auto& device : run.devices) w.string(device.str());
   w.varint(run.call.device);
@@ -335,6 +477,8 @@ void read_answer(Running& run, Reader& r) {
     run.generator.set_state(bytes);
   }
   auto storages = r.count("a count of storages");
+  std::vector<std::optional<FileBytes>> files(storages);
+  std::vector<uint64_t> sizes, storage_devices;
   answer.varint(storages);
   for (uint64_t i = 0; i < storages; i++) {
     auto kind = static_cast<Memory>(r.u8());
@@ -342,14 +486,19 @@ void read_answer(Running& run, Reader& r) {
     auto device = r.bounded(run.devices.size() - 1, "a device");
     auto options = at::TensorOptions().dtype(at::kByte).device(run.devices[device]);
     auto on_cpu = run.devices[device].is_cpu();
+    auto by_node = run.call.callee == Callee::kNode;
     at::Tensor memory;
     if (kind == Memory::kNone && bytes == 0) {
       memory = at::empty({0}, options);
-    } else if (kind == Memory::kShared && on_cpu && bytes > 0) {
+    } else if (kind == Memory::kFile && by_node && bytes > 0) {
+      std::string path(r.string());
+      auto offset = r.bounded(kMaxStorageBytes, "an offset");
+      files[i] = FileBytes{std::move(path), offset, bytes, r.u8() != 0};
+    } else if (kind == Memory::kShared && on_cpu && !by_node && bytes > 0) {
       c10::Storage storage(c10::Storage::use_byte_size_t(), static_cast<int64_t>(bytes),
                            open_shared(r.string(), bytes), c10::GetAllocator(c10::kCPU), true);
       memory = at::empty({0}, options).set_(storage, 0, {static_cast<int64_t>(bytes)}, {1});
-    } else if (kind == Memory::kCuda && !on_cpu && bytes > 0) {
+    } else if (kind == Memory::kCuda && !on_cpu && !by_node && bytes > 0) {
       memory = read_cuda(r, run.devices[device], bytes);
     } else {
       r.fail("a result's memory is of kind " + std::to_string(static_cast<int>(kind)) + ", which device " +
@@ -357,6 +506,8 @@ void read_answer(Running& run, Reader& r) {
     }
     answer.varint(bytes);
     answer.varint(device);
+    sizes.push_back(bytes);
+    storage_devices.push_back(device);
     run.result.created.push_back(memory);
   }
   auto tensors = r.count("a count of tensors");
@@ -364,6 +515,7 @@ void read_answer(Running& run, Reader& r) {
   for (uint64_t i = 0; i < tensors; i++) {
     auto source = static_cast<Source>(r.u8());
     uint64_t bytes = 0;
+    FileBytes* file = nullptr;
     answer.code(source);
     if (source == Source::kArgument) {
       auto number = r.varint();
@@ -373,27 +525,38 @@ void read_answer(Running& run, Reader& r) {
       answer.varint(tensor);
     } else if (source == Source::kNew) {
       auto number = r.varint();
-      if (number >= run.result.created.size()) r.fail("there is no new storage " + std::to_string(number));
-      bytes = run.result.created[number].storage().nbytes();
+      if (number >= sizes.size()) r.fail("there is no new storage " + std::to_string(number));
+      bytes = sizes[number];
+      file = files[number] ? &*files[number] : nullptr;
       answer.varint(number);
     } else {
       r.fail("unknown source of a tensor");
     }
-    write_tensor(answer, read_tensor(r, bytes));
+    auto meta = read_tensor(r, bytes);
+    if (file) file->element = std::max(file->element, c10::elementSize(meta.dtype));
+    write_tensor(answer, meta);
   }
   if (!r.done()) {
     r.fail("there is more than an answer");
+  }
+  FileStorages from_files;
+  for (uint64_t i = 0; i < storages; i++) {
+    if (files[i]) run.result.created[i] = from_files.make(*files[i], run.devices[storage_devices[i]]);
   }
   run.answered = true;
 }
 
 }  // namespace
 
-void set_run_callback(remora_run_callback callback) { run_callback = callback; }
+void set_run_callback(Callee callee, remora_run_callback callback) {
+  run_callbacks[static_cast<size_t>(callee)] = callback;
+}
 
 FunctionResult run_function(int64_t executor, const std::vector<c10::Device>& devices, at::Generator generator,
                             const FunctionCall& call) {
-  TORCH_CHECK(run_callback != nullptr, "this node runs no Python functions");
+  auto run_callback = run_callbacks[static_cast<size_t>(call.callee)];
+  TORCH_CHECK(run_callback != nullptr,
+              call.callee == Callee::kWorker ? "this node runs no Python functions" : "this node loads no models");
   Running run{devices, std::move(generator), call, {}, {}, false};
   auto request = write_request(run);
   char error[64 * 1024] = "";
@@ -404,7 +567,7 @@ FunctionResult run_function(int64_t executor, const std::vector<c10::Device>& de
   if (code != 0) {
     throw std::runtime_error(error[0] != 0 ? error : "it did not run, and nothing says why");
   }
-  TORCH_CHECK(run.answered, "the worker gave no answer");
+  TORCH_CHECK(run.answered, "nobody gave an answer");
   return std::move(run.result);
 }
 
@@ -412,6 +575,15 @@ void run_answer(const uint8_t* data, size_t bytes) {
   TORCH_CHECK(running != nullptr && !running->answered, "no function waits for an answer on this thread");
   Reader r(data, bytes);
   read_answer(*running, r);
+}
+
+void run_write(size_t tensor, const char* path, uint64_t offset, uint64_t bytes) {
+  TORCH_CHECK(running != nullptr && !running->answered, "no call waits for an answer on this thread");
+  TORCH_CHECK(tensor < running->call.tensors.size(), "the call has no tensor ", tensor);
+  auto t = running->call.tensors[tensor].resolve_conj().resolve_neg();
+  TORCH_CHECK(static_cast<uint64_t>(t.nbytes()) == bytes, "tensor ", tensor, " has ", t.nbytes(), " bytes, not ", bytes);
+  c10::DeviceGuard guard(t.device());
+  write_values(File(path, O_WRONLY), t, offset);
 }
 
 // ---------------------------------------------------------------- the program's side
@@ -437,8 +609,8 @@ int64_t longest_run(int64_t machine) {
   return longest;
 }
 
-int64_t record_run(Machine& machine, int device, int64_t timeout_millis, const char* name, const uint8_t* payload,
-                   size_t bytes, const int64_t* tensors, size_t count) {
+int64_t record_run(Machine& machine, Callee callee, int device, int64_t timeout_millis, const char* name,
+                   const uint8_t* payload, size_t bytes, const int64_t* tensors, size_t count) {
   TORCH_CHECK(device >= 0 && device < machine.devices, "machine '", machine.name, "' has no device ", device);
   TORCH_CHECK(timeout_millis > 0 && static_cast<uint64_t>(timeout_millis) <= kMaxRunMillis,
               "a function's time limit must be positive and at most ", kMaxRunMillis / 1000, " s");
@@ -459,7 +631,7 @@ int64_t record_run(Machine& machine, int device, int64_t timeout_millis, const c
     machine.begin_record();
     TensorView previous;
     auto& open = machine.open;
-    open.code(Record::kRun);
+    open.code(callee == Callee::kWorker ? Record::kRun : Record::kCallNode);
     open.varint(request);
     open.varint(device);
     open.varint(timeout_millis);
@@ -485,12 +657,43 @@ std::string await_run(Machine& machine, int64_t request) {
   return machine.await(request);
 }
 
-void bind_run(Machine& machine, int64_t request, const int64_t* tensors, size_t count) {
-  std::vector<at::Tensor> outputs;
-  for (size_t i = 0; i < count; i++) outputs.push_back(tensor_at(tensors[i]));
+void bind_run(Machine& machine, int64_t request, const std::vector<at::Tensor>& tensors) {
   Machine::Lock lock(machine);
   machine.begin_record();
-  machine.write_bind(request, outputs);
+  machine.write_bind(request, tensors);
+}
+
+NodeAnswer await_node(Machine& machine, int64_t request) {
+  auto bytes = await_run(machine, request);
+  Reader r(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size());
+  NodeAnswer answer;
+  if (r.u8() != kFunctionVersion) r.fail("the node speaks another version");
+  answer.payload = read_bytes(r, "an answer's size");
+  std::vector<at::Tensor> storages;
+  for (auto n = r.count("a count of storages"); n > 0; n--) {
+    TensorMeta whole;
+    whole.dtype = at::kByte;
+    whole.sizes.push_back(static_cast<int64_t>(r.bounded(kMaxStorageBytes, "a storage's size")));
+    whole.strides.push_back(1);
+    auto device = r.bounded(static_cast<uint64_t>(machine.devices) - 1, "a device");
+    storages.push_back(new_tensor(machine, machine.first_slot + static_cast<int>(device), whole, whole.bytes()));
+  }
+  if (!storages.empty()) {
+    bind_run(machine, request, storages);
+  }
+  for (auto n = r.count("a count of tensors"); n > 0; n--) {
+    auto source = static_cast<Source>(r.u8());
+    auto number = r.varint();
+    if (source != Source::kNew || number >= storages.size()) r.fail("a tensor has no storage");
+    auto storage = storages[number].storage();
+    auto meta = read_tensor(r, storage.nbytes());
+    auto t = at::detail::make_tensor<c10::TensorImpl>(std::move(storage),
+                                                      c10::DispatchKeySet(c10::DispatchKey::PrivateUse1),
+                                                      c10::scalarTypeToTypeMeta(meta.dtype));
+    t.unsafeGetTensorImpl()->set_sizes_and_strides(meta.sizes, meta.strides, meta.offset);
+    answer.tensors.push_back(std::move(t));
+  }
+  return answer;
 }
 
 }  // namespace remora

@@ -186,6 +186,20 @@ REMORA_API int64_t remora_run(
 REMORA_API int64_t remora_run_await(int64_t machine, int64_t request, const uint8_t** answer);
 // The new storages of the answer become those of `tensors`, which nothing has used yet: as many, in order.
 REMORA_API int32_t remora_run_bind(int64_t machine, int64_t request, const int64_t* tensors, int64_t count);
+// The longest time that an unfinished one may take, in milliseconds; 0 when there is none.
+REMORA_API int64_t remora_run_longest(int64_t machine);
+// As remora_run(), for what the process that executes the batches answers itself: `payload` is a NodeCall of models.proto.
+REMORA_API int64_t remora_call_node(
+    int64_t machine, int32_t device, int64_t timeout_millis, const char* name, const uint8_t* payload, int64_t bytes,
+    const int64_t* tensors, int64_t count);
+// Waits for the answer: instead of remora_run_await() and remora_run_bind(), for bindings that use at::Tensor. A handle;
+// its payload, and the new tensors (addresses of at::Tensor), which are valid until it is released.
+REMORA_API int64_t remora_node_answer(int64_t machine, int64_t request);
+REMORA_API int64_t remora_node_answer_payload(int64_t answer);
+REMORA_API int64_t remora_node_answer_bytes(int64_t answer);
+REMORA_API int64_t remora_node_answer_tensors(int64_t answer);
+REMORA_API int64_t remora_node_answer_tensor(int64_t answer, int64_t index);
+REMORA_API void remora_node_answer_release(int64_t answer);
 // Events: places in the operation stream. Answers a handle, or a negative number.
 REMORA_API int64_t remora_event_record(int64_t machine, int32_t device);
 REMORA_API int32_t remora_event_query(int64_t event);  // 1 when it has happened
@@ -250,8 +264,13 @@ typedef int32_t (*remora_run_callback)(
     int64_t executor, const uint8_t* request, int64_t bytes, int64_t timeout_millis, char* error, int32_t error_bytes);
 // For all executors of the process. Without it Python functions fail.
 REMORA_API void remora_set_run_callback(remora_run_callback callback);
-// Takes over what the worker's answer shares. Afterwards the worker may let go of it.
+// Takes over what the worker's answer shares. Afterwards the worker may let go of it. For an answer of the node, too.
 REMORA_API int32_t remora_run_answer(const uint8_t* data, int64_t bytes);
+// As remora_set_run_callback(), for what the node answers itself: remora_call_node(). Without it such calls fail.
+REMORA_API void remora_set_node_callback(remora_run_callback callback);
+// Within that callback: writes the values of the call's tensor number `tensor` to a file that there is, `bytes`
+// bytes from `offset` on, in order.
+REMORA_API int32_t remora_run_write(int64_t tensor, const char* path, int64_t offset, int64_t bytes);
 REMORA_API int64_t remora_executor_storage_count(int64_t executor);
 REMORA_API int64_t remora_executor_storage_bytes(int64_t executor);
 // Writes everything the executor's session is made of to a new file: storages with their values, generators, operators,

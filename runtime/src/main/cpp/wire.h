@@ -60,6 +60,7 @@ enum class Record : uint8_t {
   kFreeEvent = 15,         // event
   kDropTransfer = 16,      // ticket
   kRun = 17,  // request, device, milliseconds it may take, name, byte count, bytes, count, tensors: a Python function
+  kCallNode = 18,  // the same: what the process that the executor is in answers itself
 };
 
 enum class Question : uint8_t {

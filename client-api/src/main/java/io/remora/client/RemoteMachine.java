@@ -23,6 +23,7 @@ import io.remora.runtime.SessionStatistics;
 import io.remora.runtime.TorchLibrary;
 import java.nio.file.Path;
 import java.time.Duration;
+import java.util.Map;
 import java.util.Objects;
 import java.util.Optional;
 import java.util.SortedMap;
@@ -191,6 +192,63 @@ public final class RemoteMachine implements AutoCloseable {
     requireOpen();
     requireOwn(remote);
     return session.read(remote);
+  }
+
+  /** {@link #loadStateDicts(String, LoadOptions)} with {@link LoadOptions#defaults()}. */
+  public Map<String, Map<String, Tensor>> loadStateDicts(String source) {
+    return loadStateDicts(source, LoadOptions.defaults());
+  }
+
+  /**
+   * Has the node load a model's weights onto a device of its own; none passes through this program.
+   * What is not in the node's cache yet is fetched from the hub, while the program's other threads
+   * go on using the machine. Tensors that share memory in the files do so on the device.
+   *
+   * @param source a repository on the hub, {@code owner/name}; or a folder or file on the node's
+   *     disk that the node allows ({@code remora.node.models.directories}): a path that begins with
+   *     {@code /}, {@code ./} or {@code ../}
+   * @return for each of the model's directories that has weights - "" is the model's own - the
+   *     tensors by name, which the receiver closes. Where weights are tied, two names have the same
+   *     tensor
+   * @throws io.remora.models.ModelException when there is no such model, the node may not load it,
+   *     or it cannot; its subclasses tell missing and gated repositories, damaged files, disks and
+   *     devices without room
+   * @throws RemoraException when it is not there in time, or the thread is interrupted: the node
+   *     gives up, too
+   */
+  public Map<String, Map<String, Tensor>> loadStateDicts(String source, LoadOptions options) {
+    requireOpen();
+    return new MachineModels(name(), session).load(source, options);
+  }
+
+  /**
+   * Writes tensors of this machine to a safetensors file of this computer, one after the other. The
+   * file is there when it is whole, and until then what was there before. Tensors that are the same
+   * are written once; the file's metadata gives the other names, as safetensors' own library does,
+   * and loading brings them back.
+   *
+   * @param stateDict by name
+   * @param metadata what the file says besides; may be empty
+   * @throws io.remora.models.ModelException when the file cannot be written, or a dtype has no
+   *     place in it
+   * @throws IllegalArgumentException when a tensor is not on this machine
+   */
+  public void save(Map<String, Tensor> stateDict, Path file, Map<String, String> metadata) {
+    requireOpen();
+    stateDict.values().forEach(this::requireOwn);
+    new MachineModels(name(), session).save(stateDict, file, metadata);
+  }
+
+  /**
+   * As {@link #save}, to the disk of the node: no tensor passes through this program.
+   *
+   * @param path absolute, ending with {@code .safetensors}, within a folder that the node allows
+   *     ({@code remora.node.models.save-directories})
+   */
+  public void saveOnNode(Map<String, Tensor> stateDict, String path, Map<String, String> metadata) {
+    requireOpen();
+    stateDict.values().forEach(this::requireOwn);
+    new MachineModels(name(), session).saveOnNode(stateDict, path, metadata);
   }
 
   /** What the machine is doing; {@link MachineState#STOPPED} once closed. */

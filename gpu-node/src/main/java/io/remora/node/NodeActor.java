@@ -100,6 +100,7 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
   private Listening listening;
   private LinkServer server;
   private PythonEnvironment python;
+  private final NodeModels models;
   // Whom the node serves, in a cluster; empty: it is free.
   private String machine = "";
   private String opening = "";
@@ -131,6 +132,7 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
     this.timers = timers;
     this.settings = settings;
     this.onEnding = onEnding;
+    this.models = new NodeModels(settings.models(), context.getSystem().settings().config());
   }
 
   @Override
@@ -241,7 +243,8 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
                     listening.executorDevices,
                     settings.deniedOperators(),
                     open.restoredFrom,
-                    Optional.ofNullable(python)),
+                    Optional.ofNullable(python),
+                    models),
                 DispatcherSelector.fromConfig(NodeSettings.SESSION_DISPATCHER));
     sessions.add(key);
     getContext().watchWith(actor, new SessionEnded(key));

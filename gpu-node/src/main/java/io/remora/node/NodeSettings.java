@@ -5,6 +5,8 @@ import com.typesafe.config.Config;
 import io.remora.actors.link.LinkSettings;
 import io.remora.metrics.HttpEndpoint;
 import java.net.InetSocketAddress;
+import java.net.URI;
+import java.nio.file.Path;
 import java.time.Duration;
 import java.util.List;
 import java.util.Optional;
@@ -30,6 +32,7 @@ import java.util.Optional;
  * @param pythonStartTimeout time until a Python worker is ready, 1 s or more
  * @param pythonPackages folder of packages installed on request; empty for a temporary one
  * @param pythonRequirements packages that are installed before the first function runs
+ * @param models what programs may have the node load and save
  * @param http where metrics and health are; empty: nowhere
  */
 public record NodeSettings(
@@ -48,6 +51,7 @@ public record NodeSettings(
     Duration pythonStartTimeout,
     String pythonPackages,
     List<String> pythonRequirements,
+    Models models,
     Optional<InetSocketAddress> http) {
 
   /** Path of the settings in the configuration. */
@@ -112,6 +116,13 @@ public record NodeSettings(
         node.getDuration("python-start-timeout"),
         node.getString("python-packages"),
         node.getStringList("python-requirements"),
+        new Models(
+            node.getBoolean("models.hub"),
+            node.getStringList("models.endpoints").stream().map(URI::create).toList(),
+            paths(node, "models.directories"),
+            paths(node, "models.save-directories"),
+            node.getBoolean("models.map-files"),
+            node.getInt("models.max-loads")),
         HttpEndpoint.address(root, HTTP));
   }
 
@@ -156,6 +167,49 @@ public record NodeSettings(
       checkRange("transfer.max-tickets", maxTickets, 0, 1024);
       checkRange("transfer.max-bytes", maxBytes, 0, Long.MAX_VALUE);
     }
+  }
+
+  /**
+   * What programs may have the node load and save, {@code remora.node.models}.
+   *
+   * @param hub whether repositories are fetched from a hub
+   * @param endpoints hubs that a program may name besides the node's own
+   * @param directories absolute; models are loaded from folders within these
+   * @param saveDirectories absolute; files are written within these
+   * @param mapFiles whether files are mapped, on the CPU, rather than read
+   * @param maxLoads loads that a session may have under way, 1 to 64
+   */
+  public record Models(
+      boolean hub,
+      List<URI> endpoints,
+      List<Path> directories,
+      List<Path> saveDirectories,
+      boolean mapFiles,
+      int maxLoads) {
+
+    /**
+     * Checks the ranges.
+     *
+     * @throws IllegalArgumentException names the key that is out of its range
+     */
+    public Models {
+      endpoints = List.copyOf(endpoints);
+      directories = List.copyOf(directories);
+      saveDirectories = List.copyOf(saveDirectories);
+      checkRange("models.max-loads", maxLoads, 1, 64);
+    }
+  }
+
+  private static List<Path> paths(Config node, String key) {
+    return node.getStringList(key).stream().map(path -> absolute(key, Path.of(path))).toList();
+  }
+
+  private static Path absolute(String key, Path path) {
+    if (!path.isAbsolute()) {
+      throw new IllegalArgumentException(
+          "%s.%s must have absolute paths, but has %s".formatted(PATH, key, path));
+    }
+    return path.normalize();
   }
 
   private static void checkAtLeast(String key, Duration value, Duration least) {

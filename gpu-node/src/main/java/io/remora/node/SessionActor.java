@@ -81,6 +81,7 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
   private final SessionOutbox outbox;
   private final BatchExecutor executor;
   private final Optional<PythonWorker> worker;
+  private final ModelCalls modelCalls;
   private final NodeFigures.OfSession figures;
   private final Runnable wakeUp;
   private long executed;
@@ -101,6 +102,7 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
    * @param deniedOperators operators that are refused
    * @param restoredFrom where the session was saved; null: it is new
    * @param python what runs Python functions; empty if they are not allowed
+   * @param models what loads and saves models
    */
   static Behavior<Command> create(
       String name,
@@ -110,7 +112,8 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
       List<String> devices,
       List<String> deniedOperators,
       SavedState restoredFrom,
-      Optional<PythonEnvironment> python) {
+      Optional<PythonEnvironment> python,
+      NodeModels models) {
     return Behaviors.setup(
         context -> {
           context.setLoggerName(SessionActor.class);
@@ -138,8 +141,10 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
           Optional<PythonWorker> worker =
               python.map(environment -> new PythonWorker(name, environment, inbox::abandoned));
           worker.ifPresent(executor::runFunctionsWith);
+          ModelCalls modelCalls = models.session(name);
+          executor.answerCallsWith(modelCalls);
           return new SessionActor(
-              context, name, session, inbox, outbox, executor, executed, worker);
+              context, name, session, inbox, outbox, executor, executed, worker, modelCalls);
         });
   }
 
@@ -151,7 +156,8 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
       SessionOutbox outbox,
       BatchExecutor executor,
       long executed,
-      Optional<PythonWorker> worker) {
+      Optional<PythonWorker> worker,
+      ModelCalls modelCalls) {
     super(context);
     this.name = name;
     this.session = session;
@@ -160,6 +166,7 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
     this.executor = executor;
     this.executed = executed;
     this.worker = worker;
+    this.modelCalls = modelCalls;
     this.figures = NodeFigures.PROCESS.sessionOpened(inbox);
     figures.setStorages(executor.storageCount());
     outbox.opened();
@@ -241,6 +248,7 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
       outbox.abandon();
     }
     worker.ifPresent(PythonWorker::close);
+    modelCalls.close();
     long storages = executor.storageCount();
     long bytes = executor.storageBytes();
     executor.close();

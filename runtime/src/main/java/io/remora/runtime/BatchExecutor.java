@@ -71,6 +71,21 @@ public final class BatchExecutor implements AutoCloseable {
     RunCallbacks.add(open(), requireNonNull(runner, "runner"));
   }
 
+  /**
+   * Calls of the node itself are answered there; without a handler they fail.
+   *
+   * @param handler called on the thread that calls {@link #execute}
+   */
+  public void answerCallsWith(NodeCallHandler handler) {
+    requireNonNull(handler, "handler");
+    RunCallbacks.addNode(
+        open(),
+        (request, timeout, answer) -> {
+          NodeCall call = NodeCall.decode(request, timeout);
+          answer.accept(handler.answer(call).encode(call.device()));
+        });
+  }
+
   /** Number of storages the session holds. */
   public long storageCount() {
     return NativeCore.executorStorageCount(open());

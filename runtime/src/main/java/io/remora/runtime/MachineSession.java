@@ -24,6 +24,7 @@ import java.util.concurrent.Executors;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
 import java.util.concurrent.atomic.AtomicLong;
+import org.bytedeco.javacpp.BytePointer;
 import org.bytedeco.javacpp.LongPointer;
 import org.bytedeco.javacpp.PointerScope;
 import org.bytedeco.pytorch.Device;
@@ -295,6 +296,63 @@ public final class MachineSession implements SessionListener, AutoCloseable {
    */
   public Generator generator(int device) {
     return torch.getPrivateUse1Hooks().getDefaultGenerator(device(device).index());
+  }
+
+  /**
+   * Asks the node itself, in order with the operations, and waits for its answer.
+   *
+   * @param device number of the device that new tensors are to be on
+   * @param name for messages
+   * @param payload in a format that both know
+   * @param tensors on this machine, which the call is about
+   * @param timeout within which the node must have answered, in whole milliseconds; the read
+   *     timeout does not count meanwhile
+   * @throws RemoteOperationException when the node does not answer, saying why
+   */
+  public NodeCallResult callNode(
+      int device, String name, byte[] payload, List<Tensor> tensors, Duration timeout) {
+    requireDevice(device);
+    throwIfLost();
+    long request;
+    try (BytePointer bytes = new BytePointer(payload);
+        LongPointer addresses = new LongPointer(Math.max(1, tensors.size()))) {
+      for (int i = 0; i < tensors.size(); i++) {
+        addresses.put(i, tensors.get(i).address());
+      }
+      request =
+          NativeCore.callNode(
+              machine,
+              device,
+              timeout.toMillis(),
+              name,
+              bytes,
+              payload.length,
+              addresses,
+              tensors.size());
+    } finally {
+      Reference.reachabilityFence(tensors); // an address does not keep a tensor
+    }
+    long answer = request < 0 ? request : NativeCore.nodeAnswer(machine, request);
+    if (answer < 0) {
+      throwIfLost();
+      throw NativeErrors.last();
+    }
+    try {
+      return result(answer);
+    } finally {
+      NativeCore.nodeAnswerRelease(answer);
+    }
+  }
+
+  private static NodeCallResult result(long answer) {
+    byte[] payload = new byte[(int) NativeCore.nodeAnswerBytes(answer)];
+    NativeMemory.buffer(NativeCore.nodeAnswerPayload(answer), payload.length).get(payload);
+    List<Tensor> tensors = new ArrayList<>();
+    for (long i = 0; i < NativeCore.nodeAnswerTensors(answer); i++) {
+      long address = NativeCore.nodeAnswerTensor(answer, i);
+      tensors.add(new Tensor(new Tensor(new NativeMemory(address, 0))));
+    }
+    return new NodeCallResult(payload, tensors);
   }
 
   private void requireDevice(int device) {
@@ -658,7 +716,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
       if (executed != seen) {
         seen = executed;
         since = now;
-      } else if (now - since > settings.readTimeout().toNanos()) {
+      } else if (now - since > settings.readTimeout().toNanos() + longestCall()) {
         throw new ReadTimeoutException(
             "machine '"
                 + machineName
@@ -671,6 +729,11 @@ public final class MachineSession implements SessionListener, AutoCloseable {
                 + "); raise remora.session.read-timeout if an operation takes that long");
       }
     }
+  }
+
+  /** The node's own answers have time limits of their own. */
+  private long longestCall() {
+    return TimeUnit.MILLISECONDS.toNanos(Math.max(0, NativeCore.runLongest(machine)));
   }
 
   private static String describe(Duration duration) {

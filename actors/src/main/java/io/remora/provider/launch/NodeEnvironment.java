@@ -59,7 +59,7 @@ public final class NodeEnvironment {
   }
 
   /**
-   * A program's settings of nodes, links and stores as HOCON text for {@link #of}, so that its node
+   * A program's settings of nodes, the hub, links and stores as HOCON text for {@link #of}, so that its node
    * has them, wherever they are from.
    *
    * @param config the program's whole configuration
@@ -67,6 +67,7 @@ public final class NodeEnvironment {
   public static String settings(Config config) {
     return config
         .withOnlyPath("remora.node")
+        .withFallback(config.withOnlyPath("remora.hub"))
         .withFallback(config.withOnlyPath("remora.link"))
         .withFallback(config.withOnlyPath("remora.state"))
         .root()

@@ -190,6 +190,38 @@ public final class NativeCore {
   @Name("remora_machine_reset_peak_memory")
   public static native int machineResetPeakMemory(long machine, int device);
 
+  @Name("remora_run_longest")
+  public static native long runLongest(long machine);
+
+  @Name("remora_call_node")
+  public static native long callNode(
+      long machine,
+      int device,
+      long timeoutMillis,
+      String name,
+      @Cast("const uint8_t*") BytePointer payload,
+      long bytes,
+      @Cast("const int64_t*") LongPointer tensors,
+      long count);
+
+  @Name("remora_node_answer")
+  public static native long nodeAnswer(long machine, long request);
+
+  @Name("remora_node_answer_payload")
+  public static native long nodeAnswerPayload(long answer);
+
+  @Name("remora_node_answer_bytes")
+  public static native long nodeAnswerBytes(long answer);
+
+  @Name("remora_node_answer_tensors")
+  public static native long nodeAnswerTensors(long answer);
+
+  @Name("remora_node_answer_tensor")
+  public static native long nodeAnswerTensor(long answer, long index);
+
+  @Name("remora_node_answer_release")
+  public static native void nodeAnswerRelease(long answer);
+
   @Name("remora_event_record")
   public static native long eventRecord(long machine, int device);
 
@@ -268,6 +300,12 @@ public final class NativeCore {
 
   @Name("remora_set_run_callback")
   public static native void setRunCallback(@Cast("remora_run_callback") RunCallback run);
+
+  @Name("remora_set_node_callback")
+  public static native void setNodeCallback(@Cast("remora_run_callback") RunCallback node);
+
+  @Name("remora_run_write")
+  public static native int runWrite(long tensor, String path, long offset, long bytes);
 
   @Name("remora_run_answer")
   public static native int runAnswer(@Cast("const uint8_t*") BytePointer data, long bytes);

@@ -10,7 +10,8 @@ import org.bytedeco.javacpp.Pointer;
 public final class NativeMemory extends BytePointer {
   private static final ByteBuffer NOTHING = ByteBuffer.allocateDirect(0);
 
-  private NativeMemory(long start, long bytes) {
+  /** A pointer that does not own what it points to. */
+  public NativeMemory(long start, long bytes) {
     super((Pointer) null);
     this.address = start;
     this.limit = bytes;

@@ -12,38 +12,54 @@ import java.util.Map;
 import java.util.concurrent.ConcurrentHashMap;
 import org.bytedeco.javacpp.BytePointer;
 
-/** The native core's call into Java for a Python function, handed to its executor's runner. */
+/**
+ * The native core's calls into Java for Python functions and for calls of the node itself, handed
+ * to what answers them for their executor.
+ */
 public final class RunCallbacks {
 
-  private static final Map<Long, FunctionRunner> runners = new ConcurrentHashMap<>();
-
-  // The native core keeps its address: it must never be collected.
-  private static final NativeCore.RunCallback RUN = new Run();
+  // The native core keeps their addresses: they must never be collected.
+  private static final Run FUNCTIONS =
+      new Run("this node runs no Python functions (remora.node.remote-functions)");
+  private static final Run CALLS = new Run("this node answers no calls of its own");
 
   static {
-    NativeCore.setRunCallback(RUN);
+    NativeCore.setRunCallback(FUNCTIONS);
+    NativeCore.setNodeCallback(CALLS);
   }
 
   private RunCallbacks() {}
 
   /** From now on this executor's functions run there. */
   public static void add(long executor, FunctionRunner runner) {
-    runners.put(executor, runner);
+    FUNCTIONS.runners.put(executor, runner);
+  }
+
+  /** From now on this executor's calls of the node are answered there. */
+  public static void addNode(long executor, FunctionRunner runner) {
+    CALLS.runners.put(executor, runner);
   }
 
   /** The executor is gone. */
   public static void remove(long executor) {
-    runners.remove(executor);
-  }
-
-  private static void answer(ByteBuffer answer) {
-    if (NativeCore.runAnswer(NativeMemory.pointer(answer), answer.remaining()) != 0) {
-      throw new ProtocolException(
-          "the answer of the Python worker is malformed: " + NativeCore.lastError());
-    }
+    FUNCTIONS.runners.remove(executor);
+    CALLS.runners.remove(executor);
   }
 
   private static final class Run extends NativeCore.RunCallback {
+    private final Map<Long, FunctionRunner> runners = new ConcurrentHashMap<>();
+    private final String without;
+
+    Run(String without) {
+      this.without = without;
+    }
+
+    private static void answer(ByteBuffer answer) {
+      if (NativeCore.runAnswer(NativeMemory.pointer(answer), answer.remaining()) != 0) {
+        throw new ProtocolException("the answer cannot be taken: " + NativeCore.lastError());
+      }
+    }
+
     @Override
     public int call(
         long executor,
@@ -55,13 +71,12 @@ public final class RunCallbacks {
       try {
         FunctionRunner runner = runners.get(executor);
         if (runner == null) {
-          throw new RemoraException(
-              "this node runs no Python functions (remora.node.remote-functions)");
+          throw new RemoraException(without);
         }
         runner.run(
             NativeMemory.buffer(request.address(), bytes),
             Duration.ofMillis(timeoutMillis),
-            RunCallbacks::answer);
+            Run::answer);
         return 0;
       } catch (Throwable e) {
         String message = e instanceof RemoraException ? e.getMessage() : e.toString();

@@ -1,0 +1,336 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.client;
+
+import com.google.protobuf.InvalidProtocolBufferException;
+import io.remora.actors.models.proto.CancelLoad;
+import io.remora.actors.models.proto.Directory;
+import io.remora.actors.models.proto.Load;
+import io.remora.actors.models.proto.Loaded;
+import io.remora.actors.models.proto.ModelError;
+import io.remora.actors.models.proto.NamedTensor;
+import io.remora.actors.models.proto.NodeAnswer;
+import io.remora.actors.models.proto.NodeCall;
+import io.remora.actors.models.proto.Save;
+import io.remora.actors.models.proto.TensorToSave;
+import io.remora.models.DType;
+import io.remora.models.ModelException;
+import io.remora.models.ModelFileException;
+import io.remora.models.NewFile;
+import io.remora.models.NotEnoughMemoryException;
+import io.remora.models.SafetensorsWriter;
+import io.remora.models.hub.CorruptDownloadException;
+import io.remora.models.hub.EntryNotFoundException;
+import io.remora.models.hub.GatedRepositoryException;
+import io.remora.models.hub.HubException;
+import io.remora.models.hub.HubUnreachableException;
+import io.remora.models.hub.NoDiskSpaceException;
+import io.remora.models.hub.OfflineException;
+import io.remora.models.hub.RepositoryNotFoundException;
+import io.remora.models.hub.RevisionNotFoundException;
+import io.remora.runtime.MachineSession;
+import io.remora.runtime.NodeCallResult;
+import io.remora.runtime.ProtocolException;
+import io.remora.runtime.RemoraException;
+import java.net.URI;
+import java.nio.ByteBuffer;
+import java.nio.file.Path;
+import java.time.Duration;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.HashMap;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Optional;
+import java.util.concurrent.ThreadLocalRandom;
+import java.util.concurrent.TimeUnit;
+import java.util.function.Function;
+import org.bytedeco.javacpp.BytePointer;
+import org.bytedeco.pytorch.Tensor;
+import org.bytedeco.pytorch.global.torch;
+import org.bytedeco.pytorch.global.torch.ScalarType;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+
+/** The program's side of {@code models.proto}: has a machine's node load and save models. */
+final class MachineModels {
+
+  private static final Logger log = LoggerFactory.getLogger(MachineModels.class);
+
+  private static final Duration FIRST_PAUSE = Duration.ofMillis(5);
+  private static final Duration LONGEST_PAUSE = Duration.ofMillis(200);
+  private static final Duration BETWEEN_LOG_LINES = Duration.ofSeconds(5);
+  private static final Duration SAVE_TIMEOUT = Duration.ofHours(2);
+  private static final int WRITTEN_AT_ONCE = 1 << 28;
+
+  private static final Map<String, Function<String, ModelException>> ERRORS =
+      Map.of(
+          "CorruptDownloadException", CorruptDownloadException::new,
+          "EntryNotFoundException", EntryNotFoundException::new,
+          "HubException", HubException::new,
+          "HubUnreachableException", HubUnreachableException::new,
+          "ModelFileException", ModelFileException::new,
+          "NoDiskSpaceException", NoDiskSpaceException::new,
+          "NotEnoughMemoryException", NotEnoughMemoryException::new,
+          "OfflineException", OfflineException::new,
+          "RepositoryNotFoundException", RepositoryNotFoundException::new,
+          "RevisionNotFoundException", RevisionNotFoundException::new);
+
+  private final String machine;
+  private final MachineSession session;
+
+  MachineModels(String machine, MachineSession session) {
+    this.machine = machine;
+    this.session = session;
+  }
+
+  private record Answer(NodeAnswer message, List<Tensor> tensors) {}
+
+  // Loading -------------------------------------------------------------------------------------
+
+  Map<String, Map<String, Tensor>> load(String source, LoadOptions options) {
+    Load load =
+        Load.newBuilder()
+            .setId(ThreadLocalRandom.current().nextLong())
+            .setSource(source)
+            .setRevision(options.revision())
+            .addAllAllowPatterns(options.allowPatterns())
+            .addAllIgnorePatterns(options.ignorePatterns())
+            .setVariant(options.variant())
+            .setToken(options.token())
+            .setEndpoint(options.endpoint())
+            .setDtype(options.dtype().map(MachineModels::name).orElse(""))
+            .build();
+    try {
+      return poll(load, options);
+    } catch (InterruptedException e) {
+      cancel(load, true);
+      throw new RemoraException(
+          "the loading of %s on machine '%s' was interrupted".formatted(source, machine), e);
+    } catch (RuntimeException | Error e) {
+      cancel(load, Thread.currentThread().isInterrupted());
+      throw e;
+    }
+  }
+
+  private Map<String, Map<String, Tensor>> poll(Load load, LoadOptions options)
+      throws InterruptedException {
+    NodeCall call = NodeCall.newBuilder().setLoad(load).build();
+    String what = "loading " + load.getSource();
+    long start = System.nanoTime();
+    long nextLine = start + BETWEEN_LOG_LINES.toNanos();
+    Duration pause = FIRST_PAUSE;
+    while (true) {
+      long left = options.timeout().toNanos() - (System.nanoTime() - start);
+      if (left <= 0) {
+        throw new RemoraException(
+            "machine '%s' has not loaded %s within %s (LoadOptions.timeout)"
+                .formatted(machine, load.getSource(), options.timeout()));
+      }
+      Answer answer =
+          ask(what, call, options.device(), List.of(), Duration.ofNanos(left).plusMillis(1));
+      if (answer.message.hasLoaded()) {
+        Map<String, Map<String, Tensor>> loaded = stateDicts(answer, options);
+        log.info(
+            "Machine '{}': {} is loaded, {} tensors in {} s",
+            machine,
+            load.getSource(),
+            answer.tensors.size(),
+            TimeUnit.NANOSECONDS.toSeconds(System.nanoTime() - start));
+        return loaded;
+      }
+      LoadProgress progress = progress(answer.message.getProgress());
+      options.listener().accept(progress);
+      if (System.nanoTime() - nextLine >= 0) {
+        nextLine += BETWEEN_LOG_LINES.toNanos();
+        log.info(
+            "Machine '{}' fetches {}: {} of {} files, {} of {} MB, {} MB/s",
+            machine,
+            load.getSource(),
+            progress.filesDone(),
+            progress.files(),
+            progress.bytesDone() / 1_000_000,
+            progress.bytes() / 1_000_000,
+            Math.round(progress.bytesPerSecond() / 1e6));
+      }
+      TimeUnit.NANOSECONDS.sleep(Math.min(left, pause.toNanos()));
+      pause = pause.compareTo(LONGEST_PAUSE) < 0 ? pause.multipliedBy(2) : LONGEST_PAUSE;
+    }
+  }
+
+  /** The node need not go on. It does not matter whether it hears of it. */
+  private void cancel(Load load, boolean interrupted) {
+    boolean clear = Thread.interrupted() || interrupted;
+    try {
+      ask(
+          "cancelling a load",
+          NodeCall.newBuilder().setCancelLoad(CancelLoad.newBuilder().setId(load.getId())).build(),
+          0,
+          List.of(),
+          LONGEST_PAUSE);
+    } catch (RuntimeException e) {
+      log.debug("Machine '{}' was not told that a load is cancelled", machine, e);
+    }
+    if (clear) {
+      Thread.currentThread().interrupt();
+    }
+  }
+
+  private static Map<String, Map<String, Tensor>> stateDicts(Answer answer, LoadOptions options) {
+    List<Tensor> tensors = answer.tensors;
+    options.dtype().ifPresent(dtype -> tensors.replaceAll(tensor -> converted(tensor, dtype)));
+    Loaded loaded = answer.message.getLoaded();
+    Map<String, Map<String, Tensor>> directories = new LinkedHashMap<>();
+    for (Directory directory : loaded.getDirectoriesList()) {
+      Map<String, Tensor> stateDict = new LinkedHashMap<>();
+      for (NamedTensor named : directory.getTensorsList()) {
+        stateDict.put(named.getName(), tensors.get(named.getTensor()));
+      }
+      directories.put(directory.getPath(), stateDict);
+    }
+    return directories;
+  }
+
+  private static Tensor converted(Tensor tensor, ScalarType dtype) {
+    if (!tensor.is_floating_point() || tensor.scalar_type().value == dtype.value) {
+      return tensor;
+    }
+    try (tensor) {
+      return tensor.to(dtype);
+    }
+  }
+
+  private static LoadProgress progress(io.remora.actors.models.proto.LoadProgress progress) {
+    return new LoadProgress(
+        progress.getFilesDone(),
+        progress.getFiles(),
+        progress.getBytesDone(),
+        progress.getBytes(),
+        progress.getBytesPerSecond());
+  }
+
+  // Saving --------------------------------------------------------------------------------------
+
+  /**
+   * What is written.
+   *
+   * @param tensors those that differ
+   * @param metadata also has the names that stand for the same as another
+   */
+  private record ToSave(Map<String, Tensor> tensors, Map<String, String> metadata) {
+
+    static ToSave of(Map<String, Tensor> stateDict, Map<String, String> metadata) {
+      Map<Long, List<String>> byStorage = new HashMap<>();
+      Map<String, Tensor> tensors = new LinkedHashMap<>();
+      Map<String, String> all = new HashMap<>(metadata);
+      stateDict.forEach(
+          (name, tensor) -> {
+            List<String> others =
+                byStorage.computeIfAbsent(Remora.storageId(tensor), storage -> new ArrayList<>());
+            Optional<String> same =
+                others.stream().filter(other -> same(tensors.get(other), tensor)).findFirst();
+            if (same.isEmpty()) {
+              others.add(name);
+              tensors.put(name, tensor);
+            } else if (all.putIfAbsent(name, same.get()) != null) {
+              throw new IllegalArgumentException(
+                  "metadata must not have \"%s\": it is the name of a tensor".formatted(name));
+            }
+          });
+      return new ToSave(tensors, all);
+    }
+
+    private static boolean same(Tensor a, Tensor b) {
+      return a.is_set_to(b)
+          && a.scalar_type().value == b.scalar_type().value
+          && a.is_conj() == b.is_conj()
+          && a.is_neg() == b.is_neg();
+    }
+  }
+
+  void save(Map<String, Tensor> stateDict, Path file, Map<String, String> metadata) {
+    ToSave save = ToSave.of(stateDict, metadata);
+    SafetensorsWriter.Layout layout =
+        SafetensorsWriter.layout(
+            save.tensors.entrySet().stream()
+                .map(
+                    each ->
+                        new SafetensorsWriter.Tensor(
+                            each.getKey(), dtype(each), each.getValue().shape()))
+                .toList(),
+            save.metadata);
+    try (NewFile output = NewFile.of(file, layout.fileBytes())) {
+      output.write(ByteBuffer.wrap(layout.header()), 0);
+      for (SafetensorsWriter.Place place : layout.places()) {
+        if (place.bytes() > 0) {
+          write(save.tensors.get(place.tensor().name()), output, place);
+        }
+      }
+      output.commit();
+    }
+  }
+
+  private static void write(Tensor remote, NewFile output, SafetensorsWriter.Place place) {
+    try (Tensor local = remote.cpu();
+        Tensor contiguous = local.resolve_conj().resolve_neg().contiguous()) {
+      BytePointer bytes = new BytePointer(contiguous.data_ptr());
+      for (long done = 0; done < place.bytes(); done += WRITTEN_AT_ONCE) {
+        long end = Math.min(place.bytes(), done + WRITTEN_AT_ONCE);
+        output.write(bytes.position(done).limit(end).asByteBuffer(), place.offset() + done);
+      }
+    }
+  }
+
+  void saveOnNode(Map<String, Tensor> stateDict, String path, Map<String, String> metadata) {
+    ToSave save = ToSave.of(stateDict, metadata);
+    Save.Builder message = Save.newBuilder().setPath(path).putAllMetadata(save.metadata);
+    for (Map.Entry<String, Tensor> each : save.tensors.entrySet()) {
+      message.addTensors(
+          TensorToSave.newBuilder()
+              .setName(each.getKey())
+              .setDtype(dtype(each).torchName())
+              .addAllSizes(Arrays.stream(each.getValue().shape()).boxed().toList()));
+    }
+    ask(
+        "saving " + path,
+        NodeCall.newBuilder().setSave(message).build(),
+        0,
+        List.copyOf(save.tensors.values()),
+        SAVE_TIMEOUT);
+  }
+
+  private static DType dtype(Map.Entry<String, Tensor> named) {
+    String name = name(named.getValue().scalar_type());
+    return DType.ofTorchName(name)
+        .orElseThrow(
+            () -> new ModelException("%s: model files have no %s".formatted(named.getKey(), name)));
+  }
+
+  // Both ----------------------------------------------------------------------------------------
+
+  private static String name(ScalarType dtype) {
+    return torch.getDtypeNames(dtype).first().getString();
+  }
+
+  private Answer ask(
+      String what, NodeCall call, int device, List<Tensor> tensors, Duration timeout) {
+    NodeCallResult result = session.callNode(device, what, call.toByteArray(), tensors, timeout);
+    NodeAnswer message;
+    try {
+      message = NodeAnswer.parseFrom(result.payload());
+    } catch (InvalidProtocolBufferException e) {
+      throw new ProtocolException("the answer of machine '%s' is malformed".formatted(machine), e);
+    }
+    if (message.hasError()) {
+      throw error(message.getError());
+    }
+    return new Answer(message, new ArrayList<>(result.tensors()));
+  }
+
+  private ModelException error(ModelError error) {
+    String message = "machine '%s': %s".formatted(machine, error.getMessage());
+    return error.getKind().equals("GatedRepositoryException")
+        ? new GatedRepositoryException(message, URI.create(error.getUrl()))
+        : ERRORS.getOrDefault(error.getKind(), ModelException::new).apply(message);
+  }
+}

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.client;
+
+import static java.util.Objects.requireNonNull;
+
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.LinkedHashMap;
+import java.util.LinkedHashSet;
+import java.util.List;
+import java.util.Map;
+import java.util.Optional;
+import java.util.Set;
+import org.bytedeco.javacpp.PointerScope;
+import org.bytedeco.pytorch.Module;
+import org.bytedeco.pytorch.StringTensorDict;
+import org.bytedeco.pytorch.Tensor;
+
+/** Puts the tensors of a state dict into a module, without copying them. */
+public final class StateDicts {
+
+  private static final int NAMES_IN_MESSAGE = 10;
+
+  private StateDicts() {}
+
+  /**
+   * What did not fit.
+   *
+   * @param missing parameters and buffers of the module that the state dict has no tensor for
+   * @param unexpected names in the state dict that the module does not have
+   * @param mismatched what fits by its name only: {@code name: reason}
+   */
+  public record LinkResult(List<String> missing, List<String> unexpected, List<String> mismatched) {
+    public LinkResult {
+      missing = List.copyOf(missing);
+      unexpected = List.copyOf(unexpected);
+      mismatched = List.copyOf(mismatched);
+    }
+
+    /** Whether everything fitted. */
+    public boolean isEmpty() {
+      return missing.isEmpty() && unexpected.isEmpty() && mismatched.isEmpty();
+    }
+  }
+
+  /**
+   * {@link #link(Module, Map, boolean)}, strictly.
+   *
+   * @throws StateDictMismatchException when something does not fit; the module is as it was
+   */
+  public static void link(Module module, Map<String, Tensor> stateDict) {
+    link(module, stateDict, true);
+  }
+
+  /**
+   * Makes a module's parameters and buffers lie on the memory of the state dict's tensors: nothing
+   * is copied, and what is written to one is seen by the other. They take over device and dtype,
+   * wherever they were before - on the CPU, on {@code meta}, on the machine - and want gradients as
+   * before. Optimizers and everything else that has the module's parameters sees it, for they are
+   * the same parameters.
+   *
+   * <p>What the module has under several names (tied weights) needs to be in the state dict under
+   * one of them; where it is there under several, the first of the module's names counts.
+   *
+   * @param strict whether everything must fit. If not, what fits is linked
+   * @return what did not fit
+   * @throws StateDictMismatchException when it is strict and something does not fit; the module is
+   *     as it was
+   */
+  public static LinkResult link(Module module, Map<String, Tensor> stateDict, boolean strict) {
+    requireNonNull(stateDict, "stateDict");
+    try (PointerScope scope = new PointerScope()) {
+      return link(places(module), stateDict, strict);
+    }
+  }
+
+  private static LinkResult link(
+      List<Place> places, Map<String, Tensor> stateDict, boolean strict) {
+    Set<String> unexpected = new LinkedHashSet<>(stateDict.keySet());
+    List<String> missing = new ArrayList<>();
+    List<String> mismatched = new ArrayList<>();
+    Map<Place, Tensor> fitting = new LinkedHashMap<>();
+    for (Place place : places) {
+      place.names.forEach(unexpected::remove);
+      List<String> named = place.names.stream().filter(stateDict::containsKey).toList();
+      if (named.isEmpty()) {
+        missing.addAll(place.names);
+        continue;
+      }
+      boolean fits = true;
+      for (String name : named) {
+        Optional<String> why = whyNot(place.tensor, stateDict.get(name));
+        why.ifPresent(reason -> mismatched.add(name + ": " + reason));
+        fits &= why.isEmpty();
+      }
+      if (fits) {
+        fitting.put(place, stateDict.get(named.get(0)));
+      }
+    }
+    LinkResult result = new LinkResult(missing, List.copyOf(unexpected), mismatched);
+    if (strict && !result.isEmpty()) {
+      throw new StateDictMismatchException(describe(result), result);
+    }
+    fitting.forEach((place, tensor) -> place.tensor.set_data(tensor));
+    return result;
+  }
+
+  /** A parameter or buffer, and all names that the module has for it. */
+  private record Place(Tensor tensor, List<String> names) {}
+
+  private static List<Place> places(Module module) {
+    Map<Long, Place> places = new LinkedHashMap<>();
+    for (StringTensorDict tensors : List.of(module.named_parameters(), module.named_buffers())) {
+      for (long i = 0; i < tensors.size(); i++) {
+        Tensor tensor = new Tensor(tensors.get(i).value());
+        places
+            .computeIfAbsent(
+                tensor.unsafeGetTensorImpl().address(),
+                same -> new Place(tensor, new ArrayList<>()))
+            .names
+            .add(tensors.get(i).key().getString());
+      }
+    }
+    return List.copyOf(places.values());
+  }
+
+  private static Optional<String> whyNot(Tensor place, Tensor tensor) {
+    if (!Arrays.equals(place.shape(), tensor.shape())) {
+      return Optional.of(
+          "the module has %s, the state dict %s"
+              .formatted(Arrays.toString(place.shape()), Arrays.toString(tensor.shape())));
+    }
+    if (place.requires_grad() && !tensor.is_floating_point() && !tensor.is_complex()) {
+      return Optional.of(
+          "the module wants gradients, which %s has not".formatted(tensor.scalar_type()));
+    }
+    return Optional.empty();
+  }
+
+  private static String describe(LinkResult result) {
+    return "the state dict does not fit the module"
+        + describe("missing in the state dict", result.missing)
+        + describe("not in the module", result.unexpected)
+        + describe("different", result.mismatched);
+  }
+
+  private static String describe(String what, List<String> names) {
+    if (names.isEmpty()) {
+      return "";
+    }
+    int shown = Math.min(NAMES_IN_MESSAGE, names.size());
+    return "%n  %s (%d): %s%s"
+        .formatted(
+            what,
+            names.size(),
+            String.join(", ", names.subList(0, shown)),
+            shown < names.size() ? ", …" : "");
+  }
+}

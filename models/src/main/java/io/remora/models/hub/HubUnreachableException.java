@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.models.hub;
+
+/**
+ * The hub could not be reached, was too slow, or answered with errors, as often as it was asked.
+ */
+public class HubUnreachableException extends HubException {
+  private static final long serialVersionUID = 1L;
+
+  public HubUnreachableException(String message) {
+    super(message);
+  }
+
+  public HubUnreachableException(String message, Throwable cause) {
+    super(message, cause);
+  }
+}

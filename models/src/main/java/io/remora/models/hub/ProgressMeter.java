@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.models.hub;
+
+import java.util.concurrent.TimeUnit;
+
+/** Counts what comes in and tells the listener, not too often. */
+final class ProgressMeter {
+  private static final long INTERVAL = TimeUnit.MILLISECONDS.toNanos(200);
+
+  private final DownloadListener listener;
+  private final int files;
+  private final long bytes;
+  private final long began = System.nanoTime();
+  private long told;
+  private int filesDone;
+  private long bytesDone;
+  private long received;
+
+  ProgressMeter(DownloadListener listener, int files, long bytes) {
+    this.listener = listener;
+    this.files = files;
+    this.bytes = bytes;
+  }
+
+  /** Bytes that came over the network; negative when they have to come again. */
+  synchronized void received(long count) {
+    received += Math.max(0, count);
+    bytesDone += count;
+    if (System.nanoTime() - told >= INTERVAL) {
+      tell();
+    }
+  }
+
+  /** Bytes that are there from before. */
+  synchronized void found(long count) {
+    bytesDone += count;
+  }
+
+  /** A file that is there from before. */
+  synchronized void foundFile(HubFile file) {
+    bytesDone += file.bytes();
+    filesDone++;
+  }
+
+  synchronized void fileDone() {
+    filesDone++;
+    tell();
+  }
+
+  synchronized void tell() {
+    told = System.nanoTime();
+    double seconds = Math.max(1e-3, (told - began) / 1e9);
+    listener.onProgress(
+        new DownloadProgress(filesDone, files, bytesDone, bytes, received / seconds));
+  }
+}

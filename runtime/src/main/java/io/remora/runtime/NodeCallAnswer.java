@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.runtime;
+
+import java.io.ByteArrayOutputStream;
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Path;
+import java.util.List;
+
+/**
+ * The node's answer to a {@link NodeCall}: bytes, and new tensors over the bytes of files.
+ *
+ * @param payload in a format that both know
+ * @param storages of the tensors; each becomes memory of the call's device
+ * @param tensors several may lie on one storage
+ */
+public record NodeCallAnswer(byte[] payload, List<FileStorage> storages, List<FileTensor> tensors) {
+
+  // As functions.cpp has it.
+  private static final int VERSION = 1;
+  private static final int MEMORY_NONE = 0;
+  private static final int MEMORY_FILE = 3;
+  private static final int SOURCE_NEW = 1;
+
+  /**
+   * Bytes of a file that a storage holds.
+   *
+   * @param map whether the file may be mapped, on the CPU: read only where it is used, and never
+   *     written to. It must not become shorter as long as the storage is there
+   */
+  public record FileStorage(Path file, long offset, long bytes, boolean map) {}
+
+  /**
+   * How a tensor lies on its storage.
+   *
+   * @param storage the number in {@link #storages}
+   * @param dtype PyTorch's name, such as {@code float32}
+   * @param offset in elements
+   */
+  public record FileTensor(int storage, String dtype, long[] sizes, long[] strides, long offset) {}
+
+  public NodeCallAnswer {
+    storages = List.copyOf(storages);
+    tensors = List.copyOf(tensors);
+  }
+
+  /** An answer without tensors. */
+  public static NodeCallAnswer of(byte[] payload) {
+    return new NodeCallAnswer(payload, List.of(), List.of());
+  }
+
+  /** For the native core; a direct buffer. */
+  ByteBuffer encode(int device) {
+    Encoder out = new Encoder();
+    out.write(VERSION);
+    out.block(payload);
+    out.number(0); // the generator's state stays
+    out.number(storages.size());
+    for (FileStorage storage : storages) {
+      out.write(storage.bytes == 0 ? MEMORY_NONE : MEMORY_FILE);
+      out.number(storage.bytes);
+      out.number(device);
+      if (storage.bytes > 0) {
+        out.text(storage.file.toString());
+        out.number(storage.offset);
+        out.write(storage.map ? 1 : 0);
+      }
+    }
+    out.number(tensors.size());
+    for (FileTensor tensor : tensors) {
+      out.write(SOURCE_NEW);
+      out.number(tensor.storage);
+      out.text(tensor.dtype);
+      out.write(0); // neither conjugated nor negated
+      out.number(tensor.sizes.length);
+      for (long size : tensor.sizes) {
+        out.number(size);
+      }
+      for (long stride : tensor.strides) {
+        out.number(stride << 1); // signed there, never negative here
+      }
+      out.number(tensor.offset);
+    }
+    ByteBuffer direct = ByteBuffer.allocateDirect(out.size()).order(ByteOrder.LITTLE_ENDIAN);
+    return direct.put(out.toByteArray()).flip();
+  }
+
+  private static final class Encoder extends ByteArrayOutputStream {
+    void number(long value) {
+      long rest = value;
+      while ((rest & ~0x7FL) != 0) {
+        write((int) (rest & 0x7F) | 0x80);
+        rest >>>= 7;
+      }
+      write((int) rest);
+    }
+
+    void block(byte[] bytes) {
+      number(bytes.length);
+      writeBytes(bytes);
+    }
+
+    void text(String text) {
+      block(text.getBytes(StandardCharsets.UTF_8));
+    }
+  }
+}
