@@ -5,6 +5,8 @@ import java.io.IOException;
 import java.io.OutputStream;
 import java.io.UncheckedIOException;
 import java.net.URISyntaxException;
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Arrays;
@@ -79,5 +81,33 @@ final class Fixtures {
       throw new UncheckedIOException(e);
     }
     return file;
+  }
+
+  /**
+   * Makes the sizes and offsets of an archive's directory wide, as they are in one beyond 4 GiB.
+   */
+  static void widen(Path file) throws IOException {
+    ByteBuffer zip = ByteBuffer.wrap(Files.readAllBytes(file)).order(ByteOrder.LITTLE_ENDIAN);
+    int end = zip.capacity() - 22;
+    int count = zip.getShort(end + 10);
+    int begin = zip.getInt(end + 16);
+    ByteBuffer wide =
+        ByteBuffer.allocate(zip.capacity() + count * 28 + 76).order(ByteOrder.LITTLE_ENDIAN);
+    wide.put(zip.array(), 0, begin);
+    for (int at = begin; at < end; ) {
+      int nameBytes = zip.getShort(at + 28);
+      int to = wide.position();
+      wide.put(zip.array(), at, 46 + nameBytes);
+      wide.putInt(to + 20, -1).putInt(to + 24, -1).putInt(to + 42, -1);
+      wide.putShort(to + 30, (short) 28).putShort((short) 1).putShort((short) 24);
+      wide.putLong(zip.getInt(at + 24)).putLong(zip.getInt(at + 20)).putLong(zip.getInt(at + 42));
+      at += 46 + nameBytes + zip.getShort(at + 30);
+    }
+    int wideEnd = wide.position();
+    wide.putInt(0x06064b50).putLong(44).putInt(0).putLong(0).putLong(count).putLong(count);
+    wide.putLong(wideEnd - begin).putLong(begin);
+    wide.putInt(0x07064b50).putInt(0).putLong(wideEnd).putInt(1);
+    wide.putInt(0x06054b50).putInt(0).putInt(-1).putInt(-1).putInt(-1).putShort((short) 0);
+    Files.write(file, Arrays.copyOf(wide.array(), wide.position()));
   }
 }

@@ -45,6 +45,7 @@ final class FileDownload {
   private final String commit;
   private final HubFile file;
   private final URI uri;
+  private final Path partial;
 
   /**
    * Where the bytes come from; another address each time the hub is asked, and good for a while
@@ -71,6 +72,7 @@ final class FileDownload {
     this.repository = revision.repository();
     this.commit = revision.commit();
     this.file = file;
+    this.partial = cache.partial(file.etag());
     this.uri =
         URI.create(
             "%s/%s/resolve/%s/%s"
@@ -99,28 +101,39 @@ final class FileDownload {
 
   private void fetchAndCheck() {
     findSource();
-    fetch();
-    if (!isIntact()) {
-      log.warn("{} of {} came damaged; fetching it again", file.path(), repository);
-      discard();
+    try {
       fetch();
+      if (!isIntact()) {
+        log.warn("{} of {} came damaged; fetching it again", file.path(), repository);
+        discard();
+        fetch();
+      }
       if (!isIntact()) {
         discard();
         throw new CorruptDownloadException(
             "%s of %s came damaged twice: its checksum is not %s. Try another network, or ask the hub's operator"
                 .formatted(file.path(), repository, file.etag()));
       }
+      cache.complete(file.etag());
+    } finally {
+      if (PartialFile.bytesDone(partial, file.bytes(), settings.rangeBytes()) == 0) {
+        deletePartial();
+      }
     }
-    cache.complete(file.etag());
   }
 
   private void discard() {
-    try {
-      Files.deleteIfExists(cache.partial(file.etag()));
-    } catch (IOException e) {
-      throw HubCache.failed(cache.partial(file.etag()), e);
-    }
+    deletePartial();
     progress.received(-file.bytes());
+  }
+
+  /** It would take room that the next attempt wants. */
+  private void deletePartial() {
+    try {
+      Files.deleteIfExists(partial);
+    } catch (IOException e) {
+      throw HubCache.failed(partial, e);
+    }
   }
 
   /** Asks the hub where the bytes are, and whether it still means the same file. */
@@ -154,31 +167,30 @@ final class FileDownload {
   }
 
   private void fetch(long pieceBytes) {
-    try (PartialFile partial =
-        new PartialFile(cache.partial(file.etag()), file.bytes(), pieceBytes)) {
+    try (PartialFile pieces = PartialFile.open(partial, file.bytes(), pieceBytes)) {
       AtomicInteger next = new AtomicInteger();
       Runnable work =
           () -> {
-            for (int i = next.getAndIncrement(); i < partial.pieces(); i = next.getAndIncrement()) {
-              if (partial.has(i)) {
-                progress.found(partial.end(i) - partial.begin(i));
+            for (int i = next.getAndIncrement(); i < pieces.count(); i = next.getAndIncrement()) {
+              if (pieces.has(i)) {
+                progress.found(pieces.end(i) - pieces.begin(i));
               } else {
-                fetch(partial, i);
+                fetch(pieces, i);
               }
             }
           };
-      int workers = Math.min(settings.parallelRequests(), partial.pieces());
+      int workers = Math.min(settings.parallelRequests(), pieces.count());
       if (workers <= 1) {
         work.run();
       } else {
         Workers.run(Thread.currentThread().getName(), workers, work);
       }
-      partial.finish();
+      pieces.finish();
     }
   }
 
-  private void fetch(PartialFile partial, int number) {
-    Piece piece = new Piece(partial, partial.begin(number), partial.end(number));
+  private void fetch(PartialFile pieces, int number) {
+    Piece piece = new Piece(pieces, pieces.begin(number), pieces.end(number));
     HubHttp.Retries retries = http.new Retries(uri);
     long farthest = piece.at;
     while (piece.at < piece.end) {
@@ -199,7 +211,7 @@ final class FileDownload {
         throw HubHttp.interrupted(e);
       }
     }
-    partial.markDone(number);
+    pieces.markDone(number);
   }
 
   private boolean isIntact() {
@@ -215,7 +227,6 @@ final class FileDownload {
 
   /** The checksum of the prefix and the file. */
   private String digest(String algorithm, String prefix) {
-    Path partial = cache.partial(file.etag());
     try (InputStream in = Files.newInputStream(partial)) {
       MessageDigest digest = MessageDigest.getInstance(algorithm);
       digest.update(prefix.getBytes(StandardCharsets.US_ASCII));
@@ -233,7 +244,7 @@ final class FileDownload {
 
   /** One piece, and how far it has come. */
   private final class Piece {
-    private final PartialFile partial;
+    private final PartialFile pieces;
     private final long begin;
     private final long end;
 
@@ -242,8 +253,8 @@ final class FileDownload {
      */
     private volatile long at;
 
-    Piece(PartialFile partial, long begin, long end) {
-      this.partial = partial;
+    Piece(PartialFile pieces, long begin, long end) {
+      this.pieces = pieces;
       this.begin = begin;
       this.end = end;
       this.at = begin;
@@ -302,7 +313,7 @@ final class FileDownload {
       if (count > end - from) {
         throw new IOException("the server sent more than it was asked for");
       }
-      partial.write(bytes, from);
+      pieces.write(bytes, from);
       at = from + count;
       progress.received(count);
     }

@@ -231,7 +231,14 @@ public final class HubClient implements AutoCloseable {
 
   private void checkSpace(HubCache cache, List<HubFile> missing) {
     long bytes =
-        missing.stream().filter(file -> !cache.hasBlob(file)).mapToLong(HubFile::bytes).sum();
+        missing.stream()
+            .filter(file -> !cache.hasBlob(file))
+            .mapToLong(
+                file ->
+                    file.bytes()
+                        - PartialFile.bytesDone(
+                            cache.partial(file.etag()), file.bytes(), settings.rangeBytes()))
+            .sum();
     long free = cache.freeBytes();
     if (bytes > free) {
       throw new NoDiskSpaceException(
