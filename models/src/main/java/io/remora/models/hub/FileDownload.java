@@ -86,7 +86,6 @@ final class FileDownload {
     Duration patience =
         settings.stallTimeout().multipliedBy(settings.attempts()).plus(settings.maxRetryDelay());
     try (HubCache.Lock lock = cache.lock(file.etag(), patience)) {
-      log.trace("{} held", lock);
       if (cache.hasBlob(file)) {
         progress.found(file.bytes());
       } else {

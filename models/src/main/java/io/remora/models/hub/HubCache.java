@@ -30,7 +30,7 @@ import java.util.stream.Stream;
  */
 final class HubCache {
   private static final String TAG = "Signature: 8a477f597d28d172789f06886806bc55\n";
-  private static final int MAX_LISTING_BYTES = 256 << 20;
+  private static final int MAX_LISTING_BYTES = 64 << 20;
 
   private final Path cache;
   private final String folderName;
