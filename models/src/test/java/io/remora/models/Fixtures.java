@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.models;
 
+import java.io.BufferedOutputStream;
 import java.io.IOException;
 import java.io.OutputStream;
 import java.io.UncheckedIOException;
@@ -65,7 +66,7 @@ final class Fixtures {
   /** An archive of stored entries, as torch.save makes it. */
   static Path zip(Path file, Map<String, byte[]> entries) {
     try (OutputStream out = Files.newOutputStream(file);
-        ZipOutputStream zip = new ZipOutputStream(out)) {
+        ZipOutputStream zip = new ZipOutputStream(new BufferedOutputStream(out))) {
       for (Map.Entry<String, byte[]> entry : entries.entrySet()) {
         CRC32 crc = new CRC32();
         crc.update(entry.getValue());

@@ -18,6 +18,7 @@ import java.util.Optional;
 import java.util.Set;
 import java.util.concurrent.Semaphore;
 import java.util.concurrent.atomic.AtomicInteger;
+import java.util.concurrent.atomic.AtomicLong;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
@@ -46,6 +47,9 @@ final class FileDownload {
   private final HubFile file;
   private final URI uri;
   private final Path partial;
+
+  /** What the progress has been told of this file. */
+  private final AtomicLong counted = new AtomicLong();
 
   /**
    * Where the bytes come from; another address each time the hub is asked, and good for a while
@@ -123,7 +127,7 @@ final class FileDownload {
 
   private void discard() {
     deletePartial();
-    progress.received(-file.bytes());
+    progress.lost(counted.getAndSet(0));
   }
 
   /** It would take room that the next attempt wants. */
@@ -149,9 +153,13 @@ final class FileDownload {
         || !size.orElse(Long.toString(file.bytes())).equals(Long.toString(file.bytes()))
         || head.header("X-Repo-Commit").filter(found -> !found.equals(commit)).isPresent()) {
       throw new CorruptDownloadException(
-          "%s: the hub lists it with ETag %s and %d bytes at commit %s, but serves it with %s"
+          "%s: the hub lists it with ETag %s and %d bytes, but serves it with ETag %s and %s bytes, or of another commit"
               .formatted(
-                  HubHttp.shown(uri), file.etag(), file.bytes(), commit, head.headers().map()));
+                  HubHttp.shown(uri),
+                  file.etag(),
+                  file.bytes(),
+                  etag.orElse("none"),
+                  size.orElse("unknown")));
     }
     source = HubHttp.place(head);
   }
@@ -161,6 +169,7 @@ final class FileDownload {
       fetch(settings.rangeBytes());
     } catch (RangesIgnoredException e) {
       log.info("{}; fetching {} in one", e.getMessage(), file.path());
+      progress.lost(counted.getAndSet(0));
       fetch(Math.max(1, file.bytes()));
     }
   }
@@ -173,6 +182,7 @@ final class FileDownload {
             for (int i = next.getAndIncrement(); i < pieces.count(); i = next.getAndIncrement()) {
               if (pieces.has(i)) {
                 progress.found(pieces.end(i) - pieces.begin(i));
+                counted.addAndGet(pieces.end(i) - pieces.begin(i));
               } else {
                 fetch(pieces, i);
               }
@@ -301,7 +311,8 @@ final class FileDownload {
           throw new RangesIgnoredException(head.uri());
         };
       }
-      progress.received(begin - at);
+      progress.lost(at - begin);
+      counted.addAndGet(begin - at);
       at = begin;
       return this::write;
     }
@@ -315,6 +326,7 @@ final class FileDownload {
       pieces.write(bytes, from);
       at = from + count;
       progress.received(count);
+      counted.addAndGet(count);
     }
   }
 }

@@ -116,7 +116,7 @@ public final class HubClient implements AutoCloseable {
     List<HubFile> files = select(found, selection);
     cache.prepare();
     List<HubFile> missing =
-        files.stream().filter(file -> cache.file(found.commit(), file.path()).isEmpty()).toList();
+        files.stream().filter(file -> !cache.has(found.commit(), file)).toList();
     checkSpace(cache, missing);
     fetch(cache, found, files, missing, listener);
     return snapshot(cache, repository, found.commit(), files.stream().map(HubFile::path).toList());

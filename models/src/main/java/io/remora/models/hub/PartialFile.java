@@ -32,8 +32,9 @@ final class PartialFile implements AutoCloseable {
 
   /** Goes on with the file if it is of these sizes, else starts over. */
   static PartialFile open(Path path, long bytes, long pieceBytes) {
+    PartialFile file;
     try {
-      PartialFile file =
+      file =
           new PartialFile(
               path,
               bytes,
@@ -41,12 +42,17 @@ final class PartialFile implements AutoCloseable {
               StandardOpenOption.CREATE,
               StandardOpenOption.READ,
               StandardOpenOption.WRITE);
+    } catch (IOException e) {
+      throw HubCache.failed(path, e);
+    }
+    try {
       if (!file.isContinued()) {
         file.startOver();
       }
       return file;
-    } catch (IOException e) {
-      throw HubCache.failed(path, e);
+    } catch (RuntimeException e) {
+      file.close();
+      throw e;
     }
   }
 

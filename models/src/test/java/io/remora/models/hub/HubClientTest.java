@@ -385,9 +385,13 @@ class HubClientTest {
   }
 
   private void assertWeightsCome(HubClient client) {
+    List<DownloadProgress> progress = new ArrayList<>();
+    FileSelection weights = FileSelection.patterns(List.of("*.safetensors"), List.of());
     try (client) {
-      assertThat(client.download(NAME, "main", "model.safetensors")).hasBinaryContent(WEIGHTS);
+      HubSnapshot snapshot = client.download(NAME, "main", weights, progress::add);
+      assertThat(snapshot.files().get(0)).hasBinaryContent(WEIGHTS);
     }
+    assertThat(progress.get(progress.size() - 1).bytesDone()).isEqualTo(WEIGHTS.length);
   }
 
   private long bytesAskedFor() {
