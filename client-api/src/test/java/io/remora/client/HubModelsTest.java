@@ -178,6 +178,8 @@ final class HubModelsTest {
   @Test
   void aLoadGoesOnWhenTheMachineWasPausedMeanwhile() throws Exception {
     publish("org/paused");
+    publish("org/before");
+    Tensor loadedBefore = machine.loadStateDicts("org/before", options()).get("").get("w");
     stall();
     long before = downloads();
     ExecutorService threads = Executors.newSingleThreadExecutor();
@@ -190,6 +192,7 @@ final class HubModelsTest {
 
       Tensor loaded = load.get(60, TimeUnit.SECONDS).get("").get("w");
       assertThat(loaded.cpu().equal(weights)).isTrue();
+      assertThat(loadedBefore.cpu().equal(weights)).isTrue();
     } finally {
       threads.shutdownNow();
     }

@@ -234,20 +234,6 @@ final class LoadModelsTest {
   }
 
   @Test
-  void aPausedMachineStillHasWhatWasLoaded() throws IOException {
-    Tensor values = randn(100_000);
-    ModelFolder.write(folder.resolve("pause/model.safetensors"), Map.of("w", values), Map.of());
-    try (RemoteMachine own = open(folder)) {
-      Tensor loaded = own.loadStateDicts(folder + "/pause").get("").get("w");
-
-      own.pause();
-
-      assertThat(here(loaded).equal(values)).isTrue();
-      assertThat(own.loadStateDicts(folder + "/pause").get("")).containsKey("w");
-    }
-  }
-
-  @Test
   void saysWhyNothingIsLoaded() throws IOException {
     Path outside = Files.createTempDirectory("remora-outside");
     Path link = Files.createSymbolicLink(folder.resolve("link"), outside);
