@@ -59,8 +59,8 @@ public final class NodeEnvironment {
   }
 
   /**
-   * A program's settings of nodes, the hub, links and stores as HOCON text for {@link #of}, so that its node
-   * has them, wherever they are from.
+   * A program's settings of nodes, links, stores and the models' hub as HOCON text for {@link #of},
+   * so that its node has them, wherever they are from.
    *
    * @param config the program's whole configuration
    */
