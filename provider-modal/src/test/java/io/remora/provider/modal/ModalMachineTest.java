@@ -31,7 +31,6 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
 /** What programs see of machines on Modal, good and bad days. */
-@Tag("fast")
 @Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class ModalMachineTest {
 
@@ -64,6 +63,7 @@ final class ModalMachineTest {
   }
 
   @Test
+  @Tag("fast")
   void anEvictedSandboxIsALostNodeAndSaysWhy() {
     RemoteMachine machine = open("evicted", "");
     Tensor ones = torch.ones(10).to(machine.device(), torch.ScalarType.Float);
@@ -81,6 +81,7 @@ final class ModalMachineTest {
   }
 
   @Test
+  @Tag("full")
   void aPausedMachineComesBackFromItsVolume() throws Exception {
     try (RemoteMachine machine = open("pausing", "")) {
       Tensor counter = torch.zeros(10).to(machine.device(), torch.ScalarType.Float);
@@ -99,6 +100,7 @@ final class ModalMachineTest {
   }
 
   @Test
+  @Tag("fast")
   void anImageThatCannotBeBuiltSaysWhatItsBuildSaid() {
     modal.failBuild("pip install torch", "no matching distribution found for torch");
 
