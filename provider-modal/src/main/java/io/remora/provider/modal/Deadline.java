@@ -25,7 +25,7 @@ record Deadline(long endNanos, BooleanSupplier abandoned) {
    */
   boolean isOver() {
     if (abandoned.getAsBoolean()) {
-      throw new ProviderException("the node is not wanted any more");
+      throw new ProviderException("abandoned: nobody waits for the node any more");
     }
     return left().isZero();
   }

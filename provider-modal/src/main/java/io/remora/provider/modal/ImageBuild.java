@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.provider.modal;
 
+import static java.util.stream.Collectors.joining;
+
 import com.google.protobuf.ByteString;
 import io.remora.provider.modal.ModalApi.Limits;
 import io.remora.provider.modal.ModalApi.RefusedException;
@@ -134,7 +136,7 @@ final class ImageBuild {
           layer(
                   List.of(
                       "RUN mkdir -p %s && curl -fsSL --retry 3 %s | tar -xz -C %s"
-                          .formatted(LIB, url("node-archive", image.nodeArchive()), LIB)))
+                          .formatted(LIB, quoted(url("node-archive", image.nodeArchive())), LIB)))
               .build());
       return layers;
     }
@@ -149,7 +151,8 @@ final class ImageBuild {
         layer(
                 List.of(
                     "RUN mkdir -p %s && cd %s && curl -fsSL --retry 3 --fail-early --remote-name-all -Z %s"
-                        .formatted(LIB, LIB, String.join(" ", urls))))
+                        .formatted(
+                            LIB, LIB, urls.stream().map(ImageBuild::quoted).collect(joining(" ")))))
             .build());
     if (image.nodeVersion().isEmpty()) {
       layers.add(upload(NodeJars.own()));
@@ -182,7 +185,11 @@ final class ImageBuild {
           "%s.image.%s must be an http or https URL, but is %s"
               .formatted(ModalSettings.PATH, key, text));
     }
-    return "'" + text + "'";
+    return text;
+  }
+
+  private static String quoted(String url) {
+    return "'" + url + "'";
   }
 
   private String build(String what, ImageGetOrCreateRequest request) {
