@@ -42,7 +42,7 @@ final class FakeModalCommandTest {
       for (String line = ""; line != null && !line.equals("}"); line = output.readLine()) {
         settings.append(line).append('\n');
       }
-      Config config = ConfigFactory.parseString(settings.toString());
+      Config config = ConfigFactory.parseString(settings + "}");
       ModalAccount account =
           new ModalAccount(
               FakeModal.TOKEN_ID,
