@@ -67,7 +67,7 @@ final class ModalMachineTest {
   }
 
   @Test
-  @Tag("fast")
+  @Tag("full")
   void anEvictedSandboxIsALostNodeAndSaysWhy() {
     RemoteMachine machine = open("evicted", "");
     Tensor ones = torch.ones(10).to(machine.device(), torch.ScalarType.Float);
