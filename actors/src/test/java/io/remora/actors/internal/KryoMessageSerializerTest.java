@@ -208,7 +208,7 @@ class KryoMessageSerializerTest {
                 errors.add(type);
               }
             });
-    assertThat(errors).hasSize(12);
+    assertThat(errors).hasSize(14);
 
     for (Class<?> type : errors) {
       Exception error =

@@ -128,7 +128,7 @@ final class AuthTokens {
     lastFailure =
         e instanceof RemoraException ours
             ? ours
-            : new ProviderException("Modal gave no token for its calls: " + e, e);
+            : new ProviderException("Modal gave no token for its calls: " + e.getMessage(), e);
     retryAt = clock.instant().plus(wait);
     wait = wait.multipliedBy(2).compareTo(LONGEST_WAIT) < 0 ? wait.multipliedBy(2) : LONGEST_WAIT;
     if (token == null) {

@@ -315,7 +315,7 @@ final class ModalApi implements AutoCloseable {
     }
   }
 
-  private RemoraException exception(String what, StatusRuntimeException failure) {
+  private RuntimeException exception(String what, StatusRuntimeException failure) {
     Status.Code code = failure.getStatus().getCode();
     String said = String.valueOf(failure.getStatus().getDescription());
     return switch (code) {
@@ -332,8 +332,11 @@ final class ModalApi implements AutoCloseable {
     };
   }
 
-  /** A call that failed for another reason than account and quota. */
-  static final class RefusedException extends ProviderException {
+  /**
+   * A call that failed for another reason than account and quota. Not for users, and not for other
+   * members of a cluster, which do not know it: callers make a {@link ProviderException} of it.
+   */
+  static final class RefusedException extends RuntimeException {
     private static final long serialVersionUID = 1L;
 
     private final Status.Code code;
