@@ -60,6 +60,18 @@ class ImageLayersTest {
   }
 
   @Test
+  void knowsAllModulesOfANode() {
+    Set<String> modules = new HashSet<>(Set.of("remora-gpu-node.jar"));
+    for (NodeJars.Jar jar : NodeJars.listed().jars()) {
+      if (jar.isOwn()) {
+        modules.add(jar.artifact() + ".jar");
+      }
+    }
+
+    assertThat(NodeJars.own().keySet()).isEqualTo(modules);
+  }
+
+  @Test
   void hasTheSameLayersEachTime() {
     assertThat(layers("")).isEqualTo(layers(""));
   }
