@@ -47,6 +47,12 @@ import org.junit.jupiter.api.Timeout;
 @Timeout(value = 60, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class FakeModalTest {
 
+  /** Seconds to wait for what does not come. */
+  private static final float SHORT = 0.1f;
+
+  /** Seconds to wait at most for what comes. */
+  private static final float LONG = 9;
+
   private FakeModal modal;
   private ModalApi api;
 
@@ -138,20 +144,20 @@ final class FakeModalTest {
     String first = create("sleep 100");
     String second = create("sleep 100");
     String third = create("sleep 100");
-    assertThat(taskId(first)).isNotEmpty();
-    assertThat(taskId(second)).isEmpty();
+    assertThat(taskId(first, LONG)).isNotEmpty();
+    assertThat(taskId(second, SHORT)).isEmpty();
 
     end(second);
-    assertThat(taskId(third)).isEmpty();
+    assertThat(taskId(third, SHORT)).isEmpty();
     end(first);
 
-    assertThat(taskId(third)).isNotEmpty();
+    assertThat(taskId(third, LONG)).isNotEmpty();
     assertThat(result(second).getStatus()).isEqualTo(GenericStatus.GENERIC_STATUS_TERMINATED);
   }
 
   @Test
   void endsSandboxesAfterTheirLifeAndWithoutConnections() throws Exception {
-    start(FakeModal.Options.defaults().withSpeed(100));
+    start(FakeModal.Options.defaults());
     String overdue =
         TestModal.create(api, TestModal.sandbox(modal, "sleep 100").setTimeoutSecs(30), List.of());
     String connected =
@@ -163,7 +169,9 @@ final class FakeModalTest {
     TunnelData tunnel = tunnels(connected).get(0);
     await().until(() -> modal.sandboxes().get(1).printed().contains("listening"));
     try (Socket socket = new Socket(tunnel.getUnencryptedHost(), tunnel.getUnencryptedPort())) {
+      await().until(() -> modal.sandboxes().get(1).tunnel().open() > 0);
       assertThat(socket.isConnected()).isTrue();
+      modal.setSpeed(100);
 
       assertThat(result(overdue).getStatus()).isEqualTo(GenericStatus.GENERIC_STATUS_TIMEOUT);
       assertThat(result(idle).getStatus()).isEqualTo(GenericStatus.GENERIC_STATUS_IDLE_TIMEOUT);
@@ -283,11 +291,11 @@ final class FakeModalTest {
         + " print(\"listening\",flush=True); c,_=s.accept(); c.recv(1); c.close(); s.accept()'";
   }
 
-  private String taskId(String id) {
+  private String taskId(String id, float seconds) {
     return api.call(
             "task",
             ModalClientClient::sandboxGetTaskId,
-            SandboxGetTaskIdRequest.newBuilder().setSandboxId(id).setTimeout(0.1f).build(),
+            SandboxGetTaskIdRequest.newBuilder().setSandboxId(id).setTimeout(seconds).build(),
             TestModal.LIMITS)
         .getTaskId();
   }

@@ -78,7 +78,7 @@ final class ModalConformanceTest {
         }
         node {
           java = sh
-          jvm-options = ["-c", "echo INFO node - one; sleep 0.1; echo INFO node - two; sleep 0.1; echo INFO node - three; sleep 0.1; echo INFO node - four; sleep 0.1; echo INFO node - five; sleep 0.1; echo remora-node listening on 127.0.0.1:1; exec sleep 100"]
+          jvm-options = ["-c", "for line in 1 2 3 4 5 6 7 8 9; do echo INFO node - a line of a log that is long enough for several pieces of text in several streams; done; echo remora-node listening on 127.0.0.1:1; exec sleep 100"]
         }
       }
       """;

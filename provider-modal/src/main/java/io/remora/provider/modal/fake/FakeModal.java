@@ -117,11 +117,6 @@ public final class FakeModal implements AutoCloseable {
     public Options withGpus(int count) {
       return new Options(port, count, tokenLife, speed);
     }
-
-    /** These options, with limits of time that pass so much faster. */
-    public Options withSpeed(double factor) {
-      return new Options(port, gpus, tokenLife, factor);
-    }
   }
 
   /**
@@ -253,6 +248,11 @@ public final class FakeModal implements AutoCloseable {
   }
 
   // What bad days bring ---------------------------------------------------------------------------
+
+  /** From now on so many seconds of a sandbox's limits pass in one, those so far included. */
+  public void setSpeed(double factor) {
+    service.setSpeed(factor);
+  }
 
   /** Keeps new sandboxes in the queue, as if there were no GPU; or lets them start. */
   public void holdQueue(boolean hold) {

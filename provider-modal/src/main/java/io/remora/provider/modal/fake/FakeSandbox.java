@@ -28,6 +28,7 @@ import java.util.List;
 import java.util.Locale;
 import java.util.Map;
 import java.util.concurrent.CompletableFuture;
+import java.util.function.DoubleSupplier;
 import java.util.stream.Stream;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
@@ -46,7 +47,7 @@ public final class FakeSandbox {
 
   private static final int EXIT_TIMEOUT = 124;
   private static final int EXIT_KILLED = 137;
-  private static final int PIECE = 4096;
+  private static final int PIECE = 100;
 
   /** What a sandbox is started with, beyond its definition. */
   record Surroundings(Path folder, Map<String, String> secrets, Map<String, Path> mounts) {}
@@ -56,7 +57,7 @@ public final class FakeSandbox {
   private final SandboxCreateRequest request;
   private final Surroundings surroundings;
   private final double createdAt;
-  private final double speed;
+  private final DoubleSupplier speed;
   private final EntryLog output = new EntryLog();
   private final EntryLog errors = new EntryLog();
   private final CompletableFuture<Void> started = new CompletableFuture<>();
@@ -77,7 +78,10 @@ public final class FakeSandbox {
    * @param speed how many seconds of the sandbox's limits pass in one
    */
   FakeSandbox(
-      SandboxCreateRequest request, Surroundings surroundings, double createdAt, double speed) {
+      SandboxCreateRequest request,
+      Surroundings surroundings,
+      double createdAt,
+      DoubleSupplier speed) {
     this.request = request;
     this.surroundings = surroundings;
     this.createdAt = createdAt;
@@ -177,7 +181,7 @@ public final class FakeSandbox {
       return 0;
     }
     long end = endNanos == 0 ? System.nanoTime() : endNanos;
-    return (end - startNanos) / 1e9 * speed;
+    return (end - startNanos) / 1e9 * speed.getAsDouble();
   }
 
   /** Takes it out of the queue. */
@@ -298,10 +302,10 @@ public final class FakeSandbox {
       if (tunnels.values().stream().anyMatch(tunnel -> tunnel.open() > 0)) {
         activeNanos = now;
       }
-      overdue = (now - startNanos) / 1e9 * speed >= definition.getTimeoutSecs();
+      overdue = (now - startNanos) / 1e9 * speed.getAsDouble() >= definition.getTimeoutSecs();
       idle =
           definition.hasIdleTimeoutSecs()
-              && (now - activeNanos) / 1e9 * speed >= definition.getIdleTimeoutSecs();
+              && (now - activeNanos) / 1e9 * speed.getAsDouble() >= definition.getIdleTimeoutSecs();
     }
     if (overdue || idle) {
       GenericStatus status =

@@ -113,6 +113,7 @@ final class FakeService implements ModalClient {
   private final Map<String, String> volumes = new HashMap<>();
   private final Map<String, Map<String, String>> secrets = new HashMap<>();
   private final Map<String, FakeSandbox> sandboxes = new LinkedHashMap<>();
+  private volatile double speed;
   private boolean queueHeld;
   private double lastCreated;
 
@@ -120,6 +121,7 @@ final class FakeService implements ModalClient {
     this.options = options;
     this.folder = folder;
     this.tokens = tokens;
+    this.speed = options.speed();
   }
 
   FakeImages images() {
@@ -132,6 +134,10 @@ final class FakeService implements ModalClient {
 
   synchronized Collection<Path> volumeFolders() {
     return volumes.values().stream().map(folder::resolve).toList();
+  }
+
+  void setSpeed(double factor) {
+    speed = factor;
   }
 
   void holdQueue(boolean hold) {
@@ -268,7 +274,7 @@ final class FakeService implements ModalClient {
               request,
               new FakeSandbox.Surroundings(folder.resolve(Ids.next("root")), environment, mounts),
               lastCreated,
-              options.speed());
+              () -> speed);
       sandboxes.put(sandbox.id(), sandbox);
     }
     CompletableFuture<?> unused = sandbox.result().thenRun(this::schedule);
