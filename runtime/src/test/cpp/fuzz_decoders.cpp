@@ -355,7 +355,7 @@ int run(int inputs, uint64_t seed) {
     return answer_taken;
   });
 
-  feed("the node's answers", inputs, [&](int) {
+  feed("node answers", inputs, [&](int) {
     int64_t handle = executor();
     execute(handle, corpus.batches.end()[-2]);
     remora_executor_destroy(handle);
