@@ -17,6 +17,7 @@ import java.util.Optional;
 import java.util.OptionalDouble;
 import java.util.Set;
 import java.util.UUID;
+import java.util.function.LongSupplier;
 
 /**
  * Whether and when one call is attempted again, and what its next attempt tells the server of that.
@@ -45,19 +46,23 @@ final class CallRetries {
   private static final String POLICY_TYPE = "/" + RPCRetryPolicy.getDescriptor().getFullName();
 
   private final Optional<Duration> maxThrottleWait;
+  private final LongSupplier nanoTime;
+  private final long startNanos;
   private final String idempotencyKey = UUID.randomUUID().toString();
   private int retries;
   private int throttles;
-  private Duration retryDelay = Duration.ZERO;
-  private Duration throttleDelay = Duration.ZERO;
+  private Duration throttleWait = Duration.ZERO;
 
   /**
-   * For a new call.
+   * For a new call, which begins now.
    *
    * @param maxThrottleWait the sum of what the server may ask for; zero: it is not waited at all
+   * @param nanoTime as {@link System#nanoTime}
    */
-  CallRetries(Optional<Duration> maxThrottleWait) {
+  CallRetries(Optional<Duration> maxThrottleWait, LongSupplier nanoTime) {
     this.maxThrottleWait = maxThrottleWait;
+    this.nanoTime = nanoTime;
+    this.startNanos = nanoTime.getAsLong();
   }
 
   /** The headers of the next attempt. */
@@ -66,11 +71,12 @@ final class CallRetries {
     headers.put("x-idempotency-key", idempotencyKey);
     headers.put("x-retry-attempt", Integer.toString(retries));
     headers.put("x-throttle-retry-attempt", Integer.toString(throttles));
+    String elapsed = String.format(Locale.ROOT, "%.3f", (nanoTime.getAsLong() - startNanos) / 1e9);
     if (retries > 0) {
-      headers.put("x-retry-delay", seconds(retryDelay));
+      headers.put("x-retry-delay", elapsed);
     }
     if (throttles > 0) {
-      headers.put("x-throttle-retry-delay", seconds(throttleDelay));
+      headers.put("x-throttle-retry-delay", elapsed);
     }
     return headers;
   }
@@ -87,7 +93,6 @@ final class CallRetries {
     Duration wait = FIRST_WAIT.multipliedBy(1L << retries);
     wait = wait.compareTo(LONGEST_WAIT) < 0 ? wait : LONGEST_WAIT;
     retries++;
-    retryDelay = retryDelay.plus(wait);
     return Optional.of(wait);
   }
 
@@ -100,12 +105,12 @@ final class CallRetries {
     Duration asked =
         Duration.ofMillis(Math.round(Math.min(askedSeconds, LONGEST_THROTTLE_SECONDS) * 1000));
     Duration wait = asked.compareTo(SHORTEST_THROTTLE) > 0 ? asked : SHORTEST_THROTTLE;
-    Duration sum = throttleDelay.plus(wait);
+    Duration sum = throttleWait.plus(wait);
     if (maxThrottleWait.isPresent() && sum.compareTo(maxThrottleWait.get()) > 0) {
       return Optional.empty();
     }
     throttles++;
-    throttleDelay = sum;
+    throttleWait = sum;
     return Optional.of(wait);
   }
 
@@ -126,9 +131,5 @@ final class CallRetries {
       // Details that nobody can read are none.
     }
     return OptionalDouble.empty();
-  }
-
-  private static String seconds(Duration duration) {
-    return String.format(Locale.ROOT, "%.3f", duration.toMillis() / 1000.0);
   }
 }

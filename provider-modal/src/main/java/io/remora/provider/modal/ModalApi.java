@@ -204,7 +204,7 @@ final class ModalApi implements AutoCloseable {
       Limits limits,
       boolean withToken) {
     long end = System.nanoTime() + limits.all().toNanos();
-    CallRetries retries = new CallRetries(account.maxThrottleWait());
+    CallRetries retries = new CallRetries(account.maxThrottleWait(), System::nanoTime);
     while (true) {
       StatusRuntimeException failure;
       try {
