@@ -23,6 +23,7 @@ _compile.install()
 from .exceptions import (  # noqa: E402
     AuthenticationException,
     CrossMachineException,
+    ImageBuildException,
     MachineStateException,
     NodeLostException,
     ProtocolException,
@@ -34,6 +35,7 @@ from .exceptions import (  # noqa: E402
     RemoteOperationException,
     ResourceExhaustedException,
     StaleReferenceException,
+    UnsupportedGpuException,
 )
 from .functions import RemoteFunction, remote  # noqa: E402
 from .machine import (  # noqa: E402
@@ -54,6 +56,7 @@ __all__ = [
     "AuthenticationException",
     "CrossMachineException",
     "DeviceInfo",
+    "ImageBuildException",
     "MachineStateException",
     "NodeLostException",
     "ProtocolException",
@@ -68,6 +71,7 @@ __all__ = [
     "ResourceExhaustedException",
     "StaleReferenceException",
     "StorageInfo",
+    "UnsupportedGpuException",
     "__version__",
     "disable_remote_execution",
     "enable_remote_execution",

@@ -10,6 +10,7 @@ from __future__ import annotations
 __all__ = [
     "AuthenticationException",
     "CrossMachineException",
+    "ImageBuildException",
     "MachineStateException",
     "NodeLostException",
     "ProtocolException",
@@ -21,6 +22,7 @@ __all__ = [
     "RemoteOperationException",
     "ResourceExhaustedException",
     "StaleReferenceException",
+    "UnsupportedGpuException",
 ]
 
 
@@ -82,6 +84,14 @@ class ResourceExhaustedException(ProviderException):
 
 class ProvisioningTimeoutException(ProviderException):
     """A node was not ready within the time allowed for it."""
+
+
+class UnsupportedGpuException(ProviderException):
+    """A provider does not have the kind or number of GPUs that was asked for, and never will."""
+
+
+class ImageBuildException(ProviderException):
+    """The image that a node was to run in could not be built; the message ends with the build's log."""
 
 
 BY_NAME: dict[str, type[BaseException]] = {

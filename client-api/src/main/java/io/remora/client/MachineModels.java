@@ -113,8 +113,11 @@ final class MachineModels {
       cancel(load, true);
       throw new RemoraException(
           "the loading of %s on machine '%s' was interrupted".formatted(source, machine), e);
-    } catch (RuntimeException | Error e) {
-      cancel(load, Thread.currentThread().isInterrupted());
+    } catch (RemoraException e) {
+      // What the node has said itself it need not be told.
+      if (Thread.currentThread().isInterrupted()) {
+        cancel(load, true);
+      }
       throw e;
     }
   }
@@ -129,6 +132,7 @@ final class MachineModels {
     while (true) {
       long left = options.timeout().toNanos() - (System.nanoTime() - start);
       if (left <= 0) {
+        cancel(load, false);
         throw new RemoraException(
             "machine '%s' has not loaded %s within %s (LoadOptions.timeout)"
                 .formatted(machine, load.getSource(), options.timeout()));
@@ -146,7 +150,12 @@ final class MachineModels {
         return loaded;
       }
       LoadProgress progress = progress(answer.message.getProgress());
-      options.listener().accept(progress);
+      try {
+        options.listener().accept(progress);
+      } catch (RuntimeException | Error e) {
+        cancel(load, false);
+        throw e;
+      }
       if (System.nanoTime() - nextLine >= 0) {
         nextLine += BETWEEN_LOG_LINES.toNanos();
         log.info(
