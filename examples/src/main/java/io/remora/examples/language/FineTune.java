@@ -166,6 +166,7 @@ public final class FineTune implements Callable<Integer> {
       tokens = tokenizer.encode(Files.readString(text), false);
     }
     Files.createDirectories(output);
+    require(!Files.isSameFile(folder.folder(), output), "--output must not be the model's folder");
     try (RemoteMachine machine = options.open(folder, checkpointFolder());
         PointerScope everything = new PointerScope()) {
       Map<String, Tensor> checkpoint =

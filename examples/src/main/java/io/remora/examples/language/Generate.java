@@ -241,13 +241,18 @@ public final class Generate implements Callable<Integer> {
         out.println(text.finish());
       }
       out.flush();
+      // Tokens come in blocks: those of the first one all at the same time.
+      double rate =
+          count > checkEvery
+              ? (count - checkEvery) * 1e9 / (end - first)
+              : count * 1e9 / (end - start);
       PrintWriter err = spec.commandLine().getErr();
       err.printf(
           Locale.ROOT,
-          "%d tokens, the first after %.2f s, then %.1f tokens/s%n",
+          "%d tokens, the first after %.2f s, %.1f tokens/s%n",
           count,
           (first - start) / 1e9,
-          Math.max(0, count - 1) * 1e9 / Math.max(1, end - first));
+          rate);
       err.flush();
     }
   }

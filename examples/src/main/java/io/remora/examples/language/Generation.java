@@ -106,10 +106,9 @@ final class Generation {
    * @param prompt tokens, at least one
    */
   void run(long[] prompt, Plan plan, Listener listener) {
-    long capacity = (long) prompt.length + plan.mostTokens();
     try (PointerScope everything = new PointerScope();
         NoGradGuard noGradients = new NoGradGuard()) {
-      Steps steps = new Steps(prompt, plan, capacity);
+      Steps steps = new Steps(prompt, plan);
       Block earlier = null;
       for (int made = 0; made < plan.mostTokens(); ) {
         int count = Math.min(plan.block(), plan.mostTokens() - made);
@@ -139,10 +138,11 @@ final class Generation {
     private final Tensor probabilities;
     private long length;
 
-    Steps(long[] prompt, Plan plan, long capacity) {
+    Steps(long[] prompt, Plan plan) {
       this.plan = plan;
-      table = new PositionTable(config, capacity, place.device(), dtype);
-      cache = new KeyValueCache(config, 1, capacity, Place.options(place.device(), dtype));
+      long most = (long) prompt.length + plan.mostTokens();
+      cache = new KeyValueCache(config, 1, most, Place.options(place.device(), dtype));
+      table = new PositionTable(config, cache.capacity(), place.device(), dtype);
       this.prompt =
           Tensor.create(prompt).to(place.device(), ScalarType.Long).view(1, prompt.length);
       token = zeros(new long[] {1, 1}, Place.options(place.device(), ScalarType.Long));
@@ -180,10 +180,10 @@ final class Generation {
     private Tensor scores() {
       if (length == 0) {
         length = prompt.size(1);
-        return model.last(prompt, table.at(table.first(length), cache.span(length)), cache);
+        return model.last(prompt, table.at(table.first(length), KeyValueCache.span(length)), cache);
       }
       length++;
-      Tensor scores = model.last(token, table.at(position, cache.span(length)), cache);
+      Tensor scores = model.last(token, table.at(position, KeyValueCache.span(length)), cache);
       position.add_(new Scalar(1L));
       return scores;
     }

@@ -33,24 +33,25 @@ final class KeyValueCache {
   /**
    * An empty cache. Zeros, since what attention ignores must be a number.
    *
-   * @param capacity tokens that there is room for
+   * @param length tokens that there is to be room for
    * @param options the model's device and dtype
    */
-  KeyValueCache(LlamaConfig config, long batch, long capacity, TensorOptions options) {
-    this.capacity = capacity;
+  KeyValueCache(LlamaConfig config, long batch, long length, TensorOptions options) {
+    capacity = span(length);
     long[] shape = {batch, config.keyValueHeads(), capacity, config.headSize()};
     for (int layer = 0; layer < config.layers(); layer++) {
       layers.add(new Layer(zeros(shape, options), zeros(shape, options)));
     }
   }
 
+  /** The longest span. */
   long capacity() {
     return capacity;
   }
 
   /** The length that attention reads for a text of {@code length} tokens. */
-  long span(long length) {
-    return Math.min(capacity, (length + SPAN - 1) / SPAN * SPAN);
+  static long span(long length) {
+    return (length + SPAN - 1) / SPAN * SPAN;
   }
 
   Layer layer(int index) {

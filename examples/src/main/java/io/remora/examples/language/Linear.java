@@ -19,9 +19,14 @@ final class Linear extends Module {
 
   /** Weight {@code [outputs, inputs]} and, where wanted, bias {@code [outputs]}. */
   Linear(long inputs, long outputs, boolean bias, TensorOptions options) {
-    this.weight = register_parameter("weight", empty(new long[] {outputs, inputs}, options, null));
-    this.bias =
-        bias ? register_parameter("bias", empty(new long[] {outputs}, options, null)) : null;
+    // Handles of our own: what register_parameter returns points into the module's list, which
+    // moves when it grows.
+    this.weight = empty(new long[] {outputs, inputs}, options, null);
+    register_parameter("weight", weight);
+    this.bias = bias ? empty(new long[] {outputs}, options, null) : null;
+    if (bias) {
+      register_parameter("bias", this.bias);
+    }
   }
 
   /** {@code [..., inputs]} to {@code [..., outputs]}. */

@@ -108,6 +108,7 @@ record LlamaConfig(
     boolean window =
         json.path("sliding_window").isNumber() && json.path("use_sliding_window").asBoolean(true);
     check(!window, "sliding_window", "set: only models without one are supported");
+    check(!json.has("quantization_config"), "quantization_config", "set: not supported");
     int heads = positive(json, "num_attention_heads");
     int hidden = positive(json, "hidden_size");
     boolean bias = json.path("attention_bias").asBoolean(false);
@@ -142,6 +143,11 @@ record LlamaConfig(
     JsonNode parameters = json.path("rope_parameters");
     JsonNode scaling = parameters.isObject() ? parameters : json.path("rope_scaling");
     double theta = parameters.path("rope_theta").asDouble(json.path("rope_theta").asDouble(10_000));
+    double part =
+        scaling
+            .path("partial_rotary_factor")
+            .asDouble(json.path("partial_rotary_factor").asDouble(1));
+    check(part == 1, "partial_rotary_factor", part + ", not 1");
     String type = scaling.path("rope_type").asText(scaling.path("type").asText("default"));
     return new Rope(
         theta,

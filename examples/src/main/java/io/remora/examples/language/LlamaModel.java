@@ -51,7 +51,8 @@ final class LlamaModel extends Module {
 
     Embedding(LlamaConfig config, TensorOptions options) {
       long[] shape = {config.vocabularySize(), config.hiddenSize()};
-      weight = register_parameter("weight", empty(shape, options, null));
+      weight = empty(shape, options, null);
+      register_parameter("weight", weight);
     }
 
     Tensor forward(Tensor tokens) {

@@ -20,7 +20,8 @@ final class RmsNorm extends Module {
   RmsNorm(long size, double epsilon, TensorOptions options) {
     this.shape = new long[] {size};
     this.epsilon = epsilon;
-    this.weight = register_parameter("weight", empty(shape, options, null));
+    this.weight = empty(shape, options, null);
+    register_parameter("weight", weight);
   }
 
   /** {@code [..., size]} to the same shape. */

@@ -112,9 +112,9 @@ final class GenerationTest {
     generation(there, model)
         .run(
             PROMPT,
-            sampledPlan(there, 401),
+            sampledPlan(there, 1201),
             (token, logProbability) -> {
-              if (count.incrementAndGet() % 100 == 0) {
+              if (count.incrementAndGet() % 300 == 0) {
                 meanwhile.add(storages());
               }
               return true;

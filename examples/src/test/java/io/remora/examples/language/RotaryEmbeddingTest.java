@@ -12,10 +12,10 @@ import org.bytedeco.pytorch.global.torch.ScalarType;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 
-@Tag("critical")
 final class RotaryEmbeddingTest {
 
   @Test
+  @Tag("fast")
   void turnsPairsThatAreHalfAHeadApart() {
     TorchLibrary.bytedeco();
     try (PointerScope temporaries = new PointerScope()) {
@@ -39,6 +39,7 @@ final class RotaryEmbeddingTest {
   }
 
   @Test
+  @Tag("critical")
   void stretchesSlowAnglesOnly() {
     // Turns of the four angles in 64 positions: 10.2, 1.02, 0.1, 0.01; kept above 4, divided below
     // 1.

@@ -69,7 +69,7 @@ final class SmallModel {
     Map<String, Integer> alphabet = new LinkedHashMap<>();
     int next = 256;
     for (int each = 0; each < 256; each++) {
-      boolean visible = each >= '!' && each <= '~' || each >= 0xa1 && each <= 0xac || each >= 0xae;
+      boolean visible = (each >= '!' && each <= '~') || (each >= 0xa1 && each != 0xad);
       alphabet.put(Character.toString(visible ? each : next++), each);
     }
     return alphabet;
