@@ -22,9 +22,19 @@ _compile.install()
 
 from .exceptions import (  # noqa: E402
     AuthenticationException,
+    CorruptDownloadException,
     CrossMachineException,
+    EntryNotFoundException,
+    GatedRepositoryException,
+    HubException,
+    HubUnreachableException,
     MachineStateException,
+    ModelException,
+    ModelFileException,
     NodeLostException,
+    NoDiskSpaceException,
+    NotEnoughMemoryException,
+    OfflineException,
     ProtocolException,
     ProviderException,
     ProvisioningTimeoutException,
@@ -32,7 +42,9 @@ from .exceptions import (  # noqa: E402
     RemoraException,
     RemoteFunctionError,
     RemoteOperationException,
+    RepositoryNotFoundException,
     ResourceExhaustedException,
+    RevisionNotFoundException,
     StaleReferenceException,
 )
 from .functions import RemoteFunction, remote  # noqa: E402
@@ -47,15 +59,27 @@ from .machine import (  # noqa: E402
     metadata_hash,
     storage_id,
 )
+from .models import LoadProgress, load_huggingface_state_dicts  # noqa: E402
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AuthenticationException",
+    "CorruptDownloadException",
     "CrossMachineException",
     "DeviceInfo",
+    "EntryNotFoundException",
+    "GatedRepositoryException",
+    "HubException",
+    "HubUnreachableException",
+    "LoadProgress",
     "MachineStateException",
+    "ModelException",
+    "ModelFileException",
+    "NoDiskSpaceException",
     "NodeLostException",
+    "NotEnoughMemoryException",
+    "OfflineException",
     "ProtocolException",
     "ProviderException",
     "ProvisioningTimeoutException",
@@ -65,7 +89,9 @@ __all__ = [
     "RemoteFunctionError",
     "RemoteMachine",
     "RemoteOperationException",
+    "RepositoryNotFoundException",
     "ResourceExhaustedException",
+    "RevisionNotFoundException",
     "StaleReferenceException",
     "StorageInfo",
     "__version__",
@@ -73,6 +99,7 @@ __all__ = [
     "enable_remote_execution",
     "get_all_machines",
     "is_remote_execution_enabled",
+    "load_huggingface_state_dicts",
     "metadata_hash",
     "remote",
     "storage_id",
