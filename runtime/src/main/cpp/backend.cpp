@@ -371,7 +371,8 @@ bool is_set_to(const at::Tensor& self, const at::Tensor& other) {
 // libtorch's own list of backends whose tensors may take over each other's data (Module::to does so) is fixed.
 bool has_compatible_shallow_copy_type(const at::Tensor& self, const at::Tensor& from) {
   auto is_dense = [](const at::Tensor& t) {
-    return t.layout() == c10::kStrided && (t.device().type() == kRemora || t.device().is_cpu() || t.device().is_meta()) &&
+    auto device = t.device();
+    return t.layout() == c10::kStrided && (device.type() == kRemora || device.is_cpu() || device.is_meta()) &&
         t.key_set().has_any(c10::DispatchKeySet(c10::DispatchKey::Dense));
   };
   return is_dense(self) && is_dense(from);

@@ -567,7 +567,7 @@ FunctionResult run_function(int64_t executor, const std::vector<c10::Device>& de
   if (code != 0) {
     throw std::runtime_error(error[0] != 0 ? error : "it did not run, and nothing says why");
   }
-  TORCH_CHECK(run.answered, "nobody gave an answer");
+  TORCH_CHECK(run.answered, "there was no answer");
   return std::move(run.result);
 }
 
@@ -581,7 +581,8 @@ void run_write(size_t tensor, const char* path, uint64_t offset, uint64_t bytes)
   TORCH_CHECK(running != nullptr && !running->answered, "no call waits for an answer on this thread");
   TORCH_CHECK(tensor < running->call.tensors.size(), "the call has no tensor ", tensor);
   auto t = running->call.tensors[tensor].resolve_conj().resolve_neg();
-  TORCH_CHECK(static_cast<uint64_t>(t.nbytes()) == bytes, "tensor ", tensor, " has ", t.nbytes(), " bytes, not ", bytes);
+  TORCH_CHECK(static_cast<uint64_t>(t.nbytes()) == bytes, "tensor ", tensor, " has ", t.nbytes(), " bytes, not ",
+              bytes);
   c10::DeviceGuard guard(t.device());
   write_values(File(path, O_WRONLY), t, offset);
 }

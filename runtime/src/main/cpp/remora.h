@@ -188,7 +188,8 @@ REMORA_API int64_t remora_run_await(int64_t machine, int64_t request, const uint
 REMORA_API int32_t remora_run_bind(int64_t machine, int64_t request, const int64_t* tensors, int64_t count);
 // The longest time that an unfinished one may take, in milliseconds; 0 when there is none.
 REMORA_API int64_t remora_run_longest(int64_t machine);
-// As remora_run(), for what the process that executes the batches answers itself: `payload` is a NodeCall of models.proto.
+// As remora_run(), for what the process that executes the batches answers itself: `payload` is a NodeCall of
+// models.proto.
 REMORA_API int64_t remora_call_node(
     int64_t machine, int32_t device, int64_t timeout_millis, const char* name, const uint8_t* payload, int64_t bytes,
     const int64_t* tensors, int64_t count);

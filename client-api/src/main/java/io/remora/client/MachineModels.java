@@ -31,6 +31,7 @@ import io.remora.runtime.MachineSession;
 import io.remora.runtime.NodeCallResult;
 import io.remora.runtime.ProtocolException;
 import io.remora.runtime.RemoraException;
+import io.remora.runtime.RemoteOperationException;
 import java.net.URI;
 import java.nio.ByteBuffer;
 import java.nio.file.Path;
@@ -45,6 +46,7 @@ import java.util.Optional;
 import java.util.concurrent.ThreadLocalRandom;
 import java.util.concurrent.TimeUnit;
 import java.util.function.Function;
+import java.util.regex.Pattern;
 import org.bytedeco.javacpp.BytePointer;
 import org.bytedeco.pytorch.Tensor;
 import org.bytedeco.pytorch.global.torch;
@@ -62,6 +64,10 @@ final class MachineModels {
   private static final Duration BETWEEN_LOG_LINES = Duration.ofSeconds(5);
   private static final Duration SAVE_TIMEOUT = Duration.ofHours(2);
   private static final int WRITTEN_AT_ONCE = 1 << 28;
+
+  /** In the words of libtorch's allocators. */
+  private static final Pattern OUT_OF_MEMORY =
+      Pattern.compile("out of memory|can't allocate memory");
 
   private static final Map<String, Function<String, ModelException>> ERRORS =
       Map.of(
@@ -314,7 +320,15 @@ final class MachineModels {
 
   private Answer ask(
       String what, NodeCall call, int device, List<Tensor> tensors, Duration timeout) {
-    NodeCallResult result = session.callNode(device, what, call.toByteArray(), tensors, timeout);
+    NodeCallResult result;
+    try {
+      result = session.callNode(device, what, call.toByteArray(), tensors, timeout);
+    } catch (RemoteOperationException e) {
+      // There was room when the node looked, and there was none when it was to be used.
+      throw OUT_OF_MEMORY.matcher(e.getMessage()).find()
+          ? new NotEnoughMemoryException(e.getMessage(), e)
+          : e;
+    }
     NodeAnswer message;
     try {
       message = NodeAnswer.parseFrom(result.payload());

@@ -13,8 +13,12 @@ import java.util.stream.Collectors;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.ValueSource;
 
-/** The Java in docs/java-api.md is Java, and its settings are those of reference.conf. */
+/**
+ * The Java in the guides is Java, and the settings of docs/java-api.md are those of reference.conf.
+ */
 @Tag("fast")
 final class GuideTest {
 
@@ -28,7 +32,9 @@ final class GuideTest {
       import io.remora.client.*;
       import io.remora.runtime.RemoteEvent;
       import java.nio.FloatBuffer;
+      import java.nio.file.Path;
       import java.time.Duration;
+      import java.util.Map;
       import org.bytedeco.javacpp.PointerScope;
       import org.bytedeco.pytorch.*;
       import org.bytedeco.pytorch.Module;
@@ -39,6 +45,7 @@ final class GuideTest {
         Optimizer optimizer;
         Tensor images;
         Tensor labels;
+        Map<String, Tensor> stateDict;
         int steps;
 
       %s
@@ -47,11 +54,12 @@ final class GuideTest {
 
   @TempDir private Path directory;
 
-  @Test
-  void everyBlockOfJavaCompiles() throws IOException {
+  @ParameterizedTest
+  @ValueSource(strings = {"java-api.md", "models.md"})
+  void everyBlockOfJavaCompiles(String guide) throws IOException {
     List<String> blocks =
         Pattern.compile("```java\\n(.*?)```", Pattern.DOTALL)
-            .matcher(Files.readString(GUIDE))
+            .matcher(Files.readString(GUIDE.resolveSibling(guide)))
             .results()
             .map(block -> block.group(1).replace("RemoteMachine machine =", "machine ="))
             .toList();

@@ -16,11 +16,11 @@ import org.bytedeco.pytorch.Tensor;
 import org.bytedeco.pytorch.global.torch;
 
 /** Writes models for tests: real files of CPU tensors. */
-final class ModelFolder {
+public final class ModelFolder {
   private ModelFolder() {}
 
   /** Writes a safetensors file, with its folder. */
-  static Path write(Path file, Map<String, Tensor> tensors, Map<String, String> metadata)
+  public static Path write(Path file, Map<String, Tensor> tensors, Map<String, String> metadata)
       throws IOException {
     Files.createDirectories(file.getParent());
     List<SafetensorsWriter.Tensor> headers =

@@ -8,14 +8,19 @@ import static org.bytedeco.pytorch.global.torch.ones;
 import static org.bytedeco.pytorch.global.torch.zeros;
 
 import io.remora.actors.MachineState;
+import io.remora.client.ModelFolder;
 import io.remora.client.RemoteMachine;
+import io.remora.models.ModelException;
 import io.remora.runtime.AuthenticationException;
 import io.remora.runtime.NodeLostException;
 import io.remora.runtime.ProviderException;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.RemoteOperationException;
+import java.io.IOException;
+import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Map;
 import org.bytedeco.pytorch.Device;
 import org.bytedeco.pytorch.Scalar;
 import org.bytedeco.pytorch.Tensor;
@@ -25,11 +30,14 @@ import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.api.io.TempDir;
 
 /** A Java program's machine behind a gateway: real tensors, a real node, and broken connections. */
 @Tag("fast")
 @Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class GatewayMachineTest {
+
+  @TempDir static Path models;
 
   private static TestGateway gateway;
 
@@ -41,7 +49,9 @@ final class GatewayMachineTest {
             remora.gateway.token = "sesame"
             remora.gateway.session-lease = 3 s
             remora.gateway.max-unreceived-bytes = 2 MiB
-            """);
+            remora.node.models.directories = ["%s"]
+            """
+                .formatted(models));
   }
 
   @AfterAll
@@ -72,6 +82,20 @@ final class GatewayMachineTest {
           .isInstanceOf(RemoteOperationException.class)
           .hasMessageContaining("index_select");
       machine.manualSeed(1);
+    }
+  }
+
+  @Test
+  void aModelIsLoadedByTheNodeBehindTheGateway() throws IOException {
+    Tensor values = arange(new Scalar(50_000)).to(ScalarType.Float);
+    ModelFolder.write(models.resolve("model/model.safetensors"), Map.of("w", values), Map.of());
+    try (RemoteMachine machine = open(gateway.address())) {
+      Tensor loaded = machine.loadStateDicts(models + "/model").get("").get("w");
+
+      assertThat(loaded.cpu().equal(values)).isTrue();
+      assertThatThrownBy(() -> machine.loadStateDicts("/etc"))
+          .isInstanceOf(ModelException.class)
+          .hasMessageContaining("remora.node.models.directories");
     }
   }
 

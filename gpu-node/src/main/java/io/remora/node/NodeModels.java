@@ -57,7 +57,7 @@ final class NodeModels {
     return new HubSettings(
         endpoint,
         token,
-        own.cache(),
+        settings.cache().isBlank() ? own.cache() : Path.of(settings.cache()),
         own.offline(),
         own.connectTimeout(),
         own.stallTimeout(),

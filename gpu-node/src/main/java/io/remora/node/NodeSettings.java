@@ -118,6 +118,7 @@ public record NodeSettings(
         node.getStringList("python-requirements"),
         new Models(
             node.getBoolean("models.hub"),
+            node.getString("models.cache"),
             node.getStringList("models.endpoints").stream().map(URI::create).toList(),
             paths(node, "models.directories"),
             paths(node, "models.save-directories"),
@@ -173,6 +174,7 @@ public record NodeSettings(
    * What programs may have the node load and save, {@code remora.node.models}.
    *
    * @param hub whether repositories are fetched from a hub
+   * @param cache folder of the hub's cache; empty: as the environment says
    * @param endpoints hubs that a program may name besides the node's own
    * @param directories absolute; models are loaded from folders within these
    * @param saveDirectories absolute; files are written within these
@@ -181,6 +183,7 @@ public record NodeSettings(
    */
   public record Models(
       boolean hub,
+      String cache,
       List<URI> endpoints,
       List<Path> directories,
       List<Path> saveDirectories,

@@ -3,10 +3,14 @@ package io.remora.runtime;
 
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import java.io.ByteArrayOutputStream;
+import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.time.Duration;
 import java.util.Arrays;
 import java.util.List;
@@ -16,8 +20,12 @@ import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.api.io.TempDir;
 
-/** Python functions in batches, and their workers' answers: well-formed ones and hostile ones. */
+/**
+ * Python functions and calls of the node in batches, and what they are answered: well-formed ones
+ * and hostile ones.
+ */
 @Tag("critical")
 @Timeout(60)
 class RemoteFunctionDecodingTest {
@@ -47,6 +55,20 @@ class RemoteFunctionDecodingTest {
           .text("int64")
           .put(0, 1, 0, 2, 0)
           .array();
+
+  /** The same for the node itself. */
+  private static byte[] nodeBatch() {
+    byte[] batch = BATCH.clone();
+    batch[2] = 18; // kCallNode
+    return batch;
+  }
+
+  private static NodeCallAnswer nodeAnswer(Path file, long bytes) {
+    return new NodeCallAnswer(
+        new byte[] {1, 2},
+        List.of(new NodeCallAnswer.FileStorage(file, 8, bytes, true)),
+        List.of(new NodeCallAnswer.FileTensor(0, "float32", new long[] {4}, new long[] {1}, 0)));
+  }
 
   private static final class Bytes {
     private final ByteArrayOutputStream out = new ByteArrayOutputStream();
@@ -165,15 +187,57 @@ class RemoteFunctionDecodingTest {
   @Test
   void anAnswerMayNotNameAnyFileOrMoreThanThereIs() {
     byte[] file = new Bytes().put(1, 0, 0, 1).put(1, 16, 0).text("/etc/passwd").put(0).array();
+    byte[] nodes =
+        new Bytes().put(1, 0, 0, 1).put(3, 16, 0).text("/etc/passwd").put(0, 1, 0).array();
     byte[] open = new Bytes().put(1, 0, 0, 1).put(1, 16, 0).text("/proc/1/fd/0x").put(0).array();
     byte[] beyond = ANSWER.clone();
     beyond[new String(ANSWER, UTF_8).indexOf("float32") + 9] = 5; // one element more than there is
     try (BatchExecutor executor = executor()) {
-      for (byte[] bad : List.of(file, open, beyond)) {
+      for (byte[] bad : List.of(file, nodes, open, beyond)) {
         executor.runFunctionsWith((request, timeout, answer) -> answer.accept(direct(bad)));
         assertThat(run(executor, BATCH).get(0).message())
-            .containsAnyOf("is not memory of a worker", "ends outside its storage");
+            .containsAnyOf(
+                "is not memory of a worker", "ends outside its storage", "memory is of kind 3");
       }
+    }
+  }
+
+  @Test
+  void aCallOfTheNodeReachesItsHandlerAndMayWriteItsTensors(@TempDir Path folder)
+      throws IOException {
+    Path file = Files.write(folder.resolve("file"), new byte[24]);
+    AtomicReference<NodeCall> seen = new AtomicReference<>();
+    AtomicReference<String> payload = new AtomicReference<>();
+    try (BatchExecutor executor = executor()) {
+      executor.answerCallsWith(
+          call -> {
+            seen.set(call);
+            payload.set(UTF_8.decode(call.payload()).toString());
+            call.write(0, file, 8, 16);
+            assertThatThrownBy(() -> call.write(0, file, 8, 12)).hasMessageContaining("16 bytes");
+            assertThatThrownBy(() -> call.write(1, file, 8, 16)).hasMessageContaining("no tensor");
+            return nodeAnswer(file, 16);
+          });
+      assertThat(run(executor, nodeBatch())).isEmpty();
+    }
+    assertThat(payload.get()).isEqualTo("payload");
+    assertThat(seen.get().deviceName()).isEqualTo("cpu");
+    assertThat(seen.get().timeout()).isEqualTo(Duration.ofSeconds(5));
+  }
+
+  @Test
+  void aCallOfTheNodeThatCannotBeAnsweredFailsAlone(@TempDir Path folder) throws IOException {
+    Path file = Files.write(folder.resolve("file"), new byte[24]);
+    try (BatchExecutor executor = executor()) {
+      assertThat(run(executor, nodeBatch()).get(0).message()).contains("no calls of its own");
+      executor.answerCallsWith(call -> nodeAnswer(file, 20));
+      assertThat(run(executor, nodeBatch()).get(0).message()).contains("changed meanwhile");
+      executor.answerCallsWith(call -> nodeAnswer(file, 12));
+      assertThat(run(executor, nodeBatch()).get(0).message()).contains("outside its storage");
+      executor.answerCallsWith(call -> nodeAnswer(folder, 16));
+      assertThat(run(executor, nodeBatch()).get(0).message()).contains("is no file");
+      executor.answerCallsWith(call -> nodeAnswer(folder.resolve("none"), 16));
+      assertThat(run(executor, nodeBatch()).get(0).message()).contains("cannot be opened");
     }
   }
 
@@ -184,10 +248,12 @@ class RemoteFunctionDecodingTest {
     int refused = 0;
     int failed = 0;
     for (int round = 0; round < 4_000; round++) {
-      byte[] batch = round % 2 == 0 ? flipped(BATCH, random) : BATCH;
+      byte[] sound = round % 4 == 0 ? nodeBatch() : BATCH;
+      byte[] batch = round % 2 == 0 ? flipped(sound, random) : sound;
       byte[] result = round % 2 == 0 ? ANSWER : flipped(ANSWER, random);
       try (BatchExecutor executor = executor()) {
         executor.runFunctionsWith((request, timeout, answer) -> answer.accept(direct(result)));
+        executor.answerCallsWith(call -> NodeCallAnswer.of(new byte[3]));
         failed += run(executor, batch).size();
       } catch (ProtocolException e) {
         refused++;

@@ -20,6 +20,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.security.MessageDigest;
 import java.security.NoSuchAlgorithmException;
+import java.util.Arrays;
 import java.util.HexFormat;
 import java.util.List;
 import java.util.Map;
@@ -57,6 +58,9 @@ public final class HubServer implements AutoCloseable {
 
     /** After that many bytes of the body nothing more comes. */
     record Stall(int bytes) implements Fault {}
+
+    /** The answer comes when the latch is open. */
+    record Hold(CountDownLatch until) implements Fault {}
 
     /** The body's first byte is another. */
     record Damage() implements Fault {}
@@ -445,7 +449,10 @@ public final class HubServer implements AutoCloseable {
       return;
     }
     exchange.sendResponseHeaders(partial ? 206 : 200, to == from ? -1 : to - from);
-    byte[] body = java.util.Arrays.copyOfRange(bytes, from, to);
+    if (fault.orElse(null) instanceof Fault.Hold hold) {
+      await(hold.until);
+    }
+    byte[] body = Arrays.copyOfRange(bytes, from, to);
     OutputStream out = exchange.getResponseBody();
     if (fault.orElse(null) instanceof Fault.Damage) {
       body[0] ^= 1;
@@ -456,16 +463,16 @@ public final class HubServer implements AutoCloseable {
     } else if (fault.orElse(null) instanceof Fault.Stall stall) {
       out.write(body, 0, Math.min(stall.bytes, body.length));
       out.flush();
-      awaitClose();
+      await(closed);
     } else {
       out.write(body);
     }
   }
 
-  private void awaitClose() {
+  private static void await(CountDownLatch latch) {
     try {
-      if (!closed.await(5, TimeUnit.MINUTES)) {
-        throw new IllegalStateException("The server was not closed for five minutes");
+      if (!latch.await(5, TimeUnit.MINUTES)) {
+        throw new IllegalStateException("Nothing has happened for five minutes");
       }
     } catch (InterruptedException e) {
       Thread.currentThread().interrupt();

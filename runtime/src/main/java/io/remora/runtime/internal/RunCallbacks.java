@@ -2,7 +2,6 @@
 package io.remora.runtime.internal;
 
 import io.remora.runtime.FunctionRunner;
-import io.remora.runtime.ProtocolException;
 import io.remora.runtime.RemoraException;
 import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
@@ -56,7 +55,7 @@ public final class RunCallbacks {
 
     private static void answer(ByteBuffer answer) {
       if (NativeCore.runAnswer(NativeMemory.pointer(answer), answer.remaining()) != 0) {
-        throw new ProtocolException("the answer cannot be taken: " + NativeCore.lastError());
+        throw new RemoraException(NativeCore.lastError());
       }
     }
 

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.node;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.awaitility.Awaitility.await;
+
+import com.google.protobuf.InvalidProtocolBufferException;
+import com.typesafe.config.ConfigFactory;
+import io.remora.actors.models.proto.CancelLoad;
+import io.remora.actors.models.proto.Load;
+import io.remora.actors.models.proto.NodeAnswer;
+import io.remora.actors.models.proto.Save;
+import io.remora.actors.models.proto.TensorToSave;
+import io.remora.runtime.NodeCall;
+import io.remora.runtime.NodeCallAnswer;
+import io.remora.runtime.ProtocolException;
+import io.remora.runtime.RemoraException;
+import java.nio.ByteBuffer;
+import java.time.Duration;
+import java.util.OptionalLong;
+import java.util.Random;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.Tag;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+
+/** What a session answers to calls about models, malformed ones among them. */
+@Tag("critical")
+@Timeout(60)
+class ModelCallsTest {
+
+  private final ModelCalls calls =
+      new NodeModels(
+              NodeSettings.from(
+                      ConfigFactory.parseString("remora.node.models { hub = off, max-loads = 2 }")
+                          .withFallback(ConfigFactory.load()))
+                  .models(),
+              ConfigFactory.load())
+          .session("test");
+
+  @AfterEach
+  void close() {
+    calls.close();
+  }
+
+  private NodeCallAnswer answer(byte[] payload) {
+    return calls.answer(
+        new NodeCall(
+            ByteBuffer.wrap(payload), "cpu", 0, OptionalLong.empty(), Duration.ofSeconds(5)));
+  }
+
+  private NodeAnswer ask(io.remora.actors.models.proto.NodeCall.Builder call) {
+    try {
+      return NodeAnswer.parseFrom(answer(call.build().toByteArray()).payload());
+    } catch (InvalidProtocolBufferException e) {
+      throw new AssertionError(e);
+    }
+  }
+
+  private static io.remora.actors.models.proto.NodeCall.Builder load(long id, String source) {
+    return io.remora.actors.models.proto.NodeCall.newBuilder()
+        .setLoad(Load.newBuilder().setId(id).setSource(source));
+  }
+
+  private static io.remora.actors.models.proto.NodeCall.Builder save(String path) {
+    return io.remora.actors.models.proto.NodeCall.newBuilder()
+        .setSave(
+            Save.newBuilder()
+                .setPath(path)
+                .addTensors(
+                    TensorToSave.newBuilder().setName("w").setDtype("float32").addSizes(4)));
+  }
+
+  @Test
+  void allowsNothingThatIsNotConfigured() {
+    await().until(() -> ask(load(1, "org/model")).hasError());
+    await().until(() -> ask(load(2, "/etc")).hasError());
+
+    assertThat(ask(save("/tmp/model.safetensors")).getError().getMessage())
+        .contains("remora.node.models.save-directories");
+  }
+
+  @Test
+  void saysWhatALoadHasFailedForAndForgetsIt() {
+    await()
+        .untilAsserted(
+            () ->
+                assertThat(ask(load(1, "org/model")).getError().getMessage())
+                    .contains("remora.node.models.hub"));
+    assertThat(
+            ask(io.remora.actors.models.proto.NodeCall.newBuilder()
+                    .setCancelLoad(CancelLoad.newBuilder().setId(1)))
+                .hasCancelled())
+        .as("there is nothing to cancel")
+        .isTrue();
+  }
+
+  @Test
+  void hasAsManyLoadsUnderWayAsAreAllowed() {
+    ask(load(1, "org/model"));
+    ask(load(2, "org/model"));
+
+    assertThat(ask(load(3, "org/model")).getError().getMessage())
+        .contains("remora.node.models.max-loads");
+    assertThat(
+            ask(io.remora.actors.models.proto.NodeCall.newBuilder()
+                    .setCancelLoad(CancelLoad.newBuilder().setId(2)))
+                .hasCancelled())
+        .isTrue();
+    assertThat(ask(load(3, "org/model")).getError().getMessage())
+        .doesNotContain("remora.node.models.max-loads");
+  }
+
+  @Test
+  void aMalformedCallIsAProtocolError() {
+    assertThatThrownBy(() -> answer(new byte[] {(byte) 0xFF, 1}))
+        .isInstanceOf(ProtocolException.class);
+    assertThatThrownBy(() -> answer(new byte[0])).isInstanceOf(ProtocolException.class);
+
+    long seed = System.nanoTime();
+    Random random = new Random(seed);
+    byte[][] sound = {
+      load(1, "org/model").build().toByteArray(),
+      load(1, "/etc").build().toByteArray(),
+      save("/tmp/x.safetensors").build().toByteArray()
+    };
+    int refused = 0;
+    for (int round = 0; round < 3_000; round++) {
+      byte[] bytes = sound[round % sound.length].clone();
+      for (int flips = 1 + random.nextInt(3); flips > 0; flips--) {
+        bytes[random.nextInt(bytes.length)] ^= (byte) (1 << random.nextInt(8));
+      }
+      try {
+        answer(bytes);
+      } catch (RemoraException e) {
+        refused++;
+      }
+    }
+    assertThat(refused).as("seed %d", seed).isPositive();
+  }
+}

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.models;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.Map;
+import java.util.Random;
+import java.util.function.Function;
+import org.junit.jupiter.api.Tag;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+
+/** Whatever a file has become: it is refused, or what is said of it lies within it. */
+@Tag("fast")
+class DamagedFilesTest {
+  private static final int FILES = 500;
+
+  private final Random random = new Random(11);
+  private int refused;
+  @TempDir Path folder;
+
+  @Test
+  void safetensors() throws IOException {
+    byte[] intact = Files.readAllBytes(Fixtures.path("dtypes.safetensors"));
+    for (int i = 0; i < FILES; i++) {
+      Path file = Files.write(folder.resolve("damaged"), Fixtures.damaged(intact, random));
+      read(file, damaged -> SafetensorsFile.open(damaged).tensors());
+    }
+    assertThat(refused).isBetween(FILES / 4, FILES - 1);
+  }
+
+  @Test
+  void archives() throws IOException {
+    byte[] intact = Files.readAllBytes(Fixtures.path("checkpoint.pt"));
+    for (int i = 0; i < FILES; i++) {
+      Path file = Files.write(folder.resolve("damaged"), Fixtures.damaged(intact, random));
+      read(file, damaged -> TorchCheckpoint.open(damaged).tensors());
+    }
+    assertThat(refused).isBetween(FILES / 4, FILES - 1);
+  }
+
+  /** With the checksum made right again, so that the unpickler sees them. */
+  @Test
+  void pickles() throws IOException {
+    Map<String, byte[]> entries = Fixtures.entries("checkpoint.pt");
+    byte[] intact = entries.get("checkpoint/data.pkl");
+    for (int i = 0; i < FILES; i++) {
+      entries.put("checkpoint/data.pkl", Fixtures.damaged(intact, random));
+      Path file = Fixtures.zip(folder.resolve("damaged"), entries);
+      read(file, damaged -> TorchCheckpoint.open(damaged).tensors());
+    }
+    assertThat(refused).isBetween(FILES / 4, FILES - 1);
+  }
+
+  private void read(Path file, Function<Path, Map<String, TensorEntry>> reader) throws IOException {
+    try {
+      for (TensorEntry tensor : reader.apply(file).values()) {
+        if (!isWithin(tensor, Files.size(file))) {
+          throw new AssertionError(tensor + " does not lie within the file");
+        }
+      }
+    } catch (ModelFileException e) {
+      assertThat(e).hasMessageStartingWith(file.toString());
+      refused++;
+    }
+  }
+
+  private static boolean isWithin(TensorEntry tensor, long fileBytes) {
+    StorageKey storage = tensor.storage();
+    long last = tensor.storageOffset();
+    for (int i = 0; i < tensor.sizes().length; i++) {
+      if (tensor.sizes()[i] == 0) {
+        return true;
+      }
+      last = Math.addExact(last, Math.multiplyExact(tensor.sizes()[i] - 1, tensor.strides()[i]));
+    }
+    return storage.offset() >= 0
+        && storage.bytes() >= 0
+        && storage.offset() <= fileBytes - storage.bytes()
+        && tensor.storageOffset() >= 0
+        && Math.multiplyExact(last + 1, (long) tensor.dtype().bytes()) <= storage.bytes();
+  }
+}

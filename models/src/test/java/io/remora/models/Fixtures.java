@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.models;
+
+import java.io.IOException;
+import java.io.OutputStream;
+import java.io.UncheckedIOException;
+import java.net.URISyntaxException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.Arrays;
+import java.util.LinkedHashMap;
+import java.util.Map;
+import java.util.Random;
+import java.util.zip.CRC32;
+import java.util.zip.ZipEntry;
+import java.util.zip.ZipFile;
+import java.util.zip.ZipOutputStream;
+
+/**
+ * Files that PyTorch and the reference implementation of safetensors wrote, and how tests spoil
+ * them.
+ */
+final class Fixtures {
+  private Fixtures() {}
+
+  static Path path(String name) {
+    try {
+      return Path.of(Fixtures.class.getResource(name).toURI());
+    } catch (URISyntaxException e) {
+      throw new IllegalStateException(e);
+    }
+  }
+
+  /** A few bytes changed, or cut off, or repeated. */
+  static byte[] damaged(byte[] intact, Random random) {
+    byte[] bytes = intact.clone();
+    for (int i = random.nextInt(4); i >= 0; i--) {
+      bytes[random.nextInt(bytes.length)] = (byte) random.nextInt();
+    }
+    int cut = random.nextInt(bytes.length);
+    return switch (random.nextInt(8)) {
+      case 0 -> Arrays.copyOf(bytes, cut);
+      case 1 -> {
+        byte[] longer = Arrays.copyOf(bytes, bytes.length + 16);
+        System.arraycopy(bytes, cut, longer, Math.min(cut + 16, longer.length), bytes.length - cut);
+        yield longer;
+      }
+      default -> bytes;
+    };
+  }
+
+  /** The entries of an archive. */
+  static Map<String, byte[]> entries(String name) throws IOException {
+    Map<String, byte[]> entries = new LinkedHashMap<>();
+    try (ZipFile zip = new ZipFile(path(name).toFile())) {
+      for (ZipEntry entry : zip.stream().toArray(ZipEntry[]::new)) {
+        entries.put(entry.getName(), zip.getInputStream(entry).readAllBytes());
+      }
+    }
+    return entries;
+  }
+
+  /** An archive of stored entries, as torch.save makes it. */
+  static Path zip(Path file, Map<String, byte[]> entries) {
+    try (OutputStream out = Files.newOutputStream(file);
+        ZipOutputStream zip = new ZipOutputStream(out)) {
+      for (Map.Entry<String, byte[]> entry : entries.entrySet()) {
+        CRC32 crc = new CRC32();
+        crc.update(entry.getValue());
+        ZipEntry stored = new ZipEntry(entry.getKey());
+        stored.setMethod(ZipEntry.STORED);
+        stored.setSize(entry.getValue().length);
+        stored.setCrc(crc.getValue());
+        zip.putNextEntry(stored);
+        zip.write(entry.getValue());
+        zip.closeEntry();
+      }
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
+    }
+    return file;
+  }
+}
