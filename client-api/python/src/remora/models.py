@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import random
+import re
 import shutil
 import time
 import uuid
@@ -37,6 +38,7 @@ log = logging.getLogger("remora")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.2
 _BETWEEN_LOG_LINES = 5.0
 _TIMEOUT = 7200.0
+_OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")
 
 
 @dataclass(frozen=True)
@@ -396,7 +398,12 @@ def _ask(
         timeout=timeout,
     )
     future = calls.await_answer(
-        session, request, what, arguments=tensors, outcome=lambda *answer: answer
+        session,
+        request,
+        what,
+        arguments=tensors,
+        outcome=lambda *answer: answer,
+        failure=_failure,
     )
     try:
         payload, made = future.result(timeout)
@@ -408,6 +415,14 @@ def _ask(
     if answer.HasField("error"):
         raise _error(session, answer.error)
     return answer, made
+
+
+def _failure(error: BaseException) -> BaseException:
+    # There was room when the node looked, and there was none when it was to be used: the allocators' words.
+    text = str(error)
+    if isinstance(error, exceptions.RemoteOperationException) and _OUT_OF_MEMORY.search(text):
+        return exceptions.NotEnoughMemoryException(text)
+    return error
 
 
 def _error(session: Session, error: pb.ModelError) -> exceptions.ModelException:
