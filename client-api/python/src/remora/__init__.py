@@ -28,6 +28,7 @@ from .exceptions import (  # noqa: E402
     GatedRepositoryException,
     HubException,
     HubUnreachableException,
+    ImageBuildException,
     MachineStateException,
     ModelException,
     ModelFileException,
@@ -46,6 +47,7 @@ from .exceptions import (  # noqa: E402
     ResourceExhaustedException,
     RevisionNotFoundException,
     StaleReferenceException,
+    UnsupportedGpuException,
 )
 from .functions import RemoteFunction, remote  # noqa: E402
 from .machine import (  # noqa: E402
@@ -72,6 +74,7 @@ __all__ = [
     "GatedRepositoryException",
     "HubException",
     "HubUnreachableException",
+    "ImageBuildException",
     "LoadProgress",
     "MachineStateException",
     "ModelException",
@@ -94,6 +97,7 @@ __all__ = [
     "RevisionNotFoundException",
     "StaleReferenceException",
     "StorageInfo",
+    "UnsupportedGpuException",
     "__version__",
     "disable_remote_execution",
     "enable_remote_execution",

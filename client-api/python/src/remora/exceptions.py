@@ -15,6 +15,7 @@ __all__ = [
     "GatedRepositoryException",
     "HubException",
     "HubUnreachableException",
+    "ImageBuildException",
     "MachineStateException",
     "ModelException",
     "ModelFileException",
@@ -33,6 +34,7 @@ __all__ = [
     "ResourceExhaustedException",
     "RevisionNotFoundException",
     "StaleReferenceException",
+    "UnsupportedGpuException",
 ]
 
 
@@ -151,6 +153,14 @@ class CorruptDownloadException(HubException):
 
 class NoDiskSpaceException(HubException):
     """A disk has no room for the files."""
+
+
+class UnsupportedGpuException(ProviderException):
+    """A provider does not have the kind or number of GPUs that was asked for, and never will."""
+
+
+class ImageBuildException(ProviderException):
+    """The image that a node was to run in could not be built; the message ends with the build's log."""
 
 
 BY_NAME: dict[str, type[BaseException]] = {

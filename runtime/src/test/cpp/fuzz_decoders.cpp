@@ -233,12 +233,24 @@ int32_t answer_run(int64_t, const uint8_t*, int64_t, int64_t, char*, int32_t) {
   return 0;
 }
 
-// The node's own answers may name files: eight bytes of one that is there.
+// The node's own answers may name files: bytes of one that is there, read and mapped.
 int32_t answer_call(int64_t, const uint8_t*, int64_t, int64_t, char*, int32_t) {
-  static const std::vector<Bytes> sound = {{1, 1, 'p', 0, 1, 3, 8, 0, 9, '/', 'p', 'r', 'o', 'c', '/', 's', 't', 'a',
-                                            0, 1, 1, 1, 0, 7, 'f', 'l', 'o', 'a', 't', '3', '2', 0, 1, 2, 2, 0}};
+  static const std::vector<Bytes> sound = [] {
+    const std::string file = "/proc/self/exe";
+    std::vector<Bytes> answers;
+    for (Bytes size : {Bytes{8}, Bytes{0x80, 0x80, 0x04}}) {
+      Bytes answer = {1, 1, 'p', 0, 1, 3};
+      answer.insert(answer.end(), size.begin(), size.end());
+      answer.insert(answer.end(), {0, static_cast<uint8_t>(file.size())});
+      answer.insert(answer.end(), file.begin(), file.end());
+      answer.insert(answer.end(), {0, 1, 1, 1, 0, 7, 'f', 'l', 'o', 'a', 't', '3', '2', 0, 1, 2, 2, 0});
+      answers.push_back(answer);
+    }
+    return answers;
+  }();
   Bytes answer = damaged(sound);
-  return remora_run_answer(answer.data(), static_cast<int64_t>(answer.size()));
+  answer_taken = remora_run_answer(answer.data(), static_cast<int64_t>(answer.size())) == 0;
+  return 0;
 }
 
 bool execute(int64_t handle, const Bytes& batch) {
@@ -339,6 +351,13 @@ int run(int inputs, uint64_t seed) {
   feed("worker answers", inputs, [&](int) {
     int64_t handle = executor();
     execute(handle, corpus.batches.back());
+    remora_executor_destroy(handle);
+    return answer_taken;
+  });
+
+  feed("the node's answers", inputs, [&](int) {
+    int64_t handle = executor();
+    execute(handle, corpus.batches.end()[-2]);
     remora_executor_destroy(handle);
     return answer_taken;
   });

@@ -30,10 +30,9 @@ import io.remora.actors.internal.StayingShards;
 import io.remora.actors.link.LinkSettings;
 import io.remora.actors.link.LinkTransport;
 import io.remora.provider.LaunchToken;
-import io.remora.provider.MachineProviders;
 import io.remora.provider.MachineSpec;
 import io.remora.provider.NodeExit;
-import io.remora.provider.ProviderContext;
+import io.remora.provider.NodeUsage;
 import io.remora.provider.ProvisionedNode;
 import io.remora.runtime.MachineStateException;
 import io.remora.runtime.NodeLostException;
@@ -45,9 +44,7 @@ import io.remora.state.StateStores;
 import java.io.IOException;
 import java.time.Duration;
 import java.util.ArrayList;
-import java.util.HashMap;
 import java.util.List;
-import java.util.Map;
 import java.util.SortedMap;
 import java.util.UUID;
 import java.util.concurrent.CompletableFuture;
@@ -310,7 +307,6 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
 
   private static final Logger log = LoggerFactory.getLogger(MachineActor.class);
   private static final Duration SHORTEST_IDLE_TICK = Duration.ofMillis(20);
-  private static final Duration WAY_AGAIN_AFTER = Duration.ofSeconds(15);
   private static final String LEAVING = "its member leaves the cluster";
 
   private final String name;
@@ -332,6 +328,8 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
   private boolean openedOnce;
   private Provisioning provisioning;
   private ProvisionedNode node;
+  // Of the nodes that the machine has had since it was opened, but for this one.
+  private NodeUsage used;
   private ActorRef<NodeLink.Command> link;
   private NodeLink.Up up;
   private RemoraException linkLost;
@@ -347,74 +345,13 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
   private final List<ActorRef<StatusReply<MachineInfo>>> pausedBy = new ArrayList<>();
   private final List<ActorRef<StatusReply<MachineInfo>>> resumedBy = new ArrayList<>();
   private final List<ActorRef<StatusReply<Done>>> closedBy = new ArrayList<>();
-  private final Map<ActorRef<SessionHost.Command>, Host> hosts = new HashMap<>();
-  private int hostNumber;
-  private final List<String> hostPauses = new ArrayList<>();
+  private final MachineHosts hosts = new MachineHosts();
   private boolean restoring;
   private ActorRef<?> owner;
   private String closeReason = "";
   // The shard moves to another member, and with it the machine.
   private boolean leaving;
   private boolean handedOver;
-
-  /** The sessions of another JVM. */
-  private static final class Host {
-
-    final int number;
-    boolean linked;
-    long wayNanos;
-    long idleMillis;
-    String pause = "";
-    boolean saved;
-    boolean restored;
-
-    Host(int number) {
-      this.number = number;
-    }
-  }
-
-  /** A node on its way. Whoever no longer wants it says so, and it is ended when it comes. */
-  private static final class Provisioning {
-
-    private final String machine;
-    private boolean abandoned;
-    private ProvisionedNode late;
-    private String latestNews = "";
-
-    Provisioning(String machine) {
-      this.machine = machine;
-    }
-
-    /** A line of the provider's. */
-    synchronized void news(String line) {
-      log.info("Machine {}: {}", machine, line);
-      latestNews = line;
-    }
-
-    /** The provider's last line, to be put behind a message; empty if there is none. */
-    synchronized String latestNews() {
-      return latestNews.isEmpty() ? "" : "; the last news: " + latestNews;
-    }
-
-    synchronized boolean isAbandoned() {
-      return abandoned;
-    }
-
-    synchronized boolean arrived(ProvisionedNode node) {
-      late = node;
-      return !abandoned;
-    }
-
-    synchronized void taken() {
-      late = null;
-    }
-
-    /** The node that came, if any and if nobody took it. */
-    synchronized ProvisionedNode abandon() {
-      abandoned = true;
-      return late;
-    }
-  }
 
   /** A machine of this name, for use without sharding. */
   public static Behavior<Command> create(String name, ActorsSettings settings) {
@@ -674,6 +611,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     belongTo(command.owner());
     openedBy = command.replyTo();
     node = null;
+    used = null;
     link = null;
     up = null;
     linkLost = null;
@@ -687,37 +625,17 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
 
   /** Asks for a node; {@code handle} is that of one which is to be taken over, if any. */
   private void provision(String handle) {
-    Provisioning waiting = new Provisioning(name);
-    provisioning = waiting;
     int current = attempt;
-    MachineSpec wanted = spec;
     ActorRef<Command> self = getContext().getSelf();
-    CompletableFuture<?> unused =
-        CompletableFuture.supplyAsync(() -> MachineProviders.named(wanted.provider()), blocking)
-            .thenCompose(
-                provider ->
-                    handle == null
-                        ? provider.provision(wanted, providerContext(wanted, waiting))
-                        : provider.takeOver(handle, wanted, providerContext(wanted, waiting)))
-            .whenComplete(
-                (arrived, failure) -> {
-                  if (failure != null) {
-                    self.tell(new NotProvisioned(current, failure));
-                  } else if (waiting.arrived(arrived)) {
-                    self.tell(new Provisioned(current, arrived));
-                  } else {
-                    log.info(
-                        "Machine {}: ending a node that came too late ({})",
-                        name,
-                        arrived.description());
-                    abandon(arrived);
-                  }
-                });
-  }
-
-  private ProviderContext providerContext(MachineSpec wanted, Provisioning waiting) {
-    return new ProviderContext(
-        configuration(wanted), blocking, waiting::news, waiting::isAbandoned, system);
+    provisioning =
+        Provisioning.begin(
+            spec,
+            handle,
+            configuration(spec),
+            blocking,
+            system,
+            arrived -> self.tell(new Provisioned(current, arrived)),
+            failure -> self.tell(new NotProvisioned(current, failure)));
   }
 
   /** The system's configuration below the machine's own. */
@@ -853,7 +771,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
       openedBy = null;
     }
     leaveRecord();
-    hosts.forEach(this::giveWay);
+    hosts.all().forEach(this::giveWay);
     return leaving ? beginPause(LEAVING) : stash.unstashAll(ready());
   }
 
@@ -964,8 +882,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
             && sessions.isSettled()
             && System.nanoTime() - readySinceNanos >= idleTimeout().toNanos()
             && sessions.idle().compareTo(idleTimeout()) >= 0
-            && hosts.values().stream()
-                .allMatch(host -> host.idleMillis >= idleTimeout().toMillis());
+            && hosts.areIdle(idleTimeout());
     if (!idle) {
       return Behaviors.same();
     }
@@ -1010,13 +927,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
       session.saved = null;
       link.tell(new NodeLink.SaveSession(session.mailbox.session(), pause));
     }
-    hosts.forEach(
-        (ref, host) -> {
-          host.saved = false;
-          host.pause = pause + "-" + host.number;
-          hostPauses.add(host.pause);
-          ref.tell(new SessionHost.Save(host.pause, pausedByItself, forHosts()));
-        });
+    hosts.save(pause, pausedByItself, forHosts());
     return endNodeWhenSaved(pausing());
   }
 
@@ -1061,9 +972,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
   }
 
   private Behavior<Command> endNodeWhenSaved(Behavior<Command> otherwise) {
-    if (linkLost != null
-        || !sessions.areSaved()
-        || hosts.values().stream().anyMatch(host -> !host.saved)) {
+    if (linkLost != null || !sessions.areSaved() || !hosts.areSaved()) {
       return otherwise;
     }
     if (pausedByItself && sessions.hasWork()) {
@@ -1090,7 +999,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
       log.warn("Machine {} was not paused: {}", name, why);
     }
     forgetState();
-    tellHosts(new SessionHost.GoOn());
+    hosts.tell(new SessionHost.GoOn());
     become(linkBroken ? MachineState.RECONNECTING : MachineState.READY, "not paused: " + why);
     readySinceNanos = System.nanoTime();
     startTicks();
@@ -1143,9 +1052,9 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
         MachineState.PAUSED,
         "%d session(s) of %d bytes are saved, %s has ended"
             .formatted(sessions.size(), bytes, node.description()));
-    node = null;
+    forgetNode();
     answer(pausedBy, StatusReply.success(info()));
-    tellHosts(new SessionHost.Offline());
+    hosts.tell(new SessionHost.Offline());
     if (leaving) {
       return handOver();
     }
@@ -1245,18 +1154,14 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
       link.tell(new NodeLink.OpenSession(session.mailbox, session.saved));
     }
     restoring = true;
-    hosts.forEach(
-        (ref, host) -> {
-          host.restored = false;
-          host.wayNanos = 0;
-          giveWay(ref, host);
-        });
+    hosts.beginRestore();
+    hosts.all().forEach(this::giveWay);
     return restoredOne();
   }
 
   /** No session takes batches before all are there: until then the machine can be paused again. */
   private Behavior<Command> restoredOne() {
-    if (!sessions.areRestored() || hosts.values().stream().anyMatch(host -> !host.restored)) {
+    if (!sessions.areRestored() || !hosts.areRestored()) {
       return Behaviors.same();
     }
     resuming = false;
@@ -1266,7 +1171,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     }
     forgetState();
     sessions.restored();
-    tellHosts(new SessionHost.GoOn());
+    hosts.tell(new SessionHost.GoOn());
     Behavior<Command> next = becomeReady();
     answer(
         resumedBy,
@@ -1284,12 +1189,12 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
       provisioning = null;
     }
     if (node != null) {
-      abandon(node);
-      node = null;
+      Provisioning.end(name, node);
+      forgetNode();
     }
     disconnect();
     restoring = false;
-    tellHosts(new SessionHost.Offline());
+    hosts.tell(new SessionHost.Offline());
     become(MachineState.PAUSED, "not resumed: " + cause.getMessage());
     log.warn("Machine {} was not resumed and stays paused: {}", name, cause.getMessage());
     stash.forEach(this::refuse);
@@ -1393,31 +1298,8 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     int current = attempt;
     ActorRef<Command> self = getContext().getSelf();
     CompletableFuture<Done> unused =
-        terminate(node).whenComplete((done, failure) -> self.tell(new NodeEnded(current, failure)));
-  }
-
-  /** Ends a node that nobody waits for. */
-  private void abandon(ProvisionedNode abandoned) {
-    CompletableFuture<Done> unused =
-        terminate(abandoned)
-            .whenComplete(
-                (done, failure) -> {
-                  if (failure != null) {
-                    log.warn(
-                        "Machine {}: ending its node ({}) failed",
-                        name,
-                        abandoned.description(),
-                        failure);
-                  }
-                });
-  }
-
-  private static CompletableFuture<Done> terminate(ProvisionedNode node) {
-    try {
-      return node.terminate().toCompletableFuture();
-    } catch (RuntimeException e) {
-      return CompletableFuture.failedFuture(e);
-    }
+        Provisioning.terminate(node)
+            .whenComplete((done, failure) -> self.tell(new NodeEnded(current, failure)));
   }
 
   // Closing -------------------------------------------------------------------------------------
@@ -1532,7 +1414,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
       become(MachineState.FAILED, cause.getMessage());
       reply = StatusReply.error(cause);
     }
-    node = null;
+    forgetNode();
     for (ActorRef<StatusReply<Done>> replyTo : closedBy) {
       replyTo.tell(reply);
     }
@@ -1560,7 +1442,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     List<String> deleted = pauses();
     MachineSpec of = spec;
     pause = null;
-    hostPauses.clear();
+    hosts.forgetPauses();
     return CompletableFuture.runAsync(
             () -> {
               try {
@@ -1583,14 +1465,12 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
   // Hosts ---------------------------------------------------------------------------------------
 
   private Behavior<Command> onHostPresent(HostPresent event) {
-    Host host = hosts.get(event.host());
-    if (host == null) {
+    if (!hosts.has(event.host())) {
       if (state == MachineState.STOPPED || state == MachineState.FAILED) {
         event.host().tell(new SessionHost.Ended(ended()));
         return Behaviors.same();
       }
-      host = new Host(++hostNumber);
-      hosts.put(event.host(), host);
+      hosts.add(event.host());
       getContext().watchWith(event.host(), new HostGone(event.host()));
       log.info("Machine {} has sessions on {}", name, event.host().path().address());
       // The cluster may have been one of this member alone when the machine became ready.
@@ -1599,9 +1479,8 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
         event.host().tell(new SessionHost.Offline());
       }
     }
-    host.linked = event.linked();
-    host.idleMillis = event.idleMillis();
-    giveWay(event.host(), host);
+    hosts.present(event.host(), event.linked(), event.idleMillis());
+    giveWay(event.host());
     return Behaviors.same();
   }
 
@@ -1613,21 +1492,16 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
   }
 
   /** Tells a host that is not linked how to reach the node. */
-  private void giveWay(ActorRef<SessionHost.Command> ref, Host host) {
-    long now = System.nanoTime();
-    if (host.linked
-        || link == null
-        || !(state == MachineState.READY || restoring)
-        || (host.wayNanos != 0 && now - host.wayNanos < WAY_AGAIN_AFTER.toNanos())) {
+  private void giveWay(ActorRef<SessionHost.Command> ref) {
+    if (link == null || !(state == MachineState.READY || restoring) || !hosts.wantsWay(ref)) {
       return;
     }
-    host.wayNanos = now;
     int current = attempt;
     getContext()
         .askWithStatus(
             LaunchToken.class,
             link,
-            WAY_AGAIN_AFTER,
+            MachineHosts.WAY_AGAIN_AFTER,
             NodeLink.IssueToken::new,
             (token, failure) -> new TokenIssued(current, ref, token, failure));
   }
@@ -1657,8 +1531,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
   }
 
   private Behavior<Command> onHostSaved(HostSaved event) {
-    Host host = hosts.get(event.host());
-    if (state != MachineState.PAUSING || host == null || !host.pause.equals(event.pause())) {
+    if (state != MachineState.PAUSING || !hosts.isSaving(event.host(), event.pause())) {
       if (link != null) {
         link.tell(new NodeLink.ForgetState(event.pause()));
       }
@@ -1667,16 +1540,15 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     if (!event.failure().isEmpty()) {
       return pauseFailed(event.failure());
     }
-    host.saved = true;
+    hosts.saved(event.host());
     return endNodeWhenSaved(Behaviors.same());
   }
 
   private Behavior<Command> onHostRestored(HostRestored event) {
-    Host host = hosts.get(event.host());
-    if (!restoring || host == null) {
+    if (!restoring || !hosts.has(event.host())) {
       return Behaviors.same();
     }
-    host.restored = true;
+    hosts.restored(event.host());
     if (event.failure() != null) {
       notRestored = event.failure();
     }
@@ -1688,7 +1560,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
   }
 
   private Behavior<Command> onHostGone(HostGone event) {
-    if (hosts.remove(event.host()) == null) {
+    if (!hosts.remove(event.host())) {
       return Behaviors.same();
     }
     log.info("Machine {} has no sessions on {} any more", name, event.host().path().address());
@@ -1698,18 +1570,14 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     return restoring ? restoredOne() : Behaviors.same();
   }
 
-  private void tellHosts(SessionHost.FromMachine news) {
-    hosts.keySet().forEach(host -> host.tell(news));
-  }
-
   private void endHosts(RemoraException cause) {
-    tellHosts(new SessionHost.Ended(cause));
-    hosts.keySet().forEach(getContext()::unwatch);
+    hosts.tell(new SessionHost.Ended(cause));
+    hosts.all().forEach(getContext()::unwatch);
     hosts.clear();
   }
 
   private List<String> pauses() {
-    List<String> names = new ArrayList<>(hostPauses);
+    List<String> names = new ArrayList<>(hosts.pauses());
     if (pause != null) {
       names.add(pause);
     }
@@ -1720,7 +1588,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
   private void forgetState() {
     pauses().forEach(each -> link.tell(new NodeLink.ForgetState(each)));
     pause = null;
-    hostPauses.clear();
+    hosts.forgetPauses();
   }
 
   // Owner and successor -------------------------------------------------------------------------
@@ -1753,7 +1621,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
         node == null ? "" : node.handle().orElse(""),
         info(),
         state == MachineState.PAUSED || resuming ? pause : "",
-        hostPauses);
+        hosts.pauses());
   }
 
   /** Says to whoever follows this actor what there is. */
@@ -1785,7 +1653,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
             record.info().libtorchVersion(),
             record.info().devices(),
             record.info().computeThreads());
-    hostPauses.addAll(record.hostPauses());
+    hosts.pausesOf(record);
     if (record.isPaused()) {
       pause = record.pause();
       become(MachineState.PAUSED, "taken over, paused, from a member that is gone");
@@ -1847,7 +1715,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     }
     endHosts(cause);
     if (node != null && !nodeEnding) {
-      abandon(node);
+      Provisioning.end(name, node);
     }
     if (pause != null) {
       CompletableFuture<Void> unused = deleteState();
@@ -1869,8 +1737,24 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     SortedMap<String, Double> values = figures.values();
     values.put("devices", up == null ? 0.0 : up.devices().size());
     values.put("compute.threads", up == null ? 0.0 : up.computeThreads());
+    NodeUsage usage = usage();
+    if (usage != null) {
+      values.put("gpu.seconds", usage.gpuSeconds());
+      values.put("cost.dollars", usage.dollars());
+    }
     query.replyTo().tell(new MachineStats(values, sessions.stats()));
     return Behaviors.same();
+  }
+
+  private void forgetNode() {
+    used = usage();
+    node = null;
+  }
+
+  /** What the machine has used and cost since it was opened; null: nobody counts that. */
+  private NodeUsage usage() {
+    NodeUsage latest = node == null ? null : node.usage().orElse(null);
+    return latest == null || used == null ? (latest == null ? used : latest) : used.plus(latest);
   }
 
   private Behavior<Command> later(Command command) {

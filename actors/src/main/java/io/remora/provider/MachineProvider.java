@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.provider;
 
+import akka.Done;
 import io.remora.runtime.ProviderException;
+import java.util.List;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionStage;
 
@@ -36,5 +38,28 @@ public interface MachineProvider {
     return CompletableFuture.failedFuture(
         new ProviderException(
             "provider " + name() + " cannot take over a node that another process has started"));
+  }
+
+  /**
+   * The nodes that the provider has running, those of other programs and computers included: for
+   * finding what programs that failed have left, which costs. By default none are known, since none
+   * outlive their program.
+   *
+   * @return fails with a {@link ProviderException} if the provider cannot be asked
+   */
+  default CompletionStage<List<RunningNode>> running(ProviderContext context) {
+    return CompletableFuture.completedFuture(List.of());
+  }
+
+  /**
+   * Ends one of the {@link #running} nodes, whoever uses it; completes when that is done, with
+   * success also if it has ended already.
+   *
+   * @param id the {@link RunningNode#id}
+   * @return fails with a {@link ProviderException} if that is not possible
+   */
+  default CompletionStage<Done> end(String id, ProviderContext context) {
+    return CompletableFuture.failedFuture(
+        new ProviderException("provider " + name() + " knows no node " + id));
   }
 }

@@ -43,4 +43,12 @@ public interface ProvisionedNode {
   default Optional<String> handle() {
     return Optional.empty();
   }
+
+  /**
+   * What the node has used and cost up to now; from memory, without asking anybody. Empty: it costs
+   * nothing that the provider knows of.
+   */
+  default Optional<NodeUsage> usage() {
+    return Optional.empty();
+  }
 }

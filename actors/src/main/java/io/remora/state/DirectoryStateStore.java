@@ -14,8 +14,11 @@ import java.nio.file.Files;
 import java.nio.file.NoSuchFileException;
 import java.nio.file.Path;
 import java.nio.file.attribute.PosixFilePermissions;
+import java.util.List;
 import java.util.Properties;
 import java.util.zip.CRC32C;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
 
 /**
  * Keeps sessions as files in a folder, {@code remora.state.directory}: one folder a pause, and in
@@ -28,6 +31,10 @@ public final class DirectoryStateStore implements StateStore {
   public static final String NAME = "directory";
 
   private static final int CHUNK_BYTES = 1 << 20;
+  private static final List<String> NOT_FOR_FOLDERS =
+      List.of("Invalid argument", "not supported", "Bad file descriptor");
+
+  private static final Logger log = LoggerFactory.getLogger(DirectoryStateStore.class);
 
   private final Path directory;
 
@@ -67,6 +74,9 @@ public final class DirectoryStateStore implements StateStore {
       SavedSession saved = writer.writeTo(file);
       verify(file, saved);
       writeManifest(key, saved);
+      makeDurable(file(key, "manifest"));
+      makeDurable(folder);
+      makeDurable(directory);
       return saved;
     } catch (IOException | RuntimeException | Error e) {
       try {
@@ -97,6 +107,23 @@ public final class DirectoryStateStore implements StateStore {
       throw new IOException(
           "%s has %d bytes with checksum %08x, but %d bytes with checksum %08x were written"
               .formatted(file, bytes, checksum.getValue(), saved.bytes(), saved.checksum()));
+    }
+  }
+
+  /**
+   * Has the file system write a file or the names in a folder. On a volume that is mounted at the
+   * store's folder this is what commits it, as the command {@code sync} with the folder does.
+   */
+  private static void makeDurable(Path path) throws IOException {
+    try (FileChannel channel = FileChannel.open(path)) {
+      channel.force(true);
+    } catch (IOException e) {
+      // Some file systems know no such thing for folders.
+      String why = String.valueOf(e.getMessage());
+      if (!Files.isDirectory(path) || NOT_FOR_FOLDERS.stream().noneMatch(why::contains)) {
+        throw e;
+      }
+      log.debug("{} cannot be made durable by itself", path, e);
     }
   }
 

@@ -5,6 +5,7 @@ import io.grpc.Metadata;
 import io.grpc.Status;
 import io.grpc.StatusRuntimeException;
 import io.remora.runtime.AuthenticationException;
+import io.remora.runtime.ImageBuildException;
 import io.remora.runtime.MachineStateException;
 import io.remora.runtime.NodeLostException;
 import io.remora.runtime.ProtocolException;
@@ -13,6 +14,7 @@ import io.remora.runtime.ProvisioningTimeoutException;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.ResourceExhaustedException;
 import io.remora.runtime.StaleReferenceException;
+import io.remora.runtime.UnsupportedGpuException;
 import java.util.Map;
 import java.util.concurrent.CompletionException;
 import java.util.function.BiFunction;
@@ -24,16 +26,18 @@ final class GatewayErrors {
       Metadata.Key.of("remora-error", Metadata.ASCII_STRING_MARSHALLER);
 
   private static final Map<String, BiFunction<String, Throwable, RuntimeException>> EXCEPTIONS =
-      Map.of(
-          "AuthenticationException", AuthenticationException::new,
-          "IllegalArgumentException", IllegalArgumentException::new,
-          "MachineStateException", MachineStateException::new,
-          "NodeLostException", NodeLostException::new,
-          "ProtocolException", ProtocolException::new,
-          "ProviderException", ProviderException::new,
-          "ProvisioningTimeoutException", ProvisioningTimeoutException::new,
-          "ResourceExhaustedException", ResourceExhaustedException::new,
-          "StaleReferenceException", StaleReferenceException::new);
+      Map.ofEntries(
+          Map.entry("AuthenticationException", AuthenticationException::new),
+          Map.entry("IllegalArgumentException", IllegalArgumentException::new),
+          Map.entry("ImageBuildException", ImageBuildException::new),
+          Map.entry("MachineStateException", MachineStateException::new),
+          Map.entry("NodeLostException", NodeLostException::new),
+          Map.entry("ProtocolException", ProtocolException::new),
+          Map.entry("ProviderException", ProviderException::new),
+          Map.entry("ProvisioningTimeoutException", ProvisioningTimeoutException::new),
+          Map.entry("ResourceExhaustedException", ResourceExhaustedException::new),
+          Map.entry("StaleReferenceException", StaleReferenceException::new),
+          Map.entry("UnsupportedGpuException", UnsupportedGpuException::new));
 
   private GatewayErrors() {}
 

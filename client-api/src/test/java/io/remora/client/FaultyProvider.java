@@ -3,6 +3,7 @@ package io.remora.client;
 
 import akka.Done;
 import com.typesafe.config.Config;
+import io.remora.actors.testkit.FaultForwarder;
 import io.remora.provider.LaunchToken;
 import io.remora.provider.MachineProvider;
 import io.remora.provider.MachineProviders;

@@ -9,7 +9,8 @@ import static org.bytedeco.pytorch.global.torch.randint;
 import static org.bytedeco.pytorch.global.torch.randn;
 
 import com.typesafe.config.ConfigFactory;
-import io.remora.client.FaultForwarder.Direction;
+import io.remora.actors.testkit.FaultForwarder;
+import io.remora.actors.testkit.FaultForwarder.Direction;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;

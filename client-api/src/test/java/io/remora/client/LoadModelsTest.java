@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.client;
 
+import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.bytedeco.pytorch.global.torch.arange;
@@ -16,15 +17,21 @@ import io.remora.models.NotEnoughMemoryException;
 import io.remora.models.SafetensorsFile;
 import io.remora.models.SafetensorsWriter;
 import java.io.IOException;
+import java.io.InputStream;
 import java.io.RandomAccessFile;
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.nio.file.StandardCopyOption;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.stream.Stream;
+import org.bytedeco.javacpp.FloatPointer;
 import org.bytedeco.pytorch.Scalar;
 import org.bytedeco.pytorch.Tensor;
+import org.bytedeco.pytorch.global.torch;
 import org.bytedeco.pytorch.global.torch.ScalarType;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
@@ -78,6 +85,7 @@ final class LoadModelsTest {
     ModelFolder.write(
         folder.resolve("pipeline/vae/model.safetensors"), Map.of("large", large), Map.of());
 
+    long uploaded = machine.statistics().uploadedBytes();
     Map<String, Map<String, Tensor>> model = machine.loadStateDicts(folder + "/pipeline");
 
     assertThat(model).containsOnlyKeys("unet", "vae");
@@ -90,7 +98,70 @@ final class LoadModelsTest {
     assertThat(unet.get("scalar").item_double()).isEqualTo(4.5);
     assertThat(unet.get("half").scalar_type().intern()).isEqualTo(ScalarType.BFloat16);
     assertThat(unet.get("odd").device().equals(machine.device())).isTrue();
-    assertThat(machine.statistics().uploadedBytes()).isZero();
+    assertThat(machine.statistics().uploadedBytes()).isEqualTo(uploaded);
+  }
+
+  @Test
+  void tensorsThatLieUnalignedInTheirFileAreThereToo() throws IOException {
+    Tensor values = randn(30_000);
+    String header =
+        """
+        {"a":{"dtype":"U8","shape":[3],"data_offsets":[0,3]},\
+        "b":{"dtype":"F32","shape":[30000],"data_offsets":[3,120003]}}""";
+    ByteBuffer bytes =
+        ByteBuffer.allocate(8 + header.length() + 120_003).order(ByteOrder.LITTLE_ENDIAN);
+    bytes.putLong(header.length()).put(header.getBytes(UTF_8)).put(new byte[] {1, 2, 3});
+    float[] numbers = new float[30_000];
+    new FloatPointer(values.data_ptr()).get(numbers);
+    for (float number : numbers) {
+      bytes.putFloat(number);
+    }
+    Path file = Files.write(folder.resolve("unaligned.safetensors"), bytes.array());
+
+    Map<String, Tensor> model = machine.loadStateDicts(file.toString()).get("");
+
+    assertThat(here(model.get("b")).equal(values)).isTrue();
+    assertThat(model.get("a").sum().item_long()).isEqualTo(6);
+  }
+
+  private static Path fixture(String name) throws IOException {
+    Path copy = folder.resolve(name);
+    try (InputStream in = ModelException.class.getResourceAsStream("/io/remora/models/" + name)) {
+      Files.copy(in, copy, StandardCopyOption.REPLACE_EXISTING);
+    }
+    return copy;
+  }
+
+  @Test
+  void everyDtypeOfSafetensorsIsOneOfTheMachine() throws IOException {
+    Path file = fixture("dtypes.safetensors");
+
+    Map<String, Tensor> model = machine.loadStateDicts(file.toString()).get("");
+
+    assertThat(model).hasSize(20);
+    model.forEach(
+        (name, tensor) -> {
+          assertThat("t." + torch.getDtypeNames(tensor.scalar_type()).first().getString())
+              .isEqualTo(name);
+          assertThat(tensor.nbytes()).as(name).isEqualTo(16);
+          assertThat(tensor.cpu().nbytes()).as(name).isEqualTo(16);
+        });
+  }
+
+  @Test
+  void tensorsOfACheckpointShareTheirStorageAsTheyDid() throws IOException {
+    Path file = fixture("checkpoint.pt");
+
+    Map<String, Tensor> model = machine.loadStateDicts(file.toString()).get("");
+
+    Tensor weight = model.get("weight");
+    assertThat(model.get("tied")).isSameAs(weight);
+    assertThat(Remora.storageId(model.get("row"))).isEqualTo(Remora.storageId(weight));
+    assertThat(model.get("row").sum().item_float()).isEqualTo(12f);
+    weight.zero_();
+    assertThat(model.get("transposed").abs().sum().item_float()).isZero();
+    assertThat(model.get("expanded").shape()).containsExactly(4, 5);
+    assertThat(model.get("scalar").item_long()).isEqualTo(7);
   }
 
   @Test
@@ -160,20 +231,6 @@ final class LoadModelsTest {
 
     assertThat(model).containsOnlyKeys("embed", "head");
     assertThat(Remora.storageId(model.get("head"))).isEqualTo(Remora.storageId(model.get("embed")));
-  }
-
-  @Test
-  void aPausedMachineStillHasWhatWasLoaded() throws IOException {
-    Tensor values = randn(100_000);
-    ModelFolder.write(folder.resolve("pause/model.safetensors"), Map.of("w", values), Map.of());
-    try (RemoteMachine own = open(folder)) {
-      Tensor loaded = own.loadStateDicts(folder + "/pause").get("").get("w");
-
-      own.pause();
-
-      assertThat(here(loaded).equal(values)).isTrue();
-      assertThat(own.loadStateDicts(folder + "/pause").get("")).containsKey("w");
-    }
   }
 
   @Test

@@ -129,7 +129,15 @@ public final class TrainDigits implements Callable<Integer> {
         ConfigFactory.parseMap(Map.of("remora.provider.mock.compute-threads", computeThreads));
     try (RemoteMachine machine = RemoteMachine.builder().provider(provider).config(config).open()) {
       println("machine %s: %s", machine.name(), machine.info().devices().get(0).name());
-      return trainOn(machine.device(), "remote", plan);
+      Map<DigitsModel.Kind, DigitsTrainer.Result> results =
+          trainOn(machine.device(), "remote", plan);
+      Map<String, Double> stats = machine.stats();
+      if (stats.containsKey("cost.dollars")) {
+        println(
+            "machine %s: %.0f GPU seconds, about %.4f US dollars",
+            machine.name(), stats.get("gpu.seconds"), stats.get("cost.dollars"));
+      }
+      return results;
     }
   }
 

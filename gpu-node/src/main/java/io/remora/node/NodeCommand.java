@@ -9,6 +9,9 @@ import io.remora.actors.internal.ProcessEnd;
 import io.remora.actors.link.LinkTls;
 import io.remora.provider.GpuType;
 import io.remora.provider.LaunchToken;
+import io.remora.provider.launch.NodeEnvironment;
+import io.remora.runtime.RemoraException;
+import java.io.IOException;
 import java.io.InputStream;
 import java.io.PrintStream;
 import java.io.PrintWriter;
@@ -18,10 +21,15 @@ import java.net.UnknownHostException;
 import java.nio.file.Path;
 import java.time.Duration;
 import java.util.ArrayList;
+import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
 import java.util.concurrent.Callable;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.ExecutionException;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.TimeoutException;
 import org.slf4j.LoggerFactory;
 import picocli.CommandLine;
 import picocli.CommandLine.ITypeConverter;
@@ -74,14 +82,14 @@ import picocli.CommandLine.TypeConversionException;
     })
 final class NodeCommand implements Callable<Integer> {
 
-  static final String TOKEN_VARIABLE = "REMORA_NODE_TOKEN";
-  static final String CONFIG_VARIABLE = "REMORA_NODE_CONFIG";
-
   /** How much longer than the node's own grace the orderly end may take before it is cut short. */
   private static final Duration END_MARGIN = Duration.ofMillis(200);
 
+  /** How long the line of {@code --secrets-from-stdin} may take to come. */
+  private static final Duration SECRETS_LIMIT = Duration.ofMinutes(1);
+
   private final PrintStream announcements;
-  private final Map<String, String> environment;
+  private Map<String, String> environment;
   private final InputStream standardInput;
 
   @Spec private CommandSpec spec;
@@ -164,6 +172,14 @@ final class NodeCommand implements Callable<Integer> {
           "Ends when standard input reaches its end: the process that started the node is gone")
   private boolean exitWithStdin;
 
+  @Option(
+      names = "--secrets-from-stdin",
+      description =
+          "Reads variables of the environment (below) from the first line of standard input, a JSON"
+              + " object of texts: for commands that pass that on, but not the environment, as ssh"
+              + " does")
+  private boolean secretsFromStdin;
+
   private NodeCommand(
       PrintStream announcements, Map<String, String> environment, InputStream standardInput) {
     this.announcements = announcements;
@@ -197,6 +213,9 @@ final class NodeCommand implements Callable<Integer> {
 
   @Override
   public Integer call() throws Exception {
+    if (secretsFromStdin) {
+      environment = withSecrets();
+    }
     Config configuration = configuration();
     if (exitWithStdin) {
       // From the first moment on: the owner may be gone before the node is up.
@@ -224,6 +243,43 @@ final class NodeCommand implements Callable<Integer> {
     return CommandLine.ExitCode.OK;
   }
 
+  /** The environment, and above it what standard input says. */
+  private Map<String, String> withSecrets() {
+    CompletableFuture<Map<String, String>> line = new CompletableFuture<>();
+    Thread reader =
+        new Thread(
+            () -> {
+              try {
+                line.complete(NodeEnvironment.readLine(standardInput));
+              } catch (IOException | RuntimeException e) {
+                line.completeExceptionally(e);
+              }
+            },
+            "remora-secrets");
+    reader.setDaemon(true);
+    reader.start();
+    try {
+      Map<String, String> variables = new HashMap<>(environment);
+      variables.putAll(line.get(SECRETS_LIMIT.toMillis(), TimeUnit.MILLISECONDS));
+      // Logback, which starts with the first logger, looks here before it looks in the environment.
+      for (String name : List.of(NodeEnvironment.LOG_LEVEL, NodeEnvironment.LOG_PATTERN)) {
+        Optional.ofNullable(variables.get(name)).ifPresent(v -> System.setProperty(name, v));
+      }
+      return variables;
+    } catch (ExecutionException | TimeoutException e) {
+      throw new ParameterException(
+          spec.commandLine(),
+          "--secrets-from-stdin: the first line of standard input cannot be used: "
+              + (e.getCause() == null
+                  ? "it has not come within " + SECRETS_LIMIT
+                  : e.getCause().getMessage()),
+          e);
+    } catch (InterruptedException e) {
+      Thread.currentThread().interrupt();
+      throw new RemoraException("interrupted while the node started", e);
+    }
+  }
+
   private static void end(EmbeddedNode node) {
     if (!node.end()) {
       ProcessEnd.kill();
@@ -243,7 +299,7 @@ final class NodeCommand implements Callable<Integer> {
   }
 
   private LaunchToken token() {
-    String token = environment.get(TOKEN_VARIABLE);
+    String token = environment.get(NodeEnvironment.TOKEN);
     if ((token == null || token.isBlank()) && !seedNodes.isEmpty()) {
       // Machines of the cluster get tokens of their own.
       return LaunchToken.random();
@@ -252,7 +308,7 @@ final class NodeCommand implements Callable<Integer> {
       throw new ParameterException(
           spec.commandLine(),
           "the environment variable %s is not set: it must hold the secret that owners show"
-              .formatted(TOKEN_VARIABLE));
+              .formatted(NodeEnvironment.TOKEN));
     }
     try {
       return LaunchToken.of(token);
@@ -260,7 +316,7 @@ final class NodeCommand implements Callable<Integer> {
       throw new ParameterException(
           spec.commandLine(),
           "the environment variable %s holds no valid token: %s"
-              .formatted(TOKEN_VARIABLE, e.getMessage()),
+              .formatted(NodeEnvironment.TOKEN, e.getMessage()),
           e);
     }
   }
@@ -283,7 +339,7 @@ final class NodeCommand implements Callable<Integer> {
   }
 
   private Config configuration() {
-    String overlay = environment.getOrDefault(CONFIG_VARIABLE, "");
+    String overlay = environment.getOrDefault(NodeEnvironment.CONFIG, "");
     try {
       Config config =
           LinkTls.ofEnvironment(environment)
@@ -297,7 +353,7 @@ final class NodeCommand implements Callable<Integer> {
       throw new NodeStartException(
           NodeStartException.Kind.CONFIGURATION,
           "the configuration (files, system properties and %s) cannot be read: %s"
-              .formatted(CONFIG_VARIABLE, e.getMessage()),
+              .formatted(NodeEnvironment.CONFIG, e.getMessage()),
           e);
     }
   }

@@ -5,6 +5,7 @@ import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.assertj.core.api.Assertions.assertThat;
 
 import io.remora.provider.LaunchToken;
+import java.io.ByteArrayInputStream;
 import java.io.ByteArrayOutputStream;
 import java.io.InputStream;
 import java.io.PrintStream;
@@ -32,6 +33,7 @@ class NodeCommandTest {
   private final ByteArrayOutputStream announcements = new ByteArrayOutputStream();
   private final StringWriter out = new StringWriter();
   private final StringWriter err = new StringWriter();
+  private InputStream input = InputStream.nullInputStream();
 
   @ParameterizedTest
   @ValueSource(
@@ -45,6 +47,7 @@ class NodeCommandTest {
         "--seed-nodes",
         "--http",
         "--exit-with-stdin",
+        "--secrets-from-stdin",
         "REMORA_NODE_TOKEN",
         "REMORA_NODE_CONFIG",
         "REMORA_NODE_TLS_CERTIFICATE",
@@ -167,12 +170,48 @@ class NodeCommandTest {
     assertThat(err.toString()).contains("'somewhere' is neither HOST:PORT nor akka://");
   }
 
+  @Test
+  void readsItsSecretsFromStandardInput() {
+    String line =
+        "{\"REMORA_NODE_TOKEN\":\"%s\",\"REMORA_NODE_CONFIG\":\"remora.node.orphan-timeout = soon\"}\n"
+            .formatted(LaunchToken.random().value());
+    input = new ByteArrayInputStream(line.getBytes(UTF_8));
+
+    assertThat(execute(Map.of(), "--secrets-from-stdin"))
+        .as("as from the environment")
+        .isEqualTo(6);
+    assertThat(err.toString()).contains("orphan-timeout");
+  }
+
+  @ParameterizedTest
+  @CsvSource(
+      delimiter = '|',
+      value = {
+        "hunter2 | not a JSON object of texts",
+        "{\"REMORA_NODE_TOKEN\":\"hunter2 | not a JSON object of texts",
+        "{\"REMORA_NODE_TOKEN\":[\"hunter2\"]} | REMORA_NODE_TOKEN is not a text",
+        "{\"LD_PRELOAD\":\"hunter2\"} | REMORA_NODE_… variables only"
+      })
+  void refusesSecretsThatAreNoneWithoutRepeatingThem(String line, String message) {
+    input = new ByteArrayInputStream((line + "\n").getBytes(UTF_8));
+
+    assertThat(execute(Map.of(), "--secrets-from-stdin")).isEqualTo(2);
+    assertThat(err.toString()).contains("--secrets-from-stdin", message).doesNotContain("hunter2");
+  }
+
+  @Test
+  void refusesStandardInputWithoutALineOfSecrets() {
+    assertThat(execute(TOKEN, "--secrets-from-stdin")).isEqualTo(2);
+    assertThat(err.toString()).contains("standard input ended before");
+
+    input = new ByteArrayInputStream(new byte[1_000_000]);
+    assertThat(execute(TOKEN, "--secrets-from-stdin")).isEqualTo(2);
+    assertThat(err.toString()).contains("longer than 61440 bytes");
+  }
+
   private int execute(Map<String, String> environment, String... arguments) {
     CommandLine command =
-        NodeCommand.commandLine(
-            new PrintStream(announcements, true, UTF_8),
-            environment,
-            InputStream.nullInputStream());
+        NodeCommand.commandLine(new PrintStream(announcements, true, UTF_8), environment, input);
     command.setOut(new PrintWriter(out, true));
     command.setErr(new PrintWriter(err, true));
     return command.execute(arguments);

@@ -123,12 +123,15 @@ public record ModelFiles(Path folder, SortedMap<String, Weights> directories) {
 
   private static List<String> filesBelow(Path folder) {
     // Links to files are followed: the hub's cache is made of them. Links to directories are not.
-    try (Stream<Path> files = Files.walk(folder, MAX_DEPTH)) {
-      return files
-          .filter(Files::isRegularFile)
-          .map(file -> folder.relativize(file).toString())
-          .filter(path -> !path.startsWith(".") && !path.contains("/."))
-          .toList();
+    try {
+      Path begin = folder.toRealPath();
+      try (Stream<Path> files = Files.walk(begin, MAX_DEPTH)) {
+        return files
+            .filter(Files::isRegularFile)
+            .map(file -> begin.relativize(file).toString())
+            .filter(path -> !path.startsWith(".") && !path.contains("/."))
+            .toList();
+      }
     } catch (IOException | UncheckedIOException e) {
       throw new ModelFileException("Cannot read the model's folder " + folder + ": " + e, e);
     }

@@ -16,7 +16,7 @@ import org.junit.jupiter.api.io.TempDir;
 /** Whatever a file has become: it is refused, or what is said of it lies within it. */
 @Tag("fast")
 class DamagedFilesTest {
-  private static final int FILES = 500;
+  private static final int FILES = 300;
 
   private final Random random = new Random(11);
   private int refused;

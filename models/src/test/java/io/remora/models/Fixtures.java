@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.models;
 
+import java.io.BufferedOutputStream;
 import java.io.IOException;
 import java.io.OutputStream;
 import java.io.UncheckedIOException;
 import java.net.URISyntaxException;
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Arrays;
@@ -63,7 +66,7 @@ final class Fixtures {
   /** An archive of stored entries, as torch.save makes it. */
   static Path zip(Path file, Map<String, byte[]> entries) {
     try (OutputStream out = Files.newOutputStream(file);
-        ZipOutputStream zip = new ZipOutputStream(out)) {
+        ZipOutputStream zip = new ZipOutputStream(new BufferedOutputStream(out))) {
       for (Map.Entry<String, byte[]> entry : entries.entrySet()) {
         CRC32 crc = new CRC32();
         crc.update(entry.getValue());
@@ -79,5 +82,33 @@ final class Fixtures {
       throw new UncheckedIOException(e);
     }
     return file;
+  }
+
+  /**
+   * Makes the sizes and offsets of an archive's directory wide, as they are in one beyond 4 GiB.
+   */
+  static void widen(Path file) throws IOException {
+    ByteBuffer zip = ByteBuffer.wrap(Files.readAllBytes(file)).order(ByteOrder.LITTLE_ENDIAN);
+    int end = zip.capacity() - 22;
+    int count = zip.getShort(end + 10);
+    int begin = zip.getInt(end + 16);
+    ByteBuffer wide =
+        ByteBuffer.allocate(zip.capacity() + count * 28 + 76).order(ByteOrder.LITTLE_ENDIAN);
+    wide.put(zip.array(), 0, begin);
+    for (int at = begin; at < end; ) {
+      int nameBytes = zip.getShort(at + 28);
+      int to = wide.position();
+      wide.put(zip.array(), at, 46 + nameBytes);
+      wide.putInt(to + 20, -1).putInt(to + 24, -1).putInt(to + 42, -1);
+      wide.putShort(to + 30, (short) 28).putShort((short) 1).putShort((short) 24);
+      wide.putLong(zip.getInt(at + 24)).putLong(zip.getInt(at + 20)).putLong(zip.getInt(at + 42));
+      at += 46 + nameBytes + zip.getShort(at + 30);
+    }
+    int wideEnd = wide.position();
+    wide.putInt(0x06064b50).putLong(44).putInt(0).putLong(0).putLong(count).putLong(count);
+    wide.putLong(wideEnd - begin).putLong(begin);
+    wide.putInt(0x07064b50).putInt(0).putLong(wideEnd).putInt(1);
+    wide.putInt(0x06054b50).putInt(0).putInt(-1).putInt(-1).putInt(-1).putShort((short) 0);
+    Files.write(file, Arrays.copyOf(wide.array(), wide.position()));
   }
 }

@@ -30,6 +30,9 @@ class ModelFilesTest {
     assertThat(files.directories().get("unet").tensors()).containsOnlyKeys("u");
     assertThat(files.directories().get("unet").files())
         .containsExactly(folder.resolve("unet/diffusion_pytorch_model.safetensors"));
+    Path link = Files.createSymbolicLink(folder.resolve("link"), folder.resolve("unet"));
+    assertThat(ModelFiles.read(link).directories().get("").files())
+        .containsExactly(link.resolve("diffusion_pytorch_model.safetensors"));
   }
 
   @Test

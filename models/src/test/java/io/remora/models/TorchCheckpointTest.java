@@ -124,6 +124,16 @@ class TorchCheckpointTest {
   }
 
   @Test
+  void archivesBeyondFourGibibytesHaveWideOffsets() throws IOException {
+    Path file = Fixtures.zip(folder.resolve("wide.pt"), Fixtures.entries("checkpoint.pt"));
+    Map<String, TensorEntry> narrow = TorchCheckpoint.open(file).tensors();
+    Fixtures.widen(file);
+    assertThat(TorchCheckpoint.open(file).tensors().values())
+        .extracting(TensorEntry::storage)
+        .isEqualTo(narrow.values().stream().map(TensorEntry::storage).toList());
+  }
+
+  @Test
   void compressedRecordsAreRefused() throws IOException {
     Path file = folder.resolve("compressed.pt");
     try (OutputStream out = Files.newOutputStream(file);

@@ -18,6 +18,7 @@ import io.remora.provider.GpuType;
 import io.remora.provider.MachineSpec;
 import io.remora.runtime.AuthenticationException;
 import io.remora.runtime.CrossMachineException;
+import io.remora.runtime.ImageBuildException;
 import io.remora.runtime.MachineStateException;
 import io.remora.runtime.NodeLostException;
 import io.remora.runtime.ProtocolException;
@@ -28,6 +29,7 @@ import io.remora.runtime.RemoraException;
 import io.remora.runtime.RemoteOperationException;
 import io.remora.runtime.ResourceExhaustedException;
 import io.remora.runtime.StaleReferenceException;
+import io.remora.runtime.UnsupportedGpuException;
 
 /** The messages of this module. */
 public final class ActorMessageClasses implements MessageClasses {
@@ -87,5 +89,7 @@ public final class ActorMessageClasses implements MessageClasses {
     registry.add(149, AuthenticationException.class);
     registry.add(150, ResourceExhaustedException.class);
     registry.add(151, ProvisioningTimeoutException.class);
+    registry.add(152, UnsupportedGpuException.class);
+    registry.add(153, ImageBuildException.class);
   }
 }

@@ -18,6 +18,7 @@ import java.util.Optional;
 import java.util.Set;
 import java.util.concurrent.Semaphore;
 import java.util.concurrent.atomic.AtomicInteger;
+import java.util.concurrent.atomic.AtomicLong;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
@@ -45,6 +46,10 @@ final class FileDownload {
   private final String commit;
   private final HubFile file;
   private final URI uri;
+  private final Path partial;
+
+  /** What the progress has been told of this file. */
+  private final AtomicLong counted = new AtomicLong();
 
   /**
    * Where the bytes come from; another address each time the hub is asked, and good for a while
@@ -71,6 +76,7 @@ final class FileDownload {
     this.repository = revision.repository();
     this.commit = revision.commit();
     this.file = file;
+    this.partial = cache.partial(file.etag());
     this.uri =
         URI.create(
             "%s/%s/resolve/%s/%s"
@@ -84,7 +90,6 @@ final class FileDownload {
     Duration patience =
         settings.stallTimeout().multipliedBy(settings.attempts()).plus(settings.maxRetryDelay());
     try (HubCache.Lock lock = cache.lock(file.etag(), patience)) {
-      log.trace("{} held", lock);
       if (cache.hasBlob(file)) {
         progress.found(file.bytes());
       } else {
@@ -99,28 +104,39 @@ final class FileDownload {
 
   private void fetchAndCheck() {
     findSource();
-    fetch();
-    if (!isIntact()) {
-      log.warn("{} of {} came damaged; fetching it again", file.path(), repository);
-      discard();
+    try {
       fetch();
+      if (!isIntact()) {
+        log.warn("{} of {} came damaged; fetching it again", file.path(), repository);
+        discard();
+        fetch();
+      }
       if (!isIntact()) {
         discard();
         throw new CorruptDownloadException(
             "%s of %s came damaged twice: its checksum is not %s. Try another network, or ask the hub's operator"
                 .formatted(file.path(), repository, file.etag()));
       }
+      cache.complete(file.etag());
+    } finally {
+      if (PartialFile.bytesDone(partial, file.bytes(), settings.rangeBytes()) == 0) {
+        deletePartial();
+      }
     }
-    cache.complete(file.etag());
   }
 
   private void discard() {
+    deletePartial();
+    progress.lost(counted.getAndSet(0));
+  }
+
+  /** It would take room that the next attempt wants. */
+  private void deletePartial() {
     try {
-      Files.deleteIfExists(cache.partial(file.etag()));
+      Files.deleteIfExists(partial);
     } catch (IOException e) {
-      throw HubCache.failed(cache.partial(file.etag()), e);
+      throw HubCache.failed(partial, e);
     }
-    progress.received(-file.bytes());
   }
 
   /** Asks the hub where the bytes are, and whether it still means the same file. */
@@ -137,9 +153,13 @@ final class FileDownload {
         || !size.orElse(Long.toString(file.bytes())).equals(Long.toString(file.bytes()))
         || head.header("X-Repo-Commit").filter(found -> !found.equals(commit)).isPresent()) {
       throw new CorruptDownloadException(
-          "%s: the hub lists it with ETag %s and %d bytes at commit %s, but serves it with %s"
+          "%s: the hub lists it with ETag %s and %d bytes, but serves it with ETag %s and %s bytes, or of another commit"
               .formatted(
-                  HubHttp.shown(uri), file.etag(), file.bytes(), commit, head.headers().map()));
+                  HubHttp.shown(uri),
+                  file.etag(),
+                  file.bytes(),
+                  etag.orElse("none"),
+                  size.orElse("unknown")));
     }
     source = HubHttp.place(head);
   }
@@ -149,36 +169,37 @@ final class FileDownload {
       fetch(settings.rangeBytes());
     } catch (RangesIgnoredException e) {
       log.info("{}; fetching {} in one", e.getMessage(), file.path());
+      progress.lost(counted.getAndSet(0));
       fetch(Math.max(1, file.bytes()));
     }
   }
 
   private void fetch(long pieceBytes) {
-    try (PartialFile partial =
-        new PartialFile(cache.partial(file.etag()), file.bytes(), pieceBytes)) {
+    try (PartialFile pieces = PartialFile.open(partial, file.bytes(), pieceBytes)) {
       AtomicInteger next = new AtomicInteger();
       Runnable work =
           () -> {
-            for (int i = next.getAndIncrement(); i < partial.pieces(); i = next.getAndIncrement()) {
-              if (partial.has(i)) {
-                progress.found(partial.end(i) - partial.begin(i));
+            for (int i = next.getAndIncrement(); i < pieces.count(); i = next.getAndIncrement()) {
+              if (pieces.has(i)) {
+                progress.found(pieces.end(i) - pieces.begin(i));
+                counted.addAndGet(pieces.end(i) - pieces.begin(i));
               } else {
-                fetch(partial, i);
+                fetch(pieces, i);
               }
             }
           };
-      int workers = Math.min(settings.parallelRequests(), partial.pieces());
+      int workers = Math.min(settings.parallelRequests(), pieces.count());
       if (workers <= 1) {
         work.run();
       } else {
         Workers.run(Thread.currentThread().getName(), workers, work);
       }
-      partial.finish();
+      pieces.finish();
     }
   }
 
-  private void fetch(PartialFile partial, int number) {
-    Piece piece = new Piece(partial, partial.begin(number), partial.end(number));
+  private void fetch(PartialFile pieces, int number) {
+    Piece piece = new Piece(pieces, pieces.begin(number), pieces.end(number));
     HubHttp.Retries retries = http.new Retries(uri);
     long farthest = piece.at;
     while (piece.at < piece.end) {
@@ -199,7 +220,7 @@ final class FileDownload {
         throw HubHttp.interrupted(e);
       }
     }
-    partial.markDone(number);
+    pieces.markDone(number);
   }
 
   private boolean isIntact() {
@@ -215,7 +236,6 @@ final class FileDownload {
 
   /** The checksum of the prefix and the file. */
   private String digest(String algorithm, String prefix) {
-    Path partial = cache.partial(file.etag());
     try (InputStream in = Files.newInputStream(partial)) {
       MessageDigest digest = MessageDigest.getInstance(algorithm);
       digest.update(prefix.getBytes(StandardCharsets.US_ASCII));
@@ -233,7 +253,7 @@ final class FileDownload {
 
   /** One piece, and how far it has come. */
   private final class Piece {
-    private final PartialFile partial;
+    private final PartialFile pieces;
     private final long begin;
     private final long end;
 
@@ -242,8 +262,8 @@ final class FileDownload {
      */
     private volatile long at;
 
-    Piece(PartialFile partial, long begin, long end) {
-      this.partial = partial;
+    Piece(PartialFile pieces, long begin, long end) {
+      this.pieces = pieces;
       this.begin = begin;
       this.end = end;
       this.at = begin;
@@ -291,7 +311,8 @@ final class FileDownload {
           throw new RangesIgnoredException(head.uri());
         };
       }
-      progress.received(begin - at);
+      progress.lost(at - begin);
+      counted.addAndGet(begin - at);
       at = begin;
       return this::write;
     }
@@ -302,9 +323,10 @@ final class FileDownload {
       if (count > end - from) {
         throw new IOException("the server sent more than it was asked for");
       }
-      partial.write(bytes, from);
+      pieces.write(bytes, from);
       at = from + count;
       progress.received(count);
+      counted.addAndGet(count);
     }
   }
 }

@@ -3,8 +3,6 @@ package io.remora.models.hub;
 
 import java.io.IOException;
 import java.nio.channels.FileChannel;
-import java.nio.channels.FileLock;
-import java.nio.channels.OverlappingFileLockException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.FileAlreadyExistsException;
 import java.nio.file.Files;
@@ -16,7 +14,9 @@ import java.time.Duration;
 import java.util.List;
 import java.util.Locale;
 import java.util.Optional;
+import java.util.Set;
 import java.util.UUID;
+import java.util.concurrent.ConcurrentHashMap;
 import java.util.stream.Stream;
 
 /**
@@ -24,13 +24,13 @@ import java.util.stream.Stream;
  * blobs/ETAG}, a commit's files as links to them in {@code snapshots/COMMIT/}, what branches and
  * tags meant in {@code refs/}. Everything appears in one step, by a rename.
  *
- * <p>Python's client locks with flock, which Java's locks do not see, and neither sees where a file
- * system has no locks: what is written is therefore right without them, and they only save fetching
- * a file twice.
+ * <p>Python's client locks with flock, which Java's locks do not see: beside it everything is right
+ * without locks, since neither touches what the other puts together. Processes of Remora go on with
+ * each other's partial files, and so need the file system's locks (fcntl).
  */
 final class HubCache {
   private static final String TAG = "Signature: 8a477f597d28d172789f06886806bc55\n";
-  private static final int MAX_LISTING_BYTES = 256 << 20;
+  private static final int MAX_LISTING_BYTES = 64 << 20;
 
   private final Path cache;
   private final String folderName;
@@ -74,6 +74,16 @@ final class HubCache {
   Optional<Path> file(String commit, String path) {
     Path file = snapshot(commit).resolve(path);
     return Files.isRegularFile(file) ? Optional.of(inside(file)) : Optional.empty();
+  }
+
+  /** Whether a commit's file is there, with its size. */
+  boolean has(String commit, HubFile file) {
+    Optional<Path> there = file(commit, file.path());
+    try {
+      return there.isPresent() && Files.size(there.get()) == file.bytes();
+    } catch (IOException e) {
+      throw failed(there.get(), e);
+    }
   }
 
   /** The paths of a commit's files that are there. */
@@ -170,44 +180,67 @@ final class HubCache {
    */
   Lock lock(String etag, Duration patience) throws InterruptedException {
     Path file = locks().resolve(etag + ".remora.lock");
-    FileChannel channel = open(file);
-    try {
-      long changed = 0;
-      long since = System.nanoTime();
-      while (true) {
-        try {
-          FileLock lock = channel.tryLock();
-          if (lock != null) {
-            return new Lock(channel);
-          }
-        } catch (OverlappingFileLockException e) {
-          // Another thread of this process has it.
-        }
-        long now = Files.exists(partial(etag)) ? partial(etag).toFile().lastModified() : 0;
-        if (now != changed) {
-          changed = now;
-          since = System.nanoTime();
-        } else if (System.nanoTime() - since > patience.toNanos()) {
-          throw new HubException(
-              "%s: another process holds it and has not gone on for %d s: end that process"
-                  .formatted(file, patience.toSeconds()));
-        }
-        Thread.sleep(50);
+    long changed = 0;
+    long since = System.nanoTime();
+    while (true) {
+      Optional<Lock> lock = Lock.tryTo(file);
+      if (lock.isPresent()) {
+        return lock.get();
       }
-    } catch (IOException e) {
-      closeQuietly(channel);
-      throw failed(file, e);
-    } catch (RuntimeException | InterruptedException e) {
-      closeQuietly(channel);
-      throw e;
+      long now = partial(etag).toFile().lastModified();
+      if (now != changed) {
+        changed = now;
+        since = System.nanoTime();
+      } else if (System.nanoTime() - since > patience.toNanos()) {
+        throw new HubException(
+            "%s: another process holds it and has not gone on for %d s: end that process"
+                .formatted(file, patience.toSeconds()));
+      }
+      Thread.sleep(50);
     }
   }
 
   /** Held until it is closed. */
-  record Lock(FileChannel channel) implements AutoCloseable {
+  record Lock(Path file, FileChannel channel) implements AutoCloseable {
+    /**
+     * Those of this process, which the system does not keep apart: it takes a lock from all as soon
+     * as one closes the file.
+     */
+    private static final Set<Path> HELD = ConcurrentHashMap.newKeySet();
+
+    private static Optional<Lock> tryTo(Path file) {
+      if (!HELD.add(file)) {
+        return Optional.empty();
+      }
+      FileChannel channel;
+      try {
+        channel = FileChannel.open(file, StandardOpenOption.CREATE, StandardOpenOption.WRITE);
+      } catch (IOException e) {
+        HELD.remove(file);
+        throw failed(file, e);
+      }
+      Lock lock = new Lock(file, channel);
+      try {
+        if (channel.tryLock() != null) {
+          return Optional.of(lock);
+        }
+        lock.close();
+        return Optional.empty();
+      } catch (IOException e) {
+        lock.close();
+        throw failed(file, e);
+      }
+    }
+
     @Override
     public void close() {
-      closeQuietly(channel);
+      try {
+        channel.close();
+      } catch (IOException e) {
+        throw failed(file, e);
+      } finally {
+        HELD.remove(file);
+      }
     }
   }
 
@@ -239,14 +272,6 @@ final class HubCache {
     return folder.resolve("trees").resolve(commit + ".json");
   }
 
-  private static FileChannel open(Path file) {
-    try {
-      return FileChannel.open(file, StandardOpenOption.CREATE, StandardOpenOption.WRITE);
-    } catch (IOException e) {
-      throw failed(file, e);
-    }
-  }
-
   private static Optional<byte[]> read(Path file, int atMost) {
     try {
       return Files.isRegularFile(file) && Files.size(file) <= atMost
@@ -272,13 +297,5 @@ final class HubCache {
 
   private static String unique(String name) {
     return name + "." + UUID.randomUUID().toString().substring(0, 8) + ".tmp";
-  }
-
-  private static void closeQuietly(FileChannel channel) {
-    try {
-      channel.close();
-    } catch (IOException e) {
-      throw failed(Path.of("a lock"), e);
-    }
   }
 }

@@ -24,11 +24,12 @@ import org.slf4j.LoggerFactory;
  * Python's {@code huggingface_hub} uses as well.
  *
  * <p>Every file is checked against the hub's checksum before it appears in the cache. A download
- * that breaks goes on where it was, also in a later process. Other processes may work on the same
- * cache: two Remora processes fetch a file once; beside Python's client a file may be fetched
- * twice, and either result is whole.
+ * that breaks goes on where it was, and a later process goes on behind the pieces that are whole.
+ * Other processes may work on the same cache: two of Remora fetch a file once; beside Python's
+ * client a file may be fetched twice, and either result is whole.
  *
- * <p>The token goes to the hub's endpoint only, never to a server that it redirects to.
+ * <p>The token goes to the hub's endpoint only, never to a server that it redirects to. A proxy is
+ * taken from the JVM's properties ({@code https.proxyHost}), not from the environment.
  *
  * <p>Any thread may call; each call blocks until it is done, and an interrupt ends it with a {@link
  * HubException}, with the interrupt flag set.
@@ -115,7 +116,7 @@ public final class HubClient implements AutoCloseable {
     List<HubFile> files = select(found, selection);
     cache.prepare();
     List<HubFile> missing =
-        files.stream().filter(file -> cache.file(found.commit(), file.path()).isEmpty()).toList();
+        files.stream().filter(file -> !cache.has(found.commit(), file)).toList();
     checkSpace(cache, missing);
     fetch(cache, found, files, missing, listener);
     return snapshot(cache, repository, found.commit(), files.stream().map(HubFile::path).toList());
@@ -231,7 +232,14 @@ public final class HubClient implements AutoCloseable {
 
   private void checkSpace(HubCache cache, List<HubFile> missing) {
     long bytes =
-        missing.stream().filter(file -> !cache.hasBlob(file)).mapToLong(HubFile::bytes).sum();
+        missing.stream()
+            .filter(file -> !cache.hasBlob(file))
+            .mapToLong(
+                file ->
+                    file.bytes()
+                        - PartialFile.bytesDone(
+                            cache.partial(file.etag()), file.bytes(), settings.rangeBytes()))
+            .sum();
     long free = cache.freeBytes();
     if (bytes > free) {
       throw new NoDiskSpaceException(

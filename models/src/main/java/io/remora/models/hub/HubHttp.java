@@ -38,7 +38,7 @@ final class HubHttp implements AutoCloseable {
   private static final Logger log = LoggerFactory.getLogger(HubHttp.class);
 
   private static final int MAX_REDIRECTS = 5;
-  private static final int MAX_JSON_BYTES = 64 << 20;
+  private static final int MAX_JSON_BYTES = 32 << 20;
   private static final Set<Integer> TRANSIENT = Set.of(408, 429, 500, 502, 503, 504);
   private static final Pattern NEXT_PAGE = Pattern.compile("<([^>]*)>\\s*;[^,]*\\brel=\"?next\"?");
 
@@ -109,7 +109,7 @@ final class HubHttp implements AutoCloseable {
           BodySink.Target target =
               bytes -> {
                 if (body.size() + bytes.remaining() > MAX_JSON_BYTES) {
-                  throw new HubException(uri + ": an answer of more than 64 MiB");
+                  throw new HubException(shown(uri) + ": an answer of more than 32 MiB");
                 }
                 copy(bytes, body);
               };
@@ -119,12 +119,15 @@ final class HubHttp implements AutoCloseable {
           checkFound(head, repository);
           if (head.isRedirect()) {
             throw new HubException(
-                uri + ": the hub redirects a listing to another server: " + location(head));
+                shown(uri)
+                    + ": the hub redirects a listing to another server: "
+                    + shown(location(head)));
           }
           try {
             return new Page(JSON.readTree(body.toByteArray()), nextPage(head));
           } catch (IOException e) {
-            throw new HubException(uri + ": the answer is not JSON: is HF_ENDPOINT a hub?", e);
+            throw new HubException(
+                shown(uri) + ": the answer is not JSON: is HF_ENDPOINT a hub?", e);
           }
         });
   }
@@ -312,7 +315,7 @@ final class HubHttp implements AutoCloseable {
       try {
         return response.get(left, TimeUnit.NANOSECONDS);
       } catch (TimeoutException e) {
-        log.trace("no end yet", e);
+        // Whether bytes came meanwhile is looked at above.
       } catch (InterruptedException e) {
         throw interrupted(e);
       } catch (CancellationException e) {

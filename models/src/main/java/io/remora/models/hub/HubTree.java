@@ -19,6 +19,7 @@ record HubTree(List<Entry> entries) {
   private static final ObjectMapper JSON = new ObjectMapper();
   private static final int FORMAT_VERSION = 1;
   private static final int MAX_FILES = 1_000_000;
+  private static final long MAX_FILE_BYTES = 1L << 42;
 
   /**
    * A file.
@@ -107,8 +108,8 @@ record HubTree(List<Entry> entries) {
       String path, long bytes, String blob, Optional<String> sha256, Optional<String> xet) {
     HubNames.checkPath(path);
     HubNames.checkEtag(sha256.orElse(blob));
-    if (bytes < 0) {
-      throw new HubException("The hub gives no size for the file " + path);
+    if (bytes < 0 || bytes > MAX_FILE_BYTES) {
+      throw new HubException("The hub gives no size, or an impossible one, for the file " + path);
     }
     return new Entry(path, bytes, blob, sha256, xet);
   }

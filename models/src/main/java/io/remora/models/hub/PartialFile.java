@@ -4,6 +4,8 @@ package io.remora.models.hub;
 import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.channels.FileChannel;
+import java.nio.file.NoSuchFileException;
+import java.nio.file.OpenOption;
 import java.nio.file.Path;
 import java.nio.file.StandardOpenOption;
 
@@ -19,24 +21,58 @@ final class PartialFile implements AutoCloseable {
   private final long pieceBytes;
   private final int pieces;
 
-  PartialFile(Path path, long bytes, long pieceBytes) {
+  private PartialFile(Path path, long bytes, long pieceBytes, OpenOption... options)
+      throws IOException {
     this.path = path;
     this.bytes = bytes;
     this.pieceBytes = pieceBytes;
     pieces = Math.toIntExact((bytes + pieceBytes - 1) / pieceBytes);
+    channel = FileChannel.open(path, options);
+  }
+
+  /** Goes on with the file if it is of these sizes, else starts over. */
+  static PartialFile open(Path path, long bytes, long pieceBytes) {
+    PartialFile file;
     try {
-      channel =
-          FileChannel.open(
-              path, StandardOpenOption.CREATE, StandardOpenOption.READ, StandardOpenOption.WRITE);
+      file =
+          new PartialFile(
+              path,
+              bytes,
+              pieceBytes,
+              StandardOpenOption.CREATE,
+              StandardOpenOption.READ,
+              StandardOpenOption.WRITE);
     } catch (IOException e) {
       throw HubCache.failed(path, e);
     }
-    if (!isContinued()) {
-      startOver();
+    try {
+      if (!file.isContinued()) {
+        file.startOver();
+      }
+      return file;
+    } catch (RuntimeException e) {
+      file.close();
+      throw e;
     }
   }
 
-  int pieces() {
+  /** How many bytes an earlier download has left there to go on with. */
+  static long bytesDone(Path path, long bytes, long pieceBytes) {
+    try (PartialFile file = new PartialFile(path, bytes, pieceBytes, StandardOpenOption.READ)) {
+      long done = 0;
+      for (int i = 0; i < file.pieces && file.isContinued(); i++) {
+        done += file.has(i) ? file.end(i) - file.begin(i) : 0;
+      }
+      return done;
+    } catch (NoSuchFileException e) {
+      return 0;
+    } catch (IOException e) {
+      throw HubCache.failed(path, e);
+    }
+  }
+
+  /** How many pieces it has. */
+  int count() {
     return pieces;
   }
 

@@ -22,13 +22,18 @@ final class ProgressMeter {
     this.bytes = bytes;
   }
 
-  /** Bytes that came over the network; negative when they have to come again. */
+  /** Bytes that came over the network. */
   synchronized void received(long count) {
-    received += Math.max(0, count);
+    received += count;
     bytesDone += count;
     if (System.nanoTime() - told >= INTERVAL) {
       tell();
     }
+  }
+
+  /** Bytes that have to come again. */
+  synchronized void lost(long count) {
+    bytesDone -= count;
   }
 
   /** Bytes that are there from before. */

@@ -286,6 +286,24 @@ class HubClientTest {
   }
 
   @Test
+  void filesThatHaveNoRoomAreNotBegun() throws IOException {
+    String commit = "0123456789012345678901234567890123456789";
+    Path tree = cache.resolve("models--org--model/trees/" + commit + ".json");
+    Files.createDirectories(tree.getParent());
+    Files.writeString(
+        tree,
+        """
+        {"format_version": 1, "files": {"a": {"size": %d, "blob_id": "%s"}}}"""
+            .formatted(1L << 42, commit));
+    try (HubClient client = client()) {
+      assertThatThrownBy(() -> client.download(NAME, commit, "a"))
+          .isInstanceOf(NoDiskSpaceException.class)
+          .hasMessageContaining("HF_HUB_CACHE");
+    }
+    assertThat(server.requests()).isEmpty();
+  }
+
+  @Test
   void aFileThatWouldLieOutsideIsRefused() {
     for (String path :
         List.of("../evil", "a/../../evil", "/etc/evil", "a//b", "a\\b", "./a", "a\n")) {
@@ -367,9 +385,13 @@ class HubClientTest {
   }
 
   private void assertWeightsCome(HubClient client) {
+    List<DownloadProgress> progress = new ArrayList<>();
+    FileSelection weights = FileSelection.patterns(List.of("*.safetensors"), List.of());
     try (client) {
-      assertThat(client.download(NAME, "main", "model.safetensors")).hasBinaryContent(WEIGHTS);
+      HubSnapshot snapshot = client.download(NAME, "main", weights, progress::add);
+      assertThat(snapshot.files().get(0)).hasBinaryContent(WEIGHTS);
     }
+    assertThat(progress.get(progress.size() - 1).bytesDone()).isEqualTo(WEIGHTS.length);
   }
 
   private long bytesAskedFor() {

@@ -2,11 +2,12 @@
 package io.remora.provider.mock;
 
 import com.typesafe.config.Config;
-import com.typesafe.config.ConfigRenderOptions;
 import io.remora.node.DeviceChoice;
 import io.remora.node.Main;
 import io.remora.provider.LaunchToken;
 import io.remora.provider.MachineSpec;
+import io.remora.provider.launch.NodeEnvironment;
+import io.remora.provider.launch.NodeLog;
 import io.remora.runtime.ProviderException;
 import java.io.File;
 import java.io.IOException;
@@ -30,17 +31,6 @@ final class NodeLaunch {
   /** Environment variables by which the libraries under libtorch choose their threads. */
   private static final List<String> THREAD_VARIABLES =
       List.of("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS");
-
-  /** They would attach this program's debugger or profiler to the child as well. */
-  private static final List<String> PROGRAM_ONLY_VARIABLES =
-      List.of("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS");
-
-  /**
-   * Ctrl-C reaches whatever runs in a terminal: what becomes of the child is for this program to
-   * say.
-   */
-  private static final List<String> IGNORING_INTERRUPTS =
-      List.of("/bin/sh", "-c", "trap '' INT; exec \"$0\" \"$@\"");
 
   /** Longer class paths go through a file: the system limits a single argument to 128 KiB. */
   private static final int LONGEST_CLASS_PATH_ARGUMENT = 32 * 1024;
@@ -72,7 +62,7 @@ final class NodeLaunch {
   static Command command(
       MachineSpec spec, MockSettings settings, LaunchToken token, Config config, NodeLog nodeLog) {
     int threads = settings.childComputeThreads();
-    List<String> command = new ArrayList<>(IGNORING_INTERRUPTS);
+    List<String> command = new ArrayList<>();
     command.add(settings.java().orElseGet(NodeLaunch::javaCommand).toString());
     command.addAll(settings.jvmOptions());
     command.addAll(nativeAccessOptions(settings));
@@ -83,27 +73,9 @@ final class NodeLaunch {
 
     ProcessBuilder builder = new ProcessBuilder(command);
     Map<String, String> environment = builder.environment();
-    PROGRAM_ONLY_VARIABLES.forEach(environment::remove);
     THREAD_VARIABLES.forEach(variable -> environment.put(variable, Integer.toString(threads)));
-    environment.put("REMORA_NODE_TOKEN", token.value());
-    environment.put("REMORA_NODE_CONFIG", nodeConfig(config));
-    environment.put("REMORA_NODE_LOG_LEVEL", nodeLog.wantedLevel().toString());
-    environment.put("REMORA_NODE_LOG_PATTERN", NodeLog.PATTERN);
+    environment.putAll(NodeEnvironment.of(token, NodeEnvironment.settings(config), nodeLog));
     return new Command(builder, argumentFile);
-  }
-
-  /**
-   * The program's settings of nodes, links, stores and the hub, so that the child has them,
-   * wherever they are from.
-   */
-  private static String nodeConfig(Config config) {
-    return config
-        .withOnlyPath("remora.node")
-        .withFallback(config.withOnlyPath("remora.hub"))
-        .withFallback(config.withOnlyPath("remora.link"))
-        .withFallback(config.withOnlyPath("remora.state"))
-        .root()
-        .render(ConfigRenderOptions.concise());
   }
 
   private static List<String> nodeArguments(MachineSpec spec, MockSettings settings, int threads) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-package io.remora.client;
+package io.remora.actors.testkit;
 
 import java.io.IOException;
 import java.io.InputStream;
@@ -8,6 +8,7 @@ import java.net.InetAddress;
 import java.net.InetSocketAddress;
 import java.net.ServerSocket;
 import java.net.Socket;
+import java.time.Duration;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.EnumMap;
@@ -22,10 +23,10 @@ import java.util.concurrent.locks.ReentrantLock;
  * cuts, resets, stalls in one or both directions, slowness, damaged, repeated and late bytes,
  * refused connections. Faults concern all connections there are at a time. Thread-safe.
  */
-final class FaultForwarder implements AutoCloseable {
+public final class FaultForwarder implements AutoCloseable {
 
   /** Which way bytes go. */
-  enum Direction {
+  public enum Direction {
     /** From whoever dialled the forwarder to the target: from the machine to its node. */
     UP,
     /** Back. */
@@ -53,13 +54,14 @@ final class FaultForwarder implements AutoCloseable {
   private static final class Way {
     boolean stalled;
     long bytesPerSecond = Long.MAX_VALUE;
+    long delayNanos;
     long corruptIn = -1;
     boolean duplicate;
     long passed;
   }
 
   /** Opens a port that leads to {@code target}. */
-  FaultForwarder(InetSocketAddress target) {
+  public FaultForwarder(InetSocketAddress target) {
     this.target = target;
     for (Direction direction : Direction.values()) {
       ways.put(direction, new Way());
@@ -73,34 +75,43 @@ final class FaultForwarder implements AutoCloseable {
   }
 
   /** What to dial instead of the target. */
-  InetSocketAddress address() {
+  public InetSocketAddress address() {
     return new InetSocketAddress(server.getInetAddress(), server.getLocalPort());
   }
 
   /** How many connections were made to the target so far. */
-  int connections() {
+  public int connections() {
     return locked(() -> made);
   }
 
+  /** How many connections are open. */
+  public int open() {
+    return locked(
+        () -> {
+          connections.removeIf(connection -> connection.caller.isClosed());
+          return connections.size();
+        });
+  }
+
   /** How many bytes went this way so far. */
-  long passed(Direction direction) {
+  public long passed(Direction direction) {
     return locked(() -> ways.get(direction).passed);
   }
 
   // Faults --------------------------------------------------------------------------------------
 
   /** Closes all connections, in the middle of whatever they carry. */
-  void cut() {
+  public void cut() {
     locked(() -> end(false));
   }
 
   /** As {@link #cut}, with resets instead of orderly ends. */
-  void reset() {
+  public void reset() {
     locked(() -> end(true));
   }
 
   /** From now on connections are closed as soon as they are made, or not any more. */
-  void refuse(boolean on) {
+  public void refuse(boolean on) {
     locked(
         () -> {
           refusing = on;
@@ -108,12 +119,12 @@ final class FaultForwarder implements AutoCloseable {
   }
 
   /** Holds all bytes that go these ways, of connections to come too; nobody is told. */
-  void stall(Direction... directions) {
+  public void stall(Direction... directions) {
     locked(() -> Arrays.stream(directions).forEach(each -> ways.get(each).stalled = true));
   }
 
-  /** Ends stalls and slowness; what was held goes on. */
-  void heal() {
+  /** Ends stalls, delays and slowness; what was held goes on. */
+  public void heal() {
     locked(
         () ->
             ways.values()
@@ -121,16 +132,22 @@ final class FaultForwarder implements AutoCloseable {
                     way -> {
                       way.stalled = false;
                       way.bytesPerSecond = Long.MAX_VALUE;
+                      way.delayNanos = 0;
                     }));
   }
 
+  /** Keeps each piece, of 64 KiB at most, for so long before it goes on, each way. */
+  public void delay(Duration duration) {
+    locked(() -> ways.values().forEach(way -> way.delayNanos = duration.toNanos()));
+  }
+
   /** Lets so many bytes a second through, each way. */
-  void slow(long bytesPerSecond) {
+  public void slow(long bytesPerSecond) {
     locked(() -> ways.values().forEach(way -> way.bytesPerSecond = bytesPerSecond));
   }
 
   /** Flips a bit of the byte that goes this way after so many others. */
-  void corrupt(Direction direction, long after) {
+  public void corrupt(Direction direction, long after) {
     locked(
         () -> {
           ways.get(direction).corruptIn = after;
@@ -138,7 +155,7 @@ final class FaultForwarder implements AutoCloseable {
   }
 
   /** Sends the next piece of the stream that goes this way twice. */
-  void duplicate(Direction direction) {
+  public void duplicate(Direction direction) {
     locked(
         () -> {
           ways.get(direction).duplicate = true;
@@ -149,7 +166,7 @@ final class FaultForwarder implements AutoCloseable {
    * Breaks the connections for who dialled, and holds what is on its way up until the next
    * connection has had an answer: then it arrives over the old one.
    */
-  void breakLate() {
+  public void breakLate() {
     locked(
         () -> {
           connections.forEach(connection -> connection.lateUntil = answered);
@@ -177,11 +194,24 @@ final class FaultForwarder implements AutoCloseable {
     // Bytes up go on when more connections than these have been answered; -1: at once.
     int lateUntil = -1;
     boolean answeredOnce;
+    int directionsFinished;
 
     Connection(Socket caller, Socket called) {
       this.caller = caller;
       this.called = called;
       this.answers = caller::shutdownOutput;
+    }
+
+    /** Both directions have ended in order: nothing comes any more. */
+    private void finished() {
+      locked(
+          () -> {
+            directionsFinished++;
+            if (directionsFinished == Direction.values().length) {
+              closeQuietly(caller);
+              closeQuietly(called);
+            }
+          });
     }
 
     void pass(Direction direction) {
@@ -202,6 +232,7 @@ final class FaultForwarder implements AutoCloseable {
           }
         }
         to.shutdownOutput();
+        finished();
       } catch (IOException e) {
         closeQuietly(caller);
         closeQuietly(called);
@@ -220,6 +251,10 @@ final class FaultForwarder implements AutoCloseable {
     lock.lock();
     try {
       Way way = ways.get(direction);
+      long delay = way.delayNanos;
+      while (delay > 0 && way.delayNanos > 0 && !closed) {
+        delay = changed.awaitNanos(delay);
+      }
       if (way.bytesPerSecond != Long.MAX_VALUE) {
         long nanos = TimeUnit.SECONDS.toNanos(count) / way.bytesPerSecond;
         while (nanos > 0 && way.bytesPerSecond != Long.MAX_VALUE && !closed) {

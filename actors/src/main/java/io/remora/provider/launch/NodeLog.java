@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-package io.remora.provider.mock;
+package io.remora.provider.launch;
 
 import java.util.ArrayDeque;
 import java.util.Deque;
@@ -15,10 +15,10 @@ import org.slf4j.event.Level;
  * with the machine's name before it and at the level it had; and remembers the last lines, for
  * error messages. Thread-safe.
  */
-final class NodeLog {
+public final class NodeLog {
 
   /** Logback pattern that the node writes its lines with, so that they can be told apart here. */
-  static final String PATTERN = "%-5level %logger{0} - %msg%n";
+  public static final String PATTERN = "%-5level %logger{0} - %msg%n";
 
   private static final int REMEMBERED = 20;
 
@@ -32,13 +32,14 @@ final class NodeLog {
   private final Deque<String> last = new ArrayDeque<>();
   private Level level = Level.INFO;
 
-  NodeLog(String machine) {
+  /** The log of this machine's node. */
+  public NodeLog(String machine) {
     this.machine = machine;
     this.logger = LoggerFactory.getLogger("io.remora.node." + machine);
   }
 
   /** The level at which the node needs to log for this program to see all it wants to. */
-  Level wantedLevel() {
+  public Level wantedLevel() {
     for (Level candidate : List.of(Level.TRACE, Level.DEBUG, Level.INFO, Level.WARN)) {
       if (logger.isEnabledForLevel(candidate)) {
         return candidate;
@@ -48,7 +49,7 @@ final class NodeLog {
   }
 
   /** Takes a line; one without a level continues the one before it. */
-  synchronized void line(String text) {
+  public synchronized void line(String text) {
     String line = text.length() > MAX_LINE ? text.substring(0, MAX_LINE) + "…" : text;
     if (last.size() == REMEMBERED) {
       last.removeFirst();
@@ -64,12 +65,12 @@ final class NodeLog {
   }
 
   /** The last 20 lines or fewer, oldest first. */
-  synchronized List<String> lastLines() {
+  public synchronized List<String> lastLines() {
     return List.copyOf(last);
   }
 
   /** The last lines as the end of an error message. */
-  String quoted() {
+  public String quoted() {
     List<String> lines = lastLines();
     return lines.isEmpty()
         ? "; it has logged nothing"

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors;
+
+import akka.actor.typed.ActorRef;
+import java.time.Duration;
+import java.util.ArrayList;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Set;
+
+/**
+ * What a machine's actor knows of the {@link SessionHost}s, which have sessions on it for the
+ * programs of other JVMs. For the actor's thread alone.
+ */
+final class MachineHosts {
+
+  /** How long a host that was told the way to the node has before it is told again. */
+  static final Duration WAY_AGAIN_AFTER = Duration.ofSeconds(15);
+
+  private final Map<ActorRef<SessionHost.Command>, Host> hosts = new HashMap<>();
+  private final List<String> pauses = new ArrayList<>();
+  private int lastNumber;
+
+  private static final class Host {
+
+    final int number;
+    boolean linked;
+    long wayNanos;
+    long idleMillis;
+    String pause = "";
+    boolean saved;
+    boolean restored;
+
+    Host(int number) {
+      this.number = number;
+    }
+  }
+
+  boolean isEmpty() {
+    return hosts.isEmpty();
+  }
+
+  Set<ActorRef<SessionHost.Command>> all() {
+    return Set.copyOf(hosts.keySet());
+  }
+
+  boolean has(ActorRef<SessionHost.Command> ref) {
+    return hosts.containsKey(ref);
+  }
+
+  void add(ActorRef<SessionHost.Command> ref) {
+    hosts.put(ref, new Host(++lastNumber));
+  }
+
+  /** Answers whether it was there. */
+  boolean remove(ActorRef<SessionHost.Command> ref) {
+    return hosts.remove(ref) != null;
+  }
+
+  void clear() {
+    hosts.clear();
+  }
+
+  void tell(SessionHost.FromMachine news) {
+    hosts.keySet().forEach(host -> host.tell(news));
+  }
+
+  void present(ActorRef<SessionHost.Command> ref, boolean linked, long idleMillis) {
+    Host host = hosts.get(ref);
+    host.linked = linked;
+    host.idleMillis = idleMillis;
+  }
+
+  boolean areIdle(Duration timeout) {
+    return hosts.values().stream().allMatch(host -> host.idleMillis >= timeout.toMillis());
+  }
+
+  /** Whether the host is to be told the way to the node, which the caller then does. */
+  boolean wantsWay(ActorRef<SessionHost.Command> ref) {
+    Host host = hosts.get(ref);
+    long now = System.nanoTime();
+    if (host.linked || (host.wayNanos != 0 && now - host.wayNanos < WAY_AGAIN_AFTER.toNanos())) {
+      return false;
+    }
+    host.wayNanos = now;
+    return true;
+  }
+
+  // Pausing -------------------------------------------------------------------------------------
+
+  /** Has each save its sessions, under a name of its own. */
+  void save(String pause, boolean byItself, ActorRef<MachineActor.FromHost> replyTo) {
+    hosts.forEach(
+        (ref, host) -> {
+          host.saved = false;
+          host.pause = pause + "-" + host.number;
+          pauses.add(host.pause);
+          ref.tell(new SessionHost.Save(host.pause, byItself, replyTo));
+        });
+  }
+
+  /** Whether the host is here and was asked for this pause. */
+  boolean isSaving(ActorRef<SessionHost.Command> ref, String pause) {
+    return has(ref) && hosts.get(ref).pause.equals(pause);
+  }
+
+  void saved(ActorRef<SessionHost.Command> ref) {
+    hosts.get(ref).saved = true;
+  }
+
+  boolean areSaved() {
+    return hosts.values().stream().allMatch(host -> host.saved);
+  }
+
+  /** What they have saved, for as long as it is in the state store. */
+  List<String> pauses() {
+    return List.copyOf(pauses);
+  }
+
+  void pausesOf(MachineRecord record) {
+    pauses.addAll(record.hostPauses());
+  }
+
+  void forgetPauses() {
+    pauses.clear();
+  }
+
+  // Resuming ------------------------------------------------------------------------------------
+
+  /** There is a new node, which none of them is linked to. */
+  void beginRestore() {
+    for (Host host : hosts.values()) {
+      host.restored = false;
+      host.wayNanos = 0;
+    }
+  }
+
+  void restored(ActorRef<SessionHost.Command> ref) {
+    hosts.get(ref).restored = true;
+  }
+
+  boolean areRestored() {
+    return hosts.values().stream().allMatch(host -> host.restored);
+  }
+}

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors;
+
+import akka.Done;
+import akka.actor.typed.ActorSystem;
+import com.typesafe.config.Config;
+import io.remora.provider.MachineProviders;
+import io.remora.provider.MachineSpec;
+import io.remora.provider.ProviderContext;
+import io.remora.provider.ProvisionedNode;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.Executor;
+import java.util.function.Consumer;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+
+/**
+ * A node on its way from a provider to a machine. Whoever no longer wants it says so, and it is
+ * ended when it comes. Thread-safe.
+ */
+final class Provisioning {
+
+  private static final Logger log = LoggerFactory.getLogger(Provisioning.class);
+
+  private final String machine;
+  private boolean abandoned;
+  private ProvisionedNode late;
+  private String latestNews = "";
+
+  private Provisioning(String machine) {
+    this.machine = machine;
+  }
+
+  /**
+   * Asks the machine's provider for a node. Of {@code arrived} and {@code failed} one is called
+   * once, on any thread, unless the node is abandoned before.
+   *
+   * @param handle that of a node which is to be taken over; null: a new node
+   * @param configuration the system's, below the machine's own
+   */
+  static Provisioning begin(
+      MachineSpec spec,
+      String handle,
+      Config configuration,
+      Executor blocking,
+      ActorSystem<?> system,
+      Consumer<ProvisionedNode> arrived,
+      Consumer<Throwable> failed) {
+    Provisioning begun = new Provisioning(spec.name());
+    ProviderContext context =
+        new ProviderContext(configuration, blocking, begun::news, begun::isAbandoned, system);
+    CompletableFuture<?> unused =
+        CompletableFuture.supplyAsync(() -> MachineProviders.named(spec.provider()), blocking)
+            .thenCompose(
+                provider ->
+                    handle == null
+                        ? provider.provision(spec, context)
+                        : provider.takeOver(handle, spec, context))
+            .whenComplete(
+                (node, failure) -> {
+                  if (failure != null) {
+                    failed.accept(failure);
+                  } else if (begun.isWanted(node)) {
+                    arrived.accept(node);
+                  } else {
+                    log.info(
+                        "Machine {}: ending a node that came too late ({})",
+                        spec.name(),
+                        node.description());
+                    end(spec.name(), node);
+                  }
+                });
+    return begun;
+  }
+
+  private synchronized void news(String line) {
+    log.info("Machine {}: {}", machine, line);
+    latestNews = line;
+  }
+
+  private synchronized boolean isAbandoned() {
+    return abandoned;
+  }
+
+  private synchronized boolean isWanted(ProvisionedNode node) {
+    late = node;
+    return !abandoned;
+  }
+
+  /** The provider's last line, to be put behind a message; empty if there is none. */
+  synchronized String latestNews() {
+    return latestNews.isEmpty() ? "" : "; the last news: " + latestNews;
+  }
+
+  /** The node has come to who wanted it. */
+  synchronized void taken() {
+    late = null;
+  }
+
+  /** Nobody wants the node any more. Answers the one that came and was not taken; null: none. */
+  synchronized ProvisionedNode abandon() {
+    abandoned = true;
+    return late;
+  }
+
+  /** Ends a node that nobody waits for; a failure goes to the log. */
+  static void end(String machine, ProvisionedNode node) {
+    CompletableFuture<Done> unused =
+        terminate(node)
+            .whenComplete(
+                (done, failure) -> {
+                  if (failure != null) {
+                    log.warn(
+                        "Machine {}: ending its node ({}) failed",
+                        machine,
+                        node.description(),
+                        failure);
+                  }
+                });
+  }
+
+  /** {@link ProvisionedNode#terminate}, whose exceptions are failures. */
+  static CompletableFuture<Done> terminate(ProvisionedNode node) {
+    try {
+      return node.terminate().toCompletableFuture();
+    } catch (RuntimeException e) {
+      return CompletableFuture.failedFuture(e);
+    }
+  }
+}

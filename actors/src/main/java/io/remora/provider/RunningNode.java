@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.provider;
+
+import static java.util.Objects.requireNonNull;
+
+import java.time.Instant;
+
+/**
+ * A node that a provider has running, of whichever program.
+ *
+ * @param id names it at the provider
+ * @param machine the machine that it was started for, or empty if that is not known
+ * @param owner the process that started it, as {@code host-pid}, or empty
+ * @param since when it was started
+ * @param leftOver whether its owner has been silent for so long that it is gone
+ */
+public record RunningNode(
+    String id, String machine, String owner, Instant since, boolean leftOver) {
+
+  /** Checks that nothing is null. */
+  public RunningNode {
+    requireNonNull(id, "id");
+    requireNonNull(machine, "machine");
+    requireNonNull(owner, "owner");
+    requireNonNull(since, "since");
+  }
+}

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.provider.modal;
+
+import com.google.protobuf.Any;
+import com.google.protobuf.InvalidProtocolBufferException;
+import io.grpc.Metadata;
+import io.grpc.Status;
+import io.grpc.StatusRuntimeException;
+import io.remora.provider.modal.wire.RPCRetryPolicy;
+import io.remora.provider.modal.wire.RPCStatus;
+import java.time.Duration;
+import java.util.EnumSet;
+import java.util.LinkedHashMap;
+import java.util.Locale;
+import java.util.Map;
+import java.util.Optional;
+import java.util.OptionalDouble;
+import java.util.Set;
+import java.util.UUID;
+
+/**
+ * Whether and when one call is attempted again, and what its next attempt tells the server of that.
+ * A fault of the network or the server is tried three more times, with growing waits. A server that
+ * asks for time gets as much as it asks for, as often as it asks, up to the account's limit. All
+ * else is final. For one call, on one thread.
+ */
+final class CallRetries {
+
+  private static final Set<Status.Code> TRANSIENT =
+      EnumSet.of(
+          Status.Code.DEADLINE_EXCEEDED,
+          Status.Code.UNAVAILABLE,
+          Status.Code.CANCELLED,
+          Status.Code.INTERNAL,
+          Status.Code.UNKNOWN);
+
+  private static final int MAX_RETRIES = 3;
+  private static final Duration FIRST_WAIT = Duration.ofMillis(100);
+  private static final Duration LONGEST_WAIT = Duration.ofSeconds(1);
+  private static final Duration SHORTEST_THROTTLE = Duration.ofMillis(100);
+  private static final double LONGEST_THROTTLE_SECONDS = 3600;
+
+  private static final Metadata.Key<byte[]> DETAILS =
+      Metadata.Key.of("grpc-status-details-bin", Metadata.BINARY_BYTE_MARSHALLER);
+  private static final String POLICY_TYPE = "/" + RPCRetryPolicy.getDescriptor().getFullName();
+
+  private final Optional<Duration> maxThrottleWait;
+  private final String idempotencyKey = UUID.randomUUID().toString();
+  private int retries;
+  private int throttles;
+  private Duration retryDelay = Duration.ZERO;
+  private Duration throttleDelay = Duration.ZERO;
+
+  /**
+   * For a new call.
+   *
+   * @param maxThrottleWait the sum of what the server may ask for; zero: it is not waited at all
+   */
+  CallRetries(Optional<Duration> maxThrottleWait) {
+    this.maxThrottleWait = maxThrottleWait;
+  }
+
+  /** The headers of the next attempt. */
+  Map<String, String> headers() {
+    Map<String, String> headers = new LinkedHashMap<>();
+    headers.put("x-idempotency-key", idempotencyKey);
+    headers.put("x-retry-attempt", Integer.toString(retries));
+    headers.put("x-throttle-retry-attempt", Integer.toString(throttles));
+    if (retries > 0) {
+      headers.put("x-retry-delay", seconds(retryDelay));
+    }
+    if (throttles > 0) {
+      headers.put("x-throttle-retry-delay", seconds(throttleDelay));
+    }
+    return headers;
+  }
+
+  /** How long to wait before the next attempt; empty: there is none. */
+  Optional<Duration> waitAfter(StatusRuntimeException failure) {
+    OptionalDouble asked = retryAfter(failure);
+    if (asked.isPresent()) {
+      return throttled(asked.getAsDouble());
+    }
+    if (!TRANSIENT.contains(failure.getStatus().getCode()) || retries == MAX_RETRIES) {
+      return Optional.empty();
+    }
+    Duration wait = FIRST_WAIT.multipliedBy(1L << retries);
+    wait = wait.compareTo(LONGEST_WAIT) < 0 ? wait : LONGEST_WAIT;
+    retries++;
+    retryDelay = retryDelay.plus(wait);
+    return Optional.of(wait);
+  }
+
+  /** Whether the server has asked for time. */
+  boolean isThrottled() {
+    return throttles > 0;
+  }
+
+  private Optional<Duration> throttled(double askedSeconds) {
+    Duration asked =
+        Duration.ofMillis(Math.round(Math.min(askedSeconds, LONGEST_THROTTLE_SECONDS) * 1000));
+    Duration wait = asked.compareTo(SHORTEST_THROTTLE) > 0 ? asked : SHORTEST_THROTTLE;
+    Duration sum = throttleDelay.plus(wait);
+    if (maxThrottleWait.isPresent() && sum.compareTo(maxThrottleWait.get()) > 0) {
+      return Optional.empty();
+    }
+    throttles++;
+    throttleDelay = sum;
+    return Optional.of(wait);
+  }
+
+  /** What the server asks for, in seconds. */
+  static OptionalDouble retryAfter(StatusRuntimeException failure) {
+    byte[] details = failure.getTrailers() == null ? null : failure.getTrailers().get(DETAILS);
+    if (details == null) {
+      return OptionalDouble.empty();
+    }
+    try {
+      for (Any detail : RPCStatus.parseFrom(details).getDetailsList()) {
+        if (detail.getTypeUrl().endsWith(POLICY_TYPE)) {
+          double seconds = RPCRetryPolicy.parseFrom(detail.getValue()).getRetryAfterSecs();
+          return OptionalDouble.of(seconds > 0 ? seconds : 0);
+        }
+      }
+    } catch (InvalidProtocolBufferException e) {
+      // Details that nobody can read are none.
+    }
+    return OptionalDouble.empty();
+  }
+
+  private static String seconds(Duration duration) {
+    return String.format(Locale.ROOT, "%.3f", duration.toMillis() / 1000.0);
+  }
+}

@@ -1,0 +1,491 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.provider.modal.fake;
+
+import akka.actor.ActorSystem;
+import akka.http.javadsl.Http;
+import akka.http.javadsl.ServerBinding;
+import akka.http.javadsl.model.ContentTypes;
+import akka.http.javadsl.model.HttpEntities;
+import akka.http.javadsl.model.HttpHeader;
+import akka.http.javadsl.model.HttpRequest;
+import akka.http.javadsl.model.HttpResponse;
+import akka.http.javadsl.model.MediaTypes;
+import akka.http.javadsl.model.headers.RawHeader;
+import akka.japi.function.Function;
+import akka.stream.Materializer;
+import akka.stream.SystemMaterializer;
+import akka.util.ByteString;
+import com.google.protobuf.Any;
+import com.typesafe.config.Config;
+import com.typesafe.config.ConfigFactory;
+import io.grpc.Status;
+import io.remora.provider.modal.wire.GenericResult.GenericStatus;
+import io.remora.provider.modal.wire.ModalClient;
+import io.remora.provider.modal.wire.ModalClientHandlerFactory;
+import io.remora.provider.modal.wire.RPCRetryPolicy;
+import io.remora.provider.modal.wire.RPCStatus;
+import io.remora.runtime.RemoraException;
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.net.URI;
+import java.net.URLEncoder;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.time.Duration;
+import java.util.ArrayDeque;
+import java.util.Base64;
+import java.util.Collection;
+import java.util.Deque;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Locale;
+import java.util.Map;
+import java.util.Optional;
+import java.util.Set;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CompletionStage;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.CopyOnWriteArrayList;
+import java.util.concurrent.ExecutionException;
+import java.util.concurrent.Executors;
+import java.util.concurrent.Future;
+import java.util.concurrent.ScheduledExecutorService;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.TimeoutException;
+
+/**
+ * A server on loopback that behaves like Modal's control plane, as far as the provider needs it:
+ * its rules of headers and tokens, images and their builds, a queue for GPUs, secrets, volumes,
+ * tunnels, logs, limits of time. A sandbox is a process of this computer that runs the node of this
+ * program's class path on the CPU. It records every call, and does on demand what a server and a
+ * network do on bad days. Thread-safe; closing it ends everything it has started.
+ */
+public final class FakeModal implements AutoCloseable {
+
+  /** The account that it knows. */
+  public static final String TOKEN_ID = "ak-fake";
+
+  /** Its secret. */
+  public static final String TOKEN_SECRET = "as-fake-secret";
+
+  private static final Duration LIMIT = Duration.ofSeconds(30);
+  private static final Duration LIMITS_CHECK = Duration.ofMillis(50);
+  private static final long LARGEST_REQUEST = 100L << 20;
+  private static final int MOST_CALLS = 100_000;
+  private static final int GRPC_PREFIX = 5;
+  private static final String UUID_PATTERN = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}";
+  private static final String PREFIX = "/" + ModalClient.name + "/";
+  private static final Set<String> STREAMING = Set.of("ImageJoinStreaming", "SandboxGetLogs");
+  private static final Set<String> CLIENT_TYPES = Set.of("1", "8", "9");
+
+  private static final Config SYSTEM =
+      ConfigFactory.parseString(
+          """
+          akka.daemonic = on
+          akka.actor.provider = local
+          akka.jvm-shutdown-hooks = off
+          akka.coordinated-shutdown.run-by-jvm-shutdown-hook = off
+          akka.coordinated-shutdown.run-by-actor-system-terminate = off
+          akka.http.server.enable-http2 = on
+          akka.http.server.idle-timeout = infinite
+          akka.http.server.request-timeout = infinite
+          """);
+
+  /**
+   * How the server is.
+   *
+   * @param port 0: any free one
+   * @param gpus how many there are; sandboxes for which there are none wait
+   * @param tokenLife how long its auth tokens are good, whole seconds
+   * @param speed how many seconds of a sandbox's limits pass in one
+   * @param pageSize of the list of sandboxes
+   * @param logEntriesPerStream after so many entries a stream of logs ends, and must be asked again
+   * @param builderVersion the environment's image builder
+   */
+  public record Options(
+      int port,
+      int gpus,
+      Duration tokenLife,
+      double speed,
+      int pageSize,
+      int logEntriesPerStream,
+      String builderVersion) {
+
+    /** Any port, and the rest as Modal has it, but short pages and streams. */
+    public static Options defaults() {
+      return new Options(0, 8, Duration.ofMinutes(20), 1, 2, 5, "2025.06");
+    }
+
+    /** These options, with that life of tokens. */
+    public Options withTokenLife(Duration life) {
+      return new Options(port, gpus, life, speed, pageSize, logEntriesPerStream, builderVersion);
+    }
+
+    /** These options, with that many GPUs. */
+    public Options withGpus(int count) {
+      return new Options(
+          port, count, tokenLife, speed, pageSize, logEntriesPerStream, builderVersion);
+    }
+
+    /** These options, with limits of time that pass so much faster. */
+    public Options withSpeed(double factor) {
+      return new Options(
+          port, gpus, tokenLife, factor, pageSize, logEntriesPerStream, builderVersion);
+    }
+
+    /** These options, at that port. */
+    public Options withPort(int number) {
+      return new Options(
+          number, gpus, tokenLife, speed, pageSize, logEntriesPerStream, builderVersion);
+    }
+  }
+
+  /**
+   * What happens to a call instead of its answer.
+   *
+   * @param after whether the call is carried out nevertheless: its answer is lost
+   */
+  private record Fault(HttpResponse answer, boolean after) {}
+
+  private final Jwts tokens = new Jwts();
+  private final FakeService service;
+  private final Path folder;
+  private final ActorSystem system;
+  private final Materializer materializer;
+  private final Function<HttpRequest, CompletionStage<HttpResponse>> handler;
+  private final ServerBinding binding;
+  private final ScheduledExecutorService clock =
+      Executors.newSingleThreadScheduledExecutor(
+          body -> {
+            Thread thread = new Thread(body, "fake-modal-clock");
+            thread.setDaemon(true);
+            return thread;
+          });
+  private final List<RecordedCall> calls = new CopyOnWriteArrayList<>();
+  private final List<String> violations = new CopyOnWriteArrayList<>();
+  private final Map<String, Deque<Fault>> faults = new HashMap<>();
+  private final Map<String, CompletionStage<HttpResponse>> answered = new ConcurrentHashMap<>();
+
+  private FakeModal(Options options) {
+    try {
+      folder = Files.createTempDirectory("fake-modal-");
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
+    }
+    service = new FakeService(options, folder, tokens);
+    system = ActorSystem.create("fake-modal", SYSTEM.withFallback(ConfigFactory.load()));
+    materializer = SystemMaterializer.get(system).materializer();
+    handler = ModalClientHandlerFactory.create(service, system);
+    binding =
+        await(
+            Http.get(system)
+                .newServerAt("127.0.0.1", options.port())
+                .bind((HttpRequest request) -> answer(request)),
+            "listening on 127.0.0.1:" + options.port());
+    Future<?> unused =
+        clock.scheduleAtFixedRate(
+            () -> service.sandboxes().forEach(FakeSandbox::checkLimits),
+            LIMITS_CHECK.toMillis(),
+            LIMITS_CHECK.toMillis(),
+            TimeUnit.MILLISECONDS);
+  }
+
+  /** Starts a server with the default options. */
+  public static FakeModal start() {
+    return start(Options.defaults());
+  }
+
+  /**
+   * Starts a server.
+   *
+   * @throws RemoraException if its port cannot be opened
+   */
+  public static FakeModal start(Options options) {
+    return new FakeModal(options);
+  }
+
+  /** Where it is, for {@code remora.provider.modal.server-url} or {@code MODAL_SERVER_URL}. */
+  public URI address() {
+    return URI.create("http://127.0.0.1:" + binding.localAddress().getPort());
+  }
+
+  /**
+   * Settings with which the provider uses it: its address, its account, and a node on the CPU, in
+   * HOCON.
+   */
+  public String settings() {
+    return """
+        remora.provider.modal {
+          server-url = "%s"
+          token-id = "%s"
+          token-secret = "%s"
+          environment = ""
+          node { device = cpu, torch-home = "" }
+        }
+        """
+        .formatted(address(), TOKEN_ID, TOKEN_SECRET);
+  }
+
+  /** All calls so far, refused ones as well, in the order in which they came. */
+  public List<RecordedCall> calls() {
+    return List.copyOf(calls);
+  }
+
+  /** Those of this method. */
+  public List<RecordedCall> calls(String method) {
+    return calls.stream().filter(call -> call.method().equals(method)).toList();
+  }
+
+  /** What calls have done against the rules, and for which they were refused. */
+  public List<String> violations() {
+    return List.copyOf(violations);
+  }
+
+  /** All sandboxes there have been, in the order of their making. */
+  public List<FakeSandbox> sandboxes() {
+    return List.copyOf(service.sandboxes());
+  }
+
+  /** Those that have not ended. */
+  public List<FakeSandbox> running() {
+    return service.sandboxes().stream().filter(FakeSandbox::isRunning).toList();
+  }
+
+  /** The folders of the volumes, by which others see what sandboxes have written there. */
+  public Collection<Path> volumes() {
+    return service.volumeFolders();
+  }
+
+  // What bad days bring ---------------------------------------------------------------------------
+
+  /** Keeps new sandboxes in the queue, as if there were no GPU; or lets them start. */
+  public void holdQueue(boolean hold) {
+    service.holdQueue(hold);
+  }
+
+  /** The method's next calls are refused for now, with the time after which to ask again. */
+  public void throttle(String method, int times, Duration retryAfter) {
+    RPCStatus details =
+        RPCStatus.newBuilder()
+            .setCode(Status.Code.RESOURCE_EXHAUSTED.value())
+            .setMessage("too many requests")
+            .addDetails(
+                Any.pack(
+                    RPCRetryPolicy.newBuilder()
+                        .setRetryAfterSecs(retryAfter.toMillis() / 1000f)
+                        .build(),
+                    "type.modal.com/"))
+            .build();
+    addFaults(
+        method,
+        times,
+        new Fault(
+            refusal(
+                Status.RESOURCE_EXHAUSTED.withDescription("too many requests"),
+                Optional.of(details)),
+            false));
+  }
+
+  /** The method's next calls fail so; with RESOURCE_EXHAUSTED this is a limit of the account's. */
+  public void fail(String method, int times, Status status) {
+    addFaults(method, times, new Fault(refusal(status, Optional.empty()), false));
+  }
+
+  /** The method's next calls are carried out, but who has called hears that they failed. */
+  public void loseAnswer(String method, int times) {
+    addFaults(
+        method,
+        times,
+        new Fault(
+            refusal(Status.UNAVAILABLE.withDescription("connection lost"), Optional.empty()),
+            true));
+  }
+
+  /** The next build of a layer with a command that contains this ends so. */
+  public void failBuild(String command, String reason) {
+    service.images().fail(command, GenericStatus.GENERIC_STATUS_FAILURE, reason);
+  }
+
+  /** The next build of a layer with a command that contains this is stopped, as for an update. */
+  public void stopBuild(String command) {
+    service.images().fail(command, GenericStatus.GENERIC_STATUS_TERMINATED, "stopped");
+  }
+
+  /** An image that is there already, by this name. */
+  public String publishImage(String name) {
+    String id = Ids.next("im");
+    service.images().publish(name, id);
+    return id;
+  }
+
+  @Override
+  public void close() {
+    clock.shutdownNow();
+    running().forEach(FakeSandbox::terminate);
+    await(binding.terminate(Duration.ofSeconds(1)), "closing the port");
+    system.terminate();
+    await(system.getWhenTerminated(), "ending");
+    FakeSandbox.delete(folder);
+  }
+
+  // Calls -----------------------------------------------------------------------------------------
+
+  private CompletionStage<HttpResponse> answer(HttpRequest request) {
+    String path = request.getUri().path();
+    String method = path.startsWith(PREFIX) ? path.substring(PREFIX.length()) : "?" + path;
+    Map<String, String> headers = new HashMap<>();
+    for (HttpHeader header : request.getHeaders()) {
+      headers.put(header.lowercaseName(), header.value());
+    }
+    return request
+        .entity()
+        .toStrict(LIMIT.toMillis(), LARGEST_REQUEST, materializer)
+        .thenCompose(
+            entity -> {
+              byte[] bytes = entity.getData().drop(GRPC_PREFIX).toArray();
+              record(new RecordedCall(method, headers, bytes));
+              return answer(method, headers, request.withEntity(entity));
+            });
+  }
+
+  private CompletionStage<HttpResponse> answer(
+      String method, Map<String, String> headers, HttpRequest request) {
+    Optional<Status> refusal = refusal(method, headers);
+    if (refusal.isPresent()) {
+      violations.add(method + ": " + refusal.get().getDescription());
+      return CompletableFuture.completedFuture(refusal(refusal.get(), Optional.empty()));
+    }
+    Fault fault = nextFault(method);
+    if (fault != null && !fault.after()) {
+      return CompletableFuture.completedFuture(fault.answer());
+    }
+    CompletionStage<HttpResponse> answer =
+        STREAMING.contains(method)
+            ? handle(request)
+            // The same key, the same call: it is carried out once, however often it comes.
+            : answered.computeIfAbsent(
+                method + " " + headers.get("x-idempotency-key"), key -> handle(request));
+    return fault == null ? answer : answer.thenApply(lost -> fault.answer());
+  }
+
+  private CompletionStage<HttpResponse> handle(HttpRequest request) {
+    try {
+      return handler.apply(request);
+    } catch (Exception e) {
+      return CompletableFuture.failedFuture(e);
+    }
+  }
+
+  /** What Modal demands of every call. */
+  private Optional<Status> refusal(String method, Map<String, String> headers) {
+    for (String name : List.of("x-modal-client-version", "x-modal-libmodal-version")) {
+      if (headers.getOrDefault(name, "").isBlank()) {
+        return invalid("the header %s is missing", name);
+      }
+    }
+    String type = headers.getOrDefault("x-modal-client-type", "");
+    if (!CLIENT_TYPES.contains(type)) {
+      return invalid("x-modal-client-type is '%s'", type);
+    }
+    if (!headers.getOrDefault("x-modal-token-id", "").equals(TOKEN_ID)
+        || !headers.getOrDefault("x-modal-token-secret", "").equals(TOKEN_SECRET)) {
+      return Optional.of(
+          Status.UNAUTHENTICATED.withDescription("Token ID is malformed or unknown"));
+    }
+    boolean withAuthToken = headers.containsKey("x-modal-auth-token");
+    if (method.equals("AuthTokenGet") || STREAMING.contains(method)) {
+      if (withAuthToken) {
+        return invalid("%s carries x-modal-auth-token", method);
+      }
+    } else {
+      String reason = tokens.refusal(headers.getOrDefault("x-modal-auth-token", ""));
+      if (!reason.isEmpty()) {
+        return Optional.of(Status.UNAUTHENTICATED.withDescription(reason));
+      }
+    }
+    return STREAMING.contains(method) ? Optional.empty() : attemptRefusal(headers);
+  }
+
+  private static Optional<Status> attemptRefusal(Map<String, String> headers) {
+    String key = headers.getOrDefault("x-idempotency-key", "");
+    if (!key.matches(UUID_PATTERN)) {
+      return invalid("x-idempotency-key is no UUID: '%s'", key);
+    }
+    for (String kind : List.of("x-retry-", "x-throttle-retry-")) {
+      String attempt = headers.getOrDefault(kind + "attempt", "");
+      String delay = headers.getOrDefault(kind + "delay", "");
+      if (!attempt.matches("\\d{1,6}")) {
+        return invalid("%sattempt is '%s'", kind, attempt);
+      }
+      if (attempt.equals("0") ? !delay.isEmpty() : !delay.matches("\\d+\\.\\d{3}")) {
+        return invalid("%sdelay is '%s'", kind, delay);
+      }
+    }
+    return Optional.empty();
+  }
+
+  private static Optional<Status> invalid(String format, Object... arguments) {
+    return Optional.of(
+        Status.INVALID_ARGUMENT.withDescription(String.format(Locale.ROOT, format, arguments)));
+  }
+
+  private void record(RecordedCall call) {
+    if (calls.size() < MOST_CALLS) {
+      calls.add(call);
+    }
+  }
+
+  private void addFaults(String method, int times, Fault fault) {
+    synchronized (faults) {
+      Deque<Fault> queue = faults.computeIfAbsent(method, none -> new ArrayDeque<>());
+      for (int i = 0; i < times; i++) {
+        queue.add(fault);
+      }
+    }
+  }
+
+  private Fault nextFault(String method) {
+    synchronized (faults) {
+      Deque<Fault> queue = faults.get(method);
+      return queue == null ? null : queue.poll();
+    }
+  }
+
+  /** An answer of headers alone, as gRPC has it where there is no message. */
+  private static HttpResponse refusal(Status status, Optional<RPCStatus> details) {
+    HttpResponse response =
+        HttpResponse.create()
+            .withEntity(
+                HttpEntities.create(
+                    ContentTypes.create(MediaTypes.customBinary("application", "grpc+proto", true)),
+                    ByteString.emptyByteString()))
+            .addHeader(RawHeader.create("grpc-status", Integer.toString(status.getCode().value())))
+            .addHeader(
+                RawHeader.create(
+                    "grpc-message",
+                    URLEncoder.encode(status.getDescription(), StandardCharsets.UTF_8)
+                        .replace("+", "%20")));
+    return details
+        .map(
+            each ->
+                response.addHeader(
+                    RawHeader.create(
+                        "grpc-status-details-bin",
+                        Base64.getEncoder().withoutPadding().encodeToString(each.toByteArray()))))
+        .orElse(response);
+  }
+
+  private static <T> T await(CompletionStage<T> stage, String what) {
+    try {
+      return stage.toCompletableFuture().get(LIMIT.toMillis(), TimeUnit.MILLISECONDS);
+    } catch (InterruptedException e) {
+      Thread.currentThread().interrupt();
+      throw new RemoraException("interrupted while " + what, e);
+    } catch (ExecutionException e) {
+      throw new RemoraException(what + " failed: " + e.getCause().getMessage(), e.getCause());
+    } catch (TimeoutException e) {
+      throw new RemoraException(what + " took too long", e);
+    }
+  }
+}

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.provider.modal.fake;
+
+import java.time.Duration;
+import java.util.concurrent.Callable;
+import java.util.concurrent.CountDownLatch;
+import picocli.CommandLine;
+import picocli.CommandLine.Option;
+
+/** The server as a program: {@code java -cp … io.remora.provider.modal.fake.FakeModalCommand}. */
+@CommandLine.Command(
+    name = "fake-modal",
+    mixinStandardHelpOptions = true,
+    sortOptions = false,
+    description = {
+      "A server on loopback that behaves like Modal's control plane, whose sandboxes are processes of"
+          + " this computer: to try the Modal provider without an account.",
+      "Prints the provider's settings for it, and serves until it is stopped."
+    })
+public final class FakeModalCommand implements Callable<Integer> {
+
+  @Option(
+      names = "--port",
+      defaultValue = "0",
+      description = "0 takes any free one. Default: ${DEFAULT-VALUE}")
+  private int port;
+
+  @Option(
+      names = "--gpus",
+      defaultValue = "8",
+      description = "How many simulated GPUs there are. Default: ${DEFAULT-VALUE}")
+  private int gpus;
+
+  @Option(
+      names = "--token-life",
+      defaultValue = "1200",
+      description = "How long auth tokens are good, in seconds. Default: ${DEFAULT-VALUE}")
+  private int tokenLifeSeconds;
+
+  @Option(
+      names = "--speed",
+      defaultValue = "1",
+      description =
+          "How many seconds of a sandbox's time limits pass in one. Default: ${DEFAULT-VALUE}")
+  private double speed;
+
+  private FakeModalCommand() {}
+
+  /** Serves until the process is stopped, and then ends all sandboxes. */
+  public static void main(String[] arguments) {
+    System.exit(new CommandLine(new FakeModalCommand()).execute(arguments));
+  }
+
+  @Override
+  public Integer call() throws InterruptedException {
+    FakeModal.Options options =
+        FakeModal.Options.defaults()
+            .withPort(port)
+            .withGpus(gpus)
+            .withTokenLife(Duration.ofSeconds(tokenLifeSeconds))
+            .withSpeed(speed);
+    FakeModal modal = FakeModal.start(options);
+    Runtime.getRuntime().addShutdownHook(new Thread(modal::close, "fake-modal-end"));
+    System.out.printf("# fake-modal at %s%n%s", modal.address(), modal.settings());
+    System.out.flush();
+    new CountDownLatch(1).await();
+    return CommandLine.ExitCode.OK;
+  }
+}

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.provider.modal;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+
+import com.typesafe.config.Config;
+import com.typesafe.config.ConfigException;
+import com.typesafe.config.ConfigFactory;
+import io.remora.provider.GpuType;
+import java.nio.file.Path;
+import java.util.Arrays;
+import java.util.List;
+import java.util.Set;
+import java.util.stream.Collectors;
+import org.junit.jupiter.api.Tag;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+
+@Tag("critical")
+class ModalSettingsTest {
+
+  static final Config REFERENCE =
+      ConfigFactory.parseFile(Path.of("src/main/resources/reference.conf").toFile()).resolve();
+
+  /** Their keys are names that anybody may add. */
+  private static final List<String> TABLES = List.of("prices.gpu-hour");
+
+  @Test
+  void readsEveryKeyAndNoOther() {
+    ModalSettings.from(REFERENCE);
+
+    Set<String> keys =
+        REFERENCE.entrySet().stream()
+            .map(entry -> entry.getKey())
+            .map(
+                key ->
+                    TABLES.stream()
+                        .map(table -> ModalSettings.PATH + "." + table)
+                        .filter(key::startsWith)
+                        .findFirst()
+                        .orElse(key))
+            .collect(Collectors.toSet());
+    keys.add(ModalSettings.PATH + ".node.environment");
+    assertThat(keys).hasSizeGreaterThan(30);
+    for (String key : keys) {
+      assertThatThrownBy(() -> ModalSettings.from(REFERENCE.withoutPath(key)))
+          .as("%s has no reader", key)
+          .isInstanceOf(ConfigException.Missing.class)
+          .hasMessageContaining(key.substring(key.lastIndexOf('.') + 1));
+    }
+  }
+
+  @Test
+  void knowsAPriceOfEachKindOfGpu() {
+    assertThat(ModalSettings.from(REFERENCE).prices().gpuHour())
+        .containsOnlyKeys(Arrays.stream(GpuType.values()).map(GpuType::displayName).toList());
+  }
+
+  @ParameterizedTest
+  @CsvSource(
+      delimiter = '|',
+      value = {
+        "cpu = 0 | remora.provider.modal.cpu must be at least 0.125",
+        "memory = 1 MiB | remora.provider.modal.memory must be at least 512 MiB",
+        "life-time = 25h | remora.provider.modal.life-time must be between 1 minute and 24 hours",
+        "idle-timeout = 1s | remora.provider.modal.idle-timeout must be at least PT2M",
+        "port = 0 | remora.provider.modal.port must be between 1 and 65535",
+        "owner-lease = 1s | remora.provider.modal.owner-lease must be at least PT1M",
+        "app = 'a b' | remora.provider.modal.app has up to 63",
+        "image { id = im-1, name = two } | at most one may be set",
+        "node.device = tpu | remora.provider.modal.node.device must be cuda, cpu or auto",
+        "node.environment { \"A B\" = x } | a variable's name",
+        "prices.core-hour = -1 | prices must not be negative"
+      })
+  void namesWhatIsWrong(String settings, String message) {
+    assertThatThrownBy(() -> with(settings))
+        .isInstanceOf(IllegalArgumentException.class)
+        .hasMessageContaining(message);
+  }
+
+  @Test
+  void doesNotShowSecrets() {
+    assertThat(with("token-secret = as-hidden, node.environment.KEY = hidden").toString())
+        .doesNotContain("hidden");
+  }
+
+  /** The reference with other settings before it, each a key below the provider's. */
+  static ModalSettings with(String settings) {
+    return ModalSettings.from(config(settings));
+  }
+
+  static Config config(String settings) {
+    return ConfigFactory.parseString(
+            ModalSettings.PATH + " { " + settings.replace('\'', '"') + " }")
+        .withFallback(REFERENCE);
+  }
+}

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.provider.process;
+
+import io.remora.provider.MachineSpec;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import java.util.TreeMap;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
+
+/**
+ * Puts a machine into the words of a command. What it puts in consists of letters, digits, {@code
+ * -}, {@code _} and {@code .}: a shell that the command goes through, as with {@code ssh}, finds
+ * nothing in it.
+ */
+final class CommandTemplate {
+
+  private static final Pattern PLACEHOLDER = Pattern.compile("\\{([a-z]+(?:-[a-z]+)*)}");
+
+  /** The value is empty where a word with the placeholder is to be left out. */
+  private final Map<String, String> values = new TreeMap<>();
+
+  /**
+   * @param launch marks this launch
+   * @param port 0: there is no {@code {port}}
+   */
+  CommandTemplate(MachineSpec spec, String launch, int port) {
+    values.put("machine", spec.name());
+    values.put("launch", launch);
+    values.put("gpu-count", Integer.toString(spec.gpuCount()));
+    values.put("gpu-type", spec.gpuType() == null ? "" : spec.gpuType().displayName());
+    if (port != 0) {
+      values.put("port", Integer.toString(port));
+    }
+  }
+
+  /**
+   * The command for the machine.
+   *
+   * @throws IllegalArgumentException if a word has a placeholder that there is not
+   */
+  List<String> fill(List<String> words) {
+    List<String> command = new ArrayList<>();
+    for (String word : words) {
+      if (PLACEHOLDER.matcher(word).results().noneMatch(found -> value(found.group(1)).isEmpty())) {
+        command.add(
+            PLACEHOLDER
+                .matcher(word)
+                .replaceAll(found -> Matcher.quoteReplacement(value(found.group(1)))));
+      }
+    }
+    return List.copyOf(command);
+  }
+
+  private String value(String name) {
+    String value = values.get(name);
+    if (value == null) {
+      throw new IllegalArgumentException(
+          "{%s} in the command is none of {%s}%s"
+              .formatted(
+                  name,
+                  String.join("}, {", values.keySet()),
+                  name.equals("port") ? ": set %s.port".formatted(ProcessSettings.PATH) : ""));
+    }
+    return value;
+  }
+}

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.provider.testkit;
+
+import io.remora.provider.ProvisionedNode;
+import java.util.Set;
+import java.util.stream.Collectors;
+
+/** Mock machines in this JVM. */
+final class MockInJvmContractTest extends ProviderContractTest {
+
+  @Override
+  protected String provider() {
+    return "mock";
+  }
+
+  @Override
+  protected String settings() {
+    return "remora.provider.mock.mode = in-jvm";
+  }
+
+  @Override
+  protected String failingSettings() {
+    return "remora.provider.mock { mode = in-jvm, device = cuda }";
+  }
+
+  @Override
+  protected String failure() {
+    return "this libtorch cannot use CUDA";
+  }
+
+  @Override
+  protected String hangingSettings() {
+    return "";
+  }
+
+  /** It is this process. */
+  @Override
+  protected boolean kill(ProvisionedNode node) {
+    return false;
+  }
+
+  /** The nodes' link ports are served by a thread each. */
+  @Override
+  protected Set<String> running() {
+    return Thread.getAllStackTraces().keySet().stream()
+        .filter(thread -> thread.getName().contains("remora-node-accept"))
+        .map(Object::toString)
+        .collect(Collectors.toSet());
+  }
+}
