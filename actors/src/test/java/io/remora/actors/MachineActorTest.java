@@ -23,6 +23,7 @@ import io.remora.actors.link.proto.SessionPosition;
 import io.remora.provider.LaunchToken;
 import io.remora.provider.MachineSpec;
 import io.remora.provider.NodeExit;
+import io.remora.provider.NodeUsage;
 import io.remora.provider.ProvisionedNode;
 import io.remora.runtime.AuthenticationException;
 import io.remora.runtime.Batch;
@@ -40,6 +41,7 @@ import io.remora.runtime.StorageBirth;
 import java.nio.ByteBuffer;
 import java.time.Duration;
 import java.util.List;
+import java.util.Map;
 import java.util.concurrent.BlockingQueue;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.LinkedBlockingQueue;
@@ -832,6 +834,34 @@ class MachineActorTest {
     assertThat(storage(session, 8).state()).isEqualTo(StorageState.REALIZED);
     await().atMost(LIMIT).until(() -> next.heard.contains("forget"));
     next.closeSockets();
+  }
+
+  @Test
+  void countsWhatAllItsNodesHaveCost() {
+    open(node);
+    assertThat(stats()).as("nobody counts that").doesNotContainKeys("gpu.seconds", "cost.dollars");
+    node.usage = new NodeUsage(60, 0.5);
+    assertThat(stats()).containsEntry("gpu.seconds", 60.0).containsEntry("cost.dollars", 0.5);
+
+    success(ask(MachineActor.Pause::new, MachineInfo.class));
+    TestNode next = new TestNode();
+    next.usage = new NodeUsage(5, 0.25);
+    plan(next);
+    success(ask(MachineActor.Resume::new, MachineInfo.class));
+    assertThat(stats()).containsEntry("gpu.seconds", 65.0).containsEntry("cost.dollars", 0.75);
+
+    success(ask(MachineActor.Close::new, Done.class));
+    assertThat(stats()).as("when it is closed").containsEntry("cost.dollars", 0.75);
+    TestNode again = new TestNode();
+    open(again);
+    assertThat(stats()).as("when it is opened anew").doesNotContainKey("cost.dollars");
+    success(ask(MachineActor.Close::new, Done.class));
+  }
+
+  private Map<String, Double> stats() {
+    TestProbe<MachineStats> probe = KIT.createTestProbe();
+    machine.tell(new MachineActor.GetStats(probe.getRef()));
+    return probe.receiveMessage().values();
   }
 
   @Test

@@ -30,6 +30,7 @@ import io.remora.actors.link.proto.Token;
 import io.remora.actors.link.proto.Welcome;
 import io.remora.provider.LaunchToken;
 import io.remora.provider.NodeExit;
+import io.remora.provider.NodeUsage;
 import io.remora.provider.ProvisionedNode;
 import java.io.IOException;
 import java.io.UncheckedIOException;
@@ -40,6 +41,7 @@ import java.nio.channels.ServerSocketChannel;
 import java.util.List;
 import java.util.Map;
 import java.util.NavigableMap;
+import java.util.Optional;
 import java.util.Queue;
 import java.util.concurrent.BlockingQueue;
 import java.util.concurrent.CompletableFuture;
@@ -79,6 +81,7 @@ final class TestNode implements ProvisionedNode, LinkConnection.Handler {
   volatile long executed;
   volatile long toSave;
   volatile String pause;
+  volatile NodeUsage usage;
   volatile LinkConnection connection;
   private LinkConnection carrier;
   volatile Hello hello;
@@ -146,6 +149,11 @@ final class TestNode implements ProvisionedNode, LinkConnection.Handler {
   }
 
   // ProvisionedNode
+
+  @Override
+  public Optional<NodeUsage> usage() {
+    return Optional.ofNullable(usage);
+  }
 
   @Override
   public InetSocketAddress address() {

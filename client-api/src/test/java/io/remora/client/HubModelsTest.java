@@ -10,9 +10,9 @@ import static org.bytedeco.pytorch.global.torch.randn;
 
 import com.typesafe.config.ConfigFactory;
 import io.remora.models.hub.GatedRepositoryException;
-import io.remora.models.hub.HubServer;
 import io.remora.models.hub.RepositoryNotFoundException;
 import io.remora.models.hub.RevisionNotFoundException;
+import io.remora.models.testkit.HubServer;
 import io.remora.runtime.RemoraException;
 import java.io.IOException;
 import java.nio.file.Files;

@@ -4,6 +4,7 @@ package io.remora.models.hub;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
+import io.remora.models.testkit.HubServer;
 import java.io.IOException;
 import java.net.URI;
 import java.nio.charset.StandardCharsets;

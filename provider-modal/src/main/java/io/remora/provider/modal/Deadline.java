@@ -38,8 +38,11 @@ record Deadline(long endNanos, BooleanSupplier abandoned) {
     return left().compareTo(limit) < 0 ? left() : limit;
   }
 
-  /** For a call of which an attempt may take this long. */
+  /**
+   * For a call of which an attempt may take this long. One that has begun goes on past the end,
+   * which is noticed, and explained, between calls.
+   */
   Limits limits(Duration attempt) {
-    return new Limits(atMost(attempt), left(), abandoned);
+    return new Limits(attempt, left(), abandoned);
   }
 }

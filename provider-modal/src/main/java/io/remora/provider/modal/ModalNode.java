@@ -431,7 +431,7 @@ final class ModalNode implements ProvisionedNode {
             "Ending the sandbox",
             ModalClientClient::sandboxTerminate,
             SandboxTerminateRequest.newBuilder().setSandboxId(sandboxId).build(),
-            deadline.limits(settings.callTimeout()));
+            deadline.limits(deadline.atMost(settings.callTimeout())));
       }
       while (!exited.isDone()) {
         GenericResult result =

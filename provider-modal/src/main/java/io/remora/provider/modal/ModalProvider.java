@@ -23,6 +23,7 @@ import io.remora.provider.modal.wire.SecretGetOrCreateRequest;
 import io.remora.provider.modal.wire.VolumeFsVersion;
 import io.remora.provider.modal.wire.VolumeGetOrCreateRequest;
 import io.remora.runtime.ProviderException;
+import io.remora.runtime.ProvisioningTimeoutException;
 import io.remora.runtime.UnsupportedGpuException;
 import java.nio.file.Path;
 import java.time.Duration;
@@ -181,7 +182,9 @@ public final class ModalProvider implements MachineProvider {
           } catch (ConfigException | IllegalArgumentException e) {
             throw new ProviderException("wrong configuration: " + e.getMessage(), e);
           } catch (RefusedException e) {
-            throw new ProviderException(e.getMessage(), e);
+            throw e.code() == Status.Code.DEADLINE_EXCEEDED
+                ? new ProvisioningTimeoutException(e.getMessage(), e)
+                : new ProviderException(e.getMessage(), e);
           }
         },
         context.blocking());

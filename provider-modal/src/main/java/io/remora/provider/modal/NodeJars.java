@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.provider.modal;
 
+import io.remora.models.ModelFiles;
 import io.remora.node.Main;
 import io.remora.provider.MachineProvider;
 import io.remora.runtime.ProviderException;
@@ -47,6 +48,7 @@ record NodeJars(List<Jar> jars) {
   private static final Map<String, Class<?>> OWN =
       Map.of(
           "remora-runtime", TorchLibrary.class,
+          "remora-models", ModelFiles.class,
           "remora-actors", MachineProvider.class,
           "remora-gpu-node", Main.class);
 

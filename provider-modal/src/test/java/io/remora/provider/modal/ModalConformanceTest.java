@@ -78,7 +78,7 @@ final class ModalConformanceTest {
         }
         node {
           java = sh
-          jvm-options = ["-c", "sleep 2; echo INFO node - one; sleep 0.1; echo INFO node - two; sleep 0.1; echo INFO node - three; sleep 0.1; echo INFO node - four; sleep 0.1; echo INFO node - five; sleep 0.1; echo remora-node listening on 127.0.0.1:1; exec sleep 100"]
+          jvm-options = ["-c", "echo INFO node - one; sleep 0.1; echo INFO node - two; sleep 0.1; echo INFO node - three; sleep 0.1; echo INFO node - four; sleep 0.1; echo INFO node - five; sleep 0.1; echo remora-node listening on 127.0.0.1:1; exec sleep 100"]
         }
       }
       """;
@@ -92,7 +92,7 @@ final class ModalConformanceTest {
   /** The machine's life, once for all tests. */
   @BeforeAll
   static void live() throws Exception {
-    modal = FakeModal.start(FakeModal.Options.defaults().withTokenLife(Duration.ofSeconds(2)));
+    modal = FakeModal.start(FakeModal.Options.defaults().withTokenLife(Duration.ofSeconds(5)));
     modal.throttle("AppGetOrCreate", 2, Duration.ofMillis(150));
     modal.fail("EnvironmentGetOrCreate", 2, Status.UNAVAILABLE.withDescription("not now"));
     modal.loseAnswer("SecretGetOrCreate", 1);
@@ -117,6 +117,7 @@ final class ModalConformanceTest {
     await()
         .atMost(Duration.ofSeconds(30))
         .until(() -> progress.stream().anyMatch(line -> line.contains("waits for 2 x A100-80GB")));
+    await().atMost(Duration.ofSeconds(30)).until(() -> modal.calls("AuthTokenGet").size() > 1);
     modal.holdQueue(false);
     ProvisionedNode node = provisioning.toCompletableFuture().get(60, TimeUnit.SECONDS);
     token = node.token().value();
@@ -152,7 +153,7 @@ final class ModalConformanceTest {
   void fetchesATokenFirstAndAnotherBeforeItEnds() {
     assertThat(calls.get(0).method()).isEqualTo("AuthTokenGet");
     assertThat(modal.calls("AuthTokenGet").size())
-        .as("with tokens of two seconds")
+        .as("with tokens of five seconds")
         .isGreaterThan(1);
   }
 

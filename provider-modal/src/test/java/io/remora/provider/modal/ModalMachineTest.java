@@ -12,9 +12,11 @@ import io.remora.provider.modal.fake.FakeModal;
 import io.remora.provider.modal.fake.FakeSandbox;
 import io.remora.runtime.ImageBuildException;
 import io.remora.runtime.NodeLostException;
+import java.io.BufferedReader;
 import java.io.IOException;
 import java.net.InetSocketAddress;
 import java.net.Socket;
+import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
@@ -29,14 +31,15 @@ import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.api.io.TempDir;
 
 /** What programs see of machines on Modal, good and bad days. */
-@Tag("fast")
 @Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class ModalMachineTest {
 
   private static final Duration LIMIT = Duration.ofSeconds(60);
 
+  @TempDir private Path folder;
   private Set<Long> before;
   private FakeModal modal;
 
@@ -64,6 +67,7 @@ final class ModalMachineTest {
   }
 
   @Test
+  @Tag("full")
   void anEvictedSandboxIsALostNodeAndSaysWhy() {
     RemoteMachine machine = open("evicted", "");
     Tensor ones = torch.ones(10).to(machine.device(), torch.ScalarType.Float);
@@ -81,6 +85,7 @@ final class ModalMachineTest {
   }
 
   @Test
+  @Tag("full")
   void aPausedMachineComesBackFromItsVolume() throws Exception {
     try (RemoteMachine machine = open("pausing", "")) {
       Tensor counter = torch.zeros(10).to(machine.device(), torch.ScalarType.Float);
@@ -99,6 +104,7 @@ final class ModalMachineTest {
   }
 
   @Test
+  @Tag("fast")
   void anImageThatCannotBeBuiltSaysWhatItsBuildSaid() {
     modal.failBuild("pip install torch", "no matching distribution found for torch");
 
@@ -111,6 +117,47 @@ final class ModalMachineTest {
         .hasMessageContaining("no matching distribution found for torch")
         .hasMessageContaining("RUN pip install torch");
     assertThat(modal.sandboxes()).isEmpty();
+  }
+
+  /** The case that costs money: nobody is there to end the sandbox. */
+  @Test
+  @Tag("full")
+  void theSandboxOfAKilledProgramEndsByItself() throws Exception {
+    Path settings = folder.resolve("application.conf");
+    Files.writeString(settings, TestModal.settings(modal) + "remora.node.orphan-timeout = 2s\n");
+    Process program =
+        new ProcessBuilder(
+                Path.of(System.getProperty("java.home"), "bin", "java").toString(),
+                "-Dconfig.file=" + settings,
+                "-cp",
+                System.getProperty("java.class.path"),
+                Program.class.getName())
+            .redirectError(ProcessBuilder.Redirect.DISCARD)
+            .start();
+    try (BufferedReader output = program.inputReader(StandardCharsets.UTF_8)) {
+      for (String line = ""; !"open".equals(line); line = output.readLine()) {
+        assertThat(line).as("output of the program").isNotNull();
+      }
+      assertThat(modal.running()).hasSize(1);
+    } finally {
+      program.destroyForcibly();
+    }
+
+    await().atMost(LIMIT).until(() -> modal.running().isEmpty());
+    assertThat(modal.calls("SandboxTerminate")).isEmpty();
+    assertThat(modal.sandboxes().get(0).printed()).contains("it has not come back");
+  }
+
+  /** A program with a machine that never closes it. */
+  static final class Program {
+
+    private Program() {}
+
+    public static void main(String[] arguments) throws InterruptedException {
+      RemoteMachine machine = RemoteMachine.open(ModalProvider.NAME);
+      System.out.println(machine.state() == MachineState.READY ? "open" : "not open");
+      Thread.sleep(Long.MAX_VALUE);
+    }
   }
 
   private RemoteMachine open(String name, String settings) {

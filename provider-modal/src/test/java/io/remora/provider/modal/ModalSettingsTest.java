@@ -8,10 +8,14 @@ import com.typesafe.config.Config;
 import com.typesafe.config.ConfigException;
 import com.typesafe.config.ConfigFactory;
 import io.remora.provider.GpuType;
+import java.io.IOException;
+import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Set;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 import java.util.stream.Collectors;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
@@ -78,6 +82,31 @@ class ModalSettingsTest {
     assertThatThrownBy(() -> with(settings))
         .isInstanceOf(IllegalArgumentException.class)
         .hasMessageContaining(message);
+  }
+
+  @Test
+  void theGuideNamesSettingsThatThereAre() throws IOException {
+    String guide = Files.readString(Path.of("../docs/modal.md"));
+    List<String> named =
+        Pattern.compile("(?<!io\\.)remora\\.provider\\.modal\\.([a-z0-9.-]+[a-z0-9])")
+            .matcher(guide)
+            .results()
+            .map(match -> match.group(1))
+            .toList();
+    assertThat(named).contains("prices", "gpu");
+    for (String key : named) {
+      assertThat(REFERENCE.hasPath(ModalSettings.PATH + "." + key)).as(key).isTrue();
+    }
+
+    Matcher hocon = Pattern.compile("(?s)```hocon\n(.*?)```").matcher(guide);
+    assertThat(hocon.find()).isTrue();
+    Config said = ConfigFactory.parseString(hocon.group(1)).resolve();
+    ModalSettings settings = ModalSettings.from(said.withFallback(REFERENCE));
+    assertThat(settings.sandbox().i6pn()).isTrue();
+    assertThat(settings.node().arguments()).contains("--seed-nodes");
+    said.entrySet()
+        .forEach(
+            entry -> assertThat(REFERENCE.hasPath(entry.getKey())).as(entry.getKey()).isTrue());
   }
 
   @Test

@@ -7,6 +7,9 @@ import io.remora.provider.modal.ModalApi.Limits;
 import io.remora.provider.modal.fake.FakeModal;
 import io.remora.provider.modal.wire.AppGetOrCreateRequest;
 import io.remora.provider.modal.wire.GPUConfig;
+import io.remora.provider.modal.wire.Image;
+import io.remora.provider.modal.wire.ImageGetOrCreateRequest;
+import io.remora.provider.modal.wire.ImageJoinStreamingRequest;
 import io.remora.provider.modal.wire.ModalClientClient;
 import io.remora.provider.modal.wire.NetworkAccess;
 import io.remora.provider.modal.wire.NetworkAccess.NetworkAccessType;
@@ -54,9 +57,13 @@ final class TestModal {
 
   /** A sandbox of app "remora" that runs a shell's command, with one GPU and one port. */
   static Sandbox.Builder sandbox(FakeModal modal, String command) {
+    return sandbox(modal.publishImage("any:" + command.hashCode()), command);
+  }
+
+  static Sandbox.Builder sandbox(String image, String command) {
     return Sandbox.newBuilder()
         .addAllEntrypointArgs(List.of("/bin/sh", "-c", command))
-        .setImageId(modal.publishImage("any:" + command.hashCode()))
+        .setImageId(image)
         .setResources(
             Resources.newBuilder()
                 .setMilliCpu(2000)
@@ -69,18 +76,34 @@ final class TestModal {
         .setTimeoutSecs(3600);
   }
 
+  /** Has an image built, of one layer. */
+  static String build(ModalApi api) {
+    ImageGetOrCreateRequest request =
+        ImageGetOrCreateRequest.newBuilder()
+            .setAppId(app(api))
+            .setBuilderVersion("2025.06")
+            .setImage(Image.newBuilder().addDockerfileCommands("FROM debian"))
+            .build();
+    String id =
+        api.call("image", ModalClientClient::imageGetOrCreate, request, LIMITS).getImageId();
+    String[] position = {""};
+    for (int stream = 0; stream < 2; stream++) {
+      api.stream(
+          "build",
+          ModalClientClient::imageJoinStreaming,
+          ImageJoinStreamingRequest.newBuilder()
+              .setImageId(id)
+              .setTimeout(5)
+              .setLastEntryId(position[0])
+              .build(),
+          Duration.ofSeconds(10),
+          message -> position[0] = message.getEntryId());
+    }
+    return id;
+  }
+
   static String create(ModalApi api, Sandbox.Builder sandbox, List<SandboxTag> tags) {
-    String app =
-        api.call(
-                "app",
-                ModalClientClient::appGetOrCreate,
-                AppGetOrCreateRequest.newBuilder()
-                    .setAppName("remora")
-                    .setObjectCreationType(
-                        ObjectCreationType.OBJECT_CREATION_TYPE_CREATE_IF_MISSING)
-                    .build(),
-                LIMITS)
-            .getAppId();
+    String app = app(api);
     return api.call(
             "sandbox",
             ModalClientClient::sandboxCreate,
@@ -91,5 +114,17 @@ final class TestModal {
                 .build(),
             LIMITS)
         .getSandboxId();
+  }
+
+  private static String app(ModalApi api) {
+    return api.call(
+            "app",
+            ModalClientClient::appGetOrCreate,
+            AppGetOrCreateRequest.newBuilder()
+                .setAppName("remora")
+                .setObjectCreationType(ObjectCreationType.OBJECT_CREATION_TYPE_CREATE_IF_MISSING)
+                .build(),
+            LIMITS)
+        .getAppId();
   }
 }

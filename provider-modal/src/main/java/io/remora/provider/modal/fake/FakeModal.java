@@ -36,8 +36,10 @@ import java.time.Duration;
 import java.util.ArrayDeque;
 import java.util.Base64;
 import java.util.Collection;
+import java.util.Collections;
 import java.util.Deque;
 import java.util.HashMap;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
@@ -45,7 +47,6 @@ import java.util.Optional;
 import java.util.Set;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionStage;
-import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.CopyOnWriteArrayList;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.Executors;
@@ -72,7 +73,7 @@ public final class FakeModal implements AutoCloseable {
   private static final Duration LIMIT = Duration.ofSeconds(30);
   private static final Duration LIMITS_CHECK = Duration.ofMillis(50);
   private static final long LARGEST_REQUEST = 100L << 20;
-  private static final int MOST_CALLS = 100_000;
+  private static final int MOST_CALLS = 5_000;
   private static final int GRPC_PREFIX = 5;
   private static final String UUID_PATTERN = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}";
   private static final String PREFIX = "/" + ModalClient.name + "/";
@@ -99,45 +100,27 @@ public final class FakeModal implements AutoCloseable {
    * @param gpus how many there are; sandboxes for which there are none wait
    * @param tokenLife how long its auth tokens are good, whole seconds
    * @param speed how many seconds of a sandbox's limits pass in one
-   * @param pageSize of the list of sandboxes
-   * @param logEntriesPerStream after so many entries a stream of logs ends, and must be asked again
-   * @param builderVersion the environment's image builder
    */
-  public record Options(
-      int port,
-      int gpus,
-      Duration tokenLife,
-      double speed,
-      int pageSize,
-      int logEntriesPerStream,
-      String builderVersion) {
+  public record Options(int port, int gpus, Duration tokenLife, double speed) {
 
-    /** Any port, and the rest as Modal has it, but short pages and streams. */
+    /** Any port, eight GPUs, and time as it is. */
     public static Options defaults() {
-      return new Options(0, 8, Duration.ofMinutes(20), 1, 2, 5, "2025.06");
+      return new Options(0, 8, Duration.ofMinutes(20), 1);
     }
 
     /** These options, with that life of tokens. */
     public Options withTokenLife(Duration life) {
-      return new Options(port, gpus, life, speed, pageSize, logEntriesPerStream, builderVersion);
+      return new Options(port, gpus, life, speed);
     }
 
     /** These options, with that many GPUs. */
     public Options withGpus(int count) {
-      return new Options(
-          port, count, tokenLife, speed, pageSize, logEntriesPerStream, builderVersion);
+      return new Options(port, count, tokenLife, speed);
     }
 
     /** These options, with limits of time that pass so much faster. */
     public Options withSpeed(double factor) {
-      return new Options(
-          port, gpus, tokenLife, factor, pageSize, logEntriesPerStream, builderVersion);
-    }
-
-    /** These options, at that port. */
-    public Options withPort(int number) {
-      return new Options(
-          number, gpus, tokenLife, speed, pageSize, logEntriesPerStream, builderVersion);
+      return new Options(port, gpus, tokenLife, factor);
     }
   }
 
@@ -165,7 +148,19 @@ public final class FakeModal implements AutoCloseable {
   private final List<RecordedCall> calls = new CopyOnWriteArrayList<>();
   private final List<String> violations = new CopyOnWriteArrayList<>();
   private final Map<String, Deque<Fault>> faults = new HashMap<>();
-  private final Map<String, CompletionStage<HttpResponse>> answered = new ConcurrentHashMap<>();
+
+  /** Answers by method and key, the latest. */
+  private final Map<String, CompletionStage<HttpResponse>> answered =
+      Collections.synchronizedMap(
+          new LinkedHashMap<>() {
+            private static final long serialVersionUID = 1L;
+
+            @Override
+            protected boolean removeEldestEntry(
+                Map.Entry<String, CompletionStage<HttpResponse>> e) {
+              return size() > MOST_CALLS;
+            }
+          });
 
   private FakeModal(Options options) {
     try {
@@ -227,7 +222,7 @@ public final class FakeModal implements AutoCloseable {
         .formatted(address(), TOKEN_ID, TOKEN_SECRET);
   }
 
-  /** All calls so far, refused ones as well, in the order in which they came. */
+  /** The first 5,000 calls, refused ones as well, in the order in which they came. */
   public List<RecordedCall> calls() {
     return List.copyOf(calls);
   }
@@ -353,7 +348,9 @@ public final class FakeModal implements AutoCloseable {
       String method, Map<String, String> headers, HttpRequest request) {
     Optional<Status> refusal = refusal(method, headers);
     if (refusal.isPresent()) {
-      violations.add(method + ": " + refusal.get().getDescription());
+      if (violations.size() < MOST_CALLS) {
+        violations.add(method + ": " + refusal.get().getDescription());
+      }
       return CompletableFuture.completedFuture(refusal(refusal.get(), Optional.empty()));
     }
     Fault fault = nextFault(method);

@@ -54,11 +54,7 @@ public final class FakeModalCommand implements Callable<Integer> {
   @Override
   public Integer call() throws InterruptedException {
     FakeModal.Options options =
-        FakeModal.Options.defaults()
-            .withPort(port)
-            .withGpus(gpus)
-            .withTokenLife(Duration.ofSeconds(tokenLifeSeconds))
-            .withSpeed(speed);
+        new FakeModal.Options(port, gpus, Duration.ofSeconds(tokenLifeSeconds), speed);
     FakeModal modal = FakeModal.start(options);
     Runtime.getRuntime().addShutdownHook(new Thread(modal::close, "fake-modal-end"));
     System.out.printf("# fake-modal at %s%n%s", modal.address(), modal.settings());

@@ -80,6 +80,13 @@ final class FakeService implements ModalClient {
   private static final Duration LONGEST_WAIT = Duration.ofSeconds(60);
   private static final int MOST_LIFE_SECONDS = 24 * 3600;
   private static final int MOST_GPUS = 8;
+  private static final String BUILDER_VERSION = "2025.06";
+
+  /** Short, so that there are several. */
+  private static final int PAGE_SIZE = 2;
+
+  /** Of one stream, which must be opened again for more. */
+  private static final int LOG_ENTRIES = 5;
 
   private static final Set<String> GPU_TYPES =
       Set.of(
@@ -191,7 +198,7 @@ final class FakeService implements ModalClient {
                     .setName("main")
                     .setSettings(
                         EnvironmentSettings.newBuilder()
-                            .setImageBuilderVersion(options.builderVersion())
+                            .setImageBuilderVersion(BUILDER_VERSION)
                             .setMaxConcurrentGpus(options.gpus())))
             .build());
   }
@@ -366,8 +373,7 @@ final class FakeService implements ModalClient {
     check(!request.getLastEntryId().isEmpty(), "last_entry_id is missing: 0-0 is the first");
     return sandbox(request.getSandboxId())
         .log(request.getFileDescriptor() == FileDescriptor.FILE_DESCRIPTOR_STDERR)
-        .stream(
-            request.getLastEntryId(), duration(request.getTimeout()), options.logEntriesPerStream())
+        .stream(request.getLastEntryId(), duration(request.getTimeout()), LOG_ENTRIES)
         .map(
             entry -> {
               TaskLogsBatch.Builder batch =
@@ -416,7 +422,7 @@ final class FakeService implements ModalClient {
                     || each.createdAt() < request.getBeforeTimestamp())
         .filter(each -> each.tags().containsAll(request.getTagsList()))
         .sorted(Comparator.comparingDouble(FakeSandbox::createdAt).reversed())
-        .limit(options.pageSize())
+        .limit(PAGE_SIZE)
         .forEach(
             each ->
                 response.addSandboxes(

@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.examples.language;
+
+import static org.bytedeco.pytorch.global.torch.full;
+
+import io.remora.client.LoadOptions;
+import io.remora.client.RemoteMachine;
+import java.io.IOException;
+import java.io.PrintWriter;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.LinkedHashMap;
+import java.util.Locale;
+import java.util.Map;
+import java.util.concurrent.Callable;
+import org.bytedeco.javacpp.PointerScope;
+import org.bytedeco.pytorch.Scalar;
+import org.bytedeco.pytorch.StringTensorDict;
+import org.bytedeco.pytorch.Tensor;
+import org.bytedeco.pytorch.global.torch.ScalarType;
+import picocli.CommandLine;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.Mixin;
+import picocli.CommandLine.Option;
+import picocli.CommandLine.Spec;
+
+/** Trains a language model on a text, on a remote machine. */
+@Command(
+    name = "fine-tune",
+    showDefaultValues = true,
+    mixinStandardHelpOptions = true,
+    sortOptions = false,
+    description = {
+      "Trains a language model on a text file, on a remote machine that loads the weights and saves"
+          + " checkpoints itself. When it is done, the output folder is a model that generate takes."
+    })
+public final class FineTune implements Callable<Integer> {
+  private static final String STEP = "step";
+  // What transformers asks for in a file of weights.
+  private static final Map<String, String> FORMAT = Map.of("format", "pt");
+
+  @Mixin private ModelOptions options;
+
+  @Option(
+      names = "--text",
+      required = true,
+      paramLabel = "FILE",
+      description = "What to train on, UTF-8.")
+  private Path text;
+
+  @Option(
+      names = "--output",
+      required = true,
+      paramLabel = "FOLDER",
+      description = "Where the trained model goes, on this computer.")
+  private Path output;
+
+  @Option(
+      names = "--checkpoints",
+      paramLabel = "FOLDER",
+      description = {
+        "Where the checkpoint goes meanwhile, on the machine's disk, by an absolute path that the"
+            + " machine allows. Default: checkpoint in the output folder, as is right for a machine"
+            + " of provider mock."
+      })
+  private Path checkpoints;
+
+  @Option(names = "--resume", description = "Goes on from the checkpoint.")
+  private boolean resume;
+
+  @Option(
+      names = "--steps",
+      paramLabel = "N",
+      description = "Steps of the optimizer, those before a resumed checkpoint included.",
+      defaultValue = "100")
+  private int steps;
+
+  @Option(
+      names = "--block",
+      paramLabel = "N",
+      description = "Tokens that are looked at together.",
+      defaultValue = "256")
+  private int block;
+
+  @Option(
+      names = "--batch",
+      paramLabel = "N",
+      description = "Blocks computed at a time.",
+      defaultValue = "4")
+  private int batch;
+
+  @Option(
+      names = "--accumulate",
+      paramLabel = "N",
+      description = "Batches whose gradients make one step.",
+      defaultValue = "1")
+  private int accumulate;
+
+  @Option(
+      names = "--lr",
+      paramLabel = "RATE",
+      description = "The highest learning rate; it falls along a cosine.",
+      defaultValue = "5e-5")
+  private double learningRate;
+
+  @Option(
+      names = "--warm-up",
+      paramLabel = "N",
+      description = "Steps until then.",
+      defaultValue = "10")
+  private int warmUp;
+
+  @Option(
+      names = "--weight-decay",
+      paramLabel = "SHARE",
+      description = "AdamW's.",
+      defaultValue = "0.01")
+  private double weightDecay;
+
+  @Option(
+      names = "--clip",
+      paramLabel = "NORM",
+      description = "What the norm of the gradients is cut down to.",
+      defaultValue = "1")
+  private double clip;
+
+  @Option(
+      names = "--seed",
+      paramLabel = "N",
+      description = "Decides the order of the blocks.",
+      defaultValue = "0")
+  private long seed;
+
+  @Option(
+      names = "--log-every",
+      paramLabel = "N",
+      description = "Steps whose losses are read together; nothing else is read.",
+      defaultValue = "10")
+  private int logEvery;
+
+  @Option(
+      names = "--save-every",
+      paramLabel = "N",
+      description = "Steps between checkpoints; 0: none.",
+      defaultValue = "50")
+  private int saveEvery;
+
+  @Spec private CommandLine.Model.CommandSpec spec;
+
+  /** Runs the command and exits with its code. */
+  public static void main(String[] arguments) {
+    System.exit(commandLine().execute(arguments));
+  }
+
+  static CommandLine commandLine() {
+    return new CommandLine(new FineTune()).setCaseInsensitiveEnumValuesAllowed(true);
+  }
+
+  @Override
+  public Integer call() throws IOException {
+    checkOptions();
+    ModelFolder folder = options.folder();
+    LlamaConfig config = folder.config();
+    long[] tokens;
+    try (TextTokenizer tokenizer = folder.tokenizer()) {
+      tokens = tokenizer.encode(Files.readString(text), false);
+    }
+    Files.createDirectories(output);
+    try (RemoteMachine machine = options.open(folder, checkpointFolder());
+        PointerScope everything = new PointerScope()) {
+      Map<String, Tensor> checkpoint =
+          resume
+              ? machine
+                  .loadStateDicts(checkpointFolder().toString(), LoadOptions.defaults())
+                  .get("")
+              : Map.of();
+      LoadedModel model =
+          resume
+              ? LoadedModel.of(config, checkpoint)
+              : LoadedModel.load(machine, config, folder.source(), options.loadOptions(folder));
+      machine.manualSeed(seed);
+      Place place = new Place.Machine(machine);
+      TokenBlocks blocks = new TokenBlocks(tokens, block, batch, place);
+      PositionTable table = new PositionTable(config, block, place.device(), model.dtype());
+      Trainer trainer =
+          new Trainer(
+              model.module(), table.at(table.first(block), block), blocks, plan(), place, logEvery);
+      if (resume) {
+        trainer.restore(checkpoint, Math.toIntExact(checkpoint.get(STEP).item_long()));
+      }
+      train(machine, model, trainer);
+      machine.save(weights(model.module()), output.resolve("model.safetensors"), FORMAT);
+      folder.copyTo(output);
+    }
+    return 0;
+  }
+
+  private void train(RemoteMachine machine, LoadedModel model, Trainer trainer) throws IOException {
+    PrintWriter out = spec.commandLine().getOut();
+    long start = System.nanoTime();
+    int counted = 0;
+    while (trainer.done() < steps) {
+      trainer.step();
+      counted++;
+      int done = trainer.done();
+      if (done % logEvery == 0 || done == steps) {
+        float[] losses = trainer.losses();
+        for (int i = 0; i < losses.length; i++) {
+          out.printf(Locale.ROOT, "step %d loss %.9g%n", done - losses.length + i + 1, losses[i]);
+        }
+        out.printf(
+            Locale.ROOT,
+            "after %d of %d steps: learning rate %.3g, %.0f tokens/s%n",
+            done,
+            steps,
+            trainer.learningRate(),
+            (double) counted * accumulate * batch * block * 1e9 / (System.nanoTime() - start));
+        out.flush();
+        counted = 0;
+        start = System.nanoTime();
+      }
+      if (saveEvery > 0 && done % saveEvery == 0 && done < steps) {
+        saveCheckpoint(machine, model, trainer);
+      }
+    }
+  }
+
+  /**
+   * All of it in one file, which takes the place of the one before when it is whole: whenever the
+   * training ends, there is a checkpoint, and its parts belong together.
+   */
+  private void saveCheckpoint(RemoteMachine machine, LoadedModel model, Trainer trainer)
+      throws IOException {
+    try (PointerScope temporaries = new PointerScope()) {
+      Map<String, Tensor> everything = weights(model.module());
+      everything.putAll(trainer.state());
+      everything.put(
+          STEP,
+          full(
+              new long[] {},
+              new Scalar((long) trainer.done()),
+              Place.options(machine.device(), ScalarType.Long)));
+      machine.saveOnNode(
+          everything, checkpointFolder().resolve("checkpoint.safetensors").toString(), FORMAT);
+    }
+  }
+
+  /** A model's parameters by name. */
+  static Map<String, Tensor> weights(LlamaForCausalLM model) {
+    Map<String, Tensor> weights = new LinkedHashMap<>();
+    StringTensorDict parameters = model.named_parameters();
+    for (long i = 0; i < parameters.size(); i++) {
+      weights.put(parameters.get(i).key().getString(), parameters.get(i).value());
+    }
+    return weights;
+  }
+
+  private Path checkpointFolder() throws IOException {
+    return checkpoints == null
+        ? Files.createDirectories(output.toAbsolutePath().normalize().resolve("checkpoint"))
+        : checkpoints;
+  }
+
+  private Trainer.Plan plan() {
+    return new Trainer.Plan(
+        new CosineSchedule(learningRate, warmUp, steps),
+        accumulate,
+        clip,
+        FusedAdamW.Options.withWeightDecay(weightDecay));
+  }
+
+  private void checkOptions() {
+    require(steps >= 1, "--steps must be at least 1");
+    require(block >= 2, "--block must be at least 2");
+    require(batch >= 1, "--batch must be at least 1");
+    require(accumulate >= 1, "--accumulate must be at least 1");
+    require(learningRate > 0, "--lr must be above 0");
+    require(warmUp >= 0, "--warm-up must not be negative");
+    require(clip > 0, "--clip must be above 0");
+    require(logEvery >= 1, "--log-every must be at least 1");
+    require(saveEvery >= 0, "--save-every must not be negative");
+  }
+
+  private void require(boolean right, String message) {
+    if (!right) {
+      throw new CommandLine.ParameterException(spec.commandLine(), message);
+    }
+  }
+}

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.examples.language;
+
+import static org.bytedeco.pytorch.global.torch.zeros;
+import static org.bytedeco.pytorch.global.torch.zeros_like;
+
+import java.util.LinkedHashMap;
+import java.util.Map;
+import org.bytedeco.pytorch.Device;
+import org.bytedeco.pytorch.NoGradGuard;
+import org.bytedeco.pytorch.Scalar;
+import org.bytedeco.pytorch.StringTensorDict;
+import org.bytedeco.pytorch.Tensor;
+import org.bytedeco.pytorch.TensorVector;
+import org.bytedeco.pytorch.global.torch.ScalarType;
+
+/**
+ * AdamW, in libtorch's fused kernel: a step is one operation for the whole model. Its state is
+ * tensors beside the parameters, which can be saved and given back where they are; the optimizer of
+ * bytedeco's binding does not show its own.
+ */
+final class FusedAdamW {
+
+  /**
+   * What a step does besides the learning rate.
+   *
+   * @param beta1 decay of the gradients' mean
+   * @param beta2 decay of the squares' mean
+   * @param epsilon what is added to the root of the squares
+   * @param weightDecay share of each parameter, times the learning rate, that is taken off
+   */
+  record Options(double beta1, double beta2, double epsilon, double weightDecay) {
+    static Options withWeightDecay(double weightDecay) {
+      return new Options(0.9, 0.999, 1e-8, weightDecay);
+    }
+  }
+
+  private final Options options;
+  private final Map<String, Tensor> state = new LinkedHashMap<>();
+  private final TensorVector parameters = new TensorVector();
+  private final TensorVector means = new TensorVector();
+  private final TensorVector squares = new TensorVector();
+  private final TensorVector counters = new TensorVector();
+  private final Tensor counter;
+  private final Tensor rate;
+
+  /** For these parameters by name, which are on the device already; the state is on it, too. */
+  FusedAdamW(StringTensorDict named, Device device, Options options) {
+    this.options = options;
+    counter = zeros(new long[] {}, Place.options(device, ScalarType.Float));
+    rate = zeros(new long[] {}, Place.options(device, ScalarType.Float));
+    state.put("step", counter);
+    for (long i = 0; i < named.size(); i++) {
+      String name = named.get(i).key().getString();
+      Tensor parameter = named.get(i).access();
+      Tensor mean = zeros_like(parameter.detach());
+      Tensor square = zeros_like(parameter.detach());
+      state.put("mean." + name, mean);
+      state.put("square." + name, square);
+      parameters.push_back(parameter);
+      means.push_back(mean);
+      squares.push_back(square);
+      counters.push_back(counter);
+    }
+  }
+
+  /**
+   * All that the next step depends on, by name: {@code step}, and for each parameter {@code
+   * mean.<name>} and {@code square.<name>}. To go on where another optimizer was, copy its state
+   * into these.
+   */
+  Map<String, Tensor> state() {
+    return state;
+  }
+
+  /**
+   * Changes the parameters by their gradients, and drops those.
+   *
+   * @param mostNorm what the norm of all gradients together is cut down to
+   */
+  void step(double learningRate, double mostNorm) {
+    try (NoGradGuard noGradients = new NoGradGuard()) {
+      TensorVector gradients = new TensorVector();
+      for (Tensor parameter : parameters.get()) {
+        gradients.push_back(parameter.mutable_grad());
+      }
+      // As clip_grad_norm_ does it, which in C++ reads the norm in each step.
+      Tensor factor = Operators.norm(gradients).add(new Scalar(1e-6)).reciprocal();
+      Operators.scale(gradients, factor.mul(new Scalar(mostNorm)).clamp_max(new Scalar(1.0)));
+      counter.add_(new Scalar(1.0));
+      rate.fill_(new Scalar(learningRate));
+      Operators.adamW(parameters, gradients, means, squares, counters, rate, options);
+      for (Tensor parameter : parameters.get()) {
+        parameter.mutable_grad().reset();
+      }
+    }
+  }
+}

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.examples.language;
+
+import io.remora.client.RemoteMachine;
+import java.io.IOException;
+import java.io.PrintWriter;
+import java.io.UncheckedIOException;
+import java.nio.charset.StandardCharsets;
+import java.util.List;
+import java.util.Locale;
+import java.util.Set;
+import java.util.concurrent.Callable;
+import org.bytedeco.javacpp.PointerScope;
+import picocli.CommandLine;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.Mixin;
+import picocli.CommandLine.Option;
+import picocli.CommandLine.Spec;
+
+/**
+ * Continues a text with a language model on a remote machine, and prints what comes as it comes.
+ */
+@Command(
+    name = "generate",
+    showDefaultValues = true,
+    mixinStandardHelpOptions = true,
+    sortOptions = false,
+    description = {
+      "Continues a text with a language model on a remote machine. The machine loads the weights;"
+          + " this program fetches configuration and tokenizer only, and reads nothing from the"
+          + " machine but the tokens that it prints. Speed goes to standard error.",
+    })
+public final class Generate implements Callable<Integer> {
+
+  @Mixin private ModelOptions options;
+
+  @Option(
+      names = "--prompt",
+      required = true,
+      paramLabel = "TEXT",
+      description = "The text to continue; - reads it from standard input, as UTF-8.")
+  private String prompt;
+
+  @Option(
+      names = "--chat",
+      description = {
+        "The prompt is a question, and the model answers it. For models taught in ChatML, such as"
+            + " SmolLM2-Instruct and Qwen2-Instruct."
+      })
+  private boolean chat;
+
+  @Option(
+      names = "--system",
+      paramLabel = "TEXT",
+      description = "With --chat: who the model is to be.",
+      defaultValue = "You are a helpful AI assistant.")
+  private String system;
+
+  @Option(
+      names = "--max-tokens",
+      paramLabel = "N",
+      description = "How many tokens to add at most.",
+      defaultValue = "128")
+  private int maxTokens;
+
+  @Option(
+      names = "--temperature",
+      paramLabel = "T",
+      description = "0 takes the likeliest token always; more draws, the wilder the higher.",
+      defaultValue = "0")
+  private double temperature;
+
+  @Option(
+      names = "--top-k",
+      paramLabel = "K",
+      description = "Draws among the K likeliest tokens; 0: among all.",
+      defaultValue = "0")
+  private int topK;
+
+  @Option(
+      names = "--top-p",
+      paramLabel = "P",
+      description =
+          "Draws among the likeliest tokens that have this share of probability together.",
+      defaultValue = "1")
+  private double topP;
+
+  @Option(
+      names = "--seed",
+      paramLabel = "N",
+      description = "Of the machine's generator.",
+      defaultValue = "0")
+  private long seed;
+
+  @Option(
+      names = "--stop",
+      paramLabel = "TEXT",
+      description = "Ends before this text. May be given several times.")
+  private List<String> stops = List.of();
+
+  @Option(
+      names = "--check-every",
+      paramLabel = "N",
+      description = {
+        "Reads N tokens at a time. The machine is always a block ahead of what is read, so that up"
+            + " to 2 N tokens are computed in vain at the end. More than 1 pays where the machine is"
+            + " far away."
+      },
+      defaultValue = "1")
+  private int checkEvery;
+
+  @Option(
+      names = "--tokens",
+      description = {
+        "Prints a line for each token instead of the text: its number and the logarithm of its"
+            + " probability."
+      })
+  private boolean tokens;
+
+  @Spec private CommandLine.Model.CommandSpec spec;
+
+  /** Runs the command and exits with its code. */
+  public static void main(String[] arguments) {
+    System.exit(commandLine().execute(arguments));
+  }
+
+  static CommandLine commandLine() {
+    return new CommandLine(new Generate())
+        .setCaseInsensitiveEnumValuesAllowed(true)
+        .setOut(new PrintWriter(System.out, false, StandardCharsets.UTF_8));
+  }
+
+  @Override
+  public Integer call() {
+    checkOptions();
+    ModelFolder folder = options.folder();
+    LlamaConfig config = folder.config();
+    try (TextTokenizer tokenizer = folder.tokenizer()) {
+      long[] text = tokenize(tokenizer, config);
+      try (RemoteMachine machine = options.open(folder, null);
+          PointerScope everything = new PointerScope()) {
+        LoadedModel model =
+            LoadedModel.load(machine, config, folder.source(), options.loadOptions(folder));
+        machine.manualSeed(seed);
+        Place place = new Place.Machine(machine);
+        Generation.Plan plan =
+            new Generation.Plan(
+                new Sampler(temperature, topK, topP, place.generator()),
+                maxTokens,
+                checkEvery,
+                tokens);
+        Output output = new Output(tokenizer, ends(folder, tokenizer));
+        new Generation(config, model.module(), place, model.dtype()).run(text, plan, output);
+        output.end();
+      }
+    }
+    return 0;
+  }
+
+  private void checkOptions() {
+    require(maxTokens >= 1, "--max-tokens must be at least 1");
+    require(checkEvery >= 1, "--check-every must be at least 1");
+    require(temperature >= 0, "--temperature must not be negative");
+    require(topK >= 0, "--top-k must not be negative");
+    require(topP > 0 && topP <= 1, "--top-p must be above 0 and at most 1");
+  }
+
+  private void require(boolean right, String message) {
+    if (!right) {
+      throw new CommandLine.ParameterException(spec.commandLine(), message);
+    }
+  }
+
+  private long[] tokenize(TextTokenizer tokenizer, LlamaConfig config) {
+    String text = prompt.equals("-") ? standardInput() : prompt;
+    if (chat) {
+      tokenizer.token(ChatPrompt.BEGIN); // says that the model knows no ChatML
+    }
+    long[] encoded = tokenizer.encode(chat ? ChatPrompt.of(system, text) : text, !chat);
+    require(encoded.length > 0, "The prompt has no tokens");
+    int room = config.maxPositions() - encoded.length;
+    require(
+        maxTokens <= room,
+        "The prompt has %d tokens: that leaves room for %d more in this model, not for %d"
+            .formatted(encoded.length, Math.max(0, room), maxTokens));
+    return encoded;
+  }
+
+  private static String standardInput() {
+    try {
+      return new String(System.in.readAllBytes(), StandardCharsets.UTF_8);
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
+    }
+  }
+
+  private Set<Long> ends(ModelFolder folder, TextTokenizer tokenizer) {
+    Set<Long> ends = folder.endTokens();
+    if (chat) {
+      ends.add(tokenizer.token(ChatPrompt.END));
+    }
+    return ends;
+  }
+
+  /** Prints what comes, and in the end how fast it came. */
+  private final class Output implements Generation.Listener {
+    private final Set<Long> ends;
+    private final TokenText text;
+    private final PrintWriter out = spec.commandLine().getOut();
+    private final long start = System.nanoTime();
+    private long first;
+    private int count;
+
+    Output(TextTokenizer tokenizer, Set<Long> ends) {
+      this.ends = ends;
+      this.text = new TokenText(tokenizer::decode, stops);
+    }
+
+    @Override
+    public boolean onToken(long token, float logProbability) {
+      if (count++ == 0) {
+        first = System.nanoTime();
+      }
+      if (tokens) {
+        out.printf(Locale.ROOT, "%d %.6f%n", token, logProbability);
+      }
+      if (ends.contains(token)) {
+        return false;
+      }
+      String certain = text.add(token);
+      if (!tokens) {
+        out.print(certain);
+      }
+      out.flush();
+      return !text.stopped();
+    }
+
+    void end() {
+      long end = System.nanoTime();
+      if (!tokens) {
+        out.println(text.finish());
+      }
+      out.flush();
+      PrintWriter err = spec.commandLine().getErr();
+      err.printf(
+          Locale.ROOT,
+          "%d tokens, the first after %.2f s, then %.1f tokens/s%n",
+          count,
+          (first - start) / 1e9,
+          Math.max(0, count - 1) * 1e9 / Math.max(1, end - first));
+      err.flush();
+    }
+  }
+}

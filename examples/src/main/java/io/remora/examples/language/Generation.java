@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.examples.language;
+
+import static org.bytedeco.pytorch.global.torch.full;
+import static org.bytedeco.pytorch.global.torch.zeros;
+
+import java.time.Duration;
+import java.util.concurrent.CompletionStage;
+import java.util.concurrent.ExecutionException;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.TimeoutException;
+import org.bytedeco.javacpp.PointerScope;
+import org.bytedeco.pytorch.NoGradGuard;
+import org.bytedeco.pytorch.Scalar;
+import org.bytedeco.pytorch.Tensor;
+import org.bytedeco.pytorch.global.torch.ScalarType;
+
+/**
+ * Continues a text, token by token.
+ *
+ * <p>On a remote device nothing but tokens is read, and reading waits for nothing that could go on
+ * meanwhile: the token that was chosen stays on the device as the next step's input, the position
+ * is counted there as well, and the reading of a block of tokens ends while the device works on the
+ * next block. The price is that up to two blocks are computed in vain when the text ends.
+ */
+final class Generation {
+  private static final Duration LIMIT = Duration.ofMinutes(10);
+
+  /**
+   * How to continue.
+   *
+   * @param sampler chooses tokens
+   * @param mostTokens how many at most
+   * @param block how many tokens are read at a time, 1 or more
+   * @param withProbabilities whether the tokens' probabilities are wanted
+   */
+  record Plan(Sampler sampler, int mostTokens, int block, boolean withProbabilities) {}
+
+  /** Receives the tokens. */
+  interface Listener {
+    /**
+     * The next token.
+     *
+     * @param logProbability the logarithm of its probability, or NaN when that was not wanted
+     * @return whether to go on
+     */
+    boolean onToken(long token, float logProbability);
+  }
+
+  /** A block of tokens on its way. */
+  private record Block(CompletionStage<Tensor> tokens, CompletionStage<Tensor> probabilities) {
+
+    /** Tells the listener; false when it has had enough. */
+    boolean tell(Listener listener) {
+      try (Tensor values = await(tokens);
+          Tensor logarithms = probabilities == null ? null : await(probabilities)) {
+        for (long i = 0; i < values.numel(); i++) {
+          float logarithm = logarithms == null ? Float.NaN : logarithms.data_ptr_float().get(i);
+          if (!listener.onToken(values.data_ptr_long().get(i), logarithm)) {
+            return false;
+          }
+        }
+        return true;
+      }
+    }
+
+    void drop() {
+      tokens.thenAccept(Tensor::close);
+      if (probabilities != null) {
+        probabilities.thenAccept(Tensor::close);
+      }
+    }
+
+    private static Tensor await(CompletionStage<Tensor> stage) {
+      try {
+        return stage.toCompletableFuture().get(LIMIT.toSeconds(), TimeUnit.SECONDS);
+      } catch (ExecutionException e) {
+        throw e.getCause() instanceof RuntimeException cause
+            ? cause
+            : new IllegalStateException(e.getCause());
+      } catch (TimeoutException e) {
+        throw new IllegalStateException("No token in " + LIMIT.toMinutes() + " minutes", e);
+      } catch (InterruptedException e) {
+        Thread.currentThread().interrupt();
+        throw new IllegalStateException("Interrupted while waiting for a token", e);
+      }
+    }
+  }
+
+  private final LlamaConfig config;
+  private final LlamaForCausalLM model;
+  private final Place place;
+  private final ScalarType dtype;
+
+  /** With a model that is on this place's device. */
+  Generation(LlamaConfig config, LlamaForCausalLM model, Place place, ScalarType dtype) {
+    this.config = config;
+    this.model = model;
+    this.place = place;
+    this.dtype = dtype;
+  }
+
+  /**
+   * Continues a prompt until the listener has had enough or the plan's number of tokens is reached.
+   *
+   * @param prompt tokens, at least one
+   */
+  void run(long[] prompt, Plan plan, Listener listener) {
+    long capacity = (long) prompt.length + plan.mostTokens();
+    try (PointerScope everything = new PointerScope();
+        NoGradGuard noGradients = new NoGradGuard()) {
+      Steps steps = new Steps(prompt, plan, capacity);
+      Block earlier = null;
+      for (int made = 0; made < plan.mostTokens(); ) {
+        int count = Math.min(plan.block(), plan.mostTokens() - made);
+        Block block = steps.next(count);
+        if (earlier != null && !earlier.tell(listener)) {
+          block.drop();
+          return;
+        }
+        earlier = block;
+        made += count;
+      }
+      if (earlier != null) {
+        earlier.tell(listener);
+      }
+    }
+  }
+
+  /** The state between steps, all of it on the device. */
+  private final class Steps {
+    private final Plan plan;
+    private final PositionTable table;
+    private final KeyValueCache cache;
+    private final Tensor prompt;
+    private final Tensor token;
+    private final Tensor position;
+    private final Tensor tokens;
+    private final Tensor probabilities;
+    private long length;
+
+    Steps(long[] prompt, Plan plan, long capacity) {
+      this.plan = plan;
+      table = new PositionTable(config, capacity, place.device(), dtype);
+      cache = new KeyValueCache(config, 1, capacity, Place.options(place.device(), dtype));
+      this.prompt =
+          Tensor.create(prompt).to(place.device(), ScalarType.Long).view(1, prompt.length);
+      token = zeros(new long[] {1, 1}, Place.options(place.device(), ScalarType.Long));
+      position =
+          full(
+              new long[] {1},
+              new Scalar((long) prompt.length),
+              Place.options(place.device(), ScalarType.Long));
+      tokens = zeros(new long[] {plan.block()}, Place.options(place.device(), ScalarType.Long));
+      probabilities =
+          zeros(new long[] {plan.block()}, Place.options(place.device(), ScalarType.Float));
+    }
+
+    /** Computes so many tokens, and starts reading them. */
+    Block next(int count) {
+      for (int i = 0; i < count; i++) {
+        try (PointerScope temporaries = new PointerScope()) {
+          Tensor scores = scores();
+          Tensor chosen = plan.sampler().next(scores);
+          token.copy_(chosen);
+          tokens.narrow(0, i, 1).copy_(chosen.view(1));
+          if (plan.withProbabilities()) {
+            probabilities.narrow(0, i, 1).copy_(Sampler.logProbability(scores, chosen).view(1));
+          }
+        }
+      }
+      try (PointerScope temporaries = new PointerScope()) {
+        return new Block(
+            place.read(tokens.narrow(0, 0, count)),
+            plan.withProbabilities() ? place.read(probabilities.narrow(0, 0, count)) : null);
+      }
+    }
+
+    /** Of the token after the prompt or after the last one, {@code [1, vocabulary]}. */
+    private Tensor scores() {
+      if (length == 0) {
+        length = prompt.size(1);
+        return model.last(prompt, table.at(table.first(length), cache.span(length)), cache);
+      }
+      length++;
+      Tensor scores = model.last(token, table.at(position, cache.span(length)), cache);
+      position.add_(new Scalar(1L));
+      return scores;
+    }
+  }
+}

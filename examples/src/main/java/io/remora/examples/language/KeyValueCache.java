@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.examples.language;
+
+import static org.bytedeco.pytorch.global.torch.zeros;
+
+import java.util.ArrayList;
+import java.util.List;
+import org.bytedeco.pytorch.Tensor;
+import org.bytedeco.pytorch.TensorOptions;
+
+/**
+ * Keys and values of the tokens so far, in tensors that are made once for the longest text. New
+ * ones are written by index, and attention reads a length rounded up to a multiple of {@value
+ * #SPAN}: shapes then stay what they are for many steps, and a remote device records the same
+ * operations again and again, without asking what comes of them.
+ */
+final class KeyValueCache {
+  private static final long SPAN = 128;
+
+  private final long capacity;
+  private final List<Layer> layers = new ArrayList<>();
+
+  /** One layer's part: each {@code [batch, key and value heads, capacity, head size]}. */
+  record Layer(Tensor keys, Tensor values) {
+
+    /** Writes {@code [batch, key and value heads, time, head size]} to these positions. */
+    void write(Tensor positions, Tensor newKeys, Tensor newValues) {
+      keys.index_copy_(2, positions, newKeys);
+      values.index_copy_(2, positions, newValues);
+    }
+  }
+
+  /**
+   * An empty cache. Zeros, since what attention ignores must be a number.
+   *
+   * @param capacity tokens that there is room for
+   * @param options the model's device and dtype
+   */
+  KeyValueCache(LlamaConfig config, long batch, long capacity, TensorOptions options) {
+    this.capacity = capacity;
+    long[] shape = {batch, config.keyValueHeads(), capacity, config.headSize()};
+    for (int layer = 0; layer < config.layers(); layer++) {
+      layers.add(new Layer(zeros(shape, options), zeros(shape, options)));
+    }
+  }
+
+  long capacity() {
+    return capacity;
+  }
+
+  /** The length that attention reads for a text of {@code length} tokens. */
+  long span(long length) {
+    return Math.min(capacity, (length + SPAN - 1) / SPAN * SPAN);
+  }
+
+  Layer layer(int index) {
+    return layers.get(index);
+  }
+}

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.examples.language;
+
+import static org.bytedeco.pytorch.global.torch.empty;
+import static org.bytedeco.pytorch.global.torch.linear;
+
+import org.bytedeco.pytorch.Module;
+import org.bytedeco.pytorch.Tensor;
+import org.bytedeco.pytorch.TensorOptional;
+import org.bytedeco.pytorch.TensorOptions;
+
+/**
+ * A linear layer. Unlike libtorch's it can be made on any device, {@code meta} among them, and its
+ * numbers are not drawn: they come from a checkpoint.
+ */
+final class Linear extends Module {
+  private final Tensor weight;
+  private final Tensor bias;
+
+  /** Weight {@code [outputs, inputs]} and, where wanted, bias {@code [outputs]}. */
+  Linear(long inputs, long outputs, boolean bias, TensorOptions options) {
+    this.weight = register_parameter("weight", empty(new long[] {outputs, inputs}, options, null));
+    this.bias =
+        bias ? register_parameter("bias", empty(new long[] {outputs}, options, null)) : null;
+  }
+
+  /** {@code [..., inputs]} to {@code [..., outputs]}. */
+  Tensor forward(Tensor input) {
+    return bias == null ? linear(input, weight) : linear(input, weight, new TensorOptional(bias));
+  }
+}

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.examples.language;
+
+import static org.bytedeco.pytorch.global.torch.embedding;
+import static org.bytedeco.pytorch.global.torch.empty;
+import static org.bytedeco.pytorch.global.torch.linear;
+
+import java.util.ArrayList;
+import java.util.List;
+import org.bytedeco.pytorch.Module;
+import org.bytedeco.pytorch.Tensor;
+import org.bytedeco.pytorch.TensorOptions;
+
+/** Embedding, decoder layers and a last normalisation. */
+final class LlamaModel extends Module {
+  private final Embedding embedding;
+  private final Module layerList = new Module("layers");
+  private final List<DecoderLayer> layers = new ArrayList<>();
+  private final RmsNorm norm;
+
+  LlamaModel(LlamaConfig config, TensorOptions options) {
+    embedding = register_module("embed_tokens", new Embedding(config, options));
+    register_module("layers", layerList);
+    for (int i = 0; i < config.layers(); i++) {
+      layers.add(layerList.register_module(Integer.toString(i), new DecoderLayer(config, options)));
+    }
+    norm = register_module("norm", new RmsNorm(config.hiddenSize(), config.normEpsilon(), options));
+  }
+
+  /**
+   * Tokens {@code [batch, time]}, int64, to {@code [batch, time, hidden size]}.
+   *
+   * @param cache of the tokens before these, to which they are added; null: these are all
+   */
+  Tensor forward(Tensor tokens, PositionTable.Positions positions, KeyValueCache cache) {
+    Tensor hidden = embedding.forward(tokens);
+    for (int i = 0; i < layers.size(); i++) {
+      hidden = layers.get(i).forward(hidden, positions, cache == null ? null : cache.layer(i));
+    }
+    return norm.forward(hidden);
+  }
+
+  /** The embedding table as the output layer: {@code [..., hidden size]} to the vocabulary. */
+  Tensor unembed(Tensor hidden) {
+    return linear(hidden, embedding.weight);
+  }
+
+  /** A row of numbers for each token of the vocabulary. */
+  private static final class Embedding extends Module {
+    private final Tensor weight;
+
+    Embedding(LlamaConfig config, TensorOptions options) {
+      long[] shape = {config.vocabularySize(), config.hiddenSize()};
+      weight = register_parameter("weight", empty(shape, options, null));
+    }
+
+    Tensor forward(Tensor tokens) {
+      return embedding(weight, tokens);
+    }
+  }
+}

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.examples.language;
+
+import io.remora.client.LoadOptions;
+import io.remora.client.RemoteMachine;
+import io.remora.client.StateDicts;
+import java.util.LinkedHashMap;
+import java.util.Map;
+import org.bytedeco.pytorch.Device;
+import org.bytedeco.pytorch.StringTensorDict;
+import org.bytedeco.pytorch.Tensor;
+import org.bytedeco.pytorch.global.torch.ScalarType;
+
+/**
+ * A model on a machine.
+ *
+ * @param config its shape
+ * @param module with parameters that are the tensors that the machine has loaded
+ * @param dtype of its parameters
+ */
+record LoadedModel(LlamaConfig config, LlamaForCausalLM module, ScalarType dtype) {
+
+  /** Has the machine load a model. No weight comes here. */
+  static LoadedModel load(
+      RemoteMachine machine, LlamaConfig config, String source, LoadOptions options) {
+    return of(config, machine.loadStateDicts(source, options).get(""));
+  }
+
+  /** A model that lies on these tensors; others among them are left alone. */
+  static LoadedModel of(LlamaConfig config, Map<String, Tensor> tensors) {
+    LlamaForCausalLM module =
+        new LlamaForCausalLM(config, Place.options(new Device("meta"), ScalarType.Float));
+    Map<String, Tensor> wanted = new LinkedHashMap<>();
+    StringTensorDict parameters = module.named_parameters();
+    for (long i = 0; i < parameters.size(); i++) {
+      String name = parameters.get(i).key().getString();
+      if (tensors.containsKey(name)) {
+        wanted.put(name, tensors.get(name));
+      }
+    }
+    StateDicts.link(module, wanted);
+    return new LoadedModel(config, module, parameters.get(0).access().scalar_type());
+  }
+}

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.examples.language;
+
+import static org.bytedeco.pytorch.global.torch.log_softmax;
+import static org.bytedeco.pytorch.global.torch.softmax;
+
+import org.bytedeco.pytorch.Generator;
+import org.bytedeco.pytorch.GeneratorOptional;
+import org.bytedeco.pytorch.LongOptional;
+import org.bytedeco.pytorch.Scalar;
+import org.bytedeco.pytorch.T_TensorTensor_T;
+import org.bytedeco.pytorch.Tensor;
+import org.bytedeco.pytorch.global.torch.ScalarType;
+
+/**
+ * Chooses the next token from scores, on the scores' device: nothing is read.
+ *
+ * @param temperature what scores are divided by; 0: always the token with the highest score
+ * @param topK how many of the likeliest tokens are considered; 0: all
+ * @param topP share of probability that is considered, from the likeliest token down, 0 to 1
+ * @param generator draws; of the scores' device
+ */
+record Sampler(double temperature, int topK, double topP, Generator generator) {
+
+  Sampler {
+    if (!(temperature >= 0) || topK < 0 || !(topP > 0 && topP <= 1)) {
+      throw new IllegalArgumentException(
+          "temperature and top-k must not be negative, and top-p above 0 and at most 1");
+    }
+  }
+
+  /** {@code [batch, vocabulary]} to tokens {@code [batch, 1]}, int64. */
+  Tensor next(Tensor scores) {
+    if (temperature == 0) {
+      return scores.argmax(new LongOptional(-1), true);
+    }
+    long vocabulary = scores.size(-1);
+    long considered = topK == 0 ? vocabulary : Math.min(topK, vocabulary);
+    Tensor warm = scores.to(ScalarType.Float).div(new Scalar(temperature));
+    if (considered == vocabulary && topP == 1) {
+      return softmax(warm, -1).multinomial(1, false, new GeneratorOptional(generator));
+    }
+    T_TensorTensor_T likeliest = warm.topk(considered, -1, true, true);
+    Tensor probabilities = softmax(likeliest.get0(), -1);
+    if (topP < 1) {
+      // Those before it have the share already: not needed. The likeliest always is.
+      Tensor before = probabilities.cumsum(-1).sub(probabilities);
+      probabilities = probabilities.masked_fill(before.ge(new Scalar(topP)), new Scalar(0.0));
+    }
+    Tensor drawn = probabilities.multinomial(1, false, new GeneratorOptional(generator));
+    return likeliest.get1().gather(-1, drawn);
+  }
+
+  /** The logarithm of the model's probability of these tokens, {@code [batch, 1]}, float32. */
+  static Tensor logProbability(Tensor scores, Tensor tokens) {
+    return log_softmax(scores.to(ScalarType.Float), -1).gather(-1, tokens);
+  }
+}

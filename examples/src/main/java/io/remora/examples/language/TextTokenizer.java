@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.examples.language;
+
+import ai.djl.huggingface.tokenizers.HuggingFaceTokenizer;
+import java.io.IOException;
+import java.io.InputStream;
+import java.io.UncheckedIOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.Map;
+
+/** A model's tokenizer, from its file {@code tokenizer.json}. */
+final class TextTokenizer implements AutoCloseable {
+  static {
+    // DJL would tell its makers of each start on Amazon's computers, and look for natives for CUDA
+    // on the network.
+    System.setProperty("OPT_OUT_TRACKING", "true");
+    System.setProperty("ai.djl.offline", "true");
+  }
+
+  private final HuggingFaceTokenizer tokenizer;
+
+  private TextTokenizer(HuggingFaceTokenizer tokenizer) {
+    this.tokenizer = tokenizer;
+  }
+
+  /**
+   * Reads a file {@code tokenizer.json}.
+   *
+   * @throws UncheckedIOException when it cannot be read
+   */
+  static TextTokenizer read(Path file) {
+    // Neither cut off nor padded, whatever the file says: the whole text is wanted.
+    Map<String, String> options = Map.of("truncation", "false", "padding", "false");
+    try (InputStream input = Files.newInputStream(file)) {
+      return new TextTokenizer(HuggingFaceTokenizer.newInstance(input, options));
+    } catch (IOException e) {
+      throw new UncheckedIOException("No tokenizer: " + e, e);
+    }
+  }
+
+  /**
+   * A text's tokens.
+   *
+   * @param special whether the tokens that the model wants around a text are added
+   */
+  long[] encode(String text, boolean special) {
+    return tokenizer.encode(text, special, false).getIds();
+  }
+
+  /** What tokens say, without special ones; an unfinished character is U+FFFD. */
+  String decode(long[] tokens) {
+    return tokenizer.decode(tokens, true);
+  }
+
+  /**
+   * The token that stands for this text alone.
+   *
+   * @throws IllegalArgumentException when there is none
+   */
+  long token(String text) {
+    long[] tokens = encode(text, false);
+    if (tokens.length != 1) {
+      throw new IllegalArgumentException("The model's vocabulary has no token " + text);
+    }
+    return tokens[0];
+  }
+
+  @Override
+  public void close() {
+    tokenizer.close();
+  }
+}

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.examples.language;
+
+import static org.bytedeco.pytorch.global.torch.zeros;
+
+import java.util.LinkedHashMap;
+import java.util.Map;
+import org.bytedeco.javacpp.PointerScope;
+import org.bytedeco.pytorch.NoGradGuard;
+import org.bytedeco.pytorch.Scalar;
+import org.bytedeco.pytorch.Tensor;
+import org.bytedeco.pytorch.global.torch.ScalarType;
+
+/**
+ * Trains a model that is on a device already. Steps are only recorded: a value is read when the
+ * losses of many steps are asked for.
+ */
+final class Trainer {
+
+  /**
+   * How to train.
+   *
+   * @param schedule learning rates and number of steps
+   * @param accumulate batches whose gradients make one step
+   * @param mostNorm what the norm of the gradients is cut down to
+   * @param optimizer AdamW's other numbers
+   */
+  record Plan(
+      CosineSchedule schedule, int accumulate, double mostNorm, FusedAdamW.Options optimizer) {}
+
+  private final LlamaForCausalLM model;
+  private final Plan plan;
+  private final Place place;
+  private final TokenBlocks blocks;
+  private final PositionTable.Positions positions;
+  private final FusedAdamW optimizer;
+  private final Tensor losses;
+  private int done;
+  private int unread;
+
+  /**
+   * A trainer at the first step.
+   *
+   * @param mostUnread how many losses are kept until somebody asks for them, at least
+   */
+  Trainer(
+      LlamaForCausalLM model,
+      PositionTable.Positions positions,
+      TokenBlocks blocks,
+      Plan plan,
+      Place place,
+      int mostUnread) {
+    this.model = model;
+    this.positions = positions;
+    this.blocks = blocks;
+    this.plan = plan;
+    this.place = place;
+    this.optimizer = new FusedAdamW(model.named_parameters(), place.device(), plan.optimizer());
+    this.losses = zeros(new long[] {mostUnread}, Place.options(place.device(), ScalarType.Float));
+  }
+
+  /** Steps that are done. */
+  int done() {
+    return done;
+  }
+
+  /** The learning rate of the last step. */
+  double learningRate() {
+    return plan.schedule().at(Math.max(0, done - 1));
+  }
+
+  /** One step: some batches, then the optimizer. */
+  void step() {
+    Tensor loss = losses.select(0, unread);
+    loss.zero_();
+    for (int i = 0; i < plan.accumulate(); i++) {
+      try (PointerScope temporaries = new PointerScope()) {
+        Tensor batch = blocks.batch((long) done * plan.accumulate() + i);
+        Tensor share = model.loss(batch, positions).div(new Scalar((double) plan.accumulate()));
+        share.backward();
+        loss.add_(share.detach());
+      }
+    }
+    try (PointerScope temporaries = new PointerScope()) {
+      optimizer.step(plan.schedule().at(done), plan.mostNorm());
+    }
+    loss.close();
+    done++;
+    unread++;
+  }
+
+  /** The losses of the steps since the last call; the only thing that waits for the device. */
+  float[] losses() {
+    try (PointerScope temporaries = new PointerScope()) {
+      float[] values = new float[unread];
+      losses.narrow(0, 0, unread).cpu().data_ptr_float().get(values);
+      unread = 0;
+      return values;
+    }
+  }
+
+  /**
+   * What must be saved beside the model for the training to go on as if nothing had happened: the
+   * optimizer's state, the order of the blocks and the generator that draws the next one. The
+   * caller closes the tensors.
+   */
+  Map<String, Tensor> state() {
+    Map<String, Tensor> state = new LinkedHashMap<>();
+    optimizer.state().forEach((name, tensor) -> state.put("optimizer." + name, tensor));
+    state.put("order", blocks.order());
+    state.put("generator", place.generator().get_state().to(place.device(), ScalarType.Byte));
+    return state;
+  }
+
+  /** Goes on where another training was when it gave this state away, after so many steps. */
+  void restore(Map<String, Tensor> saved, int steps) {
+    try (NoGradGuard noGradients = new NoGradGuard()) {
+      optimizer
+          .state()
+          .forEach((name, tensor) -> tensor.copy_(required(saved, "optimizer." + name)));
+      blocks.order().copy_(required(saved, "order"));
+      place.generator().set_state(required(saved, "generator").cpu());
+    }
+    done = steps;
+  }
+
+  private static Tensor required(Map<String, Tensor> saved, String name) {
+    Tensor tensor = saved.get(name);
+    if (tensor == null) {
+      throw new IllegalArgumentException("The checkpoint has no tensor " + name);
+    }
+    return tensor;
+  }
+}

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.examples.language;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import io.remora.client.RemoteMachine;
+import java.io.IOException;
+import java.io.PrintWriter;
+import java.io.StringWriter;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.Tag;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.api.io.TempDir;
+import picocli.CommandLine;
+
+/** The programs as they are called. Their numbers are compared with transformers' in Python. */
+@Tag("fast")
+@Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
+final class ProgramsTest {
+  @TempDir private static Path folder;
+
+  private static Path model;
+  private static Path text;
+
+  @BeforeAll
+  static void saveModel() throws IOException {
+    model = Files.createDirectory(folder.resolve("model"));
+    text =
+        Files.writeString(folder.resolve("text.txt"), "One says this, another that.\n".repeat(26));
+    try (RemoteMachine machine = RemoteMachine.open("mock")) {
+      SmallModel.save(machine, model);
+    }
+  }
+
+  @Test
+  void aResumedTrainingHasTheBitsOfAnUndisturbedOne() throws IOException {
+    Path output = folder.resolve("trained");
+    Path weights = output.resolve("model.safetensors");
+    // Epochs have 15 batches: the resumed steps begin in the first, in the order that was saved,
+    // and
+    // go into the second, whose order the saved generator draws.
+    List<String> undisturbed = losses(fineTune(output, "--steps=9", "--save-every=7"));
+    byte[] trained = Files.readAllBytes(weights);
+    Files.delete(weights);
+
+    List<String> resumed = losses(fineTune(output, "--steps=9", "--save-every=0", "--resume"));
+
+    assertThat(undisturbed).hasSize(9);
+    assertThat(resumed).isEqualTo(undisturbed.subList(7, 9));
+    assertThat(weights).hasBinaryContent(trained);
+  }
+
+  @Test
+  void continuesATextUntilAStopString() {
+    Run run = run(Generate.commandLine(), generate("--max-tokens=60"));
+    String whole = run.output().substring(0, run.output().lastIndexOf('\n'));
+    String stop = whole.substring(whole.length() / 2, whole.length() / 2 + 2);
+    Run stopped = run(Generate.commandLine(), generate("--max-tokens=60", "--stop=" + stop));
+
+    assertThat(run.errors()).contains("60 tokens, the first after");
+    assertThat(stopped.output()).isEqualTo(whole.substring(0, whole.indexOf(stop)) + "\n");
+  }
+
+  @Test
+  void saysWhatIsWrongWithWhatItWasGiven() {
+    assertThat(run(Generate.commandLine(), generate("--top-p=0")).exitCode())
+        .isEqualTo(CommandLine.ExitCode.USAGE);
+    assertThat(run(Generate.commandLine(), generate("--max-tokens=600")).errors())
+        .contains("leaves room for 507 more in this model, not for 600");
+    assertThat(run(Generate.commandLine(), generate("--chat")).errors())
+        .contains("no token <|im_start|>");
+  }
+
+  private static String[] generate(String... more) {
+    List<String> arguments = new ArrayList<>(List.of("--model=" + model, "--prompt=A né"));
+    arguments.addAll(List.of(more));
+    return arguments.toArray(String[]::new);
+  }
+
+  private static String fineTune(Path output, String... more) {
+    List<String> arguments =
+        new ArrayList<>(
+            List.of(
+                "--model=" + model,
+                "--text=" + text,
+                "--output=" + output,
+                "--block=16",
+                "--batch=3",
+                "--accumulate=2",
+                "--log-every=1",
+                "--lr=0.01",
+                "--warm-up=2",
+                "--compute-threads=1"));
+    arguments.addAll(List.of(more));
+    Run run = run(FineTune.commandLine(), arguments.toArray(String[]::new));
+    assertThat(run.exitCode()).as(run.errors()).isZero();
+    return run.output();
+  }
+
+  private static List<String> losses(String output) {
+    return output.lines().filter(line -> line.startsWith("step ")).toList();
+  }
+
+  private static Run run(CommandLine command, String... arguments) {
+    StringWriter output = new StringWriter();
+    StringWriter errors = new StringWriter();
+    command.setOut(new PrintWriter(output, true)).setErr(new PrintWriter(errors, true));
+    return new Run(command.execute(arguments), output.toString(), errors.toString());
+  }
+
+  private record Run(int exitCode, String output, String errors) {}
+}
