@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.fast, pytest.mark.gateway]
 
 ROOT = Path(__file__).resolve().parents[3]
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-HUB_CLASSES = ROOT / "models/target/test-classes"
+HUB_CLASSES = ROOT / "models-testkit/target/classes"
 CPU = torch.device("cpu")
 
 
@@ -36,7 +36,7 @@ class Hub:
 
     def __init__(self, folder: Path) -> None:
         self._process = subprocess.Popen(
-            ["java", "-XX:+UseSerialGC", "io.remora.models.hub.HubServer", str(folder)],
+            ["java", "-XX:+UseSerialGC", "io.remora.models.testkit.HubServer", str(folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | {"CLASSPATH": f"{HUB_CLASSES}:{_gateway.class_path()}"},
