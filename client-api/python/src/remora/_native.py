@@ -47,6 +47,10 @@ _DECLARATIONS: dict[str, tuple[Any, list[Any]]] = {
         c_int64,
         [c_int64, c_int32, c_int64, c_char_p, c_char_p, c_int64, POINTER(c_int64), c_int64],
     ),
+    "call_node": (
+        c_int64,
+        [c_int64, c_int32, c_int64, c_char_p, c_char_p, c_int64, POINTER(c_int64), c_int64],
+    ),
     "run_await": (c_int64, [c_int64, c_int64, c_void_p]),
     "run_bind": (c_int32, [c_int64, c_int64, POINTER(c_int64), c_int64]),
     "set_run_callback": (None, [c_void_p]),

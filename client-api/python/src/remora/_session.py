@@ -103,6 +103,12 @@ class Session:
         """The PyTorch device of the machine's device number `index`."""
         return torch.device("remora", self.first_slot + index)
 
+    def has(self, device: torch.device) -> bool:
+        """Whether a device is one of the machine's."""
+        return device.type == "remora" and (
+            self.first_slot <= (device.index or 0) < self.first_slot + self.devices
+        )
+
     def synchronize(self) -> None:
         """Waits until all that was recorded is executed; raises the first failure nobody has read."""
         core.check(core.machine_synchronize(self.handle))

@@ -9,10 +9,20 @@ from __future__ import annotations
 
 __all__ = [
     "AuthenticationException",
+    "CorruptDownloadException",
     "CrossMachineException",
+    "EntryNotFoundException",
+    "GatedRepositoryException",
+    "HubException",
+    "HubUnreachableException",
     "ImageBuildException",
     "MachineStateException",
+    "ModelException",
+    "ModelFileException",
+    "NoDiskSpaceException",
     "NodeLostException",
+    "NotEnoughMemoryException",
+    "OfflineException",
     "ProtocolException",
     "ProviderException",
     "ProvisioningTimeoutException",
@@ -20,7 +30,9 @@ __all__ = [
     "RemoraException",
     "RemoteFunctionError",
     "RemoteOperationException",
+    "RepositoryNotFoundException",
     "ResourceExhaustedException",
+    "RevisionNotFoundException",
     "StaleReferenceException",
     "UnsupportedGpuException",
 ]
@@ -84,6 +96,63 @@ class ResourceExhaustedException(ProviderException):
 
 class ProvisioningTimeoutException(ProviderException):
     """A node was not ready within the time allowed for it."""
+
+
+class ModelException(RemoraException):
+    """A model could not be read, written or fetched."""
+
+
+class ModelFileException(ModelException):
+    """A model's file cannot be read, or is not what its format demands."""
+
+
+class NotEnoughMemoryException(ModelException):
+    """A device has no memory left for a model."""
+
+
+class HubException(ModelException):
+    """Files could not be fetched from a hub."""
+
+
+class HubUnreachableException(HubException):
+    """The hub could not be reached, was too slow, or answered with errors, as often as it was asked."""
+
+
+class OfflineException(HubException):
+    """The hub is not to be asked or cannot be reached, and the node's cache does not hold what is needed."""
+
+
+class RepositoryNotFoundException(HubException):
+    """The hub has no such repository, or does not show it to the holder of this token."""
+
+
+class GatedRepositoryException(HubException):
+    """The repository's owner gives access to those who ask for it, and this token has none.
+
+    Attributes:
+        access_page: where access is asked for; may be empty.
+
+    """
+
+    def __init__(self, message: str, access_page: str = "") -> None:
+        super().__init__(message)
+        self.access_page = access_page
+
+
+class RevisionNotFoundException(HubException):
+    """The repository has no such branch, tag or commit."""
+
+
+class EntryNotFoundException(HubException):
+    """The repository has no such file at this revision."""
+
+
+class CorruptDownloadException(HubException):
+    """What the hub sent is not what it had announced, by size or checksum. Nothing of it is kept."""
+
+
+class NoDiskSpaceException(HubException):
+    """A disk has no room for the files."""
 
 
 class UnsupportedGpuException(ProviderException):

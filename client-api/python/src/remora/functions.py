@@ -6,13 +6,11 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import contextlib
-import ctypes
 import functools
 import io
 import json
 import logging
 import math
-import queue
 import site
 import sys
 import sysconfig
@@ -25,9 +23,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar, ca
 import cloudpickle
 import torch
 
+from . import _calls as calls
 from . import _exchange as exchange
 from . import exceptions
-from ._exchange import SOURCE_ARGUMENT, Reader, Shape, Writer
+from ._exchange import Reader, Writer
 from ._native import core
 from ._session import Session, session_of
 
@@ -40,7 +39,6 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 _TIMEOUT = 3600.0
-_IDLE_SECONDS = 10.0
 _FAILURE = "remora.remote "
 
 
@@ -318,74 +316,6 @@ _own_modules: set[str] = set()
 # ---------------------------------------------------------------- calls under way
 
 
-class _Future(concurrent.futures.Future[Any]):
-    """Says so when nobody has looked at a failure."""
-
-    name = ""
-    _looked = False
-
-    def result(self, timeout: float | None = None) -> Any:
-        self._looked = True
-        return super().result(timeout)
-
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        self._looked = True
-        return super().exception(timeout)
-
-    def __del__(self) -> None:
-        if not self._looked and self.done() and not self.cancelled():
-            error = super().exception()
-            if error is not None:
-                log.error(
-                    "%s has failed, and nobody has asked for its result: %s", self.name, error
-                )
-
-
-class _Run:
-    """A call on its way."""
-
-    def __init__(self, session: Session, device: int, name: str, pickled: _Pickled) -> None:
-        self.session = session
-        self.name = name
-        self.future = _Future()
-        self.future.name = name
-        self.future.set_running_or_notify_cancel()
-        self.device = session.device(device)
-        self.arguments = pickled.tensors
-        self.request = 0
-
-
-class _Waiter:
-    """Waits for a session's calls, one after the other, as they end."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self.runs: queue.SimpleQueue[_Run] = queue.SimpleQueue()
-        threading.Thread(
-            target=self._wait, name=f"remora-remote-{session.machine_name}", daemon=True
-        ).start()
-
-    def _wait(self) -> None:
-        while True:
-            try:
-                run = self.runs.get(timeout=_IDLE_SECONDS)
-            except queue.Empty:
-                with _waiters_lock:
-                    if self.runs.empty():
-                        del _waiters[self._session]
-                        return
-                continue
-            try:
-                run.future.set_result(_result(run))
-            except BaseException as e:
-                run.future.set_exception(e)
-            del run
-
-
-_waiters: dict[Session, _Waiter] = {}
-_waiters_lock = threading.Lock()
-
-
 def _submit(
     session: Session,
     device: int,
@@ -394,8 +324,7 @@ def _submit(
     *,
     packages: Iterable[str],
     timeout: float,
-) -> _Future:
-    run = _Run(session, device, name, pickled)
+) -> calls.Future:
     header: dict[str, Any] = {
         "python": sys.version_info[:2],
         "torch": torch.__version__.split("+")[0],
@@ -408,34 +337,29 @@ def _submit(
     tensors, body = [*pickled.tensors], pickled.data
     if len(body) > exchange.INLINE_BYTES:
         header["body"] = len(tensors)
-        tensors.append(torch.frombuffer(bytearray(body), dtype=torch.uint8).to(run.device))
+        data = torch.frombuffer(bytearray(body), dtype=torch.uint8)
+        tensors.append(data.to(session.device(device)))
         body = b""
     payload = Writer()
     payload.block(json.dumps(header).encode())
     payload.raw(body)
-    data = payload.bytes()
-    count = len(tensors)
-    values = (ctypes.c_int64 * count)(*(tensor._cdata for tensor in tensors))
-    start = ctypes.addressof(values)
-    addresses = (ctypes.c_int64 * count)(*(start + 8 * i for i in range(count)))
-    run.request = core.check(
-        core.run(
-            session.handle,
-            device,
-            max(1, int(timeout * 1000)),
-            name.encode(),
-            data,
-            len(data),
-            addresses,
-            count,
-        )
+    request = calls.record(
+        core.run,
+        session,
+        device,
+        name,
+        payload=payload.bytes(),
+        tensors=tensors,
+        timeout=timeout,
     )
-    with _waiters_lock:
-        waiter = _waiters.get(session)
-        if waiter is None:
-            waiter = _waiters[session] = _Waiter(session)
-        waiter.runs.put(run)
-    return run.future
+    return calls.await_answer(
+        session,
+        request,
+        name,
+        arguments=pickled.tensors,
+        outcome=functools.partial(_outcome, name, pickled.tensors),
+        failure=functools.partial(_failure, name),
+    )
 
 
 # ---------------------------------------------------------------- what comes back
@@ -452,43 +376,9 @@ class _Unpickler(cloudpickle.pickle.Unpickler):  # type: ignore[misc]
         return self._load(pid)
 
 
-def _result(run: _Run) -> Any:
-    data = ctypes.c_void_p()
-    size = core.run_await(run.session.handle, run.request, ctypes.byref(data))
-    if size < 0:
-        raise _failure(run, core.error())
-    reader = Reader(ctypes.string_at(data, size))
-    reader.byte()
-    payload = reader.block()
-    devices = []
-    for _ in range(reader.number()):
-        devices.append((reader.number(), run.session.device(reader.number())))
-    storages = _bind(run, devices)
-    tensors = []
-    for _ in range(reader.number()):
-        source, number = reader.byte(), reader.number()
-        storage = (
-            run.arguments[number].untyped_storage()
-            if source == SOURCE_ARGUMENT
-            else storages[number]
-        )
-        tensors.append(Shape.read(reader).over(storage))
-    return _outcome(run, payload, tensors)
-
-
-def _bind(run: _Run, sizes: list[tuple[int, torch.device]]) -> list[torch.UntypedStorage]:
-    """Storages of this program for those that the function has left on the node."""
-    if not sizes:
-        return []
-    tensors = [torch.empty(size, dtype=torch.uint8, device=device) for size, device in sizes]
-    values = (ctypes.c_int64 * len(tensors))(*(tensor._cdata for tensor in tensors))
-    start = ctypes.addressof(values)
-    addresses = (ctypes.c_int64 * len(tensors))(*(start + 8 * i for i in range(len(tensors))))
-    core.check(core.run_bind(run.session.handle, run.request, addresses, len(tensors)))
-    return [tensor.untyped_storage() for tensor in tensors]
-
-
-def _outcome(run: _Run, payload: bytes, tensors: list[torch.Tensor]) -> Any:
+def _outcome(
+    name: str, arguments: list[torch.Tensor], payload: bytes, tensors: list[torch.Tensor]
+) -> Any:
     reader = Reader(payload)
     header = json.loads(reader.block())
     large = header["body"]
@@ -504,7 +394,7 @@ def _outcome(run: _Run, payload: bytes, tensors: list[torch.Tensor]) -> Any:
     def load(pid: Any) -> Any:
         kind, number, *rest = pid
         if kind == "argument":
-            return run.arguments[number]
+            return arguments[number]
         if number not in made:
             cls, requires_grad = rest
             made[number] = exchange.dressed(tensors[number], cls, requires_grad)
@@ -513,23 +403,23 @@ def _outcome(run: _Run, payload: bytes, tensors: list[torch.Tensor]) -> Any:
     error = header.get("error")
     if error is None:
         return _Unpickler(body, load).load() if body else None
-    raise _raised(run, error, body, load)
+    raise _raised(name, error, body, load)
 
 
 def _raised(
-    run: _Run, error: dict[str, Any], body: bytes, load: Callable[[Any], Any]
+    name: str, error: dict[str, Any], body: bytes, load: Callable[[Any], Any]
 ) -> BaseException:
     """The exception for what a function has raised."""
     what = f"{error['type']}: {error['text']}" if error["text"] else error["type"]
     if error["phase"] == "load":
         message = (
-            f"{run.name} and its arguments cannot be unpickled on the node: {what}; a package that is missing "
+            f"{name} and its arguments cannot be unpickled on the node: {what}; a package that is missing "
             "there can be installed with packages=[…]"
         )
     elif error["phase"] == "result":
-        message = f"the result of {run.name} cannot be pickled on the node: {what}"
+        message = f"the result of {name} cannot be pickled on the node: {what}"
     else:
-        message = f"{run.name} has raised {what}"
+        message = f"{name} has raised {what}"
     remote_error = exceptions.RemoteFunctionError(
         f"{message}\n\nOn the node:\n{error['traceback'].rstrip()}"
     )
@@ -537,7 +427,7 @@ def _raised(
         try:
             original = _Unpickler(body, load).load()
         except Exception as e:
-            log.debug("What %s has raised cannot be unpickled: %s", run.name, e)
+            log.debug("What %s has raised cannot be unpickled: %s", name, e)
         else:
             if isinstance(original, BaseException):
                 original.__cause__ = remote_error
@@ -545,10 +435,10 @@ def _raised(
     return remote_error
 
 
-def _failure(run: _Run, error: BaseException) -> BaseException:
+def _failure(name: str, error: BaseException) -> BaseException:
     """The exception for a function that has not come to its end."""
     text = str(error)
     if isinstance(error, exceptions.RemoteOperationException) and text.startswith(_FAILURE):
         _, _, why = text.partition(" failed on the node: ")
-        return exceptions.RemoteFunctionError(f"{run.name} failed on the node: {why or text}")
+        return exceptions.RemoteFunctionError(f"{name} failed on the node: {why or text}")
     return error

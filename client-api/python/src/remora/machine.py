@@ -9,13 +9,14 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 import torch
 
-from . import _gateway, _torch_module, exceptions, functions
+from . import _gateway, _torch_module, exceptions, functions, models
 from ._gateway import Gateway
 from ._native import address_of, core
 from ._proto import gateway_pb2 as pb
@@ -423,6 +424,46 @@ class RemoteMachine:
         """
         self._running()[0].synchronize()
 
+    def load_state_dicts(
+        self,
+        source: str | os.PathLike[str],
+        device: torch.device | str | None = None,
+        **options: Any,
+    ) -> dict[str, dict[str, torch.Tensor]]:
+        """:func:`remora.load_huggingface_state_dicts` onto this machine, by default onto its first device."""
+        return models.load_huggingface_state_dicts(
+            source, self.device() if device is None else device, **options
+        )
+
+    def save(
+        self,
+        state_dict: Mapping[str, torch.Tensor],
+        path: str | os.PathLike[str],
+        *,
+        metadata: Mapping[str, str] | None = None,
+        where: str = "program",
+    ) -> None:
+        """Writes tensors of this machine to a safetensors file.
+
+        The file is there when it is whole, and until then what was there before. Tensors that are the
+        same are written once; the file's metadata gives the other names, as safetensors' own library
+        does, and loading brings them back.
+
+        Args:
+            state_dict: by name.
+            path: the file; on the node an absolute path that ends with ``.safetensors``, within a folder
+                that the node allows (``remora.node.models.save-directories``).
+            metadata: what the file says besides; ``format`` is ``pt`` if it is not given.
+            where: ``"program"`` for a file of this computer, which one tensor after the other is read for;
+                ``"node"`` for one of the node's, so that none passes through this program.
+
+        Raises:
+            ModelException: the file cannot be written, or a dtype has no place in it.
+            ValueError: a tensor is not on this machine, or an argument is out of range.
+
+        """
+        models.save(self._running()[0], state_dict, path, metadata, where)
+
     def stats(self) -> dict[str, float]:
         """Figures of this machine so far; those of this process are known after :meth:`stop`, too.
 
@@ -450,9 +491,7 @@ class RemoteMachine:
 
         """
         session, gateway, machine = self._running()
-        if tensor.device.type != "remora" or not (
-            session.first_slot <= (tensor.device.index or 0) < session.first_slot + session.devices
-        ):
+        if not session.has(tensor.device):
             raise ValueError(f"the tensor is on {tensor.device}, not on {self}")
         number = storage_id(tensor)
         if not isinstance(session, GatewaySession) or gateway is None:

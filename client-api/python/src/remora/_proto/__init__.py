@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Generated code of the gateway's protocol."""
+"""Generated code of the protocols."""

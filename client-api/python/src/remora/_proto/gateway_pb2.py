@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 # Made from remora/gateway/v1/gateway.proto by scripts/generate_proto.py: do not edit.
-"""The messages of the gateway's protocol."""
+"""The messages of remora/gateway/v1/gateway.proto."""
 
 from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf.internal import builder as _builder

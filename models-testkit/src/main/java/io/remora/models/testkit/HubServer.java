@@ -6,7 +6,9 @@ import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import com.sun.net.httpserver.HttpExchange;
 import com.sun.net.httpserver.HttpServer;
+import java.io.BufferedReader;
 import java.io.IOException;
+import java.io.InputStreamReader;
 import java.io.OutputStream;
 import java.io.UncheckedIOException;
 import java.net.InetAddress;
@@ -160,15 +162,42 @@ public final class HubServer implements AutoCloseable {
     store = serve(0, this::answerFromStore);
   }
 
-  /** Serves the repositories OWNER/NAME that are folders of a folder, until it is ended. */
-  public static void main(String[] arguments) throws IOException, InterruptedException {
+  /**
+   * Serves the repositories OWNER/NAME that are folders of a folder, until standard input ends. Its
+   * lines are commands, each answered by a line: {@code gate OWNER/NAME TOKEN}; {@code cut TIMES
+   * BYTES} and {@code stall TIMES BYTES}, for the next downloads of large files; {@code downloads},
+   * how many of these there were.
+   */
+  public static void main(String[] arguments) throws IOException {
     Path folder = Path.of(arguments[0]);
     try (HubServer server =
         new HubServer(arguments.length > 1 ? Integer.parseInt(arguments[1]) : 0)) {
       server.load(folder);
       System.out.println("Hub at " + server.endpoint());
-      Thread.currentThread().join();
+      BufferedReader commands =
+          new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
+      for (String line = commands.readLine(); line != null; line = commands.readLine()) {
+        System.out.println(server.obey(line.split(" ")));
+      }
     }
+  }
+
+  private String obey(String... command) {
+    switch (command[0]) {
+      case "gate" -> repository(command[1]).gated(command[2]);
+      case "cut", "stall" -> {
+        int bytes = Integer.parseInt(command[2]);
+        fail(
+            downloads(),
+            Integer.parseInt(command[1]),
+            command[0].equals("cut") ? new Fault.Cut(bytes) : new Fault.Stall(bytes));
+      }
+      case "downloads" -> {
+        return String.valueOf(requests.stream().filter(downloads()).count());
+      }
+      default -> throw new IllegalArgumentException(command[0]);
+    }
+    return "done";
   }
 
   /** The value for HF_ENDPOINT. */

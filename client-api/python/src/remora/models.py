@@ -1,0 +1,435 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Models that a machine's node fetches, loads and saves: no weight passes through the program.
+
+``models.proto`` describes what the program and the node say to each other.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import json
+import logging
+import math
+import os
+import random
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from . import _calls as calls
+from . import exceptions
+from ._native import address_of, core
+from ._proto import models_pb2 as pb
+from ._session import LocalSession, Session, session_of
+
+if TYPE_CHECKING:
+    from .machine import RemoteMachine
+
+log = logging.getLogger("remora")
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.2
+_BETWEEN_LOG_LINES = 5.0
+_TIMEOUT = 7200.0
+_OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")
+
+
+@dataclass(frozen=True)
+class LoadProgress:
+    """How far a node is with fetching a model's files.
+
+    Attributes:
+        files_done: files that are there.
+        files: how many there are to be; 0 as long as that is not known.
+        bytes_done: of all files, those that were there before among them.
+        bytes: of all files.
+        bytes_per_second: over the network since the load began, on average.
+
+    """
+
+    files_done: int
+    files: int
+    bytes_done: int
+    bytes: int
+    bytes_per_second: float
+
+
+# ---------------------------------------------------------------- loading
+
+
+def load_huggingface_state_dicts(
+    repo: str | os.PathLike[str],
+    device: torch.device | str | RemoteMachine,
+    *,
+    revision: str | None = None,
+    allow_patterns: str | Sequence[str] | None = None,
+    ignore_patterns: str | Sequence[str] | None = None,
+    variant: str | None = None,
+    dtype: torch.dtype | None = None,
+    token: str | None = None,
+    endpoint: str | None = None,
+    progress: Callable[[LoadProgress], None] | None = None,
+    timeout: float = _TIMEOUT,
+) -> dict[str, dict[str, torch.Tensor]]:
+    """Has a machine's node load a model's weights onto a device of its own.
+
+    ::
+
+        weights = remora.load_huggingface_state_dicts("owner/name", machine.device())[""]
+        model.load_state_dict(weights, assign=True)
+
+    What is not in the node's cache yet is fetched from the hub, while the program's other threads go on
+    using the machine. Tensors that share memory in the files do so on the device. Ctrl-C, and whatever
+    `progress` raises, ends the load on the node as well.
+
+    Args:
+        repo: a repository on the hub, ``owner/name``; or a folder or file on the node's disk that the
+            node allows (``remora.node.models.directories``): a path that begins with ``/``, ``./`` or ``../``.
+        device: where the tensors are to be: a device of a machine, or a machine for its first.
+        revision: a branch, tag or commit of the repository; by default its branch ``main``.
+        allow_patterns: of the repository's files of weights only those of which one of these patterns
+            holds, such as ``unet/*``.
+        ignore_patterns: only those of which none of these holds.
+        variant: which of several kinds of the same weights, such as ``fp16`` in ``model.fp16.safetensors``.
+        dtype: what floating point tensors are converted to, on the node; by default they stay as they are.
+        token: what the node shows to the hub instead of its own token. It is not logged.
+        endpoint: address of the hub, one that the node allows (``remora.node.models.endpoints``), instead
+            of the node's own.
+        progress: is told how far the node is, about five times a second, on the calling thread. With or
+            without it the logger ``remora`` gets a line every five seconds.
+        timeout: seconds within which the model must be there.
+
+    Returns:
+        For each of the model's directories that has weights – ``""`` is the model's own – the tensors by
+        name. Where weights are tied, two names have the same tensor.
+
+    Raises:
+        ModelException: there is no such model, the node may not load it, or it cannot; subclasses tell
+            missing and gated repositories, damaged files, disks and devices without room.
+        RemoraException: it is not there within `timeout`.
+        ValueError: an argument is out of range, or the device is not a machine's.
+
+    """
+    if not (timeout > 0 and math.isfinite(timeout)):
+        raise ValueError(f"timeout must be a positive number of seconds, not {timeout}")
+    if dtype is not None and not dtype.is_floating_point:
+        raise ValueError(f"dtype must be a floating point type, not {dtype}")
+    session, number = _place(device)
+    load = pb.Load(
+        id=random.SystemRandom().getrandbits(64),
+        source=repo if isinstance(repo, str) else os.path.join(".", repo),  # noqa: PTH118 - Path drops "./"
+        revision=revision,
+        allow_patterns=_patterns(allow_patterns),
+        ignore_patterns=_patterns(ignore_patterns),
+        variant=variant,
+        token=token,
+        endpoint=endpoint,
+        dtype="" if dtype is None else _name(dtype),
+    )
+    try:
+        return _poll(session, number, load, dtype=dtype, progress=progress, timeout=timeout)
+    except BaseException:
+        _cancel(session, load)
+        raise
+
+
+def _place(device: torch.device | str | RemoteMachine) -> tuple[Session, int]:
+    """The session of a device, and its number on the machine."""
+    if not isinstance(device, str | torch.device):
+        device = device.device()
+    device = torch.device(device)
+    if device.type != "remora":
+        raise ValueError(f"a model is loaded onto a machine's device, not {device}")
+    slot = core.current_device() if device.index is None else device.index
+    session, number = session_of(slot)
+    _require_node(session)
+    return session, number
+
+
+def _require_node(session: Session) -> None:
+    if isinstance(session, LocalSession):
+        raise exceptions.MachineStateException(
+            "a machine in this process loads and saves no models: that is done by a node"
+        )
+
+
+def _patterns(patterns: str | Sequence[str] | None) -> Sequence[str]:
+    return [patterns] if isinstance(patterns, str) else patterns or []
+
+
+def _poll(
+    session: Session,
+    number: int,
+    load: pb.Load,
+    *,
+    dtype: torch.dtype | None,
+    progress: Callable[[LoadProgress], None] | None,
+    timeout: float,
+) -> dict[str, dict[str, torch.Tensor]]:
+    call = pb.NodeCall(load=load)
+    begin = time.monotonic()
+    next_line = begin + _BETWEEN_LOG_LINES
+    pause = _FIRST_PAUSE
+    while True:
+        left = begin + timeout - time.monotonic()
+        if left <= 0:
+            raise exceptions.RemoraException(
+                f"machine '{session.machine_name}' has not loaded {load.source} within {timeout:g} s (timeout)"
+            )
+        answer, tensors = _ask(session, f"loading {load.source}", call, device=number, timeout=left)
+        if answer.HasField("loaded"):
+            log.info(
+                "Machine '%s': %s is loaded, %d tensors in %.1f s",
+                session.machine_name,
+                load.source,
+                len(tensors),
+                time.monotonic() - begin,
+            )
+            return _state_dicts(answer.loaded, tensors, dtype)
+        now = answer.progress
+        if progress is not None:
+            progress(
+                LoadProgress(
+                    now.files_done, now.files, now.bytes_done, now.bytes, now.bytes_per_second
+                )
+            )
+        if time.monotonic() >= next_line:
+            next_line += _BETWEEN_LOG_LINES
+            log.info(
+                "Machine '%s' fetches %s: %d of %d files, %d of %d MB, %.0f MB/s",
+                session.machine_name,
+                load.source,
+                now.files_done,
+                now.files,
+                now.bytes_done // 1_000_000,
+                now.bytes // 1_000_000,
+                now.bytes_per_second / 1e6,
+            )
+        time.sleep(min(max(left, 0), pause))
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _cancel(session: Session, load: pb.Load) -> None:
+    """The node need not go on. It does not matter whether it hears of it."""
+    call = pb.NodeCall(cancel_load=pb.CancelLoad(id=load.id))
+    with contextlib.suppress(Exception):
+        _ask(session, "cancelling a load", call, timeout=_LONGEST_PAUSE)
+
+
+def _state_dicts(
+    loaded: pb.Loaded, tensors: list[torch.Tensor], dtype: torch.dtype | None
+) -> dict[str, dict[str, torch.Tensor]]:
+    if dtype is not None:
+        for i, tensor in enumerate(tensors):
+            if tensor.is_floating_point():
+                tensors[i] = tensor.to(dtype)
+    return {
+        directory.path: {named.name: tensors[named.tensor] for named in directory.tensors}
+        for directory in loaded.directories
+    }
+
+
+# ---------------------------------------------------------------- saving
+
+# As safetensors names them, strictest alignment first: the order of the tensors in a file.
+_DTYPES = {
+    "uint64": "U64",
+    "int64": "I64",
+    "float64": "F64",
+    "complex64": "C64",
+    "float32": "F32",
+    "uint32": "U32",
+    "int32": "I32",
+    "bfloat16": "BF16",
+    "float16": "F16",
+    "uint16": "U16",
+    "int16": "I16",
+    "float8_e5m2fnuz": "F8_E5M2FNUZ",
+    "float8_e4m3fnuz": "F8_E4M3FNUZ",
+    "float8_e8m0fnu": "F8_E8M0",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+    "int8": "I8",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
+_RANKS = {name: rank for rank, name in enumerate(_DTYPES)}
+
+
+def save(
+    session: Session,
+    state_dict: Mapping[str, torch.Tensor],
+    path: str | os.PathLike[str],
+    metadata: Mapping[str, str] | None,
+    where: str,
+) -> None:
+    """Writes tensors of a session's machine to a safetensors file; see ``RemoteMachine.save``."""
+    if where not in ("node", "program"):
+        raise ValueError(f"where must be 'node' or 'program', not {where!r}")
+    tensors, texts = _distinct(session, state_dict, metadata or {})
+    if where == "program":
+        _write(Path(path), tensors, texts)
+        return
+    _require_node(session)
+    call = pb.NodeCall(
+        save=pb.Save(
+            path=os.fspath(path),
+            tensors=[
+                pb.TensorToSave(name=name, dtype=_name(tensor.dtype), sizes=tensor.shape)
+                for name, tensor in tensors.items()
+            ],
+            metadata=texts,
+        )
+    )
+    _ask(session, f"saving {os.fspath(path)}", call, tensors=[*tensors.values()], timeout=_TIMEOUT)
+
+
+def _distinct(
+    session: Session, state_dict: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The tensors that differ, and the metadata, which also has the names that stand for the same as another."""
+    tensors: dict[str, torch.Tensor] = {}
+    texts = {"format": "pt", **metadata}
+    names: dict[tuple[object, ...], str] = {}
+    for name, tensor in state_dict.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise ValueError(
+                f"{name}: a model file has tensors only, not a {type(tensor).__name__}"
+            )
+        if not session.has(tensor.device):
+            raise ValueError(
+                f"{name} is on {tensor.device}, not on machine '{session.machine_name}'"
+            )
+        if _name(tensor.dtype) not in _DTYPES:
+            raise exceptions.ModelException(f"{name}: model files have no {tensor.dtype}")
+        same = (
+            core.storage_id(address_of(tensor)),
+            tensor.dtype,
+            tensor.shape,
+            tensor.stride(),
+            tensor.storage_offset(),
+            tensor.is_conj(),
+            tensor.is_neg(),
+        )
+        first = names.setdefault(same, name)
+        if first == name:
+            tensors[name] = tensor.detach()
+        elif name in texts:
+            raise ValueError(f"metadata must not have {name!r}: it is the name of a tensor")
+        else:
+            texts[name] = first
+    return tensors, texts
+
+
+def _write(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+    """Writes a file of this computer, one tensor after the other."""
+    order = sorted(tensors, key=lambda name: (_RANKS[_name(tensors[name].dtype)], name.encode()))
+    header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
+    end = 0
+    for name in order:
+        tensor = tensors[name]
+        begin, end = end, end + tensor.numel() * tensor.element_size()
+        header[name] = {
+            "dtype": _DTYPES[_name(tensor.dtype)],
+            "shape": [*tensor.shape],
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with _new_file(path, 8 + len(text) + end) as file, file.open("xb") as output:
+        output.write(len(text).to_bytes(8, "little"))
+        output.write(text)
+        for name in order:
+            local = tensors[name].cpu().resolve_conj().resolve_neg().contiguous()
+            output.write(local.reshape(-1).view(torch.uint8).numpy().data)
+        output.flush()
+        os.fsync(output.fileno())
+
+
+@contextlib.contextmanager
+def _new_file(path: Path, size: int) -> Iterator[Path]:
+    """A file beside its place, put there when it is whole; when it never gets whole, what was there before stays."""
+    part = path.with_name(f".{path.name}.{uuid.uuid4()}.part")
+    try:
+        free = shutil.disk_usage(path.parent).free
+        if free < size:
+            raise exceptions.NoDiskSpaceException(
+                f"{path} needs {size} bytes, the disk of {path.parent} has {free} left"
+            )
+        yield part
+        part.replace(path)
+    except OSError as e:
+        raise exceptions.ModelException(f"{path} cannot be written: {e}") from e
+    finally:
+        part.unlink(missing_ok=True)
+
+
+# ---------------------------------------------------------------- both
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _ask(
+    session: Session,
+    what: str,
+    call: pb.NodeCall,
+    *,
+    device: int = 0,
+    tensors: Sequence[torch.Tensor] = (),
+    timeout: float,
+) -> tuple[pb.NodeAnswer, list[torch.Tensor]]:
+    """Calls the node and waits for its answer."""
+    request = calls.record(
+        core.call_node,
+        session,
+        device,
+        what,
+        payload=call.SerializeToString(),
+        tensors=tensors,
+        timeout=timeout,
+    )
+    future = calls.await_answer(
+        session,
+        request,
+        what,
+        arguments=tensors,
+        outcome=lambda *answer: answer,
+        failure=_failure,
+    )
+    try:
+        payload, made = future.result(timeout)
+    except concurrent.futures.TimeoutError:
+        raise exceptions.RemoraException(
+            f"machine '{session.machine_name}' has not answered within {timeout:g} s: {what}"
+        ) from None
+    answer = pb.NodeAnswer.FromString(payload)
+    if answer.HasField("error"):
+        raise _error(session, answer.error)
+    return answer, made
+
+
+def _failure(error: BaseException) -> BaseException:
+    # There was room when the node looked, and there was none when it was to be used: the allocators' words.
+    text = str(error)
+    if isinstance(error, exceptions.RemoteOperationException) and _OUT_OF_MEMORY.search(text):
+        return exceptions.NotEnoughMemoryException(text)
+    return error
+
+
+def _error(session: Session, error: pb.ModelError) -> exceptions.ModelException:
+    message = f"machine '{session.machine_name}': {error.message}"
+    if error.kind == "GatedRepositoryException":
+        return exceptions.GatedRepositoryException(message, error.url)
+    kind = exceptions.BY_NAME.get(error.kind, exceptions.ModelException)
+    if not issubclass(kind, exceptions.ModelException):
+        kind = exceptions.ModelException
+    return kind(message)
