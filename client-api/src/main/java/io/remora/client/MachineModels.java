@@ -237,7 +237,9 @@ final class MachineModels {
     static ToSave of(Map<String, Tensor> stateDict, Map<String, String> metadata) {
       Map<Long, List<String>> byStorage = new HashMap<>();
       Map<String, Tensor> tensors = new LinkedHashMap<>();
-      Map<String, String> all = new HashMap<>(metadata);
+      // Without it, huggingface_hub and older versions of transformers refuse files with metadata.
+      Map<String, String> all = new HashMap<>(Map.of("format", "pt"));
+      all.putAll(metadata);
       stateDict.forEach(
           (name, tensor) -> {
             List<String> others =

@@ -228,7 +228,8 @@ public final class RemoteMachine implements AutoCloseable {
    * and loading brings them back.
    *
    * @param stateDict by name
-   * @param metadata what the file says besides; may be empty
+   * @param metadata what the file says besides; may be empty. {@code format} is {@code pt} unless
+   *     it is here
    * @throws io.remora.models.ModelException when the file cannot be written, or a dtype has no
    *     place in it
    * @throws IllegalArgumentException when a tensor is not on this machine

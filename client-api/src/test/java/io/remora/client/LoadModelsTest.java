@@ -15,15 +15,14 @@ import io.remora.models.ModelException;
 import io.remora.models.ModelFileException;
 import io.remora.models.NotEnoughMemoryException;
 import io.remora.models.SafetensorsFile;
+import io.remora.models.testkit.ModelFixtures;
 import io.remora.models.SafetensorsWriter;
 import java.io.IOException;
-import java.io.InputStream;
 import java.io.RandomAccessFile;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.nio.file.StandardCopyOption;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
@@ -124,17 +123,9 @@ final class LoadModelsTest {
     assertThat(model.get("a").sum().item_long()).isEqualTo(6);
   }
 
-  private static Path fixture(String name) throws IOException {
-    Path copy = folder.resolve(name);
-    try (InputStream in = ModelException.class.getResourceAsStream("/io/remora/models/" + name)) {
-      Files.copy(in, copy, StandardCopyOption.REPLACE_EXISTING);
-    }
-    return copy;
-  }
-
   @Test
   void everyDtypeOfSafetensorsIsOneOfTheMachine() throws IOException {
-    Path file = fixture("dtypes.safetensors");
+    Path file = ModelFixtures.copy("dtypes.safetensors", folder);
 
     Map<String, Tensor> model = machine.loadStateDicts(file.toString()).get("");
 
@@ -150,7 +141,7 @@ final class LoadModelsTest {
 
   @Test
   void tensorsOfACheckpointShareTheirStorageAsTheyDid() throws IOException {
-    Path file = fixture("checkpoint.pt");
+    Path file = ModelFixtures.copy("checkpoint.pt", folder);
 
     Map<String, Tensor> model = machine.loadStateDicts(file.toString()).get("");
 
@@ -304,7 +295,10 @@ final class LoadModelsTest {
   }
 
   private static void assertHolds(Path file, Map<String, Tensor> stateDict) {
-    assertThat(SafetensorsFile.open(file).metadata()).containsEntry("by", "test").hasSize(2);
+    assertThat(SafetensorsFile.open(file).metadata())
+        .containsEntry("by", "test")
+        .containsEntry("format", "pt")
+        .hasSize(3);
     assertThat(SafetensorsFile.open(file).tensors()).hasSize(4);
     Map<String, Tensor> loaded = machine.loadStateDicts(file.toString()).get("");
     assertThat(loaded).containsOnlyKeys(stateDict.keySet());

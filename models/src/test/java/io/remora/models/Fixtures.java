@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.models;
 
+import io.remora.models.testkit.ModelFixtures;
 import java.io.BufferedOutputStream;
 import java.io.IOException;
 import java.io.OutputStream;
 import java.io.UncheckedIOException;
-import java.net.URISyntaxException;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.file.Files;
@@ -24,14 +24,24 @@ import java.util.zip.ZipOutputStream;
  * them.
  */
 final class Fixtures {
+  private static final Path FOLDER = folder();
+
   private Fixtures() {}
 
-  static Path path(String name) {
+  private static Path folder() {
     try {
-      return Path.of(Fixtures.class.getResource(name).toURI());
-    } catch (URISyntaxException e) {
-      throw new IllegalStateException(e);
+      Path folder = Files.createTempDirectory("remora-fixtures");
+      folder.toFile().deleteOnExit();
+      return folder;
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
     }
+  }
+
+  static Path path(String name) {
+    Path file = ModelFixtures.copy(name, FOLDER);
+    file.toFile().deleteOnExit();
+    return file;
   }
 
   /** A few bytes changed, or cut off, or repeated. */

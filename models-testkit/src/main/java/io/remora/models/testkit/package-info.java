@@ -1,3 +1,3 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-/** A Hugging Face hub on this computer, for tests. */
+/** For tests: a Hugging Face hub on this computer, and model files that others wrote. */
 package io.remora.models.testkit;
