@@ -207,7 +207,7 @@ final class OperatorWalk {
 
     private void start() {
       try {
-        process =
+        ProcessBuilder builder =
             new ProcessBuilder(
                     Path.of(System.getProperty("java.home"), "bin", "java").toString(),
                     "-Djava.util.concurrent.ForkJoinPool.common.parallelism=2",
@@ -217,8 +217,11 @@ final class OperatorWalk {
                     "-cp",
                     System.getProperty("java.class.path"),
                     OperatorWorker.class.getName())
-                .redirectError(Redirect.appendTo(log.toFile()))
-                .start();
+                .redirectError(Redirect.appendTo(log.toFile()));
+        // Memory that a kernel of libtorch's reads before anything has written it looks the same in
+        // this process and its node: glibc fills what it hands out.
+        builder.environment().put("MALLOC_PERTURB_", "85");
+        process = builder.start();
       } catch (IOException e) {
         throw new UncheckedIOException(e);
       }
