@@ -8,7 +8,6 @@ import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
 import io.remora.provider.modal.fake.FakeModal;
 import io.remora.provider.modal.fake.FakeModalCommand;
-import io.remora.runtime.ProviderException;
 import java.io.BufferedReader;
 import java.net.URI;
 import java.nio.charset.StandardCharsets;
@@ -55,7 +54,7 @@ final class FakeModalCommandTest {
         // Images are built, not taken for granted: this one is not there.
         assertThatThrownBy(
                 () -> TestModal.create(api, TestModal.sandbox("im-none", "sleep 100"), List.of()))
-            .isInstanceOf(ProviderException.class)
+            .isInstanceOf(ModalApi.RefusedException.class)
             .hasMessageContaining("image_id");
         TestModal.create(api, TestModal.sandbox(TestModal.build(api), "sleep 100"), List.of());
       }
