@@ -6,6 +6,7 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.awaitility.Awaitility.await;
 
 import com.google.protobuf.InvalidProtocolBufferException;
+import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
 import io.remora.actors.models.proto.CancelLoad;
 import io.remora.actors.models.proto.Load;
@@ -16,6 +17,9 @@ import io.remora.runtime.NodeCall;
 import io.remora.runtime.NodeCallAnswer;
 import io.remora.runtime.ProtocolException;
 import io.remora.runtime.RemoraException;
+import java.io.IOException;
+import java.net.InetAddress;
+import java.net.ServerSocket;
 import java.nio.ByteBuffer;
 import java.time.Duration;
 import java.util.OptionalLong;
@@ -30,14 +34,14 @@ import org.junit.jupiter.api.Timeout;
 @Timeout(60)
 class ModelCallsTest {
 
-  private final ModelCalls calls =
-      new NodeModels(
-              NodeSettings.from(
-                      ConfigFactory.parseString("remora.node.models { hub = off, max-loads = 2 }")
-                          .withFallback(ConfigFactory.load()))
-                  .models(),
-              ConfigFactory.load())
-          .session("test");
+  private final ModelCalls calls = calls("hub = off");
+
+  private static ModelCalls calls(String settings) {
+    Config config =
+        ConfigFactory.parseString("remora.node.models { " + settings + " }")
+            .withFallback(ConfigFactory.load());
+    return new NodeModels(NodeSettings.from(config).models(), config).session("test");
+  }
 
   @AfterEach
   void close() {
@@ -45,14 +49,23 @@ class ModelCallsTest {
   }
 
   private NodeCallAnswer answer(byte[] payload) {
+    return answer(calls, payload);
+  }
+
+  private static NodeCallAnswer answer(ModelCalls calls, byte[] payload) {
     return calls.answer(
         new NodeCall(
             ByteBuffer.wrap(payload), "cpu", 0, OptionalLong.empty(), Duration.ofSeconds(5)));
   }
 
   private NodeAnswer ask(io.remora.actors.models.proto.NodeCall.Builder call) {
+    return ask(calls, call);
+  }
+
+  private static NodeAnswer ask(
+      ModelCalls calls, io.remora.actors.models.proto.NodeCall.Builder call) {
     try {
-      return NodeAnswer.parseFrom(answer(call.build().toByteArray()).payload());
+      return NodeAnswer.parseFrom(answer(calls, call.build().toByteArray()).payload());
     } catch (InvalidProtocolBufferException e) {
       throw new AssertionError(e);
     }
@@ -97,19 +110,31 @@ class ModelCallsTest {
   }
 
   @Test
-  void hasAsManyLoadsUnderWayAsAreAllowed() {
-    ask(load(1, "org/model"));
-    ask(load(2, "org/model"));
+  void hasAsManyLoadsUnderWayAsAreAllowed() throws IOException {
+    // A hub that takes connections and never says anything.
+    try (ServerSocket silent = new ServerSocket(0, 50, InetAddress.getLoopbackAddress())) {
+      String hub = "http://127.0.0.1:" + silent.getLocalPort();
+      try (ModelCalls two = calls("max-loads = 2, endpoints = [\"" + hub + "\"]")) {
+        assertThat(ask(two, waiting(1, hub)).hasProgress()).isTrue();
+        assertThat(ask(two, waiting(2, hub)).hasProgress()).isTrue();
 
-    assertThat(ask(load(3, "org/model")).getError().getMessage())
-        .contains("remora.node.models.max-loads");
-    assertThat(
-            ask(io.remora.actors.models.proto.NodeCall.newBuilder()
-                    .setCancelLoad(CancelLoad.newBuilder().setId(2)))
-                .hasCancelled())
-        .isTrue();
-    assertThat(ask(load(3, "org/model")).getError().getMessage())
-        .doesNotContain("remora.node.models.max-loads");
+        assertThat(ask(two, waiting(3, hub)).getError().getMessage())
+            .contains("remora.node.models.max-loads");
+        assertThat(
+                ask(
+                        two,
+                        io.remora.actors.models.proto.NodeCall.newBuilder()
+                            .setCancelLoad(CancelLoad.newBuilder().setId(2)))
+                    .hasCancelled())
+            .isTrue();
+        assertThat(ask(two, waiting(3, hub)).hasProgress()).isTrue();
+      }
+    }
+  }
+
+  private static io.remora.actors.models.proto.NodeCall.Builder waiting(long id, String hub) {
+    return io.remora.actors.models.proto.NodeCall.newBuilder()
+        .setLoad(Load.newBuilder().setId(id).setSource("org/model").setEndpoint(hub));
   }
 
   @Test
