@@ -21,8 +21,10 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
 import java.util.Set;
+import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.concurrent.atomic.AtomicLong;
+import java.util.concurrent.locks.LockSupport;
 import java.util.function.Supplier;
 import java.util.stream.Collectors;
 import java.util.stream.Stream;
@@ -180,6 +182,8 @@ final class StraightCopyTest {
             () -> {
               while (!done.get()) {
                 peak.accumulateAndGet(residentBytes(), Math::max);
+                // Without a break it would be the watching itself that fills the heap.
+                LockSupport.parkNanos(TimeUnit.MILLISECONDS.toNanos(2));
               }
             });
     watch.start();
