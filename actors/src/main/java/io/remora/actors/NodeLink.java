@@ -923,11 +923,16 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
         return;
       }
       try {
+        // First the owner: whoever has waited for the batch may ask at once what it has changed.
+        tellStorages(
+            header.session(),
+            acknowledged.batch(),
+            report.duplicate().order(report.order()),
+            session.mailbox.figures());
         SessionListener listener = session.mailbox.listener();
         if (listener != null) {
-          listener.onExecuted(header.sequence(), report.duplicate().order(report.order()));
+          listener.onExecuted(header.sequence(), report);
         }
-        tellStorages(header.session(), acknowledged.batch(), report, session.mailbox.figures());
       } finally {
         acknowledged.release();
       }

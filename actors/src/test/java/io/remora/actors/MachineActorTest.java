@@ -409,6 +409,20 @@ class MachineActorTest {
   }
 
   @Test
+  void knowsWhatABatchHasChangedOnceItIsSaidToBeExecuted() throws Exception {
+    open(node);
+    Session session = openSession();
+    StorageBirth real = new StorageBirth(8, 800, 0);
+    node.execution = (sequence, batch) -> ReportBytes.of(List.of(real));
+    CompletableFuture<StorageState> state = new CompletableFuture<>();
+    session.atExecution = () -> state.complete(storage(session, 8).state());
+
+    session.submit(1, 10, List.of(real));
+
+    assertThat(state.get(LIMIT.toSeconds(), TimeUnit.SECONDS)).isEqualTo(StorageState.REALIZED);
+  }
+
+  @Test
   void givesActorsOnlyToStoragesThatLiveLong() throws Exception {
     open(node);
     Session session = openSession();
@@ -1110,6 +1124,7 @@ class MachineActorTest {
     final AtomicInteger released = new AtomicInteger();
     final AtomicInteger valueBytes = new AtomicInteger();
     final ByteBuffer value = ByteBuffer.allocateDirect(3_000_000);
+    volatile Runnable atExecution = () -> {};
 
     Session(long id) {
       this.id = id;
@@ -1130,6 +1145,7 @@ class MachineActorTest {
 
     @Override
     public void onExecuted(long sequence, ByteBuffer report) {
+      atExecution.run();
       executions.add(sequence);
     }
 
