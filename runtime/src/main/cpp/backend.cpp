@@ -126,9 +126,14 @@ struct RemoteGenerator final : c10::GeneratorImpl {
   }
   int device_number() const { return machine.device_of_slot(device_.index()); }
 
+  // torch::manual_seed() seeds every device: one whose machine is closed or has failed must not keep it from the
+  // others. Whatever draws from that machine says what became of it.
   void set_current_seed(uint64_t seed) override {
     seed_ = seed;
     Machine::Lock lock(machine);
+    if (id < kSlots && !machine.open_for_work()) {
+      return;
+    }
     machine.begin_record();
     machine.open.code(Record::kSeed);
     machine.open.varint(id);
@@ -176,11 +181,11 @@ struct RemoteGenerator final : c10::GeneratorImpl {
   uint64_t seed_ = c10::default_rng_seed_val;
 };
 
-// The default generator of each slot, made anew when the slot changes hands.
+// The default generator of each slot, made anew when the slot changes hands; its last machine's when that is closed.
 const at::Generator& default_generator(int slot) {
   static std::mutex mutex;
   static std::array<at::Generator, kSlots> generators;
-  auto& machine = machine_of(remora_device(slot));
+  auto& machine = last_machine_of(slot);
   std::lock_guard<std::mutex> guard(mutex);
   auto& generator = generators[slot];
   if (!generator.defined() ||
@@ -195,7 +200,8 @@ struct RemoteHooks final : at::PrivateUse1HooksInterface {
   bool isBuilt() const { return true; }
   bool isAvailable() const { return open_devices() > 0; }
   bool hasPrimaryContext(c10::DeviceIndex) const override { return true; }
-  c10::DeviceIndex deviceCount() const override { return static_cast<c10::DeviceIndex>(open_devices()); }
+  // The indices that libtorch walks through, to seed every generator for example.
+  c10::DeviceIndex deviceCount() const override { return static_cast<c10::DeviceIndex>(slots_in_use()); }
   void setCurrentDevice(c10::DeviceIndex index) const override { RemoteGuard().setDevice(remora_device(index)); }
   c10::DeviceIndex getCurrentDevice() const override { return static_cast<c10::DeviceIndex>(current); }
   c10::DeviceIndex exchangeDevice(c10::DeviceIndex index) const override {

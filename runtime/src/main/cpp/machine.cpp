@@ -102,6 +102,21 @@ int open_devices() {
   return count;
 }
 
+int slots_in_use() {
+  int count = kSlots;
+  while (count > 0 && slots[count - 1].load(std::memory_order_acquire) == nullptr) {
+    count--;
+  }
+  return count;
+}
+
+Machine& last_machine_of(int slot) {
+  auto* closed = slot < kSlots && slots[slot].load(std::memory_order_acquire) == nullptr
+                     ? former[slot].load(std::memory_order_acquire)
+                     : nullptr;
+  return closed != nullptr ? *closed : machine_of(c10::Device(kRemora, static_cast<c10::DeviceIndex>(slot)), nullptr);
+}
+
 Machine& machine_of(c10::Device device, int* slot) {
   int index = device.has_index() ? device.index() : current_slot();
   auto* machine = index < kSlots ? slots[index].load(std::memory_order_acquire) : nullptr;

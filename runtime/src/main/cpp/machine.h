@@ -258,8 +258,10 @@ Machine* open_machine(const char* name, int devices, size_t max_batch_bytes);  /
 Machine* find_machine(int64_t handle);                                         // nullptr when unknown
 // The open machine a device belongs to; "remora" without an index is the thread's current device. Throws.
 Machine& machine_of(c10::Device device, int* slot = nullptr);
+Machine& last_machine_of(int slot);  // the one that is closed too; throws where there was none
 StorageContext* context_of(const at::Tensor& t);  // nullptr for tensors without a remote storage
 int open_devices();
+int slots_in_use();  // one more than the highest of an open device: below it are gaps where machines were closed
 int current_slot();
 
 // A new storage on a device slot, and a tensor over it. No memory but its metadata's.

@@ -104,6 +104,16 @@ final class DeviceApiTest {
   }
 
   @Test
+  void seedingReachesEveryMachineThatIsOpen() {
+    RemoteMachine first = RemoteMachine.open("mock");
+    try (RemoteMachine second = RemoteMachine.open("mock")) {
+      first.close();
+      manual_seed(9);
+      assertThat(to(empty(50), second).normal_().cpu().equal(empty(50).normal_())).isTrue();
+    }
+  }
+
+  @Test
   void tensorsOfAClosedMachineAreStale() {
     Tensor left;
     try (RemoteMachine machine = RemoteMachine.open("mock")) {
