@@ -9,13 +9,11 @@ import java.io.IOException;
 import java.io.PrintWriter;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.util.LinkedHashMap;
 import java.util.Locale;
 import java.util.Map;
 import java.util.concurrent.Callable;
 import org.bytedeco.javacpp.PointerScope;
 import org.bytedeco.pytorch.Scalar;
-import org.bytedeco.pytorch.StringTensorDict;
 import org.bytedeco.pytorch.Tensor;
 import org.bytedeco.pytorch.global.torch.ScalarType;
 import picocli.CommandLine;
@@ -190,7 +188,7 @@ public final class FineTune implements Callable<Integer> {
         trainer.restore(checkpoint, Math.toIntExact(checkpoint.get(STEP).item_long()));
       }
       train(machine, model, trainer);
-      machine.save(weights(model.module()), output.resolve("model.safetensors"), FORMAT);
+      machine.save(model.module().weights(), output.resolve("model.safetensors"), FORMAT);
       folder.copyTo(output);
     }
     return 0;
@@ -233,7 +231,7 @@ public final class FineTune implements Callable<Integer> {
   private void saveCheckpoint(RemoteMachine machine, LoadedModel model, Trainer trainer)
       throws IOException {
     try (PointerScope temporaries = new PointerScope()) {
-      Map<String, Tensor> everything = weights(model.module());
+      Map<String, Tensor> everything = model.module().weights();
       everything.putAll(trainer.state());
       everything.put(
           STEP,
@@ -244,16 +242,6 @@ public final class FineTune implements Callable<Integer> {
       machine.saveOnNode(
           everything, checkpointFolder().resolve("checkpoint.safetensors").toString(), FORMAT);
     }
-  }
-
-  /** A model's parameters by name. */
-  static Map<String, Tensor> weights(LlamaForCausalLM model) {
-    Map<String, Tensor> weights = new LinkedHashMap<>();
-    StringTensorDict parameters = model.named_parameters();
-    for (long i = 0; i < parameters.size(); i++) {
-      weights.put(parameters.get(i).key().getString(), parameters.get(i).value());
-    }
-    return weights;
   }
 
   private Path checkpointFolder() throws IOException {

@@ -9,7 +9,6 @@ import java.util.Map;
 import org.bytedeco.pytorch.Device;
 import org.bytedeco.pytorch.NoGradGuard;
 import org.bytedeco.pytorch.Scalar;
-import org.bytedeco.pytorch.StringTensorDict;
 import org.bytedeco.pytorch.Tensor;
 import org.bytedeco.pytorch.TensorVector;
 import org.bytedeco.pytorch.global.torch.ScalarType;
@@ -45,23 +44,22 @@ final class FusedAdamW {
   private final Tensor rate;
 
   /** For these parameters by name, which are on the device already; the state is on it, too. */
-  FusedAdamW(StringTensorDict named, Device device, Options options) {
+  FusedAdamW(Map<String, Tensor> named, Device device, Options options) {
     this.options = options;
     counter = zeros(new long[] {}, Place.options(device, ScalarType.Float));
     rate = zeros(new long[] {}, Place.options(device, ScalarType.Float));
     state.put("step", counter);
-    for (long i = 0; i < named.size(); i++) {
-      String name = named.get(i).key().getString();
-      Tensor parameter = named.get(i).access();
-      Tensor mean = zeros_like(parameter.detach());
-      Tensor square = zeros_like(parameter.detach());
-      state.put("mean." + name, mean);
-      state.put("square." + name, square);
-      parameters.push_back(parameter);
-      means.push_back(mean);
-      squares.push_back(square);
-      counters.push_back(counter);
-    }
+    named.forEach(
+        (name, parameter) -> {
+          Tensor mean = zeros_like(parameter.detach());
+          Tensor square = zeros_like(parameter.detach());
+          state.put("mean." + name, mean);
+          state.put("square." + name, square);
+          parameters.push_back(parameter);
+          means.push_back(mean);
+          squares.push_back(square);
+          counters.push_back(counter);
+        });
   }
 
   /**

@@ -3,7 +3,11 @@ package io.remora.examples.language;
 
 import static org.bytedeco.pytorch.global.torch.cross_entropy;
 
+import java.lang.ref.Reference;
+import java.util.LinkedHashMap;
+import java.util.Map;
 import org.bytedeco.pytorch.Module;
+import org.bytedeco.pytorch.StringTensorDict;
 import org.bytedeco.pytorch.Tensor;
 import org.bytedeco.pytorch.TensorOptions;
 import org.bytedeco.pytorch.global.torch.ScalarType;
@@ -49,6 +53,23 @@ final class LlamaForCausalLM extends Module {
     Tensor scores = forward(tokens, positions, null).to(ScalarType.Float);
     return cross_entropy(
         scores.narrow(1, 0, time - 1).flatten(0, 1), tokens.narrow(1, 1, time - 1).flatten());
+  }
+
+  /**
+   * The parameters by name, tied ones once. Each tensor is a reference of its own: those that
+   * {@code named_parameters()} gives out point into a dictionary that the garbage collector frees.
+   */
+  Map<String, Tensor> weights() {
+    Map<String, Tensor> weights = new LinkedHashMap<>();
+    StringTensorDict parameters = named_parameters();
+    try {
+      for (long i = 0; i < parameters.size(); i++) {
+        weights.put(parameters.get(i).key().getString(), new Tensor(parameters.get(i).value()));
+      }
+      return weights;
+    } finally {
+      Reference.reachabilityFence(parameters);
+    }
   }
 
   private Tensor scores(Tensor hidden) {

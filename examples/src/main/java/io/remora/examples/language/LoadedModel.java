@@ -7,7 +7,6 @@ import io.remora.client.StateDicts;
 import java.util.LinkedHashMap;
 import java.util.Map;
 import org.bytedeco.pytorch.Device;
-import org.bytedeco.pytorch.StringTensorDict;
 import org.bytedeco.pytorch.Tensor;
 import org.bytedeco.pytorch.global.torch.ScalarType;
 
@@ -30,15 +29,10 @@ record LoadedModel(LlamaConfig config, LlamaForCausalLM module, ScalarType dtype
   static LoadedModel of(LlamaConfig config, Map<String, Tensor> tensors) {
     LlamaForCausalLM module =
         new LlamaForCausalLM(config, Place.options(new Device("meta"), ScalarType.Float));
-    Map<String, Tensor> wanted = new LinkedHashMap<>();
-    StringTensorDict parameters = module.named_parameters();
-    for (long i = 0; i < parameters.size(); i++) {
-      String name = parameters.get(i).key().getString();
-      if (tensors.containsKey(name)) {
-        wanted.put(name, tensors.get(name));
-      }
-    }
+    Map<String, Tensor> wanted = new LinkedHashMap<>(tensors);
+    wanted.keySet().retainAll(module.weights().keySet());
     StateDicts.link(module, wanted);
-    return new LoadedModel(config, module, parameters.get(0).access().scalar_type());
+    Tensor first = module.weights().values().iterator().next();
+    return new LoadedModel(config, module, first.scalar_type());
   }
 }

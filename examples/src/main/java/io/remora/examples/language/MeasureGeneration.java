@@ -18,7 +18,6 @@ import java.util.concurrent.Callable;
 import org.bytedeco.javacpp.PointerScope;
 import org.bytedeco.pytorch.NoGradGuard;
 import org.bytedeco.pytorch.Scalar;
-import org.bytedeco.pytorch.StringTensorDict;
 import org.bytedeco.pytorch.Tensor;
 import org.bytedeco.pytorch.global.torch.ScalarType;
 import picocli.CommandLine;
@@ -148,11 +147,9 @@ public final class MeasureGeneration implements Callable<Integer> {
     try (NoGradGuard noGradients = new NoGradGuard()) {
       LlamaForCausalLM model =
           new LlamaForCausalLM(config, Place.options(place.device(), ScalarType.Float));
-      StringTensorDict parameters = model.named_parameters();
       manual_seed(0);
-      for (long i = 0; i < parameters.size(); i++) {
+      for (Tensor parameter : model.weights().values()) {
         try (PointerScope temporaries = new PointerScope()) {
-          Tensor parameter = parameters.get(i).access();
           Tensor drawn = randn(parameter.shape()).mul(new Scalar(scale));
           parameter.copy_(parameter.dim() == 1 ? drawn.add(new Scalar(1.0)) : drawn);
         }

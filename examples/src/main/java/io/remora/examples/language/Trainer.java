@@ -55,7 +55,7 @@ final class Trainer {
     this.blocks = blocks;
     this.plan = plan;
     this.place = place;
-    this.optimizer = new FusedAdamW(model.named_parameters(), place.device(), plan.optimizer());
+    this.optimizer = new FusedAdamW(model.weights(), place.device(), plan.optimizer());
     this.losses = zeros(new long[] {mostUnread}, Place.options(place.device(), ScalarType.Float));
   }
 

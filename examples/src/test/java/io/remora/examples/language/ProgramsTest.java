@@ -50,8 +50,7 @@ final class ProgramsTest {
       Place place = new Place.Machine(machine);
       LoadedModel loaded =
           LoadedModel.of(
-              SmallModel.CONFIG,
-              FineTune.weights(MeasureGeneration.random(SmallModel.CONFIG, place, 0.3)));
+              SmallModel.CONFIG, MeasureGeneration.random(SmallModel.CONFIG, place, 0.3).weights());
       Sampler greedy = new Sampler(0, 0, 1, place.generator());
       List<Long> tokens = new ArrayList<>();
       new Generation(SmallModel.CONFIG, loaded.module(), place, ScalarType.Float)

@@ -35,8 +35,7 @@ final class SmallModel {
   /** Writes it as a folder that the programs take. */
   static void save(RemoteMachine machine, Path folder) throws IOException {
     LlamaForCausalLM model = MeasureGeneration.random(CONFIG, new Place.Machine(machine), 0.3);
-    machine.save(
-        FineTune.weights(model), folder.resolve("model.safetensors"), Map.of("format", "pt"));
+    machine.save(model.weights(), folder.resolve("model.safetensors"), Map.of("format", "pt"));
     Files.writeString(
         folder.resolve("config.json"),
         """
