@@ -118,7 +118,9 @@ C10_REGISTER_GUARD_IMPL(PrivateUse1, RemoteGuard);
 struct RemoteGenerator final : c10::GeneratorImpl {
   RemoteGenerator(Machine& machine, int slot, int64_t id)
       : c10::GeneratorImpl(remora_device(slot), c10::DispatchKeySet(c10::DispatchKey::PrivateUse1)),
-        machine(machine), id(id) {}
+        machine(machine),
+        id(id),
+        seed_(id < kSlots ? machine.first_seed : c10::default_rng_seed_val) {}
   ~RemoteGenerator() override {
     if (id >= kSlots) {
       machine.free_handle(Record::kFreeGenerator, id);
@@ -135,10 +137,7 @@ struct RemoteGenerator final : c10::GeneratorImpl {
       return;
     }
     machine.begin_record();
-    machine.open.code(Record::kSeed);
-    machine.open.varint(id);
-    machine.open.varint(device_number());
-    machine.open.varint(seed);
+    machine.write_seed(id, device_number(), seed);
     machine.end_record(false);
   }
   uint64_t current_seed() const override { return seed_; }
@@ -178,7 +177,7 @@ struct RemoteGenerator final : c10::GeneratorImpl {
   const int64_t id;
 
  private:
-  uint64_t seed_ = c10::default_rng_seed_val;
+  uint64_t seed_;
 };
 
 // The default generator of each slot, made anew when the slot changes hands; its last machine's when that is closed.

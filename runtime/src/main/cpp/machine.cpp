@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 #include "machine.h"
 
+#include <ATen/CPUGeneratorImpl.h>
 #include <c10/core/DefaultDtype.h>
 #include <c10/core/ScalarTypeToTypeMeta.h>
 
@@ -21,6 +22,13 @@ std::mutex machines_mutex;
 std::vector<std::unique_ptr<Machine>>& machines() {
   static auto* all = new std::vector<std::unique_ptr<Machine>>();
   return *all;
+}
+
+// What torch::manual_seed() has set, or a random one.
+uint64_t local_seed() {
+  auto generator = at::detail::getDefaultCPUGenerator();
+  std::lock_guard<std::mutex> guard(generator.mutex());
+  return generator.current_seed();
 }
 
 void delete_context(void* context) {
@@ -63,8 +71,15 @@ void raise(const char* kind, const std::string& message) { throw_error(std::stri
 // ---------------------------------------------------------------- machines and slots
 
 Machine::Machine(int64_t handle, std::string name, int devices, size_t max_batch_bytes)
-    : handle(handle), name(std::move(name)), devices(devices), max_batch_bytes_(max_batch_bytes) {
+    : handle(handle),
+      name(std::move(name)),
+      devices(devices),
+      first_seed(local_seed()),
+      max_batch_bytes_(max_batch_bytes) {
   start_batch();
+  for (int device = 0; device < devices; device++) {
+    write_seed(device, device, first_seed);
+  }
 }
 
 Machine* open_machine(const char* name, int devices, size_t max_batch_bytes) {
@@ -209,6 +224,13 @@ void Machine::begin_record() {
   if (has_frees_.load(std::memory_order_acquire)) {
     drain_frees();
   }
+}
+
+void Machine::write_seed(int64_t generator, int device, uint64_t seed) {
+  open.code(Record::kSeed);
+  open.varint(generator);
+  open.varint(device);
+  open.varint(seed);
 }
 
 void Machine::drain_frees() {

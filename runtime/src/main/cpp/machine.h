@@ -123,6 +123,7 @@ class Machine {
   const int64_t handle;
   const std::string name;
   const int devices;
+  const uint64_t first_seed;            // of the default generators, until the program seeds them
   std::atomic<bool> cuda{false};        // whether the node computes on CUDA
   int first_slot = -1;
 
@@ -131,6 +132,7 @@ class Machine {
   void begin_record();                                  // drains frees; throws when closed or failed
   void write_tensor(const at::Tensor& t, TensorView& previous);
   void write_storage(c10::StorageImpl* storage);        // id, and its birth if it is new
+  void write_seed(int64_t generator, int device, uint64_t seed);
   void write_argument(const c10::IValue& value, TensorView& previous);
   uint32_t wire_index(const OperatorInfo& info);        // defines the operator on first use
   void write_default_dtype();

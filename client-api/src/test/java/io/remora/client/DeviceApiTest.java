@@ -28,7 +28,6 @@ import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
-@Tag("fast")
 @Timeout(120)
 final class DeviceApiTest {
 
@@ -37,6 +36,7 @@ final class DeviceApiTest {
   }
 
   @Test
+  @Tag("fast")
   void memoryEventsAndSeedsAreTheNodes() {
     try (RemoteMachine machine = RemoteMachine.open("mock");
         RemoteEvent start = machine.recordEvent(0)) {
@@ -61,6 +61,7 @@ final class DeviceApiTest {
   }
 
   @Test
+  @Tag("fast")
   void theCurrentDeviceIsWhereUnnamedOnesAre() {
     try (RemoteMachine machine = RemoteMachine.builder().provider("mock").gpuCount(2).open()) {
       Remora.setCurrentDevice(machine.device(1));
@@ -76,6 +77,7 @@ final class DeviceApiTest {
   }
 
   @Test
+  @Tag("fast")
   void machinesRunInThisProcessWhileRemoteExecutionIsDisabled() {
     Remora.disableRemoteExecution();
     try (RemoteMachine machine = RemoteMachine.open("some-cloud")) {
@@ -90,6 +92,7 @@ final class DeviceApiTest {
   }
 
   @Test
+  @Tag("full")
   void tensorsMoveBetweenMachinesButDoNotMix() {
     try (RemoteMachine one = RemoteMachine.open("mock");
         RemoteMachine two = RemoteMachine.open("mock")) {
@@ -104,6 +107,16 @@ final class DeviceApiTest {
   }
 
   @Test
+  @Tag("fast")
+  void aNewMachineStartsWithTheProgramsSeed() {
+    manual_seed(12);
+    try (RemoteMachine machine = RemoteMachine.open("mock")) {
+      assertThat(to(empty(50), machine).normal_().cpu().equal(empty(50).normal_())).isTrue();
+    }
+  }
+
+  @Test
+  @Tag("fast")
   void seedingReachesEveryMachineThatIsOpen() {
     RemoteMachine first = RemoteMachine.open("mock");
     try (RemoteMachine second = RemoteMachine.open("mock")) {
@@ -114,6 +127,7 @@ final class DeviceApiTest {
   }
 
   @Test
+  @Tag("fast")
   void tensorsOfAClosedMachineAreStale() {
     Tensor left;
     try (RemoteMachine machine = RemoteMachine.open("mock")) {
@@ -124,6 +138,7 @@ final class DeviceApiTest {
   }
 
   @Test
+  @Tag("fast")
   void memoryThatTheNodeDoesNotHaveIsAnErrorAndTheSessionGoesOn() {
     try (RemoteMachine machine = RemoteMachine.open("mock")) {
       Tensor huge = to(ones(1), machine).expand(1L << 20, 1L << 20).add(new Scalar(1)); // 4 TiB
@@ -133,6 +148,7 @@ final class DeviceApiTest {
   }
 
   @Test
+  @Tag("fast")
   void manyThreadsUseOneMachine() throws Exception {
     ExecutorService threads = Executors.newFixedThreadPool(6);
     try (RemoteMachine machine = RemoteMachine.open("mock")) {
