@@ -2,7 +2,6 @@
 package io.remora.client;
 
 import akka.actor.typed.ActorSystem;
-import akka.actor.typed.javadsl.Behaviors;
 import akka.grpc.GrpcClientSettings;
 import akka.grpc.javadsl.SingleResponseRequestBuilder;
 import com.typesafe.config.Config;
@@ -13,6 +12,7 @@ import io.remora.actors.MachineInfo;
 import io.remora.actors.MachineState;
 import io.remora.actors.StorageInfo;
 import io.remora.actors.StorageState;
+import io.remora.actors.internal.LocalSystem;
 import io.remora.gateway.internal.Tls;
 import io.remora.gateway.v1.AttachRequest;
 import io.remora.gateway.v1.Machine;
@@ -43,16 +43,6 @@ final class GatewayHost implements MachineHost {
   /** The client gives itself up for good else; calls fail at once all the same. */
   private static final int WITHOUT_LIMIT = Integer.MAX_VALUE;
 
-  private static final Config SYSTEM =
-      ConfigFactory.parseString(
-          """
-          akka.daemonic = on
-          akka.actor.provider = local
-          akka.jvm-shutdown-hooks = off
-          akka.coordinated-shutdown.run-by-jvm-shutdown-hook = off
-          akka.coordinated-shutdown.run-by-actor-system-terminate = off
-          """);
-
   private final String name;
   private final GatewayAddress gateway;
   private final ClientSettings settings;
@@ -65,14 +55,7 @@ final class GatewayHost implements MachineHost {
     this.name = name;
     this.gateway = gateway;
     this.settings = settings;
-    Config config = ConfigFactory.load();
-    this.system =
-        ActorSystem.create(
-            Behaviors.empty(),
-            "remora-gateway-client",
-            SYSTEM
-                .withFallback(config.getConfig("remora.cluster.embedded").withoutPath("akka.actor"))
-                .withFallback(config));
+    this.system = LocalSystem.start("remora-gateway-client", ConfigFactory.load());
     GrpcClientSettings client = clientSettings();
     this.machines = MachinesClient.create(client, system);
     this.sessions = SessionsClient.create(client, system);

@@ -3,16 +3,15 @@ package io.remora.provider.modal;
 
 import akka.NotUsed;
 import akka.actor.typed.ActorSystem;
-import akka.actor.typed.javadsl.Behaviors;
 import akka.grpc.GrpcClientSettings;
 import akka.grpc.javadsl.SingleResponseRequestBuilder;
 import akka.grpc.javadsl.StreamResponseRequestBuilder;
 import akka.stream.javadsl.Source;
-import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
 import io.grpc.Status;
 import io.grpc.StatusRuntimeException;
 import io.grpc.netty.shaded.io.grpc.netty.NettyChannelBuilder;
+import io.remora.actors.internal.LocalSystem;
 import io.remora.provider.modal.wire.AuthTokenGetRequest;
 import io.remora.provider.modal.wire.ModalClientClient;
 import io.remora.runtime.AuthenticationException;
@@ -67,16 +66,6 @@ final class ModalApi implements AutoCloseable {
   private static final int LARGEST_MESSAGE = 100 << 20;
   private static final int FLOW_CONTROL_WINDOW = 64 << 20;
 
-  private static final Config SYSTEM =
-      ConfigFactory.parseString(
-          """
-          akka.daemonic = on
-          akka.actor.provider = local
-          akka.jvm-shutdown-hooks = off
-          akka.coordinated-shutdown.run-by-jvm-shutdown-hook = off
-          akka.coordinated-shutdown.run-by-actor-system-terminate = off
-          """);
-
   private static final Map<ModalAccount, ModalApi> OPEN = new HashMap<>();
 
   private final ModalAccount account;
@@ -99,14 +88,7 @@ final class ModalApi implements AutoCloseable {
 
   private ModalApi(ModalAccount account) {
     this.account = account;
-    Config config = ConfigFactory.load();
-    this.system =
-        ActorSystem.create(
-            Behaviors.empty(),
-            "remora-modal",
-            SYSTEM
-                .withFallback(config.getConfig("remora.cluster.embedded").withoutPath("akka.actor"))
-                .withFallback(config));
+    this.system = LocalSystem.start("remora-modal", ConfigFactory.load());
     this.client =
         ModalClientClient.create(
             GrpcClientSettings.connectToServiceAt(

@@ -2,6 +2,7 @@
 package io.remora.provider.modal.fake;
 
 import akka.actor.ActorSystem;
+import akka.actor.typed.javadsl.Adapter;
 import akka.http.javadsl.Http;
 import akka.http.javadsl.ServerBinding;
 import akka.http.javadsl.model.ContentTypes;
@@ -19,6 +20,7 @@ import com.google.protobuf.Any;
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
 import io.grpc.Status;
+import io.remora.actors.internal.LocalSystem;
 import io.remora.provider.modal.wire.GenericResult.GenericStatus;
 import io.remora.provider.modal.wire.ModalClient;
 import io.remora.provider.modal.wire.ModalClientHandlerFactory;
@@ -80,14 +82,9 @@ public final class FakeModal implements AutoCloseable {
   private static final Set<String> STREAMING = Set.of("ImageJoinStreaming", "SandboxGetLogs");
   private static final Set<String> CLIENT_TYPES = Set.of("1", "8", "9");
 
-  private static final Config SYSTEM =
+  private static final Config HTTP =
       ConfigFactory.parseString(
           """
-          akka.daemonic = on
-          akka.actor.provider = local
-          akka.jvm-shutdown-hooks = off
-          akka.coordinated-shutdown.run-by-jvm-shutdown-hook = off
-          akka.coordinated-shutdown.run-by-actor-system-terminate = off
           akka.http.server.enable-http2 = on
           akka.http.server.idle-timeout = infinite
           akka.http.server.request-timeout = infinite
@@ -164,7 +161,8 @@ public final class FakeModal implements AutoCloseable {
       throw new UncheckedIOException(e);
     }
     service = new FakeService(options, folder, tokens);
-    system = ActorSystem.create("fake-modal", SYSTEM.withFallback(ConfigFactory.load()));
+    system =
+        Adapter.toClassic(LocalSystem.start("fake-modal", HTTP.withFallback(ConfigFactory.load())));
     materializer = SystemMaterializer.get(system).materializer();
     handler = ModalClientHandlerFactory.create(service, system);
     binding =
