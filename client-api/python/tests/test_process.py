@@ -139,7 +139,7 @@ def test_an_interrupt_ends_a_read(run_program):
             x.sum().item()
             print("read", time.monotonic() - begin)
         except KeyboardInterrupt:
-            print("interrupted", time.monotonic() - begin < 2)
+            print("interrupted", time.monotonic() - begin < 6)
         y = torch.ones(2, device=device)
         print(y.sum().item())
         """)

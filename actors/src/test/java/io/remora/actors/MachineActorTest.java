@@ -641,7 +641,7 @@ class MachineActorTest {
         .hasMessageContaining("remora.link.give-up-after")
         .hasMessageContaining("of session " + session.id + " batch 1 was acknowledged last");
     assertThat(Duration.ofNanos(System.nanoTime() - start))
-        .isBetween(Duration.ofMillis(1400), Duration.ofSeconds(5));
+        .isBetween(Duration.ofMillis(1400), LIMIT);
     assertThat(session.released).hasValue(2);
     await().atMost(LIMIT).until(() -> node.terminations.get() == 1);
     assertThat(storage(session, 8).state()).isEqualTo(StorageState.LOST);

@@ -88,7 +88,7 @@ final class ClusterMachinesTest {
   }
 
   @Test
-  @Tag("fast")
+  @Tag("full")
   void aProgramAttachesToAMachineOfAnotherMemberWhichThenLeaves() throws Exception {
     ClusterMember opener = member(ClusterMember.program(seed, state));
     opener.order("keep cluster shared");

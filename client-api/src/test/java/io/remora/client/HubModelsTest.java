@@ -36,7 +36,6 @@ import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 
 /** Models of a hub, which a node in another process fetches. */
-@Tag("fast")
 @Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class HubModelsTest {
 
@@ -94,6 +93,7 @@ final class HubModelsTest {
   }
 
   @Test
+  @Tag("fast")
   void fetchesARepositoryOnceAndTellsHowFarItIs() {
     publish("org/model").file("unused.bin", new byte[10]);
     List<LoadProgress> progress = new ArrayList<>();
@@ -114,6 +114,7 @@ final class HubModelsTest {
   }
 
   @Test
+  @Tag("fast")
   void whatTheHubRefusesIsTheProgramsException() {
     publish("org/gated").gated("hf_right");
     publish("org/there");
@@ -135,6 +136,7 @@ final class HubModelsTest {
   }
 
   @Test
+  @Tag("fast")
   void theMachineIsUsedWhileItFetchesAndALoadThatIsInterruptedEndsThere() throws Exception {
     publish("org/slow");
     stall();
@@ -164,6 +166,7 @@ final class HubModelsTest {
   }
 
   @Test
+  @Tag("fast")
   void aLoadThatTakesTooLongEnds() {
     publish("org/slower");
     stall();
@@ -176,6 +179,7 @@ final class HubModelsTest {
   }
 
   @Test
+  @Tag("full")
   void aLoadGoesOnWhenTheMachineWasPausedMeanwhile() throws Exception {
     publish("org/paused");
     publish("org/before");

@@ -197,7 +197,7 @@ final class LinkFaultsTest {
   }
 
   @Test
-  @Tag("fast")
+  @Tag("full")
   void aNodeThatCannotBeReachedForTooLongEndsByItself() {
     RemoteMachine forgotten = open("forgotten", "remora.node.orphan-timeout = 1 s");
     Tensor tensor = ones(3).to(forgotten.device(), ScalarType.Float);
@@ -214,7 +214,7 @@ final class LinkFaultsTest {
   }
 
   @Test
-  @Tag("fast")
+  @Tag("full")
   void aNodeThatStandsStillForAWhileGoesOn() throws Exception {
     Set<Long> before = children();
     try (RemoteMachine stopped = open("stands-still", "")) {
@@ -276,7 +276,9 @@ final class LinkFaultsTest {
     assertThatThrownBy(() -> tensor.sum().item_float())
         .isInstanceOf(NodeLostException.class)
         .hasMessageContaining("137");
-    assertThat(Duration.ofNanos(System.nanoTime() - start)).isLessThan(Duration.ofSeconds(5));
+    assertThat(Duration.ofNanos(System.nanoTime() - start))
+        .as("remora.link.give-up-after is 20 s")
+        .isLessThan(Duration.ofSeconds(15));
     assertThatThrownBy(killed::close).isInstanceOf(NodeLostException.class);
   }
 

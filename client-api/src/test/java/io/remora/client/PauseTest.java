@@ -230,7 +230,7 @@ final class PauseTest {
   // When it resumes
 
   @Test
-  @Tag("fast")
+  @Tag("full")
   void theNextUseResumesByItself() {
     try (RemoteMachine machine = open("")) {
       Tensor a = ones(8).to(machine.device(), ScalarType.Float);
@@ -262,10 +262,10 @@ final class PauseTest {
   @Test
   @Tag("full")
   void anUnusedMachinePausesByItself() throws InterruptedException {
-    try (RemoteMachine machine = builder("").idleTimeout(Duration.ofMillis(700)).open()) {
+    try (RemoteMachine machine = builder("").idleTimeout(Duration.ofSeconds(2)).open()) {
       Tensor a = ones(8).to(machine.device(), ScalarType.Float);
       for (int i = 0; i < 8; i++) {
-        Thread.sleep(200);
+        Thread.sleep(400);
         a.add_(new Scalar(1f));
         assertThat(machine.state()).isEqualTo(MachineState.READY);
       }
@@ -293,7 +293,7 @@ final class PauseTest {
   }
 
   @Test
-  @Tag("fast")
+  @Tag("full")
   void workOfOtherThreadsIsNeitherLostNorDoneTwice() throws Exception {
     ExecutorService threads = Executors.newFixedThreadPool(3);
     try (RemoteMachine machine = open("")) {
@@ -342,7 +342,7 @@ final class PauseTest {
   // When it fails
 
   @Test
-  @Tag("fast")
+  @Tag("full")
   void goesOnWhenItsStateCannotBeSaved() throws IOException {
     Path taken = Files.writeString(directory.resolve("a-file"), "no folder");
     try (RemoteMachine machine = open("remora.state.directory = \"" + taken + "\"")) {
@@ -389,10 +389,8 @@ final class PauseTest {
   @Test
   @Tag("full")
   void staysPausedWhileNoNodeCanBeHad() throws IOException {
-    Path java = directory.resolve("java");
-    Path real = Path.of(System.getProperty("java.home"), "bin", "java");
-    Files.createSymbolicLink(java, real);
-    try (RemoteMachine machine = open("remora.provider.mock.java = \"" + java + "\"")) {
+    Path java = java();
+    try (RemoteMachine machine = open(mockJava(java))) {
       Tensor a = ones(8).to(machine.device(), ScalarType.Float);
       machine.pause();
       Files.delete(java);
@@ -403,7 +401,7 @@ final class PauseTest {
       assertThat(machine.state()).isEqualTo(MachineState.PAUSED);
       assertThat(machine.storage(a).state()).isEqualTo(StorageState.OFFLOADED);
 
-      Files.createSymbolicLink(java, real);
+      assertThat(java()).isEqualTo(java);
       assertThat(a.sum().item_float()).isEqualTo(8f);
     }
   }
@@ -437,16 +435,16 @@ final class PauseTest {
 
   @Test
   @Tag("fast")
-  void closingAPausedMachineStartsNothingAndLeavesNothing() {
-    RemoteMachine machine = open("");
+  void closingAPausedMachineStartsNothingAndLeavesNothing() throws IOException {
+    Path java = java();
+    RemoteMachine machine = open(mockJava(java));
     Tensor a = ones(8).to(machine.device(), ScalarType.Float);
     machine.pause();
     assertThat(files()).hasSize(2);
-    long started = System.nanoTime();
+    Files.delete(java); // no node could be started now
 
     machine.close();
 
-    assertThat(Duration.ofNanos(System.nanoTime() - started)).isLessThan(Duration.ofSeconds(1));
     assertThat(machine.state()).isEqualTo(MachineState.STOPPED);
     assertThat(files()).isEmpty();
     assertThat(node()).isNull();
@@ -495,6 +493,16 @@ final class PauseTest {
                         "remora.state.directory",
                         ConfigValueFactory.fromAnyRef(directory.resolve("states").toString())));
     return RemoteMachine.builder().provider("mock").gpuCount(2).config(config);
+  }
+
+  /** A link to this JVM's launcher, for nodes, that can be taken away. */
+  private Path java() throws IOException {
+    Path real = Path.of(System.getProperty("java.home"), "bin", "java");
+    return Files.createSymbolicLink(directory.resolve("java"), real);
+  }
+
+  private static String mockJava(Path java) {
+    return "remora.provider.mock.java = \"" + java + "\"";
   }
 
   private static TensorOptions options(RemoteMachine machine) {

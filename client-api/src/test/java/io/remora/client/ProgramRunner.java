@@ -45,9 +45,8 @@ final class ProgramRunner {
   Process start(String className, String source) throws IOException {
     compile(className, source);
     return new ProcessBuilder(
-            // A process group of its own, as in a terminal; and who runs the tests in the
-            // background may
-            // have them ignore Ctrl-C.
+            // A process group of its own, as in a terminal; and whoever runs the tests in the
+            // background may have them ignore Ctrl-C.
             "setsid",
             "env",
             "--default-signal=INT",

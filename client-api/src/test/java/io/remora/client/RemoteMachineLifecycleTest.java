@@ -35,11 +35,11 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
 /** Opening, closing and losing machines in another process. */
-@Tag("fast")
 @Timeout(value = 60, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class RemoteMachineLifecycleTest {
 
   @Test
+  @Tag("fast")
   void opensUsesAndGivesBackAMachine() {
     Set<Long> before = childProcesses();
     RemoteMachine machine =
@@ -62,6 +62,7 @@ final class RemoteMachineLifecycleTest {
   }
 
   @Test
+  @Tag("fast")
   void refusesANameThatIsOpen() {
     try (RemoteMachine first = RemoteMachine.builder().provider("mock").name("twice").open()) {
       assertThatThrownBy(() -> RemoteMachine.builder().provider("mock").name("twice").open())
@@ -72,6 +73,7 @@ final class RemoteMachineLifecycleTest {
   }
 
   @Test
+  @Tag("full")
   void aNameCanBeOpenedAgainOnceClosed() {
     for (int i = 0; i < 2; i++) {
       try (RemoteMachine machine = RemoteMachine.builder().provider("mock").name("again").open()) {
@@ -81,6 +83,7 @@ final class RemoteMachineLifecycleTest {
   }
 
   @Test
+  @Tag("full")
   void twoMachinesAreOpenAtATime() {
     try (RemoteMachine first = RemoteMachine.open("mock");
         RemoteMachine second = RemoteMachine.open("mock")) {
@@ -99,6 +102,7 @@ final class RemoteMachineLifecycleTest {
   }
 
   @Test
+  @Tag("fast")
   void listsTheProvidersWhenOneIsUnknown() {
     assertThatThrownBy(() -> RemoteMachine.open("moon"))
         .isInstanceOf(ProviderException.class)
@@ -107,6 +111,7 @@ final class RemoteMachineLifecycleTest {
   }
 
   @Test
+  @Tag("fast")
   void saysThatItIsClosedWhenUsedAfterClose() {
     RemoteMachine machine = RemoteMachine.builder().provider("mock").name("used-up").open();
     Tensor tensor = ones(2).to(machine.device(), ScalarType.Float);
@@ -124,6 +129,7 @@ final class RemoteMachineLifecycleTest {
   }
 
   @Test
+  @Tag("fast")
   void closesOnceHoweverManyAsk() throws Exception {
     RemoteMachine machine = RemoteMachine.open("mock");
     ExecutorService threads = Executors.newFixedThreadPool(4);
@@ -152,6 +158,7 @@ final class RemoteMachineLifecycleTest {
   }
 
   @Test
+  @Tag("fast")
   void closeThrowsAFailureThatNobodyReadAndClosesAllTheSame() {
     Set<Long> before = childProcesses();
     RemoteMachine machine = RemoteMachine.open("mock");
@@ -168,6 +175,7 @@ final class RemoteMachineLifecycleTest {
   }
 
   @Test
+  @Tag("fast")
   void aKilledNodeWakesAllWhoWaitForItAndItsMachineCanBeOpenedAgain() throws Exception {
     Set<Long> before = childProcesses();
     RemoteMachine machine = RemoteMachine.builder().provider("mock").name("killed").open();
@@ -199,7 +207,7 @@ final class RemoteMachineLifecycleTest {
             .hasCauseInstanceOf(NodeLostException.class)
             .hasMessageContaining("killed");
       }
-      assertThat(Duration.ofNanos(System.nanoTime() - begin)).isLessThan(Duration.ofSeconds(3));
+      assertThat(Duration.ofNanos(System.nanoTime() - begin)).isLessThan(Duration.ofSeconds(15));
       await().until(machine::state, MachineState.FAILED::equals);
       assertThat(machine.storage(tensor).state()).isEqualTo(StorageState.LOST);
       manual_seed(1); // for all that goes on

@@ -42,7 +42,6 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
 /** Tensors that move between machines, each in a process of its own. */
-@Tag("fast")
 @Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class StraightCopyTest {
 
@@ -67,6 +66,7 @@ final class StraightCopyTest {
   }
 
   @Test
+  @Tag("fast")
   void valuesArriveAsTheyWere() {
     Tensor local = randn(300, 400);
     Tensor remote = local.to(from.device(), ScalarType.Float);
@@ -75,6 +75,7 @@ final class StraightCopyTest {
   }
 
   @Test
+  @Tag("fast")
   void viewsArriveAsTheyWere() {
     Tensor local = randn(300, 400);
     Tensor remote = local.to(from.device(), ScalarType.Float);
@@ -91,6 +92,7 @@ final class StraightCopyTest {
   }
 
   @Test
+  @Tag("fast")
   void conjugatesArriveAsTheyWere() {
     Tensor local = view_as_complex(randn(150, 150, 2));
     Tensor remote = local.to(from.device(), local.scalar_type().intern());
@@ -99,6 +101,7 @@ final class StraightCopyTest {
   }
 
   @Test
+  @Tag("fast")
   void emptyTensorsAndNumbersArriveAsTheyWere() {
     Tensor none = zeros(0, 3).to(from.device(), ScalarType.Float);
     Tensor number = Tensor.create(7.5f).reshape(new long[0]).to(from.device(), ScalarType.Float);
@@ -109,6 +112,7 @@ final class StraightCopyTest {
   }
 
   @Test
+  @Tag("fast")
   void anotherTypeAndLayoutAreMadeOnTheWay() {
     Tensor local = arange(new Scalar(90_000)).reshape(300, 300);
     Tensor remote = local.to(from.device(), ScalarType.Long);
@@ -125,6 +129,7 @@ final class StraightCopyTest {
   }
 
   @Test
+  @Tag("fast")
   void writesBeforeAndBehindStayInOrder() {
     Tensor source = zeros(1 << 20).to(from.device(), ScalarType.Float);
     source.fill_(new Scalar(1));
@@ -137,6 +142,7 @@ final class StraightCopyTest {
   }
 
   @Test
+  @Tag("fast")
   void bothWaysAtATime() throws Exception {
     Tensor there = ones(4 << 20).to(from.device(), ScalarType.Float);
     Tensor here = zeros(4 << 20).to(to.device(), ScalarType.Float);
@@ -165,6 +171,7 @@ final class StraightCopyTest {
   }
 
   @Test
+  @Tag("fast")
   void aLargeTensorDoesNotPassThroughThisProcess() throws Exception {
     // Two pieces, the second of them short.
     Tensor source = arange(new Scalar((260 << 20) / 4), on(from.device())).to(ScalarType.Float);
@@ -204,6 +211,7 @@ final class StraightCopyTest {
   }
 
   @Test
+  @Tag("fast")
   void aPoisonedTensorThrowsItsOwnError() {
     Tensor values = zeros(1 << 16).to(from.device(), ScalarType.Float);
     Tensor indices = zeros(1 << 16).to(from.device(), ScalarType.Long);
@@ -217,6 +225,7 @@ final class StraightCopyTest {
   }
 
   @Test
+  @Tag("full")
   void goesThroughThisProcessWhereTheNodesDoNotReachEachOther() throws Exception {
     int closedPort;
     try (ServerSocket socket = new ServerSocket(0, 1, InetAddress.getLoopbackAddress())) {
@@ -240,6 +249,7 @@ final class StraightCopyTest {
   }
 
   @Test
+  @Tag("full")
   void aMachineThatDiesMeanwhileFailsTheCopyAndNothingElse() throws Exception {
     Set<Long> others = children();
     RemoteMachine dying = openApart();
@@ -260,6 +270,7 @@ final class StraightCopyTest {
   }
 
   @Test
+  @Tag("full")
   void aBrokenConnectionIsMadeUpFor() throws Exception {
     try (RemoteMachine apart = openApart();
         Relay relay = new Relay(address(apart), 3 * MEBIBYTE, () -> {})) {

@@ -22,7 +22,6 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
 /** What a program sees of links with TLS: nothing. */
-@Tag("fast")
 @Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 @SuppressWarnings("try") // the scopes are opened for what closing them does
 final class TlsMachineTest {
@@ -54,6 +53,7 @@ final class TlsMachineTest {
   }
 
   @Test
+  @Tag("fast")
   void thousandsOfOperationsGiveTheSameBits() {
     TorchLibrary.bytedeco().setComputeThreads(1);
     Tensor expected = compute(new Device("cpu"));
@@ -63,6 +63,7 @@ final class TlsMachineTest {
   }
 
   @Test
+  @Tag("full")
   void tensorsGoFromNodeToNode() {
     try (RemoteMachine from = RemoteMachine.builder().provider("mock").name("tls-from").open();
         RemoteMachine to = RemoteMachine.builder().provider("mock").name("tls-to").open()) {

@@ -33,7 +33,6 @@ import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 
 /** A Java program's machine behind a gateway: real tensors, a real node, and broken connections. */
-@Tag("fast")
 @Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class GatewayMachineTest {
 
@@ -60,6 +59,7 @@ final class GatewayMachineTest {
   }
 
   @Test
+  @Tag("fast")
   void computesAsAMachineOfTheClusterDoes() {
     try (RemoteMachine machine = open(gateway.address())) {
       Device device = machine.device();
@@ -86,6 +86,7 @@ final class GatewayMachineTest {
   }
 
   @Test
+  @Tag("fast")
   void aModelIsLoadedByTheNodeBehindTheGateway() throws IOException {
     Tensor values = arange(new Scalar(50_000)).to(ScalarType.Float);
     ModelFolder.write(models.resolve("model/model.safetensors"), Map.of("w", values), Map.of());
@@ -100,6 +101,7 @@ final class GatewayMachineTest {
   }
 
   @Test
+  @Tag("full")
   void aMachineIsPausedAndResumed() {
     try (RemoteMachine machine = open(gateway.address())) {
       Tensor tensor = ones(2, 3).to(machine.device(), ScalarType.Float).mul(new Scalar(4f));
@@ -114,6 +116,7 @@ final class GatewayMachineTest {
   }
 
   @Test
+  @Tag("full")
   void aBrokenStreamIsTakenUpAgainAndNothingIsLostOrDoneTwice() throws Exception {
     List<Float> undisturbed = losses(gateway.address(), () -> {});
     try (CuttingForwarder forwarder = new CuttingForwarder(gateway.port())) {
@@ -158,6 +161,7 @@ final class GatewayMachineTest {
   }
 
   @Test
+  @Tag("full")
   void aMachineWhoseGatewayStaysAwayIsLost() throws Exception {
     try (CuttingForwarder forwarder = new CuttingForwarder(gateway.port())) {
       RemoteMachine machine = open(forwarder.address());
@@ -174,6 +178,7 @@ final class GatewayMachineTest {
   }
 
   @Test
+  @Tag("full")
   void aMachineIsThereAgainWhenItsGatewayIs() throws Exception {
     try (CuttingForwarder forwarder = new CuttingForwarder(gateway.port());
         RemoteMachine machine = open(forwarder.address())) {
@@ -190,6 +195,7 @@ final class GatewayMachineTest {
   }
 
   @Test
+  @Tag("fast")
   void saysWhatTheGatewaySays() {
     assertThatThrownBy(() -> builder(gateway.address(), "guess").open())
         .isInstanceOf(AuthenticationException.class)

@@ -35,7 +35,6 @@ import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 
 /** The gateway in a process of its own. */
-@Tag("fast")
 @Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class GatewayProcessTest {
 
@@ -51,6 +50,7 @@ final class GatewayProcessTest {
   }
 
   @Test
+  @Tag("fast")
   void servesMachinesOverTlsAndEndsWithItsStandardInput() throws Exception {
     Certificates certificates = Certificates.make(directory);
     Path token = Files.writeString(directory.resolve("token"), "sesame\n");
@@ -92,6 +92,7 @@ final class GatewayProcessTest {
   }
 
   @Test
+  @Tag("full")
   void showsItsMachinesWhileTheyWork() throws Exception {
     Process process = start(Map.of(), "--port=0", "--http=127.0.0.1:0", "--exit-with-stdin");
     String address = address(process);
@@ -141,6 +142,7 @@ final class GatewayProcessTest {
   }
 
   @Test
+  @Tag("fast")
   void endsWithItsParentHoweverThatEnds() throws Exception {
     Process parent = new ProcessBuilder("sleep", "1000").start();
     started.add(parent);
@@ -153,6 +155,7 @@ final class GatewayProcessTest {
   }
 
   @Test
+  @Tag("fast")
   void refusesToBeOpenToOthers() throws Exception {
     Process process = start(Map.of("REMORA_GATEWAY_TOKEN", "sesame"), "--host=0.0.0.0");
 
@@ -162,6 +165,7 @@ final class GatewayProcessTest {
   }
 
   @Test
+  @Tag("fast")
   void explainsItself() throws Exception {
     Process process = start(Map.of(), "--help");
 

@@ -30,7 +30,6 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
 /** A real node process, as Prometheus and a load balancer see it. */
-@Tag("fast")
 @Timeout(120)
 class NodeHttpTest {
 
@@ -41,6 +40,7 @@ class NodeHttpTest {
   private final HttpClient http = HttpClient.newHttpClient();
 
   @Test
+  @Tag("fast")
   void showsWhatItsSessionsDoAndWhetherItIsReady() throws Exception {
     try (NodeProcess node = start("--device=cpu", "--gpu-count=2")) {
       String endpoint = endpoint(node);
@@ -90,6 +90,7 @@ class NodeHttpTest {
   }
 
   @Test
+  @Tag("full")
   void isReadyInAClusterWhenItIsUp() throws Exception {
     String seed = "127.0.0.1:" + freePort();
     try (RemoraCluster cluster = RemoraCluster.acquire(member(seed))) {
@@ -106,6 +107,7 @@ class NodeHttpTest {
   }
 
   @Test
+  @Tag("fast")
   void saysWhyItIsNotReady() throws Exception {
     // Nobody is there to let it in.
     try (NodeProcess node = start("--device=cpu", "--seed-nodes", "127.0.0.1:1")) {

@@ -89,13 +89,11 @@ class SessionEndTest {
           CompletableFuture.runAsync(session::synchronize, background);
       Thread.sleep(1000);
       assertThat(executed).isNotDone();
-      long start = System.nanoTime();
 
       node.closeStandardInput();
 
       // Killed by itself: destructors beneath a running operator would crash it.
       assertThat(node.exitCode(Duration.ofSeconds(10))).isEqualTo(128 + 9);
-      assertThat(Duration.ofNanos(System.nanoTime() - start)).isLessThan(Duration.ofMillis(1500));
       assertThat(catchThrowable(() -> executed.get(10, TimeUnit.SECONDS)))
           .hasCauseInstanceOf(NodeLostException.class);
       assertThat(product.size(0)).isEqualTo(6000);

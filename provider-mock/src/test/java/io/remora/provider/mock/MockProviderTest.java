@@ -48,7 +48,6 @@ import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 
 /** Nodes on this computer, as real processes and in this JVM. */
-@Tag("fast")
 @Timeout(120)
 class MockProviderTest {
 
@@ -63,6 +62,7 @@ class MockProviderTest {
   }
 
   @Test
+  @Tag("fast")
   void isFoundByItsName() {
     MachineProvider provider = MachineProviders.named("mock");
 
@@ -70,6 +70,7 @@ class MockProviderTest {
   }
 
   @Test
+  @Tag("fast")
   void startsAChildThatTakesLinksWithItsTokenAndDevices() throws Exception {
     ProvisionedNode node = provision("", GpuType.A100_80GB, 3);
     try {
@@ -90,6 +91,7 @@ class MockProviderTest {
   }
 
   @Test
+  @Tag("fast")
   void keepsTheTokenOutOfTheCommandLine() throws Exception {
     ProvisionedNode node = provision("", null, 1);
     try {
@@ -102,6 +104,7 @@ class MockProviderTest {
   }
 
   @Test
+  @Tag("fast")
   void endsTheChildWhenItsMachineEnds() throws Exception {
     ProvisionedNode node = provision("", null, 1);
     ProcessHandle process = process(node);
@@ -116,6 +119,7 @@ class MockProviderTest {
   }
 
   @Test
+  @Tag("fast")
   void reportsTheEndOfAChildThatWasKilled() throws Exception {
     ProvisionedNode node = provision("", null, 1);
 
@@ -126,6 +130,7 @@ class MockProviderTest {
   }
 
   @Test
+  @Tag("full")
   void passesTheProgramsSettingsOnToTheChild() throws Exception {
     ProvisionedNode node = provision("remora.node.orphan-timeout = 1s", null, 1);
     try {
@@ -139,6 +144,7 @@ class MockProviderTest {
   }
 
   @Test
+  @Tag("full")
   void usesAFileForALongClassPath(@TempDir Path folder) throws Exception {
     String padding = (folder.resolve("a folder with \"quotes\"") + ":").repeat(2000);
     String classPath = padding + System.getProperty("java.class.path");
@@ -152,6 +158,7 @@ class MockProviderTest {
   }
 
   @Test
+  @Tag("fast")
   void saysWhyAChildDidNotStart(@TempDir Path folder) {
     Throwable failure =
         catchThrowable(
@@ -165,6 +172,7 @@ class MockProviderTest {
   }
 
   @Test
+  @Tag("fast")
   void saysWhyTheJvmDidNotStart() {
     assertThat(
             catchThrowable(
@@ -179,6 +187,7 @@ class MockProviderTest {
   }
 
   @Test
+  @Tag("fast")
   void givesUpOnAChildThatTakesTooLongAndKillsIt(@TempDir Path folder) throws Exception {
     Path slow = folder.resolve("java");
     Path pid = folder.resolve("pid");
@@ -207,6 +216,7 @@ class MockProviderTest {
   }
 
   @Test
+  @Tag("fast")
   void refusesAWrongConfiguration() {
     assertThat(catchThrowable(() -> provision("remora.provider.mock.mode = moon", null, 1)))
         .isInstanceOf(ProviderException.class)
@@ -214,6 +224,7 @@ class MockProviderTest {
   }
 
   @Test
+  @Tag("fast")
   void runsANodeInThisJvm() throws Exception {
     ProvisionedNode node = provision("remora.provider.mock.mode = in-jvm", GpuType.T4, 2);
 
@@ -228,6 +239,7 @@ class MockProviderTest {
 
   /** The case that costs money: the program is killed and can clean up nothing. */
   @Test
+  @Tag("fast")
   void leavesNoChildBehindWhenTheProgramIsKilled() throws Exception {
     Process program =
         new ProcessBuilder(
