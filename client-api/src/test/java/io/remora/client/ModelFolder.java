@@ -47,9 +47,10 @@ public final class ModelFolder {
       out.write(ByteBuffer.wrap(layout.header()), 0);
       for (SafetensorsWriter.Place place : layout.places()) {
         if (place.bytes() > 0) {
-          Tensor tensor = tensors.get(place.tensor().name()).contiguous();
-          ByteBuffer bytes = new BytePointer(tensor.data_ptr()).limit(place.bytes()).asByteBuffer();
-          out.write(bytes, place.offset());
+          try (Tensor tensor = tensors.get(place.tensor().name()).contiguous()) {
+            BytePointer bytes = new BytePointer(tensor.data_ptr()).limit(place.bytes());
+            out.write(bytes.asByteBuffer(), place.offset());
+          }
         }
       }
     }
