@@ -80,6 +80,7 @@ Machine::Machine(int64_t handle, std::string name, int devices, size_t max_batch
   for (int device = 0; device < devices; device++) {
     write_seed(device, device, first_seed);
   }
+  empty_size_ = open.size();  // seeds alone are not worth sending
 }
 
 Machine* open_machine(const char* name, int devices, size_t max_batch_bytes) {
@@ -201,6 +202,7 @@ void Machine::start_batch() {
   open.clear();
   open.u8(kBatchMagic);
   open.u8(kWireVersion);
+  empty_size_ = open.size();
   last_id_ = 0;
 }
 
@@ -595,7 +597,7 @@ void Machine::flush_for(uint64_t wanted) {
 int Machine::flush() {
   Lock lock(*this);
   begin_record();
-  if (open.size() > 2) {
+  if (open.size() > empty_size_) {
     submit_open_batch();
   }
   return 0;
@@ -628,7 +630,7 @@ int Machine::flush_when_idle(int64_t timeout_micros, int64_t linger_micros) {
     if (has_frees_.load(std::memory_order_acquire)) {
       drain_frees();
     }
-    bool holds_something = open.size() > 2;
+    bool holds_something = open.size() > empty_size_;
     auto now = steady_clock::now();
     auto closed = sequence.load(std::memory_order_relaxed);
     if (holds_something && executed.load(std::memory_order_acquire) >= closed) {

@@ -188,6 +188,7 @@ class Machine {
   void note_birth(StorageContext* context, size_t bytes);  // the open batch is the first to use the storage
 
   const size_t max_batch_bytes_;
+  size_t empty_size_ = 0;             // of the open batch when nothing has been recorded
   int64_t submitted_operations_ = 0;
   std::mutex mutex_;
   std::mutex submit_mutex_;           // taken while holding mutex_, held after mutex_ was let go
