@@ -296,7 +296,7 @@ def test_a_second_device(machine):
 def test_futures_come_in_order(device, tmp_path):
     @remora.remote(run_async=True, timeout=30)
     def once_there(x, file):
-        while not os.path.exists(file):
+        while not Path(file).exists():
             time.sleep(0.01)
         return x + 1
 
