@@ -29,10 +29,10 @@ record LoadedModel(LlamaConfig config, LlamaForCausalLM module, ScalarType dtype
   static LoadedModel of(LlamaConfig config, Map<String, Tensor> tensors) {
     LlamaForCausalLM module =
         new LlamaForCausalLM(config, Place.options(new Device("meta"), ScalarType.Float));
+    Map<String, Tensor> weights = module.weights();
     Map<String, Tensor> wanted = new LinkedHashMap<>(tensors);
-    wanted.keySet().retainAll(module.weights().keySet());
+    wanted.keySet().retainAll(weights.keySet());
     StateDicts.link(module, wanted);
-    Tensor first = module.weights().values().iterator().next();
-    return new LoadedModel(config, module, first.scalar_type());
+    return new LoadedModel(config, module, weights.values().iterator().next().scalar_type());
   }
 }
