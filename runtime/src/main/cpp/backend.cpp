@@ -7,6 +7,8 @@
 #include <ATen/TensorUtils.h>
 #include <ATen/detail/PrivateUse1HooksInterface.h>
 #include <ATen/native/Resize.h>
+#include <ATen/native/ResizeCommon.h>
+#include <ATen/native/TensorFactories.h>
 #include <ATen/ops/_reshape_alias_native.h>
 #include <ATen/ops/as_strided_native.h>
 #include <ATen/ops/unfold_native.h>
@@ -233,6 +235,12 @@ int slot_of(std::optional<c10::Device> device) {
   return slot;
 }
 
+// Whether the program wants memory that nobody has written to be the same each time: torch.utils.deterministic.
+bool fills_memory() {
+  const auto& context = at::globalContext();
+  return C10_UNLIKELY(context.deterministicAlgorithms()) && context.deterministicFillUninitializedMemory();
+}
+
 at::Tensor make_empty(c10::IntArrayRef sizes, c10::IntArrayRef strides, std::optional<c10::ScalarType> dtype,
                       std::optional<c10::Layout> layout, std::optional<c10::Device> device,
                       std::optional<bool> pin_memory) {
@@ -250,7 +258,9 @@ at::Tensor make_empty(c10::IntArrayRef sizes, c10::IntArrayRef strides, std::opt
   int slot = slot_of(device);
   auto& machine = machine_of(remora_device(slot));
   machine.check_usable();
-  return new_tensor(machine, slot, meta, meta.bytes());
+  auto made = new_tensor(machine, slot, meta, meta.bytes());
+  if (fills_memory()) at::native::fill_empty_deterministic_(made);
+  return made;
 }
 
 at::Tensor empty_strided(c10::IntArrayRef sizes, c10::IntArrayRef strides, std::optional<c10::ScalarType> dtype,
@@ -319,10 +329,12 @@ const at::Tensor& resize(const at::Tensor& self, c10::IntArrayRef sizes, std::op
     TORCH_CHECK(*format != c10::MemoryFormat::Preserve, "unsupported memory format ", *format);
     impl->empty_tensor_restride(*format);
   }
+  auto before = static_cast<int64_t>(self.storage().nbytes());
   grow_storage(self, self.numel() == 0
                          ? 0
                          : at::detail::computeStorageNbytes(self.sizes(), self.strides(), self.element_size(),
                                                             self.storage_offset()));
+  if (fills_memory()) at::native::fill_resize_deterministic_(self, before);
   return self;
 }
 

@@ -96,7 +96,10 @@ struct Executor::Call {
 };
 
 Executor::Executor(std::vector<c10::Device> devices, std::unordered_set<std::string> denied)
-    : devices_(std::move(devices)), denied_(std::move(denied)), memory_(devices_.size()) {}
+    : devices_(std::move(devices)), denied_(std::move(denied)), memory_(devices_.size()) {
+  settings_ = Settings::of_program();
+  settings_.add_precision();
+}
 
 Executor::~Executor() { drop_transfers(this); }
 
@@ -123,6 +126,10 @@ std::unique_ptr<ExecutionResult> Executor::execute(const uint8_t* data, size_t b
   result->report.u8(kReportMagic);
   result->report.u8(kWireVersion);
 
+  struct Release {
+    SettingsLease& lease;
+    ~Release() { lease.release(); }
+  } release{lease_};
   at::AutoDispatchBelowADInplaceOrView below_autograd;
   at::NoGradGuard no_grad;
   Reader r(data, bytes);
@@ -181,12 +188,7 @@ std::unique_ptr<ExecutionResult> Executor::execute(const uint8_t* data, size_t b
       case Record::kFreeGenerator:
         generators_.erase(r.bounded(kMaxGenerators, "a generator"));
         break;
-      case Record::kDefaultDtype: {
-        auto dtype = r.dtype();
-        if (!c10::isFloatingType(dtype)) r.fail("the default dtype must be a floating point type");
-        c10::set_default_dtype(c10::scalarTypeToTypeMeta(dtype));
-        break;
-      }
+      case Record::kSettings: settings_ = Settings::read(r); break;
       default:
         r.fail("unknown record " + std::to_string(record));
     }
@@ -246,6 +248,7 @@ double Executor::elapsed(uint64_t first, uint64_t second) {
 }
 
 void Executor::question(Reader& r) {
+  lease_.release();  // what follows may wait for another session
   auto request = static_cast<int64_t>(r.varint());
   auto kind = static_cast<Question>(r.u8());
   if (kind == Question::kHoldTransfer || kind == Question::kFetchTransfer) {
@@ -849,10 +852,10 @@ at::Generator& Executor::generator(uint64_t id, uint32_t device) {
 namespace {
 
 // Operators that draw from libtorch's default generator draw from the session's instead: its state is put in place
-// for the call and taken back afterwards.
+// for the call and taken back afterwards. Sessions take turns.
 class BorrowedDefaultGenerator {
  public:
-  BorrowedDefaultGenerator(c10::Device device, at::Generator& session) : session_(session) {
+  BorrowedDefaultGenerator(c10::Device device, at::Generator& session) : turn_(turns()), session_(session) {
     shared_ = device.is_cpu() ? at::detail::getDefaultCPUGenerator()
                               : at::globalContext().defaultGenerator(device);
     saved_ = shared_.get_state();
@@ -864,6 +867,12 @@ class BorrowedDefaultGenerator {
   }
 
  private:
+  static std::mutex& turns() {
+    static std::mutex mutex;
+    return mutex;
+  }
+
+  std::unique_lock<std::mutex> turn_;
   at::Generator& session_;
   at::Generator shared_;
   at::Tensor saved_;
@@ -881,6 +890,7 @@ bool Executor::run(Call& call) {
         call.stack[seeded] = generator(call.device, call.device);
       }
       at::AutoGradMode gradients(call.info->needs_grad_mode);
+      lease_.acquire(settings_);
       if (call.info->draws_random_numbers) {
         BorrowedDefaultGenerator borrowed(devices_[call.device], generator(call.device, call.device));
         call.info->handle.callBoxed(call.stack);
@@ -1043,6 +1053,7 @@ void Executor::call(Reader& r, bool asked) {
     }
   }
   bool ran = run(call);
+  lease_.yield();
 
   if (asked) {
     Writer answer;
@@ -1185,6 +1196,7 @@ void Executor::bind(Reader& r) {
 }
 
 void Executor::run(Reader& r, Callee callee) {
+  lease_.release();  // what follows may wait for another session
   auto request = static_cast<int64_t>(r.varint());
   FunctionCall function;
   function.callee = callee;

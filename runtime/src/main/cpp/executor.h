@@ -17,6 +17,7 @@
 
 #include "functions.h"
 #include "operators.h"
+#include "settings.h"
 #include "tensor_meta.h"
 #include "wire.h"
 
@@ -119,6 +120,8 @@ class Executor {
   const std::unordered_set<std::string> denied_;
   ska::flat_hash_map<int64_t, Storage> storages_;
   std::vector<WireOperator> operators_;
+  Settings settings_;                                         // of the session
+  SettingsLease lease_;                                       // held only while a batch is executed
   std::map<int64_t, std::vector<at::Tensor>> asked_;          // outputs that wait for their names
   std::map<int64_t, std::shared_ptr<Failure>> asked_failed_;
   std::map<uint64_t, at::Generator> generators_;

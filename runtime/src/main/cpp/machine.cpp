@@ -464,12 +464,16 @@ uint32_t Machine::wire_index(const OperatorInfo& info) {
   return static_cast<uint32_t>(index);
 }
 
-void Machine::write_default_dtype() {
-  auto dtype = c10::typeMetaToScalarType(c10::get_default_dtype());
-  if (dtype != default_dtype_) {
-    default_dtype_ = dtype;
-    open.code(Record::kDefaultDtype);
-    open.code(dtype);
+void Machine::write_settings(const OperatorInfo& info, Settings settings) {
+  if (info.multiplies || !settings_) {
+    settings.add_precision();
+  } else {
+    settings.add_precision(*settings_);
+  }
+  if (settings_ != settings) {
+    settings_ = settings;
+    open.code(Record::kSettings);
+    settings.write(open);
   }
 }
 

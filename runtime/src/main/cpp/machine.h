@@ -15,11 +15,13 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "operators.h"
 #include "remora.h"
+#include "settings.h"
 #include "tensor_meta.h"
 #include "wire.h"
 
@@ -135,7 +137,7 @@ class Machine {
   void write_seed(int64_t generator, int device, uint64_t seed);
   void write_argument(const c10::IValue& value, TensorView& previous);
   uint32_t wire_index(const OperatorInfo& info);        // defines the operator on first use
-  void write_default_dtype();
+  void write_settings(const OperatorInfo& info, Settings settings);
   void write_bind(int64_t request, const std::vector<at::Tensor>& outputs);  // names an asked call's outputs
   void end_record(bool operation = true);               // submits the batch when it is full
   // Closes the batch and hands it over; the lock is let go meanwhile.
@@ -205,7 +207,7 @@ class Machine {
   int64_t last_id_ = 0;               // the storage id that the next one in the batch is a difference to
   std::vector<int32_t> wire_indices_; // by OperatorInfo::index; -1 = not defined yet
   uint32_t defined_ = 0;
-  c10::ScalarType default_dtype_ = c10::ScalarType::Float;
+  std::optional<Settings> settings_;  // the last that were sent
 
   std::mutex free_mutex_;
   std::vector<StorageContext*> frees_;

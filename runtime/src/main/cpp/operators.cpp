@@ -58,6 +58,15 @@ bool has_python_meta_kernel(const c10::OperatorHandle& op) {
   return false;
 }
 
+// Operators made of matrix products or convolutions, by what their names hold.
+bool has_products(const std::string& name) {
+  for (const char* part : {"mm", "mv", "matmul", "dot", "conv", "linear", "attention", "lstm", "gru", "rnn", "addr", "inner",
+                           "einsum", "cdist", "linalg", "matrix", "multi_head"}) {
+    if (name.find(part) != std::string::npos) return true;
+  }
+  return false;
+}
+
 bool holds_tensors(const c10::TypePtr& type) {
   if (type->kind() == c10::TypeKind::TensorType) {
     return true;
@@ -147,6 +156,7 @@ OperatorInfo::OperatorInfo(const c10::OperatorHandle& op, uint32_t op_index) : h
   }
   has_meta_kernel = op.hasComputedKernelForDispatchKey(c10::DispatchKey::Meta) && kWrongMeta.count(name) == 0 &&
       kWrongMeta.count(full_name) == 0 && !has_python_meta_kernel(op);
+  multiplies = has_products(name);
   needs_grad_mode = name == "aten::mkldnn_rnn_layer";
   draws_random_numbers = generator_argument < 0 && op.hasTag(at::Tag::nondeterministic_seeded);
 }

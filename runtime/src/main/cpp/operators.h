@@ -29,6 +29,7 @@ struct OperatorInfo {
   bool masks_matter = false;          // the same, but only where an index is a boolean mask
   bool has_meta_kernel = false;
   bool draws_random_numbers = false;  // without a generator argument
+  bool multiplies = false;            // may compute float32 products in less precision, where the program allows it
   bool needs_grad_mode = false;       // its kernel prepares for backward only where gradients are on
   bool only_views = false;            // no data is touched: metadata alone
 

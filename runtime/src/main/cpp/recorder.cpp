@@ -24,6 +24,7 @@ using Arguments = c10::ArrayRef<c10::IValue>;
 
 struct Caller {
   const OperatorInfo& info;
+  const Settings settings = Settings::of_program();
   Machine* machine = nullptr;
   int slot = -1;
 
@@ -247,9 +248,10 @@ bool is_scalar_type(const c10::TypePtr& type) {
 }
 
 // Double arguments (not Scalars) can decide sizes, too: upsample's scales. Their values always count.
-std::optional<PlanKey> plan_key(const OperatorInfo& info, Arguments arguments) {
+std::optional<PlanKey> plan_key(const OperatorInfo& info, const Settings& settings, Arguments arguments) {
   PlanKey key;
-  key.mix(info.index | static_cast<uint64_t>(c10::typeMetaToScalarType(c10::get_default_dtype())) << 32);
+  key.mix(info.index);
+  key.mix(settings.key());
   const auto& schema = info.handle.schema().arguments();
   for (size_t i = 0; i < arguments.size(); i++) {
     const auto& value = arguments[i];
@@ -618,7 +620,7 @@ void record_planned(const Caller& caller, Arguments arguments, const Plan& plan,
     return;
   }
   announce(caller, arguments, outputs);
-  machine.write_default_dtype();
+  machine.write_settings(caller.info, caller.settings);
   auto index = machine.wire_index(caller.info);
   TensorView previous;
   machine.open.code(Record::kCall);
@@ -654,7 +656,7 @@ Plan ask(const Caller& caller, Arguments arguments, int64_t request) {
     Machine::Lock lock(machine);
     machine.begin_record();
     announce(caller, arguments, {});
-    machine.write_default_dtype();
+    machine.write_settings(caller.info, caller.settings);
     auto index = machine.wire_index(caller.info);
     TensorView previous;
     machine.open.code(Record::kAsk);
@@ -704,7 +706,7 @@ void record_call(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit:
   Outputs outputs;
 
   bool ask_always = info.always_ask || (info.masks_matter && has_mask(arguments));
-  auto key = ask_always ? std::nullopt : plan_key(info, arguments);
+  auto key = ask_always ? std::nullopt : plan_key(info, caller.settings, arguments);
   bool done = false;
   if (key) {
     Machine::Lock lock(machine);

@@ -31,7 +31,7 @@ namespace remora {
 namespace {
 
 constexpr char kStateMagic[8] = {'R', 'M', 'R', 'S', 'T', 'A', 'T', 'E'};
-constexpr uint32_t kStateVersion = 1;
+constexpr uint32_t kStateVersion = 2;
 constexpr size_t kChunkBytes = size_t{4} << 20;
 
 enum class Section : uint8_t {
@@ -418,7 +418,8 @@ Executor::Snapshot Executor::save(const std::string& path, uint64_t sequence) {
 
   w.code(Section::kSession);
   w.varint(devices_.size());
-  w.u8(static_cast<uint8_t>(c10::typeMetaToScalarType(c10::get_default_dtype())));
+  w.u8(static_cast<uint8_t>(settings_.default_dtype));
+  w.varint(settings_.flags);
   w.varint(sequence);
   w.varint(calls_);
   w.varint(failures_);
@@ -535,13 +536,15 @@ Executor::Snapshot Executor::load(const std::string& path) {
                  std::to_string(devices_.size()));
         }
         auto dtype = static_cast<c10::ScalarType>(r.u8());
-        if (dtype >= c10::ScalarType::NumOptions || !c10::isFloatingType(dtype)) r.fail("the default dtype is none");
+        try {
+          settings_ = Settings::checked(dtype, r.varint());
+        } catch (const std::invalid_argument& e) {
+          r.fail(e.what());
+        }
         snapshot.sequence = r.varint();
         calls_ = r.varint();
         failures_ = r.varint();
         for (uint64_t i = 0; i < devices; i++) peaks.push_back(r.varint());
-        auto meta = c10::scalarTypeToTypeMeta(dtype);
-        if (meta != c10::get_default_dtype()) c10::set_default_dtype(meta);
         break;
       }
       case Section::kOperators: {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// The wire format of batches (program -> node) and reports (node -> program), version 1. Little-endian; integers
+// The wire format of batches (program -> node) and reports (node -> program), version 2. Little-endian; integers
 // are LEB128 varints, signed ones zigzag-encoded. One rule in one place: everything that both sides must agree on is
 // in this file.
 //
@@ -25,7 +25,7 @@ inline void copy_bytes(void* to, const void* from, size_t size) {
 
 constexpr uint8_t kBatchMagic = 0xB7;
 constexpr uint8_t kReportMagic = 0xB8;
-constexpr uint8_t kWireVersion = 1;
+constexpr uint8_t kWireVersion = 2;
 
 // Limits the decoder holds its input to.
 constexpr uint64_t kMaxDimensions = 64;
@@ -55,7 +55,7 @@ enum class Record : uint8_t {
   kQuestion = 10,       // request, Question, its arguments; the node answers with bytes
   kWriteRandomState = 11,  // generator, device, byte count, bytes
   kFreeGenerator = 12,     // generator
-  kDefaultDtype = 13,      // scalar type
+  kSettings = 13,          // Settings, for what follows
   kRecordEvent = 14,       // event, device
   kFreeEvent = 15,         // event
   kDropTransfer = 16,      // ticket

@@ -17,7 +17,7 @@ final class ReportBytes {
   static byte[] of(List<StorageBirth> realized, long... freed) {
     ByteArrayOutputStream out = new ByteArrayOutputStream();
     out.write(0xB8);
-    out.write(1);
+    out.write(2);
     if (!realized.isEmpty()) {
       out.write(1);
       varint(out, realized.size());

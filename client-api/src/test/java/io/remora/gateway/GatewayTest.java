@@ -233,7 +233,7 @@ final class GatewayTest {
         connect(hello(machine).setWireVersion(77)),
         Status.Code.FAILED_PRECONDITION,
         "ProtocolException",
-        "wire version 1, the program's native core writes 77");
+        "wire version 2, the program's native core writes 77");
     assertRefused(
         connect(hello(machine).setTorchVersion("2.7.1+cu126")),
         Status.Code.FAILED_PRECONDITION,

@@ -54,7 +54,7 @@ class NodeFuzzTest {
           message(FrameType.FETCH, Fetch.newBuilder().setTicket("ticket").setBytes(100).build()),
           message(FrameType.GOODBYE, Goodbye.newBuilder().setMessage("bye").build()),
           // One batch: its length, then a storage of four floats, and a request.
-          Map.entry(FrameType.BATCH, new byte[] {6, 0, 0, 0, (byte) 0xB7, 1, 17, 1, 0, 8}),
+          Map.entry(FrameType.BATCH, new byte[] {6, 0, 0, 0, (byte) 0xB7, 2, 17, 1, 0, 8}),
           Map.entry(FrameType.CLOSE_SESSION, new byte[0]),
           Map.entry(FrameType.VALUE, new byte[40]),
           Map.entry(FrameType.ACK, new byte[3]));

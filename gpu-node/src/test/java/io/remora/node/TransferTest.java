@@ -186,7 +186,7 @@ class TransferTest {
   /** Runs a batch that makes a tensor of {@link #BYTES} bytes, and holds it under the ticket. */
   private static void hold(String ticket) {
     ByteBuffer batch = ByteBuffer.allocateDirect(BYTES + 256).order(ByteOrder.LITTLE_ENDIAN);
-    batch.put((byte) 0xB7).put((byte) 1);
+    batch.put((byte) 0xB7).put((byte) 2);
     // kWrite: a new storage, on device 0, of so many bytes; from byte 0 on, so many bytes
     batch.put((byte) 6).put((byte) 1).put((byte) (2 * ++storages)).put((byte) 0);
     varint(batch, BYTES);

@@ -13,7 +13,7 @@ import java.util.concurrent.atomic.AtomicReference;
  */
 public final class Batch {
   /** Version of the wire format of batches and reports, known without the native core. */
-  public static final int WIRE_VERSION = 1;
+  public static final int WIRE_VERSION = 2;
 
   private final long sequence;
   private final ByteBuffer bytes;

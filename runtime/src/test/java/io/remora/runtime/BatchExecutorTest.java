@@ -51,7 +51,7 @@ class BatchExecutorTest {
   }
 
   private static ByteBuffer emptyReport() {
-    return ByteBuffer.wrap(new byte[] {(byte) 0xB8, 1});
+    return ByteBuffer.wrap(new byte[] {(byte) 0xB8, 2});
   }
 
   private static ByteBuffer direct(byte[] bytes) {
@@ -182,7 +182,7 @@ class BatchExecutorTest {
     assertThatThrownBy(() -> ExecutionReport.decode(ByteBuffer.allocate(3)))
         .isInstanceOf(ProtocolException.class);
     assertThatThrownBy(
-            () -> ExecutionReport.decode(ByteBuffer.wrap(new byte[] {(byte) 0xB8, 1, 2, 100})))
+            () -> ExecutionReport.decode(ByteBuffer.wrap(new byte[] {(byte) 0xB8, 2, 2, 100})))
         .isInstanceOf(ProtocolException.class);
     assertThat(ExecutionReport.decode(emptyReport()).isEmpty()).isTrue();
   }

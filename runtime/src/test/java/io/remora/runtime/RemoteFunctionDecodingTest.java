@@ -33,7 +33,7 @@ class RemoteFunctionDecodingTest {
   /** A float32 tensor of 4 elements, new, and a function that is given it. */
   private static final byte[] BATCH =
       new Bytes()
-          .put(0xB7, 1)
+          .put(0xB7, 2)
           .put(17, 1, 0, 0x88, 0x27) // kRun, request, device, 5000 ms
           .text("f")
           .text("payload")

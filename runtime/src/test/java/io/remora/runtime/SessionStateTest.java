@@ -75,6 +75,21 @@ class SessionStateTest {
   }
 
   @Test
+  void theProgramsSettingsAreSavedWithTheSession() throws Exception {
+    set_default_dtype(scalarTypeToTypeMeta(ScalarType.Double));
+    try (LoopbackMachine machine = new LoopbackMachine()) {
+      Tensor whole = tensor(new long[] {1, 4, 9}).to(machine.device(), ScalarType.Long);
+      assertThat(whole.sqrt().cpu().scalar_type()).isEqualTo(ScalarType.Double);
+
+      machine.swap(folder.resolve("session"));
+
+      assertThat(whole.sqrt().cpu().equal(tensor(1f, 2f, 3f).to(ScalarType.Double))).isTrue();
+    } finally {
+      set_default_dtype(scalarTypeToTypeMeta(ScalarType.Float));
+    }
+  }
+
+  @Test
   void whatAFailureHasPoisonedStaysPoisoned() throws Exception {
     try (LoopbackMachine machine = new LoopbackMachine()) {
       Tensor index = tensor(new long[] {9}).to(machine.device(), ScalarType.Long);

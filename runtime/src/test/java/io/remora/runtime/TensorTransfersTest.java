@@ -169,7 +169,7 @@ class TensorTransfersTest {
   private static void hold(BatchExecutor executor, int storage, String ticket, String text) {
     byte[] bytes = text.getBytes(StandardCharsets.UTF_8);
     ByteBuffer batch = ByteBuffer.allocateDirect(256);
-    batch.put((byte) 0xB7).put((byte) 1);
+    batch.put((byte) 0xB7).put((byte) 2);
     // kWrite: a new storage, on device 0, of so many bytes; from byte 0 on, so many bytes
     batch.put((byte) 6).put((byte) 1).put((byte) (2 * storage)).put((byte) 0);
     batch.put((byte) bytes.length).put((byte) 0).put((byte) bytes.length).put(bytes);

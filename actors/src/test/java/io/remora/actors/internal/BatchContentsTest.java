@@ -29,7 +29,7 @@ class BatchContentsTest {
 
   private static boolean hasWork(int... records) {
     ByteBuffer batch = ByteBuffer.allocateDirect(2 + records.length);
-    batch.put((byte) 0xB7).put((byte) 1);
+    batch.put((byte) 0xB7).put((byte) 2);
     for (int each : records) {
       batch.put((byte) each);
     }

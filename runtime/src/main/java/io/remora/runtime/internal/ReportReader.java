@@ -13,7 +13,7 @@ import java.util.List;
 /** Reads an executor's report; {@code wire.h} describes the format. Treats its input as hostile. */
 public final class ReportReader {
   private static final int MAGIC = 0xB8;
-  private static final int VERSION = 1;
+  private static final int VERSION = 2;
   private static final int MAX_STRING_BYTES = 64 * 1024;
 
   private static final int REALIZED = 1;
