@@ -31,6 +31,9 @@ public final class HttpEndpoint {
   private static final Logger log = LoggerFactory.getLogger(HttpEndpoint.class);
   private static final String OFF = "off";
 
+  /** Readers ask and are answered at once; more would only let strangers hold connections. */
+  private static final String IDLE_TIMEOUT = "10 s";
+
   private HttpEndpoint() {}
 
   /**
@@ -84,6 +87,8 @@ public final class HttpEndpoint {
     Map<String, Object> keys = new HashMap<>();
     keys.put("akka.management.http.hostname", address.getAddress().getHostAddress());
     keys.put("akka.management.http.port", address.getPort());
+    keys.put("akka.http.server.idle-timeout", IDLE_TIMEOUT);
+    keys.put("akka.http.server.transparent-head-requests", "on");
     keys.put("akka.management.http.routes.remora", MetricsRoutes.class.getName());
     keys.put("akka.management.health-checks.readiness-path", "health/ready");
     keys.put("akka.management.health-checks.liveness-path", "health/alive");

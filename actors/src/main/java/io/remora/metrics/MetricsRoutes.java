@@ -3,10 +3,13 @@ package io.remora.metrics;
 
 import static java.nio.charset.StandardCharsets.UTF_8;
 
-import akka.http.javadsl.model.ContentType;
 import akka.http.javadsl.model.ContentTypes;
 import akka.http.javadsl.model.HttpEntities;
+import akka.http.javadsl.model.HttpHeader;
+import akka.http.javadsl.model.HttpRequest;
+import akka.http.javadsl.model.MediaRange;
 import akka.http.javadsl.model.StatusCodes;
+import akka.http.javadsl.model.headers.Accept;
 import akka.http.javadsl.server.Directives;
 import akka.http.javadsl.server.Route;
 import akka.management.javadsl.ManagementRouteProvider;
@@ -16,6 +19,7 @@ import io.micrometer.core.instrument.binder.jvm.JvmMemoryMetrics;
 import io.micrometer.core.instrument.binder.jvm.JvmThreadMetrics;
 import io.micrometer.core.instrument.binder.system.ProcessorMetrics;
 import io.micrometer.core.instrument.binder.system.UptimeMetrics;
+import io.micrometer.core.instrument.config.MeterFilter;
 import io.micrometer.prometheusmetrics.PrometheusConfig;
 import io.micrometer.prometheusmetrics.PrometheusMeterRegistry;
 
@@ -27,8 +31,9 @@ import io.micrometer.prometheusmetrics.PrometheusMeterRegistry;
  */
 public final class MetricsRoutes implements ManagementRouteProvider {
 
-  private static final ContentType TEXT =
-      ContentTypes.parse("text/plain; version=0.0.4; charset=utf-8");
+  private static final String TEXT = "text/plain; version=0.0.4; charset=utf-8";
+  private static final String OPEN_METRICS =
+      "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
   /** Called by Akka Management. */
   public MetricsRoutes() {}
@@ -37,12 +42,40 @@ public final class MetricsRoutes implements ManagementRouteProvider {
   public Route routes(ManagementRouteProviderSettings settings) {
     return Directives.path(
         "metrics",
-        () ->
-            Directives.get(
-                () ->
-                    Directives.complete(
-                        StatusCodes.OK,
-                        HttpEntities.create(TEXT, Prometheus.REGISTRY.scrape().getBytes(UTF_8)))));
+        () -> Directives.concat(Directives.get(this::metrics), Directives.head(this::metrics)));
+  }
+
+  private Route metrics() {
+    return Directives.extractRequest(
+        request -> {
+          String type = wantsOpenMetrics(request) ? OPEN_METRICS : TEXT;
+          return Directives.complete(
+              StatusCodes.OK,
+              HttpEntities.create(
+                  ContentTypes.parse(type), Prometheus.REGISTRY.scrape(type).getBytes(UTF_8)));
+        });
+  }
+
+  /** Who does not name OpenMetrics, or likes text better, gets text. */
+  private static boolean wantsOpenMetrics(HttpRequest request) {
+    float openMetrics = quality(request, "application", "openmetrics-text");
+    return openMetrics > 0 && openMetrics >= quality(request, "text", "plain");
+  }
+
+  /** How much a type is liked that is named; 0: it is not. */
+  private static float quality(HttpRequest request, String main, String sub) {
+    float liked = 0;
+    for (HttpHeader header : request.getHeaders()) {
+      if (header instanceof Accept accept) {
+        for (MediaRange range : accept.getMediaRanges()) {
+          String[] name = range.toString().split(";", 2)[0].strip().split("/", 2);
+          if (name[0].equalsIgnoreCase(main) && name[1].equalsIgnoreCase(sub)) {
+            liked = Math.max(liked, range.qValue());
+          }
+        }
+      }
+    }
+    return liked;
   }
 
   /** One for the JVM, made when it is first needed. */
@@ -56,6 +89,10 @@ public final class MetricsRoutes implements ManagementRouteProvider {
       new JvmThreadMetrics().bindTo(registry);
       new ProcessorMetrics().bindTo(registry);
       new UptimeMetrics().bindTo(registry);
+      registry
+          .config()
+          .meterFilter(MeterFilter.deny(id -> id.getName().equals(RoundTripHistogram.METER)));
+      registry.getPrometheusRegistry().register(new RoundTripHistogram());
       RemoraMetrics.bind();
       Metrics.addRegistry(registry);
       return registry;

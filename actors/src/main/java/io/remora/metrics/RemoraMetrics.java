@@ -10,9 +10,9 @@ import io.micrometer.core.instrument.Meter;
 import io.micrometer.core.instrument.MeterRegistry;
 import io.micrometer.core.instrument.Metrics;
 import io.micrometer.core.instrument.binder.MeterBinder;
+import io.micrometer.prometheusmetrics.PrometheusMeterRegistry;
 import io.remora.actors.MachineState;
 import io.remora.actors.internal.MachineFigures;
-import java.math.BigDecimal;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Locale;
@@ -60,6 +60,9 @@ public final class RemoraMetrics implements MeterBinder {
             .tag("state", state.name().toLowerCase(Locale.ROOT))
             .register(registry);
       }
+    }
+    if (registry instanceof PrometheusMeterRegistry prometheus) {
+      prometheus.getPrometheusRegistry().register(new RoundTripHistogram());
     }
     MachineFigures.watch(new Meters(registry));
   }
@@ -165,35 +168,20 @@ public final class RemoraMetrics implements MeterBinder {
               .register(registry));
     }
 
-    /** Sum and count, and the classes of a histogram under a name of their own. */
+    /** Sum and count; for Prometheus {@link RoundTripHistogram} has them, and more. */
     void roundTrips() {
+      if (registry instanceof PrometheusMeterRegistry) {
+        return;
+      }
       made.add(
           FunctionTimer.builder(
-                  "remora.round.trip",
+                  RoundTripHistogram.METER,
                   figures,
                   MachineFigures::executedBatches,
                   MachineFigures::roundTripNanos,
                   TimeUnit.NANOSECONDS)
-              .description("From a batch on the line to its acknowledgement")
+              .description(RoundTripHistogram.HELP)
               .tag("machine", figures.machine())
-              .register(registry));
-      for (int i = 0; i < MachineFigures.roundTripClasses(); i++) {
-        int index = i;
-        roundTripsWithin(
-            BigDecimal.valueOf(MachineFigures.roundTripBound(i))
-                .stripTrailingZeros()
-                .toPlainString(),
-            each -> each.roundTripsWithin(index));
-      }
-      roundTripsWithin("+Inf", MachineFigures::executedBatches);
-    }
-
-    private void roundTripsWithin(String bound, ToDoubleFunction<MachineFigures> value) {
-      made.add(
-          FunctionCounter.builder("remora.round.trips", figures, value)
-              .description("Round trips that took at most so many seconds")
-              .tag("machine", figures.machine())
-              .tag("le", bound)
               .register(registry));
     }
   }

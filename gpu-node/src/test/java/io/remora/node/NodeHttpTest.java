@@ -16,11 +16,14 @@ import io.remora.runtime.SessionSettings;
 import java.io.IOException;
 import java.net.InetAddress;
 import java.net.ServerSocket;
+import java.net.Socket;
+import java.net.SocketException;
 import java.net.URI;
 import java.net.http.HttpClient;
 import java.net.http.HttpRequest;
 import java.net.http.HttpResponse;
 import java.time.Duration;
+import java.util.List;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import org.bytedeco.pytorch.Tensor;
@@ -47,6 +50,11 @@ class NodeHttpTest {
       assertThat(get(endpoint + "/health/alive").statusCode()).isEqualTo(200);
       await().atMost(LIMIT).until(() -> get(endpoint + "/health/ready").statusCode() == 200);
       assertThat(get(endpoint + "/cluster/members").statusCode()).isEqualTo(404);
+      for (String path : List.of("/health/alive", "/health/ready", "/metrics")) {
+        HttpResponse<String> head = ask("HEAD", endpoint + path);
+        assertThat(head.statusCode()).as(path).isEqualTo(200);
+        assertThat(head.body()).isEmpty();
+      }
 
       try (Owner owner = Owner.connect(node.address(), TOKEN)) {
         owner.openSession(1);
@@ -85,6 +93,22 @@ class NodeHttpTest {
       try (NodeProcess second = NodeProcess.start(TOKEN, "", "--device=cpu", "--http=" + taken)) {
         assertThat(second.exitCode(LIMIT)).isEqualTo(5);
         assertThat(second.log()).contains(taken).contains("--http");
+      }
+    }
+  }
+
+  @Test
+  @Tag("full")
+  void endsConnectionsThatAskNothing() throws Exception {
+    try (NodeProcess node = start("--device=cpu")) {
+      URI endpoint = URI.create(endpoint(node));
+      try (Socket silent = new Socket(endpoint.getHost(), endpoint.getPort());
+          Socket half = new Socket(endpoint.getHost(), endpoint.getPort())) {
+        half.getOutputStream().write("GET /metrics HTTP/1.1\r\nHost:".getBytes(UTF_8));
+        for (Socket stranger : List.of(silent, half)) {
+          stranger.setSoTimeout((int) LIMIT.toMillis());
+          assertThat(ends(stranger)).isTrue();
+        }
       }
     }
   }
@@ -132,6 +156,14 @@ class NodeHttpTest {
     }
   }
 
+  private static boolean ends(Socket socket) throws IOException {
+    try {
+      return socket.getInputStream().read() < 0;
+    } catch (SocketException e) {
+      return true; // It was reset.
+    }
+  }
+
   private static NodeProcess start(String... arguments) {
     return NodeProcess.start(TOKEN, "remora.node.http = 0", arguments);
   }
@@ -156,8 +188,15 @@ class NodeHttpTest {
   }
 
   private HttpResponse<String> get(String address) throws Exception {
+    return ask("GET", address);
+  }
+
+  private HttpResponse<String> ask(String method, String address) throws Exception {
     return http.send(
-        HttpRequest.newBuilder(URI.create(address)).timeout(LIMIT).build(),
+        HttpRequest.newBuilder(URI.create(address))
+            .method(method, HttpRequest.BodyPublishers.noBody())
+            .timeout(LIMIT)
+            .build(),
         HttpResponse.BodyHandlers.ofString(UTF_8));
   }
 }

@@ -5,6 +5,7 @@ import static java.util.Objects.requireNonNull;
 
 import io.remora.actors.MachineState;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 import java.util.Set;
 import java.util.SortedMap;
@@ -62,7 +63,7 @@ public final class MachineFigures {
   private final LongAdder failedOperations = new LongAdder();
   private final LongAdder valueBytes = new LongAdder();
   private final LongAdder roundTripNanos = new LongAdder();
-  private final LongAdder[] roundTrips = adders(ROUND_TRIP_BOUNDS.length);
+  private final LongAdder[] roundTrips = adders(ROUND_TRIP_BOUNDS.length + 1);
   private final LongAdder pauses = new LongAdder();
   private final LongAdder redials = new LongAdder();
   private final LongAdder reconnections = new LongAdder();
@@ -87,6 +88,11 @@ public final class MachineFigures {
       WATCHERS.add(requireNonNull(watcher, "watcher"));
       OPEN.forEach(watcher::opened);
     }
+  }
+
+  /** Those of all machines of this JVM that are open. */
+  public static Set<MachineFigures> all() {
+    return Set.copyOf(OPEN);
   }
 
   /** How many machines of this JVM are in a state. */
@@ -141,12 +147,11 @@ public final class MachineFigures {
     executedBatches.increment();
     executedOperations.add(recorded);
     roundTripNanos.add(nanos);
-    for (int i = 0; i < ROUND_TRIP_NANOS.length; i++) {
-      if (nanos <= ROUND_TRIP_NANOS[i]) {
-        roundTrips[i].increment();
-        return;
-      }
+    int i = 0;
+    while (i < ROUND_TRIP_NANOS.length && nanos > ROUND_TRIP_NANOS[i]) {
+      i++;
     }
+    roundTrips[i].increment();
   }
 
   /** Operations have failed on the node. */
@@ -216,23 +221,14 @@ public final class MachineFigures {
     return roundTripNanos.sum();
   }
 
-  /** How many classes of round trips there are. */
-  public static int roundTripClasses() {
-    return ROUND_TRIP_BOUNDS.length;
+  /** The upper bounds of the classes of round trips, in seconds, in ascending order. */
+  public static double[] roundTripBounds() {
+    return ROUND_TRIP_BOUNDS.clone();
   }
 
-  /** The upper bound of a class, in seconds. */
-  public static double roundTripBound(int index) {
-    return ROUND_TRIP_BOUNDS[index];
-  }
-
-  /** Round trips that took no longer than a class's bound. */
-  public long roundTripsWithin(int index) {
-    long count = 0;
-    for (int i = 0; i <= index; i++) {
-      count += roundTrips[i].sum();
-    }
-    return count;
+  /** The round trips in each class; the last are those that took longer than any bound. */
+  public long[] roundTrips() {
+    return Arrays.stream(roundTrips).mapToLong(LongAdder::sum).toArray();
   }
 
   /** Times the machine was paused. */
