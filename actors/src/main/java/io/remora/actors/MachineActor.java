@@ -25,9 +25,11 @@ import akka.pattern.StatusReply;
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigException;
 import com.typesafe.config.ConfigFactory;
+import com.typesafe.config.ConfigRenderOptions;
 import io.remora.actors.internal.MachineFigures;
 import io.remora.actors.internal.StayingShards;
 import io.remora.actors.link.LinkSettings;
+import io.remora.actors.link.LinkTls;
 import io.remora.actors.link.LinkTransport;
 import io.remora.provider.LaunchToken;
 import io.remora.provider.MachineSpec;
@@ -424,16 +426,16 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
         .build();
   }
 
-  /** The shard was asked to stop this entity. */
+  /** Nothing is decided here any more: the entity is about to stop, and its successor decides. */
   private Receive<Command> leaving() {
-    return always()
-        .onMessage(Open.class, this::again)
-        .onMessage(OpenSession.class, this::again)
-        .onMessage(CloseSession.class, this::again)
-        .onMessage(GetStorage.class, this::again)
-        .onMessage(Pause.class, this::again)
-        .onMessage(Resume.class, this::again)
-        .onMessage(Close.class, this::again)
+    return newReceiveBuilder()
+        .onMessage(GetState.class, this::onGetState)
+        .onMessage(GetStats.class, this::onGetStats)
+        .onMessage(Leave.class, this::onLeave)
+        .onMessage(Recorded.class, this::onRecorded)
+        .onMessage(Internal.class, event -> Behaviors.same())
+        .onMessage(Command.class, this::again)
+        .onSignal(PostStop.class, this::onPostStop)
         .build();
   }
 
@@ -570,7 +572,6 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
         .onMessage(OwnerGone.class, this::onOwnerGone)
         .onMessage(GetStats.class, this::onGetStats)
         .onMessage(Leave.class, this::onLeave)
-        .onMessage(Recorded.class, this::onRecorded)
         .onSignal(PostStop.class, this::onPostStop);
   }
 
@@ -772,7 +773,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     }
     leaveRecord();
     hosts.all().forEach(this::giveWay);
-    return leaving ? beginPause(LEAVING) : stash.unstashAll(ready());
+    return leaving ? leave() : stash.unstashAll(ready());
   }
 
   private void startTicks() {
@@ -832,7 +833,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
       linkBroken = false;
       become(MachineState.READY, restored(restored));
       if (leaving) {
-        return beginPause(LEAVING);
+        return leave();
       }
       return stash.unstashAll(pausedBy.isEmpty() ? ready() : beginPauseWhenSettled(ready()));
     }
@@ -967,12 +968,15 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
       link.tell(new NodeLink.ForgetState(saved.pause()));
       return Behaviors.same();
     }
+    if (nodeEnding) {
+      return Behaviors.same();
+    }
     String failure = sessions.saved(saved);
     return failure == null ? endNodeWhenSaved(Behaviors.same()) : pauseFailed(failure);
   }
 
   private Behavior<Command> endNodeWhenSaved(Behavior<Command> otherwise) {
-    if (linkLost != null || !sessions.areSaved() || !hosts.areSaved()) {
+    if (nodeEnding || linkLost != null || !sessions.areSaved() || !hosts.areSaved()) {
       return otherwise;
     }
     if (pausedByItself && sessions.hasWork()) {
@@ -1006,7 +1010,8 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     sessions.goOn();
     answer(pausedBy, StatusReply.error(new MachineStateException(what)));
     if (leaving) {
-      return Behaviors.stopped();
+      // It was tried: what no other process can take over ends with this one.
+      return node.handle().isPresent() ? handOver() : Behaviors.stopped();
     }
     return linkBroken ? reconnecting() : stash.unstashAll(ready());
   }
@@ -1056,7 +1061,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     answer(pausedBy, StatusReply.success(info()));
     hosts.tell(new SessionHost.Offline());
     if (leaving) {
-      return handOver();
+      return leave();
     }
     leaveRecord();
     awaitUse();
@@ -1197,6 +1202,9 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     hosts.tell(new SessionHost.Offline());
     become(MachineState.PAUSED, "not resumed: " + cause.getMessage());
     log.warn("Machine {} was not resumed and stays paused: {}", name, cause.getMessage());
+    if (leaving) {
+      return leave();
+    }
     stash.forEach(this::refuse);
     stash.clear();
     answer(resumedBy, StatusReply.error(cause));
@@ -1271,7 +1279,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
       link = null;
     }
     endNode();
-    return stash.unstashAll(closed());
+    return leaving ? leave() : stash.unstashAll(closed());
   }
 
   private void endOpening(RemoraException cause) {
@@ -1419,6 +1427,11 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
       replyTo.tell(reply);
     }
     closedBy.clear();
+    if (leaving) {
+      stash.forEach(this::again);
+      stash.clear();
+      return leave();
+    }
     Behavior<Command> next = stash.unstashAll(closed());
     if (shard != null && state == MachineState.STOPPED) {
       shard.tell(new ClusterSharding.Passivate<>(getContext().getSelf()));
@@ -1477,6 +1490,8 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
       leaveRecord();
       if (state == MachineState.PAUSED || resuming) {
         event.host().tell(new SessionHost.Offline());
+      } else if (state == MachineState.PAUSING && !nodeEnding) {
+        hosts.save(event.host(), pause, pausedByItself, forHosts());
       }
     }
     hosts.present(event.host(), event.linked(), event.idleMillis());
@@ -1522,8 +1537,23 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
         .host()
         .tell(
             new SessionHost.Way(
-                LinkTransport.text(node.address()), issued.token().value(), info(), forHosts()));
+                LinkTransport.text(node.address()),
+                issued.token().value(),
+                settingsForHosts(),
+                info(),
+                forHosts()));
     return Behaviors.same();
+  }
+
+  /** What a host cannot know of the link: the machine's own settings, and TLS as agreed. */
+  private String settingsForHosts() {
+    Config own = ConfigFactory.parseString(spec.settings()).withOnlyPath(LinkSettings.PATH);
+    return node.tls()
+        .map(LinkTls::settings)
+        .orElse(ConfigFactory.empty())
+        .withFallback(own.withoutPath(LinkTls.PATH))
+        .root()
+        .render(ConfigRenderOptions.concise());
   }
 
   private ActorRef<FromHost> forHosts() {
@@ -1535,6 +1565,9 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
       if (link != null) {
         link.tell(new NodeLink.ForgetState(event.pause()));
       }
+      return Behaviors.same();
+    }
+    if (nodeEnding) {
       return Behaviors.same();
     }
     if (!event.failure().isEmpty()) {
@@ -1673,10 +1706,26 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
 
   /** The shard moves: what others use is handed over, the rest ends. */
   private Behavior<Command> onLeave(Leave command) {
+    leaving = true;
+    return leave();
+  }
+
+  /** Leaves as soon as the state allows it; asked again with each state until then. */
+  private Behavior<Command> leave() {
+    if (handedOver || !closedBy.isEmpty()) {
+      return Behaviors.same();
+    }
     if (!goesOnElsewhere() || state == MachineState.STOPPED || state == MachineState.FAILED) {
       return Behaviors.stopped();
     }
-    leaving = true;
+    if (resuming) {
+      resumedBy.forEach(replyTo -> again(new Resume(replyTo)));
+      resumedBy.clear();
+      return backToPaused(new MachineStateException(LEAVING));
+    }
+    if (state == MachineState.PAUSING) {
+      return Behaviors.same();
+    }
     if (state == MachineState.PAUSED || (node != null && node.handle().isPresent())) {
       return handOver();
     }
@@ -1692,10 +1741,12 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
   private Behavior<Command> handOver() {
     handedOver = true;
     log.info("Machine {} is handed over to another member", name);
+    stash.forEach(this::again);
+    stash.clear();
     getContext()
         .pipeToSelf(
             MachineRecords.get(system).write(record()), (done, failure) -> Recorded.INSTANCE);
-    return Behaviors.same();
+    return leaving();
   }
 
   private Behavior<Command> onRecorded(Recorded event) {
@@ -1706,6 +1757,8 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     RemoraException cause =
         new MachineStateException("machine " + name + " was ended: its actor was stopped");
     endOpening(cause);
+    closedBy.forEach(replyTo -> replyTo.tell(StatusReply.error(cause)));
+    stash.forEach(command -> refuse(command, cause));
     sessions.endAll(cause);
     figures.close();
     // Without having been asked to leave, this member was taken for dead: another has the node now.
@@ -1766,7 +1819,11 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
   }
 
   private Behavior<Command> refuse(Command command) {
-    MachineStateException error = new MachineStateException(refusal(command));
+    refuse(command, new MachineStateException(refusal(command)));
+    return Behaviors.same();
+  }
+
+  private static void refuse(Command command, RemoraException error) {
     if (command instanceof Open open) {
       open.replyTo().tell(StatusReply.error(error));
     } else if (command instanceof OpenSession open) {
@@ -1780,7 +1837,6 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     } else if (command instanceof Resume asked) {
       asked.replyTo().tell(StatusReply.error(error));
     }
-    return Behaviors.same();
   }
 
   private String refusal(Command command) {

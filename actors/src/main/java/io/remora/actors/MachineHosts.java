@@ -91,13 +91,20 @@ final class MachineHosts {
 
   /** Has each save its sessions, under a name of its own. */
   void save(String pause, boolean byItself, ActorRef<MachineActor.FromHost> replyTo) {
-    hosts.forEach(
-        (ref, host) -> {
-          host.saved = false;
-          host.pause = pause + "-" + host.number;
-          pauses.add(host.pause);
-          ref.tell(new SessionHost.Save(host.pause, byItself, replyTo));
-        });
+    hosts.keySet().forEach(ref -> save(ref, pause, byItself, replyTo));
+  }
+
+  /** The same for one that joins later. */
+  void save(
+      ActorRef<SessionHost.Command> ref,
+      String pause,
+      boolean byItself,
+      ActorRef<MachineActor.FromHost> replyTo) {
+    Host host = hosts.get(ref);
+    host.saved = false;
+    host.pause = pause + "-" + host.number;
+    pauses.add(host.pause);
+    ref.tell(new SessionHost.Save(host.pause, byItself, replyTo));
   }
 
   /** Whether the host is here and was asked for this pause. */

@@ -102,7 +102,8 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
 
   /**
    * Has a session saved after what was submitted so far; what is submitted from now on waits in its
-   * mailbox. Answered by {@link SessionSaved}.
+   * mailbox. Answered by {@link SessionSaved}; of one that is being closed by {@link SessionEnded}
+   * alone.
    */
   record SaveSession(long session, String pause) implements Command {}
 
@@ -514,7 +515,7 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
 
   private Behavior<Command> onSaveSession(SaveSession command) {
     LinkedSession session = sessions.get(command.session());
-    if (session != null) {
+    if (session != null && !session.isClosing()) {
       session.save(command.pause());
       session.mailbox.hold(saveFrame(session));
     }

@@ -13,11 +13,15 @@ import akka.actor.typed.javadsl.TimerScheduler;
 import akka.cluster.sharding.typed.javadsl.ClusterSharding;
 import akka.cluster.sharding.typed.javadsl.EntityRef;
 import akka.pattern.StatusReply;
+import com.typesafe.config.ConfigException;
+import com.typesafe.config.ConfigFactory;
 import io.remora.actors.internal.MachineFigures;
+import io.remora.actors.link.LinkSettings;
 import io.remora.actors.link.LinkTransport;
 import io.remora.provider.LaunchToken;
 import io.remora.runtime.MachineStateException;
 import io.remora.runtime.NodeLostException;
+import io.remora.runtime.ProviderException;
 import io.remora.runtime.RemoraException;
 import java.time.Duration;
 import java.util.ArrayList;
@@ -63,10 +67,16 @@ public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
    * The way to the machine's node; for a host that has none.
    *
    * @param token serves for one link; not shown by {@link #toString}
+   * @param settings those of {@code remora.link} that the host is to use before its own; with TLS
+   *     as the provider has agreed on it with the node, the private key in it; not shown either
    * @param replyTo hears {@link MachineActor.HostRestored}, where there was something saved
    */
   public record Way(
-      String address, String token, MachineInfo info, ActorRef<MachineActor.FromHost> replyTo)
+      String address,
+      String token,
+      String settings,
+      MachineInfo info,
+      ActorRef<MachineActor.FromHost> replyTo)
       implements FromMachine {
 
     @Override
@@ -113,7 +123,6 @@ public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
   // State ---------------------------------------------------------------------------------------
 
   private final String machine;
-  private final ActorsSettings settings;
   private final EntityRef<MachineActor.Command> entity;
   private final SessionTable sessions;
   private final List<ActorRef<StatusReply<MachineActor.SessionOpened>>> waiting = new ArrayList<>();
@@ -124,6 +133,7 @@ public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
   private boolean retired;
   private Save saving;
   private Way way;
+  private LinkSettings linkSettings;
   private RemoraException notRestored;
   private RemoraException lost;
 
@@ -142,7 +152,6 @@ public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
     super(context);
     context.setLoggerName(SessionHost.class);
     this.machine = machine;
-    this.settings = settings;
     this.sessions = new SessionTable(context, new MachineFigures(machine), settings);
     this.entity =
         ClusterSharding.get(context.getSystem()).entityRefFor(MachineActor.ENTITY_KEY, machine);
@@ -170,6 +179,25 @@ public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
         .build();
   }
 
+  /** The link says goodbye; then the host stops. Who is late hears why nothing is done. */
+  private Receive<Command> parting(RemoraException cause) {
+    return newReceiveBuilder()
+        .onMessage(
+            OpenSession.class,
+            command -> {
+              command.replyTo().tell(StatusReply.error(cause));
+              return Behaviors.same();
+            })
+        .onMessage(CloseSession.class, this::onCloseSession)
+        .onMessage(GetStorage.class, this::onGetStorage)
+        .onMessage(
+            LinkStopped.class,
+            event -> event.attempt() == attempt ? Behaviors.stopped() : Behaviors.same())
+        .onMessage(Command.class, event -> Behaviors.same())
+        .onSignal(PostStop.class, this::onPostStop)
+        .build();
+  }
+
   // Programs ------------------------------------------------------------------------------------
 
   private Behavior<Command> onOpenSession(OpenSession command) {
@@ -187,15 +215,15 @@ public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
       return;
     }
     for (ActorRef<StatusReply<MachineActor.SessionOpened>> replyTo : waiting) {
-      link.tell(new NodeLink.OpenSession(sessions.add(replyTo, settings.link()).mailbox, null));
+      link.tell(new NodeLink.OpenSession(sessions.add(replyTo, linkSettings).mailbox, null));
     }
     waiting.clear();
   }
 
   private Behavior<Command> onCloseSession(CloseSession command) {
     SessionTable.Session session = sessions.get(command.session());
-    if (offline && session != null && session.mailbox.hasWork()) {
-      // It resumes the machine for that; then there is a way to close it.
+    if (session != null && (saving != null || (offline && session.mailbox.hasWork()))) {
+      // What it has sent comes first: when the machine is not paused after all, or has resumed.
       getContext().scheduleOnce(HEARTBEAT, getContext().getSelf(), command);
       return this;
     }
@@ -233,10 +261,18 @@ public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
       retired = true;
       return this;
     }
-    if (link != null) {
-      link.tell(NodeLink.Shutdown.INSTANCE);
+    return part(
+        new MachineStateException("the last session on machine " + machine + " was closed"));
+  }
+
+  /** Says goodbye to the node, whose end the host would else not wait for, and stops. */
+  private Behavior<Command> part(RemoraException cause) {
+    LocalSessions.get(getContext().getSystem()).remove(machine, getContext().getSelf());
+    if (link == null) {
+      return Behaviors.stopped();
     }
-    return Behaviors.stopped();
+    link.tell(NodeLink.Shutdown.INSTANCE);
+    return parting(cause);
   }
 
   private void present() {
@@ -249,6 +285,15 @@ public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
     if (link != null) {
       return this;
     }
+    try {
+      linkSettings = linkSettings(command.settings());
+    } catch (RemoraException | ConfigException | IllegalArgumentException e) {
+      return end(
+          new ProviderException(
+              "this program cannot be linked to machine %s with its settings: %s"
+                  .formatted(machine, e.getMessage()),
+              e));
+    }
     way = command;
     notRestored = null;
     int current = ++attempt;
@@ -260,11 +305,18 @@ public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
                     machine,
                     LinkTransport.address(way.address()),
                     LaunchToken.of(way.token()),
-                    settings.link(),
+                    linkSettings,
                     event -> self.tell(new LinkEvent(current, event))),
                 "link-" + current);
     getContext().watchWith(link, new LinkStopped(current));
     return this;
+  }
+
+  private LinkSettings linkSettings(String given) {
+    return LinkSettings.from(
+        ConfigFactory.parseString(given)
+            .withFallback(getContext().getSystem().settings().config())
+            .resolve());
   }
 
   private Behavior<Command> onSave(Save command) {
@@ -343,17 +395,19 @@ public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
   }
 
   private Behavior<Command> onEnded(Ended event) {
-    if (link != null) {
-      link.tell(NodeLink.Shutdown.INSTANCE);
-    }
-    return end(event.cause());
+    endSessions(event.cause());
+    return part(event.cause());
   }
 
   private Behavior<Command> end(RemoraException cause) {
+    endSessions(cause);
+    return Behaviors.stopped();
+  }
+
+  private void endSessions(RemoraException cause) {
     sessions.endAll(cause);
     waiting.forEach(replyTo -> replyTo.tell(StatusReply.error(cause)));
     waiting.clear();
-    return Behaviors.stopped();
   }
 
   // The link ------------------------------------------------------------------------------------
@@ -447,6 +501,8 @@ public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
 
   private Behavior<Command> onSessionSaved(NodeLink.SessionSaved saved) {
     if (saving == null || !saved.pause().equals(saving.pause())) {
+      // Of a pause that was given up.
+      link.tell(new NodeLink.ForgetState(saved.pause()));
       return this;
     }
     String failure = sessions.saved(saved);

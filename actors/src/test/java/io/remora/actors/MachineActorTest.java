@@ -1047,6 +1047,81 @@ class MachineActorTest {
         .isInstanceOf(MachineStateException.class);
   }
 
+  @Test
+  void goesOnEndingItsNodeWhenThatIsSavedTwice() throws Exception {
+    open(node);
+    Session session = openSession();
+    node.terminates = false;
+    TestProbe<StatusReply<MachineInfo>> pausing = ask(MachineActor.Pause::new, MachineInfo.class);
+    await().atMost(LIMIT).until(() -> node.terminations.get() == 1);
+
+    node.answerSave("no space left on device");
+    node.answerSave("");
+    await().atMost(LIMIT).until(() -> heardBySession(session));
+    assertThat(info().state()).isEqualTo(MachineState.PAUSING);
+    node.terminated.complete(Done.getInstance());
+
+    assertThat(success(pausing).state()).isEqualTo(MachineState.PAUSED);
+    assertThat(node.terminations).hasValue(1);
+  }
+
+  /** Whether the machine has come to all that the node has sent. */
+  private boolean heardBySession(Session session) {
+    node.sendValue(session.id, 1, pattern(10, 1));
+    return session.valueBytes.get() > 0;
+  }
+
+  // Programs of other members
+
+  @Test
+  void hasHostsThatJoinWhileItPausesSave() throws Exception {
+    open(node);
+    Session session = openSession();
+    TestProbe<SessionHost.Command> first = join(true);
+    node.saves = false;
+    TestProbe<StatusReply<MachineInfo>> pausing = ask(MachineActor.Pause::new, MachineInfo.class);
+    SessionHost.Save asked = first.expectMessageClass(SessionHost.Save.class);
+    await().atMost(LIMIT).until(() -> node.heard.contains("save " + session.id));
+
+    TestProbe<SessionHost.Command> second = join(true);
+    SessionHost.Save askedLater = second.expectMessageClass(SessionHost.Save.class);
+
+    assertThat(askedLater.pause()).isNotEqualTo(asked.pause());
+    asked.replyTo().tell(new MachineActor.HostSaved(first.getRef(), asked.pause(), ""));
+    node.answerSave("");
+    pausing.expectNoMessage(Duration.ofMillis(100));
+    askedLater.replyTo().tell(new MachineActor.HostSaved(second.getRef(), askedLater.pause(), ""));
+    assertThat(success(pausing).state()).isEqualTo(MachineState.PAUSED);
+    first.expectMessageClass(SessionHost.Offline.class);
+    second.expectMessageClass(SessionHost.Offline.class);
+  }
+
+  @Test
+  void givesHostsItsOwnSettingsAndTheTlsThatTheProviderHasAgreedOn() {
+    TestNode pinned = TestNode.pinned();
+    plan(pinned);
+    String settings =
+        "remora.link { heartbeat-interval = 1 s, tls.certificate = ${?TEST_NOWHERE} }, other = 1";
+    MachineSpec spec = new MachineSpec(name, "test", null, 1, null, LIMIT, settings);
+    success(ask(to -> new MachineActor.Open(spec, to), MachineInfo.class));
+
+    SessionHost.Way way = join(false).expectMessageClass(SessionHost.Way.class);
+
+    Config given = ConfigFactory.parseString(way.settings());
+    assertThat(given.getDuration("remora.link.heartbeat-interval")).hasSeconds(1);
+    assertThat(given.hasPath("other")).isFalse();
+    assertThat(given.getConfig("remora.link.tls"))
+        .isEqualTo(pinned.tls().orElseThrow().settings().getConfig("remora.link.tls"));
+    pinned.closeSockets();
+  }
+
+  /** A host that says that it is there, as a member elsewhere would. */
+  private TestProbe<SessionHost.Command> join(boolean linked) {
+    TestProbe<SessionHost.Command> host = KIT.createTestProbe();
+    machine.tell(new MachineActor.HostPresent(host.getRef(), linked, 0));
+    return host;
+  }
+
   // Helpers
 
   private MachineSpec spec() {

@@ -6,6 +6,7 @@ import com.google.protobuf.ByteString;
 import com.google.protobuf.InvalidProtocolBufferException;
 import io.remora.actors.link.FrameHeader;
 import io.remora.actors.link.FrameType;
+import io.remora.actors.link.LinkCertificate;
 import io.remora.actors.link.LinkChannel;
 import io.remora.actors.link.LinkConnection;
 import io.remora.actors.link.LinkPair;
@@ -38,6 +39,7 @@ import java.net.InetAddress;
 import java.net.InetSocketAddress;
 import java.nio.ByteBuffer;
 import java.nio.channels.ServerSocketChannel;
+import java.time.Duration;
 import java.util.List;
 import java.util.Map;
 import java.util.NavigableMap;
@@ -95,13 +97,29 @@ final class TestNode implements ProvisionedNode, LinkConnection.Handler {
 
   private final LaunchToken token = LaunchToken.random();
   private final ServerSocketChannel server;
+  private final LinkTls tls;
+  private volatile LinkTls ownersTls;
+  volatile String handle;
 
   TestNode() {
+    this(LinkTls.OFF);
+  }
+
+  /** A node that has agreed on certificates with its owner. */
+  static TestNode pinned() {
+    LinkCertificate own = LinkCertificate.ephemeral("test-node", Duration.ofHours(1));
+    LinkCertificate owner = LinkCertificate.ephemeral("test-owner", Duration.ofHours(1));
+    TestNode node = new TestNode(LinkTls.pinned(own, owner.pin()));
+    node.ownersTls = LinkTls.pinned(owner, own.pin());
+    return node;
+  }
+
+  private TestNode(LinkTls tls) {
+    this.tls = tls;
     expectedToken = token;
     try {
       server =
-          LinkTransport.listen(
-              new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), LinkTls.OFF);
+          LinkTransport.listen(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), tls);
     } catch (IOException e) {
       throw new UncheckedIOException(e);
     }
@@ -113,7 +131,7 @@ final class TestNode implements ProvisionedNode, LinkConnection.Handler {
   private void accept() {
     try {
       while (true) {
-        LinkChannel channel = LinkTransport.accept(server, LinkTls.OFF);
+        LinkChannel channel = LinkTransport.accept(server, tls);
         if (toRefuse.getAndUpdate(left -> Math.max(0, left - 1)) > 0) {
           channel.close();
           continue;
@@ -149,6 +167,16 @@ final class TestNode implements ProvisionedNode, LinkConnection.Handler {
   }
 
   // ProvisionedNode
+
+  @Override
+  public Optional<LinkTls> tls() {
+    return Optional.ofNullable(ownersTls);
+  }
+
+  @Override
+  public Optional<String> handle() {
+    return Optional.ofNullable(handle);
+  }
 
   @Override
   public Optional<NodeUsage> usage() {
@@ -261,7 +289,7 @@ final class TestNode implements ProvisionedNode, LinkConnection.Handler {
         SavedState.newBuilder()
             .setPause(pause)
             .setBytes(7)
-            .setLastExecutedSequence(executed)
+            .setLastExecutedSequence(received.getOrDefault(toSave, 0L))
             .build();
     connection.send(
         OutboundFrame.control(

@@ -33,4 +33,11 @@ public final class TestProvider implements MachineProvider {
   public CompletionStage<ProvisionedNode> provision(MachineSpec spec, ProviderContext context) {
     return PLANS.get(spec.name()).apply(spec, context);
   }
+
+  /** As {@link #provision}: the test knows the node. */
+  @Override
+  public CompletionStage<ProvisionedNode> takeOver(
+      String handle, MachineSpec spec, ProviderContext context) {
+    return provision(spec, context);
+  }
 }

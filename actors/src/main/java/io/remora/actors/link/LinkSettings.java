@@ -45,6 +45,9 @@ public record LinkSettings(
     double redialRandomFactor,
     LinkTls tls) {
 
+  /** Where they stand in the configuration. */
+  public static final String PATH = "remora.link";
+
   private static final int LARGEST_FRAME = 1 << 30;
 
   /** Checks the ranges. */
@@ -88,7 +91,7 @@ public record LinkSettings(
    * @throws IllegalArgumentException if a value is out of range; the message names the key
    */
   public static LinkSettings from(Config root) {
-    Config link = root.getConfig("remora.link");
+    Config link = root.getConfig(PATH);
     return new LinkSettings(
         bytes(link, "max-frame-bytes"),
         bytes(link, "chunk-bytes"),
@@ -141,7 +144,7 @@ public record LinkSettings(
 
   private static void check(boolean condition, String message) {
     if (!condition) {
-      throw new IllegalArgumentException("remora.link." + message);
+      throw new IllegalArgumentException(PATH + "." + message);
     }
   }
 }

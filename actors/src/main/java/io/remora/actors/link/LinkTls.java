@@ -42,10 +42,19 @@ public final class LinkTls {
     AUTO
   }
 
-  /** No TLS, and so loopback addresses only. */
-  public static final LinkTls OFF = new LinkTls(Mode.OFF, null, null, null, List.of(), false);
+  /** Where the settings stand in the configuration. */
+  public static final String PATH = LinkSettings.PATH + ".tls";
 
-  private static final String PATH = "remora.link.tls";
+  /** No TLS, and so loopback addresses only. */
+  public static final LinkTls OFF =
+      new LinkTls(
+          Mode.OFF,
+          null,
+          null,
+          null,
+          List.of(),
+          false,
+          ConfigFactory.parseMap(Map.of(LinkTls.PATH + ".mode", "off")));
 
   /** The node's environment, and the keys that its variables set. */
   private static final Map<String, String> VARIABLES =
@@ -66,6 +75,7 @@ public final class LinkTls {
 
   private final List<String> protocols;
   private final boolean checkHost;
+  private final Config settings;
 
   private LinkTls(
       Mode mode,
@@ -73,13 +83,15 @@ public final class LinkTls {
       X509Certificate own,
       PeerTrust trust,
       List<String> protocols,
-      boolean checkHost) {
+      boolean checkHost,
+      Config settings) {
     this.mode = mode;
     this.context = context;
     this.own = own;
     this.trust = trust;
     this.protocols = protocols;
     this.checkHost = checkHost;
+    this.settings = settings;
   }
 
   /**
@@ -100,7 +112,7 @@ public final class LinkTls {
     List<String> protocols = protocols(tls.getString("min-protocol"));
     boolean nothing = certificate.isBlank() && privateKey.isBlank();
     if (mode == Mode.OFF || (mode == Mode.AUTO && nothing && trusted.isBlank() && pins.isEmpty())) {
-      return new LinkTls(mode, null, null, null, protocols, false);
+      return new LinkTls(mode, null, null, null, protocols, false, tls.atPath(PATH));
     }
     if (certificate.isBlank() || privateKey.isBlank()) {
       throw new IllegalArgumentException(
@@ -172,6 +184,14 @@ public final class LinkTls {
       keys.put(PATH + ".mode", "on");
     }
     return ConfigFactory.parseMap(keys, "REMORA_NODE_TLS_…");
+  }
+
+  /**
+   * The keys of {@code remora.link.tls} that make the same protection elsewhere, certificates and
+   * the private key as text: a secret.
+   */
+  public Config settings() {
+    return settings;
   }
 
   /**
@@ -276,7 +296,18 @@ public final class LinkTls {
       context.init(
           Pem.keyManagers(own.certificate(), own.privateKey()), new TrustManager[] {trust}, null);
       X509Certificate certificate = Pem.certificates(own.certificate()).get(0);
-      return new LinkTls(mode, context, certificate, trust, protocols, checkHost);
+      Config settings =
+          ConfigFactory.parseMap(
+                  Map.of(
+                      "mode", mode.name().toLowerCase(Locale.ROOT),
+                      "certificate", own.certificate(),
+                      "private-key", own.privateKey(),
+                      "trusted-certificates", trusted,
+                      "pins", pins,
+                      "peer-names", names,
+                      "min-protocol", protocols.get(protocols.size() - 1)))
+              .atPath(PATH);
+      return new LinkTls(mode, context, certificate, trust, protocols, checkHost, settings);
     } catch (GeneralSecurityException e) {
       throw new IllegalArgumentException(
           PATH + ": the certificates cannot be used: " + e.getMessage(), e);

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors;
+
+import static io.remora.actors.link.LinkPair.LIMIT;
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.awaitility.Awaitility.await;
+
+import akka.Done;
+import akka.actor.testkit.typed.javadsl.TestProbe;
+import akka.actor.typed.ActorRef;
+import akka.cluster.sharding.typed.javadsl.EntityRef;
+import akka.pattern.StatusReply;
+import com.typesafe.config.Config;
+import com.typesafe.config.ConfigFactory;
+import io.remora.provider.MachineSpec;
+import io.remora.provider.ProvisionedNode;
+import java.net.ServerSocket;
+import java.time.Duration;
+import java.util.Queue;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.ConcurrentLinkedQueue;
+import java.util.concurrent.atomic.AtomicInteger;
+import java.util.concurrent.locks.LockSupport;
+import java.util.function.Function;
+import org.junit.jupiter.api.AfterAll;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Tag;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+
+/** Machines whose member leaves the cluster, in whatever state they are. */
+@Tag("fast")
+@Timeout(120)
+class MachineMovesTest {
+
+  private static final AtomicInteger NAMES = new AtomicInteger();
+  private static int seed;
+
+  /** Stays. */
+  private static RemoraCluster second;
+
+  private final String name = "moving-" + NAMES.incrementAndGet();
+  private final TestNode node = new TestNode();
+
+  /** Leaves. */
+  private RemoraCluster first;
+
+  private EntityRef<MachineActor.Command> machine;
+
+  @BeforeAll
+  static void start() throws Exception {
+    try (ServerSocket socket = new ServerSocket(0)) {
+      seed = socket.getLocalPort();
+    }
+    second = RemoraCluster.acquire(config("127.0.0.1:" + seed));
+  }
+
+  @BeforeEach
+  void join() {
+    first = RemoraCluster.acquire(config("127.0.0.1:0"));
+    machine = second.machine(name);
+    await().atMost(LIMIT).until(() -> MachineRecords.get(second.system()).areShared());
+  }
+
+  @AfterEach
+  void stop() {
+    first.release();
+    node.closeSockets();
+  }
+
+  @AfterAll
+  static void end() {
+    second.release();
+  }
+
+  /** A member that waits for its machines for longer than these tests' patience lasts. */
+  private static Config config(String listen) {
+    return ConfigFactory.parseString(
+            """
+            remora.cluster {
+              seed-nodes = ["127.0.0.1:%d"]
+              listen = "%s"
+              leave-timeout = 12 s
+            }
+            remora.machine.resume-retry = 60 s
+            """
+                .formatted(seed, listen))
+        .withFallback(ConfigFactory.load())
+        .resolve();
+  }
+
+  @Test
+  void goesOnResumingElsewhere() {
+    TestProbe<SessionHost.Command> host = openWithHost();
+    ActorRef<MachineActor.FromHost> unused = pause(host);
+    TestNode next = new TestNode();
+    CompletableFuture<ProvisionedNode> never = new CompletableFuture<>();
+    TestProvider.plan(
+        name,
+        (spec, context) ->
+            context.system() == first.system() ? never : CompletableFuture.completedFuture(next));
+    TestProbe<StatusReply<MachineInfo>> resuming = ask(MachineActor.Resume::new);
+    await().atMost(LIMIT).until(() -> state() == MachineState.PROVISIONING);
+
+    leave();
+
+    assertThat(resuming.receiveMessage(LIMIT).isSuccess()).isTrue();
+    assertThat(state()).isEqualTo(MachineState.READY);
+    next.closeSockets();
+  }
+
+  @Test
+  void handsAPausedOneOverOnceAndStartsNothingHere() {
+    TestProbe<SessionHost.Command> host = openWithHost();
+    ActorRef<MachineActor.FromHost> actor = pause(host);
+    Queue<TestNode> started = new ConcurrentLinkedQueue<>();
+    TestProvider.plan(
+        name,
+        (spec, context) -> {
+          if (context.system() == second.system()) {
+            return new CompletableFuture<>();
+          }
+          TestNode next = new TestNode();
+          started.add(next);
+          return CompletableFuture.completedFuture(next);
+        });
+    CompletableFuture<Void> left = CompletableFuture.runAsync(this::leave);
+
+    // In whatever moment of its leaving.
+    while (!left.isDone()) {
+      actor.tell(new MachineActor.HostUsed(host.getRef()));
+      LockSupport.parkNanos(200_000);
+    }
+
+    left.join();
+    await().atMost(LIMIT).until(() -> started.stream().allMatch(n -> n.terminations.get() == 1));
+    assertThat(state()).isEqualTo(MachineState.PROVISIONING);
+  }
+
+  @Test
+  void answersWhoeverClosesOneWhileItsMemberLeaves() {
+    openWithHost();
+    node.terminates = false;
+    TestProbe<StatusReply<Done>> closing = ask(MachineActor.Close::new);
+    await().atMost(LIMIT).until(() -> node.terminations.get() == 1);
+    CompletableFuture<Void> left = CompletableFuture.runAsync(this::leave);
+    await().atMost(LIMIT).until(this::isAskedToLeave);
+
+    node.terminated.complete(Done.getInstance());
+
+    assertThat(closing.receiveMessage(LIMIT).isSuccess()).isTrue();
+    left.join();
+    assertThat(state()).isEqualTo(MachineState.STOPPED);
+  }
+
+  @Test
+  void leavesWithoutOneWhoseNodeIsLostWhileItIsSaved() {
+    TestProbe<SessionHost.Command> host = openWithHost();
+    CompletableFuture<Void> left = CompletableFuture.runAsync(this::leave);
+    host.expectMessageClass(SessionHost.Save.class);
+
+    node.die(137, "Killed");
+
+    left.join();
+    host.expectMessageClass(SessionHost.Ended.class);
+    assertThat(state()).isEqualTo(MachineState.STOPPED);
+  }
+
+  @Test
+  void handsOneOverThatPausesWhenItHasPaused() {
+    node.handle = "node";
+    TestProbe<SessionHost.Command> host = openWithHost();
+    TestProbe<StatusReply<MachineInfo>> pausing = ask(MachineActor.Pause::new);
+    SessionHost.Save save = host.expectMessageClass(SessionHost.Save.class);
+    CompletableFuture<Void> left = CompletableFuture.runAsync(this::leave);
+    await().atMost(LIMIT).until(this::isAskedToLeave);
+
+    save.replyTo().tell(new MachineActor.HostSaved(host.getRef(), save.pause(), ""));
+
+    assertThat(pausing.receiveMessage(LIMIT).isSuccess()).isTrue();
+    left.join();
+    assertThat(state()).isEqualTo(MachineState.PAUSED);
+  }
+
+  /** The machine, without an owner, and somebody at the second member who uses it. */
+  private TestProbe<SessionHost.Command> openWithHost() {
+    plan(node);
+    MachineSpec spec = new MachineSpec(name, "test", null, 1, null, LIMIT);
+    TestProbe<StatusReply<MachineInfo>> opening = TestProbe.create(first.system());
+    first.machine(name).tell(new MachineActor.Open(spec, opening.getRef()));
+    assertThat(opening.receiveMessage(LIMIT).isSuccess()).isTrue();
+    TestProbe<SessionHost.Command> host = TestProbe.create(second.system());
+    machine.tell(new MachineActor.HostPresent(host.getRef(), true, 0));
+    assertThat(state()).isEqualTo(MachineState.READY);
+    return host;
+  }
+
+  private ActorRef<MachineActor.FromHost> pause(TestProbe<SessionHost.Command> host) {
+    TestProbe<StatusReply<MachineInfo>> pausing = ask(MachineActor.Pause::new);
+    SessionHost.Save save = host.expectMessageClass(SessionHost.Save.class);
+    save.replyTo().tell(new MachineActor.HostSaved(host.getRef(), save.pause(), ""));
+    assertThat(pausing.receiveMessage(LIMIT).isSuccess()).isTrue();
+    return save.replyTo();
+  }
+
+  private void plan(TestNode planned) {
+    TestProvider.plan(name, (spec, context) -> CompletableFuture.completedFuture(planned));
+  }
+
+  private void leave() {
+    first.release();
+    assertThat(first.system().whenTerminated().isCompleted())
+        .as("the member has left in order")
+        .isTrue();
+  }
+
+  private MachineState state() {
+    return machine.ask(MachineActor.GetState::new, LIMIT).toCompletableFuture().join().state();
+  }
+
+  /** From then on nobody reaches the machine until it has left. */
+  private boolean isAskedToLeave() {
+    return machine
+        .ask(MachineActor.GetState::new, Duration.ofMillis(500))
+        .toCompletableFuture()
+        .handle((info, failure) -> failure != null)
+        .join();
+  }
+
+  private <T> TestProbe<StatusReply<T>> ask(
+      Function<ActorRef<StatusReply<T>>, MachineActor.Command> command) {
+    TestProbe<StatusReply<T>> probe = TestProbe.create(second.system());
+    machine.tell(command.apply(probe.getRef()));
+    return probe;
+  }
+}
