@@ -168,7 +168,9 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
               settings.pythonStartTimeout(),
               settings.pythonPackages(),
               settings.pythonRequirements(),
-              listening.computeThreads);
+              listening.computeThreads,
+              settings.pythonHubToken(),
+              System.getenv());
     }
     startOrphanTimer("no owner has connected");
     NodeReadiness.Status.of(getContext().getSystem()).ready();

@@ -32,6 +32,7 @@ import java.util.Optional;
  * @param pythonStartTimeout time until a Python worker is ready, 1 s or more
  * @param pythonPackages folder of packages installed on request; empty for a temporary one
  * @param pythonRequirements packages that are installed before the first function runs
+ * @param pythonHubToken whether Python functions get the node's token for the hub
  * @param models what programs may have the node load and save
  * @param http where metrics and health are; empty: nowhere
  */
@@ -51,6 +52,7 @@ public record NodeSettings(
     Duration pythonStartTimeout,
     String pythonPackages,
     List<String> pythonRequirements,
+    boolean pythonHubToken,
     Models models,
     Optional<InetSocketAddress> http) {
 
@@ -116,6 +118,7 @@ public record NodeSettings(
         node.getDuration("python-start-timeout"),
         node.getString("python-packages"),
         node.getStringList("python-requirements"),
+        node.getBoolean("python-hub-token"),
         new Models(
             node.getBoolean("models.hub"),
             node.getString("models.cache"),

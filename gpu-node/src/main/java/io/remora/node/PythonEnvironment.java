@@ -10,7 +10,10 @@ import java.nio.file.Path;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.Comparator;
+import java.util.HashMap;
 import java.util.List;
+import java.util.Map;
+import java.util.Set;
 import java.util.stream.Stream;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
@@ -22,6 +25,16 @@ import org.slf4j.LoggerFactory;
  */
 final class PythonEnvironment implements AutoCloseable {
 
+  /** Of the node itself: its token, its configuration, its certificate's private key. */
+  private static final String NODE_PREFIX = "REMORA_NODE_";
+
+  /** Of programs and gateways on the same computer, whose environment the node may have got. */
+  private static final Set<String> TOKENS =
+      Set.of("REMORA_GATEWAY_TOKEN", "MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET");
+
+  private static final Set<String> HUB_TOKENS =
+      Set.of("HF_TOKEN", "HF_TOKEN_PATH", "HUGGING_FACE_HUB_TOKEN");
+
   private static final Logger log = LoggerFactory.getLogger(PythonEnvironment.class);
 
   private final String python;
@@ -29,6 +42,7 @@ final class PythonEnvironment implements AutoCloseable {
   private final String packagesSetting;
   private final List<String> requirements;
   private final int computeThreads;
+  private final Map<String, String> variables;
   private Path packages;
 
   /**
@@ -39,18 +53,24 @@ final class PythonEnvironment implements AutoCloseable {
    * @param packages folder of installed packages; empty for one that is deleted at the end
    * @param requirements what is installed there before the first function runs
    * @param computeThreads threads of libtorch's operators in a worker, 0 to leave it to libtorch
+   * @param hubToken whether functions get the node's token for the hub
+   * @param own the node's environment variables
    */
   PythonEnvironment(
       String python,
       Duration startTimeout,
       String packages,
       List<String> requirements,
-      int computeThreads) {
+      int computeThreads,
+      boolean hubToken,
+      Map<String, String> own) {
     this.python = requireNonNull(python, "python");
     this.startTimeout = requireNonNull(startTimeout, "startTimeout");
     this.packagesSetting = requireNonNull(packages, "packages");
     this.requirements = List.copyOf(requirements);
     this.computeThreads = computeThreads;
+    this.variables = new HashMap<>(own);
+    variables.keySet().removeIf(variable -> isSecret(variable, hubToken));
   }
 
   String python() {
@@ -59,6 +79,17 @@ final class PythonEnvironment implements AutoCloseable {
 
   Duration startTimeout() {
     return startTimeout;
+  }
+
+  private static boolean isSecret(String variable, boolean hubToken) {
+    return variable.startsWith(NODE_PREFIX)
+        || TOKENS.contains(variable)
+        || (!hubToken && HUB_TOKENS.contains(variable));
+  }
+
+  /** A worker's environment variables: the node's without its secrets. */
+  Map<String, String> variables() {
+    return variables;
   }
 
   /** The command that starts a worker. */

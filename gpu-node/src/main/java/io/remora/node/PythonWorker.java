@@ -18,7 +18,6 @@ import java.time.Duration;
 import java.util.ArrayDeque;
 import java.util.Deque;
 import java.util.Map;
-import java.util.Set;
 import java.util.concurrent.BlockingQueue;
 import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.TimeUnit;
@@ -58,10 +57,6 @@ final class PythonWorker implements FunctionRunner, AutoCloseable {
   private static final Duration EXIT_TIMEOUT = Duration.ofSeconds(5);
   private static final int LAST_LINES = 20;
   private static final int LONGEST_LINE = 1000;
-
-  /** Secrets that no function needs. */
-  private static final Set<String> HIDDEN_VARIABLES =
-      Set.of("REMORA_NODE_TOKEN", "REMORA_NODE_CONFIG", "REMORA_GATEWAY_TOKEN");
 
   private static final Map<Integer, String> SIGNALS =
       Map.of(
@@ -185,7 +180,8 @@ final class PythonWorker implements FunctionRunner, AutoCloseable {
 
   private Running start() {
     ProcessBuilder builder = new ProcessBuilder(environment.command());
-    HIDDEN_VARIABLES.forEach(builder.environment()::remove);
+    builder.environment().clear();
+    builder.environment().putAll(environment.variables());
     try {
       return new Running(builder.start(), session);
     } catch (IOException e) {

@@ -15,7 +15,9 @@ import java.nio.file.Path;
 import java.nio.file.attribute.PosixFilePermissions;
 import java.time.Duration;
 import java.util.ArrayList;
+import java.util.HashMap;
 import java.util.List;
+import java.util.Map;
 import java.util.concurrent.atomic.AtomicBoolean;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
@@ -55,6 +57,8 @@ class PythonWorkerTest {
               send("A", rest.encode())
           elif what == "arguments":
               send("A", " ".join(sys.argv[1:]).encode())
+          elif what == "variables":
+              send("A", " ".join(sorted(os.environ)).encode())
           elif what == "refuse":
               send("F", rest.encode())
           elif what == "sleep":
@@ -92,20 +96,30 @@ class PythonWorkerTest {
   }
 
   private PythonWorker worker(String script) throws IOException {
+    return workerOf(script(script));
+  }
+
+  private String script(String text) throws IOException {
     Path file = folder.resolve("python-" + open.size());
-    Files.writeString(file, script);
+    Files.writeString(file, text);
     Files.setPosixFilePermissions(file, PosixFilePermissions.fromString("rwxr-xr-x"));
-    return workerOf(file.toString());
+    return file.toString();
   }
 
   private PythonWorker workerOf(String python) {
+    return workerOf(python, false, System.getenv());
+  }
+
+  private PythonWorker workerOf(String python, boolean hubToken, Map<String, String> variables) {
     PythonEnvironment environment =
         new PythonEnvironment(
             python,
             Duration.ofSeconds(3),
             folder.resolve("packages").toString(),
             List.of("einops>=0.8", "--no-index"),
-            1);
+            1,
+            hubToken,
+            variables);
     PythonWorker worker = new PythonWorker("test", environment, abandoned::get);
     open.add(worker);
     return worker;
@@ -134,6 +148,39 @@ class PythonWorkerTest {
     assertThat(run(worker, "answer two")).isEqualTo("two");
 
     assertThat(worker.pid()).isEqualTo(pid);
+  }
+
+  @Test
+  void doesNotSeeTheNodesSecrets() throws Exception {
+    Map<String, String> variables = new HashMap<>();
+    variables.put("PATH", System.getenv("PATH"));
+    for (String name :
+        List.of(
+            "REMORA_NODE_TOKEN",
+            "REMORA_NODE_CONFIG",
+            "REMORA_NODE_TLS_CERTIFICATE",
+            "REMORA_NODE_TLS_PRIVATE_KEY",
+            "REMORA_NODE_TLS_PINS",
+            "REMORA_NODE_LOG_LEVEL",
+            "REMORA_NODE_OF_THE_FUTURE",
+            "REMORA_GATEWAY_TOKEN",
+            "MODAL_TOKEN_ID",
+            "MODAL_TOKEN_SECRET",
+            "HF_TOKEN",
+            "HF_TOKEN_PATH",
+            "HUGGING_FACE_HUB_TOKEN",
+            "HF_HOME",
+            "REMORA_NATIVE_LIBRARY")) {
+      variables.put(name, "a value");
+    }
+    String python = script(WORKER);
+
+    assertThat(run(workerOf(python, false, variables), "variables").split(" ", -1))
+        .contains("PATH", "HF_HOME", "REMORA_NATIVE_LIBRARY")
+        .noneMatch(name -> name.startsWith("REMORA_NODE_") || name.contains("TOKEN"));
+    assertThat(run(workerOf(python, true, variables), "variables").split(" ", -1))
+        .contains("HF_TOKEN", "HF_TOKEN_PATH", "HUGGING_FACE_HUB_TOKEN")
+        .doesNotContain("MODAL_TOKEN_SECRET", "REMORA_NODE_TLS_PRIVATE_KEY");
   }
 
   @Test
