@@ -2,6 +2,7 @@
 package io.remora.gateway;
 
 import akka.Done;
+import akka.actor.Cancellable;
 import akka.actor.typed.ActorSystem;
 import akka.http.javadsl.ConnectionContext;
 import akka.http.javadsl.Http;
@@ -9,11 +10,13 @@ import akka.http.javadsl.HttpsConnectionContext;
 import akka.http.javadsl.ServerBinding;
 import akka.http.javadsl.ServerBuilder;
 import akka.http.javadsl.settings.ServerSettings;
+import akka.io.Inet;
 import akka.stream.Materializer;
 import akka.stream.SystemMaterializer;
 import io.micrometer.core.instrument.MeterRegistry;
 import io.micrometer.core.instrument.binder.MeterBinder;
 import io.remora.actors.MachineActor;
+import io.remora.gateway.internal.Connections;
 import io.remora.gateway.internal.GatewayHandler;
 import io.remora.gateway.internal.GatewayReadiness;
 import io.remora.gateway.internal.Tls;
@@ -22,6 +25,8 @@ import java.net.InetAddress;
 import java.net.InetSocketAddress;
 import java.net.UnknownHostException;
 import java.time.Duration;
+import java.util.ArrayList;
+import java.util.List;
 import java.util.concurrent.CompletionStage;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
@@ -40,11 +45,17 @@ public final class Gateway implements MeterBinder {
 
   private final ServerBinding binding;
   private final GatewayHandler handler;
+  private final Cancellable sweeping;
   private final GatewayReadiness.Status status;
 
-  private Gateway(ServerBinding binding, GatewayHandler handler, GatewayReadiness.Status status) {
+  private Gateway(
+      ServerBinding binding,
+      GatewayHandler handler,
+      Cancellable sweeping,
+      GatewayReadiness.Status status) {
     this.binding = binding;
     this.handler = handler;
+    this.sweeping = sweeping;
     this.status = status;
     status.serves(true);
   }
@@ -61,11 +72,13 @@ public final class Gateway implements MeterBinder {
     checkSecure(settings);
     MachineActor.init(system);
     Materializer materializer = SystemMaterializer.get(system).materializer();
-    GatewayHandler handler = new GatewayHandler(system, materializer, settings);
+    ServerSettings http = ServerSettings.create(settings.http());
+    Connections connections = new Connections(settings, http.getMaxConnections());
+    GatewayHandler handler = new GatewayHandler(system, materializer, settings, connections);
     ServerBuilder server =
         Http.get(system)
             .newServerAt(settings.host(), settings.port())
-            .withSettings(ServerSettings.create(settings.http()));
+            .withSettings(http.withSocketOptions(with(http.getSocketOptions(), connections)));
     return settings
         .tls()
         .map(files -> server.enableHttps(https(files)))
@@ -74,8 +87,24 @@ public final class Gateway implements MeterBinder {
         .thenApply(
             binding -> {
               log.info("The gateway listens on {}: {}", binding.localAddress(), settings);
-              return new Gateway(binding, handler, GatewayReadiness.Status.of(system));
+              Cancellable sweeping =
+                  system
+                      .scheduler()
+                      .scheduleWithFixedDelay(
+                          Connections.SWEEP_INTERVAL,
+                          Connections.SWEEP_INTERVAL,
+                          connections::sweep,
+                          system.executionContext());
+              return new Gateway(binding, handler, sweeping, GatewayReadiness.Status.of(system));
             });
+  }
+
+  private static List<Inet.SocketOption> with(
+      Iterable<Inet.SocketOption> options, Inet.SocketOption another) {
+    List<Inet.SocketOption> all = new ArrayList<>();
+    options.forEach(all::add);
+    all.add(another);
+    return all;
   }
 
   private static HttpsConnectionContext https(GatewaySettings.Tls files) {
@@ -124,7 +153,11 @@ public final class Gateway implements MeterBinder {
     status.serves(false);
     return binding
         .terminate(TERMINATION_LIMIT)
-        .handle((terminated, failure) -> Done.getInstance())
+        .handle(
+            (terminated, failure) -> {
+              sweeping.cancel();
+              return Done.getInstance();
+            })
         .thenCompose(done -> handler.close());
   }
 }

@@ -19,6 +19,9 @@ import java.util.Set;
  * @param maxMessageBytes largest gRPC message taken from a caller
  * @param maxSessions most sessions at a time
  * @param maxCallsPerSecond most calls a second of one peer
+ * @param maxConnectionsPerPeer most connections of one peer at a time
+ * @param handshakeTimeout limit from a connection to its first call, and from a session's call to
+ *     its Hello
  * @param maxUnreceivedBytes most bytes kept of a session because its program has not received them
  * @param sessionLease how long a session waits for its program to come back
  * @param askTimeout limit for an answer from a machine's actor
@@ -36,6 +39,8 @@ public record GatewaySettings(
     int maxMessageBytes,
     int maxSessions,
     int maxCallsPerSecond,
+    int maxConnectionsPerPeer,
+    Duration handshakeTimeout,
     long maxUnreceivedBytes,
     Duration sessionLease,
     Duration askTimeout,
@@ -67,6 +72,10 @@ public record GatewaySettings(
     check(
         maxCallsPerSecond >= 1, "max-calls-per-second must be at least 1, is " + maxCallsPerSecond);
     check(
+        maxConnectionsPerPeer >= 1,
+        "max-connections-per-peer must be at least 1, is " + maxConnectionsPerPeer);
+    checkPositive(handshakeTimeout, "handshake-timeout");
+    check(
         maxUnreceivedBytes >= 64 * 1024,
         "max-unreceived-bytes must be at least 64 KiB, is " + maxUnreceivedBytes);
     checkPositive(sessionLease, "session-lease");
@@ -91,6 +100,8 @@ public record GatewaySettings(
         (int) Math.min(maxMessageBytes, Integer.MAX_VALUE),
         gateway.getInt("max-sessions"),
         gateway.getInt("max-calls-per-second"),
+        gateway.getInt("max-connections-per-peer"),
+        gateway.getDuration("handshake-timeout"),
         gateway.getBytes("max-unreceived-bytes"),
         gateway.getDuration("session-lease"),
         gateway.getDuration("ask-timeout"),
@@ -120,6 +131,8 @@ public record GatewaySettings(
         maxMessageBytes,
         maxSessions,
         maxCallsPerSecond,
+        maxConnectionsPerPeer,
+        handshakeTimeout,
         maxUnreceivedBytes,
         sessionLease,
         askTimeout,

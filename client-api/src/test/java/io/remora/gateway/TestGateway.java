@@ -5,6 +5,8 @@ import akka.actor.typed.ActorSystem;
 import akka.grpc.GrpcClientSettings;
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
+import io.micrometer.core.instrument.MeterRegistry;
+import io.micrometer.core.instrument.simple.SimpleMeterRegistry;
 import io.remora.actors.RemoraCluster;
 import io.remora.gateway.v1.MachinesClient;
 import io.remora.gateway.v1.SessionsClient;
@@ -16,10 +18,12 @@ final class TestGateway implements AutoCloseable {
 
   private final RemoraCluster cluster;
   private final Gateway gateway;
+  private final MeterRegistry meters = new SimpleMeterRegistry();
 
   private TestGateway(RemoraCluster cluster, Gateway gateway) {
     this.cluster = cluster;
     this.gateway = gateway;
+    gateway.bindTo(meters);
   }
 
   /** Starts a gateway on a free port, with this laid over the configuration. */
@@ -52,6 +56,11 @@ final class TestGateway implements AutoCloseable {
 
   String address() {
     return "127.0.0.1:" + port();
+  }
+
+  /** TCP connections, as the gateway counts them. */
+  double connections() {
+    return meters.get("remora.gateway.connections").gauge().value();
   }
 
   GrpcClientSettings client() {

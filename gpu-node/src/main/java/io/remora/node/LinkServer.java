@@ -24,7 +24,9 @@ import java.nio.channels.AsynchronousCloseException;
 import java.nio.channels.ClosedChannelException;
 import java.nio.channels.ServerSocketChannel;
 import java.time.Duration;
+import java.util.Comparator;
 import java.util.Map;
+import java.util.Optional;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ConcurrentHashMap;
 import org.slf4j.Logger;
@@ -236,7 +238,7 @@ final class LinkServer implements AutoCloseable {
 
   private void serve(LinkChannel channel) throws IOException {
     String peer = text(channel.remoteAddress());
-    if (connections.size() >= settings.maxConnections()) {
+    if (connections.size() >= settings.maxConnections() && !closeOldestInHandshake()) {
       log.warn(
           "Closed a connection from {}: there are {} already (remora.node.max-connections)",
           peer,
@@ -262,6 +264,26 @@ final class LinkServer implements AutoCloseable {
             linkSettings.handshakeTimeout(),
             () -> owner.checkHandshake(connection, linkSettings.handshakeTimeout()),
             system.executionContext());
+  }
+
+  /** Makes room for a connection that may be an owner's; false if all others are. */
+  private boolean closeOldestInHandshake() {
+    Optional<OwnerConnection> oldest =
+        connections.keySet().stream()
+            .filter(OwnerConnection::isInHandshake)
+            .min(Comparator.comparingLong(OwnerConnection::age).reversed());
+    oldest.ifPresent(
+        owner -> {
+          log.warn(
+              "Closing a connection from {} before its handshake: newer ones wait (remora.node.max-connections = {})",
+              owner.name(),
+              settings.maxConnections());
+          LinkConnection connection = connections.remove(owner);
+          if (connection != null) {
+            connection.close();
+          }
+        });
+    return oldest.isPresent();
   }
 
   /** Keeps a lasting failure, such as too many open files, from taking a whole core. */

@@ -44,6 +44,7 @@ final class OwnerConnection implements LinkConnection.Handler {
   private final LinkServer server;
   private final String peer;
   private final Handshake handshake;
+  private final long sinceNanos = System.nanoTime();
 
   private volatile String name;
 
@@ -124,9 +125,19 @@ final class OwnerConnection implements LinkConnection.Handler {
     server.connectionClosed(this, carried);
   }
 
+  /** Whether it has shown neither a token nor a ticket. */
+  boolean isInHandshake() {
+    return link == null && !fetching && !closed;
+  }
+
+  /** How long it has been there, in nanoseconds. */
+  long age() {
+    return System.nanoTime() - sinceNanos;
+  }
+
   /** Closes a connection that has not passed its handshake in time. */
   void checkHandshake(LinkConnection connection, Duration limit) {
-    if (link == null && !fetching && !closed) {
+    if (isInHandshake()) {
       log.warn("Closing a connection from {}: no handshake within {}", peer, limit);
       connection.close();
     }

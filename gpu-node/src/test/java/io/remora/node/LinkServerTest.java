@@ -12,6 +12,7 @@ import io.remora.actors.link.proto.Reason;
 import io.remora.provider.LaunchToken;
 import io.remora.runtime.MachineSession;
 import io.remora.runtime.SessionSettings;
+import java.net.Socket;
 import java.nio.ByteBuffer;
 import java.time.Duration;
 import java.util.ArrayList;
@@ -64,6 +65,31 @@ class LinkServerTest {
       owners.get(0).openSession(1);
     } finally {
       owners.forEach(Owner::close);
+    }
+  }
+
+  @Test
+  void letsOwnersInWhileStrangersHoldItsConnections() throws Exception {
+    start("remora.node.max-connections = 4, remora.link.handshake-timeout = 1 hour");
+    List<Socket> strangers = new ArrayList<>();
+    try (Owner first = Owner.connect(node.address(), TOKEN)) {
+      for (int i = 0; i < 20; i++) {
+        Socket stranger = new Socket(node.address().getAddress(), node.address().getPort());
+        strangers.add(stranger);
+        stranger.getOutputStream().write(new byte[i]); // less than a frame's header
+      }
+
+      try (Owner second = first.another()) {
+        second.openSession(2);
+        first.openSession(1);
+      }
+
+      strangers.get(0).setSoTimeout(10_000);
+      assertThat(strangers.get(0).getInputStream().read()).isEqualTo(-1);
+    } finally {
+      for (Socket stranger : strangers) {
+        stranger.close();
+      }
     }
   }
 

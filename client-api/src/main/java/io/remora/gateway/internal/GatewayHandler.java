@@ -43,14 +43,19 @@ public final class GatewayHandler {
   private final GatewayMachines machines;
   private final GatewaySessions sessions;
   private final Access access;
+  private final Connections connections;
   private final GrpcProtocolWriter writer = GrpcProtocolNative.newWriter(Identity$.MODULE$);
   private final Function<HttpRequest, CompletionStage<HttpResponse>> generated;
 
   /** A handler with nothing open. */
   @SuppressWarnings("unchecked") // the generic array of concatOrNotFound's arguments
   public GatewayHandler(
-      ActorSystem<?> system, Materializer materializer, GatewaySettings settings) {
+      ActorSystem<?> system,
+      Materializer materializer,
+      GatewaySettings settings,
+      Connections connections) {
     this.system = system;
+    this.connections = connections;
     this.settings = settings;
     this.machines = new GatewayMachines(system, settings);
     this.sessions = new GatewaySessions(system, settings, machines);
@@ -76,9 +81,13 @@ public final class GatewayHandler {
   /** Answers a request. */
   public CompletionStage<HttpResponse> handle(HttpRequest request) throws Exception {
     String path = request.getUri().path();
+    // Load balancers have no token.
+    boolean needsToken = !path.startsWith(HEALTH);
     try {
-      // Load balancers have no token.
-      access.check(request, !path.startsWith(HEALTH));
+      access.check(request, needsToken);
+      if (needsToken) {
+        connections.isKnown(request);
+      }
     } catch (RuntimeException e) {
       request.discardEntityBytes(system);
       return CompletableFuture.completedFuture(
@@ -101,6 +110,9 @@ public final class GatewayHandler {
 
   /** Makes the gateway's own meters. */
   public void bindTo(MeterRegistry registry) {
+    Gauge.builder("remora.gateway.connections", connections, Connections::size)
+        .description("TCP connections of programs, and of others that have not been ended yet")
+        .register(registry);
     Gauge.builder("remora.gateway.sessions", sessions, GatewaySessions::size)
         .description("Sessions of programs, connected or waiting for theirs to come back")
         .register(registry);

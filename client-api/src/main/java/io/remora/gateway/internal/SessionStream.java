@@ -14,6 +14,7 @@ import akka.stream.stage.AbstractInOutHandler;
 import akka.stream.stage.AsyncCallback;
 import akka.stream.stage.GraphStage;
 import akka.stream.stage.GraphStageLogic;
+import akka.stream.stage.TimerGraphStageLogic;
 import akka.util.ByteString;
 import io.grpc.Status;
 import io.remora.gateway.v1.ClientFrame;
@@ -34,6 +35,8 @@ import java.util.Deque;
  */
 final class SessionStream extends GraphStage<FlowShape<ByteString, HttpEntity.ChunkStreamPart>> {
 
+  private static final String HELLO_TIMER = "hello";
+
   private final Inlet<ByteString> in = Inlet.create("SessionStream.in");
   private final Outlet<HttpEntity.ChunkStreamPart> out = Outlet.create("SessionStream.out");
   private final FlowShape<ByteString, HttpEntity.ChunkStreamPart> shape = FlowShape.of(in, out);
@@ -53,7 +56,7 @@ final class SessionStream extends GraphStage<FlowShape<ByteString, HttpEntity.Ch
     return new Logic();
   }
 
-  private final class Logic extends GraphStageLogic implements GatewaySession.Stream {
+  private final class Logic extends TimerGraphStageLogic implements GatewaySession.Stream {
 
     private final ClientFrames frames =
         new ClientFrames(sessions.buffers(), sessions.settings().maxMessageBytes());
@@ -74,7 +77,19 @@ final class SessionStream extends GraphStage<FlowShape<ByteString, HttpEntity.Ch
 
     @Override
     public void preStart() {
+      scheduleOnce(HELLO_TIMER, sessions.settings().handshakeTimeout());
       pull(in);
+    }
+
+    /** There is no Hello yet. */
+    @Override
+    public void onTimer(Object timer) {
+      finish(
+          GatewayErrors.refusal(
+              Status.Code.DEADLINE_EXCEEDED,
+              ProtocolException.class,
+              "the session's Hello did not come within %d ms (remora.gateway.handshake-timeout)"
+                  .formatted(sessions.settings().handshakeTimeout().toMillis())));
     }
 
     @Override
@@ -170,6 +185,7 @@ final class SessionStream extends GraphStage<FlowShape<ByteString, HttpEntity.Ch
 
     private void greet(Hello hello, long received) {
       greeted = true;
+      cancelTimer(HELLO_TIMER);
       AsyncCallback<GatewaySession> opened =
           createAsyncCallback(result -> welcome(result, received));
       AsyncCallback<Throwable> refused = createAsyncCallback(this::finish);

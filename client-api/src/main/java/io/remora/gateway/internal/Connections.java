@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.gateway.internal;
+
+import akka.http.javadsl.model.AttributeKeys;
+import akka.http.javadsl.model.HttpRequest;
+import akka.io.Inet;
+import io.remora.gateway.GatewaySettings;
+import java.io.IOException;
+import java.net.InetAddress;
+import java.net.InetSocketAddress;
+import java.net.Socket;
+import java.time.Duration;
+import java.util.LinkedHashMap;
+import java.util.Map;
+import java.util.TreeMap;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+
+/**
+ * The gateway's TCP connections. One that has not made a call that {@link Access} lets pass within
+ * {@code remora.gateway.handshake-timeout} is ended, whatever it has sent: Akka HTTP takes a
+ * limited number of connections, and would keep one that sends nothing, or a byte now and then, for
+ * as long as its peer likes. Each peer has so many connections, and those that have made no call
+ * are together half of what Akka HTTP takes: past that the oldest of them is ended. Thread-safe.
+ */
+public final class Connections extends Inet.AbstractSocketOptionV2 {
+
+  /** How often connections are looked at. */
+  public static final Duration SWEEP_INTERVAL = Duration.ofMillis(500);
+
+  private static final Logger log = LoggerFactory.getLogger(Connections.class);
+
+  private final GatewaySettings settings;
+  private final int maxUnknown;
+
+  /** By the peer's address and port, the oldest first. Guarded by this. */
+  private final Map<InetSocketAddress, Connection> open = new LinkedHashMap<>();
+
+  private static final class Connection {
+
+    final Socket socket;
+    final long sinceNanos = System.nanoTime();
+    boolean known;
+
+    Connection(Socket socket) {
+      this.socket = socket;
+    }
+  }
+
+  /**
+   * No connections.
+   *
+   * @param maxConnections how many Akka HTTP takes
+   */
+  public Connections(GatewaySettings settings, int maxConnections) {
+    this.settings = settings;
+    this.maxUnknown = Math.max(1, maxConnections / 2);
+  }
+
+  /** Akka has accepted a connection. */
+  @Override
+  public synchronized void afterConnect(Socket socket) {
+    InetSocketAddress peer = (InetSocketAddress) socket.getRemoteSocketAddress();
+    if (peer == null) {
+      return; // It was reset meanwhile.
+    }
+    if (isFull(peer.getAddress())) {
+      forgetClosed();
+      if (isFull(peer.getAddress())) {
+        log.debug("Ending a connection of {}, which has too many", peer);
+        end(socket);
+        return;
+      }
+    }
+    open.put(peer, new Connection(socket));
+    if (unknown() > maxUnknown) {
+      forgetClosed();
+      if (unknown() > maxUnknown) {
+        endOldestUnknown();
+      }
+    }
+  }
+
+  /** The connection that this request has come by is a program's. */
+  synchronized void isKnown(HttpRequest request) {
+    request
+        .getAttribute(AttributeKeys.remoteAddress)
+        .flatMap(
+            remote ->
+                remote.getAddress().map(host -> new InetSocketAddress(host, remote.getPort())))
+        .map(open::get)
+        .ifPresent(connection -> connection.known = true);
+  }
+
+  /** Ends connections whose time is over; to be called each {@link #SWEEP_INTERVAL}. */
+  public synchronized void sweep() {
+    forgetClosed();
+    long latest = System.nanoTime() - settings.handshakeTimeout().toNanos();
+    Map<String, Integer> ended = new TreeMap<>();
+    open.entrySet()
+        .removeIf(
+            entry -> {
+              Connection connection = entry.getValue();
+              if (connection.known || connection.sinceNanos - latest > 0) {
+                return false;
+              }
+              ended.merge(entry.getKey().getAddress().getHostAddress(), 1, Integer::sum);
+              end(connection.socket);
+              return true;
+            });
+    ended.forEach(
+        (peer, count) ->
+            log.warn(
+                "Ended {} connection(s) of {} that made no call{} within {} ms (remora.gateway.handshake-timeout)",
+                count,
+                peer,
+                settings.token().isPresent() ? " with the token" : "",
+                settings.handshakeTimeout().toMillis()));
+  }
+
+  /** Connections that are open. */
+  synchronized int size() {
+    forgetClosed();
+    return open.size();
+  }
+
+  private boolean isFull(InetAddress peer) {
+    return open.keySet().stream().filter(each -> each.getAddress().equals(peer)).count()
+        >= settings.maxConnectionsPerPeer();
+  }
+
+  private long unknown() {
+    return open.values().stream().filter(connection -> !connection.known).count();
+  }
+
+  private void endOldestUnknown() {
+    open.entrySet().stream()
+        .filter(entry -> !entry.getValue().known)
+        .findFirst()
+        .ifPresent(
+            oldest -> {
+              log.debug("Ending a connection of {}: newer ones wait", oldest.getKey());
+              end(oldest.getValue().socket);
+              open.remove(oldest.getKey());
+            });
+  }
+
+  private void forgetClosed() {
+    open.values().removeIf(connection -> connection.socket.isClosed());
+  }
+
+  /** Akka, whose socket it is, sees its end and closes it. */
+  private static void end(Socket socket) {
+    try {
+      socket.shutdownInput();
+      socket.shutdownOutput();
+    } catch (IOException e) {
+      // It is closed already.
+    }
+  }
+}
