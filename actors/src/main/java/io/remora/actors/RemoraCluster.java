@@ -11,6 +11,7 @@ import akka.cluster.typed.Join;
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
 import io.remora.actors.internal.ClusterConfig;
+import io.remora.actors.internal.UnknownKeys;
 import io.remora.metrics.HttpEndpoint;
 import io.remora.runtime.RemoraException;
 import java.net.InetSocketAddress;
@@ -115,6 +116,7 @@ public final class RemoraCluster implements AutoCloseable {
   }
 
   private static ActorSystem<?> start(Config config) {
+    UnknownKeys.warn(config);
     ActorsSettings settings = ActorsSettings.from(config);
     List<String> seeds = settings.seedNodes();
     if (ClusterConfig.isBootstrap(seeds) && settings.http().isEmpty()) {
