@@ -42,13 +42,17 @@ public interface MachineProvider {
 
   /**
    * The nodes that the provider has running, those of other programs and computers included: for
-   * finding what programs that failed have left, which costs. By default none are known, since none
-   * outlive their program.
+   * finding what programs that failed have left, which costs. By default this fails: nodes that end
+   * with their programs need no list.
    *
-   * @return fails with a {@link ProviderException} if the provider cannot be asked
+   * @return fails with a {@link ProviderException} if the provider keeps no list, or cannot be
+   *     asked
    */
   default CompletionStage<List<RunningNode>> running(ProviderContext context) {
-    return CompletableFuture.completedFuture(List.of());
+    return CompletableFuture.failedFuture(
+        new ProviderException(
+            "provider %s keeps no list of its nodes, since they end with the programs that opened them: ask those programs, or their gateway"
+                .formatted(name())));
   }
 
   /**
