@@ -30,6 +30,8 @@ import java.util.Optional;
  * @param pauseTimeout limit of saving a machine's sessions, {@code remora.machine.pause-timeout}
  * @param resumeRetry how long a machine waits before it tries again to resume, {@code
  *     remora.machine.resume-retry}
+ * @param forgetFailedAfter how long a machine that could not be opened stays failed, {@code
+ *     remora.machine.forget-failed-after}
  * @param stateStore where paused machines' sessions are kept, {@code remora.state.store}
  * @param stateDirectory the folder of the store {@code directory}, {@code remora.state.directory}
  * @param seedNodes members to join the cluster by, {@code remora.cluster.seed-nodes}
@@ -54,6 +56,7 @@ public record ActorsSettings(
     Duration idleTimeout,
     Duration pauseTimeout,
     Duration resumeRetry,
+    Duration forgetFailedAfter,
     String stateStore,
     Path stateDirectory,
     List<String> seedNodes,
@@ -74,6 +77,7 @@ public record ActorsSettings(
     checkPositive(storageActorAfter, "remora.machine.storage-actor-after");
     checkPositive(pauseTimeout, "remora.machine.pause-timeout");
     checkPositive(resumeRetry, "remora.machine.resume-retry");
+    checkPositive(forgetFailedAfter, "remora.machine.forget-failed-after");
     if (idleTimeout != null) {
       checkPositive(idleTimeout, "remora.machine.idle-timeout");
     }
@@ -110,6 +114,7 @@ public record ActorsSettings(
             : machine.getDuration("idle-timeout"),
         machine.getDuration("pause-timeout"),
         machine.getDuration("resume-retry"),
+        machine.getDuration("forget-failed-after"),
         root.getString("remora.state.store"),
         DirectoryStateStore.directory(root),
         cluster.getStringList("seed-nodes"),

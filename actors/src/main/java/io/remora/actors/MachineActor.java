@@ -235,6 +235,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
           StorageTick,
           IdleTick,
           PauseTimedOut,
+          FailureForgotten,
           Used,
           Recalled,
           TokenIssued,
@@ -278,6 +279,10 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
   }
 
   private enum PauseTimedOut implements Internal {
+    INSTANCE
+  }
+
+  private enum FailureForgotten implements Internal {
     INSTANCE
   }
 
@@ -423,6 +428,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
         .onMessage(Close.class, this::onCloseWhenClosed)
         .onMessage(NodeEnded.class, this::onNodeEndedWhenClosed)
         .onMessage(CloseTimedOut.class, this::onCloseTimedOutWhenClosed)
+        .onMessage(FailureForgotten.class, this::onFailureForgotten)
         .build();
   }
 
@@ -607,6 +613,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
                       "machine " + name + " has wrong settings: " + e.getMessage(), e)));
       return Behaviors.same();
     }
+    timers.cancel(FailureForgotten.INSTANCE);
     attempt++;
     spec = command.spec();
     belongTo(command.owner());
@@ -1279,6 +1286,10 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
       link = null;
     }
     endNode();
+    if (!openedOnce) {
+      // Nobody has it, so that nobody would close it.
+      timers.startSingleTimer(FailureForgotten.INSTANCE, settings.forgetFailedAfter());
+    }
     return leaving ? leave() : stash.unstashAll(closed());
   }
 
@@ -1386,6 +1397,14 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     return stash.unstashAll(closed());
   }
 
+  private Behavior<Command> onFailureForgotten(FailureForgotten event) {
+    if (nodeEnding) {
+      timers.startSingleTimer(FailureForgotten.INSTANCE, settings.forgetFailedAfter());
+      return Behaviors.same();
+    }
+    return closed(null);
+  }
+
   private Behavior<Command> onCloseTimedOutWhenClosed(CloseTimedOut event) {
     if (!closedBy.isEmpty()) {
       return closed(closeTimeout());
@@ -1411,7 +1430,9 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
     StatusReply<Done> reply = StatusReply.ack();
     if (failure == null) {
       if (state != MachineState.STOPPED || node != null) {
-        become(MachineState.STOPPED, "closed by the program");
+        become(
+            MachineState.STOPPED,
+            closedBy.isEmpty() ? "not opened: " + reason : "closed by the program");
       }
     } else {
       RemoraException cause =

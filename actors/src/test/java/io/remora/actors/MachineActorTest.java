@@ -70,6 +70,7 @@ class MachineActorTest {
                 close-timeout = 2 s
                 pause-timeout = 1 s
                 resume-retry = 300 ms
+                forget-failed-after = 2 s
               }
               remora.link {
                 handshake-timeout = 500 ms
@@ -197,6 +198,20 @@ class MachineActorTest {
         .isExactlyInstanceOf(ProviderException.class)
         .hasMessageContaining("a bug");
 
+    assertThat(open(node).state()).isEqualTo(MachineState.READY);
+  }
+
+  @Test
+  void isNotFailedForEverWhenItCouldNotBeOpened() {
+    TestProvider.plan(
+        name, (spec, context) -> CompletableFuture.failedFuture(new ProviderException("no luck")));
+    assertThat(failure(ask(to -> new MachineActor.Open(spec(), to), MachineInfo.class)))
+        .hasMessage("no luck");
+    assertThat(info().state()).isEqualTo(MachineState.FAILED);
+
+    await().atMost(LIMIT).until(() -> info().state() == MachineState.STOPPED);
+
+    assertThat(info().reason()).isEqualTo("not opened: no luck");
     assertThat(open(node).state()).isEqualTo(MachineState.READY);
   }
 
