@@ -122,7 +122,10 @@ final class NodeLaunch {
    * loader of their own, such as Maven's exec:java, leave it out of the system property.
    */
   private static String classPath() {
-    ClassLoader loader = Main.class.getClassLoader();
+    return classPath(Main.class.getClassLoader());
+  }
+
+  static String classPath(ClassLoader loader) {
     if (loader == ClassLoader.getSystemClassLoader()) {
       return System.getProperty("java.class.path");
     }
@@ -142,7 +145,7 @@ final class NodeLaunch {
       return Path.of(url.toURI()).toString();
     } catch (URISyntaxException | RuntimeException e) {
       throw new ProviderException(
-          "%s on the class path is no file, so a child node cannot have it: set remora.provider.mock.class-path"
+          "%s on the class path is not a file of its own, as in an executable jar (Spring Boot's and others) that has its libraries inside, so a child node cannot have it. Unpack the jar (java -Djarmode=tools -jar app.jar extract) and run it from there, or set remora.provider.mock.class-path to these libraries' folder (/folder/*), or remora.provider.mock.mode = in-jvm"
               .formatted(url),
           e);
     }
