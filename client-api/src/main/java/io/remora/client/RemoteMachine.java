@@ -183,8 +183,9 @@ public final class RemoteMachine implements AutoCloseable {
    *
    * @param remote a tensor on one of this machine's devices
    * @return the same values in a CPU tensor, which the receiver closes; or the error that a
-   *     blocking read would have thrown. Stages hung on to it run on the thread that receives from
-   *     the machine: work that takes long or that reads from a machine belongs on an executor
+   *     blocking read would have thrown. Stages that depend on it run on the thread that completes
+   *     reads, which is not the one that receives from the machine: work that takes long or that
+   *     reads from a machine belongs on an executor
    * @throws MachineStateException when the machine is closed
    * @throws IllegalArgumentException when the tensor is not on this machine
    */
