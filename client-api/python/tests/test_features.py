@@ -83,6 +83,70 @@ def test_compile(device, backend):
     close(remote.grad, local.grad)
 
 
+class Recurrent(nn.Module):
+    """A cell's or a layer's output alone."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result = self.inner(x)
+        return result if isinstance(result, torch.Tensor) else result[0]
+
+
+DYNAMIC = {
+    "dropout": lambda: nn.Dropout(0.5),
+    "lstm": lambda: Recurrent(nn.LSTM(4, 3)),
+    "gru": lambda: Recurrent(nn.GRU(4, 3)),
+    "lstm_cell": lambda: Recurrent(nn.LSTMCell(4, 3)),
+    "gru_cell": lambda: Recurrent(nn.GRUCell(4, 3)),
+    "max_pool1d": lambda: nn.Sequential(nn.Unflatten(1, (1, 4)), nn.MaxPool1d(2)),
+    "attention": lambda: nn.TransformerEncoderLayer(4, 2, 8, dropout=0.5, batch_first=True),
+}
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("name", DYNAMIC)
+def test_compile_with_changing_shapes(device, backend, name):
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model = DYNAMIC[name]().to(device)
+    compiled = torch.compile(model, backend=backend, dynamic=True)
+    for rows in (4, 6, 7):
+        x = torch.randn(rows, 4).to(device).requires_grad_()
+        if name == "attention":
+            x = x.unsqueeze(0)
+        torch.manual_seed(1)
+        expected = model(x)
+        torch.manual_seed(1)
+        got = compiled(x)
+        assert torch.equal(got.cpu(), expected.cpu())
+        got.sum().backward()
+
+
+def test_the_accelerator_tells_of_memory(device):
+    before = torch.accelerator.memory_allocated(device)
+    kept = torch.ones(1024, device=device)
+    kept.sum().item()
+    assert torch.accelerator.memory_allocated(device) >= before + 4096
+    assert torch.accelerator.memory_stats(device)["allocated_bytes.all.current"] >= 4096
+    assert torch.accelerator.max_memory_allocated(device) >= 4096
+    torch.accelerator.reset_peak_memory_stats(device)
+    torch.accelerator.reset_accumulated_memory_stats(device)
+    torch.accelerator.empty_cache()
+    if hasattr(torch.accelerator, "get_memory_info"):
+        assert torch.accelerator.get_memory_info(device) == torch.remora.mem_get_info(device)
+
+
+def test_the_accelerator_tells_which_types_it_has(device):
+    if not hasattr(torch.accelerator, "get_device_capability"):
+        pytest.skip("PyTorch 2.10 and later")
+    types = torch.accelerator.get_device_capability(device)["supported_dtypes"]
+    assert {torch.float32, torch.bfloat16, torch.complex64, torch.bool} <= types
+    assert torch.qint8 not in types
+
+
 def test_compile_with_inductor_says_what_to_use(device):
     torch._dynamo.reset()
     with pytest.raises(RuntimeError, match="backend='aot_eager'"):

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -93,3 +96,14 @@ def test_checkpoint_repeats_dropout(device, reentrant):
         return x.grad.cpu()
 
     assert torch.equal(run(device), run(torch.device("cpu")))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda g: pickle.loads(pickle.dumps(g))])
+def test_a_generator_is_copied_with_its_state(device, copied):
+    generator = torch.Generator(device).manual_seed(7)
+    torch.rand(3, device=device, generator=generator)
+    twin = copied(generator)
+    assert twin.device == generator.device
+    assert twin.initial_seed() == 7
+    expected = torch.rand(3, device=device, generator=generator)
+    assert torch.equal(torch.rand(3, device=device, generator=twin), expected)

@@ -2,12 +2,15 @@
 #include "machine.h"
 
 #include <ATen/CPUGeneratorImpl.h>
+#include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/DefaultDtype.h>
 #include <c10/core/ScalarTypeToTypeMeta.h>
 
 #include <array>
 #include <chrono>
 #include <thread>
+
+#include "torch_version.h"
 
 namespace remora {
 
@@ -36,7 +39,55 @@ void delete_context(void* context) {
   storage->machine->free_storage(storage);
 }
 
-class RemoteAllocator final : public c10::Allocator {
+c10::Device remora_device(int slot) { return {kRemora, static_cast<c10::DeviceIndex>(slot)}; }
+
+#if REMORA_TORCH >= 209
+// What torch.accelerator asks of a device's memory; the node knows it.
+struct RemoteMemory : c10::DeviceAllocator {
+  bool initialized() override { return true; }
+  void emptyCache(c10::MempoolId_t) override {
+    for (int slot = 0; slot < kSlots; slot++) {
+      auto* machine = slots[slot].load(std::memory_order_acquire);
+      if (machine != nullptr && machine->open_for_work()) {
+        machine->question(Question::kEmptyCache, {static_cast<uint64_t>(machine->device_of_slot(slot))});
+      }
+    }
+  }
+  void recordStream(const c10::DataPtr&, c10::Stream) override {}  // one stream: nothing to keep alive for another
+  c10::CachingDeviceAllocator::DeviceStats getDeviceStats(c10::DeviceIndex device) override {
+    auto figures = of(device);
+    c10::CachingDeviceAllocator::DeviceStats stats;
+    stats.allocated_bytes[0].current = stats.active_bytes[0].current = figures[0];
+    stats.allocated_bytes[0].peak = stats.active_bytes[0].peak = figures[1];
+    stats.reserved_bytes[0].current = figures[2];
+    stats.reserved_bytes[0].peak = figures[3];
+    return stats;
+  }
+  void resetAccumulatedStats(c10::DeviceIndex) override {}  // totals of all times are not kept
+  void resetPeakStats(c10::DeviceIndex device) override {
+    int slot = 0;
+    auto& machine = machine_of(remora_device(device), &slot);
+    machine.question(Question::kResetPeakMemory, {static_cast<uint64_t>(machine.device_of_slot(slot))});
+  }
+#if REMORA_TORCH >= 210
+  std::pair<size_t, size_t> getMemoryInfo(c10::DeviceIndex device) override {
+    auto figures = of(device);
+    return {std::max<int64_t>(0, figures[4] - figures[2]), figures[4]};
+  }
+#endif
+
+ private:
+  static std::array<int64_t, 5> of(c10::DeviceIndex device) {
+    int slot = 0;
+    auto& machine = machine_of(remora_device(device), &slot);
+    return machine.memory(machine.device_of_slot(slot));
+  }
+};
+#else
+using RemoteMemory = c10::Allocator;
+#endif
+
+class RemoteAllocator final : public RemoteMemory {
  public:
   c10::DataPtr allocate(size_t) override {
     int slot = current_slot();
@@ -578,6 +629,14 @@ std::string Machine::question(Question question, const std::function<void()>& wr
     submit_open_batch(request);
   }
   return await(request);
+}
+
+std::array<int64_t, 5> Machine::memory(int device) {
+  auto answer = question(Question::kMemory, {static_cast<uint64_t>(device)});
+  Reader r(reinterpret_cast<const uint8_t*>(answer.data()), answer.size());
+  std::array<int64_t, 5> figures{};
+  for (auto& figure : figures) figure = static_cast<int64_t>(r.varint());
+  return figures;
 }
 
 std::string Machine::node_address() {

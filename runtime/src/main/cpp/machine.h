@@ -7,6 +7,7 @@
 #include <ATen/ATen.h>
 #include <c10/util/flat_hash_map.h>
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -154,6 +155,8 @@ class Machine {
   // Asks the node and waits for its answer.
   std::string question(Question question, std::initializer_list<uint64_t> arguments);
   std::string question(Question question, const std::function<void()>& write_arguments);  // called with the lock
+  // Of a device's memory, in bytes: allocated, peak allocated, reserved, peak reserved, total (0: not known).
+  std::array<int64_t, 5> memory(int device);
   // "host:port" where other nodes reach this machine's; "" when it is not known.
   std::string node_address();
   void set_node_address(std::string address);

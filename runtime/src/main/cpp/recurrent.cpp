@@ -268,14 +268,14 @@ void check_lstm_states(TensorList hx, const Settings& settings) {
                 hx[i].dim(), "-D tensor");
   }
   for (size_t i = 0; i < 2; i++) {
-    TORCH_CHECK(hx[i].size(0) == expected, "Expected ", names[i], " size(0) to be ", expected,
-                " (num_layers * num_directions), but got ", hx[i].size(0));
+    TORCH_CHECK(hx[i].sym_size(0) == expected, "Expected ", names[i], " size(0) to be ", expected,
+                " (num_layers * num_directions), but got ", hx[i].sym_size(0));
   }
 }
 
 // Whether the CPU's libtorch takes an LSTM to oneDNN.
 bool uses_onednn(const Tensor& input) {
-  if (!at::globalContext().userEnabledMkldnn() || !at::globalContext().hasMKLDNN() || input.numel() == 0) {
+  if (!at::globalContext().userEnabledMkldnn() || !at::globalContext().hasMKLDNN() || input.sym_numel() == 0) {
     return false;
   }
   auto dtype = input.scalar_type();
@@ -304,8 +304,8 @@ std::tuple<Tensor, Tensor, Tensor> onednn_lstm(const Tensor& input, TensorList h
       };
       auto [y, hy, cy, workspace] = at::mkldnn_rnn_layer(
           sequence, w.input, w.hidden, bias(w.input_bias, w.input), bias(w.hidden_bias, w.hidden), h[index], c[index],
-          direction == 1, {}, kOneDnnLstm, h.size(2), settings.layers, biases, settings.bidirectional, batch_first,
-          settings.train);
+          direction == 1, {}, kOneDnnLstm, h.sym_size(2).guard_int(__FILE__, __LINE__), settings.layers, biases,
+          settings.bidirectional, batch_first, settings.train);
       outputs.push_back(y);
       hs.push_back(hy);
       cs.push_back(cy);
@@ -326,7 +326,7 @@ std::tuple<Tensor, Tensor, Tensor> lstm(const Tensor& input, TensorList hx, Tens
   }
   Settings settings{count, dropout, train, bidirectional};
   check_lstm_states(hx, settings);
-  bool projections = hx[0].size(2) != hx[1].size(2);
+  bool projections = hx[0].sym_size(2) != hx[1].sym_size(2);
   if (!projections && uses_onednn(input)) {
     return onednn_lstm(input, hx, parameters, biases, batch_first, settings);
   }
@@ -345,7 +345,7 @@ std::tuple<Tensor, Tensor, Tensor> packed_lstm(const Tensor& data, const Tensor&
   }
   Settings settings{count, dropout, train, bidirectional};
   check_lstm_states(hx, settings);
-  bool projections = hx[0].size(2) != hx[1].size(2);
+  bool projections = hx[0].sym_size(2) != hx[1].sym_size(2);
   auto [output, last] = run_layers(Cell::kLstm, data, read_sizes(batch_sizes), unstacked(hx[0], hx[1]),
                                    weights_of(parameters, biases, projections), settings);
   auto [h, c] = stacked(last);
@@ -355,20 +355,20 @@ std::tuple<Tensor, Tensor, Tensor> packed_lstm(const Tensor& data, const Tensor&
 // ---------------------------------------------------------------- cells
 
 void check_cell(const Tensor& input, TensorList states, const Tensor& w_ih, const Tensor& w_hh, int64_t gates) {
-  auto hidden_size = w_hh.size(1);
-  TORCH_CHECK(input.size(1) == w_ih.size(1), "input has inconsistent input_size: got ", input.size(1), " expected ",
-              w_ih.size(1));
+  auto hidden_size = w_hh.sym_size(1);
+  TORCH_CHECK(input.sym_size(1) == w_ih.sym_size(1), "input has inconsistent input_size: got ", input.sym_size(1),
+              " expected ", w_ih.sym_size(1));
   const Tensor* weights[] = {&w_ih, &w_hh};
   const char* names[] = {"weight_ih", "weight_hh"};
   for (size_t i = 0; i < 2; i++) {
-    TORCH_CHECK(weights[i]->size(0) == gates * hidden_size, names[i], " first dim must be ", gates,
-                " * hidden_size = ", gates * hidden_size, ", but got ", weights[i]->size(0));
+    TORCH_CHECK(weights[i]->sym_size(0) == gates * hidden_size, names[i], " first dim must be ", gates,
+                " * hidden_size = ", gates * hidden_size, ", but got ", weights[i]->sym_size(0));
   }
   for (size_t i = 0; i < states.size(); i++) {
-    TORCH_CHECK(input.size(0) == states[i].size(0), "Input batch size ", input.size(0), " doesn't match hidden", i,
-                " batch size ", states[i].size(0));
-    TORCH_CHECK(states[i].size(1) == hidden_size, "hidden", i, " has inconsistent hidden_size: got ",
-                states[i].size(1), ", expected ", hidden_size);
+    TORCH_CHECK(input.sym_size(0) == states[i].sym_size(0), "Input batch size ", input.sym_size(0),
+                " doesn't match hidden", i, " batch size ", states[i].sym_size(0));
+    TORCH_CHECK(states[i].sym_size(1) == hidden_size, "hidden", i, " has inconsistent hidden_size: got ",
+                states[i].sym_size(1), ", expected ", hidden_size);
   }
 }
 
