@@ -102,6 +102,49 @@ def run_operator(
     return count
 
 
+def raised(run: Any) -> Exception | None:
+    """What a call raises."""
+    try:
+        run()
+    except Exception as e:
+        return e
+    return None
+
+
+def compare_errors(op: Any, device: torch.device, synchronize: Any, later: set[str]) -> int:
+    """Compares what an OpInfo's mistakes raise; answers their number.
+
+    An error comes at the call, of PyTorch's class and with PyTorch's first line. Of the operators that
+    `later` names it may come when a result is needed: values decide.
+    """
+    count = 0
+    for mistake in op.error_inputs("cpu"):
+        sample = mistake.sample_input
+        given = (sample.input, sample.args, sample.kwargs)
+        if any(each.device.type == "meta" or each.is_sparse for each in tensors(given)):
+            continue
+        local, remote = on(CPU, given), on(device, given)
+        expected = raised(lambda local=local: op(local[0], *local[1], **local[2]))
+        got = raised(lambda remote=remote: op(remote[0], *remote[1], **remote[2]))
+        late = raised(synchronize)
+        what = f"mistake {count}: {type(expected).__name__}: {first_line(expected)}"
+        if op.name in later and got is None:
+            got, late = late, None
+        assert late is None, f"{what}: came late: {late}"
+        assert (got is None) == (expected is None), f"{what}: got {got!r}"
+        if expected is not None:
+            assert isinstance(got, type(expected)), f"{what}: a {type(got).__name__}"
+            assert first_line(got) == first_line(expected), f"{what}: {first_line(got)}"
+        count += 1
+    if count == 0:
+        raise Skipped("no mistakes of strided tensors")
+    return count
+
+
+def first_line(error: Any) -> str:
+    return str(error).partition("\n")[0]
+
+
 def gradients(results: Any, arguments: Any) -> list[torch.Tensor | None]:
     outputs = [each for each in tensors(results) if each.requires_grad]
     if not outputs:

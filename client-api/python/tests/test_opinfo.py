@@ -20,6 +20,10 @@ MOST_SAMPLES = 10_000
 OTHER_DTYPES = (torch.int64, torch.complex64, torch.bool, torch.bfloat16, torch.float64)
 # Takes sparse tensors alone, whose results are strided.
 NOT_STRIDED = {"sparse.mm", "sparse.sampled_addmm"}
+# Mistakes that values show: the error comes where a result is needed.
+VALUES_DECIDE = {"gather", "scatter", "scatter_add"}
+# PyTorch refuses for other devices than the CPU in other words.
+OTHER_WORDS = {"narrow_copy", "nn.functional.max_pool1d"}
 
 
 def name_of(op) -> str:
@@ -48,6 +52,11 @@ def check(op, device: torch.device, dtype: torch.dtype, backward: bool, most: in
     )
 
 
+WITH_MISTAKES = [
+    op for op in OPERATORS if op.error_inputs_func is not None and op.name not in OTHER_WORDS
+]
+
+
 @pytest.mark.fast
 @pytest.mark.parametrize("op", SOME, ids=name_of)
 def test_some_operators(device, op):
@@ -66,6 +75,16 @@ def test_every_operator_forward(device, op):
 @pytest.mark.parametrize("op", filter(differentiable, OPERATORS), ids=name_of)
 def test_every_operator_backward(device, op):
     check(op, device, torch.float32, True, MOST_SAMPLES)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("op", WITH_MISTAKES, ids=name_of)
+def test_every_mistake(machine, device, op):
+    databases.note(
+        "mistakes",
+        name_of(op),
+        lambda: databases.compare_errors(op, device, machine.synchronize, VALUES_DECIDE),
+    )
 
 
 @pytest.mark.full

@@ -58,6 +58,7 @@ _DECLARATIONS: dict[str, tuple[Any, list[Any]]] = {
     "machine_close": (None, [c_int64]),
     "machine_statistic": (c_int64, [c_int64, c_int32]),
     "session_configure": (c_int32, [c_int64, c_int64, c_int64, c_int64]),
+    "session_next_warning": (c_int64, [c_int64, c_char_p, c_int64]),
     "session_take": (c_int64, [c_int64, c_int64]),
     "session_executed": (c_int32, [c_int64, c_int64, c_void_p, c_int64]),
     "session_value": (c_int32, [c_int64, c_int64, c_int64, c_void_p, c_int64]),

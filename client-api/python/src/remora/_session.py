@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 import weakref
 from ctypes import CFUNCTYPE, c_int32, c_int64, c_void_p
 from pathlib import Path
@@ -112,9 +113,17 @@ class Session:
     def synchronize(self) -> None:
         """Waits until all that was recorded is executed; raises the first failure nobody has read."""
         core.check(core.machine_synchronize(self.handle))
+        self.warn()
         text = text_of(core.session_unread_failure, self.handle)
         if text is not None:
             raise exceptions.from_text(text, exceptions.RemoteOperationException)
+
+    def warn(self) -> None:
+        """Warns of what PyTorch has warned of on the node, as far as no read has done so."""
+        while (text := text_of(core.session_next_warning, self.handle)) is not None:
+            category, _, message = text.partition(": ")
+            deprecation = category == "DeprecationWarning"
+            warnings.warn(message, DeprecationWarning if deprecation else UserWarning, stacklevel=4)
 
     def statistics(self) -> dict[str, int]:
         """The core's counters since the session began."""

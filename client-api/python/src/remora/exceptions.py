@@ -7,6 +7,8 @@ shapes, types and devices are raised at the call, with PyTorch's own types.
 
 from __future__ import annotations
 
+import torch
+
 __all__ = [
     "AuthenticationException",
     "CorruptDownloadException",
@@ -29,7 +31,13 @@ __all__ = [
     "ReadTimeoutException",
     "RemoraException",
     "RemoteFunctionError",
+    "RemoteIndexError",
+    "RemoteLinAlgError",
+    "RemoteNotImplementedError",
     "RemoteOperationException",
+    "RemoteOutOfMemoryError",
+    "RemoteTypeError",
+    "RemoteValueError",
     "RepositoryNotFoundException",
     "ResourceExhaustedException",
     "RevisionNotFoundException",
@@ -47,7 +55,33 @@ class RemoteOperationException(RemoraException):
 
     Its outputs, and whatever is computed from them, have no values; everything else goes on. Raised
     where such a value is read, and by ``synchronize()`` and ``stop()`` when nobody has read one.
+    The message begins with PyTorch's own. Where PyTorch raises an exception of another class than
+    ``RuntimeError`` for it, this is one of that class, too: :class:`RemoteIndexError` is an ``IndexError``.
     """
+
+
+class RemoteIndexError(RemoteOperationException, IndexError):
+    """A failed operation for which PyTorch raises ``IndexError``."""
+
+
+class RemoteValueError(RemoteOperationException, ValueError):
+    """A failed operation for which PyTorch raises ``ValueError``."""
+
+
+class RemoteTypeError(RemoteOperationException, TypeError):
+    """A failed operation for which PyTorch raises ``TypeError``."""
+
+
+class RemoteNotImplementedError(RemoteOperationException, NotImplementedError):
+    """A failed operation for which PyTorch raises ``NotImplementedError``."""
+
+
+class RemoteLinAlgError(RemoteOperationException, torch.linalg.LinAlgError):  # type: ignore[name-defined, misc]
+    """A failed operation for which PyTorch raises ``torch.linalg.LinAlgError``."""
+
+
+class RemoteOutOfMemoryError(RemoteOperationException, torch.OutOfMemoryError):
+    """A failed operation for which PyTorch raises ``torch.OutOfMemoryError``."""
 
 
 class RemoteFunctionError(RemoteOperationException):

@@ -11,6 +11,7 @@ import io
 import json
 import logging
 import math
+import re
 import site
 import sys
 import sysconfig
@@ -39,7 +40,7 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 _TIMEOUT = 3600.0
-_FAILURE = "remora.remote "
+_FAILED = re.compile(r"\n  (\w+ )?in remora\.remote .* on the node")
 
 
 # ---------------------------------------------------------------- the decorator
@@ -438,7 +439,8 @@ def _raised(
 def _failure(name: str, error: BaseException) -> BaseException:
     """The exception for a function that has not come to its end."""
     text = str(error)
-    if isinstance(error, exceptions.RemoteOperationException) and text.startswith(_FAILURE):
-        _, _, why = text.partition(" failed on the node: ")
-        return exceptions.RemoteFunctionError(f"{name} failed on the node: {why or text}")
+    found = _FAILED.search(text)
+    if isinstance(error, exceptions.RemoteOperationException) and found:
+        why = text[: found.start()]
+        return exceptions.RemoteFunctionError(f"{name} failed on the node: {why}")
     return error

@@ -192,6 +192,10 @@ int64_t remora_session_unread_failure(int64_t machine, char* text, int64_t capac
   return guarded(
       [&]() -> int64_t { return copy_text(remora::session_of(machine).unread_failure(), text, capacity); });
 }
+int64_t remora_session_next_warning(int64_t machine, char* text, int64_t capacity) {
+  return guarded(
+      [&]() -> int64_t { return copy_text(remora::session_of(machine).next_warning(), text, capacity); });
+}
 int64_t remora_session_take(int64_t machine, int64_t timeout_micros) {
   return guarded([&]() -> int64_t { return address_of(remora::session_of(machine).take(timeout_micros)); });
 }
@@ -360,9 +364,8 @@ int32_t remora_machine_synchronize(int64_t machine) {
 }
 int32_t remora_machine_memory(int64_t machine, int32_t device, int64_t* values) {
   return guarded([&]() -> int32_t {
-    auto answer = machine_at(machine).question(remora::Question::kMemory, {static_cast<uint64_t>(device)});
-    remora::Reader r(reinterpret_cast<const uint8_t*>(answer.data()), answer.size());
-    for (int i = 0; i < 5; i++) values[i] = static_cast<int64_t>(r.varint());
+    auto figures = machine_at(machine).memory(device);
+    std::copy(figures.begin(), figures.end(), values);
     return 0;
   });
 }

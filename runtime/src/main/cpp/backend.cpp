@@ -24,6 +24,7 @@
 #include <mutex>
 
 #include "machine.h"
+#include "torch_version.h"
 #include "transfer.h"
 
 namespace remora {
@@ -31,8 +32,6 @@ namespace remora {
 namespace {
 
 thread_local int current = 0;
-
-c10::Device remora_device(int slot) { return {kRemora, static_cast<c10::DeviceIndex>(slot)}; }
 
 // Everything recorded is in one order, so a device has one stream: the default one.
 struct RemoteGuard final : c10::impl::DeviceGuardImplInterface {
@@ -110,6 +109,14 @@ struct RemoteGuard final : c10::impl::DeviceGuardImplInterface {
   // Autograd's engine starts a thread for each device counted here and sizes its tables by it, so the number must
   // not grow after the first backward: all slots count, whether open or not.
   c10::DeviceIndex deviceCount() const noexcept override { return kSlots; }
+#if REMORA_TORCH >= 210
+  c10::DeviceCapability getDeviceCapability(c10::Device) const override {
+    c10::DeviceCapability all;
+    auto& types = all.capability_data.supported_scalar_types;
+    types.has_QInt8 = types.has_QUInt8 = types.has_QInt32 = 0;
+    return all;
+  }
+#endif
 };
 C10_REGISTER_GUARD_IMPL(PrivateUse1, RemoteGuard);
 
@@ -148,8 +155,11 @@ struct RemoteGenerator final : c10::GeneratorImpl {
     set_current_seed(random);
     return random;
   }
-  void set_offset(uint64_t) override { TORCH_CHECK(false, "a remora generator has no offset; set its state instead"); }
-  uint64_t get_offset() const override { TORCH_CHECK(false, "a remora generator has no offset; get its state instead"); }
+  // The state has it all. Python asks for an offset when it pickles a generator, and sets it again.
+  void set_offset(uint64_t offset) override {
+    TORCH_CHECK(offset == 0, "a remora generator has no offset; set its state instead");
+  }
+  uint64_t get_offset() const override { return 0; }
   void set_state(const c10::TensorImpl& state) override {
     at::detail::check_rng_state(state);
     auto bytes = static_cast<const uint8_t*>(state.data());
@@ -245,14 +255,12 @@ at::Tensor make_empty(c10::IntArrayRef sizes, c10::IntArrayRef strides, std::opt
                       std::optional<c10::Layout> layout, std::optional<c10::Device> device,
                       std::optional<bool> pin_memory) {
   TORCH_CHECK_NOT_IMPLEMENTED(layout.value_or(c10::kStrided) == c10::kStrided,
-                              "a remora device holds strided tensors, not ", layout.value_or(c10::kStrided),
-                              " ones; use to_dense() before moving the tensor");
+                              kNotSparse);
   TORCH_CHECK(!pin_memory.value_or(false), "only CPU tensors can be pinned, not tensors of a remora device");
   at::detail::check_size_nonnegative(sizes);
   TensorMeta meta;
   meta.dtype = c10::dtype_or_default(dtype);
-  TORCH_CHECK_NOT_IMPLEMENTED(!c10::isQIntType(meta.dtype), "quantized tensors are not supported on a remora device: ",
-                              "use dequantize() before moving the tensor");
+  TORCH_CHECK_NOT_IMPLEMENTED(!c10::isQIntType(meta.dtype), kNotQuantized);
   meta.sizes.assign(sizes.begin(), sizes.end());
   meta.strides.assign(strides.begin(), strides.end());
   int slot = slot_of(device);

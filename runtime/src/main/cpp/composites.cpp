@@ -3,6 +3,7 @@
 // Operators for which libtorch asks what device it is: attention, dropout and a few more (recurrent layers have a file of
 // their own), and what strided devices do not do at all.
 #include <ATen/ATen.h>
+#include <ATen/native/MaxPooling.h>
 #include <ATen/native/transformers/attention.h>
 #include <ATen/native/transformers/sdp_utils_cpp.h>
 #include <ATen/core/LegacyTypeDispatch.h>
@@ -56,7 +57,7 @@ at::Tensor dropout(const at::Tensor& input, double p, bool train) {
     return at::native::dropout(input, p, train);
   }
   TORCH_CHECK(p >= 0 && p <= 1, "dropout probability has to be between 0 and 1, but got ", p);
-  if (p == 0 || !train || input.numel() == 0) {
+  if (p == 0 || !train || input.sym_numel() == 0) {
     return input;
   }
   if (p == 1) {
@@ -79,6 +80,7 @@ std::tuple<at::Tensor, at::Tensor> native_dropout(const at::Tensor& input, doubl
 // The CPU has a kernel of its own for what needs no gradient.
 at::Tensor max_pool1d(const at::Tensor& input, at::IntArrayRef kernel, at::IntArrayRef stride, at::IntArrayRef padding,
                       at::IntArrayRef dilation, bool ceil_mode) {
+  at::native::check_max_pool1d(input, kernel, stride, padding, dilation, ceil_mode);
   bool differentiable = (input.requires_grad() && at::GradMode::is_enabled()) || input._fw_grad(0).defined();
   if (differentiable || machine_of(input.device()).on_cuda()) {
     return std::get<0>(at::max_pool1d_with_indices(input, kernel, stride, padding, dilation, ceil_mode));
@@ -155,16 +157,21 @@ at::Tensor deprecated_convolution(const at::Tensor& input, const at::Tensor& wei
 }
 
 void refuse_sparse(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack*) {
-  TORCH_CHECK_NOT_IMPLEMENTED(false, toString(op.operator_name()),
-                              ": a remora device holds strided tensors, not sparse ones; call to_dense() on the ",
-                              "tensor before moving it, or keep sparse work on the CPU");
+  TORCH_CHECK_NOT_IMPLEMENTED(false, toString(op.operator_name()), ": ", kNotSparse);
 }
 
 void refuse_quantized(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack*) {
-  TORCH_CHECK_NOT_IMPLEMENTED(false, toString(op.operator_name()),
-                              ": a remora device holds no quantized tensors; call dequantize() on the tensor before ",
-                              "moving it");
+  TORCH_CHECK_NOT_IMPLEMENTED(false, toString(op.operator_name()), ": ", kNotQuantized);
 }
+
+void refuse_nested(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack*) {
+  TORCH_CHECK_NOT_IMPLEMENTED(false, toString(op.operator_name()),
+                              ": a remora device holds no nested tensors; pad to one tensor with a mask, and make ",
+                              "nn.TransformerEncoder with enable_nested_tensor=False or leave its mask_check on");
+}
+
+// nn.TransformerEncoder asks this before it makes a nested tensor, and takes the ordinary way where the answer is no.
+bool is_left_aligned(const at::Tensor&, const at::Tensor&) { return false; }
 
 }  // namespace
 }  // namespace remora
@@ -189,6 +196,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("_transform_bias_rescale_qkv", transform_bias_rescale_qkv);
   m.impl("_saturate_weight_to_fp16", saturate_weight_to_fp16);
   m.impl("_convolution.deprecated", deprecated_convolution);
+  m.impl("_nested_tensor_from_mask_left_aligned", is_left_aligned);
 }
 
 // The CPU's kernels read memory as it is, whatever the negative bit says; so does the node's.
@@ -217,6 +225,16 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
                            "_sparse_bsr_tensor_unsafe", "_sparse_bsc_tensor_unsafe"}) {
     m.impl(name, torch::CppFunction::makeFromBoxedFunction<&remora::refuse_sparse>());
   }
+}
+// The same for what makes nested tensors.
+TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
+  for (const char* name : {"_nested_tensor_from_mask", "_nested_tensor_from_tensor_list", "_nested_from_padded",
+                           "_nested_from_padded_and_nested_example", "_nested_view_from_buffer"}) {
+    m.impl(name, torch::CppFunction::makeFromBoxedFunction<&remora::refuse_nested>());
+  }
+}
+TORCH_LIBRARY_IMPL(_, NestedTensorPrivateUse1, m) {
+  m.fallback(torch::CppFunction::makeFromBoxedFunction<&remora::refuse_nested>());
 }
 TORCH_LIBRARY_IMPL(_, SparsePrivateUse1, m) {
   m.fallback(torch::CppFunction::makeFromBoxedFunction<&remora::refuse_sparse>());

@@ -10,6 +10,8 @@
 #include <c10/core/GradMode.h>
 #include <c10/core/ScalarTypeToTypeMeta.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
+#include <c10/util/Exception.h>
+#include <c10/util/ScopeExit.h>
 
 #include <algorithm>
 #include <functional>
@@ -22,6 +24,17 @@
 namespace remora {
 
 namespace {
+
+// PyTorch's own class of an error, as its Python binding names it.
+const char* error_class(const std::exception& error) {
+  if (dynamic_cast<const c10::IndexError*>(&error)) return "IndexError";
+  if (dynamic_cast<const c10::ValueError*>(&error)) return "ValueError";
+  if (dynamic_cast<const c10::TypeError*>(&error)) return "TypeError";
+  if (dynamic_cast<const c10::NotImplementedError*>(&error)) return "NotImplementedError";
+  if (dynamic_cast<const c10::LinAlgError*>(&error)) return "LinAlgError";
+  if (dynamic_cast<const c10::OutOfMemoryError*>(&error)) return "OutOfMemoryError";
+  return "RuntimeError";
+}
 
 // The allocator of a CUDA device: libtorch has an interface for it since 2.9, and knows the device's size since 2.10.
 #if REMORA_TORCH >= 209
@@ -75,6 +88,7 @@ struct Executor::Call {
   torch::jit::Stack stack;
   std::shared_ptr<Failure> failure;
   std::string refusal;                     // becomes a failure of its own once the inputs are known
+  std::string refusal_error;               // its class, as Failure's
   TensorMeta previous;
   bool has_previous = false;
   c10::SmallVector<std::pair<int64_t, at::Tensor>, 6> inputs;  // by storage id, in order
@@ -90,9 +104,13 @@ struct Executor::Call {
   bool device_known = false;
   std::vector<std::string> described;
 
-  void refuse(const std::string& why) {
-    if (refusal.empty()) refusal = why;
+  void refuse(const std::string& why, const char* error = "") {
+    if (refusal.empty()) {
+      refusal = why;
+      refusal_error = error;
+    }
   }
+  void refuse(const std::exception& e) { refuse(error_text(e), error_class(e)); }
 };
 
 Executor::Executor(std::vector<c10::Device> devices, std::unordered_set<std::string> denied)
@@ -122,6 +140,7 @@ std::unique_ptr<ExecutionResult> Executor::execute(const uint8_t* data, size_t b
   result_ = result.get();
   born_.clear();
   freed_.clear();
+  warned_.clear();
   last_id_ = 0;
   result->report.u8(kReportMagic);
   result->report.u8(kWireVersion);
@@ -181,7 +200,7 @@ std::unique_ptr<ExecutionResult> Executor::execute(const uint8_t* data, size_t b
         } catch (const std::exception& e) {
           Call none;
           none.name = "Generator.set_state";
-          fail(none, e.what());
+          fail(none, e);
         }
         break;
       }
@@ -334,10 +353,10 @@ void Executor::question(Reader& r) {
         break;  // see transfer()
     }
   } catch (const std::exception& e) {
-    call.refuse(error_text(e));
+    call.refuse(e);
   }
   if (!call.refusal.empty()) {
-    request_failed(request, *fail(call, call.refusal));
+    request_failed(request, *fail_refused(call));
     return;
   }
   answered(request, answer.data(), answer.size());
@@ -373,7 +392,7 @@ void Executor::transfer(Reader& r, int64_t request, Question kind) {
       answered(request, answer.data(), answer.size());
       return;
     } catch (const std::exception& e) {
-      call.refuse(error_text(e));
+      call.refuse(e);
     }
   }
   refuse(request, call);
@@ -495,7 +514,7 @@ void Executor::resize(Reader& r) {
   } catch (const std::exception& e) {
     Call none;
     none.name = "resize_";
-    storage.failure = fail(none, e.what());
+    storage.failure = fail(none, e);
   }
 }
 
@@ -524,7 +543,7 @@ void Executor::write(Reader& r) {
                                  at::TensorOptions().dtype(at::kByte)));
     }
   } catch (const std::exception& e) {
-    storage.failure = fail(call, error_text(e));
+    storage.failure = fail(call, e);
   }
 }
 
@@ -642,7 +661,7 @@ at::Tensor Executor::tensor(Reader& r, uint8_t bits, Call& call, bool output) {
       if (meta.neg) t._set_neg(true);
     }
   } catch (const std::exception& e) {
-    call.refuse(error_text(e));
+    call.refuse(e);
   }
   call.inputs.emplace_back(id, t);
   return t;
@@ -794,11 +813,18 @@ static bool fits(const c10::IValue& value, const c10::TypePtr& type) {
 
 // ---------------------------------------------------------------- running a call
 
-std::shared_ptr<Failure> Executor::fail(Call& call, const std::string& message) {
+std::shared_ptr<Failure> Executor::fail(Call& call, const std::exception& error) {
+  return fail(call, error_text(error), error_class(error));
+}
+
+std::shared_ptr<Failure> Executor::fail_refused(Call& call) { return fail(call, call.refusal, call.refusal_error); }
+
+std::shared_ptr<Failure> Executor::fail(Call& call, const std::string& message, const std::string& error) {
   auto failure = std::make_shared<Failure>();
   failure->number = ++failures_;
   failure->call = call.number;
   failure->operation = call.name;
+  failure->error = error;
   failure->message = message;
   failure->inputs = call.described;
   result_->report.code(remora::Event::kFailure);
@@ -811,10 +837,28 @@ void Executor::write_failure(const Failure& failure) {
   report.varint(failure.number);
   report.varint(failure.call);
   report.string(failure.operation);
+  report.string(failure.error);
   report.string(failure.message);
   auto inputs = std::min<size_t>(failure.inputs.size(), 64);
   report.varint(inputs);
   for (size_t i = 0; i < inputs; i++) report.string(failure.inputs[i]);
+}
+
+// One that repeats is told once in a batch.
+void Executor::write_warning(const Call& call, const c10::Warning& warning) {
+  auto text = warning.msg().substr(0, kMaxWarningBytes);
+  auto known = call.name + ": " + text;
+  if (warned_.size() >= kMaxWarnings || std::find(warned_.begin(), warned_.end(), known) != warned_.end()) {
+    return;
+  }
+  warned_.push_back(std::move(known));
+  auto& report = result_->report;
+  report.code(remora::Event::kWarning);
+  report.varint(call.number);
+  report.string(call.name);
+  report.code(std::holds_alternative<c10::DeprecationWarning>(warning.type()) ? WarningKind::kDeprecation
+                                                                             : WarningKind::kUser);
+  report.string(text);
 }
 
 // To a question, a call or a function that was asked.
@@ -827,7 +871,7 @@ void Executor::answered(int64_t request, const void* data, size_t bytes) {
 
 void Executor::refuse(int64_t request, Call& call) {
   if (!call.failure) {
-    call.failure = fail(call, call.refusal);
+    call.failure = fail_refused(call);
   }
   request_failed(request, *call.failure);
 }
@@ -880,9 +924,26 @@ class BorrowedDefaultGenerator {
 
 }  // namespace
 
+namespace {
+
+// What libtorch warns of on this thread.
+struct CollectedWarnings final : c10::WarningHandler {
+  void process(const c10::Warning& warning) override {
+    if (list.size() < kMaxWarnings) list.push_back(warning);
+  }
+  std::vector<c10::Warning> list;
+};
+
+}  // namespace
+
 // False, with the call's failure set, when the operator did not run to its end.
 bool Executor::run(Call& call) {
   if (!call.failure && call.refusal.empty()) {
+    CollectedWarnings warnings;
+    auto tell = c10::make_scope_exit([&] {
+      for (const auto& warning : warnings.list) write_warning(call, warning);
+    });
+    c10::WarningUtils::WarningHandlerGuard collect(&warnings);
     try {
       c10::DeviceGuard guard(devices_[call.device]);
       auto seeded = call.info->generator_argument;
@@ -898,12 +959,10 @@ bool Executor::run(Call& call) {
         call.info->handle.callBoxed(call.stack);
       }
       return true;
-    } catch (const c10::Error& e) {
-      call.refuse(e.what_without_backtrace());
     } catch (const std::bad_alloc&) {
-      call.refuse("the node is out of memory");
+      call.refuse("the node is out of memory", "OutOfMemoryError");
     } catch (const std::exception& e) {
-      call.refuse(e.what());
+      call.refuse(e);
     }
   }
   if (!call.failure) {
@@ -913,15 +972,16 @@ bool Executor::run(Call& call) {
                                  std::to_string(id));
       }
     }
-    call.failure = fail(call, call.refusal);
+    call.failure = fail_refused(call);
   }
   return false;
 }
 
 // The tensor itself where it has a storage of its own and the wanted layout, else a copy that has.
 at::Tensor Executor::own(Call& call, const at::Tensor& actual, const TensorMeta* layout) {
-  TORCH_CHECK(actual.layout() == c10::kStrided, "the result has layout ", actual.layout(),
-              ", which a remote tensor cannot have");
+  TORCH_CHECK_NOT_IMPLEMENTED(actual.layout() == c10::kStrided, "the result has layout ", actual.layout(), ": ",
+                              kNotSparse);
+  TORCH_CHECK_NOT_IMPLEMENTED(!actual.is_quantized(), "the result is quantized: ", kNotQuantized);
   auto t = actual._is_zerotensor() ? at::zeros(actual.sizes(), actual.options()) : actual;
   auto device = devices_[call.device];
   if (t.device() != device) {
@@ -961,7 +1021,7 @@ void Executor::adopt(Call& call, int64_t id, uint32_t device, const TensorMeta& 
       account(storage);
       return;
     } catch (const std::exception& e) {
-      call.failure = fail(call, error_text(e));
+      call.failure = fail(call, e);
     }
   }
   born(id, predicted.bytes(), device).failure = call.failure;
@@ -1067,7 +1127,7 @@ void Executor::call(Reader& r, bool asked) {
           answer_output(call, answer, call.stack[i], op.info->returns[i], bound);
         }
       } catch (const std::exception& e) {
-        call.failure = fail(call, error_text(e));
+        call.failure = fail(call, e);
       }
     }
     if (call.failure) {
@@ -1127,7 +1187,7 @@ void Executor::check_written(Call& call) {
         account(it->second);
         continue;
       } catch (const std::exception& e) {
-        call.failure = fail(call, e.what());
+        call.failure = fail(call, e);
         continue;
       }
     }
@@ -1230,7 +1290,7 @@ void Executor::run(Reader& r, Callee callee) {
       }
       return;
     } catch (const std::exception& e) {
-      call.refuse(error_text(e));
+      call.refuse(e);
     }
   }
   refuse(request, call);
@@ -1278,7 +1338,7 @@ void Executor::read(Reader& r) {
       value(request, plain);
       return;
     } catch (const std::exception& e) {
-      call.refuse(error_text(e));
+      call.refuse(e);
     }
   }
   refuse(request, call);

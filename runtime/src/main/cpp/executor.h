@@ -28,6 +28,7 @@ struct Failure {
   uint64_t number;
   uint64_t call;  // its number in the session; 0 where no operator was called
   std::string operation;
+  std::string error;  // PyTorch's class of it; empty where the node itself refuses
   std::string message;
   std::vector<std::string> inputs;
 };
@@ -105,8 +106,11 @@ class Executor {
   void realize(Storage& storage);
   void account(Storage& storage, bool gone = false);
   double elapsed(uint64_t first, uint64_t second);
-  std::shared_ptr<Failure> fail(Call& call, const std::string& message);
+  std::shared_ptr<Failure> fail(Call& call, const std::string& message, const std::string& error = "");
+  std::shared_ptr<Failure> fail(Call& call, const std::exception& error);
+  std::shared_ptr<Failure> fail_refused(Call& call);
   void write_failure(const Failure& failure);
+  void write_warning(const Call& call, const c10::Warning& warning);
   void request_failed(int64_t request, const Failure& failure);
   void answered(int64_t request, const void* data, size_t bytes);
   void refuse(int64_t request, Call& call);
@@ -140,6 +144,7 @@ class Executor {
   int64_t last_id_ = 0;
   std::vector<int64_t> born_;   // in this batch
   std::vector<int64_t> freed_;  // in this batch, of those the program knows as realized
+  std::vector<std::string> warned_;  // in this batch: operators with their warnings
   ExecutionResult* result_ = nullptr;
 };
 

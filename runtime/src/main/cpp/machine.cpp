@@ -39,8 +39,6 @@ void delete_context(void* context) {
   storage->machine->free_storage(storage);
 }
 
-c10::Device remora_device(int slot) { return {kRemora, static_cast<c10::DeviceIndex>(slot)}; }
-
 #if REMORA_TORCH >= 209
 // What torch.accelerator asks of a device's memory; the node knows it.
 struct RemoteMemory : c10::DeviceAllocator {

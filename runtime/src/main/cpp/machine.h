@@ -32,6 +32,8 @@ constexpr auto kRemora = c10::DeviceType::PrivateUse1;
 // libtorch's autograd engine starts a thread for each device it can see, so the number is kept small.
 constexpr int kSlots = 32;
 
+inline c10::Device remora_device(int slot) { return {kRemora, static_cast<c10::DeviceIndex>(slot)}; }
+
 class Machine;
 
 // While it lives, this thread does not hold Python's interpreter lock, if it did before.

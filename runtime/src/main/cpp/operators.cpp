@@ -158,6 +158,7 @@ OperatorInfo::OperatorInfo(const c10::OperatorHandle& op, uint32_t op_index) : h
       kWrongMeta.count(full_name) == 0 && !has_python_meta_kernel(op);
   multiplies = has_products(name);
   needs_grad_mode = name == "aten::mkldnn_rnn_layer";
+  check = check_of(full_name);
   draws_random_numbers = generator_argument < 0 && op.hasTag(at::Tag::nondeterministic_seeded);
 }
 

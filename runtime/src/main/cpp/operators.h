@@ -10,6 +10,10 @@
 
 namespace remora {
 
+// Throws where a call cannot be; see checks.cpp.
+using Check = void (*)(c10::ArrayRef<c10::IValue> arguments);
+Check check_of(const std::string& full_name);  // nullptr where there is nothing to check
+
 struct OperatorInfo {
   explicit OperatorInfo(const c10::OperatorHandle& handle, uint32_t index);
 
@@ -32,6 +36,7 @@ struct OperatorInfo {
   bool multiplies = false;            // may compute float32 products in less precision, where the program allows it
   bool needs_grad_mode = false;       // its kernel prepares for backward only where gradients are on
   bool only_views = false;            // no data is touched: metadata alone
+  Check check = nullptr;
 
   static constexpr int32_t kNew = -1;
   static constexpr int32_t kView = -2;

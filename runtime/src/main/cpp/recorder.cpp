@@ -336,18 +336,25 @@ void each_written_tensor(const OperatorInfo& info, Arguments arguments,
   }
 }
 
-OutputPlan plan_of_tensor(const at::Tensor& t) {
+OutputPlan plan_of_tensor(const OperatorInfo& info, const at::Tensor& t) {
   OutputPlan plan;
   if (!t.defined()) {
     plan.kind = OutputPlan::kUndefined;
     return plan;
   }
+  TORCH_CHECK_NOT_IMPLEMENTED(!c10::isQIntType(t.scalar_type()), info.full_name, ": ", kNotQuantized);
+  TORCH_CHECK_NOT_IMPLEMENTED(t.layout() == c10::kStrided, info.full_name, ": ", kNotSparse);
   plan.kind = OutputPlan::kTensor;
   plan.meta = TensorMeta::of(t);
   plan.meta.offset = 0;
   plan.bytes = static_cast<int64_t>(plan.meta.bytes());
   return plan;
 }
+
+// What a Meta kernel warns of, the node's kernel does too.
+struct NoWarnings final : c10::WarningHandler {
+  void process(const c10::Warning&) override {}
+};
 
 // False when libtorch cannot say without running the operator; throws what the operator itself says of bad arguments.
 bool infer(const OperatorInfo& info, Arguments arguments, Plan& plan) {
@@ -368,6 +375,8 @@ bool infer(const OperatorInfo& info, Arguments arguments, Plan& plan) {
   });
   try {
     at::AutoDispatchBelowADInplaceOrView guard;
+    NoWarnings none;
+    c10::WarningUtils::WarningHandlerGuard quiet(info.only_views ? c10::WarningUtils::get_warning_handler() : &none);
     info.handle.callBoxed(stack);
   } catch (const c10::NotImplementedError&) {
     return false;
@@ -399,10 +408,12 @@ bool infer(const OperatorInfo& info, Arguments arguments, Plan& plan) {
       output.argument = info.view_of[r];
       output.meta = TensorMeta::of(stack[r].toTensor());
     } else if (stack[r].isTensor()) {
-      output = plan_of_tensor(stack[r].toTensor());
+      output = plan_of_tensor(info, stack[r].toTensor());
     } else if (stack[r].isTensorList()) {
       output.kind = OutputPlan::kList;
-      for (const auto& element : stack[r].toListRef()) output.list.push_back(plan_of_tensor(element.toTensor()));
+      for (const auto& element : stack[r].toListRef()) {
+        output.list.push_back(plan_of_tensor(info, element.toTensor()));
+      }
     } else {
       return false;
     }
@@ -704,6 +715,11 @@ void record_call(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit:
   auto& machine = *caller.machine;
   Arguments arguments(stack->data() + base, info.arguments);
   Outputs outputs;
+  if (info.check != nullptr) {
+    NoWarnings none;
+    c10::WarningUtils::WarningHandlerGuard quiet(&none);
+    info.check(arguments);
+  }
 
   bool ask_always = info.always_ask || (info.masks_matter && has_mask(arguments));
   auto key = ask_always ? std::nullopt : plan_key(info, caller.settings, arguments);

@@ -87,6 +87,9 @@ REMORA_API int32_t remora_session_configure(int64_t machine, int64_t max_in_flig
 REMORA_API int64_t remora_session_next_failure(int64_t machine, char* text, int64_t capacity);
 // Text of the first failed operation whose result nobody has read; forgets them all. Its length, 0 when there is none.
 REMORA_API int64_t remora_session_unread_failure(int64_t machine, char* text, int64_t capacity);
+// The next warning of libtorch on the node, "<category>: <text>", that no function of libtorch's own Python binding has
+// given to the program while it waited; its length, 0 when there is none.
+REMORA_API int64_t remora_session_next_warning(int64_t machine, char* text, int64_t capacity);
 
 // For a machine whose batches this process executes itself:
 // The next batch, 0 when there is none in time, or a negative number once the machine is closed or failed. The core

@@ -3,7 +3,9 @@
 
 #include <pthread.h>
 
+#include <algorithm>
 #include <chrono>
+#include <thread>
 
 #include "functions.h"
 
@@ -25,6 +27,7 @@ namespace {
 
 constexpr auto kInterruptCheck = std::chrono::milliseconds(100);
 constexpr size_t kMostFailures = 100;  // kept for whoever synchronizes
+constexpr size_t kMostPending = 100;   // warnings kept for whoever waits next
 constexpr auto kLongestSilence = std::chrono::seconds(10);  // then the gateway hears that this program lives
 constexpr auto kAcknowledgeAfter = std::chrono::milliseconds(50);
 constexpr int64_t kAcknowledgeBytes = 4 * 1024 * 1024;
@@ -40,12 +43,27 @@ struct PythonError final : torch::PyTorchError {
 std::mutex python_mutex;
 std::map<std::string, _object*, std::less<>> python_types;
 
+bool is_python_exception(const std::string& name) {
+  std::lock_guard<std::mutex> guard(python_mutex);
+  return python_types.count(name) > 0;
+}
+
 struct PythonLock {
   int (*check)() = nullptr;
   void* (*save)() = nullptr;
   void (*restore)(void*) = nullptr;
 };
 PythonLock python_lock;
+
+// Of threads that are in no function of libtorch's Python binding.
+c10::WarningHandler* plain_warnings = nullptr;
+
+c10::Warning::warning_variant_t category(WarningKind kind) {
+  if (kind == WarningKind::kDeprecation) {
+    return c10::DeprecationWarning();
+  }
+  return c10::UserWarning();
+}
 
 remora_interrupt_callback interrupted = nullptr;
 remora_call_site_callback call_site = nullptr;
@@ -154,9 +172,25 @@ void Session::await(int64_t request) {
   }
   auto error = std::move(state.error);
   requests_.erase(request);
+  if (!warnings_.empty() && c10::WarningUtils::get_warning_handler() != plain_warnings) {
+    auto warnings = std::exchange(warnings_, {});
+    lock.unlock();
+    // libtorch hands them to Python when its function that waits returns: there they get the program's line.
+    for (auto& [kind, text] : warnings) c10::warn({category(kind), {"", "the node", 0}, std::move(text), false});
+  }
   if (!error.empty()) {
     throw_error(std::move(error));
   }
+}
+
+std::string Session::next_warning() {
+  std::lock_guard<std::mutex> guard(mutex_);
+  if (warnings_.empty()) {
+    return "";
+  }
+  auto [kind, text] = std::move(warnings_.front());
+  warnings_.pop_front();
+  return (kind == WarningKind::kDeprecation ? "DeprecationWarning: " : "UserWarning: ") + text;
 }
 
 // Waits for `ready`; gives up when the machine is gone, the user interrupts, or nothing is finished for too long. One
@@ -534,6 +568,9 @@ void Session::event(Reader& r, std::unique_lock<std::mutex>& lock) {
       finish(find(request), std::move(text));
       break;
     }
+    case Event::kWarning:
+      warning(r, lock);
+      break;
     default:
       r.fail("unknown event");
   }
@@ -551,29 +588,47 @@ void Session::finish(Request* request, std::string error) {
   }
 }
 
-// Without the lock while it asks for the call site: that takes Python's own.
+// The program's line of a call, where it is known. Without the lock meanwhile: that takes Python's own.
+std::string Session::called_at(int64_t call, std::unique_lock<std::mutex>& lock) {
+  char site[1024] = "";
+  bool known = false;
+  if (call_site != nullptr && call != 0) {
+    lock.unlock();
+    known = call_site(machine_.handle, call, site, sizeof site) > 0;
+    lock.lock();
+  }
+  return known ? std::string("\n  called at ") + site : "";
+}
+
+// What PyTorch says stands first. The exception is of a class that is PyTorch's, too, where the binding has one.
 std::string Session::failure(Reader& r, uint64_t* number, std::unique_lock<std::mutex>& lock) {
   *number = r.varint();
   auto call = static_cast<int64_t>(r.varint());
-  std::string text = "RemoteOperationException: " + std::string(r.string()) + " failed on the node: ";
-  text += r.string();
+  std::string operation(r.string());
+  std::string error(r.string());
+  std::string text(r.string());
   while (!text.empty() && std::isspace(static_cast<unsigned char>(text.back()))) text.pop_back();
+  text = (is_python_exception("Remote" + error) ? "Remote" + error : "RemoteOperationException") + ": " + text;
+  text += "\n  " + (error.empty() ? "in " : error + " in ") + operation + " on the node";
   auto inputs = r.count("a count of inputs");
   for (uint64_t i = 0; i < inputs; i++) {
     text += i == 0 ? "\n  inputs: " : ", ";
     text += r.string();
   }
-  if (call_site != nullptr && call != 0) {
-    char site[1024] = "";
-    lock.unlock();
-    bool known = call_site(machine_.handle, call, site, sizeof site) > 0;
-    lock.lock();
-    if (known) {
-      text += "\n  called at ";
-      text += site;
-    }
+  return text + called_at(call, lock);
+}
+
+void Session::warning(Reader& r, std::unique_lock<std::mutex>& lock) {
+  auto call = static_cast<int64_t>(r.varint());
+  std::string operation(r.string());
+  auto kind = static_cast<WarningKind>(r.u8());
+  std::string text(r.string());
+  text += " (" + operation + " on machine '" + machine_.name + "')";
+  text += called_at(call, lock);
+  std::pair<WarningKind, std::string> warning(kind, std::move(text));
+  if (warnings_.size() < kMostPending && std::find(warnings_.begin(), warnings_.end(), warning) == warnings_.end()) {
+    warnings_.push_back(std::move(warning));
   }
-  return text;
 }
 
 // ---------------------------------------------------------------- all sessions
@@ -655,6 +710,7 @@ void install_sessions(remora_interrupt_callback interrupt, remora_trace_callback
                       remora_call_site_callback site) {
   interrupted = interrupt;
   call_site = site;
+  std::thread([] { plain_warnings = c10::WarningUtils::get_warning_handler(); }).join();
   Callbacks own;
   own.submit = [](int64_t machine, Batch* batch) {
     session_of(machine).submit(std::unique_ptr<Batch>(batch));

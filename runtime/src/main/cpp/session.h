@@ -42,6 +42,8 @@ class Session {
   void lost();  // the machine was closed or has failed
   std::string next_failure();
   std::string unread_failure();
+  // What libtorch has warned of on the node and nobody has been told: "<category>: <text>"; "" when there is nothing.
+  std::string next_warning();
 
   // ---- for who executes the batches in this process
   Batch* take(int64_t timeout_micros);
@@ -87,6 +89,8 @@ class Session {
   Request* find(int64_t request);
   static void finish(Request* request, std::string error);
   std::string failure(Reader& r, uint64_t* number, std::unique_lock<std::mutex>& lock);
+  void warning(Reader& r, std::unique_lock<std::mutex>& lock);
+  std::string called_at(int64_t call, std::unique_lock<std::mutex>& lock);
 
   friend void lock_sessions();
   friend void unlock_sessions();
@@ -102,6 +106,7 @@ class Session {
   size_t taken_ = 0;                            // how many of them were taken
   std::unordered_map<int64_t, Request> requests_;
   std::deque<std::string> to_log_;
+  std::deque<std::pair<WarningKind, std::string>> warnings_;  // nobody has been warned yet
   std::map<uint64_t, std::string> unread_;
   int64_t in_flight_ = 0;
   int64_t max_in_flight_ = 64 * 1024 * 1024;

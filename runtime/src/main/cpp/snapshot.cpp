@@ -450,6 +450,7 @@ Executor::Snapshot Executor::save(const std::string& path, uint64_t sequence) {
     w.varint(failure->number);
     w.varint(failure->call);
     w.string(failure->operation);
+    w.string(failure->error);
     w.string(failure->message);
     w.varint(failure->inputs.size());
     for (const auto& input : failure->inputs) w.string(input);
@@ -569,6 +570,7 @@ Executor::Snapshot Executor::load(const std::string& path) {
           failure->number = r.varint();
           failure->call = r.varint();
           failure->operation = r.string();
+          failure->error = r.string();
           failure->message = r.string();
           for (auto inputs = r.count("a count of inputs"); inputs > 0; inputs--) failure->inputs.push_back(r.string());
           failures.push_back(std::move(failure));

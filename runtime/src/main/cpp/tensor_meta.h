@@ -10,6 +10,14 @@
 
 namespace remora {
 
+// What a device does not hold, with the remedy.
+constexpr const char* kNotSparse =
+    "a remora device holds strided tensors, not sparse ones; call to_dense() on the tensor before moving it, make "
+    "embeddings with sparse=False, or keep sparse work on the CPU";
+constexpr const char* kNotQuantized =
+    "a remora device holds no quantized tensors; call dequantize() on the tensor before moving it, or keep quantized "
+    "work on the CPU";
+
 using Dimensions = c10::SmallVector<int64_t, 5>;
 
 inline bool strides_are_contiguous(c10::IntArrayRef sizes, c10::IntArrayRef strides) {

@@ -38,6 +38,9 @@ constexpr uint64_t kMaxEvents = 1024 * 1024;
 constexpr uint64_t kMaxRunMillis = uint64_t{366} * 24 * 3600 * 1000;
 // Values up to this many bytes travel inside the report; larger ones beside it.
 constexpr uint64_t kInlineValueBytes = 16 * 1024;
+// A report has at most this many warnings, each with at most this many bytes of text.
+constexpr size_t kMaxWarnings = 16;
+constexpr size_t kMaxWarningBytes = 2048;
 // Of one piece of a tensor that goes from node to node, and of the ticket that names it, in hexadecimal digits.
 constexpr uint64_t kMaxTransferBytes = uint64_t{1} << 30;
 constexpr size_t kTicketCharacters = 32;
@@ -129,8 +132,15 @@ enum class Event : uint8_t {
   kLargeValue = 5,     // request, byte count; the bytes come beside the report
   kAnswer = 6,         // request, byte count, answer
   kRequestFailed = 7,  // request, Failure
+  kWarning = 8,        // number of the call, operator name, WarningKind, text
 };
-// Failure: failure number, number of the call in the session (0 = none), operator name, message, input count, inputs as text.
+// Failure: failure number, number of the call in the session (0 = none), operator name, class of the error, message,
+// input count, inputs as text. The class is PyTorch's, such as IndexError; empty where it is not libtorch that refuses.
+
+enum class WarningKind : uint8_t {
+  kUser = 0,
+  kDeprecation = 1,
+};
 
 // What an answer to kAsk holds: for each written tensor argument its metadata after the call, then the outputs.
 enum class Answer : uint8_t {

@@ -10,9 +10,13 @@ import static org.bytedeco.pytorch.global.torch.ones;
 import static org.bytedeco.pytorch.global.torch.randn;
 import static org.bytedeco.pytorch.global.torch.zeros;
 
+import ch.qos.logback.classic.Logger;
+import ch.qos.logback.classic.spi.ILoggingEvent;
+import ch.qos.logback.core.read.ListAppender;
 import io.remora.actors.StorageInfo;
 import io.remora.actors.StorageState;
 import io.remora.runtime.CrossMachineException;
+import io.remora.runtime.MachineSession;
 import io.remora.runtime.RemoteOperationException;
 import io.remora.runtime.SessionStatistics;
 import java.nio.FloatBuffer;
@@ -30,6 +34,7 @@ import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
+import org.slf4j.LoggerFactory;
 
 /** What a program does with tensors, on a machine in another process with two devices. */
 @Tag("fast")
@@ -235,8 +240,32 @@ final class RemoteTensorTest {
 
     assertThatThrownBy(() -> values.index_select(0, badIndex).add(values).cpu())
         .isInstanceOf(RemoteOperationException.class)
-        .hasMessageContaining("index_select");
+        .hasMessageStartingWith("index out of range in self\n  IndexError in aten::index_select")
+        .extracting(failed -> ((RemoteOperationException) failed).errorClass())
+        .isEqualTo("IndexError");
     assertThat(values(values)).as("everything else goes on").containsOnly(0f);
+  }
+
+  @Test
+  void aWarningOfAnOperationIsLoggedOnce() {
+    Logger logger = (Logger) LoggerFactory.getLogger(MachineSession.class);
+    ListAppender<ILoggingEvent> log = new ListAppender<>();
+    log.start();
+    logger.addAppender(log);
+    try {
+      Tensor one = zeros(1).to(device, ScalarType.Float);
+      for (int i = 0; i < 3; i++) {
+        assertThat(one.std().item_float()).isNaN();
+      }
+    } finally {
+      logger.detachAppender(log);
+    }
+    assertThat(log.list)
+        .extracting(ILoggingEvent::getFormattedMessage)
+        .filteredOn(line -> line.contains("degrees of freedom"))
+        .singleElement()
+        .asString()
+        .contains("aten::std", "warns: std(): degrees of freedom is <= 0");
   }
 
   @Test

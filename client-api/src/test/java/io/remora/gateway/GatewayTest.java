@@ -451,7 +451,7 @@ final class GatewayTest {
   private static Hello.Builder hello(Machine machine) {
     return Hello.newBuilder()
         .setProtocol(1)
-        .setWireVersion(1)
+        .setWireVersion(2)
         .setTorchVersion("2.10.0")
         .setMachine(machine.getName());
   }

@@ -13,8 +13,10 @@ import java.lang.ref.Reference;
 import java.nio.ByteBuffer;
 import java.time.Duration;
 import java.util.ArrayList;
+import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionStage;
 import java.util.concurrent.ConcurrentHashMap;
@@ -55,6 +57,9 @@ public final class MachineSession implements SessionListener, AutoCloseable {
   /** Each operation, with its tensors' ids and metadata hashes, at DEBUG. */
   private static final Logger operations = LoggerFactory.getLogger("io.remora.operations");
 
+  /** Different warnings that the log shows of a session, each once. */
+  private static final int MOST_WARNINGS = 100;
+
   private static final int MOST_UNREAD_FAILURES = 100;
   private static final long FLUSHER_TURN_MICROS = 500_000;
   private static final long PROGRESS_CHECK_MILLIS = 1_000;
@@ -85,6 +90,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
   private final Map<Long, Pending> pending = new ConcurrentHashMap<>();
   private final Object lock = new Object();
   private final List<OperationFailure> unread = new ArrayList<>();
+  private final Set<String> warned = new HashSet<>(); // used by the thread that reads reports
   private final Thread flusher;
   private final CallSites callSites;
 
@@ -533,6 +539,20 @@ public final class MachineSession implements SessionListener, AutoCloseable {
         if (unread.size() < MOST_UNREAD_FAILURES) {
           unread.add(failure);
         }
+      }
+    }
+
+    @Override
+    public void warning(OperationWarning warning) {
+      if (warned.size() < MOST_WARNINGS
+          && warned.add(warning.operator() + ": " + warning.message())) {
+        StackTraceElement site = callSites == null ? null : callSites.of(warning.call());
+        log.warn(
+            "Machine '{}': {} warns: {}{}",
+            machineName,
+            warning.operator(),
+            warning.message(),
+            site == null ? "" : " (called at " + site + ")");
       }
     }
 

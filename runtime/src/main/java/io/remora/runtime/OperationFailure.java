@@ -9,18 +9,21 @@ import java.util.List;
  * @param id number of the failure, unique within the session
  * @param call number of the call among the session's calls, from 1; 0 when no operator was called
  * @param operator name of the operator, e.g. {@code aten::mm}
+ * @param error PyTorch's name for errors of this class, e.g. {@code IndexError}; empty when it is
+ *     the node itself that refuses
  * @param message what libtorch, or the node itself, said
  * @param inputs dtype, shape and storage id of the inputs, e.g. {@code float32[8, 8]#17}
  */
 public record OperationFailure(
-    long id, long call, String operator, String message, List<String> inputs) {
+    long id, long call, String operator, String error, String message, List<String> inputs) {
   public OperationFailure {
     inputs = List.copyOf(inputs);
   }
 
-  /** One text for people: operator, message, inputs. */
+  /** One text for people: message, class of the error, operator, inputs. */
   public String describe() {
-    String text = operator + " failed on the node: " + message.strip();
+    String of = error.isEmpty() ? "" : error + " ";
+    String text = message.strip() + "\n  " + of + "in " + operator + " on the node";
     return inputs.isEmpty() ? text : text + "\n  inputs: " + String.join(", ", inputs);
   }
 }

@@ -5,13 +5,15 @@ import java.util.List;
 
 /**
  * An operation failed on the node. Its outputs, and whatever is computed from them, have no values;
- * everything else goes on. Thrown where such a value is read, and by {@link
- * MachineSession#synchronize()} and {@link MachineSession#close()} when nobody has read one.
+ * everything else goes on. The message begins with PyTorch's own. Thrown where such a value is
+ * read, and by {@link MachineSession#synchronize()} and {@link MachineSession#close()} when nobody
+ * has read one.
  */
 public class RemoteOperationException extends RemoraException {
   private static final long serialVersionUID = 1L;
 
   private final String operation;
+  private final String error;
   private final List<String> inputs;
 
   public RemoteOperationException(String message) {
@@ -21,6 +23,7 @@ public class RemoteOperationException extends RemoraException {
   public RemoteOperationException(String message, Throwable cause) {
     super(message, cause);
     this.operation = "";
+    this.error = "";
     this.inputs = List.of();
   }
 
@@ -32,12 +35,22 @@ public class RemoteOperationException extends RemoraException {
   public RemoteOperationException(OperationFailure failure, StackTraceElement callSite) {
     super(failure.describe() + (callSite == null ? "" : "\n  called at " + callSite));
     this.operation = failure.operator();
+    this.error = failure.error();
     this.inputs = failure.inputs();
   }
 
   /** Name of the operator, e.g. {@code aten::mm}; empty when not known. */
   public String operation() {
     return operation;
+  }
+
+  /**
+   * What PyTorch calls errors of this class: {@code IndexError}, {@code ValueError}, {@code
+   * LinAlgError} and the like, {@code RuntimeError} where it has no class of its own for it; empty
+   * when the node itself has refused the operation, or when not known.
+   */
+  public String errorClass() {
+    return error;
   }
 
   /** The inputs' dtypes, shapes and storage ids, as text; may be empty. */

@@ -2,6 +2,7 @@
 package io.remora.runtime.internal;
 
 import io.remora.runtime.OperationFailure;
+import io.remora.runtime.OperationWarning;
 import io.remora.runtime.ProtocolException;
 import io.remora.runtime.StorageBirth;
 import java.nio.BufferUnderflowException;
@@ -23,6 +24,7 @@ public final class ReportReader {
   private static final int LARGE_VALUE = 5;
   private static final int ANSWER = 6;
   private static final int REQUEST_FAILED = 7;
+  private static final int WARNING = 8;
 
   /** What a report may tell. Buffers are valid during the call only. */
   public interface Events {
@@ -39,6 +41,8 @@ public final class ReportReader {
     default void answer(long request, ByteBuffer bytes) {}
 
     default void requestFailed(long request, OperationFailure failure) {}
+
+    default void warning(OperationWarning warning) {}
   }
 
   private final ByteBuffer in;
@@ -90,6 +94,7 @@ public final class ReportReader {
         case LARGE_VALUE -> events.largeValue(varint(), varint());
         case ANSWER -> events.answer(varint(), bytes(count()));
         case REQUEST_FAILED -> events.requestFailed(varint(), failure());
+        case WARNING -> events.warning(warning());
         default -> throw new ProtocolException("the report has an unknown event " + event);
       }
     }
@@ -139,11 +144,19 @@ public final class ReportReader {
     long id = varint();
     long call = varint();
     String operator = string();
+    String error = string();
     String message = string();
     List<String> inputs = new ArrayList<>();
     for (int n = count(); n > 0; n--) {
       inputs.add(string());
     }
-    return new OperationFailure(id, call, operator, message, inputs);
+    return new OperationFailure(id, call, operator, error, message, inputs);
+  }
+
+  private OperationWarning warning() {
+    long call = varint();
+    String operator = string();
+    boolean deprecation = octet() == 1;
+    return new OperationWarning(call, operator, deprecation, string());
   }
 }

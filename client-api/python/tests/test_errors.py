@@ -1,0 +1,342 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Errors and warnings of operations, as PyTorch has them on the CPU."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from databases import first_line, raised
+from torch import Tensor, nn, tensor
+
+import remora
+
+pytestmark = pytest.mark.fast
+
+CPU = torch.device("cpu")
+
+
+def expanded(d: torch.device, *sizes: int) -> Tensor:
+    """A tensor whose elements are all one."""
+    return torch.zeros(1, device=d).expand(*sizes)
+
+
+def assign(target: Tensor, index: Any, value: Tensor) -> None:
+    target[index] = value
+
+
+def shift(target: Tensor) -> Tensor:
+    return target[1:].copy_(target[:-1])
+
+
+# What metadata, or numbers that the program has, decide; and where PyTorch itself waits for values.
+AT_THE_CALL: dict[str, Callable[[torch.device], object]] = {
+    "assigning a wrong shape": lambda d: assign(
+        torch.zeros(3, device=d), tensor([0, 1], device=d), torch.ones(3, device=d)
+    ),
+    "assigning a wrong shape behind a slice": lambda d: assign(
+        torch.zeros(2, 3, 4, device=d),
+        (slice(None), tensor([0, 1], device=d)),
+        torch.ones(3, device=d),
+    ),
+    "assigning to scattered dimensions": lambda d: assign(
+        torch.zeros(2, 3, 4, device=d),
+        (tensor([0, 1], device=d), slice(None), tensor([0, 1], device=d)),
+        torch.ones(3, 2, device=d),
+    ),
+    "indices that do not fit together": lambda d: torch.zeros(3, 3, device=d).index_put_(
+        (tensor([0, 1], device=d), tensor([0, 1, 2], device=d)), torch.ones(1, device=d)
+    ),
+    "assigning another dtype": lambda d: torch.zeros(3, device=d).index_put_(
+        (tensor([0], device=d),), torch.ones(1, dtype=torch.int64, device=d)
+    ),
+    "flip": lambda d: torch.ones(2, 3, device=d).flip(5),
+    "flip twice": lambda d: torch.ones(2, 3, device=d).flip(0, 0),
+    "count_nonzero": lambda d: torch.ones(2, 3, device=d).count_nonzero(5),
+    "std": lambda d: torch.ones(2, 3, device=d).std(5),
+    "var_mean": lambda d: torch.var_mean(torch.ones(2, 3, device=d), 5),
+    "kthvalue of no dimension": lambda d: torch.ones(2, 3, device=d).kthvalue(1, 5),
+    "kthvalue of no place": lambda d: torch.ones(2, 3, device=d).kthvalue(9, 1),
+    "logcumsumexp": lambda d: torch.ones(2, 3, device=d).logcumsumexp(5),
+    "roll": lambda d: torch.ones(2, 3, device=d).roll(1, 5),
+    "unique": lambda d: torch.ones(2, 3, device=d).unique(dim=5),
+    "copy_ to one element": lambda d: expanded(d, 3).copy_(torch.ones(3, device=d)),
+    "copy_ from the CPU to one element": lambda d: expanded(d, 3).copy_(torch.ones(3)),
+    "copy_ into itself": lambda d: shift(torch.arange(4.0, device=d)),
+    "put_ to one element": lambda d: expanded(d, 3).put_(
+        tensor([0], device=d), torch.ones(1, device=d)
+    ),
+    "put_ of another number": lambda d: torch.zeros(3, device=d).put_(
+        tensor([0], device=d), torch.ones(2, device=d)
+    ),
+    "bernoulli_": lambda d: expanded(d, 3).bernoulli_(),
+    "bernoulli_ of a tensor": lambda d: expanded(d, 3).bernoulli_(torch.ones(3, device=d)),
+    "bernoulli_ of no probability": lambda d: torch.zeros(3, device=d).bernoulli_(1.5),
+    "uniform_": lambda d: expanded(d, 3).uniform_(),
+    "random_": lambda d: expanded(d, 3).random_(),
+    "random_ of no range": lambda d: torch.zeros(3, device=d).random_(3, 1),
+    "random_ up to nothing": lambda d: torch.zeros(3, device=d).random_(0),
+    "random_ of another dtype": lambda d: torch.zeros(3, dtype=torch.uint8, device=d).random_(
+        0, 999
+    ),
+    "randint": lambda d: torch.randint(3, 1, (2,), device=d),
+    "_foreach_add_": lambda d: torch._foreach_add_([expanded(d, 3)], 1),
+    "_foreach_copy_": lambda d: torch._foreach_copy_([expanded(d, 3)], [torch.ones(3, device=d)]),
+    "histc": lambda d: torch.histc(torch.ones(3, device=d), 4, 3, 1),
+    "histc of no bins": lambda d: torch.histc(torch.ones(3, device=d), 0, 1, 3),
+    "fill_ of a number too large": lambda d: torch.zeros(3, dtype=torch.uint8, device=d).fill_(
+        1000
+    ),
+    "bmm of two dtypes": lambda d: torch.bmm(
+        torch.ones(1, 2, 3, device=d), torch.ones(1, 3, 4, dtype=torch.float64, device=d)
+    ),
+    "one_hot of floats": lambda d: F.one_hot(torch.ones(2, device=d)),
+    "max_pool1d": lambda d: F.max_pool1d(torch.ones(2, 1, 4, device=d, requires_grad=True), 0),
+    "mm": lambda d: torch.ones(2, 3, device=d) @ torch.ones(2, 3, device=d),
+    "conv2d": lambda d: F.conv2d(
+        torch.zeros(1, 3, 4, 4, device=d), torch.zeros(2, 2, 3, 3, device=d)
+    ),
+    "inverse": lambda d: torch.linalg.inv(torch.zeros(3, 3, device=d)),
+    "cholesky": lambda d: torch.linalg.cholesky(-torch.eye(3, device=d)),
+    "division by zero": lambda d: tensor([1], device=d) // tensor([0], device=d),
+}
+
+# What the tensors' values decide.
+AT_THE_READ: dict[str, Callable[[torch.device], Tensor]] = {
+    "index": lambda d: torch.ones(3, device=d)[tensor([7], device=d)],
+    "index_put": lambda d: torch.ones(3, device=d).index_put_(
+        (tensor([7], device=d),), torch.ones(1, device=d)
+    ),
+    "gather": lambda d: torch.ones(3, device=d).gather(0, tensor([7], device=d)),
+    "take": lambda d: torch.ones(3, device=d).take(tensor([7], device=d)),
+    "embedding": lambda d: F.embedding(tensor([9], device=d), torch.ones(3, 2, device=d)),
+    "nll_loss": lambda d: F.nll_loss(torch.ones(2, 3, device=d), tensor([1, 9], device=d)),
+    "svd": lambda d: torch.linalg.svd(torch.full((3, 3), torch.nan, device=d))[1],
+    "eigvalsh": lambda d: torch.linalg.eigvalsh(torch.full((3, 3), torch.nan, device=d)),
+    "a mask's count": lambda d: torch.ones(3, device=d).index_put_(
+        (tensor([True, False, True], device=d),), torch.ones(3, device=d)
+    ),
+}
+
+
+def same(got: Exception | None, expected: Exception | None) -> None:
+    assert expected is not None
+    assert isinstance(got, type(expected)), f"{got!r}, not {expected!r}"
+    assert first_line(got) == first_line(expected)
+
+
+@pytest.mark.parametrize("name", AT_THE_CALL)
+def test_a_mistake_that_metadata_show_is_raised_at_the_call(machine, device, name):
+    call = AT_THE_CALL[name]
+    expected = raised(lambda: call(CPU))
+    for _ in range(2):  # the second time plans are known
+        same(raised(lambda: call(device)), expected)
+        assert raised(machine.synchronize) is None
+
+
+def test_histc_is_refused_also_where_its_plan_is_known(device):
+    x = torch.ones(3, device=device)
+    torch.histc(x, 4, 1, 3)
+    same(
+        raised(lambda: torch.histc(x, 4, 3, 1)), raised(lambda: torch.histc(torch.ones(3), 4, 3, 1))
+    )
+    bytes_ = torch.zeros(3, dtype=torch.uint8, device=device)
+    bytes_.fill_(255)
+    same(
+        raised(lambda: bytes_.fill_(256)),
+        raised(lambda: torch.zeros(3, dtype=torch.uint8).fill_(256)),
+    )
+
+
+@pytest.mark.parametrize("name", AT_THE_READ)
+def test_a_mistake_of_values_is_raised_as_pytorchs_and_as_ours(device, name):
+    call = AT_THE_READ[name]
+    got = raised(lambda: call(device).cpu())
+    same(got, raised(lambda: call(CPU)))
+    assert isinstance(got, remora.RemoteOperationException)
+    assert "on the node" in str(got)
+
+
+def test_the_message_names_class_operator_and_inputs(device):
+    with pytest.raises(IndexError) as caught:
+        torch.ones(3, device=device)[tensor([7], device=device)].cpu()
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "index 7 is out of bounds for dimension 0 with size 3"
+    assert re.fullmatch(r"  IndexError in aten::index\.\S+ on the node", lines[1])
+    assert lines[2].startswith("  inputs: float32[3]#")
+    assert isinstance(caught.value, remora.exceptions.RemoteIndexError)
+
+
+# ---------------------------------------------------------------- warnings
+
+
+def warned(run: Callable[[], object]) -> list[warnings.WarningMessage]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run()
+    return caught
+
+
+WARNINGS: dict[str, Callable[[torch.device], Tensor]] = {
+    "masked_fill_": lambda d: (
+        torch.zeros(3, 1, device=d)
+        .expand(3, 2)
+        .masked_fill_(torch.ones(3, 2, dtype=torch.bool, device=d), 1.0)
+    ),
+    "out=": lambda d: torch.median(
+        torch.ones(3, 4, device=d), 0, out=(torch.ones(2, device=d), tensor([1], device=d))
+    )[0],
+    "std": lambda d: torch.zeros(1, device=d).std(),
+    "add out=": lambda d: torch.add(torch.ones(3, device=d), 1, out=torch.ones(2, device=d)),
+}
+
+
+@pytest.mark.parametrize("name", WARNINGS)
+def test_a_warning_of_an_operation_comes_once_with_the_next_value(device, name):
+    call = WARNINGS[name]
+    expected = {
+        str(each.message).partition(" (Triggered internally")[0]: each.category
+        for each in warned(lambda: call(CPU).cpu())
+    }
+    assert expected
+    for _ in range(2):  # the second time no Meta kernel runs in the program
+        caught = warned(lambda: call(device).cpu())
+        assert {
+            str(each.message).rpartition(" (aten::")[0]: each.category for each in caught
+        } == expected
+        assert len(caught) == len(expected)
+        assert {each.filename for each in caught} == {__file__}
+
+
+def test_a_warning_names_the_operation_and_the_machine(device, machine):
+    (caught,) = warned(lambda: torch.zeros(1, device=device).std().cpu())
+    assert re.search(rf"\(aten::std\S* on machine '{machine.name}'\)", str(caught.message))
+
+
+def test_synchronize_warns_of_what_nobody_has_read(device, machine):
+    results = []
+    caught = warned(
+        lambda: (results.append(torch.zeros(1, device=device).std()), machine.synchronize())
+    )
+    assert [each.category for each in caught] == [UserWarning]
+
+
+def test_a_warning_may_be_made_an_error(device):
+    result = torch.zeros(1, device=device).std()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="degrees of freedom"):
+            result.cpu()
+    assert result.isnan().item()
+
+
+def test_a_flood_of_warnings_is_told_of_once(device):
+    def flood() -> None:
+        for _ in range(200):
+            result = torch.zeros(1, device=device).std()
+        result.cpu()
+
+    assert 1 <= len(warned(flood)) <= 3
+
+
+# ---------------------------------------------------------------- what devices do not hold
+
+
+REFUSED: dict[str, tuple[str, Callable[[torch.device], object]]] = {
+    "CSR": ("to_dense", lambda d: torch.eye(3).to_sparse_csr().to(d) @ torch.ones(3, device=d)),
+    "COO": ("to_dense", lambda d: torch.eye(3).to_sparse().to(d)),
+    "to_sparse": ("strided", lambda d: torch.eye(3, device=d).to_sparse()),
+    "to_sparse_csr": ("strided", lambda d: torch.eye(3, device=d).to_sparse_csr()),
+    "sparse_coo_tensor": (
+        "strided",
+        lambda d: torch.sparse_coo_tensor(
+            torch.zeros(1, 1, dtype=torch.long), torch.ones(1), (3,), device=d
+        ),
+    ),
+    "embedding_bag": (
+        "sparse=False",
+        lambda d: (
+            F.embedding_bag(
+                tensor([[0, 1]], device=d),
+                torch.ones(3, 2, device=d, requires_grad=True),
+                sparse=True,
+            )
+            .sum()
+            .backward()
+        ),
+    ),
+    "embedding": (
+        "sparse=False",
+        lambda d: (
+            F.embedding(
+                tensor([[0, 1]], device=d),
+                torch.ones(3, 2, device=d, requires_grad=True),
+                sparse=True,
+            )
+            .sum()
+            .backward()
+        ),
+    ),
+    "quantize_per_tensor": (
+        "dequantize",
+        lambda d: torch.quantize_per_tensor(torch.ones(3, device=d), 0.1, 0, torch.qint8),
+    ),
+    "quantize_per_channel": (
+        "dequantize",
+        lambda d: torch.quantize_per_channel(
+            torch.ones(3, 2, device=d),
+            torch.ones(3, device=d),
+            torch.zeros(3, dtype=torch.long, device=d),
+            0,
+            torch.qint8,
+        ),
+    ),
+    "a quantized tensor": (
+        "dequantize",
+        lambda d: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8).to(d),
+    ),
+    "a nested tensor": (
+        "nested",
+        lambda d: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], device=d) * 2,
+    ),
+    "a nested tensor by a mask": (
+        "enable_nested_tensor=False",
+        lambda d: torch._nested_tensor_from_mask(
+            torch.ones(1, 2, 3, device=d), torch.ones(1, 2, dtype=torch.bool, device=d)
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_devices_do_not_hold_is_refused_with_the_remedy(machine, device, name):
+    remedy, make = REFUSED[name]
+    with pytest.raises(NotImplementedError, match=remedy):
+        make(device)
+    assert raised(machine.synchronize) is None
+
+
+# ---------------------------------------------------------------- padded inference
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_transformer_encoder_takes_padded_input(device, norm_first, mode):
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=norm_first)
+    model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=not norm_first).eval()
+    x = torch.randn(3, 5, 8)
+    padding = torch.arange(5).expand(3, 5) >= tensor([[5], [3], [1]])
+    with mode():
+        nested = model(x, src_key_padding_mask=padding)
+        model.use_nested_tensor = False
+        expected = model(x, src_key_padding_mask=padding)
+        model.use_nested_tensor = not norm_first
+        got = model.to(device)(x.to(device), src_key_padding_mask=padding.to(device)).cpu()
+    assert torch.equal(got, expected)
+    torch.testing.assert_close(got[~padding], nested[~padding])

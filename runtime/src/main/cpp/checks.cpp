@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+//
+// Mistakes that show in a call's metadata, which the CPU's kernels refuse and libtorch's Meta kernels do not: refused here,
+// so that the error comes at the call, with libtorch's words.
+#include <ATen/ATen.h>
+#include <ATen/ExpandUtils.h>
+#include <ATen/MemoryOverlap.h>
+#include <ATen/native/DistributionTemplates.h>
+
+#include <algorithm>
+#include <cmath>
+#include <sstream>
+#include <unordered_map>
+
+#include "operators.h"
+
+namespace remora {
+
+namespace {
+
+using Arguments = c10::ArrayRef<c10::IValue>;
+
+void each_element_once(Arguments arguments) { at::assert_no_internal_overlap(arguments[0].toTensor()); }
+
+void copy(Arguments arguments) {
+  const auto& self = arguments[0].toTensor();
+  if (self.numel() == 0) {
+    return;
+  }
+  at::assert_no_internal_overlap(self);
+  at::assert_no_partial_overlap(self, arguments[1].toTensor());
+}
+
+void list(Arguments arguments) {
+  for (const auto& element : arguments[0].toListRef()) at::assert_no_internal_overlap(element.toTensor());
+}
+
+void put(Arguments arguments) {
+  const auto& self = arguments[0].toTensor();
+  const auto& index = arguments[1].toTensor();
+  const auto& source = arguments[2].toTensor();
+  at::assert_no_internal_overlap(self);
+  at::assert_no_overlap(self, index);
+  at::assert_no_overlap(self, source);
+  TORCH_CHECK_INDEX(source.numel() == index.numel(),
+                    "put_(): Expected source and index to have the same number of elements, but got source.numel() = ",
+                    source.numel(), ", index.numel() = ", index.numel());
+}
+
+// Of an assignment to elements that tensors of numbers name: the values' shape must fit theirs. What a mask names only the
+// node can count.
+void index_put(Arguments arguments) {
+  const auto& self = arguments[0].toTensor();
+  const auto& values = arguments[2].toTensor();
+  std::vector<int64_t> named;
+  std::vector<size_t> places;
+  size_t place = 0;
+  std::ostringstream shapes;
+  bool fit = true;
+  for (const auto& element : arguments[1].toListRef()) {
+    if (!element.isNone() && element.toTensor().defined()) {
+      const auto& index = element.toTensor();
+      if (index.scalar_type() != at::kLong && index.scalar_type() != at::kInt) {
+        return;
+      }
+      shapes << (places.empty() ? "" : ", ") << index.sizes();
+      fit = fit && at::are_expandable(named, index.sizes());
+      if (fit) {
+        named = at::infer_size(named, index.sizes());
+      }
+      places.push_back(place);
+    }
+    place++;
+  }
+  TORCH_CHECK_INDEX(place <= static_cast<size_t>(self.dim()), "too many indices for tensor of dimension ", self.dim(),
+                    " (got ", place, ")");
+  TORCH_CHECK_INDEX(fit, "shape mismatch: indexing tensors could not be broadcast together with shapes ", shapes.str());
+  if (places.empty()) {
+    return;
+  }
+  // The named elements stand where the indices do, if these stand side by side, else in front.
+  bool together = places.back() - places.front() + 1 == places.size();
+  std::vector<int64_t> result;
+  for (size_t i = 0; i < static_cast<size_t>(self.dim()); i++) {
+    if (std::find(places.begin(), places.end(), i) == places.end()) {
+      result.push_back(self.size(static_cast<int64_t>(i)));
+    } else if (together && i == places.front()) {
+      result.insert(result.end(), named.begin(), named.end());
+    }
+  }
+  if (!together) {
+    result.insert(result.begin(), named.begin(), named.end());
+  }
+  TORCH_CHECK(at::is_expandable_to(values.sizes(), result), "shape mismatch: value tensor of shape ", values.sizes(),
+              " cannot be broadcast to indexing result of shape ", c10::IntArrayRef(result));
+  TORCH_CHECK(self.scalar_type() == values.scalar_type(),
+              "Index put requires the source and destination dtypes match, got ", self.scalar_type(),
+              " for the destination and ", values.scalar_type(), " for the source.");
+}
+
+// libtorch's own checks, around a kernel that draws nothing.
+template <class Generator>
+struct DrawNothing {
+  template <class... Any>
+  void operator()(Any&&...) const {}
+};
+void random(Arguments arguments) { each_element_once(arguments); }
+void draw_between(const at::Tensor& self, int64_t from, std::optional<int64_t> to) {
+  auto target = self;
+  at::native::templates::random_from_to_impl<DrawNothing, at::Generator>(target, from, to, std::nullopt);
+}
+void random_to(Arguments arguments) { draw_between(arguments[0].toTensor(), 0, arguments[1].toInt()); }
+void random_from(Arguments arguments) {
+  auto to = arguments[2].isNone() ? std::nullopt : std::optional<int64_t>(arguments[2].toInt());
+  draw_between(arguments[0].toTensor(), arguments[1].toInt(), to);
+}
+
+void bmm(Arguments arguments) {
+  auto a = arguments[0].toTensor().scalar_type();
+  auto b = arguments[1].toTensor().scalar_type();
+  TORCH_CHECK(a == b, "expected scalar type ", a, " but found ", b);
+}
+
+void histc(Arguments arguments) {
+  auto low = arguments[2].toScalar();
+  auto high = arguments[3].toScalar();
+  TORCH_CHECK(low.toDouble() <= high.toDouble(), "torch.histc: max must be larger than min");
+}
+
+// Refuses a number that the tensor's type does not have.
+void fits(const at::Tensor& self, const c10::IValue& value) {
+  auto number = value.toScalar();
+  auto real = number.isComplex() ? -1 : number.toDouble();
+  bool any_type_has_it = real >= 0 && real < 128;
+  bool any_float_has_it = !number.isComplex() && !(std::isfinite(real) && std::abs(real) > 65504);
+  if (any_type_has_it || (any_float_has_it && c10::isFloatingType(self.scalar_type())) || self.numel() == 0) {
+    return;
+  }
+  at::scalar_tensor(number, at::TensorOptions().dtype(self.scalar_type()));
+}
+void fill(Arguments arguments) { fits(arguments[0].toTensor(), arguments[1]); }
+void masked_fill(Arguments arguments) { fits(arguments[0].toTensor(), arguments[2]); }
+
+}  // namespace
+
+Check check_of(const std::string& full_name) {
+  static const std::unordered_map<std::string, Check> checks = {
+      {"aten::copy_", copy},
+      {"aten::put_", put},
+      {"aten::_index_put_impl_", index_put},
+      {"aten::bernoulli_.Tensor", each_element_once},
+      {"aten::bernoulli_.float", each_element_once},
+      {"aten::random_", random},
+      {"aten::random_.to", random_to},
+      {"aten::random_.from", random_from},
+      {"aten::bmm", bmm},
+      {"aten::bmm.out", bmm},
+      {"aten::histc", histc},
+      {"aten::histc.out", histc},
+      {"aten::fill_.Scalar", fill},
+      {"aten::masked_fill_.Scalar", masked_fill},
+  };
+  auto it = checks.find(full_name);
+  if (it != checks.end()) {
+    return it->second;
+  }
+  bool in_place = full_name.rfind("aten::_foreach_", 0) == 0 && full_name.find("_.") != std::string::npos;
+  bool sets = full_name.find("_foreach_zero_") != std::string::npos;  // the same value, however often
+  return (in_place && !sets) || full_name == "aten::_foreach_copy_" ? list : nullptr;
+}
+
+}  // namespace remora
