@@ -692,6 +692,8 @@ NodeAnswer await_node(Machine& machine, int64_t request) {
                                                       c10::DispatchKeySet(c10::DispatchKey::PrivateUse1),
                                                       c10::scalarTypeToTypeMeta(meta.dtype));
     t.unsafeGetTensorImpl()->set_sizes_and_strides(meta.sizes, meta.strides, meta.offset);
+    t._set_conj(meta.conj);
+    t._set_neg(meta.neg);
     answer.tensors.push_back(std::move(t));
   }
   return answer;

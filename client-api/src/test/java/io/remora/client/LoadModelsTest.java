@@ -6,6 +6,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.bytedeco.pytorch.global.torch.arange;
 import static org.bytedeco.pytorch.global.torch.randn;
+import static org.bytedeco.pytorch.global.torch.view_as_real;
 import static org.bytedeco.pytorch.global.torch.zeros;
 
 import com.typesafe.config.Config;
@@ -153,6 +154,40 @@ final class LoadModelsTest {
     assertThat(model.get("transposed").abs().sum().item_float()).isZero();
     assertThat(model.get("expanded").shape()).containsExactly(4, 5);
     assertThat(model.get("scalar").item_long()).isEqualTo(7);
+  }
+
+  @Test
+  void loadsFilesOfOlderAndOtherMachinesPyTorch() throws IOException {
+    Path file = ModelFixtures.copy("legacy.pt", folder);
+    Map<String, Tensor> legacy =
+        machine.loadStateDicts(Files.move(file, folder.resolve("old")).toString()).get("");
+    assertThat(legacy.get("weight").sum().item_float()).isEqualTo(15f);
+    assertThat(Remora.storageId(legacy.get("row")))
+        .isEqualTo(Remora.storageId(legacy.get("weight")));
+    assertThat(legacy.get("row").sum().item_float()).isEqualTo(12f);
+
+    for (String name : List.of("compressed.pt", "big-endian.pt")) {
+      Map<String, Tensor> model =
+          machine.loadStateDicts(ModelFixtures.copy(name, folder).toString()).get("");
+      Tensor expected = arange(new Scalar(name.startsWith("big") ? 3 : 40_000));
+      assertThat(
+              here(model.get("float32"))
+                  .equal(expected.remainder(new Scalar(7)).to(ScalarType.Float)))
+          .as(name)
+          .isTrue();
+      assertThat(model.get("int64").sum().item_long()).isEqualTo((1L << 40) - 2);
+      assertThat(model.get("int16").sum().item_long()).isEqualTo(3);
+      assertThat(model.get("bool").sum().item_long()).isEqualTo(2);
+    }
+
+    Map<String, Tensor> lazy =
+        machine.loadStateDicts(ModelFixtures.copy("conjugated.pt", folder).toString()).get("");
+    Tensor conjugated = lazy.get("conjugated");
+    assertThat(conjugated.is_conj()).isTrue();
+    assertThat(view_as_real(conjugated.resolve_conj()).select(1, 1).sum().item_float())
+        .isEqualTo(2f);
+    assertThat(lazy.get("negated").is_neg()).isTrue();
+    assertThat(lazy.get("negated").sum().item_float()).isEqualTo(2f);
   }
 
   @Test

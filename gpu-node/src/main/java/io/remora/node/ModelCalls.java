@@ -20,7 +20,7 @@ import io.remora.models.ModelException;
 import io.remora.models.ModelFiles;
 import io.remora.models.NewFile;
 import io.remora.models.NotEnoughMemoryException;
-import io.remora.models.SafetensorsFile;
+import io.remora.models.PlainBytes;
 import io.remora.models.SafetensorsWriter;
 import io.remora.models.StorageKey;
 import io.remora.models.TensorEntry;
@@ -53,6 +53,9 @@ final class ModelCalls implements NodeCallHandler, AutoCloseable {
   private final NodeModels models;
   private final Map<Long, ModelLoad> loads = new HashMap<>();
 
+  /** What the answer that is being given needs until it is taken. */
+  private Optional<PlainBytes> inAnswer = Optional.empty();
+
   ModelCalls(String session, NodeModels models) {
     this.session = requireNonNull(session, "session");
     this.models = requireNonNull(models, "models");
@@ -80,9 +83,16 @@ final class ModelCalls implements NodeCallHandler, AutoCloseable {
     }
   }
 
+  @Override
+  public void answered() {
+    inAnswer.ifPresent(PlainBytes::close);
+    inAnswer = Optional.empty();
+  }
+
   /** Gives up all that is under way. */
   @Override
   public void close() {
+    answered();
     loads.values().forEach(ModelLoad::close);
     loads.clear();
   }
@@ -112,6 +122,7 @@ final class ModelCalls implements NodeCallHandler, AutoCloseable {
       return answer(NodeAnswer.newBuilder().setProgress(progress(load.progress())));
     }
     loads.remove(request.getId());
+    inAnswer = Optional.of(found.get().plain());
     return loaded(call, request, found.get());
   }
 
@@ -125,14 +136,22 @@ final class ModelCalls implements NodeCallHandler, AutoCloseable {
 
   /** What makes two entries the same tensor. */
   private record View(
-      StorageKey storage, DType dtype, List<Long> sizes, List<Long> strides, long offset) {
+      StorageKey storage,
+      DType dtype,
+      List<Long> sizes,
+      List<Long> strides,
+      long offset,
+      boolean conjugated,
+      boolean negated) {
     static View of(TensorEntry tensor) {
       return new View(
           tensor.storage(),
           tensor.dtype(),
           Arrays.stream(tensor.sizes()).boxed().toList(),
           Arrays.stream(tensor.strides()).boxed().toList(),
-          tensor.storageOffset());
+          tensor.storageOffset(),
+          tensor.conjugated(),
+          tensor.negated());
     }
   }
 
@@ -158,11 +177,16 @@ final class ModelCalls implements NodeCallHandler, AutoCloseable {
                   tensor.dtype().torchName(),
                   tensor.sizes(),
                   tensor.strides(),
-                  tensor.storageOffset()));
+                  tensor.storageOffset(),
+                  tensor.conjugated(),
+                  tensor.negated()));
           converted += tensor.elements() * dtypeAfterwards(tensor.dtype(), dtype).bytes();
         }
       }
-      aliases(each.getValue())
+      // Names that a safetensors file has left out since their tensors are others', by the
+      // convention of the format's own library: its metadata names the others.
+      each.getValue()
+          .metadata()
           .forEach(
               (alias, name) -> {
                 if (byName.containsKey(name) && !byName.containsKey(alias)) {
@@ -175,31 +199,21 @@ final class ModelCalls implements NodeCallHandler, AutoCloseable {
     requireMemory(
         call, request.getSource(), dtype.isPresent() ? Math.max(bytes, converted) : bytes);
     boolean map = models.settings().mapFiles();
+    PlainBytes plain = found.plain();
     return new NodeCallAnswer(
         NodeAnswer.newBuilder().setLoaded(loaded).build().toByteArray(),
         numbers.keySet().stream()
-            .map(
-                key -> new FileStorage(key.file().toAbsolutePath(), key.offset(), key.bytes(), map))
+            .map(key -> storage(plain.place(key), map && key.isPlain()))
             .toList(),
         tensors);
   }
 
-  private static DType dtypeAfterwards(DType dtype, Optional<DType> wanted) {
-    return dtype.torchName().contains("float") ? wanted.orElse(dtype) : dtype;
+  private static FileStorage storage(StorageKey place, boolean map) {
+    return new FileStorage(place.file().toAbsolutePath(), place.offset(), place.bytes(), map);
   }
 
-  /**
-   * Names that a safetensors file has left out since their tensors are others', by the convention
-   * of the format's own library: its metadata names the others.
-   */
-  private static Map<String, String> aliases(ModelFiles.Weights weights) {
-    Map<String, String> aliases = new HashMap<>();
-    for (Path file : weights.files()) {
-      if (file.toString().endsWith(".safetensors")) {
-        aliases.putAll(SafetensorsFile.open(file).metadata());
-      }
-    }
-    return aliases;
+  private static DType dtypeAfterwards(DType dtype, Optional<DType> wanted) {
+    return dtype.torchName().contains("float") ? wanted.orElse(dtype) : dtype;
   }
 
   private static void requireMemory(NodeCall call, String source, long bytes) {

@@ -6,6 +6,7 @@ import static java.util.Objects.requireNonNull;
 import io.remora.actors.models.proto.Load;
 import io.remora.models.ModelException;
 import io.remora.models.ModelFiles;
+import io.remora.models.PlainBytes;
 import io.remora.models.hub.DownloadProgress;
 import io.remora.models.hub.FileSelection;
 import io.remora.models.hub.HubClient;
@@ -30,15 +31,17 @@ final class ModelLoad implements AutoCloseable {
    * Files that are there.
    *
    * @param commit of the repository; "" for a folder
+   * @param plain the bytes that are not in the files as memory has them; whoever takes this closes
+   *     it
    */
-  record Found(String commit, ModelFiles files) {}
+  record Found(String commit, ModelFiles files, PlainBytes plain) {}
 
   private final String session;
   private final Load request;
   private final NodeModels models;
   private final Thread thread;
   private volatile DownloadProgress progress = new DownloadProgress(0, 0, 0, 0, 0);
-  private volatile Found found;
+  private Found found;
   private volatile RuntimeException failure;
   private HubClient client;
   private boolean closed;
@@ -67,11 +70,13 @@ final class ModelLoad implements AutoCloseable {
    *
    * @throws RuntimeException why they never will be
    */
-  Optional<Found> found() {
+  synchronized Optional<Found> found() {
     if (failure != null) {
       throw failure;
     }
-    return Optional.ofNullable(found);
+    Optional<Found> taken = Optional.ofNullable(found);
+    found = null;
+    return taken;
   }
 
   /** Gives up, if it is not done. Does not wait. */
@@ -81,13 +86,17 @@ final class ModelLoad implements AutoCloseable {
     if (client != null) {
       client.close();
     }
+    if (found != null) {
+      found.plain().close();
+      found = null;
+    }
     thread.interrupt();
   }
 
   private void run() {
     String source = request.getSource();
     try {
-      found = source.matches("\\.{0,2}/.*") ? onDisk(source) : onHub(source);
+      found(source.matches("\\.{0,2}/.*") ? onDisk(source) : onHub(source));
       log.info("Session {}: the files of {} are there", session, source);
     } catch (RuntimeException e) {
       log.info("Session {}: {} cannot be loaded: {}", session, source, e.getMessage());
@@ -98,18 +107,30 @@ final class ModelLoad implements AutoCloseable {
     }
   }
 
+  private synchronized void found(Found files) {
+    if (closed) {
+      files.plain().close();
+    } else {
+      found = files;
+    }
+  }
+
+  private static Found found(String commit, ModelFiles files) {
+    Path folder = Path.of(System.getProperty("java.io.tmpdir"));
+    return new Found(commit, files, PlainBytes.of(files, folder));
+  }
+
   private Found onDisk(String source) {
     if (request.getAllowPatternsCount() + request.getIgnorePatternsCount() > 0) {
       throw new ModelException(
           "patterns choose a repository's files; %s is a path".formatted(source));
     }
     Path path = models.toLoad(source);
-    return new Found(
+    return found(
         "",
         Files.isDirectory(path)
             ? ModelFiles.read(path, request.getVariant())
-            : ModelFiles.read(
-                path.getParent(), List.of(path.getFileName().toString()), request.getVariant()));
+            : ModelFiles.readFile(path));
   }
 
   private Found onHub(String repository) {
@@ -121,7 +142,7 @@ final class ModelLoad implements AutoCloseable {
           snapshot.files().stream()
               .map(file -> snapshot.folder().relativize(file).toString())
               .toList();
-      return new Found(
+      return found(
           snapshot.commit(), ModelFiles.read(snapshot.folder(), paths, request.getVariant()));
     }
   }

@@ -69,6 +69,23 @@ public enum DType {
     return bytes;
   }
 
+  /** Whether an element is a pair of numbers, one real and one imaginary. */
+  boolean isComplex() {
+    return torchName.startsWith("complex");
+  }
+
+  /** Bytes of one number; a complex element has two. */
+  int numberBytes() {
+    return isComplex() ? bytes / 2 : bytes;
+  }
+
+  /**
+   * Whether its numbers can have their signs inverted: real and complex ones of at least 16 bits.
+   */
+  boolean isNegatable() {
+    return isComplex() || (bytes > 1 && torchName.contains("float"));
+  }
+
   /** The dtype that PyTorch calls {@code torch.NAME}. */
   public static Optional<DType> ofTorchName(String name) {
     return Optional.ofNullable(BY_TORCH_NAME.get(name));

@@ -36,10 +36,20 @@ final class JsonInput implements AutoCloseable {
    */
   JsonInput(String source, byte[] json) {
     this.source = source;
+    requireUtf8(json);
     try {
       parser = FACTORY.createParser(json);
     } catch (IOException e) {
       throw malformed(e);
+    }
+  }
+
+  /** The parser would take a byte order mark, and UTF-16 and UTF-32; the formats do not. */
+  private void requireUtf8(byte[] json) {
+    for (int i = 0; i < Math.min(4, json.length); i++) {
+      if (json[i] == 0 || json[0] < 0) {
+        throw error("it is not UTF-8 text, or begins with a byte order mark");
+      }
     }
   }
 

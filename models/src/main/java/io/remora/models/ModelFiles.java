@@ -8,6 +8,7 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Collection;
 import java.util.Collections;
+import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -38,8 +39,10 @@ public record ModelFiles(Path folder, SortedMap<String, Weights> directories) {
    *
    * @param files those that were read, sorted
    * @param tensors by name
+   * @param metadata of the files that are safetensors, joined
    */
-  public record Weights(List<Path> files, Map<String, TensorEntry> tensors) {}
+  public record Weights(
+      List<Path> files, Map<String, TensorEntry> tensors, Map<String, String> metadata) {}
 
   /** {@link #read(Path, String)} without a variant. */
   public static ModelFiles read(Path folder) {
@@ -57,7 +60,10 @@ public record ModelFiles(Path folder, SortedMap<String, Weights> directories) {
    *   <li>what {@code torch.save} wrote: {@code *.bin.index.json} with its shards; else {@code
    *       pytorch_model.bin} or {@code diffusion_pytorch_model.bin}; else all {@code *.bin}
    *   <li>all {@code *.pt} and {@code *.pth}
+   *   <li>all {@code *.ckpt} and {@code *.pth.tar}
    * </ol>
+   *
+   * <p>What is in a file is told by its content, not by its name.
    *
    * <p>Passed over is what a trainer leaves beside the weights: files of these endings whose names
    * begin with training_args, optimizer, scheduler, scaler or rng_state. Hidden directories are
@@ -79,6 +85,27 @@ public record ModelFiles(Path folder, SortedMap<String, Weights> directories) {
    */
   public static ModelFiles read(Path folder, String variant) {
     return read(folder, filesBelow(folder), variant);
+  }
+
+  /**
+   * Reads one file, whatever it is called: safetensors, one that {@code torch.save} wrote, or an
+   * index, whose name ends with {@code .json}, with its shards.
+   *
+   * @throws ModelFileException when it is none of these, or damaged
+   */
+  public static ModelFiles readFile(Path file) {
+    Path folder = file.toAbsolutePath().getParent();
+    String name = file.getFileName().toString();
+    return new ModelFiles(
+        folder,
+        new TreeMap<>(
+            Map.of(
+                "",
+                read(
+                    folder,
+                    name.endsWith(".json")
+                        ? new WeightFiles(List.of(name), List.of())
+                        : new WeightFiles(List.of(), List.of(name))))));
   }
 
   /**
@@ -149,6 +176,7 @@ public record ModelFiles(Path folder, SortedMap<String, Weights> directories) {
   private static Weights read(Path folder, WeightFiles chosen) {
     SortedSet<Path> files = new TreeSet<>();
     Map<String, TensorEntry> tensors = new LinkedHashMap<>();
+    Map<String, String> metadata = new HashMap<>();
     for (String index : chosen.indices()) {
       Path indexFile = folder.resolve(index);
       shards(indexFile)
@@ -160,9 +188,10 @@ public record ModelFiles(Path folder, SortedMap<String, Weights> directories) {
                       "%s: the shard %s is missing".formatted(indexFile, file));
                 }
                 files.add(file);
-                Map<String, TensorEntry> inFile = tensors(file);
+                Content content = Content.of(file);
+                metadata.putAll(content.metadata);
                 for (String name : names) {
-                  TensorEntry tensor = inFile.get(name);
+                  TensorEntry tensor = content.tensors.get(name);
                   if (tensor == null) {
                     throw new ModelFileException(
                         "%s: tensor \"%s\" is not in its shard %s"
@@ -176,10 +205,13 @@ public record ModelFiles(Path folder, SortedMap<String, Weights> directories) {
       for (String path : chosen.files()) {
         Path file = folder.resolve(path);
         files.add(file);
-        tensors(file).values().forEach(tensor -> add(tensors, tensor));
+        Content content = Content.of(file);
+        metadata.putAll(content.metadata);
+        content.tensors.values().forEach(tensor -> add(tensors, tensor));
       }
     }
-    return new Weights(List.copyOf(files), Collections.unmodifiableMap(tensors));
+    return new Weights(
+        List.copyOf(files), Collections.unmodifiableMap(tensors), Map.copyOf(metadata));
   }
 
   private static void add(Map<String, TensorEntry> tensors, TensorEntry tensor) {
@@ -191,10 +223,24 @@ public record ModelFiles(Path folder, SortedMap<String, Weights> directories) {
     }
   }
 
-  private static Map<String, TensorEntry> tensors(Path file) {
-    return file.toString().endsWith(".safetensors")
-        ? SafetensorsFile.open(file).tensors()
-        : TorchCheckpoint.open(file).tensors();
+  /** What is in one file. */
+  private record Content(Map<String, TensorEntry> tensors, Map<String, String> metadata) {
+
+    /** Told by how the file begins; its name decides only what is said of one that is neither. */
+    static Content of(Path file) {
+      if (isTorch(file)) {
+        return new Content(TorchCheckpoint.open(file).tensors(), Map.of());
+      }
+      SafetensorsFile safetensors = SafetensorsFile.open(file);
+      return new Content(safetensors.tensors(), safetensors.metadata());
+    }
+
+    private static boolean isTorch(Path file) {
+      try (FileInput input = new FileInput(file)) {
+        return TorchCheckpoint.isOne(input)
+            || !(file.toString().endsWith(".safetensors") || SafetensorsFile.isOne(input));
+      }
+    }
   }
 
   /** An index's names of tensors, by the shard that they are in. */

@@ -65,6 +65,17 @@ public record SafetensorsFile(
     }
   }
 
+  /** Whether the file begins as safetensors do: a length, then an object of JSON. */
+  static boolean isOne(FileInput input) {
+    if (input.size() < LENGTH_BYTES + 1) {
+      return false;
+    }
+    long headerBytes = input.read(0, LENGTH_BYTES).getLong();
+    return headerBytes > 0
+        && headerBytes <= MAX_HEADER_BYTES
+        && input.read(LENGTH_BYTES, 1).get() == '{';
+  }
+
   private static SafetensorsFile parse(Path file, byte[] header, long dataOffset, long dataBytes) {
     Map<String, String> metadata = new LinkedHashMap<>();
     List<TensorEntry> tensors = new ArrayList<>();

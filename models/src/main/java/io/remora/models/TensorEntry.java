@@ -10,8 +10,11 @@ import java.util.Arrays;
  * @param name as in the file, {@code model.layers.0.weight}
  * @param sizes as PyTorch has them; none for a scalar
  * @param strides in elements, as many as sizes, none negative
- * @param storage where the bytes lie, little-endian
+ * @param storage where the bytes lie
  * @param storageOffset of the first element, in elements from the storage's start
+ * @param conjugated whether the elements are the conjugates of what the storage has (PyTorch's
+ *     conjugate bit); only for complex ones
+ * @param negated whether they are the negatives of what the storage has (PyTorch's negative bit)
  */
 public record TensorEntry(
     String name,
@@ -19,7 +22,20 @@ public record TensorEntry(
     long[] sizes,
     long[] strides,
     StorageKey storage,
-    long storageOffset) {
+    long storageOffset,
+    boolean conjugated,
+    boolean negated) {
+
+  /** One whose elements are what the storage has. */
+  public TensorEntry(
+      String name,
+      DType dtype,
+      long[] sizes,
+      long[] strides,
+      StorageKey storage,
+      long storageOffset) {
+    this(name, dtype, sizes, strides, storage, storageOffset, false, false);
+  }
 
   /** The strides of a tensor whose elements lie one after the other. */
   public static long[] contiguousStrides(long[] sizes) {

@@ -5,16 +5,18 @@ import static io.remora.models.ModelFileException.quoted;
 
 import io.remora.models.Unpickler.Dict;
 import io.remora.models.Unpickler.Tuple;
-import java.nio.ByteOrder;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
 import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
 
 /**
- * A file that {@code torch.save} wrote: {@code .bin}, {@code .pt}, {@code .pth}.
+ * A file that {@code torch.save} wrote, whatever it is called: {@code .bin}, {@code .pt}, {@code
+ * .pth}, {@code .ckpt}. Of the format of PyTorch 1.6, a zip archive, or the one before it, a row of
+ * pickles with the storages behind them ({@link LegacyCheckpoint}).
  *
  * <p>Taken is what {@code torch.load(weights_only=True)} takes, further limited to what holds
  * tensors: dicts, lists and tuples of them and of plain values, nested up to 64 deep. A tensor's
@@ -30,66 +32,70 @@ import java.util.Map;
  *     that would read them.
  */
 public record TorchCheckpoint(Path file, Map<String, TensorEntry> tensors) {
-  private static final int MAX_PICKLE_BYTES = 32 << 20;
+  static final int MAX_PICKLE_BYTES = 32 << 20;
   private static final int MAX_DEPTH = 64;
   private static final int MAX_VALUES = 1_000_000;
   private static final int MAX_NAME = 4096;
   private static final int ZIP_MAGIC = 0x04034b50;
 
-  /** How a pickle of protocol 2 begins that is PyTorch's old magic number. */
-  private static final long LEGACY_MAGIC = 0x469cfc6c_0a8a0280L;
-
   /**
    * Reads and checks what the file says of its tensors: nothing of their data is read, and no file
    * stays open.
    *
-   * @throws ModelFileException when it cannot be read, is damaged, holds anything that would have
-   *     to be run, or is of a kind that cannot be mapped into memory: written by PyTorch before
-   *     1.6, on a big-endian machine, or compressed since
+   * @throws ModelFileException when it cannot be read, is damaged, or holds anything that would
+   *     have to be run
    */
   public static TorchCheckpoint open(Path file) {
     try (FileInput input = new FileInput(file)) {
-      checkFormat(input);
-      StoredZip zip = new StoredZip(input);
-      String root = root(input, zip);
-      if (zip.names().contains(root + "constants.pkl")) {
-        throw input.error(
-            "it is a TorchScript program, which would have to be run: save the model's state_dict()");
-      }
-      if (zip.names().contains(root + "byteorder")
-          && !new String(zip.read(root + "byteorder", 64), StandardCharsets.UTF_8)
-              .equals("little")) {
-        throw input.error("it was saved on a big-endian machine: load it and save it on this one");
-      }
-      Object value =
-          new Unpickler(
-                  file + ": its pickle",
-                  zip.read(root + "data.pkl", MAX_PICKLE_BYTES),
-                  id -> storage(input, file, zip, root, id))
-              .read();
       Collector collector = new Collector(input);
-      collector.collect("", value, 0);
+      collector.collect("", value(input, file), 0);
       return new TorchCheckpoint(file, Collections.unmodifiableMap(collector.tensors));
     }
   }
 
-  private static void checkFormat(FileInput input) {
-    if (input.size() < 22) {
+  /** Whether the file begins as {@code torch.save} begins one. */
+  static boolean isOne(FileInput input) {
+    return isArchive(input) || LegacyCheckpoint.isOne(input);
+  }
+
+  private static boolean isArchive(FileInput input) {
+    return input.size() >= ZipArchive.END_BYTES && input.read(0, 4).getInt() == ZIP_MAGIC;
+  }
+
+  private static Object value(FileInput input, Path file) {
+    if (LegacyCheckpoint.isOne(input)) {
+      return new LegacyCheckpoint(input, file).read();
+    }
+    if (!isArchive(input)) {
       throw input.error(
-          "its %d bytes are too few for a file of torch.save".formatted(input.size()));
+          "torch.save has not written it: it is neither a zip archive nor a row of pickles");
     }
-    long magic = input.read(0, 8).order(ByteOrder.LITTLE_ENDIAN).getLong();
-    if (magic == LEGACY_MAGIC) {
+    ZipArchive zip = new ZipArchive(input);
+    String root = root(input, zip);
+    if (zip.names().contains(root + "constants.pkl")) {
       throw input.error(
-          "it is of the format before PyTorch 1.6. Save it again with PyTorch: torch.save(torch.load(f, weights_only=True), f)");
+          "it is a TorchScript program, which would have to be run: save the model's state_dict()");
     }
-    if ((int) magic != ZIP_MAGIC) {
-      throw input.error("torch.save has not written it: it is no zip archive");
+    boolean bigEndian = isBigEndian(input, zip, root + "byteorder");
+    return new Unpickler(
+            new PickleInput(file + ": its pickle", zip.read(root + "data.pkl", MAX_PICKLE_BYTES)),
+            id -> storage(input, file, zip, root, StorageId.parse(input, id), bigEndian))
+        .read();
+  }
+
+  private static boolean isBigEndian(FileInput input, ZipArchive zip, String record) {
+    if (!zip.names().contains(record)) {
+      return false;
     }
+    String order = new String(zip.read(record, 64), StandardCharsets.UTF_8);
+    if (!order.equals("little") && !order.equals("big")) {
+      throw input.error("its byte order is neither little nor big, but " + quoted(order));
+    }
+    return order.equals("big");
   }
 
   /** The archive's one folder, with a slash. */
-  private static String root(FileInput input, StoredZip zip) {
+  private static String root(FileInput input, ZipArchive zip) {
     List<String> pickles =
         zip.names().stream().filter(name -> name.matches("[^/]+/data\\.pkl")).toList();
     if (pickles.size() != 1) {
@@ -99,23 +105,47 @@ public record TorchCheckpoint(Path file, Map<String, TensorEntry> tensors) {
   }
 
   private static TorchGlobal.Storage storage(
-      FileInput input, Path file, StoredZip zip, String root, List<Object> id) {
-    if (id.size() < 5
-        || !"storage".equals(id.get(0))
-        || !(id.get(1) instanceof TorchGlobal type)
-        || type.storageType().isEmpty()
-        || !(id.get(2) instanceof String key)
-        || !(id.get(4) instanceof Long elements)) {
-      throw input.error("its pickle names a storage as torch.save does not");
-    }
-    DType dtype = type.storageType().get();
-    StoredZip.Place place = zip.place(root + "data/" + key);
-    if (elements < 0 || elements > place.bytes() || elements * dtype.bytes() != place.bytes()) {
+      FileInput input, Path file, ZipArchive zip, String root, StorageId id, boolean bigEndian) {
+    ZipArchive.Place place = zip.place(root + "data/" + id.key());
+    if (id.bytes() != place.bytes()) {
       throw input.error(
           "its storage %s has %d bytes, which are not its %d elements of %s"
-              .formatted(quoted(key), place.bytes(), elements, dtype.torchName()));
+              .formatted(quoted(id.key()), place.bytes(), id.elements(), id.dtype().torchName()));
     }
-    return new TorchGlobal.Storage(dtype, new StorageKey(file, place.offset(), place.bytes()));
+    StorageKey key = new StorageKey(file, place.offset(), place.bytes(), place.deflated(), 1);
+    return new TorchGlobal.Storage(id.dtype(), 0, place.bytes(), () -> key, bigEndian);
+  }
+
+  /**
+   * What a pickle says of a storage.
+   *
+   * @param view the part of it that is meant, in the format before PyTorch 1.6: a tuple
+   */
+  record StorageId(DType dtype, String key, long elements, Optional<Tuple> view) {
+    long bytes() {
+      return elements * dtype.bytes();
+    }
+
+    static StorageId parse(FileInput input, List<Object> id) {
+      if (id.size() < 5
+          || !"storage".equals(id.get(0))
+          || !(id.get(1) instanceof TorchGlobal type)
+          || type.storageType().isEmpty()
+          || !(id.get(2) instanceof String key)
+          || !(id.get(4) instanceof Long elements)) {
+        throw input.error("its pickle names a storage as torch.save does not");
+      }
+      DType dtype = type.storageType().get();
+      if (elements < 0 || elements > Long.MAX_VALUE / dtype.bytes()) {
+        throw input.error(
+            "its storage %s cannot have %d elements".formatted(quoted(key), elements));
+      }
+      return new StorageId(
+          dtype,
+          key,
+          elements,
+          id.size() > 5 && id.get(5) instanceof Tuple view ? Optional.of(view) : Optional.empty());
+    }
   }
 
   /**

@@ -8,6 +8,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Optional;
 import java.util.function.Function;
+import java.util.function.Supplier;
 
 /**
  * What a checkpoint's pickle may name: functions that make tensors and plain values, types of
@@ -15,6 +16,8 @@ import java.util.function.Function;
  */
 final class TorchGlobal {
   private static final Map<String, TorchGlobal> KNOWN = new HashMap<>();
+  private static final String QUANTIZED =
+      "quantized tensors are not loaded; save tensor.dequantize()";
 
   static {
     callable("collections.OrderedDict", TorchGlobal::orderedDict);
@@ -26,6 +29,7 @@ final class TorchGlobal {
             "torch.serialization._get_layout",
             "_codecs.encode",
             "builtins.set",
+            "builtins.frozenset",
             "builtins.bytearray",
             "builtins.complex")) {
       callable(plain, arguments -> Unpickler.PLAIN);
@@ -35,17 +39,22 @@ final class TorchGlobal {
     callable("torch._utils._rebuild_tensor_v3", TorchGlobal::tensorV3);
     callable("torch._utils._rebuild_parameter", arguments -> parameter(arguments, 3));
     callable("torch._utils._rebuild_parameter_with_state", arguments -> parameter(arguments, 4));
+    callable(
+        "torch._utils._rebuild_device_tensor_from_cpu_tensor",
+        arguments -> parameter(arguments, 4));
     callable("torch._tensor._rebuild_from_type_v2", TorchGlobal::fromType);
     callable("torch.Tensor", TorchGlobal::notCallable);
     callable("torch.nn.parameter.Parameter", TorchGlobal::notCallable);
-    notTaken("torch._utils._rebuild_qtensor", "quantized tensors are not taken");
-    notTaken("torch._utils._rebuild_sparse_tensor", "sparse tensors are not taken");
-    notTaken("torch._utils._rebuild_nested_tensor", "nested tensors are not taken");
-    notTaken("torch._utils._rebuild_wrapper_subclass", "subclasses of tensors are not taken");
-    notTaken("torch._utils._rebuild_meta_tensor_no_storage", "meta tensors have no data");
+    refused("torch._utils._rebuild_qtensor", QUANTIZED);
     for (String quantized : List.of("QInt8", "QInt32", "QUInt8", "QUInt4x2", "QUInt2x4")) {
-      notTaken("torch." + quantized + "Storage", "quantized tensors are not taken");
+      refused("torch." + quantized + "Storage", QUANTIZED);
     }
+    for (String sparse : List.of("_rebuild_sparse_tensor", "_rebuild_sparse_csr_tensor")) {
+      refused("torch._utils." + sparse, "sparse tensors are not loaded; save tensor.to_dense()");
+    }
+    refused("torch._utils._rebuild_nested_tensor", "nested tensors are not loaded");
+    refused("torch._utils._rebuild_wrapper_subclass", "subclasses of tensors are not loaded");
+    refused("torch._utils._rebuild_meta_tensor_no_storage", "tensors on meta have no data");
     storage("torch.BoolStorage", DType.BOOL);
     storage("torch.ByteStorage", DType.UINT8);
     storage("torch.CharStorage", DType.INT8);
@@ -63,17 +72,40 @@ final class TorchGlobal {
     storage("torch.storage.UntypedStorage", DType.UINT8);
     for (DType dtype : DType.values()) {
       String name = "torch." + dtype.torchName();
-      KNOWN.put(name, new TorchGlobal(name, dtype, false, TorchGlobal::notCallable));
+      KNOWN.put(name, new TorchGlobal(name, dtype, false, null, TorchGlobal::notCallable));
     }
   }
 
-  /** A storage that was found: what a storage's dtype is, and where its bytes lie. */
-  record Storage(DType dtype, StorageKey key) {}
+  /**
+   * A storage that the pickle names, or a part of one.
+   *
+   * @param begin of the part, in bytes from the storage's first
+   * @param end of the part
+   * @param place where the storage's bytes lie; asked when the whole file was read
+   * @param bigEndian whether the highest byte of each number stands first
+   */
+  record Storage(DType dtype, long begin, long end, Supplier<StorageKey> place, boolean bigEndian) {
+    StorageKey of(DType elements) {
+      return bigEndian ? place.get().swapped(elements.numberBytes()) : place.get();
+    }
+  }
+
+  /** What is pending of a tensor when it is saved. */
+  private record Pending(boolean conjugated, boolean negated) {}
 
   /** A tensor that has no name yet. */
-  record Tensor(DType dtype, long[] sizes, long[] strides, StorageKey storage, long offset) {
+  record Tensor(
+      DType dtype, long[] sizes, long[] strides, Storage storage, long offset, Pending pending) {
     TensorEntry named(String name) {
-      return new TensorEntry(name, dtype, sizes, strides, storage, offset);
+      return new TensorEntry(
+          name,
+          dtype,
+          sizes,
+          strides,
+          storage.of(dtype),
+          offset,
+          pending.conjugated,
+          pending.negated);
     }
   }
 
@@ -82,13 +114,19 @@ final class TorchGlobal {
   private final String name;
   private final DType dtype;
   private final boolean isStorage;
+  private final String refusal;
   private final Function<List<Object>, Object> function;
 
   private TorchGlobal(
-      String name, DType dtype, boolean isStorage, Function<List<Object>, Object> function) {
+      String name,
+      DType dtype,
+      boolean isStorage,
+      String refusal,
+      Function<List<Object>, Object> function) {
     this.name = name;
     this.dtype = dtype;
     this.isStorage = isStorage;
+    this.refusal = refusal;
     this.function = function;
   }
 
@@ -101,6 +139,11 @@ final class TorchGlobal {
 
   String name() {
     return name;
+  }
+
+  /** Why a file that names it is not read; empty for what is read. */
+  Optional<String> refusal() {
+    return Optional.ofNullable(refusal);
   }
 
   /** The dtype of a storage's type; empty for what is none. */
@@ -119,19 +162,15 @@ final class TorchGlobal {
   }
 
   private static void callable(String name, Function<List<Object>, Object> function) {
-    KNOWN.put(name, new TorchGlobal(name, null, false, function));
+    KNOWN.put(name, new TorchGlobal(name, null, false, null, function));
   }
 
-  private static void notTaken(String name, String reason) {
-    callable(
-        name,
-        arguments -> {
-          throw new IllegalArgumentException(reason);
-        });
+  private static void refused(String name, String reason) {
+    KNOWN.put(name, new TorchGlobal(name, null, false, reason, TorchGlobal::notCallable));
   }
 
   private static void storage(String name, DType dtype) {
-    KNOWN.put(name, new TorchGlobal(name, dtype, true, TorchGlobal::notCallable));
+    KNOWN.put(name, new TorchGlobal(name, dtype, true, null, TorchGlobal::notCallable));
   }
 
   private static Object notCallable(List<Object> arguments) {
@@ -157,22 +196,17 @@ final class TorchGlobal {
     if (dtype.dtype == null || dtype.isStorage) {
       throw new IllegalArgumentException(dtype.name + " is no dtype");
     }
-    if (arguments.size() == 8) {
-      checkMetadata(arguments.get(7));
-    }
-    return tensor(arguments, dtype.dtype);
+    return tensor(arguments, dtype.dtype, arguments.size() == 8 ? arguments.get(7) : null);
   }
 
   private static Tensor tensor(List<Object> arguments, int atLeast, int atMost) {
     checkCount(arguments, atLeast, atMost);
-    if (arguments.size() == 7) {
-      checkMetadata(arguments.get(6));
-    }
-    return tensor(arguments, cast(arguments.get(0), Storage.class, "a storage").dtype);
+    DType dtype = cast(arguments.get(0), Storage.class, "a storage").dtype;
+    return tensor(arguments, dtype, arguments.size() == 7 ? arguments.get(6) : null);
   }
 
-  private static Tensor tensor(List<Object> arguments, DType dtype) {
-    StorageKey storage = cast(arguments.get(0), Storage.class, "a storage").key;
+  private static Tensor tensor(List<Object> arguments, DType dtype, Object metadata) {
+    Storage storage = cast(arguments.get(0), Storage.class, "a storage");
     long offset = cast(arguments.get(1), Long.class, "a storage offset");
     long[] sizes = longs(arguments.get(2));
     long[] strides = longs(arguments.get(3));
@@ -181,17 +215,26 @@ final class TorchGlobal {
           "the storage offset %d is negative, or the %d sizes are not as many as the %d strides"
               .formatted(offset, sizes.length, strides.length));
     }
-    long bytes = bytesNeeded(dtype, offset, sizes, strides);
-    if (bytes > storage.bytes()) {
+    if (storage.begin % dtype.bytes() != 0) {
       throw new IllegalArgumentException(
-          "a tensor needs %d bytes of a storage that has %d".formatted(bytes, storage.bytes()));
+          "a part of a storage begins at byte %d, within an element of %s"
+              .formatted(storage.begin, dtype.torchName()));
     }
-    return new Tensor(dtype, sizes, strides, storage, offset);
+    long first = storage.begin / dtype.bytes() + offset;
+    long bytes = bytesNeeded(dtype, first, sizes, strides);
+    if (bytes > storage.end) {
+      throw new IllegalArgumentException(
+          "a tensor needs %d bytes of a storage that has %d".formatted(bytes, storage.end));
+    }
+    return new Tensor(dtype, sizes, strides, storage, first, pending(dtype, metadata));
   }
 
   /** How large a storage must be for all elements to lie in it. */
   private static long bytesNeeded(DType dtype, long offset, long[] sizes, long[] strides) {
     try {
+      if (offset < 0) {
+        throw new ArithmeticException("the offset is more than a long can count");
+      }
       if (TensorEntry.bytes(sizes, dtype) == 0) {
         return 0;
       }
@@ -223,11 +266,25 @@ final class TorchGlobal {
     return cast(rebuild.call(inner), Tensor.class, "a tensor");
   }
 
-  private static void checkMetadata(Object metadata) {
-    if (metadata instanceof Dict flags && flags.values().stream().anyMatch(Boolean.TRUE::equals)) {
-      throw new IllegalArgumentException(
-          "a tensor was saved while its conjugation or negation was pending: call resolve_conj() and resolve_neg() before torch.save");
+  private static Pending pending(DType dtype, Object metadata) {
+    boolean conjugated = false;
+    boolean negated = false;
+    if (metadata instanceof Dict flags) {
+      for (int i = 0; i < flags.keys().size(); i++) {
+        if (Boolean.TRUE.equals(flags.values().get(i))) {
+          boolean isConj = "conj".equals(flags.keys().get(i)) && dtype.isComplex();
+          boolean isNeg = "neg".equals(flags.keys().get(i)) && dtype.isNegatable();
+          if (!isConj && !isNeg) {
+            throw new IllegalArgumentException(
+                "a tensor of %s has a flag that PyTorch does not give it"
+                    .formatted(dtype.torchName()));
+          }
+          conjugated |= isConj;
+          negated |= isNeg;
+        }
+      }
     }
+    return new Pending(conjugated, negated);
   }
 
   private static long[] longs(Object value) {

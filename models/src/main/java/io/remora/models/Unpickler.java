@@ -3,8 +3,6 @@ package io.remora.models;
 
 import static io.remora.models.ModelFileException.quoted;
 
-import java.nio.ByteBuffer;
-import java.nio.ByteOrder;
 import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.HashMap;
@@ -12,13 +10,15 @@ import java.util.List;
 import java.util.Map;
 
 /**
- * Reads the pickle of a checkpoint: the opcodes of protocol 2 that {@code torch.save} writes, over
- * values that can do nothing. A global is a name looked up in {@link TorchGlobal}; calling one
+ * Reads a pickle of a checkpoint: the opcodes of protocols 2 to 5 that {@code torch.save} writes,
+ * over values that can do nothing. A global is a name looked up in {@link TorchGlobal}; calling one
  * makes one of the values below, never anything else.
  *
  * <p>Each opcode makes at most one value, and their number is limited, which bounds the memory.
  */
 final class Unpickler {
+  static final int MIN_PROTOCOL = 2;
+  static final int MAX_PROTOCOL = 5;
   private static final int MAX_OPCODES = 5_000_000;
 
   /** Something without tensors in it, of which nothing else matters. */
@@ -44,19 +44,15 @@ final class Unpickler {
     Object storage(List<Object> id);
   }
 
-  private final String source;
-  private final ByteBuffer in;
+  private final PickleInput in;
   private final Storages storages;
   private final Map<Integer, Object> memo = new HashMap<>();
   private final List<Object> stack = new ArrayList<>();
   private final List<Integer> marks = new ArrayList<>();
 
-  /**
-   * @param source what errors start with
-   */
-  Unpickler(String source, byte[] pickle, Storages storages) {
-    this.source = source;
-    this.in = ByteBuffer.wrap(pickle).order(ByteOrder.LITTLE_ENDIAN);
+  /** Reads the pickle that is next in the input. */
+  Unpickler(PickleInput in, Storages storages) {
+    this.in = in;
     this.storages = storages;
   }
 
@@ -65,7 +61,7 @@ final class Unpickler {
    */
   Object read() {
     for (int i = 0; i < MAX_OPCODES; i++) {
-      int opcode = need(1).get() & 0xff;
+      int opcode = in.need(1).get() & 0xff;
       if (opcode == '.') {
         return pop();
       }
@@ -76,9 +72,11 @@ final class Unpickler {
 
   private void execute(int opcode) {
     switch (opcode) {
-      case 0x80 -> protocol(need(1).get());
+      case 0x80 -> protocol(in.need(1).get());
+      case 0x95 -> in.need(8).getLong(); // a frame: how many bytes the next instructions have
       case '}' -> push(new Dict());
       case ']' -> push(new ArrayList<>());
+      case 0x8f -> push(PLAIN);
       case ')' -> push(new Tuple(List.of()));
       case '(' -> marks.add(stack.size());
       case 't' -> push(new Tuple(popToMark()));
@@ -88,21 +86,28 @@ final class Unpickler {
       case 'N' -> push(PLAIN);
       case 0x88 -> push(true);
       case 0x89 -> push(false);
-      case 'K' -> push(need(1).get() & 0xffL);
-      case 'M' -> push(need(2).getShort() & 0xffffL);
-      case 'J' -> push((long) need(4).getInt());
-      case 0x8a -> push(longOf(bytes(need(1).get() & 0xff)));
+      case 'K' -> push(in.need(1).get() & 0xffL);
+      case 'M' -> push(in.need(2).getShort() & 0xffffL);
+      case 'J' -> push((long) in.need(4).getInt());
+      case 0x8a -> push(longOf(in.bytes(in.need(1).get() & 0xff)));
+      case 0x8b -> push(longOf(in.bytes(in.need(4).getInt())));
       case 'G' -> {
-        need(8).getDouble();
+        in.need(8).getDouble();
         push(PLAIN);
       }
-      case 'X' -> push(new String(bytes(need(4).getInt()), StandardCharsets.UTF_8));
-      case 'U' -> push(new String(bytes(need(1).get() & 0xff), StandardCharsets.ISO_8859_1));
-      case 'T' -> push(new String(bytes(need(4).getInt()), StandardCharsets.ISO_8859_1));
-      case 'q' -> memo.put(need(1).get() & 0xff, top());
-      case 'r' -> memo.put(need(4).getInt(), top());
-      case 'h' -> push(remembered(need(1).get() & 0xff));
-      case 'j' -> push(remembered(need(4).getInt()));
+      case 'X' -> push(text(in.need(4).getInt()));
+      case 0x8c -> push(text(in.need(1).get() & 0xff));
+      case 0x8d -> push(text(in.need(8).getLong()));
+      case 'C' -> plainBytes(in.need(1).get() & 0xff);
+      case 'B' -> plainBytes(in.need(4).getInt());
+      case 0x8e, 0x96 -> plainBytes(in.need(8).getLong());
+      case 'U' -> push(new String(in.bytes(in.need(1).get() & 0xff), StandardCharsets.ISO_8859_1));
+      case 'T' -> push(new String(in.bytes(in.need(4).getInt()), StandardCharsets.ISO_8859_1));
+      case 0x94 -> memo.put(memo.size(), top());
+      case 'q' -> memo.put(in.need(1).get() & 0xff, top());
+      case 'r' -> memo.put(in.need(4).getInt(), top());
+      case 'h' -> push(remembered(in.need(1).get() & 0xff));
+      case 'j' -> push(remembered(in.need(4).getInt()));
       case 'a' -> {
         Object item = pop();
         list().add(item);
@@ -111,9 +116,25 @@ final class Unpickler {
         List<Object> items = popToMark();
         list().addAll(items);
       }
+      case 0x90 -> {
+        popToMark();
+        if (top() != PLAIN) {
+          throw error("it adds items to what is no set");
+        }
+      }
+      case 0x91 -> {
+        popToMark();
+        push(PLAIN);
+      }
       case 's' -> putAll(popLast(2));
       case 'u' -> putAll(popToMark());
-      case 'c' -> push(global(line(), line()));
+      case 'c' -> push(global(in.line(), in.line()));
+      case 0x93 -> {
+        if (!(pop() instanceof String name) || !(pop() instanceof String module)) {
+          throw error("it names a global by what is no text");
+        }
+        push(global(module, name));
+      }
       case 'R' -> {
         Object arguments = pop();
         push(call(pop(), arguments));
@@ -133,20 +154,34 @@ final class Unpickler {
   }
 
   private void protocol(int protocol) {
-    if (protocol != 2) {
+    if (protocol < MIN_PROTOCOL || protocol > MAX_PROTOCOL) {
       throw error(
-          "it is of pickle protocol %d; torch.save writes 2 unless it is told otherwise"
-              .formatted(protocol));
+          "it is of pickle protocol %d, and those from %d to %d are read; torch.save writes 2 unless it is told otherwise"
+              .formatted(protocol, MIN_PROTOCOL, MAX_PROTOCOL));
     }
   }
 
   private TorchGlobal global(String module, String name) {
-    return TorchGlobal.find(module, name)
-        .orElseThrow(
-            () ->
-                error(
-                    "it names %s, which is not needed for tensors and may run code; nothing was run. Save the model's state_dict(), or as safetensors"
-                        .formatted(quoted(module + "." + name))));
+    TorchGlobal global =
+        TorchGlobal.find(module, name)
+            .orElseThrow(
+                () ->
+                    error(
+                        "it names %s, which is not needed for tensors and may run code; nothing was run. Save the model's state_dict(), or as safetensors"
+                            .formatted(quoted(module + "." + name))));
+    if (global.refusal().isPresent()) {
+      throw error("it names %s: %s".formatted(global.name(), global.refusal().get()));
+    }
+    return global;
+  }
+
+  private String text(long bytes) {
+    return new String(in.bytes(bytes), StandardCharsets.UTF_8);
+  }
+
+  private void plainBytes(long count) {
+    in.bytes(count);
+    push(PLAIN);
   }
 
   private Object call(Object callee, Object arguments) {
@@ -248,33 +283,7 @@ final class Unpickler {
     return value;
   }
 
-  private ByteBuffer need(int bytes) {
-    if (in.remaining() < bytes) {
-      throw error("it ends too early");
-    }
-    return in;
-  }
-
-  private byte[] bytes(int count) {
-    if (count < 0 || count > in.remaining()) {
-      throw error("a text is longer than the rest");
-    }
-    byte[] bytes = new byte[count];
-    in.get(bytes);
-    return bytes;
-  }
-
-  private String line() {
-    int begin = in.position();
-    while (need(1).get() != '\n') {
-      if (in.position() - begin > 1000) {
-        throw error("a global's name is longer than 1,000 bytes");
-      }
-    }
-    return new String(in.array(), begin, in.position() - 1 - begin, StandardCharsets.UTF_8);
-  }
-
   private ModelFileException error(String message) {
-    return new ModelFileException(source + ": " + message);
+    return in.error(message);
   }
 }

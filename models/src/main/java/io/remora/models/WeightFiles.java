@@ -22,7 +22,7 @@ import java.util.stream.Collectors;
 record WeightFiles(List<String> indices, List<String> files) {
   /** One kind is taken, the first that is there. */
   private static final List<Set<String>> KINDS =
-      List.of(Set.of("safetensors"), Set.of("bin"), Set.of("pt", "pth"));
+      List.of(Set.of("safetensors"), Set.of("bin"), Set.of("pt", "pth"), Set.of("ckpt", "pth.tar"));
 
   /** What transformers and diffusers call a model's weights. */
   private static final Set<String> STANDARD_NAMES =
@@ -31,7 +31,8 @@ record WeightFiles(List<String> indices, List<String> files) {
   private static final Pattern LEFT_BY_TRAINERS =
       Pattern.compile("(training_args|optimizer|scheduler|scaler|rng_state).*");
 
-  private static final Pattern FILE = Pattern.compile("(.+)\\.(safetensors|bin|pt|pth)");
+  private static final Pattern FILE =
+      Pattern.compile("(.+)\\.(safetensors|bin|pt|pth|ckpt|pth\\.tar)");
   private static final Pattern INDEX =
       Pattern.compile("(.+)\\.(safetensors|bin)\\.index(?:\\.([A-Za-z]\\w*))?\\.json");
   private static final Pattern VARIANT = Pattern.compile("(.+)\\.([A-Za-z]\\w*)");

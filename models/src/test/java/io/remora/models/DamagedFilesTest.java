@@ -6,6 +6,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.List;
 import java.util.Map;
 import java.util.Random;
 import java.util.function.Function;
@@ -42,6 +43,45 @@ class DamagedFilesTest {
     assertThat(refused).isBetween(FILES / 4, FILES - 1);
   }
 
+  @Test
+  void legacyFiles() throws IOException {
+    for (String name : List.of("legacy.pt", "legacy-protocol5.pt")) {
+      byte[] intact = Files.readAllBytes(Fixtures.path(name));
+      for (int i = 0; i < FILES; i++) {
+        Path file = Files.write(folder.resolve("damaged"), Fixtures.damaged(intact, random));
+        read(file, damaged -> TorchCheckpoint.open(damaged).tensors());
+      }
+    }
+    assertThat(refused).isBetween(FILES / 2, 2 * FILES - 1);
+  }
+
+  /** Those that still can be described are inflated, or refused then. */
+  @Test
+  void compressedAndBigEndianArchives() throws IOException {
+    Path scratch = Files.createDirectory(folder.resolve("scratch"));
+    for (String name : List.of("compressed.pt", "big-endian.pt")) {
+      byte[] intact = Files.readAllBytes(Fixtures.path(name));
+      for (int i = 0; i < FILES; i++) {
+        Path file = Files.write(folder.resolve("damaged"), Fixtures.damaged(intact, random));
+        read(
+            file,
+            damaged -> {
+              ModelFiles model = ModelFiles.readFile(damaged);
+              try (PlainBytes plain = PlainBytes.of(model, scratch)) {
+                Map<String, TensorEntry> tensors = model.directories().get("").tensors();
+                for (TensorEntry tensor : tensors.values()) {
+                  assertThat(plain.place(tensor.storage()).bytes())
+                      .isEqualTo(tensor.storage().bytes());
+                }
+                return tensors;
+              }
+            });
+      }
+    }
+    assertThat(scratch).isEmptyDirectory();
+    assertThat(refused).isBetween(FILES / 2, 2 * FILES - 1);
+  }
+
   /** With the checksum made right again, so that the unpickler sees them. */
   @Test
   void pickles() throws IOException {
@@ -70,6 +110,7 @@ class DamagedFilesTest {
 
   private static boolean isWithin(TensorEntry tensor, long fileBytes) {
     StorageKey storage = tensor.storage();
+    long inFile = storage.deflated().map(StorageKey.Deflated::bytes).orElse(storage.bytes());
     long last = tensor.storageOffset();
     for (int i = 0; i < tensor.sizes().length; i++) {
       if (tensor.sizes()[i] == 0) {
@@ -79,7 +120,8 @@ class DamagedFilesTest {
     }
     return storage.offset() >= 0
         && storage.bytes() >= 0
-        && storage.offset() <= fileBytes - storage.bytes()
+        && inFile >= 0
+        && storage.offset() <= fileBytes - inFile
         && tensor.storageOffset() >= 0
         && Math.multiplyExact(last + 1, (long) tensor.dtype().bytes()) <= storage.bytes();
   }

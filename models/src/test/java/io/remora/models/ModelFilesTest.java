@@ -115,6 +115,36 @@ class ModelFilesTest {
   }
 
   @Test
+  void aFileThatIsNamedIsReadWhateverItIsCalled() throws IOException {
+    for (String name :
+        List.of("a", "a.ckpt", "a.pth.tar", "a.safetensors", "a.bin", "optimizer.pt", "a.txt")) {
+      Path torch = Files.copy(Fixtures.path("legacy.pt"), folder.resolve("legacy " + name));
+      Path archive = Files.copy(Fixtures.path("checkpoint.pt"), folder.resolve("zip " + name));
+      Path safetensors =
+          Files.copy(Fixtures.path("dtypes.safetensors"), folder.resolve("safe " + name));
+      assertThat(ModelFiles.readFile(torch).directories().get("").tensors()).containsKey("row");
+      assertThat(ModelFiles.readFile(archive).directories().get("").tensors()).containsKey("row");
+      ModelFiles.Weights weights = ModelFiles.readFile(safetensors).directories().get("");
+      assertThat(weights.tensors()).containsKey("t.bool");
+      assertThat(weights.metadata()).containsEntry("format", "pt");
+    }
+    Path text = Files.writeString(folder.resolve("text"), "not at all what was expected here");
+    assertThatThrownBy(() -> ModelFiles.readFile(text)).hasMessageStartingWith(text.toString());
+    safetensors("shards/x.safetensors", "a");
+    Path index =
+        Files.writeString(
+            folder.resolve("shards/my.json"), "{\"weight_map\": {\"a\": \"x.safetensors\"}}");
+    assertThat(ModelFiles.readFile(index).directories().get("").tensors()).containsOnlyKeys("a");
+  }
+
+  @Test
+  void checkpointsOfTrainersCountWhereNothingElseDoes() {
+    assertThat(chosen("", "last.ckpt", "old.pth.tar", "notes.tar"))
+        .containsExactly("last.ckpt", "old.pth.tar");
+    assertThat(chosen("", "last.ckpt", "a.pt")).containsExactly("a.pt");
+  }
+
+  @Test
   void aFolderWithoutWeightsIsRefused() throws IOException {
     assertRefused("No file of weights");
     assertThatThrownBy(() -> ModelFiles.read(folder.resolve("none")))

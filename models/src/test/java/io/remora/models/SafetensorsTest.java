@@ -152,6 +152,18 @@ class SafetensorsTest {
     assertRefused(file, "git lfs pull");
   }
 
+  @Test
+  void aHeaderIsUtf8WithoutAByteOrderMark() throws IOException {
+    String header = "{\"\u00e9\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}";
+    assertThat(SafetensorsFile.open(write(header, 4)).tensors()).containsOnlyKeys("\u00e9");
+    assertRefused(write("\ufeff" + header, 4), "byte order mark");
+    byte[] wide = header.getBytes(StandardCharsets.UTF_16LE);
+    ByteBuffer file = ByteBuffer.allocate(8 + wide.length + 4).order(ByteOrder.LITTLE_ENDIAN);
+    file.putLong(wide.length).put(wide);
+    assertRefused(
+        Files.write(folder.resolve("wide.safetensors"), file.array()), "it is not UTF-8 text");
+  }
+
   private void assertRefused(Path file, String message) {
     assertThatThrownBy(() -> SafetensorsFile.open(file))
         .isInstanceOf(ModelFileException.class)

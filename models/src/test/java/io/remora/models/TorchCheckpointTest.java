@@ -5,7 +5,6 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import java.io.IOException;
-import java.io.OutputStream;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.channels.FileChannel;
@@ -14,9 +13,8 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.LinkedHashMap;
+import java.util.List;
 import java.util.Map;
-import java.util.zip.ZipEntry;
-import java.util.zip.ZipOutputStream;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -78,13 +76,7 @@ class TorchCheckpointTest {
         .isEqualTo(tensors.get("transposed").storage())
         .isEqualTo(tensors.get("row").storage())
         .isNotEqualTo(tensors.get("parameter").storage());
-    ByteBuffer bytes = ByteBuffer.allocate((int) storage.bytes()).order(ByteOrder.LITTLE_ENDIAN);
-    try (FileChannel channel = FileChannel.open(storage.file())) {
-      channel.read(bytes, storage.offset());
-    }
-    float[] values = new float[6];
-    bytes.flip().asFloatBuffer().get(values);
-    assertThat(values).containsExactly(0, 1, 2, 3, 4, 5);
+    assertThat(floats(storage)).containsExactly(0, 1, 2, 3, 4, 5);
   }
 
   @Test
@@ -100,16 +92,177 @@ class TorchCheckpointTest {
   }
 
   @Test
-  void otherFormatsAreRefusedWithWhatToDo() throws IOException {
-    assertThatThrownBy(() -> TorchCheckpoint.open(Fixtures.path("legacy.pt")))
-        .hasMessageContaining("before PyTorch 1.6")
-        .hasMessageContaining("torch.save(");
-    assertThatThrownBy(() -> TorchCheckpoint.open(Fixtures.path("conjugated.pt")))
-        .hasMessageContaining("resolve_conj()");
+  void readsTheFormatBefore16() throws IOException {
+    Map<String, TensorEntry> tensors = TorchCheckpoint.open(Fixtures.path("legacy.pt")).tensors();
+    assertThat(tensors)
+        .containsOnlyKeys("weight", "transposed", "row", "parameter", "uint16", "empty", "list.0");
+    TensorEntry weight = tensors.get("weight");
+    assertThat(weight.storage())
+        .isEqualTo(tensors.get("transposed").storage())
+        .isEqualTo(tensors.get("row").storage())
+        .isNotEqualTo(tensors.get("parameter").storage());
+    assertThat(tensors.get("transposed").strides()).containsExactly(1, 3);
+    assertThat(tensors.get("row").storageOffset()).isEqualTo(3);
+    assertThat(tensors.get("empty").sizes()).containsExactly(0, 3);
+    assertThat(floats(weight)).containsExactly(0, 1, 2, 3, 4, 5);
+    assertThat(floats(tensors.get("parameter"))).containsExactly(7, 7);
+    TensorEntry wide = tensors.get("uint16");
+    assertThat(wide.dtype()).isEqualTo(DType.UINT16);
+    assertThat(bytes(wide).asShortBuffer().get(1)).isEqualTo((short) 9);
+    assertThat(bytes(tensors.get("list.0")).get(0)).isEqualTo((byte) 1);
+  }
+
+  @Test
+  void readsEveryProtocolThatPyTorchWrites() throws IOException {
+    for (String format : List.of("legacy", "archive")) {
+      for (int protocol = 3; protocol <= 5; protocol++) {
+        String name = "%s-protocol%d.pt".formatted(format, protocol);
+        Map<String, TensorEntry> tensors = TorchCheckpoint.open(Fixtures.path(name)).tensors();
+        assertThat(tensors).as(name).containsOnlyKeys("weight");
+        assertThat(floats(tensors.get("weight"))).as(name).containsExactly(0, 1, 2, 3, 4, 5);
+      }
+    }
+  }
+
+  @Test
+  void conjugatesAndNegativesThatWereNotComputedAreMarked() throws IOException {
+    Map<String, TensorEntry> tensors =
+        TorchCheckpoint.open(Fixtures.path("conjugated.pt")).tensors();
+    TensorEntry conjugated = tensors.get("conjugated");
+    assertThat(conjugated.conjugated()).isTrue();
+    assertThat(conjugated.negated()).isFalse();
+    assertThat(floats(conjugated)).containsExactly(1, 2, 3, -4);
+    assertThat(tensors.get("negated").negated()).isTrue();
+    assertThat(tensors.get("negated").conjugated()).isFalse();
+  }
+
+  @Test
+  void compressedAndBigEndianStoragesAreBroughtIntoTheOrderOfMemory() throws IOException {
+    for (String name : List.of("compressed.pt", "big-endian.pt")) {
+      Path folder = Files.createDirectory(this.folder.resolve(name));
+      ModelFiles model = ModelFiles.readFile(Fixtures.path(name));
+      Map<String, TensorEntry> tensors = model.directories().get("").tensors();
+      try (PlainBytes plain = PlainBytes.of(model, folder)) {
+        assertThat(tensors.get("float32").storage().isPlain()).isFalse();
+        StorageKey place = plain.place(tensors.get("float32").storage());
+        assertThat(place.isPlain()).isTrue();
+        float[] values = floats(place);
+        assertThat(values).hasSize(name.startsWith("big") ? 3 : 40_000).startsWith(0, 1, 2);
+        assertThat(values[values.length - 1]).isEqualTo((values.length - 1) % 7);
+        assertThat(floats(plain.place(tensors.get("complex").storage())))
+            .containsExactly(1, 2, 3, -4);
+        assertThat(bytes(plain.place(tensors.get("int64").storage())).getLong(8))
+            .isEqualTo(1L << 40);
+        assertThat(bytes(plain.place(tensors.get("int16").storage())).getShort(4))
+            .isEqualTo((short) 2);
+        assertThat(bytes(plain.place(tensors.get("bool").storage())).array())
+            .containsExactly(1, 0, 1);
+      }
+      assertThat(folder).isEmptyDirectory();
+    }
+  }
+
+  @Test
+  void aCompressedStorageThatIsDamagedIsRefusedAndLeavesNothing() throws IOException {
+    Path intact = Fixtures.path("compressed.pt");
+    StorageKey storage = TorchCheckpoint.open(intact).tensors().get("float32").storage();
+    byte[] bytes = Files.readAllBytes(intact);
+    bytes[(int) (storage.offset() + storage.deflated().orElseThrow().bytes() / 2)] ^= 0x10;
+    Path file = Files.write(folder.resolve("damaged.pt"), bytes);
+    Path scratch = Files.createDirectory(folder.resolve("scratch"));
+    ModelFiles model = ModelFiles.readFile(file);
+    assertThatThrownBy(() -> PlainBytes.of(model, scratch))
+        .isInstanceOf(ModelFileException.class)
+        .hasMessageStartingWith(file.toString())
+        .hasMessageContaining("is damaged");
+    assertThat(scratch).isEmptyDirectory();
+  }
+
+  /** A part of a storage, as versions before 0.4 have saved them. */
+  @Test
+  void aPartOfAStorageLiesWithinIt() throws IOException {
+    String intact = legacyText();
+    // The tuple of the storage's id ends with None, where a part is (its key, its first, its
+    // count).
+    assertThat(openLegacy(part(intact, 2, 4)).get("weight").storageOffset()).isEqualTo(2);
+    assertThatThrownBy(() -> openLegacy(part(intact, 2, 2)))
+        .hasMessageContaining("needs 20 bytes of a storage that has 16");
+    assertThatThrownBy(() -> openLegacy(part(intact, 3, 4)))
+        .hasMessageContaining("names a part of the storage");
+  }
+
+  /** With weight made its first row. */
+  private static String part(String intact, int first, int count) {
+    return intact
+        .replaceFirst("K\6Nt", "K\6X\1\0\0\0vK" + (char) first + "K" + (char) count + "\u0087t")
+        .replaceFirst("K\0K\2K\3\u0086", "K\0K\1K\3\u0086");
+  }
+
+  @Test
+  void aLegacyFileIsCheckedToItsEnd() throws IOException {
+    String intact = legacyText();
+    assertThatThrownBy(() -> openLegacy(intact.substring(0, intact.length() - 1)))
+        .hasMessageContaining("is cut off");
+    assertThatThrownBy(() -> openLegacy(intact.replace("M\u00e9\3.", "M\u00ea\3.")))
+        .hasMessageContaining("version is not 1001");
+    assertThat(openLegacy(intact + "more").keySet()).contains("weight");
+    // The list of keys without its last: one storage is nowhere.
+    int list = intact.lastIndexOf("\u0080\2]");
+    assertThatThrownBy(() -> openLegacy(intact.substring(0, list) + "\u0080\2]."))
+        .hasMessageContaining("is missing");
+    assertThatThrownBy(() -> openLegacy(intact.substring(0, list) + "\u0080\2K\1."))
+        .hasMessageContaining("no list of its storages");
+    assertThatThrownBy(() -> openLegacy(intact.substring(0, list) + "\u0080\2]X\1\0\0\0xa."))
+        .hasMessageContaining("that no tensor has");
+    assertThatThrownBy(() -> openLegacy(intact.replace("FloatStorage", "CharacterXxx")))
+        .hasMessageContaining("\"torch.CharacterXxx\"")
+        .hasMessageContaining("may run code");
+  }
+
+  private static String legacyText() throws IOException {
+    return Files.readString(Fixtures.path("legacy.pt"), StandardCharsets.ISO_8859_1);
+  }
+
+  private Map<String, TensorEntry> openLegacy(String text) throws IOException {
+    Path file = Files.writeString(folder.resolve("legacy.ckpt"), text, StandardCharsets.ISO_8859_1);
+    return TorchCheckpoint.open(file).tensors();
+  }
+
+  private static float[] floats(TensorEntry tensor) throws IOException {
+    return floats(tensor.storage());
+  }
+
+  private static float[] floats(StorageKey storage) throws IOException {
+    float[] values = new float[(int) storage.bytes() / 4];
+    bytes(storage).asFloatBuffer().get(values);
+    return values;
+  }
+
+  private static ByteBuffer bytes(TensorEntry tensor) throws IOException {
+    return bytes(tensor.storage());
+  }
+
+  private static ByteBuffer bytes(StorageKey storage) throws IOException {
+    ByteBuffer bytes = ByteBuffer.allocate((int) storage.bytes()).order(ByteOrder.LITTLE_ENDIAN);
+    try (FileChannel channel = FileChannel.open(storage.file())) {
+      channel.read(bytes, storage.offset());
+    }
+    return bytes.flip();
+  }
+
+  @Test
+  void whatCannotBeLoadedIsRefusedWithTheReason() throws IOException {
+    assertThatThrownBy(() -> TorchCheckpoint.open(Fixtures.path("sparse.pt")))
+        .hasMessageContaining("_rebuild_sparse_tensor")
+        .hasMessageContaining("sparse tensors are not loaded; save tensor.to_dense()");
+    assertThatThrownBy(() -> TorchCheckpoint.open(Fixtures.path("sparse-csr.pt")))
+        .hasMessageContaining("sparse tensors are not loaded");
+    assertThatThrownBy(() -> TorchCheckpoint.open(Fixtures.path("quantized.pt")))
+        .hasMessageContaining("quantized tensors are not loaded; save tensor.dequantize()");
     assertRefused(Map.of("a/other.pkl", new byte[1]), "no record data.pkl");
     Map<String, byte[]> entries = Fixtures.entries("checkpoint.pt");
-    entries.put("checkpoint/byteorder", "big".getBytes(StandardCharsets.UTF_8));
-    assertRefused(entries, "big-endian");
+    entries.put("checkpoint/byteorder", "middle".getBytes(StandardCharsets.UTF_8));
+    assertRefused(entries, "neither little nor big");
     entries = Fixtures.entries("checkpoint.pt");
     entries.put("checkpoint/constants.pkl", new byte[1]);
     assertRefused(entries, "TorchScript");
@@ -120,7 +273,8 @@ class TorchCheckpointTest {
     entries.put("checkpoint/data/0", new byte[12]);
     assertRefused(entries, "12 bytes, which are not its 4 elements of float32");
     Path text = Files.writeString(folder.resolve("text.bin"), "not at all what was expected here");
-    assertThatThrownBy(() -> TorchCheckpoint.open(text)).hasMessageContaining("no zip archive");
+    assertThatThrownBy(() -> TorchCheckpoint.open(text))
+        .hasMessageContaining("neither a zip archive nor a row of pickles");
   }
 
   @Test
@@ -134,16 +288,19 @@ class TorchCheckpointTest {
   }
 
   @Test
-  void compressedRecordsAreRefused() throws IOException {
+  void aCompressedRecordThatClaimsTooMuchIsRefused() throws IOException {
     Path file = folder.resolve("compressed.pt");
-    try (OutputStream out = Files.newOutputStream(file);
-        ZipOutputStream zip = new ZipOutputStream(out)) {
-      zip.putNextEntry(new ZipEntry("checkpoint/data.pkl"));
-      zip.write(new byte[100]);
+    byte[] bytes = Files.readAllBytes(Fixtures.path("compressed.pt"));
+    ByteBuffer zip = ByteBuffer.wrap(bytes).order(ByteOrder.LITTLE_ENDIAN);
+    for (int at = 0; at < bytes.length - 46; at++) {
+      if (zip.getInt(at) == 0x02014b50) {
+        zip.putInt(at + 24, Integer.MAX_VALUE);
+      }
     }
+    Files.write(file, bytes);
     assertThatThrownBy(() -> TorchCheckpoint.open(file))
         .isInstanceOf(ModelFileException.class)
-        .hasMessageContaining("compressed");
+        .hasMessageContaining("two sizes that do not go together");
   }
 
   @Test
@@ -172,8 +329,14 @@ class TorchCheckpointTest {
     assertRefused("K\1K\1K\2s.", "no dict");
     assertRefused("h\5.", "value 5, which is not there");
     assertRefused("X\377\377\377\177a.", "longer than the rest");
-    assertRefused("\u0093.", "0x93");
-    assertRefused("\u0080\4.", "protocol 4");
+    assertRefused("\u0097.", "0x97");
+    assertRefused("\u0080\6.", "protocol 6");
+    assertRefused("\u0080\1.", "protocol 1");
+    assertRefused("\u008c\2osK\1\u0093.", "by what is no text");
+    assertRefused("\u008c\2os\u008c\6system\u0093.", "\"os.system\"");
+    assertRefused("\u008d\377\377\377\377\377\377\377\177a.", "longer than the rest");
+    assertRefused("\u008e\377\377\377\377\377\377\377\377a.", "longer than the rest");
+    assertRefused("}(K\1\u0090.", "no set");
     String tensor = tensor("K\0", ")", ")");
     String entry = "})" + tensor.substring(0, tensor.length() - 1) + "s.";
     assertRefused(entry, "neither text nor an integer");

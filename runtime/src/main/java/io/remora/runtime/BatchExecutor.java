@@ -82,7 +82,11 @@ public final class BatchExecutor implements AutoCloseable {
         open(),
         (request, timeout, answer) -> {
           NodeCall call = NodeCall.decode(request, timeout);
-          answer.accept(handler.answer(call).encode(call.device()));
+          try {
+            answer.accept(handler.answer(call).encode(call.device()));
+          } finally {
+            handler.answered();
+          }
         });
   }
 

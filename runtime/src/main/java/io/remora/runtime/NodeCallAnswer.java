@@ -22,6 +22,8 @@ public record NodeCallAnswer(byte[] payload, List<FileStorage> storages, List<Fi
   private static final int MEMORY_NONE = 0;
   private static final int MEMORY_FILE = 3;
   private static final int SOURCE_NEW = 1;
+  private static final int CONJUGATED = 1;
+  private static final int NEGATED = 2;
 
   /**
    * Bytes of a file that a storage holds.
@@ -37,8 +39,17 @@ public record NodeCallAnswer(byte[] payload, List<FileStorage> storages, List<Fi
    * @param storage the number in {@link #storages}
    * @param dtype PyTorch's name, such as {@code float32}
    * @param offset in elements
+   * @param conjugated whether its elements are the conjugates of what the storage has
+   * @param negated whether they are the negatives of what the storage has
    */
-  public record FileTensor(int storage, String dtype, long[] sizes, long[] strides, long offset) {}
+  public record FileTensor(
+      int storage,
+      String dtype,
+      long[] sizes,
+      long[] strides,
+      long offset,
+      boolean conjugated,
+      boolean negated) {}
 
   public NodeCallAnswer {
     storages = List.copyOf(storages);
@@ -72,7 +83,7 @@ public record NodeCallAnswer(byte[] payload, List<FileStorage> storages, List<Fi
       out.write(SOURCE_NEW);
       out.number(tensor.storage);
       out.text(tensor.dtype);
-      out.write(0); // neither conjugated nor negated
+      out.write((tensor.conjugated ? CONJUGATED : 0) | (tensor.negated ? NEGATED : 0));
       out.number(tensor.sizes.length);
       for (long size : tensor.sizes) {
         out.number(size);

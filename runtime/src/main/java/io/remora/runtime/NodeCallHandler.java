@@ -17,4 +17,10 @@ public interface NodeCallHandler {
    *     operation
    */
   NodeCallAnswer answer(NodeCall call);
+
+  /**
+   * The last answer was taken, or could not be: bytes of files that may not be mapped were read. On
+   * the thread that called {@link #answer}. Does nothing by default.
+   */
+  default void answered() {}
 }

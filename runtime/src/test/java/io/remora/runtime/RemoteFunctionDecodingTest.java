@@ -67,7 +67,9 @@ class RemoteFunctionDecodingTest {
     return new NodeCallAnswer(
         new byte[] {1, 2},
         List.of(new NodeCallAnswer.FileStorage(file, 8, bytes, true)),
-        List.of(new NodeCallAnswer.FileTensor(0, "float32", new long[] {4}, new long[] {1}, 0)));
+        List.of(
+            new NodeCallAnswer.FileTensor(
+                0, "float32", new long[] {4}, new long[] {1}, 0, false, false)));
   }
 
   private static final class Bytes {

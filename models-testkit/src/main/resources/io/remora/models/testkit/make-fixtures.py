@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Makes the files beside it: python make-fixtures.py, with torch 2.10.0 and safetensors 0.8.0."""
 
+import zipfile
 from collections import OrderedDict
+from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
@@ -42,6 +44,61 @@ torch.save(
     },
     "checkpoint.pt",
 )
-torch.save({"weight": weight}, "legacy.pt", _use_new_zipfile_serialization=False)
 torch.save({"function": print}, "function.pt")
-torch.save({"weight": torch.zeros(2, dtype=torch.complex64).conj()}, "conjugated.pt")
+
+# The format before PyTorch 1.6.
+torch.save(
+    {
+        "weight": weight,
+        "transposed": weight.t(),
+        "row": weight[1],
+        "parameter": torch.nn.Parameter(torch.full((2,), 7.0)),
+        "uint16": torch.full((2,), 9, dtype=torch.uint16),
+        "empty": torch.zeros(0, 3),
+        "list": [torch.ones(1, dtype=torch.bool), "text", 2**100],
+    },
+    "legacy.pt",
+    _use_new_zipfile_serialization=False,
+)
+for protocol in 3, 4, 5:
+    values = {"weight": weight, "plain": [b"bytes", {1}, frozenset({2}), 2**40, 2**2100, bytearray(b"x"), "y" * 300]}
+    for name, is_zip in ("legacy", False), ("archive", True):
+        file = f"{name}-protocol{protocol}.pt"
+        torch.save(values, file, pickle_protocol=protocol, _use_new_zipfile_serialization=is_zip)
+
+numbers = torch.tensor([1 + 2j, 3 - 4j], dtype=torch.complex64)
+torch.save({"conjugated": numbers.conj(), "negated": numbers.clone().conj().imag}, "conjugated.pt")
+torch.save({"weight": torch.eye(2).to_sparse()}, "sparse.pt")
+torch.save({"weight": torch.eye(2).to_sparse_csr()}, "sparse-csr.pt")
+torch.save({"weight": torch.quantize_per_tensor(torch.eye(2), 0.1, 0, torch.qint8)}, "quantized.pt")
+
+
+def pack(name: str, values: dict[str, torch.Tensor], compression: int, big_endian: bool = False) -> None:
+    """Writes an archive as a machine of the other byte order does, or as a zip program packs it again."""
+    torch.save(values, "packed.pt")
+    with zipfile.ZipFile("packed.pt") as saved, zipfile.ZipFile(name, "w", compression) as packed:
+        storages = [value.untyped_storage().clone() for value in values.values()]
+        for entry in saved.namelist():
+            content = saved.read(entry)
+            if big_endian and entry.endswith("byteorder"):
+                content = b"big"
+            elif big_endian and "/data/" in entry:
+                number = int(entry.rsplit("/", 1)[1])
+                storages[number].byteswap(list(values.values())[number].dtype)
+                content = bytes(storages[number].tolist())
+            packed.writestr(entry, content)
+    Path("packed.pt").unlink()
+    loaded = torch.load(name)
+    assert all(torch.equal(loaded[key], value) for key, value in values.items())
+
+
+packed = {
+    "float32": torch.arange(40_000, dtype=torch.float32) % 7,
+    "int16": torch.arange(3, dtype=torch.int16),
+    "complex": torch.tensor([1 + 2j, 3 - 4j], dtype=torch.complex64),
+    "int64": torch.tensor([-2, 2**40]),
+    "bool": torch.tensor([True, False, True]),
+}
+pack("compressed.pt", packed, zipfile.ZIP_DEFLATED)
+packed["float32"] = packed["float32"][:3].clone()
+pack("big-endian.pt", packed, zipfile.ZIP_STORED, big_endian=True)

@@ -3,20 +3,23 @@ package io.remora.models;
 
 import static io.remora.models.ModelFileException.quoted;
 
+import io.remora.models.StorageKey.Deflated;
 import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
 import java.util.HashMap;
 import java.util.Map;
+import java.util.Optional;
 import java.util.Set;
 import java.util.zip.CRC32;
 
 /**
- * A zip archive whose entries are stored as they are, so that they can be mapped: where each lies
- * in the file. With zip64, which PyTorch always writes.
+ * A zip archive: where each of its entries lies in the file, stored as it is, as PyTorch writes
+ * them, or deflated, as other programs may have packed it again. With zip64, which PyTorch always
+ * writes.
  */
-final class StoredZip {
+final class ZipArchive {
   private static final int END = 0x06054b50;
-  private static final int END_BYTES = 22;
+  static final int END_BYTES = 22;
   private static final int ZIP64_LOCATOR = 0x07064b50;
   private static final int ZIP64_LOCATOR_BYTES = 20;
   private static final int ZIP64_END = 0x06064b50;
@@ -30,25 +33,31 @@ final class StoredZip {
   private static final int MAX_COMMENT = 0xffff;
   private static final int MAX_DIRECTORY_BYTES = 64 << 20;
   private static final int ENCRYPTED = 1;
+  private static final int STORED = 0;
+  private static final int DEFLATED = 8;
 
   /**
    * An entry as the directory has it.
    *
-   * @param method 0 for stored
+   * @param method STORED or DEFLATED
    * @param bytes in the archive
    */
   private record Entry(
       int flags, int method, long crc, long bytes, long uncompressed, long header) {}
 
-  /** Where an entry's bytes lie. */
-  record Place(long offset, long bytes) {}
+  /**
+   * Where an entry's bytes lie.
+   *
+   * @param bytes how many they are when they are inflated
+   */
+  record Place(long offset, long bytes, Optional<Deflated> deflated) {}
 
   private final FileInput input;
   private final Map<String, Entry> entries = new HashMap<>();
   private final long directoryOffset;
 
   /** Reads the directory; the file must stay open while entries are asked for. */
-  StoredZip(FileInput input) {
+  ZipArchive(FileInput input) {
     this.input = input;
     int tailBytes = (int) Math.min(input.size(), END_BYTES + MAX_COMMENT);
     ByteBuffer tail = input.read(input.size() - tailBytes, tailBytes);
@@ -87,18 +96,23 @@ final class StoredZip {
     if (entry == null) {
       throw input.error("its record " + quoted(name) + " is missing");
     }
-    if (entry.method != 0 || (entry.flags & ENCRYPTED) != 0) {
+    if ((entry.flags & ENCRYPTED) != 0 || (entry.method != STORED && entry.method != DEFLATED)) {
       throw input.error(
-          "its record %s is compressed or encrypted, so that it cannot be mapped: save it with torch.save, which does neither"
+          "its record %s is encrypted, or compressed by a method other than deflate: save it with torch.save"
               .formatted(quoted(name)));
     }
-    if (entry.bytes != entry.uncompressed) {
-      throw input.error("its record " + quoted(name) + " has two sizes");
+    boolean deflated = entry.method == DEFLATED;
+    if (entry.bytes < 0
+        || entry.uncompressed < 0
+        || (deflated
+            ? entry.uncompressed / Inflation.MAX_RATIO > entry.bytes
+            : entry.uncompressed != entry.bytes)) {
+      throw input.error("its record " + quoted(name) + " has two sizes that do not go together");
     }
     ByteBuffer local = read(entry.header, LOCAL_BYTES, LOCAL, "the record " + quoted(name));
     int nameBytes = local.getShort(26) & 0xffff;
     long offset = entry.header + LOCAL_BYTES + nameBytes + (local.getShort(28) & 0xffff);
-    if (entry.bytes < 0 || offset > directoryOffset || entry.bytes > directoryOffset - offset) {
+    if (offset > directoryOffset || entry.bytes > directoryOffset - offset) {
       throw input.error("its record " + quoted(name) + " does not lie within it");
     }
     String localName = text(input.read(entry.header + LOCAL_BYTES, nameBytes), 0, nameBytes);
@@ -106,7 +120,10 @@ final class StoredZip {
       throw input.error(
           "its record %s is called %s at its place".formatted(quoted(name), quoted(localName)));
     }
-    return new Place(offset, entry.bytes);
+    return new Place(
+        offset,
+        entry.uncompressed,
+        deflated ? Optional.of(new Deflated(entry.bytes, entry.crc)) : Optional.empty());
   }
 
   /** A small entry's bytes, their checksum checked. */
@@ -116,6 +133,17 @@ final class StoredZip {
       throw input.error(
           "its record %s has %d bytes, more than the %d allowed"
               .formatted(quoted(name), place.bytes, atMost));
+    }
+    if (place.deflated.isPresent()) {
+      ByteBuffer inflated = ByteBuffer.allocate((int) place.bytes);
+      Inflation.inflate(
+          input,
+          place.offset,
+          place.deflated.get(),
+          place.bytes,
+          "its record " + quoted(name),
+          inflated::put);
+      return inflated.array();
     }
     byte[] bytes = input.read(place.offset, (int) place.bytes).array();
     CRC32 crc = new CRC32();
