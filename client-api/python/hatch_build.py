@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,17 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 _LIBRARY = "runtime/src/main/resources/io/remora/runtime/native/linux-x86_64/libremora.so"
 _SOURCES = "runtime/src/main/cpp"
+
+
+def _prebuilt_libraries(root: Path, repository: Path) -> dict[str, Path]:
+    """Those of today's sources. The package's module is loaded alone: the package wants torch."""
+    spec = importlib.util.spec_from_file_location("prebuilt", root / "src/remora/_prebuilt.py")
+    if spec is None or spec.loader is None:
+        raise FileNotFoundError("src/remora/_prebuilt.py")
+    prebuilt = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(prebuilt)
+    libraries: dict[str, Path] = prebuilt.prebuilt_libraries(repository / "runtime" / "src")
+    return libraries
 
 
 class NativeCoreHook(BuildHookInterface):  # type: ignore[type-arg]
@@ -26,6 +38,8 @@ class NativeCoreHook(BuildHookInterface):  # type: ignore[type-arg]
             return  # a source distribution: the files are in their place
         if version != "editable":  # used in place, the package finds both in the repository
             include[str(repository / _LIBRARY)] = f"{prefix}/_lib/libremora.so"
+            for torch, library in _prebuilt_libraries(root, repository).items():
+                include[str(library)] = f"{prefix}/_lib/torch-{torch}/libremora.so"
             for pattern in ("*.cpp", "*.h"):
                 for source in sorted((repository / _SOURCES).glob(pattern)):
                     include[str(source)] = f"{prefix}/_cpp/{source.name}"

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import remora
-from remora import _build
+from remora import _build, _prebuilt
 from remora._native import core
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -45,11 +45,11 @@ def test_the_core_is_for_this_torch():
 def run_build(environment: dict[str, str], text: str = "") -> subprocess.CompletedProcess[str]:
     """Looks for a core as a program with another torch would."""
     program = f"""
-        import importlib.util, sys
-        spec = importlib.util.spec_from_file_location("build", {str(_build.__file__)!r})
-        build = importlib.util.module_from_spec(spec)
-        sys.modules["build"] = build
-        spec.loader.exec_module(build)
+        import sys, types
+        package = types.ModuleType("remora")  # its __init__ would load the core
+        package.__path__ = [{str(Path(_build.__file__).parent)!r}]
+        sys.modules["remora"] = package
+        import remora._build as build
         build.SHIPPED_TORCH = "1.0.0"
         {text}
         print(build.find_library())
@@ -81,9 +81,58 @@ def test_a_compiler_that_fails_is_shown(tmp_path):
     assert "building the native core" in result.stderr
 
 
-def test_an_old_torch_is_refused(tmp_path):
-    result = run_build({"REMORA_CACHE": str(tmp_path)}, 'build.torch.__version__ = "2.5.1"')
-    assert "needs torch 2.6 or newer" in result.stderr
+@pytest.mark.parametrize("version", ["2.5.1", "2.16.0+cpu", "3.0.0"])
+def test_a_torch_that_is_not_supported_is_refused_in_one_line_and_at_once(tmp_path, version):
+    result = run_build(
+        {"REMORA_CACHE": str(tmp_path), "CXX": "no-such-compiler"},
+        f"build.torch.__version__ = {version!r}",
+    )
+    last = result.stderr.splitlines()[-1]
+    assert "NativeCoreError: Remora works with torch 2.6 to 2.15, and this is torch" in last
+    assert version.split("+")[0] in last
+    assert "pip install 'torch>=2.6,<2.16'" in last
+
+
+def test_the_package_requires_the_versions_that_it_supports():
+    if not (PACKAGE / "pyproject.toml").is_file():
+        pytest.skip("not in a checkout")
+    (major, oldest), (_, newest) = _build.OLDEST_TORCH, _build.NEWEST_TORCH
+    wanted = f'"torch>={major}.{oldest},<{major}.{newest + 1}"'
+    assert wanted in (PACKAGE / "pyproject.toml").read_text()
+
+
+def test_prebuilt_cores_are_of_todays_sources(tmp_path):
+    sources = PACKAGE.parent.parent / "runtime" / "src"
+    if not sources.is_dir():
+        pytest.skip("not in a checkout")
+    assert _prebuilt.source_hash(sources / "main") in core.source_hash().decode(), (
+        "the sum is not that of runtime/build-native, or the core is older than its sources"
+    )
+    built = _prebuilt.prebuilt_libraries(sources, current=False)
+    if not built:
+        pytest.skip("none is there: runtime/build-native --python builds them")
+    assert _prebuilt.prebuilt_libraries(sources) == built, (
+        "the native sources have changed: run runtime/build-native --python"
+    )
+
+
+def test_a_prebuilt_core_is_used_only_while_it_is_current(tmp_path):
+    main = tmp_path / "runtime" / "src" / "main"
+    (main / "cpp").mkdir(parents=True)
+    (main / "java/io/remora/runtime/internal").mkdir(parents=True)
+    for name in (
+        "cpp/CMakeLists.txt",
+        "cpp/a.cpp",
+        "java/io/remora/runtime/internal/NativeCore.java",
+    ):
+        (main / name).write_text(name)
+    version = _prebuilt.PREBUILT_TORCH[-1]
+    library = tmp_path / "client-api" / "python" / "native" / f"torch-{version}" / "libremora.so"
+    library.parent.mkdir(parents=True)
+    library.write_bytes(b"\x7fELF" + _prebuilt.source_hash(main).encode() + b"\0")
+    assert _prebuilt.prebuilt_libraries(main.parent) == {version: library}
+    (main / "cpp/a.cpp").write_text("changed")
+    assert _prebuilt.prebuilt_libraries(main.parent) == {}
 
 
 def test_a_named_library_that_is_not_there_is_an_error():

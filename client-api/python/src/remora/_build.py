@@ -18,9 +18,15 @@ from pathlib import Path
 
 import torch
 
+from ._prebuilt import prebuilt_libraries
+
 # The version of torch that the shipped library was built for.
 SHIPPED_TORCH = "2.10.0"
+# Minor versions, as pyproject.toml has them.
 OLDEST_TORCH = (2, 6)
+NEWEST_TORCH = (2, 15)
+# The first whose headers want C++20; older ones are C++17.
+_FIRST_WITH_CXX20 = (2, 14)
 LIBRARY = "libremora.so"
 _LINKED = ("-Wl,-soname,libremora.so", "-Wl,--as-needed", "-lc10", "-ltorch_cpu", "-ldl")
 
@@ -46,15 +52,24 @@ def find_library() -> Path:
     if sys.platform != "linux":
         raise NativeCoreError(f"Remora runs on Linux, not on {sys.platform}")
     version = torch.__version__.split("+")[0]
-    if version == SHIPPED_TORCH and platform.machine() == "x86_64":
-        shipped = _shipped_library()
+    if not OLDEST_TORCH <= _minor(version) <= NEWEST_TORCH:
+        oldest, newest, behind = (
+            f"{major}.{minor}"
+            for major, minor in (OLDEST_TORCH, NEWEST_TORCH, (NEWEST_TORCH[0], NEWEST_TORCH[1] + 1))
+        )
+        raise NativeCoreError(
+            f"Remora works with torch {oldest} to {newest}, and this is torch {version}: "
+            f"pip install 'torch>={oldest},<{behind}'"
+        )
+    if platform.machine() == "x86_64":
+        shipped = _shipped_library() if version == SHIPPED_TORCH else _prebuilt_library(version)
         if shipped is not None:
             return shipped
-    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_TORCH:
-        raise NativeCoreError(
-            f"Remora needs torch {'.'.join(map(str, OLDEST_TORCH))} or newer; this is {version}"
-        )
     return _built_library(version)
+
+
+def _minor(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2])
 
 
 def _shipped_library() -> Path | None:
@@ -63,6 +78,14 @@ def _shipped_library() -> Path | None:
         return in_wheel
     in_checkout = _checkout() / "main/resources/io/remora/runtime/native/linux-x86_64" / LIBRARY
     return in_checkout if in_checkout.is_file() else None
+
+
+def _prebuilt_library(version: str) -> Path | None:
+    """The library for another version that comes with the package, or, in a checkout, fits its sources."""
+    in_wheel = _PACKAGE / "_lib" / f"torch-{version}" / LIBRARY
+    if in_wheel.is_file():
+        return in_wheel
+    return prebuilt_libraries(_checkout()).get(version)
 
 
 def source_folder() -> Path:
@@ -129,11 +152,15 @@ def _compiler() -> str:
     if found is None:
         raise NativeCoreError(
             f"Remora ships its native core for torch {SHIPPED_TORCH} on x86_64. For torch {torch.__version__} on "
-            f"{platform.machine()} it is built on first import, which needs a C++17 compiler, and there is no "
+            f"{platform.machine()} it is built on first import, which needs a {_standard()} compiler, and there is no "
             f"'{wanted}'.\nInstall one (Debian, Ubuntu: apt-get install g++), set CXX to yours, or install "
             f"torch=={SHIPPED_TORCH}."
         )
     return wanted
+
+
+def _standard() -> str:
+    return "C++20" if _minor(torch.__version__) >= _FIRST_WITH_CXX20 else "C++17"
 
 
 def _build(sources: list[Path], target: Path, digest: str) -> None:
@@ -141,7 +168,7 @@ def _build(sources: list[Path], target: Path, digest: str) -> None:
 
     compiler = _compiler().split()
     flags = [
-        "-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-w",
+        f"-std={_standard().lower()}", "-O2", "-fPIC", "-fvisibility=hidden", "-w",
         f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}",
         f'-DREMORA_SOURCE_HASH="{digest}"',
         f"-ffile-prefix-map={sources[0].parent}/=",

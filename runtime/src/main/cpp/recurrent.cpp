@@ -5,7 +5,6 @@
 // one small multiplication a step; here they are the CPU's: one multiplication for all steps of a layer's input, oneDNN
 // for a float LSTM. On CUDA nodes libtorch's own way is taken, with cells made of plain operators.
 #include <ATen/ATen.h>
-#include <ATen/cpu/Utils.h>
 #include <ATen/native/RNN.h>
 #include <ATen/ops/gru_cell_native.h>
 #include <ATen/ops/gru_native.h>
@@ -273,13 +272,23 @@ void check_lstm_states(TensorList hx, const Settings& settings) {
   }
 }
 
+// As at::cpu::is_avx512_supported of libtorch 2.10 and older; newer ones do not have it.
+bool has_avx512() {
+#ifdef __x86_64__
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
+#else
+  return false;
+#endif
+}
+
 // Whether the CPU's libtorch takes an LSTM to oneDNN.
 bool uses_onednn(const Tensor& input) {
   if (!at::globalContext().userEnabledMkldnn() || !at::globalContext().hasMKLDNN() || input.sym_numel() == 0) {
     return false;
   }
   auto dtype = input.scalar_type();
-  return dtype == at::kFloat || (dtype == at::kBFloat16 && at::cpu::is_avx512_supported());
+  return dtype == at::kFloat || (dtype == at::kBFloat16 && has_avx512());
 }
 
 constexpr int64_t kOneDnnLstm = 2;  // ideep::rnn_kind::LSTM

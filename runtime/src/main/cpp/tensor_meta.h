@@ -91,7 +91,8 @@ inline std::string describe(c10::ScalarType dtype, c10::IntArrayRef sizes, c10::
     return text + "]";
   };
   auto [name, legacy] = c10::getDtypeNames(dtype);
-  std::string text = name + list(sizes);
+  std::string text(name);  // libtorch 2.13 and newer: a string_view
+  text += list(sizes);
   if (!strides_are_contiguous(sizes, strides)) {
     text += " strides " + list(strides);
   }

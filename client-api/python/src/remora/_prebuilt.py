@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Native cores built ahead for other versions of torch than the shipped one's.
+
+Imports no torch: the wheel's build uses it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+# What runtime/build-native --python builds for.
+PREBUILT_TORCH = ("2.14.1", "2.15.0")
+
+
+def prebuilt_libraries(sources: Path, *, current: bool = True) -> dict[str, Path]:
+    """The libraries that runtime/build-native --python has built, by the version of torch.
+
+    Args:
+        sources: the folder runtime/src of the repository.
+        current: only those that were built from the sources as they are.
+
+    """
+    if len(sources.parents) < 2:
+        return {}
+    folder = sources.parents[1] / "client-api" / "python" / "native"
+    found = {version: folder / f"torch-{version}" / "libremora.so" for version in PREBUILT_TORCH}
+    found = {version: library for version, library in found.items() if library.is_file()}
+    if current and found:
+        wanted = source_hash(sources / "main").encode()
+        found = {v: library for v, library in found.items() if wanted in library.read_bytes()}
+    return found
+
+
+def source_hash(main: Path) -> str:
+    """The sum that runtime/build-native puts into a library."""
+    names = ["cpp/CMakeLists.txt", "java/io/remora/runtime/internal/NativeCore.java"]
+    for pattern in ("*.cpp", "*.h"):
+        names += [f"cpp/{source.name}" for source in (main / "cpp").glob(pattern)]
+    lines = (
+        f"{hashlib.sha256((main / name).read_bytes()).hexdigest()}  {name}\n"
+        for name in sorted(names)
+    )
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
