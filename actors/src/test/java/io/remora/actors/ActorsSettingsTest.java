@@ -42,6 +42,8 @@ class ActorsSettingsTest {
             .getConfig("remora")
             .withoutPath("cluster.embedded")
             .withoutPath("cluster.member")
+            // Read by that provider, whose test is with the nodes.
+            .withoutPath("provider.address")
             .entrySet()
             .stream()
             .map(entry -> "remora." + entry.getKey())

@@ -153,7 +153,7 @@ class RemoraClusterTest {
                       .toCompletableFuture()
                       .get(LIMIT.toSeconds(), TimeUnit.SECONDS))
           .hasCauseExactlyInstanceOf(ProviderException.class)
-          .hasMessageContaining("found on the class path: cluster, test");
+          .hasMessageContaining("found on the class path: address, cluster, test");
     }
   }
 

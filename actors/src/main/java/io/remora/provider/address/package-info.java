@@ -1,0 +1,3 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+/** The provider {@code address}: machines on nodes that somebody has started by hand. */
+package io.remora.provider.address;
