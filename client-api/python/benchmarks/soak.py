@@ -1,0 +1,356 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Uses one session for a long time, and finds what grows.
+
+    python benchmarks/soak.py [--minutes M] [--csv FILE] [--seed N]
+
+Rounds of work take turns: training with changing shapes, events, generators, functions, models that the node loads
+and saves, transfers, operations that fail, and pauses. Once a minute everything that a round has made is dropped,
+and what is left is measured: the processes (program, gateway, node, the node's worker), and what each of them keeps
+for the session. At the end every figure must be what it was at the end of the first minute, within its tolerance; else
+a table says what grew, and the exit status is 1.
+
+A pause ends the node, and the next one is young: pauses stop at half time, and the node's figures are compared
+with those of the same node's first minute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gc
+import logging
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import remora
+
+MIB = 1024 * 1024
+# Figures of a process: how much more than in its first minute is still the same. What allocators keep, and code that is
+# compiled later, is memory too; a heap is measured after a collection.
+TOLERANCES: dict[str, Callable[[float], float]] = {
+    "rss": lambda first: max(64 * MIB, 0.15 * first),
+    "heap": lambda first: max(8 * MIB, 0.1 * first),
+    "threads": lambda first: 4,
+    "files": lambda first: 8,
+}
+# Figures of `machine.stats()` that say what is kept now; they have no tolerance.
+KEPT = (
+    "storages",
+    "events",
+    "generators",
+    "answers.kept",
+    "sessions",
+    "machine.storages",
+    "storages.realized",
+    "storages.lazy",
+    "storages.offloaded",
+    "storage.actors",
+    "storage.bytes",
+    "batches.waiting",
+    "batches.waiting.bytes",
+    "batches.in.flight",
+    "in.flight.bytes",
+    "unreceived.bytes",
+)
+
+
+class Soak:
+    """The rounds, on one machine."""
+
+    def __init__(self, machine: remora.RemoteMachine, folder: Path, seed: int) -> None:
+        self.machine, self.device, self.folder = machine, machine.device(), folder
+        self.random = random.Random(seed)
+        self.batch = 0
+        # What lives as long as the session does.
+        self.model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 4)).to(self.device)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-3)
+
+    def train(self) -> None:
+        """A model of its own with shapes of its own, and some steps of the long-lived one."""
+        width = self.random.randrange(8, 72, 8)
+        rows = self.random.randrange(4, 36, 4)
+        model = nn.Sequential(nn.Linear(32, width), nn.GELU(), nn.Dropout(0.1), nn.Linear(width, 4))
+        model.to(self.device)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        for one, its in ((model, optimizer), (self.model, self.optimizer)):
+            for _ in range(20):
+                x = torch.randn(rows, 32, device=self.device)
+                y = torch.randint(0, 4, (rows,)).to(self.device)
+                loss = nn.functional.cross_entropy(one(x), y)
+                its.zero_grad()
+                loss.backward()
+                its.step()
+            check(loss.isfinite().item(), "a loss is not finite")
+
+    def events(self) -> None:
+        """Events that are recorded, waited for, and dropped."""
+        previous = None
+        for _ in range(500):
+            event = torch.Event(self.device, enable_timing=True)
+            event.record()
+            if previous is not None:
+                event.synchronize()
+                check(previous.elapsed_time(event) >= 0, "time ran backwards")
+            previous = event if self.random.random() < 0.02 else None
+
+    def generators(self) -> None:
+        """Generators that draw once, and are dropped."""
+        for seed in range(200):
+            generator = torch.Generator(self.device).manual_seed(seed)
+            value = torch.rand(3, device=self.device, generator=generator)
+        check(value.max().item() < 1, "a number of rand is 1")
+
+    def functions(self) -> None:
+        """Functions on the node: one that writes and returns, one that raises."""
+        x = torch.ones(self.random.randrange(1, 64), 8, device=self.device)
+        result = add_and_sum(x, 2.0)
+        check(result["sum"].item() == x.sum().item(), "a function computes with another value")
+        try:
+            raise_it(x)
+        except KeyError:
+            return
+        raise AssertionError("a function's error was lost")
+
+    def models(self) -> None:
+        """A model that is saved by the node, loaded by it, and dropped."""
+        path = self.folder / f"model-{self.random.randrange(4)}.safetensors"
+        weights = {"a": torch.randn(64, self.random.randrange(1, 256), device=self.device)}
+        self.machine.save(weights, path, where="node")
+        loaded = remora.load_huggingface_state_dicts(path, self.device)[""]
+        check(torch.equal(loaded["a"], weights["a"]), "a model has changed on its way")
+
+    def transfers(self) -> None:
+        """Values up and down, some of them large."""
+        for size in (10, 100_000, self.random.randrange(1, 4_000_000)):
+            x = torch.arange(size)
+            check(torch.equal(x.to(self.device).cpu(), x), "a value has changed on its way")
+
+    def failures(self) -> None:
+        """Operations that fail on the node."""
+        x = torch.ones(4, device=self.device)
+        index = torch.tensor([self.random.randrange(4, 9)], device=self.device)
+        try:
+            (x[index] + 1).cpu()
+        except (remora.RemoteOperationException, IndexError):
+            return
+        raise AssertionError("an index out of range was accepted")
+
+    def pause(self) -> None:
+        """The node ends, and the next operation starts another."""
+        weight = next(self.model.parameters())
+        before = weight.cpu()
+        self.machine.pause()
+        check(torch.equal(weight.cpu(), before), "a pause has changed a weight")
+
+
+@remora.remote
+def add_and_sum(x: torch.Tensor, more: float) -> dict[str, torch.Tensor]:
+    """Writes in place and returns a new tensor."""
+    x += more
+    return {"sum": x.sum()}
+
+
+@remora.remote
+def raise_it(x: torch.Tensor) -> None:
+    """Raises."""
+    raise KeyError(x.shape)
+
+
+def check(right: object, wrong: str) -> None:
+    """Ends the run where a result is wrong."""
+    if not right:
+        raise AssertionError(wrong)
+
+
+# ---------------------------------------------------------------- what is measured
+
+
+def children() -> dict[str, int]:
+    """The processes of the run, this one among them, by what they are."""
+    parents: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            parents.setdefault(parent, []).append(int(entry.name))
+    found = {"program": os.getpid()}
+    above = [os.getpid()]
+    for what, of in (("gateway", "java"), ("node", "java"), ("worker", "python")):
+        above = [c for p in above for c in parents.get(p, []) if of in command(c)]
+        if above:
+            found[what] = above[0]
+    return found
+
+
+def command(process: int) -> str:
+    """The program's name that a process runs."""
+    try:
+        return Path(f"/proc/{process}/exe").readlink().name
+    except OSError:
+        return ""
+
+
+def of_process(what: str, process: int) -> dict[str, float]:
+    """Memory, threads and open files of a process, and a JVM's heap after a collection."""
+    result: dict[str, float] = {}
+    if what in ("gateway", "node") and shutil.which("jcmd"):
+        jcmd(process, "GC.run")
+        pieces = re.findall(r"total (\d+)K, used (\d+)K", jcmd(process, "GC.heap_info"))
+        result["heap"] = sum(int(used) for _, used in pieces) * 1024
+    status = Path(f"/proc/{process}/status").read_text()
+    result["rss"] = int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) * 1024
+    result["threads"] = int(re.findall(r"Threads:\s+(\d+)", status)[0])
+    result["files"] = len(list(Path(f"/proc/{process}/fd").iterdir()))
+    return result
+
+
+def jcmd(process: int, order: str) -> str:
+    """What a JVM answers."""
+    return subprocess.run(
+        ["jcmd", str(process), order], capture_output=True, text=True, timeout=60, check=True
+    ).stdout
+
+
+def sample(machine: remora.RemoteMachine) -> dict[str, float]:
+    """Everything that is measured, once all that was recorded is done and all that was dropped is freed."""
+    gc.collect()
+    machine.synchronize()
+    machine.synchronize()  # what was freed meanwhile
+    result: dict[str, float] = {}
+    for what, process in children().items():
+        result[f"{what}.process"] = process
+        result.update({f"{what}.{k}": v for k, v in of_process(what, process).items()})
+    stats = machine.stats()
+    result.update({name: stats[name] for name in KEPT if name in stats})
+    return result
+
+
+def grown(first: dict[str, float], last: dict[str, float]) -> list[tuple[str, float, float, float]]:
+    """Figures that are more than they were: name, first, last, tolerance."""
+    rows = []
+    for name, value in last.items():
+        kind = name.rpartition(".")[2]
+        if name not in first or (kind not in TOLERANCES and name not in KEPT):
+            continue
+        tolerance = TOLERANCES[kind](first[name]) if kind in TOLERANCES else 0.0
+        if value > first[name] + tolerance:
+            rows.append((name, first[name], value, tolerance))
+    return rows
+
+
+def shown(name: str, value: float) -> str:
+    """A figure with its unit."""
+    if name.rpartition(".")[2] in ("rss", "heap", "bytes"):
+        return f"{value / MIB:.1f} MiB"
+    return f"{value:g}"
+
+
+def main() -> int:
+    """Parses the command line and soaks."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=20, help="how long; default 20, at least 2"
+    )
+    parser.add_argument("--csv", type=Path, help="a file for the figures of each minute")
+    parser.add_argument("--seed", type=int, default=1, help="of the choices; default 1")
+    options = parser.parse_args()
+    if options.minutes < 2:
+        parser.error(
+            "--minutes: at least 2, since the first minute is what the last is compared with"
+        )
+    logging.getLogger("remora").setLevel(logging.ERROR)  # operations fail on purpose
+    with tempfile.TemporaryDirectory() as folder:
+        given = os.environ.get("REMORA_GATEWAY_JVM_OPTIONS", "")
+        allowed = [
+            f"-Dremora.node.models.{d}.0={folder}" for d in ("directories", "save-directories")
+        ]
+        os.environ["REMORA_GATEWAY_JVM_OPTIONS"] = " ".join([given, *allowed])
+        with remora.RemoteMachine("mock") as machine:
+            samples = soak(Soak(machine, Path(folder), options.seed), options.minutes)
+    if options.csv:
+        write(options.csv, samples)
+    return report(samples)
+
+
+def soak(work: Soak, minutes: float) -> list[dict[str, Any]]:
+    """Rounds until the time is over, and a sample at the end of each minute."""
+    rounds = [work.train, work.events, work.generators, work.functions, work.models]
+    rounds += [work.transfers, work.failures]
+    begin = time.monotonic()
+    samples: list[dict[str, Any]] = []
+    counts = dict.fromkeys([f"rounds.{one.__name__}" for one in (*rounds, work.pause)], 0)
+    while len(samples) < minutes:
+        until = begin + 60 * min(len(samples) + 1, minutes)
+        while time.monotonic() < until:
+            for one in rounds:
+                one()
+                counts[f"rounds.{one.__name__}"] += 1
+        figures = {"minute": len(samples) + 1, **counts, **sample(work.machine)}
+        samples.append(figures)
+        print(
+            f"{len(samples):3d} min: "
+            + ", ".join(
+                f"{what} {shown('rss', figures[f'{what}.rss'])}"
+                for what in ("program", "gateway", "node", "worker")
+                if f"{what}.rss" in figures
+            )
+            + f"; storages {figures['storages']:g}; rounds {counts['rounds.train']}",
+            flush=True,
+        )
+        if len(samples) <= minutes / 2 - 1:
+            work.pause()
+            counts["rounds.pause"] += 1
+    return samples
+
+
+def report(samples: list[dict[str, Any]]) -> int:
+    """Prints the first and the last minute beside each other, and what grew."""
+    last = samples[-1]
+    first = dict(samples[0])
+    # The node and its worker as they were in the last node's own first minute.
+    node = next(s for s in samples if s.get("node.process") == last.get("node.process"))
+    first.update({k: v for k, v in node.items() if k.startswith(("node.", "worker."))})
+    rows = grown(first, last)
+    bad = {row[0] for row in rows}
+    print(f"\n{'figure':28} {'first minute':>16} {'last minute':>16}")
+    for name, value in last.items():
+        if name in KEPT or name.rpartition(".")[2] in TOLERANCES:
+            before = shown(name, first[name]) if name in first else "-"
+            mark = "  GREW" if name in bad else ""
+            print(f"{name:28} {before:>16} {shown(name, value):>16}{mark}")
+    rounds = {k.partition(".")[2]: v for k, v in last.items() if k.startswith("rounds.")}
+    print("\nrounds: " + ", ".join(f"{k} {v}" for k, v in rounds.items()))
+    for name, was, now, tolerance in rows:
+        print(
+            f"{name} grew from {shown(name, was)} to {shown(name, now)}, tolerated: {shown(name, tolerance)}"
+        )
+    return 1 if rows else 0
+
+
+def write(path: Path, samples: list[dict[str, Any]]) -> None:
+    """One line for each minute."""
+    names = list(dict.fromkeys(name for s in samples for name in s))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(samples)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
