@@ -50,6 +50,9 @@ class SmallGateway:
         """Frames of `piece` bytes; `window` bytes of batches are taken at a time."""
         self.piece, self.window, self.pings = piece, window, pings
         self.answered_pings = 0
+        self.swallows = False  # what would be sent, although the connection stays
+        self.connections = 0
+        self.pings_received = 0
         self.mangle = lambda data: data
         self.goodbyes = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -86,6 +89,8 @@ class SmallGateway:
         with contextlib.suppress(OSError):
             while True:
                 self._client = self._listener.accept()[0]
+                self.connections += 1
+                self.swallows = False
                 with contextlib.suppress(OSError, AssertionError), self._client:
                     self._session(self._client)
 
@@ -153,7 +158,8 @@ class SmallGateway:
 
     def _send(self, data: bytes) -> None:
         assert self._client is not None
-        self._client.sendall(data)
+        if not self.swallows:
+            self._client.sendall(data)
 
     # ------------------------------------------------------------ what comes
 
@@ -168,6 +174,9 @@ class SmallGateway:
             assert size <= 1 << 14
             if kind == PING and flags & ACK:
                 self.answered_pings += payload == b"12345678"
+            elif kind == PING:
+                self.pings_received += 1
+                self._send(frame(PING, ACK, 0, payload))
             elif kind == DATA:
                 used += size
                 assert used <= max(self.window, room), "more was sent than there was room for"

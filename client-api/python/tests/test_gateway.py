@@ -108,6 +108,35 @@ def test_a_machine_of_a_running_gateway(gateway):
         assert torch.ones(4, device=machine.device()).sum().item() == 4
 
 
+@pytest.mark.parametrize("transport", ["direct", "grpc"])
+def test_a_machine_whose_time_is_over_is_paused_and_keeps_its_tensors(
+    gateway, monkeypatch, transport, caplog
+):
+    monkeypatch.setenv("REMORA_TRANSPORT", transport)
+    with connect(gateway, timeout=1.5) as machine:
+        x = torch.zeros(3, device=machine.device())
+        steps = 0
+
+        def train() -> None:
+            nonlocal steps
+            while True:
+                steps += 1
+                x.add_(1)
+                x.sum().item()
+
+        for _ in range(2):
+            with pytest.raises(exceptions.MachineStateException, match="has run for 1500 ms"):
+                train()
+            assert machine.state == "PAUSED"
+            with pytest.raises(exceptions.MachineStateException, match="timeout of its opening"):
+                x.cpu()
+            with pytest.raises(exceptions.MachineStateException, match="resume"):
+                connect(gateway, machine=machine.name).start()
+            machine.resume()
+            assert x.tolist() == [steps] * 3
+    assert "is paused in 150 ms" in caplog.text
+
+
 def test_without_a_machine_connect_says_what_to_give(gateway):
     with pytest.raises(ValueError, match="0 machines"):
         remora.RemoteMachine.connect(gateway.address, token=gateway.token)

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
+import re
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -30,6 +33,22 @@ pytestmark = pytest.mark.fast
 def test_arguments_out_of_range_are_refused(arguments):
     with pytest.raises(ValueError, match="must"):
         remora.RemoteMachine(**arguments)
+
+
+@pytest.mark.critical
+def test_gpu_types_are_those_that_providers_know():
+    source = Path(__file__).parents[3] / "actors/src/main/java/io/remora/provider/GpuType.java"
+    names = re.findall(r'^  \w+\("(.+)"\)[,;]$', source.read_text(), re.MULTILINE)
+    assert tuple(names) == remora.GPU_TYPES
+    remora.RemoteMachine("mock", "a100_40gb")
+    with pytest.raises(ValueError, match="no GPU type 'INVALID_GPU'; there are T4, L4, .*B200"):
+        remora.RemoteMachine("mock", "INVALID_GPU")
+
+
+@pytest.mark.critical
+def test_nothing_limits_a_machine_s_or_a_function_s_life_unless_asked_for():
+    for function in (remora.RemoteMachine, remora.RemoteMachine.connect, remora.remote):
+        assert inspect.signature(function).parameters["timeout"].default is None
 
 
 @pytest.mark.critical

@@ -74,6 +74,29 @@ def test_frames_may_be_cut_anywhere_and_room_may_be_small(opened, piece, window,
     assert gateway.goodbyes == 1
 
 
+def test_a_connection_that_is_dead_without_a_word_is_taken_up_again(opened, monkeypatch):
+    monkeypatch.setenv("REMORA_PING_INTERVAL", "0.05")
+    gateway = SmallGateway()
+    session = opened(gateway)
+    x = torch.zeros(5, device=session.device(0))
+    for step in range(3):
+        gateway.swallows = True
+        x += 1
+        assert x.sum().item() == 5 * (step + 1)
+        assert gateway.connections == step + 2
+
+
+def test_a_quiet_connection_is_asked_whether_it_lives(opened, monkeypatch):
+    monkeypatch.setenv("REMORA_PING_INTERVAL", "0.02")
+    gateway = SmallGateway()
+    opened(gateway)
+    deadline = time.monotonic() + 10
+    while gateway.pings_received < 10 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert gateway.pings_received >= 10
+    assert gateway.connections == 1
+
+
 def test_large_values_come_in_many_frames(opened):
     session = opened(SmallGateway(piece=(1 << 14) - 1))
     x = torch.randn(1_000_000)

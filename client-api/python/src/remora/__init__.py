@@ -57,6 +57,7 @@ from .exceptions import (  # noqa: E402
 )
 from .functions import RemoteFunction, remote  # noqa: E402
 from .machine import (  # noqa: E402
+    GPU_TYPES,
     DeviceInfo,
     RemoteMachine,
     StorageInfo,
@@ -72,6 +73,7 @@ from .models import LoadProgress, load_huggingface_state_dicts  # noqa: E402
 __version__ = "0.1.0"
 
 __all__ = [
+    "GPU_TYPES",
     "AuthenticationException",
     "CorruptDownloadException",
     "CrossMachineException",

@@ -83,6 +83,7 @@ class Session:
                 settings.max_in_flight_bytes,
                 _UNRECEIVED_BYTES,
                 int(settings.read_timeout_seconds * 1000),
+                int(settings.ping_seconds * 1000),
             )
         )
         core.machine_set_cuda(handle, int(cuda))
@@ -176,7 +177,7 @@ class Session:
             pass
 
     def log_failures(self) -> None:
-        """Logs the operations that have failed since the last time."""
+        """Logs the operations that have failed since the last time, and what the gateway wants to be known."""
         while (text := text_of(core.session_next_failure, self.handle)) is not None:
             log.warning("Machine '%s': %s", self.machine_name, text.partition(": ")[2] or text)
 
@@ -403,6 +404,7 @@ class GatewaySession(Session):
                 ),
                 welcome.max_unreceived_bytes or _UNRECEIVED_BYTES,
                 int(settings.read_timeout_seconds * 1000),
+                int(settings.ping_seconds * 1000),
             )
         )
         core.check(core.session_resume(self.handle, welcome.last_batch))

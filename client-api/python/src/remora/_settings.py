@@ -41,6 +41,8 @@ class Settings:
     read_timeout_seconds: float
     # A broken connection is taken up again for this long: REMORA_RECONNECT_TIMEOUT.
     reconnect_seconds: float
+    # A silent gateway is pinged so often; three such intervals break the connection: REMORA_PING_INTERVAL.
+    ping_seconds: float
     # A call to the gateway that does not provision may take this long: REMORA_CALL_TIMEOUT.
     call_seconds: float
     # A gateway that this program starts must serve within: REMORA_GATEWAY_START_TIMEOUT.
@@ -59,6 +61,7 @@ class Settings:
             max_in_flight_bytes=int(_number("REMORA_MAX_IN_FLIGHT_BYTES", 64 * 1024 * 1024)),
             read_timeout_seconds=_number("REMORA_READ_TIMEOUT", 600),
             reconnect_seconds=_number("REMORA_RECONNECT_TIMEOUT", 30),
+            ping_seconds=_number("REMORA_PING_INTERVAL", 10),
             call_seconds=_number("REMORA_CALL_TIMEOUT", 30),
             gateway_start_seconds=_number("REMORA_GATEWAY_START_TIMEOUT", 60),
             exit_seconds=_number("REMORA_EXIT_TIMEOUT", 5),

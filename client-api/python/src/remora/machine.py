@@ -31,6 +31,13 @@ _open_machines: list[RemoteMachine] = []
 _local_numbers = itertools.count(1)
 _remote_execution = True
 
+GPU_TYPES = ("T4", "L4", "A10G", "A100", "A100-40GB", "A100-80GB", "L40S", "H100", "H200", "B200")
+"""Kinds of GPU that a machine can be asked for, in upper or lower case, with ``-`` or ``_``."""
+
+
+def _gpu_type(name: str) -> str:
+    return name.strip().upper().replace("_", "-")
+
 
 @dataclass(frozen=True)
 class DeviceInfo:
@@ -85,9 +92,9 @@ class RemoteMachine:
         gpu_type: str | None = None,
         *,
         gpu_count: int = 1,
-        packages: Sequence[str] = (),
+        packages: Sequence[str] | None = (),
         idle_timeout: float | None = None,
-        timeout: float | None = 3600,
+        timeout: float | None = None,
         name: str | None = None,
         options: dict[str, str] | None = None,
         gateway: str | os.PathLike[str] | None = None,
@@ -96,11 +103,13 @@ class RemoteMachine:
 
         Args:
             provider: who gives the machine: ``"mock"`` is this computer.
-            gpu_type: such as ``"A100"``; None leaves the choice to the provider.
+            gpu_type: one of :data:`GPU_TYPES`, such as ``"A100"``; None leaves the choice to the provider.
             gpu_count: devices the machine has, 1 to 8.
-            packages: Python packages to install for functions of :func:`remora.remote`.
+            packages: Python packages to install for functions of :func:`remora.remote`; None for none.
             idle_timeout: seconds without work after which the machine may rest; None for no limit.
-            timeout: the machine's longest life in seconds; None for the provider's default.
+            timeout: how many seconds the machine may run; None for no limit. A tenth of it before the end, at most
+                five minutes, a warning is logged; then the machine is paused, its tensors are kept, and what waits
+                for it raises :class:`MachineStateException` until :meth:`resume`, which lets it run as long again.
             name: unique among the gateway's machines; None lets the gateway choose.
             options: settings of the provider, such as ``{"mode": "in-jvm"}``.
             gateway: folder of jars, or class path, of the gateway to start; None for what
@@ -112,6 +121,8 @@ class RemoteMachine:
         """
         if not provider:
             raise ValueError("provider must not be empty")
+        if gpu_type is not None and _gpu_type(gpu_type) not in GPU_TYPES:
+            raise ValueError(f"there is no GPU type {gpu_type!r}; there are {', '.join(GPU_TYPES)}")
         if not 1 <= gpu_count <= 8:
             raise ValueError(f"gpu_count must be 1 to 8, not {gpu_count}")
         for what, seconds in (("idle_timeout", idle_timeout), ("timeout", timeout)):
@@ -122,7 +133,7 @@ class RemoteMachine:
         self._provider = provider
         self._gpu_type = gpu_type
         self._gpu_count = gpu_count
-        self._packages = [*packages]
+        self._packages = [*(packages or ())]
         self._idle_timeout = idle_timeout
         self._timeout = timeout
         self._wanted_name = name
@@ -147,9 +158,9 @@ class RemoteMachine:
         provider: str | None = None,
         gpu_type: str | None = None,
         gpu_count: int = 1,
-        packages: Sequence[str] = (),
+        packages: Sequence[str] | None = (),
         idle_timeout: float | None = None,
-        timeout: float | None = 3600,
+        timeout: float | None = None,
         name: str | None = None,
         options: dict[str, str] | None = None,
         tls: bool | None = None,
@@ -322,6 +333,8 @@ class RemoteMachine:
     def resume(self) -> None:
         """Starts a node for a paused machine and brings back what was saved.
 
+        A machine that was paused because its ``timeout`` was over may run for as long again.
+
         Raises:
             MachineStateException: the machine was not started, or it cannot be resumed.
 
@@ -331,6 +344,7 @@ class RemoteMachine:
             raise exceptions.MachineStateException("a machine in this process cannot be resumed")
         self._machine = gateway.resume(machine.name, _OPEN_SECONDS + _PAUSE_SECONDS)
         session.set_node_address(self._machine.node_address)
+        core.check(core.session_release(session.handle))
 
     def pip_install(self, *packages: str) -> None:
         """Installs Python packages for functions of :func:`remora.remote`: now, or when the machine starts.

@@ -178,9 +178,15 @@ void remora_set_python_lock(int64_t check, int64_t save, int64_t restore) {
   remora::set_python_lock(check, save, restore);
 }
 int32_t remora_session_configure(int64_t machine, int64_t max_in_flight_bytes, int64_t max_unreceived_bytes,
-                                 int64_t read_timeout_millis) {
+                                 int64_t read_timeout_millis, int64_t ping_millis) {
   return guarded([&]() -> int32_t {
-    remora::session_of(machine).configure(max_in_flight_bytes, max_unreceived_bytes, read_timeout_millis);
+    remora::session_of(machine).configure(max_in_flight_bytes, max_unreceived_bytes, read_timeout_millis, ping_millis);
+    return 0;
+  });
+}
+int32_t remora_session_release(int64_t machine) {
+  return guarded([&]() -> int32_t {
+    remora::session_of(machine).set_held("");
     return 0;
   });
 }

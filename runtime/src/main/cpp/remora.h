@@ -80,9 +80,12 @@ REMORA_API void remora_set_python_exception(const char* name, int64_t type);
 REMORA_API void remora_set_python_lock(int64_t check, int64_t save, int64_t restore);
 // Limits of a session; defaults 64 MiB, 16 MiB and 10 minutes. Recording blocks while more bytes of batches are not yet
 // executed; the gateway is told at the latest when a quarter of what it keeps for the session has arrived; a wait fails
-// when the node has finished nothing for the timeout.
+// when the node has finished nothing for the timeout. A connection of remora_session_connect() on which nothing comes is
+// asked for a sign of life after each ping interval (default 10 s), and is broken when none has come after three.
 REMORA_API int32_t remora_session_configure(int64_t machine, int64_t max_in_flight_bytes, int64_t max_unreceived_bytes,
-                                            int64_t read_timeout_millis);
+                                            int64_t read_timeout_millis, int64_t ping_millis);
+// The machine was resumed: waits no longer fail because the gateway holds it.
+REMORA_API int32_t remora_session_release(int64_t machine);
 // Text of the next failed operation that nobody has asked for yet, for the log; its length, 0 when there is none.
 REMORA_API int64_t remora_session_next_failure(int64_t machine, char* text, int64_t capacity);
 // Text of the first failed operation whose result nobody has read; forgets them all. Its length, 0 when there is none.

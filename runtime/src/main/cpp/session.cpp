@@ -75,7 +75,7 @@ std::string seconds(int64_t millis) {
 // Field numbers of gateway.proto.
 enum ClientField : uint32_t { kReceived = 1, kBatches = 3, kGoodbye = 4, kPing = 5 };
 enum BatchField : uint32_t { kSequence = 1, kData = 2, kBorn = 3, kFreed = 4, kOperations = 5 };
-enum ServerField : uint32_t { kIndex = 1, kWelcome = 2, kExecuted = 3, kValue = 4, kLost = 5 };
+enum ServerField : uint32_t { kIndex = 1, kWelcome = 2, kExecuted = 3, kValue = 4, kLost = 5, kHeld = 7, kNotice = 8 };
 
 void write_packed(Writer& out, uint32_t field, const std::vector<int64_t>& numbers) {
   if (!numbers.empty()) {
@@ -84,6 +84,15 @@ void write_packed(Writer& out, uint32_t field, const std::vector<int64_t>& numbe
     begin_bytes(out, field, packed.size());
     out.raw(packed.data(), packed.size());
   }
+}
+
+// The field 1 of a message.
+std::string text_of(ProtoBytes message) {
+  std::string text;
+  for (ProtoReader in(message); in.next();) {
+    if (in.is_bytes(1)) text = in.bytes.text();
+  }
+  return text;
 }
 
 size_t varint_size(uint64_t value) {
@@ -125,11 +134,19 @@ std::string Message::frame() const {
 
 // ---------------------------------------------------------------- recording and waiting
 
-void Session::configure(int64_t max_in_flight_bytes, int64_t max_unreceived_bytes, int64_t read_timeout_millis) {
+void Session::configure(int64_t max_in_flight_bytes, int64_t max_unreceived_bytes, int64_t read_timeout_millis,
+                        int64_t ping_millis) {
   std::lock_guard<std::mutex> guard(mutex_);
   max_in_flight_ = max_in_flight_bytes;
   max_unacknowledged_bytes_ = std::min(kAcknowledgeBytes, max_unreceived_bytes / 4);
   read_timeout_millis_ = read_timeout_millis;
+  ping_millis_ = ping_millis;
+}
+
+void Session::set_held(std::string reason) {
+  std::lock_guard<std::mutex> guard(mutex_);
+  held_ = std::move(reason);
+  wake_waiters();
 }
 
 void Session::submit(std::unique_ptr<Batch> batch) {
@@ -210,6 +227,9 @@ void Session::wait(std::unique_lock<std::mutex>& lock, const char* what, F&& rea
   auto check = since + kInterruptCheck;
   while (!ready()) {
     machine_.check_usable();
+    if (!held_.empty()) {
+      raise("MachineStateException", held_);
+    }
     if (stream_ != nullptr && !waiter_reads_) {
       auto stream = stream_;
       waiter_reads_ = true;
@@ -442,6 +462,12 @@ bool Session::read_message(ProtoBytes message) {
         if (in.is_bytes(2)) text = in.bytes.text();
       }
       throw_error(error + ": " + text);
+    }
+    case kHeld: set_held(text_of(body)); break;
+    case kNotice: {
+      std::lock_guard<std::mutex> guard(mutex_);
+      if (to_log_.size() < kMostFailures) to_log_.push_back("Notice: " + text_of(body));
+      break;
     }
     default: break;  // a Pong, or of a later version
   }

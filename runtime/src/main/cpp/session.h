@@ -34,7 +34,9 @@ class Session {
  public:
   explicit Session(Machine& machine) : machine_(machine) {}
 
-  void configure(int64_t max_in_flight_bytes, int64_t max_unreceived_bytes, int64_t read_timeout_millis);
+  void configure(int64_t max_in_flight_bytes, int64_t max_unreceived_bytes, int64_t read_timeout_millis,
+                 int64_t ping_millis);
+  std::chrono::milliseconds ping_interval() const { return std::chrono::milliseconds(ping_millis_.load()); }
 
   // ---- for who records and who waits
   void submit(std::unique_ptr<Batch> batch);  // takes it over; blocks while too much is under way
@@ -67,6 +69,8 @@ class Session {
   // A waiting thread reads from the stream at present.
   bool waiter_reads();
   bool has_failures();
+  // The machine rests until it is resumed, and why: waits fail meanwhile, and nothing is lost. Empty: it works.
+  void set_held(std::string reason);
 
   Machine& machine() { return machine_; }
 
@@ -111,6 +115,8 @@ class Session {
   int64_t in_flight_ = 0;
   int64_t max_in_flight_ = 64 * 1024 * 1024;
   int64_t read_timeout_millis_ = 600'000;
+  std::atomic<int64_t> ping_millis_{10'000};
+  std::string held_;
 
   std::shared_ptr<Stream> stream_;
   bool sending_ = false;      // the gateway has said what it has
@@ -169,6 +175,7 @@ class Stream {
 
  private:
   void end(Carried how, std::string reason);
+  void watch();
   bool flush();                         // false when it would have to wait
   void fill();
   void take_frames();
@@ -201,6 +208,12 @@ class Stream {
   int64_t consumed_ = 0;    // bytes of data for which no window was given back yet
   std::string welcome_;
   std::atomic<bool> welcomed_{false};
+
+  // Of watch(), on the carrying thread.
+  std::atomic<bool> heard_{false};  // something has come
+  std::chrono::steady_clock::time_point quiet_since_ = std::chrono::steady_clock::now();
+  int unanswered_ = 0;  // pings
+  int queued_ = 0;      // bytes that the peer had not confirmed
 
   std::atomic<bool> parked_{false};  // the carrying thread leaves reading to one that waits
 

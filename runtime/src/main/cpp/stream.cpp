@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 #include <poll.h>
+#include <linux/sockios.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -32,6 +34,7 @@ constexpr size_t kLargestFrame = size_t{1} << 20;
 constexpr size_t kLargestMessage = size_t{64} << 20;
 constexpr size_t kMostControl = size_t{64} << 10;
 constexpr size_t kWrite = size_t{256} << 10;  // bytes that are put together for one write
+constexpr int kMostUnanswered = 2;  // pings; after another interval the connection is taken for dead
 constexpr int kTickMillis = 100;
 constexpr int kParkedMillis = 2;
 
@@ -141,7 +144,31 @@ Carried Stream::carry() {
     if ((both[0].revents & ~POLLOUT) != 0 && !session_.waiter_reads()) {
       read();
     }
+    watch();
     write();
+  }
+}
+
+// Pings a gateway from which nothing comes; a connection that is dead without a word is found so.
+void Stream::watch() {
+  int queued = 0;
+  ::ioctl(socket_, SIOCOUTQ, &queued);
+  bool moves = queued > 0 && queued != queued_;  // a ping would wait behind what is on its way
+  queued_ = queued;
+  auto now = std::chrono::steady_clock::now();
+  if (heard_.exchange(false, std::memory_order_acq_rel) || moves) {
+    quiet_since_ = now;
+    unanswered_ = 0;
+  } else if (now - quiet_since_ >= session_.ping_interval()) {
+    quiet_since_ = now;
+    if (unanswered_++ == kMostUnanswered) {
+      auto millis = session_.ping_interval().count() * (kMostUnanswered + 1);
+      end(Carried::kBroken, "nothing has come from the gateway for " + std::to_string(millis / 1000) +
+                                " s, not even answers to pings (REMORA_PING_INTERVAL)");
+    } else {
+      const uint8_t payload[8] = {'r', 'e', 'm', 'o', 'r', 'a', 0, static_cast<uint8_t>(unanswered_)};
+      control(kPingFrame, 0, 0, {payload, sizeof payload});
+    }
   }
 }
 
@@ -289,6 +316,7 @@ void Stream::read() {
         throw Broken(std::string("the connection is broken: ") + std::strerror(errno));
       }
       end_ += static_cast<size_t>(count);
+      heard_.store(true, std::memory_order_release);
       take_frames();
     } catch (const Broken& e) {
       end(e.how, e.what());

@@ -206,20 +206,24 @@ class Ping(_message.Message):
     def __init__(self, number: _Optional[int] = ...) -> None: ...
 
 class ServerFrame(_message.Message):
-    __slots__ = ("index", "welcome", "executed", "value", "lost", "pong")
+    __slots__ = ("index", "welcome", "executed", "value", "lost", "pong", "held", "notice")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     EXECUTED_FIELD_NUMBER: _ClassVar[int]
     VALUE_FIELD_NUMBER: _ClassVar[int]
     LOST_FIELD_NUMBER: _ClassVar[int]
     PONG_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    NOTICE_FIELD_NUMBER: _ClassVar[int]
     index: int
     welcome: Welcome
     executed: Executed
     value: Value
     lost: Lost
     pong: Pong
-    def __init__(self, index: _Optional[int] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., executed: _Optional[_Union[Executed, _Mapping]] = ..., value: _Optional[_Union[Value, _Mapping]] = ..., lost: _Optional[_Union[Lost, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ...) -> None: ...
+    held: Held
+    notice: Notice
+    def __init__(self, index: _Optional[int] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., executed: _Optional[_Union[Executed, _Mapping]] = ..., value: _Optional[_Union[Value, _Mapping]] = ..., lost: _Optional[_Union[Lost, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., held: _Optional[_Union[Held, _Mapping]] = ..., notice: _Optional[_Union[Notice, _Mapping]] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("session", "secret", "machine", "last_batch", "max_in_flight_bytes", "lease_millis", "max_unreceived_bytes")
@@ -270,3 +274,15 @@ class Pong(_message.Message):
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     number: int
     def __init__(self, number: _Optional[int] = ...) -> None: ...
+
+class Held(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
+class Notice(_message.Message):
+    __slots__ = ("text",)
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    def __init__(self, text: _Optional[str] = ...) -> None: ...

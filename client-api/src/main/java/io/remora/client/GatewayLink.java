@@ -390,6 +390,12 @@ final class GatewayLink implements BatchSink {
                   GatewayErrors.named(
                       frame.getLost().getError(), frame.getLost().getMessage(), null),
               true);
+      case HELD -> {
+        if (!frame.getHeld().getReason().isEmpty()) {
+          log.warn("What uses it waits: {}", frame.getHeld().getReason());
+        }
+      }
+      case NOTICE -> log.warn("Machine {}: {}", machine, frame.getNotice().getText());
       case PONG, FRAME_NOT_SET -> {
         // Carries nothing.
       }

@@ -20,7 +20,9 @@ import io.remora.provider.MachineSpec;
 import io.remora.runtime.MachineStateException;
 import java.time.Duration;
 import java.util.ArrayList;
+import java.util.HashSet;
 import java.util.List;
+import java.util.Set;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionStage;
 import java.util.concurrent.ConcurrentHashMap;
@@ -31,11 +33,19 @@ import org.slf4j.LoggerFactory;
 /**
  * The machines that are used through this gateway. One that was opened here without {@code keep}
  * lives as long as it has sessions: it is closed when the last one has ended, or when none came
- * within {@code remora.gateway.session-lease}. Thread-safe.
+ * within {@code remora.gateway.session-lease}. One that was opened with a limit is paused when it
+ * has run for so long, and held: nothing but {@link #resume} lets it run again, for as long again.
+ * Thread-safe.
  */
 final class GatewayMachines {
 
   private static final Logger log = LoggerFactory.getLogger(GatewayMachines.class);
+
+  /** Programs are told so long before a machine's limit, or a tenth of it if that is less. */
+  private static final Duration WARN_AHEAD = Duration.ofMinutes(5);
+
+  /** When a machine past its limit could not be paused. */
+  private static final Duration PAUSE_RETRY = Duration.ofMinutes(1);
 
   private final ActorSystem<?> system;
   private final GatewaySettings settings;
@@ -45,12 +55,20 @@ final class GatewayMachines {
   private static final class Entry {
 
     final boolean owned;
-    int sessions;
-    Cancellable unused = Cancellable.alreadyCancelled();
-    Cancellable life = Cancellable.alreadyCancelled();
 
-    Entry(boolean owned) {
+    /** How long it may run; null: as long as it likes. */
+    final Duration limit;
+
+    final Set<GatewaySession> sessions = new HashSet<>();
+    Cancellable unused = Cancellable.alreadyCancelled();
+    Cancellable limited = Cancellable.alreadyCancelled();
+
+    /** Why it is paused and stays so; null: it is not held. */
+    String held;
+
+    Entry(boolean owned, Duration limit) {
       this.owned = owned;
+      this.limit = limit;
     }
   }
 
@@ -75,26 +93,23 @@ final class GatewayMachines {
    * Opens a machine.
    *
    * @param keep whether it outlives its sessions
-   * @param longest how long it may live; null: as long as it likes
+   * @param limit how long it may run before it is paused and held; null: as long as it likes
    */
-  CompletionStage<MachineInfo> open(MachineSpec spec, boolean keep, Duration longest) {
-    Duration limit = spec.openTimeout().plus(settings.askTimeout());
+  CompletionStage<MachineInfo> open(MachineSpec spec, boolean keep, Duration limit) {
+    Duration openLimit = spec.openTimeout().plus(settings.askTimeout());
     return actor(spec.name())
         .<MachineInfo>askWithStatus(
             replyTo ->
                 new MachineActor.Open(
                     spec, keep ? null : LocalSessions.get(system).program(), replyTo),
-            limit)
+            openLimit)
         .thenApply(
             info -> {
-              Entry entry = new Entry(!keep);
+              Entry entry = new Entry(!keep, limit);
               entries.put(spec.name(), entry);
               synchronized (entry) {
                 closeIfUnused(spec.name(), entry, settings.sessionLease());
-                if (longest != null) {
-                  entry.life =
-                      later(longest, () -> closeBecause(spec.name(), "its longest life is over"));
-                }
+                beginLimit(spec.name(), entry);
               }
               return info;
             });
@@ -136,7 +151,7 @@ final class GatewayMachines {
     return get(name)
         .thenApply(
             info -> {
-              entries.computeIfAbsent(name, unused -> new Entry(false));
+              entries.computeIfAbsent(name, unused -> new Entry(false, null));
               return info;
             });
   }
@@ -173,12 +188,118 @@ final class GatewayMachines {
     return get(name).thenCompose(known -> ask(name, MachineActor.Pause::new, pauseLimit()));
   }
 
-  /** Brings a paused machine back, on another node. */
+  /** Brings a paused machine back, on another node. Its limit, if it has one, begins again. */
   CompletionStage<MachineInfo> resume(String name) {
     return get(name)
-        .thenCompose(
-            known ->
-                ask(name, MachineActor.Resume::new, settings.openTimeout().plus(pauseLimit())));
+        .<MachineInfo>thenCompose(
+            known -> ask(name, MachineActor.Resume::new, settings.openTimeout().plus(pauseLimit())))
+        .thenApply(
+            info -> {
+              release(name);
+              return info;
+            });
+  }
+
+  private void release(String name) {
+    Entry entry = entries.get(name);
+    if (entry != null) {
+      synchronized (entry) {
+        entry.held = null;
+        entry.sessions.forEach(GatewaySession::release);
+        entry.limited.cancel();
+        beginLimit(name, entry);
+      }
+    }
+  }
+
+  /** With the entry's lock. */
+  private void beginLimit(String name, Entry entry) {
+    Duration limit = entry.limit;
+    if (limit == null) {
+      return;
+    }
+    Duration tenth = limit.dividedBy(10);
+    Duration ahead = tenth.compareTo(WARN_AHEAD) < 0 ? tenth : WARN_AHEAD;
+    entry.limited =
+        later(
+            limit.minus(ahead),
+            () -> {
+              synchronized (entry) {
+                if (entries.get(name) != entry) {
+                  return;
+                }
+                notice(
+                    name,
+                    entry,
+                    "it is paused in %s: it may run for %s (timeout of its opening). Its tensors will be kept, and resume() lets it run as long again"
+                        .formatted(seconds(ahead), seconds(limit)));
+                entry.limited = later(ahead, () -> rest(name, entry));
+              }
+            });
+  }
+
+  /** A machine has run for as long as it may. */
+  private void rest(String name, Entry entry) {
+    String reason =
+        "machine '%s' is paused because it has run for %s, its limit (timeout of its opening). Its tensors are kept: resume() lets it run as long again"
+            .formatted(name, seconds(entry.limit));
+    synchronized (entry) {
+      if (entries.get(name) != entry) {
+        return;
+      }
+      entry.held = reason;
+      entry.sessions.forEach(GatewaySession::hold);
+    }
+    log.info("Pausing machine {}: it has run for {}, its limit", name, seconds(entry.limit));
+    CompletionStage<MachineInfo> unused =
+        pause(name)
+            .whenComplete(
+                (info, failure) -> {
+                  synchronized (entry) {
+                    if (entries.get(name) != entry || entry.held == null) {
+                      return;
+                    }
+                    if (failure == null) {
+                      entry.sessions.forEach(session -> session.tellHeld(reason));
+                      return;
+                    }
+                    entry.held = null;
+                    entry.sessions.forEach(GatewaySession::release);
+                    notice(
+                        name,
+                        entry,
+                        "it has run for %s, its limit (timeout of its opening), but cannot be paused and runs on: %s"
+                            .formatted(seconds(entry.limit), failure.getMessage()));
+                    entry.limited = later(PAUSE_RETRY, () -> rest(name, entry));
+                  }
+                });
+  }
+
+  private static void notice(String name, Entry entry, String text) {
+    log.warn("Machine {}: {}", name, text);
+    entry.sessions.forEach(session -> session.notice(text));
+  }
+
+  private static String seconds(Duration duration) {
+    return duration.toMillis() % 1000 == 0
+        ? duration.toSeconds() + " s"
+        : duration.toMillis() + " ms";
+  }
+
+  /**
+   * @throws akka.grpc.GrpcServiceException with FAILED_PRECONDITION if the machine has reached its
+   *     limit
+   */
+  void checkNotHeld(String name) {
+    Entry entry = entries.get(name);
+    if (entry != null) {
+      synchronized (entry) {
+        if (entry.held != null) {
+          throw GatewayErrors.refusal(
+              Status.Code.FAILED_PRECONDITION, MachineStateException.class, entry.held);
+        }
+      }
+    }
   }
 
   private Duration pauseLimit() {
@@ -192,27 +313,27 @@ final class GatewayMachines {
     if (entry != null) {
       synchronized (entry) {
         entry.unused.cancel();
-        entry.life.cancel();
+        entry.limited.cancel();
       }
     }
     return ask(name, MachineActor.Close::new, settings.closeTimeout().plus(settings.askTimeout()));
   }
 
   /** A session on the machine has been opened. */
-  void sessionOpened(String name) {
-    Entry entry = entries.computeIfAbsent(name, unused -> new Entry(false));
+  void sessionOpened(String name, GatewaySession session) {
+    Entry entry = entries.computeIfAbsent(name, unused -> new Entry(false, null));
     synchronized (entry) {
-      entry.sessions++;
+      entry.sessions.add(session);
       entry.unused.cancel();
     }
   }
 
   /** A session on the machine has ended. */
-  void sessionEnded(String name) {
+  void sessionEnded(String name, GatewaySession session) {
     Entry entry = entries.get(name);
     if (entry != null) {
       synchronized (entry) {
-        entry.sessions--;
+        entry.sessions.remove(session);
         closeIfUnused(name, entry, Duration.ZERO);
       }
     }
@@ -240,14 +361,14 @@ final class GatewayMachines {
   }
 
   private void closeIfUnused(String name, Entry entry, Duration after) {
-    if (entry.owned && entry.sessions == 0) {
+    if (entry.owned && entry.sessions.isEmpty()) {
       entry.unused.cancel();
       entry.unused =
           later(
               after,
               () -> {
                 synchronized (entry) {
-                  if (entry.sessions > 0 || entries.get(name) != entry) {
+                  if (!entry.sessions.isEmpty() || entries.get(name) != entry) {
                     return;
                   }
                 }

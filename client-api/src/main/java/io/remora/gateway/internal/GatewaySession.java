@@ -6,7 +6,9 @@ import akka.util.ByteString;
 import io.grpc.Status;
 import io.remora.actors.MachineInfo;
 import io.remora.gateway.v1.Executed;
+import io.remora.gateway.v1.Held;
 import io.remora.gateway.v1.Lost;
+import io.remora.gateway.v1.Notice;
 import io.remora.gateway.v1.ServerFrame;
 import io.remora.runtime.Batch;
 import io.remora.runtime.BatchSink;
@@ -88,6 +90,8 @@ final class GatewaySession implements SessionListener {
   private long reported;
   private long lastIndex;
   private long unreceivedBytes;
+  private boolean held;
+  private boolean toldHeld;
   private boolean ended;
   private long streams;
 
@@ -248,7 +252,7 @@ final class GatewaySession implements SessionListener {
       }
       long size = batch.size() + BATCH_OVERHEAD;
       boolean fits = inFlightBytes + size <= maxInFlightBytes && sink.hasRoom(batch.size());
-      if (inFlightBytes > 0 && !fits) {
+      if (held || (inFlightBytes > 0 && !fits)) {
         waitsForRoom = true;
         return false;
       }
@@ -285,6 +289,62 @@ final class GatewaySession implements SessionListener {
       return next.bytes();
     } finally {
       lock.unlock();
+    }
+  }
+
+  /** Passes no batch on until {@link #release}: what came before is executed. */
+  void hold() {
+    lock.lock();
+    try {
+      held = true;
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  /** Tells the program why its batches are not taken. */
+  void tellHeld(String reason) {
+    lock.lock();
+    try {
+      if (held) {
+        toldHeld = true;
+        tell(ServerFrame.newBuilder().setHeld(Held.newBuilder().setReason(reason)));
+      }
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  /** Passes batches on again. */
+  void release() {
+    lock.lock();
+    try {
+      held = false;
+      if (toldHeld) {
+        toldHeld = false;
+        tell(ServerFrame.newBuilder().setHeld(Held.getDefaultInstance()));
+      }
+      wakeStream();
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  /** Tells the program's user something. */
+  void notice(String text) {
+    lock.lock();
+    try {
+      tell(ServerFrame.newBuilder().setNotice(Notice.newBuilder().setText(text)));
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  private void tell(ServerFrame.Builder frame) {
+    if (!ended) {
+      closeReports();
+      add(frame);
+      wakeStream();
     }
   }
 

@@ -101,6 +101,7 @@ final class GatewaySessions {
         .thenCompose(
             info -> {
               checkTorch(hello.getTorchVersion(), info.libtorchVersion(), name);
+              machines.checkNotHeld(name);
               return LocalSessions.get(system).open(name, settings.askTimeout());
             })
         .thenApply(this::opened)
@@ -136,7 +137,7 @@ final class GatewaySessions {
             this::close);
     session.attached(LocalSessions.get(system).attach(opened.session(), session, true));
     sessions.put(session.number(), session);
-    machines.sessionOpened(opened.machine().name());
+    machines.sessionOpened(opened.machine().name(), session);
     lease(session);
     log.info("Session {} on machine {} is open", session.number(), opened.machine().name());
     return session;
@@ -202,7 +203,7 @@ final class GatewaySessions {
                 (done, failure) -> {
                   session.end(null);
                   count.decrementAndGet();
-                  machines.sessionEnded(name);
+                  machines.sessionEnded(name, session);
                   log.info("Session {} on machine {} is closed", session.number(), name);
                 });
   }
