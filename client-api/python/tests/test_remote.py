@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import gc
+import importlib
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ import torch
 from torch import nn
 
 import remora
+from remora import functions
 
 pytestmark = pytest.mark.fast
 
@@ -580,3 +582,84 @@ def test_pip_errors_have_its_last_lines(machine, device, tmp_path):
 def test_arguments_out_of_range(options, what):
     with pytest.raises(ValueError, match=what):
         remora.remote(**options)
+
+
+def test_a_module_may_have_several_names(device, tmp_path, monkeypatch):
+    (tmp_path / "own_of_two_names.py").write_text("def plus(x):\n    return x + 5\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    own = importlib.import_module("own_of_two_names")
+    monkeypatch.setitem(sys.modules, "its_old_name", own)
+    x = torch.ones(2, device=device)
+    for _ in range(2):
+        assert remora.remote(own.plus)(x).tolist() == [6, 6]
+
+
+def test_packages_that_pip_has_put_elsewhere_are_not_the_program_s_own(tmp_path, monkeypatch):
+    for folder, installed in (("program", False), ("installed", True)):
+        package = tmp_path / folder / f"{folder}_package" / "inner"
+        package.mkdir(parents=True)
+        (package.parent / "__init__.py").touch()
+        (package / "__init__.py").touch()
+        (package / "leaf.py").touch()
+        if installed:
+            (tmp_path / folder / "some-1.0.dist-info").mkdir()
+        monkeypatch.syspath_prepend(tmp_path / folder)
+        for name in ("", ".inner", ".inner.leaf"):
+            module = importlib.import_module(f"{folder}_package{name}")
+            assert functions._is_own(module) is not installed
+
+
+def test_no_packages_may_be_none(device):
+    @remora.remote(packages=None)
+    def plus(x):
+        return x + 1
+
+    assert plus(torch.ones(2, device=device)).tolist() == [2, 2]
+    remora.RemoteMachine("mock", packages=None)
+
+
+def test_gradients_go_there_and_come_back(device):
+    @remora.remote
+    def step(model, x):
+        before = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+        model(x).sum().backward()
+        mine = torch.ones(2, requires_grad=True)
+        (mine * 3).sum().backward()
+        return before, mine
+
+    model = nn.Linear(3, 2).to(device)
+    x = torch.ones(4, 3, device=device)
+    before, mine = step(model, x)
+    assert before == [None, None]
+    assert mine.grad.device == device and mine.grad.tolist() == [3, 3]
+    assert model.weight.grad.tolist() == [[4] * 3] * 2
+    gradient = model.bias.grad
+    before, _ = step(model, x)
+    assert before[0].tolist() == [[4] * 3] * 2
+    assert model.bias.grad is gradient and gradient.tolist() == [8, 8]
+    model(x).sum().backward()  # here
+    assert step(model, x)[0][1].tolist() == [12, 12]
+
+
+def test_a_gradient_that_is_taken_away_there_is_gone_here(device):
+    x = torch.ones(2, device=device, requires_grad=True)
+    x.sum().backward()
+
+    @remora.remote
+    def forget(x):
+        x.grad = None
+
+    forget(x)
+    assert x.grad is None
+
+
+def test_gradients_come_back_from_a_function_that_fails(device):
+    @remora.remote
+    def fail_later(x):
+        (x * 2).sum().backward()
+        raise KeyError("later")
+
+    x = torch.ones(2, device=device, requires_grad=True)
+    with pytest.raises(KeyError, match="later"):
+        fail_later(x)
+    assert x.grad.tolist() == [2, 2]

@@ -12,12 +12,13 @@ import fcntl
 import mmap
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-VERSION = 1
+VERSION = 2
 
 # What is pickled travels with the call up to this size, else as a tensor does.
 INLINE_BYTES = 64 * 1024
@@ -124,6 +125,24 @@ def dressed(tensor: torch.Tensor, kind: type[torch.Tensor], requires_grad: bool)
     if requires_grad:
         tensor.requires_grad_()
     return tensor
+
+
+def tensor_id(
+    number: int, tensor: torch.Tensor, gradient_id: Callable[[torch.Tensor], tuple[Any, ...]]
+) -> tuple[Any, ...]:
+    """What stands for a tensor in a pickle: its number, and what :func:`dressed` makes of it there."""
+    gradient = tensor.grad if tensor.is_leaf else None
+    if gradient is not None and (
+        gradient.layout != torch.strided or gradient.device != tensor.device
+    ):
+        gradient = None
+    return (
+        "tensor",
+        number,
+        type(tensor),
+        tensor.is_leaf and tensor.requires_grad,
+        None if gradient is None else gradient_id(gradient),
+    )
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,8 @@ log = logging.getLogger("remora")
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
-_TIMEOUT = 3600.0
+_LONGEST_SECONDS = 366 * 24 * 3600.0  # the native core's limit, which stands for none
+_INSTALL_SECONDS = 3600.0
 _FAILED = re.compile(r"\n  (\w+ )?in remora\.remote .* on the node")
 
 
@@ -53,7 +54,7 @@ class RemoteFunction(Generic[_P, _R]):
         self,
         function: Callable[_P, _R],
         machine: RemoteMachine | None,
-        packages: Sequence[str],
+        packages: Sequence[str] | None,
         run_async: bool,
         timeout: float,
     ) -> None:
@@ -61,7 +62,7 @@ class RemoteFunction(Generic[_P, _R]):
         functools.update_wrapper(self, function)
         self._function = function
         self._machine = machine
-        self._packages = [*packages]
+        self._packages = [*(packages or ())]
         self._run_async = run_async
         self._timeout = timeout
 
@@ -111,17 +112,17 @@ def remote(function: Callable[_P, _R]) -> RemoteFunction[_P, _R]: ...
 def remote(
     *,
     machine: RemoteMachine | None = None,
-    packages: Sequence[str] = (),
+    packages: Sequence[str] | None = (),
     run_async: bool = False,
-    timeout: float = _TIMEOUT,
+    timeout: float | None = None,
 ) -> Callable[[Callable[_P, _R]], RemoteFunction[_P, _R]]: ...
 def remote(
     function: Callable[_P, _R] | None = None,
     *,
     machine: RemoteMachine | None = None,
-    packages: Sequence[str] = (),
+    packages: Sequence[str] | None = (),
     run_async: bool = False,
-    timeout: float = _TIMEOUT,
+    timeout: float | None = None,
 ) -> Any:
     """Decorator: calls of the function run whole on a machine's node, in a Python process beside its tensors.
 
@@ -140,15 +141,16 @@ def remote(
     on the machine. Everything else is pickled: the function with what it refers to in the program's own
     files, arguments, result, and what it raises. What it prints is printed here when it has ended.
 
-    Gradients do not flow through the call: tensors in the result are detached from their graph there.
+    Gradients do not flow through the call: tensors in the result are detached from their graph there. What
+    ``backward()`` puts into ``.grad`` there is seen here, and the other way round, as of any tensor.
 
     Args:
         function: given by ``@remora.remote`` without parentheses.
         machine: where to run when there are no tensors to say it.
-        packages: requirements to install on the node first, as ``pip install`` takes them.
+        packages: requirements to install on the node first, as ``pip install`` takes them; None for none.
         run_async: a call returns a :class:`concurrent.futures.Future` at once. Functions of one
             machine run one after the other, all the same.
-        timeout: seconds after which the function is ended.
+        timeout: seconds after which the function is ended; None for no limit.
 
     Raises:
         ValueError: an argument is out of range.
@@ -156,18 +158,18 @@ def remote(
     """
     if isinstance(packages, str):
         raise ValueError("packages must be a list of requirements, not one string")
-    if not (timeout > 0 and math.isfinite(timeout)):
+    if timeout is not None and not (timeout > 0 and math.isfinite(timeout)):
         raise ValueError(f"timeout must be a positive number of seconds, not {timeout}")
 
     def decorate(decorated: Callable[_P, _R]) -> RemoteFunction[_P, _R]:
         if not callable(decorated):
             raise TypeError(f"@remora.remote decorates functions, not {decorated!r}")
-        return RemoteFunction(decorated, machine, packages, run_async, timeout)
+        return RemoteFunction(decorated, machine, packages, run_async, timeout or _LONGEST_SECONDS)
 
     return decorate if function is None else decorate(function)
 
 
-def install(session: Session, packages: Sequence[str], timeout: float = _TIMEOUT) -> None:
+def install(session: Session, packages: Sequence[str]) -> None:
     """Installs packages on a session's node.
 
     Raises:
@@ -175,7 +177,9 @@ def install(session: Session, packages: Sequence[str], timeout: float = _TIMEOUT
 
     """
     pickled = _Pickled(None)
-    _submit(session, 0, "pip_install", pickled, packages=packages, timeout=timeout).result()
+    _submit(
+        session, 0, "pip_install", pickled, packages=packages, timeout=_INSTALL_SECONDS
+    ).result()
 
 
 # ---------------------------------------------------------------- what is sent
@@ -214,6 +218,7 @@ class _Pickled:
     def __init__(self, call: Any) -> None:
         self.tensors: list[torch.Tensor] = []
         self._numbers: dict[int, int] = {}
+        self._kept: list[torch.Tensor] = []
         self.session: Session | None = None
         self.first_device = 0
         file = io.BytesIO()
@@ -228,7 +233,11 @@ class _Pickled:
             self._on(tensor.device)
             number = self._numbers[id(tensor)] = len(self.tensors)
             self.tensors.append(tensor)
-        return ("tensor", number, type(tensor), tensor.is_leaf and tensor.requires_grad)
+        return exchange.tensor_id(number, tensor, self._gradient)
+
+    def _gradient(self, gradient: torch.Tensor) -> tuple[Any, ...]:
+        self._kept.append(gradient)  # ids are of what lives
+        return self.tensor(gradient)
 
     def device(self, device: torch.device) -> tuple[Any, ...]:
         """What stands for a remote device."""
@@ -282,7 +291,13 @@ def _is_own(module: ModuleType) -> bool:
     file = getattr(module, "__file__", None)
     if not isinstance(file, str) or not file.endswith(".py"):
         return False
-    return not any(file.startswith(folder) for folder in _installed_folders())
+    if any(file.startswith(folder) for folder in _installed_folders()):
+        return False
+    # Where pip has installed to a folder of PYTHONPATH, it has left its notes beside the packages.
+    path = Path(file)
+    depth = module.__name__.count(".") + (path.name == "__init__.py")
+    root = path.parents[min(depth, len(path.parents) - 1)]
+    return not any(root.glob("*.dist-info"))
 
 
 @contextlib.contextmanager
@@ -292,16 +307,16 @@ def _own_modules_by_value() -> Iterator[None]:
             if name in _known_modules:
                 continue
             _known_modules.add(name)
+            # One that has several names in sys.modules is known to pickle by its __name__.
             if (
                 name not in ("__main__", "__mp_main__")
                 and type(module) is ModuleType
+                and sys.modules.get(module.__name__) is module
                 and _is_own(module)
             ):
-                _own_modules.add(name)
-        own = [sys.modules[name] for name in _own_modules if name in sys.modules]
-        added = [
-            each for each in own if each.__name__ not in cloudpickle.list_registry_pickle_by_value()
-        ]
+                _own_modules.add(module.__name__)
+        others = _own_modules - cloudpickle.list_registry_pickle_by_value()
+        added = [sys.modules[name] for name in others if name in sys.modules]
         for module in added:
             cloudpickle.register_pickle_by_value(module)
         try:
@@ -397,19 +412,30 @@ def _outcome(
         if kind == "argument":
             return arguments[number]
         if number not in made:
-            cls, requires_grad = rest
+            cls, requires_grad, gradient = rest
             made[number] = exchange.dressed(tensors[number], cls, requires_grad)
+            if gradient is not None:
+                made[number].grad = load(gradient)
         return made[number]
 
     error = header.get("error")
+    result: Any = None
+    if body:
+        try:
+            result, gradients = _Unpickler(body, load).load()
+        except Exception as e:
+            if error is None:
+                raise
+            log.debug("What %s has raised cannot be unpickled: %s", name, e)
+        else:
+            for number, gradient in gradients:
+                arguments[number].grad = gradient
     if error is None:
-        return _Unpickler(body, load).load() if body else None
-    raise _raised(name, error, body, load)
+        return result
+    raise _raised(name, error, result)
 
 
-def _raised(
-    name: str, error: dict[str, Any], body: bytes, load: Callable[[Any], Any]
-) -> BaseException:
+def _raised(name: str, error: dict[str, Any], original: Any) -> BaseException:
     """The exception for what a function has raised."""
     what = f"{error['type']}: {error['text']}" if error["text"] else error["type"]
     if error["phase"] == "load":
@@ -424,15 +450,9 @@ def _raised(
     remote_error = exceptions.RemoteFunctionError(
         f"{message}\n\nOn the node:\n{error['traceback'].rstrip()}"
     )
-    if error["phase"] == "call" and not error["exit"] and body:
-        try:
-            original = _Unpickler(body, load).load()
-        except Exception as e:
-            log.debug("What %s has raised cannot be unpickled: %s", name, e)
-        else:
-            if isinstance(original, BaseException):
-                original.__cause__ = remote_error
-                return original
+    if error["phase"] == "call" and not error["exit"] and isinstance(original, BaseException):
+        original.__cause__ = remote_error
+        return original
     return remote_error
 
 

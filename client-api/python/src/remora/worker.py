@@ -95,6 +95,7 @@ class _Call:
         self._storages = [self._storage(reader) for _ in range(reader.number())]
         self._shapes = [(reader.number(), Shape.read(reader)) for _ in range(reader.number())]
         self._arguments: dict[int, torch.Tensor] = {}
+        self._gradients: dict[int, torch.Tensor | None] = {}  # of arguments, as they came
         self._numbers: dict[int, int] = {}  # of arguments, by id
         self._by_address = {
             (str(storage.device), storage.data_ptr()): number
@@ -122,14 +123,31 @@ class _Call:
         storage, shape = self._shapes[number]
         return shape.over(self._storages[storage])
 
-    def argument(self, number: int, kind: type[torch.Tensor], requires_grad: bool) -> torch.Tensor:
+    def argument(
+        self,
+        number: int,
+        kind: type[torch.Tensor],
+        requires_grad: bool,
+        gradient: tuple[Any, ...] | None,
+    ) -> torch.Tensor:
         """Argument number `number`, as the program has it."""
         found = self._arguments.get(number)
         if found is None:
             found = exchange.dressed(self.tensor(number), kind, requires_grad)
             self._arguments[number] = found
             self._numbers[id(found)] = number
+            if gradient is not None:
+                found.grad = self.argument(*gradient[1:])
+            self._gradients[number] = found.grad
         return found
+
+    def new_gradients(self) -> list[tuple[int, torch.Tensor | None]]:
+        """The arguments that have another gradient than they came with, by number."""
+        return [
+            (number, tensor.grad)
+            for number, tensor in self._arguments.items()
+            if tensor.grad is not self._gradients[number]
+        ]
 
     def result(self, value: torch.Tensor) -> tuple[Any, ...]:
         """What stands for a tensor in the pickled result."""
@@ -138,11 +156,11 @@ class _Call:
             return ("argument", number)
         pid = self._seen.get(id(value))
         if pid is None:
-            requires_grad = value.is_leaf and value.requires_grad
-            pid = ("tensor", len(self._results), type(value), requires_grad)
-            self._seen[id(value)] = pid
+            number = len(self._results)
             self._kept.append(value)
             self._results.append(value)
+            pid = exchange.tensor_id(number, value, self.result)
+            self._seen[id(value)] = pid
         return pid
 
     def forget_results(self) -> None:
@@ -342,7 +360,7 @@ class Functions:
 
     def _pickled(self, call: _Call, value: Any) -> bytes:
         file = io.BytesIO()
-        _Result(file, call).dump(value)
+        _Result(file, call).dump((value, call.new_gradients()))
         return file.getvalue()
 
     def done(self) -> None:

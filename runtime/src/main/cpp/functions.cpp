@@ -30,7 +30,7 @@ namespace remora {
 
 namespace {
 
-constexpr uint8_t kFunctionVersion = 1;
+constexpr uint8_t kFunctionVersion = 2;
 
 enum class Memory : uint8_t {
   kNone = 0,   // of no bytes
