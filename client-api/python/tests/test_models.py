@@ -495,6 +495,15 @@ def test_saving_brings_back_what_was_loaded(machine, folder, tmp_path, where):
         assert again["tied"] is again["b.matrix"]
 
 
+@pytest.mark.parametrize("where", ["program", "node"])
+def test_a_tensor_cannot_have_the_metadata_s_name(machine, folder, tmp_path, where):
+    path = folder / "disk/saved/m.safetensors" if where == "node" else tmp_path / "m.safetensors"
+    tensor = torch.ones(2, device=machine.device())
+    with pytest.raises(ValueError, match="cannot be named '__metadata__'.*another name"):
+        machine.save({"__metadata__": tensor}, path, where=where)
+    assert not path.exists()
+
+
 @pytest.mark.filterwarnings("ignore:ComplexHalf")
 @pytest.mark.parametrize("where", ["program", "node"])
 def test_a_file_that_cannot_be_finished_leaves_what_was_there(machine, folder, tmp_path, where):

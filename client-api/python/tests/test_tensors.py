@@ -325,3 +325,33 @@ def test_copies_between_devices_and_dtypes(machine, device):
 def test_large_transfers(device):
     x = torch.randn(5_000_001)
     assert torch.equal(x.to(device).cpu(), x)
+
+
+def test_legacy_types_name_device_and_dtype(device):
+    x = torch.ones(3, device=device)
+    assert x.type() == "torch.remora.FloatTensor"
+    with pytest.warns(UserWarning, match="TypedStorage"):
+        assert x.storage_type() is torch.remora.FloatStorage
+    assert torch.remora.FloatStorage.dtype is torch.float32
+    assert isinstance(x, torch.remora.FloatTensor)
+    assert not isinstance(x, torch.remora.DoubleTensor)
+    assert not isinstance(x.cpu(), torch.remora.FloatTensor)
+    for name in [
+        "BFloat16",
+        "Bool",
+        "Byte",
+        "Char",
+        "Double",
+        "Float",
+        "Half",
+        "Int",
+        "Long",
+        "Short",
+    ]:
+        kind = getattr(torch.remora, name + "Tensor")
+        assert isinstance(x.type(kind), kind)
+        assert x.type(kind).type() == f"torch.remora.{name}Tensor"
+        assert isinstance(x.cpu().type(f"torch.remora.{name}Tensor"), kind)
+    made = torch.remora.LongTensor([1, 2])
+    assert made.tolist() == [1, 2] and isinstance(made, torch.remora.LongTensor)
+    assert torch.remora.FloatTensor(2, 3).shape == (2, 3)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from . import exceptions
+from . import _legacy_types, exceptions
 from ._native import core, default_generator
 from ._session import Session, forked_without_machines, open_slots, session_of
 
@@ -429,3 +429,4 @@ def register() -> None:
     backend_registration.generate_methods_for_privateuse1_backend(
         for_tensor=True, for_module=True, for_packed_sequence=True, for_storage=True
     )
+    _legacy_types.install(sys.modules[__name__])

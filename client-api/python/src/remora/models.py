@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("remora")
 
+_METADATA = "__metadata__"  # the one name that no tensor of a safetensors file can have
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.2
 _BETWEEN_LOG_LINES = 5.0
 _TIMEOUT = 7200.0
@@ -303,6 +304,11 @@ def _distinct(
             raise ValueError(
                 f"{name}: a model file has tensors only, not a {type(tensor).__name__}"
             )
+        if name == _METADATA:
+            raise ValueError(
+                f"a tensor cannot be named {name!r}: safetensors files have their metadata there; save it by "
+                "another name"
+            )
         if not session.has(tensor.device):
             raise ValueError(
                 f"{name} is on {tensor.device}, not on machine '{session.machine_name}'"
@@ -331,7 +337,7 @@ def _distinct(
 def _write(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
     """Writes a file of this computer, one tensor after the other."""
     order = sorted(tensors, key=lambda name: (_RANKS[_name(tensors[name].dtype)], name.encode()))
-    header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
+    header: dict[str, object] = {_METADATA: dict(sorted(metadata.items()))}
     end = 0
     for name in order:
         tensor = tensors[name]
