@@ -11,7 +11,7 @@
 Importing it registers the device type ``remora`` with PyTorch and adds ``torch.remora``.
 """
 
-from . import _compile, _native, _older_torch, _printing, _storages, _torch_module
+from . import _compile, _libraries, _native, _older_torch, _printing, _storages, _torch_module
 
 _native.install()
 _older_torch.install()
@@ -19,6 +19,7 @@ _torch_module.register()
 _printing.install()
 _storages.install()
 _compile.install()
+_libraries.install()
 
 from .exceptions import (  # noqa: E402
     AuthenticationException,
