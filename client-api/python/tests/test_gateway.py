@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -144,7 +145,7 @@ def test_without_a_machine_connect_says_what_to_give(gateway):
 
 @pytest.mark.parametrize("token", [None, "wrong"])
 def test_a_wrong_token_is_refused(gateway, token):
-    with pytest.raises(exceptions.AuthenticationException, match="token"):
+    with pytest.raises(exceptions.AuthenticationException, match="token=.*REMORA_GATEWAY_TOKEN"):
         connect(gateway, token=token).start()
 
 
@@ -161,8 +162,42 @@ def test_an_unknown_machine_is_named(gateway):
 def test_a_gateway_that_is_not_there_is_named():
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
-    with pytest.raises(exceptions.ProviderException, match=str(port)):
+    with pytest.raises(
+        exceptions.ProviderException, match=rf"{port} cannot be .*\n.*is this its port"
+    ):
         remora.RemoteMachine.connect(f"127.0.0.1:{port}", provider="mock").start()
+
+
+def test_what_does_not_fit_the_gateway_s_security_is_said(gateway, tmp_path):
+    with pytest.raises(exceptions.ProviderException, match="speaks no TLS.*tls=False"):
+        connect(gateway, tls=True).start()
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext "
+        f"subjectAltName=IP:127.0.0.1 -keyout {key} -out {certificate}",
+        shell=True,
+        check=True,
+        capture_output=True,
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    context.set_alpn_protocols(["h2"])
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    client = listener.accept()[0]
+                    with contextlib.suppress(OSError), client:
+                        context.wrap_socket(client, server_side=True).recv(1)
+
+        threading.Thread(target=serve, daemon=True).start()
+        for arguments, hint in (({}, "tls=True"), ({"tls": True}, "ca_file=")):
+            machine = remora.RemoteMachine.connect(address, provider="mock", **arguments)
+            with pytest.raises(exceptions.ProviderException, match=hint):
+                machine.start()
+        listener.shutdown(socket.SHUT_RDWR)
 
 
 def test_a_token_is_not_sent_in_the_clear():
@@ -251,6 +286,21 @@ def test_a_killed_gateway_is_said(monkeypatch):
     with pytest.raises(exceptions.RemoraException):
         machine.stop()
     process.stop()
+
+
+def test_a_killed_gateway_of_the_program_s_own_is_noticed_at_once():
+    machine = remora.RemoteMachine("mock").start()
+    assert _gateway._own is not None and machine._gateway is _gateway._own[1]
+    _gateway._own[0]._process.kill()
+    _gateway._own[0]._process.wait()
+    begin = time.monotonic()
+    with pytest.raises(exceptions.NodeLostException, match="ended by signal SIGKILL"):
+        while (
+            time.monotonic() < begin + 25
+        ):  # the time for which others are tried to be reached again is 30 s
+            torch.ones(3, device=machine.device()).sum().item()
+    with pytest.raises(exceptions.RemoraException):
+        machine.stop()
 
 
 def _children(parent: int) -> list[int]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import pickle
 import re
 import sys
@@ -136,7 +137,8 @@ def test_devices_by_name(machine):
     assert machine.device("cpu") == first  # the devices of a mock machine are simulated on its CPU
     assert second.index == first.index + 1
     assert [each.kind for each in machine.devices] == ["cpu", "cpu"]
-    for wrong in ("cuda:2", "xpu"):
+    assert [machine.device(0), machine.device(1)] == [first, second]
+    for wrong in ("cuda:2", "xpu", 2, -1):
         with pytest.raises(ValueError, match="has no device"):
             machine.device(wrong)
 
@@ -229,6 +231,25 @@ def test_call_sites_are_off_by_default(machine, device):
     with pytest.raises(remora.RemoteOperationException, match="out of bounds") as failure:
         result.cpu()
     assert "called at" not in str(failure.value)
+
+
+def test_operations_are_logged_when_asked_for(monkeypatch, caplog):
+    caplog.set_level(logging.DEBUG, "remora")
+    for switch, count in (("1", 2), ("0", 0)):
+        monkeypatch.setenv("REMORA_LOG_OPERATIONS", switch)
+        caplog.clear()
+        with remora.RemoteMachine("mock") as machine:
+            x = torch.ones(2, 3, device=machine.device())
+            torch.relu(x.t() @ x)
+        lines = [each for each in caplog.records if each.name == "remora.operations"]
+        assert (
+            sum("aten::mm" in each.message or "aten::relu" in each.message for each in lines)
+            == count
+        )
+        assert all(each.levelno == logging.DEBUG for each in lines)
+    with pytest.raises(ValueError, match="REMORA_LOG_OPERATIONS"):
+        monkeypatch.setenv("REMORA_LOG_OPERATIONS", "debug")
+        remora.RemoteMachine("mock").start()
 
 
 def test_a_switch_is_on_or_off(monkeypatch):

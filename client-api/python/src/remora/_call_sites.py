@@ -1,14 +1,22 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Which line of the program recorded an operation: ``REMORA_CALL_SITES=1``.
+"""What is told of each operation, when it is asked for.
+
+``REMORA_CALL_SITES=1``: the program's line that recorded it. ``REMORA_LOG_OPERATIONS=1``: a line of the log.
 
 The core tells of each operation before it is recorded, only while a machine records call sites, and asks
 for the line when one has failed. The last ones are remembered, because failures come back soon or never.
+
+A thread of its own writes the log: the core tells of an operation under a machine's lock, and a handler of
+the log may wait for that machine.
 """
 
 from __future__ import annotations
 
 import ctypes
+import logging
+import queue
 import sys
+import threading
 from ctypes import CFUNCTYPE, c_char_p, c_int32, c_int64, c_void_p
 from pathlib import Path
 from types import CodeType, FrameType
@@ -18,6 +26,36 @@ import torch
 _REMEMBERED = 1 << 16
 _OURS = tuple(f"{Path(module).resolve().parent}/" for module in (__file__, torch.__file__))
 _sites: dict[int, list[tuple[int, CodeType, int] | None]] = {}
+
+
+_operations_log = logging.getLogger("remora.operations")
+_to_log: queue.SimpleQueue[str | threading.Event] = queue.SimpleQueue()
+_logging = threading.Lock()
+_logger: threading.Thread | None = None
+_LOG_SECONDS = 5.0
+
+
+def _log_operations() -> None:
+    while True:
+        line = _to_log.get()
+        if isinstance(line, threading.Event):
+            line.set()
+        else:
+            _operations_log.debug("%s", line)
+
+
+def log_all() -> None:
+    """Returns when what was told until now is in the log."""
+    global _logger
+    with _logging:
+        if _logger is None or not _logger.is_alive():  # as in a forked child
+            _logger = threading.Thread(
+                target=_log_operations, name="remora-operations", daemon=True
+            )
+            _logger.start()
+    done = threading.Event()
+    _to_log.put(done)
+    done.wait(_LOG_SECONDS)
 
 
 def record(machine: int) -> None:
@@ -39,9 +77,13 @@ def _caller(frame: FrameType | None) -> FrameType | None:
 
 def _on_call(machine: int, call: int, line: bytes) -> None:
     """remora_trace_callback."""
+    if line:
+        _to_log.put(line.decode(errors="replace"))
     sites = _sites.get(machine)
+    if sites is None:
+        return
     frame = _caller(sys._getframe().f_back)
-    if sites is not None and frame is not None:
+    if frame is not None:
         sites[call % _REMEMBERED] = (call, frame.f_code, frame.f_lineno)
 
 

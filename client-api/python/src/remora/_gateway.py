@@ -15,6 +15,7 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -49,6 +50,7 @@ _LEVELS = {
 _LAST_LINES = 20
 _LARGEST_MESSAGE = 64 * 1024 * 1024
 _STOP_SECONDS = 10.0
+_DYING_SECONDS = 0.05
 _SERVICES = "/remora.gateway.v1."
 _OPTIONS = [
     ("grpc.max_send_message_length", _LARGEST_MESSAGE),
@@ -84,6 +86,7 @@ class Gateway:
         *,
         tls: bool | None = None,
         ca_file: str | os.PathLike[str] | None = None,
+        process: GatewayProcess | None = None,
     ) -> None:
         """Connects lazily: errors show at the first call.
 
@@ -92,12 +95,14 @@ class Gateway:
             token: the bearer token; None for a gateway that asks for none.
             tls: whether the connection is encrypted; by default it is off the loopback address only.
             ca_file: certificates (PEM) to trust instead of the system's.
+            process: the gateway's, if this program has started it.
 
         """
         host, _, port = address.rpartition(":")
         if not host or not port.isdigit():
             raise ValueError(f"a gateway's address is 'host:port', not {address!r}")
         self.address = address
+        self._process = process
         encrypted = (ca_file is not None or not _is_loopback(host)) if tls is None else tls
         self._encrypted = encrypted
         self._metadata = [] if token is None else [("authorization", f"Bearer {token}")]
@@ -129,7 +134,7 @@ class Gateway:
             answer: Response = call(request, timeout=timeout, metadata=self._metadata)
             return answer
         except grpc.RpcError as e:
-            raise rpc_error(e, what) from None
+            raise self.error(e, what) from None
 
     def open(self, request: pb.OpenRequest, timeout: float) -> pb.Machine:
         """Gets a machine from its provider."""
@@ -189,6 +194,40 @@ class Gateway:
             return GrpcTransport(self._channel, self._metadata)
         return DirectTransport(self.address, self._metadata)
 
+    def end(self) -> str | None:
+        """How the gateway has ended, if this program has started it and it has."""
+        return None if self._process is None else self._process.end()
+
+    def error(self, error: grpc.RpcError, what: str) -> BaseException:
+        """The exception for a failed call: of the kind that the gateway names, else by the status."""
+        if error.code() == grpc.StatusCode.UNAVAILABLE and "remora-error" not in dict(
+            error.trailing_metadata() or ()
+        ):
+            gone = self.end()
+            details = error.details() or "no connection"
+            return exceptions.ProviderException(
+                f"{what}: {gone}"
+                if gone is not None
+                else f"{what}: the gateway at {self.address} cannot be reached: {details}{self._hint(details)}"
+            )
+        return rpc_error(error, what)
+
+    def _hint(self, details: str) -> str:
+        if "refused" in details:
+            return "\n  Is it started, and is this its port?"
+        if "CERTIFICATE_VERIFY_FAILED" in details:
+            return (
+                "\n  Its certificate is none that this program trusts, or is for another name: give the file that "
+                "holds it, or its issuer's, by ca_file=…, and connect by a name that stands in it"
+            )
+        if "WRONG_VERSION_NUMBER" in details:
+            return (
+                "\n  It speaks no TLS, or no gateway listens there: give tls=False if that is meant"
+            )
+        if not self._encrypted:
+            return "\n  If it is one with TLS, give tls=True, or the file of its certificate by ca_file=…"
+        return ""
+
     def close(self) -> None:
         """Ends the connection."""
         self._channel.close()
@@ -213,23 +252,24 @@ def rpc_error(error: grpc.RpcError, what: str) -> BaseException:
     kind = exceptions.BY_NAME.get(name)
     if code == grpc.StatusCode.UNIMPLEMENTED:
         return exceptions.MachineStateException(f"{what}: this gateway cannot do that ({details})")
+    if code == grpc.StatusCode.UNAUTHENTICATED:
+        return exceptions.AuthenticationException(
+            f"{what} failed: {details or code.name}; give the gateway's token by "
+            "RemoteMachine.connect(…, token=…) or REMORA_GATEWAY_TOKEN"
+        )
     if kind is not None:
         return kind(details)
     if code == grpc.StatusCode.INVALID_ARGUMENT:
         return ValueError(details)
     text = f"{what} failed: {details or code.name}"
-    if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
-        return exceptions.AuthenticationException(
-            f"{text}; give the gateway's token (RemoteMachine.connect(…, token=…) or REMORA_GATEWAY_TOKEN)"
-        )
+    if code == grpc.StatusCode.PERMISSION_DENIED:
+        return exceptions.AuthenticationException(text)
     if code in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOUND):
         return exceptions.MachineStateException(text)
     if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
         return exceptions.ResourceExhaustedException(text)
     if code == grpc.StatusCode.DEADLINE_EXCEEDED:
         return exceptions.ProviderException(f"{what}: no answer in time")
-    if code == grpc.StatusCode.UNAVAILABLE:
-        return exceptions.ProviderException(f"{what}: the gateway cannot be reached: {details}")
     return exceptions.RemoraException(text)
 
 
@@ -320,6 +360,20 @@ class GatewayProcess:
         self._last.append(line)
         match = _LEVEL.search(line[:80])
         gateway_log.log(_LEVELS[match[1]] if match else logging.INFO, "%s", line)
+
+    def end(self) -> str | None:
+        """How the process has ended; None if it lives. Waits a moment for one whose connections have just ended."""
+        try:
+            code = self._process.wait(_DYING_SECONDS)
+        except subprocess.TimeoutExpired:
+            return None
+        how = f"with exit code {code}"
+        if code < 0:
+            how = f"by signal {signal.Signals(-code).name}"
+        lines = "\n  ".join(self._last)
+        return (
+            f"the gateway that this program had started has ended {how}; its last lines:\n  {lines}"
+        )
 
     @property
     def running(self) -> bool:
@@ -413,7 +467,7 @@ def own_gateway(settings: Settings, path: str | os.PathLike[str] | None = None) 
         if _own is None or not _own[0].running:
             begin = time.monotonic()
             process = GatewayProcess(class_path(path), settings)
-            _own = (process, Gateway(process.address, process.token))
+            _own = (process, Gateway(process.address, process.token, process=process))
             log.info(
                 "Gateway of this program at %s, %.1f s after its start",
                 process.address,

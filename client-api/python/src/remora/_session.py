@@ -27,7 +27,7 @@ import grpc
 import torch
 
 from . import _call_sites, exceptions
-from ._gateway import Gateway, rpc_error
+from ._gateway import Gateway
 from ._native import STATISTICS, core, text_of
 from ._proto import gateway_pb2 as pb
 from ._settings import Settings
@@ -89,7 +89,9 @@ class Session:
         core.machine_set_cuda(handle, int(cuda))
         if settings.call_sites:
             _call_sites.record(handle)
-            core.machine_set_trace(handle, 0, 1)
+        if settings.log_operations:
+            _call_sites.log_all()  # starts it
+        core.machine_set_trace(handle, int(settings.log_operations), int(settings.call_sites))
         self.first_slot: int = core.check(core.machine_slot(handle, 0))
         for device in range(devices):
             _BY_SLOT[self.first_slot + device] = (self, device)
@@ -141,6 +143,8 @@ class Session:
             self.closed = True
         core.machine_close(self.handle)
         _call_sites.forget(self.handle)
+        if self.settings.log_operations:
+            _call_sites.log_all()
         for device in range(self.devices):
             _BY_SLOT.pop(self.first_slot + device, None)
         self._ended()
@@ -350,6 +354,12 @@ class GatewaySession(Session):
             now = time.monotonic()
             broken_since = broken_since or now
             explain = error.unexplained
+            gone = self._gateway.end()
+            if gone is not None:
+                self.lose(
+                    exceptions.NodeLostException(f"machine '{self.machine_name}' is lost: {gone}")
+                )
+                return
             if error.code in _FINAL or now - broken_since > self.settings.reconnect_seconds:
                 self.lose(self._why(error, now - broken_since))
                 return
@@ -368,7 +378,7 @@ class GatewaySession(Session):
             what = (
                 "opening a session" if not self._opened.is_set() else "taking the session up again"
             )
-            return rpc_error(error.cause, f"{what} on machine '{self.machine_name}'")
+            return self._gateway.error(error.cause, f"{what} on machine '{self.machine_name}'")
         return exceptions.NodeLostException(
             f"the connection to machine '{self.machine_name}' is lost and could not be taken up again "
             f"within {seconds:.0f} s: {error}"

@@ -51,6 +51,8 @@ class Settings:
     exit_seconds: float
     # Errors of operations name the program's line, which costs microseconds for each operation: REMORA_CALL_SITES.
     call_sites: bool
+    # Each operation is a line of the logger remora.operations, at DEBUG: REMORA_LOG_OPERATIONS.
+    log_operations: bool
 
     @staticmethod
     def from_environment() -> Settings:
@@ -66,4 +68,5 @@ class Settings:
             gateway_start_seconds=_number("REMORA_GATEWAY_START_TIMEOUT", 60),
             exit_seconds=_number("REMORA_EXIT_TIMEOUT", 5),
             call_sites=_switch("REMORA_CALL_SITES"),
+            log_operations=_switch("REMORA_LOG_OPERATIONS"),
         )

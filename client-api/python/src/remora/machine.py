@@ -387,13 +387,14 @@ class RemoteMachine:
 
     # ------------------------------------------------------------ use
 
-    def device(self, which: str | None = None) -> torch.device:
+    def device(self, which: str | int | None = None) -> torch.device:
         """One of the machine's devices, for ``tensor.to(…)`` and the like. Starts the machine if need be.
 
         Args:
             which: ``"cuda"`` or ``"cuda:0"`` for the first device, ``"cuda:1"`` for the second (on a
                 machine that simulates GPUs on its CPU, a simulated one); ``"cpu"`` for a device that
-                computes on the machine's CPU; None for the first device.
+                computes on the machine's CPU; a number for the device of that number, from 0 on; None for the
+                first device.
 
         Raises:
             ValueError: the machine has no such device.
@@ -409,11 +410,15 @@ class RemoteMachine:
             session, _, machine = self._running()
             return session.device(self._device_number(which, machine))
 
-    def _device_number(self, which: str | None, machine: pb.Machine) -> int:
+    def _device_number(self, which: str | int | None, machine: pb.Machine) -> int:
         if which is None:
             return 0
-        wanted = torch.device(which)
         kinds = [device.kind for device in machine.devices] or ["cpu"]
+        if isinstance(which, int):
+            if 0 <= which < len(kinds):
+                return which
+            raise ValueError(f"{self} has no device {which}: it has {len(kinds)}, from 0 on")
+        wanted = torch.device(which)
         # Simulated GPUs are named as real ones are, so that a program can be tried without any.
         matching = [
             number
@@ -482,8 +487,12 @@ class RemoteMachine:
         """Figures of this machine so far; those of this process are known after :meth:`stop`, too.
 
         ``operations`` and ``batches`` recorded, ``batch_bytes``, ``uploaded_bytes``, ``downloaded_bytes``,
-        ``blocking_reads`` (times a thread waited for a value), ``plan_misses``, ``storages`` (alive) of this
-        process; and the machine's, all its sessions together, by the names that Java, the gateway and
+        ``blocking_reads``, ``plan_misses``, ``storages`` (alive) of this process. Each of the
+        ``blocking_reads`` is a round trip on which a thread waited: a value that was read (``item``, ``cpu``,
+        ``print``, ``if tensor``), or the shape of a result that depends on values. ``plan_misses`` are
+        operations whose results' shapes had to be worked out, because they had not been recorded with such
+        arguments before: they grow while a program's steps are new, and hardly after that, unless shapes
+        change with each step. And the machine's, all its sessions together, by the names that Java, the gateway and
         Prometheus have (``docs/operations.md``), with ``machine.`` before those of the list above.
         """
         with self._lock:
