@@ -508,7 +508,7 @@ def test_a_tensor_cannot_have_the_metadata_s_name(machine, folder, tmp_path, whe
 @pytest.mark.parametrize("where", ["program", "node"])
 def test_a_file_that_cannot_be_finished_leaves_what_was_there(machine, folder, tmp_path, where):
     parent = folder / "disk/saved" if where == "node" else tmp_path
-    parent.mkdir(exist_ok=True)
+    parent.mkdir(parents=True, exist_ok=True)
     path = parent / "kept.safetensors"
     path.write_bytes(b"before")
     x = torch.ones(4, device=machine.device())
@@ -525,6 +525,25 @@ def test_a_file_that_cannot_be_finished_leaves_what_was_there(machine, folder, t
     with pytest.raises(ValueError, match="metadata"):
         machine.save({"a": x, "b": x}, path, metadata={"b": ""}, where=where)
     assert not [*parent.glob(".*")]
+
+
+@pytest.mark.parametrize("where", ["program", "node"])
+def test_what_a_killed_writer_has_left_is_removed(machine, folder, tmp_path, where):
+    parent = folder / "disk/saved" if where == "node" else tmp_path
+    parent.mkdir(parents=True, exist_ok=True)
+    old, other, young = (
+        parent / f".{name}.part" for name in ("x.safetensors.1", "y.1", "x.safetensors.2")
+    )
+    for each in (old, other, young):
+        each.touch()
+    for each in (old, other):
+        os.utime(each, (0, 0))
+    machine.save(
+        {"a": torch.ones(2, device=machine.device())}, parent / "x.safetensors", where=where
+    )
+    assert not old.exists() and other.exists() and young.exists()
+    other.unlink()
+    young.unlink()
 
 
 def test_a_file_of_this_computer_that_cannot_be_made(machine, tmp_path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import glob
 import json
 import logging
 import math
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("remora")
 
+_LEFT_BEHIND_SECONDS = 3600.0  # a file that nobody has written to for so long gets no more
 _METADATA = "__metadata__"  # the one name that no tensor of a safetensors file can have
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.2
 _BETWEEN_LOG_LINES = 5.0
@@ -361,9 +363,17 @@ def _write(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[st
 
 @contextlib.contextmanager
 def _new_file(path: Path, size: int) -> Iterator[Path]:
-    """A file beside its place, put there when it is whole; when it never gets whole, what was there before stays."""
+    """A file beside its place, put there when it is whole; when it never gets whole, what was there before stays.
+
+    What a killed program has left there is removed by the next one that writes the same file.
+    """
     part = path.with_name(f".{path.name}.{uuid.uuid4()}.part")
+    long_ago = time.time() - _LEFT_BEHIND_SECONDS
     try:
+        for old in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+            with contextlib.suppress(FileNotFoundError):
+                if old.stat().st_mtime < long_ago:
+                    old.unlink()
         free = shutil.disk_usage(path.parent).free
         if free < size:
             raise exceptions.NoDiskSpaceException(

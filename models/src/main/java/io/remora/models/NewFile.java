@@ -2,6 +2,7 @@
 package io.remora.models;
 
 import io.remora.models.hub.NoDiskSpaceException;
+import io.remora.runtime.internal.PartFiles;
 import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.channels.FileChannel;
@@ -13,7 +14,8 @@ import java.util.UUID;
 
 /**
  * A file that is written beside its place, and put there when it is whole: until then, and when it
- * never gets whole, what was there before stays.
+ * never gets whole, what was there before stays. What a killed process has left there is removed by
+ * the next one that writes the same file.
  */
 public final class NewFile implements AutoCloseable {
   private final Path target;
@@ -35,9 +37,10 @@ public final class NewFile implements AutoCloseable {
    */
   public static NewFile of(Path target, long bytes) {
     Path absolute = target.toAbsolutePath();
-    Path path =
-        absolute.resolveSibling(".%s.%s.part".formatted(absolute.getFileName(), UUID.randomUUID()));
+    String prefix = ".%s.".formatted(absolute.getFileName());
+    Path path = absolute.resolveSibling(prefix + UUID.randomUUID() + PartFiles.SUFFIX);
     try {
+      PartFiles.deleteLeftBehind(absolute.getParent(), prefix);
       long free = Files.getFileStore(absolute.getParent()).getUsableSpace();
       if (free < bytes) {
         throw new NoDiskSpaceException(

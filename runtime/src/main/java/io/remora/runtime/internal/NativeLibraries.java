@@ -101,15 +101,20 @@ public final class NativeLibraries {
         return target;
       }
       Files.createDirectories(folder);
-      Path temporary = Files.createTempFile(folder, name, ".part");
-      Files.write(temporary, content);
-      if (FileSystems.getDefault().supportedFileAttributeViews().contains("posix")) {
-        Files.setPosixFilePermissions(temporary, PosixFilePermissions.fromString("rwxr-xr-x"));
-      }
+      PartFiles.deleteLeftBehind(folder, name);
+      Path temporary = Files.createTempFile(folder, name, PartFiles.SUFFIX);
       try {
-        Files.move(temporary, target, StandardCopyOption.ATOMIC_MOVE);
-      } catch (AtomicMoveNotSupportedException e) {
-        Files.move(temporary, target, StandardCopyOption.REPLACE_EXISTING);
+        Files.write(temporary, content);
+        if (FileSystems.getDefault().supportedFileAttributeViews().contains("posix")) {
+          Files.setPosixFilePermissions(temporary, PosixFilePermissions.fromString("rwxr-xr-x"));
+        }
+        try {
+          Files.move(temporary, target, StandardCopyOption.ATOMIC_MOVE);
+        } catch (AtomicMoveNotSupportedException e) {
+          Files.move(temporary, target, StandardCopyOption.REPLACE_EXISTING);
+        }
+      } finally {
+        Files.deleteIfExists(temporary);
       }
       return target;
     } catch (IOException e) {
