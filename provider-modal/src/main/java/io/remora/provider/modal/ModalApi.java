@@ -96,7 +96,8 @@ final class ModalApi implements AutoCloseable {
                 .withTls(account.usesTls())
                 .withDeadline(LONGEST_POLL.multipliedBy(2))
                 .withConnectionAttempts(Integer.MAX_VALUE)
-                .withChannelBuilderOverrides(ModalApi::channel),
+                .withChannelBuilderOverrides(
+                    builder -> channel(builder).intercept(new ServerWarnings(log::warn))),
             system);
     this.tokens =
         new AuthTokens(
@@ -242,6 +243,8 @@ final class ModalApi implements AutoCloseable {
 
   private Map<String, String> accountHeaders() {
     Map<String, String> headers = new HashMap<>(CLIENT_HEADERS);
+    // The server does not see the name by which it was called.
+    headers.put("x-modal-host", account.server().getHost());
     headers.put("x-modal-token-id", account.tokenId());
     headers.put("x-modal-token-secret", account.tokenSecret());
     return headers;

@@ -22,6 +22,7 @@ import io.remora.provider.modal.wire.SandboxTerminateRequest;
 import io.remora.provider.modal.wire.SecretGetOrCreateRequest;
 import io.remora.provider.modal.wire.VolumeFsVersion;
 import io.remora.provider.modal.wire.VolumeGetOrCreateRequest;
+import io.remora.provider.modal.wire.VolumeGetOrCreateResponse;
 import io.remora.runtime.ProviderException;
 import io.remora.runtime.ProvisioningTimeoutException;
 import io.remora.runtime.UnsupportedGpuException;
@@ -133,17 +134,15 @@ public final class ModalProvider implements MachineProvider {
     double before = 0;
     for (int page = 0; page < MAX_PAGES; page++) {
       List<SandboxInfo> found =
-          api.call(
-                  "Listing sandboxes",
-                  ModalClientClient::sandboxList,
-                  SandboxListRequest.newBuilder()
-                      .setAppId(app)
-                      .setEnvironmentName(account.environment())
-                      .setBeforeTimestamp(before)
-                      .addTags(SandboxTags.OURS)
-                      .build(),
-                  limits(settings))
-              .getSandboxesList();
+          page(
+              api,
+              SandboxListRequest.newBuilder()
+                  .setAppId(app)
+                  .setEnvironmentName(account.environment())
+                  .setBeforeTimestamp(before)
+                  .addTags(SandboxTags.OURS)
+                  .build(),
+              limits(settings));
       if (found.isEmpty()) {
         break;
       }
@@ -152,6 +151,19 @@ public final class ModalProvider implements MachineProvider {
       before = found.get(found.size() - 1).getCreatedAt();
     }
     return nodes;
+  }
+
+  /** By the call for sandboxes of the first kind, as long as the server has it. */
+  private static List<SandboxInfo> page(ModalApi api, SandboxListRequest request, Limits limits) {
+    String what = "Listing sandboxes";
+    try {
+      return api.call(what, ModalClientClient::sandboxList, request, limits).getSandboxesList();
+    } catch (ModalApi.RefusedException e) {
+      if (e.code() != Status.Code.UNIMPLEMENTED) {
+        throw e;
+      }
+      return api.call(what, ModalClientClient::sandboxListV2, request, limits).getSandboxesList();
+    }
   }
 
   private static String appId(
@@ -273,20 +285,28 @@ public final class ModalProvider implements MachineProvider {
 
     private String volumeId() {
       String name = settings.sandbox().stateVolume();
-      return name.isEmpty()
-          ? ""
-          : api.call(
-                  "Finding volume " + name,
-                  ModalClientClient::volumeGetOrCreate,
-                  VolumeGetOrCreateRequest.newBuilder()
-                      .setDeploymentName(name)
-                      .setEnvironmentName(account.environment())
-                      .setObjectCreationType(
-                          ObjectCreationType.OBJECT_CREATION_TYPE_CREATE_IF_MISSING)
-                      .setVersion(VolumeFsVersion.VOLUME_FS_VERSION_V2)
-                      .build(),
-                  limits())
-              .getVolumeId();
+      if (name.isEmpty()) {
+        return "";
+      }
+      VolumeGetOrCreateResponse volume =
+          api.call(
+              "Finding volume " + name,
+              ModalClientClient::volumeGetOrCreate,
+              VolumeGetOrCreateRequest.newBuilder()
+                  .setDeploymentName(name)
+                  .setEnvironmentName(account.environment())
+                  .setObjectCreationType(ObjectCreationType.OBJECT_CREATION_TYPE_CREATE_IF_MISSING)
+                  .setVersion(VolumeFsVersion.VOLUME_FS_VERSION_V2)
+                  .build(),
+              limits());
+      // One that was there already has the version that it was made with.
+      if (volume.hasMetadata()
+          && volume.getMetadata().getVersion() != VolumeFsVersion.VOLUME_FS_VERSION_V2) {
+        throw new ProviderException(
+            "Modal's volume %s is there already and has version 1, and paused machines need one of version 2: name another (remora.provider.modal.state-volume), or delete it"
+                .formatted(name));
+      }
+      return volume.getVolumeId();
     }
 
     private String secretId(Map<String, String> environment) {

@@ -134,6 +134,7 @@ class ModalApiTest {
                     .containsEntry("x-modal-token-secret", "as-1")
                     .containsEntry("x-modal-client-type", "9")
                     .containsEntry("x-modal-client-version", "1.0.0")
+                    .containsEntry("x-modal-host", "127.0.0.1")
                     .containsKey("x-modal-libmodal-version"));
     assertThat(calls.get(0).headers()).doesNotContainKey("x-modal-auth-token");
     assertThat(calls.get(1).headers()).containsEntry("x-modal-auth-token", "jwt");

@@ -7,6 +7,7 @@ import static org.awaitility.Awaitility.await;
 
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
+import io.grpc.Status;
 import io.remora.provider.MachineSpec;
 import io.remora.provider.ProviderContext;
 import io.remora.provider.ProvisionedNode;
@@ -57,6 +58,20 @@ final class ModalLeftoversTest {
     api.close();
     blocking.shutdownNow();
     modal.close();
+  }
+
+  @Test
+  void listsByTheNewerCallWhereTheServerHasNoOther() throws Exception {
+    List<String> all = new ArrayList<>();
+    for (int i = 0; i < 3; i++) {
+      all.add(sandbox(SandboxTags.of("alive-" + i, Instant.now(), LEASE)));
+    }
+    modal.fail("SandboxList", 10, Status.UNIMPLEMENTED.withDescription("use SandboxListV2"));
+
+    assertThat(get(provider.running(context(""))))
+        .extracting(RunningNode::id)
+        .containsExactlyInAnyOrderElementsOf(all);
+    assertThat(modal.calls("SandboxListV2")).hasSizeGreaterThan(1);
   }
 
   @Test

@@ -10,8 +10,13 @@ import io.remora.actors.MachineState;
 import io.remora.client.RemoteMachine;
 import io.remora.provider.modal.fake.FakeModal;
 import io.remora.provider.modal.fake.FakeSandbox;
+import io.remora.provider.modal.wire.ModalClientClient;
+import io.remora.provider.modal.wire.ObjectCreationType;
+import io.remora.provider.modal.wire.VolumeFsVersion;
+import io.remora.provider.modal.wire.VolumeGetOrCreateRequest;
 import io.remora.runtime.ImageBuildException;
 import io.remora.runtime.NodeLostException;
+import io.remora.runtime.ProviderException;
 import java.io.BufferedReader;
 import java.io.IOException;
 import java.net.InetSocketAddress;
@@ -116,6 +121,29 @@ final class ModalMachineTest {
         .isInstanceOf(ImageBuildException.class)
         .hasMessageContaining("no matching distribution found for torch")
         .hasMessageContaining("RUN pip install torch");
+    assertThat(modal.sandboxes()).isEmpty();
+  }
+
+  @Test
+  @Tag("fast")
+  void aVolumeOfTheOlderVersionIsRefused() {
+    try (ModalApi api = TestModal.api(modal)) {
+      api.call(
+          "Making a volume",
+          ModalClientClient::volumeGetOrCreate,
+          VolumeGetOrCreateRequest.newBuilder()
+              .setDeploymentName("remora-state")
+              .setObjectCreationType(ObjectCreationType.OBJECT_CREATION_TYPE_CREATE_IF_MISSING)
+              .setVersion(VolumeFsVersion.VOLUME_FS_VERSION_V1)
+              .build(),
+          TestModal.LIMITS);
+    }
+
+    assertThatThrownBy(() -> open("older", ""))
+        .isInstanceOf(ProviderException.class)
+        .hasMessageContaining("remora-state")
+        .hasMessageContaining("has version 1")
+        .hasMessageContaining("remora.provider.modal.state-volume");
     assertThat(modal.sandboxes()).isEmpty();
   }
 

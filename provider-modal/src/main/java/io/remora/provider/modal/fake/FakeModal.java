@@ -5,13 +5,18 @@ import akka.actor.ActorSystem;
 import akka.actor.typed.javadsl.Adapter;
 import akka.http.javadsl.Http;
 import akka.http.javadsl.ServerBinding;
+import akka.http.javadsl.model.AttributeKeys;
 import akka.http.javadsl.model.ContentTypes;
 import akka.http.javadsl.model.HttpEntities;
 import akka.http.javadsl.model.HttpHeader;
 import akka.http.javadsl.model.HttpRequest;
 import akka.http.javadsl.model.HttpResponse;
 import akka.http.javadsl.model.MediaTypes;
+import akka.http.javadsl.model.Trailer;
 import akka.http.javadsl.model.headers.RawHeader;
+import akka.http.scaladsl.model.HttpEntity.Chunked;
+import akka.http.scaladsl.model.HttpEntity.LastChunk;
+import akka.japi.Util;
 import akka.japi.function.Function;
 import akka.stream.Materializer;
 import akka.stream.SystemMaterializer;
@@ -36,6 +41,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
 import java.util.ArrayDeque;
+import java.util.ArrayList;
 import java.util.Base64;
 import java.util.Collection;
 import java.util.Collections;
@@ -81,6 +87,9 @@ public final class FakeModal implements AutoCloseable {
   private static final String PREFIX = "/" + ModalClient.name + "/";
   private static final Set<String> STREAMING = Set.of("ImageJoinStreaming", "SandboxGetLogs");
   private static final Set<String> CLIENT_TYPES = Set.of("1", "8", "9");
+
+  /** Those that say the version of their library besides. */
+  private static final Set<String> LIBRARIES = Set.of("8", "9");
 
   private static final Config HTTP =
       ConfigFactory.parseString(
@@ -140,6 +149,7 @@ public final class FakeModal implements AutoCloseable {
   private final List<RecordedCall> calls = new CopyOnWriteArrayList<>();
   private final List<String> violations = new CopyOnWriteArrayList<>();
   private final Map<String, Deque<Fault>> faults = new HashMap<>();
+  private volatile Optional<HttpHeader> warning = Optional.empty();
 
   /** Answers by method and key, the latest. */
   private final Map<String, CompletionStage<HttpResponse>> answered =
@@ -295,6 +305,11 @@ public final class FakeModal implements AutoCloseable {
             true));
   }
 
+  /** From now on every answer, also of a refused call, brings this warning. */
+  public void warn(String text) {
+    warning = Optional.of(RawHeader.create("x-modal-warning", percentEncoded(text)));
+  }
+
   /** The next build of a layer with a command that contains this ends so. */
   public void failBuild(String command, String reason) {
     service.images().fail(command, GenericStatus.GENERIC_STATUS_FAILURE, reason);
@@ -339,7 +354,8 @@ public final class FakeModal implements AutoCloseable {
               byte[] bytes = entity.getData().drop(GRPC_PREFIX).toArray();
               record(new RecordedCall(method, headers, bytes));
               return answer(method, headers, request.withEntity(entity));
-            });
+            })
+        .thenApply(this::warned);
   }
 
   private CompletionStage<HttpResponse> answer(
@@ -359,9 +375,42 @@ public final class FakeModal implements AutoCloseable {
         STREAMING.contains(method)
             ? handle(request)
             // The same key, the same call: it is carried out once, however often it comes.
-            : answered.computeIfAbsent(
-                method + " " + headers.get("x-idempotency-key"), key -> handle(request));
+            : !headers.containsKey("x-idempotency-key")
+                ? handle(request)
+                : answered.computeIfAbsent(
+                    method + " " + headers.get("x-idempotency-key"), key -> handle(request));
     return fault == null ? answer : answer.thenApply(lost -> fault.answer());
+  }
+
+  /** With the warning among the trailers, or, where there is no message, among the headers. */
+  private HttpResponse warned(HttpResponse answer) {
+    if (warning.isEmpty()) {
+      return answer;
+    }
+    HttpHeader text = warning.get();
+    Optional<Trailer> trailer = answer.getAttribute(AttributeKeys.trailer);
+    if (trailer.isPresent()) {
+      return answer.addAttribute(AttributeKeys.trailer, trailer.get().addHeader(text));
+    }
+    // A refused call's trailers are in the last chunk.
+    if (answer.entity() instanceof Chunked chunked) {
+      return answer.withEntity(
+          chunked.copy(
+              chunked.contentType(),
+              chunked
+                  .chunks()
+                  .asJava()
+                  .map(part -> part instanceof LastChunk last ? with(last, text) : part)
+                  .asScala()));
+    }
+    return answer.addHeader(text);
+  }
+
+  private static LastChunk with(LastChunk last, HttpHeader header) {
+    List<akka.http.scaladsl.model.HttpHeader> trailer = new ArrayList<>();
+    last.trailer().foreach(trailer::add);
+    trailer.add((akka.http.scaladsl.model.HttpHeader) header);
+    return new LastChunk(last.extension(), Util.immutableSeq(trailer));
   }
 
   private CompletionStage<HttpResponse> handle(HttpRequest request) {
@@ -374,12 +423,16 @@ public final class FakeModal implements AutoCloseable {
 
   /** What Modal demands of every call. */
   private Optional<Status> refusal(String method, Map<String, String> headers) {
-    for (String name : List.of("x-modal-client-version", "x-modal-libmodal-version")) {
+    String type = headers.getOrDefault("x-modal-client-type", "");
+    List<String> required = new ArrayList<>(List.of("x-modal-client-version", "x-modal-host"));
+    if (LIBRARIES.contains(type)) {
+      required.add("x-modal-libmodal-version");
+    }
+    for (String name : required) {
       if (headers.getOrDefault(name, "").isBlank()) {
         return invalid("the header %s is missing", name);
       }
     }
-    String type = headers.getOrDefault("x-modal-client-type", "");
     if (!CLIENT_TYPES.contains(type)) {
       return invalid("x-modal-client-type is '%s'", type);
     }
@@ -393,7 +446,7 @@ public final class FakeModal implements AutoCloseable {
       if (withAuthToken) {
         return invalid("%s carries x-modal-auth-token", method);
       }
-    } else {
+    } else if (withAuthToken || method.endsWith("V2")) {
       String reason = tokens.refusal(headers.getOrDefault("x-modal-auth-token", ""));
       if (!reason.isEmpty()) {
         return Optional.of(Status.UNAUTHENTICATED.withDescription(reason));
@@ -403,6 +456,9 @@ public final class FakeModal implements AutoCloseable {
   }
 
   private static Optional<Status> attemptRefusal(Map<String, String> headers) {
+    if (!headers.containsKey("x-idempotency-key")) {
+      return Optional.empty(); // a call that is not attempted again
+    }
     String key = headers.getOrDefault("x-idempotency-key", "");
     if (!key.matches(UUID_PATTERN)) {
       return invalid("x-idempotency-key is no UUID: '%s'", key);
@@ -413,7 +469,7 @@ public final class FakeModal implements AutoCloseable {
       if (!attempt.matches("\\d{1,6}")) {
         return invalid("%sattempt is '%s'", kind, attempt);
       }
-      if (attempt.equals("0") ? !delay.isEmpty() : !delay.matches("\\d+\\.\\d{3}")) {
+      if (attempt.equals("0") ? !delay.isEmpty() : !delay.matches("\\d+\\.\\d+(e-\\d+)?")) {
         return invalid("%sdelay is '%s'", kind, delay);
       }
     }
@@ -456,11 +512,7 @@ public final class FakeModal implements AutoCloseable {
                     ContentTypes.create(MediaTypes.customBinary("application", "grpc+proto", true)),
                     ByteString.emptyByteString()))
             .addHeader(RawHeader.create("grpc-status", Integer.toString(status.getCode().value())))
-            .addHeader(
-                RawHeader.create(
-                    "grpc-message",
-                    URLEncoder.encode(status.getDescription(), StandardCharsets.UTF_8)
-                        .replace("+", "%20")));
+            .addHeader(RawHeader.create("grpc-message", percentEncoded(status.getDescription())));
     return details
         .map(
             each ->
@@ -469,6 +521,10 @@ public final class FakeModal implements AutoCloseable {
                         "grpc-status-details-bin",
                         Base64.getEncoder().withoutPadding().encodeToString(each.toByteArray()))))
         .orElse(response);
+  }
+
+  private static String percentEncoded(String text) {
+    return URLEncoder.encode(text, StandardCharsets.UTF_8).replace("+", "%20");
   }
 
   private static <T> T await(CompletionStage<T> stage, String what) {

@@ -158,16 +158,20 @@ public final class FakeSandbox {
 
   synchronized List<TunnelData> tunnels() {
     List<TunnelData> data = new ArrayList<>();
-    tunnels.forEach(
-        (port, forwarder) ->
-            data.add(
-                TunnelData.newBuilder()
-                    .setHost(id.toLowerCase(Locale.ROOT) + ".r5.modal.host.invalid")
-                    .setPort(443)
-                    .setUnencryptedHost(forwarder.address().getAddress().getHostAddress())
-                    .setUnencryptedPort(forwarder.address().getPort())
-                    .setContainerPort(port)
-                    .build()));
+    for (PortSpec spec : request.getDefinition().getOpenPorts().getPortsList()) {
+      TunnelData.Builder tunnel =
+          TunnelData.newBuilder()
+              .setHost(id.toLowerCase(Locale.ROOT) + ".r5.modal.host.invalid")
+              .setPort(443)
+              .setContainerPort(spec.getPort());
+      if (spec.getUnencrypted()) {
+        InetSocketAddress address = tunnels.get(spec.getPort()).address();
+        tunnel
+            .setUnencryptedHost(address.getAddress().getHostAddress())
+            .setUnencryptedPort(address.getPort());
+      }
+      data.add(tunnel.build());
+    }
     return data;
   }
 

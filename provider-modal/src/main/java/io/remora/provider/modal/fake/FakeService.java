@@ -12,6 +12,7 @@ import io.remora.provider.modal.wire.AppGetOrCreateRequest;
 import io.remora.provider.modal.wire.AppGetOrCreateResponse;
 import io.remora.provider.modal.wire.AuthTokenGetRequest;
 import io.remora.provider.modal.wire.AuthTokenGetResponse;
+import io.remora.provider.modal.wire.ClientHelloResponse;
 import io.remora.provider.modal.wire.EnvironmentGetOrCreateRequest;
 import io.remora.provider.modal.wire.EnvironmentGetOrCreateResponse;
 import io.remora.provider.modal.wire.EnvironmentMetadata;
@@ -43,6 +44,8 @@ import io.remora.provider.modal.wire.SandboxGetTunnelsResponse;
 import io.remora.provider.modal.wire.SandboxInfo;
 import io.remora.provider.modal.wire.SandboxListRequest;
 import io.remora.provider.modal.wire.SandboxListResponse;
+import io.remora.provider.modal.wire.SandboxTagsGetRequest;
+import io.remora.provider.modal.wire.SandboxTagsGetResponse;
 import io.remora.provider.modal.wire.SandboxTagsSetRequest;
 import io.remora.provider.modal.wire.SandboxTerminateRequest;
 import io.remora.provider.modal.wire.SandboxTerminateResponse;
@@ -52,8 +55,10 @@ import io.remora.provider.modal.wire.SecretGetOrCreateRequest;
 import io.remora.provider.modal.wire.SecretGetOrCreateResponse;
 import io.remora.provider.modal.wire.TaskLogs;
 import io.remora.provider.modal.wire.TaskLogsBatch;
+import io.remora.provider.modal.wire.VolumeFsVersion;
 import io.remora.provider.modal.wire.VolumeGetOrCreateRequest;
 import io.remora.provider.modal.wire.VolumeGetOrCreateResponse;
+import io.remora.provider.modal.wire.VolumeMetadata;
 import io.remora.provider.modal.wire.VolumeMount;
 import java.io.IOException;
 import java.io.UncheckedIOException;
@@ -111,6 +116,7 @@ final class FakeService implements ModalClient {
   private final FakeImages images = new FakeImages();
   private final Map<String, String> apps = new HashMap<>();
   private final Map<String, String> volumes = new HashMap<>();
+  private final Map<String, VolumeFsVersion> volumeVersions = new HashMap<>();
   private final Map<String, Map<String, String>> secrets = new HashMap<>();
   private final Map<String, FakeSandbox> sandboxes = new LinkedHashMap<>();
   private volatile double speed;
@@ -172,6 +178,11 @@ final class FakeService implements ModalClient {
   }
 
   @Override
+  public CompletionStage<ClientHelloResponse> clientHello(Empty request) {
+    return done(ClientHelloResponse.newBuilder().setImageBuilderVersion(BUILDER_VERSION).build());
+  }
+
+  @Override
   public CompletionStage<AuthTokenGetResponse> authTokenGet(AuthTokenGetRequest request) {
     return done(
         AuthTokenGetResponse.newBuilder().setToken(tokens.issue(options.tokenLife())).build());
@@ -212,9 +223,12 @@ final class FakeService implements ModalClient {
   @Override
   public synchronized CompletionStage<SecretGetOrCreateResponse> secretGetOrCreate(
       SecretGetOrCreateRequest request) {
+    ObjectCreationType type = request.getObjectCreationType();
     check(
-        request.getObjectCreationType() == ObjectCreationType.OBJECT_CREATION_TYPE_EPHEMERAL,
-        "a secret without a name is ephemeral");
+        type == ObjectCreationType.OBJECT_CREATION_TYPE_EPHEMERAL
+            || (type == ObjectCreationType.OBJECT_CREATION_TYPE_ANONYMOUS_OWNED_BY_APP
+                && apps.containsValue(request.getAppId())),
+        "a secret without a name is ephemeral, or an app's");
     for (String name : request.getEnvDictMap().keySet()) {
       check(name.matches("[a-zA-Z_][a-zA-Z0-9_]*"), "not the name of a variable: " + name);
     }
@@ -235,7 +249,22 @@ final class FakeService implements ModalClient {
             "vo",
             request.getObjectCreationType()
                 == ObjectCreationType.OBJECT_CREATION_TYPE_CREATE_IF_MISSING);
-    return done(VolumeGetOrCreateResponse.newBuilder().setVolumeId(id).build());
+    VolumeFsVersion asked = request.getVersion();
+    VolumeFsVersion version =
+        volumeVersions.computeIfAbsent(
+            id,
+            created ->
+                asked == VolumeFsVersion.VOLUME_FS_VERSION_UNSPECIFIED
+                    ? VolumeFsVersion.VOLUME_FS_VERSION_V1
+                    : asked);
+    return done(
+        VolumeGetOrCreateResponse.newBuilder()
+            .setVolumeId(id)
+            .setMetadata(
+                VolumeMetadata.newBuilder()
+                    .setName(request.getDeploymentName())
+                    .setVersion(version))
+            .build());
   }
 
   @Override
@@ -376,7 +405,6 @@ final class FakeService implements ModalClient {
         request.getFileDescriptor() == FileDescriptor.FILE_DESCRIPTOR_STDOUT
             || request.getFileDescriptor() == FileDescriptor.FILE_DESCRIPTOR_STDERR,
         "file_descriptor must be STDOUT or STDERR");
-    check(!request.getLastEntryId().isEmpty(), "last_entry_id is missing: 0-0 is the first");
     return sandbox(request.getSandboxId())
         .log(request.getFileDescriptor() == FileDescriptor.FILE_DESCRIPTOR_STDERR)
         .stream(request.getLastEntryId(), duration(request.getTimeout()), LOG_ENTRIES)
@@ -438,6 +466,20 @@ final class FakeService implements ModalClient {
                         .setAppId(each.request().getAppId())
                         .addAllTags(each.tags())));
     return done(response.build());
+  }
+
+  /** There are none but those of the first kind. */
+  @Override
+  public CompletionStage<SandboxListResponse> sandboxListV2(SandboxListRequest request) {
+    return sandboxList(request);
+  }
+
+  @Override
+  public CompletionStage<SandboxTagsGetResponse> sandboxTagsGet(SandboxTagsGetRequest request) {
+    return done(
+        SandboxTagsGetResponse.newBuilder()
+            .addAllTags(sandbox(request.getSandboxId()).tags())
+            .build());
   }
 
   @Override
