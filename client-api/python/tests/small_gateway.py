@@ -70,6 +70,9 @@ class SmallGateway:
             return Silent()
         return DirectTransport(self.address, [("authorization", "Bearer " + "x" * 200)])
 
+    def end(self) -> None:
+        """No process of the program's own."""
+
     def cut(self) -> None:
         client = self._client
         if client is not None:
