@@ -38,6 +38,7 @@ _DECLARATIONS: dict[str, tuple[Any, list[Any]]] = {
     "machine_set_cuda": (None, [c_int64, c_int32]),
     "machine_set_node_address": (c_int32, [c_int64, c_char_p]),
     "machine_synchronize": (c_int32, [c_int64]),
+    "declare_fixed_shapes": (None, [c_char_p]),
     "machine_memory": (c_int32, [c_int64, c_int32, POINTER(c_int64)]),
     "machine_empty_cache": (c_int32, [c_int64, c_int32]),
     "machine_reset_peak_memory": (c_int32, [c_int64, c_int32]),

@@ -601,6 +601,25 @@ def is_remote_execution_enabled() -> bool:
     return _remote_execution
 
 
+def declare_fixed_shapes(operator: str) -> None:
+    """Says that values never decide the output shapes of an operator of another library.
+
+    Without it, and without a Meta kernel (``torch.library.register_fake``), each call of the operator
+    waits for the node. Must be called before the operator's first call in the process.
+
+    Args:
+        operator: Its name with its library, such as ``"torchvision::roi_align"``, for all overloads.
+
+    Raises:
+        ValueError: The name has no library.
+
+    """
+    library, separator, name = operator.partition("::")
+    if not (library and separator and name):
+        raise ValueError(f"an operator is named library::operator, not {operator!r}")
+    core.declare_fixed_shapes(operator.encode())
+
+
 def storage_id(tensor: torch.Tensor) -> int:
     """The id of a remote tensor's storage: 1, 2, 3 … in the order in which this process made them.
 

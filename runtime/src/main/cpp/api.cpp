@@ -359,6 +359,13 @@ int32_t remora_machine_set_node_address(int64_t machine, const char* address) {
     return 0;
   });
 }
+int32_t remora_machine_told(int64_t machine, int64_t failure) {
+  return guarded([&]() -> int32_t {
+    machine_at(machine).told(static_cast<uint64_t>(failure));
+    return 0;
+  });
+}
+void remora_declare_fixed_shapes(const char* name) { remora::declare_fixed_shapes(name); }
 int32_t remora_machine_synchronize(int64_t machine) {
   return guarded([&]() -> int32_t {
     auto& m = machine_at(machine);
@@ -442,7 +449,7 @@ void remora_node_answer_release(int64_t answer) { delete answer_at(answer); }
 int64_t remora_event_record(int64_t machine, int32_t device) {
   return guarded([&]() -> int64_t {
     auto& m = machine_at(machine);
-    auto event = std::make_unique<remora::RemoteEvent>(remora::RemoteEvent{&m, m.next_event()});
+    auto event = std::make_unique<remora::RemoteEvent>(m);
     remora::record_event(*event, device);
     return address_of(event.release());
   });
@@ -465,10 +472,7 @@ double remora_event_elapsed(int64_t first, int64_t second) {
   });
   return result;
 }
-void remora_event_destroy(int64_t event) {
-  event_at(event)->machine->free_handle(remora::Record::kFreeEvent, event_at(event)->id);
-  delete event_at(event);
-}
+void remora_event_destroy(int64_t event) { delete event_at(event); }
 void remora_machine_close(int64_t machine) {
   if (auto* m = remora::find_machine(machine)) {
     m->close();

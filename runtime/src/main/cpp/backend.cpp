@@ -76,7 +76,7 @@ struct RemoteGuard final : c10::impl::DeviceGuardImplInterface {
     auto device = remora_device(index < 0 ? stream.device_index() : index);
     auto& machine = machine_of(device);
     if (*event == nullptr) {
-      *event = new RemoteEvent{&machine, machine.next_event()};
+      *event = new RemoteEvent(machine);
     }
     record_event(*static_cast<RemoteEvent*>(*event), machine.device_of_slot(device.index()));
   }
@@ -101,10 +101,7 @@ struct RemoteGuard final : c10::impl::DeviceGuardImplInterface {
     return event_elapsed(*static_cast<RemoteEvent*>(first), *static_cast<RemoteEvent*>(second));
   }
   void destroyEvent(void* event, const c10::DeviceIndex) const noexcept override {
-    if (auto* mark = static_cast<RemoteEvent*>(event)) {
-      mark->machine->free_handle(Record::kFreeEvent, mark->id);
-      delete mark;
-    }
+    delete static_cast<RemoteEvent*>(event);
   }
   // Autograd's engine starts a thread for each device counted here and sizes its tables by it, so the number must
   // not grow after the first backward: all slots count, whether open or not.
@@ -289,6 +286,8 @@ at::Tensor empty_memory_format(c10::IntArrayRef sizes, std::optional<c10::Scalar
     return make_empty(sizes, c10::get_channels_last_strides_3d(sizes), dtype, layout, device, pin_memory);
   }
   TORCH_CHECK(wanted == c10::MemoryFormat::Contiguous, "unsupported memory format ", wanted);
+  at::detail::check_size_nonnegative(sizes);
+  at::detail::computeStorageNbytesContiguous(sizes, c10::elementSize(c10::dtype_or_default(dtype)));  // may overflow
   return make_empty(sizes, c10::contiguous_strides(sizes), dtype, layout, device, pin_memory);
 }
 
@@ -332,17 +331,23 @@ const at::Tensor& resize(const at::Tensor& self, c10::IntArrayRef sizes, std::op
   }
   at::detail::check_size_nonnegative(sizes);
   auto* impl = self.unsafeGetTensorImpl();
-  impl->set_sizes_contiguous(sizes);
-  if (format.has_value()) {
-    TORCH_CHECK(*format != c10::MemoryFormat::Preserve, "unsupported memory format ", *format);
-    impl->empty_tensor_restride(*format);
+  auto before = TensorMeta::of(self);
+  auto bytes_before = static_cast<int64_t>(self.storage().nbytes());
+  try {
+    impl->set_sizes_contiguous(sizes);
+    if (format.has_value()) {
+      TORCH_CHECK(*format != c10::MemoryFormat::Preserve, "unsupported memory format ", *format);
+      impl->empty_tensor_restride(*format);
+    }
+    grow_storage(self, self.numel() == 0
+                           ? 0
+                           : at::detail::computeStorageNbytes(self.sizes(), self.strides(), self.element_size(),
+                                                              self.storage_offset()));
+  } catch (...) {
+    impl->set_sizes_and_strides(before.sizes, before.strides, before.offset);
+    throw;
   }
-  auto before = static_cast<int64_t>(self.storage().nbytes());
-  grow_storage(self, self.numel() == 0
-                         ? 0
-                         : at::detail::computeStorageNbytes(self.sizes(), self.strides(), self.element_size(),
-                                                            self.storage_offset()));
-  if (fills_memory()) at::native::fill_resize_deterministic_(self, before);
+  if (fills_memory()) at::native::fill_resize_deterministic_(self, bytes_before);
   return self;
 }
 

@@ -102,6 +102,7 @@ struct Executor::Call {
   std::vector<const c10::StorageImpl*> adopted;
   uint32_t device = 0;
   bool device_known = false;
+  bool overwrites = false;                 // the argument being decoded: its old values do not matter
   std::vector<std::string> described;
 
   void refuse(const std::string& why, const char* error = "") {
@@ -172,7 +173,7 @@ std::unique_ptr<ExecutionResult> Executor::execute(const uint8_t* data, size_t b
       case Record::kRead: read(r); break;
       case Record::kResize: resize(r); break;
       case Record::kSeed: {
-        auto id = r.bounded(kMaxGenerators, "a generator");
+        auto id = r.varint();
         auto device = r.bounded(devices_.size() - 1, "a device");
         auto& g = generator(id, device);
         std::lock_guard<std::mutex> guard(g.mutex());
@@ -184,13 +185,16 @@ std::unique_ptr<ExecutionResult> Executor::execute(const uint8_t* data, size_t b
       case Record::kRun: run(r, Callee::kWorker); break;
       case Record::kCallNode: run(r, Callee::kNode); break;
       case Record::kFreeEvent:
-        events_.erase(r.bounded(kMaxEvents, "an event"));
+        events_.erase(r.varint());
+        break;
+      case Record::kTold:
+        told_ = std::max(told_, r.varint());
         break;
       case Record::kDropTransfer:
         drop_transfer(r.string(), this);
         break;
       case Record::kWriteRandomState: {
-        auto id = r.bounded(kMaxGenerators, "a generator");
+        auto id = r.varint();
         auto device = r.bounded(devices_.size() - 1, "a device");
         auto size = r.count("a generator state's size");
         auto state = at::empty({static_cast<int64_t>(size)}, at::TensorOptions().dtype(at::kByte));
@@ -205,7 +209,7 @@ std::unique_ptr<ExecutionResult> Executor::execute(const uint8_t* data, size_t b
         break;
       }
       case Record::kFreeGenerator:
-        generators_.erase(r.bounded(kMaxGenerators, "a generator"));
+        generators_.erase(r.varint());
         break;
       case Record::kSettings: settings_ = Settings::read(r); break;
       default:
@@ -243,10 +247,17 @@ std::unique_ptr<ExecutionResult> Executor::execute(const uint8_t* data, size_t b
 
 // ---------------------------------------------------------------- questions and events
 
-void Executor::record_event(Reader& r) {
-  auto id = r.bounded(kMaxEvents, "an event");
-  auto device = devices_[r.bounded(devices_.size() - 1, "a device")];
+// Where the program has an event or a generator for the first time. It holds itself to the limit.
+Executor::Event& Executor::event(uint64_t id) {
   auto& event = events_[id];
+  if (events_.size() > kMaxEvents) throw WireError("there are more than " + std::to_string(kMaxEvents) + " events");
+  return event;
+}
+
+void Executor::record_event(Reader& r) {
+  auto id = r.varint();
+  auto device = devices_[r.bounded(devices_.size() - 1, "a device")];
+  auto& event = this->event(id);
   event.time = std::chrono::steady_clock::now();
   if (!device.is_cpu()) {
     event.device.emplace(device.type(), c10::EventFlag::BACKEND_DEFAULT);
@@ -283,15 +294,15 @@ void Executor::question(Reader& r) {
   uint64_t second = 0;
   switch (kind) {
     case Question::kRandomState:
-      first = r.bounded(kMaxGenerators, "a generator");
+      first = r.varint();
       second = device_argument();
       break;
     case Question::kSynchronizeEvent:
-      first = r.bounded(kMaxEvents, "an event");
+      first = r.varint();
       break;
     case Question::kElapsed:
-      first = r.bounded(kMaxEvents, "an event");
-      second = r.bounded(kMaxEvents, "an event");
+      first = r.varint();
+      second = r.varint();
       break;
     case Question::kSynchronize:
     case Question::kMemory:
@@ -404,18 +415,29 @@ void Executor::define_operator(Reader& r) {
     r.fail("operators are numbered one after the other: expected " + std::to_string(operators_.size()) + ", got " +
            std::to_string(index));
   }
+  WireOperator op;
+  auto start = r.position();
   std::string name(r.string());
   std::string overload(r.string());
   auto hash = r.u64();
-  WireOperator op;
+  op.arguments = r.bounded(kMaxArguments, "a count of arguments");
+  op.returns = r.bounded(kMaxArguments, "a count of returns");
+  for (auto n = r.count("a count of written arguments"); n > 0; n--) {
+    op.written.push_back(static_cast<uint32_t>(r.bounded(kMaxArguments, "an argument's number")));
+  }
+  op.definition = r.since(start);
   op.name = overload.empty() ? name : name + "." + overload;
   op.info = find_operator(name, overload);
   if (op.info == nullptr) {
-    r.fail("the node's libtorch has no operator " + op.name);
-  }
-  if (op.info->schema_hash != hash) {
-    // Its arguments cannot even be decoded safely.
-    r.fail("operator " + op.name + " has another schema in the node's libtorch than in the program's; use the same version");
+    op.refusal = "the node has no operator " + op.name +
+                 "; a library that has it can be named in the node's remora.node.operator-libraries";
+  } else if (op.info->schema_hash != hash) {
+    op.refusal = "operator " + op.name +
+                 " has another schema on the node than in the program; use the same version of its library on both sides";
+    op.info = nullptr;
+  } else if (op.arguments != op.info->arguments || op.returns != op.info->returns.size() ||
+             op.written != op.info->written) {
+    r.fail("operator " + op.name + " is not what its schema says");
   }
   if (denied_.count(name) || denied_.count(op.name) || denied_.count(name.substr(0, name.find("::")) + "::*")) {
     op.refusal = op.name + " is not allowed on this node (remora.node.denied-operators)";
@@ -463,6 +485,18 @@ void Executor::realize(Storage& storage) {
   storage.memory = c10::Storage(c10::Storage::use_byte_size_t(), static_cast<int64_t>(storage.bytes),
                                 allocator(storage.device), true);
   account(storage);
+}
+
+bool Executor::lacks_values(Storage& storage) {
+  if (storage.failure && storage.has_values && (storage.failure->told || storage.failure->number <= told_)) {
+    storage.failure = nullptr;
+  }
+  return storage.failure != nullptr;
+}
+
+void Executor::spoil(Storage& storage, std::shared_ptr<Failure> failure) {
+  storage.failure = std::move(failure);
+  storage.rewritten = 0;
 }
 
 // A storage by id, or a new one: kWrite, kResize and kBind name storages so.
@@ -514,7 +548,8 @@ void Executor::resize(Reader& r) {
   } catch (const std::exception& e) {
     Call none;
     none.name = "resize_";
-    storage.failure = fail(none, e);
+    storage.has_values = false;  // they do not reach as far as the program thinks
+    spoil(storage, fail(none, e));
   }
 }
 
@@ -528,11 +563,8 @@ void Executor::write(Reader& r) {
   call.name = "upload";
   try {
     realize(storage);
-    if (offset + bytes > storage.memory.nbytes()) {
-      storage.failure = fail(call, "the upload ends at byte " + std::to_string(offset + bytes) + ", the storage at " +
-                                       std::to_string(storage.memory.nbytes()));
-      return;
-    }
+    TORCH_CHECK(offset + bytes <= storage.memory.nbytes(), "the upload ends at byte ", offset + bytes,
+                ", the storage at ", storage.memory.nbytes());
     auto device = devices_[storage.device];
     if (device.is_cpu()) {
       copy_bytes(static_cast<uint8_t*>(storage.memory.mutable_data()) + offset, data, bytes);
@@ -543,8 +575,14 @@ void Executor::write(Reader& r) {
                                  at::TensorOptions().dtype(at::kByte)));
     }
   } catch (const std::exception& e) {
-    storage.failure = fail(call, e);
+    spoil(storage, fail(call, e));
+    return;
   }
+  if (lacks_values(storage) && (offset == 0 || offset == storage.rewritten)) {
+    storage.rewritten = offset + bytes;
+    if (storage.rewritten == storage.memory.nbytes()) storage.failure = nullptr;
+  }
+  storage.has_values = storage.has_values || !storage.failure;
 }
 
 // ---------------------------------------------------------------- decoding a call
@@ -570,23 +608,20 @@ at::Tensor Executor::tensor(Reader& r, uint8_t bits, Call& call, bool output) {
     meta = call.previous;
   } else {
     meta.dtype = r.dtype();
-    auto dims = r.bounded(kMaxDimensions, "a tensor's dimensions");
+    auto dims = r.count("a tensor's dimensions");
     meta.sizes.resize(dims);
     meta.strides.resize(dims);
-    for (auto& size : meta.sizes) size = static_cast<int64_t>(r.bounded(kMaxStorageBytes, "a size"));
+    for (auto& size : meta.sizes) size = static_cast<int64_t>(r.bounded(INT64_MAX, "a size"));
     if (bits & kStrided) {
       for (auto& stride : meta.strides) {
         stride = r.zigzag();
-        if (stride < 0 || static_cast<uint64_t>(stride) > kMaxStorageBytes) r.fail("a stride is out of range");
+        if (stride < 0) r.fail("a stride is negative");
       }
     } else {
       uint64_t stride = 1;
       for (size_t i = dims; i-- > 0;) {
         meta.strides[i] = static_cast<int64_t>(stride);
-        if (__builtin_mul_overflow(stride, static_cast<uint64_t>(std::max<int64_t>(meta.sizes[i], 1)), &stride) ||
-            stride > kMaxStorageBytes) {
-          r.fail("a tensor is too large");
-        }
+        stride *= static_cast<uint64_t>(std::max<int64_t>(meta.sizes[i], 1));
       }
     }
     if (bits & kOffset) {
@@ -598,18 +633,10 @@ at::Tensor Executor::tensor(Reader& r, uint8_t bits, Call& call, bool output) {
   meta.conj = bits & kConj;
   meta.neg = bits & kNeg;
 
-  // Bytes up to the end of what the tensor covers, in 128 bits: no product of hostile sizes can wrap around.
-  unsigned __int128 end = 0;
-  bool empty = false;
-  for (size_t i = 0; i < meta.sizes.size(); i++) {
-    empty = empty || meta.sizes[i] == 0;
-    end += static_cast<unsigned __int128>(meta.sizes[i] > 0 ? meta.sizes[i] - 1 : 0) * meta.strides[i];
+  auto covered = meta.end();
+  if ((output || (bits & kNew)) && covered > kMaxStorageBytes) {
+    r.fail("a new tensor covers more bytes than a storage can have");
   }
-  end = empty ? 0 : (end + meta.offset + 1) * c10::elementSize(meta.dtype);
-  if (end > kMaxStorageBytes) {
-    r.fail("a tensor covers more bytes than a storage can have");
-  }
-  auto covered = static_cast<uint64_t>(end);
 
   if (output) {
     // The caller binds it; only its metadata and name matter here.
@@ -631,10 +658,14 @@ at::Tensor Executor::tensor(Reader& r, uint8_t bits, Call& call, bool output) {
     call.device = storage.device;
     call.device_known = true;
   }
-  if (storage.failure) {
-    if (!call.failure) call.failure = storage.failure;
-    call.inputs.emplace_back(id, at::Tensor());
-    return {};
+  if (lacks_values(storage)) {
+    auto all = storage.memory ? storage.memory.nbytes() : storage.bytes;
+    bool filled = call.overwrites && covered == all && meta.offset == 0 && meta.is_dense();
+    if (!filled) {
+      if (!call.failure) call.failure = storage.failure;
+      call.inputs.emplace_back(id, at::Tensor());
+      return {};
+    }
   }
   // Where the program passed one tensor twice, the operator gets one tensor twice: some look whether their output is
   // their input.
@@ -677,7 +708,7 @@ c10::IValue Executor::argument(Reader& r, Call& call, const c10::TypePtr& type, 
     if (!value.isTensor()) r.fail("a tensor was expected");
     return value.toTensor();
   };
-  if (depth > 3) {
+  if (depth > kMaxNesting) {
     r.fail("arguments nested too deep");
   }
   switch (static_cast<Tag>(tag)) {
@@ -693,7 +724,7 @@ c10::IValue Executor::argument(Reader& r, Call& call, const c10::TypePtr& type, 
     case Tag::kScalarTensor: {
       auto dtype = r.dtype();
       auto wrapped = r.u8() != 0;
-      if (c10::isQIntType(dtype) || c10::elementSize(dtype) == 0) r.fail("a scalar of a quantized dtype");
+      if (c10::isQIntType(dtype)) r.fail("a scalar of a quantized dtype");
       auto t = at::empty({}, at::TensorOptions().dtype(dtype));
       std::memcpy(t.mutable_data_ptr(), r.raw(t.element_size()), t.element_size());
       if (wrapped) t.unsafeGetTensorImpl()->set_wrapped_number(true);
@@ -712,7 +743,7 @@ c10::IValue Executor::argument(Reader& r, Call& call, const c10::TypePtr& type, 
       return c10::complex<double>(real, r.f64());
     }
     case Tag::kString:
-      return std::string(r.string());
+      return std::string(r.text());
     case Tag::kDevice: {
       auto device = r.bounded(devices_.size(), "a device");
       if (device == 0) return c10::Device(c10::kCPU);
@@ -755,15 +786,18 @@ c10::IValue Executor::argument(Reader& r, Call& call, const c10::TypePtr& type, 
       if (auto optional = type->cast<c10::OptionalType>()) {
         list_type = optional->getElementType()->cast<c10::ListType>();
       }
-      if (!list_type) r.fail("a list where the operator has none");
-      c10::impl::GenericList list(list_type->getElementType());
-      for (auto n = r.count("a list's length"); n > 0; n--) {
-        list.push_back(argument(r, call, list_type->getElementType(), depth + 1));
+      auto n = r.count("a list's length");
+      if (!list_type) {  // of an operator that is not here: the call fails
+        call.refuse("a list where the operator has none");
+        for (; n > 0; n--) argument(r, call, c10::AnyType::get(), depth + 1);
+        return {};
       }
+      c10::impl::GenericList list(list_type->getElementType());
+      for (; n > 0; n--) list.push_back(argument(r, call, list_type->getElementType(), depth + 1));
       return list;
     }
     case Tag::kGenerator: {
-      auto id = r.bounded(kMaxGenerators, "a generator");
+      auto id = r.varint();
       auto device = r.bounded(devices_.size() - 1, "a device");
       return generator(id, static_cast<uint32_t>(device));
     }
@@ -783,6 +817,7 @@ static bool fits(const c10::IValue& value, const c10::TypePtr& type) {
     case c10::TypeKind::SymIntType: return value.isInt();
     case c10::TypeKind::FloatType: return value.isDouble();
     case c10::TypeKind::BoolType: return value.isBool();
+    case c10::TypeKind::ComplexType: return value.isComplexDouble();
     case c10::TypeKind::NumberType: return value.isScalar();
     case c10::TypeKind::StringType: return value.isString();
     case c10::TypeKind::DeviceObjType: return value.isDevice();
@@ -876,7 +911,8 @@ void Executor::refuse(int64_t request, Call& call) {
   request_failed(request, *call.failure);
 }
 
-void Executor::request_failed(int64_t request, const Failure& failure) {
+void Executor::request_failed(int64_t request, Failure& failure) {
+  failure.told = true;
   result_->report.code(remora::Event::kRequestFailed);
   result_->report.varint(request);
   write_failure(failure);
@@ -884,6 +920,9 @@ void Executor::request_failed(int64_t request, const Failure& failure) {
 
 at::Generator& Executor::generator(uint64_t id, uint32_t device) {
   auto& generator = generators_[id];
+  if (generators_.size() > kMaxGenerators) {
+    throw WireError("there are more than " + std::to_string(kMaxGenerators) + " generators");
+  }
   if (!generator.defined()) {
     generator = devices_[device].is_cpu()
         ? at::make_generator<at::CPUGeneratorImpl>(c10::default_rng_seed_val)
@@ -958,6 +997,8 @@ bool Executor::run(Call& call) {
       } else {
         call.info->handle.callBoxed(call.stack);
       }
+      TORCH_CHECK(call.stack.size() == call.info->returns.size(), "it returned ", call.stack.size(), " values, not ",
+                  call.info->returns.size());
       return true;
     } catch (const std::bad_alloc&) {
       call.refuse("the node is out of memory", "OutOfMemoryError");
@@ -1018,6 +1059,7 @@ void Executor::adopt(Call& call, int64_t id, uint32_t device, const TensorMeta& 
       auto t = own(call, actual, &predicted);
       auto& storage = born(id, t.storage().nbytes(), device);
       storage.memory = t.storage();
+      storage.has_values = true;
       account(storage);
       return;
     } catch (const std::exception& e) {
@@ -1093,16 +1135,17 @@ void Executor::call(Reader& r, bool asked) {
   if (!op.refusal.empty()) {
     call.refuse(op.refusal);
   }
-  const auto& schema = op.info->handle.schema();
-  call.stack.reserve(std::max(op.info->arguments, op.info->returns.size()));
-  for (size_t i = 0; i < op.info->arguments; i++) {
+  for (size_t i = 0; i < op.arguments; i++) {
     auto first = call.inputs.size();
-    call.stack.push_back(argument(r, call, schema.arguments()[i].type()));
-    if (!fits(call.stack.back(), schema.arguments()[i].type())) {
-      r.fail(op.name + ": argument '" + schema.arguments()[i].name() + "' is a " + call.stack.back().tagKind() +
-             ", not a " + schema.arguments()[i].type()->str());
+    const c10::TypePtr type = op.info ? op.info->handle.schema().arguments()[i].type() : c10::AnyType::get();
+    call.overwrites = op.info && std::find(op.info->overwritten.begin(), op.info->overwritten.end(), i) !=
+        op.info->overwritten.end();
+    call.stack.push_back(argument(r, call, type));
+    if (op.info && !fits(call.stack.back(), type)) {
+      call.refuse("argument '" + op.info->handle.schema().arguments()[i].name() + "' is a " +
+                  call.stack.back().tagKind() + ", not a " + type->str());
     }
-    if (std::find(op.info->written.begin(), op.info->written.end(), i) != op.info->written.end()) {
+    if (std::find(op.written.begin(), op.written.end(), i) != op.written.end()) {
       for (size_t k = first; k < call.inputs.size(); k++) call.written.push_back(call.inputs[k].first);
       auto next = first;
       each_tensor(call.stack.back(), [&](const at::Tensor& t) {
@@ -1140,15 +1183,12 @@ void Executor::call(Reader& r, bool asked) {
     }
   } else {
     if (!ran) {
-      call.stack.assign(op.info->returns.size(), c10::IValue());
+      call.stack.assign(op.returns, c10::IValue());
     }
-    if (call.stack.size() != op.info->returns.size()) {
-      r.fail(op.name + " returned " + std::to_string(call.stack.size()) + " values");
-    }
-    for (size_t i = 0; i < op.info->returns.size(); i++) outputs(r, call, call.stack[i]);
+    for (size_t i = 0; i < op.returns; i++) outputs(r, call, call.stack[i]);
     std::vector<std::pair<uint64_t, TensorMeta>> resized;
     for (auto n = r.count("a count of resized arguments"); n > 0; n--) {
-      auto which = r.bounded(kMaxOperators, "an argument's number");
+      auto which = r.varint();
       resized.emplace_back(which, TensorMeta::read(r));
     }
     if (ran) {
@@ -1158,10 +1198,14 @@ void Executor::call(Reader& r, bool asked) {
       check_written(call);
     }
   }
-  if (call.failure) {
-    for (auto id : call.written) {
-      auto it = storages_.find(id);
-      if (it != storages_.end()) it->second.failure = call.failure;
+  for (auto id : call.written) {
+    auto it = storages_.find(id);
+    if (it == storages_.end()) continue;
+    if (call.failure) {
+      spoil(it->second, call.failure);
+    } else {
+      it->second.failure = nullptr;
+      it->second.has_values = true;
     }
   }
 }
@@ -1191,6 +1235,7 @@ void Executor::check_written(Call& call) {
         continue;
       }
     }
+    if (it != storages_.end()) it->second.has_values = false;  // not those that the program thinks it has
     call.failure = fail(call, "the program expects the written argument to be " + describe(expected) +
                                   ", the operator made it " + describe(TensorMeta::of(t)));
   }
@@ -1250,6 +1295,7 @@ void Executor::bind(Reader& r) {
     auto& storage = storage_record(r, &id);
     storage.memory = it->second[i].storage();
     storage.bytes = storage.memory.nbytes();
+    storage.has_values = true;
     account(storage);
   }
   asked_.erase(it);

@@ -31,6 +31,7 @@ struct Failure {
   std::string error;  // PyTorch's class of it; empty where the node itself refuses
   std::string message;
   std::vector<std::string> inputs;
+  bool told = false;  // the program has thrown it
 };
 
 struct LargeValue {
@@ -74,11 +75,23 @@ class Executor {
     uint64_t accounted = 0;              // bytes counted as allocated on its device
     bool reported = false;               // the program knows that it is realized
     std::shared_ptr<Failure> failure;    // set: the values are missing
+    // There were values before the failure. What the failed operator left of them counts again once the program has been
+    // told, as it does on a device of its own.
+    bool has_values = false;
+    uint64_t rewritten = 0;              // bytes from the start on that uploads have replaced since the failure
   };
   struct WireOperator {
-    OperatorInfo* info = nullptr;
+    OperatorInfo* info = nullptr;        // null where this libtorch does not have it
+    std::string definition;              // as the program sent it
     std::string name;
     std::string refusal;                 // not empty: why calls fail
+    size_t arguments = 0;
+    size_t returns = 0;
+    std::vector<uint32_t> written;       // arguments
+  };
+  struct Event {
+    std::chrono::steady_clock::time_point time;  // on the CPU
+    std::optional<c10::Event> device;            // on CUDA
   };
   struct Call;                           // one call being decoded and run
 
@@ -104,6 +117,8 @@ class Executor {
   at::Tensor own(Call& call, const at::Tensor& actual, const TensorMeta* layout);
   void answer_output(Call& call, Writer& w, const c10::IValue& value, int32_t kind, std::vector<at::Tensor>& bound);
   void realize(Storage& storage);
+  bool lacks_values(Storage& storage);
+  void spoil(Storage& storage, std::shared_ptr<Failure> failure);
   void account(Storage& storage, bool gone = false);
   double elapsed(uint64_t first, uint64_t second);
   std::shared_ptr<Failure> fail(Call& call, const std::string& message, const std::string& error = "");
@@ -111,12 +126,13 @@ class Executor {
   std::shared_ptr<Failure> fail_refused(Call& call);
   void write_failure(const Failure& failure);
   void write_warning(const Call& call, const c10::Warning& warning);
-  void request_failed(int64_t request, const Failure& failure);
+  void request_failed(int64_t request, Failure& failure);
   void answered(int64_t request, const void* data, size_t bytes);
   void refuse(int64_t request, Call& call);
   void value(int64_t request, const at::Tensor& value);
   Storage& born(int64_t id, uint64_t bytes, uint32_t device);
   at::Generator& generator(uint64_t id, uint32_t device);
+  Event& event(uint64_t id);
   c10::Allocator* allocator(uint32_t device) const;
   int64_t next_id(Reader& r);
 
@@ -127,12 +143,7 @@ class Executor {
   Settings settings_;                                         // of the session
   SettingsLease lease_;                                       // held only while a batch is executed
   std::map<int64_t, std::vector<at::Tensor>> asked_;          // outputs that wait for their names
-  std::map<int64_t, std::shared_ptr<Failure>> asked_failed_;
   std::map<uint64_t, at::Generator> generators_;
-  struct Event {
-    std::chrono::steady_clock::time_point time;  // on the CPU
-    std::optional<c10::Event> device;            // on CUDA
-  };
   struct Memory {
     uint64_t allocated = 0;
     uint64_t peak = 0;
@@ -141,6 +152,7 @@ class Executor {
   std::vector<Memory> memory_;  // by device
   uint64_t calls_ = 0;
   uint64_t failures_ = 0;
+  uint64_t told_ = 0;           // the program has thrown the failures up to this number
   int64_t last_id_ = 0;
   std::vector<int64_t> born_;   // in this batch
   std::vector<int64_t> freed_;  // in this batch, of those the program knows as realized

@@ -373,21 +373,11 @@ TensorMeta read_tensor(Reader& r, uint64_t bytes) {
   auto bits = r.u8();
   meta.conj = bits & 1;
   meta.neg = bits & 2;
-  auto dims = r.bounded(kMaxDimensions, "a tensor's dimensions");
-  for (uint64_t i = 0; i < dims; i++) meta.sizes.push_back(r.bounded(kMaxStorageBytes, "a size"));
-  for (uint64_t i = 0; i < dims; i++) {
-    meta.strides.push_back(r.zigzag());
-    if (meta.strides.back() < 0) r.fail("a stride is negative");
+  meta.read_layout(r);
+  for (auto stride : meta.strides) {
+    if (stride < 0) r.fail("a stride is negative");
   }
-  meta.offset = static_cast<int64_t>(r.bounded(kMaxStorageBytes, "an offset"));
-  unsigned __int128 end = 1;
-  bool empty = false;
-  for (uint64_t i = 0; i < dims; i++) {
-    empty = empty || meta.sizes[i] == 0;
-    end += static_cast<unsigned __int128>(meta.sizes[i] > 0 ? meta.sizes[i] - 1 : 0) * meta.strides[i];
-  }
-  end = empty ? 0 : (end + meta.offset) * c10::elementSize(meta.dtype);
-  if (end > bytes) r.fail("a tensor ends outside its storage of " + std::to_string(bytes) + " bytes");
+  if (meta.end() > bytes) r.fail("a tensor ends outside its storage of " + std::to_string(bytes) + " bytes");
   return meta;
 }
 

@@ -20,6 +20,7 @@ std::atomic<int64_t> next_storage_id{1};
 std::array<std::atomic<Machine*>, kSlots> slots{};
 std::array<std::atomic<Machine*>, kSlots> former{};  // the closed machine that had the slot last
 std::mutex machines_mutex;
+constexpr ptrdiff_t kFreesAtOnce = 32 * 1024;
 
 // Machines stay for the life of the process: a tensor may outlive its machine, and then says so.
 std::vector<std::unique_ptr<Machine>>& machines() {
@@ -201,15 +202,36 @@ Machine& machine_of(c10::Device device, int* slot) {
   return *machine;
 }
 
-StorageContext* context_of(const at::Tensor& t) {
-  if (!t.defined() || t.device().type() != kRemora || !t.has_storage()) {
-    return nullptr;
-  }
-  const auto& pointer = t.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl()->data_ptr();
+namespace {
+
+StorageContext* context_or_null(const c10::StorageImpl* storage) {
+  const auto& pointer = storage->data_ptr();
   return pointer.get_deleter() == &delete_context ? static_cast<StorageContext*>(pointer.get_context()) : nullptr;
 }
 
+StorageContext& context_in(const c10::StorageImpl* storage) {
+  auto* context = context_or_null(storage);
+  if (context == nullptr) {
+    raise("StaleReferenceException", "the tensor's storage is not one that a machine knows");
+  }
+  return *context;
+}
+
+}  // namespace
+
+StorageContext* context_of(const at::Tensor& t) {
+  return t.defined() && t.device().type() == kRemora && t.has_storage()
+             ? context_or_null(t.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl())
+             : nullptr;
+}
+
+void check_storage_bytes(size_t bytes) {
+  TORCH_CHECK_WITH(OutOfMemoryError, bytes <= kMaxStorageBytes, "remora out of memory. Tried to allocate ", bytes,
+                   " bytes, a storage on a machine has at most ", kMaxStorageBytes, ".");
+}
+
 at::Tensor new_tensor(Machine& machine, int slot, const TensorMeta& meta, size_t storage_bytes) {
+  check_storage_bytes(storage_bytes);
   c10::Storage storage(c10::Storage::use_byte_size_t(), static_cast<int64_t>(storage_bytes),
                        RemoteAllocator::allocate_on(machine, slot), &remote_allocator, true);
   auto t = at::detail::make_tensor<c10::TensorImpl>(
@@ -232,7 +254,8 @@ void resize_storage(c10::StorageImpl* storage, size_t bytes) {
   if (bytes == storage->nbytes()) {
     return;
   }
-  auto* context = static_cast<StorageContext*>(storage->data_ptr().get_context());
+  check_storage_bytes(bytes);
+  auto* context = &context_in(storage);
   auto& machine = *context->machine;
   Machine::Lock lock(machine);
   machine.begin_record();
@@ -272,9 +295,37 @@ void Machine::check_usable(int64_t storage) {
 
 void Machine::begin_record() {
   check_usable();
-  if (has_frees_.load(std::memory_order_acquire)) {
+  while (has_frees_.load(std::memory_order_acquire)) {
     drain_frees();
+    if (open.size() >= max_batch_bytes_) {
+      submit_open_batch();
+    }
   }
+  before_record_ = {open.size(), born.size(), last_id_, defined_, settings_};
+  record_births_.clear();
+  recording_ = true;
+}
+
+void Machine::finish_record() {
+  if (recording_ && open.size() > kMaxBatchBytes) {
+    raise("RemoraException", "one operation can be described in " + std::to_string(kMaxBatchBytes) +
+                                 " bytes at most, not in " + std::to_string(open.size() - before_record_.bytes) +
+                                 "; call it for fewer tensors or values at a time");
+  }
+  recording_ = false;
+}
+
+void Machine::take_back_record() {
+  recording_ = false;
+  open.truncate(before_record_.bytes);
+  born.resize(before_record_.born);
+  for (auto* context : record_births_) context->born = 0;
+  last_id_ = before_record_.last_id;
+  for (auto& index : wire_indices_) {
+    if (index >= static_cast<int32_t>(before_record_.defined)) index = -1;
+  }
+  defined_ = before_record_.defined;
+  settings_ = before_record_.settings;
 }
 
 void Machine::write_seed(int64_t generator, int device, uint64_t seed) {
@@ -284,14 +335,28 @@ void Machine::write_seed(int64_t generator, int device, uint64_t seed) {
   open.varint(seed);
 }
 
+int64_t Machine::Handles::next(const Machine& machine, uint64_t most, const char* what) {
+  if (alive.fetch_add(1, std::memory_order_relaxed) >= static_cast<int64_t>(most)) {
+    alive.fetch_sub(1, std::memory_order_relaxed);
+    raise("RemoraException", "machine '" + machine.name + "' has " + std::to_string(most) + " " + what +
+                                 " already, and cannot have more at one time; let go of some");
+  }
+  return last.fetch_add(1, std::memory_order_relaxed) + 1;
+}
+
 void Machine::drain_frees() {
   std::vector<StorageContext*> storages_to_free;
   std::vector<std::pair<Record, int64_t>> handles_to_free;
   {
     std::lock_guard<std::mutex> guard(free_mutex_);
-    storages_to_free.swap(frees_);
+    if (frees_.size() <= kFreesAtOnce) {
+      storages_to_free.swap(frees_);
+    } else {
+      storages_to_free.assign(frees_.end() - kFreesAtOnce, frees_.end());
+      frees_.resize(frees_.size() - kFreesAtOnce);
+    }
     handles_to_free.swap(handle_frees_);
-    has_frees_.store(false, std::memory_order_release);
+    has_frees_.store(!frees_.empty(), std::memory_order_release);
   }
   for (auto* context : storages_to_free) {
     if (context->born != 0) {
@@ -330,19 +395,35 @@ void Machine::free_storage(StorageContext* context) {
 }
 
 void Machine::free_handle(Record record, int64_t handle) {
+  (record == Record::kFreeEvent ? events_ : generators_).alive.fetch_sub(1, std::memory_order_relaxed);
+  if (state_.load(std::memory_order_acquire) != kOpen) {
+    return;
+  }
   std::lock_guard<std::mutex> guard(free_mutex_);
   handle_frees_.emplace_back(record, handle);
   has_frees_.store(true, std::memory_order_release);
 }
 
+void Machine::told(uint64_t failure) {
+  Lock lock(*this);
+  if (!open_for_work()) {
+    return;
+  }
+  begin_record();
+  open.code(Record::kTold);
+  open.varint(failure);
+  end_record(false);
+}
+
 void Machine::note_birth(StorageContext* context, size_t bytes) {
   context->born = sequence.load(std::memory_order_relaxed) + 1;
   context->birth = static_cast<uint32_t>(born.size());
+  record_births_.push_back(context);
   born.insert(born.end(), {context->id, static_cast<int64_t>(bytes), context->device});
 }
 
 void Machine::write_storage(c10::StorageImpl* storage) {
-  auto* context = static_cast<StorageContext*>(storage->data_ptr().get_context());
+  auto* context = &context_in(storage);
   bool is_new = context->born == 0;
   open.u8(is_new ? 1 : 0);
   open.zigzag(context->id - last_id_);
@@ -377,7 +458,7 @@ void write_meta(Writer& w, uint8_t bits, const TensorView& now) {
     return;
   }
   w.code(now.dtype);
-  w.u8(static_cast<uint8_t>(now.sizes.size()));
+  w.varint(now.sizes.size());
   for (auto size : now.sizes) w.varint(size);
   if (bits & kStrided) {
     for (auto stride : now.strides) w.zigzag(stride);
@@ -391,7 +472,7 @@ void write_meta(Writer& w, uint8_t bits, const TensorView& now) {
 
 void Machine::write_tensor(const at::Tensor& t, TensorView& previous) {
   auto* storage = t.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl();
-  auto* context = static_cast<StorageContext*>(storage->data_ptr().get_context());
+  auto* context = &context_in(storage);
   TensorView now{t.scalar_type(), t.sizes(), t.strides(), t.storage_offset()};
   if (t.unsafeGetTensorImpl()->is_wrapped_number()) {
     open.code(Tag::kWrapped);
@@ -475,7 +556,7 @@ void Machine::write_argument(const c10::IValue& value, TensorView& previous) {
     open.f64(number.imag());
   } else if (value.isString()) {
     open.code(Tag::kString);
-    open.string(value.toStringView());
+    open.text(value.toStringView());
   } else if (value.isDevice()) {
     auto device = value.toDevice();
     open.code(Tag::kDevice);
@@ -503,12 +584,14 @@ uint32_t Machine::wire_index(const OperatorInfo& info) {
   }
   auto& index = wire_indices_[info.index];
   if (index < 0) {
+    if (defined_ >= kMaxOperators) {
+      raise("RemoraException", info.full_name + ": a machine can be sent " + std::to_string(kMaxOperators) +
+                                   " different operators at most");
+    }
     index = static_cast<int32_t>(defined_++);
     open.code(Record::kDefineOperator);
     open.varint(index);
-    open.string(info.name);
-    open.string(info.overload);
-    open.u64(info.schema_hash);
+    info.write_definition(open);
   }
   return static_cast<uint32_t>(index);
 }
@@ -537,6 +620,7 @@ void Machine::write_bind(int64_t request, const std::vector<at::Tensor>& outputs
 }
 
 void Machine::end_record(bool operation) {
+  finish_record();
   if (operation) {
     operations.fetch_add(1, std::memory_order_relaxed);
   }
@@ -549,6 +633,7 @@ void Machine::end_record(bool operation) {
 }
 
 void Machine::submit_open_batch(int64_t request, at::Tensor destination) {
+  finish_record();
   auto batch = std::make_unique<Batch>();
   batch->machine = this;
   batch->sequence = sequence.load(std::memory_order_relaxed) + 1;

@@ -134,6 +134,8 @@ class Machine {
 
   // ---- for recording: all of these need the lock
   class Lock;
+  // A record that is begun and neither ended nor submitted when the lock is let go, because something was thrown, is
+  // taken back: everything that the node counts along is as if it had not been begun.
   void begin_record();                                  // drains frees; throws when closed or failed
   void write_tensor(const at::Tensor& t, TensorView& previous);
   void write_storage(c10::StorageImpl* storage);        // id, and its birth if it is new
@@ -154,6 +156,7 @@ class Machine {
   // ---- thread-safe
   void free_storage(StorageContext* context);
   void free_handle(Record record, int64_t handle);      // of a generator or an event
+  void told(uint64_t failure);                          // the program has thrown all failures up to that number
   // Asks the node and waits for its answer.
   std::string question(Question question, std::initializer_list<uint64_t> arguments);
   std::string question(Question question, const std::function<void()>& write_arguments);  // called with the lock
@@ -173,8 +176,9 @@ class Machine {
   // Throws when nothing can be recorded on the machine any more.
   void check_usable(int64_t storage = 0);
   int64_t next_request() { return ++requests_; }
-  int64_t next_generator() { return kSlots + ++generators_; }
-  int64_t next_event() { return ++events_; }
+  // Throw when too many live; free_handle() makes room.
+  int64_t next_generator() { return kSlots + generators_.next(*this, kMaxGenerators - kSlots, "generators"); }
+  int64_t next_event() { return events_.next(*this, kMaxEvents, "events"); }
   bool on_cuda() const { return cuda.load(std::memory_order_relaxed); }
   int device_of_slot(int slot) const { return slot - first_slot; }
   bool closed() const { return state_.load(std::memory_order_acquire) == kClosed; }
@@ -190,8 +194,25 @@ class Machine {
 
  private:
   enum State { kOpen, kFailed, kClosed };
+  // What the node will know of the session by the records so far.
+  struct Progress {
+    size_t bytes = 0;
+    size_t born = 0;
+    int64_t last_id = 0;
+    uint32_t defined = 0;
+    std::optional<Settings> settings;
+  };
+  // Numbers that are never used twice, of things of which a limited number may live.
+  struct Handles {
+    std::atomic<int64_t> last{0};
+    std::atomic<int64_t> alive{0};
+    int64_t next(const Machine& machine, uint64_t most, const char* what);
+  };
+
   void drain_frees();
   void start_batch();
+  void finish_record();                                    // from here on it cannot be taken back
+  void take_back_record();
   void note_birth(StorageContext* context, size_t bytes);  // the open batch is the first to use the storage
 
   const size_t max_batch_bytes_;
@@ -209,6 +230,9 @@ class Machine {
   std::string failure_;               // guarded by state_mutex_
   std::string node_address_;          // so is this
   std::mutex state_mutex_;
+  bool recording_ = false;
+  Progress before_record_;
+  std::vector<StorageContext*> record_births_;  // storages that the record is the first to use
   int64_t last_id_ = 0;               // the storage id that the next one in the batch is a difference to
   std::vector<int32_t> wire_indices_; // by OperatorInfo::index; -1 = not defined yet
   uint32_t defined_ = 0;
@@ -222,14 +246,19 @@ class Machine {
   std::mutex answer_mutex_;
   std::map<int64_t, std::string> answers_;
   std::atomic<int64_t> requests_{0};
-  std::atomic<int64_t> generators_{0};
-  std::atomic<int64_t> events_{0};
+  Handles generators_;
+  Handles events_;
 };
 
 // A place in a machine's operation stream.
 struct RemoteEvent {
-  Machine* machine;
-  int64_t id;
+  explicit RemoteEvent(Machine& machine) : machine(&machine), id(machine.next_event()) {}
+  ~RemoteEvent() { machine->free_handle(Record::kFreeEvent, id); }
+  RemoteEvent(const RemoteEvent&) = delete;
+  RemoteEvent& operator=(const RemoteEvent&) = delete;
+
+  Machine* const machine;
+  const int64_t id;
   uint64_t sequence = 0;  // of the batch that has it
 };
 void record_event(RemoteEvent& event, int device);
@@ -238,11 +267,15 @@ double event_elapsed(const RemoteEvent& first, const RemoteEvent& second);  // m
 
 class Machine::Lock {
  public:
-  explicit Lock(Machine& machine) : lock_(locked(machine.mutex_)) {}
-  void unlock() { lock_.unlock(); }
-  void lock() { lock_.lock(); }
+  explicit Lock(Machine& machine) : machine_(machine), lock_(locked(machine.mutex_)) {}
+  ~Lock() {
+    if (machine_.recording_) machine_.take_back_record();
+  }
+  Lock(const Lock&) = delete;
+  Lock& operator=(const Lock&) = delete;
 
  private:
+  Machine& machine_;
   std::unique_lock<std::mutex> lock_;
 };
 
@@ -270,6 +303,8 @@ Machine* find_machine(int64_t handle);                                         /
 Machine& machine_of(c10::Device device, int* slot = nullptr);
 Machine& last_machine_of(int slot);  // the one that is closed too; throws where there was none
 StorageContext* context_of(const at::Tensor& t);  // nullptr for tensors without a remote storage
+// Throws what PyTorch throws where memory is out: no node has a storage of so many bytes.
+void check_storage_bytes(size_t bytes);
 int open_devices();
 int slots_in_use();  // one more than the highest of an open device: below it are gaps where machines were closed
 int current_slot();

@@ -8,7 +8,6 @@
 #include <sstream>
 #include <unordered_set>
 
-#include "wire.h"
 
 namespace remora {
 
@@ -28,6 +27,17 @@ const std::unordered_set<std::string> kWrongMeta = {
     "aten::native_layer_norm", "aten::isin", "aten::mode", "aten::_stack", "aten::addr.out", "aten::index_add",
     "aten::index_add_", "aten::index_reduce", "aten::index_reduce_", "aten::_sobol_engine_draw", "aten::_sobol_engine_initialize_state_",
     "aten::_sobol_engine_scramble_", "aten::_nnpack_spatial_convolution"};
+
+// Operators that fill all of their first argument, whatever it held.
+const std::unordered_set<std::string> kFill = {
+    "aten::zero_", "aten::fill_", "aten::copy_", "aten::normal_", "aten::uniform_", "aten::random_",
+    "aten::bernoulli_", "aten::exponential_", "aten::cauchy_", "aten::log_normal_", "aten::geometric_"};
+
+std::mutex declared_mutex;
+std::unordered_set<std::string>& declared_fixed() {
+  static auto* names = new std::unordered_set<std::string>();
+  return *names;
+}
 
 // Names of operators with an overload whose output depends on values. The tags stand at functional overloads only;
 // their out= overloads share the nature.
@@ -148,6 +158,18 @@ OperatorInfo::OperatorInfo(const c10::OperatorHandle& op, uint32_t op_index) : h
     view_of.push_back(viewed);
   }
   only_views = all_views && written.empty();
+  bool of_pytorch = name.rfind("aten::", 0) == 0;
+  for (auto index : written) {
+    // out= is filled, but by operators that make room alone.
+    bool out = schema.arguments()[index].kwarg_only() && of_pytorch && name.find("empty") == std::string::npos;
+    if (out || (index == 0 && kFill.count(name) > 0)) overwritten.push_back(index);
+  }
+  bool on_each_device = name.rfind("aten::_foreach_", 0) == 0 && returns.empty();
+  mixes_devices = !of_pytorch || on_each_device || name == "aten::copy_";
+  {
+    std::lock_guard<std::mutex> guard(declared_mutex);
+    answers_hold = of_pytorch || declared_fixed().count(name) > 0;
+  }
   bool dynamic = kValueDependent.count(name) > 0 || dynamic_names().count(name) > 0;
   if (name == "aten::index") {
     masks_matter = true;
@@ -155,11 +177,26 @@ OperatorInfo::OperatorInfo(const c10::OperatorHandle& op, uint32_t op_index) : h
     always_ask = always_ask || dynamic;
   }
   has_meta_kernel = op.hasComputedKernelForDispatchKey(c10::DispatchKey::Meta) && kWrongMeta.count(name) == 0 &&
-      kWrongMeta.count(full_name) == 0 && !has_python_meta_kernel(op);
+      kWrongMeta.count(full_name) == 0 && !(of_pytorch && has_python_meta_kernel(op));
   multiplies = has_products(name);
   needs_grad_mode = name == "aten::mkldnn_rnn_layer";
   check = check_of(full_name);
   draws_random_numbers = generator_argument < 0 && op.hasTag(at::Tag::nondeterministic_seeded);
+}
+
+void OperatorInfo::write_definition(Writer& w) const {
+  w.string(name);
+  w.string(overload);
+  w.u64(schema_hash);
+  w.varint(arguments);
+  w.varint(returns.size());
+  w.varint(written.size());
+  for (auto index : written) w.varint(index);
+}
+
+void declare_fixed_shapes(const std::string& name) {
+  std::lock_guard<std::mutex> guard(declared_mutex);
+  declared_fixed().insert(name);
 }
 
 OperatorInfo& operator_info(const c10::OperatorHandle& op) {

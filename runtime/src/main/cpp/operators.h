@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "wire.h"
+
 namespace remora {
 
 // Throws where a call cannot be; see checks.cpp.
@@ -16,6 +18,8 @@ Check check_of(const std::string& full_name);  // nullptr where there is nothing
 
 struct OperatorInfo {
   explicit OperatorInfo(const c10::OperatorHandle& handle, uint32_t index);
+  // What Record::kDefineOperator says of it.
+  void write_definition(Writer& w) const;
 
   c10::OperatorHandle handle;
   uint32_t index;           // dense, in the order of first use in this process
@@ -25,6 +29,7 @@ struct OperatorInfo {
   uint64_t schema_hash;     // FNV-1a of the schema's text
   size_t arguments;
   std::vector<uint32_t> written;      // arguments the operator writes to
+  std::vector<uint32_t> overwritten;  // those of them whose old values do not matter
   std::vector<int32_t> returns;       // for each return: the written argument it is, or kNew, kView, kValue
   std::vector<int32_t> view_of;       // for each return of kind kView: the argument it views
   int32_t generator_argument = -1;    // argument of type Generator?
@@ -32,6 +37,10 @@ struct OperatorInfo {
   bool always_ask = false;            // output metadata depends on values: the node must be asked on each call
   bool masks_matter = false;          // the same, but only where an index is a boolean mask
   bool has_meta_kernel = false;
+  // What the node has answered of a call's outputs holds for every call with equal metadata. Not so for operators of
+  // other libraries, of which nothing says whether values decide: they ask each time.
+  bool answers_hold = false;
+  bool mixes_devices = false;         // its tensors may be on several devices of one machine
   bool draws_random_numbers = false;  // without a generator argument
   bool multiplies = false;            // may compute float32 products in less precision, where the program allows it
   bool needs_grad_mode = false;       // its kernel prepares for backward only where gradients are on
@@ -45,6 +54,8 @@ struct OperatorInfo {
 
 // The info of an operator; the reference stays valid for the life of the process. Thread-safe.
 OperatorInfo& operator_info(const c10::OperatorHandle& handle);
+// Says that values never decide the output sizes of an operator, whatever its overload; for "library::name". Thread-safe.
+void declare_fixed_shapes(const std::string& name);
 // nullptr when this libtorch has no such operator.
 OperatorInfo* find_operator(const std::string& name, const std::string& overload);
 

@@ -65,6 +65,9 @@ void locate(Caller& caller, std::vector<c10::IValue>& stack, size_t base) {
       context->machine->check_usable(context->id);
     }
     caller.on(*context->machine, t.device().index());
+    TORCH_CHECK(t.device().index() == caller.slot || caller.info.mixes_devices,
+                "Expected all tensors to be on the same device, but found at least two devices, remora:", caller.slot,
+                " and ", t.device(), "!");
     return true;
   };
   // A tensor of zeros without a storage, as forward-mode AD makes them.
@@ -89,18 +92,17 @@ void locate(Caller& caller, std::vector<c10::IValue>& stack, size_t base) {
       }
     }
   }
-  if (caller.machine == nullptr) {  // a factory: the device argument says where
-    for (size_t i = 0; i < caller.info.arguments; i++) {
-      const auto& value = stack[base + i];
-      if (value.isDevice() && value.toDevice().type() == kRemora) {
-        int slot = 0;
-        auto& machine = machine_of(value.toDevice(), &slot);
-        caller.on(machine, slot);
-      } else if (value.isGenerator() && value.toGenerator().device().type() == kRemora) {
-        int slot = 0;
-        auto& machine = machine_of(value.toGenerator().device(), &slot);
-        caller.on(machine, slot);
-      }
+  // A factory's device argument says where; that and a generator must be of the tensors' machine.
+  for (size_t i = 0; i < caller.info.arguments; i++) {
+    const auto& value = stack[base + i];
+    if (value.isDevice() && value.toDevice().type() == kRemora) {
+      int slot = 0;
+      auto& machine = machine_of(value.toDevice(), &slot);
+      caller.on(machine, slot);
+    } else if (value.isGenerator() && value.toGenerator().device().type() == kRemora) {
+      int slot = 0;
+      auto& machine = machine_of(value.toGenerator().device(), &slot);
+      caller.on(machine, slot);
     }
   }
   if (caller.machine == nullptr) {
@@ -126,7 +128,8 @@ void locate(Caller& caller, std::vector<c10::IValue>& stack, size_t base) {
   };
   auto travels = [&](const at::Tensor& t, size_t argument) {
     return !t.defined() || t.device().type() == kRemora ||
-        (t.device().is_cpu() && t.dim() == 0 && t.layout() == c10::kStrided && !is_written(argument));
+        (t.device().is_cpu() && t.dim() == 0 && t.layout() == c10::kStrided && !t.is_quantized() &&
+         !is_written(argument));
   };
   for (size_t i = 0; i < caller.info.arguments; i++) {
     auto& value = stack[base + i];
@@ -167,9 +170,9 @@ void key_tensor(PlanKey& key, const at::Tensor& t) {
     return;
   }
   auto* impl = t.unsafeGetTensorImpl();
-  key.mix(0x12 | static_cast<uint64_t>(t.scalar_type()) << 8 | static_cast<uint64_t>(t.dim()) << 16 |
-          static_cast<uint64_t>(t.device().type()) << 24 | static_cast<uint64_t>(t.is_conj()) << 32 |
-          static_cast<uint64_t>(t.is_neg()) << 33 | static_cast<uint64_t>(impl->is_wrapped_number()) << 34);
+  key.mix(0x12 | static_cast<uint64_t>(t.scalar_type()) << 8 | static_cast<uint64_t>(t.device().type()) << 16 |
+          static_cast<uint64_t>(t.is_conj()) << 24 | static_cast<uint64_t>(t.is_neg()) << 25 |
+          static_cast<uint64_t>(impl->is_wrapped_number()) << 26 | static_cast<uint64_t>(t.dim()) << 32);
   for (auto size : t.sizes()) key.mix(size);
   for (auto stride : t.strides()) key.mix(stride);
 }
@@ -517,9 +520,10 @@ void resize_written(const OperatorInfo& info, Arguments arguments, const Plan& p
         continue;
       }
       auto* impl = t.unsafeGetTensorImpl();
-      impl->set_sizes_and_strides(meta.sizes, meta.strides, meta.offset);
       auto* storage = impl->unsafe_storage().unsafeGetStorageImpl();
       auto bytes = meta.bytes();
+      check_storage_bytes(bytes);
+      impl->set_sizes_and_strides(meta.sizes, meta.strides, meta.offset);
       if (bytes > storage->nbytes()) {
         storage->set_nbytes(bytes);  // the operator itself grows it on the node
       }
@@ -600,8 +604,8 @@ std::string describe_value(const c10::IValue& value) {
   return plain.str();
 }
 
-// Numbers the call, and tells of it where somebody listens: before it is recorded, so that an error that comes back
-// finds its call site. The caller holds the lock.
+// Numbers the call, and tells of it where somebody listens: when it is recorded, but before it is sent, so that an error
+// that comes back finds its call site. The caller holds the lock.
 void announce(const Caller& caller, Arguments arguments, c10::ArrayRef<c10::IValue> outputs) {
   auto& machine = *caller.machine;
   machine.calls++;
@@ -630,7 +634,6 @@ void record_planned(const Caller& caller, Arguments arguments, const Plan& plan,
   if (caller.info.only_views) {
     return;
   }
-  announce(caller, arguments, outputs);
   machine.write_settings(caller.info, caller.settings);
   auto index = machine.wire_index(caller.info);
   TensorView previous;
@@ -644,6 +647,7 @@ void record_planned(const Caller& caller, Arguments arguments, const Plan& plan,
     meta.write(machine.open);
   }
   resize_written(caller.info, arguments, plan);
+  announce(caller, arguments, outputs);
   machine.end_record();
 }
 
@@ -666,7 +670,6 @@ Plan ask(const Caller& caller, Arguments arguments, int64_t request) {
   {
     Machine::Lock lock(machine);
     machine.begin_record();
-    announce(caller, arguments, {});
     machine.write_settings(caller.info, caller.settings);
     auto index = machine.wire_index(caller.info);
     TensorView previous;
@@ -674,6 +677,7 @@ Plan ask(const Caller& caller, Arguments arguments, int64_t request) {
     machine.open.varint(index);
     machine.open.varint(request);
     for (const auto& argument : arguments) machine.write_argument(argument, previous);
+    announce(caller, arguments, {});
     machine.operations.fetch_add(1, std::memory_order_relaxed);
     machine.submit_open_batch(request);
   }
@@ -736,7 +740,8 @@ void record_call(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit:
   if (!done) {
     machine.misses.fetch_add(1, std::memory_order_relaxed);
     auto plan = std::make_unique<Plan>();
-    if (!ask_always && infer(info, arguments, *plan)) {
+    bool inferred = !ask_always && infer(info, arguments, *plan);
+    if (inferred) {
       Machine::Lock lock(machine);
       machine.begin_record();
       record_planned(caller, arguments, *plan, outputs);
@@ -755,7 +760,7 @@ void record_call(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit:
         machine.write_bind(request, fresh);
       }
     }
-    if (key) {
+    if (key && (inferred || info.answers_hold)) {
       Machine::Lock lock(machine);
       if (machine.plans.size() >= Machine::kMaxPlans) {
         machine.plans.clear();

@@ -172,6 +172,10 @@ REMORA_API void remora_machine_set_cuda(int64_t machine, int32_t on);
 REMORA_API int32_t remora_machine_set_node_address(int64_t machine, const char* address);
 // Waits until all that was recorded has been executed, on the node's devices, too.
 REMORA_API int32_t remora_machine_synchronize(int64_t machine);
+// The program has thrown all failures up to that number.
+REMORA_API int32_t remora_machine_told(int64_t machine, int64_t failure);
+// Says that the output sizes of an operator ("library::name") depend on no tensor's values.
+REMORA_API void remora_declare_fixed_shapes(const char* name);
 // Memory of one of the machine's devices, in bytes: allocated, peak allocated, reserved, peak reserved, total (0 where
 // not known). `values` has room for five.
 REMORA_API int32_t remora_machine_memory(int64_t machine, int32_t device, int64_t* values);

@@ -305,13 +305,17 @@ std::string Session::next_failure() {
 }
 
 std::string Session::unread_failure() {
-  std::lock_guard<std::mutex> guard(mutex_);
-  if (unread_.empty()) {
+  decltype(unread_) failures;
+  {
+    std::lock_guard<std::mutex> guard(mutex_);
+    failures.swap(unread_);
+  }
+  if (failures.empty()) {
     return "";
   }
-  auto text = std::move(unread_.begin()->second);
-  auto others = unread_.size() - 1;
-  unread_.clear();
+  machine_.told(failures.rbegin()->first);
+  auto text = std::move(failures.begin()->second);
+  auto others = failures.size() - 1;
   return others == 0 ? text : text + "\n  and " + std::to_string(others) + " more, see the log";
 }
 

@@ -49,6 +49,7 @@ enum StorageBits : uint8_t {
   kValues = 1,    // has memory, whose bytes follow
   kReported = 2,  // the program knows that it is realized
   kFailed = 4,    // its values are missing; which failure follows
+  kHadValues = 8,  // there are values to go back to
 };
 
 // ---------------------------------------------------------------- checksum
@@ -428,9 +429,7 @@ Executor::Snapshot Executor::save(const std::string& path, uint64_t sequence) {
   w.code(Section::kOperators);
   w.varint(operators_.size());
   for (const auto& op : operators_) {
-    w.string(op.info->name);
-    w.string(op.info->overload);
-    w.u64(op.info->schema_hash);
+    w.string(op.definition);
   }
 
   std::vector<int64_t> ids;
@@ -454,18 +453,20 @@ Executor::Snapshot Executor::save(const std::string& path, uint64_t sequence) {
     w.string(failure->message);
     w.varint(failure->inputs.size());
     for (const auto& input : failure->inputs) w.string(input);
+    w.u8(failure->told || failure->number <= told_ ? 1 : 0);
   }
 
   w.code(Section::kStorages);
   w.varint(ids.size());
   for (auto id : ids) {
     const auto& storage = storages_.find(id)->second;
-    // Nobody can read what a failed operation has left in memory.
-    bool values = storage.memory && !storage.failure;
+    // Nobody can read what a failed operation has left in memory where there was nothing before.
+    bool values = storage.memory && (!storage.failure || storage.has_values);
     w.varint(static_cast<uint64_t>(id));
     w.varint(storage.memory ? storage.memory.nbytes() : storage.bytes);
     w.varint(storage.device);
-    w.u8((values ? kValues : 0) | (storage.reported ? kReported : 0) | (storage.failure ? kFailed : 0));
+    w.u8((values ? kValues : 0) | (storage.reported ? kReported : 0) | (storage.failure ? kFailed : 0) |
+         (storage.has_values ? kHadValues : 0));
     if (storage.failure) w.varint(numbers[storage.failure.get()]);
     if (values) write_values(w, storage.memory);
   }
@@ -557,9 +558,8 @@ Executor::Snapshot Executor::load(const std::string& path) {
         for (uint64_t i = 0; i < n; i++) {
           batch.code(Record::kDefineOperator);
           batch.varint(i);
-          batch.string(r.string());
-          batch.string(r.string());
-          batch.u64(r.u64());
+          auto definition = r.string();
+          batch.raw(definition.data(), definition.size());
         }
         execute(batch.data(), batch.size());
         break;
@@ -573,6 +573,7 @@ Executor::Snapshot Executor::load(const std::string& path) {
           failure->error = r.string();
           failure->message = r.string();
           for (auto inputs = r.count("a count of inputs"); inputs > 0; inputs--) failure->inputs.push_back(r.string());
+          failure->told = r.u8() != 0;
           failures.push_back(std::move(failure));
         }
         break;
@@ -587,6 +588,7 @@ Executor::Snapshot Executor::load(const std::string& path) {
           storage.device = device();
           auto bits = r.u8();
           storage.reported = bits & kReported;
+          storage.has_values = bits & kHadValues;
           if (bits & kFailed) {
             auto which = r.varint();
             if (which >= failures.size()) r.fail("there is no failure " + std::to_string(which));
@@ -613,7 +615,7 @@ Executor::Snapshot Executor::load(const std::string& path) {
         break;
       case Section::kGenerators:
         for (auto n = r.count("a count of generators"); n > 0; n--) {
-          auto id = r.bounded(kMaxGenerators, "a generator");
+          auto id = r.varint();
           auto where = device();
           auto bytes = r.count("a generator state's size");
           auto state = at::empty({static_cast<int64_t>(bytes)}, at::TensorOptions().dtype(at::kByte));
@@ -624,8 +626,7 @@ Executor::Snapshot Executor::load(const std::string& path) {
       case Section::kEvents: {
         auto now = std::chrono::steady_clock::now();
         for (auto n = r.count("a count of events"); n > 0; n--) {
-          auto& event = events_[r.bounded(kMaxEvents, "an event")];
-          event.time = now - std::chrono::nanoseconds(r.bounded(INT64_MAX / 2, "an event's age"));
+          event(r.varint()).time = now - std::chrono::nanoseconds(r.bounded(INT64_MAX / 2, "an event's age"));
         }
         break;
       }

@@ -6,6 +6,9 @@
 #include <ATen/EmptyTensor.h>
 #include <ATen/core/Tensor.h>
 
+#include <algorithm>
+#include <limits>
+
 #include "wire.h"
 
 namespace remora {
@@ -21,12 +24,12 @@ constexpr const char* kNotQuantized =
 using Dimensions = c10::SmallVector<int64_t, 5>;
 
 inline bool strides_are_contiguous(c10::IntArrayRef sizes, c10::IntArrayRef strides) {
-  int64_t expected = 1;
+  uint64_t expected = 1;  // may wrap around where a tensor is empty
   for (size_t i = sizes.size(); i-- > 0;) {
-    if (strides[i] != expected) {
+    if (static_cast<uint64_t>(strides[i]) != expected) {
       return false;
     }
-    expected *= std::max<int64_t>(sizes[i], 1);
+    expected *= static_cast<uint64_t>(std::max<int64_t>(sizes[i], 1));
   }
   return true;
 }
@@ -52,6 +55,31 @@ struct TensorMeta {
   size_t bytes() const {
     return at::detail::computeStorageNbytes(sizes, strides, c10::elementSize(dtype), offset);
   }
+  // The byte behind the last one that the tensor covers, or the largest number where that is larger still: no product of
+  // hostile sizes wraps around. No size, stride or offset is negative.
+  uint64_t end() const {
+    constexpr auto kMost = std::numeric_limits<uint64_t>::max();
+    auto limited = [](unsigned __int128 value) { return static_cast<uint64_t>(std::min<unsigned __int128>(value, kMost)); };
+    auto elements = static_cast<uint64_t>(offset) + 1;
+    for (size_t i = 0; i < sizes.size(); i++) {
+      if (sizes[i] == 0) return 0;
+      elements = limited(elements + static_cast<unsigned __int128>(sizes[i] - 1) * static_cast<uint64_t>(strides[i]));
+    }
+    return limited(static_cast<unsigned __int128>(elements) * c10::elementSize(dtype));
+  }
+  // Whether each byte from the first element to the last belongs to one element.
+  bool is_dense() const {
+    c10::SmallVector<size_t, 8> order(sizes.size());
+    for (size_t i = 0; i < order.size(); i++) order[i] = i;
+    std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return strides[a] < strides[b]; });
+    uint64_t expected = 1;
+    for (auto i : order) {
+      if (sizes[i] == 1) continue;
+      if (static_cast<uint64_t>(strides[i]) != expected) return false;
+      expected *= static_cast<uint64_t>(sizes[i]);
+    }
+    return true;
+  }
   bool same_layout(const TensorMeta& o) const {
     return sizes == o.sizes && strides == o.strides && offset == o.offset;
   }
@@ -62,7 +90,7 @@ struct TensorMeta {
   void write(Writer& w) const {
     w.code(dtype);
     w.u8((conj ? 1 : 0) | (neg ? 2 : 0));
-    w.u8(static_cast<uint8_t>(sizes.size()));
+    w.varint(sizes.size());
     for (auto s : sizes) w.varint(s);
     for (auto s : strides) w.zigzag(s);
     w.varint(offset);
@@ -73,11 +101,14 @@ struct TensorMeta {
     auto bits = r.u8();
     m.conj = bits & 1;
     m.neg = bits & 2;
-    auto dims = r.bounded(kMaxDimensions, "a tensor's dimensions");
-    for (uint64_t i = 0; i < dims; i++) m.sizes.push_back(r.bounded(kMaxStorageBytes, "a size"));
-    for (uint64_t i = 0; i < dims; i++) m.strides.push_back(r.zigzag());
-    m.offset = r.bounded(kMaxStorageBytes, "a storage offset");
+    m.read_layout(r);
     return m;
+  }
+  void read_layout(Reader& r) {
+    auto dims = r.count("a tensor's dimensions");
+    for (uint64_t i = 0; i < dims; i++) sizes.push_back(static_cast<int64_t>(r.bounded(INT64_MAX, "a size")));
+    for (uint64_t i = 0; i < dims; i++) strides.push_back(r.zigzag());
+    offset = static_cast<int64_t>(r.bounded(kMaxStorageBytes, "a storage offset"));
   }
 };
 

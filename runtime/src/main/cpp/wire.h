@@ -27,26 +27,32 @@ constexpr uint8_t kBatchMagic = 0xB7;
 constexpr uint8_t kReportMagic = 0xB8;
 constexpr uint8_t kWireVersion = 2;
 
-// Limits the decoder holds its input to.
-constexpr uint64_t kMaxDimensions = 64;
+// Limits the decoder holds its input to. The program refuses at the call what is beyond them: a session ends for a
+// batch that breaks one.
 constexpr uint64_t kMaxStringBytes = 64 * 1024;
 constexpr uint64_t kMaxOperators = 16 * 1024;
 constexpr uint64_t kMaxStorageBytes = uint64_t{1} << 46;
 constexpr uint64_t kMaxDevices = 64;
-constexpr uint64_t kMaxGenerators = 64 * 1024;
-constexpr uint64_t kMaxEvents = 1024 * 1024;
+constexpr uint64_t kMaxGenerators = 64 * 1024;  // that live at one time
+constexpr uint64_t kMaxEvents = 1024 * 1024;    // that live at one time
+constexpr uint64_t kMaxArguments = 1024;
+constexpr int kMaxNesting = 16;                 // of lists in an argument
 constexpr uint64_t kMaxRunMillis = uint64_t{366} * 24 * 3600 * 1000;
 // Values up to this many bytes travel inside the report; larger ones beside it.
 constexpr uint64_t kInlineValueBytes = 16 * 1024;
 // A report has at most this many warnings, each with at most this many bytes of text.
 constexpr size_t kMaxWarnings = 16;
 constexpr size_t kMaxWarningBytes = 2048;
+// A batch with what carries it fits into a frame of a link (remora.link.max-frame-bytes, 16 MiB by default).
+constexpr size_t kMaxBatchBytes = 16 * 1024 * 1024 - 4096;
 // Of one piece of a tensor that goes from node to node, and of the ticket that names it, in hexadecimal digits.
 constexpr uint64_t kMaxTransferBytes = uint64_t{1} << 30;
 constexpr size_t kTicketCharacters = 32;
 
 enum class Record : uint8_t {
-  kDefineOperator = 1,  // index, name, overload name, schema hash (8 bytes)
+  // index, name, overload name, schema hash (8 bytes), count of arguments, count of returns, count of written arguments,
+  // their numbers: enough to find the end of its calls where the node has no such operator
+  kDefineOperator = 1,
   kCall = 2,            // operator index, arguments, outputs, resized arguments
   kAsk = 3,             // operator index, request, arguments; the node answers with the outputs' metadata
   kBind = 4,            // request, count, storage ids: takes the outputs of an asked call
@@ -64,6 +70,7 @@ enum class Record : uint8_t {
   kDropTransfer = 16,      // ticket
   kRun = 17,  // request, device, milliseconds it may take, name, byte count, bytes, count, tensors: a Python function
   kCallNode = 18,  // the same: what the process that the executor is in answers itself
+  kTold = 19,  // failure number: the program has thrown all failures up to that one
 };
 
 enum class Question : uint8_t {
@@ -224,10 +231,11 @@ class Writer {
   }
   void f64(double value) { raw(&value, sizeof value); }
   void u64(uint64_t value) { raw(&value, sizeof value); }
-  void string(std::string_view text) {
-    auto bytes = std::min<size_t>(text.size(), kMaxStringBytes);
-    varint(bytes);
-    raw(text.data(), bytes);
+  // Cuts off what is longer than a string may be.
+  void string(std::string_view text) { this->text(text.substr(0, kMaxStringBytes)); }
+  void text(std::string_view text) {
+    varint(text.size());
+    raw(text.data(), text.size());
   }
 
  private:
@@ -259,6 +267,9 @@ class Reader {
 
   bool done() const { return p_ == end_; }
   size_t position() const { return static_cast<size_t>(p_ - start_); }
+  std::string_view since(size_t start) const {
+    return {reinterpret_cast<const char*>(start_ + start), position() - start};
+  }
   size_t remaining() const { return static_cast<size_t>(end_ - p_); }
 
   uint8_t u8() {
@@ -311,6 +322,11 @@ class Reader {
   }
   std::string_view string() {
     auto bytes = bounded(kMaxStringBytes, "a string's length");
+    return {reinterpret_cast<const char*>(raw(bytes)), bytes};
+  }
+  // A string of any length.
+  std::string_view text() {
+    auto bytes = count("a text's length");
     return {reinterpret_cast<const char*>(raw(bytes)), bytes};
   }
   c10::ScalarType dtype() {

@@ -121,6 +121,7 @@ public final class EmbeddedNode implements AutoCloseable {
       }
       TorchLibrary torch = torchLoading.library();
       setComputeThreads(torch, options, settings);
+      loadOperators(settings.operatorLibraries());
       GpuInventory inventory =
           GpuInventory.choose(
               GpuInventory.Cuda.of(torch), options.device(), options.gpuCount(), options.gpuType());
@@ -245,6 +246,20 @@ public final class EmbeddedNode implements AutoCloseable {
     } catch (InterruptedException e) {
       Thread.currentThread().interrupt();
       throw new RemoraException("interrupted while the node started", e);
+    }
+  }
+
+  private static void loadOperators(List<String> libraries) {
+    for (String library : libraries) {
+      try {
+        System.load(library);
+        log.info("Loaded the operators of {}", library);
+      } catch (UnsatisfiedLinkError e) {
+        throw new NodeStartException(
+            NodeStartException.Kind.LIBTORCH,
+            "a library of remora.node.operator-libraries cannot be loaded: " + e.getMessage(),
+            e);
+      }
     }
   }
 

@@ -26,6 +26,7 @@ import java.util.Optional;
  * @param maxConnections connections open at the same time, 1 to 1024
  * @param maxSessions sessions open at the same time, 1 to 1024
  * @param deniedOperators operators that are refused
+ * @param operatorLibraries absolute paths of shared libraries with more operators
  * @param transfer limits of tensors that go straight from node to node
  * @param remoteFunctions whether programs may run Python functions here
  * @param python the command of the interpreter that runs them
@@ -46,6 +47,7 @@ public record NodeSettings(
     int maxConnections,
     int maxSessions,
     List<String> deniedOperators,
+    List<String> operatorLibraries,
     Transfer transfer,
     boolean remoteFunctions,
     String python,
@@ -80,6 +82,13 @@ public record NodeSettings(
     checkRange("max-connections", maxConnections, 1, 1024);
     checkRange("max-sessions", maxSessions, 1, 1024);
     deniedOperators = List.copyOf(deniedOperators);
+    operatorLibraries = List.copyOf(operatorLibraries);
+    for (String library : operatorLibraries) {
+      if (!Path.of(library).isAbsolute()) {
+        throw new IllegalArgumentException(
+            PATH + ".operator-libraries must hold absolute paths, not " + library);
+      }
+    }
     pythonRequirements = List.copyOf(pythonRequirements);
     checkAtLeast("python-start-timeout", pythonStartTimeout, Duration.ofSeconds(1));
     if (remoteFunctions && python.isBlank()) {
@@ -107,6 +116,7 @@ public record NodeSettings(
         node.getInt("max-connections"),
         node.getInt("max-sessions"),
         node.getStringList("denied-operators"),
+        node.getStringList("operator-libraries"),
         new Transfer(
             node.getDuration("transfer.connect-timeout"),
             node.getDuration("transfer.timeout"),

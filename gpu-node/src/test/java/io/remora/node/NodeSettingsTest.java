@@ -60,6 +60,17 @@ class NodeSettingsTest {
   }
 
   @Test
+  void operatorLibrariesAreAbsolutePaths() {
+    Config wrong =
+        ConfigFactory.parseString("remora.node.operator-libraries = [\"lib/_C.so\"]")
+            .withFallback(REFERENCE);
+
+    assertThatThrownBy(() -> NodeSettings.from(wrong))
+        .isInstanceOf(IllegalArgumentException.class)
+        .hasMessage("remora.node.operator-libraries must hold absolute paths, not lib/_C.so");
+  }
+
+  @Test
   void refusesALeaseThatEndsBeforeTheMachineGivesUp() {
     NodeSettings settings = NodeSettings.from(REFERENCE);
     Config link =

@@ -776,17 +776,20 @@ public final class MachineSession implements SessionListener, AutoCloseable {
   }
 
   private void throwUnread() {
+    List<OperationFailure> failures;
     synchronized (lock) {
-      if (unread.isEmpty()) {
-        return;
-      }
-      RemoteOperationException error = error(unread.get(0));
-      for (OperationFailure other : unread.subList(1, unread.size())) {
-        error.addSuppressed(error(other));
-      }
+      failures = List.copyOf(unread);
       unread.clear();
-      throw error;
     }
+    if (failures.isEmpty()) {
+      return;
+    }
+    RemoteOperationException error = error(failures.get(0));
+    for (OperationFailure other : failures.subList(1, failures.size())) {
+      error.addSuppressed(error(other));
+    }
+    NativeCore.machineTold(machine, failures.get(failures.size() - 1).id());
+    throw error;
   }
 
   private RemoteOperationException error(OperationFailure failure) {

@@ -5,8 +5,10 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.bytedeco.pytorch.global.torch.*;
 
+import java.io.ByteArrayOutputStream;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
+import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
@@ -185,5 +187,123 @@ class BatchExecutorTest {
             () -> ExecutionReport.decode(ByteBuffer.wrap(new byte[] {(byte) 0xB8, 2, 2, 100})))
         .isInstanceOf(ProtocolException.class);
     assertThat(ExecutionReport.decode(emptyReport()).isEmpty()).isTrue();
+  }
+
+  /** A batch, byte by byte. */
+  private static final class Bytes {
+    private final ByteArrayOutputStream out = new ByteArrayOutputStream();
+
+    Bytes() {
+      put(0xB7, Batch.WIRE_VERSION);
+    }
+
+    Bytes put(int... bytes) {
+      for (int each : bytes) {
+        out.write(each);
+      }
+      return this;
+    }
+
+    Bytes varint(long value) {
+      long rest = value;
+      for (; rest > 0x7F; rest >>>= 7) {
+        out.write((int) ((rest & 0x7F) | 0x80));
+      }
+      out.write((int) rest);
+      return this;
+    }
+
+    Bytes text(String text) {
+      varint(text.length());
+      out.writeBytes(text.getBytes(StandardCharsets.UTF_8));
+      return this;
+    }
+
+    byte[] array() {
+      return out.toByteArray();
+    }
+  }
+
+  @Test
+  void anOperatorThatTheNodeLacksFailsItsCallsAlone() {
+    byte[] batch =
+        new Bytes()
+            .put(6, 1, 2, 0, 16, 0, 4) // storage 1 is new, of 16 bytes, and is written
+            .put(0, 0, 0x80, 0x3F)
+            .put(1, 0)
+            .text("nolib::frobnicate")
+            .text("")
+            .put(1, 2, 3, 4, 5, 6, 7, 8)
+            .put(4, 2, 1, 0) // 4 arguments, 2 returns, the first argument is written
+            .put(2, 0) // called
+            .put(0x80, 0, 6, 1, 4)
+            .put(15, 2, 3, 2, 15, 1, 5) // [1, [true]]
+            .put(8)
+            .text("a text")
+            .put(9, 1)
+            .put(0xA0, 2, 1, 6, 2, 2, 2) // storage 2 is new
+            .put(2, 2, 0xA1, 2, 1, 1) // a list of a tensor and an undefined one
+            .put(0)
+            .put(3, 0, 9) // asked
+            .put(0, 0, 0, 0)
+            .put(5, 1) // storage 2 is freed
+            .array();
+    try (BatchExecutor executor = executor()) {
+      ExecutionReport report = run(executor, batch);
+      assertThat(report.failures())
+          .isNotEmpty()
+          .allSatisfy(
+              failure -> {
+                assertThat(failure.operator()).isEqualTo("nolib::frobnicate");
+                assertThat(failure.message())
+                    .contains("no operator nolib::frobnicate", "remora.node.operator-libraries");
+              });
+      assertThat(executor.storageCount()).isEqualTo(2);
+    }
+  }
+
+  @Test
+  void eventsAndGeneratorsAreLimitedByHowManyLive() {
+    try (BatchExecutor executor = executor()) {
+      long last = (1 << 20) + 10;
+      Bytes batch = new Bytes();
+      for (long id = 1; id <= last; id++) {
+        batch.put(14).varint(id).put(0).put(15).varint(id);
+      }
+      for (long id = 1; id <= (1 << 16) + 10; id++) {
+        batch.put(9).varint(id).put(0, 7).put(12).varint(id);
+      }
+      assertThat(run(executor, batch.array()).failures()).isEmpty();
+
+      Bytes alive = new Bytes();
+      for (long id = 1; id <= (1 << 20) + 1; id++) {
+        alive.put(14).varint(id).put(0);
+      }
+      assertThatThrownBy(() -> run(executor, alive.array()))
+          .isInstanceOf(ProtocolException.class)
+          .hasMessageContaining("1048576 events");
+    }
+  }
+
+  @Test
+  void tensorsOfManyDimensionsAndFarStridesAreRead() {
+    Bytes batch = new Bytes().put(6, 1, 2, 0, 12, 0, 12);
+    for (int i = 0; i < 3; i++) {
+      batch.put(0, 0, 0x80, 0x3F);
+    }
+    batch.put(7, 1, 0x80, 0, 6).varint(300);
+    for (int i = 0; i < 299; i++) {
+      batch.put(1);
+    }
+    batch.put(3);
+    // Three rows at one place, at a stride beyond any storage for the only column.
+    batch.put(7, 2, 0x82, 0, 6, 2, 1, 3).varint(1L << 62).put(2);
+    // What lies outside of the storage fails the read.
+    batch.put(7, 3, 0x82, 0, 6, 2, 2, 3).varint(1L << 62).put(2);
+    try (BatchExecutor executor = executor()) {
+      List<OperationFailure> failures = run(executor, batch.array()).failures();
+      assertThat(failures).hasSize(1);
+      assertThat(failures.get(0).message()).contains("a tensor ends at byte");
+    }
   }
 }

@@ -177,6 +177,9 @@ public final class NativeCore {
   @Name("remora_machine_set_node_address")
   public static native int machineSetNodeAddress(long machine, String address);
 
+  @Name("remora_machine_told")
+  public static native int machineTold(long machine, long failure);
+
   @Name("remora_machine_synchronize")
   public static native int machineSynchronize(long machine);
 
