@@ -55,6 +55,21 @@ AT_THE_CALL: dict[str, Callable[[torch.device], object]] = {
     "assigning another dtype": lambda d: torch.zeros(3, device=d).index_put_(
         (tensor([0], device=d),), torch.ones(1, dtype=torch.int64, device=d)
     ),
+    "assigning at floats": lambda d: torch.zeros(3, device=d).index_put_(
+        (torch.ones(1, device=d),), torch.ones(1, device=d)
+    ),
+    "assigning by a mask of another shape": lambda d: torch.zeros(3, 2, device=d).index_put_(
+        (torch.ones(2, dtype=torch.bool, device=d),), torch.ones(2, 2, device=d)
+    ),
+    "assigning another dtype by a mask": lambda d: torch.zeros(3, device=d).index_put_(
+        (torch.ones(3, dtype=torch.bool, device=d),), torch.ones(3, dtype=torch.int64, device=d)
+    ),
+    "put_ at floats": lambda d: torch.zeros(3, device=d).put_(
+        torch.ones(1, device=d), torch.ones(1, device=d)
+    ),
+    "put_ of another dtype": lambda d: torch.zeros(3, device=d).put_(
+        tensor([0], device=d), torch.ones(1, dtype=torch.int64, device=d)
+    ),
     "flip": lambda d: torch.ones(2, 3, device=d).flip(5),
     "flip twice": lambda d: torch.ones(2, 3, device=d).flip(0, 0),
     "count_nonzero": lambda d: torch.ones(2, 3, device=d).count_nonzero(5),

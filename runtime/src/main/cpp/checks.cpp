@@ -42,58 +42,78 @@ void put(Arguments arguments) {
   at::assert_no_internal_overlap(self);
   at::assert_no_overlap(self, index);
   at::assert_no_overlap(self, source);
+  TORCH_CHECK(index.scalar_type() == at::kLong, "put_(): Expected a long tensor for index, but got ",
+              index.scalar_type());
+  TORCH_CHECK(self.scalar_type() == source.scalar_type(),
+              "put_(): self and source expected to have the same dtype, but got self.dtype = ", self.scalar_type(),
+              " and source.dtype = ", source.scalar_type());
   TORCH_CHECK_INDEX(source.numel() == index.numel(),
                     "put_(): Expected source and index to have the same number of elements, but got source.numel() = ",
                     source.numel(), ", index.numel() = ", index.numel());
 }
 
-// Of an assignment to elements that tensors of numbers name: the values' shape must fit theirs. What a mask names only the
-// node can count.
+// Of an assignment to elements that tensors name: the values' shape must fit theirs. How many elements a mask names only
+// the node can count.
 void index_put(Arguments arguments) {
   const auto& self = arguments[0].toTensor();
   const auto& values = arguments[2].toTensor();
+  auto indices = arguments[1].toListRef();
+  auto dims = static_cast<size_t>(self.dim());
+  TORCH_CHECK_INDEX(indices.size() <= dims, "too many indices for tensor of dimension ", dims, " (got ", indices.size(),
+                    ")");
   std::vector<int64_t> named;
   std::vector<size_t> places;
-  size_t place = 0;
+  size_t place = 0;  // the dimension of self that the next index is for
   std::ostringstream shapes;
   bool fit = true;
-  for (const auto& element : arguments[1].toListRef()) {
-    if (!element.isNone() && element.toTensor().defined()) {
-      const auto& index = element.toTensor();
-      if (index.scalar_type() != at::kLong && index.scalar_type() != at::kInt) {
-        return;
-      }
-      shapes << (places.empty() ? "" : ", ") << index.sizes();
-      fit = fit && at::are_expandable(named, index.sizes());
-      if (fit) {
-        named = at::infer_size(named, index.sizes());
-      }
-      places.push_back(place);
+  bool masks = false;
+  for (const auto& element : indices) {
+    if (element.isNone() || !element.toTensor().defined()) {
+      place++;
+      continue;
     }
-    place++;
-  }
-  TORCH_CHECK_INDEX(place <= static_cast<size_t>(self.dim()), "too many indices for tensor of dimension ", self.dim(),
-                    " (got ", place, ")");
-  TORCH_CHECK_INDEX(fit, "shape mismatch: indexing tensors could not be broadcast together with shapes ", shapes.str());
-  if (places.empty()) {
-    return;
-  }
-  // The named elements stand where the indices do, if these stand side by side, else in front.
-  bool together = places.back() - places.front() + 1 == places.size();
-  std::vector<int64_t> result;
-  for (size_t i = 0; i < static_cast<size_t>(self.dim()); i++) {
-    if (std::find(places.begin(), places.end(), i) == places.end()) {
-      result.push_back(self.size(static_cast<int64_t>(i)));
-    } else if (together && i == places.front()) {
-      result.insert(result.end(), named.begin(), named.end());
+    const auto& index = element.toTensor();
+    auto dtype = index.scalar_type();
+    bool mask = dtype == at::kBool || dtype == at::kByte;
+    TORCH_CHECK_INDEX(mask || dtype == at::kLong || dtype == at::kInt,
+                      "tensors used as indices must be long, int, byte or bool tensors");
+    if (mask) {
+      for (size_t i = 0; i < static_cast<size_t>(index.dim()) && place + i < dims; i++) {
+        TORCH_CHECK_INDEX(index.size(i) == self.size(place + i), "The shape of the mask ", index.sizes(), " at index ",
+                          i, " does not match the shape of the indexed tensor ", self.sizes(), " at index ", place + i);
+      }
+      masks = true;
+      place += index.dim();
+      continue;
     }
+    shapes << (places.empty() ? "" : ", ") << index.sizes();
+    fit = fit && at::are_expandable(named, index.sizes());
+    if (fit) {
+      named = at::infer_size(named, index.sizes());
+    }
+    places.push_back(place++);
   }
-  if (!together) {
-    result.insert(result.begin(), named.begin(), named.end());
+  if (!masks && !places.empty()) {
+    TORCH_CHECK_INDEX(fit, "shape mismatch: indexing tensors could not be broadcast together with shapes ",
+                      shapes.str());
+    // The named elements stand where the indices do, if these stand side by side, else in front.
+    bool together = places.back() - places.front() + 1 == places.size();
+    std::vector<int64_t> result;
+    for (size_t i = 0; i < dims; i++) {
+      if (std::find(places.begin(), places.end(), i) == places.end()) {
+        result.push_back(self.size(static_cast<int64_t>(i)));
+      } else if (together && i == places.front()) {
+        result.insert(result.end(), named.begin(), named.end());
+      }
+    }
+    if (!together) {
+      result.insert(result.begin(), named.begin(), named.end());
+    }
+    TORCH_CHECK(at::is_expandable_to(values.sizes(), result), "shape mismatch: value tensor of shape ", values.sizes(),
+                " cannot be broadcast to indexing result of shape ", c10::IntArrayRef(result));
   }
-  TORCH_CHECK(at::is_expandable_to(values.sizes(), result), "shape mismatch: value tensor of shape ", values.sizes(),
-              " cannot be broadcast to indexing result of shape ", c10::IntArrayRef(result));
-  TORCH_CHECK(self.scalar_type() == values.scalar_type(),
+  bool filled = masks && values.numel() == 1;  // by masked_fill_, which converts the value
+  TORCH_CHECK(filled || self.scalar_type() == values.scalar_type(),
               "Index put requires the source and destination dtypes match, got ", self.scalar_type(),
               " for the destination and ", values.scalar_type(), " for the source.");
 }
@@ -111,8 +131,7 @@ void draw_between(const at::Tensor& self, int64_t from, std::optional<int64_t> t
 }
 void random_to(Arguments arguments) { draw_between(arguments[0].toTensor(), 0, arguments[1].toInt()); }
 void random_from(Arguments arguments) {
-  auto to = arguments[2].isNone() ? std::nullopt : std::optional<int64_t>(arguments[2].toInt());
-  draw_between(arguments[0].toTensor(), arguments[1].toInt(), to);
+  draw_between(arguments[0].toTensor(), arguments[1].toInt(), arguments[2].toOptional<int64_t>());
 }
 
 void bmm(Arguments arguments) {
