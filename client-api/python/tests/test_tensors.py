@@ -245,7 +245,7 @@ def test_sparse_and_quantized_tensors_are_refused_with_the_way_out(device):
 
 @pytest.mark.critical
 def test_mixed_places_are_refused_at_the_call(device):
-    with pytest.raises(remora.CrossMachineException, match="cpu"):
+    with pytest.raises(remora.CrossMachineException, match="on the same device, but .* on cpu"):
         torch.mm(torch.ones(2, 2, device=device), torch.ones(2, 2))
     assert (torch.ones(2, device=device) * torch.tensor(3.0)).tolist() == [3, 3]
 
@@ -259,6 +259,16 @@ def test_metadata_errors_keep_pytorchs_types(device):
         x[5]
     with pytest.raises(RuntimeError, match="shape"):
         x.view(7)
+    with pytest.raises(
+        RuntimeError, match=r"sizes \(2\) must match dimensionality of strides \(1\)"
+    ):
+        x.new_empty_strided((2, 3), (1,))
+    for pool, dims in ((torch.nn.FractionalMaxPool2d, 2), (torch.nn.FractionalMaxPool3d, 3)):
+        few = torch.rand(0, 4, dims, device=device)
+        with pytest.raises(RuntimeError, match=r"_random_samples.size\(0\)"):
+            pool(2, output_size=1, _random_samples=few)(
+                torch.ones(1, 4, *[8] * dims, device=device)
+            )
 
 
 @pytest.mark.critical

@@ -91,11 +91,9 @@ def open_device(device: str, machine: str) -> Callable[[], str]:
     def lost() -> str:
         if device == "cpu":
             return ""
-        with contextlib.suppress(
-            remora.RemoteOperationException
-        ):  # a test's own failures end with it
-            opened.synchronize()
         try:
+            with contextlib.suppress(remora.RemoteOperationException):  # a test's own failures
+                opened.synchronize()
             torch.ones(1, device=f"{device}:0").item()
         except Exception as e:
             return f"{type(e).__name__}: {e}"

@@ -271,7 +271,8 @@ at::Tensor make_empty(c10::IntArrayRef sizes, c10::IntArrayRef strides, std::opt
 at::Tensor empty_strided(c10::IntArrayRef sizes, c10::IntArrayRef strides, std::optional<c10::ScalarType> dtype,
                          std::optional<c10::Layout> layout, std::optional<c10::Device> device,
                          std::optional<bool> pin_memory) {
-  TORCH_CHECK(sizes.size() == strides.size(), "mismatch in length of strides and shape");
+  TORCH_CHECK(sizes.size() == strides.size(), "dimensionality of sizes (", sizes.size(),
+              ") must match dimensionality of strides (", strides.size(), ")");
   return make_empty(sizes, strides, dtype, layout, device, pin_memory);
 }
 

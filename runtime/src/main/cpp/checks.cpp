@@ -6,6 +6,7 @@
 #include <ATen/ExpandUtils.h>
 #include <ATen/MemoryOverlap.h>
 #include <ATen/native/DistributionTemplates.h>
+#include <ATen/native/FractionalMaxPooling.h>
 
 #include <algorithm>
 #include <cmath>
@@ -33,6 +34,11 @@ void copy(Arguments arguments) {
 
 void list(Arguments arguments) {
   for (const auto& element : arguments[0].toListRef()) at::assert_no_internal_overlap(element.toTensor());
+}
+
+template <int64_t dims>
+void fractional_max_pool(Arguments arguments) {
+  at::native::fractional_max_pool_check_shape<dims>(arguments[0].toTensor(), arguments[3].toTensor());
 }
 
 void put(Arguments arguments) {
@@ -172,6 +178,10 @@ Check check_of(const std::string& full_name) {
       {"aten::random_", random},
       {"aten::random_.to", random_to},
       {"aten::random_.from", random_from},
+      {"aten::fractional_max_pool2d", fractional_max_pool<2>},
+      {"aten::fractional_max_pool2d.output", fractional_max_pool<2>},
+      {"aten::fractional_max_pool3d", fractional_max_pool<3>},
+      {"aten::fractional_max_pool3d.output", fractional_max_pool<3>},
       {"aten::bmm", bmm},
       {"aten::bmm.out", bmm},
       {"aten::histc", histc},

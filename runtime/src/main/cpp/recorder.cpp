@@ -115,8 +115,9 @@ void locate(Caller& caller, std::vector<c10::IValue>& stack, size_t base) {
   auto device = c10::Device(kRemora, static_cast<c10::DeviceIndex>(caller.slot));
   auto refuse = [&](const at::Tensor& t, size_t argument) {
     raise("CrossMachineException",
-          caller.info.full_name + ": argument '" + caller.argument_name(argument) + "' is a tensor on " +
-              t.device().str() + " " + describe(t.scalar_type(), t.sizes(), c10::contiguous_strides(t.sizes())) + ", the call runs on machine '" +
+          caller.info.full_name + ": Expected all tensors to be on the same device, but argument '" +
+              caller.argument_name(argument) + "' is a tensor on " +
+              t.device().str() + " " + describe(t.scalar_type(), t.sizes(), c10::contiguous_strides(t.sizes())) + ", and the call runs on machine '" +
               caller.machine->name + "' (remora:" + std::to_string(caller.slot) +
               "); move it there with tensor.to(machine.device())");
   };
