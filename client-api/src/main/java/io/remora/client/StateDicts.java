@@ -13,10 +13,11 @@ import java.util.Optional;
 import java.util.Set;
 import org.bytedeco.javacpp.PointerScope;
 import org.bytedeco.pytorch.Module;
+import org.bytedeco.pytorch.StringSharedModuleDict;
 import org.bytedeco.pytorch.StringTensorDict;
 import org.bytedeco.pytorch.Tensor;
 
-/** Puts the tensors of a state dict into a module, without copying them. */
+/** A module's state dict, and the way back: its tensors put into a module, without copying them. */
 public final class StateDicts {
 
   private static final int NAMES_IN_MESSAGE = 10;
@@ -40,6 +41,37 @@ public final class StateDicts {
     /** Whether everything fitted. */
     public boolean isEmpty() {
       return missing.isEmpty() && unexpected.isEmpty() && mismatched.isEmpty();
+    }
+  }
+
+  /**
+   * A module's parameters and buffers by name, in the order of PyTorch's {@code state_dict}: of
+   * each module its parameters, its buffers, then its children. A tensor that the module has under
+   * several names (tied weights) is there under each of them. What is returned can be given to
+   * {@link RemoteMachine#save} and to {@link #link}.
+   *
+   * @return tensors that lie on the module's memory and want no gradients, wherever the module is;
+   *     the receiver closes them
+   */
+  public static Map<String, Tensor> of(Module module) {
+    Map<String, Tensor> stateDict = new LinkedHashMap<>();
+    collect(requireNonNull(module, "module"), "", stateDict);
+    return stateDict;
+  }
+
+  private static void collect(Module module, String prefix, Map<String, Tensor> stateDict) {
+    try (StringTensorDict parameters = module.named_parameters(false);
+        StringTensorDict buffers = module.named_buffers(false);
+        StringSharedModuleDict children = module.named_children()) {
+      for (StringTensorDict tensors : List.of(parameters, buffers)) {
+        for (long i = 0; i < tensors.size(); i++) {
+          stateDict.put(prefix + tensors.get(i).key().getString(), tensors.get(i).value().detach());
+        }
+      }
+      for (long i = 0; i < children.size(); i++) {
+        collect(
+            children.get(i).value(), prefix + children.get(i).key().getString() + ".", stateDict);
+      }
     }
   }
 

@@ -73,6 +73,25 @@ final class StateDictsTest {
     }
   }
 
+  @Test
+  void theStateDictOfAModuleHasItsParametersAndBuffersInPyTorchsOrder() {
+    Tied module = new Tied("cpu");
+    module.to(machine.device(), false);
+
+    Map<String, Tensor> stateDict = StateDicts.of(module);
+
+    assertThat(stateDict.keySet())
+        .containsExactly("encoder", "decoder", "scale", "layer.weight", "layer.bias");
+    assertThat(stateDict.values())
+        .allMatch(tensor -> tensor.device().equals(machine.device()) && !tensor.requires_grad());
+    stateDict.get("scale").fill_(new Scalar(7));
+    assertThat(module.scale.cpu().equal(ones(3).mul(new Scalar(7)))).isTrue();
+
+    Tied other = new Tied("meta");
+    assertThat(StateDicts.link(other, stateDict, true).isEmpty()).isTrue();
+    assertThat(other.layer.weight().cpu().equal(module.layer.weight().cpu())).isTrue();
+  }
+
   private static Map<String, Tensor> stateDict() {
     Map<String, Tensor> stateDict = new HashMap<>();
     stateDict.put("encoder", remote(randn(3, 3)));
