@@ -15,9 +15,16 @@ import io.remora.runtime.RemoraException;
 import io.remora.runtime.ResourceExhaustedException;
 import io.remora.runtime.StaleReferenceException;
 import io.remora.runtime.UnsupportedGpuException;
+import java.net.ConnectException;
+import java.net.UnknownHostException;
+import java.security.cert.CertPathBuilderException;
+import java.security.cert.CertPathValidatorException;
+import java.security.cert.CertificateException;
+import java.util.Locale;
 import java.util.Map;
 import java.util.concurrent.CompletionException;
 import java.util.function.BiFunction;
+import javax.net.ssl.SSLException;
 
 /** Makes the project's exceptions of what a gateway answers. */
 final class GatewayErrors {
@@ -54,9 +61,64 @@ final class GatewayErrors {
     String description = refused.getStatus().getDescription();
     if (name == null) {
       return new RemoraException(
-          "the gateway at %s cannot be used: %s".formatted(gateway, refused.getStatus()), cause);
+          "the gateway at %s cannot be used: %s".formatted(gateway, reason(refused, gateway)),
+          cause);
     }
     return named(name, String.valueOf(description), cause);
+  }
+
+  /** What is wrong, in one line, and what to do about it. */
+  private static String reason(StatusRuntimeException refused, GatewayAddress gateway) {
+    Throwable root = refused;
+    while (root.getCause() != null && root.getCause() != root) {
+      root = root.getCause();
+    }
+    // Netty's descriptions have its pipeline and stack traces below the first line.
+    String description =
+        String.valueOf(refused.getStatus().getDescription()).lines().findFirst().orElse("");
+    String text =
+        root == refused || root.getMessage() == null
+            ? refused.getStatus().getCode() + " " + description
+            : root.getMessage().lines().findFirst().orElse(description);
+    return text + advice(refused.getStatus().getCode(), root, text, gateway);
+  }
+
+  private static String advice(
+      Status.Code code, Throwable root, String text, GatewayAddress gateway) {
+    String lower = text.toLowerCase(Locale.ROOT);
+    if (root instanceof UnknownHostException) {
+      return "; there is no such host: check the gateway's address";
+    }
+    if (root instanceof ConnectException) {
+      return "; nothing listens there: check that the gateway runs, its host and its port";
+    }
+    if (lower.contains("not an ssl/tls record")) {
+      return "; it speaks no TLS there, and this program expects it %s: start the gateway with remora.gateway.tls, or %s"
+          .formatted(
+              gateway.certificate() == null
+                  ? "off the loopback address"
+                  : "with gatewayCertificate",
+              gateway.certificate() == null
+                  ? "reach it through a tunnel on 127.0.0.1"
+                  : "leave gatewayCertificate out");
+    }
+    if (root instanceof CertificateException && lower.contains("subject alternative")
+        || lower.contains("no name matching")) {
+      return "; its certificate is for another host: use a host name that it has, or give the gateway another one";
+    }
+    if (root instanceof SSLException
+        || root instanceof CertificateException
+        || root instanceof CertPathBuilderException
+        || root instanceof CertPathValidatorException) {
+      return "; this program does not trust the gateway's certificate: name the file that it, or its authority, is in with gatewayCertificate";
+    }
+    if (code == Status.Code.UNAUTHENTICATED || code == Status.Code.PERMISSION_DENIED) {
+      return "; check the token that gateway(address, token) was given";
+    }
+    if (!gateway.usesTls() && code == Status.Code.UNAVAILABLE) {
+      return "; if the gateway uses TLS, name its certificate with gatewayCertificate";
+    }
+    return "";
   }
 
   /** The exception of this simple name. */

@@ -17,6 +17,7 @@ import io.remora.runtime.ProviderException;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.RemoteOperationException;
 import java.io.IOException;
+import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
@@ -206,6 +207,44 @@ final class GatewayMachineTest {
     assertThatThrownBy(() -> builder("127.0.0.1:1", "sesame").open())
         .isInstanceOf(RemoraException.class)
         .hasMessageContaining("127.0.0.1:1");
+  }
+
+  @Test
+  @Tag("fast")
+  void saysWhatIsWrongWithTheConnectionAndWhatToDo(@TempDir Path folder) throws Exception {
+    Path own = Files.createDirectory(folder.resolve("own"));
+    Path others = Files.createDirectory(folder.resolve("others"));
+    Certificates certificates = Certificates.make(own);
+    assertRefused(builder("127.0.0.1:1", "sesame"), "nothing listens there");
+    assertRefused(
+        builder(gateway.address(), "sesame").gatewayCertificate(certificates.certificate()),
+        "speaks no TLS",
+        "leave gatewayCertificate out");
+    String tls =
+        """
+        remora.gateway.token = sesame
+        remora.gateway.tls.certificate = "%s"
+        remora.gateway.tls.private-key = "%s"
+        """
+            .formatted(certificates.certificate(), certificates.privateKey());
+    try (TestGateway encrypted = TestGateway.start(tls)) {
+      assertRefused(
+          builder(encrypted.address(), "sesame"), "if the gateway uses TLS", "gatewayCertificate");
+      assertRefused(
+          builder(encrypted.address(), "sesame")
+              .gatewayCertificate(Certificates.make(others).certificate()),
+          "does not trust the gateway's certificate",
+          "gatewayCertificate");
+    }
+  }
+
+  private static void assertRefused(RemoteMachine.Builder builder, String... texts) {
+    assertThatThrownBy(builder::open)
+        .isInstanceOf(RemoraException.class)
+        .message()
+        .contains(texts)
+        .doesNotContain("\n")
+        .doesNotContain("Channel Pipeline");
   }
 
   private static RemoteMachine open(String address) {
