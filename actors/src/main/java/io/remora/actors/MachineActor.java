@@ -1260,7 +1260,8 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
                 || state == MachineState.RECONNECTING
                 || state == MachineState.PAUSING
             ? new NodeLostException(
-                "machine " + name + " lost its node (" + node.description() + "): " + exit,
+                "machine %s lost its node (%s), on which its tensors took %d MiB: %s"
+                    .formatted(name, node.description(), sessions.realizedBytes() >> 20, exit),
                 linkLost)
             : new ProviderException(
                 "the node of machine "

@@ -397,6 +397,13 @@ final class SessionTable {
     countStorages();
   }
 
+  /** Bytes that the sessions' storages take on the node. */
+  long realizedBytes() {
+    return sessions.values().stream()
+        .mapToLong(session -> session.storages.isOffloaded() ? 0 : session.storages.realizedBytes())
+        .sum();
+  }
+
   /** After every change: meters look at it whenever they like. */
   private void countStorages() {
     long live = 0;

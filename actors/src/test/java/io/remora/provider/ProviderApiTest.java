@@ -85,7 +85,15 @@ class ProviderApiTest {
 
   @Test
   void tellsHowANodeEnded() {
-    assertThat(new NodeExit(137, List.of()).toString()).isEqualTo("exit code 137");
+    assertThat(new NodeExit(0, List.of()).toString()).isEqualTo("exit code 0");
+    assertThat(new NodeExit(139, List.of(), "8 GiB").toString())
+        .isEqualTo("exit code 139 (SIGSEGV)");
+    assertThat(new NodeExit(137, List.of()).toString())
+        .startsWith("exit code 137 (SIGKILL")
+        .contains("memory runs out");
+    assertThat(new NodeExit(137, List.of("last"), "the limit is 8 MiB").toString())
+        .contains("; the limit is 8 MiB)")
+        .endsWith("last lines of its log:\n  last");
     assertThat(new NodeExit(1, List.of("one", "two")).toString())
         .isEqualTo("exit code 1, last lines of its log:\n  one\n  two");
   }

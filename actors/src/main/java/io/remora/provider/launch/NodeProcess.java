@@ -219,7 +219,7 @@ public final class NodeProcess {
     } catch (InterruptedException e) {
       Thread.currentThread().interrupt();
     }
-    NodeExit exit = new NodeExit(code, nodeLog.lastLines());
+    NodeExit exit = new NodeExit(code, nodeLog.lastLines(), MemoryLimit.describe());
     announced.completeExceptionally(
         new ProviderException(
             "the node of machine %s ended while it was starting: %s".formatted(spec.name(), exit)));
