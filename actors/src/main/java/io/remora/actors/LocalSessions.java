@@ -84,6 +84,9 @@ public final class LocalSessions implements Extension {
         .thenApply(
             opened -> {
               hostOf.put(opened.session(), host);
+              if (hosts.get(machine) != host) {
+                hostOf.remove(opened.session(), host); // it has ended meanwhile
+              }
               return opened;
             });
   }
@@ -98,6 +101,7 @@ public final class LocalSessions implements Extension {
   /** A host has ended. */
   void remove(String machine, ActorRef<SessionHost.Command> host) {
     hosts.remove(machine, host);
+    hostOf.values().removeIf(host::equals);
   }
 
   /**
