@@ -147,13 +147,18 @@ public final class LinkConnection implements AutoCloseable {
   }
 
   /**
-   * As {@link #send}, but writes on this thread if nobody else is writing: spares the switch to the
-   * writer thread, for short frames whose arrival somebody waits for. May block while the peer does
-   * not read. Not for threads that may be interrupted: an interrupt during the write closes the
-   * connection.
+   * As {@link #send}, but writes on this thread if nobody else is writing and nothing else waits:
+   * spares the switch to the writer thread, for short frames whose arrival somebody waits for. May
+   * block while the peer does not read. Not for threads that may be interrupted: an interrupt
+   * during the write closes the connection.
    */
   public void sendNow(OutboundSource source) {
+    boolean othersWait = !queue.isEmpty();
     queue.add(source);
+    if (othersWait) {
+      wakeWriter(); // what others have to say is not written on this thread
+      return;
+    }
     // A release that sends is called in the middle of a write: then what it sends is next anyway.
     if (closing.get() || writing.isHeldByCurrentThread() || !writing.tryLock()) {
       wakeWriter();
