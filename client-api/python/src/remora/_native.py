@@ -103,6 +103,7 @@ STATISTICS = (
     "blocking_reads",
     "plan_misses",
     "storages",
+    "storage_bytes",
 )
 
 

@@ -325,7 +325,7 @@ int32_t remora_machine_answer(int64_t machine, int64_t request, const uint8_t* d
     return 0;
   });
 }
-int64_t remora_machine_read(int64_t machine, int64_t source, int64_t destination) {
+int64_t remora_machine_read(int64_t machine, int64_t source, int64_t destination, int64_t* count) {
   return guarded([&]() -> int64_t {
     const auto& from = tensor_at(source);
     const auto& to = tensor_at(destination);
@@ -334,7 +334,15 @@ int64_t remora_machine_read(int64_t machine, int64_t source, int64_t destination
     TORCH_CHECK(to.device().is_cpu() && to.is_contiguous() && to.scalar_type() == from.scalar_type() &&
                     to.sizes() == from.sizes(),
                 "the destination must be a contiguous CPU tensor like the source");
-    return remora::record_read(from, to);
+    auto reads = remora::record_read(from, to);
+    *count = reads.count;
+    return reads.first;
+  });
+}
+int32_t remora_set_read_piece(int64_t bytes) {
+  return guarded([&]() -> int32_t {
+    remora::set_read_piece(bytes);
+    return 0;
   });
 }
 void remora_machine_fail(int64_t machine, const char* message) {
@@ -346,6 +354,11 @@ void remora_machine_set_trace(int64_t machine, int32_t text, int32_t call_sites)
   if (auto* m = remora::find_machine(machine)) {
     m->trace.store(text != 0);
     m->call_sites.store(call_sites != 0);
+  }
+}
+void remora_machine_set_notable_bytes(int64_t machine, int64_t bytes) {
+  if (auto* m = remora::find_machine(machine)) {
+    m->notable_bytes.store(bytes);
   }
 }
 void remora_machine_set_cuda(int64_t machine, int32_t on) {
@@ -489,6 +502,7 @@ int64_t remora_machine_statistic(int64_t machine, int32_t statistic) {
     case REMORA_BATCH_BYTES: return m->batch_bytes;
     case REMORA_UPLOADED_BYTES: return m->uploaded;
     case REMORA_DOWNLOADED_BYTES: return m->downloaded;
+    case REMORA_STORAGE_BYTES: return m->storage_bytes;
     case REMORA_BLOCKING_READS: return m->blocking;
     case REMORA_PLAN_MISSES: return m->misses;
     case REMORA_STORAGES: return m->storages;

@@ -21,6 +21,7 @@
 #include <torch/library.h>
 
 #include <array>
+#include <map>
 #include <mutex>
 
 #include "machine.h"
@@ -189,15 +190,15 @@ struct RemoteGenerator final : c10::GeneratorImpl {
   uint64_t seed_;
 };
 
-// The default generator of each slot, made anew when the slot changes hands; its last machine's when that is closed.
+// The default generator of a slot of its machine, its last machine's when that is closed. They stay for the life of the
+// process, as machines do: libtorch keeps the reference.
 const at::Generator& default_generator(int slot) {
   static std::mutex mutex;
-  static std::array<at::Generator, kSlots> generators;
+  static auto* generators = new std::map<std::pair<int64_t, int>, at::Generator>();
   auto& machine = last_machine_of(slot);
   std::lock_guard<std::mutex> guard(mutex);
-  auto& generator = generators[slot];
-  if (!generator.defined() ||
-      &static_cast<RemoteGenerator*>(generator.unsafeGetGeneratorImpl())->machine != &machine) {
+  auto& generator = (*generators)[{machine.handle, slot}];
+  if (!generator.defined()) {
     generator = at::make_generator<RemoteGenerator>(machine, slot, machine.device_of_slot(slot));
   }
   return generator;
@@ -486,8 +487,9 @@ void download(const at::Tensor& source, const at::Tensor& target) {
   bool direct = target.scalar_type() == source.scalar_type() && target.sizes() == sizes && target.is_contiguous() &&
       !target.is_conj() && !target.is_neg();
   auto received = direct ? target : at::empty(sizes, source.options().device(c10::kCPU));
-  auto request = record_read(source, received);
-  context_of(source)->machine->await(request);
+  auto& machine = *context_of(source)->machine;
+  auto [first, count] = record_read(source, received);
+  for (auto request = first; request < first + count; request++) machine.await(request);
   if (!direct) {
     const_cast<at::Tensor&>(target).copy_(received);
   }
@@ -577,14 +579,13 @@ int64_t generator_id(const at::Generator& generator) {
   return static_cast<RemoteGenerator*>(generator.unsafeGetGeneratorImpl())->id;
 }
 
-int64_t record_read(const at::Tensor& source, const at::Tensor& destination) {
-  auto* context = context_of(source);
-  if (context == nullptr) {
-    raise("StaleReferenceException", "the tensor has no storage on a machine");
-  }
-  auto& machine = *context->machine;
-  machine.check_usable(context->id);
-  auto request = machine.next_request();
+namespace {
+
+// A node holds a copy of each value that it has not sent yet, and executes nothing more while it holds many bytes: of a
+// large tensor it need not hold all at one time.
+std::atomic<int64_t> read_piece{int64_t{64} << 20};
+
+void record_read_piece(Machine& machine, int64_t request, const at::Tensor& source, const at::Tensor& destination) {
   Machine::Lock lock(machine);
   machine.begin_record();
   TensorView previous;
@@ -593,7 +594,40 @@ int64_t record_read(const at::Tensor& source, const at::Tensor& destination) {
   machine.write_tensor(source, previous);
   machine.downloaded.fetch_add(static_cast<int64_t>(destination.nbytes()), std::memory_order_relaxed);
   machine.submit_open_batch(request, destination);
-  return request;
+}
+
+}  // namespace
+
+void set_read_piece(int64_t bytes) {
+  TORCH_CHECK(bytes > 0 && bytes <= static_cast<int64_t>(kMaxValueBytes), "a piece has 1 to ", kMaxValueBytes,
+              " bytes, not ", bytes);
+  read_piece.store(bytes);
+}
+
+Reads record_read(const at::Tensor& source, const at::Tensor& destination) {
+  auto* context = context_of(source);
+  if (context == nullptr) {
+    raise("StaleReferenceException", "the tensor has no storage on a machine");
+  }
+  auto& machine = *context->machine;
+  machine.check_usable(context->id);
+  auto step = std::max<int64_t>(1, read_piece.load() / static_cast<int64_t>(source.element_size()));
+  if (source.numel() <= step) {
+    auto request = machine.next_request();
+    record_read_piece(machine, request, source, destination);
+    return {request, 1};
+  }
+  at::AutoDispatchBelowADInplaceOrView below_autograd;
+  auto from = source.resolve_conj().resolve_neg().contiguous().view(-1);
+  auto to = destination.view(-1);
+  auto count = (from.numel() + step - 1) / step;
+  auto first = machine.next_request(count);
+  for (int64_t piece = 0; piece < count; piece++) {
+    auto start = piece * step;
+    auto length = std::min(step, from.numel() - start);
+    record_read_piece(machine, first + piece, from.narrow(0, start, length), to.narrow(0, start, length));
+  }
+  return {first, count};
 }
 
 namespace {

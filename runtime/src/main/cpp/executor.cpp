@@ -1286,6 +1286,10 @@ void Executor::answer_output(Call& call, Writer& w, const c10::IValue& value, in
 void Executor::bind(Reader& r) {
   auto request = static_cast<int64_t>(r.varint());
   auto n = r.count("a count of outputs");
+  if (n == 0) {  // nobody has waited for the answer
+    asked_.erase(request);
+    return;
+  }
   auto it = asked_.find(request);
   if (it == asked_.end() || it->second.size() != n) {
     r.fail("request " + std::to_string(request) + " has no " + std::to_string(n) + " outputs to name");
@@ -1373,6 +1377,8 @@ void Executor::read(Reader& r) {
   if (!call.failure && call.refusal.empty()) {
     try {
       c10::DeviceGuard guard(devices_[call.device]);
+      TORCH_CHECK(t.nbytes() <= kMaxValueBytes, "a value of ", t.nbytes(), " bytes must be read in pieces of at most ",
+                  kMaxValueBytes);
       auto plain = t.resolve_conj().resolve_neg().contiguous();
       if (!plain.device().is_cpu()) {
         plain = plain.cpu();

@@ -645,7 +645,7 @@ std::string await_run(Machine& machine, int64_t request) {
     int64_t machine, request;
     ~Forget() { forget_run(machine, request); }
   } forget{machine.handle, request};
-  return machine.await(request);
+  return machine.await_outputs(request);
 }
 
 void bind_run(Machine& machine, int64_t request, const std::vector<at::Tensor>& tensors) {

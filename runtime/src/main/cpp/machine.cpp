@@ -88,15 +88,16 @@ using RemoteMemory = c10::Allocator;
 
 class RemoteAllocator final : public RemoteMemory {
  public:
-  c10::DataPtr allocate(size_t) override {
+  c10::DataPtr allocate(size_t bytes) override {
     int slot = current_slot();
     auto& machine = machine_of(c10::Device(kRemora, static_cast<c10::DeviceIndex>(slot)));
-    return allocate_on(machine, slot);
+    return allocate_on(machine, slot, static_cast<int64_t>(bytes));
   }
-  static c10::DataPtr allocate_on(Machine& machine, int slot) {
+  static c10::DataPtr allocate_on(Machine& machine, int slot, int64_t bytes) {
     auto id = next_storage_id.fetch_add(1, std::memory_order_relaxed);
-    auto* context = new StorageContext{&machine, id, machine.device_of_slot(slot)};
+    auto* context = new StorageContext{&machine, id, machine.device_of_slot(slot), bytes};
     machine.storages.fetch_add(1, std::memory_order_relaxed);
+    machine.storage_bytes.fetch_add(bytes, std::memory_order_relaxed);
     return {reinterpret_cast<void*>(id), context, &delete_context,
             c10::Device(kRemora, static_cast<c10::DeviceIndex>(slot))};
   }
@@ -158,6 +159,15 @@ Machine* open_machine(const char* name, int devices, size_t max_batch_bytes) {
 Machine* find_machine(int64_t handle) {
   std::lock_guard<std::mutex> guard(machines_mutex);
   return handle >= 1 && handle <= static_cast<int64_t>(machines().size()) ? machines()[handle - 1].get() : nullptr;
+}
+
+void lock_machines() {
+  machines_mutex.lock();
+  for (auto& each : machines()) each->state_mutex_.lock();
+}
+void unlock_machines() {
+  for (auto& each : machines()) each->state_mutex_.unlock();
+  machines_mutex.unlock();
 }
 
 int open_devices() {
@@ -233,7 +243,8 @@ void check_storage_bytes(size_t bytes) {
 at::Tensor new_tensor(Machine& machine, int slot, const TensorMeta& meta, size_t storage_bytes) {
   check_storage_bytes(storage_bytes);
   c10::Storage storage(c10::Storage::use_byte_size_t(), static_cast<int64_t>(storage_bytes),
-                       RemoteAllocator::allocate_on(machine, slot), &remote_allocator, true);
+                       RemoteAllocator::allocate_on(machine, slot, static_cast<int64_t>(storage_bytes)),
+                       &remote_allocator, true);
   auto t = at::detail::make_tensor<c10::TensorImpl>(
       std::move(storage), c10::DispatchKeySet(c10::DispatchKey::PrivateUse1), c10::scalarTypeToTypeMeta(meta.dtype));
   auto* impl = t.unsafeGetTensorImpl();
@@ -260,6 +271,8 @@ void resize_storage(c10::StorageImpl* storage, size_t bytes) {
   Machine::Lock lock(machine);
   machine.begin_record();
   storage->set_nbytes(bytes);
+  auto before = std::exchange(context->bytes, static_cast<int64_t>(bytes));
+  machine.storage_bytes.fetch_add(context->bytes - before, std::memory_order_relaxed);
   if (context->born != 0) {
     machine.open.code(Record::kResize);
     machine.write_storage(storage);
@@ -385,6 +398,7 @@ void Machine::drain_frees() {
 
 void Machine::free_storage(StorageContext* context) {
   storages.fetch_sub(1, std::memory_order_relaxed);
+  storage_bytes.fetch_sub(context->bytes, std::memory_order_relaxed);
   if (state_.load(std::memory_order_acquire) != kOpen) {
     delete context;
     return;
@@ -624,7 +638,8 @@ void Machine::end_record(bool operation) {
   if (operation) {
     operations.fetch_add(1, std::memory_order_relaxed);
   }
-  if (open.size() >= max_batch_bytes_) {
+  if (open.size() >= max_batch_bytes_ ||
+      storage_bytes.load(std::memory_order_relaxed) >= notable_bytes.load(std::memory_order_relaxed)) {
     submit_open_batch();
   } else if (flusher_waits_) {
     flusher_waits_ = false;
@@ -678,15 +693,33 @@ void Machine::submit_open_batch(int64_t request, at::Tensor destination) {
 
 std::string Machine::await(int64_t request) {
   blocking.fetch_add(1, std::memory_order_relaxed);
-  callbacks().await(handle, request);
-  std::lock_guard<std::mutex> guard(answer_mutex_);
-  std::string result;
-  auto it = answers_.find(request);
-  if (it != answers_.end()) {
-    result = std::move(it->second);
-    answers_.erase(it);
+  auto take = [&] {
+    std::lock_guard<std::mutex> guard(answer_mutex_);
+    auto answer = answers_.extract(request);
+    return answer.empty() ? std::string() : std::move(answer.mapped());
+  };
+  try {
+    callbacks().await(handle, request);
+  } catch (...) {
+    take();  // it may have come when the wait had just ended
+    throw;
   }
-  return result;
+  return take();
+}
+
+std::string Machine::await_outputs(int64_t request) {
+  try {
+    return await(request);
+  } catch (...) {
+    try {
+      Lock lock(*this);
+      begin_record();
+      write_bind(request, {});
+    } catch (const std::exception&) {
+      // The machine is gone, and with it what it has kept.
+    }
+    throw;
+  }
 }
 
 void Machine::answer(int64_t request, std::string bytes) {
@@ -762,7 +795,21 @@ int64_t middle(std::chrono::steady_clock::time_point a, std::chrono::steady_cloc
 
 void Machine::note_executed(uint64_t batch) {
   executed_at_.store(std::chrono::steady_clock::now().time_since_epoch().count(), std::memory_order_relaxed);
-  executed.store(batch, std::memory_order_release);
+  executed.store(batch, std::memory_order_seq_cst);
+  if (awaits_idle_.load(std::memory_order_seq_cst) && batch >= sequence.load(std::memory_order_acquire)) {
+    std::lock_guard<std::mutex> guard(idle_mutex_);
+    idle_.notify_all();
+  }
+}
+
+// Without the lock: waits until the node has executed every batch.
+void Machine::await_idle_node(std::chrono::steady_clock::time_point deadline) {
+  std::unique_lock<std::mutex> lock(idle_mutex_);
+  awaits_idle_.store(true, std::memory_order_seq_cst);
+  idle_.wait_until(lock, deadline, [&] {
+    return executed.load(std::memory_order_seq_cst) >= sequence.load(std::memory_order_acquire) || !open_for_work();
+  });
+  awaits_idle_.store(false, std::memory_order_relaxed);
 }
 
 int Machine::flush_when_idle(int64_t timeout_micros, int64_t linger_micros) {
@@ -792,9 +839,11 @@ int Machine::flush_when_idle(int64_t timeout_micros, int64_t linger_micros) {
     if (now >= deadline) {
       return 0;
     }
-    if (holds_something) {  // the node is busy: look again soon
+    if (holds_something) {  // the node is busy
       lock.unlock();
-      std::this_thread::sleep_for(microseconds(linger_micros));
+      await_idle_node(deadline);
+      // Not sooner than the last time either: the program pays for each batch.
+      std::this_thread::sleep_until(last_flush_ + microseconds(linger_micros));
       lock.lock();
     } else {
       flusher_waits_ = true;
@@ -812,6 +861,12 @@ int Machine::flush_when_idle(int64_t timeout_micros, int64_t linger_micros) {
   }
 }
 
+void Machine::wake_flusher() {
+  wake_flusher_.notify_all();
+  std::lock_guard<std::mutex> guard(idle_mutex_);
+  idle_.notify_all();
+}
+
 void Machine::fail(const std::string& message) {
   {
     std::lock_guard<std::mutex> guard(state_mutex_);
@@ -821,7 +876,7 @@ void Machine::fail(const std::string& message) {
     failure_ = message;
     state_.store(kFailed, std::memory_order_release);
   }
-  wake_flusher_.notify_all();
+  wake_flusher();
   if (callbacks().lost) {
     callbacks().lost(handle);
   }
@@ -841,7 +896,7 @@ void Machine::close() {
     std::lock_guard<std::mutex> guard(state_mutex_);
     state_.store(kClosed, std::memory_order_release);
   }
-  wake_flusher_.notify_all();
+  wake_flusher();
   if (callbacks().lost) {
     callbacks().lost(handle);
   }

@@ -64,6 +64,7 @@ struct StorageContext {
   Machine* machine;
   int64_t id;
   int32_t device;        // number on the machine
+  int64_t bytes;
   uint64_t born = 0;     // sequence of the batch that first used it; 0 = the node has not heard of it
   uint32_t birth = 0;    // its place in that batch's list of births
 };
@@ -166,6 +167,8 @@ class Machine {
   std::string node_address();
   void set_node_address(std::string address);
   std::string await(int64_t request);                   // blocks; the answer, empty for values
+  // As await(), for a call whose outputs get names then: if the wait fails the node forgets them.
+  std::string await_outputs(int64_t request);
   void answer(int64_t request, std::string bytes);
   int flush();
   void note_executed(uint64_t batch);                   // the node has executed every batch up to this one
@@ -175,7 +178,7 @@ class Machine {
   void flush_for(uint64_t sequence);                    // makes sure the batch of that number is submitted
   // Throws when nothing can be recorded on the machine any more.
   void check_usable(int64_t storage = 0);
-  int64_t next_request() { return ++requests_; }
+  int64_t next_request(int64_t count = 1) { return requests_.fetch_add(count) + 1; }  // the first of so many
   // Throw when too many live; free_handle() makes room.
   int64_t next_generator() { return kSlots + generators_.next(*this, kMaxGenerators - kSlots, "generators"); }
   int64_t next_event() { return events_.next(*this, kMaxEvents, "events"); }
@@ -186,11 +189,16 @@ class Machine {
 
   std::atomic<uint64_t> sequence{0};
   std::atomic<uint64_t> executed{0};
+  // With so many bytes of storages alive a batch is closed at once: a binding wants to hear of it.
+  std::atomic<int64_t> notable_bytes{INT64_MAX};
   std::atomic<bool> trace{false};       // a line of text for each operation
   std::atomic<bool> call_sites{false};  // tell of each operation before it is recorded
   int64_t calls = 0;                    // recorded calls; the node counts them, too. Needs the lock
   std::atomic<int64_t> operations{0}, batches{0}, batch_bytes{0}, uploaded{0}, downloaded{0}, blocking{0},
-      misses{0}, storages{0};
+      misses{0}, storages{0}, storage_bytes{0};
+
+  friend void lock_machines();
+  friend void unlock_machines();
 
  private:
   enum State { kOpen, kFailed, kClosed };
@@ -209,6 +217,8 @@ class Machine {
     int64_t next(const Machine& machine, uint64_t most, const char* what);
   };
 
+  void wake_flusher();
+  void await_idle_node(std::chrono::steady_clock::time_point deadline);
   void drain_frees();
   void start_batch();
   void finish_record();                                    // from here on it cannot be taken back
@@ -226,6 +236,9 @@ class Machine {
   uint64_t flushed_ = 0;              // the batch the flusher submitted last, and when
   std::chrono::steady_clock::time_point last_flush_;
   std::atomic<int64_t> executed_at_{0};  // when the last acknowledgement came
+  std::mutex idle_mutex_;
+  std::condition_variable idle_;         // the node has executed everything, or the machine is not open any more
+  std::atomic<bool> awaits_idle_{false};  // the flusher waits for it
   std::atomic<int> state_{kOpen};
   std::string failure_;               // guarded by state_mutex_
   std::string node_address_;          // so is this
@@ -299,6 +312,9 @@ void set_python_exception(const char* name, int64_t type);
 
 Machine* open_machine(const char* name, int devices, size_t max_batch_bytes);  // nullptr when no slots are free
 Machine* find_machine(int64_t handle);                                         // nullptr when unknown
+// Around a fork: the locks that Machine::fail() and find_machine() take.
+void lock_machines();
+void unlock_machines();
 // The open machine a device belongs to; "remora" without an index is the thread's current device. Throws.
 Machine& machine_of(c10::Device device, int* slot = nullptr);
 Machine& last_machine_of(int slot);  // the one that is closed too; throws where there was none
@@ -313,7 +329,14 @@ int current_slot();
 at::Tensor new_tensor(Machine& machine, int slot, const TensorMeta& meta, size_t storage_bytes);
 void resize_storage(c10::StorageImpl* storage, size_t bytes);
 void record_call(const c10::OperatorHandle& op, c10::DispatchKeySet keys, std::vector<c10::IValue>* stack);
-int64_t record_read(const at::Tensor& source, const at::Tensor& destination);
+// Requests with consecutive numbers, one for each piece of a value.
+struct Reads {
+  int64_t first;
+  int64_t count;
+};
+// Records the download of `source` into `destination`, contiguous and of the same dtype and sizes.
+Reads record_read(const at::Tensor& source, const at::Tensor& destination);
+void set_read_piece(int64_t bytes);
 // The number of a remote generator on its machine.
 int64_t generator_id(const at::Generator& generator);
 std::string describe_with_id(const at::Tensor& t);

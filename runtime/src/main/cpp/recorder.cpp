@@ -27,6 +27,10 @@ struct Caller {
   const Settings settings = Settings::of_program();
   Machine* machine = nullptr;
   int slot = -1;
+  mutable int64_t call = 0;   // its number among the machine's calls
+  mutable std::string text;   // what is to be logged of it, if anything
+
+  explicit Caller(const OperatorInfo& info) : info(info) {}
 
   std::string argument_name(size_t index) const {
     return info.handle.schema().arguments()[index].name();
@@ -605,23 +609,32 @@ std::string describe_value(const c10::IValue& value) {
   return plain.str();
 }
 
-// Numbers the call, and tells of it where somebody listens: when it is recorded, but before it is sent, so that an error
-// that comes back finds its call site. The caller holds the lock.
+// Numbers the call, and tells of it where call sites are kept: when it is recorded, but before it is sent, so that an error
+// that comes back finds its own. The caller holds the lock.
 void announce(const Caller& caller, Arguments arguments, c10::ArrayRef<c10::IValue> outputs) {
   auto& machine = *caller.machine;
-  machine.calls++;
-  bool text = machine.trace.load(std::memory_order_relaxed);
-  if ((!text && !machine.call_sites.load(std::memory_order_relaxed)) || callbacks().trace == nullptr) {
+  caller.call = ++machine.calls;
+  if (callbacks().trace == nullptr) {
     return;
   }
-  std::string line;
-  if (text) {
+  if (machine.call_sites.load(std::memory_order_relaxed)) {
+    callbacks().trace(machine.handle, caller.call, "");
+  }
+  if (machine.trace.load(std::memory_order_relaxed)) {
+    auto& line = caller.text;
     line = caller.info.full_name + "(";
     for (size_t i = 0; i < arguments.size(); i++) line += (i ? ", " : "") + describe_value(arguments[i]);
     line += ")";
     for (size_t i = 0; i < outputs.size(); i++) line += (i ? ", " : " -> ") + describe_value(outputs[i]);
   }
-  callbacks().trace(machine.handle, machine.calls, line.c_str());
+}
+
+// Without the lock: what a program does to log a line may take long, or use the machine.
+void log_call(const Caller& caller) {
+  if (!caller.text.empty()) {
+    callbacks().trace(caller.machine->handle, caller.call, caller.text.c_str());
+    caller.text.clear();
+  }
 }
 
 using Outputs = c10::SmallVector<c10::IValue, 4>;
@@ -682,8 +695,9 @@ Plan ask(const Caller& caller, Arguments arguments, int64_t request) {
     machine.operations.fetch_add(1, std::memory_order_relaxed);
     machine.submit_open_batch(request);
   }
+  log_call(caller);
   try {
-    return read_answer(caller.info, arguments, machine.await(request));
+    return read_answer(caller.info, arguments, machine.await_outputs(request));
   } catch (const WireError& e) {
     raise("ProtocolException", caller.info.full_name + ": the node's answer is malformed " + e.what());
   }
@@ -715,7 +729,7 @@ std::string describe_with_id(const at::Tensor& t) {
 void record_call(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* stack) {
   const auto& info = operator_info(op);
   auto base = stack->size() - info.arguments;
-  Caller caller{info};
+  Caller caller(info);
   locate(caller, *stack, base);
   auto& machine = *caller.machine;
   Arguments arguments(stack->data() + base, info.arguments);
@@ -769,6 +783,7 @@ void record_call(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit:
       machine.plans.emplace(*key, std::move(plan));
     }
   }
+  log_call(caller);
   torch::jit::drop(*stack, info.arguments);
   for (auto& output : outputs) stack->push_back(std::move(output));
 }

@@ -48,8 +48,9 @@ REMORA_API int64_t remora_cuda_device_memory(int32_t device);
 typedef int32_t (*remora_submit_callback)(int64_t machine, int64_t batch, char* error, int32_t error_bytes);
 // Blocks until the answer to request is there. Same results as remora_submit_callback.
 typedef int32_t (*remora_await_callback)(int64_t machine, int64_t request, char* error, int32_t error_bytes);
-// Tells of each operation before it is recorded, only while remora_machine_set_trace() says so: its number among the
-// machine's calls, and its text ("" where only call sites are wanted). Called under the machine's lock.
+// Tells of each operation, only while remora_machine_set_trace() says so, by its number among the machine's calls: with
+// the text "" before it is recorded and under the machine's lock, for the sake of call sites; with a text for the log
+// when it was recorded, without the lock.
 typedef void (*remora_trace_callback)(int64_t machine, int64_t call, const char* line);
 
 // Registers the PyTorch backend "remora" with the process's libtorch. Once per process; a second call replaces
@@ -158,13 +159,19 @@ REMORA_API void remora_machine_executed(int64_t machine, int64_t sequence);
 // Hands over the node's answer to a request made through remora_await_callback.
 REMORA_API int32_t remora_machine_answer(int64_t machine, int64_t request, const uint8_t* data, int64_t bytes);
 // Records the download of tensor `source` (address of an at::Tensor on this machine) into `destination` (address of
-// a contiguous CPU at::Tensor of the same dtype and shape) and submits the batch. Answers the request's number.
-REMORA_API int64_t remora_machine_read(int64_t machine, int64_t source, int64_t destination);
+// a contiguous CPU at::Tensor of the same dtype and shape) and submits it, in pieces that are requests of their own with
+// consecutive numbers. Answers the first one's number; *count says how many there are.
+REMORA_API int64_t remora_machine_read(int64_t machine, int64_t source, int64_t destination, int64_t* count);
+// A piece's size from now on, for all machines: 64 MiB unless this says otherwise. For tests.
+REMORA_API int32_t remora_set_read_piece(int64_t bytes);
 // From now on recording on the machine throws an error with this message.
 REMORA_API void remora_machine_fail(int64_t machine, const char* message);
 // Whether remora_trace_callback gets a text for each operation, and whether it is called at all for the sake of call
 // sites.
 REMORA_API void remora_machine_set_trace(int64_t machine, int32_t text, int32_t call_sites);
+// From so many bytes of storages alive in the program on, each batch is closed as soon as it holds something, so that
+// remora_submit_callback is called.
+REMORA_API void remora_machine_set_notable_bytes(int64_t machine, int64_t bytes);
 // Whether the node computes on CUDA: libtorch chooses some operators by it.
 REMORA_API void remora_machine_set_cuda(int64_t machine, int32_t on);
 // Where other machines' nodes reach this machine's node, as "host:port": tensors go straight from node to node then. ""
@@ -229,7 +236,8 @@ enum remora_statistic {
   REMORA_DOWNLOADED_BYTES = 4,  // tensor bytes read
   REMORA_BLOCKING_READS = 5,  // times recording waited for a value or for output metadata
   REMORA_PLAN_MISSES = 6,     // calls whose output metadata was not cached
-  REMORA_STORAGES = 7         // storages alive in the program
+  REMORA_STORAGES = 7,        // storages alive in the program
+  REMORA_STORAGE_BYTES = 8    // their bytes
 };
 
 // A batch's parts. The addresses stay valid until remora_batch_release().

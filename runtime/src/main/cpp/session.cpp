@@ -151,9 +151,10 @@ void Session::set_held(std::string reason) {
 
 void Session::submit(std::unique_ptr<Batch> batch) {
   auto lock = locked(mutex_);
-  bool is_waited_for = batch->request != 0;
+  auto request = batch->request;
+  bool is_waited_for = request != 0;
   if (is_waited_for) {
-    requests_[batch->request].batch = batch.get();
+    requests_[request].batch = batch.get();
   }
   in_flight_ += static_cast<int64_t>(batch->bytes.size());
   batches_.push_back(std::move(batch));
@@ -173,7 +174,12 @@ void Session::submit(std::unique_ptr<Batch> batch) {
     lock.unlock();
     PythonUnlocked unlocked;
     lock.lock();
-    wait(lock, "its node to take more work", is_room);
+    try {
+      wait(lock, "its node to take more work", is_room);
+    } catch (...) {
+      requests_.erase(request);  // nobody will wait for it; 0: there is none
+      throw;
+    }
   }
 }
 
@@ -267,7 +273,7 @@ void Session::wait(std::unique_lock<std::mutex>& lock, const char* what, F&& rea
       raise("ReadTimeoutException",
             "machine '" + machine_.name + "' has finished nothing for " + seconds(read_timeout_millis_) +
                 " while this program waited for " + what + " (batch " + std::to_string(seen) + " of " +
-                std::to_string(machine_.sequence.load()) + "); raise the read timeout if one operation takes that long");
+                std::to_string(machine_.sequence.load()) + "); raise the read timeout (REMORA_READ_TIMEOUT) if one operation takes that long");
     }
   }
 }
@@ -586,8 +592,11 @@ void Session::event(Reader& r, std::unique_lock<std::mutex>& lock) {
     case Event::kAnswer: {
       auto number = static_cast<int64_t>(r.varint());
       auto n = r.count("an answer's size");
-      machine_.answer(number, std::string(reinterpret_cast<const char*>(r.raw(n)), n));
-      finish(find(number), "");
+      auto* data = reinterpret_cast<const char*>(r.raw(n));
+      if (auto* request = find(number)) {  // else its wait has ended
+        machine_.answer(number, std::string(data, n));
+        finish(request, "");
+      }
       break;
     }
     case Event::kRequestFailed: {
@@ -674,13 +683,17 @@ std::map<int64_t, std::unique_ptr<Session>>& sessions() {
 
 }  // namespace
 
-// A forked child tells the sessions that they are its parent's, so that no other thread may hold their locks when it
-// is made.
+// A forked child tells the sessions that they are its parent's, so that no other thread may hold the locks that this
+// takes when the child is made.
 void lock_sessions() {
   sessions_mutex.lock();
   for (auto& each : sessions()) each.second->mutex_.lock();
+  lock_machines();
+  python_mutex.lock();
 }
 void unlock_sessions() {
+  python_mutex.unlock();
+  unlock_machines();
   for (auto& each : sessions()) each.second->mutex_.unlock();
   sessions_mutex.unlock();
 }

@@ -36,7 +36,6 @@ constexpr size_t kMostControl = size_t{64} << 10;
 constexpr size_t kWrite = size_t{256} << 10;  // bytes that are put together for one write
 constexpr int kMostUnanswered = 2;  // pings; after another interval the connection is taken for dead
 constexpr int kTickMillis = 100;
-constexpr int kParkedMillis = 2;
 
 void append_number(std::string& out, uint64_t value, int bytes) {
   for (int shift = 8 * (bytes - 1); shift >= 0; shift -= 8) out.push_back(static_cast<char>(value >> shift));
@@ -133,7 +132,7 @@ Carried Stream::carry() {
     parked_.store(parked, std::memory_order_release);
     short wanted = static_cast<short>((parked ? 0 : POLLIN) | (blocked_.load() ? POLLOUT : 0));
     pollfd both[] = {{socket_, wanted, 0}, {carrier_event_, POLLIN, 0}};
-    ::poll(both, 2, parked ? kParkedMillis : kTickMillis);
+    ::poll(both, 2, kTickMillis);
     parked_.store(false, std::memory_order_release);
     if (both[1].revents != 0) {
       clear(carrier_event_);

@@ -45,6 +45,8 @@ constexpr size_t kMaxWarnings = 16;
 constexpr size_t kMaxWarningBytes = 2048;
 // A batch with what carries it fits into a frame of a link (remora.link.max-frame-bytes, 16 MiB by default).
 constexpr size_t kMaxBatchBytes = 16 * 1024 * 1024 - 4096;
+// Of what one kRead asks for; a larger tensor is read in pieces.
+constexpr uint64_t kMaxValueBytes = uint64_t{1} << 30;
 // Of one piece of a tensor that goes from node to node, and of the ticket that names it, in hexadecimal digits.
 constexpr uint64_t kMaxTransferBytes = uint64_t{1} << 30;
 constexpr size_t kTicketCharacters = 32;
@@ -55,7 +57,7 @@ enum class Record : uint8_t {
   kDefineOperator = 1,
   kCall = 2,            // operator index, arguments, outputs, resized arguments
   kAsk = 3,             // operator index, request, arguments; the node answers with the outputs' metadata
-  kBind = 4,            // request, count, storage ids: takes the outputs of an asked call
+  kBind = 4,            // request, count, storage ids: takes the outputs of an asked call; without ids forgets them
   kFree = 5,            // storage id
   kWrite = 6,           // storage, byte offset, byte count, bytes
   kRead = 7,            // request, tensor

@@ -10,6 +10,7 @@ import akka.stream.javadsl.Source;
 import com.google.protobuf.ByteString;
 import com.google.protobuf.UnsafeByteOperations;
 import io.remora.actors.internal.ProgramLibtorch;
+import io.remora.actors.internal.Room;
 import io.remora.actors.link.LinkSettings;
 import io.remora.gateway.v1.Batches;
 import io.remora.gateway.v1.ClientFrame;
@@ -122,9 +123,6 @@ final class GatewayLink implements BatchSink {
     boolean accepted = false;
     lock.lock();
     try {
-      while (lost == null && !fits(batch.size())) {
-        room.awaitUninterruptibly();
-      }
       if (lost != null) {
         throw (RemoraException) Failures.asThrownHere(lost, "Sending");
       }
@@ -138,6 +136,38 @@ final class GatewayLink implements BatchSink {
       if (!accepted) {
         batch.release();
       }
+    }
+  }
+
+  @Override
+  public boolean hasRoom(int bytes) {
+    lock.lock();
+    try {
+      return lost != null || fits(bytes);
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  @Override
+  public boolean awaitRoom(int bytes, Duration limit) {
+    lock.lock();
+    try {
+      return Room.await(room, () -> lost != null || fits(bytes), limit);
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  @Override
+  public String obstacle() {
+    lock.lock();
+    try {
+      return outgoing != null && outgoing.welcomed
+          ? ""
+          : "there is no stream to the gateway at %s at present".formatted(gateway);
+    } finally {
+      lock.unlock();
     }
   }
 

@@ -528,12 +528,7 @@ public final class RemoteMachine implements AutoCloseable {
   }
 
   boolean owns(Device device) {
-    for (int i = 0; i < deviceCount(); i++) {
-      if (session.device(i).equals(device)) {
-        return true;
-      }
-    }
-    return false;
+    return session.owns(device);
   }
 
   /** Collects what goes wrong while everything is closed all the same. */

@@ -18,6 +18,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CompletionException;
 import java.util.concurrent.CompletionStage;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.ExecutionException;
@@ -26,6 +27,7 @@ import java.util.concurrent.Executors;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
 import java.util.concurrent.atomic.AtomicLong;
+import java.util.stream.LongStream;
 import org.bytedeco.javacpp.BytePointer;
 import org.bytedeco.javacpp.LongPointer;
 import org.bytedeco.javacpp.PointerScope;
@@ -54,15 +56,16 @@ import org.slf4j.LoggerFactory;
 public final class MachineSession implements SessionListener, AutoCloseable {
   private static final Logger log = LoggerFactory.getLogger(MachineSession.class);
 
-  /** Each operation, with its tensors' ids and metadata hashes, at DEBUG. */
+  /** Each operation, with its tensors' ids and metadata hashes, where the settings ask for it. */
   private static final Logger operations = LoggerFactory.getLogger("io.remora.operations");
 
   /** Different warnings that the log shows of a session, each once. */
   private static final int MOST_WARNINGS = 100;
 
   private static final int MOST_UNREAD_FAILURES = 100;
+  private static final int LIVE_BYTES = 8; // REMORA_STORAGE_BYTES
   private static final long FLUSHER_TURN_MICROS = 500_000;
-  private static final long PROGRESS_CHECK_MILLIS = 1_000;
+  private static final Duration PROGRESS_CHECK = Duration.ofSeconds(1);
 
   private static final Executor CALLBACKS =
       Executors.newCachedThreadPool(
@@ -95,6 +98,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
   private final CallSites callSites;
 
   private final AtomicLong submittedOperations = new AtomicLong();
+  private final CollectionHint collection;
 
   private volatile BatchSink sink;
   private volatile long executed;
@@ -111,8 +115,15 @@ public final class MachineSession implements SessionListener, AutoCloseable {
       throw new MachineStateException(NativeCore.lastError());
     }
     callSites = settings.callSites() ? new CallSites() : null;
+    collection =
+        new CollectionHint(
+            settings,
+            () -> NativeCore.machineStatistic(machine, LIVE_BYTES),
+            bytes -> NativeCore.machineSetNotableBytes(machine, bytes),
+            System::gc);
     SessionCallbacks.add(machine, new Callbacks());
-    NativeCore.machineSetTrace(machine, 0, settings.callSites() ? 1 : 0);
+    NativeCore.machineSetTrace(
+        machine, settings.logOperations() ? 1 : 0, settings.callSites() ? 1 : 0);
     flusher = new Thread(this::flushWhenIdle, "remora-flusher-" + machineName);
     flusher.setDaemon(true);
   }
@@ -176,6 +187,16 @@ public final class MachineSession implements SessionListener, AutoCloseable {
     return new Device("remora:" + slot);
   }
 
+  /** Whether a device is one of the machine's. */
+  public boolean owns(Device device) {
+    for (int i = 0; i < deviceCount; i++) {
+      if (device(i).equals(device)) {
+        return true;
+      }
+    }
+    return false;
+  }
+
   /** Number of devices of the machine. */
   public int deviceCount() {
     return deviceCount;
@@ -209,12 +230,19 @@ public final class MachineSession implements SessionListener, AutoCloseable {
 
   /**
    * Downloads a tensor without blocking. The stage completes on a thread of this class's own, with
-   * a contiguous CPU tensor of the same dtype and shape.
+   * a contiguous CPU tensor of the same dtype and shape. What is recorded later does not change its
+   * values.
    *
    * @throws IllegalArgumentException when the tensor is not on this machine
+   * @throws StaleReferenceException when the tensor has no storage on it any more
    */
   public CompletionStage<Tensor> read(Tensor remote) {
     throwIfLost();
+    if (!owns(remote.device())) {
+      throw new IllegalArgumentException(
+          "the tensor is on %s, not on machine '%s'"
+              .formatted(remote.device().str().getString(), machineName));
+    }
     Tensor target =
         torch.empty(
             remote.shape(),
@@ -231,33 +259,45 @@ public final class MachineSession implements SessionListener, AutoCloseable {
     if (target.numel() == 0) {
       return CompletableFuture.completedFuture(target);
     }
-    long request;
-    try {
-      request = NativeCore.machineRead(machine, remote.address(), target.address());
+    long[] requests;
+    try (LongPointer count = new LongPointer(1)) {
+      long first = NativeCore.machineRead(machine, remote.address(), target.address(), count);
+      if (first < 0) {
+        RemoraException failure = NativeErrors.last();
+        target.close();
+        throwIfLost();
+        throw failure;
+      }
+      requests = LongStream.range(first, first + count.get()).toArray();
     } finally {
       Reference.reachabilityFence(remote); // an address does not keep the tensor
     }
-    if (request < 0) {
-      throwIfLost();
-      throw new IllegalArgumentException(NativeCore.lastError());
-    }
+    CompletableFuture<?>[] pieces =
+        LongStream.of(requests).mapToObj(this::piece).toArray(CompletableFuture<?>[]::new);
     CompletableFuture<Tensor> result = new CompletableFuture<>();
     CompletableFuture<Void> unused =
-        pending
-            .get(request)
-            .done
+        CompletableFuture.allOf(pieces)
             .whenCompleteAsync(
                 (nothing, error) -> {
-                  pending.remove(request);
+                  LongStream.of(requests).forEach(pending::remove);
                   if (error != null) {
                     target.close();
-                    result.completeExceptionally(error);
+                    result.completeExceptionally(
+                        error instanceof CompletionException wrapped ? wrapped.getCause() : error);
                   } else {
                     result.complete(target);
                   }
                 },
                 CALLBACKS);
     return result;
+  }
+
+  private CompletableFuture<Void> piece(long request) {
+    Pending read = pending.get(request);
+    return read != null
+        ? read.done
+        : CompletableFuture.failedFuture(
+            new MachineStateException("machine '" + machineName + "' is closed"));
   }
 
   /**
@@ -351,7 +391,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
   }
 
   private static NodeCallResult result(long answer) {
-    byte[] payload = new byte[(int) NativeCore.nodeAnswerBytes(answer)];
+    byte[] payload = new byte[Math.toIntExact(NativeCore.nodeAnswerBytes(answer))];
     NativeMemory.buffer(NativeCore.nodeAnswerPayload(answer), payload.length).get(payload);
     List<Tensor> tensors = new ArrayList<>();
     for (long i = 0; i < NativeCore.nodeAnswerTensors(answer); i++) {
@@ -389,7 +429,8 @@ public final class MachineSession implements SessionListener, AutoCloseable {
         NativeCore.machineStatistic(machine, 4),
         NativeCore.machineStatistic(machine, 5),
         NativeCore.machineStatistic(machine, 6),
-        NativeCore.machineStatistic(machine, 7));
+        NativeCore.machineStatistic(machine, 7),
+        NativeCore.machineStatistic(machine, LIVE_BYTES));
   }
 
   /**
@@ -459,9 +500,11 @@ public final class MachineSession implements SessionListener, AutoCloseable {
     if (read == null || read.destination == null) {
       return null;
     }
-    if (offset < 0 || length < 0 || offset + length > read.destination.capacity()) {
+    int room = read.destination.capacity();
+    if (length < 0 || length > room || offset < 0 || offset > room - length) {
       throw new ProtocolException(
-          "a value has bytes up to " + (offset + length) + ", not " + read.destination.capacity());
+          "%d bytes from %d on of a value do not fit into its %d bytes"
+              .formatted(length, offset, room));
     }
     return read.destination.slice((int) offset, length);
   }
@@ -575,14 +618,17 @@ public final class MachineSession implements SessionListener, AutoCloseable {
     public void submit(long address) {
       long request = NativeCore.batchRequest(address);
       long destination = NativeCore.batchDestination(address);
+      collection.check();
       Batch batch = wrap(address);
+      BatchSink to = sink;
+      RemoraException noRoom;
       try {
         awaitEnd();
         throwIfLost();
-        BatchSink to = sink;
         if (to == null) {
           throw new MachineStateException("machine '" + machineName + "' is not connected yet");
         }
+        noRoom = awaitRoom(to, batch.size());
         if (request != 0) {
           // The batch keeps the destination alive until it is released, after its acknowledgement.
           pending.put(
@@ -598,11 +644,15 @@ public final class MachineSession implements SessionListener, AutoCloseable {
         throw e;
       }
       try {
-        sink.submit(batch);
+        to.submit(batch);
       } catch (RemoraException e) {
         awaitEnd();
         onLost(e); // a gap in the sequence: nothing after this batch could be executed
         throw e;
+      }
+      if (noRoom != null) {
+        pending.remove(request);
+        throw noRoom;
       }
       if (request != 0 && lost != null) {
         failPending(lost); // it may have come between the check and the entry
@@ -625,11 +675,10 @@ public final class MachineSession implements SessionListener, AutoCloseable {
 
     @Override
     public void trace(long call, String line) {
-      if (callSites != null) {
+      if (line.isEmpty()) {
         callSites.remember(call);
-      }
-      if (!line.isEmpty()) {
-        operations.debug("{} {}", machineName, line);
+      } else {
+        operations.info("{} {}", machineName, line);
       }
     }
 
@@ -672,12 +721,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
 
   private void flushWhenIdle() {
     long linger = Math.max(1, settings.flushInterval().toNanos() / 1_000);
-    boolean tracing = false;
     while (lost == null) {
-      if (operations.isDebugEnabled() != tracing) {
-        tracing = !tracing;
-        NativeCore.machineSetTrace(machine, tracing ? 1 : 0, callSites != null ? 1 : 0);
-      }
       if (NativeCore.machineFlushWhenIdle(machine, FLUSHER_TURN_MICROS, linger) < 0) {
         return;
       }
@@ -686,12 +730,29 @@ public final class MachineSession implements SessionListener, AutoCloseable {
 
   // ---------------------------------------------------------------- waiting
 
+  /**
+   * Waits until the sink has room; the error when it has none in time. The batch goes to the sink
+   * even then, for a gap in the sequence would end the session.
+   */
+  private RemoraException awaitRoom(BatchSink to, int bytes) {
+    Progress watch = new Progress("room to send more (remora.link.max-in-flight-bytes)");
+    try {
+      while (!to.awaitRoom(bytes, PROGRESS_CHECK)) {
+        awaitEnd();
+        watch.check();
+      }
+      return null;
+    } catch (ReadTimeoutException e) {
+      return e;
+    }
+  }
+
   private void awaitDone(Pending read) {
-    Progress watch = new Progress();
+    Progress watch = new Progress("a value");
     try {
       while (true) {
         try {
-          read.done.get(PROGRESS_CHECK_MILLIS, TimeUnit.MILLISECONDS);
+          read.done.get(PROGRESS_CHECK.toMillis(), TimeUnit.MILLISECONDS);
           return;
         } catch (TimeoutException e) {
           awaitEnd();
@@ -728,8 +789,13 @@ public final class MachineSession implements SessionListener, AutoCloseable {
 
   /** Gives up waiting when the node has finished nothing for the read timeout. */
   private final class Progress {
+    private final String awaited;
     private long seen = executed;
     private long since = System.nanoTime();
+
+    Progress(String awaited) {
+      this.awaited = awaited;
+    }
 
     void check() {
       long now = System.nanoTime();
@@ -737,16 +803,16 @@ public final class MachineSession implements SessionListener, AutoCloseable {
         seen = executed;
         since = now;
       } else if (now - since > settings.readTimeout().toNanos() + longestCall()) {
+        String obstacle = sink.obstacle();
         throw new ReadTimeoutException(
-            "machine '"
-                + machineName
-                + "' has finished nothing for "
-                + describe(settings.readTimeout())
-                + " (batch "
-                + seen
-                + " of "
-                + NativeCore.machineSequence(machine)
-                + "); raise remora.session.read-timeout if an operation takes that long");
+            "machine '%s' has finished nothing for %s (batch %d of %d) while this thread waited for %s%s; raise remora.session.read-timeout if an operation takes that long"
+                .formatted(
+                    machineName,
+                    describe(settings.readTimeout()),
+                    seen,
+                    NativeCore.machineSequence(machine),
+                    awaited,
+                    obstacle.isEmpty() ? "" : ": " + obstacle));
       }
     }
   }

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.runtime;
 
-/** A value did not arrive within {@code remora.session.read-timeout}. */
+/**
+ * The node finished nothing for {@code remora.session.read-timeout} while a thread waited: for a
+ * value, or for room to send more. Nothing is lost: what was recorded stays so, and a later wait
+ * may succeed.
+ */
 public class ReadTimeoutException extends RemoraException {
   private static final long serialVersionUID = 1L;
 

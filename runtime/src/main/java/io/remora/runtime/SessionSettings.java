@@ -12,9 +12,26 @@ import java.util.concurrent.TimeUnit;
  * @param flushInterval how long the open batch may wait while the node is idle
  * @param readTimeout how long a read waits for its value
  * @param callSites whether errors of operations name the program's line
+ * @param logOperations whether each operation is logged, by {@code io.remora.operations} at INFO
+ * @param collectGrowth by how many bytes what the program holds on the machine may grow before the
+ *     JVM is asked to collect garbage; 0: it is not asked
+ * @param collectInterval shortest time between two such collections
  */
 public record SessionSettings(
-    long maxBatchBytes, Duration flushInterval, Duration readTimeout, boolean callSites) {
+    long maxBatchBytes,
+    Duration flushInterval,
+    Duration readTimeout,
+    boolean callSites,
+    boolean logOperations,
+    long collectGrowth,
+    Duration collectInterval) {
+
+  /** Neither logs operations nor asks for collections. */
+  public SessionSettings(
+      long maxBatchBytes, Duration flushInterval, Duration readTimeout, boolean callSites) {
+    this(maxBatchBytes, flushInterval, readTimeout, callSites, false, 0, Duration.ZERO);
+  }
+
   public SessionSettings {
     if (maxBatchBytes < 1024 || maxBatchBytes > 8 << 20) {
       throw new IllegalArgumentException(
@@ -28,6 +45,14 @@ public record SessionSettings(
       throw new IllegalArgumentException(
           "remora.session.read-timeout must be positive: " + readTimeout);
     }
+    if (collectGrowth < 0) {
+      throw new IllegalArgumentException(
+          "remora.memory.collect-growth must not be negative: " + collectGrowth);
+    }
+    if (collectInterval.isNegative()) {
+      throw new IllegalArgumentException(
+          "remora.memory.collect-interval must not be negative: " + collectInterval);
+    }
   }
 
   /** Reads the settings from a configuration that has the root {@code remora}. */
@@ -37,6 +62,9 @@ public record SessionSettings(
         config.getBytes("batch.max-bytes"),
         Duration.ofNanos(config.getDuration("batch.flush-interval", TimeUnit.NANOSECONDS)),
         config.getDuration("session.read-timeout"),
-        config.getBoolean("errors.call-sites"));
+        config.getBoolean("errors.call-sites"),
+        config.getBoolean("operations.log"),
+        config.getBytes("memory.collect-growth"),
+        config.getDuration("memory.collect-interval"));
   }
 }

@@ -12,6 +12,7 @@ package io.remora.runtime;
  * @param blockingReads times the program waited for a value or for output metadata
  * @param planMisses calls whose output metadata had to be worked out
  * @param liveStorages storages alive in the program
+ * @param liveBytes their bytes
  */
 public record SessionStatistics(
     long operations,
@@ -21,4 +22,5 @@ public record SessionStatistics(
     long downloadedBytes,
     long blockingReads,
     long planMisses,
-    long liveStorages) {}
+    long liveStorages,
+    long liveBytes) {}

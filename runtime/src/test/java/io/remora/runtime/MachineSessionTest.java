@@ -5,6 +5,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.bytedeco.pytorch.global.torch.*;
 
+import io.remora.runtime.internal.NativeCore;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.charset.StandardCharsets;
@@ -30,6 +31,8 @@ import org.junit.jupiter.api.Timeout;
 @Tag("critical")
 @Timeout(60)
 class MachineSessionTest {
+
+  private static final long READ_PIECE = 64 << 20;
 
   private static Tensor to(Tensor tensor, LoopbackMachine machine) {
     return tensor.to(machine.device(), tensor.scalar_type());
@@ -60,6 +63,68 @@ class MachineSessionTest {
       assertThat(cpu(to(a.conj(), machine)).equal(a.conj_physical())).isTrue();
       assertThat(cpu(fft_ifft(to(a.conj(), machine).conj())).allclose(fft_ifft(a))).isTrue();
     }
+  }
+
+  @Test
+  void largeTensorsAreReadInPiecesAndKeepTheirValues() {
+    NativeCore.setReadPiece(40);
+    try (LoopbackMachine machine = new LoopbackMachine()) {
+      Tensor floats = randn(31);
+      assertThat(reads(machine, () -> assertThat(cpu(to(floats, machine)).equal(floats)).isTrue()))
+          .isEqualTo(4);
+      Tensor ten = randn(10);
+      assertThat(reads(machine, () -> assertThat(cpu(to(ten, machine)).equal(ten)).isTrue()))
+          .isEqualTo(1);
+      Tensor doubles = rand(new long[] {5, 7}, new TensorOptions(ScalarType.Double));
+      assertThat(cpu(to(doubles, machine)).equal(doubles)).isTrue();
+      assertThat(cpu(to(doubles, machine).t()).equal(doubles.t())).isTrue();
+      assertThat(cpu(to(doubles, machine).select(1, 3)).equal(doubles.select(1, 3))).isTrue();
+      Tensor complex = randn(new long[] {3, 4}, new TensorOptions(ScalarType.ComplexFloat));
+      assertThat(cpu(to(complex, machine).conj()).equal(complex.conj_physical())).isTrue();
+      Tensor bytes = arange(new Scalar(100), new TensorOptions(ScalarType.Byte));
+      assertThat(cpu(to(bytes, machine)).equal(bytes)).isTrue();
+      NativeCore.setReadPiece(1); // less than an element
+      assertThat(cpu(to(ten, machine)).equal(ten)).isTrue();
+    } finally {
+      NativeCore.setReadPiece(READ_PIECE);
+    }
+  }
+
+  @Test
+  void allPiecesOfAReadHaveTheValuesOfItsPlaceAmongTheOperations() throws Exception {
+    NativeCore.setReadPiece(16);
+    try (LoopbackMachine machine = new LoopbackMachine()) {
+      Tensor start = randn(30);
+      Tensor remote = to(start, machine).requires_grad_(true);
+      CompletionStage<Tensor> read = machine.session.read(remote);
+      try (NoGradGuard guard = new NoGradGuard()) {
+        remote.zero_();
+      }
+      Tensor value = read.toCompletableFuture().get(30, TimeUnit.SECONDS);
+      assertThat(value.equal(start)).isTrue();
+      assertThat(value.requires_grad()).isFalse();
+      assertThat(remote.is_leaf()).isTrue();
+    } finally {
+      NativeCore.setReadPiece(READ_PIECE);
+    }
+  }
+
+  @Test
+  void aReadOfAnotherMachinesTensorIsRefused() {
+    try (LoopbackMachine machine = new LoopbackMachine();
+        LoopbackMachine other = new LoopbackMachine()) {
+      Tensor remote = to(randn(3), other);
+      assertThatThrownBy(() -> machine.session.read(remote))
+          .isInstanceOf(IllegalArgumentException.class)
+          .hasMessageContaining("not on machine 'loopback'");
+    }
+  }
+
+  private static long reads(LoopbackMachine machine, Runnable action) {
+    machine.session.synchronize();
+    long before = machine.session.statistics().blockingReads();
+    action.run();
+    return machine.session.statistics().blockingReads() - before;
   }
 
   @Test
@@ -358,6 +423,68 @@ class MachineSessionTest {
         .hasMessageContaining("remora.session.read-timeout");
     machine.gate.countDown();
     machine.close();
+  }
+
+  @Test
+  void recordingGivesUpWhenThereIsNoRoomAndLosesNothing() {
+    SessionSettings hasty =
+        new SessionSettings(1024, Duration.ofSeconds(60), Duration.ofMillis(20), false);
+    MachineSession session = MachineSession.open("full", 1, hasty);
+    List<Long> taken = new java.util.concurrent.CopyOnWriteArrayList<>();
+    session.connect(
+        new BatchSink() {
+          @Override
+          public void submit(Batch batch) {
+            taken.add(batch.sequence());
+            batch.release();
+          }
+
+          @Override
+          public boolean awaitRoom(int bytes, Duration limit) {
+            return false;
+          }
+
+          @Override
+          public String obstacle() {
+            return "the cable is unplugged";
+          }
+        });
+
+    Tensor large = ones(512);
+    for (long batch = 1; batch <= 2; batch++) {
+      assertThatThrownBy(() -> large.to(session.device(0), ScalarType.Float))
+          .isInstanceOf(ReadTimeoutException.class)
+          .hasMessageContaining("remora.link.max-in-flight-bytes")
+          .hasMessageContaining("the cable is unplugged")
+          .hasMessageContaining("remora.session.read-timeout");
+      assertThat(taken).hasSize((int) batch).endsWith(batch);
+    }
+    session.onLost(new NodeLostException("given up"));
+    session.close();
+  }
+
+  @Test
+  void tensorsThatAreDroppedWithoutAScopeAreFreedBeforeTheyAreTooMany() {
+    long mebibyte = 1 << 20;
+    SessionSettings tight =
+        new SessionSettings(
+            64 << 10,
+            Duration.ofNanos(100_000),
+            Duration.ofSeconds(60),
+            false,
+            false,
+            16 * mebibyte,
+            Duration.ofMillis(1));
+    try (LoopbackMachine machine = new LoopbackMachine(tight, 1, true)) {
+      Tensor kept = to(zeros(mebibyte / 4), machine);
+      long most = 0;
+      for (int i = 0; i < 200; i++) {
+        kept.add(kept); // a mebibyte, which nobody closes
+        most = Math.max(most, machine.session.statistics().liveBytes());
+      }
+      assertThat(most).isLessThan(64 * mebibyte);
+      assertThat(cpu(kept).sum().item_float()).isZero();
+    }
   }
 
   @Test

@@ -21,7 +21,13 @@ class SessionSettingsTest {
     assertThat(settings)
         .isEqualTo(
             new SessionSettings(
-                64 << 10, Duration.ofNanos(200_000), Duration.ofMinutes(10), false));
+                64 << 10,
+                Duration.ofNanos(200_000),
+                Duration.ofMinutes(10),
+                false,
+                false,
+                1 << 30,
+                Duration.ofMillis(50)));
     // Each key is missed when it is not there, and there are no others.
     assertThat(DEFAULTS.getConfig("remora").entrySet())
         .hasSize(SessionSettings.class.getRecordComponents().length)

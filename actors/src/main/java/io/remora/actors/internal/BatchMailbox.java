@@ -17,6 +17,7 @@ import io.remora.runtime.RemoraException;
 import io.remora.runtime.SessionListener;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
+import java.time.Duration;
 import java.util.ArrayDeque;
 import java.util.ArrayList;
 import java.util.List;
@@ -31,7 +32,7 @@ import java.util.concurrent.locks.ReentrantLock;
  *
  * <p>At most {@code remora.link.max-in-flight-bytes} are unacknowledged, and while there is a line
  * to the node at most {@code remora.link.max-unsent-bytes} wait for it, so that whoever reads a
- * value has no more than that before him; {@link #submit} blocks until there is room. While the
+ * value has no more than that before him; {@link #awaitRoom} blocks until there is room. While the
  * machine pauses and is paused, and while its link is broken, batches wait here; on the next
  * connection those that the node has not received go out again. Thread-safe.
  */
@@ -163,7 +164,13 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
       checkFits(batch);
       lock.lock();
       try {
-        awaitRoom(batch.size());
+        if (lost != null) {
+          throw thrownAgain(lost);
+        }
+        if (detached) {
+          throw new RemoraException(
+              "session " + session + " on machine " + machine + " is detached");
+        }
         if (batch.sequence() != lastSequence + 1) {
           throw new IllegalArgumentException(
               "batch "
@@ -225,31 +232,42 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
     }
   }
 
-  private void awaitRoom(int size) {
-    while (true) {
-      if (lost != null) {
-        throw thrownAgain(lost);
-      }
-      if (detached) {
-        throw new RemoraException("session " + session + " on machine " + machine + " is detached");
-      }
-      if (fits(size)) {
-        return;
-      }
-      // Not interruptibly: a batch that is not taken would be a gap, and end the session for every
-      // thread.
-      room.awaitUninterruptibly();
-    }
-  }
-
   @Override
   public boolean hasRoom(int bytes) {
     lock.lock();
     try {
-      return lost != null || detached || fits(bytes);
+      return hasRoomNow(bytes);
     } finally {
       lock.unlock();
     }
+  }
+
+  @Override
+  public boolean awaitRoom(int bytes, Duration limit) {
+    lock.lock();
+    try {
+      return Room.await(room, () -> hasRoomNow(bytes), limit);
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  @Override
+  public String obstacle() {
+    lock.lock();
+    try {
+      if (heldAfter != Long.MAX_VALUE) {
+        return "the machine is pausing or paused, and no node has taken it up again; its log says why";
+      }
+      return connection == null ? "there is no connection to its node at present" : "";
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  /** With the lock. */
+  private boolean hasRoomNow(int bytes) {
+    return lost != null || detached || fits(bytes);
   }
 
   /** With the lock. What waits only delays others while there is a line that it waits for. */

@@ -81,6 +81,12 @@ class BatchMailboxTest {
     return released.get(sequence).get();
   }
 
+  /** As a program's session does it. */
+  private static void submitWhenThereIsRoom(BatchMailbox mailbox, Batch batch) {
+    assertThat(mailbox.awaitRoom(batch.size(), LIMIT)).isTrue();
+    mailbox.submit(batch);
+  }
+
   @Test
   void sendsWaitingBatchesTogetherInOneFrame() throws Exception {
     LinkSettings settings = settings();
@@ -139,13 +145,13 @@ class BatchMailboxTest {
         new Thread(
             () -> {
               for (int i = 1; i <= 30; i++) {
-                mailbox.submit(batch(i, 1000));
+                submitWhenThereIsRoom(mailbox, batch(i, 1000));
                 submitted.incrementAndGet();
               }
             });
     program.start();
 
-    await().atMost(LIMIT).until(() -> program.getState() == Thread.State.WAITING);
+    await().atMost(LIMIT).until(() -> program.getState() == Thread.State.TIMED_WAITING);
     assertThat(submitted).hasValue(10);
     assertThat(mailbox.unacknowledgedBytes()).isEqualTo(10_000);
     long acknowledged = 0;
@@ -180,14 +186,14 @@ class BatchMailboxTest {
         new Thread(
             () -> {
               for (int i = 1; i <= 30; i++) {
-                mailbox.submit(batch(i, 1000));
+                submitWhenThereIsRoom(mailbox, batch(i, 1000));
                 submitted.incrementAndGet();
               }
             });
 
     program.start();
 
-    await().atMost(LIMIT).until(() -> program.getState() == Thread.State.WAITING);
+    await().atMost(LIMIT).until(() -> program.getState() == Thread.State.TIMED_WAITING);
     assertThat(submitted).hasValue(3);
     assertThat(mailbox.hasRoom(1)).isFalse();
 
@@ -337,9 +343,10 @@ class BatchMailboxTest {
     mailbox.attach(new Listener(heard), false);
     mailbox.submit(batch(1, 100));
     AtomicReference<Throwable> thrown = new AtomicReference<>();
-    Thread program = new Thread(() -> thrown.set(failure(() -> mailbox.submit(batch(2, 100)))));
+    Thread program =
+        new Thread(() -> thrown.set(failure(() -> submitWhenThereIsRoom(mailbox, batch(2, 100)))));
     program.start();
-    await().atMost(LIMIT).until(() -> program.getState() == Thread.State.WAITING);
+    await().atMost(LIMIT).until(() -> program.getState() == Thread.State.TIMED_WAITING);
 
     mailbox.lose(new NodeLostException("machine m lost its node"));
 
@@ -356,6 +363,22 @@ class BatchMailboxTest {
   }
 
   @Test
+  void aWaitForRoomEndsWithItsLimitAndLosesNothing() {
+    BatchMailbox mailbox = new BatchMailbox(SESSION, "m", settings("max-in-flight-bytes = 100"));
+    mailbox.submit(batch(1, 100));
+
+    assertThat(mailbox.awaitRoom(1, Duration.ofMillis(1))).isFalse();
+    assertThat(mailbox.obstacle()).contains("no connection to its node");
+    mailbox.submit(batch(2, 100));
+    assertThat(mailbox.unacknowledgedBytes()).isEqualTo(200);
+
+    mailbox.acknowledge(drain(mailbox)).release();
+    assertThat(mailbox.awaitRoom(1, Duration.ofMillis(1))).isFalse();
+    mailbox.acknowledge(2).release();
+    assertThat(mailbox.awaitRoom(1, Duration.ofMillis(1))).isTrue();
+  }
+
+  @Test
   void anInterruptedThreadStillHandsItsBatchOver() throws Exception {
     BatchMailbox mailbox = new BatchMailbox(SESSION, "m", settings("max-in-flight-bytes = 100"));
     mailbox.submit(batch(1, 100));
@@ -363,11 +386,11 @@ class BatchMailboxTest {
     Thread program =
         new Thread(
             () -> {
-              mailbox.submit(batch(2, 100));
+              submitWhenThereIsRoom(mailbox, batch(2, 100));
               flag.set(Thread.currentThread().isInterrupted());
             });
     program.start();
-    await().atMost(LIMIT).until(() -> program.getState() == Thread.State.WAITING);
+    await().atMost(LIMIT).until(() -> program.getState() == Thread.State.TIMED_WAITING);
 
     program.interrupt();
     mailbox.acknowledge(drain(mailbox)).release();

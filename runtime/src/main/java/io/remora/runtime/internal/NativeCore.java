@@ -163,13 +163,20 @@ public final class NativeCore {
       long machine, long request, @Cast("const uint8_t*") BytePointer data, long bytes);
 
   @Name("remora_machine_read")
-  public static native long machineRead(long machine, long source, long destination);
+  public static native long machineRead(
+      long machine, long source, long destination, @Cast("int64_t*") LongPointer count);
+
+  @Name("remora_set_read_piece")
+  public static native int setReadPiece(long bytes);
 
   @Name("remora_machine_fail")
   public static native void machineFail(long machine, String message);
 
   @Name("remora_machine_set_trace")
   public static native void machineSetTrace(long machine, int text, int callSites);
+
+  @Name("remora_machine_set_notable_bytes")
+  public static native void machineSetNotableBytes(long machine, long bytes);
 
   @Name("remora_machine_set_cuda")
   public static native void machineSetCuda(long machine, int on);

@@ -18,10 +18,18 @@ public final class NativeMemory extends BytePointer {
     this.capacity = bytes;
   }
 
-  /** A direct, little-endian buffer over {@code bytes} bytes from {@code address} on. */
+  /**
+   * A direct, little-endian buffer over {@code bytes} bytes from {@code address} on.
+   *
+   * @throws IllegalArgumentException if a buffer cannot have so many: JavaCPP would make a shorter
+   *     one
+   */
   public static ByteBuffer buffer(long address, long bytes) {
     if (bytes == 0) {
       return NOTHING.duplicate();
+    }
+    if (bytes < 0 || bytes > Integer.MAX_VALUE) {
+      throw new IllegalArgumentException("a buffer cannot have " + bytes + " bytes");
     }
     return new NativeMemory(address, bytes).asByteBuffer().order(ByteOrder.LITTLE_ENDIAN);
   }

@@ -21,7 +21,10 @@ public final class SessionCallbacks {
     /** Returns when the request's value or answer is in place. */
     void await(long request);
 
-    /** An operation is about to be recorded: its number among the calls, and a text, or "". */
+    /**
+     * An operation is about to be recorded, and the text is "": its number among the calls is to be
+     * remembered. Or it was recorded, and the text is for the log.
+     */
     void trace(long call, String line);
 
     /** Something that fails nothing, but that a person may want to know. */
