@@ -102,8 +102,7 @@ final class GatewayErrors {
                   ? "reach it through a tunnel on 127.0.0.1"
                   : "leave gatewayCertificate out");
     }
-    if (root instanceof CertificateException && lower.contains("subject alternative")
-        || lower.contains("no name matching")) {
+    if (lower.contains("subject alternative") || lower.contains("no name matching")) {
       return "; its certificate is for another host: use a host name that it has, or give the gateway another one";
     }
     if (root instanceof SSLException
