@@ -207,17 +207,24 @@ void SettingsLease::acquire(const Settings& settings) {
   }
   installed.admitted++;
   installed.awaited.store(installed.admitted != installed.arrived, std::memory_order_relaxed);
-  if (installed.users++ == 0) {
+  installed.changed.notify_all();  // the next one may want the same
+  if (installed.users == 0) {
     installed.own = all_of_process();
     installed.settings = settings;
     if (settings != installed.own) {
       installed.foreign.store(true, std::memory_order_release);
-      settings.install();
+      try {
+        settings.install();
+      } catch (...) {  // a CPU without fast half precision refuses one of them
+        installed.own.install();
+        installed.foreign.store(false, std::memory_order_release);
+        throw;
+      }
     }
   }
+  installed.users++;
   settings_ = settings;
   held_ = true;
-  installed.changed.notify_all();  // the next one may want the same
 }
 
 void SettingsLease::release() {

@@ -79,7 +79,7 @@ class SessionStateTest {
     set_default_dtype(scalarTypeToTypeMeta(ScalarType.Double));
     try (LoopbackMachine machine = new LoopbackMachine()) {
       Tensor whole = tensor(new long[] {1, 4, 9}).to(machine.device(), ScalarType.Long);
-      assertThat(whole.sqrt().cpu().scalar_type()).isEqualTo(ScalarType.Double);
+      assertThat(whole.sqrt().cpu().scalar_type().intern()).isEqualTo(ScalarType.Double);
 
       machine.swap(folder.resolve("session"));
 
