@@ -43,7 +43,7 @@ class RemoteFunctionDecodingTest {
   /** The argument's first two elements, and a new storage of no bytes. */
   private static final byte[] ANSWER =
       new Bytes()
-          .put(1)
+          .put(2)
           .text("result")
           .text("")
           .put(1, 0, 0, 0)
@@ -188,10 +188,10 @@ class RemoteFunctionDecodingTest {
 
   @Test
   void anAnswerMayNotNameAnyFileOrMoreThanThereIs() {
-    byte[] file = new Bytes().put(1, 0, 0, 1).put(1, 16, 0).text("/etc/passwd").put(0).array();
+    byte[] file = new Bytes().put(2, 0, 0, 1).put(1, 16, 0).text("/etc/passwd").put(0).array();
     byte[] nodes =
-        new Bytes().put(1, 0, 0, 1).put(3, 16, 0).text("/etc/passwd").put(0, 1, 0).array();
-    byte[] open = new Bytes().put(1, 0, 0, 1).put(1, 16, 0).text("/proc/1/fd/0x").put(0).array();
+        new Bytes().put(2, 0, 0, 1).put(3, 16, 0).text("/etc/passwd").put(0, 1, 0).array();
+    byte[] open = new Bytes().put(2, 0, 0, 1).put(1, 16, 0).text("/proc/1/fd/0x").put(0).array();
     byte[] beyond = ANSWER.clone();
     beyond[new String(ANSWER, UTF_8).indexOf("float32") + 9] = 5; // one element more than there is
     try (BatchExecutor executor = executor()) {
