@@ -530,9 +530,9 @@ void remora_batch_release(int64_t batch) { delete batch_at(batch); }
 
 int64_t remora_storage_id(int64_t tensor) {
   return guarded([&]() -> int64_t {
-    auto* context = remora::context_of(tensor_at(tensor));
-    TORCH_CHECK(context != nullptr, "the tensor is on ", tensor_at(tensor).device(), ", not on a remora device");
-    return context->id;
+    const auto& t = tensor_at(tensor);
+    TORCH_CHECK(t.device().type() == remora::kRemora, "the tensor is on ", t.device(), ", not on a remora device");
+    return remora::storage_of(t).id;
   });
 }
 int64_t remora_metadata_hash(int64_t tensor) {

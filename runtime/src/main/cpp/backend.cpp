@@ -3,7 +3,9 @@
 // The PyTorch backend "remora": device guard, hooks, random generators, and the kernels that are not simply recorded:
 // those that only touch metadata, and those that move bytes.
 #include <ATen/ATen.h>
+#include <ATen/ExpandUtils.h>
 #include <ATen/InferSize.h>
+#include <ATen/MemoryOverlap.h>
 #include <ATen/TensorUtils.h>
 #include <ATen/detail/PrivateUse1HooksInterface.h>
 #include <ATen/native/Resize.h>
@@ -219,9 +221,7 @@ struct RemoteHooks final : at::PrivateUse1HooksInterface {
   c10::DeviceIndex maybeExchangeDevice(c10::DeviceIndex index) const override { return exchangeDevice(index); }
   c10::Allocator* getPinnedMemoryAllocator() const override { return at::getCPUAllocator(); }
   bool isPinnedPtr(const void*) const override { return false; }
-  c10::Device getDeviceFromPtr(void*) const override {
-    raise("RemoraException", "a remote tensor has no address in this process");
-  }
+  c10::Device getDeviceFromPtr(void* data) const override { return device_of_address(data); }
   const at::Generator& getDefaultGenerator(c10::DeviceIndex index) const override {
     return default_generator(index < 0 ? current : index);
   }
@@ -322,7 +322,7 @@ at::Tensor lazy_clone(const at::Tensor& self) {
 void grow_storage(const at::Tensor& t, size_t bytes) {
   auto* storage = t.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl();
   if (bytes > storage->nbytes()) {
-    TORCH_CHECK(storage->resizable(), "trying to resize a storage that is not resizable");
+    TORCH_CHECK(storage->resizable(), "Trying to resize storage that is not resizable");
     resize_storage(storage, bytes);
   }
 }
@@ -355,19 +355,14 @@ const at::Tensor& resize(const at::Tensor& self, c10::IntArrayRef sizes, std::op
 
 at::Tensor& set_storage_at(at::Tensor& self, at::Storage source, int64_t offset, c10::IntArrayRef sizes,
                            c10::IntArrayRef strides) {
-  TORCH_CHECK(source.device().type() == kRemora, "the storage is on ", source.device(), ", the tensor on ",
-              self.device());
-  auto contiguous = c10::contiguous_strides(sizes);
   if (strides.empty()) {
-    strides = contiguous;
+    strides = {};  // not given, which libtorch tells from the pointer
   }
-  TORCH_CHECK(sizes.size() == strides.size(), "mismatch in length of strides and shape");
-  TORCH_CHECK(offset >= 0, "the storage offset must not be negative");
-  auto* impl = self.unsafeGetTensorImpl();
-  impl->set_storage_keep_dtype(std::move(source));
-  impl->set_sizes_and_strides(sizes, strides, offset);
+  at::native::checkSetStorage(self, std::move(source), offset, sizes, strides);
+  auto implied = sizes == self.sizes() ? c10::DimVector(self.strides()) : c10::contiguous_strides(sizes);
+  self.unsafeGetTensorImpl()->set_sizes_and_strides(sizes, strides.empty() ? c10::IntArrayRef(implied) : strides, offset);
   if (self.numel() > 0) {
-    grow_storage(self, at::detail::computeStorageNbytes(sizes, strides, self.element_size(), offset));
+    grow_storage(self, at::detail::computeStorageNbytes(self.sizes(), self.strides(), self.element_size(), offset));
   }
   return self;
 }
@@ -427,10 +422,10 @@ constexpr int64_t kRelayChunk = 8 * 1024 * 1024;
 // Sends `bytes` bytes to the storage of `target` from `offset` on, in chunks, so that other threads' operations and
 // reads pass between them.
 void write_bytes(const at::Tensor& target, int64_t offset, const uint8_t* data, int64_t bytes) {
-  auto* storage = target.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl();
-  auto* context = context_of(target);
-  context->machine->check_usable(context->id);
-  auto& machine = *context->machine;
+  auto& storage = storage_of(target);
+  auto& machine = *storage.machine;
+  machine.check_usable(storage.id);
+  offset += byte_shift(target, storage);
   for (int64_t done = 0; done < bytes;) {
     auto chunk = std::min(kUploadChunk, bytes - done);
     Machine::Lock lock(machine);
@@ -487,7 +482,7 @@ void download(const at::Tensor& source, const at::Tensor& target) {
   bool direct = target.scalar_type() == source.scalar_type() && target.sizes() == sizes && target.is_contiguous() &&
       !target.is_conj() && !target.is_neg();
   auto received = direct ? target : at::empty(sizes, source.options().device(c10::kCPU));
-  auto& machine = *context_of(source)->machine;
+  auto& machine = *storage_of(source).machine;
   auto [first, count] = record_read(source, received);
   for (auto request = first; request < first + count; request++) machine.await(request);
   if (!direct) {
@@ -517,10 +512,14 @@ void copy_between_machines(const at::Tensor& source, const at::Tensor& target) {
 at::Tensor copy_from(const at::Tensor& source, const at::Tensor& target, bool) {
   bool from_remote = source.device().type() == kRemora;
   bool to_remote = target.device().type() == kRemora;
+  if (source.sizes() != target.sizes()) {
+    auto sizes = at::infer_size(target.sizes(), source.sizes());
+    TORCH_CHECK(target.sizes() == c10::IntArrayRef(sizes), "output with shape ", target.sizes(),
+                " doesn't match the broadcast shape ", c10::IntArrayRef(sizes));
+  }
+  at::assert_no_internal_overlap(target);
   if (from_remote && to_remote) {
-    auto* a = context_of(source);
-    auto* b = context_of(target);
-    if (a == nullptr || (b != nullptr && a->machine == b->machine)) {
+    if (source._is_zerotensor() || storage_of(source).machine == storage_of(target).machine) {
       copy_on_machine(source, target);
     } else {
       copy_between_machines(source, target);
@@ -588,10 +587,10 @@ std::atomic<int64_t> read_piece{int64_t{64} << 20};
 void record_read_piece(Machine& machine, int64_t request, const at::Tensor& source, const at::Tensor& destination) {
   Machine::Lock lock(machine);
   machine.begin_record();
-  TensorView previous;
+  NamedTensors named;
   machine.open.code(Record::kRead);
   machine.open.varint(request);
-  machine.write_tensor(source, previous);
+  machine.write_tensor(source, named);
   machine.downloaded.fetch_add(static_cast<int64_t>(destination.nbytes()), std::memory_order_relaxed);
   machine.submit_open_batch(request, destination);
 }
@@ -605,12 +604,9 @@ void set_read_piece(int64_t bytes) {
 }
 
 Reads record_read(const at::Tensor& source, const at::Tensor& destination) {
-  auto* context = context_of(source);
-  if (context == nullptr) {
-    raise("StaleReferenceException", "the tensor has no storage on a machine");
-  }
-  auto& machine = *context->machine;
-  machine.check_usable(context->id);
+  auto& storage = storage_of(source);
+  auto& machine = *storage.machine;
+  machine.check_usable(storage.id);
   auto step = std::max<int64_t>(1, read_piece.load() / static_cast<int64_t>(source.element_size()));
   if (source.numel() <= step) {
     auto request = machine.next_request();

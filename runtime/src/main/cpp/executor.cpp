@@ -667,16 +667,6 @@ at::Tensor Executor::tensor(Reader& r, uint8_t bits, Call& call, bool output) {
       return {};
     }
   }
-  // Where the program passed one tensor twice, the operator gets one tensor twice: some look whether their output is
-  // their input.
-  for (size_t i = 0; i < std::min<size_t>(call.inputs.size(), 16); i++) {
-    if (call.inputs[i].first == id && call.inputs[i].second.defined() &&
-        TensorMeta::of(call.inputs[i].second) == meta) {
-      auto same = call.inputs[i].second;  // a copy: the list may move when it grows
-      call.inputs.emplace_back(id, same);
-      return same;
-    }
-  }
   at::Tensor t;
   try {
     realize(storage);
@@ -721,6 +711,14 @@ c10::IValue Executor::argument(Reader& r, Call& call, const c10::TypePtr& type, 
       if (t.defined()) t.unsafeGetTensorImpl()->set_wrapped_number(true);
       return t;
     }
+    case Tag::kSameTensor: {
+      // Some operators look whether their output is their input, and resizing the one resizes the other.
+      auto number = r.varint();
+      if (number >= call.inputs.size()) r.fail("a call has no tensor " + std::to_string(number) + " yet");
+      auto same = call.inputs[number];  // a copy: the list may move when it grows
+      call.inputs.push_back(same);
+      return same.second;
+    }
     case Tag::kScalarTensor: {
       auto dtype = r.dtype();
       auto wrapped = r.u8() != 0;
@@ -732,6 +730,8 @@ c10::IValue Executor::argument(Reader& r, Call& call, const c10::TypePtr& type, 
     }
     case Tag::kInt:
       return r.zigzag();
+    case Tag::kUnsigned:
+      return c10::Scalar(r.varint());
     case Tag::kDouble:
       return r.f64();
     case Tag::kTrue:
@@ -818,7 +818,7 @@ static bool fits(const c10::IValue& value, const c10::TypePtr& type) {
     case c10::TypeKind::FloatType: return value.isDouble();
     case c10::TypeKind::BoolType: return value.isBool();
     case c10::TypeKind::ComplexType: return value.isComplexDouble();
-    case c10::TypeKind::NumberType: return value.isScalar();
+    case c10::TypeKind::NumberType: return value.isScalar() || value.isUnsigned();
     case c10::TypeKind::StringType: return value.isString();
     case c10::TypeKind::DeviceObjType: return value.isDevice();
     case c10::TypeKind::GeneratorType: return value.isGenerator();
@@ -1163,6 +1163,7 @@ void Executor::call(Reader& r, bool asked) {
     std::vector<at::Tensor> bound;
     if (ran) {
       try {
+        check_places(call);
         for (const auto& written : call.written_tensors) {
           if (written.tensor.defined()) TensorMeta::of(written.tensor).write(answer);
         }
@@ -1210,8 +1211,23 @@ void Executor::call(Reader& r, bool asked) {
   }
 }
 
-// What the operator wrote to must look as the program thinks it does.
+// What the operator wrote to must be where the program thinks it is: the program keeps its storages and offsets.
+void Executor::check_places(const Call& call) {
+  for (const auto& [t, expected, id] : call.written_tensors) {
+    auto it = storages_.find(id);
+    TORCH_CHECK(!t.defined() || (it != storages_.end() && t.storage_offset() == expected.offset &&
+                                 t.storage().unsafeGetStorageImpl() == it->second.memory.unsafeGetStorageImpl()),
+                "the operator put the written argument into other memory, where a remote tensor cannot follow");
+  }
+}
+
+// It must look as the program thinks it does, too.
 void Executor::check_written(Call& call) {
+  try {
+    check_places(call);
+  } catch (const std::exception& e) {
+    call.failure = fail(call, error_text(e));
+  }
   for (const auto& [t, expected, id] : call.written_tensors) {
     if (!t.defined() || call.failure) {
       continue;

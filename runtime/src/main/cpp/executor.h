@@ -112,6 +112,7 @@ class Executor {
   c10::IValue argument(Reader& r, Call& call, const c10::TypePtr& type, int depth = 0);
   void outputs(Reader& r, Call& call, const c10::IValue& value, int depth = 0);
   bool run(Call& call);
+  void check_places(const Call& call);
   void check_written(Call& call);
   void adopt(Call& call, int64_t id, uint32_t device, const TensorMeta& predicted, const at::Tensor& actual);
   at::Tensor own(Call& call, const at::Tensor& actual, const TensorMeta* layout);

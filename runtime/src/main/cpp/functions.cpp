@@ -606,10 +606,10 @@ int64_t record_run(Machine& machine, Callee callee, int device, int64_t timeout_
   TORCH_CHECK(timeout_millis > 0 && static_cast<uint64_t>(timeout_millis) <= kMaxRunMillis,
               "a function's time limit must be positive and at most ", kMaxRunMillis / 1000, " s");
   for (size_t i = 0; i < count; i++) {
-    auto* context = context_of(tensor_at(tensors[i]));
-    if (context == nullptr || context->machine != &machine) {
+    const auto& t = tensor_at(tensors[i]);
+    if (t.device().type() != kRemora || storage_of(t).machine != &machine) {
       raise("CrossMachineException", std::string("the function runs on machine '") + machine.name + "', tensor " +
-                                         std::to_string(i) + " is on " + tensor_at(tensors[i]).device().str());
+                                         std::to_string(i) + " is on " + t.device().str());
     }
   }
   auto request = machine.next_request();
@@ -620,7 +620,7 @@ int64_t record_run(Machine& machine, Callee callee, int device, int64_t timeout_
   try {
     Machine::Lock lock(machine);
     machine.begin_record();
-    TensorView previous;
+    NamedTensors named;
     auto& open = machine.open;
     open.code(callee == Callee::kWorker ? Record::kRun : Record::kCallNode);
     open.varint(request);
@@ -630,7 +630,7 @@ int64_t record_run(Machine& machine, Callee callee, int device, int64_t timeout_
     open.varint(bytes);
     open.raw(payload, bytes);
     open.varint(count);
-    for (size_t i = 0; i < count; i++) machine.write_tensor(tensor_at(tensors[i]), previous);
+    for (size_t i = 0; i < count; i++) machine.write_tensor(tensor_at(tensors[i]), named);
     machine.operations.fetch_add(1, std::memory_order_relaxed);
     machine.submit_open_batch(request);
   } catch (...) {

@@ -6,6 +6,7 @@
 #include <c10/core/DefaultDtype.h>
 #include <c10/core/ScalarTypeToTypeMeta.h>
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <thread>
@@ -35,8 +36,61 @@ uint64_t local_seed() {
   return generator.current_seed();
 }
 
+// The addresses that live storages have. None is one of memory of this process: they begin where no process has any.
+class Addresses {
+ public:
+  void take(StorageContext* storage) {
+    // The byte behind the last is the storage's, too.
+    auto room = (storage->bytes + kAlignment) / kAlignment * kAlignment;
+    std::lock_guard<std::mutex> guard(mutex_);
+    bool again = false;
+    auto ahead = ranges_.empty() || next_ > ranges_.rbegin()->first ? ranges_.end() : ranges_.lower_bound(next_);
+    while ((ahead == ranges_.end() ? kEnd : ahead->first) - next_ < room) {
+      if (ahead != ranges_.end()) {
+        next_ = ahead->first + ahead->second->room;
+        ++ahead;
+      } else {
+        TORCH_CHECK(!std::exchange(again, true), "no addresses are left for a storage of ", storage->bytes, " bytes");
+        next_ = kFirst;
+        ahead = ranges_.begin();
+      }
+    }
+    storage->address = next_;
+    storage->room = room;
+    ranges_.emplace_hint(ahead, next_, storage);
+    next_ += room;
+  }
+  void give_back(StorageContext* storage) {
+    std::lock_guard<std::mutex> guard(mutex_);
+    ranges_.erase(storage->address);
+  }
+  StorageContext* find(const void* pointer) {
+    auto address = reinterpret_cast<uint64_t>(pointer);
+    std::lock_guard<std::mutex> guard(mutex_);
+    auto behind = ranges_.upper_bound(address);
+    if (behind == ranges_.begin()) {
+      return nullptr;
+    }
+    auto* storage = std::prev(behind)->second;
+    return address - storage->address <= storage->bytes ? storage : nullptr;
+  }
+
+ private:
+  static constexpr uint64_t kFirst = uint64_t{1} << 48;
+  static constexpr uint64_t kEnd = uint64_t{1} << 63;
+  static constexpr uint64_t kAlignment = 512;
+  std::mutex mutex_;
+  std::map<uint64_t, StorageContext*> ranges_;
+  uint64_t next_ = kFirst;
+};
+Addresses& addresses() {
+  static auto* all = new Addresses();  // tensors may outlive static destructors
+  return *all;
+}
+
 void delete_context(void* context) {
   auto* storage = static_cast<StorageContext*>(context);
+  addresses().give_back(storage);
   storage->machine->free_storage(storage);
 }
 
@@ -91,15 +145,16 @@ class RemoteAllocator final : public RemoteMemory {
   c10::DataPtr allocate(size_t bytes) override {
     int slot = current_slot();
     auto& machine = machine_of(c10::Device(kRemora, static_cast<c10::DeviceIndex>(slot)));
-    return allocate_on(machine, slot, static_cast<int64_t>(bytes));
+    return allocate_on(machine, slot, bytes);
   }
-  static c10::DataPtr allocate_on(Machine& machine, int slot, int64_t bytes) {
+  static c10::DataPtr allocate_on(Machine& machine, int slot, size_t bytes) {
     auto id = next_storage_id.fetch_add(1, std::memory_order_relaxed);
-    auto* context = new StorageContext{&machine, id, machine.device_of_slot(slot), bytes};
+    auto context = std::make_unique<StorageContext>(StorageContext{&machine, id, machine.device_of_slot(slot), bytes});
+    addresses().take(context.get());
     machine.storages.fetch_add(1, std::memory_order_relaxed);
-    machine.storage_bytes.fetch_add(bytes, std::memory_order_relaxed);
-    return {reinterpret_cast<void*>(id), context, &delete_context,
-            c10::Device(kRemora, static_cast<c10::DeviceIndex>(slot))};
+    machine.storage_bytes.fetch_add(static_cast<int64_t>(bytes), std::memory_order_relaxed);
+    auto* address = reinterpret_cast<void*>(context->address);
+    return {address, context.release(), &delete_context, c10::Device(kRemora, static_cast<c10::DeviceIndex>(slot))};
   }
   // The data pointer is not the context, so memory from here cannot be handed around as a raw pointer.
   c10::DeleterFnPtr raw_deleter() const override { return nullptr; }
@@ -212,27 +267,45 @@ Machine& machine_of(c10::Device device, int* slot) {
   return *machine;
 }
 
-namespace {
-
-StorageContext* context_or_null(const c10::StorageImpl* storage) {
-  const auto& pointer = storage->data_ptr();
-  return pointer.get_deleter() == &delete_context ? static_cast<StorageContext*>(pointer.get_context()) : nullptr;
-}
-
-StorageContext& context_in(const c10::StorageImpl* storage) {
-  auto* context = context_or_null(storage);
-  if (context == nullptr) {
-    raise("StaleReferenceException", "the tensor's storage is not one that a machine knows");
-  }
-  return *context;
-}
-
-}  // namespace
-
 StorageContext* context_of(const at::Tensor& t) {
-  return t.defined() && t.device().type() == kRemora && t.has_storage()
-             ? context_or_null(t.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl())
-             : nullptr;
+  if (!t.defined() || t.device().type() != kRemora || !t.has_storage()) {
+    return nullptr;
+  }
+  const auto& pointer = t.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl()->data_ptr();
+  return pointer.get_deleter() == &delete_context ? static_cast<StorageContext*>(pointer.get_context())
+                                                  : addresses().find(pointer.get());
+}
+
+int64_t byte_shift(const at::Tensor& t, const StorageContext& storage) {
+  const auto* data = t.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl()->data();
+  return static_cast<int64_t>(reinterpret_cast<uint64_t>(data) - storage.address);
+}
+
+StorageContext& storage_of(const at::Tensor& t) {
+  auto* storage = context_of(t);
+  if (storage == nullptr) {
+    raise("StaleReferenceException", "a tensor on " + t.device().str() + " " +
+                                         describe(t.scalar_type(), t.sizes(), t.strides()) +
+                                         " is over memory that no machine has: it was made from a pointer, or is part "
+                                         "of a storage that has been resized; make it from a tensor of the device");
+  }
+  if (auto shift = byte_shift(t, *storage)) {
+    auto itemsize = static_cast<int64_t>(t.element_size());
+    TORCH_CHECK(shift % itemsize == 0, "the tensor's memory begins at byte ", shift, " of storage ", storage->id,
+                ", which is not a multiple of the ", itemsize, " bytes of its elements; view it as bytes and clone it");
+    auto end = at::detail::computeStorageNbytes(t.sizes(), t.strides(), itemsize, t.storage_offset() + shift / itemsize);
+    TORCH_CHECK(end <= storage->bytes, "the tensor ends at byte ", end, " of storage ", storage->id, ", which has ",
+                storage->bytes);
+  }
+  return *storage;
+}
+
+c10::Device device_of_address(const void* address) {
+  auto* storage = addresses().find(address);
+  if (storage == nullptr) {
+    raise("StaleReferenceException", "no machine has memory at the address");
+  }
+  return {kRemora, static_cast<c10::DeviceIndex>(storage->machine->first_slot + storage->device)};
 }
 
 void check_storage_bytes(size_t bytes) {
@@ -243,8 +316,7 @@ void check_storage_bytes(size_t bytes) {
 at::Tensor new_tensor(Machine& machine, int slot, const TensorMeta& meta, size_t storage_bytes) {
   check_storage_bytes(storage_bytes);
   c10::Storage storage(c10::Storage::use_byte_size_t(), static_cast<int64_t>(storage_bytes),
-                       RemoteAllocator::allocate_on(machine, slot, static_cast<int64_t>(storage_bytes)),
-                       &remote_allocator, true);
+                       RemoteAllocator::allocate_on(machine, slot, storage_bytes), &remote_allocator, true);
   auto t = at::detail::make_tensor<c10::TensorImpl>(
       std::move(storage), c10::DispatchKeySet(c10::DispatchKey::PrivateUse1), c10::scalarTypeToTypeMeta(meta.dtype));
   auto* impl = t.unsafeGetTensorImpl();
@@ -261,21 +333,43 @@ at::Tensor new_tensor(Machine& machine, int slot, const TensorMeta& meta, size_t
   return t;
 }
 
+StorageContext& whole_storage(c10::StorageImpl* storage) {
+  // A part of a storage has another deleter.
+  TORCH_CHECK(storage->resizable() && storage->data_ptr().get_deleter() == &delete_context,
+              "Trying to resize storage that is not resizable");
+  return *static_cast<StorageContext*>(storage->data_ptr().get_context());
+}
+
+void note_resized(c10::StorageImpl* storage, size_t bytes) {
+  auto& context = whole_storage(storage);
+  storage->set_nbytes(bytes);
+  context.machine->storage_bytes.fetch_add(static_cast<int64_t>(bytes) - static_cast<int64_t>(context.bytes),
+                                           std::memory_order_relaxed);
+  if (bytes < context.room) {
+    context.bytes = bytes;
+    return;
+  }
+  addresses().give_back(&context);
+  context.bytes = bytes;
+  addresses().take(&context);
+  auto device = storage->device();
+  storage->_mutable_data_ptr_no_checks().release_context();
+  storage->set_data_ptr_noswap({reinterpret_cast<void*>(context.address), &context, &delete_context, device});
+}
+
 void resize_storage(c10::StorageImpl* storage, size_t bytes) {
   if (bytes == storage->nbytes()) {
     return;
   }
   check_storage_bytes(bytes);
-  auto* context = &context_in(storage);
-  auto& machine = *context->machine;
+  auto& context = whole_storage(storage);
+  auto& machine = *context.machine;
   Machine::Lock lock(machine);
   machine.begin_record();
-  storage->set_nbytes(bytes);
-  auto before = std::exchange(context->bytes, static_cast<int64_t>(bytes));
-  machine.storage_bytes.fetch_add(context->bytes - before, std::memory_order_relaxed);
-  if (context->born != 0) {
+  note_resized(storage, bytes);
+  if (context.born != 0) {
     machine.open.code(Record::kResize);
-    machine.write_storage(storage);
+    machine.write_storage(context);
     machine.open.varint(bytes);
     machine.end_record(false);
   }
@@ -398,7 +492,7 @@ void Machine::drain_frees() {
 
 void Machine::free_storage(StorageContext* context) {
   storages.fetch_sub(1, std::memory_order_relaxed);
-  storage_bytes.fetch_sub(context->bytes, std::memory_order_relaxed);
+  storage_bytes.fetch_sub(static_cast<int64_t>(context->bytes), std::memory_order_relaxed);
   if (state_.load(std::memory_order_acquire) != kOpen) {
     delete context;
     return;
@@ -429,23 +523,22 @@ void Machine::told(uint64_t failure) {
   end_record(false);
 }
 
-void Machine::note_birth(StorageContext* context, size_t bytes) {
-  context->born = sequence.load(std::memory_order_relaxed) + 1;
-  context->birth = static_cast<uint32_t>(born.size());
-  record_births_.push_back(context);
-  born.insert(born.end(), {context->id, static_cast<int64_t>(bytes), context->device});
+void Machine::note_birth(StorageContext& storage) {
+  storage.born = sequence.load(std::memory_order_relaxed) + 1;
+  storage.birth = static_cast<uint32_t>(born.size());
+  record_births_.push_back(&storage);
+  born.insert(born.end(), {storage.id, static_cast<int64_t>(storage.bytes), storage.device});
 }
 
-void Machine::write_storage(c10::StorageImpl* storage) {
-  auto* context = &context_in(storage);
-  bool is_new = context->born == 0;
+void Machine::write_storage(StorageContext& storage) {
+  bool is_new = storage.born == 0;
   open.u8(is_new ? 1 : 0);
-  open.zigzag(context->id - last_id_);
-  last_id_ = context->id;
+  open.zigzag(storage.id - last_id_);
+  last_id_ = storage.id;
   if (is_new) {
-    open.varint(static_cast<uint64_t>(context->device) * 2);
-    open.varint(storage->nbytes());
-    note_birth(context, storage->nbytes());
+    open.varint(static_cast<uint64_t>(storage.device) * 2);
+    open.varint(storage.bytes);
+    note_birth(storage);
   }
 }
 
@@ -484,14 +577,14 @@ void write_meta(Writer& w, uint8_t bits, const TensorView& now) {
 
 }  // namespace
 
-void Machine::write_tensor(const at::Tensor& t, TensorView& previous) {
-  auto* storage = t.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl();
-  auto* context = &context_in(storage);
-  TensorView now{t.scalar_type(), t.sizes(), t.strides(), t.storage_offset()};
+void Machine::write_tensor(const at::Tensor& t, NamedTensors& named) {
+  auto* context = context_of(t);  // storage_of() has found it in order
+  auto shift = byte_shift(t, *context) / static_cast<int64_t>(t.element_size());
+  TensorView now{t.scalar_type(), t.sizes(), t.strides(), t.storage_offset() + shift};
   if (t.unsafeGetTensorImpl()->is_wrapped_number()) {
     open.code(Tag::kWrapped);
   }
-  uint8_t bits = meta_bits(now, previous);
+  uint8_t bits = meta_bits(now, named.previous);
   if (t.is_conj()) bits |= kConj;
   if (t.is_neg()) bits |= kNeg;
   bool is_new = context->born == 0;
@@ -501,23 +594,33 @@ void Machine::write_tensor(const at::Tensor& t, TensorView& previous) {
   last_id_ = context->id;
   if (is_new) {
     size_t covered = at::detail::computeStorageNbytes(now.sizes, now.strides, t.element_size(), now.offset);
-    bool exact = covered == storage->nbytes();
+    bool exact = covered == context->bytes;
     open.varint(static_cast<uint64_t>(context->device) * 2 + (exact ? 1 : 0));
     if (!exact) {
-      open.varint(storage->nbytes());
+      open.varint(context->bytes);
     }
-    note_birth(context, storage->nbytes());
+    note_birth(*context);
   }
   write_meta(open, bits, now);
-  previous = now;
+  named.previous = now;
 }
 
-void Machine::write_argument(const c10::IValue& value, TensorView& previous) {
+void Machine::write_argument(const c10::IValue& value, NamedTensors& named) {
   auto tensor = [&](const at::Tensor& t) {
     if (!t.defined()) {
       open.code(Tag::kUndefined);
     } else if (t.device().type() == kRemora) {
-      write_tensor(t, previous);
+      const auto* impl = t.unsafeGetTensorImpl();
+      auto* context = context_of(t);
+      auto& known = named.arguments;
+      auto same = std::exchange(context->call, calls) == calls ? std::find(known.begin(), known.end(), impl) : known.end();
+      if (same == known.end()) {
+        write_tensor(t, named);
+      } else {
+        open.code(Tag::kSameTensor);
+        open.varint(same - known.begin());
+      }
+      known.push_back(impl);
     } else {  // a 0-dim CPU tensor: travels by value
       auto plain = t.is_conj() || t.is_neg() ? t.resolve_conj().resolve_neg() : t;
       open.code(Tag::kScalarTensor);
@@ -533,6 +636,9 @@ void Machine::write_argument(const c10::IValue& value, TensorView& previous) {
   } else if (value.isInt()) {
     open.code(Tag::kInt);
     open.zigzag(value.toInt());
+  } else if (value.isUnsigned()) {
+    open.code(Tag::kUnsigned);
+    open.varint(value.toUInt());
   } else if (value.isDouble()) {
     open.code(Tag::kDouble);
     open.f64(value.toDouble());
@@ -586,7 +692,7 @@ void Machine::write_argument(const c10::IValue& value, TensorView& previous) {
     auto list = value.toListRef();
     open.code(Tag::kList);
     open.varint(list.size());
-    for (const auto& element : list) write_argument(element, previous);
+    for (const auto& element : list) write_argument(element, named);
   } else {
     raise("RemoraException", "an argument of kind " + value.tagKind() + " cannot be sent to a remote device");
   }
@@ -628,7 +734,7 @@ void Machine::write_bind(int64_t request, const std::vector<at::Tensor>& outputs
   open.varint(request);
   open.varint(outputs.size());
   for (const auto& output : outputs) {
-    write_storage(output.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl());
+    write_storage(*context_of(output));
   }
   end_record(false);
 }

@@ -59,14 +59,18 @@ inline std::unique_lock<std::mutex> locked(std::mutex& mutex) {
   return lock;
 }
 
-// What a storage's DataPtr refers to: the data pointer itself is the storage id, never an address.
+// What a storage's DataPtr refers to. Its data pointer is where the storage would be if it were in this process, an
+// address that no memory has: other live storages are elsewhere, and places in this one are as far apart as its bytes.
 struct StorageContext {
   Machine* machine;
   int64_t id;
   int32_t device;        // number on the machine
-  int64_t bytes;
+  uint64_t bytes;
+  uint64_t address = 0;
+  uint64_t room = 0;     // from the address on, kept free of other storages
   uint64_t born = 0;     // sequence of the batch that first used it; 0 = the node has not heard of it
   uint32_t birth = 0;    // its place in that batch's list of births
+  int64_t call = 0;      // the call that named it last
 };
 
 struct Batch {
@@ -91,7 +95,8 @@ struct OutputPlan {
 };
 struct Plan {
   std::vector<OutputPlan> outputs;
-  // Written arguments (counted over all tensors of all written arguments) that the operator gives other metadata.
+  // Written arguments (counted over all tensors of all written arguments) that the operator gives other metadata. They
+  // stay where they are in their storages: the offset is the tensor's own, not the plan's.
   std::vector<std::pair<uint32_t, TensorMeta>> resized;
 };
 
@@ -113,11 +118,17 @@ struct PlanKeyHash {
   size_t operator()(const PlanKey& k) const { return k.a; }
 };
 
-struct TensorView {  // the previous tensor of a record, for TensorBits::kSameMeta
+struct TensorView {
   c10::ScalarType dtype = c10::ScalarType::Undefined;
   c10::IntArrayRef sizes;
   c10::IntArrayRef strides;
   int64_t offset = 0;
+};
+
+// The tensors that a record has named so far.
+struct NamedTensors {
+  TensorView previous;                                      // for TensorBits::kSameMeta
+  c10::SmallVector<const c10::TensorImpl*, 8> arguments;    // for Tag::kSameTensor
 };
 
 class Machine {
@@ -138,10 +149,10 @@ class Machine {
   // A record that is begun and neither ended nor submitted when the lock is let go, because something was thrown, is
   // taken back: everything that the node counts along is as if it had not been begun.
   void begin_record();                                  // drains frees; throws when closed or failed
-  void write_tensor(const at::Tensor& t, TensorView& previous);
-  void write_storage(c10::StorageImpl* storage);        // id, and its birth if it is new
+  void write_tensor(const at::Tensor& t, NamedTensors& named);
+  void write_storage(StorageContext& storage);          // id, and its birth if it is new
   void write_seed(int64_t generator, int device, uint64_t seed);
-  void write_argument(const c10::IValue& value, TensorView& previous);
+  void write_argument(const c10::IValue& value, NamedTensors& named);
   uint32_t wire_index(const OperatorInfo& info);        // defines the operator on first use
   void write_settings(const OperatorInfo& info, Settings settings);
   void write_bind(int64_t request, const std::vector<at::Tensor>& outputs);  // names an asked call's outputs
@@ -223,7 +234,7 @@ class Machine {
   void start_batch();
   void finish_record();                                    // from here on it cannot be taken back
   void take_back_record();
-  void note_birth(StorageContext* context, size_t bytes);  // the open batch is the first to use the storage
+  void note_birth(StorageContext& storage);                // the open batch is the first to use the storage
 
   const size_t max_batch_bytes_;
   size_t empty_size_ = 0;             // of the open batch when nothing has been recorded
@@ -321,6 +332,12 @@ Machine& last_machine_of(int slot);  // the one that is closed too; throws where
 StorageContext* context_of(const at::Tensor& t);  // nullptr for tensors without a remote storage
 // Throws what PyTorch throws where memory is out: no node has a storage of so many bytes.
 void check_storage_bytes(size_t bytes);
+// The storage that a remote tensor's memory is, or is part of: a slice of a storage, or what came through DLPack. Throws
+// where the memory is none that a machine has, or the tensor does not lie within it.
+StorageContext& storage_of(const at::Tensor& t);
+// Bytes from the storage's first to the first of the tensor's own storage.
+int64_t byte_shift(const at::Tensor& t, const StorageContext& storage);
+c10::Device device_of_address(const void* address);                      // throws where no storage is there
 int open_devices();
 int slots_in_use();  // one more than the highest of an open device: below it are gaps where machines were closed
 int current_slot();
@@ -328,6 +345,8 @@ int current_slot();
 // A new storage on a device slot, and a tensor over it. No memory but its metadata's.
 at::Tensor new_tensor(Machine& machine, int slot, const TensorMeta& meta, size_t storage_bytes);
 void resize_storage(c10::StorageImpl* storage, size_t bytes);
+void note_resized(c10::StorageImpl* storage, size_t bytes);  // the same where the node does it by itself
+StorageContext& whole_storage(c10::StorageImpl* storage);    // throws where it is a part, which has no size of its own
 void record_call(const c10::OperatorHandle& op, c10::DispatchKeySet keys, std::vector<c10::IValue>* stack);
 // Requests with consecutive numbers, one for each piece of a value.
 struct Reads {

@@ -153,6 +153,7 @@ OperatorInfo::OperatorInfo(const c10::OperatorHandle& op, uint32_t op_index) : h
         }
       }
     }
+    makes_views = makes_views || kind == kView;
     all_views = all_views && kind == kView;
     returns.push_back(kind);
     view_of.push_back(viewed);

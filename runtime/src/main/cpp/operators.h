@@ -44,6 +44,7 @@ struct OperatorInfo {
   bool draws_random_numbers = false;  // without a generator argument
   bool multiplies = false;            // may compute float32 products in less precision, where the program allows it
   bool needs_grad_mode = false;       // its kernel prepares for backward only where gradients are on
+  bool makes_views = false;           // a result is a view of an argument
   bool only_views = false;            // no data is touched: metadata alone
   Check check = nullptr;
 

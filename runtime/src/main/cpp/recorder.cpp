@@ -51,7 +51,7 @@ struct Caller {
 
 bool sendable(const c10::IValue& value) {
   return value.isTensor() || value.isNone() || value.isInt() || value.isDouble() || value.isBool() ||
-      value.isString() || value.isDevice() || value.isComplexDouble() || value.isList() ||
+      value.isString() || value.isDevice() || value.isComplexDouble() || value.isList() || value.isUnsigned() ||
       (value.isGenerator() && value.toGenerator().device().type() == kRemora);
 }
 
@@ -61,21 +61,25 @@ void locate(Caller& caller, std::vector<c10::IValue>& stack, size_t base) {
     if (!t.defined() || t.device().type() != kRemora) {
       return true;
     }
-    auto* context = context_of(t);
-    if (context == nullptr) {
+    if (t._is_zerotensor()) {
       return false;
     }
-    if (context->machine->closed()) {
-      context->machine->check_usable(context->id);
+    auto& storage = storage_of(t);
+    if (storage.machine->closed()) {
+      storage.machine->check_usable(storage.id);
     }
-    caller.on(*context->machine, t.device().index());
+    caller.on(*storage.machine, t.device().index());
     TORCH_CHECK(t.device().index() == caller.slot || caller.info.mixes_devices,
                 "Expected all tensors to be on the same device, but found at least two devices, remora:", caller.slot,
                 " and ", t.device(), "!");
     return true;
   };
   // A tensor of zeros without a storage, as forward-mode AD makes them.
-  auto materialized = [](const at::Tensor& t) { return at::zeros(t.sizes(), t.options()); };
+  auto materialized = [&](const at::Tensor& t) {
+    auto zeros = at::zeros(t.sizes(), t.options());
+    tensor(zeros);
+    return zeros;
+  };
 
   for (size_t i = 0; i < caller.info.arguments; i++) {
     auto& value = stack[base + i];
@@ -86,13 +90,19 @@ void locate(Caller& caller, std::vector<c10::IValue>& stack, size_t base) {
     if (value.isTensor()) {
       if (!tensor(value.toTensor())) {
         value = materialized(value.toTensor());
-        tensor(value.toTensor());
       }
-    } else if (value.isTensorList()) {
-      for (const auto& element : value.toListRef()) tensor(element.toTensor());
-    } else if (value.isOptionalTensorList()) {
+    } else if (value.isTensorList() || value.isOptionalTensorList()) {
+      bool zeros = false;
       for (const auto& element : value.toListRef()) {
-        if (!element.isNone()) tensor(element.toTensor());
+        zeros = (element.isTensor() && !tensor(element.toTensor())) || zeros;
+      }
+      if (zeros) {
+        auto list = value.toList().copy();
+        for (size_t k = 0; k < list.size(); k++) {
+          const c10::IValue element = list.get(k);
+          if (element.isTensor() && element.toTensor()._is_zerotensor()) list.set(k, materialized(element.toTensor()));
+        }
+        value = std::move(list);
       }
     }
   }
@@ -190,6 +200,9 @@ bool key_value(PlanKey& key, const c10::IValue& value, bool scalar, bool values_
   } else if (value.isInt()) {
     key.mix(0x22);
     if (!scalar || values_matter) key.mix(value.toInt());
+  } else if (value.isUnsigned()) {
+    key.mix(0x30);
+    if (!scalar || values_matter) key.mix(value.toUInt());
   } else if (value.isDouble()) {
     key.mix(0x23);
     if (values_matter) {
@@ -255,7 +268,39 @@ bool is_scalar_type(const c10::TypePtr& type) {
   return optional && optional->getElementType()->kind() == c10::TypeKind::NumberType;
 }
 
-// Double arguments (not Scalars) can decide sizes, too: upsample's scales. Their values always count.
+template <class Visit>
+void each_tensor(const c10::IValue& value, const Visit& visit) {
+  if (value.isTensor()) {
+    visit(value.toTensor());
+  } else if (value.isTensorList() || value.isOptionalTensorList()) {
+    for (const auto& element : value.toListRef()) visit(element.isNone() ? at::Tensor() : element.toTensor());
+  }
+}
+
+// A written tensor that is an argument, too, may not be resized.
+void key_identity(PlanKey& key, const OperatorInfo& info, Arguments arguments) {
+  for (auto written : info.written) {
+    if (!arguments[written].isTensor()) continue;  // no operator resizes a list
+    const auto* impl = arguments[written].toTensor().unsafeGetTensorImpl();
+    uint64_t position = 0;
+    uint64_t same = 0;
+    for (size_t i = 0; i < written; i++) {
+      each_tensor(arguments[i], [&](const at::Tensor& t) {
+        position++;
+        if (same == 0 && t.unsafeGetTensorImpl() == impl) same = position;
+      });
+    }
+    key.mix(0x31 | same << 8);
+  }
+}
+
+// Everything that a plan depends on, and all that it may depend on:
+// - the operator and the program's settings;
+// - of each tensor the device type, dtype, sizes, strides, conj and neg bits, and whether it is a wrapped number;
+// - where the operator writes, which tensors are one; where it makes views, the tensors' places in their storages;
+// - of each other argument the kind and, except for Scalars of operators that read tensors, the value. Double arguments
+//   that are no Scalars can decide sizes, too: upsample's scales.
+// Not the offset of a tensor that is written: the plan does not say it (see Plan::resized).
 std::optional<PlanKey> plan_key(const OperatorInfo& info, const Settings& settings, Arguments arguments) {
   PlanKey key;
   key.mix(info.index);
@@ -268,6 +313,17 @@ std::optional<PlanKey> plan_key(const OperatorInfo& info, const Settings& settin
     if (!key_value(key, value, scalar, values_matter)) {
       return std::nullopt;
     }
+    if (info.makes_views) {
+      each_tensor(value, [&](const at::Tensor& t) {
+        if (t.defined() && t.has_storage()) {
+          key.mix(t.storage_offset());
+          key.mix(t.storage().nbytes());
+        }
+      });
+    }
+  }
+  if (!info.written.empty()) {
+    key_identity(key, info, arguments);
   }
   return key;
 }
@@ -432,7 +488,7 @@ bool infer(const OperatorInfo& info, Arguments arguments, Plan& plan) {
       continue;
     }
     auto after = TensorMeta::of(written[i]);
-    after.offset = before[i].offset;
+    after.offset = before[i].offset;  // the Meta tensor has a storage of its own
     if (!(after == before[i])) {
       plan.resized.emplace_back(static_cast<uint32_t>(i), after);
     }
@@ -500,6 +556,7 @@ Plan read_answer(const OperatorInfo& info, Arguments arguments, const std::strin
   each_written_tensor(info, arguments, [&](const at::Tensor& t) {
     if (t.defined() && t.device().type() == kRemora) {
       auto after = TensorMeta::read(r);
+      after.offset = t.storage_offset();  // the node has checked that it is as it was
       if (!(after == TensorMeta::of(t))) {
         plan.resized.emplace_back(index, after);
       }
@@ -514,7 +571,30 @@ Plan read_answer(const OperatorInfo& info, Arguments arguments, const std::strin
 
 // ---------------------------------------------------------------- results
 
-void resize_written(const OperatorInfo& info, Arguments arguments, const Plan& plan) {
+// Before anything is recorded: whether the storages that the operator makes larger can be.
+void check_resizable(const OperatorInfo& info, Arguments arguments, const Plan& plan) {
+  if (plan.resized.empty()) {
+    return;
+  }
+  uint32_t index = 0;
+  each_written_tensor(info, arguments, [&](const at::Tensor& t) {
+    for (auto [which, meta] : plan.resized) {
+      if (which != index) {
+        continue;
+      }
+      meta.offset = t.storage_offset();
+      auto* storage = t.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl();
+      check_storage_bytes(meta.bytes());
+      if (meta.bytes() > storage->nbytes()) {
+        whole_storage(storage);
+      }
+    }
+    index++;
+  });
+}
+
+void resize_written(const OperatorInfo& info, Arguments arguments, const Plan& plan,
+                    const std::function<void(uint32_t, const at::Tensor&)>& resized) {
   if (plan.resized.empty()) {
     return;
   }
@@ -525,13 +605,13 @@ void resize_written(const OperatorInfo& info, Arguments arguments, const Plan& p
         continue;
       }
       auto* impl = t.unsafeGetTensorImpl();
+      impl->set_sizes_and_strides(meta.sizes, meta.strides, t.storage_offset());
       auto* storage = impl->unsafe_storage().unsafeGetStorageImpl();
-      auto bytes = meta.bytes();
-      check_storage_bytes(bytes);
-      impl->set_sizes_and_strides(meta.sizes, meta.strides, meta.offset);
+      auto bytes = TensorMeta::of(t).bytes();
       if (bytes > storage->nbytes()) {
-        storage->set_nbytes(bytes);  // the operator itself grows it on the node
+        note_resized(storage, bytes);  // the operator itself grows it on the node
       }
+      resized(which, t);
     }
     index++;
   });
@@ -566,16 +646,16 @@ c10::IValue make_output(Machine& machine, int slot, const OutputPlan& plan, Argu
   return {};
 }
 
-void write_output(Machine& machine, const OutputPlan& plan, const c10::IValue& value, TensorView& previous) {
+void write_output(Machine& machine, const OutputPlan& plan, const c10::IValue& value, NamedTensors& named) {
   switch (plan.kind) {
     case OutputPlan::kTensor:
-      machine.write_tensor(value.toTensor(), previous);
+      machine.write_tensor(value.toTensor(), named);
       break;
     case OutputPlan::kList: {
       machine.open.code(Output::kList);
       machine.open.varint(plan.list.size());
       auto list = value.toListRef();
-      for (size_t i = 0; i < plan.list.size(); i++) write_output(machine, plan.list[i], list[i], previous);
+      for (size_t i = 0; i < plan.list.size(); i++) write_output(machine, plan.list[i], list[i], named);
       break;
     }
     case OutputPlan::kUndefined:
@@ -642,6 +722,7 @@ using Outputs = c10::SmallVector<c10::IValue, 4>;
 // Records a call whose plan is known. The caller holds the lock.
 void record_planned(const Caller& caller, Arguments arguments, const Plan& plan, Outputs& outputs) {
   auto& machine = *caller.machine;
+  check_resizable(caller.info, arguments, plan);
   for (const auto& output : plan.outputs) {
     outputs.push_back(make_output(machine, caller.slot, output, arguments));
   }
@@ -650,17 +731,18 @@ void record_planned(const Caller& caller, Arguments arguments, const Plan& plan,
   }
   machine.write_settings(caller.info, caller.settings);
   auto index = machine.wire_index(caller.info);
-  TensorView previous;
+  NamedTensors named;
   machine.open.code(Record::kCall);
   machine.open.varint(index);
-  for (const auto& argument : arguments) machine.write_argument(argument, previous);
-  for (size_t i = 0; i < plan.outputs.size(); i++) write_output(machine, plan.outputs[i], outputs[i], previous);
+  for (const auto& argument : arguments) machine.write_argument(argument, named);
+  for (size_t i = 0; i < plan.outputs.size(); i++) write_output(machine, plan.outputs[i], outputs[i], named);
   machine.open.varint(plan.resized.size());
-  for (const auto& [which, meta] : plan.resized) {
+  resize_written(caller.info, arguments, plan, [&](uint32_t which, const at::Tensor& t) {
+    auto meta = TensorMeta::of(t);
+    meta.offset += byte_shift(t, *context_of(t)) / static_cast<int64_t>(t.element_size());
     machine.open.varint(which);
     meta.write(machine.open);
-  }
-  resize_written(caller.info, arguments, plan);
+  });
   announce(caller, arguments, outputs);
   machine.end_record();
 }
@@ -686,11 +768,11 @@ Plan ask(const Caller& caller, Arguments arguments, int64_t request) {
     machine.begin_record();
     machine.write_settings(caller.info, caller.settings);
     auto index = machine.wire_index(caller.info);
-    TensorView previous;
+    NamedTensors named;
     machine.open.code(Record::kAsk);
     machine.open.varint(index);
     machine.open.varint(request);
-    for (const auto& argument : arguments) machine.write_argument(argument, previous);
+    for (const auto& argument : arguments) machine.write_argument(argument, named);
     announce(caller, arguments, {});
     machine.operations.fetch_add(1, std::memory_order_relaxed);
     machine.submit_open_batch(request);
@@ -763,7 +845,7 @@ void record_call(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit:
     } else {
       auto request = machine.next_request();
       *plan = ask(caller, arguments, request);
-      resize_written(info, arguments, *plan);
+      resize_written(info, arguments, *plan, [](uint32_t, const at::Tensor&) {});
       for (const auto& output : plan->outputs) {
         outputs.push_back(make_output(machine, caller.slot, output, arguments));
       }

@@ -323,10 +323,10 @@ int64_t copy_straight(const at::Tensor& source, const at::Tensor& target, bool t
     auto place = target.narrow(0, start, length);
     Ticket ticket(from);
     auto held = read_answer(from.question(Question::kHoldTransfer, [&] {
-      TensorView previous;
+      NamedTensors named;
       from.open.string(ticket.text);
       from.open.u8(temporary ? 1 : 0);
-      from.write_tensor(piece, previous);
+      from.write_tensor(piece, named);
     }));
     if (held.result != TransferResult::kDone) {
       ticket.fetched = true;  // there is nothing to drop
@@ -334,10 +334,10 @@ int64_t copy_straight(const at::Tensor& source, const at::Tensor& target, bool t
       return start;
     }
     auto fetched = read_answer(to.question(Question::kFetchTransfer, [&] {
-      TensorView previous;
+      NamedTensors named;
       to.open.string(ticket.text);
       to.open.string(address);
-      to.write_tensor(place, previous);
+      to.write_tensor(place, named);
     }));
     if (fetched.result != TransferResult::kDone) {
       if (fetched.result == TransferResult::kRefused) {

@@ -113,6 +113,8 @@ enum class Tag : uint8_t {
   kList = 15,          // of any other kind; element types come from the operator's schema
   kGenerator = 16,     // generator, device
   kWrapped = 17,       // a tensor that is flagged as a wrapped number follows
+  kSameTensor = 18,    // the very tensor that the call has named before: its number among the call's tensors
+  kUnsigned = 19,      // an integer above the largest signed one
 };
 
 enum TensorBits : uint8_t {

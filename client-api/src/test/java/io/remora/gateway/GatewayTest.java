@@ -312,8 +312,8 @@ final class GatewayTest {
   void endsASessionWhoseProgramReceivesNothing() throws Exception {
     Machine machine = open(OpenRequest.newBuilder());
     // Storage 1 of 40 MiB is written to, then read: records 6 and 7 of wire.h.
-    ByteString write = bytes(0xb7, 1, 6, 1, 2, 0, 0x80, 0x80, 0x80, 0x14, 0, 4, 1, 2, 3, 4);
-    ByteString read = bytes(0xb7, 1, 7, 1, 0x80, 2, 6, 1, 0x80, 0x80, 0x80, 5);
+    ByteString write = bytes(0xb7, 2, 6, 1, 2, 0, 0x80, 0x80, 0x80, 0x14, 0, 4, 1, 2, 3, 4);
+    ByteString read = bytes(0xb7, 2, 7, 1, 0x80, 2, 6, 1, 0x80, 0x80, 0x80, 5);
     Batches batches =
         Batches.newBuilder()
             .addBatches(

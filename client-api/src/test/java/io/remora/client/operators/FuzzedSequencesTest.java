@@ -10,7 +10,9 @@ import java.lang.ref.Reference;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collections;
+import java.util.HashMap;
 import java.util.HashSet;
+import java.util.IdentityHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Random;
@@ -20,6 +22,7 @@ import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
 import java.util.concurrent.Future;
 import java.util.concurrent.TimeUnit;
+import java.util.function.Supplier;
 import java.util.function.UnaryOperator;
 import java.util.stream.LongStream;
 import org.bytedeco.javacpp.PointerScope;
@@ -28,6 +31,7 @@ import org.bytedeco.pytorch.GeneratorOptional;
 import org.bytedeco.pytorch.LongOptional;
 import org.bytedeco.pytorch.MemoryFormatOptional;
 import org.bytedeco.pytorch.Scalar;
+import org.bytedeco.pytorch.ScalarTypeOptional;
 import org.bytedeco.pytorch.Tensor;
 import org.bytedeco.pytorch.TensorOptions;
 import org.bytedeco.pytorch.TensorVector;
@@ -40,15 +44,16 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
 /**
- * Random views, in-place writes and other operators over shared storages leave the same tensors on
- * a remote device and on the CPU. The first seed is {@code -Dremora.fuzz.seed}, 1 by default; with
- * {@code -Dremora.fuzz.every-step=true} the step that makes the difference is the last of those
- * printed.
+ * Random views, also of other dtypes, in-place writes, out= arguments and other operators over
+ * shared storages that grow leave the same tensors on a remote device and on the CPU. The first
+ * seed is {@code -Dremora.fuzz.seed}, 1 by default; with {@code -Dremora.fuzz.every-step=true} the
+ * step that makes the difference is the last of those printed.
  */
 @Timeout(value = 3, unit = TimeUnit.MINUTES)
 final class FuzzedSequencesTest {
 
   private static final int LIVE = 12;
+  private static final LongOptional FIRST = new LongOptional(0);
 
   private static RemoteMachine machine;
 
@@ -94,6 +99,14 @@ final class FuzzedSequencesTest {
   @Tag("full")
   void manySequences() {
     run(machine, seeds(150), 200, Garbage.SCOPE);
+  }
+
+  /** Short ones start from more places: {@code -Dremora.fuzz.short} says how many. */
+  @Test
+  @Tag("full")
+  @Timeout(value = 3, unit = TimeUnit.HOURS)
+  void manyShortSequences() {
+    run(machine, seeds(Integer.getInteger("remora.fuzz.short", 5_000)), 25, Garbage.SCOPE);
   }
 
   @Test
@@ -166,6 +179,19 @@ final class FuzzedSequencesTest {
     Pair map(UnaryOperator<Tensor> operation) {
       return new Pair(operation.apply(local), operation.apply(remote));
     }
+
+    ScalarType dtype() {
+      return local.scalar_type().intern();
+    }
+
+    boolean isFloat() {
+      return dtype() == ScalarType.Float || dtype() == ScalarType.Double;
+    }
+
+    @Override
+    public String toString() {
+      return dtype() + Arrays.toString(local.shape()) + "+" + local.storage_offset();
+    }
   }
 
   private static final class Sequence {
@@ -191,18 +217,22 @@ final class FuzzedSequencesTest {
 
     void step() {
       Pair pair = live.get(random.nextInt(live.size()));
-      int choice = random.nextInt(26);
-      history.add(choice + " of " + Arrays.toString(pair.local().shape()));
+      int choice = random.nextInt(34);
+      history.add(choice + " of " + pair);
       switch (choice) {
         case 0 -> keep(fresh());
         case 1, 2, 3, 4, 5, 6, 7 -> keep(view(pair, choice));
         case 8, 9, 10, 11, 12, 13, 14, 15 -> write(pair, choice);
-        case 16 -> keep(pair.map(t -> t.mul(new Scalar(0.5)).add(new Scalar(0.25))));
+        case 16 -> {
+          Scalar half = number(pair, 0.5);
+          Scalar quarter = number(pair, 0.25);
+          keep(pair.map(t -> t.mul(half).add(quarter)));
+        }
         case 17 -> keep(pair.map(Tensor::sum));
         case 18 -> keep(pair.map(t -> t.transpose(0, -1).contiguous()), pair);
         case 19 -> keep(pair.map(t -> t.reshape(-1)));
         case 20 -> {
-          if (pair.local().dim() == 2) {
+          if (pair.local().dim() == 2 && pair.isFloat()) {
             keep(pair.map(t -> t.mm(t.transpose(0, 1)).tanh()));
           }
         }
@@ -212,8 +242,15 @@ final class FuzzedSequencesTest {
           }
         }
         case 22 -> resize(pair);
-        case 23, 24 -> differentiate(pair);
-        default -> set(pair);
+        case 23, 24 -> {
+          if (pair.isFloat()) {
+            differentiate(pair);
+          }
+        }
+        case 25 -> set(pair);
+        case 26 -> setWithin(pair);
+        case 27 -> viewAsOtherDtype(pair);
+        default -> writeToOutput(pair);
       }
     }
 
@@ -301,7 +338,10 @@ final class FuzzedSequencesTest {
       if (overlapping(pair.local())) {
         return;
       }
-      Scalar number = new Scalar(random.nextInt(100) / 64.0 - 0.75);
+      Scalar number = number(pair, random.nextInt(100) / 64.0 - 0.75);
+      if (!pair.isFloat() && (kind == 12 || kind == 13)) {
+        return;
+      }
       switch (kind) {
         case 8 -> pair.map(t -> t.add_(number));
         case 9 -> pair.map(t -> t.mul_(number));
@@ -314,7 +354,8 @@ final class FuzzedSequencesTest {
                 pair.remote().normal_(0, 1, new GeneratorOptional(remoteNumbers)));
         case 14 -> {
           Pair other = live.get(random.nextInt(live.size())).map(Tensor::clone);
-          if (broadcastable(other.local().shape(), pair.local().shape())) {
+          if ((pair.isFloat() || !other.isFloat()) // what does not fit an integer is undefined
+              && broadcastable(other.local().shape(), pair.local().shape())) {
             new Pair(pair.local().copy_(other.local()), pair.remote().copy_(other.remote()));
           }
         }
@@ -331,7 +372,12 @@ final class FuzzedSequencesTest {
       long[] sizes = new long[1 + random.nextInt(2)];
       Arrays.setAll(sizes, i -> random.nextLong(1, 7));
       pair.map(t -> t.resize_(sizes));
-      pair.map(t -> t.fill_(new Scalar(0.5))); // what has grown has no values
+      pair.map(t -> t.fill_(number(pair, 0.5))); // what has grown has no values
+    }
+
+    /** A number of the tensor's kind. */
+    private static Scalar number(Pair pair, double value) {
+      return pair.isFloat() ? new Scalar(value) : new Scalar(Math.round(value * 8));
     }
 
     /** Backward runs on a thread of libtorch's. */
@@ -349,7 +395,135 @@ final class FuzzedSequencesTest {
 
     private void set(Pair pair) {
       Pair other = live.get(random.nextInt(live.size()));
+      if (other.dtype() != pair.dtype()) {
+        return;
+      }
       new Pair(pair.local().set_(other.local()), pair.remote().set_(other.remote()));
+    }
+
+    /** Somewhere in the storage of another tensor, or beyond its end. */
+    private void setWithin(Pair pair) {
+      Pair other = live.get(random.nextInt(live.size()));
+      long room = other.local().storage().nbytes() / pair.local().element_size();
+      long offset = random.nextLong(Math.min(room, 60) + 1);
+      long[] sizes = new long[random.nextInt(3)];
+      Arrays.setAll(sizes, i -> random.nextLong(1, 5));
+      if (!pair.local().is_contiguous() && Arrays.equals(sizes, pair.local().sizes().vec().get())) {
+        return; // libtorch keeps the strides then, but looks whether contiguous ones fit: it writes
+        // beyond its memory
+      }
+      Tensor local = orRefused(() -> pair.local().set_(other.local().storage(), offset, sizes));
+      Tensor remote = orRefused(() -> pair.remote().set_(other.remote().storage(), offset, sizes));
+      assertThat(remote == null).as("%s at %d", other, offset).isEqualTo(local == null);
+      pair.map(t -> t.fill_(number(pair, 0.75))); // what has grown has no values
+    }
+
+    private void viewAsOtherDtype(Pair pair) {
+      ScalarType[] dtypes = {
+        ScalarType.Byte,
+        ScalarType.Short,
+        ScalarType.Int,
+        ScalarType.Long,
+        ScalarType.Float,
+        ScalarType.Double
+      };
+      ScalarType dtype = dtypes[random.nextInt(dtypes.length)];
+      Tensor local = orRefused(() -> pair.local().view(dtype));
+      Tensor remote = orRefused(() -> pair.remote().view(dtype));
+      assertThat(remote == null).as("%s as %s refused", pair, dtype).isEqualTo(local == null);
+      if (local != null && local.numel() <= 400) {
+        keep(new Pair(local, remote));
+      }
+    }
+
+    private static Tensor orRefused(Supplier<Tensor> operation) {
+      try {
+        return operation.get();
+      } catch (RuntimeException e) {
+        return null;
+      }
+    }
+
+    /** An operator that resizes its output, which may be part of a storage, or of its input. */
+    private void writeToOutput(Pair pair) {
+      Pair output =
+          switch (random.nextInt(4)) {
+            case 0 -> pair.map(Tensor::detach);
+            case 1 -> {
+              long at =
+                  random.nextLong(
+                      pair.local().storage().nbytes() / pair.local().element_size() + 1);
+              yield pair.map(
+                  t -> t.as_strided(new long[] {0}, new long[] {1}, new LongOptional(at)));
+            }
+            case 2 -> live.get(random.nextInt(live.size()));
+            default -> pair;
+          };
+      Pair other = live.get(random.nextInt(live.size()));
+      if (output.dtype() != pair.dtype()
+          || overlapping(output.local())
+          || pair.local().numel() > 200) {
+        return;
+      }
+      int kind = random.nextInt(9);
+      OutputOperator operator =
+          switch (kind) {
+            case 0 ->
+                (out, t, o) ->
+                    torch.sum_out(
+                        out, t, new long[] {0}, false, new ScalarTypeOptional(pair.dtype()));
+            case 1 -> (out, t, o) -> torch.abs_out(out, t);
+            case 2 -> (out, t, o) -> torch.neg_out(out, t);
+            case 3 ->
+                (out, t, o) -> torch.cumsum_out(out, t, 0, new ScalarTypeOptional(pair.dtype()));
+            case 4 -> (out, t, o) -> torch.cat_out(out, new TensorVector(t, o), 0);
+            case 5 -> (out, t, o) -> torch.flip_out(out, t, 0);
+            case 6 -> (out, t, o) -> torch.masked_select_out(out, t, t.gt(new Scalar(0)));
+            case 7 -> (out, t, o) -> torch.amax_out(out, t, new long[] {0}, false);
+            default -> (out, t, o) -> torch.maximum_out(out, t, o);
+          };
+      if (other.dtype() != pair.dtype() || other.local().numel() > 20) {
+        other = pair;
+      }
+      history.add("kind " + kind + " with " + other + " to " + output);
+      if (isRefused(operator, output.local(), pair.local(), other.local())) {
+        return;
+      }
+      operator.apply(output.local(), pair.local(), other.local());
+      operator.apply(output.remote(), pair.remote(), other.remote());
+      if (!live.contains(output)) {
+        keep(output);
+      }
+    }
+
+    private interface OutputOperator {
+      Tensor apply(Tensor output, Tensor first, Tensor second);
+    }
+
+    /**
+     * Whether the CPU refuses, as it does where output and input overlap in part. It may resize the
+     * output before, so it is asked with copies that share storages as the tensors do.
+     */
+    private static boolean isRefused(OutputOperator operator, Tensor... tensors) {
+      Map<Long, Tensor> storages = new HashMap<>();
+      Map<Tensor, Tensor> copies = new IdentityHashMap<>();
+      for (Tensor tensor : tensors) {
+        long elements = tensor.storage().nbytes() / tensor.element_size();
+        Tensor storage =
+            storages.computeIfAbsent(
+                tensor.storage().unsafeGetStorageImpl().address(),
+                address -> tensor.as_strided(new long[] {elements}, new long[] {1}, FIRST).clone());
+        copies.computeIfAbsent(
+            tensor,
+            t ->
+                storage.as_strided(
+                    t.shape(), t.strides().vec().get(), new LongOptional(t.storage_offset())));
+      }
+      return orRefused(
+              () ->
+                  operator.apply(
+                      copies.get(tensors[0]), copies.get(tensors[1]), copies.get(tensors[2])))
+          == null;
     }
 
     /** Whether several elements are at one place: writing there has no defined result. */
