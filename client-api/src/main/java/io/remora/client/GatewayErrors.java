@@ -17,9 +17,7 @@ import io.remora.runtime.StaleReferenceException;
 import io.remora.runtime.UnsupportedGpuException;
 import java.net.ConnectException;
 import java.net.UnknownHostException;
-import java.security.cert.CertPathBuilderException;
-import java.security.cert.CertPathValidatorException;
-import java.security.cert.CertificateException;
+import java.security.GeneralSecurityException;
 import java.util.Locale;
 import java.util.Map;
 import java.util.concurrent.CompletionException;
@@ -105,10 +103,7 @@ final class GatewayErrors {
     if (lower.contains("subject alternative") || lower.contains("no name matching")) {
       return "; its certificate is for another host: use a host name that it has, or give the gateway another one";
     }
-    if (root instanceof SSLException
-        || root instanceof CertificateException
-        || root instanceof CertPathBuilderException
-        || root instanceof CertPathValidatorException) {
+    if (root instanceof SSLException || root instanceof GeneralSecurityException) {
       return "; this program does not trust the gateway's certificate: name the file that it, or its authority, is in with gatewayCertificate";
     }
     if (code == Status.Code.UNAUTHENTICATED || code == Status.Code.PERMISSION_DENIED) {
