@@ -461,7 +461,7 @@ def document(done: list[Sorted]) -> str:
                 for name, count in sorted(Counter(names).items())
             )
         lists.append("" if found else "None.\n")
-    template = (HERE / "document.md").read_text().partition("-->\n")[2]
+    template = (HERE / "document.md.in").read_text().partition("-->\n")[2]
     return (
         template.replace("{torch}", torch.__version__.partition("+")[0])
         .replace("{tests}", sources.VERSION)
