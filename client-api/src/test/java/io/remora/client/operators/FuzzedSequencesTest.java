@@ -506,7 +506,7 @@ final class FuzzedSequencesTest {
      */
     private static boolean isRefused(OutputOperator operator, Tensor... tensors) {
       Map<Long, Tensor> storages = new HashMap<>();
-      Map<Tensor, Tensor> copies = new IdentityHashMap<>();
+      IdentityHashMap<Tensor, Tensor> copies = new IdentityHashMap<>();
       for (Tensor tensor : tensors) {
         long elements = tensor.storage().nbytes() / tensor.element_size();
         Tensor storage =
