@@ -288,19 +288,23 @@ def test_a_killed_gateway_is_said(monkeypatch):
     process.stop()
 
 
-def test_a_killed_gateway_of_the_program_s_own_is_noticed_at_once():
-    machine = remora.RemoteMachine("mock").start()
-    assert _gateway._own is not None and machine._gateway is _gateway._own[1]
-    _gateway._own[0]._process.kill()
-    _gateway._own[0]._process.wait()
-    begin = time.monotonic()
-    with pytest.raises(exceptions.NodeLostException, match="ended by signal SIGKILL"):
-        while (
-            time.monotonic() < begin + 25
-        ):  # the time for which others are tried to be reached again is 30 s
-            torch.ones(3, device=machine.device()).sum().item()
-    with pytest.raises(exceptions.RemoraException):
-        machine.stop()
+def test_a_killed_gateway_of_the_program_s_own_is_noticed_at_once(run_program):
+    run_program(
+        """
+        from remora import _gateway, exceptions
+
+        _gateway._own[0]._process.kill()
+        _gateway._own[0]._process.wait()
+        begin = time.monotonic()
+        try:
+            while time.monotonic() < begin + 25:  # others are tried to be reached again for 30 s
+                torch.ones(3, device=device).sum().item()
+        except exceptions.NodeLostException as error:
+            assert "ended by signal SIGKILL" in str(error), error
+        else:
+            raise SystemExit("the end of the gateway was not noticed")
+        """
+    )
 
 
 def _children(parent: int) -> list[int]:
