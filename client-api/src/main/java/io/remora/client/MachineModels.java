@@ -32,6 +32,7 @@ import io.remora.runtime.NodeCallResult;
 import io.remora.runtime.ProtocolException;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.RemoteOperationException;
+import io.remora.runtime.internal.NativeMemory;
 import java.net.URI;
 import java.nio.ByteBuffer;
 import java.nio.file.Path;
@@ -47,7 +48,6 @@ import java.util.concurrent.ThreadLocalRandom;
 import java.util.concurrent.TimeUnit;
 import java.util.function.Function;
 import java.util.regex.Pattern;
-import org.bytedeco.javacpp.BytePointer;
 import org.bytedeco.pytorch.Tensor;
 import org.bytedeco.pytorch.global.torch;
 import org.bytedeco.pytorch.global.torch.ScalarType;
@@ -290,10 +290,10 @@ final class MachineModels {
   private static void write(Tensor remote, NewFile output, SafetensorsWriter.Place place) {
     try (Tensor local = remote.cpu();
         Tensor contiguous = local.resolve_conj().resolve_neg().contiguous()) {
-      BytePointer bytes = new BytePointer(contiguous.data_ptr());
+      long start = contiguous.data_ptr().address();
       for (long done = 0; done < place.bytes(); done += WRITTEN_AT_ONCE) {
-        long end = Math.min(place.bytes(), done + WRITTEN_AT_ONCE);
-        output.write(bytes.position(done).limit(end).asByteBuffer(), place.offset() + done);
+        long length = Math.min(place.bytes() - done, WRITTEN_AT_ONCE);
+        output.write(NativeMemory.buffer(start + done, length), place.offset() + done);
       }
     }
   }

@@ -20,11 +20,13 @@ import java.util.UUID;
 public final class NewFile implements AutoCloseable {
   private final Path target;
   private final Path path;
+  private final long bytes;
   private final FileChannel channel;
 
-  private NewFile(Path target, Path path, FileChannel channel) {
+  private NewFile(Path target, Path path, long bytes, FileChannel channel) {
     this.target = target;
     this.path = path;
+    this.bytes = bytes;
     this.channel = channel;
   }
 
@@ -50,6 +52,7 @@ public final class NewFile implements AutoCloseable {
       return new NewFile(
           absolute,
           path,
+          bytes,
           FileChannel.open(path, StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE));
     } catch (IOException e) {
       throw new ModelException("%s cannot be written: %s".formatted(target, e), e);
@@ -77,9 +80,18 @@ public final class NewFile implements AutoCloseable {
     }
   }
 
-  /** Puts the file, which is whole, to its place; on disk when this returns. */
+  /**
+   * Puts the file, which is whole, to its place; on disk when this returns.
+   *
+   * @throws ModelException when it cannot, or the file does not have the bytes that it was to have
+   */
   public void commit() {
     try {
+      if (channel.size() != bytes) {
+        throw new ModelException(
+            "%s has %d bytes after it was written, not %d"
+                .formatted(target, channel.size(), bytes));
+      }
       channel.force(true);
       channel.close();
       Files.move(path, target, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
