@@ -217,7 +217,7 @@ Corpus record(const std::string& snapshot) {
   Bytes of_the_node = run;
   of_the_node[2] = 18;
   corpus.batches.insert(corpus.batches.end() - 1, of_the_node);
-  corpus.answers.push_back({1, 6, 'r', 'e', 's', 'u', 'l', 't', 0, 1, 0, 0, 0, 2, 0, 0, 7, 'f', 'l', 'o', 'a', 't', '3',
+  corpus.answers.push_back({2, 6, 'r', 'e', 's', 'u', 'l', 't', 0, 1, 0, 0, 0, 2, 0, 0, 7, 'f', 'l', 'o', 'a', 't', '3',
                             '2', 0, 1, 2, 2, 0, 1, 0, 5, 'i', 'n', 't', '6', '4', 0, 1, 0, 2, 0});
   return corpus;
 }
@@ -239,7 +239,7 @@ int32_t answer_call(int64_t, const uint8_t*, int64_t, int64_t, char*, int32_t) {
     const std::string file = "/proc/self/exe";
     std::vector<Bytes> answers;
     for (Bytes size : {Bytes{8}, Bytes{0x80, 0x80, 0x04}}) {
-      Bytes answer = {1, 1, 'p', 0, 1, 3};
+      Bytes answer = {2, 1, 'p', 0, 1, 3};
       answer.insert(answer.end(), size.begin(), size.end());
       answer.insert(answer.end(), {0, static_cast<uint8_t>(file.size())});
       answer.insert(answer.end(), file.begin(), file.end());
