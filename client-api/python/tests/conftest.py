@@ -63,7 +63,11 @@ def machine() -> Iterator[remora.RemoteMachine]:
 
 @pytest.fixture
 def device(machine: remora.RemoteMachine) -> Iterator[torch.device]:
+    current = torch.remora.current_device()
     yield machine.device()
+    left = torch.remora.current_device()
+    torch.accelerator.set_device_index(current)
+    assert left == current, "the test left another device current; later tests would have run on it"
     with contextlib.suppress(remora.RemoteOperationException):  # a test's own failures end with it
         machine.synchronize()
 

@@ -30,6 +30,8 @@ __all__ = ["RemoraAccelerator", "RemoraStrategy"]
 class RemoraAccelerator(Accelerator):  # type: ignore[misc]
     """What Lightning asks of a kind of devices; :class:`RemoraStrategy` has one."""
 
+    _previous: int | None = None  # the current device before the training
+
     def setup_device(self, device: torch.device) -> None:
         """Makes it the current one.
 
@@ -44,10 +46,15 @@ class RemoraAccelerator(Accelerator):  # type: ignore[misc]
                 f"Lightning would train on {device}: give Trainer(strategy=RemoraStrategy(machine.device())) "
                 "instead of accelerator=…"
             )
+        if self._previous is None:
+            self._previous = _torch_module.current_device()
         _torch_module.set_device(device)
 
     def teardown(self) -> None:
-        """Does nothing: machines are the program's."""
+        """Makes the device current that was so before the training; the machine stays open."""
+        if self._previous is not None:
+            torch.accelerator.set_device_index(self._previous)
+            self._previous = None
 
     def get_device_stats(self, device: Any) -> dict[str, Any]:
         """Its memory's figures, in bytes; waits for the machine."""
