@@ -9,9 +9,12 @@ import databases
 import pytest
 import torch
 
+import remora
+
 warnings.filterwarnings("ignore")
 pytest.importorskip("expecttest")
 from torch.testing._internal.common_methods_invocations import op_db  # noqa: E402
+from torch.testing._internal.opinfo.core import BinaryUfuncInfo  # noqa: E402
 
 # The fast tier takes every so many of them.
 STEP = 12
@@ -56,6 +59,12 @@ WITH_MISTAKES = [
     op for op in OPERATORS if op.error_inputs_func is not None and op.name not in OTHER_WORDS
 ]
 
+BINARY = [
+    op
+    for op in OPERATORS
+    if isinstance(op, BinaryUfuncInfo) and not op.name.startswith("jiterator")
+]
+
 
 @pytest.mark.fast
 @pytest.mark.parametrize("op", SOME, ids=name_of)
@@ -63,6 +72,26 @@ def test_some_operators(device, op):
     check(op, device, first_dtype(op), False, FAST_SAMPLES)
     if differentiable(op):
         check(op, device, torch.float32, True, FAST_SAMPLES)
+
+
+@pytest.mark.parametrize("op", BINARY, ids=name_of)
+def test_operands_on_two_devices_are_refused_with_the_fix(device, op):
+    dtype = first_dtype(op)
+    for sample in op.sample_inputs("cpu", dtype):
+        other = sample.args[0]
+        if (
+            min(sample.input.numel(), other.numel()) == 0
+            or min(sample.input.dim(), other.dim()) == 0
+        ):
+            continue
+        for place, input, argument in [
+            ("input", sample.input.to(device), other),
+            ("other", sample.input, other.to(device)),
+        ]:
+            with pytest.raises(remora.CrossMachineException, match=r"tensor\.to\("):
+                op.op(input, argument, *sample.args[1:], **sample.kwargs)
+                pytest.fail(f"{place} alone on {device} was taken")
+        return
 
 
 @pytest.mark.full

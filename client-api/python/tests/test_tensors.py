@@ -247,6 +247,14 @@ def test_sparse_and_quantized_tensors_are_refused_with_the_way_out(device):
 def test_mixed_places_are_refused_at_the_call(device):
     with pytest.raises(remora.CrossMachineException, match="on the same device, but .* on cpu"):
         torch.mm(torch.ones(2, 2, device=device), torch.ones(2, 2))
+    x, y = torch.ones(2, device=device, requires_grad=True), torch.ones(2)
+    for a, b in [(x, y), (y, x)]:
+        with pytest.raises(
+            remora.CrossMachineException, match=r"remora:\d and cpu! .* tensor\.to\(device\)"
+        ):
+            a + b
+    with pytest.raises(remora.CrossMachineException, match="two devices"):
+        y.mul_(x.detach())
     assert (torch.ones(2, device=device) * torch.tensor(3.0)).tolist() == [3, 3]
 
 
