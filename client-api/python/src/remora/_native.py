@@ -34,6 +34,7 @@ _DECLARATIONS: dict[str, tuple[Any, list[Any]]] = {
     "machine_flush_when_idle": (c_int32, [c_int64, c_int64, c_int64]),
     "machine_sequence": (c_int64, [c_int64]),
     "machine_fail": (None, [c_int64, c_char_p]),
+    "machine_failure_told": (c_int32, [c_int64]),
     "machine_set_trace": (None, [c_int64, c_int32, c_int32]),
     "machine_set_cuda": (None, [c_int64, c_int32]),
     "machine_set_node_address": (c_int32, [c_int64, c_char_p]),

@@ -113,6 +113,11 @@ class Session:
             self.first_slot <= (device.index or 0) < self.first_slot + self.devices
         )
 
+    @property
+    def failure_told(self) -> bool:
+        """Whether an error has told the program that the machine has failed."""
+        return bool(core.machine_failure_told(self.handle))
+
     def synchronize(self) -> None:
         """Waits until all that was recorded is executed; raises the first failure nobody has read."""
         core.check(core.machine_synchronize(self.handle))

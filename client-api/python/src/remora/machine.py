@@ -289,7 +289,8 @@ class RemoteMachine:
 
         Raises:
             RemoteOperationException: an operation has failed whose result nobody has read.
-            NodeLostException: the machine was gone before everything was executed.
+            NodeLostException: the machine was gone before everything was executed, and no earlier error has
+                said so.
 
         """
         self._stop(True)
@@ -303,8 +304,9 @@ class RemoteMachine:
             self._stopped = True
             if self in _open_machines:
                 _open_machines.remove(self)
+            told = session.failure_told
             try:
-                if synchronize:
+                if synchronize and not told:
                     session.synchronize()
             finally:
                 try:
@@ -312,7 +314,14 @@ class RemoteMachine:
                     session.close()
                 finally:
                     if gateway is not None and machine is not None and not self._attach:
-                        gateway.stop(machine.name, session.settings.call_seconds)
+                        try:
+                            gateway.stop(machine.name, session.settings.call_seconds)
+                        except exceptions.RemoraException as e:
+                            if not told:
+                                raise
+                            log.warning(
+                                "%s had failed, and its gateway did not stop it: %s", self, e
+                            )
             log.info("%s is stopped", self)
 
     def pause(self) -> None:

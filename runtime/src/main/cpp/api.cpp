@@ -350,6 +350,10 @@ void remora_machine_fail(int64_t machine, const char* message) {
     m->fail(message);
   }
 }
+int32_t remora_machine_failure_told(int64_t machine) {
+  auto* m = remora::find_machine(machine);
+  return m != nullptr && m->failure_told() ? 1 : 0;
+}
 void remora_machine_set_trace(int64_t machine, int32_t text, int32_t call_sites) {
   if (auto* m = remora::find_machine(machine)) {
     m->trace.store(text != 0);

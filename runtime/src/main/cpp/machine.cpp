@@ -385,7 +385,7 @@ void Machine::start_batch() {
   last_id_ = 0;
 }
 
-void Machine::check_usable(int64_t storage) {
+void Machine::check_usable(int64_t storage, bool tells) {
   auto state = state_.load(std::memory_order_acquire);
   if (state == kOpen) {
     return;
@@ -395,6 +395,9 @@ void Machine::check_usable(int64_t storage) {
           storage ? "storage " + std::to_string(storage) + " was on machine '" + name +
                         "', which is closed; its tensors cannot be used any more"
                   : "machine '" + name + "' is closed");
+  }
+  if (tells) {
+    failure_told_.store(true, std::memory_order_release);
   }
   std::lock_guard<std::mutex> guard(state_mutex_);
   throw_error(failure_);

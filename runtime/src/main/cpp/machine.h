@@ -187,8 +187,10 @@ class Machine {
   void fail(const std::string& message);
   void close();
   void flush_for(uint64_t sequence);                    // makes sure the batch of that number is submitted
-  // Throws when nothing can be recorded on the machine any more.
-  void check_usable(int64_t storage = 0);
+  // Throws when nothing can be recorded on the machine any more. `tells`: the error reaches the program.
+  void check_usable(int64_t storage = 0, bool tells = true);
+  // Whether the program knows that the machine has failed.
+  bool failure_told() const { return failure_told_.load(std::memory_order_acquire); }
   int64_t next_request(int64_t count = 1) { return requests_.fetch_add(count) + 1; }  // the first of so many
   // Throw when too many live; free_handle() makes room.
   int64_t next_generator() { return kSlots + generators_.next(*this, kMaxGenerators - kSlots, "generators"); }
@@ -213,6 +215,7 @@ class Machine {
 
  private:
   enum State { kOpen, kFailed, kClosed };
+  std::atomic<bool> failure_told_{false};
   // What the node will know of the session by the records so far.
   struct Progress {
     size_t bytes = 0;

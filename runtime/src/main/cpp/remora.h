@@ -166,6 +166,8 @@ REMORA_API int64_t remora_machine_read(int64_t machine, int64_t source, int64_t 
 REMORA_API int32_t remora_set_read_piece(int64_t bytes);
 // From now on recording on the machine throws an error with this message.
 REMORA_API void remora_machine_fail(int64_t machine, const char* message);
+// 1 when the machine has failed and an error of a call has told the program so, else 0.
+REMORA_API int32_t remora_machine_failure_told(int64_t machine);
 // Whether remora_trace_callback gets a text for each operation, and whether it is called at all for the sake of call
 // sites.
 REMORA_API void remora_machine_set_trace(int64_t machine, int32_t text, int32_t call_sites);

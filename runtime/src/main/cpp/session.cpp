@@ -334,7 +334,7 @@ Batch* Session::take(int64_t timeout_micros) {
   if (taken_ < batches_.size()) {
     return batches_[taken_++].get();
   }
-  machine_.check_usable();
+  machine_.check_usable(0, false);
   return nullptr;
 }
 
@@ -382,7 +382,7 @@ bool Session::await_message(int64_t timeout_micros, Message& message) {
   if (next_message(message)) {
     return true;
   }
-  machine_.check_usable();
+  machine_.check_usable(0, false);
   return false;
 }
 
