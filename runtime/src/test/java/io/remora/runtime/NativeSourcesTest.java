@@ -33,6 +33,19 @@ class NativeSourcesTest {
     assertThat(NativeCore.wireVersion()).isEqualTo(Batch.WIRE_VERSION);
   }
 
+  @Test
+  void theCommittedLibrariesNameNoFolderOfTheMachineThatBuiltThem() throws Exception {
+    try (Stream<Path> files =
+        Files.list(MAIN.resolve("resources/io/remora/runtime/native/linux-x86_64"))) {
+      assertThat(files)
+          .isNotEmpty()
+          .allSatisfy(
+              file ->
+                  assertThat(Files.readString(file, StandardCharsets.ISO_8859_1))
+                      .doesNotContain("target/native/"));
+    }
+  }
+
   /** The sum of `sha256sum` lines, as runtime/build-native makes it. */
   private static String hashOfSources() throws Exception {
     MessageDigest sum = MessageDigest.getInstance("SHA-256");
