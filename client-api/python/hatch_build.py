@@ -41,8 +41,9 @@ class NativeCoreHook(BuildHookInterface):  # type: ignore[type-arg]
             for torch, library in _prebuilt_libraries(root, repository).items():
                 include[str(library)] = f"{prefix}/_lib/torch-{torch}/libremora.so"
             for pattern in ("*.cpp", "*.h"):
-                for source in sorted((repository / _SOURCES).glob(pattern)):
-                    include[str(source)] = f"{prefix}/_cpp/{source.name}"
+                for source in sorted((repository / _SOURCES).rglob(pattern)):
+                    name = source.relative_to(repository / _SOURCES)
+                    include[str(source)] = f"{prefix}/_cpp/{name}"
         if self.target_name == "wheel":
             build_data["pure_python"] = False
             build_data["tag"] = "py3-none-linux_x86_64"

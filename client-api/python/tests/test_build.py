@@ -176,5 +176,9 @@ def test_the_wheel_holds_the_core_and_its_sources(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     assert "linux_x86_64" in wheel.name
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {"remora/_lib/libremora.so", "remora/_cpp/session.cpp", "remora/_cpp/remora.h"} <= names
+    assert {
+        "remora/_lib/libremora.so",
+        "remora/_cpp/client/session/session.cpp",
+        "remora/_cpp/api/remora.h",
+    } <= names
     assert {"remora/py.typed", "remora/_proto/gateway_pb2.py"} <= names

@@ -110,15 +110,15 @@ def cache_folder() -> Path:
 
 def _built_library(version: str) -> Path:
     folder = source_folder()
-    sources = sorted(folder.glob("*.cpp"))
+    sources = sorted(folder.rglob("*.cpp"))
     if not sources:
         raise NativeCoreError(
             f"Remora's native core is built for torch {SHIPPED_TORCH}, this is {torch.__version__}, and "
             f"its sources are not installed either ({folder}): install torch=={SHIPPED_TORCH} or remora's wheel"
         )
     digest = hashlib.sha256()
-    for source in sorted([*sources, *folder.glob("*.h")]):
-        digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    for source in sorted([*sources, *folder.rglob("*.h")]):
+        digest.update(str(source.relative_to(folder)).encode() + b"\0" + source.read_bytes())
     digest.update(
         f"{torch.__version__} {torch._C._GLIBCXX_USE_CXX11_ABI} {platform.machine()}".encode()
     )
@@ -128,7 +128,7 @@ def _built_library(version: str) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with _lock(target.parent / "lock"):
         if not target.is_file():  # else another process built it meanwhile
-            _build(sources, target, digest.hexdigest())
+            _build(folder, sources, target, digest.hexdigest())
     return target
 
 
@@ -163,7 +163,7 @@ def _standard() -> str:
     return "C++20" if _minor(torch.__version__) >= _FIRST_WITH_CXX20 else "C++17"
 
 
-def _build(sources: list[Path], target: Path, digest: str) -> None:
+def _build(root: Path, sources: list[Path], target: Path, digest: str) -> None:
     from torch.utils import cpp_extension
 
     compiler = _compiler().split()
@@ -171,7 +171,8 @@ def _build(sources: list[Path], target: Path, digest: str) -> None:
         f"-std={_standard().lower()}", "-O2", "-fPIC", "-fvisibility=hidden", "-w",
         f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}",
         f'-DREMORA_SOURCE_HASH="{digest}"',
-        f"-ffile-prefix-map={sources[0].parent}/=",
+        f"-ffile-prefix-map={root}/=",
+        f"-I{root}",
     ]  # fmt: skip
     includes = [flag for path in cpp_extension.include_paths() for flag in ("-isystem", path)]
     libraries = [f"-L{path}" for path in cpp_extension.library_paths()]
@@ -181,7 +182,7 @@ def _build(sources: list[Path], target: Path, digest: str) -> None:
         f"({len(sources)} files, about {max(1, len(sources) * 40 // jobs // 60)} minutes) -> {target}"
     )
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        objects = [Path(folder, source.stem + ".o") for source in sources]
+        objects = [Path(folder, f"{number}.o") for number in range(len(sources))]
 
         def compile_one(source: Path, into: Path) -> Path:
             _run([*compiler, *flags, *includes, "-c", str(source), "-o", str(into)])
@@ -191,7 +192,7 @@ def _build(sources: list[Path], target: Path, digest: str) -> None:
             tasks = [pool.submit(compile_one, *pair) for pair in zip(sources, objects, strict=True)]
             for done, task in enumerate(concurrent.futures.as_completed(tasks), 1):
                 try:
-                    _say(f"  {done}/{len(sources)} {task.result().name}")
+                    _say(f"  {done}/{len(sources)} {task.result().relative_to(root)}")
                 except BaseException:
                     pool.shutdown(cancel_futures=True)
                     raise

@@ -36,7 +36,7 @@ def source_hash(main: Path) -> str:
     """The sum that runtime/build-native puts into a library."""
     names = ["cpp/CMakeLists.txt", "java/io/remora/runtime/internal/NativeCore.java"]
     for pattern in ("*.cpp", "*.h"):
-        names += [f"cpp/{source.name}" for source in (main / "cpp").glob(pattern)]
+        names += [str(source.relative_to(main)) for source in (main / "cpp").rglob(pattern)]
     lines = (
         f"{hashlib.sha256((main / name).read_bytes()).hexdigest()}  {name}\n"
         for name in sorted(names)

@@ -21,7 +21,7 @@
 #include <thread>
 #include <vector>
 
-#include "remora.h"
+#include "api/remora.h"
 
 namespace {
 

@@ -59,9 +59,9 @@ class NativeSourcesTest {
   }
 
   private static List<String> sources() throws IOException {
-    try (Stream<Path> files = Files.list(MAIN.resolve("cpp"))) {
+    try (Stream<Path> files = Files.walk(MAIN.resolve("cpp"))) {
       return Stream.concat(
-              files.map(path -> "cpp/" + path.getFileName()),
+              files.map(path -> MAIN.relativize(path).toString()),
               Stream.of("java/io/remora/runtime/internal/NativeCore.java"))
           .filter(name -> name.matches(".*(CMakeLists.txt|\\.cpp|\\.h|\\.java)"))
           .sorted()

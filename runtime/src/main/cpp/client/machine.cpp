@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-#include "machine.h"
+#include "client/machine.h"
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <c10/core/CachingDeviceAllocator.h>
@@ -11,7 +11,7 @@
 #include <chrono>
 #include <thread>
 
-#include "torch_version.h"
+#include "common/torch_version.h"
 
 namespace remora {
 

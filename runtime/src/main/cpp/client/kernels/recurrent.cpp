@@ -16,7 +16,7 @@
 
 #include <algorithm>
 
-#include "machine.h"
+#include "client/machine.h"
 
 namespace remora {
 

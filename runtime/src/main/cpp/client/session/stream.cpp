@@ -8,7 +8,7 @@
 
 #include <cerrno>
 
-#include "session.h"
+#include "client/session/session.h"
 
 namespace remora {
 

@@ -11,8 +11,8 @@
 #include <mutex>
 #include <unordered_map>
 
-#include "machine.h"
-#include "protobuf.h"
+#include "client/machine.h"
+#include "client/session/protobuf.h"
 
 namespace remora {
 

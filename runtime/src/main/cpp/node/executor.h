@@ -15,11 +15,11 @@
 #include <unordered_set>
 #include <vector>
 
-#include "functions.h"
-#include "operators.h"
-#include "settings.h"
-#include "tensor_meta.h"
-#include "wire.h"
+#include "common/operators.h"
+#include "common/settings.h"
+#include "common/tensor_meta.h"
+#include "common/wire.h"
+#include "node/functions.h"
 
 namespace remora {
 

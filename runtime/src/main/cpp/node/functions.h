@@ -11,8 +11,8 @@
 #include <string_view>
 #include <vector>
 
-#include "remora.h"
-#include "wire.h"
+#include "api/remora.h"
+#include "common/wire.h"
 
 namespace remora {
 

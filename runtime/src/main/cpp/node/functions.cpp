@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-#include "functions.h"
+#include "node/functions.h"
 
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
@@ -15,8 +15,8 @@
 #include <mutex>
 #include <optional>
 
-#include "machine.h"
-#include "tensor_meta.h"
+#include "client/machine.h"
+#include "common/tensor_meta.h"
 
 namespace remora {
 

@@ -5,7 +5,7 @@
 
 #include <utility>
 
-#include "wire.h"
+#include "common/wire.h"
 
 namespace remora {
 

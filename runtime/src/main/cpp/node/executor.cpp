@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-#include "executor.h"
+#include "node/executor.h"
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Context.h>
@@ -17,9 +17,9 @@
 #include <functional>
 #include <mutex>
 
-#include "machine.h"
-#include "torch_version.h"
-#include "transfer.h"
+#include "client/machine.h"
+#include "common/torch_version.h"
+#include "node/transfer.h"
 
 namespace remora {
 

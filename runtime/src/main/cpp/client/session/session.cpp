@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-#include "session.h"
+#include "client/session/session.h"
 
 #include <pthread.h>
 
@@ -7,7 +7,7 @@
 #include <chrono>
 #include <thread>
 
-#include "functions.h"
+#include "node/functions.h"
 
 // libtorch's Python library turns exceptions of this class into Python ones of the class that python_type() names. The
 // core links no Python; the definition is torch/csrc/Exceptions.h's, so that the exception is caught there.

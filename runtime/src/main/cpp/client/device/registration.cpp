@@ -26,9 +26,9 @@
 #include <map>
 #include <mutex>
 
-#include "machine.h"
-#include "torch_version.h"
-#include "transfer.h"
+#include "client/machine.h"
+#include "common/torch_version.h"
+#include "node/transfer.h"
 
 namespace remora {
 

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "wire.h"
+#include "common/wire.h"
 
 namespace remora {
 

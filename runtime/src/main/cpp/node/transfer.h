@@ -10,8 +10,8 @@
 #include <string>
 #include <string_view>
 
-#include "remora.h"
-#include "wire.h"
+#include "api/remora.h"
+#include "common/wire.h"
 
 namespace remora {
 

@@ -20,11 +20,11 @@
 #include <string>
 #include <vector>
 
-#include "operators.h"
-#include "remora.h"
-#include "settings.h"
-#include "tensor_meta.h"
-#include "wire.h"
+#include "api/remora.h"
+#include "common/operators.h"
+#include "common/settings.h"
+#include "common/tensor_meta.h"
+#include "common/wire.h"
 
 namespace remora {
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-#include "transfer.h"
+#include "node/transfer.h"
 
 #include <sys/random.h>
 
@@ -12,7 +12,7 @@
 #include <tuple>
 #include <vector>
 
-#include "machine.h"
+#include "client/machine.h"
 
 namespace remora {
 

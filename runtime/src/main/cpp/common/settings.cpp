@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-#include "settings.h"
+#include "common/settings.h"
 
 #include <ATen/Context.h>
 #include <c10/core/DefaultDtype.h>
@@ -11,7 +11,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "torch_version.h"
+#include "common/torch_version.h"
 
 namespace remora {
 

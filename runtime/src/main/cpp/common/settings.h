@@ -9,7 +9,7 @@
 
 #include <cstdint>
 
-#include "wire.h"
+#include "common/wire.h"
 
 namespace remora {
 

@@ -9,7 +9,7 @@
 #include <algorithm>
 #include <limits>
 
-#include "wire.h"
+#include "common/wire.h"
 
 namespace remora {
 

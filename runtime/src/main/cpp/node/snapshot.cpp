@@ -24,7 +24,7 @@
 #include <cerrno>
 #include <unordered_map>
 
-#include "executor.h"
+#include "node/executor.h"
 
 namespace remora {
 

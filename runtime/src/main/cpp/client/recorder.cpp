@@ -12,7 +12,7 @@
 #include <optional>
 #include <sstream>
 
-#include "machine.h"
+#include "client/machine.h"
 
 namespace remora {
 

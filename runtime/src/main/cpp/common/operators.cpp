@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-#include "operators.h"
+#include "common/operators.h"
 
 #include <ATen/core/enum_tag.h>
 #include <c10/util/flat_hash_map.h>

@@ -11,7 +11,7 @@
 #include <ATen/ops/tensor_split_native.h>
 #include <torch/library.h>
 
-#include "machine.h"
+#include "client/machine.h"
 
 namespace remora {
 

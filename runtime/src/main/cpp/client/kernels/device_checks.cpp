@@ -6,7 +6,7 @@
 #include <ATen/CompositeExplicitAutogradNonFunctionalFunctions.h>
 #include <torch/library.h>
 
-#include "machine.h"
+#include "client/machine.h"
 
 namespace remora {
 

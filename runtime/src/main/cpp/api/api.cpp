@@ -10,12 +10,12 @@
 #include <limits>
 #include <sstream>
 
-#include "executor.h"
-#include "functions.h"
-#include "machine.h"
-#include "remora.h"
-#include "session.h"
-#include "transfer.h"
+#include "api/remora.h"
+#include "client/machine.h"
+#include "client/session/session.h"
+#include "node/executor.h"
+#include "node/functions.h"
+#include "node/transfer.h"
 
 #ifndef REMORA_SOURCE_HASH
 #error "REMORA_SOURCE_HASH is set by CMakeLists.txt"

@@ -13,7 +13,7 @@
 #include <sstream>
 #include <unordered_map>
 
-#include "operators.h"
+#include "common/operators.h"
 
 namespace remora {
 
