@@ -120,6 +120,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
           Pause,
           Resume,
           Close,
+          ForgetFailure,
           FromHost,
           Internal {}
 
@@ -185,6 +186,12 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
    * node cannot be ended.
    */
   public record Close(ActorRef<StatusReply<Done>> replyTo) implements Command {}
+
+  /**
+   * The program whose {@link Open} has failed is gone, so that nobody asks why any more: the
+   * machine counts as closed. Changes nothing if the machine is open, or was.
+   */
+  public record ForgetFailure() implements Command {}
 
   /**
    * A session is there.
@@ -576,6 +583,7 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
         .onMessage(TokenIssued.class, this::onTokenIssued)
         .onMessage(HostGone.class, this::onHostGone)
         .onMessage(OwnerGone.class, this::onOwnerGone)
+        .onMessage(ForgetFailure.class, this::onForgetFailure)
         .onMessage(GetStats.class, this::onGetStats)
         .onMessage(Leave.class, this::onLeave)
         .onSignal(PostStop.class, this::onPostStop);
@@ -1396,6 +1404,12 @@ public final class MachineActor extends AbstractBehavior<MachineActor.Command> {
       log.warn("Machine {}: ending its node failed: {}", name, event.failure().toString());
     }
     return stash.unstashAll(closed());
+  }
+
+  private Behavior<Command> onForgetFailure(ForgetFailure command) {
+    return state == MachineState.FAILED && !openedOnce
+        ? onFailureForgotten(FailureForgotten.INSTANCE)
+        : Behaviors.same();
   }
 
   private Behavior<Command> onFailureForgotten(FailureForgotten event) {

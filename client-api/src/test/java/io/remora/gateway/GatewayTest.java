@@ -157,6 +157,42 @@ final class GatewayTest {
   }
 
   @Test
+  void aFailedOpenLeavesWithItsProgram() throws Exception {
+    MachinesClient program = gateway.machines();
+    Machine failed = Machine.newBuilder().setName("never-there").build();
+    assertRefused(
+        program
+            .open()
+            .addHeader("authorization", "Bearer " + TOKEN)
+            .invoke(OpenRequest.newBuilder().setProvider("moon").setName(failed.getName()).build()),
+        Status.Code.FAILED_PRECONDITION,
+        "ProviderException",
+        "unknown provider");
+    assertThat(
+            get(machines
+                    .get()
+                    .addHeader("authorization", "Bearer " + TOKEN)
+                    .invoke(request(failed)))
+                .getState())
+        .isEqualTo("FAILED");
+
+    get(program.close());
+
+    await()
+        .atMost(Duration.ofSeconds(15))
+        .untilAsserted(
+            () ->
+                assertRefused(
+                    machines
+                        .get()
+                        .addHeader("authorization", "Bearer " + TOKEN)
+                        .invoke(request(failed)),
+                    Status.Code.NOT_FOUND,
+                    "MachineStateException",
+                    failed.getName()));
+  }
+
+  @Test
   void refusesCallersWithoutTheToken() {
     assertRefused(
         machines.list(ListRequest.getDefaultInstance()),

@@ -77,6 +77,7 @@ public final class ActorMessageClasses implements MessageClasses {
     registry.add(135, MachineRecord.class);
     registry.add(136, MachineActor.GetStats.class);
     registry.add(137, MachineStats.class);
+    registry.add(138, MachineActor.ForgetFailure.class);
     registry.add(140, RemoraException.class);
     registry.add(141, RemoteOperationException.class);
     registry.add(142, StaleReferenceException.class);

@@ -135,6 +135,7 @@ class KryoMessageSerializerTest {
     messages.add(new MachineActor.HostSaved(host, "pause-1", "why not"));
     messages.add(new MachineActor.HostRestored(host, null));
     messages.add(new MachineActor.HostUsed(host));
+    messages.add(new MachineActor.ForgetFailure());
     messages.add(
         new SessionHost.Way("127.0.0.1:1", "token", "{}", info, refs.get(1).unsafeUpcast()));
     messages.add(new SessionHost.Save("pause-1", true, refs.get(1).unsafeUpcast()));

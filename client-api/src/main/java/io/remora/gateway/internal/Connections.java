@@ -10,8 +10,11 @@ import java.net.InetAddress;
 import java.net.InetSocketAddress;
 import java.net.Socket;
 import java.time.Duration;
+import java.util.ArrayList;
 import java.util.LinkedHashMap;
+import java.util.List;
 import java.util.Map;
+import java.util.Optional;
 import java.util.TreeMap;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
@@ -36,14 +39,43 @@ public final class Connections extends Inet.AbstractSocketOptionV2 {
   /** By the peer's address and port, the oldest first. Guarded by this. */
   private final Map<InetSocketAddress, Connection> open = new LinkedHashMap<>();
 
-  private static final class Connection {
+  /** A connection. */
+  final class Connection {
 
-    final Socket socket;
-    final long sinceNanos = System.nanoTime();
-    boolean known;
+    private final InetSocketAddress peer;
+    private final Socket socket;
+    private final long sinceNanos = System.nanoTime();
+    private final List<Runnable> atEnd = new ArrayList<>();
+    private boolean known;
 
-    Connection(Socket socket) {
+    private Connection(InetSocketAddress peer, Socket socket) {
+      this.peer = peer;
       this.socket = socket;
+    }
+
+    /**
+     * Has this run when the connection has ended: {@link #SWEEP_INTERVAL} after it at the latest.
+     */
+    void atEnd(Runnable action) {
+      synchronized (Connections.this) {
+        atEnd.add(action);
+        forgetClosed();
+        if (open.get(peer) != this) {
+          ended();
+        }
+      }
+    }
+
+    /** Takes back {@link #atEnd}. */
+    void notAtEnd(Runnable action) {
+      synchronized (Connections.this) {
+        atEnd.remove(action);
+      }
+    }
+
+    private void ended() {
+      atEnd.forEach(Runnable::run);
+      atEnd.clear();
     }
   }
 
@@ -72,7 +104,10 @@ public final class Connections extends Inet.AbstractSocketOptionV2 {
         return;
       }
     }
-    open.put(peer, new Connection(socket));
+    Connection before = open.put(peer, new Connection(peer, socket));
+    if (before != null) {
+      before.ended();
+    }
     if (unknown() > maxUnknown) {
       forgetClosed();
       if (unknown() > maxUnknown) {
@@ -81,15 +116,21 @@ public final class Connections extends Inet.AbstractSocketOptionV2 {
     }
   }
 
-  /** The connection that this request has come by is a program's. */
-  synchronized void isKnown(HttpRequest request) {
-    request
-        .getAttribute(AttributeKeys.remoteAddress)
-        .flatMap(
-            remote ->
-                remote.getAddress().map(host -> new InetSocketAddress(host, remote.getPort())))
-        .map(open::get)
-        .ifPresent(connection -> connection.known = true);
+  /**
+   * The connection that this request has come by, which is a program's.
+   *
+   * @return empty if it has ended
+   */
+  synchronized Optional<Connection> known(HttpRequest request) {
+    Optional<Connection> of =
+        request
+            .getAttribute(AttributeKeys.remoteAddress)
+            .flatMap(
+                remote ->
+                    remote.getAddress().map(host -> new InetSocketAddress(host, remote.getPort())))
+            .map(open::get);
+    of.ifPresent(connection -> connection.known = true);
+    return of;
   }
 
   /** Ends connections whose time is over; to be called each {@link #SWEEP_INTERVAL}. */
@@ -146,7 +187,15 @@ public final class Connections extends Inet.AbstractSocketOptionV2 {
   }
 
   private void forgetClosed() {
-    open.values().removeIf(connection -> connection.socket.isClosed());
+    open.values()
+        .removeIf(
+            connection -> {
+              boolean closed = connection.socket.isClosed();
+              if (closed) {
+                connection.ended();
+              }
+              return closed;
+            });
   }
 
   /** Akka, whose socket it is, sees its end and closes it. */

@@ -26,6 +26,7 @@ import io.remora.gateway.v1.Machines;
 import io.remora.gateway.v1.MachinesHandlerFactory;
 import io.remora.gateway.v1.Sessions;
 import java.util.List;
+import java.util.Optional;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionStage;
 
@@ -36,9 +37,11 @@ import java.util.concurrent.CompletionStage;
 public final class GatewayHandler {
 
   private static final String CONNECT = "/" + Sessions.name + "/Connect";
+  private static final String OPEN = "/" + Machines.name + "/Open";
   private static final String HEALTH = "/" + Health.name + "/";
 
   private final ActorSystem<?> system;
+  private final Materializer materializer;
   private final GatewaySettings settings;
   private final GatewayMachines machines;
   private final GatewaySessions sessions;
@@ -55,6 +58,7 @@ public final class GatewayHandler {
       GatewaySettings settings,
       Connections connections) {
     this.system = system;
+    this.materializer = materializer;
     this.connections = connections;
     this.settings = settings;
     this.machines = new GatewayMachines(system, settings);
@@ -62,12 +66,7 @@ public final class GatewayHandler {
     this.access = new Access(settings.token(), settings.maxCallsPerSecond());
     this.generated =
         ServiceHandler.concatOrNotFound(
-            MachinesHandlerFactory.partial(
-                new MachinesService(settings, system.settings().config(), machines, sessions),
-                Machines.name,
-                materializer,
-                classic -> GatewayErrors::trailers,
-                system),
+            machines(null),
             HealthHandlerFactory.partial(
                 new HealthService(),
                 Health.name,
@@ -85,19 +84,37 @@ public final class GatewayHandler {
     boolean needsToken = !path.startsWith(HEALTH);
     try {
       access.check(request, needsToken);
-      if (needsToken) {
-        connections.isKnown(request);
-      }
     } catch (RuntimeException e) {
       request.discardEntityBytes(system);
       return CompletableFuture.completedFuture(
           GrpcExceptionHandler.standard(e, classic -> GatewayErrors::trailers, writer, system));
     }
-    return path.equals(CONNECT)
-        ? CompletableFuture.completedFuture(connect(request))
-        : generated.apply(
-            request.withEntity(
-                (RequestEntity) request.entity().withSizeLimit(settings.maxMessageBytes())));
+    Optional<Connections.Connection> connection =
+        needsToken ? connections.known(request) : Optional.empty();
+    if (path.equals(CONNECT)) {
+      return CompletableFuture.completedFuture(connect(request));
+    }
+    HttpRequest limited =
+        request.withEntity(
+            (RequestEntity) request.entity().withSizeLimit(settings.maxMessageBytes()));
+    return path.equals(OPEN)
+        ? machines(connection.orElse(null)).apply(limited)
+        : generated.apply(limited);
+  }
+
+  /**
+   * Serves the calls of one connection.
+   *
+   * @param program the connection; null: any, or one that has ended
+   */
+  private Function<HttpRequest, CompletionStage<HttpResponse>> machines(
+      Connections.Connection program) {
+    return MachinesHandlerFactory.partial(
+        new MachinesService(settings, system.settings().config(), machines, sessions, program),
+        Machines.name,
+        materializer,
+        classic -> GatewayErrors::trailers,
+        system);
   }
 
   private HttpResponse connect(HttpRequest request) {

@@ -116,6 +116,16 @@ final class GatewayMachines {
   }
 
   /**
+   * A machine could not be opened: it stays failed until its program is gone, or as long as {@code
+   * remora.machine.forget-failed-after}.
+   */
+  void forgetFailure(String name, Connections.Connection program) {
+    Runnable forget = () -> actor(name).tell(new MachineActor.ForgetFailure());
+    program.atEnd(forget);
+    later(actorsSettings().forgetFailedAfter(), () -> program.notAtEnd(forget));
+  }
+
+  /**
    * The machine as its actor knows it.
    *
    * @return fails with NOT_FOUND if there is none, or throws it
@@ -303,8 +313,11 @@ final class GatewayMachines {
   }
 
   private Duration pauseLimit() {
-    ActorsSettings actors = ActorsSettings.from(system.settings().config());
-    return actors.pauseTimeout().plus(settings.askTimeout());
+    return actorsSettings().pauseTimeout().plus(settings.askTimeout());
+  }
+
+  private ActorsSettings actorsSettings() {
+    return ActorsSettings.from(system.settings().config());
   }
 
   /** Gives a machine back to its provider; succeeds where there is none. */

@@ -42,23 +42,39 @@ final class MachinesService implements Machines {
   private final GatewayMachines machines;
   private final GatewaySessions sessions;
   private final MachineLogs logs;
+  private final Connections.Connection program;
 
+  /**
+   * @param program the connection by which the calls come; null: it is not known
+   */
   MachinesService(
-      GatewaySettings settings, Config config, GatewayMachines machines, GatewaySessions sessions) {
+      GatewaySettings settings,
+      Config config,
+      GatewayMachines machines,
+      GatewaySessions sessions,
+      Connections.Connection program) {
     this.settings = settings;
     this.config = config;
     this.machines = machines;
     this.sessions = sessions;
     this.logs = new MachineLogs(machines);
+    this.program = program;
   }
 
   @Override
   public CompletionStage<Machine> open(OpenRequest request) {
+    MachineSpec spec = spec(request);
     return machines
         .open(
-            spec(request),
+            spec,
             request.getKeep(),
             request.getTimeoutMillis() == 0 ? null : Duration.ofMillis(request.getTimeoutMillis()))
+        .whenComplete(
+            (opened, failure) -> {
+              if (failure != null && program != null) {
+                machines.forgetFailure(spec.name(), program);
+              }
+            })
         .thenApply(MachinesService::machine);
   }
 
