@@ -14,7 +14,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent.parent
 REPOSITORY = PACKAGE.parent.parent
 SOURCES = (
-    REPOSITORY / "client-api/src/main/proto/remora/gateway/v1/gateway.proto",
+    REPOSITORY / "gateway-protocol/src/main/proto/remora/gateway/v1/gateway.proto",
     REPOSITORY / "actors/src/main/proto/remora/models/v1/models.proto",
 )
 OUTPUT = PACKAGE / "src" / "remora" / "_proto"

@@ -1,9 +1,16 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.client;
 
+import io.remora.actors.internal.Pem;
+import io.remora.runtime.RemoraException;
+import java.io.IOException;
 import java.net.InetAddress;
 import java.net.UnknownHostException;
+import java.nio.file.Files;
 import java.nio.file.Path;
+import java.security.GeneralSecurityException;
+import java.util.Optional;
+import javax.net.ssl.TrustManager;
 
 /**
  * Where a gateway is, and how to get in.
@@ -44,6 +51,24 @@ record GatewayAddress(String host, int port, String token, Path certificate) {
       return certificate != null || !InetAddress.getByName(host).isLoopbackAddress();
     } catch (UnknownHostException e) {
       return true;
+    }
+  }
+
+  /**
+   * What checks the gateway's certificate: the certificates in the file, and no others. Empty where
+   * Java's own trust applies.
+   *
+   * @throws RemoraException if the file cannot be read
+   */
+  Optional<TrustManager> trust() {
+    if (certificate == null) {
+      return Optional.empty();
+    }
+    try {
+      return Optional.of(Pem.trusting(Files.readString(certificate)));
+    } catch (IOException | GeneralSecurityException e) {
+      throw new RemoraException(
+          "the certificate %s cannot be used: %s".formatted(certificate, e), e);
     }
   }
 

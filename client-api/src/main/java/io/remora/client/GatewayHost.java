@@ -13,7 +13,6 @@ import io.remora.actors.MachineState;
 import io.remora.actors.StorageInfo;
 import io.remora.actors.StorageState;
 import io.remora.actors.internal.LocalSystem;
-import io.remora.gateway.internal.Tls;
 import io.remora.gateway.v1.AttachRequest;
 import io.remora.gateway.v1.Machine;
 import io.remora.gateway.v1.MachineRequest;
@@ -67,9 +66,7 @@ final class GatewayHost implements MachineHost {
             .withTls(gateway.usesTls())
             .withConnectionAttempts(WITHOUT_LIMIT)
             .withChannelBuilderOverrides(GatewayHost::channel);
-    return gateway.certificate() == null
-        ? client
-        : client.withTrustManager(Tls.trusting(gateway.certificate()));
+    return gateway.trust().map(client::withTrustManager).orElse(client);
   }
 
   private static NettyChannelBuilder channel(NettyChannelBuilder builder) {

@@ -1,22 +1,13 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.client;
 
-import com.typesafe.config.Config;
-import com.typesafe.config.ConfigFactory;
-import java.io.PrintWriter;
-import picocli.CommandLine;
-import picocli.CommandLine.Command;
-
 /**
- * The command {@code remora}. {@code java -cp … io.remora.client.Main --help} explains it; the
- * providers are those on the class path.
+ * The former name of the command {@code remora}, {@code io.remora.command.Main}, which it runs.
+ *
+ * @deprecated {@code java -cp … io.remora.command.Main}, of the artifact {@code
+ *     remora-command-line}, is the command now.
  */
-@Command(
-    name = "remora",
-    mixinStandardHelpOptions = true,
-    usageHelpAutoWidth = true,
-    synopsisSubcommandLabel = "COMMAND",
-    description = "Looks after machines from the command line.")
+@Deprecated(since = "0.1.0")
 public final class Main {
 
   private Main() {}
@@ -27,18 +18,13 @@ public final class Main {
    * @param arguments the command line
    */
   public static void main(String[] arguments) {
-    System.exit(commandLine(ConfigFactory.load()).execute(arguments));
-  }
-
-  static CommandLine commandLine(Config config) {
-    CommandLine remora = new CommandLine(new Main());
-    remora.addSubcommand(new MachinesCommand(config));
-    remora.setExecutionExceptionHandler(
-        (exception, command, parsed) -> {
-          PrintWriter err = command.getErr();
-          err.println("remora: " + exception.getMessage());
-          return CommandLine.ExitCode.SOFTWARE;
-        });
-    return remora;
+    try {
+      io.remora.command.Main.main(arguments);
+    } catch (NoClassDefFoundError e) {
+      System.err.printf(
+          "remora: the command line is not on the class path (%s): add io.remora:remora-command-line%n",
+          e.getMessage());
+      System.exit(1);
+    }
   }
 }

@@ -8,15 +8,9 @@ import static org.bytedeco.pytorch.global.torch.full;
 import static org.bytedeco.pytorch.global.torch.manual_seed;
 import static org.bytedeco.pytorch.global.torch.zeros;
 
-import com.typesafe.config.Config;
-import com.typesafe.config.ConfigFactory;
-import io.remora.actors.RemoraCluster;
-import io.remora.gateway.Gateway;
-import io.remora.gateway.GatewaySettings;
 import io.remora.runtime.RemoteOperationException;
 import java.nio.file.Path;
 import java.time.Duration;
-import java.util.concurrent.TimeUnit;
 import org.bytedeco.pytorch.Scalar;
 import org.bytedeco.pytorch.Tensor;
 import org.bytedeco.pytorch.global.torch.ScalarType;
@@ -37,18 +31,9 @@ final class SeveralProgramsTest {
 
   @Test
   void knowNothingOfEachOther() throws Exception {
-    Config config =
-        ConfigFactory.parseString("remora.gateway.port = 0")
-            .withFallback(ConfigFactory.load())
-            .resolve();
-    RemoraCluster cluster = RemoraCluster.acquire(config);
-    Gateway gateway =
-        Gateway.start(cluster.system(), GatewaySettings.from(config))
-            .toCompletableFuture()
-            .get(30, TimeUnit.SECONDS);
-    String address = "127.0.0.1:" + gateway.address().getPort();
-    try (RemoteMachine machine =
-        RemoteMachine.builder().provider("mock").gateway(address, null).open()) {
+    try (TestGateway gateway = TestGateway.start("");
+        RemoteMachine machine =
+            RemoteMachine.builder().provider("mock").gateway(gateway.address(), null).open()) {
       machine.manualSeed(SEED);
       Tensor first = drawnOn(machine);
       Tensor mine = full(new long[] {1000}, new Scalar(1.0)).to(machine.device(), ScalarType.Float);
@@ -61,7 +46,7 @@ final class SeveralProgramsTest {
               .run(
                   "io.remora.client.OtherProgram",
                   PROGRAM
-                      .replace("ADDRESS", address)
+                      .replace("ADDRESS", gateway.address())
                       .replace("MACHINE", machine.name())
                       .replace("STORAGE", Long.toString(storage)));
 
@@ -79,9 +64,6 @@ final class SeveralProgramsTest {
       manual_seed(SEED);
       assertThat(first.cpu().equal(zeros(100).uniform_())).isTrue();
       assertThat(second.cpu().equal(zeros(100).uniform_())).isTrue();
-    } finally {
-      gateway.stop().toCompletableFuture().get(30, TimeUnit.SECONDS);
-      cluster.release();
     }
   }
 

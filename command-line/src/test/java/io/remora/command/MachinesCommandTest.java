@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-package io.remora.client;
+package io.remora.command;
 
 import static org.assertj.core.api.Assertions.assertThat;
 

@@ -8,7 +8,6 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.security.GeneralSecurityException;
 import javax.net.ssl.SSLContext;
-import javax.net.ssl.TrustManager;
 
 /** The gateway's TLS, from files in PEM format. */
 public final class Tls {
@@ -31,20 +30,6 @@ public final class Tls {
           "the gateway's certificate %s and private key %s cannot be used: %s"
               .formatted(certificate, privateKey, e),
           e);
-    }
-  }
-
-  /**
-   * What a client trusts: the certificates in this file, and no others.
-   *
-   * @throws RemoraException if it cannot be read
-   */
-  public static TrustManager trusting(Path certificate) {
-    try {
-      return Pem.trusting(Files.readString(certificate));
-    } catch (IOException | GeneralSecurityException e) {
-      throw new RemoraException(
-          "the certificate %s cannot be used: %s".formatted(certificate, e), e);
     }
   }
 }

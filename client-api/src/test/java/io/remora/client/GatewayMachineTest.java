@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-package io.remora.gateway;
+package io.remora.client;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
@@ -8,8 +8,6 @@ import static org.bytedeco.pytorch.global.torch.ones;
 import static org.bytedeco.pytorch.global.torch.zeros;
 
 import io.remora.actors.MachineState;
-import io.remora.client.ModelFolder;
-import io.remora.client.RemoteMachine;
 import io.remora.models.ModelException;
 import io.remora.runtime.AuthenticationException;
 import io.remora.runtime.NodeLostException;

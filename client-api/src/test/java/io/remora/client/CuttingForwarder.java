@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-package io.remora.gateway;
+package io.remora.client;
 
 import java.io.IOException;
 import java.io.InputStream;
