@@ -69,7 +69,7 @@ HOW_TO_GET_A_GATEWAY = """\
 Remora's machines are reached through its gateway, a Java program, and none was found. Either
   - set REMORA_HOME to a folder with Remora's jars (in it or in its folder lib),
   - set REMORA_GATEWAY_CLASSPATH to a Java class path that holds io.remora.gateway.Main,
-    in a checkout: mvn -q -pl client-api,provider-mock -am package, then see docs/python.md,
+    in a checkout: mvn -q -pl client-api -am package, then see docs/python.md,
   - or set REMORA_GATEWAY (and REMORA_GATEWAY_TOKEN) to the host:port of a gateway that runs already,
     or use remora.RemoteMachine.connect("host:port", token=…)."""
 
