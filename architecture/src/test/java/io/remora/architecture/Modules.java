@@ -11,6 +11,7 @@ import java.util.Deque;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import java.util.TreeSet;
 import java.util.function.Predicate;
 import javax.xml.parsers.DocumentBuilderFactory;
@@ -86,8 +87,8 @@ final class Modules {
   }
 
   /** The dependencies that a user of a module gets with it, other libraries' own excepted. */
-  TreeSet<String> withUse(String name) {
-    TreeSet<String> found = new TreeSet<>();
+  Set<String> withUse(String name) {
+    Set<String> found = new TreeSet<>();
     Deque<Module> left = new ArrayDeque<>(List.of(byName.get(name)));
     while (!left.isEmpty()) {
       left.pop().dependencies.stream()
