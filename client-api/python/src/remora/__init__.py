@@ -11,13 +11,23 @@
 Importing it registers the device type ``remora`` with PyTorch and adds ``torch.remora``.
 """
 
-from . import _compile, _libraries, _native, _older_torch, _printing, _storages, _torch_module
+from . import (
+    _compile,
+    _dlpack,
+    _libraries,
+    _native,
+    _older_torch,
+    _printing,
+    _storages,
+    _torch_module,
+)
 
 _native.install()
 _older_torch.install()
 _torch_module.register()
 _printing.install()
 _storages.install()
+_dlpack.install()
 _compile.install()
 _libraries.install()
 
