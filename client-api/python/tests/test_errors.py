@@ -34,6 +34,24 @@ def shift(target: Tensor) -> Tensor:
     return target[1:].copy_(target[:-1])
 
 
+def at_itself(places: Tensor) -> Tensor:
+    return places.index_put_((places,), places.clone())
+
+
+def over_its_input(d: torch.device, call: Callable[..., object]) -> None:
+    base = torch.arange(6.0, device=d)
+    call(base[1:4], out=torch.zeros(3, device=d))  # its plan is no other's
+    call(base[1:4], out=base[0:3])
+
+
+def deterministic(call: Callable[[], object]) -> None:
+    torch.use_deterministic_algorithms(True)
+    try:
+        call()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 # What metadata, or numbers that the program has, decide; and where PyTorch itself waits for values.
 AT_THE_CALL: dict[str, Callable[[torch.device], object]] = {
     "assigning a wrong shape": lambda d: assign(
@@ -69,6 +87,26 @@ AT_THE_CALL: dict[str, Callable[[torch.device], object]] = {
     ),
     "put_ of another dtype": lambda d: torch.zeros(3, device=d).put_(
         tensor([0], device=d), torch.ones(1, dtype=torch.int64, device=d)
+    ),
+    "put_ under determinism": lambda d: deterministic(
+        lambda: torch.zeros(3, device=d).put_(tensor([0], device=d), torch.ones(1, device=d))
+    ),
+    "assigning to a number": lambda d: torch.zeros([], device=d).index_put(
+        [], torch.ones(1, device=d), True
+    ),
+    "assigning a number by a mask of bytes": lambda d: assign(
+        torch.zeros(3, device=d), torch.ones(3, dtype=torch.uint8, device=d), tensor(1.0, device=d)
+    ),
+    "assigning at its own elements": lambda d: at_itself(torch.arange(3, device=d)),
+    "an output over a part of the input": lambda d: over_its_input(d, torch.sin),
+    "an output over a part of the input of pow": lambda d: over_its_input(
+        d, lambda x, out: torch.pow(x, 42, out=out)
+    ),
+    "an output over a part of the input of cumsum": lambda d: over_its_input(
+        d, lambda x, out: torch.cumsum(x, 0, out=out)
+    ),
+    "antialiasing of integers": lambda d: F.interpolate(
+        torch.ones(1, 3, 8, 8, dtype=torch.int32, device=d), (3, 3), mode="bicubic", antialias=True
     ),
     "flip": lambda d: torch.ones(2, 3, device=d).flip(5),
     "flip twice": lambda d: torch.ones(2, 3, device=d).flip(0, 0),
@@ -226,6 +264,48 @@ def test_a_warning_of_an_operation_comes_once_with_the_next_value(device, name):
         } == expected
         assert len(caught) == len(expected)
         assert {each.filename for each in caught} == {__file__}
+
+
+WARNINGS_AT_THE_CALL: dict[str, Callable[[torch.device], object]] = {
+    "an index of bytes": lambda d: torch.ones(2, device=d)[byte_mask(d)],
+    "assigning by bytes": lambda d: assign(
+        torch.ones(2, device=d), byte_mask(d), torch.ones(2, device=d)
+    ),
+    "assigning to one element": lambda d: assign(
+        expanded(d, 3), tensor([0, 1], device=d), torch.ones(2, device=d)
+    ),
+    "a range beyond the dtype's integers": lambda d: torch.zeros(
+        3, dtype=torch.float16, device=d
+    ).random_(-60000, 42),
+    "complex halves": lambda d: torch.empty(3, dtype=torch.complex32, device=d),
+    "put_ under determinism": lambda d: torch.zeros(3, device=d).put_(
+        tensor([0], device=d), torch.ones(1, device=d)
+    ),
+}
+
+
+def byte_mask(d: torch.device) -> Tensor:
+    return torch.ones(2, dtype=torch.uint8, device=d)
+
+
+@pytest.mark.parametrize("name", WARNINGS_AT_THE_CALL)
+def test_a_warning_that_metadata_decide_comes_at_the_call(device, machine, name):
+    call = WARNINGS_AT_THE_CALL[name]
+
+    def texts(caught: list[warnings.WarningMessage]) -> list[str]:
+        return [str(each.message).partition(" (Triggered internally")[0] for each in caught]
+
+    torch.set_warn_always(True)
+    torch.use_deterministic_algorithms("determinism" in name, warn_only=True)
+    try:
+        expected = texts(warned(lambda: call(CPU)))
+        assert len(expected) == 1
+        for _ in range(2):
+            assert texts(warned(lambda: call(device))) == expected
+            assert warned(machine.synchronize) == []
+    finally:
+        torch.set_warn_always(False)
+        torch.use_deterministic_algorithms(False)
 
 
 def test_a_warning_names_the_operation_and_the_machine(device, machine):

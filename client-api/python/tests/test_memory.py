@@ -54,6 +54,14 @@ def resized(aliases: str) -> Callable[[torch.device], Any]:
     return call
 
 
+def overlapping(start: int) -> Callable[[torch.device], Any]:
+    def call(device: torch.device) -> Any:
+        base = torch.arange(6.0, device=device)
+        return torch.neg(base[start : start + 3], out=base[:3])
+
+    return call
+
+
 # Two calls each that a plan must tell apart, one for each thing it depends on.
 PLANS: dict[str, list[Callable[[torch.device], Any]]] = {
     "operator": [
@@ -142,6 +150,7 @@ PLANS: dict[str, list[Callable[[torch.device], Any]]] = {
     "offset of an output": [out_at(2), out_at(5)],
     "an output that is an argument": [resized("other"), resized("itself")],
     "an output that shares memory": [resized("other"), resized("alias")],
+    "an output that overlaps an argument": [overlapping(3), overlapping(1)],
 }
 
 
@@ -192,6 +201,7 @@ PARTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "a slice of the storage": part,
     "DLPack": lambda x: from_dlpack(to_dlpack(x[2:6])),
     "DLPack of a part": lambda x: from_dlpack(to_dlpack(part(x))),
+    "torch.from_dlpack": lambda x: torch.from_dlpack(x[2:6]),
     "a DLPack capsule": lambda x: torch.asarray(to_dlpack(x[2:6]), copy=False),
 }
 

@@ -3,6 +3,7 @@
 // The boxed kernel behind every operator that reaches a remora device without a kernel of its own: it finds out what
 // the call returns (from the plan cache, else libtorch's Meta kernels, else the node), records the call, and returns
 // tensors without memory.
+#include <ATen/MemoryOverlap.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <c10/core/DefaultDtype.h>
 #include <c10/core/ScalarTypeToTypeMeta.h>
@@ -277,7 +278,22 @@ void each_tensor(const c10::IValue& value, const Visit& visit) {
   }
 }
 
-// A written tensor that is an argument, too, may not be resized.
+// Calls visit(position, tensor) of each tensor of the arguments that lies in memory where `written` lies, too.
+template <class Visit>
+void each_in_same_storage(const at::Tensor& written, Arguments arguments, const Visit& visit) {
+  const auto* impl = written.unsafeGetTensorImpl();
+  const auto* storage = impl->unsafe_storage().unsafeGetStorageImpl();
+  uint64_t position = 0;
+  for (const auto& argument : arguments) {
+    each_tensor(argument, [&](const at::Tensor& t) {
+      position++;
+      const auto* other = t.unsafeGetTensorImpl();
+      if (t.defined() && other != impl && other->unsafe_storage().unsafeGetStorageImpl() == storage) visit(position, t);
+    });
+  }
+}
+
+// A written tensor that is an argument, too, may not be resized; one that shares memory with an argument may be refused.
 void key_identity(PlanKey& key, const OperatorInfo& info, Arguments arguments) {
   for (auto written : info.written) {
     if (!arguments[written].isTensor()) continue;  // no operator resizes a list
@@ -291,13 +307,29 @@ void key_identity(PlanKey& key, const OperatorInfo& info, Arguments arguments) {
       });
     }
     key.mix(0x31 | same << 8);
+    if (impl->has_storage()) {
+      each_in_same_storage(arguments[written].toTensor(), arguments, [&](uint64_t which, const at::Tensor& t) {
+        auto overlap = at::get_overlap_status(impl, t.unsafeGetTensorImpl());
+        key.mix(0x32 | static_cast<uint64_t>(overlap) << 8 | which << 16);
+      });
+    }
   }
+}
+
+bool shares_memory(const OperatorInfo& info, Arguments arguments) {
+  bool shared = false;
+  for (auto written : info.written) {
+    if (!arguments[written].isTensor() || !arguments[written].toTensor().has_storage()) continue;
+    each_in_same_storage(arguments[written].toTensor(), arguments, [&](uint64_t, const at::Tensor&) { shared = true; });
+  }
+  return shared;
 }
 
 // Everything that a plan depends on, and all that it may depend on:
 // - the operator and the program's settings;
 // - of each tensor the device type, dtype, sizes, strides, conj and neg bits, and whether it is a wrapped number;
-// - where the operator writes, which tensors are one; where it makes views, the tensors' places in their storages;
+// - where the operator writes, which tensors are one and how others of the same storage overlap it; where it makes views,
+//   the tensors' places in their storages;
 // - of each other argument the kind and, except for Scalars of operators that read tensors, the value. Double arguments
 //   that are no Scalars can decide sizes, too: upsample's scales.
 // Not the offset of a tensor that is written: the plan does not say it (see Plan::resized).
@@ -332,7 +364,8 @@ std::optional<PlanKey> plan_key(const OperatorInfo& info, const Settings& settin
 
 class MetaArguments {
  public:
-  explicit MetaArguments(bool exact_offsets) : exact_offsets_(exact_offsets) {}
+  // Exact: the Meta tensors lie in storages as the tensors do.
+  explicit MetaArguments(bool exact) : exact_(exact) {}
 
   c10::IValue of(const c10::IValue& value) {
     if (value.isTensor()) {
@@ -366,9 +399,12 @@ class MetaArguments {
     auto& meta = known_[t.unsafeGetTensorImpl()];
     if (!meta.defined()) {
       auto options = at::TensorOptions().dtype(t.scalar_type()).device(c10::kMeta);
-      if (exact_offsets_) {
-        auto elements = static_cast<int64_t>(t.storage().nbytes() / t.element_size());
-        meta = at::empty({elements}, options).as_strided(t.sizes(), t.strides(), t.storage_offset());
+      if (exact_) {
+        auto& bytes = storages_[t.storage().unsafeGetStorageImpl()];
+        if (!bytes.defined()) {
+          bytes = at::empty({static_cast<int64_t>(t.storage().nbytes())}, options.dtype(at::kByte));
+        }
+        meta = at::empty({0}, options).set_(bytes.storage(), t.storage_offset(), t.sizes(), t.strides());
       } else {
         meta = at::empty_strided(t.sizes(), t.strides(), options);
       }
@@ -380,8 +416,9 @@ class MetaArguments {
   }
 
  private:
-  const bool exact_offsets_;
+  const bool exact_;
   std::unordered_map<const void*, at::Tensor> known_;
+  std::unordered_map<const void*, at::Tensor> storages_;
 };
 
 void each_written_tensor(const OperatorInfo& info, Arguments arguments,
@@ -425,7 +462,7 @@ bool infer(const OperatorInfo& info, Arguments arguments, Plan& plan) {
   if (!info.has_meta_kernel) {
     return false;
   }
-  MetaArguments meta(info.only_views);
+  MetaArguments meta(info.only_views || shares_memory(info, arguments));
   torch::jit::Stack stack;
   stack.reserve(arguments.size());
   std::vector<at::Tensor> written;
@@ -818,7 +855,7 @@ void record_call(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit:
   Outputs outputs;
   if (info.check != nullptr) {
     NoWarnings none;
-    c10::WarningUtils::WarningHandlerGuard quiet(&none);
+    c10::WarningUtils::WarningHandlerGuard quiet(info.warns_at_call ? c10::WarningUtils::get_warning_handler() : &none);
     info.check(arguments);
   }
 

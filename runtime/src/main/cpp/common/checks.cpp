@@ -53,9 +53,15 @@ void put(Arguments arguments) {
   TORCH_CHECK(self.scalar_type() == source.scalar_type(),
               "put_(): self and source expected to have the same dtype, but got self.dtype = ", self.scalar_type(),
               " and source.dtype = ", source.scalar_type());
+  if (!arguments[3].toBool()) at::globalContext().alertNotDeterministic("put_");
   TORCH_CHECK_INDEX(source.numel() == index.numel(),
                     "put_(): Expected source and index to have the same number of elements, but got source.numel() = ",
                     source.numel(), ", index.numel() = ", index.numel());
+}
+
+// libtorch sets the elements of a mask to one value by masked_fill_, which takes no other masks.
+bool is_filled(const at::Tensor& values, size_t masks, size_t others, bool accumulate) {
+  return masks == 1 && others == 0 && values.numel() == 1 && !accumulate;
 }
 
 // Of an assignment to elements that tensors name: the values' shape must fit theirs. How many elements a mask names only
@@ -67,12 +73,17 @@ void index_put(Arguments arguments) {
   auto dims = static_cast<size_t>(self.dim());
   TORCH_CHECK_INDEX(indices.size() <= dims, "too many indices for tensor of dimension ", dims, " (got ", indices.size(),
                     ")");
+  if (at::has_internal_overlap(self) == at::MemOverlap::Yes) {
+    TORCH_WARN("Use of index_put_ on expanded tensors is deprecated. Please clone() the tensor before performing this "
+               "operation. This also applies to advanced indexing e.g. tensor[indices] = tensor");
+  }
   std::vector<int64_t> named;
   std::vector<size_t> places;
   size_t place = 0;  // the dimension of self that the next index is for
   std::ostringstream shapes;
   bool fit = true;
-  bool masks = false;
+  size_t masks = 0;
+  size_t byte_masks = 0;
   for (const auto& element : indices) {
     if (element.isNone() || !element.toTensor().defined()) {
       place++;
@@ -88,7 +99,8 @@ void index_put(Arguments arguments) {
         TORCH_CHECK_INDEX(index.size(i) == self.size(place + i), "The shape of the mask ", index.sizes(), " at index ",
                           i, " does not match the shape of the indexed tensor ", self.sizes(), " at index ", place + i);
       }
-      masks = true;
+      masks++;
+      byte_masks += dtype == at::kByte;
       place += index.dim();
       continue;
     }
@@ -99,11 +111,23 @@ void index_put(Arguments arguments) {
     }
     places.push_back(place++);
   }
-  if (!masks && !places.empty()) {
+  bool filled = is_filled(values, masks, places.size(), arguments[3].toBool());
+  TORCH_CHECK(!filled || byte_masks == 0,
+              "masked_fill_ only supports boolean masks, but got mask with dtype unsigned char");
+  for (; byte_masks > 0; byte_masks--) {
+    TORCH_WARN("indexing with dtype torch.uint8 is now deprecated, please use a dtype torch.bool instead.");
+  }
+  if (!filled) {
+    at::assert_no_overlap(self, values);
+    for (const auto& element : indices) {
+      if (element.isTensor() && element.toTensor().defined()) at::assert_no_overlap(self, element.toTensor());
+    }
+  }
+  if (masks == 0) {
     TORCH_CHECK_INDEX(fit, "shape mismatch: indexing tensors could not be broadcast together with shapes ",
                       shapes.str());
     // The named elements stand where the indices do, if these stand side by side, else in front.
-    bool together = places.back() - places.front() + 1 == places.size();
+    bool together = places.empty() || places.back() - places.front() + 1 == places.size();
     std::vector<int64_t> result;
     for (size_t i = 0; i < dims; i++) {
       if (std::find(places.begin(), places.end(), i) == places.end()) {
@@ -118,7 +142,6 @@ void index_put(Arguments arguments) {
     TORCH_CHECK(at::is_expandable_to(values.sizes(), result), "shape mismatch: value tensor of shape ", values.sizes(),
                 " cannot be broadcast to indexing result of shape ", c10::IntArrayRef(result));
   }
-  bool filled = masks && values.numel() == 1;  // by masked_fill_, which converts the value
   TORCH_CHECK(filled || self.scalar_type() == values.scalar_type(),
               "Index put requires the source and destination dtypes match, got ", self.scalar_type(),
               " for the destination and ", values.scalar_type(), " for the source.");
@@ -138,6 +161,13 @@ void draw_between(const at::Tensor& self, int64_t from, std::optional<int64_t> t
 void random_to(Arguments arguments) { draw_between(arguments[0].toTensor(), 0, arguments[1].toInt()); }
 void random_from(Arguments arguments) {
   draw_between(arguments[0].toTensor(), arguments[1].toInt(), arguments[2].toOptional<int64_t>());
+}
+
+// The antialiasing kernels know fewer dtypes than the others.
+void smooth(Arguments arguments) {
+  const auto dtype = arguments[0].toTensor().scalar_type();
+  TORCH_CHECK_NOT_IMPLEMENTED(c10::isFloatingType(dtype) || dtype == at::kByte,
+                              "\"compute_index_ranges_weights\" not implemented for '", dtype, "'");
 }
 
 void bmm(Arguments arguments) {
@@ -182,6 +212,10 @@ Check check_of(const std::string& full_name) {
       {"aten::fractional_max_pool2d.output", fractional_max_pool<2>},
       {"aten::fractional_max_pool3d", fractional_max_pool<3>},
       {"aten::fractional_max_pool3d.output", fractional_max_pool<3>},
+      {"aten::_upsample_bilinear2d_aa", smooth},
+      {"aten::_upsample_bilinear2d_aa.out", smooth},
+      {"aten::_upsample_bicubic2d_aa", smooth},
+      {"aten::_upsample_bicubic2d_aa.out", smooth},
       {"aten::bmm", bmm},
       {"aten::bmm.out", bmm},
       {"aten::histc", histc},

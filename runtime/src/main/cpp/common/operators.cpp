@@ -56,6 +56,10 @@ const std::unordered_set<std::string>& dynamic_names() {
   return *names;
 }
 
+// See OperatorInfo::warns_at_call.
+const std::unordered_set<std::string> kWarnAtCall = {"aten::index", "aten::_index_put_impl_", "aten::put_",
+                                                     "aten::random_"};
+
 // In a Python process, PyTorch adds Meta kernels written in Python, which do not always agree with the real kernels on
 // strides and on empty results. Only the dispatcher's own account tells them apart, by the file they come from.
 bool has_python_meta_kernel(const c10::OperatorHandle& op) {
@@ -182,6 +186,7 @@ OperatorInfo::OperatorInfo(const c10::OperatorHandle& op, uint32_t op_index) : h
   multiplies = has_products(name);
   needs_grad_mode = name == "aten::mkldnn_rnn_layer";
   check = check_of(full_name);
+  warns_at_call = kWarnAtCall.count(name) > 0;
   draws_random_numbers = generator_argument < 0 && op.hasTag(at::Tag::nondeterministic_seeded);
 }
 

@@ -47,6 +47,9 @@ struct OperatorInfo {
   bool makes_views = false;           // a result is a view of an argument
   bool only_views = false;            // no data is touched: metadata alone
   Check check = nullptr;
+  // What it warns of shows in a call's metadata: the program says it at the call, by the check or by what of libtorch runs
+  // there, and the node does not say it once more.
+  bool warns_at_call = false;
 
   static constexpr int32_t kNew = -1;
   static constexpr int32_t kView = -2;

@@ -259,6 +259,9 @@ at::Tensor make_empty(c10::IntArrayRef sizes, c10::IntArrayRef strides, std::opt
   TensorMeta meta;
   meta.dtype = c10::dtype_or_default(dtype);
   TORCH_CHECK_NOT_IMPLEMENTED(!c10::isQIntType(meta.dtype), kNotQuantized);
+  if (meta.dtype == c10::kComplexHalf) {
+    TORCH_WARN_ONCE("ComplexHalf support is experimental and many operators don't support it yet.");
+  }
   meta.sizes.assign(sizes.begin(), sizes.end());
   meta.strides.assign(strides.begin(), strides.end());
   int slot = slot_of(device);
