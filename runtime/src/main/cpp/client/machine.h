@@ -312,6 +312,7 @@ struct Callbacks {
   std::function<void(int64_t machine, int64_t request)> await;  // returns when the answer is there
   std::function<void(int64_t machine)> lost;                    // the machine was closed or has failed; may be empty
   remora_trace_callback trace = nullptr;
+  bool warns = false;  // what libtorch warns of on the program's threads reaches the program
 };
 Callbacks& callbacks();
 

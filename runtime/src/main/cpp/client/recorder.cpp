@@ -855,7 +855,8 @@ void record_call(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit:
   Outputs outputs;
   if (info.check != nullptr) {
     NoWarnings none;
-    c10::WarningUtils::WarningHandlerGuard quiet(info.warns_at_call ? c10::WarningUtils::get_warning_handler() : &none);
+    bool loud = info.warns_at_call && callbacks().warns;
+    c10::WarningUtils::WarningHandlerGuard quiet(loud ? c10::WarningUtils::get_warning_handler() : &none);
     info.check(arguments);
   }
 

@@ -56,7 +56,7 @@ const std::unordered_set<std::string>& dynamic_names() {
   return *names;
 }
 
-// See OperatorInfo::warns_at_call.
+// See warns_at_call().
 const std::unordered_set<std::string> kWarnAtCall = {"aten::index", "aten::_index_put_impl_", "aten::put_",
                                                      "aten::random_"};
 
@@ -186,7 +186,7 @@ OperatorInfo::OperatorInfo(const c10::OperatorHandle& op, uint32_t op_index) : h
   multiplies = has_products(name);
   needs_grad_mode = name == "aten::mkldnn_rnn_layer";
   check = check_of(full_name);
-  warns_at_call = kWarnAtCall.count(name) > 0;
+  warns_at_call = remora::warns_at_call(name);
   draws_random_numbers = generator_argument < 0 && op.hasTag(at::Tag::nondeterministic_seeded);
 }
 
@@ -198,6 +198,10 @@ void OperatorInfo::write_definition(Writer& w) const {
   w.varint(returns.size());
   w.varint(written.size());
   for (auto index : written) w.varint(index);
+}
+
+bool warns_at_call(const std::string& full_name) {
+  return kWarnAtCall.count(full_name.substr(0, full_name.find('.'))) > 0;
 }
 
 void declare_fixed_shapes(const std::string& name) {

@@ -47,8 +47,6 @@ struct OperatorInfo {
   bool makes_views = false;           // a result is a view of an argument
   bool only_views = false;            // no data is touched: metadata alone
   Check check = nullptr;
-  // What it warns of shows in a call's metadata: the program says it at the call, by the check or by what of libtorch runs
-  // there, and the node does not say it once more.
   bool warns_at_call = false;
 
   static constexpr int32_t kNew = -1;
@@ -58,6 +56,9 @@ struct OperatorInfo {
 
 // The info of an operator; the reference stays valid for the life of the process. Thread-safe.
 OperatorInfo& operator_info(const c10::OperatorHandle& handle);
+// Whether what an operator warns of shows in a call's metadata, so that a Python program is told at the call, by the check or
+// by what of libtorch runs there, and not once more when the node's warning comes. For "library::name" or that with ".overload".
+bool warns_at_call(const std::string& full_name);
 // Says that values never decide the output sizes of an operator, whatever its overload; for "library::name". Thread-safe.
 void declare_fixed_shapes(const std::string& name);
 // nullptr when this libtorch has no such operator.

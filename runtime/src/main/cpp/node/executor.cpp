@@ -980,7 +980,6 @@ bool Executor::run(Call& call) {
   if (!call.failure && call.refusal.empty()) {
     CollectedWarnings warnings;
     auto tell = c10::make_scope_exit([&] {
-      if (call.info->warns_at_call) return;
       for (const auto& warning : warnings.list) write_warning(call, warning);
     });
     c10::WarningUtils::WarningHandlerGuard collect(&warnings);

@@ -662,6 +662,9 @@ void Session::warning(Reader& r, std::unique_lock<std::mutex>& lock) {
   std::string operation(r.string());
   auto kind = static_cast<WarningKind>(r.u8());
   std::string text(r.string());
+  if (warns_at_call(operation)) {
+    return;  // the program knows
+  }
   text += " (" + operation + " on machine '" + machine_.name + "')";
   text += called_at(call, lock);
   std::pair<WarningKind, std::string> warning(kind, std::move(text));
@@ -761,6 +764,7 @@ void install_sessions(remora_interrupt_callback interrupt, remora_trace_callback
   own.await = [](int64_t machine, int64_t request) { session_of(machine).await(request); };
   own.lost = [](int64_t machine) { session_of(machine).lost(); };
   own.trace = trace;
+  own.warns = true;
   callbacks() = own;
 }
 
