@@ -12,10 +12,15 @@
 
 #include "api/remora.h"
 #include "client/machine.h"
+#include "client/node_calls.h"
 #include "client/session/session.h"
+#include "client/transfer.h"
+#include "common/cuda_driver.h"
+#include "common/error.h"
+#include "common/python_lock.h"
 #include "node/executor.h"
-#include "node/functions.h"
-#include "node/transfer.h"
+#include "node/held_transfers.h"
+#include "node/node_calls.h"
 
 #ifndef REMORA_SOURCE_HASH
 #error "REMORA_SOURCE_HASH is set by CMakeLists.txt"
@@ -75,28 +80,6 @@ std::vector<std::string> split(const char* text) {
   return parts;
 }
 
-// The CUDA driver's own C interface, stable since CUDA 3: it is there wherever a CUDA device is.
-struct CudaDriver {
-  int (*device_get)(int*, int) = nullptr;
-  int (*device_name)(char*, int, int) = nullptr;
-  int (*device_memory)(size_t*, int) = nullptr;
-
-  static const CudaDriver& get() {
-    static const CudaDriver driver = [] {
-      CudaDriver d;
-      void* library = dlopen("libcuda.so.1", RTLD_NOW);
-      auto init = library == nullptr ? nullptr : reinterpret_cast<int (*)(unsigned)>(dlsym(library, "cuInit"));
-      if (init != nullptr && init(0) == 0) {
-        d.device_get = reinterpret_cast<int (*)(int*, int)>(dlsym(library, "cuDeviceGet"));
-        d.device_name = reinterpret_cast<int (*)(char*, int, int)>(dlsym(library, "cuDeviceGetName"));
-        d.device_memory = reinterpret_cast<int (*)(size_t*, int)>(dlsym(library, "cuDeviceTotalMem_v2"));
-      }
-      return d;
-    }();
-    return driver;
-  }
-};
-
 }  // namespace
 
 extern "C" {
@@ -127,7 +110,7 @@ int32_t remora_cuda_device_count(void) {
 
 const char* remora_cuda_device_name(int32_t device) {
   static thread_local char name[256];
-  const auto& driver = CudaDriver::get();
+  const auto& driver = remora::CudaDriver::get();
   int handle = 0;
   if (driver.device_name == nullptr || driver.device_get(&handle, device) != 0 ||
       driver.device_name(name, sizeof name, handle) != 0) {
@@ -136,7 +119,7 @@ const char* remora_cuda_device_name(int32_t device) {
   return name;
 }
 int64_t remora_cuda_device_memory(int32_t device) {
-  const auto& driver = CudaDriver::get();
+  const auto& driver = remora::CudaDriver::get();
   int handle = 0;
   size_t bytes = 0;
   bool known = driver.device_memory != nullptr && driver.device_get(&handle, device) == 0 &&

@@ -10,6 +10,8 @@
 
 #include <stdint.h>
 
+#include "common/callbacks.h"
+
 #if defined(__GNUC__)
 #define REMORA_API __attribute__((visibility("default")))
 #else
@@ -42,36 +44,16 @@ REMORA_API int64_t remora_cuda_device_memory(int32_t device);
 
 // ---------------------------------------------------------------- recorder
 
-// A closed batch. The callee owns it and passes it to remora_batch_release() once it was executed or given up.
-// Called in sequence order, one call at a time; may block (backpressure), on whichever thread records.
-// Answers 0, or a negative number after writing a NUL-terminated UTF-8 message of at most error_bytes to error.
-typedef int32_t (*remora_submit_callback)(int64_t machine, int64_t batch, char* error, int32_t error_bytes);
-// Blocks until the answer to request is there. Same results as remora_submit_callback.
-typedef int32_t (*remora_await_callback)(int64_t machine, int64_t request, char* error, int32_t error_bytes);
-// Tells of each operation, only while remora_machine_set_trace() says so, by its number among the machine's calls: with
-// the text "" before it is recorded and under the machine's lock, for the sake of call sites; with a text for the log
-// when it was recorded, without the lock.
-typedef void (*remora_trace_callback)(int64_t machine, int64_t call, const char* line);
-
 // Registers the PyTorch backend "remora" with the process's libtorch. Once per process; a second call replaces
 // the callbacks.
 REMORA_API int32_t remora_install(
     remora_submit_callback submit, remora_await_callback await, remora_trace_callback trace);
 
-// Told of what fails nothing but a person may want to know, such as why tensors for another machine do not go straight.
-// May be null. Called without locks, on the thread that records.
-typedef void (*remora_notice_callback)(int64_t machine, const char* text);
 REMORA_API void remora_set_notice_callback(remora_notice_callback notice);
 
 // Sessions for bindings that cannot be called back cheaply. Batches wait in the core until they are sent, reports and
-// values are read there, and whoever waits for a value waits there. Instead of remora_install().
-//
-// Asked every 100 ms by a thread that waits; not 0: its wait ends with "KeyboardInterrupt: …".
-typedef int32_t (*remora_interrupt_callback)(void);
-// Writes where the program made a call (its number as remora_trace_callback had it) and answers the text's length; 0
-// when it is not known.
-typedef int32_t (*remora_call_site_callback)(int64_t machine, int64_t call, char* text, int32_t capacity);
-// trace and call_site may be null.
+// values are read there, and whoever waits for a value waits there. Instead of remora_install(). trace and call_site may
+// be null.
 REMORA_API int32_t remora_install_sessions(
     remora_interrupt_callback interrupted, remora_trace_callback trace, remora_call_site_callback call_site);
 // From now on errors whose message starts with "<name>: " are raised in Python as this class (its address, id(cls)).
@@ -278,11 +260,6 @@ REMORA_API void remora_executor_destroy(int64_t executor);
 // Runs a batch. Answers a result handle (> 0), or a negative number when the bytes are not a well-formed batch.
 // Operations that fail do not fail the batch: they are in the report.
 REMORA_API int64_t remora_executor_execute(int64_t executor, const uint8_t* data, int64_t bytes);
-// Runs a Python function for a batch, on the thread that executes it: hands the request to a worker process and its
-// answer to remora_run_answer(); functions.cpp describes both. Answers 0, or a negative number after writing a
-// NUL-terminated UTF-8 message of at most error_bytes to error.
-typedef int32_t (*remora_run_callback)(
-    int64_t executor, const uint8_t* request, int64_t bytes, int64_t timeout_millis, char* error, int32_t error_bytes);
 // For all executors of the process. Without it Python functions fail.
 REMORA_API void remora_set_run_callback(remora_run_callback callback);
 // Takes over what the worker's answer shares. Afterwards the worker may let go of it. For an answer of the node, too.
@@ -313,12 +290,6 @@ REMORA_API void remora_result_release(int64_t result);
 
 // ---------------------------------------------------------------- tensors on their way from node to node
 
-// Fills `bytes` bytes from destination on with what the node at address ("host:port") holds under the ticket. Answers 0;
-// 1 when nothing came, since it cannot be reached or has no such ticket; a negative number when the transfer ended
-// before it was complete. Not 0: after writing a NUL-terminated UTF-8 message of at most error_bytes to error. Called on
-// the executor's thread, which waits: it must have a time limit.
-typedef int32_t (*remora_fetch_callback)(const char* address, const char* ticket, int64_t destination, int64_t bytes,
-                                         char* error, int32_t error_bytes);
 // Says how tensors of other nodes are fetched, and what is held for them at most: so many tickets and bytes, each for
 // no longer than the lifetime. For the whole process; without it nothing is fetched.
 REMORA_API int32_t remora_transfer_configure(

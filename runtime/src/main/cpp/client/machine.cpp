@@ -172,8 +172,6 @@ Callbacks& callbacks() {
   return installed;
 }
 
-void raise(const char* kind, const std::string& message) { throw_error(std::string(kind) + ": " + message); }
-
 // ---------------------------------------------------------------- machines and slots
 
 Machine::Machine(int64_t handle, std::string name, int devices, size_t max_batch_bytes)

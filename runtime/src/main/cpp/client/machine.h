@@ -20,8 +20,10 @@
 #include <string>
 #include <vector>
 
-#include "api/remora.h"
+#include "common/callbacks.h"
+#include "common/error.h"
 #include "common/operators.h"
+#include "common/python_lock.h"
 #include "common/settings.h"
 #include "common/tensor_meta.h"
 #include "common/wire.h"
@@ -35,29 +37,6 @@ constexpr int kSlots = 32;
 inline c10::Device remora_device(int slot) { return {kRemora, static_cast<c10::DeviceIndex>(slot)}; }
 
 class Machine;
-
-// While it lives, this thread does not hold Python's interpreter lock, if it did before.
-class PythonUnlocked {
- public:
-  PythonUnlocked();
-  ~PythonUnlocked();
-  PythonUnlocked(const PythonUnlocked&) = delete;
-  PythonUnlocked& operator=(const PythonUnlocked&) = delete;
-
- private:
-  void* saved_;
-};
-void set_python_lock(int64_t check, int64_t save, int64_t restore);
-
-// Locks; a thread that has to wait for it does not hold up Python meanwhile.
-inline std::unique_lock<std::mutex> locked(std::mutex& mutex) {
-  std::unique_lock<std::mutex> lock(mutex, std::try_to_lock);
-  if (!lock.owns_lock()) {
-    PythonUnlocked unlocked;
-    lock.lock();
-  }
-  return lock;
-}
 
 // What a storage's DataPtr refers to. Its data pointer is where the storage would be if it were in this process, an
 // address that no memory has: other live storages are elsewhere, and places in this one are as far apart as its bytes.
@@ -316,14 +295,8 @@ struct Callbacks {
 };
 Callbacks& callbacks();
 
-// Throws an error whose text starts with "<kind>: "; the bindings make their own exception of that name of it.
-[[noreturn]] void raise(const char* kind, const std::string& message);
-[[noreturn]] void throw_error(std::string text);
-std::string error_text(const std::exception& error);  // starts with "<kind>: " where raise() threw it
-
 // ---- session.cpp
 void install_sessions(remora_interrupt_callback interrupt, remora_trace_callback trace, remora_call_site_callback site);
-void set_python_exception(const char* name, int64_t type);
 
 Machine* open_machine(const char* name, int devices, size_t max_batch_bytes);  // nullptr when no slots are free
 Machine* find_machine(int64_t handle);                                         // nullptr when unknown

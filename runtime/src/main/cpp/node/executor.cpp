@@ -17,9 +17,9 @@
 #include <functional>
 #include <mutex>
 
-#include "client/machine.h"
+#include "common/error.h"
 #include "common/torch_version.h"
-#include "node/transfer.h"
+#include "node/held_transfers.h"
 
 namespace remora {
 
@@ -373,7 +373,7 @@ void Executor::question(Reader& r) {
   answered(request, answer.data(), answer.size());
 }
 
-// One node's part in a copy from machine to machine; see transfer.h.
+// One node's part in a copy from machine to machine; see client/transfer.h.
 void Executor::transfer(Reader& r, int64_t request, Question kind) {
   bool holding = kind == Question::kHoldTransfer;
   Call call;

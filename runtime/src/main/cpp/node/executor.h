@@ -19,7 +19,7 @@
 #include "common/settings.h"
 #include "common/tensor_meta.h"
 #include "common/wire.h"
-#include "node/functions.h"
+#include "node/node_calls.h"
 
 namespace remora {
 

@@ -15,15 +15,13 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#if defined(__x86_64__)
-#include <nmmintrin.h>
-#endif
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
 #include <unordered_map>
 
+#include "common/crc32c.h"
 #include "node/executor.h"
 
 namespace remora {
@@ -50,61 +48,6 @@ enum StorageBits : uint8_t {
   kReported = 2,  // the program knows that it is realized
   kFailed = 4,    // its values are missing; which failure follows
   kHadValues = 8,  // there are values to go back to
-};
-
-// ---------------------------------------------------------------- checksum
-
-constexpr std::array<uint32_t, 256> crc_table() {
-  std::array<uint32_t, 256> table{};
-  for (uint32_t i = 0; i < 256; i++) {
-    uint32_t crc = i;
-    for (int bit = 0; bit < 8; bit++) crc = (crc >> 1) ^ ((crc & 1) ? 0x82F63B78U : 0);
-    table[i] = crc;
-  }
-  return table;
-}
-
-uint32_t crc_portable(uint32_t crc, const uint8_t* p, size_t bytes) {
-  static constexpr auto table = crc_table();
-  for (; bytes > 0; bytes--) crc = (crc >> 8) ^ table[(crc ^ *p++) & 0xFF];
-  return crc;
-}
-
-#if defined(__x86_64__)
-__attribute__((target("sse4.2"))) uint32_t crc_sse42(uint32_t crc, const uint8_t* p, size_t bytes) {
-  uint64_t wide = crc;
-  for (; bytes >= 8; bytes -= 8, p += 8) {
-    uint64_t word;
-    std::memcpy(&word, p, sizeof word);
-    wide = _mm_crc32_u64(wide, word);
-  }
-  crc = static_cast<uint32_t>(wide);
-  for (; bytes > 0; bytes--) crc = _mm_crc32_u8(crc, *p++);
-  return crc;
-}
-#endif
-
-// CRC-32C (Castagnoli) of what was added, as java.util.zip.CRC32C has it.
-class Checksum {
- public:
-  void add(const void* data, size_t bytes) {
-    auto* p = static_cast<const uint8_t*>(data);
-#if defined(__x86_64__)
-    static const bool sse42 = __builtin_cpu_supports("sse4.2");
-    state_ = sse42 ? crc_sse42(state_, p, bytes) : crc_portable(state_, p, bytes);
-#else
-    state_ = crc_portable(state_, p, bytes);
-#endif
-  }
-  uint32_t value() const { return ~state_; }
-  static uint32_t of(const void* data, size_t bytes) {
-    Checksum sum;
-    sum.add(data, bytes);
-    return sum.value();
-  }
-
- private:
-  uint32_t state_ = 0xFFFFFFFFU;
 };
 
 // ---------------------------------------------------------------- the file
@@ -146,7 +89,7 @@ class StateWriter {
     Writer header;
     header.raw(kStateMagic, sizeof kStateMagic);
     u32(header, kStateVersion);
-    u32(header, Checksum::of(header.data(), header.size()));
+    u32(header, Crc32c::of(header.data(), header.size()));
     write(header.data(), header.size());
   }
   ~StateWriter() {
@@ -205,7 +148,7 @@ class StateWriter {
   void end_chunk() {
     Writer header;
     u32(header, static_cast<uint32_t>(chunk_.size()));
-    u32(header, Checksum::of(chunk_.data(), chunk_.size()));
+    u32(header, Crc32c::of(chunk_.data(), chunk_.size()));
     write(header.data(), header.size());
     write(chunk_.data(), chunk_.size());
     chunk_.clear();
@@ -228,7 +171,7 @@ class StateWriter {
   Descriptor file_;
   Writer chunk_;
   Writer small_;
-  Checksum all_;
+  Crc32c all_;
   uint64_t bytes_ = 0;
   bool finished_ = false;
 };
@@ -240,12 +183,12 @@ class StateReader {
     TORCH_CHECK(file_.fd >= 0, system_error("read", path));
     struct stat status {};
     TORCH_CHECK(::fstat(file_.fd, &status) == 0, system_error("read", path));
-    if (!S_ISREG(status.st_mode)) fail("it is no file");
+    if (!S_ISREG(status.st_mode)) fail("not a regular file");
     size_ = static_cast<uint64_t>(status.st_size);
     uint8_t header[16];
     read(header, sizeof header);
-    if (std::memcmp(header, kStateMagic, sizeof kStateMagic) != 0) fail("it is no state file");
-    if (Checksum::of(header, 12) != u32(header + 12)) fail("its checksum is wrong");
+    if (std::memcmp(header, kStateMagic, sizeof kStateMagic) != 0) fail("not a state file");
+    if (Crc32c::of(header, 12) != u32(header + 12)) fail("its checksum is wrong");
     auto version = u32(header + 8);
     if (version != kStateVersion) {
       fail("it has format version " + std::to_string(version) + ", this node reads " + std::to_string(kStateVersion));
@@ -337,7 +280,7 @@ class StateReader {
       return;
     }
     read(chunk_.data(), length);
-    if (Checksum::of(chunk_.data(), length) != checksum) fail("a checksum is wrong");
+    if (Crc32c::of(chunk_.data(), length) != checksum) fail("a checksum is wrong");
   }
 
   void read(uint8_t* destination, size_t bytes) {
@@ -363,7 +306,7 @@ class StateReader {
   bool ended_ = false;
   uint64_t size_ = 0;
   uint64_t bytes_ = 0;  // read so far
-  Checksum all_;
+  Crc32c all_;
 };
 
 // ---------------------------------------------------------------- values

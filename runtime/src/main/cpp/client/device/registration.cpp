@@ -27,8 +27,9 @@
 #include <mutex>
 
 #include "client/machine.h"
+#include "client/transfer.h"
 #include "common/torch_version.h"
-#include "node/transfer.h"
+
 
 namespace remora {
 
@@ -503,7 +504,7 @@ void copy_between_machines(const at::Tensor& source, const at::Tensor& target) {
   auto flat = received.view(-1);
   auto step = std::max<int64_t>(1, kRelayChunk / static_cast<int64_t>(plain.element_size()));
   bool temporary = context_of(plain) != context_of(source);
-  for (auto start = copy_straight(plain, flat, temporary); start < plain.numel(); start += step) {
+  for (auto start = copy_direct(plain, flat, temporary); start < plain.numel(); start += step) {
     auto length = std::min(step, plain.numel() - start);
     upload(plain.narrow(0, start, length).cpu(), flat.narrow(0, start, length));
   }

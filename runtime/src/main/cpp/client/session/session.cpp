@@ -7,19 +7,9 @@
 #include <chrono>
 #include <thread>
 
-#include "node/functions.h"
-
-// libtorch's Python library turns exceptions of this class into Python ones of the class that python_type() names. The
-// core links no Python; the definition is torch/csrc/Exceptions.h's, so that the exception is caught there.
-struct _object;
-namespace torch {
-struct __attribute__((visibility("default"))) PyTorchError : public std::exception {
-  explicit PyTorchError(std::string text) : msg(std::move(text)) {}
-  virtual _object* python_type() = 0;
-  const char* what() const noexcept override { return msg.c_str(); }
-  std::string msg;
-};
-}  // namespace torch
+#include "client/node_calls.h"
+#include "common/error.h"
+#include "common/python_lock.h"
 
 namespace remora {
 
@@ -31,29 +21,6 @@ constexpr size_t kMostPending = 100;   // warnings kept for whoever waits next
 constexpr auto kLongestSilence = std::chrono::seconds(10);  // then the gateway hears that this program lives
 constexpr auto kAcknowledgeAfter = std::chrono::milliseconds(50);
 constexpr int64_t kAcknowledgeBytes = 4 * 1024 * 1024;
-
-struct PythonError final : torch::PyTorchError {
-  PythonError(std::string full_text, size_t message, _object* type)
-      : PyTorchError(full_text.substr(message)), full_text(std::move(full_text)), type(type) {}
-  _object* python_type() override { return type; }
-  std::string full_text;  // with the class's name
-  _object* type;
-};
-
-std::mutex python_mutex;
-std::map<std::string, _object*, std::less<>> python_types;
-
-bool is_python_exception(const std::string& name) {
-  std::lock_guard<std::mutex> guard(python_mutex);
-  return python_types.count(name) > 0;
-}
-
-struct PythonLock {
-  int (*check)() = nullptr;
-  void* (*save)() = nullptr;
-  void (*restore)(void*) = nullptr;
-};
-PythonLock python_lock;
 
 // Of threads that are in no function of libtorch's Python binding.
 c10::WarningHandler* plain_warnings = nullptr;
@@ -692,10 +659,10 @@ void lock_sessions() {
   sessions_mutex.lock();
   for (auto& each : sessions()) each.second->mutex_.lock();
   lock_machines();
-  python_mutex.lock();
+  lock_errors();
 }
 void unlock_sessions() {
-  python_mutex.unlock();
+  unlock_errors();
   unlock_machines();
   for (auto& each : sessions()) each.second->mutex_.unlock();
   sessions_mutex.unlock();
@@ -712,44 +679,6 @@ Session& session_of(int64_t machine) {
     session = std::make_unique<Session>(*found);
   }
   return *session;
-}
-
-PythonUnlocked::PythonUnlocked()
-    : saved_(python_lock.check != nullptr && python_lock.check() != 0 ? python_lock.save() : nullptr) {}
-PythonUnlocked::~PythonUnlocked() {
-  if (saved_ != nullptr) {
-    python_lock.restore(saved_);
-  }
-}
-void set_python_lock(int64_t check, int64_t save, int64_t restore) {
-  python_lock.save = reinterpret_cast<void* (*)()>(save);
-  python_lock.restore = reinterpret_cast<void (*)(void*)>(restore);
-  python_lock.check = reinterpret_cast<int (*)()>(check);
-}
-
-void throw_error(std::string text) {
-  auto colon = text.find(": ");
-  if (colon != std::string::npos) {
-    std::lock_guard<std::mutex> guard(python_mutex);
-    auto it = python_types.find(std::string_view(text).substr(0, colon));
-    if (it != python_types.end()) {
-      throw PythonError(text, colon + 2, it->second);
-    }
-  }
-  throw c10::Error(std::move(text), nullptr);  // without a C++ backtrace: a user reads the line that helps
-}
-
-std::string error_text(const std::exception& error) {
-  if (auto* ours = dynamic_cast<const PythonError*>(&error)) {
-    return ours->full_text;
-  }
-  auto* torchs = dynamic_cast<const c10::Error*>(&error);
-  return torchs != nullptr ? torchs->what_without_backtrace() : error.what();
-}
-
-void set_python_exception(const char* name, int64_t type) {
-  std::lock_guard<std::mutex> guard(python_mutex);
-  python_types[name] = reinterpret_cast<_object*>(type);
 }
 
 void install_sessions(remora_interrupt_callback interrupt, remora_trace_callback trace,

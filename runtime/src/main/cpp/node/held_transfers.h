@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// Tensors that go from one machine straight to another. The program asks the source's node to hold the bytes under a
-// ticket, and the target's node to fetch them from there; it never sees them. The node's host serves the tickets that
-// this file holds, and fetches those of others.
+// The node's side of tensors that go from one machine straight to another, see client/transfer.h: the tickets that this
+// node holds for others, and those of others that it fetches. The node's host serves the tickets.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -10,21 +9,10 @@
 #include <string>
 #include <string_view>
 
-#include "api/remora.h"
+#include "common/callbacks.h"
 #include "common/wire.h"
 
 namespace remora {
-
-// ---------------------------------------------------------------- the program's side
-
-// Copies `source` to `target`, two contiguous 1-D tensors of one dtype on two machines, from node to node. `temporary`:
-// nobody writes to the source any more. Answers how many elements were copied: the caller copies the rest by way of
-// this process, which is right (if slower) whatever has kept them from going straight.
-int64_t copy_straight(const at::Tensor& source, const at::Tensor& target, bool temporary);
-
-void set_notice_callback(remora_notice_callback notice);
-
-// ---------------------------------------------------------------- the node's side
 
 struct Transferred {
   TransferResult result = TransferResult::kDone;

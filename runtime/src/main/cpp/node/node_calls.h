@@ -1,26 +1,17 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// Calls in a batch that no operator answers: Python functions that run whole on the node (@remora.remote), in a worker
-// process, and what the node answers, the process that the executor is in (loading and saving models). This is what
-// passes between them and the core, and the memory that results are in.
+// The node's side of the calls that common/node_call.h describes.
 #pragma once
 
 #include <ATen/ATen.h>
 
-#include <string>
 #include <string_view>
 #include <vector>
 
-#include "api/remora.h"
-#include "common/wire.h"
+#include "common/callbacks.h"
+#include "common/node_call.h"
 
 namespace remora {
-
-class Machine;
-
-// ---- the node's side
-
-enum class Callee : uint8_t { kWorker, kNode };
 
 // A function to run, as kRun has it, or a call of the node, as kCallNode has it.
 struct FunctionCall {
@@ -34,7 +25,7 @@ struct FunctionCall {
 };
 
 struct FunctionResult {
-  Writer answer;                     // for the program, see functions.cpp
+  Writer answer;                     // for the program, see common/node_call.h
   std::vector<at::Tensor> created;   // one for each new storage, of bytes
 };
 
@@ -47,20 +38,5 @@ FunctionResult run_function(int64_t executor, const std::vector<c10::Device>& de
 void run_answer(const uint8_t* data, size_t bytes);
 // Writes a tensor of the call to a file; see remora_run_write.
 void run_write(size_t tensor, const char* path, uint64_t offset, uint64_t bytes);
-
-// ---- the program's side
-
-int64_t record_run(Machine& machine, Callee callee, int device, int64_t timeout_millis, const char* name,
-                   const uint8_t* payload, size_t bytes, const int64_t* tensors, size_t count);
-std::string await_run(Machine& machine, int64_t request);
-void bind_run(Machine& machine, int64_t request, const std::vector<at::Tensor>& tensors);
-// The node's answer, with its tensors bound.
-struct NodeAnswer {
-  std::string payload;
-  std::vector<at::Tensor> tensors;
-};
-NodeAnswer await_node(Machine& machine, int64_t request);
-// The longest time that one of the machine's unfinished calls may take, in milliseconds; 0 when there is none.
-int64_t longest_run(int64_t machine);
 
 }  // namespace remora

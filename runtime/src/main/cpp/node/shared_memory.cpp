@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+#include "node/shared_memory.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/DeviceGuard.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdio>
+
+#include "common/cuda_driver.h"
+#include "node/errno_error.h"
+
+namespace remora {
+
+// ---------------------------------------------------------------- on the CPU
+
+namespace {
+
+// A memory file without a name, which goes when its last user does, however that ends. Sealed: whoever has it cannot
+// make it shorter under the other's feet.
+struct SharedMemory {
+  void* address;
+  size_t bytes;
+  int file;
+};
+
+void unmap(void* context) {
+  auto* memory = static_cast<SharedMemory*>(context);
+  munmap(memory->address, memory->bytes);
+  close(memory->file);
+  delete memory;
+}
+
+SharedMemory* shared_memory(const c10::DataPtr& data) {
+  return data.get_deleter() == &unmap ? static_cast<SharedMemory*>(data.get_context()) : nullptr;
+}
+
+// Takes the file over.
+c10::DataPtr map(int file, size_t bytes) {
+  if (fcntl(file, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) != 0 && errno != EPERM) {
+    close(file);
+    fail_with_errno("memory to share with a Python function cannot be sealed");
+  }
+  struct stat status {};
+  auto seals = fcntl(file, F_GET_SEALS);
+  if (seals < 0 || (seals & F_SEAL_SHRINK) == 0 || fstat(file, &status) != 0 ||
+      static_cast<uint64_t>(status.st_size) < bytes) {
+    close(file);
+    TORCH_CHECK(false, "what a Python function's worker shares is not sealed memory of ", bytes, " bytes");
+  }
+  void* address = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+  if (address == MAP_FAILED) {
+    close(file);
+    fail_with_errno(std::to_string(bytes) + " bytes cannot be shared with a Python function");
+  }
+  return {address, new SharedMemory{address, bytes, file}, &unmap, c10::Device(c10::kCPU)};
+}
+
+std::string path_of(const SharedMemory& memory) {
+  return "/proc/" + std::to_string(getpid()) + "/fd/" + std::to_string(memory.file);
+}
+
+}  // namespace
+
+std::string share(c10::StorageImpl* storage) {
+  if (auto* memory = shared_memory(storage->data_ptr())) {
+    return path_of(*memory);
+  }
+  auto bytes = storage->nbytes();
+  int file = memfd_create("remora", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  if (file < 0) {
+    fail_with_errno("memory to share with a Python function cannot be had");
+  }
+  if (ftruncate(file, static_cast<off_t>(bytes)) != 0) {
+    close(file);
+    fail_with_errno(std::to_string(bytes) + " bytes to share with a Python function cannot be had");
+  }
+  auto data = map(file, bytes);
+  std::memcpy(data.mutable_get(), storage->data(), bytes);
+  auto* memory = shared_memory(data);
+  storage->set_data_ptr_noswap(std::move(data));
+  return path_of(*memory);
+}
+
+c10::DataPtr open_shared(std::string_view path, size_t bytes) {
+  // Only what another process has open: no file of the node's, and nothing that opening could block on.
+  int pid = 0, number = 0, end = 0;
+  std::string text(path);
+  TORCH_CHECK(std::sscanf(text.c_str(), "/proc/%9d/fd/%9d%n", &pid, &number, &end) == 2 &&
+                  static_cast<size_t>(end) == text.size(),
+              "'", text, "' is not memory of a worker");
+  int file = open(text.c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK);
+  if (file < 0) {
+    fail_with_errno("the memory of a Python function's result cannot be opened");
+  }
+  return map(file, bytes);
+}
+
+// ---------------------------------------------------------------- on CUDA
+
+namespace {
+
+const CudaDriver& cuda_driver() {
+  const auto& driver = CudaDriver::get();
+  TORCH_CHECK(driver.can_share_memory(), "the CUDA driver cannot share memory");
+  return driver;
+}
+
+void check_cuda(int code, const char* what) {
+  TORCH_CHECK(code == 0, "CUDA memory cannot be shared with a Python function: ", what, " answers ", code);
+}
+
+}  // namespace
+
+void synchronize(c10::Device device) {
+  c10::impl::VirtualGuardImpl(device.type()).synchronizeDevice(device.index());
+}
+
+void write_cuda(Writer& w, const c10::StorageImpl* storage) {
+  const auto& cuda = cuda_driver();
+  c10::DeviceGuard guard(storage->device());
+  auto address = reinterpret_cast<uint64_t>(storage->data());
+  uint64_t base = 0;
+  size_t size = 0;
+  CudaDriver::MemoryHandle handle{};
+  check_cuda(cuda.memory_range(&base, &size, address), "cuMemGetAddressRange");
+  check_cuda(cuda.memory_handle(&handle, base), "cuIpcGetMemHandle");
+  w.raw(handle.bytes, sizeof handle.bytes);
+  w.varint(address - base);
+}
+
+at::Tensor read_cuda(Reader& r, c10::Device device, size_t bytes) {
+  const auto& cuda = cuda_driver();
+  CudaDriver::MemoryHandle handle{};
+  std::memcpy(handle.bytes, r.raw(sizeof handle.bytes), sizeof handle.bytes);
+  auto offset = r.bounded(kMaxStorageBytes, "an offset");
+  c10::DeviceGuard guard(device);
+  auto copy = at::empty({static_cast<int64_t>(bytes)}, at::TensorOptions().dtype(at::kByte).device(device));
+  uint64_t base = 0;
+  check_cuda(cuda.open_memory(&base, handle, 1), "cuIpcOpenMemHandle");
+  try {
+    uint64_t start = 0;
+    size_t size = 0;
+    check_cuda(cuda.memory_range(&start, &size, base), "cuMemGetAddressRange");
+    TORCH_CHECK(offset <= size && bytes <= size - offset, "a result ends outside its memory");
+    copy.copy_(at::from_blob(reinterpret_cast<void*>(base + offset), {static_cast<int64_t>(bytes)},
+                             at::TensorOptions().dtype(at::kByte).device(device)));
+    synchronize(device);
+  } catch (...) {
+    cuda.close_memory(base);
+    throw;
+  }
+  check_cuda(cuda.close_memory(base), "cuIpcCloseMemHandle");
+  return copy;
+}
+
+}  // namespace remora
