@@ -11,9 +11,13 @@
 #include <sstream>
 
 #include "api/remora.h"
+#include "client/device/event.h"
+#include "client/device/registration.h"
 #include "client/machine.h"
 #include "client/node_calls.h"
+#include "client/read.h"
 #include "client/session/session.h"
+#include "client/storage.h"
 #include "client/transfer.h"
 #include "common/cuda_driver.h"
 #include "common/error.h"

@@ -20,6 +20,7 @@
 #include <string>
 #include <vector>
 
+#include "client/output_plan.h"
 #include "common/callbacks.h"
 #include "common/error.h"
 #include "common/operators.h"
@@ -37,20 +38,7 @@ constexpr int kSlots = 32;
 inline c10::Device remora_device(int slot) { return {kRemora, static_cast<c10::DeviceIndex>(slot)}; }
 
 class Machine;
-
-// What a storage's DataPtr refers to. Its data pointer is where the storage would be if it were in this process, an
-// address that no memory has: other live storages are elsewhere, and places in this one are as far apart as its bytes.
-struct StorageContext {
-  Machine* machine;
-  int64_t id;
-  int32_t device;        // number on the machine
-  uint64_t bytes;
-  uint64_t address = 0;
-  uint64_t room = 0;     // from the address on, kept free of other storages
-  uint64_t born = 0;     // sequence of the batch that first used it; 0 = the node has not heard of it
-  uint32_t birth = 0;    // its place in that batch's list of births
-  int64_t call = 0;      // the call that named it last
-};
+struct StorageContext;
 
 struct Batch {
   Machine* machine = nullptr;
@@ -61,40 +49,6 @@ struct Batch {
   int64_t operations = 0;      // recorded since the batch before
   int64_t request = 0;
   at::Tensor destination;      // keeps the memory a value is read into alive until the batch is released
-};
-
-// A plan says what a call returns, so that it need not be computed again for a call with equal metadata.
-struct OutputPlan {
-  enum Kind : uint8_t { kAlias, kView, kTensor, kUndefined, kList, kValue } kind = kUndefined;
-  int32_t argument = -1;  // kAlias, kView
-  TensorMeta meta;        // kTensor, kView
-  int64_t bytes = 0;      // of the storage
-  std::vector<OutputPlan> list;
-  c10::IValue value;
-};
-struct Plan {
-  std::vector<OutputPlan> outputs;
-  // Written arguments (counted over all tensors of all written arguments) that the operator gives other metadata. They
-  // stay where they are in their storages: the offset is the tensor's own, not the plan's.
-  std::vector<std::pair<uint32_t, TensorMeta>> resized;
-};
-
-struct PlanKey {
-  uint64_t a = 0x243F6A8885A308D3ULL;
-  uint64_t b = 0x13198A2E03707344ULL;
-  // Two independent lanes of multiply-and-fold: 128 bits, so that a collision is not a practical possibility.
-  void mix(uint64_t value) {
-    auto fold = [](uint64_t x, uint64_t y) {
-      auto product = static_cast<unsigned __int128>(x) * y;
-      return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
-    };
-    a = fold(a ^ value, 0x9E3779B97F4A7C15ULL) + 0xA0761D6478BD642FULL;
-    b = fold(b + value, 0xE7037ED1A0B428DBULL) ^ (value * 0x8EBC6AF09C88C6E3ULL);
-  }
-  bool operator==(const PlanKey& o) const { return a == o.a && b == o.b; }
-};
-struct PlanKeyHash {
-  size_t operator()(const PlanKey& k) const { return k.a; }
 };
 
 struct TensorView {
@@ -256,21 +210,6 @@ class Machine {
   Handles events_;
 };
 
-// A place in a machine's operation stream.
-struct RemoteEvent {
-  explicit RemoteEvent(Machine& machine) : machine(&machine), id(machine.next_event()) {}
-  ~RemoteEvent() { machine->free_handle(Record::kFreeEvent, id); }
-  RemoteEvent(const RemoteEvent&) = delete;
-  RemoteEvent& operator=(const RemoteEvent&) = delete;
-
-  Machine* const machine;
-  const int64_t id;
-  uint64_t sequence = 0;  // of the batch that has it
-};
-void record_event(RemoteEvent& event, int device);
-bool event_happened(RemoteEvent& event);
-double event_elapsed(const RemoteEvent& first, const RemoteEvent& second);  // milliseconds
-
 class Machine::Lock {
  public:
   explicit Lock(Machine& machine) : machine_(machine), lock_(locked(machine.mutex_)) {}
@@ -305,38 +244,14 @@ void lock_machines();
 void unlock_machines();
 // The open machine a device belongs to; "remora" without an index is the thread's current device. Throws.
 Machine& machine_of(c10::Device device, int* slot = nullptr);
+Machine* open_machine_at(int slot);  // nullptr where none is open
 Machine& last_machine_of(int slot);  // the one that is closed too; throws where there was none
-StorageContext* context_of(const at::Tensor& t);  // nullptr for tensors without a remote storage
-// Throws what PyTorch throws where memory is out: no node has a storage of so many bytes.
-void check_storage_bytes(size_t bytes);
-// The storage that a remote tensor's memory is, or is part of: a slice of a storage, or what came through DLPack. Throws
-// where the memory is none that a machine has, or the tensor does not lie within it.
-StorageContext& storage_of(const at::Tensor& t);
-// Bytes from the storage's first to the first of the tensor's own storage.
-int64_t byte_shift(const at::Tensor& t, const StorageContext& storage);
-c10::Device device_of_address(const void* address);                      // throws where no storage is there
 int open_devices();
 int slots_in_use();  // one more than the highest of an open device: below it are gaps where machines were closed
 int current_slot();
 
-// A new storage on a device slot, and a tensor over it. No memory but its metadata's.
-at::Tensor new_tensor(Machine& machine, int slot, const TensorMeta& meta, size_t storage_bytes);
-void resize_storage(c10::StorageImpl* storage, size_t bytes);
-void note_resized(c10::StorageImpl* storage, size_t bytes);  // the same where the node does it by itself
-StorageContext& whole_storage(c10::StorageImpl* storage);    // throws where it is a part, which has no size of its own
 void record_call(const c10::OperatorHandle& op, c10::DispatchKeySet keys, std::vector<c10::IValue>* stack);
-// Requests with consecutive numbers, one for each piece of a value.
-struct Reads {
-  int64_t first;
-  int64_t count;
-};
-// Records the download of `source` into `destination`, contiguous and of the same dtype and sizes.
-Reads record_read(const at::Tensor& source, const at::Tensor& destination);
-void set_read_piece(int64_t bytes);
-// The number of a remote generator on its machine.
-int64_t generator_id(const at::Generator& generator);
 std::string describe_with_id(const at::Tensor& t);
 uint64_t metadata_hash(const at::Tensor& t);
-void register_backend();
 
 }  // namespace remora

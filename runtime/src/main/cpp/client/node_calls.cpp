@@ -5,6 +5,7 @@
 #include <mutex>
 
 #include "client/machine.h"
+#include "client/storage.h"
 
 namespace remora {
 

@@ -14,6 +14,7 @@
 #include <sstream>
 
 #include "client/machine.h"
+#include "client/storage.h"
 
 namespace remora {
 

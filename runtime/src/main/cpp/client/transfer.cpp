@@ -12,6 +12,7 @@
 #include <tuple>
 
 #include "client/machine.h"
+#include "client/storage.h"
 #include "common/error.h"
 
 namespace remora {

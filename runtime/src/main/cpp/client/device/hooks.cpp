@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+//
+// What libtorch asks of a backend besides its kernels.
+#include <ATen/ATen.h>
+#include <ATen/detail/PrivateUse1HooksInterface.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+
+#include "client/device/generator.h"
+#include "client/device/registration.h"
+#include "client/machine.h"
+#include "client/storage.h"
+
+namespace remora {
+
+namespace {
+
+using c10::impl::VirtualGuardImpl;
+
+struct RemoteHooks final : at::PrivateUse1HooksInterface {
+  // Of the interface since libtorch 2.7.
+  bool isBuilt() const { return true; }
+  bool isAvailable() const { return open_devices() > 0; }
+  bool hasPrimaryContext(c10::DeviceIndex) const override { return true; }
+  // The indices that libtorch walks through, to seed every generator for example.
+  c10::DeviceIndex deviceCount() const override { return static_cast<c10::DeviceIndex>(slots_in_use()); }
+  void setCurrentDevice(c10::DeviceIndex index) const override { VirtualGuardImpl(kRemora).setDevice(remora_device(index)); }
+  c10::DeviceIndex getCurrentDevice() const override { return static_cast<c10::DeviceIndex>(current_slot()); }
+  c10::DeviceIndex exchangeDevice(c10::DeviceIndex index) const override {
+    return VirtualGuardImpl(kRemora).exchangeDevice(remora_device(index)).index();
+  }
+  c10::DeviceIndex maybeExchangeDevice(c10::DeviceIndex index) const override { return exchangeDevice(index); }
+  c10::Allocator* getPinnedMemoryAllocator() const override { return at::getCPUAllocator(); }
+  bool isPinnedPtr(const void*) const override { return false; }
+  c10::Device getDeviceFromPtr(void* data) const override { return device_of_address(data); }
+  const at::Generator& getDefaultGenerator(c10::DeviceIndex index) const override {
+    return default_generator(index < 0 ? current_slot() : index);
+  }
+  at::Generator getNewGenerator(c10::DeviceIndex index) const override {
+    return new_generator(index < 0 ? current_slot() : index);
+  }
+  void resizePrivateUse1Bytes(const c10::Storage& storage, size_t bytes) const override {
+    resize_storage(storage.unsafeGetStorageImpl(), bytes);
+  }
+};
+
+}  // namespace
+
+void register_hooks() { at::RegisterPrivateUse1HooksInterface(new RemoteHooks()); }
+
+}  // namespace remora

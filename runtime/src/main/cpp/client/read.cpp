@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+#include "client/read.h"
+
+#include <ATen/ATen.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+
+#include <algorithm>
+#include <atomic>
+
+#include "client/machine.h"
+#include "client/storage.h"
+
+namespace remora {
+
+namespace {
+
+// A node holds a copy of each value that it has not sent yet, and executes nothing more while it holds many bytes: of a
+// large tensor it need not hold all at one time.
+std::atomic<int64_t> read_piece{int64_t{64} << 20};
+
+void record_read_piece(Machine& machine, int64_t request, const at::Tensor& source, const at::Tensor& destination) {
+  Machine::Lock lock(machine);
+  machine.begin_record();
+  NamedTensors named;
+  machine.open.code(Record::kRead);
+  machine.open.varint(request);
+  machine.write_tensor(source, named);
+  machine.downloaded.fetch_add(static_cast<int64_t>(destination.nbytes()), std::memory_order_relaxed);
+  machine.submit_open_batch(request, destination);
+}
+
+}  // namespace
+
+void set_read_piece(int64_t bytes) {
+  TORCH_CHECK(bytes > 0 && bytes <= static_cast<int64_t>(kMaxValueBytes), "a piece has 1 to ", kMaxValueBytes,
+              " bytes, not ", bytes);
+  read_piece.store(bytes);
+}
+
+Reads record_read(const at::Tensor& source, const at::Tensor& destination) {
+  auto& storage = storage_of(source);
+  auto& machine = *storage.machine;
+  machine.check_usable(storage.id);
+  auto step = std::max<int64_t>(1, read_piece.load() / static_cast<int64_t>(source.element_size()));
+  if (source.numel() <= step) {
+    auto request = machine.next_request();
+    record_read_piece(machine, request, source, destination);
+    return {request, 1};
+  }
+  at::AutoDispatchBelowADInplaceOrView below_autograd;
+  auto from = source.resolve_conj().resolve_neg().contiguous().view(-1);
+  auto to = destination.view(-1);
+  auto count = (from.numel() + step - 1) / step;
+  auto first = machine.next_request(count);
+  for (int64_t piece = 0; piece < count; piece++) {
+    auto start = piece * step;
+    auto length = std::min(step, from.numel() - start);
+    record_read_piece(machine, first + piece, from.narrow(0, start, length), to.narrow(0, start, length));
+  }
+  return {first, count};
+}
+
+}  // namespace remora
