@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Calls that take their place among the operations but are no operators: functions, models.
 
-``functions.cpp`` of the native core describes the bytes. A thread waits for each call's answer, so that
+``node_call.h`` of the native core describes the bytes. A thread waits for each call's answer, so that
 nothing stays behind on the node when the caller gives up.
 """
 

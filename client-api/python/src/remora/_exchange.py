@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """What a program, a node's native core and a Python worker say to each other of a function.
 
-``functions.cpp`` of the native core describes the bytes; the frames between node and worker are
+``node_call.h`` of the native core describes the bytes; the frames between node and worker are
 ``PythonWorker.java``'s.
 """
 

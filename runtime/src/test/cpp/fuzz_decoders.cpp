@@ -210,7 +210,7 @@ Corpus record(const std::string& snapshot) {
     remora_machine_close(machine);
   }
   // A function that is given a new tensor of four floats, and its worker's answer: the first two of them, and a new
-  // tensor without bytes. functions.cpp describes both.
+  // tensor without bytes. node_call.h describes both.
   const Bytes run = {0xB7, 2, 17, 1, 0, 0x88, 0x27, 1, 'f', 7, 'p', 'a', 'y', 'l', 'o', 'a', 'd',
                      1, 0xA0, 2, 1, 6, 1, 4};
   corpus.batches.push_back(run);

@@ -20,7 +20,7 @@ import java.util.OptionalLong;
 public record NodeCall(
     ByteBuffer payload, String deviceName, int device, OptionalLong available, Duration timeout) {
 
-  /** What functions.cpp has written. */
+  /** A request in the format that the native core's node_call.h describes. */
   static NodeCall decode(ByteBuffer request, Duration timeout) {
     ByteBuffer in = request.duplicate();
     in.get(); // the version; this process's own core has written it

@@ -17,7 +17,7 @@ import java.util.List;
  */
 public record NodeCallAnswer(byte[] payload, List<FileStorage> storages, List<FileTensor> tensors) {
 
-  // As functions.cpp has it.
+  // As node_call.h has it.
   private static final int VERSION = 2;
   private static final int MEMORY_NONE = 0;
   private static final int MEMORY_FILE = 3;
