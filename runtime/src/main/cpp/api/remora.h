@@ -182,7 +182,7 @@ REMORA_API void remora_generator_release(int64_t generator);
 REMORA_API int64_t remora_run(
     int64_t machine, int32_t device, int64_t timeout_millis, const char* name, const uint8_t* payload, int64_t bytes,
     const int64_t* tensors, int64_t count);
-// Waits for the function's end. Answers the size of the worker's answer (functions.cpp describes it), which stays at
+// Waits for the function's end. Answers the size of the worker's answer (node_call.h describes it), which stays at
 // *answer until the thread's next call.
 REMORA_API int64_t remora_run_await(int64_t machine, int64_t request, const uint8_t** answer);
 // The new storages of the answer become those of `tensors`, which nothing has used yet: as many, in order.
