@@ -10,7 +10,6 @@ import akka.cluster.typed.Cluster;
 import akka.cluster.typed.Join;
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
-import io.remora.actors.internal.ClusterConfig;
 import io.remora.actors.internal.UnknownKeys;
 import io.remora.metrics.HttpEndpoint;
 import io.remora.runtime.RemoraException;

@@ -17,7 +17,6 @@ import akka.cluster.typed.Cluster;
 import akka.cluster.typed.Join;
 import akka.pattern.StatusReply;
 import com.typesafe.config.ConfigFactory;
-import io.remora.actors.internal.ClusterConfig;
 import io.remora.runtime.Batch;
 import io.remora.runtime.BatchSink;
 import io.remora.runtime.MachineStateException;

@@ -71,4 +71,12 @@ final class ModulesTest {
             "info.picocli:picocli",
             "ch.qos.logback:logback-classic");
   }
+
+  @Test
+  void haveNoLibtorchWhereNoTensorIsTouched() {
+    assertThat(modules.withUse("gateway"))
+        .contains("io.remora:remora-core", "io.remora:remora-actors")
+        .doesNotContain("io.remora:remora-runtime")
+        .noneMatch(each -> each.startsWith("org.bytedeco:"));
+  }
 }

@@ -7,7 +7,7 @@ import com.typesafe.config.ConfigFactory;
 import com.typesafe.config.ConfigValueFactory;
 import io.micrometer.core.instrument.Metrics;
 import io.remora.actors.RemoraCluster;
-import io.remora.actors.internal.ProcessEnd;
+import io.remora.core.ProcessEnd;
 import io.remora.runtime.RemoraException;
 import java.io.IOException;
 import java.io.InputStream;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.node;
 
-import io.remora.actors.internal.ProcessEnd;
+import io.remora.core.ProcessEnd;
 import java.io.PrintStream;
 import java.time.Duration;
 import picocli.CommandLine;

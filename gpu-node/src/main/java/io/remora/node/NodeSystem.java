@@ -3,8 +3,8 @@ package io.remora.node;
 
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
+import io.remora.actors.ClusterConfig;
 import io.remora.actors.ClusterNode;
-import io.remora.actors.internal.ClusterConfig;
 import io.remora.metrics.HttpEndpoint;
 import io.remora.runtime.RemoraException;
 import java.util.List;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.node;
 
+import io.remora.core.ProgramLibtorch;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.TorchLibrary;
-import io.remora.runtime.internal.NativeLibraries;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -35,7 +35,7 @@ final class TorchHome {
       }
     }
     String version = declaredVersion(home);
-    boolean ownCore = System.getenv(NativeLibraries.CORE_VARIABLE) != null;
+    boolean ownCore = System.getenv(ProgramLibtorch.CORE_VARIABLE) != null;
     if (version != null && !ownCore && !Handshake.majorMinor(version).equals(SUPPORTED)) {
       throw unusable(home, "it is torch %s, but %s is needed".formatted(version, SUPPORTED));
     }

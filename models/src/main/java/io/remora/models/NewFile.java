@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.models;
 
+import io.remora.core.PartFiles;
 import io.remora.models.hub.NoDiskSpaceException;
-import io.remora.runtime.internal.PartFiles;
 import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.channels.FileChannel;

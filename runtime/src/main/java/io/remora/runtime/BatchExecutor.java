@@ -4,7 +4,6 @@ package io.remora.runtime;
 import static java.util.Objects.requireNonNull;
 
 import io.remora.runtime.internal.NativeCore;
-import io.remora.runtime.internal.NativeMemory;
 import io.remora.runtime.internal.RunCallbacks;
 import java.nio.ByteBuffer;
 import java.nio.file.Path;
@@ -113,7 +112,7 @@ public final class BatchExecutor implements AutoCloseable {
       if (NativeCore.executorSave(open(), sequence, file.toString(), summary) != 0) {
         throw new RemoraException("the session was not saved: " + NativeCore.lastError());
       }
-      return SavedSession.of(summary);
+      return saved(summary);
     }
   }
 
@@ -130,7 +129,7 @@ public final class BatchExecutor implements AutoCloseable {
       if (NativeCore.executorLoad(open(), file.toString(), summary) != 0) {
         throw new RemoraException("the session was not restored: " + NativeCore.lastError());
       }
-      return SavedSession.of(summary);
+      return saved(summary);
     }
   }
 
@@ -149,5 +148,9 @@ public final class BatchExecutor implements AutoCloseable {
       throw new IllegalStateException("the executor is closed");
     }
     return handle;
+  }
+
+  private static SavedSession saved(LongPointer summary) {
+    return new SavedSession(summary.get(0), summary.get(1), summary.get(2), summary.get(3));
   }
 }

@@ -2,7 +2,6 @@
 package io.remora.runtime;
 
 import io.remora.runtime.internal.NativeCore;
-import io.remora.runtime.internal.NativeMemory;
 import java.nio.ByteBuffer;
 import java.util.List;
 import java.util.concurrent.atomic.AtomicBoolean;

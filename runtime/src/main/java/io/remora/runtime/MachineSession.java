@@ -6,8 +6,6 @@ import static java.util.Objects.requireNonNull;
 import io.remora.runtime.internal.CallSites;
 import io.remora.runtime.internal.NativeCore;
 import io.remora.runtime.internal.NativeErrors;
-import io.remora.runtime.internal.NativeMemory;
-import io.remora.runtime.internal.ReportReader;
 import io.remora.runtime.internal.SessionCallbacks;
 import java.lang.ref.Reference;
 import java.nio.ByteBuffer;

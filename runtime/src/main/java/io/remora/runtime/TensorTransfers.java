@@ -5,7 +5,6 @@ import static java.util.Objects.requireNonNull;
 
 import io.remora.runtime.internal.FetchCallbacks;
 import io.remora.runtime.internal.NativeCore;
-import io.remora.runtime.internal.NativeMemory;
 import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.time.Duration;

@@ -8,6 +8,7 @@ import io.remora.actors.link.LinkConnection;
 import io.remora.actors.link.LinkSettings;
 import io.remora.actors.link.OutboundFrame;
 import io.remora.actors.link.OutboundSource;
+import io.remora.core.Room;
 import io.remora.runtime.Batch;
 import io.remora.runtime.BatchSink;
 import io.remora.runtime.MachineStateException;

@@ -3,7 +3,6 @@ package io.remora.actors.link;
 
 import static java.util.Objects.requireNonNull;
 
-import io.remora.actors.internal.Pem;
 import java.math.BigInteger;
 import java.nio.charset.StandardCharsets;
 import java.security.GeneralSecurityException;

@@ -5,7 +5,6 @@ import static java.util.Objects.requireNonNull;
 
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
-import io.remora.actors.internal.Pem;
 import io.remora.runtime.AuthenticationException;
 import io.remora.runtime.RemoraException;
 import java.io.IOException;

@@ -11,7 +11,6 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.awaitility.Awaitility.await;
 
 import com.typesafe.config.ConfigFactory;
-import io.remora.actors.internal.Pem;
 import io.remora.actors.link.LinkPair.Frame;
 import io.remora.actors.link.LinkPair.Recorder;
 import io.remora.actors.link.proto.Refused;

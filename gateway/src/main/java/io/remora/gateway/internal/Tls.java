@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.gateway.internal;
 
-import io.remora.actors.internal.Pem;
+import io.remora.actors.link.Pem;
 import io.remora.runtime.RemoraException;
 import java.io.IOException;
 import java.nio.file.Files;

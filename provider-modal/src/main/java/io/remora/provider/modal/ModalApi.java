@@ -11,7 +11,7 @@ import com.typesafe.config.ConfigFactory;
 import io.grpc.Status;
 import io.grpc.StatusRuntimeException;
 import io.grpc.netty.shaded.io.grpc.netty.NettyChannelBuilder;
-import io.remora.actors.internal.LocalSystem;
+import io.remora.actors.LocalSystem;
 import io.remora.provider.modal.wire.AuthTokenGetRequest;
 import io.remora.provider.modal.wire.ModalClientClient;
 import io.remora.runtime.AuthenticationException;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.runtime.internal;
 
+import io.remora.runtime.NativeMemory;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.TensorTransfers;
 import java.io.IOException;

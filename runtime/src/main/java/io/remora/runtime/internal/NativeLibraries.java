@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.runtime.internal;
 
+import io.remora.core.PartFiles;
+import io.remora.core.ProgramLibtorch;
 import io.remora.runtime.RemoraException;
 import java.io.IOException;
 import java.io.InputStream;
@@ -24,9 +26,6 @@ public final class NativeLibraries {
   /** Environment variable that names the cache folder. */
   public static final String CACHE_VARIABLE = "REMORA_CACHE";
 
-  /** Environment variable that names a core to load instead of the one that is shipped. */
-  public static final String CORE_VARIABLE = "REMORA_NATIVE_LIBRARY";
-
   private static final String FOLDER = "/io/remora/runtime/native/";
 
   private NativeLibraries() {}
@@ -37,7 +36,7 @@ public final class NativeLibraries {
     byte[] core = resource(platform, "libremora.so");
     byte[] binding = resource(platform, "libjniremora.so");
     Path folder = cache().resolve(hash(core, binding));
-    String named = System.getenv(CORE_VARIABLE);
+    String named = System.getenv(ProgramLibtorch.CORE_VARIABLE);
     // The binding takes the core that is loaded, by its name.
     System.load(
         named != null && !named.isBlank()

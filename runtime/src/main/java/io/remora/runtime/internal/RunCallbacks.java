@@ -2,6 +2,7 @@
 package io.remora.runtime.internal;
 
 import io.remora.runtime.FunctionRunner;
+import io.remora.runtime.NativeMemory;
 import io.remora.runtime.RemoraException;
 import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;

@@ -25,7 +25,7 @@ import com.google.protobuf.Any;
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
 import io.grpc.Status;
-import io.remora.actors.internal.LocalSystem;
+import io.remora.actors.LocalSystem;
 import io.remora.provider.modal.wire.GenericResult.GenericStatus;
 import io.remora.provider.modal.wire.ModalClient;
 import io.remora.provider.modal.wire.ModalClientHandlerFactory;

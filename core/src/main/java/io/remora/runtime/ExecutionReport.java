@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.runtime;
 
-import io.remora.runtime.internal.ReportReader;
 import java.nio.ByteBuffer;
 import java.util.ArrayList;
 import java.util.List;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-package io.remora.runtime.internal;
+package io.remora.runtime;
 
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;

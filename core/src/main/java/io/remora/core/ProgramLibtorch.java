@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-package io.remora.actors.internal;
+package io.remora.core;
 
-import io.remora.runtime.internal.NativeLibraries;
 import java.io.IOException;
 import java.io.InputStream;
 import java.io.UncheckedIOException;
@@ -9,6 +8,9 @@ import java.util.Properties;
 
 /** Which libtorch the program's classes are made for, without loading it. */
 public final class ProgramLibtorch {
+
+  /** Environment variable that names a native core to load instead of the one that is shipped. */
+  public static final String CORE_VARIABLE = "REMORA_NATIVE_LIBRARY";
 
   private static final String RESOURCE = "/META-INF/maven/org.bytedeco/pytorch/pom.properties";
 
@@ -19,7 +21,7 @@ public final class ProgramLibtorch {
    * its native core is one for another libtorch.
    */
   public static String version() {
-    if (System.getenv(NativeLibraries.CORE_VARIABLE) != null) {
+    if (System.getenv(CORE_VARIABLE) != null) {
       return "";
     }
     try (InputStream in = ProgramLibtorch.class.getResourceAsStream(RESOURCE)) {

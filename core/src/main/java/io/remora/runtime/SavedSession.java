@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.runtime;
 
-import org.bytedeco.javacpp.LongPointer;
-
 /**
  * What a session's file holds.
  *
@@ -11,9 +9,4 @@ import org.bytedeco.javacpp.LongPointer;
  * @param storages how many storages are in it
  * @param sequence the last batch that the session had executed
  */
-public record SavedSession(long bytes, long checksum, long storages, long sequence) {
-
-  static SavedSession of(LongPointer summary) {
-    return new SavedSession(summary.get(0), summary.get(1), summary.get(2), summary.get(3));
-  }
-}
+public record SavedSession(long bytes, long checksum, long storages, long sequence) {}

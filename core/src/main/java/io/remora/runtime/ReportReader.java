@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-package io.remora.runtime.internal;
+package io.remora.runtime;
 
-import io.remora.runtime.OperationFailure;
-import io.remora.runtime.OperationWarning;
-import io.remora.runtime.ProtocolException;
-import io.remora.runtime.StorageBirth;
 import java.nio.BufferUnderflowException;
 import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;

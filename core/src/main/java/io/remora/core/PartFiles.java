@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-package io.remora.runtime.internal;
+package io.remora.core;
 
 import java.io.IOException;
 import java.nio.file.DirectoryIteratorException;

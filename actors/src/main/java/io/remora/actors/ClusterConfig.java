@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-package io.remora.actors.internal;
+package io.remora.actors;
 
 import akka.actor.typed.ActorSystem;
 import akka.actor.typed.javadsl.Adapter;
 import akka.management.cluster.bootstrap.ClusterBootstrap;
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
-import io.remora.actors.ActorsSettings;
+import io.remora.actors.internal.ClusterSecurity;
 import java.util.List;
 import java.util.Map;
 import java.util.TreeMap;
