@@ -254,6 +254,9 @@ def test_streams_and_events(machine, device):
     assert first.query()
     assert second.query()
     assert first.elapsed_time(second) >= 0
+    assert isinstance(first, torch.remora.Event)
+    assert not isinstance(x, torch.remora.Event)
+    stream.record_event(second)
     torch.remora.current_stream().wait_event(second)
     assert torch.remora.default_stream(device).device == device
     x.record_stream(stream)

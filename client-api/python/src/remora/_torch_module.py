@@ -306,18 +306,25 @@ class Stream(torch.Stream):
         return super().__new__(cls, torch.device("remora", _slot(device)), priority=priority)
 
 
-class Event(torch.Event):
+class _RemoteEvent(type):
+    """Whose instances are ``torch.Event`` objects themselves: PyTorch 2.15 refuses those of subclasses."""
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, torch.Event) and instance.device.type == "remora"
+
+
+class Event(torch.Event, metaclass=_RemoteEvent):
     """A place in a device's operation stream: to query, to wait for, to measure times between (ms)."""
 
-    def __new__(
+    def __new__(  # type: ignore[misc]
         cls, enable_timing: bool = False, blocking: bool = False, interprocess: bool = False
-    ) -> Event:
+    ) -> torch.Event:
         """An event that is not recorded yet."""
         if interprocess:
             raise exceptions.RemoraException(
                 "events of a remote device cannot be shared by processes"
             )
-        return super().__new__(cls, "remora", enable_timing=enable_timing, blocking=blocking)
+        return torch.Event("remora", enable_timing=enable_timing, blocking=blocking)
 
 
 def current_stream(device: DeviceLike = None) -> Stream:
