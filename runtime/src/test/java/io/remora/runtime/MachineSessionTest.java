@@ -5,6 +5,10 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.bytedeco.pytorch.global.torch.*;
 
+import ch.qos.logback.classic.Level;
+import ch.qos.logback.classic.Logger;
+import ch.qos.logback.classic.spi.ILoggingEvent;
+import ch.qos.logback.core.read.ListAppender;
 import io.remora.runtime.internal.NativeCore;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
@@ -27,6 +31,7 @@ import org.bytedeco.pytorch.global.torch.ScalarType;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
+import org.slf4j.LoggerFactory;
 
 @Tag("critical")
 @Timeout(60)
@@ -485,6 +490,41 @@ class MachineSessionTest {
       assertThat(most).isLessThan(64 * mebibyte);
       assertThat(cpu(kept).sum().item_float()).isZero();
     }
+  }
+
+  @Test
+  void operationsAreLoggedWhereTheSettingSaysSoAndNotByTheLoggersLevelAlone() {
+    assertThat(operationsLogged(false)).isEmpty();
+    assertThat(operationsLogged(true))
+        .anySatisfy(line -> assertThat(line).contains("aten::add", "float32[2, 3]"))
+        .anySatisfy(line -> assertThat(line).contains("aten::relu"));
+  }
+
+  /** What the operations' logger, at its lowest level, gets of a sum and a function of it. */
+  private static List<String> operationsLogged(boolean log) {
+    SessionSettings settings =
+        new SessionSettings(
+            64 << 10,
+            Duration.ofNanos(100_000),
+            Duration.ofSeconds(60),
+            false,
+            log,
+            0,
+            Duration.ZERO);
+    Logger logger = (Logger) LoggerFactory.getLogger("io.remora.operations");
+    Level level = logger.getLevel();
+    ListAppender<ILoggingEvent> lines = new ListAppender<>();
+    lines.start();
+    logger.setLevel(Level.TRACE);
+    logger.addAppender(lines);
+    try (LoopbackMachine machine = new LoopbackMachine(settings, 1, true)) {
+      Tensor a = to(ones(2, 3), machine);
+      assertThat(a.add(a).relu().sum().item_float()).isEqualTo(12f);
+    } finally {
+      logger.detachAppender(lines);
+      logger.setLevel(level);
+    }
+    return lines.list.stream().map(ILoggingEvent::getFormattedMessage).toList();
   }
 
   @Test
