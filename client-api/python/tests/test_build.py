@@ -105,14 +105,15 @@ def test_prebuilt_cores_are_of_todays_sources(tmp_path):
     sources = PACKAGE.parent.parent / "runtime" / "src"
     if not sources.is_dir():
         pytest.skip("not in a checkout")
-    assert _prebuilt.source_hash(sources / "main") in core.source_hash().decode(), (
-        "the sum is not that of runtime/build-native, or the core is older than its sources"
-    )
+    if torch.__version__.split("+")[0] == _build.SHIPPED_TORCH:
+        assert _prebuilt.source_hash(sources / "main") in core.source_hash().decode(), (
+            "the sum is not that of runtime/build-native, or the core is older than its sources"
+        )
     built = _prebuilt.prebuilt_libraries(sources, current=False)
     if not built:
         pytest.skip("none is there: runtime/build-native --python builds them")
-    assert _prebuilt.prebuilt_libraries(sources) == built, (
-        "the native sources have changed: run runtime/build-native --python"
+    assert list(_prebuilt.prebuilt_libraries(sources)) == list(_prebuilt.PREBUILT_TORCH), (
+        "the native sources have changed: run runtime/build-native --python and commit client-api/python/native"
     )
 
 
