@@ -99,6 +99,20 @@ public final class Remora {
   }
 
   /**
+   * Says that values never decide the output shapes of an operator of another library. Without it,
+   * and without a Meta kernel, each call of the operator waits for the node; with it, a call waits
+   * once for each new combination of argument shapes. Must be called before the operator's first
+   * call in the process. {@code remora.node.operator-libraries} gives a node such libraries.
+   *
+   * @param operator its name with its library, such as {@code "torchvision::roi_align"}, for all
+   *     overloads
+   * @throws IllegalArgumentException when the name has no library
+   */
+  public static void declareFixedShapes(String operator) {
+    TorchLibrary.bytedeco().declareFixedShapes(operator);
+  }
+
+  /**
    * From now on machines that are opened run in this process, whatever their provider: the same
    * semantics without another process or machine, for tests and for finding mistakes. Needs {@code
    * remora-provider-mock} on the class path. Machines that are open stay as they are. {@code

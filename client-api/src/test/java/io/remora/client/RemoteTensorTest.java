@@ -25,9 +25,14 @@ import java.util.concurrent.TimeUnit;
 import org.awaitility.Awaitility;
 import org.bytedeco.pytorch.Device;
 import org.bytedeco.pytorch.DeviceOptional;
+import org.bytedeco.pytorch.Dispatcher;
+import org.bytedeco.pytorch.IValue;
+import org.bytedeco.pytorch.IValueVector;
+import org.bytedeco.pytorch.OperatorHandle;
 import org.bytedeco.pytorch.Scalar;
 import org.bytedeco.pytorch.Tensor;
 import org.bytedeco.pytorch.TensorOptions;
+import org.bytedeco.pytorch.global.torch.DispatchKey;
 import org.bytedeco.pytorch.global.torch.ScalarType;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
@@ -155,6 +160,33 @@ final class RemoteTensorTest {
 
     assertThat(remote.is_privateuseone()).isTrue();
     assertThat(remote.cpu().equal(local)).isTrue();
+  }
+
+  @Test
+  void anOperatorWithoutAMetaKernelWaitsOnceWhereItsShapesAreDeclaredFixed() {
+    assertThatThrownBy(() -> Remora.declareFixedShapes("embedding_bag_2bit_unpack"))
+        .isInstanceOf(IllegalArgumentException.class)
+        .hasMessageContaining("library::operator");
+    Remora.declareFixedShapes("quantized::embedding_bag_2bit_unpack");
+
+    assertThat(waitsOfThreeCalls("quantized::embedding_bag_4bit_unpack")).isEqualTo(3);
+    assertThat(waitsOfThreeCalls("quantized::embedding_bag_2bit_unpack")).isEqualTo(1);
+  }
+
+  private static long waitsOfThreeCalls(String operator) {
+    OperatorHandle handle = Dispatcher.realSingleton().findSchemaOrThrow(operator, "");
+    assertThat(handle.hasKernelForDispatchKey(DispatchKey.Meta)).isFalse();
+    Tensor packed = zeros(2, 8).to(device, ScalarType.Byte);
+    machine.synchronize();
+    SessionStatistics before = machine.statistics();
+    IValueVector stack = new IValueVector();
+    for (int i = 0; i < 3; i++) {
+      stack.put(new IValue(packed));
+      handle.callBoxed(stack);
+    }
+    long waits = machine.statistics().blockingReads() - before.blockingReads();
+    assertThat(stack.get(0).toTensor().sum().item_float()).isZero();
+    return waits;
   }
 
   @Test

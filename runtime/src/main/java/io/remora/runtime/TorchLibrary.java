@@ -189,6 +189,21 @@ public final class TorchLibrary {
     return NativeCore.cudaDeviceMemory(cudaIndex);
   }
 
+  /**
+   * Says that values never decide the output shapes of an operator of another library, in this
+   * process. To be called before the operator's first call.
+   *
+   * @param operator its name with its library, such as {@code torchvision::roi_align}, for all
+   *     overloads
+   */
+  public void declareFixedShapes(String operator) {
+    if (!operator.matches(".+?::.+")) {
+      throw new IllegalArgumentException(
+          "an operator is named library::operator, not \"%s\"".formatted(operator));
+    }
+    NativeCore.declareFixedShapes(operator);
+  }
+
   /** Sets how many threads libtorch computes with inside one operator, in this process. */
   public void setComputeThreads(int threads) {
     if (threads < 1) {

@@ -117,6 +117,9 @@ public final class NativeCore {
   @Name("remora_compute_threads")
   public static native int computeThreads();
 
+  @Name("remora_declare_fixed_shapes")
+  public static native void declareFixedShapes(String operator);
+
   @Name("remora_cuda_device_count")
   public static native int cudaDeviceCount();
 
