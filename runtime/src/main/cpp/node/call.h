@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+//
+// A call, or another record that names tensors, while it is decoded and run.
+#pragma once
+
+#include <utility>
+
+#include "common/error.h"
+#include "node/executor.h"
+
+namespace remora {
+
+// PyTorch's own class of an error, as its Python binding names it.
+const char* error_class(const std::exception& error);
+
+// Whether an argument is of the kind that the operator's schema says. Its kernel would misread any other.
+bool fits(const c10::IValue& value, const c10::TypePtr& type);
+
+// A call, from its first byte to its bound outputs. Decoding never throws for what only concerns this call: it notes
+// the failure and continues, so that the records behind it are found.
+struct Executor::Call {
+  OperatorInfo* info = nullptr;
+  std::string name;
+  uint64_t number = 0;                     // among the session's calls
+  torch::jit::Stack stack;
+  std::shared_ptr<Failure> failure;
+  std::string refusal;                     // becomes a failure of its own once the inputs are known
+  std::string refusal_error;               // its class, as Failure's
+  TensorMeta previous;
+  bool has_previous = false;
+  c10::SmallVector<std::pair<int64_t, at::Tensor>, 6> inputs;  // by storage id, in order
+  c10::SmallVector<int64_t, 6> written;    // storage ids
+  struct Written {
+    at::Tensor tensor;
+    TensorMeta expected;
+    int64_t storage;
+  };
+  std::vector<Written> written_tensors;
+  std::vector<const c10::StorageImpl*> adopted;
+  uint32_t device = 0;
+  bool device_known = false;
+  bool overwrites = false;                 // the argument being decoded: its old values do not matter
+  std::vector<std::string> described;
+
+  void refuse(const std::string& why, const char* error = "") {
+    if (refusal.empty()) {
+      refusal = why;
+      refusal_error = error;
+    }
+  }
+  void refuse(const std::exception& e) { refuse(error_text(e), error_class(e)); }
+};
+
+}  // namespace remora

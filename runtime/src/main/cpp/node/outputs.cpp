@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+//
+// What a call has made and written: bound to storages, checked against what the program expects, or answered.
+#include "node/call.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+
+namespace remora {
+
+// The tensor itself where it has a storage of its own and the wanted layout, else a copy that has.
+at::Tensor Executor::own(Call& call, const at::Tensor& actual, const TensorMeta* layout) {
+  TORCH_CHECK_NOT_IMPLEMENTED(actual.layout() == c10::kStrided, "the result has layout ", actual.layout(), ": ",
+                              kNotSparse);
+  TORCH_CHECK_NOT_IMPLEMENTED(!actual.is_quantized(), "the result is quantized: ", kNotQuantized);
+  auto t = actual._is_zerotensor() ? at::zeros(actual.sizes(), actual.options()) : actual;
+  auto device = devices_[call.device];
+  if (t.device() != device) {
+    t = t.to(device);
+  }
+  auto* storage = t.storage().unsafeGetStorageImpl();
+  bool shared = std::find(call.adopted.begin(), call.adopted.end(), storage) != call.adopted.end();
+  for (const auto& [id, input] : call.inputs) {
+    shared = shared || (input.defined() && input.storage().unsafeGetStorageImpl() == storage);
+  }
+  bool fits = !layout || (t.strides() == c10::IntArrayRef(layout->strides));
+  if (shared || !fits || t.storage_offset() != 0 || storage->nbytes() < TensorMeta::of(t).bytes()) {
+    auto strides = layout ? c10::IntArrayRef(layout->strides) : t.strides();
+    auto copy = layout || t.is_non_overlapping_and_dense()
+        ? at::empty_strided(t.sizes(), strides, t.options())
+        : at::empty(t.sizes(), t.options());
+    if (t.is_conj()) copy._set_conj(true);
+    if (t.is_neg()) copy._set_neg(true);
+    copy.copy_(t);
+    t = copy;
+  }
+  call.adopted.push_back(t.storage().unsafeGetStorageImpl());
+  return t;
+}
+
+void Executor::adopt(Call& call, int64_t id, uint32_t device, const TensorMeta& predicted, const at::Tensor& actual) {
+  if (!call.failure) {
+    try {
+      TORCH_CHECK(actual.defined(), "the program expects ", describe(predicted), ", the operator returned no tensor");
+      TORCH_CHECK(actual.scalar_type() == predicted.dtype && actual.sizes() == c10::IntArrayRef(predicted.sizes) &&
+                      actual.is_conj() == predicted.conj && actual.is_neg() == predicted.neg,
+                  "the program expects ", describe(predicted), ", the operator returned ",
+                  describe(TensorMeta::of(actual)));
+      auto t = own(call, actual, &predicted);
+      auto& storage = born(id, t.storage().nbytes(), device);
+      storage.memory = t.storage();
+      storage.has_values = true;
+      account(storage);
+      return;
+    } catch (const std::exception& e) {
+      call.failure = fail(call, e);
+    }
+  }
+  born(id, predicted.bytes(), device).failure = call.failure;
+}
+
+void Executor::outputs(Reader& r, Call& call, const c10::IValue& value, int depth) {
+  auto code = r.u8();
+  if (code & kTensor) {
+    if (!(code & kNew)) r.fail("an output's storage must be new");
+    auto known = call.device;
+    tensor(r, code, call, true);
+    auto [id, nothing] = call.inputs.back();
+    call.inputs.pop_back();
+    auto device = call.device;
+    call.device = known;
+    auto meta = call.previous;
+    meta.conj = code & kConj;
+    meta.neg = code & kNeg;
+    adopt(call, id, device, meta, value.isTensor() ? value.toTensor() : at::Tensor());
+    return;
+  }
+  switch (static_cast<Output>(code)) {
+    case Output::kAlias:
+      break;
+    case Output::kUndefined:
+      if (!call.failure && value.isTensor() && value.toTensor().defined()) {
+        call.failure = fail(call, "the program expects no tensor, the operator returned " +
+                                      describe(TensorMeta::of(value.toTensor())));
+      }
+      break;
+    case Output::kList: {
+      if (depth > 2) r.fail("outputs nested too deep");
+      auto n = r.count("a list's length");
+      bool fits = value.isTensorList() && value.toListRef().size() == n;
+      if (!call.failure && !fits) {
+        call.failure = fail(call, "the program expects a list of " + std::to_string(n) + " tensors");
+      }
+      for (uint64_t i = 0; i < n; i++) {
+        outputs(r, call, fits ? value.toListRef()[i] : c10::IValue(), depth + 1);
+      }
+      break;
+    }
+    default:
+      r.fail("unknown output " + std::to_string(code));
+  }
+}
+
+// What the operator wrote to must be where the program thinks it is: the program keeps its storages and offsets.
+void Executor::check_places(const Call& call) {
+  for (const auto& [t, expected, id] : call.written_tensors) {
+    auto it = storages_.find(id);
+    TORCH_CHECK(!t.defined() || (it != storages_.end() && t.storage_offset() == expected.offset &&
+                                 t.storage().unsafeGetStorageImpl() == it->second.memory.unsafeGetStorageImpl()),
+                "the operator put the written argument into other memory, where a remote tensor cannot follow");
+  }
+}
+
+// It must look as the program thinks it does, too.
+void Executor::check_written(Call& call) {
+  try {
+    check_places(call);
+  } catch (const std::exception& e) {
+    call.failure = fail(call, error_text(e));
+  }
+  for (const auto& [t, expected, id] : call.written_tensors) {
+    if (!t.defined() || call.failure) {
+      continue;
+    }
+    bool same_values = t.scalar_type() == expected.dtype && t.sizes() == c10::IntArrayRef(expected.sizes);
+    bool same_layout = t.strides() == c10::IntArrayRef(expected.strides);
+    if (same_values && same_layout) {
+      continue;
+    }
+    auto it = storages_.find(id);
+    if (same_values && it != storages_.end() && t.storage_offset() == 0 && expected.offset == 0 &&
+        expected.bytes() == t.storage().nbytes()) {
+      try {  // the operator chose another layout for the whole of its output: give it the expected one
+        auto copy = at::empty_strided(expected.sizes, expected.strides, t.options());
+        copy.copy_(t);
+        it->second.memory = copy.storage();
+        account(it->second);
+        continue;
+      } catch (const std::exception& e) {
+        call.failure = fail(call, e);
+        continue;
+      }
+    }
+    if (it != storages_.end()) it->second.has_values = false;  // not those that the program thinks it has
+    call.failure = fail(call, "the program expects the written argument to be " + describe(expected) +
+                                  ", the operator made it " + describe(TensorMeta::of(t)));
+  }
+}
+
+void Executor::answer_output(Call& call, Writer& w, const c10::IValue& value, int32_t kind,
+                             std::vector<at::Tensor>& bound) {
+  if (kind >= 0) {
+    w.code(Answer::kAlias);
+    w.varint(kind);
+  } else if (value.isTensor()) {
+    if (!value.toTensor().defined()) {
+      w.code(Answer::kUndefined);
+      return;
+    }
+    auto t = own(call, value.toTensor(), nullptr);
+    w.code(Answer::kTensor);
+    TensorMeta::of(t).write(w);
+    w.varint(t.storage().nbytes());
+    bound.push_back(t);
+  } else if (value.isTensorList()) {
+    w.code(Answer::kList);
+    w.varint(value.toListRef().size());
+    for (const auto& element : value.toListRef()) answer_output(call, w, element, OperatorInfo::kNew, bound);
+  } else if (value.isInt()) {
+    w.code(Answer::kInt);
+    w.zigzag(value.toInt());
+  } else if (value.isDouble()) {
+    w.code(Answer::kDouble);
+    w.f64(value.toDouble());
+  } else if (value.isBool()) {
+    w.code(Answer::kBool);
+    w.u8(value.toBool() ? 1 : 0);
+  } else if (value.isComplexDouble()) {
+    w.code(Answer::kComplex);
+    w.f64(value.toComplexDouble().real());
+    w.f64(value.toComplexDouble().imag());
+  } else if (value.isString()) {
+    w.code(Answer::kString);
+    w.string(value.toStringView());
+  } else if (value.isNone()) {
+    w.code(Answer::kNone);
+  } else {
+    TORCH_CHECK(false, "a result of kind ", value.tagKind(), " cannot be sent back");
+  }
+}
+
+void Executor::bind(Reader& r) {
+  auto request = static_cast<int64_t>(r.varint());
+  auto n = r.count("a count of outputs");
+  if (n == 0) {  // nobody has waited for the answer
+    asked_.erase(request);
+    return;
+  }
+  auto it = asked_.find(request);
+  if (it == asked_.end() || it->second.size() != n) {
+    r.fail("request " + std::to_string(request) + " has no " + std::to_string(n) + " outputs to name");
+  }
+  for (uint64_t i = 0; i < n; i++) {
+    int64_t id = 0;
+    auto& storage = storage_record(r, &id);
+    storage.memory = it->second[i].storage();
+    storage.bytes = storage.memory.nbytes();
+    storage.has_values = true;
+    account(storage);
+  }
+  asked_.erase(it);
+}
+
+}  // namespace remora

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+//
+// What the program is told: failures, warnings, answers.
+#include "node/call.h"
+
+#include <algorithm>
+
+namespace remora {
+
+const char* error_class(const std::exception& error) {
+  if (dynamic_cast<const c10::IndexError*>(&error)) return "IndexError";
+  if (dynamic_cast<const c10::ValueError*>(&error)) return "ValueError";
+  if (dynamic_cast<const c10::TypeError*>(&error)) return "TypeError";
+  if (dynamic_cast<const c10::NotImplementedError*>(&error)) return "NotImplementedError";
+  if (dynamic_cast<const c10::LinAlgError*>(&error)) return "LinAlgError";
+  if (dynamic_cast<const c10::OutOfMemoryError*>(&error)) return "OutOfMemoryError";
+  return "RuntimeError";
+}
+
+std::shared_ptr<Failure> Executor::fail(Call& call, const std::exception& error) {
+  return fail(call, error_text(error), error_class(error));
+}
+
+std::shared_ptr<Failure> Executor::fail_refused(Call& call) { return fail(call, call.refusal, call.refusal_error); }
+
+std::shared_ptr<Failure> Executor::fail(Call& call, const std::string& message, const std::string& error) {
+  auto failure = std::make_shared<Failure>();
+  failure->number = ++failures_;
+  failure->call = call.number;
+  failure->operation = call.name;
+  failure->error = error;
+  failure->message = message;
+  failure->inputs = call.described;
+  result_->report.code(remora::Event::kFailure);
+  write_failure(*failure);
+  return failure;
+}
+
+void Executor::write_failure(const Failure& failure) {
+  auto& report = result_->report;
+  report.varint(failure.number);
+  report.varint(failure.call);
+  report.string(failure.operation);
+  report.string(failure.error);
+  report.string(failure.message);
+  auto inputs = std::min<size_t>(failure.inputs.size(), 64);
+  report.varint(inputs);
+  for (size_t i = 0; i < inputs; i++) report.string(failure.inputs[i]);
+}
+
+// One that repeats is told once in a batch.
+void Executor::write_warning(const Call& call, const c10::Warning& warning) {
+  auto text = warning.msg().substr(0, kMaxWarningBytes);
+  auto known = call.name + ": " + text;
+  if (warned_.size() >= kMaxWarnings || std::find(warned_.begin(), warned_.end(), known) != warned_.end()) {
+    return;
+  }
+  warned_.push_back(std::move(known));
+  auto& report = result_->report;
+  report.code(remora::Event::kWarning);
+  report.varint(call.number);
+  report.string(call.name);
+  report.code(std::holds_alternative<c10::DeprecationWarning>(warning.type()) ? WarningKind::kDeprecation
+                                                                             : WarningKind::kUser);
+  report.string(text);
+}
+
+// To a question, a call or a function that was asked.
+void Executor::answered(int64_t request, const void* data, size_t bytes) {
+  result_->report.code(remora::Event::kAnswer);
+  result_->report.varint(request);
+  result_->report.varint(bytes);
+  result_->report.raw(data, bytes);
+}
+
+void Executor::refuse(int64_t request, Call& call) {
+  if (!call.failure) {
+    call.failure = fail_refused(call);
+  }
+  request_failed(request, *call.failure);
+}
+
+void Executor::request_failed(int64_t request, Failure& failure) {
+  failure.told = true;
+  result_->report.code(remora::Event::kRequestFailed);
+  result_->report.varint(request);
+  write_failure(failure);
+}
+
+}  // namespace remora

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+//
+// The table of storages: from their birth over lazy and realized to lost.
+#include "node/call.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/DeviceGuard.h>
+
+#include <algorithm>
+
+namespace remora {
+
+int64_t Executor::storage_bytes() const {
+  int64_t bytes = 0;
+  for (const auto& [id, storage] : storages_) {
+    if (storage.memory) {
+      bytes += static_cast<int64_t>(storage.memory.nbytes());
+    }
+  }
+  return bytes;
+}
+
+c10::Allocator* Executor::allocator(uint32_t device) const { return c10::GetAllocator(devices_[device].type()); }
+
+int64_t Executor::next_id(Reader& r) {
+  int64_t id = 0;
+  if (__builtin_add_overflow(last_id_, r.zigzag(), &id) || id <= 0) {
+    r.fail("storage " + std::to_string(id) + " cannot be");
+  }
+  last_id_ = id;
+  return id;
+}
+
+Executor::Storage& Executor::born(int64_t id, uint64_t bytes, uint32_t device) {
+  auto& storage = storages_[id];
+  account(storage, true);  // a hostile batch may name a storage twice
+  storage = Storage();
+  storage.bytes = bytes;
+  storage.device = device;
+  born_.push_back(id);
+  return storage;
+}
+
+// Keeps the count of allocated bytes, and its peak, up to date with one storage.
+void Executor::account(Storage& storage, bool gone) {
+  uint64_t now = gone || !storage.memory ? 0 : storage.memory.nbytes();
+  if (now != storage.accounted) {
+    auto& memory = memory_[storage.device];
+    memory.allocated += now - storage.accounted;
+    memory.peak = std::max(memory.peak, memory.allocated);
+    storage.accounted = now;
+  }
+}
+
+void Executor::realize(Storage& storage) {
+  if (storage.memory) {
+    return;
+  }
+  c10::DeviceGuard guard(devices_[storage.device]);
+  storage.memory = c10::Storage(c10::Storage::use_byte_size_t(), static_cast<int64_t>(storage.bytes),
+                                allocator(storage.device), true);
+  account(storage);
+}
+
+bool Executor::lacks_values(Storage& storage) {
+  if (storage.failure && storage.has_values && (storage.failure->told || storage.failure->number <= told_)) {
+    storage.failure = nullptr;
+  }
+  return storage.failure != nullptr;
+}
+
+void Executor::spoil(Storage& storage, std::shared_ptr<Failure> failure) {
+  storage.failure = std::move(failure);
+  storage.rewritten = 0;
+}
+
+// A storage by id, or a new one: kWrite, kResize and kBind name storages so.
+Executor::Storage& Executor::storage_record(Reader& r, int64_t* id) {
+  auto is_new = r.u8() != 0;
+  *id = next_id(r);
+  if (is_new) {
+    auto device = r.bounded(2 * devices_.size() - 1, "a device") / 2;
+    auto bytes = r.bounded(kMaxStorageBytes, "a storage's size");
+    return born(*id, bytes, static_cast<uint32_t>(device));
+  }
+  auto it = storages_.find(*id);
+  if (it == storages_.end()) {
+    r.fail("storage " + std::to_string(*id) + " is not on this node");
+  }
+  return it->second;
+}
+
+void Executor::free(Reader& r) {
+  auto it = storages_.find(next_id(r));
+  if (it == storages_.end()) {
+    r.fail("storage " + std::to_string(last_id_) + " is freed but not on this node");
+  }
+  if (it->second.reported) {
+    freed_.push_back(it->first);
+  }
+  account(it->second, true);
+  storages_.erase(it);
+}
+
+void Executor::resize(Reader& r) {
+  int64_t id = 0;
+  auto& storage = storage_record(r, &id);
+  auto bytes = r.bounded(kMaxStorageBytes, "a storage's size");
+  if (!storage.memory || storage.memory.nbytes() == bytes) {
+    storage.bytes = bytes;
+    return;
+  }
+  try {
+    c10::DeviceGuard guard(devices_[storage.device]);
+    auto options = at::TensorOptions().dtype(at::kByte).device(devices_[storage.device]);
+    auto old = at::empty({0}, options).set_(storage.memory);
+    auto grown = at::empty({static_cast<int64_t>(bytes)}, options);
+    auto kept = std::min<int64_t>(old.numel(), static_cast<int64_t>(bytes));
+    grown.narrow(0, 0, kept).copy_(old.narrow(0, 0, kept));
+    storage.memory = grown.storage();
+    storage.bytes = bytes;
+    account(storage);
+  } catch (const std::exception& e) {
+    Call none;
+    none.name = "resize_";
+    storage.has_values = false;  // they do not reach as far as the program thinks
+    spoil(storage, fail(none, e));
+  }
+}
+
+void Executor::write(Reader& r) {
+  int64_t id = 0;
+  auto& storage = storage_record(r, &id);
+  auto offset = r.bounded(kMaxStorageBytes, "an offset");
+  auto bytes = r.count("an upload's size");
+  auto* data = r.raw(bytes);
+  Call call;
+  call.name = "upload";
+  try {
+    realize(storage);
+    TORCH_CHECK(offset + bytes <= storage.memory.nbytes(), "the upload ends at byte ", offset + bytes,
+                ", the storage at ", storage.memory.nbytes());
+    auto device = devices_[storage.device];
+    if (device.is_cpu()) {
+      copy_bytes(static_cast<uint8_t*>(storage.memory.mutable_data()) + offset, data, bytes);
+    } else {
+      auto target = at::empty({0}, at::TensorOptions().dtype(at::kByte).device(device))
+                        .set_(storage.memory, static_cast<int64_t>(offset), {static_cast<int64_t>(bytes)}, {1});
+      target.copy_(at::from_blob(const_cast<uint8_t*>(data), {static_cast<int64_t>(bytes)},
+                                 at::TensorOptions().dtype(at::kByte)));
+    }
+  } catch (const std::exception& e) {
+    spoil(storage, fail(call, e));
+    return;
+  }
+  if (lacks_values(storage) && (offset == 0 || offset == storage.rewritten)) {
+    storage.rewritten = offset + bytes;
+    if (storage.rewritten == storage.memory.nbytes()) storage.failure = nullptr;
+  }
+  storage.has_values = storage.has_values || !storage.failure;
+}
+
+}  // namespace remora
