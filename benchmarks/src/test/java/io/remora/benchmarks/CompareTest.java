@@ -33,7 +33,7 @@ final class CompareTest {
   @TempDir private Path directory;
 
   @Test
-  @Tag("fast")
+  @Tag("full")
   void writesEveryFigureAsJson() {
     Path file = directory.resolve("figures.json");
     StringWriter output = new StringWriter();

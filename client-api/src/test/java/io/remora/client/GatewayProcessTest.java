@@ -49,7 +49,7 @@ final class GatewayProcessTest {
   }
 
   @Test
-  @Tag("fast")
+  @Tag("full")
   void servesMachinesOverTlsAndEndsWithItsStandardInput() throws Exception {
     Certificates certificates = Certificates.make(directory);
     Path token = Files.writeString(directory.resolve("token"), "sesame\n");

@@ -57,7 +57,7 @@ final class JvmShutdownTest {
   @TempDir private Path directory;
 
   @Test
-  @Tag("fast")
+  @Tag("full")
   void whenMainReturns() throws Exception {
     ProgramRunner program = new ProgramRunner(directory);
     Process process = start(program, "");

@@ -181,7 +181,7 @@ final class PauseTest {
   }
 
   @Test
-  @Tag("fast")
+  @Tag("full")
   void trainingGivesTheSameLosses() {
     List<Float> undisturbed = new ArrayList<>();
     List<Float> disturbed = new ArrayList<>();

@@ -37,7 +37,7 @@ final class ModalDigitsTest {
   private static final long CUT_AFTER = 128 * 1024;
 
   @Test
-  @Tag("fast")
+  @Tag("full")
   void lossesHaveTheSameBitsWhenTheTunnelIsCutMeanwhile() throws Exception {
     trainAndCompare(DigitsModel.Kind.MLP, 2, 3);
   }

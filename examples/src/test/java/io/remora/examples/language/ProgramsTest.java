@@ -21,7 +21,7 @@ import org.junit.jupiter.api.io.TempDir;
 import picocli.CommandLine;
 
 /** The programs as they are called. Their numbers are compared with transformers' in Python. */
-@Tag("fast")
+@Tag("full")
 @Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class ProgramsTest {
   private static final String PROMPT = "A né";
