@@ -16,6 +16,7 @@ import akka.cluster.sharding.typed.javadsl.EntityRef;
 import io.remora.actors.internal.BatchMailbox;
 import io.remora.actors.internal.MachineFigures;
 import io.remora.actors.link.LinkSettings;
+import io.remora.actors.machine.MachineProtocol;
 import io.remora.runtime.BatchSink;
 import io.remora.runtime.MachineStateException;
 import io.remora.runtime.RemoraException;
@@ -64,11 +65,11 @@ public final class LocalSessions implements Extension {
    * Opens a session on a machine, wherever in the cluster its actor is.
    *
    * @param limit for the answer
-   * @return fails as {@link MachineActor.OpenSession}
+   * @return fails as {@link MachineProtocol.OpenSession}
    */
-  public CompletionStage<MachineActor.SessionOpened> open(String machine, Duration limit) {
+  public CompletionStage<MachineProtocol.SessionOpened> open(String machine, Duration limit) {
     return entity(machine)
-        .<MachineActor.SessionOpened>askWithStatus(MachineActor.OpenSession::new, limit)
+        .<MachineProtocol.SessionOpened>askWithStatus(MachineProtocol.OpenSession::new, limit)
         .thenCompose(
             opened ->
                 opened.session() != 0
@@ -76,10 +77,10 @@ public final class LocalSessions implements Extension {
                     : openElsewhere(machine, limit));
   }
 
-  private CompletionStage<MachineActor.SessionOpened> openElsewhere(
+  private CompletionStage<MachineProtocol.SessionOpened> openElsewhere(
       String machine, Duration limit) {
     ActorRef<SessionHost.Command> host = hosts.computeIfAbsent(machine, this::spawnHost);
-    return AskPattern.<SessionHost.Command, MachineActor.SessionOpened>askWithStatus(
+    return AskPattern.<SessionHost.Command, MachineProtocol.SessionOpened>askWithStatus(
             host, SessionHost.OpenSession::new, limit, system.scheduler())
         .thenApply(
             opened -> {
@@ -107,13 +108,14 @@ public final class LocalSessions implements Extension {
   /**
    * Closes a session after what it has sent.
    *
-   * @return fails as {@link MachineActor.CloseSession}
+   * @return fails as {@link MachineProtocol.CloseSession}
    */
   public CompletionStage<Done> close(String machine, long session, Duration limit) {
     ActorRef<SessionHost.Command> host = hostOf.remove(session);
     return host == null
         ? entity(machine)
-            .<Done>askWithStatus(replyTo -> new MachineActor.CloseSession(session, replyTo), limit)
+            .<Done>askWithStatus(
+                replyTo -> new MachineProtocol.CloseSession(session, replyTo), limit)
         : AskPattern.askWithStatus(
             host,
             replyTo -> new SessionHost.CloseSession(session, replyTo),
@@ -124,7 +126,7 @@ public final class LocalSessions implements Extension {
   /**
    * What is known of a storage of a session.
    *
-   * @return fails as {@link MachineActor.GetStorage}
+   * @return fails as {@link MachineProtocol.GetStorage}
    */
   public CompletionStage<StorageInfo> storage(
       String machine, long session, long storage, Duration limit) {
@@ -132,7 +134,7 @@ public final class LocalSessions implements Extension {
     return host == null
         ? entity(machine)
             .<StorageInfo>askWithStatus(
-                replyTo -> new MachineActor.GetStorage(session, storage, replyTo), limit)
+                replyTo -> new MachineProtocol.GetStorage(session, storage, replyTo), limit)
         : AskPattern.askWithStatus(
             host,
             replyTo -> new SessionHost.GetStorage(session, storage, replyTo),
@@ -150,7 +152,7 @@ public final class LocalSessions implements Extension {
     return program;
   }
 
-  private EntityRef<MachineActor.Command> entity(String machine) {
+  private EntityRef<MachineProtocol.Command> entity(String machine) {
     return ClusterSharding.get(system).entityRefFor(MachineActor.ENTITY_KEY, machine);
   }
 

@@ -29,7 +29,8 @@ public record MachineRecord(
     hostPauses = List.copyOf(hostPauses);
   }
 
-  boolean isPaused() {
+  /** Whether the machine is paused, and its sessions are saved. */
+  public boolean isPaused() {
     return !pause.isEmpty();
   }
 }

@@ -30,7 +30,7 @@ import org.slf4j.LoggerFactory;
  * one nothing is kept: nobody could read it. Every member has to {@link #get} them, or it would not
  * confirm what others write. Thread-safe.
  */
-final class MachineRecords implements Extension {
+public final class MachineRecords implements Extension {
 
   private static final Logger log = LoggerFactory.getLogger(MachineRecords.class);
   private static final Id ID = new Id();
@@ -48,12 +48,13 @@ final class MachineRecords implements Extension {
     this.data = DistributedData.get(system);
   }
 
-  static MachineRecords get(ActorSystem<?> system) {
+  /** The records of this actor system. */
+  public static MachineRecords get(ActorSystem<?> system) {
     return ID.apply(system);
   }
 
   /** Whether there is, or may be, somebody who reads what is written here. */
-  boolean areShared() {
+  public boolean areShared() {
     return StreamSupport.stream(Cluster.get(system).state().getMembers().spliterator(), false)
             .filter(member -> !member.status().equals(MemberStatus.removed()))
             .limit(2)
@@ -62,7 +63,7 @@ final class MachineRecords implements Extension {
   }
 
   /** The record of a machine. Fails only if nobody answers in time. */
-  CompletionStage<Optional<MachineRecord>> read(String machine) {
+  public CompletionStage<Optional<MachineRecord>> read(String machine) {
     return this.<Replicator.GetResponse<LWWMap<String, MachineRecord>>>ask(
             replyTo -> new Replicator.Get<>(KEY, new Replicator.ReadMajority(LIMIT), replyTo))
         .thenCompose(
@@ -81,12 +82,12 @@ final class MachineRecords implements Extension {
   }
 
   /** Writes a record; completes when most members have it, or after a few seconds. */
-  CompletionStage<Done> write(MachineRecord record) {
+  public CompletionStage<Done> write(MachineRecord record) {
     return update(record.spec().name(), map -> map.put(self(), record.spec().name(), record));
   }
 
   /** Deletes a record; completes as {@link #write}. */
-  CompletionStage<Done> delete(String machine) {
+  public CompletionStage<Done> delete(String machine) {
     return update(machine, map -> map.remove(self(), machine));
   }
 

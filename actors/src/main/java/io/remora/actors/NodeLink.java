@@ -98,30 +98,30 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
    * Opens a session; answered by {@link SessionReady} or {@link SessionEnded}. {@code restoredFrom}
    * is where it was saved; null: it is new.
    */
-  record OpenSession(BatchMailbox mailbox, SavedState restoredFrom) implements Command {}
+  public record OpenSession(BatchMailbox mailbox, SavedState restoredFrom) implements Command {}
 
   /**
    * Has a session saved after what was submitted so far; what is submitted from now on waits in its
    * mailbox. Answered by {@link SessionSaved}; of one that is being closed by {@link SessionEnded}
    * alone.
    */
-  record SaveSession(long session, String pause) implements Command {}
+  public record SaveSession(long session, String pause) implements Command {}
 
   /** Has deleted what was saved for a pause. */
-  record ForgetState(String pause) implements Command {}
+  public record ForgetState(String pause) implements Command {}
 
   /** Closes a session after what it has sent; answered by {@link SessionEnded}. */
-  record CloseSession(long session) implements Command {}
+  public record CloseSession(long session) implements Command {}
 
   /**
    * Asks the node for a token that lets another link of this machine in, from another JVM for
    * example: once, and only if it comes within the node's {@code remora.node.token-lifetime}. Waits
    * while the link is broken. Errors: what the link is lost for.
    */
-  record IssueToken(ActorRef<StatusReply<LaunchToken>> replyTo) implements Command {}
+  public record IssueToken(ActorRef<StatusReply<LaunchToken>> replyTo) implements Command {}
 
   /** Says goodbye and stops. */
-  enum Shutdown implements Command {
+  public enum Shutdown implements Command {
     INSTANCE
   }
 
@@ -137,31 +137,32 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
           StoragesChanged {}
 
   /** The handshake is done. */
-  record Up(String nodeId, String libtorchVersion, List<DeviceInfo> devices, int computeThreads)
+  public record Up(
+      String nodeId, String libtorchVersion, List<DeviceInfo> devices, int computeThreads)
       implements Event {}
 
   /** The connection is gone, and another is being made. */
-  record Broken(String cause) implements Event {}
+  public record Broken(String cause) implements Event {}
 
   /** There is another connection: everything goes on. */
-  record Restored(Duration after, int attempts) implements Event {}
+  public record Restored(Duration after, int attempts) implements Event {}
 
   /** There is no link (any more); the last event. */
-  record Lost(RemoraException cause) implements Event {}
+  public record Lost(RemoraException cause) implements Event {}
 
   /** The session takes batches. */
-  record SessionReady(long session) implements Event {}
+  public record SessionReady(long session) implements Event {}
 
   /** There is no such session (any more). {@code cause} is null if it was closed as asked. */
-  record SessionEnded(long session, RemoraException cause) implements Event {}
+  public record SessionEnded(long session, RemoraException cause) implements Event {}
 
   /** Whether a session is in the state store: {@code failure} says why not, or is empty. */
-  record SessionSaved(long session, String pause, String failure, SavedState state)
+  public record SessionSaved(long session, String pause, String failure, SavedState state)
       implements Event {}
 
   /** What an executed batch has changed. */
   @SuppressWarnings("ArrayRecordComponent") // never compared
-  record StoragesChanged(
+  public record StoragesChanged(
       long session,
       List<StorageBirth> born,
       List<StorageBirth> realized,
@@ -246,7 +247,7 @@ public final class NodeLink extends AbstractBehavior<NodeLink.Command> {
    * @param machine the machine's name, for the node and for messages
    * @param owner hears the events, on any thread
    */
-  static Behavior<Command> create(
+  public static Behavior<Command> create(
       String machine,
       InetSocketAddress address,
       LaunchToken token,

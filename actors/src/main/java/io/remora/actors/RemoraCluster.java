@@ -11,6 +11,7 @@ import akka.cluster.typed.Join;
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
 import io.remora.actors.internal.UnknownKeys;
+import io.remora.actors.machine.MachineProtocol;
 import io.remora.metrics.HttpEndpoint;
 import io.remora.runtime.RemoraException;
 import java.net.InetSocketAddress;
@@ -88,7 +89,7 @@ public final class RemoraCluster implements AutoCloseable {
   }
 
   /** The machine of this name, opened or not. */
-  public EntityRef<MachineActor.Command> machine(String name) {
+  public EntityRef<MachineProtocol.Command> machine(String name) {
     return ClusterSharding.get(shared.system).entityRefFor(MachineActor.ENTITY_KEY, name);
   }
 

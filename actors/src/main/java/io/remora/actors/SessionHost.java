@@ -18,6 +18,7 @@ import com.typesafe.config.ConfigFactory;
 import io.remora.actors.internal.MachineFigures;
 import io.remora.actors.link.LinkSettings;
 import io.remora.actors.link.LinkTransport;
+import io.remora.actors.machine.MachineProtocol;
 import io.remora.provider.LaunchToken;
 import io.remora.runtime.MachineStateException;
 import io.remora.runtime.NodeLostException;
@@ -48,15 +49,15 @@ public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
   public sealed interface Command extends RemoraMessage
       permits OpenSession, CloseSession, GetStorage, FromMachine, Internal {}
 
-  /** As {@link MachineActor.OpenSession}. */
-  public record OpenSession(ActorRef<StatusReply<MachineActor.SessionOpened>> replyTo)
+  /** As {@link MachineProtocol.OpenSession}. */
+  public record OpenSession(ActorRef<StatusReply<MachineProtocol.SessionOpened>> replyTo)
       implements Command {}
 
-  /** As {@link MachineActor.CloseSession}. */
+  /** As {@link MachineProtocol.CloseSession}. */
   public record CloseSession(long session, ActorRef<StatusReply<Done>> replyTo)
       implements Command {}
 
-  /** As {@link MachineActor.GetStorage}. */
+  /** As {@link MachineProtocol.GetStorage}. */
   public record GetStorage(long session, long storage, ActorRef<StatusReply<StorageInfo>> replyTo)
       implements Command {}
 
@@ -69,14 +70,14 @@ public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
    * @param token serves for one link; not shown by {@link #toString}
    * @param settings those of {@code remora.link} that the host is to use before its own; with TLS
    *     as the provider has agreed on it with the node, the private key in it; not shown either
-   * @param replyTo hears {@link MachineActor.HostRestored}, where there was something saved
+   * @param replyTo hears {@link MachineProtocol.HostRestored}, where there was something saved
    */
   public record Way(
       String address,
       String token,
       String settings,
       MachineInfo info,
-      ActorRef<MachineActor.FromHost> replyTo)
+      ActorRef<MachineProtocol.FromHost> replyTo)
       implements FromMachine {
 
     @Override
@@ -86,12 +87,13 @@ public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
   }
 
   /**
-   * Save the sessions after what was submitted so far; answered by {@link MachineActor.HostSaved}.
+   * Save the sessions after what was submitted so far; answered by {@link
+   * MachineProtocol.HostSaved}.
    *
    * @param pause names what is saved
    * @param unlessUsed whether to refuse if somebody uses a session
    */
-  public record Save(String pause, boolean unlessUsed, ActorRef<MachineActor.FromHost> replyTo)
+  public record Save(String pause, boolean unlessUsed, ActorRef<MachineProtocol.FromHost> replyTo)
       implements FromMachine {}
 
   /** The machine is not paused after all. */
@@ -123,9 +125,10 @@ public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
   // State ---------------------------------------------------------------------------------------
 
   private final String machine;
-  private final EntityRef<MachineActor.Command> entity;
+  private final EntityRef<MachineProtocol.Command> entity;
   private final SessionTable sessions;
-  private final List<ActorRef<StatusReply<MachineActor.SessionOpened>>> waiting = new ArrayList<>();
+  private final List<ActorRef<StatusReply<MachineProtocol.SessionOpened>>> waiting =
+      new ArrayList<>();
   private ActorRef<NodeLink.Command> link;
   private int attempt;
   private boolean up;
@@ -204,7 +207,7 @@ public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
     waiting.add(command.replyTo());
     present();
     if (offline) {
-      entity.tell(new MachineActor.HostUsed(getContext().getSelf()));
+      entity.tell(new MachineProtocol.HostUsed(getContext().getSelf()));
     }
     openWaiting();
     return this;
@@ -214,15 +217,15 @@ public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
     if (!up || offline || saving != null) {
       return;
     }
-    for (ActorRef<StatusReply<MachineActor.SessionOpened>> replyTo : waiting) {
-      link.tell(new NodeLink.OpenSession(sessions.add(replyTo, linkSettings).mailbox, null));
+    for (ActorRef<StatusReply<MachineProtocol.SessionOpened>> replyTo : waiting) {
+      sessions.open(replyTo, linkSettings, link::tell);
     }
     waiting.clear();
   }
 
   private Behavior<Command> onCloseSession(CloseSession command) {
-    SessionTable.Session session = sessions.get(command.session());
-    if (session != null && (saving != null || (offline && session.mailbox.hasWork()))) {
+    if (sessions.has(command.session())
+        && (saving != null || (offline && sessions.hasWork(command.session())))) {
       // What it has sent comes first: when the machine is not paused after all, or has resumed.
       getContext().scheduleOnce(HEARTBEAT, getContext().getSelf(), command);
       return this;
@@ -277,7 +280,7 @@ public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
 
   private void present() {
     entity.tell(
-        new MachineActor.HostPresent(
+        new MachineProtocol.HostPresent(
             getContext().getSelf(), link != null, sessions.idle().toMillis()));
   }
 
@@ -324,10 +327,7 @@ public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
     if (command.unlessUsed() && sessions.idle().isZero()) {
       return saved("it is used again");
     }
-    for (SessionTable.Session session : sessions.all()) {
-      session.saved = null;
-      link.tell(new NodeLink.SaveSession(session.mailbox.session(), command.pause()));
-    }
+    sessions.save(command.pause(), session -> link.tell(session));
     return savedWhenAllAre();
   }
 
@@ -341,7 +341,7 @@ public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
   private Behavior<Command> saved(String failure) {
     saving
         .replyTo()
-        .tell(new MachineActor.HostSaved(getContext().getSelf(), saving.pause(), failure));
+        .tell(new MachineProtocol.HostSaved(getContext().getSelf(), saving.pause(), failure));
     return this;
   }
 
@@ -352,7 +352,7 @@ public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
     }
     if (offline) {
       offline = false;
-      sessions.restored();
+      sessions.resumed();
     } else {
       sessions.goOn();
     }
@@ -372,7 +372,7 @@ public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
     ActorRef<Command> self = getContext().getSelf();
     sessions.onUse(() -> self.tell(new Used(current)));
     if (!waiting.isEmpty()) {
-      entity.tell(new MachineActor.HostUsed(self));
+      entity.tell(new MachineProtocol.HostUsed(self));
     }
     return this;
   }
@@ -389,7 +389,7 @@ public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
 
   private Behavior<Command> onUsed(Used event) {
     if (event.attempt() == attempt) {
-      entity.tell(new MachineActor.HostUsed(getContext().getSelf()));
+      entity.tell(new MachineProtocol.HostUsed(getContext().getSelf()));
     }
     return this;
   }
@@ -455,16 +455,13 @@ public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
       openWaiting();
       return this;
     }
-    for (SessionTable.Session session : sessions.all()) {
-      session.restored = false;
-      link.tell(new NodeLink.OpenSession(session.mailbox, session.saved));
-    }
+    sessions.restore(link::tell);
     return restoredWhenAllAre();
   }
 
   private Behavior<Command> restoredWhenAllAre() {
     if (sessions.areRestored()) {
-      way.replyTo().tell(new MachineActor.HostRestored(getContext().getSelf(), notRestored));
+      way.replyTo().tell(new MachineProtocol.HostRestored(getContext().getSelf(), notRestored));
     }
     return this;
   }
@@ -474,10 +471,7 @@ public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
       sessions.opened(number, way.info());
       return this;
     }
-    SessionTable.Session session = sessions.get(number);
-    if (session != null) {
-      session.restored = true;
-    }
+    sessions.restored(number);
     return restoredWhenAllAre();
   }
 

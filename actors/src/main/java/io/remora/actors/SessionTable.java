@@ -10,42 +10,43 @@ import io.remora.actors.internal.MachineFigures;
 import io.remora.actors.internal.StorageTable;
 import io.remora.actors.link.LinkSettings;
 import io.remora.actors.link.proto.SavedState;
+import io.remora.actors.machine.MachineProtocol;
 import io.remora.runtime.MachineStateException;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.StaleReferenceException;
 import io.remora.runtime.StorageBirth;
 import java.time.Duration;
 import java.util.ArrayList;
-import java.util.Collection;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.SortedMap;
 import java.util.TreeMap;
+import java.util.function.Consumer;
 
 /**
  * The sessions that programs of this JVM have on one machine, and what is known of their storages.
- * Part of the actor that owns them, and used by it alone.
+ * Part of the actor that owns them, and used by it alone. Not for use by programs.
  */
-final class SessionTable {
+public final class SessionTable {
 
   private static final long START_NANOS = System.nanoTime();
   private static final int STORAGE_ACTORS_PER_TICK = 1000;
   private static final Duration LONGEST_TICK = Duration.ofSeconds(1);
 
   /** A session and what is known of its storages. */
-  static final class Session {
+  private static final class Session {
 
     final BatchMailbox mailbox;
     final StorageTable storages = new StorageTable();
     final Map<Long, ActorRef<StorageActor.Command>> actors = new HashMap<>();
     List<ActorRef<StorageActor.Command>> freedActors = new ArrayList<>();
-    ActorRef<StatusReply<MachineActor.SessionOpened>> openedBy;
+    ActorRef<StatusReply<MachineProtocol.SessionOpened>> openedBy;
     final List<ActorRef<StatusReply<Done>>> closedBy = new ArrayList<>();
     SavedState saved;
     boolean restored;
 
-    Session(BatchMailbox mailbox, ActorRef<StatusReply<MachineActor.SessionOpened>> openedBy) {
+    Session(BatchMailbox mailbox, ActorRef<StatusReply<MachineProtocol.SessionOpened>> openedBy) {
       this.mailbox = mailbox;
       this.openedBy = openedBy;
     }
@@ -61,7 +62,8 @@ final class SessionTable {
   /** Sessions that were lost with the node; their storages can still be asked about. */
   private final Map<Long, Session> lost = new HashMap<>();
 
-  SessionTable(ActorContext<?> context, MachineFigures figures, ActorsSettings settings) {
+  /** No session yet. */
+  public SessionTable(ActorContext<?> context, MachineFigures figures, ActorsSettings settings) {
     this.context = context;
     this.figures = figures;
     this.machine = figures.machine();
@@ -71,31 +73,37 @@ final class SessionTable {
 
   // Sessions ------------------------------------------------------------------------------------
 
-  /** A new session, not opened yet. */
-  Session add(ActorRef<StatusReply<MachineActor.SessionOpened>> openedBy, LinkSettings link) {
-    Session session = new Session(localSessions.create(figures, link), openedBy);
+  /**
+   * Opens a session.
+   *
+   * @param openedBy hears when the node has opened it
+   * @param link is told to
+   */
+  public void open(
+      ActorRef<StatusReply<MachineProtocol.SessionOpened>> openedBy,
+      LinkSettings settingsOfLink,
+      Consumer<NodeLink.Command> link) {
+    Session session = new Session(localSessions.create(figures, settingsOfLink), openedBy);
     sessions.put(session.mailbox.session(), session);
-    return session;
+    link.accept(new NodeLink.OpenSession(session.mailbox, null));
   }
 
-  /** The session with this number; null: there is none. */
-  Session get(long number) {
-    return sessions.get(number);
+  /** Whether there is a session of this number. */
+  public boolean has(long number) {
+    return sessions.containsKey(number);
   }
 
-  Collection<Session> all() {
-    return sessions.values();
-  }
-
-  int size() {
+  /** How many sessions there are. */
+  public int size() {
     return sessions.size();
   }
 
-  boolean isEmpty() {
+  /** Whether there are none. */
+  public boolean isEmpty() {
     return sessions.isEmpty();
   }
 
-  MachineStateException noSession(long number) {
+  private MachineStateException noSession(long number) {
     return new MachineStateException("machine " + machine + " has no session " + number);
   }
 
@@ -105,7 +113,7 @@ final class SessionTable {
    * @return whether it is to be closed now; false: it is being closed already, or there is none,
    *     and the asker has heard so
    */
-  boolean closing(long number, ActorRef<StatusReply<Done>> replyTo) {
+  public boolean closing(long number, ActorRef<StatusReply<Done>> replyTo) {
     Session session = sessions.get(number);
     if (session == null) {
       replyTo.tell(StatusReply.error(noSession(number)));
@@ -116,16 +124,16 @@ final class SessionTable {
   }
 
   /** The node has opened the session. */
-  void opened(long number, MachineInfo info) {
+  public void opened(long number, MachineInfo info) {
     Session session = sessions.get(number);
     if (session != null && session.openedBy != null) {
-      session.openedBy.tell(StatusReply.success(new MachineActor.SessionOpened(number, info)));
+      session.openedBy.tell(StatusReply.success(new MachineProtocol.SessionOpened(number, info)));
       session.openedBy = null;
     }
   }
 
   /** Ends everything of a session; {@code cause} is null if it was closed as asked. */
-  void end(long number, RemoraException cause) {
+  public void end(long number, RemoraException cause) {
     Session session = sessions.remove(number);
     if (session != null) {
       end(session, cause);
@@ -154,7 +162,8 @@ final class SessionTable {
     }
   }
 
-  void endAll(RemoraException cause) {
+  /** Ends all sessions. */
+  public void endAll(RemoraException cause) {
     for (long number : List.copyOf(sessions.keySet())) {
       end(number, cause);
     }
@@ -163,7 +172,7 @@ final class SessionTable {
   /**
    * As {@link #endAll}, with the node: the storages are lost, and say so until that is forgotten.
    */
-  void loseAll(RemoraException cause) {
+  public void loseAll(RemoraException cause) {
     for (Session session : List.copyOf(sessions.values())) {
       sessions.remove(session.mailbox.session());
       session.storages.setLost(cause.getMessage());
@@ -173,24 +182,30 @@ final class SessionTable {
     }
   }
 
-  void forgetLost() {
+  /** Forgets the sessions that were lost: nobody can ask about their storages any more. */
+  public void forgetLost() {
     lost.values().forEach(session -> session.actors.values().forEach(context::stop));
     lost.clear();
   }
 
   /** A session that is being opened or closed is not saved; that takes no time to speak of. */
-  boolean isSettled() {
+  public boolean isSettled() {
     return sessions.values().stream()
         .allMatch(session -> session.openedBy == null && session.closedBy.isEmpty());
   }
 
   /** Whether work waits for the node. */
-  boolean hasWork() {
+  public boolean hasWork() {
     return sessions.values().stream().anyMatch(session -> session.mailbox.hasWork());
   }
 
+  /** Whether work of this session waits for the node. */
+  public boolean hasWork(long number) {
+    return has(number) && sessions.get(number).mailbox.hasWork();
+  }
+
   /** How long nobody has used any of the sessions; very long if there are none. */
-  Duration idle() {
+  public Duration idle() {
     return Duration.ofNanos(
         sessions.values().stream()
             .mapToLong(session -> session.mailbox.idleNanos())
@@ -200,8 +215,16 @@ final class SessionTable {
 
   // Pausing -------------------------------------------------------------------------------------
 
+  /** Has all sessions saved for a pause by the link. */
+  public void save(String pause, Consumer<NodeLink.Command> link) {
+    for (Session session : sessions.values()) {
+      session.saved = null;
+      link.accept(new NodeLink.SaveSession(session.mailbox.session(), pause));
+    }
+  }
+
   /** The node has saved a session. Answers why that is no good; null: it is. */
-  String saved(NodeLink.SessionSaved event) {
+  public String saved(NodeLink.SessionSaved event) {
     Session session = sessions.get(event.session());
     if (session == null) {
       return null;
@@ -219,16 +242,34 @@ final class SessionTable {
     return null;
   }
 
-  boolean areSaved() {
+  /** Whether the node has saved all sessions, since {@link #save}. */
+  public boolean areSaved() {
     return sessions.values().stream().allMatch(session -> session.saved != null);
   }
 
-  boolean areRestored() {
+  /** Has all sessions opened by a new link, from where they were saved. */
+  public void restore(Consumer<NodeLink.Command> link) {
+    for (Session session : sessions.values()) {
+      session.restored = false;
+      link.accept(new NodeLink.OpenSession(session.mailbox, session.saved));
+    }
+  }
+
+  /** The new node has what was saved of a session. */
+  public void restored(long number) {
+    Session session = sessions.get(number);
+    if (session != null) {
+      session.restored = true;
+    }
+  }
+
+  /** Whether the new node has what was saved of all sessions, since {@link #restore}. */
+  public boolean areRestored() {
     return sessions.values().stream().allMatch(session -> session.restored);
   }
 
   /** The node has ended; answers how many bytes are saved. */
-  long offloaded() {
+  public long offloaded() {
     long bytes = 0;
     for (Session session : sessions.values()) {
       bytes += session.saved.getBytes();
@@ -239,22 +280,23 @@ final class SessionTable {
     return bytes;
   }
 
-  void disconnect() {
+  /** There is no link any more: batches wait. */
+  public void disconnect() {
     sessions.values().forEach(session -> session.mailbox.disconnect());
   }
 
   /** Says what is to be done, once, when work is submitted. */
-  void onUse(Runnable action) {
+  public void onUse(Runnable action) {
     sessions.values().forEach(session -> session.mailbox.onUse(action));
   }
 
   /** Batches go out again. */
-  void goOn() {
+  public void goOn() {
     sessions.values().forEach(session -> session.mailbox.resume());
   }
 
-  /** The node has what was saved. */
-  void restored() {
+  /** The node has what was saved of all: batches go out again. */
+  public void resumed() {
     for (Session session : sessions.values()) {
       session.saved = null;
       session.storages.setOffloaded(false);
@@ -271,7 +313,8 @@ final class SessionTable {
 
   // Storages ------------------------------------------------------------------------------------
 
-  long liveStorages() {
+  /** How many storages the sessions have. */
+  public long liveStorages() {
     long count = 0;
     for (Session session : sessions.values()) {
       count += session.storages.size();
@@ -279,7 +322,8 @@ final class SessionTable {
     return count;
   }
 
-  void changed(NodeLink.StoragesChanged changed) {
+  /** An executed batch has changed storages. */
+  public void changed(NodeLink.StoragesChanged changed) {
     Session session = sessions.get(changed.session());
     if (session == null) {
       return;
@@ -314,7 +358,7 @@ final class SessionTable {
   }
 
   /** Answers what is known of a storage. */
-  void describe(long number, long storage, ActorRef<StatusReply<StorageInfo>> replyTo) {
+  public void describe(long number, long storage, ActorRef<StatusReply<StorageInfo>> replyTo) {
     Session session = sessions.get(number);
     if (session == null) {
       replyTo.tell(StatusReply.error(noSession(number)));
@@ -324,7 +368,8 @@ final class SessionTable {
   }
 
   /** Answers for a session that was lost; false: there is none of this number. */
-  boolean describeLost(long number, long storage, ActorRef<StatusReply<StorageInfo>> replyTo) {
+  public boolean describeLost(
+      long number, long storage, ActorRef<StatusReply<StorageInfo>> replyTo) {
     Session session = lost.get(number);
     if (session != null) {
       describe(session, storage, replyTo);
@@ -377,13 +422,13 @@ final class SessionTable {
   }
 
   /** How often {@link #tick} is to be called. */
-  static Duration tickInterval(ActorsSettings settings) {
+  public static Duration tickInterval(ActorsSettings settings) {
     Duration tick = settings.storageActorAfter().dividedBy(2);
     return tick.compareTo(LONGEST_TICK) < 0 ? tick : LONGEST_TICK;
   }
 
   /** Gives actors to the storages that have come of age, and ends those of freed ones. */
-  void tick() {
+  public void tick() {
     long latestBirth = nowMillis() - settings.storageActorAfter().toMillis();
     int room = Math.min(roomForStorageActors(), STORAGE_ACTORS_PER_TICK);
     for (Session session : sessions.values()) {
@@ -398,7 +443,7 @@ final class SessionTable {
   }
 
   /** Bytes that the sessions' storages take on the node. */
-  long realizedBytes() {
+  public long realizedBytes() {
     return sessions.values().stream()
         .mapToLong(session -> session.storages.isOffloaded() ? 0 : session.storages.realizedBytes())
         .sum();
@@ -425,7 +470,7 @@ final class SessionTable {
   }
 
   /** The sessions' figures by name, by the session's number. */
-  SortedMap<Long, SortedMap<String, Double>> stats() {
+  public SortedMap<Long, SortedMap<String, Double>> stats() {
     SortedMap<Long, SortedMap<String, Double>> stats = new TreeMap<>();
     sessions.forEach(
         (number, session) ->

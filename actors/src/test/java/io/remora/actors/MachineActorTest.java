@@ -20,6 +20,7 @@ import io.remora.actors.link.OutboundFrame;
 import io.remora.actors.link.proto.Reason;
 import io.remora.actors.link.proto.Refused;
 import io.remora.actors.link.proto.SessionPosition;
+import io.remora.actors.machine.MachineProtocol;
 import io.remora.provider.LaunchToken;
 import io.remora.provider.MachineSpec;
 import io.remora.provider.NodeExit;
@@ -87,7 +88,7 @@ class MachineActorTest {
 
   private final String name = "m" + NAMES.incrementAndGet();
   private final TestNode node = new TestNode();
-  private final ActorRef<MachineActor.Command> machine =
+  private final ActorRef<MachineProtocol.Command> machine =
       KIT.spawn(MachineActor.create(name, ActorsSettings.from(CONFIG)), name);
   private final TestProbe<MachineInfo> states = KIT.createTestProbe(MachineInfo.class);
 
@@ -128,7 +129,7 @@ class MachineActorTest {
     CompletableFuture<ProvisionedNode> coming = new CompletableFuture<>();
     node.answersHello = false;
     TestProvider.plan(name, (spec, context) -> coming);
-    ask(replyTo -> new MachineActor.Open(spec(), replyTo), MachineInfo.class);
+    ask(replyTo -> new MachineProtocol.Open(spec(), replyTo), MachineInfo.class);
 
     assertThat(info().state()).isEqualTo(MachineState.PROVISIONING);
     coming.complete(node);
@@ -148,7 +149,7 @@ class MachineActorTest {
     MachineSpec spec =
         new MachineSpec(name, "test", null, 1, null, LIMIT, "remora.provider.test.threads = 7");
 
-    success(ask(replyTo -> new MachineActor.Open(spec, replyTo), MachineInfo.class));
+    success(ask(replyTo -> new MachineProtocol.Open(spec, replyTo), MachineInfo.class));
 
     Config config = seen.remove();
     assertThat(config.getInt("remora.provider.test.threads")).isEqualTo(7);
@@ -159,14 +160,15 @@ class MachineActorTest {
   void refusesToOpenWhatIsOpenOrUnderAnotherName() {
     open(node);
 
-    assertThat(failure(ask(replyTo -> new MachineActor.Open(spec(), replyTo), MachineInfo.class)))
+    assertThat(
+            failure(ask(replyTo -> new MachineProtocol.Open(spec(), replyTo), MachineInfo.class)))
         .isInstanceOf(MachineStateException.class)
         .hasMessageContaining("machine " + name + " is open already: it is READY");
 
-    ActorRef<MachineActor.Command> other =
+    ActorRef<MachineProtocol.Command> other =
         KIT.spawn(MachineActor.create("other", ActorsSettings.from(CONFIG)));
     TestProbe<StatusReply<MachineInfo>> probe = probe();
-    other.tell(new MachineActor.Open(spec(), probe.getRef()));
+    other.tell(new MachineProtocol.Open(spec(), probe.getRef()));
     assertThat(probe.receiveMessage().getError()).isInstanceOf(MachineStateException.class);
   }
 
@@ -174,7 +176,7 @@ class MachineActorTest {
   void namesTheProvidersFoundWhenItsOwnIsUnknown() {
     MachineSpec spec = new MachineSpec(name, "nimbus", null, 1, null, LIMIT);
 
-    assertThat(failure(ask(replyTo -> new MachineActor.Open(spec, replyTo), MachineInfo.class)))
+    assertThat(failure(ask(replyTo -> new MachineProtocol.Open(spec, replyTo), MachineInfo.class)))
         .isExactlyInstanceOf(ProviderException.class)
         .hasMessageContaining("unknown provider \"nimbus\"")
         .hasMessageContaining("test");
@@ -186,7 +188,7 @@ class MachineActorTest {
   void handsOnTheProvidersErrorsAndCanBeOpenedAgain() {
     ResourceExhaustedException none = new ResourceExhaustedException("no H100 left");
     TestProvider.plan(name, (spec, context) -> CompletableFuture.failedFuture(none));
-    assertThat(failure(ask(to -> new MachineActor.Open(spec(), to), MachineInfo.class)))
+    assertThat(failure(ask(to -> new MachineProtocol.Open(spec(), to), MachineInfo.class)))
         .isSameAs(none);
 
     TestProvider.plan(
@@ -194,7 +196,7 @@ class MachineActorTest {
         (spec, context) -> {
           throw new IllegalStateException("a bug");
         });
-    assertThat(failure(ask(to -> new MachineActor.Open(spec(), to), MachineInfo.class)))
+    assertThat(failure(ask(to -> new MachineProtocol.Open(spec(), to), MachineInfo.class)))
         .isExactlyInstanceOf(ProviderException.class)
         .hasMessageContaining("a bug");
 
@@ -205,7 +207,7 @@ class MachineActorTest {
   void isNotFailedForEverWhenItCouldNotBeOpened() {
     TestProvider.plan(
         name, (spec, context) -> CompletableFuture.failedFuture(new ProviderException("no luck")));
-    assertThat(failure(ask(to -> new MachineActor.Open(spec(), to), MachineInfo.class)))
+    assertThat(failure(ask(to -> new MachineProtocol.Open(spec(), to), MachineInfo.class)))
         .hasMessage("no luck");
     assertThat(info().state()).isEqualTo(MachineState.FAILED);
 
@@ -221,7 +223,7 @@ class MachineActorTest {
     TestProvider.plan(name, (spec, context) -> coming);
     MachineSpec spec = new MachineSpec(name, "test", null, 1, null, Duration.ofMillis(200));
 
-    assertThat(failure(ask(to -> new MachineActor.Open(spec, to), MachineInfo.class)))
+    assertThat(failure(ask(to -> new MachineProtocol.Open(spec, to), MachineInfo.class)))
         .isInstanceOf(ProvisioningTimeoutException.class)
         .hasMessageContaining("within 200 ms")
         .hasMessageContaining("remora.machine.open-timeout");
@@ -264,7 +266,7 @@ class MachineActorTest {
             .setMessage("libtorch 2.10 wanted")
             .build();
     plan(other);
-    assertThat(failure(ask(to -> new MachineActor.Open(spec(), to), MachineInfo.class)))
+    assertThat(failure(ask(to -> new MachineProtocol.Open(spec(), to), MachineInfo.class)))
         .isInstanceOf(ProtocolException.class)
         .hasMessageContaining("libtorch 2.10 wanted");
   }
@@ -274,7 +276,7 @@ class MachineActorTest {
     node.answersHello = false;
     plan(node);
     TestProbe<StatusReply<MachineInfo>> reply =
-        ask(to -> new MachineActor.Open(spec(), to), MachineInfo.class);
+        ask(to -> new MachineProtocol.Open(spec(), to), MachineInfo.class);
     await().atMost(LIMIT).until(() -> node.hello != null);
 
     node.die(3, "libtorch_cpu.so: cannot open shared object file");
@@ -317,9 +319,9 @@ class MachineActorTest {
   void letsOpenSessionWaitUntilTheMachineIsReady() {
     CompletableFuture<ProvisionedNode> coming = new CompletableFuture<>();
     TestProvider.plan(name, (spec, context) -> coming);
-    ask(to -> new MachineActor.Open(spec(), to), MachineInfo.class);
-    TestProbe<StatusReply<MachineActor.SessionOpened>> reply =
-        ask(MachineActor.OpenSession::new, MachineActor.SessionOpened.class);
+    ask(to -> new MachineProtocol.Open(spec(), to), MachineInfo.class);
+    TestProbe<StatusReply<MachineProtocol.SessionOpened>> reply =
+        ask(MachineProtocol.OpenSession::new, MachineProtocol.SessionOpened.class);
     reply.expectNoMessage(Duration.ofMillis(100));
 
     coming.complete(node);
@@ -329,12 +331,12 @@ class MachineActorTest {
 
   @Test
   void refusesSessionsOfAMachineThatIsNotOpen() {
-    assertThat(failure(ask(MachineActor.OpenSession::new, MachineActor.SessionOpened.class)))
+    assertThat(failure(ask(MachineProtocol.OpenSession::new, MachineProtocol.SessionOpened.class)))
         .isInstanceOf(MachineStateException.class)
         .hasMessage("machine " + name + " is STOPPED: never opened");
-    assertThat(failure(ask(to -> new MachineActor.GetStorage(1, 2, to), StorageInfo.class)))
+    assertThat(failure(ask(to -> new MachineProtocol.GetStorage(1, 2, to), StorageInfo.class)))
         .isInstanceOf(MachineStateException.class);
-    assertThat(failure(ask(to -> new MachineActor.CloseSession(1, to), Done.class)))
+    assertThat(failure(ask(to -> new MachineProtocol.CloseSession(1, to), Done.class)))
         .isInstanceOf(MachineStateException.class);
   }
 
@@ -346,7 +348,7 @@ class MachineActorTest {
       session.submit(i, 100_000, List.of());
     }
 
-    success(ask(to -> new MachineActor.CloseSession(session.id, to), Done.class));
+    success(ask(to -> new MachineProtocol.CloseSession(session.id, to), Done.class));
 
     assertThat(session.executions.size()).isEqualTo(50);
     assertThat(session.released).hasValue(50);
@@ -356,7 +358,7 @@ class MachineActorTest {
         .hasMessageContaining("is closed");
     assertThatThrownBy(() -> LocalSessions.get(KIT.system()).attach(session.id, session))
         .isInstanceOf(MachineStateException.class);
-    assertThat(failure(ask(to -> new MachineActor.CloseSession(session.id, to), Done.class)))
+    assertThat(failure(ask(to -> new MachineProtocol.CloseSession(session.id, to), Done.class)))
         .hasMessageContaining("has no session");
     assertThat(info().state()).isEqualTo(MachineState.READY);
   }
@@ -366,7 +368,7 @@ class MachineActorTest {
     open(node);
     node.sessionRefusal = Refused.newBuilder().setMessage("one session is enough").build();
 
-    assertThat(failure(ask(MachineActor.OpenSession::new, MachineActor.SessionOpened.class)))
+    assertThat(failure(ask(MachineProtocol.OpenSession::new, MachineProtocol.SessionOpened.class)))
         .isInstanceOf(ProviderException.class)
         .hasMessageContaining("one session is enough");
   }
@@ -415,7 +417,8 @@ class MachineActorTest {
     session.submit(3, 10, List.of());
     await().atMost(LIMIT).until(() -> info().liveStorages() == 1);
     assertThat(
-            failure(ask(to -> new MachineActor.GetStorage(session.id, 7, to), StorageInfo.class)))
+            failure(
+                ask(to -> new MachineProtocol.GetStorage(session.id, 7, to), StorageInfo.class)))
         .isInstanceOf(StaleReferenceException.class)
         .hasMessageContaining("has no storage 7");
 
@@ -495,11 +498,11 @@ class MachineActorTest {
     assertThat(session.released).hasValue(1);
     assertThatThrownBy(() -> session.submit(2, 10, List.of()))
         .isInstanceOf(NodeLostException.class);
-    assertThat(failure(ask(to -> new MachineActor.Open(spec(), to), MachineInfo.class)))
+    assertThat(failure(ask(to -> new MachineProtocol.Open(spec(), to), MachineInfo.class)))
         .isInstanceOf(MachineStateException.class)
         .hasMessageContaining("close it before");
 
-    success(ask(MachineActor.Close::new, Done.class));
+    success(ask(MachineProtocol.Close::new, Done.class));
     assertThat(info().state()).isEqualTo(MachineState.STOPPED);
   }
 
@@ -584,8 +587,8 @@ class MachineActorTest {
   void asksAgainForASessionThatWasBeingOpenedOrClosed() {
     open(node);
     node.opens = false;
-    TestProbe<StatusReply<MachineActor.SessionOpened>> opening =
-        ask(MachineActor.OpenSession::new, MachineActor.SessionOpened.class);
+    TestProbe<StatusReply<MachineProtocol.SessionOpened>> opening =
+        ask(MachineProtocol.OpenSession::new, MachineProtocol.SessionOpened.class);
     await().atMost(LIMIT).until(() -> node.heard.stream().anyMatch(h -> h.startsWith("open ")));
     node.opens = true;
     node.connection.close();
@@ -593,7 +596,7 @@ class MachineActorTest {
 
     node.connection.close();
     TestProbe<StatusReply<Done>> closing =
-        ask(to -> new MachineActor.CloseSession(session, to), Done.class);
+        ask(to -> new MachineProtocol.CloseSession(session, to), Done.class);
 
     success(closing);
     await().atMost(LIMIT).until(() -> FrameType.END == node.confirmed.getOrDefault(session, 0L));
@@ -606,7 +609,8 @@ class MachineActorTest {
     session.submit(1, 10, List.of());
     assertThat(session.executed()).isEqualTo(1);
     node.saves = false;
-    TestProbe<StatusReply<MachineInfo>> pausing = ask(MachineActor.Pause::new, MachineInfo.class);
+    TestProbe<StatusReply<MachineInfo>> pausing =
+        ask(MachineProtocol.Pause::new, MachineInfo.class);
     await().atMost(LIMIT).until(() -> node.heard.contains("save " + session.id));
     node.saves = true;
 
@@ -620,7 +624,8 @@ class MachineActorTest {
     open(node);
     Session session = openSession();
     node.saves = false;
-    TestProbe<StatusReply<MachineInfo>> pausing = ask(MachineActor.Pause::new, MachineInfo.class);
+    TestProbe<StatusReply<MachineInfo>> pausing =
+        ask(MachineProtocol.Pause::new, MachineInfo.class);
     await().atMost(LIMIT).until(() -> node.heard.contains("save " + session.id));
 
     node.answersHello = false;
@@ -662,9 +667,10 @@ class MachineActorTest {
     assertThat(storage(session, 8).state()).isEqualTo(StorageState.LOST);
     assertThat(storage(session, 8).reason()).contains("remora.link.give-up-after");
 
-    success(ask(MachineActor.Close::new, Done.class));
+    success(ask(MachineProtocol.Close::new, Done.class));
     assertThat(
-            failure(ask(to -> new MachineActor.GetStorage(session.id, 8, to), StorageInfo.class)))
+            failure(
+                ask(to -> new MachineProtocol.GetStorage(session.id, 8, to), StorageInfo.class)))
         .isInstanceOf(MachineStateException.class);
     TestNode next = new TestNode();
     assertThat(open(next).state()).isEqualTo(MachineState.READY);
@@ -680,7 +686,7 @@ class MachineActorTest {
     node.connection.close();
     await().atMost(LIMIT).until(() -> info().state() == MachineState.RECONNECTING);
 
-    success(ask(MachineActor.Close::new, Done.class));
+    success(ask(MachineProtocol.Close::new, Done.class));
 
     assertThat(info().state()).isEqualTo(MachineState.STOPPED);
   }
@@ -759,7 +765,7 @@ class MachineActorTest {
     open(node);
     Session session = openSession();
 
-    success(ask(MachineActor.Close::new, Done.class));
+    success(ask(MachineProtocol.Close::new, Done.class));
 
     assertThat(session.lost.get(LIMIT.toSeconds(), TimeUnit.SECONDS))
         .isInstanceOf(MachineStateException.class)
@@ -769,7 +775,7 @@ class MachineActorTest {
         .containsSubsequence("hello of " + name, "open " + session.id, "goodbye", "terminate");
     assertThat(info().state()).isEqualTo(MachineState.STOPPED);
     assertThat(info().reason()).isEqualTo("closed by the program");
-    success(ask(MachineActor.Close::new, Done.class));
+    success(ask(MachineProtocol.Close::new, Done.class));
 
     TestNode next = new TestNode();
     assertThat(open(next).state()).isEqualTo(MachineState.READY);
@@ -780,12 +786,12 @@ class MachineActorTest {
   void letsOpenWaitWhileItCloses() throws Exception {
     open(node);
     node.terminates = false;
-    TestProbe<StatusReply<Done>> closed = ask(MachineActor.Close::new, Done.class);
+    TestProbe<StatusReply<Done>> closed = ask(MachineProtocol.Close::new, Done.class);
     await().atMost(LIMIT).until(() -> node.terminations.get() == 1);
     TestNode next = new TestNode();
     plan(next);
     TestProbe<StatusReply<MachineInfo>> opened =
-        ask(to -> new MachineActor.Open(spec(), to), MachineInfo.class);
+        ask(to -> new MachineProtocol.Open(spec(), to), MachineInfo.class);
     opened.expectNoMessage(Duration.ofMillis(100));
 
     node.terminated.complete(Done.getInstance());
@@ -800,11 +806,11 @@ class MachineActorTest {
     CompletableFuture<ProvisionedNode> coming = new CompletableFuture<>();
     TestProvider.plan(name, (spec, context) -> coming);
     TestProbe<StatusReply<MachineInfo>> opened =
-        ask(to -> new MachineActor.Open(spec(), to), MachineInfo.class);
-    TestProbe<StatusReply<MachineActor.SessionOpened>> session =
-        ask(MachineActor.OpenSession::new, MachineActor.SessionOpened.class);
+        ask(to -> new MachineProtocol.Open(spec(), to), MachineInfo.class);
+    TestProbe<StatusReply<MachineProtocol.SessionOpened>> session =
+        ask(MachineProtocol.OpenSession::new, MachineProtocol.SessionOpened.class);
 
-    success(ask(MachineActor.Close::new, Done.class));
+    success(ask(MachineProtocol.Close::new, Done.class));
 
     assertThat(failure(opened)).isInstanceOf(MachineStateException.class);
     assertThat(failure(session)).isInstanceOf(MachineStateException.class);
@@ -817,7 +823,7 @@ class MachineActorTest {
     open(node);
     node.terminates = false;
 
-    assertThat(failure(ask(MachineActor.Close::new, Done.class)))
+    assertThat(failure(ask(MachineProtocol.Close::new, Done.class)))
         .isInstanceOf(ProviderException.class)
         .hasMessageContaining("test node")
         .hasMessageContaining("remora.machine.close-timeout")
@@ -848,7 +854,7 @@ class MachineActorTest {
     assertThat(session.executed()).isEqualTo(1);
     await().atMost(LIMIT).until(() -> storage(session, 8).state() == StorageState.REALIZED);
 
-    assertThat(success(ask(MachineActor.Pause::new, MachineInfo.class)).state())
+    assertThat(success(ask(MachineProtocol.Pause::new, MachineInfo.class)).state())
         .isEqualTo(MachineState.PAUSED);
 
     assertThat(node.terminations.get()).isEqualTo(1);
@@ -872,24 +878,24 @@ class MachineActorTest {
     node.usage = new NodeUsage(60, 0.5);
     assertThat(stats()).containsEntry("gpu.seconds", 60.0).containsEntry("cost.dollars", 0.5);
 
-    success(ask(MachineActor.Pause::new, MachineInfo.class));
+    success(ask(MachineProtocol.Pause::new, MachineInfo.class));
     TestNode next = new TestNode();
     next.usage = new NodeUsage(5, 0.25);
     plan(next);
-    success(ask(MachineActor.Resume::new, MachineInfo.class));
+    success(ask(MachineProtocol.Resume::new, MachineInfo.class));
     assertThat(stats()).containsEntry("gpu.seconds", 65.0).containsEntry("cost.dollars", 0.75);
 
-    success(ask(MachineActor.Close::new, Done.class));
+    success(ask(MachineProtocol.Close::new, Done.class));
     assertThat(stats()).as("when it is closed").containsEntry("cost.dollars", 0.75);
     TestNode again = new TestNode();
     open(again);
     assertThat(stats()).as("when it is opened anew").doesNotContainKey("cost.dollars");
-    success(ask(MachineActor.Close::new, Done.class));
+    success(ask(MachineProtocol.Close::new, Done.class));
   }
 
   private Map<String, Double> stats() {
     TestProbe<MachineStats> probe = KIT.createTestProbe();
-    machine.tell(new MachineActor.GetStats(probe.getRef()));
+    machine.tell(new MachineProtocol.GetStats(probe.getRef()));
     return probe.receiveMessage().values();
   }
 
@@ -899,13 +905,14 @@ class MachineActorTest {
     Session session = openSession();
     node.saves = false;
     session.submit(1, 10, List.of());
-    TestProbe<StatusReply<MachineInfo>> pausing = ask(MachineActor.Pause::new, MachineInfo.class);
+    TestProbe<StatusReply<MachineInfo>> pausing =
+        ask(MachineProtocol.Pause::new, MachineInfo.class);
     await().atMost(LIMIT).until(() -> node.heard.contains("save " + session.id));
     assertThat(info().state()).isEqualTo(MachineState.PAUSING);
     session.submit(2, 10, List.of());
     session.submit(3, 10, List.of());
-    TestProbe<StatusReply<MachineActor.SessionOpened>> opening =
-        ask(MachineActor.OpenSession::new, MachineActor.SessionOpened.class);
+    TestProbe<StatusReply<MachineProtocol.SessionOpened>> opening =
+        ask(MachineProtocol.OpenSession::new, MachineProtocol.SessionOpened.class);
     TestNode next = new TestNode();
     plan(next);
 
@@ -927,7 +934,8 @@ class MachineActorTest {
     Session session = openSession();
     node.saves = false;
 
-    TestProbe<StatusReply<MachineInfo>> pausing = ask(MachineActor.Pause::new, MachineInfo.class);
+    TestProbe<StatusReply<MachineInfo>> pausing =
+        ask(MachineProtocol.Pause::new, MachineInfo.class);
     await().atMost(LIMIT).until(() -> node.heard.contains("save " + session.id));
     session.submit(1, 10, List.of());
     node.answerSave("no space left on device");
@@ -936,7 +944,7 @@ class MachineActorTest {
         .hasMessageContaining("was not paused and goes on: no space left on device");
     assertThat(session.executed()).isEqualTo(1);
 
-    assertThat(failure(ask(MachineActor.Pause::new, MachineInfo.class)))
+    assertThat(failure(ask(MachineProtocol.Pause::new, MachineInfo.class)))
         .hasMessageContaining("within 1000 ms (remora.machine.pause-timeout)");
     node.heard.clear();
     node.answerSave("");
@@ -944,7 +952,7 @@ class MachineActorTest {
 
     node.saves = true;
     node.terminates = false;
-    assertThat(failure(ask(MachineActor.Pause::new, MachineInfo.class)))
+    assertThat(failure(ask(MachineProtocol.Pause::new, MachineInfo.class)))
         .hasMessageContaining("did not end within 2000 ms");
     session.submit(2, 10, List.of());
     assertThat(session.executed()).isEqualTo(2);
@@ -956,12 +964,12 @@ class MachineActorTest {
   void staysPausedAndTriesAgainWhileTheProviderHasNoNode() throws Exception {
     open(node);
     Session session = openSession();
-    success(ask(MachineActor.Pause::new, MachineInfo.class));
+    success(ask(MachineProtocol.Pause::new, MachineInfo.class));
     ResourceExhaustedException none = new ResourceExhaustedException("no H100 left");
     TestProvider.plan(name, (spec, context) -> CompletableFuture.failedFuture(none));
 
-    assertThat(failure(ask(MachineActor.Resume::new, MachineInfo.class))).isSameAs(none);
-    assertThat(failure(ask(MachineActor.OpenSession::new, MachineActor.SessionOpened.class)))
+    assertThat(failure(ask(MachineProtocol.Resume::new, MachineInfo.class))).isSameAs(none);
+    assertThat(failure(ask(MachineProtocol.OpenSession::new, MachineProtocol.SessionOpened.class)))
         .hasMessageContaining("no H100 left");
     session.submit(1, 10, List.of());
     await().atMost(LIMIT).until(() -> info().reason().contains("no H100 left"));
@@ -977,11 +985,12 @@ class MachineActorTest {
   void aNodeThatIsLostBeforeAllIsRestoredCostsNothing() throws Exception {
     open(node);
     Session session = openSession();
-    success(ask(MachineActor.Pause::new, MachineInfo.class));
+    success(ask(MachineProtocol.Pause::new, MachineInfo.class));
     TestNode second = new TestNode();
     second.opens = false;
     plan(second);
-    TestProbe<StatusReply<MachineInfo>> resuming = ask(MachineActor.Resume::new, MachineInfo.class);
+    TestProbe<StatusReply<MachineInfo>> resuming =
+        ask(MachineProtocol.Resume::new, MachineInfo.class);
     await().atMost(LIMIT).until(() -> second.heard.contains("restore " + session.id));
 
     second.die(139, "SIGSEGV");
@@ -1000,11 +1009,12 @@ class MachineActorTest {
     open(node);
     Session broken = openSession();
     Session sound = openSession();
-    success(ask(MachineActor.Pause::new, MachineInfo.class));
+    success(ask(MachineProtocol.Pause::new, MachineInfo.class));
     TestNode next = new TestNode();
     next.opens = false;
     plan(next);
-    TestProbe<StatusReply<MachineInfo>> resuming = ask(MachineActor.Resume::new, MachineInfo.class);
+    TestProbe<StatusReply<MachineInfo>> resuming =
+        ask(MachineProtocol.Resume::new, MachineInfo.class);
     await().atMost(LIMIT).until(() -> next.heard.contains("restore " + sound.id));
 
     next.endSession(broken.id, Reason.REASON_STATE, "a checksum is wrong");
@@ -1024,7 +1034,7 @@ class MachineActorTest {
   void pausesByItselfUnlessItIsUsed() throws Exception {
     plan(node);
     MachineSpec spec = new MachineSpec(name, "test", null, 1, Duration.ofMillis(400), LIMIT);
-    success(ask(to -> new MachineActor.Open(spec, to), MachineInfo.class));
+    success(ask(to -> new MachineProtocol.Open(spec, to), MachineInfo.class));
     Session session = openSession();
     node.saves = false;
     await().atMost(LIMIT).until(() -> info().state() == MachineState.PAUSING);
@@ -1037,7 +1047,7 @@ class MachineActorTest {
     node.saves = true;
     await().atMost(LIMIT).until(() -> info().state() == MachineState.PAUSED);
     assertThat(info().reason()).contains("test node has ended");
-    success(ask(MachineActor.Close::new, Done.class));
+    success(ask(MachineProtocol.Close::new, Done.class));
     assertThat(info().state()).isEqualTo(MachineState.STOPPED);
   }
 
@@ -1045,20 +1055,20 @@ class MachineActorTest {
   void closesSessionsOfAPausedMachineWithoutWakingIt() {
     open(node);
     Session session = openSession();
-    success(ask(MachineActor.Pause::new, MachineInfo.class));
+    success(ask(MachineProtocol.Pause::new, MachineInfo.class));
 
-    success(ask(to -> new MachineActor.CloseSession(session.id, to), Done.class));
+    success(ask(to -> new MachineProtocol.CloseSession(session.id, to), Done.class));
 
     assertThat(info().state()).isEqualTo(MachineState.PAUSED);
-    assertThat(failure(ask(to -> new MachineActor.CloseSession(session.id, to), Done.class)))
+    assertThat(failure(ask(to -> new MachineProtocol.CloseSession(session.id, to), Done.class)))
         .hasMessageContaining("has no session");
   }
 
   @Test
   void refusesToPauseOrResumeWhatIsNotOpen() {
-    assertThat(failure(ask(MachineActor.Pause::new, MachineInfo.class)))
+    assertThat(failure(ask(MachineProtocol.Pause::new, MachineInfo.class)))
         .isInstanceOf(MachineStateException.class);
-    assertThat(failure(ask(MachineActor.Resume::new, MachineInfo.class)))
+    assertThat(failure(ask(MachineProtocol.Resume::new, MachineInfo.class)))
         .isInstanceOf(MachineStateException.class);
   }
 
@@ -1067,7 +1077,8 @@ class MachineActorTest {
     open(node);
     Session session = openSession();
     node.terminates = false;
-    TestProbe<StatusReply<MachineInfo>> pausing = ask(MachineActor.Pause::new, MachineInfo.class);
+    TestProbe<StatusReply<MachineInfo>> pausing =
+        ask(MachineProtocol.Pause::new, MachineInfo.class);
     await().atMost(LIMIT).until(() -> node.terminations.get() == 1);
 
     node.answerSave("no space left on device");
@@ -1094,7 +1105,8 @@ class MachineActorTest {
     Session session = openSession();
     TestProbe<SessionHost.Command> first = join(true);
     node.saves = false;
-    TestProbe<StatusReply<MachineInfo>> pausing = ask(MachineActor.Pause::new, MachineInfo.class);
+    TestProbe<StatusReply<MachineInfo>> pausing =
+        ask(MachineProtocol.Pause::new, MachineInfo.class);
     SessionHost.Save asked = first.expectMessageClass(SessionHost.Save.class);
     await().atMost(LIMIT).until(() -> node.heard.contains("save " + session.id));
 
@@ -1102,10 +1114,12 @@ class MachineActorTest {
     SessionHost.Save askedLater = second.expectMessageClass(SessionHost.Save.class);
 
     assertThat(askedLater.pause()).isNotEqualTo(asked.pause());
-    asked.replyTo().tell(new MachineActor.HostSaved(first.getRef(), asked.pause(), ""));
+    asked.replyTo().tell(new MachineProtocol.HostSaved(first.getRef(), asked.pause(), ""));
     node.answerSave("");
     pausing.expectNoMessage(Duration.ofMillis(100));
-    askedLater.replyTo().tell(new MachineActor.HostSaved(second.getRef(), askedLater.pause(), ""));
+    askedLater
+        .replyTo()
+        .tell(new MachineProtocol.HostSaved(second.getRef(), askedLater.pause(), ""));
     assertThat(success(pausing).state()).isEqualTo(MachineState.PAUSED);
     first.expectMessageClass(SessionHost.Offline.class);
     second.expectMessageClass(SessionHost.Offline.class);
@@ -1118,7 +1132,7 @@ class MachineActorTest {
     String settings =
         "remora.link { heartbeat-interval = 1 s, tls.certificate = ${?TEST_NOWHERE} }, other = 1";
     MachineSpec spec = new MachineSpec(name, "test", null, 1, null, LIMIT, settings);
-    success(ask(to -> new MachineActor.Open(spec, to), MachineInfo.class));
+    success(ask(to -> new MachineProtocol.Open(spec, to), MachineInfo.class));
 
     SessionHost.Way way = join(false).expectMessageClass(SessionHost.Way.class);
 
@@ -1133,7 +1147,7 @@ class MachineActorTest {
   /** A host that says that it is there, as a member elsewhere would. */
   private TestProbe<SessionHost.Command> join(boolean linked) {
     TestProbe<SessionHost.Command> host = KIT.createTestProbe();
-    machine.tell(new MachineActor.HostPresent(host.getRef(), linked, 0));
+    machine.tell(new MachineProtocol.HostPresent(host.getRef(), linked, 0));
     return host;
   }
 
@@ -1149,25 +1163,26 @@ class MachineActorTest {
 
   private MachineInfo open(TestNode planned) {
     plan(planned);
-    return success(ask(to -> new MachineActor.Open(spec(), to), MachineInfo.class));
+    return success(ask(to -> new MachineProtocol.Open(spec(), to), MachineInfo.class));
   }
 
   private Throwable openFailure() {
     plan(node);
-    return failure(ask(to -> new MachineActor.Open(spec(), to), MachineInfo.class));
+    return failure(ask(to -> new MachineProtocol.Open(spec(), to), MachineInfo.class));
   }
 
   private MachineInfo info() {
-    machine.tell(new MachineActor.GetState(states.getRef()));
+    machine.tell(new MachineProtocol.GetState(states.getRef()));
     return states.receiveMessage(REPLY_LIMIT);
   }
 
   private StorageInfo storage(Session session, long id) {
-    return success(ask(to -> new MachineActor.GetStorage(session.id, id, to), StorageInfo.class));
+    return success(
+        ask(to -> new MachineProtocol.GetStorage(session.id, id, to), StorageInfo.class));
   }
 
   private <T> TestProbe<StatusReply<T>> ask(
-      Function<ActorRef<StatusReply<T>>, MachineActor.Command> command, Class<T> unused) {
+      Function<ActorRef<StatusReply<T>>, MachineProtocol.Command> command, Class<T> unused) {
     TestProbe<StatusReply<T>> probe = probe();
     machine.tell(command.apply(probe.getRef()));
     return probe;
@@ -1199,8 +1214,8 @@ class MachineActorTest {
   }
 
   private Session openSession() {
-    MachineActor.SessionOpened opened =
-        success(ask(MachineActor.OpenSession::new, MachineActor.SessionOpened.class));
+    MachineProtocol.SessionOpened opened =
+        success(ask(MachineProtocol.OpenSession::new, MachineProtocol.SessionOpened.class));
     return new Session(opened.session());
   }
 

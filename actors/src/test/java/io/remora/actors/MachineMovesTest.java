@@ -12,6 +12,7 @@ import akka.cluster.sharding.typed.javadsl.EntityRef;
 import akka.pattern.StatusReply;
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
+import io.remora.actors.machine.MachineProtocol;
 import io.remora.provider.MachineSpec;
 import io.remora.provider.ProvisionedNode;
 import java.net.ServerSocket;
@@ -47,7 +48,7 @@ class MachineMovesTest {
   /** Leaves. */
   private RemoraCluster first;
 
-  private EntityRef<MachineActor.Command> machine;
+  private EntityRef<MachineProtocol.Command> machine;
 
   @BeforeAll
   static void start() throws Exception {
@@ -94,14 +95,14 @@ class MachineMovesTest {
   @Test
   void goesOnResumingElsewhere() {
     TestProbe<SessionHost.Command> host = openWithHost();
-    ActorRef<MachineActor.FromHost> unused = pause(host);
+    ActorRef<MachineProtocol.FromHost> unused = pause(host);
     TestNode next = new TestNode();
     CompletableFuture<ProvisionedNode> never = new CompletableFuture<>();
     TestProvider.plan(
         name,
         (spec, context) ->
             context.system() == first.system() ? never : CompletableFuture.completedFuture(next));
-    TestProbe<StatusReply<MachineInfo>> resuming = ask(MachineActor.Resume::new);
+    TestProbe<StatusReply<MachineInfo>> resuming = ask(MachineProtocol.Resume::new);
     await().atMost(LIMIT).until(() -> state() == MachineState.PROVISIONING);
 
     leave();
@@ -114,7 +115,7 @@ class MachineMovesTest {
   @Test
   void handsAPausedOneOverOnceAndStartsNothingHere() {
     TestProbe<SessionHost.Command> host = openWithHost();
-    ActorRef<MachineActor.FromHost> actor = pause(host);
+    ActorRef<MachineProtocol.FromHost> actor = pause(host);
     Queue<TestNode> started = new ConcurrentLinkedQueue<>();
     TestProvider.plan(
         name,
@@ -130,7 +131,7 @@ class MachineMovesTest {
 
     // In whatever moment of its leaving.
     while (!left.isDone()) {
-      actor.tell(new MachineActor.HostUsed(host.getRef()));
+      actor.tell(new MachineProtocol.HostUsed(host.getRef()));
       LockSupport.parkNanos(200_000);
     }
 
@@ -143,7 +144,7 @@ class MachineMovesTest {
   void answersWhoeverClosesOneWhileItsMemberLeaves() {
     openWithHost();
     node.terminates = false;
-    TestProbe<StatusReply<Done>> closing = ask(MachineActor.Close::new);
+    TestProbe<StatusReply<Done>> closing = ask(MachineProtocol.Close::new);
     await().atMost(LIMIT).until(() -> node.terminations.get() == 1);
     CompletableFuture<Void> left = CompletableFuture.runAsync(this::leave);
     await().atMost(LIMIT).until(this::isAskedToLeave);
@@ -172,12 +173,12 @@ class MachineMovesTest {
   void handsOneOverThatPausesWhenItHasPaused() {
     node.handle = "node";
     TestProbe<SessionHost.Command> host = openWithHost();
-    TestProbe<StatusReply<MachineInfo>> pausing = ask(MachineActor.Pause::new);
+    TestProbe<StatusReply<MachineInfo>> pausing = ask(MachineProtocol.Pause::new);
     SessionHost.Save save = host.expectMessageClass(SessionHost.Save.class);
     CompletableFuture<Void> left = CompletableFuture.runAsync(this::leave);
     await().atMost(LIMIT).until(this::isAskedToLeave);
 
-    save.replyTo().tell(new MachineActor.HostSaved(host.getRef(), save.pause(), ""));
+    save.replyTo().tell(new MachineProtocol.HostSaved(host.getRef(), save.pause(), ""));
 
     assertThat(pausing.receiveMessage(LIMIT).isSuccess()).isTrue();
     left.join();
@@ -189,18 +190,18 @@ class MachineMovesTest {
     plan(node);
     MachineSpec spec = new MachineSpec(name, "test", null, 1, null, LIMIT);
     TestProbe<StatusReply<MachineInfo>> opening = TestProbe.create(first.system());
-    first.machine(name).tell(new MachineActor.Open(spec, opening.getRef()));
+    first.machine(name).tell(new MachineProtocol.Open(spec, opening.getRef()));
     assertThat(opening.receiveMessage(LIMIT).isSuccess()).isTrue();
     TestProbe<SessionHost.Command> host = TestProbe.create(second.system());
-    machine.tell(new MachineActor.HostPresent(host.getRef(), true, 0));
+    machine.tell(new MachineProtocol.HostPresent(host.getRef(), true, 0));
     assertThat(state()).isEqualTo(MachineState.READY);
     return host;
   }
 
-  private ActorRef<MachineActor.FromHost> pause(TestProbe<SessionHost.Command> host) {
-    TestProbe<StatusReply<MachineInfo>> pausing = ask(MachineActor.Pause::new);
+  private ActorRef<MachineProtocol.FromHost> pause(TestProbe<SessionHost.Command> host) {
+    TestProbe<StatusReply<MachineInfo>> pausing = ask(MachineProtocol.Pause::new);
     SessionHost.Save save = host.expectMessageClass(SessionHost.Save.class);
-    save.replyTo().tell(new MachineActor.HostSaved(host.getRef(), save.pause(), ""));
+    save.replyTo().tell(new MachineProtocol.HostSaved(host.getRef(), save.pause(), ""));
     assertThat(pausing.receiveMessage(LIMIT).isSuccess()).isTrue();
     return save.replyTo();
   }
@@ -217,20 +218,20 @@ class MachineMovesTest {
   }
 
   private MachineState state() {
-    return machine.ask(MachineActor.GetState::new, LIMIT).toCompletableFuture().join().state();
+    return machine.ask(MachineProtocol.GetState::new, LIMIT).toCompletableFuture().join().state();
   }
 
   /** From then on nobody reaches the machine until it has left. */
   private boolean isAskedToLeave() {
     return machine
-        .ask(MachineActor.GetState::new, Duration.ofMillis(500))
+        .ask(MachineProtocol.GetState::new, Duration.ofMillis(500))
         .toCompletableFuture()
         .handle((info, failure) -> failure != null)
         .join();
   }
 
   private <T> TestProbe<StatusReply<T>> ask(
-      Function<ActorRef<StatusReply<T>>, MachineActor.Command> command) {
+      Function<ActorRef<StatusReply<T>>, MachineProtocol.Command> command) {
     TestProbe<StatusReply<T>> probe = TestProbe.create(second.system());
     machine.tell(command.apply(probe.getRef()));
     return probe;

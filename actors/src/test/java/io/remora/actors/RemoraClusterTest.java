@@ -12,6 +12,7 @@ import akka.cluster.sharding.typed.javadsl.EntityRef;
 import akka.cluster.typed.Cluster;
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
+import io.remora.actors.machine.MachineProtocol;
 import io.remora.provider.MachineSpec;
 import io.remora.runtime.MachineStateException;
 import io.remora.runtime.ProviderException;
@@ -76,7 +77,7 @@ class RemoraClusterTest {
   @Test
   void findsAMachineByItsNameAcrossItsLives() throws Exception {
     try (RemoraCluster cluster = RemoraCluster.acquire()) {
-      EntityRef<MachineActor.Command> machine = cluster.machine("sharded");
+      EntityRef<MachineProtocol.Command> machine = cluster.machine("sharded");
       for (int life = 1; life <= 5; life++) {
         TestNode node = new TestNode();
         TestProvider.plan("sharded", (spec, context) -> CompletableFuture.completedFuture(node));
@@ -91,7 +92,7 @@ class RemoraClusterTest {
       }
       assertThat(
               machine
-                  .ask(MachineActor.GetState::new, LIMIT)
+                  .ask(MachineProtocol.GetState::new, LIMIT)
                   .toCompletableFuture()
                   .get(LIMIT.toSeconds(), TimeUnit.SECONDS)
                   .state())
@@ -104,10 +105,10 @@ class RemoraClusterTest {
     TestNode node = new TestNode();
     TestProvider.plan("left-open", (spec, context) -> CompletableFuture.completedFuture(node));
     try (RemoraCluster cluster = RemoraCluster.acquire()) {
-      EntityRef<MachineActor.Command> machine = cluster.machine("left-open");
+      EntityRef<MachineProtocol.Command> machine = cluster.machine("left-open");
       MachineSpec spec = new MachineSpec("left-open", "test", null, 1, null, LIMIT);
       machine
-          .<MachineInfo>askWithStatus(replyTo -> new MachineActor.Open(spec, replyTo), LIMIT)
+          .<MachineInfo>askWithStatus(replyTo -> new MachineProtocol.Open(spec, replyTo), LIMIT)
           .toCompletableFuture()
           .get(LIMIT.toSeconds(), TimeUnit.SECONDS);
     }
@@ -129,7 +130,8 @@ class RemoraClusterTest {
         opening.add(
             cluster
                 .machine(name)
-                .<MachineInfo>askWithStatus(replyTo -> new MachineActor.Open(spec, replyTo), LIMIT)
+                .<MachineInfo>askWithStatus(
+                    replyTo -> new MachineProtocol.Open(spec, replyTo), LIMIT)
                 .toCompletableFuture());
       }
       for (int i = 0; i < 20; i++) {
@@ -149,7 +151,7 @@ class RemoraClusterTest {
               () ->
                   cluster
                       .machine("nowhere")
-                      .<MachineInfo>askWithStatus(to -> new MachineActor.Open(spec, to), LIMIT)
+                      .<MachineInfo>askWithStatus(to -> new MachineProtocol.Open(spec, to), LIMIT)
                       .toCompletableFuture()
                       .get(LIMIT.toSeconds(), TimeUnit.SECONDS))
           .hasCauseExactlyInstanceOf(ProviderException.class)
@@ -157,17 +159,17 @@ class RemoraClusterTest {
     }
   }
 
-  private static MachineInfo open(EntityRef<MachineActor.Command> machine) throws Exception {
+  private static MachineInfo open(EntityRef<MachineProtocol.Command> machine) throws Exception {
     MachineSpec spec = new MachineSpec("sharded", "test", null, 1, null, LIMIT);
     return machine
-        .<MachineInfo>askWithStatus(replyTo -> new MachineActor.Open(spec, replyTo), LIMIT)
+        .<MachineInfo>askWithStatus(replyTo -> new MachineProtocol.Open(spec, replyTo), LIMIT)
         .toCompletableFuture()
         .get(LIMIT.toSeconds(), TimeUnit.SECONDS);
   }
 
-  private static Done close(EntityRef<MachineActor.Command> machine) throws Exception {
+  private static Done close(EntityRef<MachineProtocol.Command> machine) throws Exception {
     return machine
-        .<Done>askWithStatus(MachineActor.Close::new, LIMIT)
+        .<Done>askWithStatus(MachineProtocol.Close::new, LIMIT)
         .toCompletableFuture()
         .get(LIMIT.toSeconds(), TimeUnit.SECONDS);
   }

@@ -17,6 +17,7 @@ import akka.cluster.typed.Cluster;
 import akka.cluster.typed.Join;
 import akka.pattern.StatusReply;
 import com.typesafe.config.ConfigFactory;
+import io.remora.actors.machine.MachineProtocol;
 import io.remora.runtime.Batch;
 import io.remora.runtime.BatchSink;
 import io.remora.runtime.MachineStateException;
@@ -43,14 +44,14 @@ class SessionHostTest {
   private static final ActorTestKit KIT =
       ActorTestKit.create("hosts", ClusterConfig.of(ConfigFactory.load(), List.of()));
 
-  private static final TestProbe<MachineActor.Command> MACHINES =
-      KIT.createTestProbe(MachineActor.Command.class);
+  private static final TestProbe<MachineProtocol.Command> MACHINES =
+      KIT.createTestProbe(MachineProtocol.Command.class);
   private static final AtomicInteger NAMES = new AtomicInteger();
 
   private final String name = "h" + NAMES.incrementAndGet();
   private final TestNode node = new TestNode();
-  private final TestProbe<MachineActor.FromHost> machine =
-      KIT.createTestProbe(MachineActor.FromHost.class);
+  private final TestProbe<MachineProtocol.FromHost> machine =
+      KIT.createTestProbe(MachineProtocol.FromHost.class);
   private final ActorRef<SessionHost.Command> host =
       KIT.spawn(
           SessionHost.create(name, ActorsSettings.from(KIT.system().settings().config())), name);
@@ -88,12 +89,12 @@ class SessionHostTest {
 
   @Test
   void linksAsTheProviderHasAgreedWithTheNode() {
-    TestProbe<StatusReply<MachineActor.SessionOpened>> opening = KIT.createTestProbe();
+    TestProbe<StatusReply<MachineProtocol.SessionOpened>> opening = KIT.createTestProbe();
     host.tell(new SessionHost.OpenSession(opening.getRef()));
 
     host.tell(way(PINNED, PINNED.tls().orElseThrow().settings().root().render()));
 
-    StatusReply<MachineActor.SessionOpened> reply = opening.receiveMessage(LIMIT);
+    StatusReply<MachineProtocol.SessionOpened> reply = opening.receiveMessage(LIMIT);
     assertThat(reply.isSuccess()).as(reply::toString).isTrue();
   }
 
@@ -106,7 +107,7 @@ class SessionHostTest {
 
   @Test
   void saysWhichSettingOfTheMachineIsOfNoUseHere() {
-    TestProbe<StatusReply<MachineActor.SessionOpened>> opening = KIT.createTestProbe();
+    TestProbe<StatusReply<MachineProtocol.SessionOpened>> opening = KIT.createTestProbe();
     host.tell(new SessionHost.OpenSession(opening.getRef()));
 
     host.tell(way(node, "remora.link.coalesce-batches = 1000"));
@@ -180,7 +181,7 @@ class SessionHostTest {
 
     assertThat(closing.receiveMessage(LIMIT).isSuccess()).isTrue();
     assertThat(machine.receiveMessage(LIMIT))
-        .isEqualTo(new MachineActor.HostSaved(host, "pause-1", ""));
+        .isEqualTo(new MachineProtocol.HostSaved(host, "pause-1", ""));
     assertThat(node.heard).contains("save " + other.id).doesNotContain("save " + session.id);
   }
 
@@ -206,9 +207,9 @@ class SessionHostTest {
   }
 
   private Session openSession() {
-    TestProbe<StatusReply<MachineActor.SessionOpened>> probe = KIT.createTestProbe();
+    TestProbe<StatusReply<MachineProtocol.SessionOpened>> probe = KIT.createTestProbe();
     host.tell(new SessionHost.OpenSession(probe.getRef()));
-    StatusReply<MachineActor.SessionOpened> reply = probe.receiveMessage(LIMIT);
+    StatusReply<MachineProtocol.SessionOpened> reply = probe.receiveMessage(LIMIT);
     assertThat(reply.isSuccess()).as(reply::toString).isTrue();
     return new Session(reply.getValue().session());
   }

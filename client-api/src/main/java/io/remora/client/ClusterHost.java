@@ -14,6 +14,7 @@ import io.remora.actors.MachineState;
 import io.remora.actors.MachineStats;
 import io.remora.actors.RemoraCluster;
 import io.remora.actors.StorageInfo;
+import io.remora.actors.machine.MachineProtocol;
 import io.remora.provider.MachineSpec;
 import io.remora.runtime.MachineSession;
 import io.remora.runtime.MachineStateException;
@@ -29,7 +30,7 @@ final class ClusterHost implements MachineHost {
   private final RemoraCluster cluster;
   private final ActorSystem<?> system;
   private final LocalSessions sessions;
-  private final EntityRef<MachineActor.Command> actor;
+  private final EntityRef<MachineProtocol.Command> actor;
   private long session;
 
   /** In the cluster of the configuration, which is started or joined if need be. */
@@ -57,7 +58,7 @@ final class ClusterHost implements MachineHost {
   public MachineInfo open(MachineSpec spec, boolean keep) {
     ActorRef<?> owner = keep ? null : sessions.program();
     return ask(
-        replyTo -> new MachineActor.Open(spec, owner, replyTo),
+        replyTo -> new MachineProtocol.Open(spec, owner, replyTo),
         spec.openTimeout().plus(settings.askTimeout()),
         "Opening machine " + name);
   }
@@ -75,7 +76,7 @@ final class ClusterHost implements MachineHost {
 
   @Override
   public void connect(MachineSession program) {
-    MachineActor.SessionOpened opened =
+    MachineProtocol.SessionOpened opened =
         Answers.await(
             sessions.open(name, settings.askTimeout()),
             settings.askTimeout(),
@@ -89,7 +90,7 @@ final class ClusterHost implements MachineHost {
   @Override
   public MachineInfo info() {
     return Answers.await(
-        actor.<MachineInfo>ask(MachineActor.GetState::new, settings.askTimeout()),
+        actor.<MachineInfo>ask(MachineProtocol.GetState::new, settings.askTimeout()),
         settings.askTimeout(),
         "Asking machine %s for its state".formatted(name));
   }
@@ -97,7 +98,7 @@ final class ClusterHost implements MachineHost {
   @Override
   public SortedMap<String, Double> stats() {
     return Answers.await(
-            actor.<MachineStats>ask(MachineActor.GetStats::new, settings.askTimeout()),
+            actor.<MachineStats>ask(MachineProtocol.GetStats::new, settings.askTimeout()),
             settings.askTimeout(),
             "Asking machine %s for its figures".formatted(name))
         .values();
@@ -114,13 +115,13 @@ final class ClusterHost implements MachineHost {
   @Override
   public void pause() {
     this.<MachineInfo>ask(
-        MachineActor.Pause::new, settings.pauseTimeout(), "Pausing machine " + name);
+        MachineProtocol.Pause::new, settings.pauseTimeout(), "Pausing machine " + name);
   }
 
   @Override
   public MachineInfo resume(MachineSpec spec) {
     return ask(
-        MachineActor.Resume::new,
+        MachineProtocol.Resume::new,
         spec.openTimeout().plus(settings.pauseTimeout()),
         "Resuming machine " + name);
   }
@@ -141,12 +142,14 @@ final class ClusterHost implements MachineHost {
   @Override
   public void close() {
     this.<Done>ask(
-        MachineActor.Close::new, settings.closeTimeout(), "Giving machine %s back".formatted(name));
+        MachineProtocol.Close::new,
+        settings.closeTimeout(),
+        "Giving machine %s back".formatted(name));
   }
 
   @Override
   public void abandon() {
-    actor.tell(new MachineActor.Close(system.ignoreRef()));
+    actor.tell(new MachineProtocol.Close(system.ignoreRef()));
   }
 
   @Override
@@ -157,7 +160,7 @@ final class ClusterHost implements MachineHost {
   }
 
   private <T> T ask(
-      Function<ActorRef<StatusReply<T>>, MachineActor.Command> question,
+      Function<ActorRef<StatusReply<T>>, MachineProtocol.Command> question,
       Duration limit,
       String what) {
     return Answers.await(actor.<T>askWithStatus(question::apply, limit), limit, what);

@@ -10,8 +10,8 @@ import akka.actor.typed.ActorRef;
 import akka.pattern.StatusReply;
 import com.typesafe.config.ConfigFactory;
 import io.remora.actors.LocalSessions;
-import io.remora.actors.MachineActor;
 import io.remora.actors.RemoraCluster;
+import io.remora.actors.machine.MachineProtocol;
 import io.remora.runtime.MachineSession;
 import io.remora.runtime.SessionSettings;
 import java.time.Duration;
@@ -112,10 +112,10 @@ final class ShortReadsTest {
   }
 
   private static MachineSession session(RemoraCluster cluster, RemoteMachine machine) {
-    MachineActor.SessionOpened opened =
+    MachineProtocol.SessionOpened opened =
         cluster
             .machine(machine.name())
-            .<MachineActor.SessionOpened>askWithStatus(ShortReadsTest::openSession, LIMIT)
+            .<MachineProtocol.SessionOpened>askWithStatus(ShortReadsTest::openSession, LIMIT)
             .toCompletableFuture()
             .join();
     MachineSession session =
@@ -124,8 +124,8 @@ final class ShortReadsTest {
     return session;
   }
 
-  private static MachineActor.OpenSession openSession(
-      ActorRef<StatusReply<MachineActor.SessionOpened>> replyTo) {
-    return new MachineActor.OpenSession(replyTo);
+  private static MachineProtocol.OpenSession openSession(
+      ActorRef<StatusReply<MachineProtocol.SessionOpened>> replyTo) {
+    return new MachineProtocol.OpenSession(replyTo);
   }
 }

@@ -7,10 +7,10 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import akka.Done;
 import com.typesafe.config.ConfigFactory;
 import io.remora.actors.LocalSessions;
-import io.remora.actors.MachineActor;
 import io.remora.actors.MachineInfo;
 import io.remora.actors.MachineState;
 import io.remora.actors.RemoraCluster;
+import io.remora.actors.machine.MachineProtocol;
 import io.remora.provider.GpuType;
 import io.remora.provider.LaunchToken;
 import io.remora.provider.MachineSpec;
@@ -65,7 +65,7 @@ class AddressProviderTest {
     Done closed =
         cluster
             .machine("by-hand")
-            .<Done>askWithStatus(MachineActor.Close::new, LIMIT)
+            .<Done>askWithStatus(MachineProtocol.Close::new, LIMIT)
             .toCompletableFuture()
             .get(LIMIT.toSeconds(), TimeUnit.SECONDS);
     assertThat(closed).isNotNull();
@@ -99,7 +99,7 @@ class AddressProviderTest {
     MachineSpec spec = new MachineSpec(name, "address", gpu, 1, null, LIMIT, settings);
     return cluster
         .machine(name)
-        .<MachineInfo>askWithStatus(to -> new MachineActor.Open(spec, to), LIMIT)
+        .<MachineInfo>askWithStatus(to -> new MachineProtocol.Open(spec, to), LIMIT)
         .toCompletableFuture()
         .get(LIMIT.toSeconds(), TimeUnit.SECONDS);
   }

@@ -3,7 +3,6 @@ package io.remora.actors.internal;
 
 import io.remora.actors.ClusterNode;
 import io.remora.actors.DeviceInfo;
-import io.remora.actors.MachineActor;
 import io.remora.actors.MachineInfo;
 import io.remora.actors.MachineRecord;
 import io.remora.actors.MachineState;
@@ -14,6 +13,7 @@ import io.remora.actors.SessionHost;
 import io.remora.actors.StorageActor;
 import io.remora.actors.StorageInfo;
 import io.remora.actors.StorageState;
+import io.remora.actors.machine.MachineProtocol;
 import io.remora.provider.GpuType;
 import io.remora.provider.MachineSpec;
 import io.remora.runtime.AuthenticationException;
@@ -39,13 +39,13 @@ public final class ActorMessageClasses implements MessageClasses {
 
   @Override
   public void register(Registry registry) {
-    registry.add(100, MachineActor.Open.class);
-    registry.add(101, MachineActor.OpenSession.class);
-    registry.add(102, MachineActor.CloseSession.class);
-    registry.add(103, MachineActor.GetState.class);
-    registry.add(104, MachineActor.GetStorage.class);
-    registry.add(105, MachineActor.Close.class);
-    registry.add(106, MachineActor.SessionOpened.class);
+    registry.add(100, MachineProtocol.Open.class);
+    registry.add(101, MachineProtocol.OpenSession.class);
+    registry.add(102, MachineProtocol.CloseSession.class);
+    registry.add(103, MachineProtocol.GetState.class);
+    registry.add(104, MachineProtocol.GetStorage.class);
+    registry.add(105, MachineProtocol.Close.class);
+    registry.add(106, MachineProtocol.SessionOpened.class);
     registry.add(107, MachineInfo.class);
     registry.add(108, DeviceInfo.class);
     registry.add(109, MachineState.class);
@@ -53,8 +53,8 @@ public final class ActorMessageClasses implements MessageClasses {
     registry.add(111, StorageState.class);
     registry.add(112, MachineSpec.class);
     registry.add(113, GpuType.class);
-    registry.add(114, MachineActor.Pause.class);
-    registry.add(115, MachineActor.Resume.class);
+    registry.add(114, MachineProtocol.Pause.class);
+    registry.add(115, MachineProtocol.Resume.class);
     registry.add(116, ClusterNode.Describe.class);
     registry.add(117, ClusterNode.Description.class);
     registry.add(118, ClusterNode.Reserve.class);
@@ -65,19 +65,19 @@ public final class ActorMessageClasses implements MessageClasses {
     registry.add(124, NodeBroker.Queued.class);
     registry.add(125, NodeBroker.Granted.class);
     registry.add(120, StorageActor.GetInfo.class);
-    registry.add(126, MachineActor.HostPresent.class);
-    registry.add(127, MachineActor.HostSaved.class);
-    registry.add(128, MachineActor.HostRestored.class);
-    registry.add(129, MachineActor.HostUsed.class);
+    registry.add(126, MachineProtocol.HostPresent.class);
+    registry.add(127, MachineProtocol.HostSaved.class);
+    registry.add(128, MachineProtocol.HostRestored.class);
+    registry.add(129, MachineProtocol.HostUsed.class);
     registry.add(130, SessionHost.Way.class);
     registry.add(131, SessionHost.Save.class);
     registry.add(132, SessionHost.GoOn.class);
     registry.add(133, SessionHost.Offline.class);
     registry.add(134, SessionHost.Ended.class);
     registry.add(135, MachineRecord.class);
-    registry.add(136, MachineActor.GetStats.class);
+    registry.add(136, MachineProtocol.GetStats.class);
     registry.add(137, MachineStats.class);
-    registry.add(138, MachineActor.ForgetFailure.class);
+    registry.add(138, MachineProtocol.ForgetFailure.class);
     registry.add(140, RemoraException.class);
     registry.add(141, RemoteOperationException.class);
     registry.add(142, StaleReferenceException.class);

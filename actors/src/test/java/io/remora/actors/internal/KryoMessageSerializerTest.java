@@ -19,7 +19,6 @@ import com.sun.management.ThreadMXBean;
 import com.typesafe.config.ConfigFactory;
 import io.remora.actors.ClusterNode;
 import io.remora.actors.DeviceInfo;
-import io.remora.actors.MachineActor;
 import io.remora.actors.MachineInfo;
 import io.remora.actors.MachineRecord;
 import io.remora.actors.MachineState;
@@ -32,6 +31,7 @@ import io.remora.actors.StorageActor;
 import io.remora.actors.StorageInfo;
 import io.remora.actors.StorageState;
 import io.remora.actors.link.Damage;
+import io.remora.actors.machine.MachineProtocol;
 import io.remora.provider.GpuType;
 import io.remora.provider.MachineSpec;
 import io.remora.runtime.NodeLostException;
@@ -117,25 +117,25 @@ class KryoMessageSerializerTest {
             KIT.system().<StatusReply<MachineInfo>>ignoreRef());
     List<RemoraMessage> messages = new ArrayList<>();
     for (ActorRef<StatusReply<MachineInfo>> ref : refs) {
-      messages.add(new MachineActor.Open(spec, ref));
-      messages.add(new MachineActor.Open(plain, ref));
-      messages.add(new MachineActor.OpenSession(ref.unsafeUpcast()));
-      messages.add(new MachineActor.CloseSession(-3, ref.unsafeUpcast()));
-      messages.add(new MachineActor.GetState(ref.unsafeUpcast()));
-      messages.add(new MachineActor.GetStats(ref.unsafeUpcast()));
-      messages.add(new MachineActor.GetStorage(1, 2, ref.unsafeUpcast()));
-      messages.add(new MachineActor.Pause(ref));
-      messages.add(new MachineActor.Resume(ref));
-      messages.add(new MachineActor.Close(ref.unsafeUpcast()));
+      messages.add(new MachineProtocol.Open(spec, ref));
+      messages.add(new MachineProtocol.Open(plain, ref));
+      messages.add(new MachineProtocol.OpenSession(ref.unsafeUpcast()));
+      messages.add(new MachineProtocol.CloseSession(-3, ref.unsafeUpcast()));
+      messages.add(new MachineProtocol.GetState(ref.unsafeUpcast()));
+      messages.add(new MachineProtocol.GetStats(ref.unsafeUpcast()));
+      messages.add(new MachineProtocol.GetStorage(1, 2, ref.unsafeUpcast()));
+      messages.add(new MachineProtocol.Pause(ref));
+      messages.add(new MachineProtocol.Resume(ref));
+      messages.add(new MachineProtocol.Close(ref.unsafeUpcast()));
       messages.add(new StorageActor.GetInfo(ref.unsafeUpcast()));
     }
     ActorRef<SessionHost.Command> host = refs.get(1).unsafeUpcast();
-    messages.add(new MachineActor.Open(spec, refs.get(1), refs.get(0)));
-    messages.add(new MachineActor.HostPresent(host, true, 3));
-    messages.add(new MachineActor.HostSaved(host, "pause-1", "why not"));
-    messages.add(new MachineActor.HostRestored(host, null));
-    messages.add(new MachineActor.HostUsed(host));
-    messages.add(new MachineActor.ForgetFailure());
+    messages.add(new MachineProtocol.Open(spec, refs.get(1), refs.get(0)));
+    messages.add(new MachineProtocol.HostPresent(host, true, 3));
+    messages.add(new MachineProtocol.HostSaved(host, "pause-1", "why not"));
+    messages.add(new MachineProtocol.HostRestored(host, null));
+    messages.add(new MachineProtocol.HostUsed(host));
+    messages.add(new MachineProtocol.ForgetFailure());
     messages.add(
         new SessionHost.Way("127.0.0.1:1", "token", "{}", info, refs.get(1).unsafeUpcast()));
     messages.add(new SessionHost.Save("pause-1", true, refs.get(1).unsafeUpcast()));
@@ -155,7 +155,7 @@ class KryoMessageSerializerTest {
     messages.add(new NodeBroker.Queued(1, 2, "why"));
     messages.add(new NodeBroker.Granted(node, "1 x A100", new ClusterNode.Reservation("h:1", "t")));
     messages.addAll(List.of(info, none, many, device(1)));
-    messages.add(new MachineActor.SessionOpened(7, info));
+    messages.add(new MachineProtocol.SessionOpened(7, info));
     TreeMap<String, Double> figures = new TreeMap<>(Map.of("batches", 3.0, "storage.bytes", 0.5));
     messages.add(new MachineStats(figures, new TreeMap<>(Map.of(7L, figures))));
     messages.add(new StorageInfo(1, StorageState.LAZY, 1L << 40, 7, 2));
@@ -385,10 +385,10 @@ class KryoMessageSerializerTest {
                 MachineInfo.class,
                 DeviceInfo.class,
                 StorageInfo.class,
-                MachineActor.SessionOpened.class));
+                MachineProtocol.SessionOpened.class));
     for (Class<?> protocol :
         List.of(
-            MachineActor.Command.class,
+            MachineProtocol.Command.class,
             StorageActor.Command.class,
             SessionHost.FromMachine.class,
             ClusterNode.Command.class,

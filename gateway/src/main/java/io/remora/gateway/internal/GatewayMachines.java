@@ -15,6 +15,7 @@ import io.remora.actors.MachineActor;
 import io.remora.actors.MachineInfo;
 import io.remora.actors.MachineState;
 import io.remora.actors.MachineStats;
+import io.remora.actors.machine.MachineProtocol;
 import io.remora.gateway.GatewaySettings;
 import io.remora.provider.MachineSpec;
 import io.remora.runtime.MachineStateException;
@@ -82,7 +83,7 @@ final class GatewayMachines {
    *
    * @throws akka.grpc.GrpcServiceException with NOT_FOUND if no machine can have such a name
    */
-  EntityRef<MachineActor.Command> actor(String name) {
+  EntityRef<MachineProtocol.Command> actor(String name) {
     if (!name.matches(MachineSpec.NAME_PATTERN)) {
       throw notFound(name);
     }
@@ -100,7 +101,7 @@ final class GatewayMachines {
     return actor(spec.name())
         .<MachineInfo>askWithStatus(
             replyTo ->
-                new MachineActor.Open(
+                new MachineProtocol.Open(
                     spec, keep ? null : LocalSessions.get(system).program(), replyTo),
             openLimit)
         .thenApply(
@@ -120,7 +121,7 @@ final class GatewayMachines {
    * remora.machine.forget-failed-after}.
    */
   void forgetFailure(String name, Connections.Connection program) {
-    Runnable forget = () -> actor(name).tell(new MachineActor.ForgetFailure());
+    Runnable forget = () -> actor(name).tell(new MachineProtocol.ForgetFailure());
     program.atEnd(forget);
     later(actorsSettings().forgetFailedAfter(), () -> program.notAtEnd(forget));
   }
@@ -132,11 +133,11 @@ final class GatewayMachines {
    */
   CompletionStage<MachineInfo> get(String name) {
     return actor(name)
-        .ask(MachineActor.GetState::new, settings.askTimeout())
+        .ask(MachineProtocol.GetState::new, settings.askTimeout())
         .thenApply(
             info -> {
               if (info.state() == MachineState.STOPPED && !entries.containsKey(name)) {
-                actor(name).tell(new MachineActor.Close(system.ignoreRef()));
+                actor(name).tell(new MachineProtocol.Close(system.ignoreRef()));
                 throw notFound(name);
               }
               return info;
@@ -146,7 +147,8 @@ final class GatewayMachines {
   /** The machine's figures; fails as {@link #get}. */
   CompletionStage<MachineStats> stats(String name) {
     return get(name)
-        .thenCompose(known -> actor(name).ask(MachineActor.GetStats::new, settings.askTimeout()));
+        .thenCompose(
+            known -> actor(name).ask(MachineProtocol.GetStats::new, settings.askTimeout()));
   }
 
   private static RuntimeException notFound(String name) {
@@ -173,7 +175,7 @@ final class GatewayMachines {
         (name, entry) ->
             asked.add(
                 actor(name)
-                    .ask(MachineActor.GetState::new, settings.askTimeout())
+                    .ask(MachineProtocol.GetState::new, settings.askTimeout())
                     .thenApply(info -> forgetIfStopped(info, entry))
                     .toCompletableFuture()));
     return CompletableFuture.allOf(asked.toArray(CompletableFuture[]::new))
@@ -195,14 +197,15 @@ final class GatewayMachines {
 
   /** Saves the machine's sessions and ends its node. */
   CompletionStage<MachineInfo> pause(String name) {
-    return get(name).thenCompose(known -> ask(name, MachineActor.Pause::new, pauseLimit()));
+    return get(name).thenCompose(known -> ask(name, MachineProtocol.Pause::new, pauseLimit()));
   }
 
   /** Brings a paused machine back, on another node. Its limit, if it has one, begins again. */
   CompletionStage<MachineInfo> resume(String name) {
     return get(name)
         .<MachineInfo>thenCompose(
-            known -> ask(name, MachineActor.Resume::new, settings.openTimeout().plus(pauseLimit())))
+            known ->
+                ask(name, MachineProtocol.Resume::new, settings.openTimeout().plus(pauseLimit())))
         .thenApply(
             info -> {
               release(name);
@@ -329,7 +332,8 @@ final class GatewayMachines {
         entry.limited.cancel();
       }
     }
-    return ask(name, MachineActor.Close::new, settings.closeTimeout().plus(settings.askTimeout()));
+    return ask(
+        name, MachineProtocol.Close::new, settings.closeTimeout().plus(settings.askTimeout()));
   }
 
   /** A session on the machine has been opened. */
@@ -368,7 +372,7 @@ final class GatewayMachines {
   /** Asks a machine's actor. */
   <T> CompletionStage<T> ask(
       String name,
-      java.util.function.Function<ActorRef<StatusReply<T>>, MachineActor.Command> question,
+      java.util.function.Function<ActorRef<StatusReply<T>>, MachineProtocol.Command> question,
       Duration limit) {
     return actor(name).<T>askWithStatus(question::apply, limit);
   }

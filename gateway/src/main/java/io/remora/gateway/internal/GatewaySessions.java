@@ -5,10 +5,10 @@ import akka.Done;
 import akka.actor.typed.ActorSystem;
 import io.grpc.Status;
 import io.remora.actors.LocalSessions;
-import io.remora.actors.MachineActor;
 import io.remora.actors.StorageInfo;
 import io.remora.actors.link.BufferPool;
 import io.remora.actors.link.LinkSettings;
+import io.remora.actors.machine.MachineProtocol;
 import io.remora.gateway.GatewaySettings;
 import io.remora.gateway.v1.Hello;
 import io.remora.runtime.Batch;
@@ -126,7 +126,7 @@ final class GatewaySessions {
     return parts.length < 2 ? version : parts[0] + "." + parts[1];
   }
 
-  private GatewaySession opened(MachineActor.SessionOpened opened) {
+  private GatewaySession opened(MachineProtocol.SessionOpened opened) {
     GatewaySession session =
         new GatewaySession(
             opened.session(),

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-package io.remora.actors;
+package io.remora.actors.machine;
 
 import akka.actor.typed.ActorRef;
+import io.remora.actors.MachineRecord;
+import io.remora.actors.SessionHost;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.HashMap;
@@ -90,7 +92,7 @@ final class MachineHosts {
   // Pausing -------------------------------------------------------------------------------------
 
   /** Has each save its sessions, under a name of its own. */
-  void save(String pause, boolean byItself, ActorRef<MachineActor.FromHost> replyTo) {
+  void save(String pause, boolean byItself, ActorRef<MachineProtocol.FromHost> replyTo) {
     hosts.keySet().forEach(ref -> save(ref, pause, byItself, replyTo));
   }
 
@@ -99,7 +101,7 @@ final class MachineHosts {
       ActorRef<SessionHost.Command> ref,
       String pause,
       boolean byItself,
-      ActorRef<MachineActor.FromHost> replyTo) {
+      ActorRef<MachineProtocol.FromHost> replyTo) {
     Host host = hosts.get(ref);
     host.saved = false;
     host.pause = pause + "-" + host.number;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-package io.remora.actors;
+package io.remora.actors.machine;
 
 import akka.Done;
 import akka.actor.typed.ActorSystem;
@@ -15,19 +15,19 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * A node on its way from a provider to a machine. Whoever no longer wants it says so, and it is
+ * A node that a provider was asked for. Once it is {@linkplain #abandon abandoned}, the node is
  * ended when it comes. Thread-safe.
  */
-final class Provisioning {
+final class NodeOrder {
 
-  private static final Logger log = LoggerFactory.getLogger(Provisioning.class);
+  private static final Logger log = LoggerFactory.getLogger(NodeOrder.class);
 
   private final String machine;
   private boolean abandoned;
   private ProvisionedNode late;
   private String latestNews = "";
 
-  private Provisioning(String machine) {
+  private NodeOrder(String machine) {
     this.machine = machine;
   }
 
@@ -38,7 +38,7 @@ final class Provisioning {
    * @param handle that of a node which is to be taken over; null: a new node
    * @param configuration the system's, below the machine's own
    */
-  static Provisioning begin(
+  static NodeOrder begin(
       MachineSpec spec,
       String handle,
       Config configuration,
@@ -46,7 +46,7 @@ final class Provisioning {
       ActorSystem<?> system,
       Consumer<ProvisionedNode> arrived,
       Consumer<Throwable> failed) {
-    Provisioning begun = new Provisioning(spec.name());
+    NodeOrder begun = new NodeOrder(spec.name());
     ProviderContext context =
         new ProviderContext(configuration, blocking, begun::news, begun::isAbandoned, system);
     CompletableFuture<?> unused =

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors.machine;
+
+import akka.Done;
+import akka.actor.typed.ActorRef;
+import akka.actor.typed.Behavior;
+import akka.actor.typed.javadsl.Behaviors;
+import akka.pattern.StatusReply;
+import io.remora.actors.MachineState;
+import io.remora.actors.machine.MachineProtocol.Command;
+import io.remora.actors.machine.MachineProtocol.Open;
+import io.remora.runtime.ProviderException;
+import io.remora.runtime.RemoraException;
+import java.util.Optional;
+
+/** On the way to {@link Closed}: the link says goodbye, then the node ends. */
+final class Closing extends NotOpen {
+
+  private final MachineBehavior from;
+  private final RemoraException cause;
+  private final Askers<Done> closedBy;
+
+  private Closing(
+      MachineBehavior from, String reason, RemoraException cause, ActorRef<StatusReply<Done>> by) {
+    super(from.machine, Stage.CLOSING, reason, from.node);
+    this.from = from;
+    this.cause = cause;
+    this.closedBy = new Askers<>(by);
+  }
+
+  /** Of a machine that is open. {@code cause} is what its sessions hear. */
+  static Closing inUse(
+      MachineBehavior from, ActorRef<StatusReply<Done>> by, RemoraException cause) {
+    return new Closing(from, "closing", cause, by);
+  }
+
+  /** Of one that has failed: it shows that until it is closed. */
+  static Closing failed(NotOpen from, ActorRef<StatusReply<Done>> by) {
+    return new Closing(from, null, null, by);
+  }
+
+  @Override
+  Optional<MachineState> shown() {
+    return Optional.of(MachineState.STOPPED);
+  }
+
+  @Override
+  Behavior<Command> begin() {
+    if (cause != null) {
+      from.giveUp(cause);
+      machine.sessions.endAll(cause);
+      machine.endHosts(cause);
+      machine.deleteRecord();
+    }
+    machine.belongTo(null);
+    machine.limit(machine.settings.closeTimeout());
+    return node != null && node.sayGoodbye() ? this : endNode();
+  }
+
+  @Override
+  Behavior<Command> onLinkStopped() {
+    return endNode();
+  }
+
+  private Behavior<Command> endNode() {
+    if (node == null || from.stage == Stage.FAILED || !node.end()) {
+      return closed(null);
+    }
+    machine.limit(machine.settings.closeTimeout());
+    return this;
+  }
+
+  @Override
+  Behavior<Command> onEnded(Throwable failure) {
+    return closed(
+        failure == null || failure instanceof RemoraException
+            ? (RemoraException) failure
+            : new ProviderException(
+                "ending the node of machine " + machine.name + " failed: " + failure, failure));
+  }
+
+  @Override
+  Behavior<Command> onTimeUp() {
+    return closed(timeout(machine, node));
+  }
+
+  /** The error of a node that does not end in time. */
+  static ProviderException timeout(Machine machine, NodeAttempt node) {
+    return new ProviderException(
+        "the node of machine %s (%s) did not end within %d ms (remora.machine.close-timeout); it may still run"
+            .formatted(
+                machine.name, node.description(), machine.settings.closeTimeout().toMillis()));
+  }
+
+  private Behavior<Command> closed(RemoraException failure) {
+    Deleting next = new Deleting(this, failure, closedBy);
+    return machine.saved.isEmpty() ? next.finish() : machine.enter(next);
+  }
+
+  @Override
+  void giveUp(RemoraException why) {
+    closedBy.refuse(why);
+  }
+
+  @Override
+  Behavior<Command> onOpen(Open command) {
+    return machine.later(command);
+  }
+
+  @Override
+  Behavior<Command> close(ActorRef<StatusReply<Done>> replyTo, String why) {
+    closedBy.add(replyTo);
+    return Behaviors.same();
+  }
+
+  /** Whoever closes it hears how that ends. */
+  @Override
+  Behavior<Command> onLeave() {
+    return machine.postponeLeaving();
+  }
+}

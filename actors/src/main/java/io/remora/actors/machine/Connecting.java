@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors.machine;
+
+import akka.actor.typed.Behavior;
+import io.remora.actors.NodeLink;
+import io.remora.actors.machine.MachineProtocol.Command;
+
+/** The node is there; the link to it is being made. */
+final class Connecting extends Opening {
+
+  Connecting(AwaitingNode from) {
+    super(
+        from.machine,
+        Stage.CONNECTING,
+        from.node.description() + " at " + from.node.address(),
+        from.node,
+        from.purpose);
+  }
+
+  @Override
+  Behavior<Command> onLinked(NodeLink.Up up) {
+    return purpose.linked(this, up);
+  }
+
+  @Override
+  Behavior<Command> leave() {
+    return !isSaved() && node.handle().isPresent()
+        ? machine.enter(new HandingOver(this))
+        : super.leave();
+  }
+}

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors.machine;
+
+import akka.actor.typed.Behavior;
+import akka.actor.typed.javadsl.Behaviors;
+import io.remora.actors.machine.MachineProtocol.Command;
+
+/** The closed machine's actor stops as soon as its shard says so. */
+final class Departing extends Gone {
+
+  Departing(Machine machine) {
+    super(machine, Stage.DEPARTING, null);
+  }
+
+  @Override
+  Behavior<Command> onLeave() {
+    return Behaviors.stopped();
+  }
+}

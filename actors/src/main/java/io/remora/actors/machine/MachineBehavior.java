@@ -1,0 +1,435 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors.machine;
+
+import akka.Done;
+import akka.actor.typed.ActorRef;
+import akka.actor.typed.Behavior;
+import akka.actor.typed.PostStop;
+import akka.actor.typed.javadsl.AbstractBehavior;
+import akka.actor.typed.javadsl.Behaviors;
+import akka.actor.typed.javadsl.Receive;
+import akka.pattern.StatusReply;
+import io.remora.actors.MachineActor;
+import io.remora.actors.MachineState;
+import io.remora.actors.NodeLink;
+import io.remora.actors.SessionHost;
+import io.remora.actors.machine.MachineEvent.HostGone;
+import io.remora.actors.machine.MachineEvent.IdleTick;
+import io.remora.actors.machine.MachineEvent.Leave;
+import io.remora.actors.machine.MachineEvent.OfNode;
+import io.remora.actors.machine.MachineEvent.OwnerGone;
+import io.remora.actors.machine.MachineEvent.SavedStateDeleted;
+import io.remora.actors.machine.MachineEvent.StorageTick;
+import io.remora.actors.machine.MachineEvent.TimeUp;
+import io.remora.actors.machine.MachineEvent.Used;
+import io.remora.actors.machine.MachineProtocol.Close;
+import io.remora.actors.machine.MachineProtocol.CloseSession;
+import io.remora.actors.machine.MachineProtocol.Command;
+import io.remora.actors.machine.MachineProtocol.ForgetFailure;
+import io.remora.actors.machine.MachineProtocol.GetState;
+import io.remora.actors.machine.MachineProtocol.GetStats;
+import io.remora.actors.machine.MachineProtocol.GetStorage;
+import io.remora.actors.machine.MachineProtocol.HostPresent;
+import io.remora.actors.machine.MachineProtocol.HostRestored;
+import io.remora.actors.machine.MachineProtocol.HostSaved;
+import io.remora.actors.machine.MachineProtocol.HostUsed;
+import io.remora.actors.machine.MachineProtocol.Open;
+import io.remora.actors.machine.MachineProtocol.OpenSession;
+import io.remora.actors.machine.MachineProtocol.Pause;
+import io.remora.actors.machine.MachineProtocol.Resume;
+import io.remora.provider.NodeExit;
+import io.remora.provider.ProvisionedNode;
+import io.remora.runtime.MachineStateException;
+import io.remora.runtime.RemoraException;
+import java.util.Optional;
+import java.util.concurrent.CompletableFuture;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+
+/**
+ * A state of a machine: what it does with everything that may come. What a state does not override
+ * is the same in all: commands are refused, and news that it has no use for is dropped. A state's
+ * data are its fields; it changes to another by {@link Machine#enter} alone.
+ */
+abstract class MachineBehavior extends AbstractBehavior<Command> {
+
+  static final Logger log = LoggerFactory.getLogger(MachineActor.class);
+
+  final Machine machine;
+  final Stage stage;
+
+  /** Why the machine is in this state, for users; null: for the reason it was in the last. */
+  final String reason;
+
+  /** The node that this state has; null: none. */
+  final NodeAttempt node;
+
+  MachineBehavior(Machine machine, Stage stage, String reason, NodeAttempt node) {
+    super(machine.context);
+    this.machine = machine;
+    this.stage = stage;
+    this.reason = reason;
+    this.node = node;
+  }
+
+  /** What users see of the state; empty: what they saw of the last. */
+  Optional<MachineState> shown() {
+    return stage.shown();
+  }
+
+  /** What there is to do when the machine has come to this state; answers the state to be in. */
+  Behavior<Command> begin() {
+    return this;
+  }
+
+  /** Whether the machine's sessions are in the state store, for it to resume. */
+  boolean isSaved() {
+    return false;
+  }
+
+  /** Tells whoever waits for what this state would have led to that it does not. */
+  void giveUp(RemoraException cause) {}
+
+  @Override
+  public Receive<Command> createReceive() {
+    return newReceiveBuilder()
+        .onMessage(Open.class, this::onOpen)
+        .onMessage(OpenSession.class, this::onOpenSession)
+        .onMessage(CloseSession.class, this::onCloseSession)
+        .onMessage(GetStorage.class, this::onGetStorage)
+        .onMessage(Pause.class, this::onPause)
+        .onMessage(Resume.class, this::onResume)
+        .onMessage(Close.class, command -> close(command.replyTo(), ""))
+        .onMessage(ForgetFailure.class, this::onForgetFailure)
+        .onMessage(GetState.class, this::onGetState)
+        .onMessage(GetStats.class, this::onGetStats)
+        .onMessage(OfNode.class, this::onOfNode)
+        .onMessage(TimeUp.class, event -> onTimeUp())
+        .onMessage(IdleTick.class, event -> onIdleTick())
+        .onMessage(StorageTick.class, event -> onStorageTick())
+        .onMessage(Used.class, event -> onUsed())
+        .onMessage(SavedStateDeleted.class, event -> onSavedStateDeleted())
+        .onMessage(HostPresent.class, this::onHostPresent)
+        .onMessage(HostSaved.class, this::onHostSaved)
+        .onMessage(HostRestored.class, this::onHostRestored)
+        .onMessage(HostUsed.class, event -> onHostUsed())
+        .onMessage(HostGone.class, this::onHostGone)
+        .onMessage(OwnerGone.class, this::onOwnerGone)
+        .onMessage(Leave.class, event -> onLeave())
+        .onSignal(PostStop.class, signal -> machine.stopped())
+        .build();
+  }
+
+  // Commands ------------------------------------------------------------------------------------
+
+  Behavior<Command> onOpen(Open command) {
+    return machine.refuse(command);
+  }
+
+  Behavior<Command> onOpenSession(OpenSession command) {
+    return machine.refuse(command);
+  }
+
+  Behavior<Command> onCloseSession(CloseSession command) {
+    return machine.refuse(command);
+  }
+
+  Behavior<Command> onGetStorage(GetStorage query) {
+    machine.sessions.describe(query.session(), query.storage(), query.replyTo());
+    return Behaviors.same();
+  }
+
+  Behavior<Command> onPause(Pause command) {
+    return machine.refuse(command);
+  }
+
+  Behavior<Command> onResume(Resume command) {
+    return machine.refuse(command);
+  }
+
+  /**
+   * Closes the machine.
+   *
+   * @param why what is put behind "the machine was closed", for those who do not know
+   */
+  Behavior<Command> close(ActorRef<StatusReply<Done>> replyTo, String why) {
+    return machine.enter(
+        Closing.inUse(
+            this,
+            replyTo,
+            new MachineStateException("machine " + machine.name + " was closed" + why)));
+  }
+
+  Behavior<Command> onForgetFailure(ForgetFailure command) {
+    return Behaviors.same();
+  }
+
+  Behavior<Command> onGetState(GetState query) {
+    query.replyTo().tell(machine.info());
+    return Behaviors.same();
+  }
+
+  Behavior<Command> onGetStats(GetStats query) {
+    query.replyTo().tell(machine.stats());
+    return Behaviors.same();
+  }
+
+  // The node ------------------------------------------------------------------------------------
+
+  /** The one place where news of a former node is told from news of the present one. */
+  private Behavior<Command> onOfNode(OfNode news) {
+    if (news.from() != node) {
+      return Behaviors.same();
+    }
+    NodeAttempt.Event event = news.event();
+    if (event instanceof NodeAttempt.OfLink link) {
+      node.note(link.event());
+      return onLinkEvent(link.event());
+    } else if (event instanceof NodeAttempt.LinkStopped) {
+      return onLinkStopped();
+    } else if (event instanceof NodeAttempt.Arrived arrived) {
+      return onArrived(arrived.node());
+    } else if (event instanceof NodeAttempt.NotProvisioned failed) {
+      return onNotProvisioned(failed.cause());
+    } else if (event instanceof NodeAttempt.Exited exited) {
+      return onExited(exited.exit());
+    } else if (event instanceof NodeAttempt.Ended ended) {
+      return onEnded(ended.failure());
+    } else if (event instanceof NodeAttempt.TokenIssued issued) {
+      return onTokenIssued(issued);
+    }
+    throw new IllegalArgumentException("unknown news of a node: " + event);
+  }
+
+  private Behavior<Command> onLinkEvent(NodeLink.Event event) {
+    if (event instanceof NodeLink.StoragesChanged changed) {
+      machine.sessions.changed(changed);
+      return Behaviors.same();
+    } else if (event instanceof NodeLink.SessionReady ready) {
+      return onSessionReady(ready.session());
+    } else if (event instanceof NodeLink.SessionEnded ended) {
+      return onSessionEnded(ended);
+    } else if (event instanceof NodeLink.SessionSaved saved) {
+      return onSessionSaved(saved);
+    } else if (event instanceof NodeLink.Up up) {
+      return onLinked(up);
+    } else if (event instanceof NodeLink.Broken broken) {
+      return onLinkBroken(broken.cause());
+    } else if (event instanceof NodeLink.Restored restored) {
+      machine.figures.redialled(restored.attempts());
+      return onLinkRestored(
+          "the link is there again after %d ms and %d attempt(s)"
+              .formatted(restored.after().toMillis(), restored.attempts()));
+    } else if (event instanceof NodeLink.Lost lost) {
+      return onLinkLost(lost.cause());
+    }
+    throw new IllegalArgumentException("unknown news of a link: " + event);
+  }
+
+  Behavior<Command> onArrived(ProvisionedNode arrived) {
+    return Behaviors.same();
+  }
+
+  Behavior<Command> onNotProvisioned(Throwable cause) {
+    return Behaviors.same();
+  }
+
+  Behavior<Command> onExited(NodeExit exit) {
+    return Behaviors.same();
+  }
+
+  /** The provider has ended the node; {@code failure} says why it could not, or is null. */
+  Behavior<Command> onEnded(Throwable failure) {
+    return Behaviors.same();
+  }
+
+  Behavior<Command> onLinked(NodeLink.Up up) {
+    return Behaviors.same();
+  }
+
+  Behavior<Command> onLinkBroken(String cause) {
+    return Behaviors.same();
+  }
+
+  Behavior<Command> onLinkRestored(String how) {
+    return Behaviors.same();
+  }
+
+  Behavior<Command> onLinkLost(RemoraException cause) {
+    return Behaviors.same();
+  }
+
+  Behavior<Command> onLinkStopped() {
+    return Behaviors.same();
+  }
+
+  Behavior<Command> onSessionReady(long session) {
+    return Behaviors.same();
+  }
+
+  Behavior<Command> onSessionEnded(NodeLink.SessionEnded ended) {
+    return Behaviors.same();
+  }
+
+  /** What was saved for a pause that was given up is deleted. */
+  Behavior<Command> onSessionSaved(NodeLink.SessionSaved event) {
+    forgetUnlessOfThisPause(event.pause());
+    return Behaviors.same();
+  }
+
+  final void forgetUnlessOfThisPause(String pause) {
+    if (node != null && !machine.saved.has(pause)) {
+      node.tellLink(new NodeLink.ForgetState(pause));
+    }
+  }
+
+  /** A session has ended, for whatever reason. */
+  final void end(NodeLink.SessionEnded ended) {
+    if (ended.cause() != null && machine.sessions.has(ended.session())) {
+      log.warn(
+          "Machine {}: session {} ended: {}",
+          machine.name,
+          ended.session(),
+          ended.cause().getMessage());
+    }
+    machine.sessions.end(ended.session(), ended.cause());
+  }
+
+  // Time ----------------------------------------------------------------------------------------
+
+  /** The state's limit is over, see {@link Machine#limit}. */
+  Behavior<Command> onTimeUp() {
+    return Behaviors.same();
+  }
+
+  Behavior<Command> onIdleTick() {
+    return Behaviors.same();
+  }
+
+  private Behavior<Command> onStorageTick() {
+    machine.sessions.tick();
+    return Behaviors.same();
+  }
+
+  // Hosts ---------------------------------------------------------------------------------------
+
+  Behavior<Command> onHostPresent(HostPresent event) {
+    if (!machine.hosts.has(event.host())) {
+      machine.join(event.host());
+      onHostJoined(event.host());
+    }
+    machine.hosts.present(event.host(), event.linked(), event.idleMillis());
+    giveWay(event.host());
+    return Behaviors.same();
+  }
+
+  /** A host was not there before. */
+  void onHostJoined(ActorRef<SessionHost.Command> host) {}
+
+  /** Tells a host that is not linked how to reach the node, in states in which it should know. */
+  void giveWay(ActorRef<SessionHost.Command> host) {}
+
+  private Behavior<Command> onTokenIssued(NodeAttempt.TokenIssued issued) {
+    if (issued.token() == null) {
+      log.warn(
+          "Machine {}: its node gave no token for sessions on {}: {}",
+          machine.name,
+          issued.host().path().address(),
+          issued.failure().getMessage());
+    } else {
+      issued.host().tell(machine.way(node, issued.token()));
+    }
+    return Behaviors.same();
+  }
+
+  /** What a host has saved for a pause that was given up is deleted. */
+  Behavior<Command> onHostSaved(HostSaved event) {
+    forgetUnlessOfThisPause(event.pause());
+    return Behaviors.same();
+  }
+
+  Behavior<Command> onHostRestored(HostRestored event) {
+    return Behaviors.same();
+  }
+
+  Behavior<Command> onHostUsed() {
+    return Behaviors.same();
+  }
+
+  private Behavior<Command> onHostGone(HostGone event) {
+    return machine.part(event.host()) ? onHostParted() : Behaviors.same();
+  }
+
+  /** A host that had joined is gone. */
+  Behavior<Command> onHostParted() {
+    return Behaviors.same();
+  }
+
+  // Only in some states -------------------------------------------------------------------------
+
+  Behavior<Command> onUsed() {
+    return Behaviors.same();
+  }
+
+  Behavior<Command> onSavedStateDeleted() {
+    return Behaviors.same();
+  }
+
+  // The end -------------------------------------------------------------------------------------
+
+  private Behavior<Command> onOwnerGone(OwnerGone event) {
+    if (!machine.losesOwner(event.owner())) {
+      return Behaviors.same();
+    }
+    log.warn("Machine {} is closed: the program that opened it is gone", machine.name);
+    return close(machine.system.ignoreRef(), ": the program that opened it is gone");
+  }
+
+  /** The machine and all its sessions are lost. */
+  final Behavior<Command> fail(RemoraException cause) {
+    return machine.enter(new Failing(this, cause));
+  }
+
+  /** The shard moves to another member: what others use is handed over, the rest ends. */
+  Behavior<Command> onLeave() {
+    return machine.isWantedElsewhere() ? leave() : Behaviors.stopped();
+  }
+
+  /** Leaves a machine that is wanted elsewhere, or has the next state leave it. */
+  Behavior<Command> leave() {
+    return machine.postponeLeaving();
+  }
+
+  /** The actor has stopped in this state. */
+  final void onStopped() {
+    RemoraException cause =
+        new MachineStateException("machine " + machine.name + " was ended: its actor was stopped");
+    giveUp(cause);
+    machine.refuseWaiting(cause);
+    machine.sessions.endAll(cause);
+    machine.figures.close();
+    if (!outlivesActor()) {
+      machine.endHosts(cause);
+      if (node != null) {
+        node.drop();
+      }
+      if (!machine.saved.isEmpty()) {
+        CompletableFuture<Void> unused = machine.saved.delete();
+      }
+      if (machine.up() != null) {
+        machine.deleteRecord();
+      }
+    }
+  }
+
+  /**
+   * Whether what the machine has stays when its actor stops. An actor that stops without having
+   * been asked to leave was on a member that is taken for dead: another has the node now.
+   */
+  boolean outlivesActor() {
+    return machine.isWantedElsewhere()
+        && node != null
+        && node.isRunning()
+        && node.handle().isPresent();
+  }
+}

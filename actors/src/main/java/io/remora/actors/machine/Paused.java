@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors.machine;
+
+import akka.actor.typed.ActorRef;
+import akka.actor.typed.Behavior;
+import akka.actor.typed.javadsl.Behaviors;
+import akka.pattern.StatusReply;
+import io.remora.actors.MachineInfo;
+import io.remora.actors.SessionHost;
+import io.remora.actors.machine.MachineEvent.Used;
+import io.remora.actors.machine.MachineProtocol.CloseSession;
+import io.remora.actors.machine.MachineProtocol.Command;
+import io.remora.actors.machine.MachineProtocol.OpenSession;
+import io.remora.actors.machine.MachineProtocol.Pause;
+import io.remora.actors.machine.MachineProtocol.Resume;
+import io.remora.runtime.RemoraException;
+
+/** The sessions are saved, and no node runs. Work, a new session or a command resumes. */
+final class Paused extends MachineBehavior {
+
+  private final Runnable answers;
+
+  private Paused(Machine machine, String reason, Runnable answers) {
+    super(machine, Stage.PAUSED, reason, null);
+    this.answers = answers;
+  }
+
+  /** All is saved and the node has ended. */
+  static Paused saved(EndingNode from) {
+    Machine machine = from.machine;
+    forgetNode(from);
+    return new Paused(
+        machine,
+        "%d session(s) of %d bytes are saved, %s has ended"
+            .formatted(
+                machine.sessions.size(), machine.sessions.offloaded(), from.node.description()),
+        () -> from.pausedBy.answer(StatusReply.success(machine.info())));
+  }
+
+  /** Another member has paused the machine. */
+  static Paused recovered(Machine machine, String reason) {
+    return new Paused(machine, reason, () -> {});
+  }
+
+  /** There was no node, or not for long enough: what was saved is there still. */
+  static Behavior<Command> notResumed(
+      MachineBehavior from, RemoraException cause, Askers<MachineInfo> resumedBy) {
+    Machine machine = from.machine;
+    from.node.drop();
+    forgetNode(from);
+    log.warn("Machine {} was not resumed and stays paused: {}", machine.name, cause.getMessage());
+    return machine.enter(
+        new Paused(
+            machine,
+            "not resumed: " + cause.getMessage(),
+            () -> {
+              machine.refuseWaiting();
+              resumedBy.refuse(cause);
+            }));
+  }
+
+  private static void forgetNode(MachineBehavior from) {
+    from.node.disconnect();
+    from.machine.sessions.disconnect();
+    from.machine.countUsage(from.node);
+  }
+
+  @Override
+  Behavior<Command> begin() {
+    machine.stopStorageTicks();
+    machine.hosts.tell(new SessionHost.Offline());
+    answers.run();
+    machine.updateRecord();
+    if (machine.sessions.hasWork()) {
+      machine.limit(machine.settings.resumeRetry());
+    } else {
+      awaitUse();
+    }
+    return this;
+  }
+
+  private void awaitUse() {
+    ActorRef<Command> self = machine.self;
+    machine.sessions.onUse(() -> self.tell(Used.INSTANCE));
+  }
+
+  @Override
+  boolean isSaved() {
+    return true;
+  }
+
+  // Resuming ------------------------------------------------------------------------------------
+
+  private Behavior<Command> resume(String why, Askers<MachineInfo> resumedBy) {
+    return machine.enter(
+        new AwaitingNode(
+            machine,
+            "resuming: " + why,
+            new NodeAttempt(machine, null),
+            new Purpose.Resume(resumedBy)));
+  }
+
+  @Override
+  Behavior<Command> onUsed() {
+    return machine.sessions.hasWork() ? resume("it is used", new Askers<>()) : Behaviors.same();
+  }
+
+  /** Tries again for the work that waits, unless that has gone with its session. */
+  @Override
+  Behavior<Command> onTimeUp() {
+    awaitUse();
+    return Behaviors.same();
+  }
+
+  @Override
+  Behavior<Command> onHostUsed() {
+    return resume("it is used", new Askers<>());
+  }
+
+  @Override
+  Behavior<Command> onResume(Resume command) {
+    return resume("the program wants it", new Askers<>(command.replyTo()));
+  }
+
+  @Override
+  Behavior<Command> onOpenSession(OpenSession command) {
+    machine.later(command);
+    return resume("a session is to be opened", new Askers<>());
+  }
+
+  @Override
+  Behavior<Command> onCloseSession(CloseSession command) {
+    if (machine.sessions.hasWork(command.session())) {
+      machine.later(command);
+      return resume("a session is to be closed after what it has sent", new Askers<>());
+    }
+    if (machine.sessions.closing(command.session(), command.replyTo())) {
+      machine.sessions.end(command.session(), null);
+    }
+    return Behaviors.same();
+  }
+
+  @Override
+  Behavior<Command> onPause(Pause command) {
+    command.replyTo().tell(StatusReply.success(machine.info()));
+    return Behaviors.same();
+  }
+
+  // Hosts and successor -------------------------------------------------------------------------
+
+  @Override
+  void onHostJoined(ActorRef<SessionHost.Command> host) {
+    host.tell(new SessionHost.Offline());
+  }
+
+  @Override
+  Behavior<Command> leave() {
+    return machine.enter(new HandingOver(this));
+  }
+
+  /** A member that is taken for dead leaves its successor what is saved. */
+  @Override
+  boolean outlivesActor() {
+    return machine.isRecorded() && machine.isWantedElsewhere();
+  }
+}

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors.machine;
+
+import akka.actor.typed.Behavior;
+import akka.actor.typed.javadsl.Behaviors;
+import io.remora.actors.MachineInfo;
+import io.remora.actors.SessionHost;
+import io.remora.actors.machine.MachineProtocol.CloseSession;
+import io.remora.actors.machine.MachineProtocol.Command;
+import io.remora.actors.machine.MachineProtocol.OpenSession;
+import io.remora.actors.machine.MachineProtocol.Pause;
+import io.remora.actors.machine.MachineProtocol.Resume;
+import io.remora.runtime.MachineStateException;
+import io.remora.runtime.RemoraException;
+
+/** States of a pause: until the node has ended, the machine can still be ready as before. */
+abstract class Pausing extends Running {
+
+  /** Why the machine pauses. */
+  enum Why {
+    ASKED,
+    IDLE,
+    LEAVING
+  }
+
+  final Why why;
+  final Askers<MachineInfo> pausedBy;
+
+  Pausing(MachineBehavior from, Stage stage, String reason, Why why, Askers<MachineInfo> pausedBy) {
+    super(from.machine, stage, reason, from.node);
+    this.why = why;
+    this.pausedBy = pausedBy;
+  }
+
+  /** Whether nobody wants the pause, so that it ends when the machine is used. */
+  final boolean isByItself() {
+    return why == Why.IDLE && pausedBy.isEmpty();
+  }
+
+  /** Everything is as before, but for the time it took. */
+  final Behavior<Command> notPaused(String cause) {
+    if (!isByItself()) {
+      log.warn("Machine {} was not paused: {}", machine.name, cause);
+    }
+    machine.saved.deleteOn(node);
+    machine.hosts.tell(new SessionHost.GoOn());
+    machine.sessions.goOn();
+    pausedBy.refuse(
+        new MachineStateException(
+            "machine " + machine.name + " was not paused and goes on: " + cause));
+    if (machine.isLeaving()) {
+      // It was tried: what no other process can take over ends with this one.
+      return node.handle().isPresent() ? machine.enter(new HandingOver(this)) : Behaviors.stopped();
+    }
+    String reason = "not paused: " + cause;
+    return machine.enter(
+        node.isConnected()
+            ? Ready.notPaused(this, reason)
+            : new Reconnecting(this, reason, System.nanoTime(), new Askers<>()));
+  }
+
+  @Override
+  void giveUp(RemoraException cause) {
+    pausedBy.refuse(cause);
+  }
+
+  @Override
+  Behavior<Command> onPause(Pause command) {
+    pausedBy.add(command.replyTo());
+    return Behaviors.same();
+  }
+
+  @Override
+  Behavior<Command> onResume(Resume command) {
+    return machine.later(command);
+  }
+
+  @Override
+  Behavior<Command> onOpenSession(OpenSession command) {
+    return machine.later(command);
+  }
+
+  @Override
+  Behavior<Command> onCloseSession(CloseSession command) {
+    return machine.later(command);
+  }
+}

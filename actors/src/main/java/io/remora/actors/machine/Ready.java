@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors.machine;
+
+import akka.actor.typed.ActorRef;
+import akka.actor.typed.Behavior;
+import akka.actor.typed.javadsl.Behaviors;
+import akka.pattern.StatusReply;
+import io.remora.actors.MachineInfo;
+import io.remora.actors.NodeLink;
+import io.remora.actors.SessionHost;
+import io.remora.actors.machine.MachineProtocol.CloseSession;
+import io.remora.actors.machine.MachineProtocol.Command;
+import io.remora.actors.machine.MachineProtocol.OpenSession;
+import io.remora.actors.machine.MachineProtocol.Pause;
+import io.remora.actors.machine.MachineProtocol.Resume;
+import io.remora.actors.machine.MachineProtocol.SessionOpened;
+import io.remora.runtime.RemoraException;
+import java.time.Duration;
+import java.util.function.Consumer;
+
+/** Sessions can be opened and used. */
+final class Ready extends Running {
+
+  private static final Duration SHORTEST_IDLE_TICK = Duration.ofMillis(20);
+
+  private final long sinceNanos;
+  private final Askers<MachineInfo> pausedBy;
+  private final Runnable greeting;
+
+  private Ready(
+      MachineBehavior from,
+      String reason,
+      long sinceNanos,
+      Askers<MachineInfo> pausedBy,
+      Runnable greeting) {
+    super(from.machine, Stage.READY, reason, from.node);
+    this.sinceNanos = sinceNanos;
+    this.pausedBy = pausedBy;
+    this.greeting = greeting;
+  }
+
+  /**
+   * The node is linked, and has what was saved.
+   *
+   * @param whoWaits is told
+   */
+  static Behavior<Command> opened(Opening from, NodeLink.Up up, Consumer<MachineInfo> whoWaits) {
+    Machine machine = from.machine;
+    machine.up(up);
+    return machine.enter(
+        new Ready(
+            from,
+            "node %s with %d device(s), libtorch %s"
+                .formatted(up.nodeId(), up.devices().size(), up.libtorchVersion()),
+            System.nanoTime(),
+            new Askers<>(),
+            () -> {
+              whoWaits.accept(machine.info());
+              machine.updateRecord();
+            }));
+  }
+
+  /** The link is there again. */
+  static Ready reconnected(Reconnecting from, String how) {
+    return new Ready(from, how, from.sinceNanos, from.pausedBy, () -> {});
+  }
+
+  /** The machine could not be paused. */
+  static Ready notPaused(Pausing from, String why) {
+    return new Ready(from, why, System.nanoTime(), new Askers<>(), () -> {});
+  }
+
+  @Override
+  Behavior<Command> begin() {
+    greeting.run();
+    machine.hosts.all().forEach(this::giveWay);
+    machine.tickStorages();
+    if (idleTimeout() != null) {
+      Duration tick = idleTimeout().dividedBy(10);
+      machine.tickIdle(tick.compareTo(SHORTEST_IDLE_TICK) > 0 ? tick : SHORTEST_IDLE_TICK);
+    }
+    return pauseWhenSettled();
+  }
+
+  // Sessions ------------------------------------------------------------------------------------
+
+  @Override
+  Behavior<Command> onOpenSession(OpenSession command) {
+    if (command.replyTo().path().address().hasLocalScope()) {
+      machine.sessions.open(command.replyTo(), machine.linkSettings(), node::tellLink);
+    } else {
+      command.replyTo().tell(StatusReply.success(new SessionOpened(0, machine.info())));
+    }
+    return Behaviors.same();
+  }
+
+  @Override
+  Behavior<Command> onCloseSession(CloseSession command) {
+    if (machine.sessions.closing(command.session(), command.replyTo())) {
+      node.tellLink(new NodeLink.CloseSession(command.session()));
+    }
+    return Behaviors.same();
+  }
+
+  @Override
+  Behavior<Command> onSessionReady(long session) {
+    machine.sessions.opened(session, machine.info());
+    return pauseWhenSettled();
+  }
+
+  @Override
+  Behavior<Command> onSessionEnded(NodeLink.SessionEnded ended) {
+    end(ended);
+    return pauseWhenSettled();
+  }
+
+  // Pausing -------------------------------------------------------------------------------------
+
+  @Override
+  Behavior<Command> onPause(Pause command) {
+    pausedBy.add(command.replyTo());
+    return pauseWhenSettled();
+  }
+
+  /** A session that is being opened or closed is not saved: a pause waits for that. */
+  private Behavior<Command> pauseWhenSettled() {
+    return pausedBy.isEmpty() || !machine.sessions.isSettled()
+        ? Behaviors.same()
+        : machine.enter(Saving.asked(this, pausedBy));
+  }
+
+  @Override
+  Behavior<Command> onResume(Resume command) {
+    command.replyTo().tell(StatusReply.success(machine.info()));
+    return Behaviors.same();
+  }
+
+  private Duration idleTimeout() {
+    Duration own = machine.spec().idleTimeout();
+    return own != null ? own : machine.settings.idleTimeout();
+  }
+
+  @Override
+  Behavior<Command> onIdleTick() {
+    Duration limit = idleTimeout();
+    boolean idle =
+        pausedBy.isEmpty()
+            && machine.sessions.isSettled()
+            && System.nanoTime() - sinceNanos >= limit.toNanos()
+            && machine.sessions.idle().compareTo(limit) >= 0
+            && machine.hosts.areIdle(limit);
+    return idle
+        ? machine.enter(Saving.idle(this, "nobody has used it for " + limit.toMillis() + " ms"))
+        : Behaviors.same();
+  }
+
+  @Override
+  void giveUp(RemoraException cause) {
+    pausedBy.refuse(cause);
+  }
+
+  // Link, hosts and successor -------------------------------------------------------------------
+
+  @Override
+  Behavior<Command> onLinkBroken(String cause) {
+    return machine.enter(
+        new Reconnecting(this, "the link is broken: " + cause, sinceNanos, pausedBy));
+  }
+
+  @Override
+  void giveWay(ActorRef<SessionHost.Command> host) {
+    if (machine.hosts.wantsWay(host)) {
+      node.issueToken(host);
+    }
+  }
+
+  /**
+   * A node that no other process can take over ends here: another starts one with what is saved.
+   */
+  @Override
+  Behavior<Command> leave() {
+    if (node.handle().isPresent()) {
+      return machine.enter(new HandingOver(this));
+    }
+    machine.postponeLeaving();
+    return machine.enter(Saving.leaving(this, pausedBy));
+  }
+}

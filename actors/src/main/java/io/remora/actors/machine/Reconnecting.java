@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors.machine;
+
+import akka.actor.typed.Behavior;
+import io.remora.actors.MachineInfo;
+import io.remora.actors.machine.MachineProtocol.CloseSession;
+import io.remora.actors.machine.MachineProtocol.Command;
+import io.remora.actors.machine.MachineProtocol.OpenSession;
+import io.remora.actors.machine.MachineProtocol.Pause;
+import io.remora.actors.machine.MachineProtocol.Resume;
+import io.remora.runtime.RemoraException;
+
+/** The link makes another connection; the node continues with what it has. */
+final class Reconnecting extends Running {
+
+  final long sinceNanos;
+  final Askers<MachineInfo> pausedBy;
+
+  /**
+   * @param sinceNanos since when the machine is ready, but for its link
+   * @param pausedBy who wants the machine to pause then
+   */
+  Reconnecting(MachineBehavior from, String reason, long sinceNanos, Askers<MachineInfo> pausedBy) {
+    super(from.machine, Stage.RECONNECTING, reason, from.node);
+    this.sinceNanos = sinceNanos;
+    this.pausedBy = pausedBy;
+  }
+
+  @Override
+  Behavior<Command> onLinkRestored(String how) {
+    return machine.enter(Ready.reconnected(this, how));
+  }
+
+  @Override
+  Behavior<Command> onSessionReady(long session) {
+    machine.sessions.opened(session, machine.info());
+    return this;
+  }
+
+  @Override
+  Behavior<Command> onOpenSession(OpenSession command) {
+    return machine.later(command);
+  }
+
+  @Override
+  Behavior<Command> onCloseSession(CloseSession command) {
+    return machine.later(command);
+  }
+
+  @Override
+  Behavior<Command> onPause(Pause command) {
+    return machine.later(command);
+  }
+
+  @Override
+  Behavior<Command> onResume(Resume command) {
+    return machine.later(command);
+  }
+
+  @Override
+  void giveUp(RemoraException cause) {
+    pausedBy.refuse(cause);
+  }
+
+  @Override
+  Behavior<Command> leave() {
+    return node.handle().isPresent() ? machine.enter(new HandingOver(this)) : super.leave();
+  }
+}

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors.machine;
+
+import akka.actor.typed.ActorRef;
+import akka.actor.typed.Behavior;
+import akka.actor.typed.javadsl.Behaviors;
+import akka.pattern.StatusReply;
+import io.remora.actors.MachineInfo;
+import io.remora.actors.NodeLink;
+import io.remora.actors.SessionHost;
+import io.remora.actors.machine.MachineProtocol.Command;
+import io.remora.actors.machine.MachineProtocol.HostRestored;
+import io.remora.runtime.NodeLostException;
+import io.remora.runtime.RemoraException;
+
+/**
+ * The new node reads what a pause has saved, for the sessions of this JVM and for those of hosts.
+ * No session takes batches before all are there: until then the machine can be paused again.
+ */
+final class Restoring extends Opening {
+
+  private final Purpose.Resume resume;
+
+  // Of a session that could not be restored.
+  private RemoraException notRestored;
+
+  Restoring(Opening from, Purpose.Resume resume, NodeLink.Up up) {
+    super(from.machine, Stage.RESTORING, null, from.node, resume);
+    this.resume = resume;
+    machine.up(up);
+  }
+
+  @Override
+  Behavior<Command> begin() {
+    super.begin();
+    machine.sessions.restore(node::tellLink);
+    machine.hosts.beginRestore();
+    machine.hosts.all().forEach(this::giveWay);
+    return finishWhenRestored();
+  }
+
+  @Override
+  void giveWay(ActorRef<SessionHost.Command> host) {
+    if (machine.hosts.wantsWay(host)) {
+      node.issueToken(host);
+    }
+  }
+
+  @Override
+  Behavior<Command> onSessionReady(long session) {
+    machine.sessions.restored(session);
+    return finishWhenRestored();
+  }
+
+  @Override
+  Behavior<Command> onSessionEnded(NodeLink.SessionEnded ended) {
+    notRestored =
+        ended.cause() != null
+            ? ended.cause()
+            : new NodeLostException("session " + ended.session() + " was closed by the node");
+    end(ended);
+    return finishWhenRestored();
+  }
+
+  @Override
+  Behavior<Command> onHostRestored(HostRestored event) {
+    if (!machine.hosts.has(event.host())) {
+      return Behaviors.same();
+    }
+    machine.hosts.restored(event.host());
+    if (event.failure() != null) {
+      notRestored = event.failure();
+    }
+    return finishWhenRestored();
+  }
+
+  @Override
+  Behavior<Command> onHostParted() {
+    return finishWhenRestored();
+  }
+
+  private Behavior<Command> finishWhenRestored() {
+    if (!machine.sessions.areRestored() || !machine.hosts.areRestored()) {
+      return Behaviors.same();
+    }
+    if (notRestored != null && machine.sessions.isEmpty() && machine.hosts.isEmpty()) {
+      return fail(notRestored);
+    }
+    machine.saved.deleteOn(node);
+    machine.sessions.resumed();
+    machine.hosts.tell(new SessionHost.GoOn());
+    return Ready.opened(this, machine.up(), this::answer);
+  }
+
+  private void answer(MachineInfo info) {
+    resume
+        .resumedBy()
+        .answer(notRestored == null ? StatusReply.success(info) : StatusReply.error(notRestored));
+  }
+}

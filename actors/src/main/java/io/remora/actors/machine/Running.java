@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors.machine;
+
+import akka.actor.typed.Behavior;
+import akka.actor.typed.javadsl.Behaviors;
+import io.remora.actors.NodeLink;
+import io.remora.actors.machine.MachineProtocol.Command;
+import io.remora.provider.NodeExit;
+import io.remora.runtime.NodeLostException;
+import io.remora.runtime.RemoraException;
+
+/** States in which the node has the sessions: when it is lost, they are. */
+abstract class Running extends WithNode {
+
+  Running(Machine machine, Stage stage, String reason, NodeAttempt node) {
+    super(machine, stage, reason, node);
+  }
+
+  @Override
+  Behavior<Command> onSessionEnded(NodeLink.SessionEnded ended) {
+    end(ended);
+    return Behaviors.same();
+  }
+
+  @Override
+  Behavior<Command> lose(RemoraException cause) {
+    return fail(cause);
+  }
+
+  @Override
+  RemoraException exited(NodeExit exit, RemoraException linkLost) {
+    return new NodeLostException(
+        "machine %s lost its node (%s), on which its tensors took %d MiB: %s"
+            .formatted(
+                machine.name, node.description(), machine.sessions.realizedBytes() >> 20, exit),
+        linkLost);
+  }
+}

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors.machine;
+
+import io.remora.actors.MachineState;
+import java.util.Map;
+import java.util.Optional;
+import java.util.Set;
+
+/**
+ * The states of a machine, each a behaviour of its own, and which may follow which. {@link
+ * Machine#enter} checks every transition against this table, and the diagram in ARCHITECTURE.md is
+ * made from it.
+ */
+enum Stage {
+  /** Looks for what the machine's actor on another member has left. */
+  RECOVERING(null),
+  /** Nothing runs; the machine was closed, or never opened. */
+  CLOSED(MachineState.STOPPED),
+  /** The provider is getting a node: to open the machine, to resume it, or to take a node over. */
+  AWAITING_NODE(MachineState.PROVISIONING),
+  /** The node is there; the link to it is being made. */
+  CONNECTING(MachineState.CONNECTING),
+  /** The new node reads what a pause has saved. */
+  RESTORING(MachineState.CONNECTING),
+  /** Sessions can be opened and used. */
+  READY(MachineState.READY),
+  /** The link has no connection and is making another. */
+  RECONNECTING(MachineState.RECONNECTING),
+  /** The sessions are being saved for a pause. */
+  SAVING(MachineState.PAUSING),
+  /** All sessions are saved; the node is being ended. */
+  ENDING_NODE(MachineState.PAUSING),
+  /** Saved, without a node. */
+  PAUSED(MachineState.PAUSED),
+  /** The link is lost; the news of why the node ended may still come. */
+  LOSING(null),
+  /** The machine has failed, and its node is being ended. */
+  FAILING(MachineState.FAILED),
+  /** Nothing runs, and the reason says why. */
+  FAILED(MachineState.FAILED),
+  /** First the link ends, then the node. */
+  CLOSING(null),
+  /** What a pause had saved is being deleted; then the machine is closed. */
+  DELETING(null),
+  /** Written down for another member, which continues. */
+  HANDING_OVER(null),
+  /** The closed machine's actor is about to stop. */
+  DEPARTING(null);
+
+  private static final Map<Stage, Set<Stage>> NEXT =
+      Map.ofEntries(
+          Map.entry(RECOVERING, Set.of(CLOSED, AWAITING_NODE, PAUSED, FAILING)),
+          Map.entry(CLOSED, Set.of(AWAITING_NODE, DEPARTING)),
+          Map.entry(AWAITING_NODE, Set.of(CONNECTING, PAUSED, FAILING, CLOSING)),
+          Map.entry(
+              CONNECTING, Set.of(READY, RESTORING, PAUSED, LOSING, FAILING, CLOSING, HANDING_OVER)),
+          Map.entry(RESTORING, Set.of(READY, PAUSED, LOSING, FAILING, CLOSING)),
+          Map.entry(READY, Set.of(RECONNECTING, SAVING, LOSING, FAILING, CLOSING, HANDING_OVER)),
+          Map.entry(RECONNECTING, Set.of(READY, LOSING, FAILING, CLOSING, HANDING_OVER)),
+          Map.entry(
+              SAVING,
+              Set.of(ENDING_NODE, READY, RECONNECTING, LOSING, FAILING, CLOSING, HANDING_OVER)),
+          Map.entry(ENDING_NODE, Set.of(PAUSED, READY, CLOSING, HANDING_OVER)),
+          Map.entry(PAUSED, Set.of(AWAITING_NODE, CLOSING, HANDING_OVER)),
+          Map.entry(LOSING, Set.of(PAUSED, FAILING, CLOSING)),
+          Map.entry(FAILING, Set.of(FAILED, CLOSING)),
+          Map.entry(FAILED, Set.of(AWAITING_NODE, CLOSED, CLOSING)),
+          Map.entry(CLOSING, Set.of(CLOSED, FAILED, DELETING)),
+          Map.entry(DELETING, Set.of(CLOSED, FAILED)),
+          Map.entry(HANDING_OVER, Set.of()),
+          Map.entry(DEPARTING, Set.of()));
+
+  private final MachineState shown;
+
+  Stage(MachineState shown) {
+    this.shown = shown;
+  }
+
+  /** What users see of this state; empty: what they saw before. */
+  Optional<MachineState> shown() {
+    return Optional.ofNullable(shown);
+  }
+
+  /** The states that may follow. */
+  Set<Stage> next() {
+    return NEXT.get(this);
+  }
+
+  boolean leadsTo(Stage other) {
+    return next().contains(other);
+  }
+}
