@@ -185,6 +185,57 @@ class MachineMovesTest {
     assertThat(state()).isEqualTo(MachineState.PAUSED);
   }
 
+  @Test
+  void leavesTheNodeOfOneThatIsHandedOverAlone() {
+    node.handle = "node";
+    TestProbe<SessionHost.Command> host = openWithHost();
+
+    leave();
+
+    machine.tell(new MachineProtocol.HostPresent(host.getRef(), true, 0));
+    await().atMost(LIMIT).until(() -> state() == MachineState.READY);
+    assertThat(node.terminations).hasValue(0);
+    assertThat(node.connections).as("the second member's link is another").hasValue(2);
+  }
+
+  @Test
+  void pausesOneWhoseLinkIsBrokenWhenItIsThereAgain() {
+    TestProbe<SessionHost.Command> host = openWithHost();
+    node.answersHello = false;
+    node.connection.close();
+    await().atMost(LIMIT).until(() -> state() == MachineState.RECONNECTING);
+    CompletableFuture<Void> left = CompletableFuture.runAsync(this::leave);
+    await().atMost(LIMIT).until(this::isAskedToLeave);
+    assertThat(node.terminations).hasValue(0);
+
+    node.answersHello = true;
+    node.connection.close();
+
+    SessionHost.Save save = host.expectMessageClass(SessionHost.Save.class);
+    save.replyTo().tell(new MachineProtocol.HostSaved(host.getRef(), save.pause(), ""));
+    left.join();
+    assertThat(state()).isEqualTo(MachineState.PAUSED);
+    assertThat(node.terminations).hasValue(1);
+  }
+
+  @Test
+  void endsOneThatNobodyUsesElsewhere() {
+    plan(node);
+    ActorRef<?> owner = LocalSessions.get(first.system()).program();
+    TestProbe<StatusReply<MachineInfo>> opening = TestProbe.create(first.system());
+    first
+        .machine(name)
+        .tell(
+            new MachineProtocol.Open(
+                new MachineSpec(name, "test", null, 1, null, LIMIT), owner, opening.getRef()));
+    assertThat(opening.receiveMessage(LIMIT).isSuccess()).isTrue();
+
+    leave();
+
+    assertThat(node.terminations).hasValue(1);
+    assertThat(state()).isEqualTo(MachineState.STOPPED);
+  }
+
   /** The machine, without an owner, and somebody at the second member who uses it. */
   private TestProbe<SessionHost.Command> openWithHost() {
     plan(node);

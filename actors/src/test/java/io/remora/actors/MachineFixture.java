@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors;
+
+import static io.remora.actors.link.LinkPair.LIMIT;
+import static io.remora.actors.link.LinkPair.pattern;
+import static org.assertj.core.api.Assertions.assertThat;
+
+import akka.actor.testkit.typed.javadsl.ActorTestKit;
+import akka.actor.testkit.typed.javadsl.TestProbe;
+import akka.actor.typed.ActorRef;
+import akka.pattern.StatusReply;
+import com.typesafe.config.Config;
+import com.typesafe.config.ConfigFactory;
+import io.remora.actors.machine.MachineProtocol;
+import io.remora.provider.MachineSpec;
+import io.remora.runtime.Batch;
+import io.remora.runtime.BatchSink;
+import io.remora.runtime.RemoraException;
+import io.remora.runtime.SessionListener;
+import io.remora.runtime.StorageBirth;
+import java.nio.ByteBuffer;
+import java.time.Duration;
+import java.util.List;
+import java.util.concurrent.BlockingQueue;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.LinkedBlockingQueue;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicInteger;
+import java.util.function.Function;
+import org.junit.jupiter.api.AfterAll;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.BeforeAll;
+
+/** A machine, the provider that its test plans, and a node that speaks and executes nothing. */
+abstract class MachineFixture {
+
+  static final Config CONFIG =
+      ConfigFactory.parseString(
+              """
+              akka.actor.provider = local
+              remora.machine {
+                exit-report-wait = 200 ms
+                storage-actor-after = 200 ms
+                max-storage-actors = 3
+                close-timeout = 2 s
+                pause-timeout = 1 s
+                resume-retry = 300 ms
+                forget-failed-after = 2 s
+              }
+              remora.link {
+                handshake-timeout = 500 ms
+                connect-timeout = 500 ms
+                give-up-after = 1500 ms
+              }
+              """)
+          .withFallback(ConfigFactory.load());
+
+  static final Duration STORAGE_ACTOR_AFTER = Duration.ofMillis(200); // as configured above
+  private static final Duration REPLY_LIMIT = Duration.ofSeconds(10);
+  static ActorTestKit kit;
+  private static final AtomicInteger NAMES = new AtomicInteger();
+
+  final String name = "m" + NAMES.incrementAndGet();
+  final TestNode node = new TestNode();
+  final ActorRef<MachineProtocol.Command> machine =
+      kit.spawn(MachineActor.create(name, ActorsSettings.from(CONFIG)), name);
+  private final TestProbe<MachineInfo> states = kit.createTestProbe(MachineInfo.class);
+
+  @BeforeAll
+  static void start() {
+    kit = ActorTestKit.create("machines", CONFIG);
+  }
+
+  @AfterAll
+  static void shutdown() {
+    kit.shutdownTestKit();
+  }
+
+  @AfterEach
+  void stop() {
+    kit.stop(machine, LIMIT);
+    node.closeSockets();
+  }
+
+  MachineSpec spec() {
+    return new MachineSpec(name, "test", null, 1, null, LIMIT);
+  }
+
+  void plan(TestNode planned) {
+    TestProvider.plan(name, (spec, context) -> CompletableFuture.completedFuture(planned));
+  }
+
+  MachineInfo open(TestNode planned) {
+    plan(planned);
+    return success(ask(to -> new MachineProtocol.Open(spec(), to), MachineInfo.class));
+  }
+
+  Throwable openFailure() {
+    plan(node);
+    return failure(ask(to -> new MachineProtocol.Open(spec(), to), MachineInfo.class));
+  }
+
+  MachineInfo info() {
+    machine.tell(new MachineProtocol.GetState(states.getRef()));
+    return states.receiveMessage(REPLY_LIMIT);
+  }
+
+  StorageInfo storage(Session session, long id) {
+    return success(
+        ask(to -> new MachineProtocol.GetStorage(session.id, id, to), StorageInfo.class));
+  }
+
+  <T> TestProbe<StatusReply<T>> ask(
+      Function<ActorRef<StatusReply<T>>, MachineProtocol.Command> command, Class<T> unused) {
+    TestProbe<StatusReply<T>> probe = probe();
+    machine.tell(command.apply(probe.getRef()));
+    return probe;
+  }
+
+  static <T> TestProbe<StatusReply<T>> probe() {
+    return kit.createTestProbe();
+  }
+
+  static <T> T success(TestProbe<StatusReply<T>> probe) {
+    StatusReply<T> reply = probe.receiveMessage(REPLY_LIMIT);
+    assertThat(reply.isSuccess()).as(reply::toString).isTrue();
+    return reply.getValue();
+  }
+
+  static Throwable failure(TestProbe<? extends StatusReply<?>> probe) {
+    StatusReply<?> reply = probe.receiveMessage(REPLY_LIMIT);
+    assertThat(reply.isError()).as(reply::toString).isTrue();
+    return reply.getError();
+  }
+
+  List<String> children() {
+    akka.actor.ActorRef classic = akka.actor.typed.javadsl.Adapter.toClassic(machine);
+    scala.collection.immutable.Iterable<akka.actor.ActorRef> refs =
+        ((akka.actor.ActorRefWithCell) classic).underlying().childrenRefs().children();
+    return scala.jdk.javaapi.CollectionConverters.asJava(refs.toList()).stream()
+        .map(ref -> ref.path().name())
+        .toList();
+  }
+
+  Session openSession() {
+    MachineProtocol.SessionOpened opened =
+        success(ask(MachineProtocol.OpenSession::new, MachineProtocol.SessionOpened.class));
+    return new Session(opened.session());
+  }
+
+  /** The program's side of a session. */
+  static final class Session implements SessionListener {
+
+    final long id;
+    final BatchSink sink;
+    final BlockingQueue<Long> executions = new LinkedBlockingQueue<>();
+    final CompletableFuture<RemoraException> lost = new CompletableFuture<>();
+    final AtomicInteger released = new AtomicInteger();
+    final AtomicInteger valueBytes = new AtomicInteger();
+    final ByteBuffer value = ByteBuffer.allocateDirect(3_000_000);
+    volatile Runnable atExecution = () -> {};
+
+    Session(long id) {
+      this.id = id;
+      this.sink = LocalSessions.get(kit.system()).attach(id, this);
+    }
+
+    void submit(long sequence, int bytes, List<StorageBirth> born, long... freed) {
+      sink.submit(
+          new Batch(
+              sequence, pattern(bytes, (int) sequence), born, freed, released::incrementAndGet));
+    }
+
+    long executed() throws InterruptedException {
+      Long sequence = executions.poll(LIMIT.toSeconds(), TimeUnit.SECONDS);
+      assertThat(sequence).isNotNull();
+      return sequence;
+    }
+
+    @Override
+    public void onExecuted(long sequence, ByteBuffer report) {
+      atExecution.run();
+      executions.add(sequence);
+    }
+
+    @Override
+    public ByteBuffer valueDestination(long request, long offset, int length) {
+      return value.slice((int) offset, length);
+    }
+
+    @Override
+    public void onValueReceived(long request, long offset, int length) {
+      valueBytes.addAndGet(length);
+    }
+
+    @Override
+    public void onLost(RemoraException cause) {
+      lost.complete(cause);
+    }
+  }
+}
