@@ -19,6 +19,7 @@ import io.remora.actors.internal.MachineFigures;
 import io.remora.actors.link.LinkSettings;
 import io.remora.actors.link.LinkTransport;
 import io.remora.actors.machine.MachineProtocol;
+import io.remora.actors.node.NodeLink;
 import io.remora.provider.LaunchToken;
 import io.remora.runtime.MachineStateException;
 import io.remora.runtime.NodeLostException;

@@ -11,6 +11,7 @@ import io.remora.actors.internal.StorageTable;
 import io.remora.actors.link.LinkSettings;
 import io.remora.actors.link.proto.SavedState;
 import io.remora.actors.machine.MachineProtocol;
+import io.remora.actors.node.NodeLink;
 import io.remora.runtime.MachineStateException;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.StaleReferenceException;

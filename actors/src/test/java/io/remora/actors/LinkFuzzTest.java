@@ -19,6 +19,7 @@ import io.remora.actors.link.proto.Reason;
 import io.remora.actors.link.proto.Refused;
 import io.remora.actors.link.proto.SessionClosed;
 import io.remora.actors.link.proto.Welcome;
+import io.remora.actors.node.NodeLink;
 import io.remora.provider.LaunchToken;
 import io.remora.runtime.ProtocolException;
 import io.remora.runtime.RemoraException;

@@ -16,6 +16,7 @@ import io.remora.actors.link.LinkPair;
 import io.remora.actors.link.proto.Reason;
 import io.remora.actors.link.proto.Refused;
 import io.remora.actors.link.proto.Welcome;
+import io.remora.actors.node.NodeLink;
 import io.remora.provider.LaunchToken;
 import io.remora.runtime.NodeLostException;
 import io.remora.runtime.ProtocolException;

@@ -2,8 +2,8 @@
 package io.remora.actors.machine;
 
 import akka.actor.typed.Behavior;
-import io.remora.actors.NodeLink;
 import io.remora.actors.machine.MachineProtocol.Command;
+import io.remora.actors.node.NodeLink;
 
 /** The node is there; the link to it is being made. */
 final class Connecting extends Opening {

@@ -3,8 +3,8 @@ package io.remora.actors.machine;
 
 import akka.actor.typed.Behavior;
 import akka.actor.typed.javadsl.Behaviors;
-import io.remora.actors.NodeLink;
 import io.remora.actors.machine.MachineProtocol.Command;
+import io.remora.actors.node.NodeLink;
 import io.remora.provider.NodeExit;
 import io.remora.runtime.RemoraException;
 

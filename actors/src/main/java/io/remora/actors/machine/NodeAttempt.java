@@ -3,9 +3,9 @@ package io.remora.actors.machine;
 
 import akka.Done;
 import akka.actor.typed.ActorRef;
-import io.remora.actors.NodeLink;
 import io.remora.actors.SessionHost;
 import io.remora.actors.link.LinkTransport;
+import io.remora.actors.node.NodeLink;
 import io.remora.provider.LaunchToken;
 import io.remora.provider.NodeExit;
 import io.remora.provider.NodeUsage;

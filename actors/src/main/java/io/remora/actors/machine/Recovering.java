@@ -6,10 +6,10 @@ import akka.actor.typed.PostStop;
 import akka.actor.typed.javadsl.Receive;
 import io.remora.actors.MachineRecord;
 import io.remora.actors.MachineRecords;
-import io.remora.actors.NodeLink;
 import io.remora.actors.machine.MachineEvent.Leave;
 import io.remora.actors.machine.MachineEvent.Recovered;
 import io.remora.actors.machine.MachineProtocol.Command;
+import io.remora.actors.node.NodeLink;
 import io.remora.runtime.NodeLostException;
 
 /** Looks whether the machine was on another member before. Everything else waits for that. */

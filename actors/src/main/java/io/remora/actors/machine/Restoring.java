@@ -6,10 +6,10 @@ import akka.actor.typed.Behavior;
 import akka.actor.typed.javadsl.Behaviors;
 import akka.pattern.StatusReply;
 import io.remora.actors.MachineInfo;
-import io.remora.actors.NodeLink;
 import io.remora.actors.SessionHost;
 import io.remora.actors.machine.MachineProtocol.Command;
 import io.remora.actors.machine.MachineProtocol.HostRestored;
+import io.remora.actors.node.NodeLink;
 import io.remora.runtime.NodeLostException;
 import io.remora.runtime.RemoraException;
 

@@ -5,10 +5,10 @@ import akka.actor.typed.ActorRef;
 import akka.actor.typed.Behavior;
 import akka.actor.typed.javadsl.Behaviors;
 import io.remora.actors.MachineInfo;
-import io.remora.actors.NodeLink;
 import io.remora.actors.SessionHost;
 import io.remora.actors.machine.MachineProtocol.Command;
 import io.remora.actors.machine.MachineProtocol.HostSaved;
+import io.remora.actors.node.NodeLink;
 
 /**
  * The first half of a pause: the node saves the sessions of this JVM and, told by their hosts,

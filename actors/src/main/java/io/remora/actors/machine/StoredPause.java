@@ -3,7 +3,7 @@ package io.remora.actors.machine;
 
 import io.remora.actors.MachineActor;
 import io.remora.actors.MachineRecord;
-import io.remora.actors.NodeLink;
+import io.remora.actors.node.NodeLink;
 import io.remora.provider.MachineSpec;
 import io.remora.state.StateStores;
 import java.io.IOException;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-package io.remora.actors;
+package io.remora.actors.node;
 
 import static java.util.Objects.requireNonNull;
 
@@ -16,6 +16,7 @@ import akka.pattern.StatusReply;
 import com.google.protobuf.ByteString;
 import com.google.protobuf.InvalidProtocolBufferException;
 import com.google.protobuf.Parser;
+import io.remora.actors.DeviceInfo;
 import io.remora.actors.internal.BatchMailbox;
 import io.remora.actors.internal.MachineFigures;
 import io.remora.actors.link.DamagedFrameException;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-package io.remora.actors;
+package io.remora.actors.node;
 
 import io.remora.actors.internal.BatchMailbox;
 import io.remora.actors.link.FrameHeader;
