@@ -3,7 +3,12 @@ package io.remora.actors.node;
 
 import io.remora.actors.internal.BatchMailbox;
 import io.remora.actors.link.FrameHeader;
+import io.remora.actors.link.FrameType;
+import io.remora.actors.link.LinkConnection;
+import io.remora.actors.link.OutboundFrame;
 import io.remora.actors.link.ValueHeader;
+import io.remora.actors.link.proto.OpenSession;
+import io.remora.actors.link.proto.SaveSession;
 import io.remora.actors.link.proto.SavedState;
 import io.remora.runtime.ProtocolException;
 import java.util.HashMap;
@@ -45,29 +50,71 @@ final class LinkedSession {
 
   // What was asked ------------------------------------------------------------------------------
 
+  long number() {
+    return mailbox.session();
+  }
+
   boolean isOpen() {
     return open;
   }
 
-  void opened() {
+  /** Asks the node to open the session. */
+  OutboundFrame openFrame() {
+    OpenSession.Builder message = OpenSession.newBuilder();
+    if (restoredFrom != null) {
+      message.setRestoredFrom(restoredFrom);
+    }
+    return OutboundFrame.control(FrameType.OPEN_SESSION, number(), message.build());
+  }
+
+  /** The node has opened the session, over this connection. */
+  void opened(LinkConnection connection) {
     open = true;
+    mailbox.connect(connection);
+    sendLast();
   }
 
-  boolean isClosing() {
-    return closing;
+  /**
+   * There is another connection.
+   *
+   * @param lastReceived the last batch that the node has
+   * @throws ProtocolException if that cannot be
+   */
+  void reconnected(LinkConnection connection, long lastReceived) {
+    mailbox.reconnect(connection, lastReceived);
+    sendLast();
   }
 
+  /** What is to come behind all batches. */
+  private void sendLast() {
+    if (closing) {
+      mailbox.sendAfterAll(closeFrame());
+    } else if (saving != null) {
+      mailbox.sendAfterAll(saveFrame());
+    }
+  }
+
+  /** Has the session closed after what was submitted so far. */
   void close() {
     closing = true;
+    mailbox.sendAfterAll(closeFrame());
   }
 
-  /** The pause for which the session is to be saved; null: none. */
-  String saving() {
-    return saving;
+  private OutboundFrame closeFrame() {
+    return OutboundFrame.empty(FrameType.CLOSE_SESSION, number(), 0);
   }
 
+  /** Has the session saved after what was submitted so far, unless it is being closed. */
   void save(String pause) {
-    saving = pause;
+    if (!closing) {
+      saving = pause;
+      mailbox.hold(saveFrame());
+    }
+  }
+
+  private OutboundFrame saveFrame() {
+    return OutboundFrame.control(
+        FrameType.SAVE_SESSION, number(), SaveSession.newBuilder().setPause(saving).build());
   }
 
   /** The session was saved for this pause, or need not be any more. */
@@ -125,8 +172,15 @@ final class LinkedSession {
     return acknowledged - confirmed >= CONFIRM_AFTER || unconfirmedBytes >= CONFIRM_BYTES;
   }
 
-  /** What the node is to be told was received; 0: nothing new. */
-  synchronized long confirm() {
+  /** Tells the node what was received, if that is news. Thread-safe. */
+  void confirmTo(LinkConnection connection) {
+    long received = takeUnconfirmed();
+    if (received != 0) {
+      connection.send(OutboundFrame.empty(FrameType.RECEIVED, number(), received));
+    }
+  }
+
+  private synchronized long takeUnconfirmed() {
     if (acknowledged == confirmed) {
       return 0;
     }

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors.node;
+
+import akka.actor.typed.Behavior;
+import io.remora.actors.link.LinkChannel;
+import io.remora.actors.node.LinkEvent.Dialled;
+import io.remora.actors.node.LinkEvent.NotDialled;
+import io.remora.actors.node.NodeLink.Command;
+import io.remora.runtime.ProviderException;
+
+/** A connection is being made. */
+final class Dialling extends LinkBehavior {
+
+  private final Outage outage;
+  private final NodeDialler dialler;
+
+  /**
+   * @param outage what the connection is to end; null: it is the link's first
+   */
+  Dialling(Link link, Outage outage) {
+    super(link);
+    this.outage = outage;
+    this.dialler =
+        NodeDialler.start(
+            link.address, link.settings, outage != null, link.context.getSelf(), link.blocking);
+  }
+
+  @Override
+  Behavior<Command> onDialled(Dialled event) {
+    LinkChannel channel = event.from() == dialler ? dialler.take() : null;
+    return channel == null ? super.onDialled(event) : Greeting.begin(link, channel, outage);
+  }
+
+  @Override
+  Behavior<Command> onNotDialled(NotDialled event) {
+    if (event.from() != dialler) {
+      return this;
+    }
+    if (outage != null) {
+      return new Waiting(link, outage, event.cause());
+    }
+    return lost(
+        new ProviderException(
+            "machine %s cannot reach its node at %s: %s"
+                .formatted(link.machine, link.address, Link.text(event.cause())),
+            event.cause()));
+  }
+
+  @Override
+  Behavior<Command> onGiveUp() {
+    return giveUp(outage);
+  }
+
+  @Override
+  void release() {
+    dialler.abandon();
+  }
+}

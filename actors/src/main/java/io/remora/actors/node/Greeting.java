@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors.node;
+
+import akka.actor.typed.Behavior;
+import io.remora.actors.link.FrameType;
+import io.remora.actors.link.LinkChannel;
+import io.remora.actors.link.LinkConnection;
+import io.remora.actors.link.OutboundFrame;
+import io.remora.actors.link.proto.Welcome;
+import io.remora.actors.node.LinkEvent.GiveUp;
+import io.remora.actors.node.LinkEvent.HandshakeTimedOut;
+import io.remora.actors.node.NodeLink.Command;
+import io.remora.runtime.ProtocolException;
+import java.net.SocketTimeoutException;
+
+/** There is a connection; the node has not answered the handshake. */
+final class Greeting extends WithConnection {
+
+  private final Outage outage;
+
+  private Greeting(Link link, LinkConnection connection, Outage outage) {
+    super(link, connection);
+    this.outage = outage;
+  }
+
+  /**
+   * Begins the handshake.
+   *
+   * @param outage what the connection is to end; null: it is the link's first
+   */
+  static Greeting begin(Link link, LinkChannel channel, Outage outage) {
+    LinkConnection connection =
+        LinkConnection.start(
+            channel,
+            "node of machine " + link.machine,
+            link.settings,
+            new LinkFrameReader(link.context.getSelf(), link.sessions, link.owner));
+    link.timers.startSingleTimer(HandshakeTimedOut.INSTANCE, link.settings.handshakeTimeout());
+    connection.send(OutboundFrame.control(FrameType.HELLO, 0, link.hello()));
+    return new Greeting(link, connection, outage);
+  }
+
+  @Override
+  Behavior<Command> onHandshakeTimedOut() {
+    connection.closeBecause(
+        new SocketTimeoutException(
+            "the node did not answer the handshake within %d ms (remora.link.handshake-timeout)"
+                .formatted(link.settings.handshakeTimeout().toMillis())));
+    return this;
+  }
+
+  @Override
+  Behavior<Command> onWelcome(Welcome welcome) {
+    if (!link.isUp() && welcome.getSecret().isEmpty()) {
+      connection.closeBecause(new ProtocolException("a first WELCOME without the link's secret"));
+      return this;
+    }
+    link.timers.cancel(HandshakeTimedOut.INSTANCE);
+    link.timers.cancel(GiveUp.INSTANCE);
+    return Connected.begin(link, connection, welcome, outage);
+  }
+
+  @Override
+  Behavior<Command> broken(Throwable cause) {
+    link.timers.cancel(HandshakeTimedOut.INSTANCE);
+    Outage current = outage;
+    if (current == null) {
+      current = new Outage(cause, 0);
+      link.timers.startSingleTimer(GiveUp.INSTANCE, link.settings.giveUpAfter());
+    }
+    return new Waiting(link, current, cause);
+  }
+
+  @Override
+  Behavior<Command> onGiveUp() {
+    return giveUp(outage);
+  }
+}

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors.node;
+
+import static java.util.Objects.requireNonNull;
+
+import akka.actor.typed.ActorRef;
+import akka.actor.typed.DispatcherSelector;
+import akka.actor.typed.javadsl.ActorContext;
+import akka.actor.typed.javadsl.TimerScheduler;
+import akka.pattern.StatusReply;
+import com.google.protobuf.ByteString;
+import io.remora.actors.link.FrameHeader;
+import io.remora.actors.link.LinkSettings;
+import io.remora.actors.link.proto.Hello;
+import io.remora.actors.link.proto.SessionPosition;
+import io.remora.actors.node.NodeLink.Command;
+import io.remora.actors.node.NodeLink.Event;
+import io.remora.core.ProgramLibtorch;
+import io.remora.provider.LaunchToken;
+import io.remora.runtime.RemoraException;
+import java.net.InetSocketAddress;
+import java.security.SecureRandom;
+import java.util.ArrayDeque;
+import java.util.LinkedHashSet;
+import java.util.Queue;
+import java.util.Set;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.ConcurrentMap;
+import java.util.concurrent.Executor;
+import java.util.function.Consumer;
+import java.util.stream.Collectors;
+
+/**
+ * What all states of a link share: the actor's means, and what outlives a connection, which is the
+ * sessions and what was asked of the node and is not answered. For the actor's thread alone, but
+ * for {@link #sessions}.
+ */
+final class Link {
+
+  final ActorContext<Command> context;
+  final TimerScheduler<Command> timers;
+  final Executor blocking;
+  final String machine;
+  final InetSocketAddress address;
+  final LinkSettings settings;
+  final Consumer<Event> owner;
+
+  /** Read by the reader thread too. */
+  final ConcurrentMap<Long, LinkedSession> sessions = new ConcurrentHashMap<>();
+
+  /** The pauses whose saved state the node is to delete. */
+  final Set<String> forgetting = new LinkedHashSet<>();
+
+  final Queue<ActorRef<StatusReply<LaunchToken>>> tokensFor = new ArrayDeque<>();
+
+  private final LaunchToken token;
+  private final ByteString id = randomId();
+  private ByteString secret = ByteString.EMPTY;
+  private long connections;
+
+  Link(
+      ActorContext<Command> context,
+      TimerScheduler<Command> timers,
+      String machine,
+      InetSocketAddress address,
+      LaunchToken token,
+      LinkSettings settings,
+      Consumer<Event> owner) {
+    this.context = context;
+    this.timers = timers;
+    this.machine = requireNonNull(machine, "machine");
+    this.address = requireNonNull(address, "address");
+    this.token = requireNonNull(token, "token");
+    this.settings = requireNonNull(settings, "settings");
+    this.owner = requireNonNull(owner, "owner");
+    this.blocking = context.getSystem().dispatchers().lookup(DispatcherSelector.blocking());
+    context.setLoggerName(NodeLink.class);
+    timers.startTimerWithFixedDelay(LinkEvent.ConfirmTick.INSTANCE, settings.heartbeatInterval());
+  }
+
+  /** Whether the node has welcomed the link, and given it a secret for its next connections. */
+  boolean isUp() {
+    return !secret.isEmpty();
+  }
+
+  void up(ByteString itsSecret) {
+    secret = itsSecret;
+  }
+
+  /** The first frame of the next connection. */
+  Hello hello() {
+    Hello.Builder hello =
+        Hello.newBuilder()
+            .setProtocolVersion(FrameHeader.PROTOCOL_VERSION)
+            .setLibtorchVersion(ProgramLibtorch.version())
+            .setMachine(machine)
+            .setLink(id)
+            .setConnection(++connections);
+    if (isUp()) {
+      hello.setSecret(secret);
+    } else {
+      hello.setToken(token.value());
+    }
+    for (LinkedSession session : sessions.values()) {
+      hello.addSessions(
+          SessionPosition.newBuilder()
+              .setSession(session.number())
+              .setLastAcknowledgedSequence(session.mailbox.lastAcknowledgedSequence()));
+    }
+    return hello.build();
+  }
+
+  /** A session has ended; {@code cause} is null if it was closed as asked. */
+  void endSession(long session, RemoraException cause) {
+    if (sessions.remove(session) != null) {
+      owner.accept(new NodeLink.SessionEnded(session, cause));
+    }
+  }
+
+  void refuseTokens(RemoraException cause) {
+    tokensFor.forEach(replyTo -> replyTo.tell(StatusReply.error(cause)));
+    tokensFor.clear();
+  }
+
+  /** What is known to be executed, for messages. */
+  String lastAcknowledged() {
+    return sessions.values().stream()
+        .map(
+            session ->
+                "; of session %d batch %d was acknowledged last"
+                    .formatted(session.number(), session.mailbox.lastAcknowledgedSequence()))
+        .collect(Collectors.joining());
+  }
+
+  private static ByteString randomId() {
+    byte[] bytes = new byte[16];
+    new SecureRandom().nextBytes(bytes);
+    return ByteString.copyFrom(bytes);
+  }
+
+  static String text(Throwable cause) {
+    if (cause == null) {
+      return "closed";
+    }
+    return cause.getMessage() == null ? cause.toString() : cause.getMessage();
+  }
+}

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors.node;
+
+import akka.actor.typed.Behavior;
+import akka.actor.typed.PostStop;
+import akka.actor.typed.javadsl.AbstractBehavior;
+import akka.actor.typed.javadsl.Behaviors;
+import akka.actor.typed.javadsl.Receive;
+import io.remora.actors.link.FrameType;
+import io.remora.actors.link.OutboundFrame;
+import io.remora.actors.node.LinkEvent.ConfirmTick;
+import io.remora.actors.node.LinkEvent.ConnectionClosed;
+import io.remora.actors.node.LinkEvent.ControlFrame;
+import io.remora.actors.node.LinkEvent.Dialled;
+import io.remora.actors.node.LinkEvent.GiveUp;
+import io.remora.actors.node.LinkEvent.HandshakeTimedOut;
+import io.remora.actors.node.LinkEvent.NotDialled;
+import io.remora.actors.node.LinkEvent.Redial;
+import io.remora.actors.node.NodeLink.CloseSession;
+import io.remora.actors.node.NodeLink.Command;
+import io.remora.actors.node.NodeLink.ForgetState;
+import io.remora.actors.node.NodeLink.IssueToken;
+import io.remora.actors.node.NodeLink.OpenSession;
+import io.remora.actors.node.NodeLink.SaveSession;
+import io.remora.actors.node.NodeLink.Shutdown;
+import io.remora.runtime.NodeLostException;
+import io.remora.runtime.ProviderException;
+import io.remora.runtime.RemoraException;
+
+/**
+ * A state of a link. What is asked of the node is noted in all states, and sent where there is a
+ * connection that the node has welcomed; else the next such connection begins with it.
+ */
+abstract class LinkBehavior extends AbstractBehavior<Command> {
+
+  final Link link;
+
+  LinkBehavior(Link link) {
+    super(link.context);
+    this.link = link;
+  }
+
+  @Override
+  public Receive<Command> createReceive() {
+    return newReceiveBuilder()
+        .onMessage(OpenSession.class, this::onOpenSession)
+        .onMessage(CloseSession.class, this::onCloseSession)
+        .onMessage(SaveSession.class, this::onSaveSession)
+        .onMessage(ForgetState.class, this::onForgetState)
+        .onMessage(IssueToken.class, this::onIssueToken)
+        .onMessage(Shutdown.class, command -> onShutdown())
+        .onMessage(Dialled.class, this::onDialled)
+        .onMessage(NotDialled.class, this::onNotDialled)
+        .onMessage(ControlFrame.class, this::onControlFrame)
+        .onMessage(ConnectionClosed.class, this::onConnectionClosed)
+        .onMessage(HandshakeTimedOut.class, event -> onHandshakeTimedOut())
+        .onMessage(Redial.class, event -> onRedial())
+        .onMessage(GiveUp.class, event -> onGiveUp())
+        .onMessage(ConfirmTick.class, event -> onConfirmTick())
+        .onSignal(PostStop.class, signal -> onPostStop())
+        .build();
+  }
+
+  // What is asked of the node -------------------------------------------------------------------
+
+  /** Sends a frame if the node has welcomed the connection. */
+  void send(OutboundFrame frame) {}
+
+  private Behavior<Command> onOpenSession(OpenSession command) {
+    LinkedSession session = new LinkedSession(command.mailbox(), command.restoredFrom());
+    link.sessions.put(session.number(), session);
+    send(session.openFrame());
+    return this;
+  }
+
+  private Behavior<Command> onCloseSession(CloseSession command) {
+    LinkedSession session = link.sessions.get(command.session());
+    if (session == null) {
+      link.owner.accept(new NodeLink.SessionEnded(command.session(), null));
+    } else {
+      session.close();
+    }
+    return this;
+  }
+
+  private Behavior<Command> onSaveSession(SaveSession command) {
+    LinkedSession session = link.sessions.get(command.session());
+    if (session != null) {
+      session.save(command.pause());
+    }
+    return this;
+  }
+
+  private Behavior<Command> onForgetState(ForgetState command) {
+    link.sessions.values().forEach(session -> session.saved(command.pause()));
+    link.forgetting.add(command.pause());
+    send(forgetFrame(command.pause()));
+    return this;
+  }
+
+  static OutboundFrame forgetFrame(String pause) {
+    return OutboundFrame.control(
+        FrameType.FORGET_STATE,
+        0,
+        io.remora.actors.link.proto.ForgetState.newBuilder().setPause(pause).build());
+  }
+
+  private Behavior<Command> onIssueToken(IssueToken command) {
+    link.tokensFor.add(command.replyTo());
+    send(OutboundFrame.empty(FrameType.ISSUE_TOKEN, 0, 0));
+    return this;
+  }
+
+  // Connections ---------------------------------------------------------------------------------
+
+  Behavior<Command> onDialled(Dialled event) {
+    event.from().abandon();
+    return this;
+  }
+
+  Behavior<Command> onNotDialled(NotDialled event) {
+    return this;
+  }
+
+  Behavior<Command> onControlFrame(ControlFrame frame) {
+    return this;
+  }
+
+  Behavior<Command> onConnectionClosed(ConnectionClosed event) {
+    return this;
+  }
+
+  Behavior<Command> onHandshakeTimedOut() {
+    return this;
+  }
+
+  Behavior<Command> onRedial() {
+    return this;
+  }
+
+  Behavior<Command> onGiveUp() {
+    return this;
+  }
+
+  Behavior<Command> onConfirmTick() {
+    return this;
+  }
+
+  // The end -------------------------------------------------------------------------------------
+
+  /** Without a connection there is nobody to say goodbye to. */
+  Behavior<Command> onShutdown() {
+    return Behaviors.stopped();
+  }
+
+  /** The link ends, not because its owner wants it. */
+  final Behavior<Command> lost(RemoraException cause) {
+    link.owner.accept(new NodeLink.Lost(cause));
+    link.refuseTokens(cause);
+    return Behaviors.stopped();
+  }
+
+  /** The link was broken for too long. */
+  final Behavior<Command> giveUp(Outage outage) {
+    String tried = Link.text(outage.cause) + ", " + outage.tried(link.settings);
+    return lost(
+        link.isUp()
+            ? new NodeLostException(
+                "machine %s lost the link to its node at %s: %s%s"
+                    .formatted(link.machine, link.address, tried, link.lastAcknowledged()),
+                outage.cause)
+            : new ProviderException(
+                "the link of machine %s to its node at %s ended in the handshake: %s"
+                    .formatted(link.machine, link.address, tried),
+                outage.cause));
+  }
+
+  /** What the actor leaves when it stops in this state. */
+  void release() {}
+
+  private Behavior<Command> onPostStop() {
+    release();
+    link.refuseTokens(new NodeLostException("the link of machine " + link.machine + " has ended"));
+    return Behaviors.same();
+  }
+}

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors.node;
+
+import akka.actor.typed.ActorRef;
+import com.google.protobuf.InvalidProtocolBufferException;
+import com.google.protobuf.Parser;
+import io.remora.actors.internal.BatchMailbox;
+import io.remora.actors.internal.MachineFigures;
+import io.remora.actors.link.FrameHeader;
+import io.remora.actors.link.LinkConnection;
+import io.remora.actors.link.PooledBuffer;
+import io.remora.actors.link.ValueHeader;
+import io.remora.actors.link.proto.Goodbye;
+import io.remora.actors.link.proto.Refused;
+import io.remora.actors.link.proto.SessionClosed;
+import io.remora.actors.link.proto.SessionSaved;
+import io.remora.actors.link.proto.StateForgotten;
+import io.remora.actors.link.proto.Token;
+import io.remora.actors.link.proto.Welcome;
+import io.remora.runtime.Batch;
+import io.remora.runtime.ExecutionReport;
+import io.remora.runtime.ProtocolException;
+import io.remora.runtime.SessionListener;
+import java.nio.ByteBuffer;
+import java.util.Map;
+import java.util.function.Consumer;
+
+/**
+ * What a link does with the node's frames, on the connection's reader thread: acknowledgements and
+ * values go to the sessions' listeners, everything else goes to the link's actor.
+ */
+final class LinkFrameReader implements LinkConnection.Handler {
+
+  private final ActorRef<NodeLink.Command> actor;
+  private final Map<Long, LinkedSession> sessions;
+  private final Consumer<NodeLink.Event> owner;
+
+  /**
+   * @param sessions those of the link, by number; changed by its actor at any time
+   * @param owner is told, on the reader thread, what batches have changed
+   */
+  LinkFrameReader(
+      ActorRef<NodeLink.Command> actor,
+      Map<Long, LinkedSession> sessions,
+      Consumer<NodeLink.Event> owner) {
+    this.actor = actor;
+    this.sessions = sessions;
+    this.owner = owner;
+  }
+
+  @Override
+  public void onFrame(LinkConnection from, FrameHeader header, PooledBuffer payload) {
+    switch (header.type()) {
+      case ACK -> onAcknowledged(from, header, payload.bytes());
+      case WELCOME -> tell(from, header, parse(header, Welcome.parser(), payload));
+      case REFUSED -> tell(from, header, parse(header, Refused.parser(), payload));
+      case SESSION_CLOSED -> tell(from, header, parse(header, SessionClosed.parser(), payload));
+      case GOODBYE -> tell(from, header, parse(header, Goodbye.parser(), payload));
+      case SESSION_OPENED -> tell(from, header, "");
+      case STATE_FORGOTTEN -> tell(from, header, parse(header, StateForgotten.parser(), payload));
+      case TOKEN -> tell(from, header, parse(header, Token.parser(), payload));
+      case SESSION_SAVED -> tell(from, header, parse(header, SessionSaved.parser(), payload));
+      default -> throw new ProtocolException("a node does not send " + header.type() + " frames");
+    }
+  }
+
+  private void tell(LinkConnection from, FrameHeader header, Object message) {
+    actor.tell(new LinkEvent.ControlFrame(from, header.type(), header.session(), message));
+  }
+
+  private <T> T parse(FrameHeader header, Parser<T> parser, PooledBuffer payload) {
+    try {
+      return parser.parseFrom(payload.bytes());
+    } catch (InvalidProtocolBufferException e) {
+      throw new ProtocolException("cannot read the payload of a " + header.type() + " frame", e);
+    }
+  }
+
+  private void onAcknowledged(LinkConnection from, FrameHeader header, ByteBuffer report) {
+    LinkedSession session = sessions.get(header.session());
+    if (session == null) {
+      return;
+    }
+    BatchMailbox.Acknowledged acknowledged = session.mailbox.acknowledge(header.sequence());
+    if (acknowledged == null) {
+      return;
+    }
+    try {
+      // First the owner: whoever has waited for the batch may ask at once what it has changed.
+      tellStorages(
+          header.session(),
+          acknowledged.batch(),
+          report.duplicate().order(report.order()),
+          session.mailbox.figures());
+      SessionListener listener = session.mailbox.listener();
+      if (listener != null) {
+        listener.onExecuted(header.sequence(), report);
+      }
+    } finally {
+      acknowledged.release();
+    }
+    if (session.acknowledged(header.sequence(), header.length())) {
+      session.confirmTo(from);
+    }
+  }
+
+  private void tellStorages(long session, Batch batch, ByteBuffer report, MachineFigures figures) {
+    ExecutionReport result = ExecutionReport.decode(report);
+    figures.failed(result.failures().size());
+    if (batch.born().isEmpty()
+        && batch.freed().length == 0
+        && result.realized().isEmpty()
+        && result.freed().length == 0) {
+      return;
+    }
+    owner.accept(
+        new NodeLink.StoragesChanged(
+            session, batch.born(), result.realized(), batch.freed(), result.freed()));
+  }
+
+  @Override
+  public ByteBuffer valueDestination(FrameHeader header, ValueHeader value) {
+    LinkedSession session = sessions.get(header.session());
+    if (session == null || !session.isNew(header, value)) {
+      return null;
+    }
+    SessionListener listener = session.mailbox.listener();
+    ByteBuffer destination =
+        listener == null
+            ? null
+            : listener.valueDestination(value.request(), value.offset(), value.length());
+    if (destination == null) {
+      session.unwanted(value);
+    }
+    return destination;
+  }
+
+  @Override
+  public void onValue(FrameHeader header, ValueHeader value) {
+    LinkedSession session = sessions.get(header.session());
+    if (session == null) {
+      return;
+    }
+    session.received(value);
+    SessionListener listener = session.mailbox.listener();
+    if (listener != null) {
+      session.mailbox.figures().received(value.length());
+      listener.onValueReceived(value.request(), value.offset(), value.length());
+    }
+  }
+
+  @Override
+  public void onClosed(LinkConnection from, Throwable cause) {
+    actor.tell(new LinkEvent.ConnectionClosed(from, cause));
+  }
+}
