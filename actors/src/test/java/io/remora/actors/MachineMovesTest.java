@@ -189,10 +189,15 @@ class MachineMovesTest {
   void leavesTheNodeOfOneThatIsHandedOverAlone() {
     node.handle = "node";
     TestProbe<SessionHost.Command> host = openWithHost();
+    CompletableFuture<Void> left = CompletableFuture.runAsync(this::leave);
 
-    leave();
+    // As a host does, in whatever moment of its leaving.
+    while (!left.isDone()) {
+      machine.tell(new MachineProtocol.HostPresent(host.getRef(), true, 0));
+      LockSupport.parkNanos(10_000_000);
+    }
 
-    machine.tell(new MachineProtocol.HostPresent(host.getRef(), true, 0));
+    left.join();
     await().atMost(LIMIT).until(() -> state() == MachineState.READY);
     assertThat(node.terminations).hasValue(0);
     assertThat(node.connections).as("the second member's link is another").hasValue(2);
