@@ -373,3 +373,25 @@ def test_legacy_types_name_device_and_dtype(device):
     made = torch.remora.LongTensor([1, 2])
     assert made.tolist() == [1, 2] and isinstance(made, torch.remora.LongTensor)
     assert torch.remora.FloatTensor(2, 3).shape == (2, 3)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_operator_may_be_taken_away_and_defined_otherwise(machine, device, request):
+    if request.config.getoption("--machine") != "local":
+        pytest.skip("another process does not have the operator")
+    x = torch.arange(3.0, device=device)
+    for n in range(8):
+        library = torch.library.Library("remora_again", "DEF")
+        try:
+            if n % 2:
+                library.define("shifted(Tensor x, int n) -> Tensor")
+                library.impl("shifted", lambda x, n: x + n, "CPU")
+                result = torch.ops.remora_again.shifted(x, n).tolist()
+            else:
+                library.define("doubled(Tensor x) -> Tensor")
+                library.impl("doubled", lambda x: x * 2, "CPU")
+                result = torch.ops.remora_again.doubled(x).tolist()
+        finally:
+            library._destroy()
+        assert result == ([n, 1 + n, 2 + n] if n % 2 else [0, 2, 4])
+    machine.synchronize()

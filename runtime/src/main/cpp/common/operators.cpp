@@ -103,7 +103,7 @@ bool is_generator(const c10::TypePtr& type) {
 
 }  // namespace
 
-OperatorInfo::OperatorInfo(const c10::OperatorHandle& op, uint32_t op_index) : handle(op), index(op_index) {
+OperatorInfo::OperatorInfo(const c10::OperatorHandle& op) : handle(op) {
   const auto& schema = op.schema();
   name = schema.name();
   overload = schema.overload_name();
@@ -209,21 +209,68 @@ void declare_fixed_shapes(const std::string& name) {
   declared_fixed().insert(name);
 }
 
+namespace {
+
+// What is known of operators, by the address of their schemas. An operator of a torch.library can end, and another get its
+// address.
+struct KnownOperators {
+  std::mutex mutex;
+  std::unordered_map<const void*, std::unique_ptr<OperatorInfo>> all;
+  std::vector<std::unique_ptr<OperatorInfo>> gone;  // a machine or a session may still hold them
+  std::atomic<uint64_t> removals{0};
+  uint32_t next_index = 0;
+};
+
+KnownOperators& known_operators() {
+  struct Listener final : c10::OpRegistrationListener {
+    explicit Listener(KnownOperators& known) : known(known) {}
+    void onOperatorRegistered(const c10::OperatorHandle&) override {}
+    void onOperatorDeregistered(const c10::OperatorHandle& op) override {
+      std::lock_guard<std::mutex> guard(known.mutex);
+      auto it = known.all.find(&op.schema());
+      if (it == known.all.end()) {
+        return;
+      }
+      it->second->gone.store(true, std::memory_order_release);
+      known.gone.push_back(std::move(it->second));
+      known.all.erase(it);
+      known.removals.fetch_add(1, std::memory_order_release);
+    }
+    KnownOperators& known;
+  };
+  static auto* known = [] {  // never destroyed: operators end when the process does, too
+    auto* made = new KnownOperators();
+    new c10::RegistrationHandleRAII(
+        c10::Dispatcher::singleton().addRegistrationListener(std::make_unique<Listener>(*made)));
+    return made;
+  }();
+  return *known;
+}
+
+}  // namespace
+
 OperatorInfo& operator_info(const c10::OperatorHandle& op) {
-  static thread_local ska::flat_hash_map<const void*, OperatorInfo*> known;
+  static thread_local ska::flat_hash_map<const void*, OperatorInfo*> seen;
+  static thread_local uint64_t seen_removals = 0;
+  auto& known = known_operators();
+  auto removals = known.removals.load(std::memory_order_acquire);
+  if (C10_UNLIKELY(removals != seen_removals)) {
+    seen.clear();
+    seen_removals = removals;
+  }
   const void* key = &op.schema();
-  auto it = known.find(key);
-  if (it != known.end()) {
+  auto it = seen.find(key);
+  if (it != seen.end()) {
     return *it->second;
   }
-  static std::mutex mutex;
-  static std::unordered_map<const void*, std::unique_ptr<OperatorInfo>> all;
-  std::lock_guard<std::mutex> guard(mutex);
-  auto& info = all[key];
+  auto fresh = std::make_unique<OperatorInfo>(op);  // without the lock, which the dispatcher takes below its own
+  std::lock_guard<std::mutex> guard(known.mutex);
+  auto& info = known.all[key];
   if (!info) {
-    info = std::make_unique<OperatorInfo>(op, static_cast<uint32_t>(all.size() - 1));
+    info = std::move(fresh);
+    info->index = known.next_index++;
   }
-  known[key] = info.get();
+  seen[key] = info.get();
   return *info;
 }
 

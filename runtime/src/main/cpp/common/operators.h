@@ -5,6 +5,7 @@
 
 #include <ATen/core/dispatch/Dispatcher.h>
 
+#include <atomic>
 #include <string>
 #include <vector>
 
@@ -17,12 +18,13 @@ using Check = void (*)(c10::ArrayRef<c10::IValue> arguments);
 Check check_of(const std::string& full_name);  // nullptr where there is nothing to check
 
 struct OperatorInfo {
-  explicit OperatorInfo(const c10::OperatorHandle& handle, uint32_t index);
+  explicit OperatorInfo(const c10::OperatorHandle& handle);
   // What Record::kDefineOperator says of it.
   void write_definition(Writer& w) const;
 
-  c10::OperatorHandle handle;
-  uint32_t index;           // dense, in the order of first use in this process
+  c10::OperatorHandle handle;     // not to be used once it is gone
+  std::atomic<bool> gone{false};  // its library has been taken away; an operator of the same name is another one
+  uint32_t index = 0;       // dense, in the order of first use in this process
   std::string name;         // "aten::add"
   std::string overload;     // "out"
   std::string full_name;    // "aten::add.out"

@@ -273,6 +273,10 @@ void Executor::call(Reader& r, bool asked) {
     r.fail("operator " + std::to_string(index) + " is not defined");
   }
   auto& op = operators_[index];
+  if (op.info != nullptr && op.info->gone.load(std::memory_order_acquire)) {
+    op.info = nullptr;
+    op.refusal = "the library of operator " + op.name + " is no longer there";
+  }
   int64_t request = asked ? static_cast<int64_t>(r.varint()) : 0;
   Call call;
   call.info = op.info;
