@@ -397,7 +397,11 @@ REFUSED: dict[str, tuple[str, Callable[[torch.device], object]]] = {
     ),
     "a nested tensor": (
         "nested",
-        lambda d: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], device=d) * 2,
+        lambda d: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], device=d),
+    ),
+    "a nested tensor that is moved": (
+        "jagged",
+        lambda d: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]).to(d),
     ),
     "a nested tensor by a mask": (
         "enable_nested_tensor=False",

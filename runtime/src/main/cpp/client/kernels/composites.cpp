@@ -7,6 +7,7 @@
 #include <ATen/native/transformers/attention.h>
 #include <ATen/native/transformers/sdp_utils_cpp.h>
 #include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/ops/_nested_tensor_from_tensor_list_native.h>
 #include <ATen/ops/dropout_native.h>
 #include <ATen/ops/tensor_split_native.h>
 #include <torch/library.h>
@@ -29,8 +30,13 @@ int64_t choose_attention(const at::Tensor& query, const at::Tensor& key, const a
         (!mask.has_value() || !mask->requires_grad()) && query.numel() > 0 && key.numel() > 0;
     return static_cast<int64_t>(half && fits ? sdp::SDPBackend::efficient_attention : sdp::SDPBackend::math);
   }
-  // The CPU's own choice; the same function stands behind every instruction set.
-  return at::native::_fused_sdp_choice_stub_DECLARE_DISPATCH_type::DEFAULT(query, key, value, mask, dropout, causal,
+  // The CPU's own choice; the same function stands behind every instruction set. It takes a mask of any strides where it
+  // sees that the device is the CPU, else only one whose last stride is 1.
+  auto seen = mask;
+  if (mask.has_value() && mask->defined() && mask->dim() > 0 && mask->sym_stride(-1) != 1) {
+    seen = at::empty_symint(mask->sym_sizes(), mask->options()).set_requires_grad(mask->requires_grad());
+  }
+  return at::native::_fused_sdp_choice_stub_DECLARE_DISPATCH_type::DEFAULT(query, key, value, seen, dropout, causal,
                                                                            scale, grouped);
 }
 
@@ -128,6 +134,22 @@ std::vector<at::Tensor> tensor_split(const at::Tensor& self, const at::Tensor& p
   return at::native::tensor_split(self, places.cpu(), dim);
 }
 
+// libtorch takes no elements from an index on the CPU, too.
+at::Tensor& filled_at(const c10::OperatorHandle& op, at::Tensor& self, int64_t dim, const at::Tensor& index,
+                      c10::IValue value) {
+  bool nothing = index.device().is_cpu() && index.numel() == 0;
+  recorded(op, {self, dim, nothing ? index.to(self.device()) : index, std::move(value)});
+  return self;
+}
+at::Tensor& index_fill_scalar(at::Tensor& self, int64_t dim, const at::Tensor& index, const at::Scalar& value) {
+  static const auto op = find("aten::index_fill_", "int_Scalar");
+  return filled_at(op, self, dim, index, value);
+}
+at::Tensor& index_fill_tensor(at::Tensor& self, int64_t dim, const at::Tensor& index, const at::Tensor& value) {
+  static const auto op = find("aten::index_fill_", "int_Tensor");
+  return filled_at(op, self, dim, index, value);
+}
+
 // Of a tensor that is not quantized.
 at::Tensor dequantize(const at::Tensor& self) { return self.to(at::kFloat); }
 
@@ -156,6 +178,10 @@ at::Tensor deprecated_convolution(const at::Tensor& input, const at::Tensor& wei
   return at::convolution(input, weight, bias, stride, padding, dilation, transposed, output_padding, groups);
 }
 
+constexpr auto kNotNested =
+    "a remora device holds no nested tensors of the strided layout; pad to one tensor with a mask, make them with "
+    "layout=torch.jagged, and nn.TransformerEncoder with enable_nested_tensor=False or leave its mask_check on";
+
 void refuse_sparse(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack*) {
   TORCH_CHECK_NOT_IMPLEMENTED(false, toString(op.operator_name()), ": ", kNotSparse);
 }
@@ -165,9 +191,15 @@ void refuse_quantized(const c10::OperatorHandle& op, c10::DispatchKeySet, torch:
 }
 
 void refuse_nested(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack*) {
-  TORCH_CHECK_NOT_IMPLEMENTED(false, toString(op.operator_name()),
-                              ": a remora device holds no nested tensors; pad to one tensor with a mask, and make ",
-                              "nn.TransformerEncoder with enable_nested_tensor=False or leave its mask_check on");
+  TORCH_CHECK_NOT_IMPLEMENTED(false, toString(op.operator_name()), ": ", kNotNested);
+}
+
+// Of tensors on the CPU: libtorch would make a tensor that no operator takes.
+at::Tensor nested_of_list(at::TensorList list, std::optional<c10::ScalarType> dtype, std::optional<c10::Layout> layout,
+                          std::optional<c10::Device> device, std::optional<bool> pin_memory) {
+  bool ours = device.has_value() && device->type() == kRemora;
+  TORCH_CHECK_NOT_IMPLEMENTED(!ours, "aten::_nested_tensor_from_tensor_list: ", kNotNested);
+  return at::native::_nested_tensor_from_tensor_list(list, dtype, layout, device, pin_memory);
 }
 
 // nn.TransformerEncoder asks this before it makes a nested tensor, and takes the ordinary way where the answer is no.
@@ -189,6 +221,8 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("dropout", dropout);
   m.impl("native_dropout", native_dropout);
   m.impl("max_pool1d", torch::CppFunction::makeFromBoxedFunction<&record_call>());
+  m.impl("index_fill_.int_Scalar", index_fill_scalar);
+  m.impl("index_fill_.int_Tensor", index_fill_tensor);
   m.impl("channel_shuffle", channel_shuffle);
   m.impl("tril.out", tril_out);
   m.impl("triu.out", triu_out);
@@ -227,6 +261,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   }
 }
 // The same for what makes nested tensors.
+TORCH_LIBRARY_IMPL(aten, CPU, m) { m.impl("_nested_tensor_from_tensor_list", remora::nested_of_list); }
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   for (const char* name : {"_nested_tensor_from_mask", "_nested_tensor_from_tensor_list", "_nested_from_padded",
                            "_nested_from_padded_and_nested_example", "_nested_view_from_buffer"}) {
