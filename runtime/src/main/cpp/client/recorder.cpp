@@ -29,6 +29,7 @@ struct Caller {
   const Settings settings = Settings::of_program();
   Machine* machine = nullptr;
   int slot = -1;
+  bool named = false;  // a tensor has names of dimensions
   mutable int64_t call = 0;   // its number among the machine's calls
   mutable std::string text;   // what is to be logged of it, if anything
 
@@ -71,6 +72,7 @@ void locate(Caller& caller, std::vector<c10::IValue>& stack, size_t base) {
       storage.machine->check_usable(storage.id);
     }
     caller.on(*storage.machine, t.device().index());
+    caller.named = caller.named || t.has_names();
     TORCH_CHECK(t.device().index() == caller.slot || caller.info.mixes_devices,
                 "Expected all tensors to be on the same device, but found at least two devices, remora:", caller.slot,
                 " and ", t.device(), "!");
@@ -864,6 +866,9 @@ void record_call(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit:
     info.check(arguments);
   }
 
+  std::vector<at::Dimname> names;
+  if (C10_UNLIKELY(caller.named)) names = names_of_results(info, arguments);
+
   bool ask_always = info.always_ask || (info.masks_matter && has_mask(arguments));
   auto key = ask_always ? std::nullopt : plan_key(info, caller.settings, arguments);
   bool done = false;
@@ -908,6 +913,7 @@ void record_call(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit:
     }
   }
   log_call(caller);
+  if (!names.empty()) name_results(names, outputs);
   torch::jit::drop(*stack, info.arguments);
   for (auto& output : outputs) stack->push_back(std::move(output));
 }

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+//
+// Names of dimensions. Most operators get them from libtorch's own code in the program; those whose code runs on the node alone
+// get them here. Names never travel: they decide nothing there.
+#include <ATen/NamedTensorUtils.h>
+
+#include <unordered_map>
+
+#include "client/machine.h"
+
+namespace remora {
+
+namespace {
+
+enum class Rule {
+  kKept,       // those of the first argument
+  kBroadcast,  // those of the first two, together
+  kReduced,    // those of the first argument without the dimensions in "dim"
+};
+
+const std::unordered_map<std::string, Rule>& rules() {
+  static const auto* all = new std::unordered_map<std::string, Rule>{
+      {"aten::abs", Rule::kKept},
+      {"aten::angle", Rule::kKept},
+      {"aten::isnan", Rule::kKept},
+      {"aten::logical_not", Rule::kKept},
+      {"aten::max_pool1d", Rule::kKept},
+      {"aten::max_pool3d_with_indices", Rule::kKept},
+      {"aten::relu", Rule::kKept},
+      {"aten::floor_divide", Rule::kBroadcast},
+      {"aten::logical_and", Rule::kBroadcast},
+      {"aten::logical_or", Rule::kBroadcast},
+      {"aten::logical_xor", Rule::kBroadcast},
+      {"aten::rsub", Rule::kBroadcast},
+      {"aten::kthvalue", Rule::kReduced},
+      {"aten::median", Rule::kReduced},
+      {"aten::mode", Rule::kReduced},
+      {"aten::nanmedian", Rule::kReduced},
+      {"aten::std", Rule::kReduced},
+      {"aten::std_mean", Rule::kReduced},
+      {"aten::var", Rule::kReduced},
+      {"aten::var_mean", Rule::kReduced},
+  };
+  return *all;
+}
+
+const c10::IValue* argument(const OperatorInfo& info, c10::ArrayRef<c10::IValue> arguments, const char* name) {
+  auto index = info.handle.schema().argumentIndexWithName(name);
+  return index ? &arguments[*index] : nullptr;
+}
+
+std::vector<at::Dimname> reduced(const OperatorInfo& info, c10::ArrayRef<c10::IValue> arguments) {
+  const auto& self = arguments[0].toTensor();
+  auto names = self.names().vec();
+  const auto* kept = argument(info, arguments, "keepdim");
+  if (kept != nullptr && kept->toBool()) {
+    return names;
+  }
+  const auto* dim = argument(info, arguments, "dim");
+  std::vector<int64_t> dims;
+  if (dim != nullptr && dim->isInt()) {
+    dims = {dim->toInt()};
+  } else if (dim != nullptr && dim->isIntList()) {
+    dims = dim->toIntVector();
+  }
+  if (dims.empty()) {
+    return {};
+  }
+  auto gone = at::dim_list_to_bitset(dims, self.dim());
+  std::vector<at::Dimname> left;
+  for (size_t i = 0; i < names.size(); i++) {
+    if (!gone[i]) left.push_back(names[i]);
+  }
+  return left;
+}
+
+}  // namespace
+
+std::vector<at::Dimname> names_of_results(const OperatorInfo& info, c10::ArrayRef<c10::IValue> arguments) {
+  auto rule = rules().find(info.name);
+  if (rule == rules().end() || !arguments[0].isTensor()) {
+    return {};
+  }
+  const auto& self = arguments[0].toTensor();
+  switch (rule->second) {
+    case Rule::kKept:
+      break;
+    case Rule::kBroadcast:
+      if (arguments[1].isTensor()) {
+        return at::namedinference::compute_broadcast_outnames(self, arguments[1].toTensor());
+      }
+      break;
+    case Rule::kReduced:
+      return reduced(info, arguments);
+  }
+  return self.names().vec();
+}
+
+void name_results(const std::vector<at::Dimname>& names, c10::ArrayRef<c10::IValue> results) {
+  for (const auto& result : results) {
+    if (result.isTensor() && result.toTensor().dim() == static_cast<int64_t>(names.size())) {
+      at::namedinference::propagate_names_if_nonempty(result.toTensor(), names);
+    }
+  }
+}
+
+}  // namespace remora
