@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// Elementwise operators whose operands are on two devices. libtorch computes the shapes of their results before the
-// recorder sees the call, and refuses such operands with a plain error. These kernels turn it into a
-// CrossMachineException, which names the fix.
+// Elementwise operators. libtorch computes the shapes of their results before the recorder sees the call, and
+// - refuses operands on two devices with a plain error: these kernels turn it into a CrossMachineException, which names the
+//   fix;
+// - takes the results' strides from the operands', of which it converts those of another dtype first, but on the CPU alone:
+//   these kernels do so for a node that computes on its CPU.
 #include <ATen/CompositeExplicitAutogradNonFunctionalFunctions.h>
+#include <ATen/native/TypeProperties.h>
+#include <c10/core/DefaultDtype.h>
 #include <torch/library.h>
 
 #include "client/machine.h"
@@ -14,13 +18,57 @@ namespace {
 
 constexpr std::string_view kTwoDevices = "Expected all tensors to be on the same device";
 
-template <class Signature, Signature* kernel>
+// What libtorch converts operands to.
+enum class Converts { kNothing, kCommon, kFloating };
+
+// A conversion shows in the results' strides where it changes the operand's own.
+template <class T>
+bool may_change_strides(const T&) {
+  return false;
+}
+bool may_change_strides(const at::Tensor& t) {
+  return t.defined() && t.dim() > 0 && t.device().type() == kRemora && !t.is_non_overlapping_and_dense();
+}
+bool may_change_strides(const std::optional<at::Tensor>& t) { return t.has_value() && may_change_strides(*t); }
+
+template <class T>
+void add_dtype(at::native::ResultTypeState&, const T&) {}
+void add_dtype(at::native::ResultTypeState& state, const at::Tensor& t) {
+  if (t.defined()) state = at::native::update_result_type_state(t, state);
+}
+void add_dtype(at::native::ResultTypeState& state, const std::optional<at::Tensor>& t) {
+  if (t.has_value()) add_dtype(state, *t);
+}
+
+template <class T>
+const T& converted(const T& argument, c10::ScalarType) {
+  return argument;
+}
+at::Tensor converted(const at::Tensor& t, c10::ScalarType dtype) {
+  return may_change_strides(t) && t.scalar_type() != dtype && !machine_of(t.device()).on_cuda() ? t.to(dtype) : t;
+}
+std::optional<at::Tensor> converted(const std::optional<at::Tensor>& t, c10::ScalarType dtype) {
+  return t.has_value() ? std::optional<at::Tensor>(converted(*t, dtype)) : t;
+}
+
+template <class Signature, Signature* kernel, Converts converts>
 struct Checked;
 
-template <class R, class... A, R (*kernel)(A...)>
-struct Checked<R(A...), kernel> {
+template <class R, class... A, R (*kernel)(A...), Converts converts>
+struct Checked<R(A...), kernel, converts> {
   static R call(A... arguments) {
     try {
+      if constexpr (converts != Converts::kNothing && !std::is_reference_v<R>) {
+        if (C10_UNLIKELY((may_change_strides(arguments) || ...))) {
+          at::native::ResultTypeState state;
+          (add_dtype(state, arguments), ...);
+          auto dtype = at::native::result_type(state);
+          if (converts == Converts::kFloating && c10::isIntegralType(dtype, true)) {
+            dtype = c10::get_default_dtype_as_scalartype();
+          }
+          return kernel(converted(arguments, dtype)...);
+        }
+      }
       return kernel(std::forward<A>(arguments)...);
     } catch (const c10::Error& e) {
       std::string_view text = e.what_without_backtrace();
@@ -54,25 +102,29 @@ namespace kernels = at::compositeexplicitautogradnonfunctional;
 
 }  // namespace
 
-#define REMORA_CHECKED(name, signature, kernel) m.impl(name, TORCH_FN((Checked<signature, kernels::kernel>::call)))
-#define REMORA_BOTH(operation, overload, signature)                              \
-  REMORA_CHECKED(#operation overload, signature, operation);                     \
-  REMORA_CHECKED(#operation "_" overload, signature##InPlace, operation##_)
-#define REMORA_SPECIAL(operation) REMORA_CHECKED("special_" #operation, Binary, special_##operation)
+#define REMORA_CONVERTING(name, signature, kernel, converts) \
+  m.impl(name, TORCH_FN((Checked<signature, kernels::kernel, Converts::converts>::call)))
+#define REMORA_CHECKED(name, signature, kernel) REMORA_CONVERTING(name, signature, kernel, kCommon)
+#define REMORA_BOTH_CONVERTING(operation, overload, signature, converts)      \
+  REMORA_CONVERTING(#operation overload, signature, operation, converts);     \
+  REMORA_CONVERTING(#operation "_" overload, signature##InPlace, operation##_, kNothing)
+#define REMORA_BOTH(operation, overload, signature) REMORA_BOTH_CONVERTING(operation, overload, signature, kCommon)
+#define REMORA_FLOATING(operation, overload) REMORA_BOTH_CONVERTING(operation, overload, Binary, kFloating)
+#define REMORA_SPECIAL(operation) REMORA_CONVERTING("special_" #operation, Binary, special_##operation, kFloating)
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   REMORA_BOTH(add, ".Tensor", Scaled);
   REMORA_BOTH(sub, ".Tensor", Scaled);
   REMORA_BOTH(mul, ".Tensor", Binary);
-  REMORA_BOTH(div, ".Tensor", Binary);
+  REMORA_FLOATING(div, ".Tensor");
   REMORA_BOTH(div, ".Tensor_mode", Rounded);
   REMORA_BOTH(remainder, ".Tensor", Binary);
   REMORA_BOTH(fmod, ".Tensor", Binary);
   REMORA_BOTH(pow, ".Tensor_Tensor", Binary);
-  REMORA_BOTH(atan2, "", Binary);
+  REMORA_FLOATING(atan2, "");
   REMORA_BOTH(hypot, "", Binary);
-  REMORA_BOTH(copysign, ".Tensor", Binary);
-  REMORA_BOTH(xlogy, ".Tensor", Binary);
+  REMORA_FLOATING(copysign, ".Tensor");
+  REMORA_FLOATING(xlogy, ".Tensor");
   REMORA_CHECKED("maximum", Binary, maximum);
   REMORA_CHECKED("minimum", Binary, minimum);
   REMORA_CHECKED("fmax", Binary, fmax);
@@ -84,7 +136,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   REMORA_BOTH(clamp_min, ".Tensor", Binary);
   REMORA_BOTH(gcd, "", Binary);
   REMORA_BOTH(lcm, "", Binary);
-  REMORA_BOTH(heaviside, "", Binary);
+  REMORA_BOTH_CONVERTING(heaviside, "", Binary, kNothing);
   REMORA_BOTH(igamma, "", Binary);
   REMORA_BOTH(igammac, "", Binary);
   REMORA_BOTH(nextafter, "", Binary);
@@ -101,8 +153,8 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   REMORA_BOTH(bitwise_right_shift, ".Tensor", Binary);
   REMORA_BOTH(addcmul, "", TernaryScaled);
   REMORA_BOTH(addcdiv, "", TernaryScaled);
-  REMORA_BOTH(lerp, ".Tensor", Ternary);
-  REMORA_BOTH(lerp, ".Scalar", Scaled);
+  REMORA_BOTH_CONVERTING(lerp, ".Tensor", Ternary, kNothing);
+  REMORA_BOTH_CONVERTING(lerp, ".Scalar", Scaled, kNothing);
   REMORA_SPECIAL(xlog1py);
   REMORA_SPECIAL(zeta);
   REMORA_SPECIAL(chebyshev_polynomial_t);
