@@ -399,9 +399,9 @@ void Machine::write_argument(const c10::IValue& value, NamedTensors& named) {
   } else if (value.isInt()) {
     open.code(Tag::kInt);
     open.zigzag(value.toInt());
-  } else if (value.isUnsigned()) {
+  } else if (is_unsigned(value)) {
     open.code(Tag::kUnsigned);
-    open.varint(value.toUInt());
+    open.varint(unsigned_of(value));
   } else if (value.isDouble()) {
     open.code(Tag::kDouble);
     open.f64(value.toDouble());

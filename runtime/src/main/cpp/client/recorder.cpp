@@ -54,7 +54,7 @@ struct Caller {
 
 bool sendable(const c10::IValue& value) {
   return value.isTensor() || value.isNone() || value.isInt() || value.isDouble() || value.isBool() ||
-      value.isString() || value.isDevice() || value.isComplexDouble() || value.isList() || value.isUnsigned() ||
+      value.isString() || value.isDevice() || value.isComplexDouble() || value.isList() || is_unsigned(value) ||
       (value.isGenerator() && value.toGenerator().device().type() == kRemora);
 }
 
@@ -204,9 +204,9 @@ bool key_value(PlanKey& key, const c10::IValue& value, bool scalar, bool values_
   } else if (value.isInt()) {
     key.mix(0x22);
     if (!scalar || values_matter) key.mix(value.toInt());
-  } else if (value.isUnsigned()) {
+  } else if (is_unsigned(value)) {
     key.mix(0x30);
-    if (!scalar || values_matter) key.mix(value.toUInt());
+    if (!scalar || values_matter) key.mix(unsigned_of(value));
   } else if (value.isDouble()) {
     key.mix(0x23);
     if (values_matter) {

@@ -240,7 +240,7 @@ bool fits(const c10::IValue& value, const c10::TypePtr& type) {
     case c10::TypeKind::FloatType: return value.isDouble();
     case c10::TypeKind::BoolType: return value.isBool();
     case c10::TypeKind::ComplexType: return value.isComplexDouble();
-    case c10::TypeKind::NumberType: return value.isScalar() || value.isUnsigned();
+    case c10::TypeKind::NumberType: return value.isScalar() || is_unsigned(value);
     case c10::TypeKind::StringType: return value.isString();
     case c10::TypeKind::DeviceObjType: return value.isDevice();
     case c10::TypeKind::GeneratorType: return value.isGenerator();
