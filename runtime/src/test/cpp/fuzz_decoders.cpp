@@ -211,14 +211,15 @@ Corpus record(const std::string& snapshot) {
   }
   // A function that is given a new tensor of four floats, and its worker's answer: the first two of them, and a new
   // tensor without bytes. node_call.h describes both.
-  const Bytes run = {0xB7, 2, 17, 1, 0, 0x88, 0x27, 1, 'f', 7, 'p', 'a', 'y', 'l', 'o', 'a', 'd',
-                     1, 0xA0, 2, 1, 6, 1, 4};
+  const Bytes run = {0xB7, 2,   17,  1,   0,   0x88, 0x27, 1, 'f', 7, 'p', 'a',
+                     'y',  'l', 'o', 'a', 'd', 1,    0xA0, 2, 1,   6, 1,   4};
   corpus.batches.push_back(run);
   Bytes of_the_node = run;
   of_the_node[2] = 18;
   corpus.batches.insert(corpus.batches.end() - 1, of_the_node);
-  corpus.answers.push_back({2, 6, 'r', 'e', 's', 'u', 'l', 't', 0, 1, 0, 0, 0, 2, 0, 0, 7, 'f', 'l', 'o', 'a', 't', '3',
-                            '2', 0, 1, 2, 2, 0, 1, 0, 5, 'i', 'n', 't', '6', '4', 0, 1, 0, 2, 0});
+  corpus.answers.push_back({2, 6, 'r', 'e', 's', 'u', 'l', 't', 0,   1,   0, 0, 0, 2,
+                            0, 0, 7,   'f', 'l', 'o', 'a', 't', '3', '2', 0, 1, 2, 2,
+                            0, 1, 0,   5,   'i', 'n', 't', '6', '4', 0,   1, 0, 2, 0});
   return corpus;
 }
 

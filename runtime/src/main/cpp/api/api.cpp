@@ -60,7 +60,9 @@ remora::ExecutionResult* result_at(int64_t address) { return reinterpret_cast<re
 remora::NodeAnswer* answer_at(int64_t address) { return reinterpret_cast<remora::NodeAnswer*>(address); }
 remora::HeldTransfer* transfer_at(int64_t address) { return reinterpret_cast<remora::HeldTransfer*>(address); }
 template <class T>
-int64_t address_of(T* pointer) { return reinterpret_cast<int64_t>(pointer); }
+int64_t address_of(T* pointer) {
+  return reinterpret_cast<int64_t>(pointer);
+}
 
 // As much of the text as fits, NUL-terminated; its length.
 int64_t copy_text(const std::string& source, char* text, int64_t capacity) {
@@ -127,7 +129,7 @@ int64_t remora_cuda_device_memory(int32_t device) {
   int handle = 0;
   size_t bytes = 0;
   bool known = driver.device_memory != nullptr && driver.device_get(&handle, device) == 0 &&
-      driver.device_memory(&bytes, handle) == 0;
+               driver.device_memory(&bytes, handle) == 0;
   return known ? static_cast<int64_t>(bytes) : -1;
 }
 
@@ -178,16 +180,13 @@ int32_t remora_session_release(int64_t machine) {
   });
 }
 int64_t remora_session_next_failure(int64_t machine, char* text, int64_t capacity) {
-  return guarded(
-      [&]() -> int64_t { return copy_text(remora::session_of(machine).next_failure(), text, capacity); });
+  return guarded([&]() -> int64_t { return copy_text(remora::session_of(machine).next_failure(), text, capacity); });
 }
 int64_t remora_session_unread_failure(int64_t machine, char* text, int64_t capacity) {
-  return guarded(
-      [&]() -> int64_t { return copy_text(remora::session_of(machine).unread_failure(), text, capacity); });
+  return guarded([&]() -> int64_t { return copy_text(remora::session_of(machine).unread_failure(), text, capacity); });
 }
 int64_t remora_session_next_warning(int64_t machine, char* text, int64_t capacity) {
-  return guarded(
-      [&]() -> int64_t { return copy_text(remora::session_of(machine).next_warning(), text, capacity); });
+  return guarded([&]() -> int64_t { return copy_text(remora::session_of(machine).next_warning(), text, capacity); });
 }
 int64_t remora_session_take(int64_t machine, int64_t timeout_micros) {
   return guarded([&]() -> int64_t { return address_of(remora::session_of(machine).take(timeout_micros)); });
@@ -208,9 +207,9 @@ int32_t remora_session_connect(int64_t machine, int32_t socket, const uint8_t* h
                                const uint8_t* hello, int64_t hello_bytes) {
   return guarded([&]() -> int32_t {
     auto& session = remora::session_of(machine);
-    session.set_stream(std::make_shared<remora::Stream>(
-        session, socket, remora::ProtoBytes{headers, static_cast<size_t>(header_bytes)},
-        remora::ProtoBytes{hello, static_cast<size_t>(hello_bytes)}));
+    session.set_stream(std::make_shared<remora::Stream>(session, socket,
+                                                        remora::ProtoBytes{headers, static_cast<size_t>(header_bytes)},
+                                                        remora::ProtoBytes{hello, static_cast<size_t>(hello_bytes)}));
     return 0;
   });
 }
@@ -265,9 +264,8 @@ int64_t remora_session_outgoing(int64_t machine, int64_t timeout_micros, const u
   });
 }
 int32_t remora_session_incoming(int64_t machine, const uint8_t* data, int64_t bytes) {
-  return guarded([&]() -> int32_t {
-    return remora::session_of(machine).on_message({data, static_cast<size_t>(bytes)}) ? 1 : 0;
-  });
+  return guarded(
+      [&]() -> int32_t { return remora::session_of(machine).on_message({data, static_cast<size_t>(bytes)}) ? 1 : 0; });
 }
 
 int32_t remora_slot_count(void) { return remora::kSlots; }
@@ -413,7 +411,7 @@ int64_t remora_run(int64_t machine, int32_t device, int64_t timeout_millis, cons
   });
 }
 int64_t remora_call_node(int64_t machine, int32_t device, int64_t timeout_millis, const char* name,
-                        const uint8_t* payload, int64_t bytes, const int64_t* tensors, int64_t count) {
+                         const uint8_t* payload, int64_t bytes, const int64_t* tensors, int64_t count) {
   return guarded([&]() -> int64_t {
     return remora::record_run(machine_at(machine), remora::Callee::kNode, device, timeout_millis, name, payload,
                               static_cast<size_t>(bytes), tensors, static_cast<size_t>(count));
@@ -526,9 +524,7 @@ int64_t remora_storage_id(int64_t tensor) {
     return remora::storage_of(t).id;
   });
 }
-int64_t remora_metadata_hash(int64_t tensor) {
-  return static_cast<int64_t>(remora::metadata_hash(tensor_at(tensor)));
-}
+int64_t remora_metadata_hash(int64_t tensor) { return static_cast<int64_t>(remora::metadata_hash(tensor_at(tensor))); }
 int32_t remora_open_devices(void) { return remora::open_devices(); }
 int32_t remora_current_device(void) { return remora::current_slot(); }
 

@@ -46,16 +46,16 @@ REMORA_API int64_t remora_cuda_device_memory(int32_t device);
 
 // Registers the PyTorch backend "remora" with the process's libtorch. Once per process; a second call replaces
 // the callbacks.
-REMORA_API int32_t remora_install(
-    remora_submit_callback submit, remora_await_callback await, remora_trace_callback trace);
+REMORA_API int32_t remora_install(remora_submit_callback submit, remora_await_callback await,
+                                  remora_trace_callback trace);
 
 REMORA_API void remora_set_notice_callback(remora_notice_callback notice);
 
 // Sessions for bindings that cannot be called back cheaply. Batches wait in the core until they are sent, reports and
 // values are read there, and whoever waits for a value waits there. Instead of remora_install(). trace and call_site may
 // be null.
-REMORA_API int32_t remora_install_sessions(
-    remora_interrupt_callback interrupted, remora_trace_callback trace, remora_call_site_callback call_site);
+REMORA_API int32_t remora_install_sessions(remora_interrupt_callback interrupted, remora_trace_callback trace,
+                                           remora_call_site_callback call_site);
 // From now on errors whose message starts with "<name>: " are raised in Python as this class (its address, id(cls)).
 REMORA_API void remora_set_python_exception(const char* name, int64_t type);
 // Addresses of PyGILState_Check, PyEval_SaveThread and PyEval_RestoreThread: from now on a thread that holds Python's lock
@@ -84,14 +84,14 @@ REMORA_API int64_t remora_session_take(int64_t machine, int64_t timeout_micros);
 // A batch was executed, and every one before it. Values of its requests have come before.
 REMORA_API int32_t remora_session_executed(int64_t machine, int64_t sequence, const uint8_t* report, int64_t bytes);
 // Bytes of a value that is too large for its batch's report.
-REMORA_API int32_t remora_session_value(
-    int64_t machine, int64_t request, int64_t offset, const uint8_t* data, int64_t bytes);
+REMORA_API int32_t remora_session_value(int64_t machine, int64_t request, int64_t offset, const uint8_t* data,
+                                        int64_t bytes);
 
 // For a machine behind a gateway (gateway.proto), over a connection of the core's own, without TLS:
 // Takes a connected TCP socket over, and opens a stream with this header block (HPACK) and first message (a ClientFrame
 // with a Hello). Nothing else is sent until remora_session_resume().
-REMORA_API int32_t remora_session_connect(int64_t machine, int32_t socket, const uint8_t* headers,
-                                          int64_t header_bytes, const uint8_t* hello, int64_t hello_bytes);
+REMORA_API int32_t remora_session_connect(int64_t machine, int32_t socket, const uint8_t* headers, int64_t header_bytes,
+                                          const uint8_t* hello, int64_t hello_bytes);
 // Sends and receives until something is to be told; for one thread. Answers a remora_carried; from
 // REMORA_CARRIED_ENDED on the connection is gone and remora_last_error() says why.
 REMORA_API int32_t remora_session_carry(int64_t machine);
@@ -179,9 +179,8 @@ REMORA_API int64_t remora_default_generator(int32_t slot);
 REMORA_API void remora_generator_release(int64_t generator);
 // Runs a Python function on the node, in order with the operations: `payload` goes to the node's worker as it is, with
 // `tensors` (addresses of at::Tensor on this machine). Answers the request's number.
-REMORA_API int64_t remora_run(
-    int64_t machine, int32_t device, int64_t timeout_millis, const char* name, const uint8_t* payload, int64_t bytes,
-    const int64_t* tensors, int64_t count);
+REMORA_API int64_t remora_run(int64_t machine, int32_t device, int64_t timeout_millis, const char* name,
+                              const uint8_t* payload, int64_t bytes, const int64_t* tensors, int64_t count);
 // Waits for the function's end. Answers the size of the worker's answer (node_call.h describes it), which stays at
 // *answer until the thread's next call.
 REMORA_API int64_t remora_run_await(int64_t machine, int64_t request, const uint8_t** answer);
@@ -191,9 +190,8 @@ REMORA_API int32_t remora_run_bind(int64_t machine, int64_t request, const int64
 REMORA_API int64_t remora_run_longest(int64_t machine);
 // As remora_run(), for what the process that executes the batches answers itself: `payload` is a NodeCall of
 // models.proto.
-REMORA_API int64_t remora_call_node(
-    int64_t machine, int32_t device, int64_t timeout_millis, const char* name, const uint8_t* payload, int64_t bytes,
-    const int64_t* tensors, int64_t count);
+REMORA_API int64_t remora_call_node(int64_t machine, int32_t device, int64_t timeout_millis, const char* name,
+                                    const uint8_t* payload, int64_t bytes, const int64_t* tensors, int64_t count);
 // Waits for the answer: instead of remora_run_await() and remora_run_bind(), for bindings that use at::Tensor. A handle;
 // its payload, and the new tensors (addresses of at::Tensor), which are valid until it is released.
 REMORA_API int64_t remora_node_answer(int64_t machine, int64_t request);
@@ -213,15 +211,15 @@ REMORA_API void remora_machine_close(int64_t machine);
 // Counters since the machine was opened; see remora_statistic.
 REMORA_API int64_t remora_machine_statistic(int64_t machine, int32_t statistic);
 enum remora_statistic {
-  REMORA_OPERATIONS = 0,      // operations recorded
-  REMORA_BATCHES = 1,         // batches closed
-  REMORA_BATCH_BYTES = 2,     // bytes of closed batches, uploads included
-  REMORA_UPLOADED_BYTES = 3,  // tensor bytes uploaded
+  REMORA_OPERATIONS = 0,        // operations recorded
+  REMORA_BATCHES = 1,           // batches closed
+  REMORA_BATCH_BYTES = 2,       // bytes of closed batches, uploads included
+  REMORA_UPLOADED_BYTES = 3,    // tensor bytes uploaded
   REMORA_DOWNLOADED_BYTES = 4,  // tensor bytes read
-  REMORA_BLOCKING_READS = 5,  // times recording waited for a value or for output metadata
-  REMORA_PLAN_MISSES = 6,     // calls whose output metadata was not cached
-  REMORA_STORAGES = 7,        // storages alive in the program
-  REMORA_STORAGE_BYTES = 8    // their bytes
+  REMORA_BLOCKING_READS = 5,    // times recording waited for a value or for output metadata
+  REMORA_PLAN_MISSES = 6,       // calls whose output metadata was not cached
+  REMORA_STORAGES = 7,          // storages alive in the program
+  REMORA_STORAGE_BYTES = 8      // their bytes
 };
 
 // A batch's parts. The addresses stay valid until remora_batch_release().
@@ -292,8 +290,8 @@ REMORA_API void remora_result_release(int64_t result);
 
 // Says how tensors of other nodes are fetched, and what is held for them at most: so many tickets and bytes, each for
 // no longer than the lifetime. For the whole process; without it nothing is fetched.
-REMORA_API int32_t remora_transfer_configure(
-    remora_fetch_callback fetch, int64_t max_tickets, int64_t max_bytes, int64_t lifetime_millis);
+REMORA_API int32_t remora_transfer_configure(remora_fetch_callback fetch, int64_t max_tickets, int64_t max_bytes,
+                                             int64_t lifetime_millis);
 // The bytes that are held under a ticket, which thereby ceases to exist. Answers a handle, or 0 when there is no such
 // ticket (any more).
 REMORA_API int64_t remora_transfer_take(const char* ticket);

@@ -125,9 +125,8 @@ Machine& machine_of(c10::Device device, int* slot) {
       raise("StaleReferenceException", "device remora:" + std::to_string(index) + " was machine '" + closed->name +
                                            "', which is closed; its tensors and device cannot be used any more");
     }
-    raise("MachineStateException",
-          "no machine is open on device remora:" + std::to_string(index) +
-              "; open one with RemoteMachine.open(provider) and use machine.device()");
+    raise("MachineStateException", "no machine is open on device remora:" + std::to_string(index) +
+                                       "; open one with RemoteMachine.open(provider) and use machine.device()");
   }
   if (slot != nullptr) {
     *slot = index;
@@ -376,7 +375,8 @@ void Machine::write_argument(const c10::IValue& value, NamedTensors& named) {
       const auto* impl = t.unsafeGetTensorImpl();
       auto* context = context_of(t);
       auto& known = named.arguments;
-      auto same = std::exchange(context->call, calls) == calls ? std::find(known.begin(), known.end(), impl) : known.end();
+      auto same = std::exchange(context->call, calls) == calls ? std::find(known.begin(), known.end(), impl)
+                                                               : known.end();
       if (same == known.end()) {
         write_tensor(t, named);
       } else {
@@ -443,9 +443,8 @@ void Machine::write_argument(const c10::IValue& value, NamedTensors& named) {
   } else if (value.isDevice()) {
     auto device = value.toDevice();
     open.code(Tag::kDevice);
-    open.varint(device.type() == kRemora
-                    ? device_of_slot(device.has_index() ? device.index() : current_slot()) + 1
-                    : 0);
+    open.varint(device.type() == kRemora ? device_of_slot(device.has_index() ? device.index() : current_slot()) + 1
+                                         : 0);
   } else if (value.isGenerator()) {
     auto generator = value.toGenerator();
     open.code(Tag::kGenerator);

@@ -44,11 +44,11 @@ struct Batch {
   Machine* machine = nullptr;
   uint64_t sequence = 0;
   Writer bytes;
-  std::vector<int64_t> born;   // triples id, bytes, device
+  std::vector<int64_t> born;  // triples id, bytes, device
   std::vector<int64_t> freed;
-  int64_t operations = 0;      // recorded since the batch before
+  int64_t operations = 0;  // recorded since the batch before
   int64_t request = 0;
-  at::Tensor destination;      // keeps the memory a value is read into alive until the batch is released
+  at::Tensor destination;  // keeps the memory a value is read into alive until the batch is released
 };
 
 struct TensorView {
@@ -60,8 +60,8 @@ struct TensorView {
 
 // The tensors that a record has named so far.
 struct NamedTensors {
-  TensorView previous;                                      // for TensorBits::kSameMeta
-  c10::SmallVector<const c10::TensorImpl*, 8> arguments;    // for Tag::kSameTensor
+  TensorView previous;                                    // for TensorBits::kSameMeta
+  c10::SmallVector<const c10::TensorImpl*, 8> arguments;  // for Tag::kSameTensor
 };
 
 class Machine {
@@ -73,23 +73,23 @@ class Machine {
   const int64_t handle;
   const std::string name;
   const int devices;
-  const uint64_t first_seed;            // of the default generators, until the program seeds them
-  std::atomic<bool> cuda{false};        // whether the node computes on CUDA
+  const uint64_t first_seed;      // of the default generators, until the program seeds them
+  std::atomic<bool> cuda{false};  // whether the node computes on CUDA
   int first_slot = -1;
 
   // ---- for recording: all of these need the lock
   class Lock;
   // A record that is begun and neither ended nor submitted when the lock is let go, because something was thrown, is
   // taken back: everything that the node counts along is as if it had not been begun.
-  void begin_record();                                  // drains frees; throws when closed or failed
+  void begin_record();  // drains frees; throws when closed or failed
   void write_tensor(const at::Tensor& t, NamedTensors& named);
-  void write_storage(StorageContext& storage);          // id, and its birth if it is new
+  void write_storage(StorageContext& storage);  // id, and its birth if it is new
   void write_seed(int64_t generator, int device, uint64_t seed);
   void write_argument(const c10::IValue& value, NamedTensors& named);
-  uint32_t wire_index(const OperatorInfo& info);        // defines the operator on first use
+  uint32_t wire_index(const OperatorInfo& info);  // defines the operator on first use
   void write_settings(const OperatorInfo& info, Settings settings);
   void write_bind(int64_t request, const std::vector<at::Tensor>& outputs);  // names an asked call's outputs
-  void end_record(bool operation = true);               // submits the batch when it is full
+  void end_record(bool operation = true);                                    // submits the batch when it is full
   // Closes the batch and hands it over; the lock is let go meanwhile.
   void submit_open_batch(int64_t request = 0, at::Tensor destination = {});
 
@@ -100,8 +100,8 @@ class Machine {
 
   // ---- thread-safe
   void free_storage(StorageContext* context);
-  void free_handle(Record record, int64_t handle);      // of a generator or an event
-  void told(uint64_t failure);                          // the program has thrown all failures up to that number
+  void free_handle(Record record, int64_t handle);  // of a generator or an event
+  void told(uint64_t failure);                      // the program has thrown all failures up to that number
   // Asks the node and waits for its answer.
   std::string question(Question question, std::initializer_list<uint64_t> arguments);
   std::string question(Question question, const std::function<void()>& write_arguments);  // called with the lock
@@ -110,16 +110,16 @@ class Machine {
   // "host:port" where other nodes reach this machine's; "" when it is not known.
   std::string node_address();
   void set_node_address(std::string address);
-  std::string await(int64_t request);                   // blocks; the answer, empty for values
+  std::string await(int64_t request);  // blocks; the answer, empty for values
   // As await(), for a call whose outputs get names then: if the wait fails the node forgets them.
   std::string await_outputs(int64_t request);
   void answer(int64_t request, std::string bytes);
   int flush();
-  void note_executed(uint64_t batch);                   // the node has executed every batch up to this one
+  void note_executed(uint64_t batch);  // the node has executed every batch up to this one
   int flush_when_idle(int64_t timeout_micros, int64_t linger_micros);
   void fail(const std::string& message);
   void close();
-  void flush_for(uint64_t sequence);                    // makes sure the batch of that number is submitted
+  void flush_for(uint64_t sequence);  // makes sure the batch of that number is submitted
   // Throws when nothing can be recorded on the machine any more. `tells`: the error reaches the program.
   void check_usable(int64_t storage = 0, bool tells = true);
   // Whether the program knows that the machine has failed.
@@ -140,8 +140,8 @@ class Machine {
   std::atomic<bool> trace{false};       // a line of text for each operation
   std::atomic<bool> call_sites{false};  // tell of each operation before it is recorded
   int64_t calls = 0;                    // recorded calls; the node counts them, too. Needs the lock
-  std::atomic<int64_t> operations{0}, batches{0}, batch_bytes{0}, uploaded{0}, downloaded{0}, blocking{0},
-      misses{0}, storages{0}, storage_bytes{0};
+  std::atomic<int64_t> operations{0}, batches{0}, batch_bytes{0}, uploaded{0}, downloaded{0}, blocking{0}, misses{0},
+      storages{0}, storage_bytes{0};
 
   friend void lock_machines();
   friend void unlock_machines();
@@ -168,33 +168,33 @@ class Machine {
   void await_idle_node(std::chrono::steady_clock::time_point deadline);
   void drain_frees();
   void start_batch();
-  void finish_record();                                    // from here on it cannot be taken back
+  void finish_record();  // from here on it cannot be taken back
   void take_back_record();
-  void note_birth(StorageContext& storage);                // the open batch is the first to use the storage
+  void note_birth(StorageContext& storage);  // the open batch is the first to use the storage
 
   const size_t max_batch_bytes_;
-  size_t empty_size_ = 0;             // of the open batch when nothing has been recorded
+  size_t empty_size_ = 0;  // of the open batch when nothing has been recorded
   int64_t submitted_operations_ = 0;
   std::mutex mutex_;
-  std::mutex submit_mutex_;           // taken while holding mutex_, held after mutex_ was let go
+  std::mutex submit_mutex_;  // taken while holding mutex_, held after mutex_ was let go
   std::condition_variable wake_flusher_;
   bool flusher_waits_ = false;
-  int patience_ = 1;                  // how many times the linger time a batch may grow while the node is idle
-  uint64_t flushed_ = 0;              // the batch the flusher submitted last, and when
+  int patience_ = 1;      // how many times the linger time a batch may grow while the node is idle
+  uint64_t flushed_ = 0;  // the batch the flusher submitted last, and when
   std::chrono::steady_clock::time_point last_flush_;
   std::atomic<int64_t> executed_at_{0};  // when the last acknowledgement came
   std::mutex idle_mutex_;
-  std::condition_variable idle_;         // the node has executed everything, or the machine is not open any more
+  std::condition_variable idle_;          // the node has executed everything, or the machine is not open any more
   std::atomic<bool> awaits_idle_{false};  // the flusher waits for it
   std::atomic<int> state_{kOpen};
-  std::string failure_;               // guarded by state_mutex_
-  std::string node_address_;          // so is this
+  std::string failure_;       // guarded by state_mutex_
+  std::string node_address_;  // so is this
   std::mutex state_mutex_;
   bool recording_ = false;
   Progress before_record_;
   std::vector<StorageContext*> record_births_;  // storages that the record is the first to use
-  int64_t last_id_ = 0;               // the storage id that the next one in the batch is a difference to
-  std::vector<int32_t> wire_indices_; // by OperatorInfo::index; -1 = not defined yet
+  int64_t last_id_ = 0;                         // the storage id that the next one in the batch is a difference to
+  std::vector<int32_t> wire_indices_;           // by OperatorInfo::index; -1 = not defined yet
   uint32_t defined_ = 0;
   std::optional<Settings> settings_;  // the last that were sent
 

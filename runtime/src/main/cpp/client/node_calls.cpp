@@ -108,9 +108,8 @@ NodeAnswer await_node(Machine& machine, int64_t request) {
     if (source != Source::kNew || number >= storages.size()) r.fail("a tensor has no storage");
     auto storage = storages[number].storage();
     auto meta = read_tensor(r, storage.nbytes());
-    auto t = at::detail::make_tensor<c10::TensorImpl>(std::move(storage),
-                                                      c10::DispatchKeySet(c10::DispatchKey::PrivateUse1),
-                                                      c10::scalarTypeToTypeMeta(meta.dtype));
+    auto t = at::detail::make_tensor<c10::TensorImpl>(
+        std::move(storage), c10::DispatchKeySet(c10::DispatchKey::PrivateUse1), c10::scalarTypeToTypeMeta(meta.dtype));
     t.unsafeGetTensorImpl()->set_sizes_and_strides(meta.sizes, meta.strides, meta.offset);
     t._set_conj(meta.conj);
     t._set_neg(meta.neg);

@@ -29,33 +29,31 @@ struct Caller {
   const Settings settings = Settings::of_program();
   Machine* machine = nullptr;
   int slot = -1;
-  bool named = false;  // a tensor has names of dimensions
-  mutable int64_t call = 0;   // its number among the machine's calls
-  mutable std::string text;   // what is to be logged of it, if anything
+  bool named = false;        // a tensor has names of dimensions
+  mutable int64_t call = 0;  // its number among the machine's calls
+  mutable std::string text;  // what is to be logged of it, if anything
 
   explicit Caller(const OperatorInfo& info) : info(info) {}
 
-  std::string argument_name(size_t index) const {
-    return info.handle.schema().arguments()[index].name();
-  }
+  std::string argument_name(size_t index) const { return info.handle.schema().arguments()[index].name(); }
 
   void on(Machine& other, int other_slot) {
     if (machine == nullptr) {
       machine = &other;
       slot = other_slot;
     } else if (machine != &other) {
-      raise("CrossMachineException",
-            info.full_name + ": one tensor is on machine '" + machine->name + "' (remora:" + std::to_string(slot) +
-                "), another on machine '" + other.name + "' (remora:" + std::to_string(other_slot) +
-                "); move one of them to the other's device with tensor.to(machine.device())");
+      raise("CrossMachineException", info.full_name + ": one tensor is on machine '" + machine->name +
+                                         "' (remora:" + std::to_string(slot) + "), another on machine '" + other.name +
+                                         "' (remora:" + std::to_string(other_slot) +
+                                         "); move one of them to the other's device with tensor.to(machine.device())");
     }
   }
 };
 
 bool sendable(const c10::IValue& value) {
   return value.isTensor() || value.isNone() || value.isInt() || value.isDouble() || value.isBool() ||
-      value.isString() || value.isDevice() || value.isComplexDouble() || value.isList() || is_unsigned(value) ||
-      (value.isGenerator() && value.toGenerator().device().type() == kRemora);
+         value.isString() || value.isDevice() || value.isComplexDouble() || value.isList() || is_unsigned(value) ||
+         (value.isGenerator() && value.toGenerator().device().type() == kRemora);
 }
 
 // Finds the machine, refuses tensors of other places, and replaces in the stack what cannot be recorded as it is.
@@ -134,9 +132,9 @@ void locate(Caller& caller, std::vector<c10::IValue>& stack, size_t base) {
   auto refuse = [&](const at::Tensor& t, size_t argument) {
     raise("CrossMachineException",
           caller.info.full_name + ": Expected all tensors to be on the same device, but argument '" +
-              caller.argument_name(argument) + "' is a tensor on " +
-              t.device().str() + " " + describe(t.scalar_type(), t.sizes(), c10::contiguous_strides(t.sizes())) + ", and the call runs on machine '" +
-              caller.machine->name + "' (remora:" + std::to_string(caller.slot) +
+              caller.argument_name(argument) + "' is a tensor on " + t.device().str() + " " +
+              describe(t.scalar_type(), t.sizes(), c10::contiguous_strides(t.sizes())) +
+              ", and the call runs on machine '" + caller.machine->name + "' (remora:" + std::to_string(caller.slot) +
               "); move it there with tensor.to(machine.device())");
   };
   auto is_written = [&](size_t argument) {
@@ -147,8 +145,8 @@ void locate(Caller& caller, std::vector<c10::IValue>& stack, size_t base) {
   };
   auto travels = [&](const at::Tensor& t, size_t argument) {
     return !t.defined() || t.device().type() == kRemora ||
-        (t.device().is_cpu() && t.dim() == 0 && t.layout() == c10::kStrided && !t.is_quantized() &&
-         !is_written(argument));
+           (t.device().is_cpu() && t.dim() == 0 && t.layout() == c10::kStrided && !t.is_quantized() &&
+            !is_written(argument));
   };
   for (size_t i = 0; i < caller.info.arguments; i++) {
     auto& value = stack[base + i];
@@ -487,7 +485,8 @@ bool infer(const OperatorInfo& info, Arguments arguments, Plan& plan) {
   } catch (const c10::Error& e) {
     std::string what = e.what_without_backtrace();
     for (const char* sign : {
-             "not allocated yet", "Meta Backend", "DispatchStub: unsupported device type",  // it wants to see the values
+             "not allocated yet", "Meta Backend",
+             "DispatchStub: unsupported device type",                   // it wants to see the values
              "while attempting to run this operator with Meta Tensors"  // its kernel is in Python, which is not here
          }) {
       if (what.find(sign) != std::string::npos) {
@@ -549,8 +548,7 @@ OutputPlan read_answer_output(Reader& r, int depth = 0) {
       plan.meta = TensorMeta::read(r);
       plan.bytes = static_cast<int64_t>(r.bounded(kMaxStorageBytes, "a storage's size"));
       break;
-    case Answer::kUndefined:
-      break;
+    case Answer::kUndefined: break;
     case Answer::kList: {
       if (depth > 4) r.fail("lists nested too deep");
       plan.kind = OutputPlan::kList;
@@ -583,11 +581,8 @@ OutputPlan read_answer_output(Reader& r, int depth = 0) {
       plan.kind = OutputPlan::kValue;
       plan.value = std::string(r.string());
       break;
-    case Answer::kNone:
-      plan.kind = OutputPlan::kValue;
-      break;
-    default:
-      r.fail("unknown answer");
+    case Answer::kNone: plan.kind = OutputPlan::kValue; break;
+    default: r.fail("unknown answer");
   }
   return plan;
 }
@@ -662,38 +657,32 @@ void resize_written(const OperatorInfo& info, Arguments arguments, const Plan& p
 
 c10::IValue make_output(Machine& machine, int slot, const OutputPlan& plan, Arguments arguments) {
   switch (plan.kind) {
-    case OutputPlan::kAlias:
-      return arguments[plan.argument];
+    case OutputPlan::kAlias: return arguments[plan.argument];
     case OutputPlan::kView: {
       const auto& base = arguments[plan.argument].toTensor();
-      auto view = at::detail::make_tensor<c10::TensorImpl>(
-          c10::TensorImpl::VIEW, c10::Storage(base.storage()), c10::DispatchKeySet(c10::DispatchKey::PrivateUse1),
-          c10::scalarTypeToTypeMeta(plan.meta.dtype));
+      auto view = at::detail::make_tensor<c10::TensorImpl>(c10::TensorImpl::VIEW, c10::Storage(base.storage()),
+                                                           c10::DispatchKeySet(c10::DispatchKey::PrivateUse1),
+                                                           c10::scalarTypeToTypeMeta(plan.meta.dtype));
       view.unsafeGetTensorImpl()->set_sizes_and_strides(plan.meta.sizes, plan.meta.strides, plan.meta.offset);
       if (plan.meta.conj) view._set_conj(true);
       if (plan.meta.neg) view._set_neg(true);
       return view;
     }
-    case OutputPlan::kTensor:
-      return new_tensor(machine, slot, plan.meta, plan.bytes);
-    case OutputPlan::kUndefined:
-      return at::Tensor();
+    case OutputPlan::kTensor: return new_tensor(machine, slot, plan.meta, plan.bytes);
+    case OutputPlan::kUndefined: return at::Tensor();
     case OutputPlan::kList: {
       std::vector<at::Tensor> list;
       for (const auto& element : plan.list) list.push_back(make_output(machine, slot, element, arguments).toTensor());
       return list;
     }
-    case OutputPlan::kValue:
-      return plan.value;
+    case OutputPlan::kValue: return plan.value;
   }
   return {};
 }
 
 void write_output(Machine& machine, const OutputPlan& plan, const c10::IValue& value, NamedTensors& named) {
   switch (plan.kind) {
-    case OutputPlan::kTensor:
-      machine.write_tensor(value.toTensor(), named);
-      break;
+    case OutputPlan::kTensor: machine.write_tensor(value.toTensor(), named); break;
     case OutputPlan::kList: {
       machine.open.code(Output::kList);
       machine.open.varint(plan.list.size());
@@ -701,11 +690,8 @@ void write_output(Machine& machine, const OutputPlan& plan, const c10::IValue& v
       for (size_t i = 0; i < plan.list.size(); i++) write_output(machine, plan.list[i], list[i], named);
       break;
     }
-    case OutputPlan::kUndefined:
-      machine.open.code(Output::kUndefined);
-      break;
-    default:
-      machine.open.code(Output::kAlias);
+    case OutputPlan::kUndefined: machine.open.code(Output::kUndefined); break;
+    default: machine.open.code(Output::kAlias);
   }
 }
 

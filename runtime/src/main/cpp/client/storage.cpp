@@ -114,7 +114,8 @@ StorageContext& storage_of(const at::Tensor& t) {
     auto itemsize = static_cast<int64_t>(t.element_size());
     TORCH_CHECK(shift % itemsize == 0, "the tensor's memory begins at byte ", shift, " of storage ", storage->id,
                 ", which is not a multiple of the ", itemsize, " bytes of its elements; view it as bytes and clone it");
-    auto end = at::detail::computeStorageNbytes(t.sizes(), t.strides(), itemsize, t.storage_offset() + shift / itemsize);
+    auto end = at::detail::computeStorageNbytes(t.sizes(), t.strides(), itemsize,
+                                                t.storage_offset() + shift / itemsize);
     TORCH_CHECK(end <= storage->bytes, "the tensor ends at byte ", end, " of storage ", storage->id, ", which has ",
                 storage->bytes);
   }

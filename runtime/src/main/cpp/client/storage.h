@@ -18,13 +18,13 @@ class Machine;
 struct StorageContext {
   Machine* machine;
   int64_t id;
-  int32_t device;        // number on the machine
+  int32_t device;  // number on the machine
   uint64_t bytes;
   uint64_t address = 0;
-  uint64_t room = 0;     // from the address on, kept free of other storages
-  uint64_t born = 0;     // sequence of the batch that first used it; 0 = the node has not heard of it
-  uint32_t birth = 0;    // its place in that batch's list of births
-  int64_t call = 0;      // the call that named it last
+  uint64_t room = 0;   // from the address on, kept free of other storages
+  uint64_t born = 0;   // sequence of the batch that first used it; 0 = the node has not heard of it
+  uint32_t birth = 0;  // its place in that batch's list of births
+  int64_t call = 0;    // the call that named it last
 };
 
 StorageContext* context_of(const at::Tensor& t);  // nullptr for tensors without a remote storage
@@ -35,7 +35,7 @@ void check_storage_bytes(size_t bytes);
 StorageContext& storage_of(const at::Tensor& t);
 // Bytes from the storage's first to the first of the tensor's own storage.
 int64_t byte_shift(const at::Tensor& t, const StorageContext& storage);
-c10::Device device_of_address(const void* address);                      // throws where no storage is there
+c10::Device device_of_address(const void* address);  // throws where no storage is there
 
 // A new storage on a device slot, and a tensor over it. No memory but its metadata's.
 at::Tensor new_tensor(Machine& machine, int slot, const TensorMeta& meta, size_t storage_bytes);

@@ -31,8 +31,8 @@ typedef int32_t (*remora_call_site_callback)(int64_t machine, int64_t call, char
 // Runs a Python function for a batch, on the thread that executes it: hands the request to a worker process and its
 // answer to remora_run_answer(); common/node_call.h describes both. Answers 0, or a negative number after writing a
 // NUL-terminated UTF-8 message of at most error_bytes to error.
-typedef int32_t (*remora_run_callback)(
-    int64_t executor, const uint8_t* request, int64_t bytes, int64_t timeout_millis, char* error, int32_t error_bytes);
+typedef int32_t (*remora_run_callback)(int64_t executor, const uint8_t* request, int64_t bytes, int64_t timeout_millis,
+                                       char* error, int32_t error_bytes);
 // Fills `bytes` bytes from destination on with what the node at address ("host:port") holds under the ticket. Answers 0;
 // 1 when nothing came, since it cannot be reached or has no such ticket; a negative number when the transfer ended
 // before it was complete. Not 0: after writing a NUL-terminated UTF-8 message of at most error_bytes to error. Called on

@@ -74,8 +74,9 @@ void index_put(Arguments arguments) {
   TORCH_CHECK_INDEX(indices.size() <= dims, "too many indices for tensor of dimension ", dims, " (got ", indices.size(),
                     ")");
   if (at::has_internal_overlap(self) == at::MemOverlap::Yes) {
-    TORCH_WARN("Use of index_put_ on expanded tensors is deprecated. Please clone() the tensor before performing this "
-               "operation. This also applies to advanced indexing e.g. tensor[indices] = tensor");
+    TORCH_WARN(
+        "Use of index_put_ on expanded tensors is deprecated. Please clone() the tensor before performing this "
+        "operation. This also applies to advanced indexing e.g. tensor[indices] = tensor");
   }
   std::vector<int64_t> named;
   std::vector<size_t> places;

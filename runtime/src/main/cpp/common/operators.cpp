@@ -8,29 +8,49 @@
 #include <sstream>
 #include <unordered_set>
 
-
 namespace remora {
 
 namespace {
 
 // Operators whose output sizes depend on values although their schemas carry no tag that says so.
-const std::unordered_set<std::string> kValueDependent = {
-    "aten::linalg_lstsq", "aten::segment_reduce", "aten::_segment_reduce_backward", "aten::histogram",
-    "aten::_histogramdd_bin_edges", "aten::_assert_async", "aten::_functional_assert_async",
-    "aten::_linalg_check_errors", "aten::_unique", "aten::_rowwise_prune"};
+const std::unordered_set<std::string> kValueDependent = {"aten::linalg_lstsq",
+                                                         "aten::segment_reduce",
+                                                         "aten::_segment_reduce_backward",
+                                                         "aten::histogram",
+                                                         "aten::_histogramdd_bin_edges",
+                                                         "aten::_assert_async",
+                                                         "aten::_functional_assert_async",
+                                                         "aten::_linalg_check_errors",
+                                                         "aten::_unique",
+                                                         "aten::_rowwise_prune"};
 
 // Operators, or overloads, whose Meta kernels do not see that the real ones keep the input's memory format, or that get
 // an empty input or a scalar wrong.
-const std::unordered_set<std::string> kWrongMeta = {
-    "aten::reflection_pad3d", "aten::reflection_pad3d_backward", "aten::replication_pad2d", "aten::replication_pad3d",
-    "aten::slow_conv_transpose2d", "aten::pixel_shuffle", "aten::pixel_unshuffle", "aten::native_channel_shuffle",
-    "aten::native_layer_norm", "aten::isin", "aten::mode", "aten::_stack", "aten::addr.out", "aten::index_add",
-    "aten::index_add_", "aten::index_reduce", "aten::index_reduce_", "aten::_sobol_engine_draw", "aten::_sobol_engine_initialize_state_",
-    "aten::_sobol_engine_scramble_", "aten::_nnpack_spatial_convolution"};
+const std::unordered_set<std::string> kWrongMeta = {"aten::reflection_pad3d",
+                                                    "aten::reflection_pad3d_backward",
+                                                    "aten::replication_pad2d",
+                                                    "aten::replication_pad3d",
+                                                    "aten::slow_conv_transpose2d",
+                                                    "aten::pixel_shuffle",
+                                                    "aten::pixel_unshuffle",
+                                                    "aten::native_channel_shuffle",
+                                                    "aten::native_layer_norm",
+                                                    "aten::isin",
+                                                    "aten::mode",
+                                                    "aten::_stack",
+                                                    "aten::addr.out",
+                                                    "aten::index_add",
+                                                    "aten::index_add_",
+                                                    "aten::index_reduce",
+                                                    "aten::index_reduce_",
+                                                    "aten::_sobol_engine_draw",
+                                                    "aten::_sobol_engine_initialize_state_",
+                                                    "aten::_sobol_engine_scramble_",
+                                                    "aten::_nnpack_spatial_convolution"};
 
 // Operators that fill all of their first argument, whatever it held.
 const std::unordered_set<std::string> kFill = {
-    "aten::zero_", "aten::fill_", "aten::copy_", "aten::normal_", "aten::uniform_", "aten::random_",
+    "aten::zero_",      "aten::fill_",        "aten::copy_",   "aten::normal_",     "aten::uniform_",  "aten::random_",
     "aten::bernoulli_", "aten::exponential_", "aten::cauchy_", "aten::log_normal_", "aten::geometric_"};
 
 std::mutex declared_mutex;
@@ -74,8 +94,8 @@ bool has_python_meta_kernel(const c10::OperatorHandle& op) {
 
 // Operators made of matrix products or convolutions, by what their names hold.
 bool has_products(const std::string& name) {
-  for (const char* part : {"mm", "mv", "matmul", "dot", "conv", "linear", "attention", "lstm", "gru", "rnn", "addr", "inner",
-                           "einsum", "cdist", "linalg", "matrix", "multi_head"}) {
+  for (const char* part : {"mm", "mv", "matmul", "dot", "conv", "linear", "attention", "lstm", "gru", "rnn", "addr",
+                           "inner", "einsum", "cdist", "linalg", "matrix", "multi_head"}) {
     if (name.find(part) != std::string::npos) return true;
   }
   return false;
@@ -182,7 +202,7 @@ OperatorInfo::OperatorInfo(const c10::OperatorHandle& op) : handle(op) {
     always_ask = always_ask || dynamic;
   }
   has_meta_kernel = op.hasComputedKernelForDispatchKey(c10::DispatchKey::Meta) && kWrongMeta.count(name) == 0 &&
-      kWrongMeta.count(full_name) == 0 && !(of_pytorch && has_python_meta_kernel(op));
+                    kWrongMeta.count(full_name) == 0 && !(of_pytorch && has_python_meta_kernel(op));
   multiplies = has_products(name);
   needs_grad_mode = name == "aten::mkldnn_rnn_layer";
   check = check_of(full_name);

@@ -24,11 +24,11 @@ struct OperatorInfo {
 
   c10::OperatorHandle handle;     // not to be used once it is gone
   std::atomic<bool> gone{false};  // its library has been taken away; an operator of the same name is another one
-  uint32_t index = 0;       // dense, in the order of first use in this process
-  std::string name;         // "aten::add"
-  std::string overload;     // "out"
-  std::string full_name;    // "aten::add.out"
-  uint64_t schema_hash;     // FNV-1a of the schema's text
+  uint32_t index = 0;             // dense, in the order of first use in this process
+  std::string name;               // "aten::add"
+  std::string overload;           // "out"
+  std::string full_name;          // "aten::add.out"
+  uint64_t schema_hash;           // FNV-1a of the schema's text
   size_t arguments;
   std::vector<uint32_t> written;      // arguments the operator writes to
   std::vector<uint32_t> overwritten;  // those of them whose old values do not matter

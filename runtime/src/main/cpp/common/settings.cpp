@@ -22,9 +22,10 @@ struct Flag {
   bool (*get)(const at::Context&);
   void (*set)(at::Context&, bool);
 };
-#define REMORA_FLAG(getter, setter)                                  \
-  Flag { [](const at::Context& c) { return bool(c.getter()); },      \
-         [](at::Context& c, bool on) { c.setter(on); } }
+#define REMORA_FLAG(getter, setter)                                                                      \
+  Flag {                                                                                                 \
+    [](const at::Context& c) { return bool(c.getter()); }, [](at::Context& c, bool on) { c.setter(on); } \
+  }
 constexpr Flag kFlags[] = {
     {[](const at::Context& c) { return c.deterministicAlgorithms(); },
      [](at::Context& c, bool on) { c.setDeterministicAlgorithms(on, c.deterministicAlgorithmsWarnOnly()); }},
@@ -147,8 +148,8 @@ struct Installed {
   uint64_t arrived = 0;   // tickets given out
   uint64_t admitted = 0;  // tickets whose turn has come
   int users = 0;
-  Settings settings;      // what the users share
-  Settings own;           // of the process, while `foreign`
+  Settings settings;                 // what the users share
+  Settings own;                      // of the process, while `foreign`
   std::atomic<bool> foreign{false};  // what is installed is not the process's own
   std::atomic<bool> awaited{false};  // somebody waits for other settings
 
@@ -251,8 +252,9 @@ void SettingsLease::release() {
 
 void SettingsLease::yield() {
   auto& installed = Installed::instance();
-  if (held_ && (installed.foreign.load(std::memory_order_relaxed) || installed.awaited.load(std::memory_order_relaxed) ||
-                of_process().key() != (settings_.key() & ~uint64_t{kPrecisionBits}))) {
+  if (held_ &&
+      (installed.foreign.load(std::memory_order_relaxed) || installed.awaited.load(std::memory_order_relaxed) ||
+       of_process().key() != (settings_.key() & ~uint64_t{kPrecisionBits}))) {
     release();
   }
 }

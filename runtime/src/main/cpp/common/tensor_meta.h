@@ -52,14 +52,14 @@ struct TensorMeta {
     m.offset = t.storage_offset();
     return m;
   }
-  size_t bytes() const {
-    return at::detail::computeStorageNbytes(sizes, strides, c10::elementSize(dtype), offset);
-  }
+  size_t bytes() const { return at::detail::computeStorageNbytes(sizes, strides, c10::elementSize(dtype), offset); }
   // The byte behind the last one that the tensor covers, or the largest number where that is larger still: no product of
   // hostile sizes wraps around. No size, stride or offset is negative.
   uint64_t end() const {
     constexpr auto kMost = std::numeric_limits<uint64_t>::max();
-    auto limited = [](unsigned __int128 value) { return static_cast<uint64_t>(std::min<unsigned __int128>(value, kMost)); };
+    auto limited = [](unsigned __int128 value) {
+      return static_cast<uint64_t>(std::min<unsigned __int128>(value, kMost));
+    };
     auto elements = static_cast<uint64_t>(offset) + 1;
     for (size_t i = 0; i < sizes.size(); i++) {
       if (sizes[i] == 0) return 0;
@@ -80,9 +80,7 @@ struct TensorMeta {
     }
     return true;
   }
-  bool same_layout(const TensorMeta& o) const {
-    return sizes == o.sizes && strides == o.strides && offset == o.offset;
-  }
+  bool same_layout(const TensorMeta& o) const { return sizes == o.sizes && strides == o.strides && offset == o.offset; }
   bool operator==(const TensorMeta& o) const {
     return dtype == o.dtype && conj == o.conj && neg == o.neg && same_layout(o);
   }

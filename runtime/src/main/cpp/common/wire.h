@@ -36,7 +36,7 @@ constexpr uint64_t kMaxDevices = 64;
 constexpr uint64_t kMaxGenerators = 64 * 1024;  // that live at one time
 constexpr uint64_t kMaxEvents = 1024 * 1024;    // that live at one time
 constexpr uint64_t kMaxArguments = 1024;
-constexpr int kMaxNesting = 16;                 // of lists in an argument
+constexpr int kMaxNesting = 16;  // of lists in an argument
 constexpr uint64_t kMaxRunMillis = uint64_t{366} * 24 * 3600 * 1000;
 // Values up to this many bytes travel inside the report; larger ones beside it.
 constexpr uint64_t kInlineValueBytes = 16 * 1024;
@@ -55,15 +55,15 @@ enum class Record : uint8_t {
   // index, name, overload name, schema hash (8 bytes), count of arguments, count of returns, count of written arguments,
   // their numbers: enough to find the end of its calls where the node has no such operator
   kDefineOperator = 1,
-  kCall = 2,            // operator index, arguments, outputs, resized arguments
-  kAsk = 3,             // operator index, request, arguments; the node answers with the outputs' metadata
-  kBind = 4,            // request, count, storage ids: takes the outputs of an asked call; without ids forgets them
-  kFree = 5,            // storage id
-  kWrite = 6,           // storage, byte offset, byte count, bytes
-  kRead = 7,            // request, tensor
-  kResize = 8,          // storage, bytes
-  kSeed = 9,            // generator, device, seed
-  kQuestion = 10,       // request, Question, its arguments; the node answers with bytes
+  kCall = 2,               // operator index, arguments, outputs, resized arguments
+  kAsk = 3,                // operator index, request, arguments; the node answers with the outputs' metadata
+  kBind = 4,               // request, count, storage ids: takes the outputs of an asked call; without ids forgets them
+  kFree = 5,               // storage id
+  kWrite = 6,              // storage, byte offset, byte count, bytes
+  kRead = 7,               // request, tensor
+  kResize = 8,             // storage, bytes
+  kSeed = 9,               // generator, device, seed
+  kQuestion = 10,          // request, Question, its arguments; the node answers with bytes
   kWriteRandomState = 11,  // generator, device, byte count, bytes
   kFreeGenerator = 12,     // generator
   kSettings = 13,          // Settings, for what follows
@@ -72,19 +72,19 @@ enum class Record : uint8_t {
   kDropTransfer = 16,      // ticket
   kRun = 17,  // request, device, milliseconds it may take, name, byte count, bytes, count, tensors: a Python function
   kCallNode = 18,  // the same: what the process that the executor is in answers itself
-  kTold = 19,  // failure number: the program has thrown all failures up to that one
+  kTold = 19,      // failure number: the program has thrown all failures up to that one
 };
 
 enum class Question : uint8_t {
-  kRandomState = 1,      // generator, device -> the state's bytes
-  kSynchronize = 2,      // device -> nothing, once all work on it is done
-  kSynchronizeEvent = 3, // event -> nothing, once it has happened
-  kElapsed = 4,          // event, event -> milliseconds between them, as a double
-  kMemory = 5,           // device -> varints: allocated, peak allocated, reserved, peak reserved, total (0 = unknown)
-  kEmptyCache = 6,       // device -> nothing
-  kResetPeakMemory = 7,  // device -> nothing
-  kHoldTransfer = 8,     // ticket, nobody writes to it any more?, contiguous tensor -> TransferResult, reason
-  kFetchTransfer = 9,    // ticket, address of the node that holds it, contiguous tensor -> TransferResult, reason
+  kRandomState = 1,       // generator, device -> the state's bytes
+  kSynchronize = 2,       // device -> nothing, once all work on it is done
+  kSynchronizeEvent = 3,  // event -> nothing, once it has happened
+  kElapsed = 4,           // event, event -> milliseconds between them, as a double
+  kMemory = 5,            // device -> varints: allocated, peak allocated, reserved, peak reserved, total (0 = unknown)
+  kEmptyCache = 6,        // device -> nothing
+  kResetPeakMemory = 7,   // device -> nothing
+  kHoldTransfer = 8,      // ticket, nobody writes to it any more?, contiguous tensor -> TransferResult, reason
+  kFetchTransfer = 9,     // ticket, address of the node that holds it, contiguous tensor -> TransferResult, reason
 };
 
 enum class TransferResult : uint8_t {
@@ -96,25 +96,25 @@ enum class TransferResult : uint8_t {
 // First byte of an argument. Values from 0x80 on are tensors: 0x80 | TensorBits.
 enum class Tag : uint8_t {
   kNone = 0,
-  kUndefined = 1,      // an undefined tensor
-  kScalarTensor = 2,   // 0-dim CPU tensor by value: dtype, wrapped number?, bytes
+  kUndefined = 1,     // an undefined tensor
+  kScalarTensor = 2,  // 0-dim CPU tensor by value: dtype, wrapped number?, bytes
   kInt = 3,
   kDouble = 4,
   kTrue = 5,
   kFalse = 6,
   kComplex = 7,
   kString = 8,
-  kDevice = 9,         // device number on the machine, plus one; 0 = the CPU
+  kDevice = 9,  // device number on the machine, plus one; 0 = the CPU
   kTensorList = 10,
   kOptionalTensorList = 11,
   kIntList = 12,
   kDoubleList = 13,
   kBoolList = 14,
-  kList = 15,          // of any other kind; element types come from the operator's schema
-  kGenerator = 16,     // generator, device
-  kWrapped = 17,       // a tensor that is flagged as a wrapped number follows
-  kSameTensor = 18,    // the very tensor that the call has named before: its number among the call's tensors
-  kUnsigned = 19,      // an integer above the largest signed one
+  kList = 15,        // of any other kind; element types come from the operator's schema
+  kGenerator = 16,   // generator, device
+  kWrapped = 17,     // a tensor that is flagged as a wrapped number follows
+  kSameTensor = 18,  // the very tensor that the call has named before: its number among the call's tensors
+  kUnsigned = 19,    // an integer above the largest signed one
 };
 
 enum TensorBits : uint8_t {
@@ -124,12 +124,12 @@ enum TensorBits : uint8_t {
   kOffset = 0x04,    // storage offset follows
   kConj = 0x08,
   kNeg = 0x10,
-  kNew = 0x20,       // the storage is new: device * 2 + (its size is just what the tensor covers ? 1 : 0) [, bytes]
+  kNew = 0x20,  // the storage is new: device * 2 + (its size is just what the tensor covers ? 1 : 0) [, bytes]
 };
 
 // What follows an output in kCall.
 enum class Output : uint8_t {
-  kAlias = 0,      // the returned tensor is one of the arguments: nothing to bind
+  kAlias = 0,  // the returned tensor is one of the arguments: nothing to bind
   kUndefined = 1,
   kList = 2,       // count, then outputs
   kTensor = 0x80,  // | TensorBits: a tensor whose storage is new
@@ -157,12 +157,12 @@ enum class WarningKind : uint8_t {
 enum class Answer : uint8_t {
   kTensor = 1,  // TensorMeta, bytes of the storage
   kUndefined = 2,
-  kList = 3,    // count, then answers
+  kList = 3,  // count, then answers
   kInt = 4,
   kDouble = 5,
   kBool = 6,
   kComplex = 7,
-  kAlias = 8,   // the output is written argument number n
+  kAlias = 8,  // the output is written argument number n
   kNone = 9,
   kString = 10,
 };
@@ -222,9 +222,7 @@ class Writer {
     }
     data_[size_++] = static_cast<uint8_t>(value);
   }
-  void zigzag(int64_t value) {
-    varint((static_cast<uint64_t>(value) << 1) ^ static_cast<uint64_t>(value >> 63));
-  }
+  void zigzag(int64_t value) { varint((static_cast<uint64_t>(value) << 1) ^ static_cast<uint64_t>(value >> 63)); }
   void raw(const void* source, size_t bytes) {
     if (bytes == 0) {
       return;

@@ -21,15 +21,15 @@ bool fits(const c10::IValue& value, const c10::TypePtr& type);
 struct Executor::Call {
   OperatorInfo* info = nullptr;
   std::string name;
-  uint64_t number = 0;                     // among the session's calls
+  uint64_t number = 0;  // among the session's calls
   torch::jit::Stack stack;
   std::shared_ptr<Failure> failure;
-  std::string refusal;                     // becomes a failure of its own once the inputs are known
-  std::string refusal_error;               // its class, as Failure's
+  std::string refusal;        // becomes a failure of its own once the inputs are known
+  std::string refusal_error;  // its class, as Failure's
   TensorMeta previous;
   bool has_previous = false;
   c10::SmallVector<std::pair<int64_t, at::Tensor>, 6> inputs;  // by storage id, in order
-  c10::SmallVector<int64_t, 6> written;    // storage ids
+  c10::SmallVector<int64_t, 6> written;                        // storage ids
   struct Written {
     at::Tensor tensor;
     TensorMeta expected;
@@ -39,7 +39,7 @@ struct Executor::Call {
   std::vector<const c10::StorageImpl*> adopted;
   uint32_t device = 0;
   bool device_known = false;
-  bool overwrites = false;                 // the argument being decoded: its old values do not matter
+  bool overwrites = false;  // the argument being decoded: its old values do not matter
   std::vector<std::string> described;
 
   void refuse(const std::string& why, const char* error = "") {

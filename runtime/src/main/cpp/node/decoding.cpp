@@ -125,10 +125,8 @@ c10::IValue Executor::argument(Reader& r, Call& call, const c10::TypePtr& type, 
     r.fail("arguments nested too deep");
   }
   switch (static_cast<Tag>(tag)) {
-    case Tag::kNone:
-      return {};
-    case Tag::kUndefined:
-      return at::Tensor();
+    case Tag::kNone: return {};
+    case Tag::kUndefined: return at::Tensor();
     case Tag::kWrapped: {
       auto t = one_tensor();
       if (t.defined()) t.unsafeGetTensorImpl()->set_wrapped_number(true);
@@ -151,22 +149,16 @@ c10::IValue Executor::argument(Reader& r, Call& call, const c10::TypePtr& type, 
       if (wrapped) t.unsafeGetTensorImpl()->set_wrapped_number(true);
       return t;
     }
-    case Tag::kInt:
-      return r.zigzag();
-    case Tag::kUnsigned:
-      return c10::Scalar(r.varint());
-    case Tag::kDouble:
-      return r.f64();
-    case Tag::kTrue:
-      return true;
-    case Tag::kFalse:
-      return false;
+    case Tag::kInt: return r.zigzag();
+    case Tag::kUnsigned: return c10::Scalar(r.varint());
+    case Tag::kDouble: return r.f64();
+    case Tag::kTrue: return true;
+    case Tag::kFalse: return false;
     case Tag::kComplex: {
       double real = r.f64();
       return c10::complex<double>(real, r.f64());
     }
-    case Tag::kString:
-      return std::string(r.text());
+    case Tag::kString: return std::string(r.text());
     case Tag::kDevice: {
       auto device = r.bounded(devices_.size(), "a device");
       if (device == 0) return c10::Device(c10::kCPU);
@@ -224,8 +216,7 @@ c10::IValue Executor::argument(Reader& r, Call& call, const c10::TypePtr& type, 
       auto device = r.bounded(devices_.size() - 1, "a device");
       return generator(id, static_cast<uint32_t>(device));
     }
-    default:
-      r.fail("unknown argument " + std::to_string(tag));
+    default: r.fail("unknown argument " + std::to_string(tag));
   }
 }
 

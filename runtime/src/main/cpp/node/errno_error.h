@@ -12,9 +12,9 @@ namespace remora {
 // Throws what the operating system says of its last call, after `what`.
 [[noreturn]] inline void fail_with_errno(const std::string& what) {
   auto code = errno;
-  TORCH_CHECK(false, what, ": ", std::strerror(code),
-              code == EMFILE ? "; every tensor given to a remote function takes one: raise the node's limit (ulimit -n)"
-                             : "");
+  TORCH_CHECK(
+      false, what, ": ", std::strerror(code),
+      code == EMFILE ? "; every tensor given to a remote function takes one: raise the node's limit (ulimit -n)" : "");
 }
 
 }  // namespace remora

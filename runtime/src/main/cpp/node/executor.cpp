@@ -76,15 +76,9 @@ std::unique_ptr<ExecutionResult> Executor::execute(const uint8_t* data, size_t b
       case Record::kRecordEvent: record_event(r); break;
       case Record::kRun: run(r, Callee::kWorker); break;
       case Record::kCallNode: run(r, Callee::kNode); break;
-      case Record::kFreeEvent:
-        events_.erase(r.varint());
-        break;
-      case Record::kTold:
-        told_ = std::max(told_, r.varint());
-        break;
-      case Record::kDropTransfer:
-        drop_transfer(r.string(), this);
-        break;
+      case Record::kFreeEvent: events_.erase(r.varint()); break;
+      case Record::kTold: told_ = std::max(told_, r.varint()); break;
+      case Record::kDropTransfer: drop_transfer(r.string(), this); break;
       case Record::kWriteRandomState: {
         auto id = r.varint();
         auto device = r.bounded(devices_.size() - 1, "a device");
@@ -100,12 +94,9 @@ std::unique_ptr<ExecutionResult> Executor::execute(const uint8_t* data, size_t b
         }
         break;
       }
-      case Record::kFreeGenerator:
-        generators_.erase(r.varint());
-        break;
+      case Record::kFreeGenerator: generators_.erase(r.varint()); break;
       case Record::kSettings: settings_ = Settings::read(r); break;
-      default:
-        r.fail("unknown record " + std::to_string(record));
+      default: r.fail("unknown record " + std::to_string(record));
     }
   }
 
@@ -160,8 +151,9 @@ void Executor::define_operator(Reader& r) {
     op.refusal = "the node has no operator " + op.name +
                  "; a library that has it can be named in the node's remora.node.operator-libraries";
   } else if (op.info->schema_hash != hash) {
-    op.refusal = "operator " + op.name +
-                 " has another schema on the node than in the program; use the same version of its library on both sides";
+    op.refusal =
+        "operator " + op.name +
+        " has another schema on the node than in the program; use the same version of its library on both sides";
     op.info = nullptr;
   } else if (op.arguments != op.info->arguments || op.returns != op.info->returns.size() ||
              op.written != op.info->written) {
@@ -182,8 +174,7 @@ namespace {
 class BorrowedDefaultGenerator {
  public:
   BorrowedDefaultGenerator(c10::Device device, at::Generator& session) : turn_(turns()), session_(session) {
-    shared_ = device.is_cpu() ? at::detail::getDefaultCPUGenerator()
-                              : at::globalContext().defaultGenerator(device);
+    shared_ = device.is_cpu() ? at::detail::getDefaultCPUGenerator() : at::globalContext().defaultGenerator(device);
     saved_ = shared_.get_state();
     shared_.set_state(session_.get_state());
   }
@@ -289,7 +280,7 @@ void Executor::call(Reader& r, bool asked) {
     auto first = call.inputs.size();
     const c10::TypePtr type = op.info ? op.info->handle.schema().arguments()[i].type() : c10::AnyType::get();
     call.overwrites = op.info && std::find(op.info->overwritten.begin(), op.info->overwritten.end(), i) !=
-        op.info->overwritten.end();
+                                     op.info->overwritten.end();
     call.stack.push_back(argument(r, call, type));
     if (op.info && !fits(call.stack.back(), type)) {
       call.refuse("argument '" + op.info->handle.schema().arguments()[i].name() + "' is a " +
@@ -300,8 +291,8 @@ void Executor::call(Reader& r, bool asked) {
       auto next = first;
       each_tensor(call.stack.back(), [&](const at::Tensor& t) {
         auto known = t.defined() && next < call.inputs.size();
-        call.written_tensors.push_back({t, t.defined() ? TensorMeta::of(t) : TensorMeta(),
-                                        known ? call.inputs[next++].first : 0});
+        call.written_tensors.push_back(
+            {t, t.defined() ? TensorMeta::of(t) : TensorMeta(), known ? call.inputs[next++].first : 0});
       });
     }
   }

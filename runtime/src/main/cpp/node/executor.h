@@ -69,31 +69,31 @@ class Executor {
 
  private:
   struct Storage {
-    c10::Storage memory;                 // undefined while lazy
+    c10::Storage memory;  // undefined while lazy
     uint64_t bytes = 0;
     uint32_t device = 0;
-    uint64_t accounted = 0;              // bytes counted as allocated on its device
-    bool reported = false;               // the program knows that it is realized
-    std::shared_ptr<Failure> failure;    // set: the values are missing
+    uint64_t accounted = 0;            // bytes counted as allocated on its device
+    bool reported = false;             // the program knows that it is realized
+    std::shared_ptr<Failure> failure;  // set: the values are missing
     // There were values before the failure. What the failed operator left of them counts again once the program has been
     // told, as it does on a device of its own.
     bool has_values = false;
-    uint64_t rewritten = 0;              // bytes from the start on that uploads have replaced since the failure
+    uint64_t rewritten = 0;  // bytes from the start on that uploads have replaced since the failure
   };
   struct WireOperator {
-    OperatorInfo* info = nullptr;        // null where this libtorch does not have it
-    std::string definition;              // as the program sent it
+    OperatorInfo* info = nullptr;  // null where this libtorch does not have it
+    std::string definition;        // as the program sent it
     std::string name;
-    std::string refusal;                 // not empty: why calls fail
+    std::string refusal;  // not empty: why calls fail
     size_t arguments = 0;
     size_t returns = 0;
-    std::vector<uint32_t> written;       // arguments
+    std::vector<uint32_t> written;  // arguments
   };
   struct Event {
     std::chrono::steady_clock::time_point time;  // on the CPU
     std::optional<c10::Event> device;            // on CUDA
   };
-  struct Call;                           // one call being decoded and run
+  struct Call;  // one call being decoded and run
 
   void define_operator(Reader& r);
   void call(Reader& r, bool asked);
@@ -141,9 +141,9 @@ class Executor {
   const std::unordered_set<std::string> denied_;
   ska::flat_hash_map<int64_t, Storage> storages_;
   std::vector<WireOperator> operators_;
-  Settings settings_;                                         // of the session
-  SettingsLease lease_;                                       // held only while a batch is executed
-  std::map<int64_t, std::vector<at::Tensor>> asked_;          // outputs that wait for their names
+  Settings settings_;                                 // of the session
+  SettingsLease lease_;                               // held only while a batch is executed
+  std::map<int64_t, std::vector<at::Tensor>> asked_;  // outputs that wait for their names
   std::map<uint64_t, at::Generator> generators_;
   struct Memory {
     uint64_t allocated = 0;
@@ -153,10 +153,10 @@ class Executor {
   std::vector<Memory> memory_;  // by device
   uint64_t calls_ = 0;
   uint64_t failures_ = 0;
-  uint64_t told_ = 0;           // the program has thrown the failures up to this number
+  uint64_t told_ = 0;  // the program has thrown the failures up to this number
   int64_t last_id_ = 0;
-  std::vector<int64_t> born_;   // in this batch
-  std::vector<int64_t> freed_;  // in this batch, of those the program knows as realized
+  std::vector<int64_t> born_;        // in this batch
+  std::vector<int64_t> freed_;       // in this batch, of those the program knows as realized
   std::vector<std::string> warned_;  // in this batch: operators with their warnings
   ExecutionResult* result_ = nullptr;
 };

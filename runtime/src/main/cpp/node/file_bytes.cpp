@@ -19,7 +19,7 @@ File::File(std::string name, int flags) : descriptor(open(name.c_str(), flags | 
 }
 
 void File::require(uint64_t offset, uint64_t bytes) const {
-  struct stat status {};
+  struct stat status{};
   TORCH_CHECK(fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode), path, " is no file");
   TORCH_CHECK(static_cast<uint64_t>(status.st_size) >= offset + bytes, path, " has ", status.st_size,
               " bytes, and a tensor ends at byte ", offset + bytes, ": it was changed meanwhile");
@@ -37,8 +37,7 @@ void File::read(void* to, uint64_t offset, uint64_t bytes) const {
 
 void File::write(const void* from, uint64_t offset, uint64_t bytes) const {
   for (uint64_t done = 0; done < bytes;) {
-    auto n = pwrite(descriptor, static_cast<const char*>(from) + done, bytes - done,
-                    static_cast<off_t>(offset + done));
+    auto n = pwrite(descriptor, static_cast<const char*>(from) + done, bytes - done, static_cast<off_t>(offset + done));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) fail_with_errno(path + " cannot be written");
     done += static_cast<uint64_t>(n);

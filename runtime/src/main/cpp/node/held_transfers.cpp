@@ -36,11 +36,11 @@ class Tickets {
     std::lock_guard<std::mutex> guard(mutex_);
     if (static_cast<int64_t>(held_.size()) >= most_tickets_) {
       return "the node holds " + std::to_string(held_.size()) +
-          " tensors for other nodes already (remora.node.transfer.max-tickets)";
+             " tensors for other nodes already (remora.node.transfer.max-tickets)";
     }
     if (bytes > most_bytes_ - bytes_) {
       return "the node holds " + std::to_string(bytes_) +
-          " bytes for other nodes already (remora.node.transfer.max-bytes)";
+             " bytes for other nodes already (remora.node.transfer.max-bytes)";
     }
     bytes_ += bytes;
     return "";

@@ -14,10 +14,10 @@ namespace remora {
 namespace {
 
 enum class Memory : uint8_t {
-  kNone = 0,   // of no bytes
-  kShared = 1, // path of a sealed memory file
-  kCuda = 2,   // CUDA's handle of an allocation (64 bytes), offset in it
-  kFile = 3,   // path, offset, 1 = may be mapped: bytes of a file, from the node itself alone
+  kNone = 0,    // of no bytes
+  kShared = 1,  // path of a sealed memory file
+  kCuda = 2,    // CUDA's handle of an allocation (64 bytes), offset in it
+  kFile = 3,    // path, offset, 1 = may be mapped: bytes of a file, from the node itself alone
 };
 
 remora_run_callback run_callbacks[2] = {};  // by callee
@@ -121,8 +121,8 @@ void read_answer(Running& run, Reader& r) {
       auto offset = r.bounded(kMaxStorageBytes, "an offset");
       files[i] = FileBytes{std::move(path), offset, bytes, r.u8() != 0};
     } else if (kind == Memory::kShared && on_cpu && !by_node && bytes > 0) {
-      c10::Storage storage(c10::Storage::use_byte_size_t(), static_cast<int64_t>(bytes),
-                           open_shared(r.string(), bytes), c10::GetAllocator(c10::kCPU), true);
+      c10::Storage storage(c10::Storage::use_byte_size_t(), static_cast<int64_t>(bytes), open_shared(r.string(), bytes),
+                           c10::GetAllocator(c10::kCPU), true);
       memory = at::empty({0}, options).set_(storage, 0, {static_cast<int64_t>(bytes)}, {1});
     } else if (kind == Memory::kCuda && !on_cpu && !by_node && bytes > 0) {
       memory = read_cuda(r, run.devices[device], bytes);

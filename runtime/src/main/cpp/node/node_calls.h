@@ -16,8 +16,8 @@ namespace remora {
 // A function to run, as kRun has it, or a call of the node, as kCallNode has it.
 struct FunctionCall {
   Callee callee = Callee::kWorker;
-  std::string_view payload;              // for the callee alone
-  uint32_t device = 0;                   // where it makes tensors
+  std::string_view payload;  // for the callee alone
+  uint32_t device = 0;       // where it makes tensors
   int64_t timeout_millis = 0;
   std::vector<at::Tensor> tensors;
   std::vector<uint32_t> tensor_devices;  // their numbers on the machine
@@ -25,8 +25,8 @@ struct FunctionCall {
 };
 
 struct FunctionResult {
-  Writer answer;                     // for the program, see common/node_call.h
-  std::vector<at::Tensor> created;   // one for each new storage, of bytes
+  Writer answer;                    // for the program, see common/node_call.h
+  std::vector<at::Tensor> created;  // one for each new storage, of bytes
 };
 
 void set_run_callback(Callee callee, remora_run_callback callback);

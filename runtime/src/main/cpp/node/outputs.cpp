@@ -27,9 +27,8 @@ at::Tensor Executor::own(Call& call, const at::Tensor& actual, const TensorMeta*
   bool fits = !layout || (t.strides() == c10::IntArrayRef(layout->strides));
   if (shared || !fits || t.storage_offset() != 0 || storage->nbytes() < TensorMeta::of(t).bytes()) {
     auto strides = layout ? c10::IntArrayRef(layout->strides) : t.strides();
-    auto copy = layout || t.is_non_overlapping_and_dense()
-        ? at::empty_strided(t.sizes(), strides, t.options())
-        : at::empty(t.sizes(), t.options());
+    auto copy = layout || t.is_non_overlapping_and_dense() ? at::empty_strided(t.sizes(), strides, t.options())
+                                                           : at::empty(t.sizes(), t.options());
     if (t.is_conj()) copy._set_conj(true);
     if (t.is_neg()) copy._set_neg(true);
     copy.copy_(t);
@@ -77,12 +76,11 @@ void Executor::outputs(Reader& r, Call& call, const c10::IValue& value, int dept
     return;
   }
   switch (static_cast<Output>(code)) {
-    case Output::kAlias:
-      break;
+    case Output::kAlias: break;
     case Output::kUndefined:
       if (!call.failure && value.isTensor() && value.toTensor().defined()) {
-        call.failure = fail(call, "the program expects no tensor, the operator returned " +
-                                      describe(TensorMeta::of(value.toTensor())));
+        call.failure = fail(
+            call, "the program expects no tensor, the operator returned " + describe(TensorMeta::of(value.toTensor())));
       }
       break;
     case Output::kList: {
@@ -97,8 +95,7 @@ void Executor::outputs(Reader& r, Call& call, const c10::IValue& value, int dept
       }
       break;
     }
-    default:
-      r.fail("unknown output " + std::to_string(code));
+    default: r.fail("unknown output " + std::to_string(code));
   }
 }
 

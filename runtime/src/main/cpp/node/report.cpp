@@ -61,7 +61,7 @@ void Executor::write_warning(const Call& call, const c10::Warning& warning) {
   report.varint(call.number);
   report.string(call.name);
   report.code(std::holds_alternative<c10::DeprecationWarning>(warning.type()) ? WarningKind::kDeprecation
-                                                                             : WarningKind::kUser);
+                                                                              : WarningKind::kUser);
   report.string(text);
 }
 

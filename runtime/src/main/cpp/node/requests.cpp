@@ -39,7 +39,7 @@ uint64_t available_memory(c10::Device device) {
     auto* cache = c10::getDeviceAllocator(device.type());
     auto stats = cache->getDeviceStats(device.index());
     return cache->getMemoryInfo(device.index()).first +
-        static_cast<uint64_t>(stats.reserved_bytes[0].current - stats.allocated_bytes[0].current);
+           static_cast<uint64_t>(stats.reserved_bytes[0].current - stats.allocated_bytes[0].current);
   }
 #endif
   return 0;
@@ -48,7 +48,8 @@ void empty_cache(c10::Device device) { c10::getDeviceAllocator(device.type())->e
 void reset_peak(c10::Device device) { c10::getDeviceAllocator(device.type())->resetPeakStats(device.index()); }
 #else
 [[noreturn]] void cuda_memory(c10::Device, Writer&) {
-  TORCH_CHECK_NOT_IMPLEMENTED(false, "libtorch " TORCH_VERSION " does not tell of the memory of CUDA devices, 2.9 does");
+  TORCH_CHECK_NOT_IMPLEMENTED(false,
+                              "libtorch " TORCH_VERSION " does not tell of the memory of CUDA devices, 2.9 does");
 }
 uint64_t available_memory(c10::Device) { return 0; }
 void empty_cache(c10::Device device) {
@@ -110,9 +111,7 @@ void Executor::question(Reader& r) {
       first = r.varint();
       second = device_argument();
       break;
-    case Question::kSynchronizeEvent:
-      first = r.varint();
-      break;
+    case Question::kSynchronizeEvent: first = r.varint(); break;
     case Question::kElapsed:
       first = r.varint();
       second = r.varint();
@@ -120,11 +119,8 @@ void Executor::question(Reader& r) {
     case Question::kSynchronize:
     case Question::kMemory:
     case Question::kEmptyCache:
-    case Question::kResetPeakMemory:
-      first = device_argument();
-      break;
-    default:
-      r.fail("unknown question " + std::to_string(static_cast<int>(kind)));
+    case Question::kResetPeakMemory: first = device_argument(); break;
+    default: r.fail("unknown question " + std::to_string(static_cast<int>(kind)));
   }
   try {
     switch (kind) {
@@ -145,9 +141,7 @@ void Executor::question(Reader& r) {
         }
         break;
       }
-      case Question::kElapsed:
-        answer.f64(elapsed(first, second));
-        break;
+      case Question::kElapsed: answer.f64(elapsed(first, second)); break;
       case Question::kMemory: {
         for (auto& [id, storage] : storages_) account(storage);
         auto device = devices_[first];
@@ -173,8 +167,7 @@ void Executor::question(Reader& r) {
         }
         break;
       case Question::kHoldTransfer:
-      case Question::kFetchTransfer:
-        break;  // see transfer()
+      case Question::kFetchTransfer: break;  // see transfer()
     }
   } catch (const std::exception& e) {
     call.refuse(e);
@@ -208,8 +201,7 @@ void Executor::transfer(Reader& r, int64_t request, Question kind) {
       TORCH_CHECK(static_cast<uint64_t>(t.nbytes()) <= kMaxTransferBytes, "a transfer has at most ", kMaxTransferBytes,
                   " bytes, not ", t.nbytes());
       c10::DeviceGuard guard(devices_[call.device]);
-      auto transferred =
-          holding ? hold_for_transfer(ticket, t, temporary, this) : fetch_transfer(ticket, address, t);
+      auto transferred = holding ? hold_for_transfer(ticket, t, temporary, this) : fetch_transfer(ticket, address, t);
       Writer answer;
       answer.code(transferred.result);
       answer.string(transferred.reason);
@@ -228,10 +220,10 @@ at::Generator& Executor::generator(uint64_t id, uint32_t device) {
     throw WireError("there are more than " + std::to_string(kMaxGenerators) + " generators");
   }
   if (!generator.defined()) {
-    generator = devices_[device].is_cpu()
-        ? at::make_generator<at::CPUGeneratorImpl>(c10::default_rng_seed_val)
-        : at::globalContext().getAcceleratorHooksInterface(devices_[device].type())
-              .getNewGenerator(devices_[device].index());
+    generator = devices_[device].is_cpu() ? at::make_generator<at::CPUGeneratorImpl>(c10::default_rng_seed_val)
+                                          : at::globalContext()
+                                                .getAcceleratorHooksInterface(devices_[device].type())
+                                                .getNewGenerator(devices_[device].index());
   }
   return generator;
 }

@@ -45,7 +45,7 @@ c10::DataPtr map(int file, size_t bytes) {
     close(file);
     fail_with_errno("memory to share with a Python function cannot be sealed");
   }
-  struct stat status {};
+  struct stat status{};
   auto seals = fcntl(file, F_GET_SEALS);
   if (seals < 0 || (seals & F_SEAL_SHRINK) == 0 || fstat(file, &status) != 0 ||
       static_cast<uint64_t>(status.st_size) < bytes) {
@@ -116,9 +116,7 @@ void check_cuda(int code, const char* what) {
 
 }  // namespace
 
-void synchronize(c10::Device device) {
-  c10::impl::VirtualGuardImpl(device.type()).synchronizeDevice(device.index());
-}
+void synchronize(c10::Device device) { c10::impl::VirtualGuardImpl(device.type()).synchronizeDevice(device.index()); }
 
 void write_cuda(Writer& w, const c10::StorageImpl* storage) {
   const auto& cuda = cuda_driver();

@@ -44,9 +44,9 @@ enum class Section : uint8_t {
 };
 
 enum StorageBits : uint8_t {
-  kValues = 1,    // has memory, whose bytes follow
-  kReported = 2,  // the program knows that it is realized
-  kFailed = 4,    // its values are missing; which failure follows
+  kValues = 1,     // has memory, whose bytes follow
+  kReported = 2,   // the program knows that it is realized
+  kFailed = 4,     // its values are missing; which failure follows
   kHadValues = 8,  // there are values to go back to
 };
 
@@ -181,7 +181,7 @@ class StateReader {
   explicit StateReader(const std::string& path)
       : path_(path), file_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)), chunk_(kChunkBytes) {
     TORCH_CHECK(file_.fd >= 0, system_error("read", path));
-    struct stat status {};
+    struct stat status{};
     TORCH_CHECK(::fstat(file_.fd, &status) == 0, system_error("read", path));
     if (!S_ISREG(status.st_mode)) fail("not a regular file");
     size_ = static_cast<uint64_t>(status.st_size);
@@ -212,7 +212,8 @@ class StateReader {
   }
   uint64_t bounded(uint64_t most, const char* what) {
     auto value = varint();
-    if (value > most) fail(std::string(what) + " is " + std::to_string(value) + ", the limit is " + std::to_string(most));
+    if (value > most)
+      fail(std::string(what) + " is " + std::to_string(value) + ", the limit is " + std::to_string(most));
     return value;
   }
   // A count of things that take at least one byte each.
@@ -573,11 +574,8 @@ Executor::Snapshot Executor::load(const std::string& path) {
         }
         break;
       }
-      case Section::kEnd:
-        more = false;
-        break;
-      default:
-        r.fail("unknown part " + std::to_string(static_cast<int>(section)));
+      case Section::kEnd: more = false; break;
+      default: r.fail("unknown part " + std::to_string(static_cast<int>(section)));
     }
   }
   r.finish();

@@ -63,7 +63,8 @@ struct RemoteGenerator final : c10::GeneratorImpl {
     machine.end_record(false);
   }
   c10::intrusive_ptr<c10::TensorImpl> get_state() const override {
-    auto bytes = machine.question(Question::kRandomState, {static_cast<uint64_t>(id), static_cast<uint64_t>(device_number())});
+    auto bytes = machine.question(Question::kRandomState,
+                                  {static_cast<uint64_t>(id), static_cast<uint64_t>(device_number())});
     auto state = at::empty({static_cast<int64_t>(bytes.size())}, at::TensorOptions().dtype(at::kByte));
     std::memcpy(state.mutable_data_ptr(), bytes.data(), bytes.size());
     return state.getIntrusivePtr();

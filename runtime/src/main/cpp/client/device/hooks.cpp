@@ -23,7 +23,9 @@ struct RemoteHooks final : at::PrivateUse1HooksInterface {
   bool hasPrimaryContext(c10::DeviceIndex) const override { return true; }
   // The indices that libtorch walks through, to seed every generator for example.
   c10::DeviceIndex deviceCount() const override { return static_cast<c10::DeviceIndex>(slots_in_use()); }
-  void setCurrentDevice(c10::DeviceIndex index) const override { VirtualGuardImpl(kRemora).setDevice(remora_device(index)); }
+  void setCurrentDevice(c10::DeviceIndex index) const override {
+    VirtualGuardImpl(kRemora).setDevice(remora_device(index));
+  }
   c10::DeviceIndex getCurrentDevice() const override { return static_cast<c10::DeviceIndex>(current_slot()); }
   c10::DeviceIndex exchangeDevice(c10::DeviceIndex index) const override {
     return VirtualGuardImpl(kRemora).exchangeDevice(remora_device(index)).index();

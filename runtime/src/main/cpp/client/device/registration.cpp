@@ -24,9 +24,7 @@ void register_backend() {
 
 }  // namespace remora
 
-TORCH_LIBRARY_IMPL(_, PrivateUse1, m) {
-  m.fallback(torch::CppFunction::makeFromBoxedFunction<&remora::record_call>());
-}
+TORCH_LIBRARY_IMPL(_, PrivateUse1, m) { m.fallback(torch::CppFunction::makeFromBoxedFunction<&remora::record_call>()); }
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   using namespace remora;
@@ -34,17 +32,17 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   // them that round differently (or, as convolution's, would hand to a kernel that no node has): they are recorded
   // whole, and the node chooses.
   for (const char* name :
-       {"convolution", "convolution_backward", "native_layer_norm", "native_group_norm",
-        "slow_conv_transpose2d", "index_add", "index_add_", "index_reduce", "index_reduce_", "silu_backward",
-        "mish_backward", "addr", "addr.out", "_stack", "_stack.out", "all.dims", "all.dims_out", "any.dims", "any.dims_out", "_grouped_mm", "_chunk_cat", "_chunk_cat.out",
+       {"convolution", "convolution_backward", "native_layer_norm", "native_group_norm", "slow_conv_transpose2d",
+        "index_add", "index_add_", "index_reduce", "index_reduce_", "silu_backward", "mish_backward", "addr",
+        "addr.out", "_stack", "_stack.out", "all.dims", "all.dims_out", "any.dims", "any.dims_out", "_grouped_mm",
+        "_chunk_cat", "_chunk_cat.out",
         // These would read the tensors' memory in this process.
-        "_convolution", "_batch_norm_no_update", "_batch_norm_with_update",
-        "_batch_norm_with_update.out", "_grid_sampler_2d_cpu_fallback", "_grid_sampler_2d_cpu_fallback.out",
-        "_grid_sampler_2d_cpu_fallback_backward", "_nnpack_spatial_convolution", "choose_qparams_optimized",
-        "_sobol_engine_ff_", "_sobol_engine_draw", "_sobol_engine_initialize_state_", "_sobol_engine_scramble_",
-        "_rowwise_prune", "conj_physical_", "range.out", "range.out_", "mode.values", "pixel_shuffle",
-        "pixel_unshuffle", "kaiser_window", "kaiser_window.periodic", "kaiser_window.beta", "kaiser_window.out",
-        "kaiser_window.periodic_out", "kaiser_window.beta_out"}) {
+        "_convolution", "_batch_norm_no_update", "_batch_norm_with_update", "_batch_norm_with_update.out",
+        "_grid_sampler_2d_cpu_fallback", "_grid_sampler_2d_cpu_fallback.out", "_grid_sampler_2d_cpu_fallback_backward",
+        "_nnpack_spatial_convolution", "choose_qparams_optimized", "_sobol_engine_ff_", "_sobol_engine_draw",
+        "_sobol_engine_initialize_state_", "_sobol_engine_scramble_", "_rowwise_prune", "conj_physical_", "range.out",
+        "range.out_", "mode.values", "pixel_shuffle", "pixel_unshuffle", "kaiser_window", "kaiser_window.periodic",
+        "kaiser_window.beta", "kaiser_window.out", "kaiser_window.periodic_out", "kaiser_window.beta_out"}) {
     m.impl(name, torch::CppFunction::makeFromBoxedFunction<&record_call>());
   }
   // The same for operators on lists, of which there are too many to name.
@@ -52,7 +50,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
     // Except _foreach_copy, which keeps the strides of what it clones, and those whose scalars are a CPU tensor that is
     // read in the program: libtorch's taking apart does both.
     bool apart = name.name == "aten::_foreach_copy" ||
-        ((name.name.rfind("aten::_foreach_addc", 0) == 0) && name.overload_name == "Tensor");
+                 ((name.name.rfind("aten::_foreach_addc", 0) == 0) && name.overload_name == "Tensor");
     if (name.name.rfind("aten::_foreach_", 0) == 0 && name.overload_name.find("out") == std::string::npos && !apart) {
       auto full = name.name.substr(6) + (name.overload_name.empty() ? "" : "." + name.overload_name);
       m.impl(full.c_str(), torch::CppFunction::makeFromBoxedFunction<&record_call>());

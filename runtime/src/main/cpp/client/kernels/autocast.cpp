@@ -17,9 +17,7 @@ static Tensor refuse_binary_cross_entropy(const Tensor&, const Tensor&, const st
               "use binary_cross_entropy_with_logits, or turn autocast off around the loss");
 }
 
-TORCH_LIBRARY_IMPL(_, AutocastPrivateUse1, m) {
-  m.fallback(torch::CppFunction::makeFallthrough());
-}
+TORCH_LIBRARY_IMPL(_, AutocastPrivateUse1, m) { m.fallback(torch::CppFunction::makeFallthrough()); }
 
 TORCH_LIBRARY_IMPL(aten, AutocastPrivateUse1, m) {
   AT_FORALL_LOWER_PRECISION_FP(REMORA_LOWER_PRECISION)

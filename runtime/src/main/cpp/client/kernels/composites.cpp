@@ -25,9 +25,9 @@ int64_t choose_attention(const at::Tensor& query, const at::Tensor& key, const a
                          std::optional<double> scale, bool grouped) {
   if (machine_of(query.device()).on_cuda()) {
     bool half = query.scalar_type() == at::kHalf || query.scalar_type() == at::kBFloat16 ||
-        query.scalar_type() == at::kFloat;
+                query.scalar_type() == at::kFloat;
     bool fits = query.dim() == 4 && query.size(-1) == value.size(-1) && query.size(-1) % 8 == 0 && !grouped &&
-        (!mask.has_value() || !mask->requires_grad()) && query.numel() > 0 && key.numel() > 0;
+                (!mask.has_value() || !mask->requires_grad()) && query.numel() > 0 && key.numel() > 0;
     return static_cast<int64_t>(half && fits ? sdp::SDPBackend::efficient_attention : sdp::SDPBackend::math);
   }
   // The CPU's own choice; the same function stands behind every instruction set. It takes a mask of any strides where it

@@ -55,7 +55,7 @@ void upload(const at::Tensor& source, const at::Tensor& target) {
   }
   bool smaller = source.element_size() < target.element_size();
   bool direct = target.is_non_overlapping_and_dense() && !target.is_conj() && !target.is_neg() &&
-      (source.scalar_type() == target.scalar_type() || !smaller);
+                (source.scalar_type() == target.scalar_type() || !smaller);
   if (!direct) {  // send what is there, and let the node place and convert it
     auto plain = source.resolve_conj().resolve_neg();
     auto staged = at::empty(plain.sizes(), plain.options().device(target.device()));
@@ -64,7 +64,7 @@ void upload(const at::Tensor& source, const at::Tensor& target) {
     return;
   }
   auto same = source.sizes() == target.sizes() && source.strides() == target.strides() &&
-      source.scalar_type() == target.scalar_type() && !source.is_conj() && !source.is_neg();
+              source.scalar_type() == target.scalar_type() && !source.is_conj() && !source.is_neg();
   auto laid_out = source;
   if (!same) {
     laid_out = at::empty_strided(target.sizes(), target.strides(), source.options().dtype(target.scalar_type()));
@@ -81,7 +81,7 @@ void download(const at::Tensor& source, const at::Tensor& target) {
   }
   auto sizes = source.sizes();
   bool direct = target.scalar_type() == source.scalar_type() && target.sizes() == sizes && target.is_contiguous() &&
-      !target.is_conj() && !target.is_neg();
+                !target.is_conj() && !target.is_neg();
   auto received = direct ? target : at::empty(sizes, source.options().device(c10::kCPU));
   auto& machine = *storage_of(source).machine;
   auto [first, count] = record_read(source, received);
@@ -96,7 +96,7 @@ void download(const at::Tensor& source, const at::Tensor& target) {
 void copy_between_machines(const at::Tensor& source, const at::Tensor& target) {
   auto plain = source.resolve_conj().resolve_neg().contiguous().view(-1);
   auto direct = target.is_contiguous() && !target.is_conj() && !target.is_neg() &&
-      target.scalar_type() == source.scalar_type() && target.sizes() == source.sizes();
+                target.scalar_type() == source.scalar_type() && target.sizes() == source.sizes();
   auto received = direct ? target : at::empty(source.sizes(), plain.options().device(target.device()));
   auto flat = received.view(-1);
   auto step = std::max<int64_t>(1, kRelayChunk / static_cast<int64_t>(plain.element_size()));
@@ -153,12 +153,8 @@ c10::Scalar local_scalar_dense(const at::Tensor& self) {
 }  // namespace remora
 
 // Conjugate and negative tensors are copied as they are: their bits travel with them.
-TORCH_LIBRARY_IMPL(aten, Conjugate, m) {
-  m.impl("_copy_from", torch::CppFunction::makeFallthrough());
-}
-TORCH_LIBRARY_IMPL(aten, Negative, m) {
-  m.impl("_copy_from", torch::CppFunction::makeFallthrough());
-}
+TORCH_LIBRARY_IMPL(aten, Conjugate, m) { m.impl("_copy_from", torch::CppFunction::makeFallthrough()); }
+TORCH_LIBRARY_IMPL(aten, Negative, m) { m.impl("_copy_from", torch::CppFunction::makeFallthrough()); }
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   using namespace remora;

@@ -105,8 +105,8 @@ namespace kernels = at::compositeexplicitautogradnonfunctional;
 #define REMORA_CONVERTING(name, signature, kernel, converts) \
   m.impl(name, TORCH_FN((Checked<signature, kernels::kernel, Converts::converts>::call)))
 #define REMORA_CHECKED(name, signature, kernel) REMORA_CONVERTING(name, signature, kernel, kCommon)
-#define REMORA_BOTH_CONVERTING(operation, overload, signature, converts)      \
-  REMORA_CONVERTING(#operation overload, signature, operation, converts);     \
+#define REMORA_BOTH_CONVERTING(operation, overload, signature, converts)  \
+  REMORA_CONVERTING(#operation overload, signature, operation, converts); \
   REMORA_CONVERTING(#operation "_" overload, signature##InPlace, operation##_, kNothing)
 #define REMORA_BOTH(operation, overload, signature) REMORA_BOTH_CONVERTING(operation, overload, signature, kCommon)
 #define REMORA_FLOATING(operation, overload) REMORA_BOTH_CONVERTING(operation, overload, Binary, kFloating)

@@ -25,8 +25,7 @@ int slot_of(std::optional<c10::Device> device) {
 at::Tensor make_empty(c10::IntArrayRef sizes, c10::IntArrayRef strides, std::optional<c10::ScalarType> dtype,
                       std::optional<c10::Layout> layout, std::optional<c10::Device> device,
                       std::optional<bool> pin_memory) {
-  TORCH_CHECK_NOT_IMPLEMENTED(layout.value_or(c10::kStrided) == c10::kStrided,
-                              kNotSparse);
+  TORCH_CHECK_NOT_IMPLEMENTED(layout.value_or(c10::kStrided) == c10::kStrided, kNotSparse);
   TORCH_CHECK(!pin_memory.value_or(false), "only CPU tensors can be pinned, not tensors of a remora device");
   at::detail::check_size_nonnegative(sizes);
   TensorMeta meta;

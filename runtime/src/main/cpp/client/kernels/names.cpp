@@ -83,15 +83,13 @@ std::vector<at::Dimname> names_of_results(const OperatorInfo& info, c10::ArrayRe
   }
   const auto& self = arguments[0].toTensor();
   switch (rule->second) {
-    case Rule::kKept:
-      break;
+    case Rule::kKept: break;
     case Rule::kBroadcast:
       if (arguments[1].isTensor()) {
         return at::namedinference::compute_broadcast_outnames(self, arguments[1].toTensor());
       }
       break;
-    case Rule::kReduced:
-      return reduced(info, arguments);
+    case Rule::kReduced: return reduced(info, arguments);
   }
   return self.names().vec();
 }

@@ -183,8 +183,7 @@ std::pair<Tensor, std::vector<State>> run_layers(Cell cell, Tensor sequence, con
     std::vector<Tensor> outputs;
     for (size_t direction = 0; direction < directions; direction++) {
       auto index = static_cast<size_t>(layer) * directions + direction;
-      auto [output, state] =
-          run_direction(cell, sequence, batch_sizes, first[index], weights[index], direction == 1);
+      auto [output, state] = run_direction(cell, sequence, batch_sizes, first[index], weights[index], direction == 1);
       outputs.push_back(output);
       last.push_back(state);
     }

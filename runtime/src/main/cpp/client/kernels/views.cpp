@@ -34,10 +34,11 @@ const at::Tensor& resize(const at::Tensor& self, c10::IntArrayRef sizes, std::op
   if (self.sizes() == sizes && !format.has_value()) {
     return self;
   }
-  TORCH_CHECK(!self.has_names(), "Cannot resize named tensor with resize_ or resize_as_ (tried to resize Tensor",
-              self.names(), " with size ", self.sizes(), " to ", sizes,
-              "). This may be caused by passing a named tensor as an `out=` argument; please ensure that the sizes are the ",
-              "same. ");
+  TORCH_CHECK(
+      !self.has_names(), "Cannot resize named tensor with resize_ or resize_as_ (tried to resize Tensor", self.names(),
+      " with size ", self.sizes(), " to ", sizes,
+      "). This may be caused by passing a named tensor as an `out=` argument; please ensure that the sizes are the ",
+      "same. ");
   at::detail::check_size_nonnegative(sizes);
   auto* impl = self.unsafeGetTensorImpl();
   auto before = TensorMeta::of(self);
@@ -67,7 +68,8 @@ at::Tensor& set_storage_at(at::Tensor& self, at::Storage source, int64_t offset,
   }
   at::native::checkSetStorage(self, std::move(source), offset, sizes, strides);
   auto implied = sizes == self.sizes() ? c10::DimVector(self.strides()) : c10::contiguous_strides(sizes);
-  self.unsafeGetTensorImpl()->set_sizes_and_strides(sizes, strides.empty() ? c10::IntArrayRef(implied) : strides, offset);
+  self.unsafeGetTensorImpl()->set_sizes_and_strides(sizes, strides.empty() ? c10::IntArrayRef(implied) : strides,
+                                                    offset);
   if (self.numel() > 0) {
     grow_storage(self, at::detail::computeStorageNbytes(self.sizes(), self.strides(), self.element_size(), offset));
   }
@@ -98,8 +100,8 @@ at::Tensor& set_nothing(at::Tensor& self) {
 
 bool is_set_to(const at::Tensor& self, const at::Tensor& other) {
   return self.storage().unsafeGetStorageImpl() == other.storage().unsafeGetStorageImpl() &&
-      self.storage_offset() == other.storage_offset() && self.sizes() == other.sizes() &&
-      self.strides() == other.strides();
+         self.storage_offset() == other.storage_offset() && self.sizes() == other.sizes() &&
+         self.strides() == other.strides();
 }
 
 // libtorch's own list of backends whose tensors may take over each other's data (Module::to does so) is fixed.
@@ -107,16 +109,15 @@ bool has_compatible_shallow_copy_type(const at::Tensor& self, const at::Tensor& 
   auto is_dense = [](const at::Tensor& t) {
     auto device = t.device();
     return t.layout() == c10::kStrided && (device.type() == kRemora || device.is_cpu() || device.is_meta()) &&
-        t.key_set().has_any(c10::DispatchKeySet(c10::DispatchKey::Dense));
+           t.key_set().has_any(c10::DispatchKeySet(c10::DispatchKey::Dense));
   };
   return is_dense(self) && is_dense(from);
 }
 
 // A parameter without data may become a remote one; all else is as libtorch has it.
 bool meta_has_compatible_shallow_copy_type(const at::Tensor& self, const at::Tensor& from) {
-  return from.device().type() == kRemora
-      ? has_compatible_shallow_copy_type(self, from)
-      : self.unsafeGetTensorImpl()->has_compatible_shallow_copy_type(from.key_set());
+  return from.device().type() == kRemora ? has_compatible_shallow_copy_type(self, from)
+                                         : self.unsafeGetTensorImpl()->has_compatible_shallow_copy_type(from.key_set());
 }
 
 void record_stream(at::Tensor&, c10::Stream) {}  // one stream: nothing to keep alive for another

@@ -16,8 +16,8 @@ namespace remora {
 namespace {
 
 constexpr auto kInterruptCheck = std::chrono::milliseconds(100);
-constexpr size_t kMostFailures = 100;  // kept for whoever synchronizes
-constexpr size_t kMostPending = 100;   // warnings kept for whoever waits next
+constexpr size_t kMostFailures = 100;                       // kept for whoever synchronizes
+constexpr size_t kMostPending = 100;                        // warnings kept for whoever waits next
 constexpr auto kLongestSilence = std::chrono::seconds(10);  // then the gateway hears that this program lives
 constexpr auto kAcknowledgeAfter = std::chrono::milliseconds(50);
 constexpr int64_t kAcknowledgeBytes = 4 * 1024 * 1024;
@@ -240,7 +240,8 @@ void Session::wait(std::unique_lock<std::mutex>& lock, const char* what, F&& rea
       raise("ReadTimeoutException",
             "machine '" + machine_.name + "' has finished nothing for " + seconds(read_timeout_millis_) +
                 " while this program waited for " + what + " (batch " + std::to_string(seen) + " of " +
-                std::to_string(machine_.sequence.load()) + "); raise the read timeout (REMORA_READ_TIMEOUT) if one operation takes that long");
+                std::to_string(machine_.sequence.load()) +
+                "); raise the read timeout (REMORA_READ_TIMEOUT) if one operation takes that long");
     }
   }
 }
@@ -343,8 +344,7 @@ bool Session::next_message(const Stream* by, Message& message) {
 bool Session::await_message(int64_t timeout_micros, Message& message) {
   std::unique_lock<std::mutex> lock(mutex_);
   to_send_.wait_for(lock, std::chrono::microseconds(timeout_micros), [&] {
-    return taken_ < batches_.size() || !machine_.open_for_work() ||
-           unacknowledged_bytes_ > max_unacknowledged_bytes_;
+    return taken_ < batches_.size() || !machine_.open_for_work() || unacknowledged_bytes_ > max_unacknowledged_bytes_;
   });
   if (next_message(message)) {
     return true;
@@ -419,8 +419,7 @@ bool Session::read_message(ProtoBytes message) {
       return false;  // sent again
     }
     if (index != received_ + 1) {
-      raise("ProtocolException",
-            "frame " + std::to_string(index) + " came after frame " + std::to_string(received_));
+      raise("ProtocolException", "frame " + std::to_string(index) + " came after frame " + std::to_string(received_));
     }
     received_ = index;
     unacknowledged_bytes_ += static_cast<int64_t>(message.size);
@@ -574,11 +573,8 @@ void Session::event(Reader& r, std::unique_lock<std::mutex>& lock) {
       finish(find(request), std::move(text));
       break;
     }
-    case Event::kWarning:
-      warning(r, lock);
-      break;
-    default:
-      r.fail("unknown event");
+    case Event::kWarning: warning(r, lock); break;
+    default: r.fail("unknown event");
   }
 }
 
@@ -687,9 +683,7 @@ void install_sessions(remora_interrupt_callback interrupt, remora_trace_callback
   call_site = site;
   std::thread([] { plain_warnings = c10::WarningUtils::get_warning_handler(); }).join();
   Callbacks own;
-  own.submit = [](int64_t machine, Batch* batch) {
-    session_of(machine).submit(std::unique_ptr<Batch>(batch));
-  };
+  own.submit = [](int64_t machine, Batch* batch) { session_of(machine).submit(std::unique_ptr<Batch>(batch)); };
   own.await = [](int64_t machine, int64_t request) { session_of(machine).await(request); };
   own.lost = [](int64_t machine) { session_of(machine).lost(); };
   own.trace = trace;

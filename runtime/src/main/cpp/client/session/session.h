@@ -104,8 +104,8 @@ class Session {
   Machine& machine_;
   std::mutex receiving_;  // held while a frame is handled: those of a broken connection and of the next one may overlap
   std::mutex mutex_;
-  std::condition_variable wake_;     // of who waits for values or for room
-  std::condition_variable to_send_;  // of who takes batches without a stream
+  std::condition_variable wake_;                // of who waits for values or for room
+  std::condition_variable to_send_;             // of who takes batches without a stream
   std::deque<std::shared_ptr<Batch>> batches_;  // not executed yet
   size_t taken_ = 0;                            // how many of them were taken
   std::unordered_map<int64_t, Request> requests_;
@@ -119,11 +119,11 @@ class Session {
   std::string held_;
 
   std::shared_ptr<Stream> stream_;
-  bool sending_ = false;      // the gateway has said what it has
+  bool sending_ = false;  // the gateway has said what it has
   bool said_goodbye_ = false;
-  int waiting_ = 0;           // threads
-  bool waiter_reads_ = false; // one of them waits for the stream
-  uint64_t received_ = 0;     // index of the last ServerFrame
+  int waiting_ = 0;            // threads
+  bool waiter_reads_ = false;  // one of them waits for the stream
+  uint64_t received_ = 0;      // index of the last ServerFrame
   uint64_t acknowledged_ = 0;
   int64_t unacknowledged_bytes_ = 0;
   int64_t max_unacknowledged_bytes_ = 4 * 1024 * 1024;
@@ -176,7 +176,7 @@ class Stream {
  private:
   void end(Carried how, std::string reason);
   void watch();
-  bool flush();                         // false when it would have to wait
+  bool flush();  // false when it would have to wait
   void fill();
   void take_frames();
   void on_frame(uint8_t kind, uint8_t flags, uint32_t stream, ProtoBytes payload);
@@ -197,15 +197,15 @@ class Stream {
   size_t sent_ = 0;
   Message message_;
   size_t message_at_ = 0;
-  bool finished_ = false;  // END_STREAM was written
+  bool finished_ = false;             // END_STREAM was written
   std::atomic<bool> blocked_{false};  // the socket takes nothing more: the carrying thread goes on when it does
 
   // The reader's.
   std::mutex reading_;
   std::vector<uint8_t> buffer_;
   size_t begin_ = 0, end_ = 0;
-  std::string begun_;       // what has come of a message that is not complete
-  int64_t consumed_ = 0;    // bytes of data for which no window was given back yet
+  std::string begun_;     // what has come of a message that is not complete
+  int64_t consumed_ = 0;  // bytes of data for which no window was given back yet
   std::string welcome_;
   std::atomic<bool> welcomed_{false};
 
@@ -218,7 +218,7 @@ class Stream {
   std::atomic<bool> parked_{false};  // the carrying thread leaves reading to one that waits
 
   std::mutex mutex_;
-  std::string control_;     // frames that are not data, to be sent
+  std::string control_;  // frames that are not data, to be sent
   int64_t connection_window_, stream_window_, initial_window_;
   size_t max_frame_;
   Carried how_ = Carried::kEnded;

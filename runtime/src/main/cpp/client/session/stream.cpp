@@ -15,7 +15,12 @@ namespace remora {
 namespace {
 
 enum Kind : uint8_t {
-  kDataFrame = 0, kHeadersFrame = 1, kResetFrame = 3, kSettingsFrame = 4, kPingFrame = 6, kGoAwayFrame = 7,
+  kDataFrame = 0,
+  kHeadersFrame = 1,
+  kResetFrame = 3,
+  kSettingsFrame = 4,
+  kPingFrame = 6,
+  kGoAwayFrame = 7,
   kWindowUpdateFrame = 8
 };
 enum Flag : uint8_t { kEndStream = 1, kAck = 1, kEndHeaders = 4, kPadded = 8 };
@@ -34,7 +39,7 @@ constexpr size_t kLargestFrame = size_t{1} << 20;
 constexpr size_t kLargestMessage = size_t{64} << 20;
 constexpr size_t kMostControl = size_t{64} << 10;
 constexpr size_t kWrite = size_t{256} << 10;  // bytes that are put together for one write
-constexpr int kMostUnanswered = 2;  // pings; after another interval the connection is taken for dead
+constexpr int kMostUnanswered = 2;            // pings; after another interval the connection is taken for dead
 constexpr int kTickMillis = 100;
 
 void append_number(std::string& out, uint64_t value, int bytes) {
