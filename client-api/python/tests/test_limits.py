@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What cannot be fails one call, and the session goes on with every tensor it has."""
+"""What cannot be fails one call, and the session continues with every tensor it has."""
 
 from __future__ import annotations
 

@@ -191,7 +191,7 @@ def test_an_output_that_aliases_the_input_is_resized_alone(device):
 
 
 def part(x: torch.Tensor) -> torch.Tensor:
-    """Elements 2 to 5 by way of a slice of the storage."""
+    """Elements 2 to 5 through a slice of the storage."""
     return torch.empty(0, dtype=x.dtype, device=x.device).set_(
         x.untyped_storage()[8:24], 0, (4,), (1,)
     )

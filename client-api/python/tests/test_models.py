@@ -327,7 +327,7 @@ def test_a_machine_in_this_process_says_that_it_cannot(machine):
 
 @contextlib.contextmanager
 def the_node_gives_up(caplog, repository: str):
-    """Waits until the node's log says that it does not go on with a load."""
+    """Waits until the node's log says that it does not continue a load."""
     caplog.set_level(logging.INFO, "remora.gateway")
     yield
     limit = time.monotonic() + 20

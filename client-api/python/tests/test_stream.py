@@ -151,7 +151,7 @@ WRONG = {
     "padding of nothing": frame(DATA, PADDED, 1, b""),
     "no protobuf": frame(DATA, 0, 1, b"\0\0\0\0\5\xff\xff\xff\xff\xff"),
     "a field past the end": frame(DATA, 0, 1, b"\0\0\0\0\2\x1a\x7f"),
-    "a report that is none": frame(
+    "a report that is not one": frame(
         DATA,
         0,
         1,
@@ -187,7 +187,7 @@ WRONG = {
 
 @pytest.mark.parametrize("what", WRONG)
 def test_a_gateway_that_breaks_the_rules_is_an_error_and_not_a_crash(opened, monkeypatch, what):
-    monkeypatch.setenv("REMORA_READ_TIMEOUT", "2")  # connections that break at once go on till then
+    monkeypatch.setenv("REMORA_READ_TIMEOUT", "2")  # connections that break at once are retried till then
     gateway = SmallGateway()
     session = opened(gateway)
     device = session.device(0)

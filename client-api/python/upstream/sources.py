@@ -17,7 +17,7 @@ VERSION = "2.6.0"
 
 
 class NotToBeHadError(Exception):
-    """The test files cannot be fetched here; the message says why."""
+    """The test files cannot be fetched here; the message has the reason."""
 
 
 def cache_folder() -> Path:

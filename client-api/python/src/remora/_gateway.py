@@ -217,7 +217,7 @@ class Gateway:
             return "\n  Is it started, and is this its port?"
         if "CERTIFICATE_VERIFY_FAILED" in details:
             return (
-                "\n  Its certificate is none that this program trusts, or is for another name: give the file that "
+                "\n  This program does not trust its certificate, or it is for another name: give the file that "
                 "holds it, or its issuer's, by ca_file=…, and connect by a name that stands in it"
             )
         if "WRONG_VERSION_NUMBER" in details:

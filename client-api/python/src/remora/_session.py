@@ -427,7 +427,7 @@ class GatewaySession(Session):
         self._opened.set()
 
     def lose(self, error: BaseException) -> None:
-        """The session cannot go on: everything on the machine raises this error from now on."""
+        """The session cannot continue: everything on the machine raises this error from now on."""
         if self._failure is None and not self.closed:
             self._failure = error
             self.fail(error)

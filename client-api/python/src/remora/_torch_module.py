@@ -401,7 +401,7 @@ def mem_get_info(device: DeviceLike = None) -> tuple[int, int]:
 
 
 def reset_peak_memory_stats(device: DeviceLike = None) -> None:
-    """Lets the peak figures start anew."""
+    """Resets the peak figures."""
     session, number = session_of(_slot(device))
     core.check(core.machine_reset_peak_memory(session.handle, number))
 

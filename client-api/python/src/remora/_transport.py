@@ -61,13 +61,13 @@ class Carried(Protocol):
         """The first frame of a connection."""
 
     def on_welcome(self, frame: bytes) -> None:
-        """The gateway's first frame; then the core is told to go on."""
+        """The gateway's first frame; then the core is told to continue."""
 
     def log_failures(self) -> None:
         """Operations have failed."""
 
     def lose(self, error: BaseException) -> None:
-        """The session cannot go on."""
+        """The session cannot continue."""
 
 
 class Transport(Protocol):

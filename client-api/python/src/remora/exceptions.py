@@ -53,7 +53,7 @@ class RemoraException(RuntimeError):  # noqa: N818 - the names are those of the 
 class RemoteOperationException(RemoraException):
     """An operation failed on the node.
 
-    Its outputs, and whatever is computed from them, have no values; everything else goes on. Raised
+    Its outputs, and whatever is computed from them, have no values; everything else continues. Raised
     where such a value is read, and by ``synchronize()`` and ``stop()`` when nobody has read one.
     The message begins with PyTorch's own. Where PyTorch raises an exception of another class than
     ``RuntimeError`` for it, this is one of that class, too: :class:`RemoteIndexError` is an ``IndexError``.

@@ -220,7 +220,7 @@ class RemoteMachine:
     def start(self) -> RemoteMachine:
         """Starts the machine and returns when it can be used. Does nothing when it runs.
 
-        A machine that was stopped is started anew: another machine, with none of the old one's tensors.
+        A machine that was stopped is started again: another machine, with none of the old one's tensors.
 
         Raises:
             ProviderException: the provider or the gateway cannot give a machine; subclasses tell why.

@@ -88,7 +88,7 @@ def load_huggingface_state_dicts(
         weights = remora.load_huggingface_state_dicts("owner/name", machine.device())[""]
         model.load_state_dict(weights, assign=True)
 
-    What is not in the node's cache yet is fetched from the hub, while the program's other threads go on
+    What is not in the node's cache yet is fetched from the hub, while the program's other threads continue
     using the machine. Tensors that share memory in the files do so on the device. Ctrl-C, and whatever
     `progress` raises, ends the load on the node as well.
 
@@ -220,7 +220,7 @@ def _poll(
 
 
 def _cancel(session: Session, load: pb.Load) -> None:
-    """The node need not go on. It does not matter whether it hears of it."""
+    """The node need not continue. It does not matter whether it hears of it."""
     call = pb.NodeCall(cancel_load=pb.CancelLoad(id=load.id))
     with contextlib.suppress(Exception):
         _ask(session, "cancelling a load", call, timeout=_LONGEST_PAUSE)

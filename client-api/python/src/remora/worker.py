@@ -39,7 +39,7 @@ _PIP_LINES = 15
 
 
 class Refusal(Exception):  # noqa: N818
-    """The function was not begun; the message says why."""
+    """The function was not begun; the message has the reason."""
 
 
 # ---------------------------------------------------------------- a function, from request to answer
@@ -245,7 +245,7 @@ class _Call:
 
     @contextlib.contextmanager
     def random_numbers(self) -> Iterator[None]:
-        """Random numbers go on where the device's generator is in the program's order of operations."""
+        """Random numbers continue where the device's generator is in the program's order of operations."""
         device = torch.device(self.devices[self.device])
         self._random_state = lambda: bytes(_random_state(device).numpy())
         before = _random_state(device)

@@ -36,7 +36,7 @@ REMORA_API const char* remora_last_error(void);
 // Threads libtorch computes with inside one operator, in this process.
 REMORA_API void remora_set_compute_threads(int32_t threads);
 REMORA_API int32_t remora_compute_threads(void);
-// Number of CUDA devices libtorch reports; 0 without CUDA, and remora_last_error() says why.
+// Number of CUDA devices libtorch reports; 0 without CUDA, and remora_last_error() has the reason.
 REMORA_API int32_t remora_cuda_device_count(void);
 // Name of a CUDA device as its driver reports it, "" when there is none; its memory in bytes, or -1.
 REMORA_API const char* remora_cuda_device_name(int32_t device);
@@ -93,7 +93,7 @@ REMORA_API int32_t remora_session_value(int64_t machine, int64_t request, int64_
 REMORA_API int32_t remora_session_connect(int64_t machine, int32_t socket, const uint8_t* headers, int64_t header_bytes,
                                           const uint8_t* hello, int64_t hello_bytes);
 // Sends and receives until something is to be told; for one thread. Answers a remora_carried; from
-// REMORA_CARRIED_ENDED on the connection is gone and remora_last_error() says why.
+// REMORA_CARRIED_ENDED on the connection is gone and remora_last_error() has the reason.
 REMORA_API int32_t remora_session_carry(int64_t machine);
 enum remora_carried {
   REMORA_CARRIED_FAILURES = 0,     // operations have failed: see remora_session_next_failure()
@@ -159,7 +159,7 @@ REMORA_API void remora_machine_set_notable_bytes(int64_t machine, int64_t bytes)
 // Whether the node computes on CUDA: libtorch chooses some operators by it.
 REMORA_API void remora_machine_set_cuda(int64_t machine, int32_t on);
 // Where other machines' nodes reach this machine's node, as "host:port": tensors go straight from node to node then. ""
-// (the default): they go by way of this process.
+// (the default): they take the way through this process.
 REMORA_API int32_t remora_machine_set_node_address(int64_t machine, const char* address);
 // Waits until all that was recorded has been executed, on the node's devices, too.
 REMORA_API int32_t remora_machine_synchronize(int64_t machine);
@@ -174,7 +174,7 @@ REMORA_API int32_t remora_machine_memory(int64_t machine, int32_t device, int64_
 REMORA_API int32_t remora_machine_empty_cache(int64_t machine, int32_t device);
 REMORA_API int32_t remora_machine_reset_peak_memory(int64_t machine, int32_t device);
 // The address of a new at::Generator that refers to the default generator of a device slot; a negative number when no
-// machine is open there. To be given back.
+// machine is open there. The caller releases it.
 REMORA_API int64_t remora_default_generator(int32_t slot);
 REMORA_API void remora_generator_release(int64_t generator);
 // Runs a Python function on the node, in order with the operations: `payload` goes to the node's worker as it is, with

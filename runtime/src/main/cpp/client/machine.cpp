@@ -544,7 +544,7 @@ void Machine::submit_open_batch(int64_t request, at::Tensor destination) {
     raise("MachineStateException", "the native core's callbacks are not installed");
   }
   // Others may record while this batch is handed over, which can take a while; but batches are handed over one at a
-  // time and in order, so that this thread queues for its turn before it lets them go on.
+  // time and in order, so that this thread queues for its turn before it lets them continue.
   auto turn = locked(submit_mutex_);
   mutex_.unlock();
   struct Relock {

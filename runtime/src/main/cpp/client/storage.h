@@ -31,7 +31,7 @@ StorageContext* context_of(const at::Tensor& t);  // nullptr for tensors without
 // Throws what PyTorch throws where memory is out: no node has a storage of so many bytes.
 void check_storage_bytes(size_t bytes);
 // The storage that a remote tensor's memory is, or is part of: a slice of a storage, or what came through DLPack. Throws
-// where the memory is none that a machine has, or the tensor does not lie within it.
+// where no machine has the memory, or the tensor does not lie within it.
 StorageContext& storage_of(const at::Tensor& t);
 // Bytes from the storage's first to the first of the tensor's own storage.
 int64_t byte_shift(const at::Tensor& t, const StorageContext& storage);

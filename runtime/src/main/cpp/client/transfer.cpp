@@ -98,7 +98,7 @@ Reply read_reply(const std::string& answer) {
   return {result, std::string(r.string())};
 }
 
-// The ticket is given back when nobody has fetched it.
+// The ticket is dropped when nobody has fetched it.
 class Ticket {
  public:
   explicit Ticket(Machine& machine) : text(new_ticket()), machine_(machine) {}

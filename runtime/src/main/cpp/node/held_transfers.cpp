@@ -30,7 +30,7 @@ class Tickets {
     return fetch_;
   }
 
-  // Makes room for so many bytes, which release() gives back; says why not, if not.
+  // Makes room for so many bytes, which release() gives back; else the reason why not.
   std::string reserve(int64_t bytes) {
     expire();
     std::lock_guard<std::mutex> guard(mutex_);

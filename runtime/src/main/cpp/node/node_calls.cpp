@@ -191,7 +191,7 @@ FunctionResult run_function(int64_t executor, const std::vector<c10::Device>& de
                            sizeof error);
   running = nullptr;
   if (code != 0) {
-    throw std::runtime_error(error[0] != 0 ? error : "it did not run, and nothing says why");
+    throw std::runtime_error(error[0] != 0 ? error : "it did not run, for an unknown reason");
   }
   TORCH_CHECK(run.answered, "there was no answer");
   return std::move(run.result);

@@ -243,7 +243,7 @@ class StateReader {
   // Nothing may follow.
   void finish() {
     if (next_ == end_ && !ended_) read_chunk();
-    if (!ended_ || next_ != end_ || bytes_ != size_) fail("it goes on behind its end");
+    if (!ended_ || next_ != end_ || bytes_ != size_) fail("bytes follow its end");
   }
   // No more bytes than this can come.
   uint64_t remaining() const { return end_ - next_ + (size_ - bytes_); }

@@ -91,7 +91,7 @@ void download(const at::Tensor& source, const at::Tensor& target) {
   }
 }
 
-// From one machine to another: straight from node to node, or else by way of this process, a chunk at a time. The whole
+// From one machine to another: directly from node to node, or else through this process, a chunk at a time. The whole
 // tensor is never here.
 void copy_between_machines(const at::Tensor& source, const at::Tensor& target) {
   auto plain = source.resolve_conj().resolve_neg().contiguous().view(-1);

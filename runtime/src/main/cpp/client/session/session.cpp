@@ -229,7 +229,8 @@ void Session::wait(std::unique_lock<std::mutex>& lock, const char* what, F&& rea
       bool stop = interrupted() != 0;
       lock.lock();
       if (stop && !ready()) {
-        raise("KeyboardInterrupt", "the wait for machine '" + machine_.name + "' was interrupted; its work goes on");
+        raise("KeyboardInterrupt",
+              "the wait for machine '" + machine_.name + "' was interrupted; the machine continues its work");
       }
     }
     auto executed = machine_.executed.load(std::memory_order_acquire);

@@ -198,14 +198,14 @@ class Stream {
   Message message_;
   size_t message_at_ = 0;
   bool finished_ = false;             // END_STREAM was written
-  std::atomic<bool> blocked_{false};  // the socket takes nothing more: the carrying thread goes on when it does
+  std::atomic<bool> blocked_{false};  // the socket takes nothing more: the carrying thread continues when it does
 
   // The reader's.
   std::mutex reading_;
   std::vector<uint8_t> buffer_;
   size_t begin_ = 0, end_ = 0;
   std::string begun_;     // what has come of a message that is not complete
-  int64_t consumed_ = 0;  // bytes of data for which no window was given back yet
+  int64_t consumed_ = 0;  // bytes of data for which no window was returned yet
   std::string welcome_;
   std::atomic<bool> welcomed_{false};
 

@@ -31,7 +31,7 @@ constexpr size_t kFrameHeader = 9;
 constexpr int64_t kFirstWindow = 65'535;
 constexpr int64_t kLargestWindow = 0x7FFF'FFFF;
 constexpr size_t kFirstMaxFrame = 16'384;
-// What the gateway may send. Windows are given back long before they are used up: what limits it is what it keeps until
+// What the gateway may send. Windows are returned long before they are used up: what limits it is what it keeps until
 // it was received.
 constexpr int64_t kWindow = int64_t{1} << 30;
 constexpr int64_t kReplenish = int64_t{1} << 26;

@@ -35,7 +35,7 @@ public final class ClusterNode {
    *
    * @param machine the machine's name
    * @param opening names this opening of the machine: a machine that comes with another one starts
-   *     anew, and what it had on the node is freed
+   *     again, and what it had on the node is freed
    */
   public record Reserve(String machine, String opening, ActorRef<StatusReply<Reservation>> replyTo)
       implements Command {}

@@ -6,7 +6,7 @@ import io.remora.provider.MachineSpec;
 import java.util.List;
 
 /**
- * What another member of the cluster needs to go on with a machine when its member is gone.
+ * What another member of the cluster needs to continue a machine when its member is gone.
  *
  * @param spec what machine it is
  * @param owner whose end ends the machine; null: nobody's

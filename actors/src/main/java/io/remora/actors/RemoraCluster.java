@@ -32,7 +32,7 @@ import scala.concurrent.Await;
  * configuration share one. Its threads are daemons and it has no exit hooks.
  *
  * <p>Each {@link #acquire} gives a handle; when the last one of a cluster is released, the member
- * leaves, and with it every machine still open that no other member can go on with. Thread-safe.
+ * leaves, and with it every machine still open that no other member can continue. Thread-safe.
  */
 public final class RemoraCluster implements AutoCloseable {
 

@@ -185,7 +185,7 @@ class MachineLossTest extends MachineFixture {
     node.answersHello = false;
     node.connection.close();
 
-    assertThat(failure(pausing)).hasMessageContaining("was not paused and goes on");
+    assertThat(failure(pausing)).hasMessageContaining("was not paused and continues");
     assertThat(info().state()).isEqualTo(MachineState.RECONNECTING);
     node.answersHello = true;
     session.submit(1, 10, List.of());

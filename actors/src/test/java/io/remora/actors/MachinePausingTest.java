@@ -78,7 +78,7 @@ class MachinePausingTest extends MachineFixture {
     assertThat(stats()).as("when it is closed").containsEntry("cost.dollars", 0.75);
     TestNode again = new TestNode();
     open(again);
-    assertThat(stats()).as("when it is opened anew").doesNotContainKey("cost.dollars");
+    assertThat(stats()).as("when it is opened again").doesNotContainKey("cost.dollars");
     success(ask(MachineProtocol.Close::new, Done.class));
   }
 
@@ -130,7 +130,7 @@ class MachinePausingTest extends MachineFixture {
     node.answerSave("no space left on device");
     assertThat(failure(pausing))
         .isInstanceOf(MachineStateException.class)
-        .hasMessageContaining("was not paused and goes on: no space left on device");
+        .hasMessageContaining("was not paused and continues: no space left on device");
     assertThat(session.executed()).isEqualTo(1);
 
     assertThat(failure(ask(MachineProtocol.Pause::new, MachineInfo.class)))

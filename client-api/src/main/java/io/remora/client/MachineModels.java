@@ -173,7 +173,7 @@ final class MachineModels {
     }
   }
 
-  /** The node need not go on. It does not matter whether it hears of it. */
+  /** The node need not continue. It does not matter whether it hears of it. */
   private void cancel(Load load, boolean interrupted) {
     boolean clear = Thread.interrupted() || interrupted;
     try {

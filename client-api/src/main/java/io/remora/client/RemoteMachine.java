@@ -57,7 +57,7 @@ import org.slf4j.LoggerFactory;
  *
  * <p>A machine that is not needed for a while can be {@linkplain #pause paused}, and pauses by
  * itself after {@link Builder#idleTimeout} without use: its node ends, and its next use starts
- * another that goes on where that one was.
+ * another that resumes where that one stopped.
  *
  * <p>Closing the machine gives it back to its provider; its tensors cannot be used after that. A
  * machine that is still open when the JVM ends is closed by a shutdown hook, for {@code
@@ -81,7 +81,7 @@ public final class RemoteMachine implements AutoCloseable {
   private final ClientSettings settings;
   private final MachineHost host;
   private final MachineSession session;
-  // Whether the machine goes on when this program has closed it.
+  // Whether the machine stays open when this program has closed it.
   private final boolean kept;
   private final ReentrantLock closing = new ReentrantLock();
   private volatile boolean closed;
@@ -203,7 +203,7 @@ public final class RemoteMachine implements AutoCloseable {
   /**
    * Has the node load a model's weights onto a device of its own; none passes through this program.
    * What is not in the node's cache yet is fetched from the hub, while the program's other threads
-   * go on using the machine. Tensors that share memory in the files do so on the device.
+   * continue using the machine. Tensors that share memory in the files do so on the device.
    *
    * @param source a repository on the hub, {@code owner/name}; or a folder or file on the node's
    *     disk that the node allows ({@code remora.node.models.directories}): a path that begins with
@@ -292,7 +292,7 @@ public final class RemoteMachine implements AutoCloseable {
     return session.memory(device);
   }
 
-  /** Lets the peak figures of {@link #memory} start anew. */
+  /** Resets the peak figures of {@link #memory}. */
   public void resetPeakMemory(int device) {
     requireOpen();
     session.resetPeakMemory(device);
@@ -363,14 +363,14 @@ public final class RemoteMachine implements AutoCloseable {
    * random generators, failures that nobody has read - is saved to its state store ({@code
    * remora.state}), and the node is ended, so that it costs nothing. Returns when that is done;
    * pausing a paused machine does nothing. Meanwhile, and as long as the machine is paused, other
-   * threads may go on recording: their work is neither lost nor executed twice.
+   * threads may continue recording: their work is neither lost nor executed twice.
    *
    * <p>The machine's next use resumes it: a value that is read, or recorded work that is sent off.
    * That work waits at the end of {@code pause()} already when other threads use the machine
    * meanwhile. Dropping tensors is no use.
    *
    * @throws MachineStateException when the machine is closed; or when it could not be paused, which
-   *     the message explains, and it goes on as if nothing had happened
+   *     the message explains, and it continues as if nothing had happened
    * @throws NodeLostException when the node is lost meanwhile
    */
   public void pause() {
@@ -398,7 +398,7 @@ public final class RemoteMachine implements AutoCloseable {
    * A paused machine is not resumed for that; what it has saved is deleted. The machine is given
    * back whatever fails on the way. Calling it again does nothing; a call while another thread
    * closes the machine returns when that is done. A machine that was {@linkplain Builder#keep kept}
-   * or {@linkplain #attach attached to} goes on.
+   * or {@linkplain #attach attached to} stays open.
    *
    * @throws RemoteOperationException when an operation has failed whose result nobody has read
    * @throws NodeLostException when the machine was gone before everything was executed
@@ -619,7 +619,7 @@ public final class RemoteMachine implements AutoCloseable {
 
     /**
      * How long the machine may go unused before it {@linkplain RemoteMachine#pause pauses} by
-     * itself. Use is what is sent to the node; dropping tensors is none. Default: {@code
+     * itself. Only work sent to the node counts as use; releasing tensors does not. Default: {@code
      * remora.machine.idle-timeout}, which is off.
      *
      * @throws IllegalArgumentException when not positive
@@ -679,7 +679,7 @@ public final class RemoteMachine implements AutoCloseable {
 
     /**
      * The machine stays when this program closes it or ends, until somebody {@linkplain #stop
-     * stops} it. When the cluster member that it is on leaves or fails, another goes on with it:
+     * stops} it. When the cluster member that it is on leaves or fails, another continues it:
      * with the same node where the provider's nodes outlive the process that asked for them (as
      * those of provider {@code cluster}), else, when the member leaves in order, with another node
      * and what was saved. In a cluster of one it ends with the program all the same.

@@ -61,7 +61,7 @@ public final class FaultyProvider implements MachineProvider {
             });
   }
 
-  /** Another's node, which goes on whatever becomes of this machine. */
+  /** Another's node, which stays up whatever becomes of this machine. */
   private record Stolen(ProvisionedNode node, LaunchToken token) implements ProvisionedNode {
 
     @Override

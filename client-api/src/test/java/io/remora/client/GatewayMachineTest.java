@@ -69,7 +69,7 @@ final class GatewayMachineTest {
       assertThat(machine.info().libtorchVersion()).startsWith("2.10.");
       assertThat(ones(2, 3).to(device, ScalarType.Float).sum().item_float()).isEqualTo(6f);
       assertThat(doubled.to(new Device("cpu"), ScalarType.Float).equal(large.mul(new Scalar(2f))))
-          .as("12 MB up and down, by way of 2 MiB")
+          .as("12 MB up and down, through 2 MiB")
           .isTrue();
       assertThat(machine.storage(doubled).bytes()).isEqualTo(12_000_000);
       assertThat(machine.memory(0).allocated()).isGreaterThanOrEqualTo(12_000_000);

@@ -55,7 +55,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 
-/** Machines whose nodes, processes of their own, come and go under a program that goes on. */
+/** Machines whose nodes, processes of their own, come and go under a program that continues. */
 @Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class PauseTest {
 
@@ -351,7 +351,7 @@ final class PauseTest {
 
       assertThatThrownBy(machine::pause)
           .isInstanceOf(MachineStateException.class)
-          .hasMessageContaining(machine.name() + " was not paused and goes on")
+          .hasMessageContaining(machine.name() + " was not paused and continues")
           .hasMessageContaining(taken.toString());
 
       assertThat(machine.state()).isEqualTo(MachineState.READY);

@@ -68,7 +68,7 @@ final class RemoteMachineLifecycleTest {
       assertThatThrownBy(() -> RemoteMachine.builder().provider("mock").name("twice").open())
           .isInstanceOf(MachineStateException.class)
           .hasMessageContaining("twice");
-      assertThat(first.state()).as("the first goes on").isEqualTo(MachineState.READY);
+      assertThat(first.state()).as("the first continues").isEqualTo(MachineState.READY);
     }
   }
 
@@ -210,7 +210,7 @@ final class RemoteMachineLifecycleTest {
       assertThat(Duration.ofNanos(System.nanoTime() - begin)).isLessThan(Duration.ofSeconds(15));
       await().until(machine::state, MachineState.FAILED::equals);
       assertThat(machine.storage(tensor).state()).isEqualTo(StorageState.LOST);
-      manual_seed(1); // for all that goes on
+      manual_seed(1); // for all that are open
       assertThatThrownBy(() -> tensor.add(tensor).sum().item_float())
           .isInstanceOf(NodeLostException.class);
     } finally {

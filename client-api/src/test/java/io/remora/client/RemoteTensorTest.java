@@ -275,7 +275,7 @@ final class RemoteTensorTest {
         .hasMessageStartingWith("index out of range in self\n  IndexError in aten::index_select")
         .extracting(failed -> ((RemoteOperationException) failed).errorClass())
         .isEqualTo("IndexError");
-    assertThat(values(values)).as("everything else goes on").containsOnly(0f);
+    assertThat(values(values)).as("everything else continues").containsOnly(0f);
   }
 
   @Test

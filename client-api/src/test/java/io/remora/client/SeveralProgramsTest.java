@@ -19,7 +19,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 
-/** Two programs, in processes of their own, on one machine by way of a gateway. */
+/** Two programs, in processes of their own, on one machine through a gateway. */
 @Tag("full")
 @Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class SeveralProgramsTest {
@@ -59,7 +59,7 @@ final class SeveralProgramsTest {
       assertThat(mine.sum().item_float()).isEqualTo(1000f);
       assertThatThrownBy(() -> failed.sum().item_float())
           .isInstanceOf(RemoteOperationException.class);
-      // It has drawn numbers meanwhile; this program's go on where they were.
+      // It has drawn numbers meanwhile; this program's continue where they were.
       Tensor second = drawnOn(machine);
       manual_seed(SEED);
       assertThat(first.cpu().equal(zeros(100).uniform_())).isTrue();

@@ -73,7 +73,7 @@ final class ShortReadsTest {
     }
   }
 
-  /** Reads a value again and again while {@code work} goes on. */
+  /** Reads a value again and again while {@code work} continues. */
   private static void assertShortWhile(RemoteMachine machine, Device device, Runnable work) {
     Tensor small = ones(10).to(device, ScalarType.Float);
     assertThat(small.sum().item_float()).isEqualTo(10f);

@@ -76,7 +76,7 @@ final class TlsMachineTest {
 
       assertThat(moved.cpu().equal(local)).isTrue();
       assertThat(to.statistics().uploadedBytes())
-          .as("nothing by way of the program")
+          .as("nothing through the program")
           .isEqualTo(uploaded);
     }
   }

@@ -5,7 +5,7 @@ import java.util.List;
 
 /**
  * An operation failed on the node. Its outputs, and whatever is computed from them, have no values;
- * everything else goes on. The message begins with PyTorch's own. Thrown where such a value is
+ * everything else continues. The message begins with PyTorch's own. Thrown where such a value is
  * read, and by {@link MachineSession#synchronize()} and {@link MachineSession#close()} when nobody
  * has read one.
  */

@@ -28,7 +28,7 @@ import org.bytedeco.pytorch.global.torch.ScalarType;
  *   <li>A value is read once an epoch, not once a step. Reading waits for the machine; until then
  *       the steps are only recorded and sent, and the machine is never idle. The losses of an epoch
  *       are therefore kept in one tensor on the device.
- *   <li>Each step has its own {@link PointerScope}, so that tensors are given back when the step
+ *   <li>Each step has its own {@link PointerScope}, so that tensors are released when the step
  *       ends, not when the garbage collector gets there.
  * </ul>
  */

@@ -307,7 +307,7 @@ final class GatewayCommand implements Callable<Integer> {
     }
   }
 
-  /** A gateway that could not start, and the exit code that says why. */
+  /** A gateway that could not start, and the exit code for the reason. */
   private static final class StartFailure extends RemoraException {
 
     private static final long serialVersionUID = 1L;

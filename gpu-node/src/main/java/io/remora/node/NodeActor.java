@@ -80,7 +80,7 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
   /** The node is to end. */
   record End(String reason) implements Command {}
 
-  /** Nobody is there for whom the node goes on. */
+  /** The node has nobody left to serve. */
   private record Orphaned(String reason) implements Command {}
 
   private record SessionEnded(SessionKey key) implements Command {}
@@ -297,7 +297,7 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
     }
     if (!isHeldBy(wanted.machine(), wanted.opening())) {
       if (!machine.isEmpty()) {
-        free("machine " + machine + " starts anew");
+        free("machine " + machine + " starts again");
       }
       machine = wanted.machine();
       opening = wanted.opening();

@@ -21,7 +21,7 @@ import java.util.stream.Collectors;
 
 /**
  * One machine's link: what outlives its connections. Its sessions take batches from the connection
- * that carries the link at the moment, and from no other; without one they go on with what they
+ * that carries the link at the moment, and from no other; without one they continue with what they
  * have. A new connection takes the link over from the one before at an exact place in the stream of
  * each session.
  *

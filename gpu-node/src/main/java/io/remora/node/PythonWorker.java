@@ -122,7 +122,7 @@ final class PythonWorker implements FunctionRunner, AutoCloseable {
     }
   }
 
-  /** The worker could not begin with the function, but can go on with others. */
+  /** The worker could not begin with the function, but can continue with others. */
   private static final class WorkerRefusal extends RemoraException {
     private static final long serialVersionUID = 1L;
 

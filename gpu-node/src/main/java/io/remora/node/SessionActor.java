@@ -324,7 +324,7 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
     return batch;
   }
 
-  /** The session goes on afterwards, whatever came of it. */
+  /** The session continues afterwards, whatever came of it. */
   private void save(String pause) {
     if (lastSaved != null && lastSaved.getPause().equals(pause)) {
       // Asked again over another connection: the answer may not have arrived.

@@ -82,7 +82,7 @@ final class SessionInbox {
   }
 
   /**
-   * Puts an entry; after {@link #abandon} its buffer is given back at once.
+   * Puts an entry; after {@link #abandon} its buffer is released at once.
    *
    * @return false if the bytes that wait exceed the bound; the entry is in the inbox nevertheless
    */

@@ -22,7 +22,7 @@ final class TorchHome {
   /**
    * Loads libtorch from a torch installation.
    *
-   * @throws NodeStartException if the folder is none, or one of another version; says what was
+   * @throws NodeStartException if it is not a folder, or one of another version; says what was
    *     expected
    */
   static TorchLibrary load(Path home) {

@@ -146,7 +146,7 @@ final class TorchGlobal {
     return Optional.ofNullable(refusal);
   }
 
-  /** The dtype of a storage's type; empty for what is none. */
+  /** The dtype of a storage's type; empty for anything else. */
   Optional<DType> storageType() {
     return isStorage ? Optional.of(dtype) : Optional.empty();
   }

@@ -148,7 +148,7 @@ final class Unpickler {
       }
       default ->
           throw error(
-              "its instruction 0x%02x at byte %d is none that torch.save writes"
+              "unsupported pickle opcode 0x%02x at byte %d: torch.save does not write it"
                   .formatted(opcode, in.position() - 1));
     }
   }

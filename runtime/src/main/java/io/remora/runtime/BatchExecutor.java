@@ -46,7 +46,7 @@ public final class BatchExecutor implements AutoCloseable {
    *
    * @param sequence the batch's number, for messages
    * @param batch a direct buffer, read from position to limit; its position does not move
-   * @throws ProtocolException when the bytes are not a well-formed batch; the session cannot go on
+   * @throws ProtocolException when the bytes are not a well-formed batch; the session cannot continue
    *     then
    */
   public ExecutionResult execute(long sequence, ByteBuffer batch) {
@@ -101,7 +101,7 @@ public final class BatchExecutor implements AutoCloseable {
 
   /**
    * Writes everything the session is made of to a new file: storages with their values, random
-   * generators, operators, failures, events. The session goes on as if nothing had happened.
+   * generators, operators, failures, events. The session continues as if nothing had happened.
    *
    * @param sequence the last batch executed, which the file remembers
    * @param file where to; its folder exists. It is complete and on disk when this returns

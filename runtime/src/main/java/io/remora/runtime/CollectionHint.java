@@ -62,7 +62,7 @@ final class CollectionHint {
       collect.run();
       survived(settled());
     } catch (InterruptedException e) {
-      Thread.currentThread().interrupt(); // it is the recording that counts, which goes on
+      Thread.currentThread().interrupt(); // only the recording counts, and it continues
     }
     lastNanos = System.nanoTime();
   }

@@ -71,7 +71,7 @@ final class LoopbackMachine implements AutoCloseable {
     return executor.storageCount();
   }
 
-  /** Saves the session, ends its executor, and goes on with one that has loaded it. */
+  /** Saves the session, ends its executor, and continues with one that has loaded it. */
   SavedSession swap(Path file) throws Exception {
     CompletableFuture<SavedSession> done = new CompletableFuture<>();
     swapped = done;

@@ -28,7 +28,7 @@ import java.util.concurrent.locks.ReentrantLock;
 /**
  * One session's batches on their way to the node. The program's thread puts them in, the link's
  * writer thread takes all that waits as one frame, and each stays here, in order, until the node
- * has acknowledged it; its memory is given back exactly once, at the earliest when the writer is
+ * has acknowledged it; its memory is released exactly once, at the earliest when the writer is
  * through with it.
  *
  * <p>At most {@code remora.link.max-in-flight-bytes} are unacknowledged, and while there is a line
@@ -258,7 +258,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
     lock.lock();
     try {
       if (heldAfter != Long.MAX_VALUE) {
-        return "the machine is pausing or paused, and no node has taken it up again; its log says why";
+        return "the machine is pausing or paused, and no node has resumed it; see its log for the reason";
       }
       return connection == null ? "there is no connection to its node at present" : "";
     } finally {
@@ -352,7 +352,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
     sendAfterAll(frame);
   }
 
-  /** There is no connection any more; {@link #hold} goes on, frames after all are forgotten. */
+  /** There is no connection any more; {@link #hold} stays in force, frames after all are forgotten. */
   public void disconnect() {
     lock.lock();
     try {
@@ -584,7 +584,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
 
   /**
    * Ends the session: blocked and later {@link #submit}s throw {@code cause}, the listener hears of
-   * it, all batches are given back. Only the first call counts.
+   * it, all batches are released. Only the first call counts.
    */
   public void lose(RemoraException cause) {
     requireNonNull(cause, "cause");

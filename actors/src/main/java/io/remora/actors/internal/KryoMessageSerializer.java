@@ -263,7 +263,7 @@ public final class KryoMessageSerializer extends SerializerWithStringManifest {
     public ActorRef<?> read(Kryo kryo, Input input, Class<? extends ActorRef<?>> type) {
       String address = input.readString();
       if (address == null) {
-        // Akka reads the characters by way of Unsafe: a null would end the process.
+        // Akka reads the characters through Unsafe: a null would end the process.
         throw new KryoException("an actor without an address");
       }
       return resolver.resolveActorRef(address);

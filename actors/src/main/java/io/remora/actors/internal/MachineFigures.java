@@ -100,7 +100,7 @@ public final class MachineFigures {
     return OPEN.stream().filter(figures -> figures.state == state).count();
   }
 
-  /** The machine's state has changed. A stopped machine is none. */
+  /** The machine's state has changed. Stopped machines are not counted. */
   public void become(MachineState newState) {
     MachineState old = state;
     state = newState;
@@ -236,7 +236,7 @@ public final class MachineFigures {
     return pauses.sum();
   }
 
-  /** Attempts that it took to make broken links anew. */
+  /** Attempts that it took to re-establish broken links. */
   public long redials() {
     return redials.sum();
   }

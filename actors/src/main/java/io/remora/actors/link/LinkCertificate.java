@@ -54,7 +54,7 @@ public record LinkCertificate(String certificate, String privateKey) {
    * it. Takes milliseconds.
    *
    * @param name what the certificate calls its owner, for logs: letters, digits, dots, dashes
-   * @param validity how long it is accepted; a link that is up goes on
+   * @param validity how long it is accepted; a link that is up stays up
    */
   public static LinkCertificate ephemeral(String name, Duration validity) {
     if (!name.matches("[A-Za-z0-9._-]{1,64}")) {

@@ -42,7 +42,7 @@ public abstract sealed class LinkChannel implements Closeable
    */
   abstract long write(ByteBuffer[] buffers, int offset, int count) throws IOException;
 
-  /** Tells the peer that nothing more comes; reading goes on. For the thread that writes. */
+  /** Tells the peer that nothing more comes; reading continues. For the thread that writes. */
   abstract void shutdownOutput() throws IOException;
 
   /** Who is at the other end. */

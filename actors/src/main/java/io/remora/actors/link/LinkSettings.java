@@ -21,7 +21,7 @@ import java.time.Duration;
  * @param heartbeatTimeout after how long without anything received the link counts as lost
  * @param connectTimeout limit of making the TCP connection
  * @param handshakeTimeout limit from connection to welcome, TLS included
- * @param giveUpAfter how long a broken link is made anew before the node counts as lost
+ * @param giveUpAfter how long a broken link is retried before the node counts as lost
  * @param redialMinBackoff wait between the first two attempts
  * @param redialMaxBackoff longest wait between two attempts
  * @param redialRandomFactor up to which part of itself a wait is made longer, at random

@@ -34,7 +34,7 @@ final class PeerTrust extends X509ExtendedTrustManager {
   private final Set<String> names;
 
   /**
-   * @throws IllegalArgumentException if a pin is none
+   * @throws IllegalArgumentException if a pin is not a SHA-256 fingerprint
    */
   PeerTrust(X509ExtendedTrustManager authorities, List<String> pins, List<String> names) {
     this.authorities = authorities;
@@ -115,7 +115,7 @@ final class PeerTrust extends X509ExtendedTrustManager {
     String pin = LinkCertificate.pin(certificate);
     if (!pins.isEmpty() && !pins.contains(pin)) {
       throw new CertificateException(
-          "that of %s, SHA-256 %s, is none of remora.link.tls.pins".formatted(who, pin));
+          "the certificate of %s, SHA-256 %s, is not listed in remora.link.tls.pins".formatted(who, pin));
     }
     if (authorities != null) {
       try {

@@ -30,7 +30,7 @@ import org.bouncycastle.openssl.jcajce.JcaPEMKeyConverter;
 public final class Pem {
 
   private static final String BEGIN = "-----BEGIN ";
-  private static final String NO_KEY = "the private key is none in PEM format without a password";
+  private static final String NO_KEY = "expected an unencrypted private key in PEM format";
   private static final char[] NO_PASSWORD = {};
 
   private Pem() {}

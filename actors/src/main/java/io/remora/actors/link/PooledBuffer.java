@@ -36,7 +36,7 @@ public final class PooledBuffer {
     int before = holders.getAndIncrement();
     if (before <= 0) {
       holders.getAndDecrement();
-      throw new IllegalStateException("the buffer was given back already");
+      throw new IllegalStateException("the buffer was already released");
     }
     return this;
   }
@@ -50,7 +50,7 @@ public final class PooledBuffer {
     int after = holders.decrementAndGet();
     if (after < 0) {
       holders.incrementAndGet();
-      throw new IllegalStateException("the buffer was given back already");
+      throw new IllegalStateException("the buffer was already released");
     }
     if (after == 0) {
       pool.giveBack(this);

@@ -36,7 +36,7 @@ final class TlsChannel extends LinkChannel {
   private static final Duration FAREWELL = Duration.ofSeconds(1);
 
   private static final String CLOSED_EARLY =
-      "the peer closed the connection in the TLS handshake: its log says why. It may take links"
+      "the peer closed the connection in the TLS handshake: see its log for the reason. It may take links"
           + " without TLS only (remora.link.tls.mode = on there changes that)";
 
   private static final ByteBuffer NOTHING = ByteBuffer.allocate(0);
@@ -165,7 +165,7 @@ final class TlsChannel extends LinkChannel {
     if (result.getStatus() == SSLEngineResult.Status.OK
         && result.bytesConsumed() == 0
         && result.bytesProduced() == 0) {
-      throw new SSLException("TLS does not go on: " + result);
+      throw new SSLException("TLS handshake stalled: " + result);
     }
   }
 
@@ -369,7 +369,7 @@ final class TlsChannel extends LinkChannel {
     } while (encrypted.limit() > 0 && engine.getHandshakeStatus() == HandshakeStatus.NEED_WRAP);
   }
 
-  /** The alert that says why is to arrive before the end of the connection destroys it. */
+  /** The alert with the reason is to arrive before the end of the connection destroys it. */
   private void sayFarewell() {
     try {
       sendPending();

@@ -47,7 +47,7 @@ abstract class Pausing extends Running {
     machine.sessions.goOn();
     pausedBy.refuse(
         new MachineStateException(
-            "machine " + machine.name + " was not paused and goes on: " + cause));
+            "machine " + machine.name + " was not paused and continues: " + cause));
     if (machine.isLeaving()) {
       // It was tried: what no other process can take over ends with this one.
       return node.handle().isPresent() ? machine.enter(new HandingOver(this)) : Behaviors.stopped();

@@ -119,7 +119,7 @@ public final class NodeLink {
   /** The connection is gone, and another is being made. */
   public record Broken(String cause) implements Event {}
 
-  /** There is another connection: everything goes on. */
+  /** There is another connection: everything continues. */
   public record Restored(Duration after, int attempts) implements Event {}
 
   /** There is no link (any more); the last event. */

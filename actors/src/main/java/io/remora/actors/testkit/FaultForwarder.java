@@ -123,7 +123,7 @@ public final class FaultForwarder implements AutoCloseable {
     locked(() -> Arrays.stream(directions).forEach(each -> ways.get(each).stalled = true));
   }
 
-  /** Ends stalls, delays and slowness; what was held goes on. */
+  /** Ends stalls, delays and slowness; what was held is sent. */
   public void heal() {
     locked(
         () ->
@@ -136,7 +136,7 @@ public final class FaultForwarder implements AutoCloseable {
                     }));
   }
 
-  /** Keeps each piece, of 64 KiB at most, for so long before it goes on, each way. */
+  /** Keeps each piece, of 64 KiB at most, for so long before it is sent, each way. */
   public void delay(Duration duration) {
     locked(() -> ways.values().forEach(way -> way.delayNanos = duration.toNanos()));
   }
@@ -246,7 +246,7 @@ public final class FaultForwarder implements AutoCloseable {
             ways.get(direction).bytesPerSecond == Long.MAX_VALUE ? CHUNK_BYTES : SLOW_CHUNK_BYTES);
   }
 
-  /** Waits until these bytes may go on, and damages them; how often they are to be sent. */
+  /** Waits until these bytes may be sent, and damages them; how often they are to be sent. */
   private int awaitTurn(Direction direction, Connection connection, byte[] bytes, int count) {
     lock.lock();
     try {

@@ -256,7 +256,7 @@ final class NodeLease extends AbstractBehavior<NodeLease.Command> {
       return Optional.of(handle.text(ActorRefResolver.get(system)));
     }
 
-    /** The node is free again, and goes on. */
+    /** The node is free again. */
     @Override
     public CompletionStage<Done> terminate() {
       handle.node().tell(new ClusterNode.Release(machine, handle.opening()));

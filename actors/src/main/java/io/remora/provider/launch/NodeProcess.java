@@ -233,7 +233,7 @@ public final class NodeProcess {
       stream.write(input);
       stream.flush();
     } catch (IOException e) {
-      // It has ended at once: its exit says why.
+      // It has ended at once: its exit has the reason.
       log.debug("Process {} takes no input", pid(), e);
     }
   }

@@ -291,7 +291,7 @@ class LinkTlsTest {
     assertThat(refusal.there)
         .isInstanceOf(AuthenticationException.class)
         .hasMessageContaining("CN=owner, SHA-256 ")
-        .hasMessageContaining("is none of remora.link.tls.pins");
+        .hasMessageContaining("is not listed in remora.link.tls.pins");
     assertThat(refusal.here).hasMessageContaining("the peer refuses this side's certificate");
     assertStillOpen(port, LinkTls.pinned(owner, launched.pin()));
   }
@@ -423,7 +423,7 @@ class LinkTlsTest {
         own,
         Map.of(
             "tls.private-key", "-----BEGIN PRIVATE KEY-----\nx\n", "tls.pins", List.of(node.pin())),
-        "the private key is none in PEM format");
+        "expected an unencrypted private key in PEM format");
     assertWrong(
         own,
         Map.of("tls.private-key", program.privateKey(), "tls.pins", List.of(node.pin())),

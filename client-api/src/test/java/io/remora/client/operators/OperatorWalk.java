@@ -30,7 +30,7 @@ import java.util.function.Consumer;
 
 /**
  * Takes operators through {@link OperatorTrials} in processes of their own. One that dies or hangs
- * is started anew, and the step that ended it is left out.
+ * is started again, and the step that ended it is left out.
  */
 final class OperatorWalk {
 

@@ -15,7 +15,7 @@ import org.bytedeco.pytorch.global.torch.ScalarType;
 
 /**
  * AdamW, in libtorch's fused kernel: a step is one operation for the whole model. Its state is
- * tensors beside the parameters, which can be saved and given back where they are; the optimizer of
+ * tensors beside the parameters, which can be saved and restored where they are; the optimizer of
  * bytedeco's binding does not show its own.
  */
 final class FusedAdamW {
@@ -64,7 +64,7 @@ final class FusedAdamW {
 
   /**
    * All that the next step depends on, by name: {@code step}, and for each parameter {@code
-   * mean.<name>} and {@code square.<name>}. To go on where another optimizer was, copy its state
+   * mean.<name>} and {@code square.<name>}. To continue where another optimizer was, copy its state
    * into these.
    */
   Map<String, Tensor> state() {

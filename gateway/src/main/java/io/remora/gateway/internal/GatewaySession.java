@@ -31,7 +31,7 @@ import java.util.function.Consumer;
 /**
  * A program's session on a machine, seen from the gateway: it outlives the stream that carries it.
  *
- * <p>Up: batches go on to the machine in order, once each; a batch that came before is ignored.
+ * <p>Up: batches are passed to the machine in order, once each; a batch that came before is ignored.
  * Down: reports and values are numbered frames, kept until the program says that it received them,
  * and sent again on the next stream. Reports that wait for the stream travel in one frame. Past
  * {@code remora.gateway.max-unreceived-bytes} the thread that reads the machine's link waits, and
@@ -54,7 +54,7 @@ final class GatewaySession implements SessionListener {
     /** There are frames again, or there is room for batches again, or the session has ended. */
     void wake();
 
-    /** The session goes on over another stream. */
+    /** The session continues over another stream. */
     void replaced();
   }
 
@@ -474,7 +474,7 @@ final class GatewaySession implements SessionListener {
     }
   }
 
-  /** Waits while too much is kept, as long as the program goes on receiving. */
+  /** Waits while too much is kept, as long as the program keeps receiving. */
   private void awaitRoom() {
     long left = patience.toNanos();
     while (unreceivedBytes > maxUnreceivedBytes && !ended) {

@@ -274,7 +274,7 @@ final class SessionStream extends GraphStage<FlowShape<ByteString, HttpEntity.Ch
                   GatewayErrors.refusal(
                       Status.Code.ABORTED,
                       MachineStateException.class,
-                      "the session goes on over another stream")));
+                      "the session continues over another stream")));
     }
 
     private void finish(Throwable failure) {

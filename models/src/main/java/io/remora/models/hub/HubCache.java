@@ -118,7 +118,7 @@ final class HubCache {
   }
 
   /**
-   * Where a content is put together: a name of its own, since no other program could go on with it.
+   * Where a content is put together: a name of its own, since no other program could resume it.
    */
   Path partial(String etag) {
     return blob(etag + ".remora.incomplete");

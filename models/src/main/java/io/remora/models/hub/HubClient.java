@@ -24,7 +24,7 @@ import org.slf4j.LoggerFactory;
  * Python's {@code huggingface_hub} uses as well.
  *
  * <p>Every file is checked against the hub's checksum before it appears in the cache. A download
- * that breaks goes on where it was, and a later process goes on behind the pieces that are whole.
+ * that breaks resumes where it stopped, and a later process resumes behind the pieces that are whole.
  * Other processes may work on the same cache: two of Remora fetch a file once; beside Python's
  * client a file may be fetched twice, and either result is whole.
  *

@@ -417,7 +417,7 @@ final class HubHttp implements AutoCloseable {
         URI uri = head.uri.resolve(next.group(1));
         if (!isHub(uri)) {
           throw new HubException(
-              "%s: the listing goes on at another server, %s"
+              "%s: the listing continues at another server, %s"
                   .formatted(shown(head.uri), shown(uri)));
         }
         return Optional.of(uri);

@@ -56,7 +56,7 @@ final class PartialFile implements AutoCloseable {
     }
   }
 
-  /** How many bytes an earlier download has left there to go on with. */
+  /** How many bytes an earlier download has left there to resume from. */
   static long bytesDone(Path path, long bytes, long pieceBytes) {
     try (PartialFile file = new PartialFile(path, bytes, pieceBytes, StandardOpenOption.READ)) {
       long done = 0;

@@ -128,7 +128,7 @@ final class CallRetries {
         }
       }
     } catch (InvalidProtocolBufferException e) {
-      // Details that nobody can read are none.
+      // Details that nobody can read do not count.
     }
     return OptionalDouble.empty();
   }

@@ -39,7 +39,7 @@ record Deadline(long endNanos, BooleanSupplier abandoned) {
   }
 
   /**
-   * For a call of which an attempt may take this long. One that has begun goes on past the end,
+   * For a call of which an attempt may take this long. One that has begun continues past the end,
    * which is noticed, and explained, between calls.
    */
   Limits limits(Duration attempt) {

@@ -231,7 +231,7 @@ final class ImageBuild {
     while (joined.result == null) {
       if (deadline.isOver()) {
         throw new ProvisioningTimeoutException(
-            "the node's image, %s, was not built in time (the machine's open timeout; Modal goes on, and has it the next time)%s"
+            "the node's image, %s, was not built in time (the machine's open timeout; Modal continues, and has it the next time)%s"
                 .formatted(what, log.quoted()));
       }
       try {

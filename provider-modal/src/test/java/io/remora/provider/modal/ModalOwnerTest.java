@@ -55,7 +55,7 @@ final class ModalOwnerTest {
           SandboxTagsSetRequest.parseFrom(modal.calls("SandboxTagsSet").get(0).message());
       assertThat(aliveUntil(renewed.getTagsList())).isGreaterThan(first);
       assertThat(renewed.getTagsList())
-          .as("all tags are set anew")
+          .as("all tags are set again")
           .contains(SandboxTags.OURS)
           .hasSize(4);
       node.terminate().toCompletableFuture().get(30, TimeUnit.SECONDS);

@@ -57,7 +57,7 @@ final class CommandTemplate {
     String value = values.get(name);
     if (value == null) {
       throw new IllegalArgumentException(
-          "{%s} in the command is none of {%s}%s"
+          "unknown placeholder {%s} in the command; known are {%s}%s"
               .formatted(
                   name,
                   String.join("}, {", values.keySet()),

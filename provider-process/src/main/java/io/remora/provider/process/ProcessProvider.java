@@ -36,7 +36,7 @@ public final class ProcessProvider implements MachineProvider {
   /** The provider's name. */
   public static final String NAME = "process";
 
-  /** Links that are up go on when their certificates expire, but are not taken up again. */
+  /** Links that are up stay up when their certificates expire, but are not taken up again. */
   private static final Duration CERTIFICATE_VALIDITY = Duration.ofDays(365);
 
   /** Called by the service loader. */

@@ -41,7 +41,7 @@ class CommandTemplateTest {
 
     assertThatThrownBy(() -> template.fill(List.of("{gpus}")))
         .isInstanceOf(IllegalArgumentException.class)
-        .hasMessageContaining("{gpus} in the command is none of {gpu-count}, {gpu-type}");
+        .hasMessageContaining("unknown placeholder {gpus} in the command; known are {gpu-count}, {gpu-type}");
     assertThatThrownBy(() -> template.fill(List.of("-p", "{port}")))
         .isInstanceOf(IllegalArgumentException.class)
         .hasMessageContaining("set remora.provider.process.port");
