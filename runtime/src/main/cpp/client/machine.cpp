@@ -10,6 +10,7 @@
 
 #include "client/device/generator.h"
 #include "client/storage.h"
+#include "common/torch_version.h"
 
 namespace remora {
 

@@ -15,6 +15,7 @@
 
 #include "client/machine.h"
 #include "client/storage.h"
+#include "common/torch_version.h"
 
 namespace remora {
 

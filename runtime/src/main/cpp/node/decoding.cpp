@@ -8,6 +8,8 @@
 
 #include <algorithm>
 
+#include "common/torch_version.h"
+
 namespace remora {
 
 at::Tensor Executor::tensor(Reader& r, uint8_t bits, Call& call, bool output) {

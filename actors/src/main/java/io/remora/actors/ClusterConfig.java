@@ -32,7 +32,8 @@ public final class ClusterConfig {
    * @param seedNodes as {@code remora.cluster.seed-nodes}; empty: a cluster of one
    * @throws io.remora.runtime.RemoraException if others could reach the member, but it would talk
    *     without TLS
-   * @throws IllegalArgumentException if a seed node, or {@code remora.cluster.listen}, is not "host:port"
+   * @throws IllegalArgumentException if a seed node, or {@code remora.cluster.listen}, is not
+   *     "host:port"
    */
   public static Config of(Config root, List<String> seedNodes) {
     ActorsSettings settings = ActorsSettings.from(root);

@@ -98,8 +98,10 @@ public final class RemoraMetrics implements MeterBinder {
       of.counter(
           "value.bytes", "Bytes of large values that came", "bytes", MachineFigures::valueBytes);
       of.counter("pauses", "Times the machine was paused", null, MachineFigures::pauses);
-      of.counter("redials", "Attempts to re-establish a broken link", null, MachineFigures::redials);
-      of.counter("reconnections", "Broken links re-established", null, MachineFigures::reconnections);
+      of.counter(
+          "redials", "Attempts to re-establish a broken link", null, MachineFigures::redials);
+      of.counter(
+          "reconnections", "Broken links re-established", null, MachineFigures::reconnections);
       of.gauge("sessions", "Open sessions", null, MachineFigures::sessions);
       of.gauge(
           "batches.waiting",

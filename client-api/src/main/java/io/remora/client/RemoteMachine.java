@@ -679,10 +679,10 @@ public final class RemoteMachine implements AutoCloseable {
 
     /**
      * The machine stays when this program closes it or ends, until somebody {@linkplain #stop
-     * stops} it. When the cluster member that it is on leaves or fails, another continues it:
-     * with the same node where the provider's nodes outlive the process that asked for them (as
-     * those of provider {@code cluster}), else, when the member leaves in order, with another node
-     * and what was saved. In a cluster of one it ends with the program all the same.
+     * stops} it. When the cluster member that it is on leaves or fails, another continues it: with
+     * the same node where the provider's nodes outlive the process that asked for them (as those of
+     * provider {@code cluster}), else, when the member leaves in order, with another node and what
+     * was saved. In a cluster of one it ends with the program all the same.
      */
     public Builder keep() {
       this.keep = true;

@@ -34,7 +34,8 @@ import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 
 /**
- * Whatever a machine or another node sends, the node continues for everybody else. Prints its seeds.
+ * Whatever a machine or another node sends, the node continues for everybody else. Prints its
+ * seeds.
  */
 @Timeout(120)
 class NodeFuzzTest {

@@ -46,8 +46,8 @@ public final class BatchExecutor implements AutoCloseable {
    *
    * @param sequence the batch's number, for messages
    * @param batch a direct buffer, read from position to limit; its position does not move
-   * @throws ProtocolException when the bytes are not a well-formed batch; the session cannot continue
-   *     then
+   * @throws ProtocolException when the bytes are not a well-formed batch; the session cannot
+   *     continue then
    */
   public ExecutionResult execute(long sequence, ByteBuffer batch) {
     if (!batch.isDirect()) {

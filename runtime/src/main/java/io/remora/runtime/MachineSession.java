@@ -472,8 +472,8 @@ public final class MachineSession implements SessionListener, AutoCloseable {
 
   /**
    * Holds every thread that waits for the machine, or gives it work, from now on. For a JVM that is
-   * about to end: its threads continue until it does, and would report the loss of a machine that is
-   * given back. After this, only the session's disconnection may follow.
+   * about to end: its threads continue until it does, and would report the loss of a machine that
+   * is given back. After this, only the session's disconnection may follow.
    *
    * @param limit after which the threads that are held fail with a {@link MachineStateException}
    *     all the same, for a shutdown hook may be among them
@@ -829,7 +829,10 @@ public final class MachineSession implements SessionListener, AutoCloseable {
   private RemoraException interrupted(InterruptedException e) {
     Thread.currentThread().interrupt();
     return new RemoraException(
-        "the wait for machine '" + machineName + "' was interrupted; the machine continues its work", e);
+        "the wait for machine '"
+            + machineName
+            + "' was interrupted; the machine continues its work",
+        e);
   }
 
   private void throwIfLost() {

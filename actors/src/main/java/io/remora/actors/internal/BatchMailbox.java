@@ -352,7 +352,9 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
     sendAfterAll(frame);
   }
 
-  /** There is no connection any more; {@link #hold} stays in force, frames after all are forgotten. */
+  /**
+   * There is no connection any more; {@link #hold} stays in force, frames after all are forgotten.
+   */
   public void disconnect() {
     lock.lock();
     try {

@@ -115,7 +115,8 @@ final class PeerTrust extends X509ExtendedTrustManager {
     String pin = LinkCertificate.pin(certificate);
     if (!pins.isEmpty() && !pins.contains(pin)) {
       throw new CertificateException(
-          "the certificate of %s, SHA-256 %s, is not listed in remora.link.tls.pins".formatted(who, pin));
+          "the certificate of %s, SHA-256 %s, is not listed in remora.link.tls.pins"
+              .formatted(who, pin));
     }
     if (authorities != null) {
       try {

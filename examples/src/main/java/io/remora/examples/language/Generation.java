@@ -18,10 +18,11 @@ import org.bytedeco.pytorch.global.torch.ScalarType;
 /**
  * Continues a text, token by token.
  *
- * <p>On a remote device nothing but tokens is read, and reading waits for nothing that could continue
- * meanwhile: the token that was chosen stays on the device as the next step's input, the position
- * is counted there as well, and the reading of a block of tokens ends while the device works on the
- * next block. The price is that up to two blocks are computed in vain when the text ends.
+ * <p>On a remote device nothing but tokens is read, and reading waits for nothing that could
+ * continue meanwhile: the token that was chosen stays on the device as the next step's input, the
+ * position is counted there as well, and the reading of a block of tokens ends while the device
+ * works on the next block. The price is that up to two blocks are computed in vain when the text
+ * ends.
  */
 final class Generation {
   private static final Duration LIMIT = Duration.ofMinutes(10);

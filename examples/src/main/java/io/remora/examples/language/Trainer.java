@@ -100,9 +100,9 @@ final class Trainer {
   }
 
   /**
-   * What must be saved beside the model for the training to continue as if nothing had happened: the
-   * optimizer's state, the order of the blocks and the generator that draws the next one. All but
-   * the generator's are the tensors that the training continues with.
+   * What must be saved beside the model for the training to continue as if nothing had happened:
+   * the optimizer's state, the order of the blocks and the generator that draws the next one. All
+   * but the generator's are the tensors that the training continues with.
    */
   Map<String, Tensor> state() {
     Map<String, Tensor> state = new LinkedHashMap<>();

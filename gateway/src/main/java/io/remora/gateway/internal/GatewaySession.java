@@ -31,11 +31,11 @@ import java.util.function.Consumer;
 /**
  * A program's session on a machine, seen from the gateway: it outlives the stream that carries it.
  *
- * <p>Up: batches are passed to the machine in order, once each; a batch that came before is ignored.
- * Down: reports and values are numbered frames, kept until the program says that it received them,
- * and sent again on the next stream. Reports that wait for the stream travel in one frame. Past
- * {@code remora.gateway.max-unreceived-bytes} the thread that reads the machine's link waits, and
- * so the machine is held up, not the memory filled. Thread-safe.
+ * <p>Up: batches are passed to the machine in order, once each; a batch that came before is
+ * ignored. Down: reports and values are numbered frames, kept until the program says that it
+ * received them, and sent again on the next stream. Reports that wait for the stream travel in one
+ * frame. Past {@code remora.gateway.max-unreceived-bytes} the thread that reads the machine's link
+ * waits, and so the machine is held up, not the memory filled. Thread-safe.
  */
 final class GatewaySession implements SessionListener {
 

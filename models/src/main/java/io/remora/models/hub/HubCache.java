@@ -117,9 +117,7 @@ final class HubCache {
     return folder.resolve("blobs").resolve(etag);
   }
 
-  /**
-   * Where a content is put together: a name of its own, since no other program could resume it.
-   */
+  /** Where a content is put together: a name of its own, since no other program could resume it. */
   Path partial(String etag) {
     return blob(etag + ".remora.incomplete");
   }

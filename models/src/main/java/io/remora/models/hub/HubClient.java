@@ -24,9 +24,9 @@ import org.slf4j.LoggerFactory;
  * Python's {@code huggingface_hub} uses as well.
  *
  * <p>Every file is checked against the hub's checksum before it appears in the cache. A download
- * that breaks resumes where it stopped, and a later process resumes behind the pieces that are whole.
- * Other processes may work on the same cache: two of Remora fetch a file once; beside Python's
- * client a file may be fetched twice, and either result is whole.
+ * that breaks resumes where it stopped, and a later process resumes behind the pieces that are
+ * whole. Other processes may work on the same cache: two of Remora fetch a file once; beside
+ * Python's client a file may be fetched twice, and either result is whole.
  *
  * <p>The token goes to the hub's endpoint only, never to a server that it redirects to. A proxy is
  * taken from the JVM's properties ({@code https.proxyHost}), not from the environment.

@@ -23,10 +23,10 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * The token that unary calls carry besides the account's: fetched when it is first needed, and again
- * when half to three fifths of its life have passed. One caller fetches; others use the old token
- * while it is good, and wait where there is none. A fetch that fails is tried again after a growing
- * wait, unless the account was refused, which the next caller hears. Thread-safe.
+ * The token that unary calls carry besides the account's: fetched when it is first needed, and
+ * again when half to three fifths of its life have passed. One caller fetches; others use the old
+ * token while it is good, and wait where there is none. A fetch that fails is tried again after a
+ * growing wait, unless the account was refused, which the next caller hears. Thread-safe.
  */
 final class AuthTokens {
 

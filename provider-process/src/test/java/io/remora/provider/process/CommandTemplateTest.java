@@ -41,7 +41,8 @@ class CommandTemplateTest {
 
     assertThatThrownBy(() -> template.fill(List.of("{gpus}")))
         .isInstanceOf(IllegalArgumentException.class)
-        .hasMessageContaining("unknown placeholder {gpus} in the command; known are {gpu-count}, {gpu-type}");
+        .hasMessageContaining(
+            "unknown placeholder {gpus} in the command; known are {gpu-count}, {gpu-type}");
     assertThatThrownBy(() -> template.fill(List.of("-p", "{port}")))
         .isInstanceOf(IllegalArgumentException.class)
         .hasMessageContaining("set remora.provider.process.port");
