@@ -5,6 +5,7 @@ import io.remora.models.ModelFiles;
 import io.remora.node.Main;
 import io.remora.provider.MachineProvider;
 import io.remora.runtime.ProviderException;
+import io.remora.runtime.RemoraException;
 import io.remora.runtime.TorchLibrary;
 import java.io.BufferedReader;
 import java.io.ByteArrayOutputStream;
@@ -47,6 +48,7 @@ record NodeJars(List<Jar> jars) {
   /** A class of each of Remora's modules that a node has, to find the module's files by. */
   private static final Map<String, Class<?>> OWN =
       Map.of(
+          "remora-core", RemoraException.class,
           "remora-runtime", TorchLibrary.class,
           "remora-models", ModelFiles.class,
           "remora-actors", MachineProvider.class,
