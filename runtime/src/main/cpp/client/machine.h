@@ -251,9 +251,6 @@ int slots_in_use();  // one more than the highest of an open device: below it ar
 int current_slot();
 
 void record_call(const c10::OperatorHandle& op, c10::DispatchKeySet keys, std::vector<c10::IValue>* stack);
-// ---- names.cpp: of the results whose names libtorch's code in the program does not find. Throws where names do not fit together.
-std::vector<at::Dimname> names_of_results(const OperatorInfo& info, c10::ArrayRef<c10::IValue> arguments);
-void name_results(const std::vector<at::Dimname>& names, c10::ArrayRef<c10::IValue> results);
 std::string describe_with_id(const at::Tensor& t);
 uint64_t metadata_hash(const at::Tensor& t);
 

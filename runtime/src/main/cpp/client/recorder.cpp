@@ -13,6 +13,7 @@
 #include <optional>
 #include <sstream>
 
+#include "client/kernels/names.h"
 #include "client/machine.h"
 #include "client/storage.h"
 #include "common/torch_version.h"
@@ -71,7 +72,7 @@ void locate(Caller& caller, std::vector<c10::IValue>& stack, size_t base) {
       storage.machine->check_usable(storage.id);
     }
     caller.on(*storage.machine, t.device().index());
-    caller.named = caller.named || t.has_names();
+    caller.named = caller.named || has_names(t);
     TORCH_CHECK(t.device().index() == caller.slot || caller.info.mixes_devices,
                 "Expected all tensors to be on the same device, but found at least two devices, remora:", caller.slot,
                 " and ", t.device(), "!");
@@ -853,7 +854,7 @@ void record_call(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit:
     info.check(arguments);
   }
 
-  std::vector<at::Dimname> names;
+  DimensionNames names;
   if (C10_UNLIKELY(caller.named)) names = names_of_results(info, arguments);
 
   bool ask_always = info.always_ask || (info.masks_matter && has_mask(arguments));

@@ -2,11 +2,12 @@
 //
 // Names of dimensions. Most operators get them from libtorch's own code in the program; those whose code runs on the node alone
 // get them here. Names never travel: they decide nothing there.
-#include <ATen/NamedTensorUtils.h>
+#include "client/kernels/names.h"
 
+#include <string>
 #include <unordered_map>
 
-#include "client/machine.h"
+#ifdef REMORA_NAMED_TENSORS
 
 namespace remora {
 
@@ -49,7 +50,7 @@ const c10::IValue* argument(const OperatorInfo& info, c10::ArrayRef<c10::IValue>
   return index ? &arguments[*index] : nullptr;
 }
 
-std::vector<at::Dimname> reduced(const OperatorInfo& info, c10::ArrayRef<c10::IValue> arguments) {
+DimensionNames reduced(const OperatorInfo& info, c10::ArrayRef<c10::IValue> arguments) {
   const auto& self = arguments[0].toTensor();
   auto names = self.names().vec();
   const auto* kept = argument(info, arguments, "keepdim");
@@ -67,7 +68,7 @@ std::vector<at::Dimname> reduced(const OperatorInfo& info, c10::ArrayRef<c10::IV
     return {};
   }
   auto gone = at::dim_list_to_bitset(dims, self.dim());
-  std::vector<at::Dimname> left;
+  DimensionNames left;
   for (size_t i = 0; i < names.size(); i++) {
     if (!gone[i]) left.push_back(names[i]);
   }
@@ -76,7 +77,7 @@ std::vector<at::Dimname> reduced(const OperatorInfo& info, c10::ArrayRef<c10::IV
 
 }  // namespace
 
-std::vector<at::Dimname> names_of_results(const OperatorInfo& info, c10::ArrayRef<c10::IValue> arguments) {
+DimensionNames names_of_results(const OperatorInfo& info, c10::ArrayRef<c10::IValue> arguments) {
   auto rule = rules().find(info.name);
   if (rule == rules().end() || !arguments[0].isTensor()) {
     return {};
@@ -94,7 +95,7 @@ std::vector<at::Dimname> names_of_results(const OperatorInfo& info, c10::ArrayRe
   return self.names().vec();
 }
 
-void name_results(const std::vector<at::Dimname>& names, c10::ArrayRef<c10::IValue> results) {
+void name_results(const DimensionNames& names, c10::ArrayRef<c10::IValue> results) {
   for (const auto& result : results) {
     if (result.isTensor() && result.toTensor().dim() == static_cast<int64_t>(names.size())) {
       at::namedinference::propagate_names_if_nonempty(result.toTensor(), names);
@@ -103,3 +104,5 @@ void name_results(const std::vector<at::Dimname>& names, c10::ArrayRef<c10::IVal
 }
 
 }  // namespace remora
+
+#endif

@@ -115,8 +115,7 @@ final class PeerTrust extends X509ExtendedTrustManager {
     String pin = LinkCertificate.pin(certificate);
     if (!pins.isEmpty() && !pins.contains(pin)) {
       throw new CertificateException(
-          "the certificate of %s, SHA-256 %s, is not listed in remora.link.tls.pins"
-              .formatted(who, pin));
+          "that of %s, SHA-256 %s, is not listed in remora.link.tls.pins".formatted(who, pin));
     }
     if (authorities != null) {
       try {
