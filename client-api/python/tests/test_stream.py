@@ -187,7 +187,9 @@ WRONG = {
 
 @pytest.mark.parametrize("what", WRONG)
 def test_a_gateway_that_breaks_the_rules_is_an_error_and_not_a_crash(opened, monkeypatch, what):
-    monkeypatch.setenv("REMORA_READ_TIMEOUT", "2")  # connections that break at once are retried till then
+    monkeypatch.setenv(
+        "REMORA_READ_TIMEOUT", "2"
+    )  # connections that break at once are retried till then
     gateway = SmallGateway()
     session = opened(gateway)
     device = session.device(0)
