@@ -2,8 +2,8 @@
 """Runs PyTorch's own device tests on a machine, and sets what fails against the local CPU.
 
 Each file runs in a process of its own. A test that crashes it, loses the machine or passes its time limit has failed,
-and another process continues with the next test. What fails is run on the local CPU too, once: the results are kept. Each
-other failure needs a line in reasons.txt; the exit status is 1 when one has none, and 77 without tests to run.
+and another process continues with the next test. What fails is run on the local CPU too, once: the results are kept.
+Each other failure needs a line in reasons.txt; the exit status is 1 when one has none, and 77 without tests to run.
 """
 
 from __future__ import annotations
