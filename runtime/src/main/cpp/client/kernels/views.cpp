@@ -15,6 +15,7 @@
 #include <torch/library.h>
 
 #include "client/kernels/fill.h"
+#include "client/kernels/names.h"
 #include "client/machine.h"
 #include "client/storage.h"
 
@@ -34,11 +35,13 @@ const at::Tensor& resize(const at::Tensor& self, c10::IntArrayRef sizes, std::op
   if (self.sizes() == sizes && !format.has_value()) {
     return self;
   }
+#ifdef REMORA_NAMED_TENSORS
   TORCH_CHECK(
       !self.has_names(), "Cannot resize named tensor with resize_ or resize_as_ (tried to resize Tensor", self.names(),
       " with size ", self.sizes(), " to ", sizes,
       "). This may be caused by passing a named tensor as an `out=` argument; please ensure that the sizes are the ",
       "same. ");
+#endif
   at::detail::check_size_nonnegative(sizes);
   auto* impl = self.unsafeGetTensorImpl();
   auto before = TensorMeta::of(self);
