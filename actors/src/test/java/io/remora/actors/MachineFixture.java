@@ -4,6 +4,7 @@ package io.remora.actors;
 import static io.remora.actors.link.LinkPair.LIMIT;
 import static io.remora.actors.link.LinkPair.pattern;
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.awaitility.Awaitility.await;
 
 import akka.actor.testkit.typed.javadsl.ActorTestKit;
 import akka.actor.testkit.typed.javadsl.TestProbe;
@@ -103,6 +104,16 @@ abstract class MachineFixture {
   MachineInfo info() {
     machine.tell(new MachineProtocol.GetState(states.getRef()));
     return states.receiveMessage(REPLY_LIMIT);
+  }
+
+  /** The session's first batch, after which the storage is realized. */
+  void realize(Session session, StorageBirth storage) throws Exception {
+    node.execution = (sequence, batch) -> ReportBytes.of(List.of(storage));
+    session.submit(1, 10, List.of(storage));
+    assertThat(session.executed()).isEqualTo(1);
+    await()
+        .atMost(LIMIT)
+        .until(() -> storage(session, storage.id()).state() == StorageState.REALIZED);
   }
 
   StorageInfo storage(Session session, long id) {

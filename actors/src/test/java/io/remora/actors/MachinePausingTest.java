@@ -37,11 +37,7 @@ class MachinePausingTest extends MachineFixture {
   void savesEndsTheNodeAndGoesOnInTheNext() throws Exception {
     open(node);
     Session session = openSession();
-    StorageBirth real = new StorageBirth(8, 800, 0);
-    node.execution = (sequence, batch) -> ReportBytes.of(List.of(real));
-    session.submit(1, 10, List.of(real));
-    assertThat(session.executed()).isEqualTo(1);
-    await().atMost(LIMIT).until(() -> storage(session, 8).state() == StorageState.REALIZED);
+    realize(session, new StorageBirth(8, 800, 0));
 
     assertThat(success(ask(MachineProtocol.Pause::new, MachineInfo.class)).state())
         .isEqualTo(MachineState.PAUSED);

@@ -4,28 +4,24 @@ package io.remora.actors.machine;
 import akka.Done;
 import akka.actor.typed.ActorRef;
 import akka.actor.typed.Behavior;
-import akka.actor.typed.javadsl.Behaviors;
 import akka.pattern.StatusReply;
 import io.remora.actors.MachineState;
 import io.remora.actors.machine.MachineProtocol.Command;
-import io.remora.actors.machine.MachineProtocol.Open;
 import io.remora.runtime.ProviderException;
 import io.remora.runtime.RemoraException;
 import java.util.Optional;
 
 /** On the way to {@link Closed}: the link says goodbye, then the node ends. */
-final class Closing extends NotOpen {
+final class Closing extends BeingClosed {
 
   private final MachineBehavior from;
   private final RemoraException cause;
-  private final Askers<Done> closedBy;
 
   private Closing(
       MachineBehavior from, String reason, RemoraException cause, ActorRef<StatusReply<Done>> by) {
-    super(from.machine, Stage.CLOSING, reason, from.node);
+    super(from.machine, Stage.CLOSING, reason, from.node, new Askers<>(by));
     this.from = from;
     this.cause = cause;
-    this.closedBy = new Askers<>(by);
   }
 
   /** Of a machine that is open. {@code cause} is what its sessions hear. */
@@ -93,29 +89,7 @@ final class Closing extends NotOpen {
   }
 
   private Behavior<Command> closed(RemoraException failure) {
-    Deleting next = new Deleting(this, failure, closedBy);
+    Deleting next = new Deleting(this, failure);
     return machine.saved.isEmpty() ? next.finish() : machine.enter(next);
-  }
-
-  @Override
-  void giveUp(RemoraException why) {
-    closedBy.refuse(why);
-  }
-
-  @Override
-  Behavior<Command> onOpen(Open command) {
-    return machine.later(command);
-  }
-
-  @Override
-  Behavior<Command> close(ActorRef<StatusReply<Done>> replyTo, String why) {
-    closedBy.add(replyTo);
-    return Behaviors.same();
-  }
-
-  /** Whoever closes it hears how that ends. */
-  @Override
-  Behavior<Command> onLeave() {
-    return machine.postponeLeaving();
   }
 }

@@ -83,8 +83,8 @@ public final class Machine {
   private NodeLink.Up up;
   private int links;
 
-  // To be obeyed by the first state that can: it may not wait behind other commands.
-  private MachineEvent.Leave postponed;
+  // The machine is to leave by the first state that can: that may not wait behind other commands.
+  private boolean leaving;
 
   /**
    * The behaviour of a machine.
@@ -154,7 +154,7 @@ public final class Machine {
     if (begun != next && begun != Behaviors.<Command>same()) {
       return begun;
     }
-    if (postponed != null) {
+    if (leaving) {
       Behavior<Command> left = next.onLeave();
       if (left != Behaviors.<Command>same()) {
         return left;
@@ -392,13 +392,13 @@ public final class Machine {
 
   /** This state cannot leave: the first that can is to. */
   Behavior<Command> postponeLeaving() {
-    postponed = MachineEvent.Leave.INSTANCE;
+    leaving = true;
     return Behaviors.same();
   }
 
   /** Whether the machine is to leave as soon as it can. */
   boolean isLeaving() {
-    return postponed != null;
+    return leaving;
   }
 
   /** Whether anybody wants the machine when this member is gone. */
