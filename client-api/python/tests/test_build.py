@@ -51,6 +51,7 @@ def run_build(environment: dict[str, str], text: str = "") -> subprocess.Complet
         sys.modules["remora"] = package
         import remora._build as build
         build.SHIPPED_TORCH = "1.0.0"
+        build._prebuilt_library = lambda version: None
         {text}
         print(build.find_library())
         """
