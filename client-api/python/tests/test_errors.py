@@ -439,3 +439,17 @@ def test_a_transformer_encoder_takes_padded_input(device, norm_first, mode):
         got = model.to(device)(x.to(device), src_key_padding_mask=padding.to(device)).cpu()
     assert torch.equal(got, expected)
     torch.testing.assert_close(got[~padding], nested[~padding])
+
+
+def test_an_error_at_the_end_of_a_profile_ends_the_program_as_any_error(run_program):
+    """The profiler synchronizes before it stops: PyTorch leaves it running when that raises."""
+    result = run_program(
+        """
+        from torch.profiler import profile
+        with profile():
+            y = torch.ones(3, device=device)[torch.tensor([7], device=device)]
+        """,
+        check=False,
+    )
+    assert result.returncode == 1, (result.returncode, result.stderr)
+    assert "IndexError in aten::index" in result.stderr

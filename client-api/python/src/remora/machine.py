@@ -658,6 +658,7 @@ def metadata_hash(tensor: torch.Tensor) -> int:
 
 def _stop_all() -> None:
     """Stops what is open; what is recorded may be executed for a few seconds more."""
+    _stop_profiler()
     seconds = Settings.from_environment().exit_seconds
     for machine in list(_open_machines):
         session = machine._session
@@ -671,6 +672,15 @@ def _stop_all() -> None:
         except Exception as e:
             log.warning("%s could not be stopped: %s", machine, e)
     _gateway.stop_own_gateway()
+
+
+def _stop_profiler() -> None:
+    """Stops a profiler that is still running: PyTorch's crashes a program that ends with one.
+
+    PyTorch's profiler synchronizes the device before it stops, and keeps running when an operation's error comes then.
+    """
+    if torch._C._autograd._profiler_enabled():
+        torch._C._autograd._disable_profiler()
 
 
 def _synchronize_quietly(session: Session) -> None:
