@@ -6,6 +6,7 @@ import java.io.StringWriter;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.TimeUnit;
 import javax.tools.JavaCompiler;
@@ -44,17 +45,27 @@ final class ProgramRunner {
    */
   Process start(String className, String source) throws IOException {
     compile(className, source);
-    return new ProcessBuilder(
-            // A process group of its own, as in a terminal; and whoever runs the tests in the
-            // background may have them ignore Ctrl-C.
-            "setsid",
-            "env",
-            "--default-signal=INT",
-            Path.of(System.getProperty("java.home"), "bin", "java").toString(),
-            "-Djava.util.concurrent.ForkJoinPool.common.parallelism=2",
-            "-cp",
-            directory + System.getProperty("path.separator") + classPath(),
-            className)
+    return launch("-cp", directory + System.getProperty("path.separator") + classPath(), className);
+  }
+
+  /** Starts an executable jar. */
+  Process startJar(Path jar) throws IOException {
+    return launch("-jar", jar.toString());
+  }
+
+  private Process launch(String... arguments) throws IOException {
+    List<String> command =
+        new ArrayList<>(
+            List.of(
+                // A process group of its own, as in a terminal; and whoever runs the tests in the
+                // background may have them ignore Ctrl-C.
+                "setsid",
+                "env",
+                "--default-signal=INT",
+                Path.of(System.getProperty("java.home"), "bin", "java").toString(),
+                "-Djava.util.concurrent.ForkJoinPool.common.parallelism=2"));
+    command.addAll(List.of(arguments));
+    return new ProcessBuilder(command)
         .redirectOutput(directory.resolve(OUTPUT).toFile())
         .redirectError(directory.resolve(ERRORS).toFile())
         .start();

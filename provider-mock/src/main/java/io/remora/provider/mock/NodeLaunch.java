@@ -11,6 +11,7 @@ import io.remora.provider.launch.NodeLog;
 import io.remora.runtime.ProviderException;
 import java.io.File;
 import java.io.IOException;
+import java.net.MalformedURLException;
 import java.net.URISyntaxException;
 import java.net.URL;
 import java.net.URLClassLoader;
@@ -34,6 +35,12 @@ final class NodeLaunch {
 
   /** Longer class paths go through a file: the system limits a single argument to 128 KiB. */
   private static final int LONGEST_CLASS_PATH_ARGUMENT = 32 * 1024;
+
+  /** Of Spring Boot 3.2 and newer, then of older ones. */
+  private static final List<String> SPRING_BOOT_LAUNCHERS =
+      List.of(
+          "org.springframework.boot.loader.launch.PropertiesLauncher",
+          "org.springframework.boot.loader.PropertiesLauncher");
 
   private static final Logger log = LoggerFactory.getLogger(NodeLaunch.class);
 
@@ -66,9 +73,11 @@ final class NodeLaunch {
     command.add(settings.java().orElseGet(NodeLaunch::javaCommand).toString());
     command.addAll(settings.jvmOptions());
     command.addAll(nativeAccessOptions(settings));
-    Path argumentFile =
-        addClassPath(command, settings.classPath().orElseGet(NodeLaunch::classPath));
-    command.add(Main.class.getName());
+    Classes classes =
+        settings.classPath().map(Classes::of).orElseGet(() -> classes(Main.class.getClassLoader()));
+    command.addAll(classes.options());
+    Path argumentFile = addClassPath(command, classes.classPath());
+    command.add(classes.mainClass());
     command.addAll(nodeArguments(spec, settings, threads));
 
     ProcessBuilder builder = new ProcessBuilder(command);
@@ -118,36 +127,72 @@ final class NodeLaunch {
   }
 
   /**
-   * The class path that this program's classes come from. Launchers that run programs with a class
-   * loader of their own, such as Maven's exec:java, leave it out of the system property.
+   * Where a child has its classes from.
+   *
+   * @param options of its JVM
+   * @param classPath of its JVM
+   * @param mainClass what its JVM runs
    */
-  private static String classPath() {
-    return classPath(Main.class.getClassLoader());
+  record Classes(List<String> options, String classPath, String mainClass) {
+    /** The node's program, on a class path. */
+    static Classes of(String classPath) {
+      return new Classes(List.of(), classPath, Main.class.getName());
+    }
   }
 
-  static String classPath(ClassLoader loader) {
+  /**
+   * The classes of this program, for its child. Launchers that run programs with a class loader of
+   * their own, such as Maven's exec:java and Spring Boot's, leave them out of the system property.
+   */
+  static Classes classes(ClassLoader loader) {
     if (loader == ClassLoader.getSystemClassLoader()) {
-      return System.getProperty("java.class.path");
+      return Classes.of(System.getProperty("java.class.path"));
     }
-    if (loader instanceof URLClassLoader urls) {
-      return Arrays.stream(urls.getURLs())
-          .map(NodeLaunch::file)
-          .collect(Collectors.joining(File.pathSeparator));
+    if (!(loader instanceof URLClassLoader urls)) {
+      throw new ProviderException(
+          "the class path for a child node cannot be told from the class loader %s: set"
+                  .formatted(loader.getClass().getName())
+              + " remora.provider.mock.class-path, or remora.provider.mock.mode = in-jvm");
+    }
+    for (URL url : urls.getURLs()) {
+      if (!url.getProtocol().equals("file")) {
+        return ofJarWithLibraries(loader, url);
+      }
+    }
+    return Classes.of(
+        Arrays.stream(urls.getURLs())
+            .map(url -> file(url).toString())
+            .collect(Collectors.joining(File.pathSeparator)));
+  }
+
+  /**
+   * A child of a Spring Boot jar, which has its libraries inside, runs the same jar. The loader in
+   * it starts a class by name ({@code PropertiesLauncher} of Spring Boot's "Executable Jars").
+   */
+  private static Classes ofJarWithLibraries(ClassLoader loader, URL library) {
+    for (String launcher : SPRING_BOOT_LAUNCHERS) {
+      URL found = loader.getResource(launcher.replace('.', '/') + ".class");
+      if (found != null && found.getProtocol().equals("jar")) {
+        String path = found.getPath(); // file:/folder/app.jar!/org/springframework/…
+        try {
+          Path jar = file(new URL(path.substring(0, path.indexOf("!/"))));
+          return new Classes(
+              List.of("-Dloader.main=" + Main.class.getName()), jar.toString(), launcher);
+        } catch (MalformedURLException e) {
+          throw new ProviderException("not the address of a jar: " + found, e);
+        }
+      }
     }
     throw new ProviderException(
-        "the class path for a child node cannot be told from the class loader %s: set"
-                .formatted(loader.getClass().getName())
-            + " remora.provider.mock.class-path, or remora.provider.mock.mode = in-jvm");
+        "%s on the class path is inside of an executable jar whose loader Remora does not know, so a child node cannot have it. Unpack the jar and run the program from there, or set remora.provider.mock.class-path to its libraries' folder (/folder/*), or remora.provider.mock.mode = in-jvm"
+            .formatted(library));
   }
 
-  private static String file(URL url) {
+  private static Path file(URL url) {
     try {
-      return Path.of(url.toURI()).toString();
-    } catch (URISyntaxException | RuntimeException e) {
-      throw new ProviderException(
-          "%s on the class path is not a file of its own, as in an executable jar (Spring Boot's and others) that has its libraries inside, so a child node cannot have it. Unpack the jar (java -Djarmode=tools -jar app.jar extract) and run it from there, or set remora.provider.mock.class-path to these libraries' folder (/folder/*), or remora.provider.mock.mode = in-jvm"
-              .formatted(url),
-          e);
+      return Path.of(url.toURI());
+    } catch (URISyntaxException e) {
+      throw new ProviderException("not the address of a file: " + url, e);
     }
   }
 

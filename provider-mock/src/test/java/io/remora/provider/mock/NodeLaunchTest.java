@@ -4,17 +4,23 @@ package io.remora.provider.mock;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
+import io.remora.provider.mock.NodeLaunch.Classes;
 import io.remora.runtime.ProviderException;
 import java.io.File;
+import java.io.IOException;
+import java.net.MalformedURLException;
 import java.net.URL;
 import java.net.URLClassLoader;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.List;
 import java.util.jar.JarEntry;
 import java.util.jar.JarOutputStream;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.ValueSource;
 
 @Tag("critical")
 class NodeLaunchTest {
@@ -26,26 +32,54 @@ class NodeLaunchTest {
     URL one = folder.resolve("one.jar").toUri().toURL();
     URL other = folder.toUri().toURL();
     try (URLClassLoader loader = new URLClassLoader(new URL[] {one, other})) {
-      assertThat(NodeLaunch.classPath(loader))
-          .isEqualTo(folder.resolve("one.jar") + File.pathSeparator + folder);
+      assertThat(NodeLaunch.classes(loader))
+          .isEqualTo(Classes.of(folder.resolve("one.jar") + File.pathSeparator + folder));
     }
   }
 
-  /** As Spring Boot's loader has them. */
-  @Test
-  void saysWhatToDoWithLibrariesInsideOfAJar() throws Exception {
-    Path app = folder.resolve("app.jar");
-    try (JarOutputStream jar = new JarOutputStream(Files.newOutputStream(app))) {
-      jar.putNextEntry(new JarEntry("BOOT-INF/lib/remora-gpu-node.jar"));
+  @ParameterizedTest
+  @ValueSource(
+      strings = {
+        "org/springframework/boot/loader/launch/PropertiesLauncher.class",
+        "org/springframework/boot/loader/PropertiesLauncher.class"
+      })
+  void runsTheJarOfSpringBootAgain(String launcher) throws Exception {
+    Path app = jar("app.jar", launcher, "BOOT-INF/lib/remora-gpu-node.jar");
+    try (URLClassLoader ofTheJvm = new URLClassLoader(new URL[] {app.toUri().toURL()});
+        URLClassLoader loader = new URLClassLoader(new URL[] {nested(app)}, ofTheJvm)) {
+      assertThat(NodeLaunch.classes(loader))
+          .isEqualTo(
+              new Classes(
+                  List.of("-Dloader.main=io.remora.node.Main"),
+                  app.toString(),
+                  launcher.replace(".class", "").replace('/', '.')));
     }
-    URL nested = new URL("jar:" + app.toUri() + "!/BOOT-INF/lib/remora-gpu-node.jar!/");
-    try (URLClassLoader loader = new URLClassLoader(new URL[] {nested})) {
-      assertThatThrownBy(() -> NodeLaunch.classPath(loader))
+  }
+
+  @Test
+  void saysWhatToDoWithLibrariesInsideOfAnotherJar() throws Exception {
+    Path app = jar("app.jar", "BOOT-INF/lib/remora-gpu-node.jar");
+    try (URLClassLoader loader = new URLClassLoader(new URL[] {nested(app)})) {
+      assertThatThrownBy(() -> NodeLaunch.classes(loader))
           .isInstanceOf(ProviderException.class)
           .hasMessageContaining("app.jar")
-          .hasMessageContaining("-Djarmode=tools")
+          .hasMessageContaining("Unpack the jar")
           .hasMessageContaining("remora.provider.mock.class-path")
           .hasMessageContaining("remora.provider.mock.mode = in-jvm");
     }
+  }
+
+  private Path jar(String name, String... entries) throws IOException {
+    Path file = folder.resolve(name);
+    try (JarOutputStream jar = new JarOutputStream(Files.newOutputStream(file))) {
+      for (String entry : entries) {
+        jar.putNextEntry(new JarEntry(entry));
+      }
+    }
+    return file;
+  }
+
+  private static URL nested(Path app) throws MalformedURLException {
+    return new URL("jar:" + app.toUri() + "!/BOOT-INF/lib/remora-gpu-node.jar!/");
   }
 }
