@@ -20,3 +20,18 @@ def install() -> None:
         library: Any = torch.library.Library("_", "IMPL")
         library.fallback(torch.library.fallthrough_kernel, _AUTOGRAD)
         _kept.append(library)
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 7):
+        _count_devices_of_machines()
+
+
+def _count_devices_of_machines() -> None:
+    """Torch 2.6 asks how many devices there may be, not how many there are."""
+    accelerator: Any = torch.accelerator
+    possible = accelerator.device_count
+
+    def device_count() -> int:
+        """The number of devices of the accelerator."""
+        ours = accelerator.current_accelerator().type == "remora"
+        return int(torch.remora.device_count() if ours else possible())  # type: ignore[attr-defined]
+
+    accelerator.device_count = device_count

@@ -2,6 +2,7 @@
 //
 // What libtorch asks of a backend besides its kernels.
 #include <ATen/ATen.h>
+#include <ATen/core/GeneratorForPrivateuseone.h>
 #include <ATen/detail/PrivateUse1HooksInterface.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
@@ -9,6 +10,7 @@
 #include "client/device/registration.h"
 #include "client/machine.h"
 #include "client/storage.h"
+#include "common/torch_version.h"
 
 namespace remora {
 
@@ -47,6 +49,12 @@ struct RemoteHooks final : at::PrivateUse1HooksInterface {
 
 }  // namespace
 
-void register_hooks() { at::RegisterPrivateUse1HooksInterface(new RemoteHooks()); }
+void register_hooks() {
+  static auto* hooks = new RemoteHooks();  // libtorch asks it until the process ends
+  at::RegisterPrivateUse1HooksInterface(hooks);
+#if REMORA_TORCH < 207  // torch.Generator does not ask the hooks there
+  at::_GeneratorRegister([](c10::DeviceIndex index) { return hooks->getNewGenerator(index); });
+#endif
+}
 
 }  // namespace remora
