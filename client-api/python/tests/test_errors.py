@@ -343,10 +343,8 @@ def test_a_flood_of_warnings_is_told_of_once(device):
 
 
 REFUSED: dict[str, tuple[str, Callable[[torch.device], object]]] = {
-    "CSR": ("to_dense", lambda d: torch.eye(3).to_sparse_csr().to(d) @ torch.ones(3, device=d)),
     "COO": ("to_dense", lambda d: torch.eye(3).to_sparse().to(d)),
-    "to_sparse": ("strided", lambda d: torch.eye(3, device=d).to_sparse()),
-    "to_sparse_csr": ("strided", lambda d: torch.eye(3, device=d).to_sparse_csr()),
+    "MKL-DNN": ("to_dense", lambda d: torch.ones(3, device=d).to_mkldnn()),
     "sparse_coo_tensor": (
         "strided",
         lambda d: torch.sparse_coo_tensor(
@@ -403,6 +401,12 @@ REFUSED: dict[str, tuple[str, Callable[[torch.device], object]]] = {
         "jagged",
         lambda d: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]).to(d),
     ),
+    "a nested tensor like another": (
+        "jagged",
+        lambda d: torch.empty_like(
+            torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), device=d
+        ),
+    ),
     "a nested tensor by a mask": (
         "enable_nested_tensor=False",
         lambda d: torch._nested_tensor_from_mask(
@@ -417,6 +421,71 @@ def test_what_devices_do_not_hold_is_refused_with_the_remedy(machine, device, na
     remedy, make = REFUSED[name]
     with pytest.raises(NotImplementedError, match=remedy):
         make(device)
+    assert raised(machine.synchronize) is None
+
+
+LAYOUTS = [
+    torch.sparse_coo,
+    torch.sparse_csr,
+    torch.sparse_csc,
+    torch.sparse_bsr,
+    torch.sparse_bsc,
+]
+
+
+def sparse(dense: Tensor, layout: torch.layout) -> Tensor:
+    blocks = (2, 2) if layout in (torch.sparse_bsr, torch.sparse_bsc) else None
+    return dense.to_sparse(layout=layout, blocksize=blocks)
+
+
+def parts(of: Tensor) -> tuple[Tensor, ...]:
+    if of.layout == torch.sparse_coo:
+        return of._indices(), of._values()
+    if of.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return of.crow_indices(), of.col_indices(), of.values()
+    return of.ccol_indices(), of.row_indices(), of.values()
+
+
+def put_together(
+    layout: torch.layout, of: tuple[Tensor, ...], *size: Any, **options: Any
+) -> Tensor:
+    if layout == torch.sparse_coo:
+        return torch.sparse_coo_tensor(*of, *size, **options)
+    return torch.sparse_compressed_tensor(*of, *size, layout=layout, **options)
+
+
+SPARSE: dict[str, Callable[[Tensor, torch.device], object]] = {
+    "to": lambda s, d: s.to(d),
+    "to another dtype": lambda s, d: s.to(d, torch.float64),
+    "to, with a gradient": lambda s, d: s.clone().requires_grad_().to(d),
+    "to, in inference mode": torch.inference_mode()(lambda s, d: s.to(d)),
+    "as_tensor": lambda s, d: torch.as_tensor(s, device=d),
+    "to_sparse": lambda s, d: sparse(torch.eye(4, device=d), s.layout),
+    "parts on the CPU": lambda s, d: put_together(s.layout, parts(s), s.shape, device=d),
+    "parts on the CPU, no size": lambda s, d: put_together(s.layout, parts(s), device=d),
+    "parts on the device": lambda s, d: put_together(s.layout, tuple(x.to(d) for x in parts(s))),
+    "lists": lambda s, d: put_together(s.layout, tuple(x.tolist() for x in parts(s)), device=d),
+    "empty": lambda s, d: torch.empty(4, 4, layout=s.layout, device=d),
+    "zeros": lambda s, d: torch.zeros(4, 4, layout=s.layout, device=d),
+    "empty_like": lambda s, d: torch.empty_like(s, device=d),
+    "zeros_like": lambda s, d: torch.zeros_like(s, device=d),
+    "zeros_like by its layout": lambda s, d: torch.zeros_like(
+        torch.eye(4, device=d), layout=s.layout
+    ),
+    "new_zeros": lambda s, d: s.new_zeros((4, 4), device=d),
+    "into a tensor": lambda s, d: torch.empty(4, 4, device=d).copy_(s),
+    "a module's buffer": lambda s, d: nn.Buffer(s).to(d),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_sparse_tensors_are_refused_where_they_are_made(machine, device, layout):
+    on_cpu = sparse(torch.eye(4), layout)
+    for name, make in SPARSE.items():
+        error = raised(lambda make=make: make(on_cpu, device))
+        assert isinstance(error, NotImplementedError), (name, error)
+        assert "to_dense" in str(error), (name, error)
     assert raised(machine.synchronize) is None
 
 

@@ -15,8 +15,8 @@ namespace remora {
 
 // What a device does not hold, with the remedy.
 constexpr const char* kNotSparse =
-    "a remora device holds strided tensors, not sparse ones; call to_dense() on the tensor before moving it, make "
-    "embeddings with sparse=False, or keep sparse work on the CPU";
+    "a remora device holds strided tensors, not sparse ones or MKL-DNN's; call to_dense() on the tensor before moving "
+    "it, make embeddings with sparse=False, or keep sparse work on the CPU";
 constexpr const char* kNotQuantized =
     "a remora device holds no quantized tensors; call dequantize() on the tensor before moving it, or keep quantized "
     "work on the CPU";

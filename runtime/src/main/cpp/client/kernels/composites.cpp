@@ -3,6 +3,7 @@
 // Operators for which libtorch asks what device it is: attention, dropout and a few more (recurrent layers have a file of
 // their own), and what strided devices do not do at all.
 #include <ATen/ATen.h>
+#include <ATen/SparseCsrTensorUtils.h>
 #include <ATen/native/MaxPooling.h>
 #include <ATen/native/transformers/attention.h>
 #include <ATen/native/transformers/sdp_utils_cpp.h>
@@ -186,6 +187,20 @@ void refuse_sparse(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::ji
   TORCH_CHECK_NOT_IMPLEMENTED(false, toString(op.operator_name()), ": ", kNotSparse);
 }
 
+// libtorch makes the parts of a tensor like a sparse or nested one and puts them together, past the dispatcher.
+template <class Operator>
+at::Tensor like(c10::DispatchKeySet keys, const at::Tensor& self, std::optional<c10::ScalarType> dtype,
+                std::optional<c10::Layout> layout, std::optional<c10::Device> device, std::optional<bool> pin_memory,
+                std::optional<c10::MemoryFormat> format) {
+  if (device.value_or(self.device()).type() == kRemora) {
+    TORCH_CHECK_NOT_IMPLEMENTED(!at::sparse_csr::is_sparse_compressed(layout.value_or(self.layout())), Operator::name,
+                                ": ", kNotSparse);
+    TORCH_CHECK_NOT_IMPLEMENTED(!self.is_nested(), Operator::name, ": ", kNotNested);
+  }
+  constexpr c10::DispatchKeySet below(c10::DispatchKeySet::FULL_AFTER, c10::DispatchKey::BackendSelect);
+  return Operator::redispatch(keys & below, self, dtype, layout, device, pin_memory, format);
+}
+
 void refuse_quantized(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack*) {
   TORCH_CHECK_NOT_IMPLEMENTED(false, toString(op.operator_name()), ": ", kNotQuantized);
 }
@@ -253,11 +268,31 @@ TORCH_LIBRARY_IMPL(aten, AutogradPrivateUse1, m) {
   }
 }
 
-// Else libtorch would put a sparse tensor together whose parts are on the device.
-TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
-  for (const char* name : {"_sparse_compressed_tensor_unsafe", "_sparse_csr_tensor_unsafe", "_sparse_csc_tensor_unsafe",
+// Else libtorch would put a sparse tensor together whose parts are on the device: for these operators it has kernels that serve
+// every device, which the fallbacks below do not replace. The dispatcher takes the layout from one argument and the device from
+// another, so that a sparse tensor of the CPU that is moved comes here, too.
+TORCH_LIBRARY_IMPL(aten, SparseCsrPrivateUse1, m) {
+  for (const char* name : {"_to_copy", "zeros", "sparse_compressed_tensor.comp_plain_value",
+                           "sparse_compressed_tensor.comp_plain_value_size", "_sparse_compressed_tensor_with_dims",
+                           "_sparse_compressed_tensor_unsafe", "_sparse_csr_tensor_unsafe", "_sparse_csc_tensor_unsafe",
                            "_sparse_bsr_tensor_unsafe", "_sparse_bsc_tensor_unsafe"}) {
     m.impl(name, torch::CppFunction::makeFromBoxedFunction<&remora::refuse_sparse>());
+  }
+}
+TORCH_LIBRARY_IMPL(aten, BackendSelect, m) {
+  m.impl("empty_like", remora::like<at::_ops::empty_like>);
+  m.impl("zeros_like", remora::like<at::_ops::zeros_like>);
+}
+// What would be sparse on the node.
+TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
+  for (const char* name : {"_to_sparse", "_to_sparse.sparse_dim", "_to_sparse_csr", "_to_sparse_csc", "_to_sparse_bsr",
+                           "_to_sparse_bsc", "to_mkldnn"}) {
+    m.impl(name, torch::CppFunction::makeFromBoxedFunction<&remora::refuse_sparse>());
+  }
+  for (const char* name : {"quantize_per_tensor", "quantize_per_tensor.tensor_qparams", "quantize_per_tensor.tensors",
+                           "quantize_per_tensor_dynamic", "quantize_per_channel", "_make_per_tensor_quantized_tensor",
+                           "_make_per_channel_quantized_tensor"}) {
+    m.impl(name, torch::CppFunction::makeFromBoxedFunction<&remora::refuse_quantized>());
   }
 }
 // The same for what makes nested tensors.
