@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// Mistakes that show in a call's metadata, which the CPU's kernels refuse and libtorch's Meta kernels do not: refused here,
-// so that the error comes at the call, with libtorch's words.
+// Mistakes that a call's metadata shows, and that the CPU's kernels refuse but libtorch's Meta kernels accept. These
+// checks refuse them at the call, with libtorch's own messages.
 #include <ATen/ATen.h>
 #include <ATen/ExpandUtils.h>
 #include <ATen/MemoryOverlap.h>
@@ -59,13 +59,13 @@ void put(Arguments arguments) {
                     source.numel(), ", index.numel() = ", index.numel());
 }
 
-// libtorch sets the elements of a mask to one value by masked_fill_, which takes no other masks.
+// libtorch sets the elements that a mask selects to one value by masked_fill_, which accepts no other masks.
 bool is_filled(const at::Tensor& values, size_t masks, size_t others, bool accumulate) {
   return masks == 1 && others == 0 && values.numel() == 1 && !accumulate;
 }
 
-// Of an assignment to elements that tensors name: the values' shape must fit theirs. How many elements a mask names only
-// the node can count.
+// Checks an assignment to elements that index tensors select: the shape of the values must fit the selection. Only the
+// node can count the elements that a mask selects.
 void index_put(Arguments arguments) {
   const auto& self = arguments[0].toTensor();
   const auto& values = arguments[2].toTensor();
@@ -80,7 +80,7 @@ void index_put(Arguments arguments) {
   }
   std::vector<int64_t> named;
   std::vector<size_t> places;
-  size_t place = 0;  // the dimension of self that the next index is for
+  size_t place = 0;  // the dimension of self that the next index selects from
   std::ostringstream shapes;
   bool fit = true;
   size_t masks = 0;
@@ -127,7 +127,8 @@ void index_put(Arguments arguments) {
   if (masks == 0) {
     TORCH_CHECK_INDEX(fit, "shape mismatch: indexing tensors could not be broadcast together with shapes ",
                       shapes.str());
-    // The named elements stand where the indices do, if these stand side by side, else in front.
+    // The dimension of the selected elements takes the place of the indices if these are adjacent; otherwise it comes
+    // first.
     bool together = places.empty() || places.back() - places.front() + 1 == places.size();
     std::vector<int64_t> result;
     for (size_t i = 0; i < dims; i++) {
@@ -148,7 +149,7 @@ void index_put(Arguments arguments) {
               " for the destination and ", values.scalar_type(), " for the source.");
 }
 
-// libtorch's own checks, around a kernel that draws nothing.
+// libtorch's own checks, called with a kernel that draws no numbers.
 template <class Generator>
 struct DrawNothing {
   template <class... Any>
@@ -164,7 +165,7 @@ void random_from(Arguments arguments) {
   draw_between(arguments[0].toTensor(), arguments[1].toInt(), arguments[2].toOptional<int64_t>());
 }
 
-// The antialiasing kernels know fewer dtypes than the others.
+// The antialiasing kernels support fewer dtypes than the others.
 void smooth(Arguments arguments) {
   const auto dtype = arguments[0].toTensor().scalar_type();
   TORCH_CHECK_NOT_IMPLEMENTED(c10::isFloatingType(dtype) || dtype == at::kByte,
@@ -183,7 +184,7 @@ void histc(Arguments arguments) {
   TORCH_CHECK(low.toDouble() <= high.toDouble(), "torch.histc: max must be larger than min");
 }
 
-// Refuses a number that the tensor's type does not have.
+// Refuses a number that the tensor's dtype cannot represent.
 void fits(const at::Tensor& self, const c10::IValue& value) {
   auto number = value.toScalar();
   auto real = number.isComplex() ? -1 : number.toDouble();
@@ -229,7 +230,7 @@ Check check_of(const std::string& full_name) {
     return it->second;
   }
   bool in_place = full_name.rfind("aten::_foreach_", 0) == 0 && full_name.find("_.") != std::string::npos;
-  bool sets = full_name.find("_foreach_zero_") != std::string::npos;  // the same value, however often
+  bool sets = full_name.find("_foreach_zero_") != std::string::npos;  // sets the same value each time
   return (in_place && !sets) || full_name == "aten::_foreach_copy_" ? list : nullptr;
 }
 

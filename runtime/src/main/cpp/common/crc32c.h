@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// CRC-32C (Castagnoli), as java.util.zip.CRC32C computes it. With SSE 4.2 where the processor has it.
+// CRC-32C (Castagnoli), the checksum of java.util.zip.CRC32C. Uses SSE 4.2 if the processor has it.
 #pragma once
 
 #include <array>
@@ -43,7 +43,7 @@ __attribute__((target("sse4.2"))) inline uint32_t crc_sse42(uint32_t crc, const 
 }
 #endif
 
-// The checksum of what was added so far.
+// The checksum of the bytes added so far.
 class Crc32c {
  public:
   void add(const void* data, size_t bytes) {

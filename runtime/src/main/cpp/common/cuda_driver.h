@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// The CUDA driver's own C interface, stable since CUDA 4: it is there wherever a CUDA device is.
+// The CUDA driver's own C interface. It is stable since CUDA 4 and present wherever a CUDA device is.
 #pragma once
 
 #include <dlfcn.h>
@@ -11,7 +11,7 @@
 
 namespace remora {
 
-// Functions of the driver, null where there is no driver, or it does not have them.
+// Functions of the driver. A pointer is null if there is no driver or the driver lacks the function.
 struct CudaDriver {
   struct MemoryHandle {
     char bytes[64];

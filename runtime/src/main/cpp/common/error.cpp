@@ -7,8 +7,9 @@
 #include <mutex>
 #include <string_view>
 
-// libtorch's Python library turns exceptions of this class into Python ones of the class that python_type() names. The
-// core links no Python; the definition is torch/csrc/Exceptions.h's, so that the exception is caught there.
+// libtorch's Python library turns exceptions of this class into Python exceptions of the class that python_type()
+// names. The core does not link Python. The definition repeats that of torch/csrc/Exceptions.h, so that libtorch's
+// Python library catches the exception.
 struct _object;
 namespace torch {
 struct __attribute__((visibility("default"))) PyTorchError : public std::exception {
@@ -47,7 +48,7 @@ void throw_error(std::string text) {
       throw PythonError(text, colon + 2, it->second);
     }
   }
-  throw c10::Error(std::move(text), nullptr);  // without a C++ backtrace: a user reads the line that helps
+  throw c10::Error(std::move(text), nullptr);  // without a C++ backtrace, which would hide the message from the user
 }
 
 std::string error_text(const std::exception& error) {

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// Calls in a batch that no operator answers: Python functions that run whole on the node (@remora.remote), in a worker
-// process, and what the node answers, the process that the executor is in (loading and saving models).
+// Calls in a batch that are not operators. A worker process on the node runs Python functions (@remora.remote). The
+// node's own process, in which the executor runs, answers calls such as loading and saving models.
 //
-// What the core and a callee say to each other. Integers are varints, texts and bytes have their length before them.
+// The messages between the core and the callee. Integers are varints; texts and bytes have a length prefix.
 //   request  of a worker: version, payload, devices (count, names), device number, state of its default generator,
 //            storages (count, Memory, bytes, device number, where), tensors (count, storage number, tensor)
-//            of the node: version, payload, device's name, device number, bytes it has left (0 = not known)
+//            of the node: version, payload, device's name, device number, the device's free bytes (0 = unknown)
 //   answer   version, payload, generator state, new storages (as above), tensors (count, Source, number, tensor)
 //   tensor   name of its dtype, 1 = conjugated | 2 = negated, dimensions, sizes, strides (zigzag), offset
-// The program gets of the answer: version, payload, new storages (count, bytes, device number), tensors as above.
+// The program receives from the answer: version, payload, new storages (count, bytes, device number), tensors as above.
 #pragma once
 
 #include <string>
@@ -25,8 +25,8 @@ enum class Callee : uint8_t { kWorker, kNode };
 constexpr uint8_t kFunctionVersion = 2;
 
 enum class Source : uint8_t {
-  kArgument = 0,  // the storage of argument number n
-  kNew = 1,       // new storage number n
+  kArgument = 0,  // the storage of argument n
+  kNew = 1,       // new storage n
 };
 
 inline void write_bytes(Writer& w, std::string_view bytes) {
@@ -58,7 +58,7 @@ inline c10::ScalarType dtype_of(Reader& r, std::string_view name) {
   r.fail("unknown dtype " + std::string(name));
 }
 
-// Fails where the tensor ends outside a storage of `bytes`.
+// Fails if the tensor ends outside a storage of `bytes` bytes.
 inline TensorMeta read_tensor(Reader& r, uint64_t bytes) {
   TensorMeta meta;
   meta.dtype = dtype_of(r, r.string());

@@ -12,7 +12,7 @@ namespace remora {
 
 namespace {
 
-// Operators whose output sizes depend on values although their schemas carry no tag that says so.
+// Operators whose output sizes depend on values although their schemas carry no tag for it.
 const std::unordered_set<std::string> kValueDependent = {"aten::linalg_lstsq",
                                                          "aten::segment_reduce",
                                                          "aten::_segment_reduce_backward",
@@ -24,8 +24,8 @@ const std::unordered_set<std::string> kValueDependent = {"aten::linalg_lstsq",
                                                          "aten::_unique",
                                                          "aten::_rowwise_prune"};
 
-// Operators, or overloads, whose Meta kernels do not see that the real ones keep the input's memory format, or that get
-// an empty input or a scalar wrong.
+// Operators, or overloads, whose Meta kernels are wrong: they ignore that the real kernels keep the input's memory
+// format, or mishandle an empty input or a scalar.
 const std::unordered_set<std::string> kWrongMeta = {"aten::reflection_pad3d",
                                                     "aten::reflection_pad3d_backward",
                                                     "aten::replication_pad2d",
@@ -48,7 +48,7 @@ const std::unordered_set<std::string> kWrongMeta = {"aten::reflection_pad3d",
                                                     "aten::_sobol_engine_scramble_",
                                                     "aten::_nnpack_spatial_convolution"};
 
-// Operators that fill all of their first argument, whatever it held.
+// Operators that overwrite all of their first argument.
 const std::unordered_set<std::string> kFill = {
     "aten::zero_",      "aten::fill_",        "aten::copy_",   "aten::normal_",     "aten::uniform_",  "aten::random_",
     "aten::bernoulli_", "aten::exponential_", "aten::cauchy_", "aten::log_normal_", "aten::geometric_"};
@@ -59,8 +59,8 @@ std::unordered_set<std::string>& declared_fixed() {
   return *names;
 }
 
-// Names of operators with an overload whose output depends on values. The tags stand at functional overloads only;
-// their out= overloads share the nature.
+// Names of operators with an overload whose output depends on values. Only functional overloads carry the tags; the
+// same applies to their out= overloads.
 const std::unordered_set<std::string>& dynamic_names() {
   static const auto* names = [] {
     auto* result = new std::unordered_set<std::string>();
@@ -80,8 +80,8 @@ const std::unordered_set<std::string>& dynamic_names() {
 const std::unordered_set<std::string> kWarnAtCall = {"aten::index", "aten::_index_put_impl_", "aten::put_",
                                                      "aten::random_"};
 
-// In a Python process, PyTorch adds Meta kernels written in Python, which do not always agree with the real kernels on
-// strides and on empty results. Only the dispatcher's own account tells them apart, by the file they come from.
+// In a Python process, PyTorch adds Meta kernels written in Python. They sometimes disagree with the real kernels on
+// strides and on empty results. Only the dispatcher's own listing distinguishes them, by the file that registered them.
 bool has_python_meta_kernel(const c10::OperatorHandle& op) {
   std::istringstream lines(op.dumpState());
   for (std::string line; std::getline(lines, line);) {
@@ -92,7 +92,7 @@ bool has_python_meta_kernel(const c10::OperatorHandle& op) {
   return false;
 }
 
-// Operators made of matrix products or convolutions, by what their names hold.
+// Operators built from matrix products or convolutions, by parts of their names.
 bool has_products(const std::string& name) {
   for (const char* part : {"mm", "mv", "matmul", "dot", "conv", "linear", "attention", "lstm", "gru", "rnn", "addr",
                            "inner", "einsum", "cdist", "linalg", "matrix", "multi_head"}) {
@@ -185,7 +185,7 @@ OperatorInfo::OperatorInfo(const c10::OperatorHandle& op) : handle(op) {
   only_views = all_views && written.empty();
   bool of_pytorch = name.rfind("aten::", 0) == 0;
   for (auto index : written) {
-    // out= is filled, but by operators that make room alone.
+    // Operators fill their out= arguments, except those that only allocate.
     bool out = schema.arguments()[index].kwarg_only() && of_pytorch && name.find("empty") == std::string::npos;
     if (out || (index == 0 && kFill.count(name) > 0)) overwritten.push_back(index);
   }
@@ -231,12 +231,12 @@ void declare_fixed_shapes(const std::string& name) {
 
 namespace {
 
-// What is known of operators, by the address of their schemas. An operator of a torch.library can end, and another get its
-// address.
+// The known operators, by the address of their schemas. An operator of a torch.library can be removed, and another one
+// can then get its address.
 struct KnownOperators {
   std::mutex mutex;
   std::unordered_map<const void*, std::unique_ptr<OperatorInfo>> all;
-  std::vector<std::unique_ptr<OperatorInfo>> gone;  // a machine or a session may still hold them
+  std::vector<std::unique_ptr<OperatorInfo>> gone;  // a machine or a session may still refer to them
   std::atomic<uint64_t> removals{0};
   uint32_t next_index = 0;
 };
@@ -258,7 +258,7 @@ KnownOperators& known_operators() {
     }
     KnownOperators& known;
   };
-  static auto* known = [] {  // never destroyed: operators end when the process does, too
+  static auto* known = [] {  // never destroyed: operators are also removed when the process exits
     auto* made = new KnownOperators();
     new c10::RegistrationHandleRAII(
         c10::Dispatcher::singleton().addRegistrationListener(std::make_unique<Listener>(*made)));
@@ -283,7 +283,7 @@ OperatorInfo& operator_info(const c10::OperatorHandle& op) {
   if (it != seen.end()) {
     return *it->second;
   }
-  auto fresh = std::make_unique<OperatorInfo>(op);  // without the lock, which the dispatcher takes below its own
+  auto fresh = std::make_unique<OperatorInfo>(op);  // without the lock: the dispatcher takes it under its own lock
   std::lock_guard<std::mutex> guard(known.mutex);
   auto& info = known.all[key];
   if (!info) {

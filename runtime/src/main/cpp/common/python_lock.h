@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// Python's interpreter lock, which a thread that waits must not hold. The core links no Python: the binding says how.
+// Python's interpreter lock, which a waiting thread must not hold. The core does not link Python; the binding provides
+// the functions.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +9,7 @@
 
 namespace remora {
 
-// While it lives, this thread does not hold Python's interpreter lock, if it did before.
+// Releases Python's interpreter lock for its lifetime, if this thread holds the lock.
 class PythonUnlocked {
  public:
   PythonUnlocked();
@@ -23,7 +24,7 @@ class PythonUnlocked {
 // The addresses of PyGILState_Check, PyEval_SaveThread and PyEval_RestoreThread.
 void set_python_lock(int64_t check, int64_t save, int64_t restore);
 
-// Locks; a thread that has to wait for it does not hold up Python meanwhile.
+// Locks the mutex. A thread that has to wait for it releases Python's lock meanwhile.
 inline std::unique_lock<std::mutex> locked(std::mutex& mutex) {
   std::unique_lock<std::mutex> lock(mutex, std::try_to_lock);
   if (!lock.owns_lock()) {

@@ -17,7 +17,7 @@ namespace remora {
 
 namespace {
 
-// The flags of at::Context that travel, in the order of their bits on the wire.
+// The flags of at::Context that batches carry, in the order of their bits on the wire.
 struct Flag {
   bool (*get)(const at::Context&);
   void (*set)(at::Context&, bool);
@@ -43,7 +43,7 @@ constexpr Flag kFlags[] = {
 #undef REMORA_FLAG
 constexpr size_t kFlagCount = sizeof kFlags / sizeof kFlags[0];
 
-// Behind the flags: the precision of float32 products, two bits, and whether cuDNN's convolutions may use TF32.
+// After the flags: the precision of float32 products (two bits), and whether cuDNN's convolutions may use TF32.
 constexpr uint32_t kPrecisionShift = kFlagCount;
 constexpr uint32_t kPrecisionMask = uint32_t{3} << kPrecisionShift;
 constexpr uint32_t kConvolutionBit = uint32_t{1} << (kPrecisionShift + 2);
@@ -75,7 +75,7 @@ uint32_t precision_bits(const at::Context& context) {
 
 }  // namespace
 
-// What the process has now, whoever has installed it.
+// The current settings of the process, whoever installed them.
 static Settings of_process() {
   const auto& context = at::globalContext();
   Settings settings;
@@ -146,12 +146,12 @@ struct Installed {
   std::mutex mutex;
   std::condition_variable changed;
   uint64_t arrived = 0;   // tickets given out
-  uint64_t admitted = 0;  // tickets whose turn has come
+  uint64_t admitted = 0;  // tickets admitted so far
   int users = 0;
-  Settings settings;                 // what the users share
-  Settings own;                      // of the process, while `foreign`
-  std::atomic<bool> foreign{false};  // what is installed is not the process's own
-  std::atomic<bool> awaited{false};  // somebody waits for other settings
+  Settings settings;                 // the settings that all users share
+  Settings own;                      // the process's own settings, while `foreign`
+  std::atomic<bool> foreign{false};  // a session's settings are installed instead of the process's own
+  std::atomic<bool> awaited{false};  // a session waits for other settings
 
   static Installed& instance() {
     static auto* installed = new Installed();  // outlives the sessions of static destructors
@@ -161,7 +161,8 @@ struct Installed {
 
 }  // namespace
 
-// Calls `use` with what the program has set while a session has something else installed; else false.
+// Calls `use` with the program's settings and returns true while a session has other settings installed; otherwise
+// returns false.
 template <class Use>
 static bool while_foreign(Use use) {
   auto& installed = Installed::instance();
@@ -208,7 +209,7 @@ void SettingsLease::acquire(const Settings& settings) {
   }
   installed.admitted++;
   installed.awaited.store(installed.admitted != installed.arrived, std::memory_order_relaxed);
-  installed.changed.notify_all();  // the next one may want the same
+  installed.changed.notify_all();  // the next session may want the same settings
   if (installed.users == 0) {
     installed.own = all_of_process();
     installed.settings = settings;
@@ -236,10 +237,10 @@ void SettingsLease::release() {
   auto& installed = Installed::instance();
   std::lock_guard<std::mutex> lock(installed.mutex);
   if (--installed.users == 0 && installed.foreign.load(std::memory_order_relaxed)) {
-    // What the program itself has set meanwhile stays.
+    // Keeps what the program itself has changed meanwhile.
     auto now = all_of_process();
     auto untouched = ~(now.flags ^ installed.settings.flags);
-    if ((untouched & kPrecisionMask) != kPrecisionMask) untouched &= ~kPrecisionMask;  // two bits, one setting
+    if ((untouched & kPrecisionMask) != kPrecisionMask) untouched &= ~kPrecisionMask;  // the two bits are one setting
     Settings back;
     back.default_dtype = now.default_dtype == installed.settings.default_dtype ? installed.own.default_dtype
                                                                                : now.default_dtype;

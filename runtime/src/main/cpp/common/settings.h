@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// The settings of a program's libtorch that change what operators compute. libtorch keeps them once for a process, but
-// they belong to a program: they travel in the batches, in order with the operations, and the node installs them
-// around each operation.
+// The settings of a program's libtorch that change what operators compute. libtorch keeps them per process, but they
+// belong to a program. Batches carry them, in order with the operations, and the node installs them around each
+// operation.
 #pragma once
 
 #include <c10/core/ScalarType.h>
@@ -17,10 +17,10 @@ struct Settings {
   c10::ScalarType default_dtype = c10::ScalarType::Float;
   uint32_t flags = 0;  // a bit for each entry of the table in settings.cpp
 
-  // What this process has set, or, while a session in it has others installed, had set before; without the precision
-  // of float32 products, which costs more to read than the rest together.
+  // The settings of this process; while a session has other settings installed, the settings that the process had
+  // before. Without the precision of float32 products, which takes longer to read than all other settings together.
   static Settings of_program();
-  // Adds that precision: where an operator does not depend on it, the one that was sent before.
+  // Adds that precision. For operators that do not depend on it, the recorder keeps the precision that it sent last.
   void add_precision();
   void add_precision(const Settings& before);
   void install() const;
@@ -33,9 +33,9 @@ struct Settings {
   bool operator!=(const Settings& other) const { return !(*this == other); }
 };
 
-// One session's use of the process's settings. Sessions with equal settings run side by side; one with other settings
-// waits for its turn, first come, first served, at most for an operation of each of the others. The process has its own
-// settings back when nobody uses others. Not thread-safe: each session has its own.
+// One session's use of the process's settings. Sessions with equal settings run concurrently. A session with other
+// settings waits for its turn, first come, first served; it waits for at most one operation of each other session. The
+// process gets its own settings back when no session uses other ones. Not thread-safe: each session has its own lease.
 class SettingsLease {
  public:
   SettingsLease() = default;
@@ -43,10 +43,11 @@ class SettingsLease {
   SettingsLease(const SettingsLease&) = delete;
   SettingsLease& operator=(const SettingsLease&) = delete;
 
-  // The process has these settings when this returns, and until release().
+  // Installs these settings in the process until release().
   void acquire(const Settings& settings);
   void release();
-  // After each operation: lets others have their turn, and gives the process its own settings back.
+  // To be called after each operation: lets waiting sessions have their turn, and restores the process's own settings
+  // for them.
   void yield();
 
  private:

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// Metadata of a strided tensor: what the program knows of a tensor, what it predicts, and what the node checks.
+// Metadata of a strided tensor. The program keeps and predicts it; the node checks it.
 #pragma once
 
 #include <ATen/EmptyTensor.h>
@@ -13,7 +13,7 @@
 
 namespace remora {
 
-// What a device does not hold, with the remedy.
+// Kinds of tensors that a device does not hold, each with the remedy.
 constexpr const char* kNotSparse =
     "a remora device holds strided tensors, not sparse ones or MKL-DNN's; call to_dense() on the tensor before moving "
     "it, make embeddings with sparse=False, or keep sparse work on the CPU";
@@ -24,7 +24,7 @@ constexpr const char* kNotQuantized =
 using Dimensions = c10::SmallVector<int64_t, 5>;
 
 inline bool strides_are_contiguous(c10::IntArrayRef sizes, c10::IntArrayRef strides) {
-  uint64_t expected = 1;  // may wrap around where a tensor is empty
+  uint64_t expected = 1;  // may wrap around if a tensor is empty
   for (size_t i = sizes.size(); i-- > 0;) {
     if (static_cast<uint64_t>(strides[i]) != expected) {
       return false;
@@ -53,8 +53,8 @@ struct TensorMeta {
     return m;
   }
   size_t bytes() const { return at::detail::computeStorageNbytes(sizes, strides, c10::elementSize(dtype), offset); }
-  // The byte behind the last one that the tensor covers, or the largest number where that is larger still: no product of
-  // hostile sizes wraps around. No size, stride or offset is negative.
+  // The end of the tensor in bytes, exclusive, or the largest number if the end is beyond that. No product of hostile
+  // sizes wraps around. Sizes, strides and offset are not negative.
   uint64_t end() const {
     constexpr auto kMost = std::numeric_limits<uint64_t>::max();
     auto limited = [](unsigned __int128 value) {
@@ -67,7 +67,7 @@ struct TensorMeta {
     }
     return limited(static_cast<unsigned __int128>(elements) * c10::elementSize(dtype));
   }
-  // Whether each byte from the first element to the last belongs to one element.
+  // Whether every byte from the first element to the last belongs to exactly one element.
   bool is_dense() const {
     c10::SmallVector<size_t, 8> order(sizes.size());
     for (size_t i = 0; i < order.size(); i++) order[i] = i;
@@ -110,7 +110,7 @@ struct TensorMeta {
   }
 };
 
-// "float32[128, 64]", with strides when they are not the contiguous ones.
+// "float32[128, 64]", with the strides if the tensor is not contiguous.
 inline std::string describe(c10::ScalarType dtype, c10::IntArrayRef sizes, c10::IntArrayRef strides) {
   auto list = [](c10::IntArrayRef values) {
     std::string text = "[";
@@ -120,7 +120,7 @@ inline std::string describe(c10::ScalarType dtype, c10::IntArrayRef sizes, c10::
     return text + "]";
   };
   auto [name, legacy] = c10::getDtypeNames(dtype);
-  std::string text(name);  // libtorch 2.13 and newer: a string_view
+  std::string text(name);  // a string_view in libtorch 2.13 and newer
   text += list(sizes);
   if (!strides_are_contiguous(sizes, strides)) {
     text += " strides " + list(strides);

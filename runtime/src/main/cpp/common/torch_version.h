@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// The core builds against libtorch 2.6 and newer. What differs between versions stands behind this number.
+// The core builds against libtorch 2.6 and newer. Code that differs between versions tests REMORA_TORCH.
 #pragma once
 
 #include <ATen/core/ivalue.h>
@@ -14,7 +14,7 @@
 
 namespace remora {
 
-// libtorch 2.6 has no IValue of integers past 2^63-1.
+// libtorch 2.6 has no IValue for integers above 2^63-1.
 template <typename Value, typename = void>
 struct UnsignedValue {
   static bool is(const Value&) { return false; }

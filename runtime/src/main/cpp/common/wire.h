@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// The wire format of batches (program -> node) and reports (node -> program), version 2. Little-endian; integers
-// are LEB128 varints, signed ones zigzag-encoded. One rule in one place: everything that both sides must agree on is
-// in this file.
+// The wire format of batches (program -> node) and reports (node -> program), version 2. Little-endian; integers are
+// LEB128 varints, signed ones zigzag-encoded. This file contains everything that both sides must agree on.
 //
 // A batch is a header and records up to its end. A report is a header and events up to its end.
 #pragma once
@@ -18,7 +17,7 @@
 
 namespace remora {
 
-// As memcpy, which must not be given null, not even for nothing: an empty tensor's memory is null.
+// Like memcpy, which must not be given null even for zero bytes: an empty tensor's memory is null.
 inline void copy_bytes(void* to, const void* from, size_t size) {
   if (size != 0) std::memcpy(to, from, size);
 }
@@ -27,27 +26,27 @@ constexpr uint8_t kBatchMagic = 0xB7;
 constexpr uint8_t kReportMagic = 0xB8;
 constexpr uint8_t kWireVersion = 2;
 
-// Limits the decoder holds its input to. The program refuses at the call what is beyond them: a session ends for a
-// batch that breaks one.
+// Limits that the decoder enforces. The program refuses a call that exceeds one of them, because a batch that does so
+// ends the session.
 constexpr uint64_t kMaxStringBytes = 64 * 1024;
 constexpr uint64_t kMaxOperators = 16 * 1024;
 constexpr uint64_t kMaxStorageBytes = uint64_t{1} << 46;
 constexpr uint64_t kMaxDevices = 64;
-constexpr uint64_t kMaxGenerators = 64 * 1024;  // that live at one time
-constexpr uint64_t kMaxEvents = 1024 * 1024;    // that live at one time
+constexpr uint64_t kMaxGenerators = 64 * 1024;  // alive at one time
+constexpr uint64_t kMaxEvents = 1024 * 1024;    // alive at one time
 constexpr uint64_t kMaxArguments = 1024;
 constexpr int kMaxNesting = 16;  // of lists in an argument
 constexpr uint64_t kMaxRunMillis = uint64_t{366} * 24 * 3600 * 1000;
-// Values up to this many bytes travel inside the report; larger ones beside it.
+// A value of up to this size travels inside the report, a larger one next to it.
 constexpr uint64_t kInlineValueBytes = 16 * 1024;
-// A report has at most this many warnings, each with at most this many bytes of text.
+// A report has at most this many warnings.
 constexpr size_t kMaxWarnings = 16;
 constexpr size_t kMaxWarningBytes = 2048;
-// A batch with what carries it fits into a frame of a link (remora.link.max-frame-bytes, 16 MiB by default).
+// A batch with its envelope fits into a frame of a link (remora.link.max-frame-bytes, 16 MiB by default).
 constexpr size_t kMaxBatchBytes = 16 * 1024 * 1024 - 4096;
-// Of what one kRead asks for; a larger tensor is read in pieces.
+// The limit of one kRead. The program reads a larger tensor in pieces.
 constexpr uint64_t kMaxValueBytes = uint64_t{1} << 30;
-// Of one piece of a tensor that goes from node to node, and of the ticket that names it, in hexadecimal digits.
+// The limit of one piece of a tensor that goes from node to node, and the length of its ticket in hexadecimal digits.
 constexpr uint64_t kMaxTransferBytes = uint64_t{1} << 30;
 constexpr size_t kTicketCharacters = 32;
 
@@ -56,41 +55,41 @@ enum class Record : uint8_t {
   // their numbers: enough to find the end of its calls where the node has no such operator
   kDefineOperator = 1,
   kCall = 2,               // operator index, arguments, outputs, resized arguments
-  kAsk = 3,                // operator index, request, arguments; the node answers with the outputs' metadata
-  kBind = 4,               // request, count, storage ids: takes the outputs of an asked call; without ids forgets them
+  kAsk = 3,                // operator index, request, arguments: the node answers with the outputs' metadata
+  kBind = 4,               // request, count, storage ids: names the outputs of an asked call; without ids, drops them
   kFree = 5,               // storage id
   kWrite = 6,              // storage, byte offset, byte count, bytes
   kRead = 7,               // request, tensor
   kResize = 8,             // storage, bytes
   kSeed = 9,               // generator, device, seed
-  kQuestion = 10,          // request, Question, its arguments; the node answers with bytes
+  kQuestion = 10,          // request, Question, its arguments: the node answers with bytes
   kWriteRandomState = 11,  // generator, device, byte count, bytes
   kFreeGenerator = 12,     // generator
-  kSettings = 13,          // Settings, for what follows
+  kSettings = 13,          // Settings of the records that follow
   kRecordEvent = 14,       // event, device
   kFreeEvent = 15,         // event
   kDropTransfer = 16,      // ticket
-  kRun = 17,  // request, device, milliseconds it may take, name, byte count, bytes, count, tensors: a Python function
-  kCallNode = 18,  // the same: what the process that the executor is in answers itself
-  kTold = 19,      // failure number: the program has thrown all failures up to that one
+  kRun = 17,  // request, device, time limit in milliseconds, name, byte count, bytes, count, tensors: a Python function
+  kCallNode = 18,  // the same fields: a call that the executor's own process answers
+  kTold = 19,      // failure number: the program has thrown all failures up to it
 };
 
 enum class Question : uint8_t {
   kRandomState = 1,       // generator, device -> the state's bytes
-  kSynchronize = 2,       // device -> nothing, once all work on it is done
-  kSynchronizeEvent = 3,  // event -> nothing, once it has happened
+  kSynchronize = 2,       // device -> nothing, after all work on it is done
+  kSynchronizeEvent = 3,  // event -> nothing, after it has happened
   kElapsed = 4,           // event, event -> milliseconds between them, as a double
-  kMemory = 5,            // device -> varints: allocated, peak allocated, reserved, peak reserved, total (0 = unknown)
+  kMemory = 5,            // device -> varints: allocated, peak allocated, reserved, peak reserved, total (0: unknown)
   kEmptyCache = 6,        // device -> nothing
   kResetPeakMemory = 7,   // device -> nothing
-  kHoldTransfer = 8,      // ticket, nobody writes to it any more?, contiguous tensor -> TransferResult, reason
+  kHoldTransfer = 8,      // ticket, temporary? (no later writes), contiguous tensor -> TransferResult, reason
   kFetchTransfer = 9,     // ticket, address of the node that holds it, contiguous tensor -> TransferResult, reason
 };
 
 enum class TransferResult : uint8_t {
   kDone = 0,
-  kRefused = 1,  // nothing was transferred: no room, nobody there, no such ticket
-  kBroken = 2,   // it ended before it was complete
+  kRefused = 1,  // nothing was transferred: no room, unreachable, or no such ticket
+  kBroken = 2,   // the transfer ended before it was complete
 };
 
 // First byte of an argument. Values from 0x80 on are tensors: 0x80 | TensorBits.
@@ -110,21 +109,21 @@ enum class Tag : uint8_t {
   kIntList = 12,
   kDoubleList = 13,
   kBoolList = 14,
-  kList = 15,        // of any other kind; element types come from the operator's schema
+  kList = 15,        // of any other type: the operator's schema has the element type
   kGenerator = 16,   // generator, device
-  kWrapped = 17,     // a tensor that is flagged as a wrapped number follows
-  kSameTensor = 18,  // the very tensor that the call has named before: its number among the call's tensors
+  kWrapped = 17,     // followed by a tensor that is flagged as a wrapped number
+  kSameTensor = 18,  // a tensor that the call has named before: its number among the call's tensors
   kUnsigned = 19,    // an integer above the largest signed one
 };
 
 enum TensorBits : uint8_t {
   kTensor = 0x80,
   kSameMeta = 0x01,  // dtype, sizes, strides and offset of the previous tensor in this record
-  kStrided = 0x02,   // strides follow; else contiguous
+  kStrided = 0x02,   // strides follow; otherwise contiguous
   kOffset = 0x04,    // storage offset follows
   kConj = 0x08,
   kNeg = 0x10,
-  kNew = 0x20,  // the storage is new: device * 2 + (its size is just what the tensor covers ? 1 : 0) [, bytes]
+  kNew = 0x20,  // the storage is new: device * 2 + (the tensor covers it exactly ? 1 : 0) [, bytes]
 };
 
 // What follows an output in kCall.
@@ -140,20 +139,20 @@ enum class Event : uint8_t {
   kFreed = 2,          // count, then storage ids
   kFailure = 3,        // Failure
   kValue = 4,          // request, byte count, bytes
-  kLargeValue = 5,     // request, byte count; the bytes come beside the report
+  kLargeValue = 5,     // request, byte count; the bytes come next to the report
   kAnswer = 6,         // request, byte count, answer
   kRequestFailed = 7,  // request, Failure
   kWarning = 8,        // number of the call, operator name, WarningKind, text
 };
 // Failure: failure number, number of the call in the session (0 = none), operator name, class of the error, message,
-// input count, inputs as text. The class is PyTorch's, such as IndexError; empty where it is not libtorch that refuses.
+// input count, inputs as text. The class is PyTorch's, such as IndexError; it is empty if the error is not libtorch's.
 
 enum class WarningKind : uint8_t {
   kUser = 0,
   kDeprecation = 1,
 };
 
-// What an answer to kAsk holds: for each written tensor argument its metadata after the call, then the outputs.
+// The contents of an answer to kAsk: the metadata of each written tensor argument after the call, then the outputs.
 enum class Answer : uint8_t {
   kTensor = 1,  // TensorMeta, bytes of the storage
   kUndefined = 2,
@@ -162,7 +161,7 @@ enum class Answer : uint8_t {
   kDouble = 5,
   kBool = 6,
   kComplex = 7,
-  kAlias = 8,  // the output is written argument number n
+  kAlias = 8,  // the output is written argument n
   kNone = 9,
   kString = 10,
 };
@@ -175,7 +174,7 @@ inline uint64_t fnv1a(const void* data, size_t bytes, uint64_t hash = 0xCBF29CE4
   return hash;
 }
 
-// A growing buffer that is written at its end.
+// A growing buffer with writes at its end.
 class Writer {
  public:
   Writer() = default;
@@ -198,7 +197,7 @@ class Writer {
   size_t size() const { return size_; }
   bool empty() const { return size_ == 0; }
   void clear() { size_ = 0; }
-  // Forgets what was written after `size`.
+  // Drops everything written after the first `size` bytes.
   void truncate(size_t size) { size_ = size; }
 
   void reserve(size_t more) {
@@ -233,7 +232,7 @@ class Writer {
   }
   void f64(double value) { raw(&value, sizeof value); }
   void u64(uint64_t value) { raw(&value, sizeof value); }
-  // Cuts off what is longer than a string may be.
+  // Cuts the text at the limit of a string.
   void string(std::string_view text) { this->text(text.substr(0, kMaxStringBytes)); }
   void text(std::string_view text) {
     varint(text.size());
@@ -256,13 +255,13 @@ class Writer {
   size_t capacity_ = 0;
 };
 
-// The input is not what this file describes.
+// Thrown if the input does not follow the format in this file.
 class WireError : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
 
-// Reads a hostile buffer: never past its end, and nothing larger than the limits above.
+// Reads from an untrusted buffer: never past its end, and no values beyond the limits above.
 class Reader {
  public:
   Reader(const uint8_t* data, size_t bytes) : start_(data), p_(data), end_(data + bytes) {}
@@ -304,7 +303,7 @@ class Reader {
     }
     return value;
   }
-  // A count of things that take at least one byte each.
+  // A count of items that take at least one byte each.
   uint64_t count(const char* what) { return bounded(remaining(), what); }
   const uint8_t* raw(uint64_t bytes) {
     need(bytes);
