@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// A call, or another record that names tensors, while it is decoded and run.
+// A call, or another record that names tensors, while the node decodes and runs it.
 #pragma once
 
 #include <utility>
@@ -10,22 +10,22 @@
 
 namespace remora {
 
-// PyTorch's own class of an error, as its Python binding names it.
+// PyTorch's own class of an error, by its name in the Python binding.
 const char* error_class(const std::exception& error);
 
-// Whether an argument is of the kind that the operator's schema says. Its kernel would misread any other.
+// Whether an argument has the type that the operator's schema declares. The kernel would misread any other type.
 bool fits(const c10::IValue& value, const c10::TypePtr& type);
 
-// A call, from its first byte to its bound outputs. Decoding never throws for what only concerns this call: it notes
-// the failure and continues, so that the records behind it are found.
+// A call, from its first byte to its bound outputs. Decoding never throws for a mistake that concerns this call alone:
+// it notes the failure and continues, so that it finds the records after the call.
 struct Executor::Call {
   OperatorInfo* info = nullptr;
   std::string name;
   uint64_t number = 0;  // among the session's calls
   torch::jit::Stack stack;
   std::shared_ptr<Failure> failure;
-  std::string refusal;        // becomes a failure of its own once the inputs are known
-  std::string refusal_error;  // its class, as Failure's
+  std::string refusal;        // becomes a failure once all inputs are decoded
+  std::string refusal_error;  // the class of the error, as in Failure
   TensorMeta previous;
   bool has_previous = false;
   c10::SmallVector<std::pair<int64_t, at::Tensor>, 6> inputs;  // by storage id, in order
@@ -39,7 +39,7 @@ struct Executor::Call {
   std::vector<const c10::StorageImpl*> adopted;
   uint32_t device = 0;
   bool device_known = false;
-  bool overwrites = false;  // the argument being decoded: its old values do not matter
+  bool overwrites = false;  // the operator ignores the old values of the argument being decoded
   std::vector<std::string> described;
 
   void refuse(const std::string& why, const char* error = "") {

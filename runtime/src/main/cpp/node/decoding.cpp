@@ -64,7 +64,7 @@ at::Tensor Executor::tensor(Reader& r, uint8_t bits, Call& call, bool output) {
   }
 
   if (output) {
-    // The caller binds it; only its metadata and name matter here.
+    // The caller binds the output; only its metadata and id matter here.
     call.previous = meta;
     call.previous.conj = call.previous.neg = false;
     call.inputs.emplace_back(id, at::Tensor());
@@ -120,11 +120,11 @@ c10::IValue Executor::argument(Reader& r, Call& call, const c10::TypePtr& type, 
   }
   auto one_tensor = [&]() -> at::Tensor {
     auto value = argument(r, call, c10::TensorType::get(), depth + 1);
-    if (!value.isTensor()) r.fail("a tensor was expected");
+    if (!value.isTensor()) r.fail("expected a tensor");
     return value.toTensor();
   };
   if (depth > kMaxNesting) {
-    r.fail("arguments nested too deep");
+    r.fail("the arguments are nested too deeply");
   }
   switch (static_cast<Tag>(tag)) {
     case Tag::kNone: return {};
@@ -135,7 +135,7 @@ c10::IValue Executor::argument(Reader& r, Call& call, const c10::TypePtr& type, 
       return t;
     }
     case Tag::kSameTensor: {
-      // Some operators look whether their output is their input, and resizing the one resizes the other.
+      // Some operators check whether their output is their input, and resizing one must resize the other.
       auto number = r.varint();
       if (number >= call.inputs.size()) r.fail("a call has no tensor " + std::to_string(number) + " yet");
       auto same = call.inputs[number];  // a copy: the list may move when it grows
@@ -145,7 +145,7 @@ c10::IValue Executor::argument(Reader& r, Call& call, const c10::TypePtr& type, 
     case Tag::kScalarTensor: {
       auto dtype = r.dtype();
       auto wrapped = r.u8() != 0;
-      if (c10::isQIntType(dtype)) r.fail("a scalar of a quantized dtype");
+      if (c10::isQIntType(dtype)) r.fail("a scalar has a quantized dtype");
       auto t = at::empty({}, at::TensorOptions().dtype(dtype));
       std::memcpy(t.mutable_data_ptr(), r.raw(t.element_size()), t.element_size());
       if (wrapped) t.unsafeGetTensorImpl()->set_wrapped_number(true);
@@ -204,8 +204,8 @@ c10::IValue Executor::argument(Reader& r, Call& call, const c10::TypePtr& type, 
         list_type = optional->getElementType()->cast<c10::ListType>();
       }
       auto n = r.count("a list's length");
-      if (!list_type) {  // of an operator that is not here: the call fails
-        call.refuse("a list where the operator has none");
+      if (!list_type) {  // the node does not have the operator: the call fails anyway
+        call.refuse("the operator takes no list here");
         for (; n > 0; n--) argument(r, call, c10::AnyType::get(), depth + 1);
         return {};
       }

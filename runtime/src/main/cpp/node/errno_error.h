@@ -9,12 +9,14 @@
 
 namespace remora {
 
-// Throws what the operating system says of its last call, after `what`.
+// Throws an error with `what` and the operating system's message for its last error.
 [[noreturn]] inline void fail_with_errno(const std::string& what) {
   auto code = errno;
   TORCH_CHECK(
       false, what, ": ", std::strerror(code),
-      code == EMFILE ? "; every tensor given to a remote function takes one: raise the node's limit (ulimit -n)" : "");
+      code == EMFILE
+          ? "; every tensor passed to a remote function uses a file descriptor: raise the node's limit (ulimit -n)"
+          : "");
 }
 
 }  // namespace remora

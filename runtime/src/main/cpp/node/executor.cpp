@@ -46,11 +46,11 @@ std::unique_ptr<ExecutionResult> Executor::execute(const uint8_t* data, size_t b
   at::NoGradGuard no_grad;
   Reader r(data, bytes);
   if (r.u8() != kBatchMagic) {
-    r.fail("this is not a batch");
+    r.fail("the input is not a batch");
   }
   auto version = r.u8();
   if (version != kWireVersion) {
-    r.fail("the batch has wire version " + std::to_string(version) + ", this node speaks " +
+    r.fail("the batch has wire version " + std::to_string(version) + ", this node uses " +
            std::to_string(kWireVersion));
   }
   while (!r.done()) {
@@ -131,8 +131,7 @@ std::unique_ptr<ExecutionResult> Executor::execute(const uint8_t* data, size_t b
 void Executor::define_operator(Reader& r) {
   auto index = r.bounded(kMaxOperators - 1, "an operator's number");
   if (index != operators_.size()) {
-    r.fail("operators are numbered one after the other: expected " + std::to_string(operators_.size()) + ", got " +
-           std::to_string(index));
+    r.fail("expected operator number " + std::to_string(operators_.size()) + ", got " + std::to_string(index));
   }
   WireOperator op;
   auto start = r.position();
@@ -149,15 +148,15 @@ void Executor::define_operator(Reader& r) {
   op.info = find_operator(name, overload);
   if (op.info == nullptr) {
     op.refusal = "the node has no operator " + op.name +
-                 "; a library that has it can be named in the node's remora.node.operator-libraries";
+                 "; if a library defines it, add the library to the node's remora.node.operator-libraries";
   } else if (op.info->schema_hash != hash) {
     op.refusal =
         "operator " + op.name +
-        " has another schema on the node than in the program; use the same version of its library on both sides";
+        " has a different schema on the node than in the program; install the same version of its library on both";
     op.info = nullptr;
   } else if (op.arguments != op.info->arguments || op.returns != op.info->returns.size() ||
              op.written != op.info->written) {
-    r.fail("operator " + op.name + " is not what its schema says");
+    r.fail("operator " + op.name + " does not match the node's schema of it");
   }
   if (denied_.count(name) || denied_.count(op.name) || denied_.count(name.substr(0, name.find("::")) + "::*")) {
     op.refusal = op.name + " is not allowed on this node (remora.node.denied-operators)";
@@ -169,8 +168,8 @@ void Executor::define_operator(Reader& r) {
 
 namespace {
 
-// Operators that draw from libtorch's default generator draw from the session's instead: its state is put in place
-// for the call and taken back afterwards. Sessions take turns.
+// An operator that uses libtorch's default generator must draw from the session's generator. This class puts the
+// session's state into the default generator for the call and takes it back afterwards. Sessions take turns.
 class BorrowedDefaultGenerator {
  public:
   BorrowedDefaultGenerator(c10::Device device, at::Generator& session) : turn_(turns()), session_(session) {
@@ -195,7 +194,7 @@ class BorrowedDefaultGenerator {
   at::Tensor saved_;
 };
 
-// What libtorch warns of on this thread.
+// Collects libtorch's warnings on this thread.
 struct CollectedWarnings final : c10::WarningHandler {
   void process(const c10::Warning& warning) override {
     if (list.size() < kMaxWarnings) list.push_back(warning);
@@ -205,7 +204,7 @@ struct CollectedWarnings final : c10::WarningHandler {
 
 }  // namespace
 
-// False, with the call's failure set, when the operator did not run to its end.
+// Returns false, with the call's failure set, if the operator did not complete.
 bool Executor::run(Call& call) {
   if (!call.failure && call.refusal.empty()) {
     CollectedWarnings warnings;
@@ -227,8 +226,8 @@ bool Executor::run(Call& call) {
       } else {
         call.info->handle.callBoxed(call.stack);
       }
-      TORCH_CHECK(call.stack.size() == call.info->returns.size(), "it returned ", call.stack.size(), " values, not ",
-                  call.info->returns.size());
+      TORCH_CHECK(call.stack.size() == call.info->returns.size(), "the operator returned ", call.stack.size(),
+                  " values, not ", call.info->returns.size());
       return true;
     } catch (const std::bad_alloc&) {
       call.refuse("the node is out of memory", "OutOfMemoryError");
@@ -266,7 +265,7 @@ void Executor::call(Reader& r, bool asked) {
   auto& op = operators_[index];
   if (op.info != nullptr && op.info->gone.load(std::memory_order_acquire)) {
     op.info = nullptr;
-    op.refusal = "the library of operator " + op.name + " is no longer there";
+    op.refusal = "the library of operator " + op.name + " was unloaded on the node";
   }
   int64_t request = asked ? static_cast<int64_t>(r.varint()) : 0;
   Call call;

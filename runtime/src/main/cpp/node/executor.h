@@ -23,12 +23,12 @@
 
 namespace remora {
 
-// Why values are missing. Storages that a failed operation should have written share it.
+// The reason why values are missing. All storages that a failed operation should have written share it.
 struct Failure {
   uint64_t number;
-  uint64_t call;  // its number in the session; 0 where no operator was called
+  uint64_t call;  // its number in the session; 0 if the failed record is no operator call
   std::string operation;
-  std::string error;  // PyTorch's class of it; empty where the node itself refuses
+  std::string error;  // PyTorch's class of the error; empty if the error is the node's own
   std::string message;
   std::vector<std::string> inputs;
   bool told = false;  // the program has thrown it
@@ -49,22 +49,22 @@ class Executor {
   Executor(std::vector<c10::Device> devices, std::unordered_set<std::string> denied);
   ~Executor();
 
-  // Throws WireError when the bytes are not a batch.
+  // Throws WireError if the bytes are not a batch.
   std::unique_ptr<ExecutionResult> execute(const uint8_t* data, size_t bytes);
   int64_t storage_count() const { return static_cast<int64_t>(storages_.size()); }
   int64_t storage_bytes() const;
 
-  // What a state file holds.
+  // The summary of a state file.
   struct Snapshot {
     uint64_t bytes = 0;     // of the file
     uint32_t checksum = 0;  // CRC-32C of the file
     uint64_t storages = 0;
     uint64_t sequence = 0;  // the last batch executed
   };
-  // Writes everything a session is made of to a file; see snapshot.cpp. Changes nothing. Throws when it cannot be
-  // written, and leaves no file then.
+  // Writes the whole session to a file; see snapshot.cpp. Changes nothing in the session. On failure it throws and
+  // leaves no file.
   Snapshot save(const std::string& path, uint64_t sequence);
-  // Takes up, in a new executor, what was saved. When this throws, the executor is of no more use.
+  // Loads a saved session into a new executor. If this throws, the executor must not be used any more.
   Snapshot load(const std::string& path);
 
  private:
@@ -74,17 +74,17 @@ class Executor {
     uint32_t device = 0;
     uint64_t accounted = 0;            // bytes counted as allocated on its device
     bool reported = false;             // the program knows that it is realized
-    std::shared_ptr<Failure> failure;  // set: the values are missing
-    // There were values before the failure. What the failed operator left of them counts again once the program has been
-    // told, as it does on a device of its own.
+    std::shared_ptr<Failure> failure;  // if set, the values are missing
+    // There were values before the failure. Once the program has been told of the failure, the storage holds values
+    // again: whatever the failed operator left, as on a local device.
     bool has_values = false;
-    uint64_t rewritten = 0;  // bytes from the start on that uploads have replaced since the failure
+    uint64_t rewritten = 0;  // bytes, from the start, that uploads have replaced since the failure
   };
   struct WireOperator {
-    OperatorInfo* info = nullptr;  // null where this libtorch does not have it
+    OperatorInfo* info = nullptr;  // null if this libtorch does not have the operator
     std::string definition;        // as the program sent it
     std::string name;
-    std::string refusal;  // not empty: why calls fail
+    std::string refusal;  // if not empty, the reason why calls fail
     size_t arguments = 0;
     size_t returns = 0;
     std::vector<uint32_t> written;  // arguments
@@ -143,7 +143,7 @@ class Executor {
   std::vector<WireOperator> operators_;
   Settings settings_;                                 // of the session
   SettingsLease lease_;                               // held only while a batch is executed
-  std::map<int64_t, std::vector<at::Tensor>> asked_;  // outputs that wait for their names
+  std::map<int64_t, std::vector<at::Tensor>> asked_;  // outputs whose storage ids the program has not sent yet
   std::map<uint64_t, at::Generator> generators_;
   struct Memory {
     uint64_t allocated = 0;
@@ -155,9 +155,9 @@ class Executor {
   uint64_t failures_ = 0;
   uint64_t told_ = 0;  // the program has thrown the failures up to this number
   int64_t last_id_ = 0;
-  std::vector<int64_t> born_;        // in this batch
-  std::vector<int64_t> freed_;       // in this batch, of those the program knows as realized
-  std::vector<std::string> warned_;  // in this batch: operators with their warnings
+  std::vector<int64_t> born_;        // storages first named in this batch
+  std::vector<int64_t> freed_;       // storages freed in this batch that the program knows as realized
+  std::vector<std::string> warned_;  // operators and texts of this batch's warnings
   ExecutionResult* result_ = nullptr;
 };
 

@@ -20,9 +20,9 @@ File::File(std::string name, int flags) : descriptor(open(name.c_str(), flags | 
 
 void File::require(uint64_t offset, uint64_t bytes) const {
   struct stat status{};
-  TORCH_CHECK(fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode), path, " is no file");
+  TORCH_CHECK(fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode), path, " is not a regular file");
   TORCH_CHECK(static_cast<uint64_t>(status.st_size) >= offset + bytes, path, " has ", status.st_size,
-              " bytes, and a tensor ends at byte ", offset + bytes, ": it was changed meanwhile");
+              " bytes, and a tensor ends at byte ", offset + bytes, ": the file changed since its header was read");
 }
 
 void File::read(void* to, uint64_t offset, uint64_t bytes) const {
@@ -30,7 +30,7 @@ void File::read(void* to, uint64_t offset, uint64_t bytes) const {
     auto n = pread(descriptor, static_cast<char*>(to) + done, bytes - done, static_cast<off_t>(offset + done));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) fail_with_errno(path + " cannot be read");
-    TORCH_CHECK(n > 0, path, " ends too early: it was changed meanwhile");
+    TORCH_CHECK(n > 0, path, " ends too early: the file changed while it was read");
     done += static_cast<uint64_t>(n);
   }
 }
@@ -47,7 +47,7 @@ void File::write(const void* from, uint64_t offset, uint64_t bytes) const {
 namespace {
 
 constexpr size_t kStagingBytes = 64 * 1024 * 1024;
-// Less is read: a mapping of its own costs more than it spares.
+// Smaller parts are read instead: a mapping of their own costs more than it saves.
 constexpr uint64_t kLeastMappedBytes = 64 * 1024;
 
 struct FileMapping {
@@ -61,7 +61,7 @@ void unmap_file(void* context) {
   delete mapping;
 }
 
-// Privately: pages come from the file when they are first used, and a page that is written to is the tensor's own.
+// Maps privately: pages are read when first used, and the first write to a page copies it for the tensor.
 c10::DataPtr map_file(const File& file, uint64_t offset, uint64_t bytes) {
   auto before = offset % static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
   auto size = before + bytes;
@@ -99,7 +99,7 @@ at::Tensor FileStorages::make(const FileBytes& from, c10::Device device) {
   for (int64_t done = 0; done < size;) {
     auto part = std::min<int64_t>(kStagingBytes, size - done);
     file_->read(staging_.mutable_data_ptr(), from.offset + static_cast<uint64_t>(done), static_cast<uint64_t>(part));
-    memory.narrow(0, done, part).copy_(staging_.narrow(0, 0, part));  // waits: the staging memory is used again
+    memory.narrow(0, done, part).copy_(staging_.narrow(0, 0, part));  // waits, because the staging memory is reused
     done += part;
   }
   return memory;

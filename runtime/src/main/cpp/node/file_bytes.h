@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// Bytes of files that become storages, and tensors whose values go to files.
+// Storages from the bytes of files, and files from the values of tensors.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -14,12 +14,12 @@ namespace remora {
 
 class File {
  public:
-  File(std::string name, int flags);  // as open(2) has them
+  File(std::string name, int flags);  // the flags of open(2)
   ~File() { close(descriptor); }
   File(const File&) = delete;
   File& operator=(const File&) = delete;
 
-  // Fails where the bytes are not all there.
+  // Throws unless the file has all of the bytes.
   void require(uint64_t offset, uint64_t bytes) const;
   void read(void* to, uint64_t offset, uint64_t bytes) const;
   void write(const void* from, uint64_t offset, uint64_t bytes) const;
@@ -28,16 +28,16 @@ class File {
   const std::string path;
 };
 
-// What a storage is to hold.
+// The part of a file that a storage gets.
 struct FileBytes {
   std::string path;
   uint64_t offset = 0;
   uint64_t bytes = 0;
   bool map = false;
-  size_t element = 1;  // the largest of the tensors over it: these want their elements aligned
+  size_t element = 1;  // the largest element size of the tensors over the storage, for alignment
 };
 
-// Makes storages of files' bytes, those of one file one after the other.
+// Makes storages from the bytes of files. Storages of the same file must be made one after the other.
 class FileStorages {
  public:
   at::Tensor make(const FileBytes& from, c10::Device device);
@@ -47,7 +47,7 @@ class FileStorages {
   at::Tensor staging_;
 };
 
-// Writes a tensor's values in order, from `offset` on, in parts of a bounded size; answers where they end.
+// Writes a tensor's values in order, starting at `offset`, in parts of a bounded size. Returns the offset of the end.
 uint64_t write_values(const File& file, const at::Tensor& t, uint64_t offset);
 
 }  // namespace remora

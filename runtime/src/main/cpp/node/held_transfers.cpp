@@ -15,7 +15,7 @@ using Clock = std::chrono::steady_clock;
 
 namespace {
 
-// Tickets of all the nodes of this process; usually it is one.
+// The tickets of all nodes in this process; usually there is only one node.
 class Tickets {
  public:
   void configure(int64_t most_tickets, int64_t most_bytes, int64_t lifetime_millis, remora_fetch_callback fetch) {
@@ -30,17 +30,17 @@ class Tickets {
     return fetch_;
   }
 
-  // Makes room for so many bytes, which release() gives back; else the reason why not.
+  // Reserves room for `bytes` bytes, which release() returns. Otherwise returns the reason for the refusal.
   std::string reserve(int64_t bytes) {
     expire();
     std::lock_guard<std::mutex> guard(mutex_);
     if (static_cast<int64_t>(held_.size()) >= most_tickets_) {
-      return "the node holds " + std::to_string(held_.size()) +
-             " tensors for other nodes already (remora.node.transfer.max-tickets)";
+      return "the node already holds " + std::to_string(held_.size()) +
+             " tensors for other nodes (remora.node.transfer.max-tickets)";
     }
     if (bytes > most_bytes_ - bytes_) {
-      return "the node holds " + std::to_string(bytes_) +
-             " bytes for other nodes already (remora.node.transfer.max-bytes)";
+      return "the node already holds " + std::to_string(bytes_) +
+             " bytes for other nodes (remora.node.transfer.max-bytes)";
     }
     bytes_ += bytes;
     return "";
@@ -72,7 +72,7 @@ class Tickets {
 
   template <class Condition>
   int drop(Condition&& condition) {
-    std::vector<std::unique_ptr<HeldTransfer>> dropped;  // freed once the lock is let go
+    std::vector<std::unique_ptr<HeldTransfer>> dropped;  // freed after the lock is released
     std::lock_guard<std::mutex> guard(mutex_);
     auto kept = held_.begin();
     for (auto& each : held_) {
@@ -99,7 +99,7 @@ class Tickets {
     std::unique_ptr<HeldTransfer> transfer;
   };
 
-  // Looks at every byte of every ticket, so that the time it takes tells a guesser nothing.
+  // Compares every byte of every ticket, so that the time it takes reveals nothing about a guess.
   size_t find(std::string_view ticket) const {
     size_t found = held_.size();
     for (size_t i = 0; i < held_.size(); i++) {
@@ -122,7 +122,7 @@ class Tickets {
 };
 
 Tickets& tickets() {
-  static auto* all = new Tickets();  // never destroyed: its user's threads outlive static destructors
+  static auto* all = new Tickets();  // never destroyed: threads that use it outlive static destructors
   return *all;
 }
 
@@ -138,10 +138,10 @@ Transferred hold_for_transfer(const std::string& ticket, const at::Tensor& sourc
   }
   auto held = std::make_unique<HeldTransfer>();
   held->reserved = bytes;
-  // Later batches may write to the source while its bytes are on their way.
+  // Later batches may write to the source while its bytes are being sent.
   held->bytes = !source.device().is_cpu() ? source.cpu() : temporary ? source : source.clone();
   if (!tickets().add(ticket, owner, std::move(held))) {
-    return {TransferResult::kRefused, "the ticket is in use"};
+    return {TransferResult::kRefused, "the ticket is already in use"};
   }
   return {};
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// The node's side of tensors that go from one machine straight to another, see client/transfer.h: the tickets that this
-// node holds for others, and those of others that it fetches. The node's host serves the tickets.
+// The node's side of tensors that go directly from one machine to another (see client/transfer.h): the tickets that
+// this node holds for other nodes, and the fetching of tickets that other nodes hold. The node's host serves the
+// tickets.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -19,18 +20,18 @@ struct Transferred {
   std::string reason;  // for the program's log
 };
 
-// Holds a contiguous tensor's bytes under the ticket, until they are taken, dropped or out of date. `owner` is who may
-// drop them.
+// Holds a contiguous tensor's bytes under the ticket until they are taken, dropped or expired. Only `owner` may drop
+// them.
 Transferred hold_for_transfer(const std::string& ticket, const at::Tensor& source, bool temporary, const void* owner);
 void drop_transfer(std::string_view ticket, const void* owner);
 void drop_transfers(const void* owner);
-// Fills a contiguous tensor with what the node at `address` holds under the ticket.
+// Fills a contiguous tensor with the bytes that the node at `address` holds under the ticket.
 Transferred fetch_transfer(const std::string& ticket, const std::string& address, const at::Tensor& target);
 
-// For the host. What take_transfer() answers is the host's until it deletes it; nullptr when there is no such ticket.
+// For the host, which must delete the result of take_transfer(). The result is nullptr if there is no such ticket.
 struct HeldTransfer {
   at::Tensor bytes;      // contiguous, on the CPU
-  int64_t reserved = 0;  // how many bytes it counts for
+  int64_t reserved = 0;  // bytes that it takes from the limit
   HeldTransfer() = default;
   HeldTransfer(const HeldTransfer&) = delete;
   HeldTransfer& operator=(const HeldTransfer&) = delete;

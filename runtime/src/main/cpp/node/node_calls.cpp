@@ -14,15 +14,15 @@ namespace remora {
 namespace {
 
 enum class Memory : uint8_t {
-  kNone = 0,    // of no bytes
+  kNone = 0,    // no bytes
   kShared = 1,  // path of a sealed memory file
   kCuda = 2,    // CUDA's handle of an allocation (64 bytes), offset in it
-  kFile = 3,    // path, offset, 1 = may be mapped: bytes of a file, from the node itself alone
+  kFile = 3,    // path, offset, 1 = may be mapped: bytes of a file; only the node itself may send this
 };
 
 remora_run_callback run_callbacks[2] = {};  // by callee
 
-// The call that this thread has answered, between the callback and its answer.
+// The call that this thread runs, until its callback has returned.
 struct Running {
   const std::vector<c10::Device>& devices;
   at::Generator generator;
@@ -91,8 +91,8 @@ void read_answer(Running& run, Reader& r) {
   auto& answer = run.result.answer;
   auto version = r.u8();
   if (version != kFunctionVersion) {
-    r.fail("the worker speaks version " + std::to_string(version) + ", the node " + std::to_string(kFunctionVersion) +
-           ": install the same version of remora on both");
+    r.fail("the worker uses protocol version " + std::to_string(version) + ", the node " +
+           std::to_string(kFunctionVersion) + ": install the same version of remora on both");
   }
   answer.u8(version);
   write_bytes(answer, read_bytes(r, "a result's size"));
@@ -128,7 +128,7 @@ void read_answer(Running& run, Reader& r) {
       memory = read_cuda(r, run.devices[device], bytes);
     } else {
       r.fail("a result's memory is of kind " + std::to_string(static_cast<int>(kind)) + ", which device " +
-             run.devices[device].str() + " cannot take");
+             run.devices[device].str() + " cannot use");
     }
     answer.varint(bytes);
     answer.varint(device);
@@ -163,7 +163,7 @@ void read_answer(Running& run, Reader& r) {
     write_tensor(answer, meta);
   }
   if (!r.done()) {
-    r.fail("there is more than an answer");
+    r.fail("bytes follow the answer");
   }
   FileStorages from_files;
   for (uint64_t i = 0; i < storages; i++) {
@@ -191,9 +191,9 @@ FunctionResult run_function(int64_t executor, const std::vector<c10::Device>& de
                            sizeof error);
   running = nullptr;
   if (code != 0) {
-    throw std::runtime_error(error[0] != 0 ? error : "it did not run, for an unknown reason");
+    throw std::runtime_error(error[0] != 0 ? error : "the call failed without a message");
   }
-  TORCH_CHECK(run.answered, "there was no answer");
+  TORCH_CHECK(run.answered, "the call returned without an answer");
   return std::move(run.result);
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// What a call has made and written: bound to storages, checked against what the program expects, or answered.
+// The tensors that a call has made and written. They are bound to storages, checked against the program's expectations,
+// or sent as an answer.
 #include "node/call.h"
 
 #include <ATen/ATen.h>
@@ -9,7 +10,7 @@
 
 namespace remora {
 
-// The tensor itself where it has a storage of its own and the wanted layout, else a copy that has.
+// Returns the tensor itself if it has a storage of its own and the wanted layout, otherwise a copy that does.
 at::Tensor Executor::own(Call& call, const at::Tensor& actual, const TensorMeta* layout) {
   TORCH_CHECK_NOT_IMPLEMENTED(actual.layout() == c10::kStrided, "the result has layout ", actual.layout(), ": ",
                               kNotSparse);
@@ -84,7 +85,7 @@ void Executor::outputs(Reader& r, Call& call, const c10::IValue& value, int dept
       }
       break;
     case Output::kList: {
-      if (depth > 2) r.fail("outputs nested too deep");
+      if (depth > 2) r.fail("the outputs are nested too deeply");
       auto n = r.count("a list's length");
       bool fits = value.isTensorList() && value.toListRef().size() == n;
       if (!call.failure && !fits) {
@@ -99,17 +100,17 @@ void Executor::outputs(Reader& r, Call& call, const c10::IValue& value, int dept
   }
 }
 
-// What the operator wrote to must be where the program thinks it is: the program keeps its storages and offsets.
+// A written argument must stay in its storage, at its offset: the program keeps both.
 void Executor::check_places(const Call& call) {
   for (const auto& [t, expected, id] : call.written_tensors) {
     auto it = storages_.find(id);
     TORCH_CHECK(!t.defined() || (it != storages_.end() && t.storage_offset() == expected.offset &&
                                  t.storage().unsafeGetStorageImpl() == it->second.memory.unsafeGetStorageImpl()),
-                "the operator put the written argument into other memory, where a remote tensor cannot follow");
+                "the operator moved a written argument to other memory, which a remote tensor does not support");
   }
 }
 
-// It must look as the program thinks it does, too.
+// A written argument must also have the metadata that the program expects.
 void Executor::check_written(Call& call) {
   try {
     check_places(call);
@@ -128,7 +129,7 @@ void Executor::check_written(Call& call) {
     auto it = storages_.find(id);
     if (same_values && it != storages_.end() && t.storage_offset() == 0 && expected.offset == 0 &&
         expected.bytes() == t.storage().nbytes()) {
-      try {  // the operator chose another layout for the whole of its output: give it the expected one
+      try {  // the operator chose another layout for its whole output: convert it
         auto copy = at::empty_strided(expected.sizes, expected.strides, t.options());
         copy.copy_(t);
         it->second.memory = copy.storage();
@@ -139,9 +140,9 @@ void Executor::check_written(Call& call) {
         continue;
       }
     }
-    if (it != storages_.end()) it->second.has_values = false;  // not those that the program thinks it has
+    if (it != storages_.end()) it->second.has_values = false;  // not the values that the program expects
     call.failure = fail(call, "the program expects the written argument to be " + describe(expected) +
-                                  ", the operator made it " + describe(TensorMeta::of(t)));
+                                  ", the operator returned " + describe(TensorMeta::of(t)));
   }
 }
 
@@ -190,13 +191,13 @@ void Executor::answer_output(Call& call, Writer& w, const c10::IValue& value, in
 void Executor::bind(Reader& r) {
   auto request = static_cast<int64_t>(r.varint());
   auto n = r.count("a count of outputs");
-  if (n == 0) {  // nobody has waited for the answer
+  if (n == 0) {  // the program did not wait for the answer
     asked_.erase(request);
     return;
   }
   auto it = asked_.find(request);
   if (it == asked_.end() || it->second.size() != n) {
-    r.fail("request " + std::to_string(request) + " has no " + std::to_string(n) + " outputs to name");
+    r.fail("request " + std::to_string(request) + " has no " + std::to_string(n) + " outputs to bind");
   }
   for (uint64_t i = 0; i < n; i++) {
     int64_t id = 0;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// What the program is told: failures, warnings, answers.
+// What a report tells the program: failures, warnings, answers.
 #include "node/call.h"
 
 #include <algorithm>
@@ -48,7 +48,7 @@ void Executor::write_failure(const Failure& failure) {
   for (size_t i = 0; i < inputs; i++) report.string(failure.inputs[i]);
 }
 
-// One that repeats is told once in a batch.
+// A repeated warning is reported once per batch.
 void Executor::write_warning(const Call& call, const c10::Warning& warning) {
   auto text = warning.msg().substr(0, kMaxWarningBytes);
   auto known = call.name + ": " + text;
@@ -65,7 +65,7 @@ void Executor::write_warning(const Call& call, const c10::Warning& warning) {
   report.string(text);
 }
 
-// To a question, a call or a function that was asked.
+// Answers a question, an asked call or a function.
 void Executor::answered(int64_t request, const void* data, size_t bytes) {
   result_->report.code(remora::Event::kAnswer);
   result_->report.varint(request);

@@ -17,7 +17,8 @@ namespace remora {
 
 namespace {
 
-// The allocator of a CUDA device: libtorch has an interface for it since 2.9, and knows the device's size since 2.10.
+// The allocator of a CUDA device. libtorch has an interface for it since 2.9, which reports the device's size since
+// 2.10.
 #if REMORA_TORCH >= 209
 void cuda_memory(c10::Device device, Writer& answer) {
   auto* cache = c10::getDeviceAllocator(device.type());
@@ -32,7 +33,7 @@ void cuda_memory(c10::Device device, Writer& answer) {
   answer.varint(0);
 #endif
 }
-// What the driver has left, and what the allocator keeps for reuse; 0 where not known.
+// The memory that the driver has free plus the memory that the allocator keeps for reuse; 0 if unknown.
 uint64_t available_memory(c10::Device device) {
 #if REMORA_TORCH >= 210
   if (!device.is_cpu()) {
@@ -48,8 +49,8 @@ void empty_cache(c10::Device device) { c10::getDeviceAllocator(device.type())->e
 void reset_peak(c10::Device device) { c10::getDeviceAllocator(device.type())->resetPeakStats(device.index()); }
 #else
 [[noreturn]] void cuda_memory(c10::Device, Writer&) {
-  TORCH_CHECK_NOT_IMPLEMENTED(false,
-                              "libtorch " TORCH_VERSION " does not tell of the memory of CUDA devices, 2.9 does");
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      false, "libtorch " TORCH_VERSION " does not report the memory of CUDA devices; use 2.9 or newer");
 }
 uint64_t available_memory(c10::Device) { return 0; }
 void empty_cache(c10::Device device) {
@@ -61,7 +62,7 @@ void reset_peak(c10::Device device) { empty_cache(device); }
 
 }  // namespace
 
-// Where the program has an event or a generator for the first time. It holds itself to the limit.
+// Finds an event, or creates it when the program first names it. The program keeps to the limit.
 Executor::Event& Executor::event(uint64_t id) {
   auto& event = events_[id];
   if (events_.size() > kMaxEvents) throw WireError("there are more than " + std::to_string(kMaxEvents) + " events");
@@ -92,7 +93,7 @@ double Executor::elapsed(uint64_t first, uint64_t second) {
 }
 
 void Executor::question(Reader& r) {
-  lease_.release();  // what follows may wait for another session
+  lease_.release();  // the code below may wait for another session
   auto request = static_cast<int64_t>(r.varint());
   auto kind = static_cast<Question>(r.u8());
   if (kind == Question::kHoldTransfer || kind == Question::kFetchTransfer) {
@@ -103,7 +104,7 @@ void Executor::question(Reader& r) {
   Writer answer;
   Call call;
   call.name = "question " + std::to_string(static_cast<int>(kind));
-  // All arguments are read before anything can fail.
+  // Reads all arguments before anything can fail.
   uint64_t first = 0;
   uint64_t second = 0;
   switch (kind) {
@@ -192,14 +193,14 @@ void Executor::transfer(Reader& r, int64_t request, Question kind) {
   auto address = holding ? std::string() : std::string(r.string());
   auto bits = r.u8();
   if (!(bits & kTensor)) {
-    r.fail("a transfer of something that is no tensor");
+    r.fail("a transfer names no tensor");
   }
   auto t = tensor(r, bits, call, false);
   if (!call.failure && call.refusal.empty()) {
     try {
-      TORCH_CHECK(t.is_contiguous() && !t.is_conj() && !t.is_neg(), "only contiguous tensors are transferred");
-      TORCH_CHECK(static_cast<uint64_t>(t.nbytes()) <= kMaxTransferBytes, "a transfer has at most ", kMaxTransferBytes,
-                  " bytes, not ", t.nbytes());
+      TORCH_CHECK(t.is_contiguous() && !t.is_conj() && !t.is_neg(), "only contiguous tensors can be transferred");
+      TORCH_CHECK(static_cast<uint64_t>(t.nbytes()) <= kMaxTransferBytes, "a transfer is limited to ",
+                  kMaxTransferBytes, " bytes, not ", t.nbytes());
       c10::DeviceGuard guard(devices_[call.device]);
       auto transferred = holding ? hold_for_transfer(ticket, t, temporary, this) : fetch_transfer(ticket, address, t);
       Writer answer;
@@ -229,7 +230,7 @@ at::Generator& Executor::generator(uint64_t id, uint32_t device) {
 }
 
 void Executor::run(Reader& r, Callee callee) {
-  lease_.release();  // what follows may wait for another session
+  lease_.release();  // the code below may wait for another session
   auto request = static_cast<int64_t>(r.varint());
   FunctionCall function;
   function.callee = callee;
@@ -245,7 +246,7 @@ void Executor::run(Reader& r, Callee callee) {
       bits = r.u8();
     }
     if (!(bits & kTensor)) {
-      r.fail("a function's argument is no tensor");
+      r.fail("a function's argument is not a tensor");
     }
     function.tensors.push_back(tensor(r, bits, call, false));
     function.tensor_devices.push_back(storages_.find(call.inputs.back().first)->second.device);
@@ -294,7 +295,7 @@ void Executor::read(Reader& r) {
     bits = r.u8();
   }
   if (!(bits & kTensor)) {
-    r.fail("a read of something that is no tensor");
+    r.fail("a read names no tensor");
   }
   auto t = tensor(r, bits, call, false);
   if (!call.failure && call.refusal.empty()) {
@@ -307,7 +308,7 @@ void Executor::read(Reader& r) {
         plain = plain.cpu();
       } else if (plain.unsafeGetTensorImpl() == t.unsafeGetTensorImpl() &&
                  static_cast<uint64_t>(plain.nbytes()) > kInlineValueBytes) {
-        // It is sent after this batch, and later ones may write to it.
+        // The value is sent after this batch, and later batches may write to the tensor.
         plain = plain.clone();
       }
       value(request, plain);

@@ -20,8 +20,8 @@ namespace remora {
 
 namespace {
 
-// A memory file without a name, which goes when its last user does, however that ends. Sealed: whoever has it cannot
-// make it shorter under the other's feet.
+// An anonymous memory file. The system frees it when its last user closes it or dies. It is sealed, so that neither
+// side can shrink it while the other uses it.
 struct SharedMemory {
   void* address;
   size_t bytes;
@@ -39,7 +39,7 @@ SharedMemory* shared_memory(const c10::DataPtr& data) {
   return data.get_deleter() == &unmap ? static_cast<SharedMemory*>(data.get_context()) : nullptr;
 }
 
-// Takes the file over.
+// Takes ownership of the file descriptor.
 c10::DataPtr map(int file, size_t bytes) {
   if (fcntl(file, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) != 0 && errno != EPERM) {
     close(file);
@@ -50,7 +50,7 @@ c10::DataPtr map(int file, size_t bytes) {
   if (seals < 0 || (seals & F_SEAL_SHRINK) == 0 || fstat(file, &status) != 0 ||
       static_cast<uint64_t>(status.st_size) < bytes) {
     close(file);
-    TORCH_CHECK(false, "what a Python function's worker shares is not sealed memory of ", bytes, " bytes");
+    TORCH_CHECK(false, "the memory that a Python function's worker shares is not a sealed file of ", bytes, " bytes");
   }
   void* address = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
   if (address == MAP_FAILED) {
@@ -73,11 +73,11 @@ std::string share(c10::StorageImpl* storage) {
   auto bytes = storage->nbytes();
   int file = memfd_create("remora", MFD_CLOEXEC | MFD_ALLOW_SEALING);
   if (file < 0) {
-    fail_with_errno("memory to share with a Python function cannot be had");
+    fail_with_errno("memory to share with a Python function cannot be created");
   }
   if (ftruncate(file, static_cast<off_t>(bytes)) != 0) {
     close(file);
-    fail_with_errno(std::to_string(bytes) + " bytes to share with a Python function cannot be had");
+    fail_with_errno(std::to_string(bytes) + " bytes to share with a Python function cannot be allocated");
   }
   auto data = map(file, bytes);
   std::memcpy(data.mutable_get(), storage->data(), bytes);
@@ -87,7 +87,7 @@ std::string share(c10::StorageImpl* storage) {
 }
 
 c10::DataPtr open_shared(std::string_view path, size_t bytes) {
-  // Only what another process has open: no file of the node's, and nothing that opening could block on.
+  // Opens only memory that another process has open: no file of the node's, and nothing whose opening could block.
   int pid = 0, number = 0, end = 0;
   std::string text(path);
   TORCH_CHECK(std::sscanf(text.c_str(), "/proc/%9d/fd/%9d%n", &pid, &number, &end) == 2 &&
@@ -111,7 +111,7 @@ const CudaDriver& cuda_driver() {
 }
 
 void check_cuda(int code, const char* what) {
-  TORCH_CHECK(code == 0, "CUDA memory cannot be shared with a Python function: ", what, " answers ", code);
+  TORCH_CHECK(code == 0, "CUDA memory cannot be shared with a Python function: ", what, " returned ", code);
 }
 
 }  // namespace

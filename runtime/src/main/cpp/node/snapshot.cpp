@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// A session on the node as a file, and back: what a machine that is paused leaves behind.
+// A session of the node as a file, and back. Pausing a machine uses it.
 //
-// The file is the magic, the format's version and their checksum, then chunks up to the end: length, CRC-32C, bytes. A
-// chunk of length 0 ends it; its checksum is that of the whole file before it. The chunks' bytes are one stream of
-// sections (enum Section), integers as in wire.h. The reader treats the file as hostile: checksums first, and nothing is
-// allocated that the rest of the file could not fill.
+// The file starts with the magic, the format's version and a checksum of both. Then come chunks: length, CRC-32C,
+// bytes. A chunk of length 0 ends the file; its checksum is that of the whole file before it. The bytes of all chunks
+// form one stream of sections (enum Section), with integers as in wire.h. The reader does not trust the file: it
+// verifies checksums first, and allocates nothing that the rest of the file could not fill.
 #include <c10/core/DefaultDtype.h>
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/GradMode.h>
@@ -38,16 +38,16 @@ enum class Section : uint8_t {
   kOperators = 2,   // count, then (name, overload name, schema hash)
   kFailures = 3,    // count, then (number, call, operation, message, input count, inputs)
   kStorages = 4,    // count, then (id, bytes, device, StorageBits, failure + 1 if any; the values if it has any)
-  kAsked = 5,       // count, then (request, count, then (device, bytes, the values)): outputs that wait for their names
+  kAsked = 5,       // count, then (request, count, then (device, bytes, the values)): outputs not bound yet
   kGenerators = 6,  // count, then (generator, device, byte count, state)
   kEvents = 7,      // count, then (event, nanoseconds since it happened)
 };
 
 enum StorageBits : uint8_t {
-  kValues = 1,     // has memory, whose bytes follow
+  kValues = 1,     // it has memory; the bytes follow
   kReported = 2,   // the program knows that it is realized
-  kFailed = 4,     // its values are missing; which failure follows
-  kHadValues = 8,  // there are values to go back to
+  kFailed = 4,     // its values are missing; the failure's number follows
+  kHadValues = 8,  // it had values before the failure
 };
 
 // ---------------------------------------------------------------- the file
@@ -66,18 +66,18 @@ struct Descriptor {
   int fd;
 };
 
-// Makes what happened to a folder's entries last.
+// Makes changes to a folder's entries durable.
 void sync_folder_of(const std::string& path) {
   auto slash = path.rfind('/');
   auto folder = slash == std::string::npos ? std::string(".") : slash == 0 ? std::string("/") : path.substr(0, slash);
   Descriptor directory(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  // Some file systems cannot do it, and need not.
+  // Some file systems do not support this, and do not need it.
   TORCH_CHECK(directory.fd >= 0, system_error("open", folder));
   TORCH_CHECK(::fsync(directory.fd) == 0 || errno == EINVAL || errno == ENOTSUP || errno == EBADF,
               system_error("make durable", folder));
 }
 
-// A file that is there under its name only once it is complete.
+// A file that appears under its name only when it is complete.
 class StateWriter {
  public:
   explicit StateWriter(const std::string& path)
@@ -188,10 +188,11 @@ class StateReader {
     uint8_t header[16];
     read(header, sizeof header);
     if (std::memcmp(header, kStateMagic, sizeof kStateMagic) != 0) fail("not a state file");
-    if (Crc32c::of(header, 12) != u32(header + 12)) fail("its checksum is wrong");
+    if (Crc32c::of(header, 12) != u32(header + 12)) fail("the header's checksum is wrong");
     auto version = u32(header + 8);
     if (version != kStateVersion) {
-      fail("it has format version " + std::to_string(version) + ", this node reads " + std::to_string(kStateVersion));
+      fail("the file has format version " + std::to_string(version) + ", this node reads " +
+           std::to_string(kStateVersion));
     }
   }
 
@@ -216,7 +217,7 @@ class StateReader {
       fail(std::string(what) + " is " + std::to_string(value) + ", the limit is " + std::to_string(most));
     return value;
   }
-  // A count of things that take at least one byte each.
+  // A count of items that take at least one byte each.
   uint64_t count(const char* what) { return bounded(remaining(), what); }
   uint64_t u64() {
     uint64_t value;
@@ -240,12 +241,12 @@ class StateReader {
       bytes -= n;
     }
   }
-  // Nothing may follow.
+  // Fails if bytes follow the end.
   void finish() {
     if (next_ == end_ && !ended_) read_chunk();
-    if (!ended_ || next_ != end_ || bytes_ != size_) fail("bytes follow its end");
+    if (!ended_ || next_ != end_ || bytes_ != size_) fail("bytes follow the end");
   }
-  // No more bytes than this can come.
+  // At most this many bytes can still follow.
   uint64_t remaining() const { return end_ - next_ + (size_ - bytes_); }
   uint64_t bytes() const { return bytes_; }
   uint32_t checksum() const { return all_.value(); }
@@ -263,7 +264,7 @@ class StateReader {
 
   void next_chunk() {
     if (!ended_) read_chunk();
-    if (ended_) fail("it ends too early");
+    if (ended_) fail("the file ends too early");
   }
 
   void read_chunk() {
@@ -272,26 +273,27 @@ class StateReader {
     read(header, sizeof header);
     auto length = u32(header);
     auto checksum = u32(header + 4);
-    if (length > kChunkBytes) fail("a chunk of " + std::to_string(length) + " bytes");
+    if (length > kChunkBytes)
+      fail("a chunk has " + std::to_string(length) + " bytes, the limit is " + std::to_string(kChunkBytes));
     next_ = 0;
     end_ = length;
     if (length == 0) {
-      if (checksum != before) fail("the checksum of the whole is wrong");
+      if (checksum != before) fail("the checksum of the whole file is wrong");
       ended_ = true;
       return;
     }
     read(chunk_.data(), length);
-    if (Crc32c::of(chunk_.data(), length) != checksum) fail("a checksum is wrong");
+    if (Crc32c::of(chunk_.data(), length) != checksum) fail("the checksum of a chunk is wrong");
   }
 
   void read(uint8_t* destination, size_t bytes) {
-    if (bytes > size_ - bytes_) fail("it ends " + std::to_string(bytes - (size_ - bytes_)) + " bytes too early");
+    if (bytes > size_ - bytes_) fail("the file ends " + std::to_string(bytes - (size_ - bytes_)) + " bytes too early");
     auto* p = destination;
     for (auto left = bytes; left > 0;) {
       auto n = ::read(file_.fd, p, left);
       if (n < 0 && errno == EINTR) continue;
       TORCH_CHECK(n >= 0, system_error("read", path_));
-      if (n == 0) fail("it has become shorter");
+      if (n == 0) fail("the file became shorter while it was read");
       p += n;
       left -= static_cast<size_t>(n);
     }
@@ -404,7 +406,7 @@ Executor::Snapshot Executor::save(const std::string& path, uint64_t sequence) {
   w.varint(ids.size());
   for (auto id : ids) {
     const auto& storage = storages_.find(id)->second;
-    // Nobody can read what a failed operation has left in memory where there was nothing before.
+    // Nobody can read what a failed operation left in memory that had no values before.
     bool values = storage.memory && (!storage.failure || storage.has_values);
     w.varint(static_cast<uint64_t>(id));
     w.varint(storage.memory ? storage.memory.nbytes() : storage.bytes);
@@ -454,13 +456,15 @@ Executor::Snapshot Executor::save(const std::string& path, uint64_t sequence) {
 // ---------------------------------------------------------------- loading
 
 Executor::Snapshot Executor::load(const std::string& path) {
-  TORCH_CHECK(operators_.empty() && storages_.empty() && calls_ == 0, "a state is taken up before anything else");
+  TORCH_CHECK(operators_.empty() && storages_.empty() && calls_ == 0,
+              "a saved state can be loaded only into a new executor");
   StateReader r(path);
   Snapshot snapshot;
   std::vector<std::shared_ptr<Failure>> failures;
   auto device = [&] { return static_cast<uint32_t>(r.bounded(devices_.size() - 1, "a device")); };
   auto memory_of = [&](uint32_t device, uint64_t bytes) {
-    if (bytes > r.remaining()) r.fail("a storage of " + std::to_string(bytes) + " bytes");
+    if (bytes > r.remaining())
+      r.fail("a storage has " + std::to_string(bytes) + " bytes, more than are left in the file");
     c10::DeviceGuard guard(devices_[device]);
     return c10::Storage(c10::Storage::use_byte_size_t(), static_cast<int64_t>(bytes), allocator(device), true);
   };
@@ -469,8 +473,8 @@ Executor::Snapshot Executor::load(const std::string& path) {
   Section previous = Section::kEnd;
   for (bool more = true; more;) {
     auto section = static_cast<Section>(r.u8());
-    if (section != Section::kEnd && section <= previous) r.fail("its parts are out of order");
-    if (section != Section::kSession && previous == Section::kEnd) r.fail("its first part is missing");
+    if (section != Section::kEnd && section <= previous) r.fail("the sections are out of order");
+    if (section != Section::kSession && previous == Section::kEnd) r.fail("the first section is missing");
     previous = section;
     at::AutoDispatchBelowADInplaceOrView below_autograd;
     at::NoGradGuard no_grad;
@@ -478,7 +482,7 @@ Executor::Snapshot Executor::load(const std::string& path) {
       case Section::kSession: {
         auto devices = r.varint();
         if (devices != devices_.size()) {
-          r.fail("it is of a node with " + std::to_string(devices) + " devices, this one has " +
+          r.fail("the state is from a node with " + std::to_string(devices) + " devices, this node has " +
                  std::to_string(devices_.size()));
         }
         auto dtype = static_cast<c10::ScalarType>(r.u8());
@@ -494,7 +498,7 @@ Executor::Snapshot Executor::load(const std::string& path) {
         break;
       }
       case Section::kOperators: {
-        // As a batch that defines them, so that they are checked like those of one.
+        // Builds a batch that defines the operators, so that the same checks apply.
         Writer batch;
         batch.u8(kBatchMagic);
         batch.u8(kWireVersion);
@@ -525,7 +529,7 @@ Executor::Snapshot Executor::load(const std::string& path) {
         int64_t last = 0;
         for (auto n = snapshot.storages = r.count("a count of storages"); n > 0; n--) {
           auto id = static_cast<int64_t>(r.bounded(INT64_MAX, "a storage"));
-          if (id <= last) r.fail("its storages are out of order");
+          if (id <= last) r.fail("the storages are out of order");
           last = id;
           auto& storage = storages_[id];
           storage.bytes = r.bounded(kMaxStorageBytes, "a storage's size");
@@ -575,7 +579,7 @@ Executor::Snapshot Executor::load(const std::string& path) {
         break;
       }
       case Section::kEnd: more = false; break;
-      default: r.fail("unknown part " + std::to_string(static_cast<int>(section)));
+      default: r.fail("unknown section " + std::to_string(static_cast<int>(section)));
     }
   }
   r.finish();

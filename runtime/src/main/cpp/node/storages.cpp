@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// The table of storages: from their birth over lazy and realized to lost.
+// The table of storages: their life from lazy through realized to lost.
 #include "node/call.h"
 
 #include <ATen/ATen.h>
@@ -25,7 +25,7 @@ c10::Allocator* Executor::allocator(uint32_t device) const { return c10::GetAllo
 int64_t Executor::next_id(Reader& r) {
   int64_t id = 0;
   if (__builtin_add_overflow(last_id_, r.zigzag(), &id) || id <= 0) {
-    r.fail("storage " + std::to_string(id) + " cannot be");
+    r.fail("storage number " + std::to_string(id) + " is not valid");
   }
   last_id_ = id;
   return id;
@@ -33,7 +33,7 @@ int64_t Executor::next_id(Reader& r) {
 
 Executor::Storage& Executor::born(int64_t id, uint64_t bytes, uint32_t device) {
   auto& storage = storages_[id];
-  account(storage, true);  // a hostile batch may name a storage twice
+  account(storage, true);  // a hostile batch may create a storage twice
   storage = Storage();
   storage.bytes = bytes;
   storage.device = device;
@@ -41,7 +41,7 @@ Executor::Storage& Executor::born(int64_t id, uint64_t bytes, uint32_t device) {
   return storage;
 }
 
-// Keeps the count of allocated bytes, and its peak, up to date with one storage.
+// Updates the count of allocated bytes, and its peak, for one storage.
 void Executor::account(Storage& storage, bool gone) {
   uint64_t now = gone || !storage.memory ? 0 : storage.memory.nbytes();
   if (now != storage.accounted) {
@@ -74,7 +74,7 @@ void Executor::spoil(Storage& storage, std::shared_ptr<Failure> failure) {
   storage.rewritten = 0;
 }
 
-// A storage by id, or a new one: kWrite, kResize and kBind name storages so.
+// Reads a storage by id, or a new one. kWrite, kResize and kBind name storages this way.
 Executor::Storage& Executor::storage_record(Reader& r, int64_t* id) {
   auto is_new = r.u8() != 0;
   *id = next_id(r);
@@ -93,7 +93,7 @@ Executor::Storage& Executor::storage_record(Reader& r, int64_t* id) {
 void Executor::free(Reader& r) {
   auto it = storages_.find(next_id(r));
   if (it == storages_.end()) {
-    r.fail("storage " + std::to_string(last_id_) + " is freed but not on this node");
+    r.fail("storage " + std::to_string(last_id_) + " cannot be freed: it is not on this node");
   }
   if (it->second.reported) {
     freed_.push_back(it->first);
@@ -123,7 +123,7 @@ void Executor::resize(Reader& r) {
   } catch (const std::exception& e) {
     Call none;
     none.name = "resize_";
-    storage.has_values = false;  // they do not reach as far as the program thinks
+    storage.has_values = false;  // the old values do not cover the size that the program expects
     spoil(storage, fail(none, e));
   }
 }

@@ -233,11 +233,11 @@ class RemoteFunctionDecodingTest {
     try (BatchExecutor executor = executor()) {
       assertThat(run(executor, nodeBatch()).get(0).message()).contains("no calls of its own");
       executor.answerCallsWith(call -> nodeAnswer(file, 20));
-      assertThat(run(executor, nodeBatch()).get(0).message()).contains("changed meanwhile");
+      assertThat(run(executor, nodeBatch()).get(0).message()).contains("the file changed since");
       executor.answerCallsWith(call -> nodeAnswer(file, 12));
       assertThat(run(executor, nodeBatch()).get(0).message()).contains("outside its storage");
       executor.answerCallsWith(call -> nodeAnswer(folder, 16));
-      assertThat(run(executor, nodeBatch()).get(0).message()).contains("is no file");
+      assertThat(run(executor, nodeBatch()).get(0).message()).contains("is not a regular file");
       executor.answerCallsWith(call -> nodeAnswer(folder.resolve("none"), 16));
       assertThat(run(executor, nodeBatch()).get(0).message()).contains("cannot be opened");
     }
