@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// remora.h over the classes. No exception leaves through it, except where libtorch itself calls back.
+// The functions of remora.h, implemented with the core's classes. No exception leaves a function, except into
+// libtorch's own callers.
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <c10/util/Exception.h>
@@ -64,7 +65,7 @@ int64_t address_of(T* pointer) {
   return reinterpret_cast<int64_t>(pointer);
 }
 
-// As much of the text as fits, NUL-terminated; its length.
+// Copies as much of the text as fits, NUL-terminated; returns the text's length.
 int64_t copy_text(const std::string& source, char* text, int64_t capacity) {
   auto length = std::min<int64_t>(static_cast<int64_t>(source.size()), capacity - 1);
   if (length < 0) {
@@ -97,7 +98,7 @@ const char* remora_last_error(void) { return last_error.c_str(); }
 
 void remora_set_compute_threads(int32_t threads) {
   at::set_num_threads(threads);
-  // bytedeco's libtorch multiplies with an OpenBLAS that has threads of its own.
+  // bytedeco's libtorch uses an OpenBLAS with its own threads.
   if (auto set = reinterpret_cast<void (*)(int)>(dlsym(RTLD_DEFAULT, "openblas_set_num_threads"))) {
     set(threads);
   }
@@ -135,7 +136,7 @@ int64_t remora_cuda_device_memory(int32_t device) {
 
 int32_t remora_install(remora_submit_callback submit, remora_await_callback await, remora_trace_callback trace) {
   return guarded([&]() -> int32_t {
-    // A binding's functions write what has gone wrong to a buffer.
+    // A binding's function writes its error to a buffer.
     auto check = [](auto function, int64_t machine, int64_t subject) {
       char error[4096] = "";
       if (function(machine, subject, error, sizeof error) != 0) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// bytedeco's binding turns every C++ exception into a java.lang.RuntimeException with the C++ text. So that a program
-// sees Remora's own exceptions instead, JNI's Throw is intercepted, by the means JVMTI has for it (SetJNIFunctionTable),
-// and such an exception is handed to NativeErrors.translate first. Only for the JavaCPP binding.
+// bytedeco's binding turns every C++ exception into a java.lang.RuntimeException with the C++ text. To throw Remora's
+// own exceptions instead, this header replaces JNI's Throw by JVMTI's means for it (SetJNIFunctionTable), and passes
+// each such exception to NativeErrors.translate first. Only for the JavaCPP binding.
 #pragma once
 
 #include <jni.h>
@@ -29,7 +29,7 @@ static jint JNICALL throw_translated(JNIEnv* env, jthrowable thrown) {
   return throw_as_it_is(env, thrown);
 }
 
-// Where a JVM refuses, exceptions stay RuntimeExceptions whose text starts with the right name.
+// If a JVM refuses this, the exceptions stay RuntimeExceptions, whose text starts with the right class name.
 static inline void translate_throws(JNIEnv* env, jclass) {
   if (throw_as_it_is != nullptr) {
     return;

@@ -21,13 +21,13 @@ std::array<std::atomic<Machine*>, kSlots> former{};  // the closed machine that 
 std::mutex machines_mutex;
 constexpr ptrdiff_t kFreesAtOnce = 32 * 1024;
 
-// Machines stay for the life of the process: a tensor may outlive its machine, and then says so.
+// Machines are never deleted: a tensor may outlive its machine, and then names the machine in its errors.
 std::vector<std::unique_ptr<Machine>>& machines() {
   static auto* all = new std::vector<std::unique_ptr<Machine>>();
   return *all;
 }
 
-// What torch::manual_seed() has set, or a random one.
+// The seed of torch::manual_seed(), or a random one.
 uint64_t local_seed() {
   auto generator = at::detail::getDefaultCPUGenerator();
   std::lock_guard<std::mutex> guard(generator.mutex());
@@ -178,9 +178,9 @@ void Machine::begin_record() {
 
 void Machine::finish_record() {
   if (recording_ && open.size() > kMaxBatchBytes) {
-    raise("RemoraException", "one operation can be described in " + std::to_string(kMaxBatchBytes) +
-                                 " bytes at most, not in " + std::to_string(open.size() - before_record_.bytes) +
-                                 "; call it for fewer tensors or values at a time");
+    raise("RemoraException", "the description of one operation is limited to " + std::to_string(kMaxBatchBytes) +
+                                 " bytes, this one takes " + std::to_string(open.size() - before_record_.bytes) +
+                                 "; call it with fewer tensors or values at a time");
   }
   recording_ = false;
 }
@@ -208,8 +208,8 @@ void Machine::write_seed(int64_t generator, int device, uint64_t seed) {
 int64_t Machine::Handles::next(const Machine& machine, uint64_t most, const char* what) {
   if (alive.fetch_add(1, std::memory_order_relaxed) >= static_cast<int64_t>(most)) {
     alive.fetch_sub(1, std::memory_order_relaxed);
-    raise("RemoraException", "machine '" + machine.name + "' has " + std::to_string(most) + " " + what +
-                                 " already, and cannot have more at one time; let go of some");
+    raise("RemoraException", "machine '" + machine.name + "' already has " + std::to_string(most) + " " + what +
+                                 ", the most that it can have at one time; delete some");
   }
   return last.fetch_add(1, std::memory_order_relaxed) + 1;
 }
@@ -245,7 +245,7 @@ void Machine::drain_frees() {
     open.code(record);
     open.varint(handle);
   }
-  // Keep the list's memory for the next round.
+  // Keep the list's memory for the next use.
   storages_to_free.clear();
   std::lock_guard<std::mutex> guard(free_mutex_);
   if (frees_.empty() && frees_.capacity() < storages_to_free.capacity()) {
@@ -307,7 +307,7 @@ void Machine::write_storage(StorageContext& storage) {
 
 namespace {
 
-// The bits and bytes that describe a tensor, except its storage.
+// The bits and bytes that describe a tensor, without its storage.
 uint8_t meta_bits(const TensorView& now, const TensorView& previous) {
   uint8_t bits = kTensor;
   if (now.dtype == previous.dtype && now.offset == previous.offset && now.sizes == previous.sizes &&
@@ -341,7 +341,7 @@ void write_meta(Writer& w, uint8_t bits, const TensorView& now) {
 }  // namespace
 
 void Machine::write_tensor(const at::Tensor& t, NamedTensors& named) {
-  auto* context = context_of(t);  // storage_of() has found it in order
+  auto* context = context_of(t);  // storage_of() has checked the tensor
   auto shift = byte_shift(t, *context) / static_cast<int64_t>(t.element_size());
   TensorView now{t.scalar_type(), t.sizes(), t.strides(), t.storage_offset() + shift};
   if (t.unsafeGetTensorImpl()->is_wrapped_number()) {
@@ -385,7 +385,7 @@ void Machine::write_argument(const c10::IValue& value, NamedTensors& named) {
         open.varint(same - known.begin());
       }
       known.push_back(impl);
-    } else {  // a 0-dim CPU tensor: travels by value
+    } else {  // a 0-dim CPU tensor is sent by value
       auto plain = t.is_conj() || t.is_neg() ? t.resolve_conj().resolve_neg() : t;
       open.code(Tag::kScalarTensor);
       open.code(plain.scalar_type());
@@ -468,8 +468,8 @@ uint32_t Machine::wire_index(const OperatorInfo& info) {
   auto& index = wire_indices_[info.index];
   if (index < 0) {
     if (defined_ >= kMaxOperators) {
-      raise("RemoraException", info.full_name + ": a machine can be sent " + std::to_string(kMaxOperators) +
-                                   " different operators at most");
+      raise("RemoraException",
+            info.full_name + ": a machine accepts " + std::to_string(kMaxOperators) + " different operators at most");
     }
     index = static_cast<int32_t>(defined_++);
     open.code(Record::kDefineOperator);
@@ -544,8 +544,8 @@ void Machine::submit_open_batch(int64_t request, at::Tensor destination) {
   if (!submit) {
     raise("MachineStateException", "the native core's callbacks are not installed");
   }
-  // Others may record while this batch is handed over, which can take a while; but batches are handed over one at a
-  // time and in order, so that this thread queues for its turn before it lets them continue.
+  // Other threads may record while this thread submits the batch, which can take a while. Batches are submitted one at
+  // a time and in order, so this thread queues for its turn before it releases the lock.
   auto turn = locked(submit_mutex_);
   mutex_.unlock();
   struct Relock {
@@ -556,7 +556,7 @@ void Machine::submit_open_batch(int64_t request, at::Tensor destination) {
       locked(mutex).release();
     }
   } relock{turn, mutex_};
-  // The callee owns the batch from here on, whether it fails or not.
+  // From here on the callee owns the batch, even if it fails.
   submit(handle, batch.release());
 }
 
@@ -570,7 +570,7 @@ std::string Machine::await(int64_t request) {
   try {
     callbacks().await(handle, request);
   } catch (...) {
-    take();  // it may have come when the wait had just ended
+    take();  // the answer may have arrived just after the wait ended
     throw;
   }
   return take();
@@ -585,7 +585,7 @@ std::string Machine::await_outputs(int64_t request) {
       begin_record();
       write_bind(request, {});
     } catch (const std::exception&) {
-      // The machine is gone, and with it what it has kept.
+      // The machine is gone, and the node has dropped the outputs with it.
     }
     throw;
   }
@@ -655,7 +655,7 @@ namespace {
 
 constexpr int kMostPatience = 16;
 
-// Halfway between two times, as steady_clock's count.
+// The midpoint of two times, in steady_clock's ticks.
 int64_t middle(std::chrono::steady_clock::time_point a, std::chrono::steady_clock::time_point b) {
   return (a + (b - a) / 2).time_since_epoch().count();
 }
@@ -671,7 +671,7 @@ void Machine::note_executed(uint64_t batch) {
   }
 }
 
-// Without the lock: waits until the node has executed every batch.
+// Waits, without the lock, until the node has executed every batch.
 void Machine::await_idle_node(std::chrono::steady_clock::time_point deadline) {
   std::unique_lock<std::mutex> lock(idle_mutex_);
   awaits_idle_.store(true, std::memory_order_seq_cst);
@@ -696,8 +696,8 @@ int Machine::flush_when_idle(int64_t timeout_micros, int64_t linger_micros) {
     auto now = steady_clock::now();
     auto closed = sequence.load(std::memory_order_relaxed);
     if (holds_something && executed.load(std::memory_order_acquire) >= closed) {
-      // Where the node is done with a batch before the next is recorded, it gains nothing from smaller batches, and
-      // the program pays for each: wait longer. Where it is the slower one, or values are read, do not.
+      // If the node finishes a batch before the next one is recorded, smaller batches do not help the node and each
+      // costs the program time: wait longer. If the node is slower, or the program reads values, do not wait.
       bool kept_up = closed == flushed_ && executed_at_.load(std::memory_order_relaxed) < middle(last_flush_, now);
       patience_ = kept_up ? std::min(patience_ * 2, kMostPatience) : 1;
       last_flush_ = now;
@@ -711,12 +711,13 @@ int Machine::flush_when_idle(int64_t timeout_micros, int64_t linger_micros) {
     if (holds_something) {  // the node is busy
       lock.unlock();
       await_idle_node(deadline);
-      // Not sooner than the last time either: the program pays for each batch.
+      // Keep the linger time since the last flush: each batch costs the program time.
       std::this_thread::sleep_until(last_flush_ + microseconds(linger_micros));
       lock.lock();
     } else {
       flusher_waits_ = true;
-      // Frees do not wake the flusher, so that freeing costs next to nothing: look for them a few times a second.
+      // Frees do not wake the flusher, so that a free costs next to nothing. The flusher looks for them a few times per
+      // second.
       wake_flusher_.wait_until(lock, std::min(deadline, now + milliseconds(100)));
       bool woken = !flusher_waits_;
       flusher_waits_ = false;

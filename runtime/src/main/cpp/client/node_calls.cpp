@@ -12,7 +12,7 @@ namespace remora {
 namespace {
 
 std::mutex runs_mutex;
-std::map<int64_t, std::map<int64_t, int64_t>> runs;  // by machine and request: how long it may take
+std::map<int64_t, std::map<int64_t, int64_t>> runs;  // time limits by machine and request
 
 const at::Tensor& tensor_at(int64_t address) { return *reinterpret_cast<at::Tensor*>(address); }
 
@@ -88,7 +88,7 @@ NodeAnswer await_node(Machine& machine, int64_t request) {
   auto bytes = await_run(machine, request);
   Reader r(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size());
   NodeAnswer answer;
-  if (r.u8() != kFunctionVersion) r.fail("the node speaks another version");
+  if (r.u8() != kFunctionVersion) r.fail("the node uses another version of the calls' format");
   answer.payload = read_bytes(r, "an answer's size");
   std::vector<at::Tensor> storages;
   for (auto n = r.count("a count of storages"); n > 0; n--) {
@@ -105,7 +105,7 @@ NodeAnswer await_node(Machine& machine, int64_t request) {
   for (auto n = r.count("a count of tensors"); n > 0; n--) {
     auto source = static_cast<Source>(r.u8());
     auto number = r.varint();
-    if (source != Source::kNew || number >= storages.size()) r.fail("a tensor has no storage");
+    if (source != Source::kNew || number >= storages.size()) r.fail("a tensor has no new storage");
     auto storage = storages[number].storage();
     auto meta = read_tensor(r, storage.nbytes());
     auto t = at::detail::make_tensor<c10::TensorImpl>(

@@ -24,7 +24,7 @@ struct NodeAnswer {
   std::vector<at::Tensor> tensors;
 };
 NodeAnswer await_node(Machine& machine, int64_t request);
-// The longest time that one of the machine's unfinished calls may take, in milliseconds; 0 when there is none.
+// The longest time limit among the machine's unfinished calls, in milliseconds; 0 if there are none.
 int64_t longest_run(int64_t machine);
 
 }  // namespace remora

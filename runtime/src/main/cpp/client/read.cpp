@@ -14,8 +14,8 @@ namespace remora {
 
 namespace {
 
-// A node holds a copy of each value that it has not sent yet, and executes nothing more while it holds many bytes: of a
-// large tensor it need not hold all at one time.
+// A node holds a copy of each value that it has not sent yet, and pauses execution while these copies take many bytes.
+// In pieces, a large tensor is never copied whole.
 std::atomic<int64_t> read_piece{int64_t{64} << 20};
 
 void record_read_piece(Machine& machine, int64_t request, const at::Tensor& source, const at::Tensor& destination) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// Values that are read from a machine, in pieces.
+// Values that the program reads from a machine, in pieces.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -14,7 +14,7 @@ struct Reads {
   int64_t first;
   int64_t count;
 };
-// Records the download of `source` into `destination`, contiguous and of the same dtype and sizes.
+// Records the download of `source` into `destination`, which is contiguous and has the same dtype and sizes.
 Reads record_read(const at::Tensor& source, const at::Tensor& destination);
 void set_read_piece(int64_t bytes);
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// The boxed kernel behind every operator that reaches a remora device without a kernel of its own: it finds out what
-// the call returns (from the plan cache, else libtorch's Meta kernels, else the node), records the call, and returns
-// tensors without memory.
+// The boxed kernel of every operator without a kernel of its own for remora devices. It finds out what the call returns
+// (from the plan cache, else libtorch's Meta kernels, else the node), records the call, and returns tensors without
+// memory.
 #include <ATen/MemoryOverlap.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <c10/core/DefaultDtype.h>
@@ -31,9 +31,9 @@ struct Caller {
   const Settings settings = Settings::of_program();
   Machine* machine = nullptr;
   int slot = -1;
-  bool named = false;        // a tensor has names of dimensions
+  bool named = false;        // a tensor has named dimensions
   mutable int64_t call = 0;  // its number among the machine's calls
-  mutable std::string text;  // what is to be logged of it, if anything
+  mutable std::string text;  // the line for the log, if any
 
   explicit Caller(const OperatorInfo& info) : info(info) {}
 
@@ -58,7 +58,8 @@ bool sendable(const c10::IValue& value) {
          (value.isGenerator() && value.toGenerator().device().type() == kRemora);
 }
 
-// Finds the machine, refuses tensors of other places, and replaces in the stack what cannot be recorded as it is.
+// Finds the machine, refuses tensors of other devices, and replaces arguments in the stack that cannot be recorded as
+// they are.
 void locate(Caller& caller, std::vector<c10::IValue>& stack, size_t base) {
   auto tensor = [&](const at::Tensor& t) -> bool {
     if (!t.defined() || t.device().type() != kRemora) {
@@ -78,7 +79,7 @@ void locate(Caller& caller, std::vector<c10::IValue>& stack, size_t base) {
                 " and ", t.device(), "!");
     return true;
   };
-  // A tensor of zeros without a storage, as forward-mode AD makes them.
+  // Materializes a tensor of zeros without a storage, which forward-mode AD creates.
   auto materialized = [&](const at::Tensor& t) {
     auto zeros = at::zeros(t.sizes(), t.options());
     tensor(zeros);
@@ -110,7 +111,7 @@ void locate(Caller& caller, std::vector<c10::IValue>& stack, size_t base) {
       }
     }
   }
-  // A factory's device argument says where; that and a generator must be of the tensors' machine.
+  // A factory's device argument selects the machine. That device and a generator must belong to the tensors' machine.
   for (size_t i = 0; i < caller.info.arguments; i++) {
     const auto& value = stack[base + i];
     if (value.isDevice() && value.toDevice().type() == kRemora) {
@@ -129,7 +130,7 @@ void locate(Caller& caller, std::vector<c10::IValue>& stack, size_t base) {
     caller.on(machine, slot);
   }
 
-  // CPU tensors: by value when 0-dim, indices are uploaded, everything else is the caller's mistake.
+  // CPU tensors: 0-dim tensors are sent by value, indices are uploaded, all others are the caller's mistake.
   auto device = c10::Device(kRemora, static_cast<c10::DeviceIndex>(caller.slot));
   auto refuse = [&](const at::Tensor& t, size_t argument) {
     raise("CrossMachineException",
@@ -245,7 +246,7 @@ bool key_value(PlanKey& key, const c10::IValue& value, bool scalar, bool values_
     key.mix(0x2D);
     if (values_matter) return false;
   } else if (value.isDoubleList()) {
-    auto list = value.toDoubleVector();  // e.g. upsample's scale factors, which decide sizes
+    auto list = value.toDoubleVector();  // e.g. upsample's scale factors, which determine sizes
     key.mix(0x2E | list.size() << 8);
     for (double element : list) {
       uint64_t bits;
@@ -281,7 +282,7 @@ void each_tensor(const c10::IValue& value, const Visit& visit) {
   }
 }
 
-// Calls visit(position, tensor) of each tensor of the arguments that lies in memory where `written` lies, too.
+// Calls visit(position, tensor) for each tensor argument that shares its storage with `written`.
 template <class Visit>
 void each_in_same_storage(const at::Tensor& written, Arguments arguments, const Visit& visit) {
   const auto* impl = written.unsafeGetTensorImpl();
@@ -296,7 +297,7 @@ void each_in_same_storage(const at::Tensor& written, Arguments arguments, const 
   }
 }
 
-// A written tensor that is an argument, too, may not be resized; one that shares memory with an argument may be refused.
+// A written tensor that is also an input may not be resized. One that shares memory with an input may be refused.
 void key_identity(PlanKey& key, const OperatorInfo& info, Arguments arguments) {
   for (auto written : info.written) {
     if (!arguments[written].isTensor()) continue;  // no operator resizes a list
@@ -328,14 +329,14 @@ bool shares_memory(const OperatorInfo& info, Arguments arguments) {
   return shared;
 }
 
-// Everything that a plan depends on, and all that it may depend on:
+// Everything that a plan may depend on:
 // - the operator and the program's settings;
 // - of each tensor the device type, dtype, sizes, strides, conj and neg bits, and whether it is a wrapped number;
-// - where the operator writes, which tensors are one and how others of the same storage overlap it; where it makes views,
-//   the tensors' places in their storages;
-// - of each other argument the kind and, except for Scalars of operators that read tensors, the value. Double arguments
-//   that are no Scalars can decide sizes, too: upsample's scales.
-// Not the offset of a tensor that is written: the plan does not say it (see Plan::resized).
+// - where the operator writes, which tensors are identical and how others of the same storage overlap it;
+// - where it makes views, the tensors' positions in their storages;
+// - of each other argument the kind and the value, except the values of Scalars of operators that read tensors. Double
+//   arguments that are no Scalars can determine sizes too, such as upsample's scales.
+// The offset of a written tensor is not part of the key: the plan does not contain it (see OutputPlan::resized).
 std::optional<PlanKey> plan_key(const OperatorInfo& info, const Settings& settings, Arguments arguments) {
   PlanKey key;
   key.mix(info.index);
@@ -367,7 +368,7 @@ std::optional<PlanKey> plan_key(const OperatorInfo& info, const Settings& settin
 
 class MetaArguments {
  public:
-  // Exact: the Meta tensors lie in storages as the tensors do.
+  // Exact: the Meta tensors share storages and offsets as the real ones do.
   explicit MetaArguments(bool exact) : exact_(exact) {}
 
   c10::IValue of(const c10::IValue& value) {
@@ -455,12 +456,13 @@ OutputPlan plan_of_tensor(const OperatorInfo& info, const at::Tensor& t) {
   return plan;
 }
 
-// What a Meta kernel warns of, the node's kernel does too.
+// Drops a Meta kernel's warnings: the node's kernel gives the same ones.
 struct NoWarnings final : c10::WarningHandler {
   void process(const c10::Warning&) override {}
 };
 
-// False when libtorch cannot say without running the operator; throws what the operator itself says of bad arguments.
+// Returns false if libtorch cannot infer the outputs without running the operator. Throws the operator's own errors
+// about its arguments.
 bool infer(const OperatorInfo& info, Arguments arguments, Plan& plan) {
   if (!info.has_meta_kernel) {
     return false;
@@ -488,8 +490,8 @@ bool infer(const OperatorInfo& info, Arguments arguments, Plan& plan) {
     std::string what = e.what_without_backtrace();
     for (const char* sign : {
              "not allocated yet", "Meta Backend",
-             "DispatchStub: unsupported device type",                   // it wants to see the values
-             "while attempting to run this operator with Meta Tensors"  // its kernel is in Python, which is not here
+             "DispatchStub: unsupported device type",                   // the kernel needs the values
+             "while attempting to run this operator with Meta Tensors"  // the kernel is in Python
          }) {
       if (what.find(sign) != std::string::npos) {
         return false;
@@ -497,7 +499,7 @@ bool infer(const OperatorInfo& info, Arguments arguments, Plan& plan) {
     }
     throw;  // the arguments do not fit together
   } catch (const std::exception&) {
-    return false;  // a Meta kernel written in Python gave up: the node's word counts
+    return false;  // a Meta kernel written in Python failed: ask the node
   }
   if (stack.size() != info.returns.size()) {
     return false;
@@ -596,7 +598,7 @@ Plan read_answer(const OperatorInfo& info, Arguments arguments, const std::strin
   each_written_tensor(info, arguments, [&](const at::Tensor& t) {
     if (t.defined() && t.device().type() == kRemora) {
       auto after = TensorMeta::read(r);
-      after.offset = t.storage_offset();  // the node has checked that it is as it was
+      after.offset = t.storage_offset();  // the node has checked that the offset is unchanged
       if (!(after == TensorMeta::of(t))) {
         plan.resized.emplace_back(index, after);
       }
@@ -611,7 +613,7 @@ Plan read_answer(const OperatorInfo& info, Arguments arguments, const std::strin
 
 // ---------------------------------------------------------------- results
 
-// Before anything is recorded: whether the storages that the operator makes larger can be.
+// Checks, before anything is recorded, whether the storages that the operator enlarges can be resized.
 void check_resizable(const OperatorInfo& info, Arguments arguments, const Plan& plan) {
   if (plan.resized.empty()) {
     return;
@@ -649,7 +651,7 @@ void resize_written(const OperatorInfo& info, Arguments arguments, const Plan& p
       auto* storage = impl->unsafe_storage().unsafeGetStorageImpl();
       auto bytes = TensorMeta::of(t).bytes();
       if (bytes > storage->nbytes()) {
-        note_resized(storage, bytes);  // the operator itself grows it on the node
+        note_resized(storage, bytes);  // on the node, the operator itself enlarges the storage
       }
       resized(which, t);
     }
@@ -720,8 +722,8 @@ std::string describe_value(const c10::IValue& value) {
   return plain.str();
 }
 
-// Numbers the call, and tells of it where call sites are kept: when it is recorded, but before it is sent, so that an error
-// that comes back finds its own. The caller holds the lock.
+// Numbers the call, and reports it to the binding if call sites are kept. This happens when the call is recorded, but
+// before it is sent, so that an error finds the call's site. The caller holds the lock.
 void announce(const Caller& caller, Arguments arguments, c10::ArrayRef<c10::IValue> outputs) {
   auto& machine = *caller.machine;
   caller.call = ++machine.calls;
@@ -740,7 +742,7 @@ void announce(const Caller& caller, Arguments arguments, c10::ArrayRef<c10::IVal
   }
 }
 
-// Without the lock: what a program does to log a line may take long, or use the machine.
+// Without the lock: the binding's logging may take long, or may use the machine.
 void log_call(const Caller& caller) {
   if (!caller.text.empty()) {
     callbacks().trace(caller.machine->handle, caller.call, caller.text.c_str());

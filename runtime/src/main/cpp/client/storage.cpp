@@ -18,11 +18,12 @@ namespace {
 
 std::atomic<int64_t> next_storage_id{1};
 
-// The addresses that live storages have. None is one of memory of this process: they begin where no process has any.
+// Assigns addresses to live storages. None of them is an address of this process's memory: they begin above every
+// process's address space.
 class Addresses {
  public:
   void take(StorageContext* storage) {
-    // The byte behind the last is the storage's, too.
+    // The address just past the last byte belongs to the storage too.
     auto room = (storage->bytes + kAlignment) / kAlignment * kAlignment;
     std::lock_guard<std::mutex> guard(mutex_);
     bool again = false;
@@ -32,7 +33,8 @@ class Addresses {
         next_ = ahead->first + ahead->second->room;
         ++ahead;
       } else {
-        TORCH_CHECK(!std::exchange(again, true), "no addresses are left for a storage of ", storage->bytes, " bytes");
+        TORCH_CHECK(!std::exchange(again, true), "no address range is left for a storage of ", storage->bytes,
+                    " bytes");
         next_ = kFirst;
         ahead = ranges_.begin();
       }
@@ -107,8 +109,8 @@ StorageContext& storage_of(const at::Tensor& t) {
   if (storage == nullptr) {
     raise("StaleReferenceException", "a tensor on " + t.device().str() + " " +
                                          describe(t.scalar_type(), t.sizes(), t.strides()) +
-                                         " is over memory that no machine has: it was made from a pointer, or is part "
-                                         "of a storage that has been resized; make it from a tensor of the device");
+                                         " uses memory that no machine has: it was made from a pointer, or from a part "
+                                         "of a storage that was resized later; make it from a tensor of the device");
   }
   if (auto shift = byte_shift(t, *storage)) {
     auto itemsize = static_cast<int64_t>(t.element_size());
@@ -117,7 +119,7 @@ StorageContext& storage_of(const at::Tensor& t) {
     auto end = at::detail::computeStorageNbytes(t.sizes(), t.strides(), itemsize,
                                                 t.storage_offset() + shift / itemsize);
     TORCH_CHECK(end <= storage->bytes, "the tensor ends at byte ", end, " of storage ", storage->id, ", which has ",
-                storage->bytes);
+                storage->bytes, " bytes");
   }
   return *storage;
 }
@@ -125,14 +127,14 @@ StorageContext& storage_of(const at::Tensor& t) {
 c10::Device device_of_address(const void* address) {
   auto* storage = addresses().find(address);
   if (storage == nullptr) {
-    raise("StaleReferenceException", "no machine has memory at the address");
+    raise("StaleReferenceException", "no machine has memory at this address");
   }
   return {kRemora, static_cast<c10::DeviceIndex>(storage->machine->first_slot + storage->device)};
 }
 
 void check_storage_bytes(size_t bytes) {
   TORCH_CHECK_WITH(OutOfMemoryError, bytes <= kMaxStorageBytes, "remora out of memory. Tried to allocate ", bytes,
-                   " bytes, a storage on a machine has at most ", kMaxStorageBytes, ".");
+                   " bytes; a storage on a machine is limited to ", kMaxStorageBytes, ".");
 }
 
 at::Tensor new_tensor(Machine& machine, int slot, const TensorMeta& meta, size_t storage_bytes) {

@@ -21,19 +21,19 @@ using Clock = std::chrono::steady_clock;
 
 namespace {
 
-// Tensors go in pieces, so that neither node holds another whole copy of a large one, and others' operations pass
-// between them.
+// Tensors are sent in pieces. So neither node holds another whole copy of a large tensor, and other operations can run
+// between the pieces.
 constexpr int64_t kPieceBytes = int64_t{256} << 20;
 static_assert(kPieceBytes <= static_cast<int64_t>(kMaxTransferBytes));
-// Below this the requests and the connection cost more than the way through this process.
+// For fewer bytes, the requests and the connection cost more than a copy through this process.
 constexpr int64_t kLeastBytes = 64 * 1024;
-// How long a node that could not be reached is not tried again.
+// For how long a node that could not be reached is not tried again.
 constexpr auto kAvoid = std::chrono::seconds(60);
-constexpr size_t kMostPairs = 1024;  // of machines, remembered
+constexpr size_t kMostPairs = 1024;  // of machines, that are remembered
 
 std::atomic<remora_notice_callback> notice_callback{nullptr};
 
-// Which nodes have not reached which, and whom it was told.
+// Which nodes could not reach which, and for which pairs the program was notified.
 class Routes {
  public:
   using Route = std::tuple<int64_t, int64_t, std::string>;  // from, to, the address of the former
@@ -48,7 +48,7 @@ class Routes {
     if (avoided_.size() >= kMostPairs) avoided_.clear();
     avoided_[route] = Clock::now() + kAvoid;
   }
-  // Whether this is the first time for this pair of machines.
+  // Whether this is the first notice for this pair of machines.
   bool first_notice(int64_t from, int64_t to) {
     std::lock_guard<std::mutex> guard(mutex_);
     if (noticed_.size() >= kMostPairs) noticed_.clear();
@@ -68,7 +68,7 @@ Routes& routes() {
 std::string new_ticket() {
   uint8_t random[kTicketCharacters / 2];
   if (getrandom(random, sizeof random, 0) != static_cast<ssize_t>(sizeof random)) {
-    raise("RemoraException", "the operating system gives no random numbers");
+    raise("RemoraException", "the operating system returned no random numbers");
   }
   std::string ticket;
   for (auto byte : random) {
@@ -81,12 +81,13 @@ std::string new_ticket() {
 void notice(Machine& from, Machine& to, const std::string& why) {
   auto callback = notice_callback.load();
   if (callback != nullptr && routes().first_notice(from.handle, to.handle)) {
-    auto text = "a tensor for machine '" + to.name + "' takes the way through this process, not the direct one: " + why;
+    auto text = "tensors for machine '" + to.name +
+                "' are copied through this process, not directly from node to node: " + why;
     callback(from.handle, text.c_str());
   }
 }
 
-// What a node says of its part.
+// A node's answer about its part.
 struct Reply {
   TransferResult result = TransferResult::kDone;
   std::string reason;
@@ -98,7 +99,7 @@ Reply read_reply(const std::string& answer) {
   return {result, std::string(r.string())};
 }
 
-// The ticket is dropped when nobody has fetched it.
+// A ticket. The node drops it if no other node has fetched it.
 class Ticket {
  public:
   explicit Ticket(Machine& machine) : text(new_ticket()), machine_(machine) {}
@@ -159,7 +160,7 @@ int64_t copy_direct(const at::Tensor& source, const at::Tensor& target, bool tem
       from.write_tensor(piece, named);
     }));
     if (held.result != TransferResult::kDone) {
-      ticket.fetched = true;  // there is nothing to drop
+      ticket.fetched = true;  // the node has nothing to drop
       notice(from, to, held.reason);
       return start;
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// The allocator of remote storages, and what libtorch asks of a device's memory.
+// The allocator of remote storages, and the memory functions of torch.accelerator.
 #include <c10/core/Allocator.h>
 #include <c10/core/CachingDeviceAllocator.h>
 
@@ -16,7 +16,7 @@ namespace remora {
 namespace {
 
 #if REMORA_TORCH >= 209
-// What torch.accelerator asks of a device's memory; the node knows it.
+// The memory functions of torch.accelerator. The node has the numbers.
 struct RemoteMemory : c10::DeviceAllocator {
   bool initialized() override { return true; }
   void emptyCache(c10::MempoolId_t) override {
@@ -27,7 +27,7 @@ struct RemoteMemory : c10::DeviceAllocator {
       }
     }
   }
-  void recordStream(const c10::DataPtr&, c10::Stream) override {}  // one stream: nothing to keep alive for another
+  void recordStream(const c10::DataPtr&, c10::Stream) override {}  // a device has one stream: nothing to record
   c10::CachingDeviceAllocator::DeviceStats getDeviceStats(c10::DeviceIndex device) override {
     auto figures = of(device);
     c10::CachingDeviceAllocator::DeviceStats stats;
@@ -37,7 +37,7 @@ struct RemoteMemory : c10::DeviceAllocator {
     stats.reserved_bytes[0].peak = figures[3];
     return stats;
   }
-  void resetAccumulatedStats(c10::DeviceIndex) override {}  // totals of all times are not kept
+  void resetAccumulatedStats(c10::DeviceIndex) override {}  // no accumulated statistics are kept
   void resetPeakStats(c10::DeviceIndex device) override {
     int slot = 0;
     auto& machine = machine_of(remora_device(device), &slot);
@@ -68,7 +68,7 @@ class RemoteAllocator final : public RemoteMemory {
     auto& machine = machine_of(c10::Device(kRemora, static_cast<c10::DeviceIndex>(slot)));
     return new_memory(machine, slot, bytes);
   }
-  // The data pointer is not the context, so memory from here cannot be handed around as a raw pointer.
+  // The data pointer is not the context, so a raw pointer cannot own the memory.
   c10::DeleterFnPtr raw_deleter() const override { return nullptr; }
   void copy_data(void*, const void*, size_t) const override {
     raise("RemoraException", "a storage of a remote device cannot be copied as raw memory; use tensor.clone()");

@@ -7,12 +7,12 @@ namespace remora {
 
 namespace {
 
-// An autograd engine starts a thread for each device known at its first backward, and never one more. A program may
-// have run backward on the CPU before it opened its first machine, so it gets another engine.
+// An autograd engine creates its threads at its first backward, one for each device known then, and never adds any. A
+// program may have run backward on the CPU before it opened its first machine, so it gets another engine.
 struct LateEngine final : torch::autograd::Engine {
   LateEngine() {
     initialize_device_threads_pool();
-    if (device_ready_queues_.empty()) {  // libtorch does that for one engine of a process, and it was another one
+    if (device_ready_queues_.empty()) {  // libtorch does this for only one engine of a process, which is not this one
       start_device_threads();
     }
   }
@@ -26,7 +26,7 @@ struct LateEngine final : torch::autograd::Engine {
 
 void register_engine() {
   using torch::autograd::Engine;
-  if (&Engine::get_default_engine() == &Engine::get_base_engine()) {  // Python has an engine of its own
+  if (&Engine::get_default_engine() == &Engine::get_base_engine()) {  // Python has its own engine
     torch::autograd::set_default_engine_stub(&LateEngine::get);
   }
 }

@@ -20,7 +20,7 @@ bool event_happened(RemoteEvent& event) {
 }
 
 double event_elapsed(const RemoteEvent& first, const RemoteEvent& second) {
-  TORCH_CHECK(first.machine == second.machine, "the events are of two machines, whose clocks are not comparable");
+  TORCH_CHECK(first.machine == second.machine, "the events belong to two machines, whose clocks are not comparable");
   auto answer = first.machine->question(Question::kElapsed,
                                         {static_cast<uint64_t>(first.id), static_cast<uint64_t>(second.id)});
   return Reader(reinterpret_cast<const uint8_t*>(answer.data()), answer.size()).f64();

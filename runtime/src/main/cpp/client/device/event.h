@@ -18,7 +18,7 @@ struct RemoteEvent {
 
   Machine* const machine;
   const int64_t id;
-  uint64_t sequence = 0;  // of the batch that has it
+  uint64_t sequence = 0;  // of the batch that contains the event
 };
 void record_event(RemoteEvent& event, int device);
 bool event_happened(RemoteEvent& event);

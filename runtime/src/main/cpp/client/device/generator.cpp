@@ -12,8 +12,8 @@ namespace remora {
 
 namespace {
 
-// A generator whose state lives on the node. Seeding it is a record in the operation stream, so that numbers do not
-// depend on what was sent when.
+// A generator whose state lives on the node. Seeding is a record in the operation stream, so that the random numbers do
+// not depend on when batches are sent.
 struct RemoteGenerator final : c10::GeneratorImpl {
   RemoteGenerator(Machine& machine, int slot, int64_t id)
       : c10::GeneratorImpl(remora_device(slot), c10::DispatchKeySet(c10::DispatchKey::PrivateUse1)),
@@ -27,8 +27,8 @@ struct RemoteGenerator final : c10::GeneratorImpl {
   }
   int device_number() const { return machine.device_of_slot(device_.index()); }
 
-  // torch::manual_seed() seeds every device: one whose machine is closed or has failed must not keep it from the
-  // others. Whatever draws from that machine says what became of it.
+  // torch::manual_seed() seeds every device. A device whose machine is closed or has failed must not keep the others
+  // from being seeded. The next operation that draws from that device reports the machine's state.
   void set_current_seed(uint64_t seed) override {
     seed_ = seed;
     Machine::Lock lock(machine);
@@ -45,7 +45,7 @@ struct RemoteGenerator final : c10::GeneratorImpl {
     set_current_seed(random);
     return random;
   }
-  // The state has it all. Python asks for an offset when it pickles a generator, and sets it again.
+  // The state includes the offset. Python reads an offset when it pickles a generator, and sets it again.
   void set_offset(uint64_t offset) override {
     TORCH_CHECK(offset == 0, "a remora generator has no offset; set its state instead");
   }

@@ -9,8 +9,8 @@
 
 namespace remora {
 
-// The default generator of a slot of its machine, its last machine's when that is closed. They stay for the life of the
-// process, as machines do: libtorch keeps the reference.
+// The default generator of a slot. It belongs to the slot's machine, or to its last machine if that is closed. Default
+// generators are never deleted, because libtorch keeps the reference.
 const at::Generator& default_generator(int slot);
 at::Generator new_generator(int slot);
 // The number of a remote generator on its machine.

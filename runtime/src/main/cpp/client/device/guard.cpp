@@ -13,7 +13,7 @@ namespace {
 
 thread_local int current = 0;
 
-// Everything recorded is in one order, so a device has one stream: the default one.
+// A machine's operations are recorded in one order, so a device has one stream: the default stream.
 struct RemoteGuard final : c10::impl::DeviceGuardImplInterface {
   c10::DeviceType type() const override { return kRemora; }
   c10::Device exchangeDevice(c10::Device device) const override {
@@ -34,7 +34,7 @@ struct RemoteGuard final : c10::impl::DeviceGuardImplInterface {
       current = device.index();
     }
   }
-  // noexcept: as libtorch 2.6 wants it.
+  // noexcept, because libtorch 2.6 requires it.
   c10::Stream getStream(c10::Device device) const noexcept override {
     return c10::Stream(c10::Stream::DEFAULT, device);
   }
@@ -53,7 +53,7 @@ struct RemoteGuard final : c10::impl::DeviceGuardImplInterface {
     machine.question(Question::kSynchronize, {static_cast<uint64_t>(machine.device_of_slot(slot))});
   }
 
-  // An event is a record in the operation stream; the node notes when it comes to it.
+  // An event is a record in the operation stream; the node notes the time when it reaches the record.
   void record(void** event, const c10::Stream& stream, const c10::DeviceIndex index, c10::EventFlag) const override {
     auto device = remora_device(index < 0 ? stream.device_index() : index);
     auto& machine = machine_of(device);
@@ -63,7 +63,7 @@ struct RemoteGuard final : c10::impl::DeviceGuardImplInterface {
     record_event(*static_cast<RemoteEvent*>(*event), machine.device_of_slot(device.index()));
   }
   void block(void* event, const c10::Stream& stream) const override {
-    // Work on one machine is in order anyway; another machine's work waits here for the event.
+    // Work on one machine is in order anyway; work for another machine waits here for the event.
     auto* mark = static_cast<RemoteEvent*>(event);
     if (mark != nullptr && mark->machine != &machine_of(stream.device())) {
       synchronizeEvent(event);
@@ -85,8 +85,8 @@ struct RemoteGuard final : c10::impl::DeviceGuardImplInterface {
   void destroyEvent(void* event, const c10::DeviceIndex) const noexcept override {
     delete static_cast<RemoteEvent*>(event);
   }
-  // Autograd's engine starts a thread for each device counted here and sizes its tables by it, so the number must
-  // not grow after the first backward: all slots count, whether open or not.
+  // Autograd's engine starts a thread for each device counted here and sizes its tables by this number, so the number
+  // must not grow after the first backward. Therefore all slots count, open or not.
   c10::DeviceIndex deviceCount() const noexcept override { return kSlots; }
 #if REMORA_TORCH >= 210
   c10::DeviceCapability getDeviceCapability(c10::Device) const override {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// What libtorch asks of a backend besides its kernels.
+// The backend functions that libtorch calls besides kernels.
 #include <ATen/ATen.h>
 #include <ATen/core/GeneratorForPrivateuseone.h>
 #include <ATen/detail/PrivateUse1HooksInterface.h>
@@ -19,11 +19,11 @@ namespace {
 using c10::impl::VirtualGuardImpl;
 
 struct RemoteHooks final : at::PrivateUse1HooksInterface {
-  // Of the interface since libtorch 2.7.
+  // Part of the interface since libtorch 2.7.
   bool isBuilt() const { return true; }
   bool isAvailable() const { return open_devices() > 0; }
   bool hasPrimaryContext(c10::DeviceIndex) const override { return true; }
-  // The indices that libtorch walks through, to seed every generator for example.
+  // The number of indices that libtorch iterates over, for example to seed every generator.
   c10::DeviceIndex deviceCount() const override { return static_cast<c10::DeviceIndex>(slots_in_use()); }
   void setCurrentDevice(c10::DeviceIndex index) const override {
     VirtualGuardImpl(kRemora).setDevice(remora_device(index));
@@ -50,7 +50,7 @@ struct RemoteHooks final : at::PrivateUse1HooksInterface {
 }  // namespace
 
 void register_hooks() {
-  static auto* hooks = new RemoteHooks();  // libtorch asks it until the process ends
+  static auto* hooks = new RemoteHooks();  // libtorch uses it until the process ends
   at::RegisterPrivateUse1HooksInterface(hooks);
 #if REMORA_TORCH < 207  // torch.Generator does not ask the hooks there
   at::_GeneratorRegister([](c10::DeviceIndex index) { return hooks->getNewGenerator(index); });

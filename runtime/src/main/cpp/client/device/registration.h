@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// Makes libtorch know the backend "remora".
+// Registers the backend "remora" with libtorch.
 #pragma once
 
 namespace remora {
 
 void register_backend();  // once; further calls do nothing
 
-// Parts of it.
+// Parts of register_backend().
 void register_hooks();
 void register_engine();
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// What little of protobuf's encoding the frames of gateway.proto need, and of gRPC's framing.
+// The parts of protobuf's encoding and of gRPC's framing that the frames of gateway.proto need.
 #pragma once
 
 #include <utility>
@@ -17,12 +17,12 @@ struct ProtoBytes {
   std::string text() const { return {reinterpret_cast<const char*>(data), size}; }
 };
 
-// Reads a message that may be anything, field by field: never past its end.
+// Reads an untrusted message field by field, never past its end.
 class ProtoReader {
  public:
   explicit ProtoReader(ProtoBytes message) : in_(message.data, message.size) {}
 
-  // Goes to the next field; false at the end.
+  // Advances to the next field; returns false at the end.
   bool next() {
     if (in_.done()) {
       return false;
@@ -44,13 +44,13 @@ class ProtoReader {
     }
     return true;
   }
-  // Whether this is that field, as a number or as bytes; another type is another (unknown) field.
+  // Whether the current field is `wanted`, as a number or as bytes. A field with another wire type counts as unknown.
   bool is_number(uint64_t wanted) const { return field == wanted && type_ == ProtoType::kVarint; }
   bool is_bytes(uint64_t wanted) const { return field == wanted && type_ == ProtoType::kBytes; }
 
   uint64_t field = 0;
-  uint64_t number = 0;  // of a varint
-  ProtoBytes bytes;     // of a string, bytes or a message
+  uint64_t number = 0;  // the value of a varint
+  ProtoBytes bytes;     // the value of a string, bytes or a message
 
  private:
   Reader in_;
@@ -61,18 +61,18 @@ inline void write_tag(Writer& out, uint32_t field, ProtoType type) {
   out.varint(field << 3 | static_cast<uint32_t>(type));
 }
 inline void write_number(Writer& out, uint32_t field, uint64_t value) {
-  if (value != 0) {  // as proto3 has it
+  if (value != 0) {  // proto3 omits zeros
     write_tag(out, field, ProtoType::kVarint);
     out.varint(value);
   }
 }
-// The beginning of a field of `size` bytes, which follow.
+// Writes the start of a field of `size` bytes; the caller appends the bytes.
 inline void begin_bytes(Writer& out, uint32_t field, size_t size) {
   write_tag(out, field, ProtoType::kBytes);
   out.varint(size);
 }
 
-// What gRPC puts before a message: not compressed, its length.
+// The size of gRPC's message prefix: a compression flag and the length.
 constexpr size_t kPrefixBytes = 5;
 inline void write_grpc_prefix(Writer& out, size_t size) {
   out.u8(0);

@@ -16,13 +16,13 @@ namespace remora {
 namespace {
 
 constexpr auto kInterruptCheck = std::chrono::milliseconds(100);
-constexpr size_t kMostFailures = 100;                       // kept for whoever synchronizes
-constexpr size_t kMostPending = 100;                        // warnings kept for whoever waits next
-constexpr auto kLongestSilence = std::chrono::seconds(10);  // then the gateway hears that this program lives
+constexpr size_t kMostFailures = 100;                       // kept for the next synchronization
+constexpr size_t kMostPending = 100;                        // warnings kept for the next thread that waits
+constexpr auto kLongestSilence = std::chrono::seconds(10);  // then the gateway gets a sign of life
 constexpr auto kAcknowledgeAfter = std::chrono::milliseconds(50);
 constexpr int64_t kAcknowledgeBytes = 4 * 1024 * 1024;
 
-// Of threads that are in no function of libtorch's Python binding.
+// The warning handler of threads outside the functions of libtorch's Python binding.
 c10::WarningHandler* plain_warnings = nullptr;
 
 c10::Warning::warning_variant_t category(WarningKind kind) {
@@ -53,7 +53,7 @@ void write_packed(Writer& out, uint32_t field, const std::vector<int64_t>& numbe
   }
 }
 
-// The field 1 of a message.
+// Field 1 of a message.
 std::string text_of(ProtoBytes message) {
   std::string text;
   for (ProtoReader in(message); in.next();) {
@@ -68,7 +68,7 @@ size_t varint_size(uint64_t value) {
   return size;
 }
 
-// A frame that says what was received and has one more field, `size` bytes that the caller writes.
+// Begins a frame that acknowledges what was received and has one more field of `size` bytes, which the caller writes.
 void begin_frame(Writer& out, uint64_t received, ClientField field, size_t size) {
   size_t first = received == 0 ? 0 : 1 + varint_size(received);
   write_grpc_prefix(out, first + 1 + varint_size(size) + size);
@@ -82,7 +82,7 @@ void write_batch(Writer& out, uint64_t received, const Batch& batch) {
   write_packed(head, kBorn, batch.born);
   write_packed(head, kFreed, batch.freed);
   write_number(head, kOperations, static_cast<uint64_t>(batch.operations));
-  begin_bytes(head, kData, batch.bytes.size());  // last, so that the bytes can stay where they are
+  begin_bytes(head, kData, batch.bytes.size());  // last, so that the bytes need not be copied
   auto size = head.size() + batch.bytes.size();
   begin_frame(out, received, kBatches, 1 + varint_size(size) + size);
   begin_bytes(out, 1, size);
@@ -144,7 +144,7 @@ void Session::submit(std::unique_ptr<Batch> batch) {
     try {
       wait(lock, "its node to take more work", is_room);
     } catch (...) {
-      requests_.erase(request);  // nobody will wait for it; 0: there is none
+      requests_.erase(request);  // nothing will wait for it; 0 means no request
       throw;
     }
   }
@@ -165,7 +165,7 @@ void Session::await(int64_t request) {
   if (!warnings_.empty() && c10::WarningUtils::get_warning_handler() != plain_warnings) {
     auto warnings = std::exchange(warnings_, {});
     lock.unlock();
-    // libtorch hands them to Python when its function that waits returns: there they get the program's line.
+    // libtorch passes the warnings to Python when its waiting function returns: that adds the program's line to them.
     for (auto& [kind, text] : warnings) c10::warn({category(kind), {"", "the node", 0}, std::move(text), false});
   }
   if (!error.empty()) {
@@ -183,8 +183,8 @@ std::string Session::next_warning() {
   return (kind == WarningKind::kDeprecation ? "DeprecationWarning: " : "UserWarning: ") + text;
 }
 
-// Waits for `ready`; gives up when the machine is gone, the user interrupts, or nothing is finished for too long. One
-// thread of those that wait reads what comes; the others are woken by it.
+// Waits for `ready`. Throws if the machine is gone, the user interrupts, or nothing is finished for too long. One of
+// the waiting threads reads from the stream and wakes the others.
 template <class F>
 void Session::wait(std::unique_lock<std::mutex>& lock, const char* what, F&& ready) {
   using namespace std::chrono;
@@ -192,7 +192,7 @@ void Session::wait(std::unique_lock<std::mutex>& lock, const char* what, F&& rea
     Session& session;
     explicit Waiting(Session& session) : session(session) { session.waiting_++; }
     ~Waiting() {
-      if (--session.waiting_ > 0) session.wake_.notify_all();  // another one reads from now on
+      if (--session.waiting_ > 0) session.wake_.notify_all();  // another waiting thread takes over reading
     }
   } waiting(*this);
   auto seen = machine_.executed.load(std::memory_order_acquire);
@@ -309,7 +309,7 @@ Batch* Session::take(int64_t timeout_micros) {
 
 void Session::set_stream(std::shared_ptr<Stream> stream) {
   std::lock_guard<std::mutex> guard(mutex_);
-  wake_waiters();  // whoever reads from the old one
+  wake_waiters();  // including the thread that reads from the old stream
   stream_ = std::move(stream);
   sending_ = false;
 }
@@ -326,7 +326,7 @@ void Session::resume(uint64_t last_batch) {
     taken_ = 0;
     while (taken_ < batches_.size() && batches_[taken_]->sequence <= last_batch) taken_++;
     sending_ = true;
-    acknowledged_ = received_;  // a Hello has said it
+    acknowledged_ = received_;  // the Hello has acknowledged it
     unacknowledged_bytes_ = 0;
     said_ = Clock::now();
     to_send_.notify_one();
@@ -398,7 +398,7 @@ bool Session::on_message(ProtoBytes message) {
   try {
     return read_message(message);
   } catch (const WireError& e) {
-    raise("ProtocolException", std::string("a frame of the gateway cannot be understood: ") + e.what());
+    raise("ProtocolException", std::string("cannot parse a frame from the gateway: ") + e.what());
   }
 }
 
@@ -417,10 +417,11 @@ bool Session::read_message(ProtoBytes message) {
   if (index != 0) {
     std::lock_guard<std::mutex> guard(mutex_);
     if (index <= received_) {
-      return false;  // sent again
+      return false;  // the gateway has sent it again
     }
     if (index != received_ + 1) {
-      raise("ProtocolException", "frame " + std::to_string(index) + " came after frame " + std::to_string(received_));
+      raise("ProtocolException",
+            "frame " + std::to_string(index) + " arrived after frame " + std::to_string(received_));
     }
     received_ = index;
     unacknowledged_bytes_ += static_cast<int64_t>(message.size);
@@ -446,7 +447,7 @@ bool Session::read_message(ProtoBytes message) {
       if (to_log_.size() < kMostFailures) to_log_.push_back("Notice: " + text_of(body));
       break;
     }
-    default: break;  // a Pong, or of a later version
+    default: break;  // a Pong, or a message of a later version
   }
   return false;
 }
@@ -459,7 +460,7 @@ void Session::on_executed(ProtoBytes message) {
     reports += in.is_bytes(2) ? 1 : 0;
   }
   if (reports > sequence || sequence > machine_.sequence.load(std::memory_order_acquire)) {
-    raise("ProtocolException", std::to_string(reports) + " reports came, up to batch " + std::to_string(sequence) +
+    raise("ProtocolException", std::to_string(reports) + " reports arrived, up to batch " + std::to_string(sequence) +
                                    " of " + std::to_string(machine_.sequence.load()));
   }
   sequence -= reports;
@@ -483,24 +484,24 @@ void Session::value(int64_t request, int64_t offset, const uint8_t* data, int64_
   std::lock_guard<std::mutex> guard(mutex_);
   auto it = requests_.find(request);
   if (it == requests_.end() || it->second.batch == nullptr) {
-    return;  // nobody waits for it any more
+    return;  // nothing waits for it any more
   }
   const auto& destination = it->second.batch->destination;
   auto room = destination.defined() ? static_cast<int64_t>(destination.nbytes()) : 0;
   TORCH_CHECK(bytes >= 0 && offset >= 0 && offset <= room && bytes <= room - offset, "ProtocolException: ", bytes,
-              " bytes from ", offset, " on of the value of request ", request, " do not fit where it goes");
+              " bytes at offset ", offset, " of the value of request ", request, " do not fit into its destination");
   copy_bytes(static_cast<uint8_t*>(destination.mutable_data_ptr()) + offset, data, static_cast<size_t>(bytes));
   it->second.received += bytes;
 }
 
 void Session::executed(uint64_t sequence, const uint8_t* report, size_t bytes) {
-  machine_.note_executed(sequence);  // first, so that whoever the report wakes sees the batch as done
+  machine_.note_executed(sequence);  // first, so that threads woken by the report see the batch as executed
   std::unique_lock<std::mutex> lock(mutex_);
   Reader r(report, bytes);
   if (r.u8() != kReportMagic) r.fail("this is not a report");
   auto version = r.u8();
   if (version != kWireVersion) {
-    r.fail("the report has wire version " + std::to_string(version) + ", this program speaks " +
+    r.fail("the report has wire version " + std::to_string(version) + ", this program uses " +
            std::to_string(kWireVersion));
   }
   while (!r.done()) event(r, lock);
@@ -540,7 +541,7 @@ void Session::event(Reader& r, std::unique_lock<std::mutex>& lock) {
       if (request != nullptr && request->batch != nullptr) {
         const auto& destination = request->batch->destination;
         if (!destination.defined() || destination.nbytes() != n) {
-          r.fail("a value of " + std::to_string(n) + " bytes was not asked for");
+          r.fail("a value of " + std::to_string(n) + " bytes was not requested");
         }
         copy_bytes(destination.mutable_data_ptr(), data, n);
       }
@@ -551,7 +552,7 @@ void Session::event(Reader& r, std::unique_lock<std::mutex>& lock) {
       auto* request = find(static_cast<int64_t>(r.varint()));
       auto n = static_cast<int64_t>(r.bounded(kMaxStorageBytes, "a value's size"));
       if (request != nullptr && request->received != n) {
-        r.fail("of a value of " + std::to_string(n) + " bytes " + std::to_string(request->received) + " came");
+        r.fail(std::to_string(request->received) + " bytes arrived of a value of " + std::to_string(n));
       }
       finish(request, "");
       break;
@@ -560,7 +561,7 @@ void Session::event(Reader& r, std::unique_lock<std::mutex>& lock) {
       auto number = static_cast<int64_t>(r.varint());
       auto n = r.count("an answer's size");
       auto* data = reinterpret_cast<const char*>(r.raw(n));
-      if (auto* request = find(number)) {  // else its wait has ended
+      if (auto* request = find(number)) {  // otherwise its wait has ended
         machine_.answer(number, std::string(data, n));
         finish(request, "");
       }
@@ -591,7 +592,8 @@ void Session::finish(Request* request, std::string error) {
   }
 }
 
-// The program's line of a call, where it is known. Without the lock meanwhile: that takes Python's own.
+// The line of the program that made a call, if known. Releases the lock meanwhile, because the callback takes Python's
+// lock.
 std::string Session::called_at(int64_t call, std::unique_lock<std::mutex>& lock) {
   char site[1024] = "";
   bool known = false;
@@ -603,7 +605,8 @@ std::string Session::called_at(int64_t call, std::unique_lock<std::mutex>& lock)
   return known ? std::string("\n  called at ") + site : "";
 }
 
-// What PyTorch says stands first. The exception is of a class that is PyTorch's, too, where the binding has one.
+// The text of a failure, with PyTorch's message first. If the binding has a remote version of PyTorch's exception
+// class, the exception is of that class.
 std::string Session::failure(Reader& r, uint64_t* number, std::unique_lock<std::mutex>& lock) {
   *number = r.varint();
   auto call = static_cast<int64_t>(r.varint());
@@ -627,7 +630,7 @@ void Session::warning(Reader& r, std::unique_lock<std::mutex>& lock) {
   auto kind = static_cast<WarningKind>(r.u8());
   std::string text(r.string());
   if (warns_at_call(operation)) {
-    return;  // the program knows
+    return;  // the program has given this warning at the call
   }
   text += " (" + operation + " on machine '" + machine_.name + "')";
   text += called_at(call, lock);
@@ -650,8 +653,8 @@ std::map<int64_t, std::unique_ptr<Session>>& sessions() {
 
 }  // namespace
 
-// A forked child tells the sessions that they are its parent's, so that no other thread may hold the locks that this
-// takes when the child is made.
+// After a fork, the child marks all sessions as its parent's. This takes locks, which therefore no other thread may
+// hold when the child is created.
 void lock_sessions() {
   sessions_mutex.lock();
   for (auto& each : sessions()) each.second->mutex_.lock();
@@ -667,7 +670,7 @@ void unlock_sessions() {
 
 Session& session_of(int64_t machine) {
   static const int at_fork = pthread_atfork(&lock_sessions, &unlock_sessions, &unlock_sessions);
-  TORCH_CHECK(at_fork == 0, "no memory for what is to be done at a fork");
+  TORCH_CHECK(at_fork == 0, "cannot register the fork handlers");
   std::lock_guard<std::mutex> guard(sessions_mutex);
   auto& session = sessions()[machine];
   if (!session) {

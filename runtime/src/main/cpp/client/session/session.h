@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// The program's end of a session for bindings that cannot be called back cheaply (Python): batches wait here until they
-// are sent, reports are read here, and whoever waits for a value waits here. See remora_install_sessions.
+// The program's end of a session, for bindings for which callbacks are expensive (Python). The core keeps batches until
+// they are sent, reads reports, and waits for values. See remora_install_sessions.
 #pragma once
 
 #include <condition_variable>
@@ -22,10 +22,10 @@ class Stream;
 struct Message {
   Writer head;
   std::shared_ptr<Batch> batch;  // may be null
-  bool last = false;             // nothing follows
+  bool last = false;             // no message follows
 
   size_t size() const { return head.size() + (batch ? batch->bytes.size() : 0); }
-  // The frame as protobuf has it.
+  // The encoded frame, without gRPC's prefix.
   std::string frame() const;
 };
 
@@ -38,45 +38,47 @@ class Session {
                  int64_t ping_millis);
   std::chrono::milliseconds ping_interval() const { return std::chrono::milliseconds(ping_millis_.load()); }
 
-  // ---- for who records and who waits
-  void submit(std::unique_ptr<Batch> batch);  // takes it over; blocks while too much is under way
+  // ---- for threads that record and wait
+  void submit(std::unique_ptr<Batch> batch);  // takes ownership; blocks while too many bytes are in flight
   void await(int64_t request);
   void lost();  // the machine was closed or has failed
   std::string next_failure();
   std::string unread_failure();
-  // What libtorch has warned of on the node and nobody has been told: "<category>: <text>"; "" when there is nothing.
+  // The next of libtorch's warnings on the node that was not passed on yet: "<category>: <text>"; "" if there is none.
   std::string next_warning();
 
-  // ---- for who executes the batches in this process
+  // ---- for the thread that executes the batches in this process
   Batch* take(int64_t timeout_micros);
   void value(int64_t request, int64_t offset, const uint8_t* data, int64_t bytes);
   void executed(uint64_t sequence, const uint8_t* report, size_t bytes);
 
-  // ---- for who carries them to a gateway
-  // Batches go over this stream from the next resume() on; null: over none. Not under a lock of the stream's.
+  // ---- for the threads that carry the batches to a gateway
+  // Sends batches over this stream from the next resume() on; null: over no stream. Must not be called under a lock of
+  // the stream.
   void set_stream(std::shared_ptr<Stream> stream);
   std::shared_ptr<Stream> stream();
-  // The gateway has what came up to this batch: those after it are sent (again).
+  // The gateway has the batches up to this one; the session sends those after it (again).
   void resume(uint64_t last_batch);
-  // The next frame to send over a stream (null: by whoever carries the frames otherwise); false when there is none.
+  // The next frame to send over a stream (null: for the binding's own connection); false if there is none.
   bool next_message(const Stream* by, Message& message);
-  // The same, after waiting for it; throws when nothing will come any more.
+  // Like next_message() for the binding's own connection, but waits for the frame. Throws if no frame will follow.
   bool await_message(int64_t timeout_micros, Message& message);
-  // A ServerFrame. Answers whether it is a Welcome, which is left to the caller. Throws what is wrong with it, and what a
-  // Lost says.
+  // Handles a ServerFrame. Returns true if it is a Welcome, which the caller must handle. Throws if the frame is
+  // invalid, or with the error of a Lost.
   bool on_message(ProtoBytes message);
   uint64_t received();  // index of the last ServerFrame
-  // A waiting thread reads from the stream at present.
+  // Whether a waiting thread reads from the stream at present.
   bool waiter_reads();
   bool has_failures();
-  // The machine rests until it is resumed, and why: waits fail meanwhile, and nothing is lost. Empty: it works.
+  // The reason why the machine rests until it is resumed; "" if it works. Waits fail while it rests, and nothing is
+  // lost.
   void set_held(std::string reason);
 
   Machine& machine() { return machine_; }
 
  private:
   struct Request {
-    Batch* batch = nullptr;  // that ends with it, until it was executed
+    Batch* batch = nullptr;  // the batch that ends with the request, until it is executed
     int64_t received = 0;
     bool done = false;
     std::string error;
@@ -102,15 +104,15 @@ class Session {
   using Clock = std::chrono::steady_clock;
 
   Machine& machine_;
-  std::mutex receiving_;  // held while a frame is handled: those of a broken connection and of the next one may overlap
+  std::mutex receiving_;  // held while a frame is handled: a broken connection's frames and the next one's may overlap
   std::mutex mutex_;
-  std::condition_variable wake_;                // of who waits for values or for room
-  std::condition_variable to_send_;             // of who takes batches without a stream
+  std::condition_variable wake_;                // for threads that wait for values or for room
+  std::condition_variable to_send_;             // for the thread that takes batches without a stream
   std::deque<std::shared_ptr<Batch>> batches_;  // not executed yet
-  size_t taken_ = 0;                            // how many of them were taken
+  size_t taken_ = 0;                            // how many of batches_ were taken
   std::unordered_map<int64_t, Request> requests_;
   std::deque<std::string> to_log_;
-  std::deque<std::pair<WarningKind, std::string>> warnings_;  // nobody has been warned yet
+  std::deque<std::pair<WarningKind, std::string>> warnings_;  // not passed on yet
   std::map<uint64_t, std::string> unread_;
   int64_t in_flight_ = 0;
   int64_t max_in_flight_ = 64 * 1024 * 1024;
@@ -119,64 +121,64 @@ class Session {
   std::string held_;
 
   std::shared_ptr<Stream> stream_;
-  bool sending_ = false;  // the gateway has said what it has
+  bool sending_ = false;  // the gateway has told its last batch
   bool said_goodbye_ = false;
-  int waiting_ = 0;            // threads
-  bool waiter_reads_ = false;  // one of them waits for the stream
+  int waiting_ = 0;            // number of waiting threads
+  bool waiter_reads_ = false;  // one of them waits for the stream's input
   uint64_t received_ = 0;      // index of the last ServerFrame
   uint64_t acknowledged_ = 0;
   int64_t unacknowledged_bytes_ = 0;
   int64_t max_unacknowledged_bytes_ = 4 * 1024 * 1024;
-  Clock::time_point said_ = Clock::now();  // when something was sent
+  Clock::time_point said_ = Clock::now();  // when something was sent last
 };
 
-// Sessions stay for the life of the process, as machines do: whoever waits in one may leave late.
+// Sessions are never deleted, like machines: a thread may still be leaving a wait.
 Session& session_of(int64_t machine);
 
 // ---- stream.cpp
 
-// How carry() comes back.
+// The reason why carry() returns.
 enum class Carried : int32_t {
-  kFailures = 0,     // operations have failed: they are to be logged
-  kWelcome = 1,      // a Welcome has come
-  kEnded = 2,        // as both sides wanted
-  kBroken = 3,       // the connection is; another may take the session up again
-  kUnexplained = 4,  // the gateway has ended the stream, and has said why in a way that is not understood here
+  kFailures = 0,     // operations have failed and should be logged
+  kWelcome = 1,      // a Welcome has arrived
+  kEnded = 2,        // both sides have ended the stream
+  kBroken = 3,       // the connection broke; another one may resume the session
+  kUnexplained = 4,  // the gateway has ended the stream with a status that is not read here
   kFailed = 5,       // the machine has failed
 };
 
-// A connection to a gateway: HTTP/2 (RFC 9113) with the one stream that carries a session. Whoever has something to send
-// writes it, unless another thread is writing; whoever waits for a value reads; what else there is to do is done by the
-// thread that carries. Thread-safe.
+// A connection to a gateway: HTTP/2 (RFC 9113) with the one stream that carries a session. A thread that has something
+// to send writes it, unless another thread is writing. A thread that waits for a value reads. The carrying thread does
+// all other work. Thread-safe.
 class Stream {
  public:
-  // Takes the socket over. `headers` is the request's header block, `hello` the first message.
+  // Takes ownership of the socket. `headers` is the request's header block, `hello` the first message.
   Stream(Session& session, int socket, ProtoBytes headers, ProtoBytes hello);
   ~Stream();
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
 
-  // Sends and receives until something is to be told to the caller.
+  // Sends and receives until there is something to tell the caller.
   Carried carry();
   const std::string& welcome() const { return welcome_; }  // for the thread that carries
-  const std::string& reason() const { return reason_; }    // as well, once it has ended
-  // Ends it. From any thread.
+  const std::string& reason() const { return reason_; }    // likewise, after the connection has ended
+  // Ends the connection. May be called from any thread.
   void cancel();
 
-  // Writes what can be written without waiting.
+  // Writes as much as possible without waiting.
   void write();
-  // Waits until something has come, or nudge_reader() was called; whether something has.
+  // Waits for input or nudge_reader(). Returns whether there is input.
   bool await_input(std::chrono::milliseconds timeout);
   void read();
   void nudge_reader();
   void nudge_carrier();
-  // Somebody has sent something and does not wait for what comes back.
+  // Called by a thread that has sent something and does not wait for the answer.
   void expect_nobody_reads();
 
  private:
   void end(Carried how, std::string reason);
   void watch();
-  bool flush();  // false when it would have to wait
+  bool flush();  // false if it would block
   void fill();
   void take_frames();
   void on_frame(uint8_t kind, uint8_t flags, uint32_t stream, ProtoBytes payload);
@@ -191,34 +193,34 @@ class Stream {
   const int carrier_event_;
   const int reader_event_;
 
-  // The writer's, who has raised write_wanted_ from 0.
+  // For the writer: the thread that has raised write_wanted_ from 0.
   std::atomic<int> write_wanted_{0};
   std::string out_;
   size_t sent_ = 0;
   Message message_;
   size_t message_at_ = 0;
   bool finished_ = false;             // END_STREAM was written
-  std::atomic<bool> blocked_{false};  // the socket takes nothing more: the carrying thread continues when it does
+  std::atomic<bool> blocked_{false};  // the socket is full: the carrying thread continues when it has room
 
-  // The reader's.
+  // For the reader.
   std::mutex reading_;
   std::vector<uint8_t> buffer_;
   size_t begin_ = 0, end_ = 0;
-  std::string begun_;     // what has come of a message that is not complete
-  int64_t consumed_ = 0;  // bytes of data for which no window was returned yet
+  std::string begun_;     // the received part of an incomplete message
+  int64_t consumed_ = 0;  // received bytes whose flow-control window was not returned yet
   std::string welcome_;
   std::atomic<bool> welcomed_{false};
 
-  // Of watch(), on the carrying thread.
-  std::atomic<bool> heard_{false};  // something has come
+  // For watch(), on the carrying thread.
+  std::atomic<bool> heard_{false};  // something has arrived
   std::chrono::steady_clock::time_point quiet_since_ = std::chrono::steady_clock::now();
-  int unanswered_ = 0;  // pings
-  int queued_ = 0;      // bytes that the peer had not confirmed
+  int unanswered_ = 0;  // pings without an answer
+  int queued_ = 0;      // bytes that the peer had not acknowledged
 
-  std::atomic<bool> parked_{false};  // the carrying thread leaves reading to one that waits
+  std::atomic<bool> parked_{false};  // the carrying thread leaves reading to a waiting thread
 
   std::mutex mutex_;
-  std::string control_;  // frames that are not data, to be sent
+  std::string control_;  // frames other than DATA, to be sent
   int64_t connection_window_, stream_window_, initial_window_;
   size_t max_frame_;
   Carried how_ = Carried::kEnded;

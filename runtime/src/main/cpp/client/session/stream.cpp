@@ -31,15 +31,15 @@ constexpr size_t kFrameHeader = 9;
 constexpr int64_t kFirstWindow = 65'535;
 constexpr int64_t kLargestWindow = 0x7FFF'FFFF;
 constexpr size_t kFirstMaxFrame = 16'384;
-// What the gateway may send. Windows are returned long before they are used up: what limits it is what it keeps until
-// it was received.
+// The gateway's flow-control window. It is replenished long before it is used up: the gateway limits itself by what it
+// keeps until it is received.
 constexpr int64_t kWindow = int64_t{1} << 30;
 constexpr int64_t kReplenish = int64_t{1} << 26;
 constexpr size_t kLargestFrame = size_t{1} << 20;
 constexpr size_t kLargestMessage = size_t{64} << 20;
 constexpr size_t kMostControl = size_t{64} << 10;
-constexpr size_t kWrite = size_t{256} << 10;  // bytes that are put together for one write
-constexpr int kMostUnanswered = 2;            // pings; after another interval the connection is taken for dead
+constexpr size_t kWrite = size_t{256} << 10;  // bytes collected for one write
+constexpr int kMostUnanswered = 2;            // pings; after one more interval the connection counts as dead
 constexpr int kTickMillis = 100;
 
 void append_number(std::string& out, uint64_t value, int bytes) {
@@ -59,7 +59,7 @@ uint32_t number_at(const uint8_t* p, int bytes) {
   return value;
 }
 
-// The connection cannot be used any more; the session can.
+// Thrown if the connection cannot be used any more, although the session can.
 struct Broken : std::runtime_error {
   Broken(Carried how, const std::string& text) : std::runtime_error(text), how(how) {}
   explicit Broken(const std::string& text) : Broken(Carried::kBroken, text) {}
@@ -119,7 +119,7 @@ Carried Stream::carry() {
   write();
   while (true) {
     if (ended_.load(std::memory_order_acquire)) {
-      std::lock_guard<std::mutex> reading(reading_);  // whoever read when it ended has left
+      std::lock_guard<std::mutex> reading(reading_);  // a thread that was reading at the end has left
       return how_;
     }
     if (welcomed_.exchange(false)) {
@@ -153,11 +153,11 @@ Carried Stream::carry() {
   }
 }
 
-// Pings a gateway from which nothing comes; a connection that is dead without a word is found so.
+// Pings a gateway that sends nothing, to detect a dead connection.
 void Stream::watch() {
   int queued = 0;
   ::ioctl(socket_, SIOCOUTQ, &queued);
-  bool moves = queued > 0 && queued != queued_;  // a ping would wait behind what is on its way
+  bool moves = queued > 0 && queued != queued_;  // a ping would queue behind the bytes in flight
   queued_ = queued;
   auto now = std::chrono::steady_clock::now();
   if (heard_.exchange(false, std::memory_order_acq_rel) || moves) {
@@ -167,7 +167,7 @@ void Stream::watch() {
     quiet_since_ = now;
     if (unanswered_++ == kMostUnanswered) {
       auto millis = session_.ping_interval().count() * (kMostUnanswered + 1);
-      end(Carried::kBroken, "nothing has come from the gateway for " + std::to_string(millis / 1000) +
+      end(Carried::kBroken, "the gateway has sent nothing for " + std::to_string(millis / 1000) +
                                 " s, not even answers to pings (REMORA_PING_INTERVAL)");
     } else {
       const uint8_t payload[8] = {'r', 'e', 'm', 'o', 'r', 'a', 0, static_cast<uint8_t>(unanswered_)};
@@ -205,7 +205,7 @@ void Stream::expect_nobody_reads() {
 // ---------------------------------------------------------------- sending
 
 void Stream::write() {
-  // The thread that finds nobody writing does it, also for those that come meanwhile.
+  // The thread that finds no other thread writing does it, and also writes for threads that arrive meanwhile.
   if (write_wanted_.fetch_add(1, std::memory_order_acq_rel) != 0) {
     return;
   }
@@ -239,7 +239,7 @@ bool Stream::flush() {
   return true;
 }
 
-// Puts together what is to be sent, as far as the peer has room for it.
+// Collects the bytes to send, as far as the peer's window allows.
 void Stream::fill() {
   if (sent_ < out_.size()) {
     return;
@@ -281,11 +281,11 @@ void Stream::fill() {
   }
 }
 
-// A frame to be sent that is not data, and which therefore needs no room.
+// Queues a frame other than DATA, which needs no flow-control window.
 void Stream::control(uint8_t kind, uint8_t flags, uint32_t stream, ProtoBytes payload) {
   std::lock_guard<std::mutex> guard(mutex_);
   if (control_.size() > kMostControl) {
-    throw Broken("the gateway asks for more answers than it takes");
+    throw Broken("the gateway requests more answers than it reads");
   }
   append_header(control_, payload.size, kind, flags, stream);
   control_.append(reinterpret_cast<const char*>(payload.data), payload.size);
@@ -324,12 +324,12 @@ void Stream::read() {
       take_frames();
     } catch (const Broken& e) {
       end(e.how, e.what());
-    } catch (const std::exception& e) {  // of the session: nothing can be relied on any more
+    } catch (const std::exception& e) {  // an error of the session, whose state is unknown now
       session_.machine().fail(error_text(e));
       end(Carried::kFailed, error_text(e));
     }
   }
-  write();  // what was asked for, or is possible now
+  write();  // answers, and data that the window allows now
   if (ended_.load() || welcomed_.load() || session_.has_failures()) {
     nudge_carrier();
   }
@@ -340,7 +340,8 @@ void Stream::take_frames() {
     const uint8_t* header = buffer_.data() + begin_;
     size_t size = number_at(header, 3);
     if (size > kLargestFrame) {
-      throw Broken("a frame of " + std::to_string(size) + " bytes has come");
+      throw Broken("the gateway has sent a frame of " + std::to_string(size) + " bytes, the limit is " +
+                   std::to_string(kLargestFrame));
     }
     if (end_ - begin_ < kFrameHeader + size) {
       break;
@@ -353,7 +354,7 @@ void Stream::take_frames() {
   }
   if (begin_ == end_) {
     begin_ = end_ = 0;
-  } else if (begin_ > buffer_.size() - end_) {  // the larger part is used up
+  } else if (begin_ > buffer_.size() - end_) {  // more than half of the buffer is used up
     std::memmove(buffer_.data(), buffer_.data() + begin_, end_ - begin_);
     end_ -= begin_;
     begin_ = 0;
@@ -395,7 +396,7 @@ void Stream::on_data(uint8_t flags, ProtoBytes payload) {
   auto all = static_cast<int64_t>(payload.size);
   if ((flags & kPadded) != 0) {
     if (payload.size == 0 || payload.data[0] >= payload.size) {
-      throw Broken("a frame has more padding than bytes");
+      throw Broken("the gateway has sent a frame with more padding than bytes");
     }
     payload = {payload.data + 1, payload.size - 1 - payload.data[0]};
   }
@@ -414,15 +415,16 @@ void Stream::on_data(uint8_t flags, ProtoBytes payload) {
   }
 }
 
-// Hands over the messages that a frame completes.
+// Delivers the messages that a frame completes.
 void Stream::on_messages(ProtoBytes payload) {
   auto size_of = [](const uint8_t* prefix) {
     if (prefix[0] != 0) {
-      throw Broken("a compressed message has come, which nobody asked for");
+      throw Broken("the gateway has sent a compressed message, which this program does not accept");
     }
     size_t size = number_at(prefix + 1, 4);
     if (size > kLargestMessage) {
-      throw Broken("a message of " + std::to_string(size) + " bytes is larger than " + std::to_string(kLargestMessage));
+      throw Broken("the gateway has sent a message of " + std::to_string(size) + " bytes, the limit is " +
+                   std::to_string(kLargestMessage));
     }
     return kPrefixBytes + size;
   };
@@ -430,7 +432,7 @@ void Stream::on_messages(ProtoBytes payload) {
     ProtoBytes bytes{message + kPrefixBytes, size - kPrefixBytes};
     if (session_.on_message(bytes)) {
       if (!welcome_.empty()) {
-        throw Broken("a second Welcome has come");
+        throw Broken("the gateway has sent a second Welcome");
       }
       welcome_ = bytes.text();
       welcomed_.store(true);
@@ -479,13 +481,13 @@ void Stream::on_settings(ProtoBytes payload) {
 
 void Stream::on_window_update(uint32_t stream, ProtoBytes payload) {
   if (payload.size != 4) {
-    throw Broken("a window update of " + std::to_string(payload.size) + " bytes has come");
+    throw Broken("the gateway has sent a window update of " + std::to_string(payload.size) + " bytes");
   }
   std::lock_guard<std::mutex> guard(mutex_);
   auto& window = stream == 0 ? connection_window_ : stream_window_;
   window += number_at(payload.data, 4) & kLargestWindow;
   if (window > kLargestWindow) {
-    throw Broken("the gateway has opened a window too far");
+    throw Broken("the gateway has raised a flow-control window above its limit");
   }
 }
 
