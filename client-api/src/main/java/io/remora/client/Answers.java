@@ -8,19 +8,22 @@ import java.util.concurrent.ExecutionException;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
 
-/** Waits for answers from elsewhere. */
+/** Waits for the answers of actors and gateways. */
 final class Answers {
 
-  /** The asked side's own limit gives the better message. */
+  /**
+   * The other side has a time limit too, and its error message is better; so wait a little longer.
+   */
   private static final long MARGIN_MILLIS = 1_000;
 
   private Answers() {}
 
   /**
-   * The answer.
+   * Waits for an answer.
    *
-   * @param what was asked, for messages
-   * @throws RemoraException the failure, or that there was no answer in time
+   * @param what the request, for messages
+   * @throws RemoraException the failure that was answered, or an error if there was no answer in
+   *     time
    */
   static <T> T await(CompletionStage<T> answer, Duration limit, String what) {
     try {

@@ -8,7 +8,8 @@ import java.util.Objects;
 /**
  * The settings under {@code remora.client}; {@code reference.conf} says what each one means.
  *
- * @param remoteExecution whether machines are what their provider gives, or run in this process
+ * @param remoteExecution whether machines come from their provider; if not, they run in this
+ *     process
  * @param openTimeout limit for opening a machine, 1 s or more
  * @param askTimeout limit for an answer from a machine's actor, 100 ms or more
  * @param closeTimeout limit for giving a machine back, 100 ms or more
@@ -52,7 +53,8 @@ record ClientSettings(
   private static void requireAtLeast(Duration value, Duration minimum, String key) {
     Objects.requireNonNull(value, key);
     if (value.compareTo(minimum) < 0) {
-      throw new IllegalArgumentException(key + " must be at least " + minimum + ", is " + value);
+      throw new IllegalArgumentException(
+          key + " must be at least " + minimum + ", but is " + value);
     }
   }
 }

@@ -22,7 +22,7 @@ import java.time.Duration;
 import java.util.SortedMap;
 import java.util.function.Function;
 
-/** A machine of the cluster that the program is a member of, asked through its actor. */
+/** A machine of the cluster that the program is a member of. Requests go to the machine's actor. */
 final class ClusterHost implements MachineHost {
 
   private final String name;
@@ -33,12 +33,12 @@ final class ClusterHost implements MachineHost {
   private final EntityRef<MachineProtocol.Command> actor;
   private long session;
 
-  /** In the cluster of the configuration, which is started or joined if need be. */
+  /** Uses the cluster of the configuration, and starts or joins it if necessary. */
   ClusterHost(String name, ClientSettings settings) {
     this(name, settings, RemoraCluster.acquire(), null);
   }
 
-  /** In the cluster that this actor system is a member of. */
+  /** Uses the cluster that this actor system is a member of. */
   ClusterHost(String name, ClientSettings settings, ActorSystem<?> system) {
     this(name, settings, null, system);
   }

@@ -6,16 +6,16 @@ import java.util.Arrays;
 import java.util.concurrent.CompletionException;
 import java.util.concurrent.ExecutionException;
 
-/** Turns what failed on another thread into what the caller is thrown. */
+/** Turns an exception of another thread into one to throw at the caller. */
 final class Failures {
 
   private Failures() {}
 
   /**
-   * The project's exception for {@code failure}: of the same class and with the same message,
-   * thrown from the caller's line, with the original and all its causes behind it. Anything else
-   * than a {@link RemoraException} or an {@link IllegalArgumentException} becomes a {@link
-   * RemoraException} that says {@code what} failed.
+   * The project's exception for {@code failure}: the same class and message, with the caller's
+   * stack trace, and with the original as its cause. A failure that is neither a {@link
+   * RemoraException} nor an {@link IllegalArgumentException} becomes a {@link RemoraException} that
+   * says {@code what} failed.
    */
   static RuntimeException asThrownHere(Throwable failure, String what) {
     Throwable original = unwrap(failure);
@@ -45,7 +45,7 @@ final class Failures {
               .getConstructor(String.class, Throwable.class)
               .newInstance(original.getMessage(), original);
       StackTraceElement[] here = new Throwable().getStackTrace();
-      copy.setStackTrace(Arrays.copyOfRange(here, 2, here.length)); // without this class
+      copy.setStackTrace(Arrays.copyOfRange(here, 2, here.length)); // try the next superclass
       return copy;
     } catch (ReflectiveOperationException e) {
       return original; // a subclass of someone else's, without that constructor

@@ -13,20 +13,20 @@ import java.util.Optional;
 import javax.net.ssl.TrustManager;
 
 /**
- * Where a gateway is, and how to get in.
+ * The address of a gateway, with the credentials for it.
  *
  * @param host its host
  * @param port its port
- * @param token what it wants to be shown; null: nothing
- * @param certificate what its certificate is checked against, in PEM format; null: what Java
- *     trusts, and no TLS on loopback
+ * @param token the secret that the gateway asks for; null for none
+ * @param certificate a PEM file to check the gateway's certificate against; null to use the
+ *     certificates that Java trusts, and no TLS on loopback
  */
 record GatewayAddress(String host, int port, String token, Path certificate) {
 
   /**
    * Reads {@code HOST:PORT}.
    *
-   * @throws IllegalArgumentException if it is something else
+   * @throws IllegalArgumentException if the text has another form
    */
   static GatewayAddress parse(String address, String token) {
     int colon = address.lastIndexOf(':');
@@ -36,10 +36,10 @@ record GatewayAddress(String host, int port, String token, Path certificate) {
         return new GatewayAddress(address.substring(0, colon), port, token, null);
       }
     } catch (NumberFormatException e) {
-      // Reported below, with what was expected.
+      // Reported below, together with the expected form.
     }
     throw new IllegalArgumentException(
-        "the gateway's address must be HOST:PORT, is \"" + address + "\"");
+        "the gateway's address must be HOST:PORT, but is \"" + address + "\"");
   }
 
   GatewayAddress trusting(Path newCertificate) {
@@ -55,8 +55,8 @@ record GatewayAddress(String host, int port, String token, Path certificate) {
   }
 
   /**
-   * What checks the gateway's certificate: the certificates in the file, and no others. Empty where
-   * Java's own trust applies.
+   * The trust manager that checks the gateway's certificate against the certificates in the file,
+   * and no others. Empty if Java's own trust applies.
    *
    * @throws RemoraException if the file cannot be read
    */
@@ -72,7 +72,7 @@ record GatewayAddress(String host, int port, String token, Path certificate) {
     }
   }
 
-  /** Does not show the token. */
+  /** Leaves out the token. */
   @Override
   public String toString() {
     return host + ":" + port;

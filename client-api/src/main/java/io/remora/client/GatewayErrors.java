@@ -24,7 +24,7 @@ import java.util.concurrent.CompletionException;
 import java.util.function.BiFunction;
 import javax.net.ssl.SSLException;
 
-/** Makes the project's exceptions of what a gateway answers. */
+/** Turns a gateway's error answers into Remora's exceptions. */
 final class GatewayErrors {
 
   private static final Metadata.Key<String> NAME =
@@ -46,7 +46,7 @@ final class GatewayErrors {
 
   private GatewayErrors() {}
 
-  /** The exception that a call's failure stands for. */
+  /** The exception to throw for a failed call. */
   static RuntimeException of(Throwable failure, GatewayAddress gateway) {
     Throwable cause = failure;
     while (cause instanceof CompletionException && cause.getCause() != null) {
@@ -65,13 +65,13 @@ final class GatewayErrors {
     return named(name, String.valueOf(description), cause);
   }
 
-  /** What is wrong, in one line, and what to do about it. */
+  /** One line that says what is wrong and what to do about it. */
   private static String reason(StatusRuntimeException refused, GatewayAddress gateway) {
     Throwable root = refused;
     while (root.getCause() != null && root.getCause() != root) {
       root = root.getCause();
     }
-    // Netty's descriptions have its pipeline and stack traces below the first line.
+    // Below the first line, Netty's descriptions contain its pipeline and stack traces.
     String description =
         String.valueOf(refused.getStatus().getDescription()).lines().findFirst().orElse("");
     String text =
@@ -88,26 +88,29 @@ final class GatewayErrors {
       return "; there is no such host: check the gateway's address";
     }
     if (root instanceof ConnectException) {
-      return "; nothing listens there: check that the gateway runs, its host and its port";
+      return "; nothing listens there: check the host and the port, and that the gateway runs";
     }
     if (lower.contains("not an ssl/tls record")) {
-      return "; it speaks no TLS there, and this program expects it %s: start the gateway with remora.gateway.tls, or %s"
-          .formatted(
-              gateway.certificate() == null
-                  ? "off the loopback address"
-                  : "with gatewayCertificate",
-              gateway.certificate() == null
-                  ? "reach it through a tunnel on 127.0.0.1"
-                  : "leave gatewayCertificate out");
+      return "; the gateway does not use TLS, but this program expects TLS %s: start the gateway "
+          + "with remora.gateway.tls, or %s"
+              .formatted(
+                  gateway.certificate() == null
+                      ? "off the loopback address"
+                      : "with gatewayCertificate",
+                  gateway.certificate() == null
+                      ? "reach it through a tunnel on 127.0.0.1"
+                      : "leave gatewayCertificate out");
     }
     if (lower.contains("subject alternative") || lower.contains("no name matching")) {
-      return "; its certificate is for another host: use a host name that it has, or give the gateway another one";
+      return "; the gateway's certificate is for another host: use a host name that the "
+          + "certificate names, or give the gateway another certificate";
     }
     if (root instanceof SSLException || root instanceof GeneralSecurityException) {
-      return "; this program does not trust the gateway's certificate: name the file that it, or its authority, is in with gatewayCertificate";
+      return "; this program does not trust the gateway's certificate: use gatewayCertificate "
+          + "to name a file with this certificate or its authority's";
     }
     if (code == Status.Code.UNAUTHENTICATED || code == Status.Code.PERMISSION_DENIED) {
-      return "; check the token that gateway(address, token) was given";
+      return "; check the token that the program passes to gateway(address, token)";
     }
     if (!gateway.usesTls() && code == Status.Code.UNAVAILABLE) {
       return "; if the gateway uses TLS, name its certificate with gatewayCertificate";
@@ -115,12 +118,12 @@ final class GatewayErrors {
     return "";
   }
 
-  /** The exception of this simple name. */
+  /** The exception class with this simple name. */
   static RuntimeException named(String name, String message, Throwable cause) {
     return EXCEPTIONS.getOrDefault(name, RemoraException::new).apply(message, cause);
   }
 
-  /** Whether the connection broke, rather than that the gateway refused something. */
+  /** Whether the connection broke; false if the gateway refused the call. */
   static boolean isBroken(Throwable failure) {
     Throwable cause = failure;
     while (cause instanceof CompletionException && cause.getCause() != null) {

@@ -32,14 +32,14 @@ import java.util.TreeMap;
 import java.util.concurrent.CompletionStage;
 import java.util.concurrent.TimeUnit;
 
-/** A machine behind a gateway. */
+/** A machine that this program reaches through a gateway. */
 final class GatewayHost implements MachineHost {
 
   private static final int LARGEST_ANSWER = 64 << 20;
   private static final int FLOW_CONTROL_WINDOW = 8 << 20;
   private static final Duration KEEP_ALIVE = Duration.ofSeconds(10);
 
-  /** The client gives itself up for good else; calls fail at once all the same. */
+  /** With a limit, the client would give up for good. Calls fail at once either way. */
   private static final int WITHOUT_LIMIT = Integer.MAX_VALUE;
 
   private final String name;
@@ -97,7 +97,7 @@ final class GatewayHost implements MachineHost {
         MachineStats.getDefaultInstance());
   }
 
-  /** What was said of the provider for this machine alone. */
+  /** The provider's settings for this machine alone. */
   private static Map<String, String> options(MachineSpec spec) {
     String path = "remora.provider." + spec.provider();
     Config config = ConfigFactory.parseString(spec.settings());
@@ -211,7 +211,7 @@ final class GatewayHost implements MachineHost {
     }
   }
 
-  /** {@link #disconnect} has said goodbye to the session. */
+  /** Does nothing: {@link #disconnect} has already closed the session. */
   @Override
   public void leave() {}
 
@@ -226,7 +226,7 @@ final class GatewayHost implements MachineHost {
 
   @Override
   public void abandon() {
-    // A machine without a session is closed by the gateway itself.
+    // The gateway itself closes a machine without a session.
     if (link != null) {
       link.close(Duration.ZERO);
     }

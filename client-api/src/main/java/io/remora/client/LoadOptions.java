@@ -9,8 +9,8 @@ import java.util.function.Consumer;
 import org.bytedeco.pytorch.global.torch.ScalarType;
 
 /**
- * How a model is loaded: {@link #defaults()}, and what differs from them. Immutable; each method
- * answers other options.
+ * How a model is loaded. Start from {@link #defaults()} and change what should differ. Immutable:
+ * each method returns new options.
  */
 public final class LoadOptions {
 
@@ -43,14 +43,14 @@ public final class LoadOptions {
   }
 
   /**
-   * The newest files of the repository's branch {@code main}, all its weights as they are in the
-   * files, on the machine's first device, within two hours.
+   * The defaults: the newest files of the repository's branch {@code main}, all weights with the
+   * dtypes of the files, on the machine's first device, with a time limit of two hours.
    */
   public static LoadOptions defaults() {
     return DEFAULTS;
   }
 
-  /** A branch, tag or commit of the repository. */
+  /** Sets the branch, tag or commit of the repository to load from. */
   public LoadOptions revision(String newRevision) {
     LoadOptions options = new LoadOptions(this);
     options.revision = Objects.requireNonNull(newRevision, "revision");
@@ -58,9 +58,8 @@ public final class LoadOptions {
   }
 
   /**
-   * Of the repository's files of weights only those of which one of these patterns holds, such as
-   * {@code unet/*}: {@code *} stands for any characters, {@code ?} for one, {@code [ab]} for one of
-   * a set.
+   * Loads only the weight files that match at least one of these patterns, such as {@code unet/*}.
+   * {@code *} stands for any characters, {@code ?} for one, {@code [ab]} for one of a set.
    */
   public LoadOptions allowPatterns(String... patterns) {
     LoadOptions options = new LoadOptions(this);
@@ -68,28 +67,28 @@ public final class LoadOptions {
     return options;
   }
 
-  /** Of the repository's files only those of which none of these patterns holds. */
+  /** Skips the repository's files that match any of these patterns. */
   public LoadOptions ignorePatterns(String... patterns) {
     LoadOptions options = new LoadOptions(this);
     options.ignorePatterns = List.of(patterns);
     return options;
   }
 
-  /** Which of several kinds of the same weights, such as {@code fp16} in model.fp16.safetensors. */
+  /** Chooses a variant of the weights, such as {@code fp16} in model.fp16.safetensors. */
   public LoadOptions variant(String newVariant) {
     LoadOptions options = new LoadOptions(this);
     options.variant = Objects.requireNonNull(newVariant, "variant");
     return options;
   }
 
-  /** Converts floating point tensors to this dtype, on the node; others stay as they are. */
+  /** Converts floating point tensors to this dtype on the node. Other tensors keep their dtype. */
   public LoadOptions dtype(ScalarType newDtype) {
     LoadOptions options = new LoadOptions(this);
     options.dtype = Objects.requireNonNull(newDtype, "dtype");
     return options;
   }
 
-  /** The number of the machine's device that the tensors are to be on. */
+  /** Sets the index of the machine's device that the tensors are loaded onto. Default 0. */
   public LoadOptions device(int index) {
     LoadOptions options = new LoadOptions(this);
     options.device = index;
@@ -97,8 +96,8 @@ public final class LoadOptions {
   }
 
   /**
-   * What the node shows to the hub instead of its own token. It goes to the node with the load, and
-   * is not logged.
+   * Sets the token that the node sends to the hub instead of its own. The program sends it to the
+   * node with the request; it is not logged.
    */
   public LoadOptions token(String newToken) {
     LoadOptions options = new LoadOptions(this);
@@ -107,8 +106,8 @@ public final class LoadOptions {
   }
 
   /**
-   * The address of the hub, one that the node allows ({@code remora.node.models.endpoints}),
-   * instead of the node's own.
+   * Sets the address of the hub to use instead of the node's default. The node must allow it
+   * ({@code remora.node.models.endpoints}).
    */
   public LoadOptions endpoint(String address) {
     LoadOptions options = new LoadOptions(this);
@@ -117,8 +116,8 @@ public final class LoadOptions {
   }
 
   /**
-   * Is told how far the node is, about five times a second, on the thread that loads. What it
-   * throws ends the load.
+   * Sets a callback for progress. It is called about five times a second, on the thread that loads.
+   * An exception that it throws ends the load.
    */
   public LoadOptions onProgress(Consumer<LoadProgress> newListener) {
     LoadOptions options = new LoadOptions(this);
@@ -126,10 +125,10 @@ public final class LoadOptions {
     return options;
   }
 
-  /** Within which time the model must be there; positive. */
+  /** Sets the time limit for the load; must be positive. */
   public LoadOptions timeout(Duration limit) {
     if (limit.isNegative() || limit.isZero()) {
-      throw new IllegalArgumentException("timeout must be positive, is " + limit);
+      throw new IllegalArgumentException("timeout must be positive, but is " + limit);
     }
     LoadOptions options = new LoadOptions(this);
     options.timeout = limit;

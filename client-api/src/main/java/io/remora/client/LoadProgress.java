@@ -2,13 +2,14 @@
 package io.remora.client;
 
 /**
- * How far a node is with fetching a model.
+ * The progress of a node that fetches a model.
  *
- * @param filesDone complete on the node's disk, those that were there before among them
- * @param files to be there in the end; 0 as long as that is not known
- * @param bytesDone of all files, those that were there before among them
- * @param bytes of all files
- * @param bytesPerSecond over the network since the load began, on average
+ * @param filesDone files that are complete on the node's disk, including those that were there
+ *     before
+ * @param files number of files to fetch in all; 0 until it is known
+ * @param bytesDone bytes on the node's disk, including those that were there before
+ * @param bytes size of all files
+ * @param bytesPerSecond average rate over the network since the load began
  */
 public record LoadProgress(
     long filesDone, long files, long bytesDone, long bytes, double bytesPerSecond) {}

@@ -9,56 +9,58 @@ import io.remora.runtime.RemoraException;
 import java.util.SortedMap;
 
 /**
- * Who gives this program one machine: the cluster it is a member of, or a gateway. Blocks; errors
- * are {@link RemoraException}s. {@link #release} is the last call, whatever happened before.
+ * The side that provides this program with one machine: the cluster that the program is a member
+ * of, or a gateway. The methods block and throw {@link RemoraException}s. {@link #release} must be
+ * the last call, whatever happened before.
  */
 interface MachineHost {
 
   /**
-   * Gets the machine from its provider; returns when it can be used.
+   * Gets the machine from its provider. Returns when the machine is ready for use.
    *
-   * @param keep whether it outlives the program
+   * @param keep whether the machine outlives the program
    */
   MachineInfo open(MachineSpec spec, boolean keep);
 
   /**
-   * Looks for a machine that somebody has opened; fails with a {@link
-   * io.remora.runtime.MachineStateException} if it is not open.
+   * Finds a machine that another program has opened. Throws a {@link
+   * io.remora.runtime.MachineStateException} if no such machine is open.
    */
   MachineInfo attach();
 
   /** Opens a session on the machine and connects the program's end of it. */
   void connect(MachineSession session);
 
-  /** The machine as its actor knows it. */
+  /** The machine's state, devices and libtorch, as its actor knows them. */
   MachineInfo info();
 
   /** The machine's figures by name. */
   SortedMap<String, Double> stats();
 
-  /** What the machine's actor knows of one of the session's storages. */
+  /** What the machine's actor knows about one of the session's storages. */
   StorageInfo storage(long storage);
 
-  /** Saves the machine's sessions and ends its node; returns when that is done. */
+  /** Saves the machine's sessions and ends its node. Returns when both are done. */
   void pause();
 
-  /** Starts a node for a paused machine and brings its sessions back; returns when that is done. */
+  /** Starts a node for a paused machine and restores its sessions. Returns when both are done. */
   MachineInfo resume(MachineSpec spec);
 
-  /** The session's batches and answers go no further. */
+  /** Stops passing on the session's batches and answers. */
   void disconnect();
 
-  /** Closes the session, and leaves the machine to others. */
+  /** Closes the session and leaves the machine open for others. */
   void leave();
 
   /** Gives the machine back to its provider. */
   void close();
 
   /**
-   * Gives the machine back if that can be done without waiting: its opening has failed half-way.
+   * Gives the machine back if this does not need a wait. Called when opening the machine has failed
+   * half-way.
    */
   void abandon();
 
-  /** Frees what this host holds in the program. */
+  /** Frees the resources that this host holds in the program. */
   void release();
 }

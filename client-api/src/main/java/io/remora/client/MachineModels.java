@@ -54,7 +54,7 @@ import org.bytedeco.pytorch.global.torch.ScalarType;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
-/** The program's side of {@code models.proto}: has a machine's node load and save models. */
+/** The program's side of {@code models.proto}: makes a machine's node load and save models. */
 final class MachineModels {
 
   private static final Logger log = LoggerFactory.getLogger(MachineModels.class);
@@ -65,7 +65,7 @@ final class MachineModels {
   private static final Duration SAVE_TIMEOUT = Duration.ofHours(2);
   private static final int WRITTEN_AT_ONCE = 1 << 28;
 
-  /** In the words of libtorch's allocators. */
+  /** The messages of libtorch's allocators. */
   private static final Pattern OUT_OF_MEMORY =
       Pattern.compile("out of memory|can't allocate memory");
 
@@ -112,9 +112,9 @@ final class MachineModels {
     } catch (InterruptedException e) {
       cancel(load, true);
       throw new RemoraException(
-          "the loading of %s on machine '%s' was interrupted".formatted(source, machine), e);
+          "loading %s on machine '%s' was interrupted".formatted(source, machine), e);
     } catch (RemoraException e) {
-      // What the node has said itself it need not be told.
+      // The node has answered, so there is nothing to cancel.
       if (Thread.currentThread().isInterrupted()) {
         cancel(load, true);
       }
@@ -134,8 +134,8 @@ final class MachineModels {
       if (left <= 0) {
         cancel(load, false);
         throw new RemoraException(
-            "machine '%s' has not loaded %s within %s (LoadOptions.timeout)"
-                .formatted(machine, load.getSource(), options.timeout()));
+            "machine '%s' did not load %s within %s; raise LoadOptions.timeout if the model "
+                + "needs longer".formatted(machine, load.getSource(), options.timeout()));
       }
       Answer answer =
           ask(what, call, options.device(), List.of(), Duration.ofNanos(left).plusMillis(1));
@@ -173,7 +173,7 @@ final class MachineModels {
     }
   }
 
-  /** The node need not continue. It does not matter whether it hears of it. */
+  /** Tells the node that it need not continue. It does not matter whether this message arrives. */
   private void cancel(Load load, boolean interrupted) {
     boolean clear = Thread.interrupted() || interrupted;
     try {
@@ -184,7 +184,7 @@ final class MachineModels {
           List.of(),
           LONGEST_PAUSE);
     } catch (RuntimeException e) {
-      log.debug("Machine '{}' was not told that a load is cancelled", machine, e);
+      log.debug("Machine '{}': could not cancel a load on the node", machine, e);
     }
     if (clear) {
       Thread.currentThread().interrupt();
@@ -227,17 +227,19 @@ final class MachineModels {
   // Saving --------------------------------------------------------------------------------------
 
   /**
-   * What is written.
+   * The content of a file to write.
    *
-   * @param tensors those that differ
-   * @param metadata also has the names that stand for the same as another
+   * @param tensors the distinct tensors
+   * @param metadata the metadata, including the names that stand for the same tensor as another
+   *     name
    */
   private record ToSave(Map<String, Tensor> tensors, Map<String, String> metadata) {
 
     static ToSave of(Map<String, Tensor> stateDict, Map<String, String> metadata) {
       Map<Long, List<String>> byStorage = new HashMap<>();
       Map<String, Tensor> tensors = new LinkedHashMap<>();
-      // Without it, huggingface_hub and older versions of transformers refuse files with metadata.
+      // Without this entry, huggingface_hub and older versions of transformers refuse files with
+      // metadata.
       Map<String, String> all = new HashMap<>(Map.of("format", "pt"));
       all.putAll(metadata);
       stateDict.forEach(
@@ -320,7 +322,9 @@ final class MachineModels {
     String name = name(named.getValue().scalar_type());
     return DType.ofTorchName(name)
         .orElseThrow(
-            () -> new ModelException("%s: model files have no %s".formatted(named.getKey(), name)));
+            () ->
+                new ModelException(
+                    "%s: model files do not support dtype %s".formatted(named.getKey(), name)));
   }
 
   // Both ----------------------------------------------------------------------------------------
@@ -335,7 +339,8 @@ final class MachineModels {
     try {
       result = session.callNode(device, what, call.toByteArray(), tensors, timeout);
     } catch (RemoteOperationException e) {
-      // There was room when the node looked, and there was none when it was to be used.
+      // The node found enough free memory when it checked, but the memory was gone when it
+      // allocated.
       throw OUT_OF_MEMORY.matcher(e.getMessage()).find()
           ? new NotEnoughMemoryException(e.getMessage(), e)
           : e;

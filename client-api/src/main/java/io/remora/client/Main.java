@@ -2,10 +2,10 @@
 package io.remora.client;
 
 /**
- * The former name of the command {@code remora}, {@code io.remora.command.Main}, which it runs.
+ * The former main class of the command {@code remora}. Runs {@code io.remora.command.Main}.
  *
- * @deprecated {@code java -cp … io.remora.command.Main}, of the artifact {@code
- *     remora-command-line}, is the command now.
+ * @deprecated use {@code java -cp … io.remora.command.Main}, of the artifact {@code
+ *     remora-command-line}
  */
 @Deprecated(since = "0.1.0")
 public final class Main {
@@ -13,7 +13,8 @@ public final class Main {
   private Main() {}
 
   /**
-   * Runs a command and ends the JVM: with 0 if that is done, 1 if it failed, 2 if it is wrong.
+   * Runs a command and ends the JVM: exit code 0 for success, 1 for failure, 2 for a wrong command
+   * line.
    *
    * @param arguments the command line
    */
@@ -22,7 +23,8 @@ public final class Main {
       io.remora.command.Main.main(arguments);
     } catch (NoClassDefFoundError e) {
       System.err.printf(
-          "remora: the command line is not on the class path (%s): add io.remora:remora-command-line%n",
+          "remora: the command line is not on the class path (%s): add "
+              + "io.remora:remora-command-line%n",
           e.getMessage());
       System.exit(1);
     }

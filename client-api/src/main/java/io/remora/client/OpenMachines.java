@@ -11,8 +11,8 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * The machines that are open in this process. Those still open when the JVM ends are closed by a
- * shutdown hook, for a few seconds at most: a machine left running is a machine billed.
+ * The machines that are open in this process. A shutdown hook closes those that are still open when
+ * the JVM ends, and waits a few seconds at most. A machine that keeps running costs money.
  */
 final class OpenMachines {
 
@@ -83,7 +83,9 @@ final class OpenMachines {
         closer.join(left);
       }
       if (closer.isAlive()) {
-        log.warn("{} has not finished in time: left to the provider", closer.getName());
+        log.warn(
+            "{} did not finish in time. Check with the provider that the machine has ended",
+            closer.getName());
       }
     } catch (InterruptedException e) {
       Thread.currentThread().interrupt();

@@ -19,14 +19,14 @@ public final class Remora {
 
   private static final Logger log = LoggerFactory.getLogger(Remora.class);
 
-  /** What the program has said; null while it has said nothing. */
+  /** The program's choice; null until it makes one. */
   private static volatile Boolean remoteExecution;
 
   private Remora() {}
 
   /**
-   * The id of a remote tensor's storage: 1, 2, 3 … in the order in which this process made them,
-   * never used twice. Tensors that are views of each other have the same one.
+   * The id of a remote tensor's storage: 1, 2, 3 … in the order in which this process created the
+   * storages. An id is never reused. Views of the same tensor have the same id.
    *
    * @throws IllegalArgumentException when the tensor is not on a remote device
    */
@@ -35,9 +35,9 @@ public final class Remora {
   }
 
   /**
-   * A 64-bit FNV-1a hash of shape, strides, dtype, offset and storage id: the name under which a
-   * tensor appears in logs. It is computed when asked for, not kept. The storage id of a tensor
-   * that is not on a remote device counts as 0.
+   * A 64-bit FNV-1a hash of shape, strides, dtype, offset and storage id. Logs name tensors by it.
+   * It is computed on each call. The storage id of a tensor that is not on a remote device counts
+   * as 0.
    *
    * @throws IllegalArgumentException when the tensor is undefined
    */
@@ -47,7 +47,7 @@ public final class Remora {
 
   /**
    * Whether remote machines can be used from this process: true when libtorch and Remora's native
-   * core load here. The reason why not is logged.
+   * core can be loaded. If they cannot, the reason is logged.
    */
   public static boolean isAvailable() {
     try {
@@ -65,7 +65,7 @@ public final class Remora {
   }
 
   /**
-   * The remote device on which this thread makes tensors when it names the device type alone:
+   * The remote device on which this thread creates tensors when it names only the device type:
    * {@code new Device("remora")}.
    *
    * @throws MachineStateException when no machine is open
@@ -73,17 +73,18 @@ public final class Remora {
   public static Device currentDevice() {
     if (deviceCount() == 0) {
       throw new MachineStateException(
-          "There is no current remote device: no machine is open. Open one with RemoteMachine.open");
+          "There is no current remote device: no machine is open. Open one with "
+              + "RemoteMachine.open");
     }
     return new Device(DeviceType.PrivateUse1, (byte) TensorIdentity.currentDevice());
   }
 
   /**
-   * Makes a device the one on which this thread makes tensors when it names the device type alone.
+   * Sets the device on which this thread creates tensors when it names only the device type.
    *
    * @param device a device of an open machine
-   * @throws IllegalArgumentException when it is not a remote device
-   * @throws MachineStateException when it belongs to no open machine
+   * @throws IllegalArgumentException when the device is not remote
+   * @throws MachineStateException when the device belongs to no open machine
    */
   public static void setCurrentDevice(Device device) {
     Objects.requireNonNull(device, "device");
@@ -99,10 +100,11 @@ public final class Remora {
   }
 
   /**
-   * Says that values never decide the output shapes of an operator of another library. Without it,
-   * and without a Meta kernel, each call of the operator waits for the node; with it, a call waits
-   * once for each new combination of argument shapes. Must be called before the operator's first
-   * call in the process. {@code remora.node.operator-libraries} gives a node such libraries.
+   * Declares that the output shapes of an operator of another library never depend on tensor
+   * values. Without this declaration, and without a Meta kernel, every call of the operator waits
+   * for the node. With it, only the first call with each combination of argument shapes waits. Must
+   * be called before the operator's first call in the process. {@code
+   * remora.node.operator-libraries} makes a node load such libraries.
    *
    * @param operator its name with its library, such as {@code "torchvision::roi_align"}, for all
    *     overloads
@@ -113,26 +115,26 @@ public final class Remora {
   }
 
   /**
-   * From now on machines that are opened run in this process, whatever their provider: the same
-   * semantics without another process or machine, for tests and for finding mistakes. Needs {@code
-   * remora-provider-mock} on the class path. Machines that are open stay as they are. {@code
-   * remora.client.remote-execution = off} says the same from the start.
+   * Makes machines that are opened from now on run in this process, whatever their provider. The
+   * semantics are the same, without another process or machine: useful for tests and debugging.
+   * Needs {@code remora-provider-mock} on the class path. Machines that are already open do not
+   * change. {@code remora.client.remote-execution = off} has the same effect from the start.
    */
   public static void disableRemoteExecution() {
     remoteExecution = Boolean.FALSE;
   }
 
-  /** From now on machines that are opened are what their provider gives. */
+  /** Makes machines that are opened from now on come from their provider again. */
   public static void enableRemoteExecution() {
     remoteExecution = Boolean.TRUE;
   }
 
-  /** Whether machines that are opened are what their provider gives. */
+  /** Whether newly opened machines come from their provider; if not, they run in this process. */
   public static boolean isRemoteExecutionEnabled() {
     return isRemoteExecutionEnabled(ClientSettings.from(ConfigFactory.load()));
   }
 
-  /** What the program said last, else the settings. */
+  /** The program's last choice, or else the setting. */
   static boolean isRemoteExecutionEnabled(ClientSettings settings) {
     Boolean said = remoteExecution;
     return said == null ? settings.remoteExecution() : said;

@@ -39,7 +39,7 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * A machine with GPUs somewhere else, whose devices this program uses like its own.
+ * A machine with GPUs elsewhere. This program uses its devices like local ones.
  *
  * <pre>{@code
  * try (RemoteMachine machine = RemoteMachine.open("mock")) {
@@ -49,20 +49,20 @@ import org.slf4j.LoggerFactory;
  * }
  * }</pre>
  *
- * <p>Operations on a machine's tensors are recorded and sent on; the calling thread waits only
- * where a value is read ({@code item}, {@code cpu}, printing) and in {@link #synchronize()}, {@link
- * #close()}. Mistakes that show in shapes, types and devices are thrown at the call. An operation
- * that fails on the machine fails the reading of anything computed from it; when nothing is read,
- * the next {@code synchronize()} or {@code close()} throws it.
+ * <p>Operations on a machine's tensors are recorded and sent to the machine. The calling thread
+ * waits only when it reads a value ({@code item}, {@code cpu}, printing) and in {@link
+ * #synchronize()} and {@link #close()}. Errors in shapes, dtypes and devices are thrown at the
+ * call. When an operation fails on the machine, reading any value computed from it throws the
+ * error. If no such value is read, the next {@code synchronize()} or {@code close()} throws it.
  *
- * <p>A machine that is not needed for a while can be {@linkplain #pause paused}, and pauses by
- * itself after {@link Builder#idleTimeout} without use: its node ends, and its next use starts
- * another that resumes where that one stopped.
+ * <p>A machine that is not needed for a while can be {@linkplain #pause paused}. It pauses by
+ * itself after {@link Builder#idleTimeout} without use. Its node ends, and the machine's next use
+ * starts another node that continues where the first one stopped.
  *
  * <p>Closing the machine gives it back to its provider; its tensors cannot be used after that. A
- * machine that is still open when the JVM ends is closed by a shutdown hook, for {@code
- * remora.client.shutdown-timeout} (5 s) at most; threads that use it then are held until the JVM
- * has ended.
+ * shutdown hook closes a machine that is still open when the JVM ends, within {@code
+ * remora.client.shutdown-timeout} (5 s) at most. Threads that use the machine at that time wait
+ * until the JVM has ended.
  *
  * <p>All methods may be called from any thread. Every error is a {@link RemoraException} or, for
  * arguments out of range, an {@link IllegalArgumentException}.
@@ -72,7 +72,7 @@ public final class RemoteMachine implements AutoCloseable {
   private static final Logger log = LoggerFactory.getLogger(RemoteMachine.class);
   private static final AtomicLong numbers = new AtomicLong();
 
-  // What a machine becomes while remote execution is disabled: a node in this process.
+  // Applied while remote execution is disabled: the machine's node runs in this process.
   private static final String LOCAL_PROVIDER = "mock";
   private static final Config LOCAL_EXECUTION =
       ConfigFactory.parseString("remora.provider.mock.mode = in-jvm");
@@ -81,7 +81,7 @@ public final class RemoteMachine implements AutoCloseable {
   private final ClientSettings settings;
   private final MachineHost host;
   private final MachineSession session;
-  // Whether the machine stays open when this program has closed it.
+  // Whether the machine stays open after this program has closed it.
   private final boolean kept;
   private final ReentrantLock closing = new ReentrantLock();
   private volatile boolean closed;
@@ -102,7 +102,7 @@ public final class RemoteMachine implements AutoCloseable {
 
   /**
    * Opens a machine of this provider, with one GPU of the provider's choice and all defaults.
-   * Returns when the machine can be used.
+   * Returns when the machine is ready for use.
    *
    * @param provider name of a provider on the class path, such as {@code "mock"}
    * @throws ProviderException when there is no such provider or it cannot give a machine; its
@@ -113,24 +113,25 @@ public final class RemoteMachine implements AutoCloseable {
   }
 
   /**
-   * A session of this program's own on a machine that another program of the cluster has opened:
-   * its tensors, seeds and errors are apart from those of others, the machine's devices are the
-   * same. {@link #close()} ends the session and leaves the machine to the others; {@link #stop()}
-   * gives it back. Bytes go straight to the machine's node, which must be reachable from here.
+   * Opens a session of this program on a machine that another program of the cluster has opened.
+   * The session has its own tensors, seeds and errors, and shares the machine's devices. {@link
+   * #close()} ends the session and leaves the machine open for the others; {@link #stop()} gives it
+   * back to its provider. Data goes directly to the machine's node, which must be reachable from
+   * this program.
    *
-   * @param system this program's member of the cluster, prepared as {@link Builder#system}
+   * @param system this program's member of the cluster; see {@link Builder#system}
    * @throws MachineStateException when no machine of this name is open in the cluster
    */
   public static RemoteMachine attach(ActorSystem<?> system, String name) {
     return builder().system(system).name(name).attach();
   }
 
-  /** A builder for machines that need more said than the provider's name. */
+  /** A builder for machines that need more settings than the provider's name. */
   public static Builder builder() {
     return new Builder();
   }
 
-  /** The machine's name, unique among the machines open at a time. */
+  /** The machine's name, unique among the machines that are open at the same time. */
   public String name() {
     return spec.name();
   }
@@ -160,7 +161,7 @@ public final class RemoteMachine implements AutoCloseable {
     return session.device(index);
   }
 
-  /** How many devices the machine has; known after {@link #close()} as well. */
+  /** How many devices the machine has; also known after {@link #close()}. */
   public int deviceCount() {
     return session.deviceCount();
   }
@@ -168,8 +169,8 @@ public final class RemoteMachine implements AutoCloseable {
   /**
    * Waits until everything recorded so far has been executed.
    *
-   * @throws RemoteOperationException when an operation has failed whose result nobody has read: the
-   *     first such
+   * @throws RemoteOperationException the first failure of an operation whose result has not been
+   *     read
    * @throws NodeLostException when the machine is gone
    * @throws MachineStateException when the machine is closed
    */
@@ -182,10 +183,10 @@ public final class RemoteMachine implements AutoCloseable {
    * Starts reading a tensor and returns at once.
    *
    * @param remote a tensor on one of this machine's devices
-   * @return the same values in a CPU tensor, which the receiver closes; or the error that a
-   *     blocking read would have thrown. Stages that depend on it run on the thread that completes
-   *     reads, which is not the one that receives from the machine: work that takes long or that
-   *     reads from a machine belongs on an executor
+   * @return a stage with the same values in a CPU tensor, which the caller closes, or with the
+   *     error that a blocking read would have thrown. Dependent stages run on the thread that
+   *     completes reads, which is not the thread that receives from the machine. Run work that
+   *     takes long, or that reads from a machine, on an executor
    * @throws MachineStateException when the machine is closed
    * @throws IllegalArgumentException when the tensor is not on this machine
    */
@@ -201,21 +202,22 @@ public final class RemoteMachine implements AutoCloseable {
   }
 
   /**
-   * Has the node load a model's weights onto a device of its own; none passes through this program.
-   * What is not in the node's cache yet is fetched from the hub, while the program's other threads
-   * continue using the machine. Tensors that share memory in the files do so on the device.
+   * Makes the node load a model's weights onto one of its devices. The weights do not pass through
+   * this program. The node fetches files that are not in its cache from the hub; the program's
+   * other threads can use the machine meanwhile. Tensors that share memory in the files share it on
+   * the device.
    *
-   * @param source a repository on the hub, {@code owner/name}; or a folder or file on the node's
-   *     disk that the node allows ({@code remora.node.models.directories}): a path that begins with
-   *     {@code /}, {@code ./} or {@code ../}
-   * @return for each of the model's directories that has weights - "" is the model's own - the
-   *     tensors by name, which the receiver closes. Where weights are tied, two names have the same
+   * @param source a repository on the hub, {@code owner/name}, or a folder or file on the node's
+   *     disk. The node must allow the folder ({@code remora.node.models.directories}), and the path
+   *     must begin with {@code /}, {@code ./} or {@code ../}
+   * @return for each of the model's directories that has weights, the tensors by name; "" is the
+   *     model's own directory. The caller closes the tensors. Names of tied weights have the same
    *     tensor
-   * @throws io.remora.models.ModelException when there is no such model, the node may not load it,
-   *     or it cannot; its subclasses tell missing and gated repositories, damaged files, disks and
-   *     devices without room
-   * @throws RemoraException when it is not there in time, or the thread is interrupted: the node
-   *     gives up, too
+   * @throws io.remora.models.ModelException when there is no such model, or the node may not or
+   *     cannot load it; subclasses stand for missing and gated repositories, damaged files, and
+   *     disks and devices without enough room
+   * @throws RemoraException when the time limit passes or the thread is interrupted; the node then
+   *     stops loading
    */
   public Map<String, Map<String, Tensor>> loadStateDicts(String source, LoadOptions options) {
     requireOpen();
@@ -223,16 +225,16 @@ public final class RemoteMachine implements AutoCloseable {
   }
 
   /**
-   * Writes tensors of this machine to a safetensors file of this computer, one after the other. The
-   * file is there when it is whole, and until then what was there before. Tensors that are the same
-   * are written once; the file's metadata gives the other names, as safetensors' own library does,
-   * and loading brings them back.
+   * Writes tensors of this machine to a safetensors file on this computer, one after the other. The
+   * file replaces an older one of its name only when it is complete. A tensor that appears under
+   * several names is written once. The file's metadata lists the other names, as safetensors' own
+   * library does, and loading restores them.
    *
-   * @param stateDict by name
-   * @param metadata what the file says besides; may be empty. {@code format} is {@code pt} unless
-   *     it is here
-   * @throws io.remora.models.ModelException when the file cannot be written, or a dtype has no
-   *     place in it
+   * @param stateDict the tensors by name
+   * @param metadata further entries for the file's metadata; may be empty. {@code format} defaults
+   *     to {@code pt}
+   * @throws io.remora.models.ModelException when the file cannot be written, or the format does not
+   *     support a dtype
    * @throws IllegalArgumentException when a tensor is not on this machine
    */
   public void save(Map<String, Tensor> stateDict, Path file, Map<String, String> metadata) {
@@ -242,9 +244,9 @@ public final class RemoteMachine implements AutoCloseable {
   }
 
   /**
-   * As {@link #save}, to the disk of the node: no tensor passes through this program.
+   * Like {@link #save}, but writes to the node's disk. No tensor passes through this program.
    *
-   * @param path absolute, ending with {@code .safetensors}, within a folder that the node allows
+   * @param path absolute, ending with {@code .safetensors}, in a folder that the node allows
    *     ({@code remora.node.models.save-directories})
    */
   public void saveOnNode(Map<String, Tensor> stateDict, String path, Map<String, String> metadata) {
@@ -253,13 +255,13 @@ public final class RemoteMachine implements AutoCloseable {
     new MachineModels(name(), session).saveOnNode(stateDict, path, metadata);
   }
 
-  /** What the machine is doing; {@link MachineState#STOPPED} once closed. */
+  /** The machine's state; {@link MachineState#STOPPED} once closed. */
   public MachineState state() {
     return closed ? MachineState.STOPPED : info().state();
   }
 
   /**
-   * The machine as its actor knows it: state, devices, libtorch.
+   * The machine's state, devices and libtorch, as its actor knows them.
    *
    * @throws MachineStateException when the machine is closed
    */
@@ -282,7 +284,7 @@ public final class RemoteMachine implements AutoCloseable {
   }
 
   /**
-   * Memory of one of the machine's devices, as the node counts it.
+   * The memory of one of the machine's devices, as the node counts it.
    *
    * @param device 0 to {@link #deviceCount()} - 1
    * @throws IllegalArgumentException when there is no such device
@@ -298,16 +300,17 @@ public final class RemoteMachine implements AutoCloseable {
     session.resetPeakMemory(device);
   }
 
-  /** Makes the node give memory that it keeps for reuse back to the device. */
+  /** Makes the node return memory that it keeps for reuse to the device. */
   public void emptyCache(int device) {
     requireOpen();
     session.emptyCache(device);
   }
 
   /**
-   * Marks a place in the machine's operation stream: to see whether the work before it is done, to
-   * wait for it, and to measure the time between two places on the node. Work on one machine is in
-   * order, so a device has one stream and nothing else waits for an event.
+   * Marks a place in the machine's operation stream. Use the event to see whether the work before
+   * it is done, to wait for that work, and to measure the time between two places on the node. A
+   * machine executes its work in order, so a device has one stream, and no other stream waits for
+   * an event.
    *
    * @param device the device whose work is marked, 0 to {@link #deviceCount()} - 1
    */
@@ -317,8 +320,8 @@ public final class RemoteMachine implements AutoCloseable {
   }
 
   /**
-   * The default random generator of a device. Its state is on the node; seeding and setting it are
-   * ordered with the operations, and independent of the program's own generators.
+   * The default random generator of a device. Its state is on the node. Seeding it and setting its
+   * state happen in order with the operations. It is independent of the program's own generators.
    *
    * @param device 0 to {@link #deviceCount()} - 1
    */
@@ -328,8 +331,8 @@ public final class RemoteMachine implements AutoCloseable {
   }
 
   /**
-   * Seeds the default generators of all devices. On a node that computes on the CPU the numbers are
-   * those that the local CPU draws after {@code torch.manual_seed(seed)}.
+   * Seeds the default generators of all devices. A node that computes on the CPU draws the same
+   * numbers as the local CPU after {@code torch.manual_seed(seed)}.
    */
   public void manualSeed(long seed) {
     requireOpen();
@@ -340,16 +343,16 @@ public final class RemoteMachine implements AutoCloseable {
     }
   }
 
-  /** Operations, batches and bytes of this machine so far; known after {@link #close()} as well. */
+  /** Operations, batches and bytes of this machine so far; also known after {@link #close()}. */
   public SessionStatistics statistics() {
     SessionStatistics last = lastStatistics;
     return last == null ? session.statistics() : last;
   }
 
   /**
-   * The machine's figures as its actor knows them, those of other programs' sessions included:
-   * counts, and what is the case now, by name. {@code docs/operations.md} lists them; they are
-   * those that the gateway, Python and Micrometer have.
+   * The machine's figures by name: counters and current values, as the machine's actor knows them,
+   * including the sessions of other programs. {@code docs/operations.md} lists them. The gateway,
+   * Python and Micrometer report the same figures.
    *
    * @throws MachineStateException when the machine is closed
    */
@@ -359,18 +362,18 @@ public final class RemoteMachine implements AutoCloseable {
   }
 
   /**
-   * Pauses the machine: what was recorded is executed, everything that is on the node - tensors,
-   * random generators, failures that nobody has read - is saved to its state store ({@code
-   * remora.state}), and the node is ended, so that it costs nothing. Returns when that is done;
-   * pausing a paused machine does nothing. Meanwhile, and as long as the machine is paused, other
-   * threads may continue recording: their work is neither lost nor executed twice.
+   * Pauses the machine. The node executes the recorded work, saves its state to the state store
+   * ({@code remora.state}), and ends, so that it costs nothing. The saved state is tensors, random
+   * generators and failures that have not been read. Returns when the machine is paused; pausing a
+   * paused machine does nothing. Other threads may keep recording while the machine pauses and is
+   * paused. Their work is neither lost nor executed twice.
    *
-   * <p>The machine's next use resumes it: a value that is read, or recorded work that is sent off.
-   * That work waits at the end of {@code pause()} already when other threads use the machine
-   * meanwhile. Dropping tensors is no use.
+   * <p>The machine's next use resumes it: a read of a value, or recorded work that is sent. If
+   * other threads use the machine during {@code pause()}, such work is already waiting when {@code
+   * pause()} returns. Releasing tensors does not count as use.
    *
-   * @throws MachineStateException when the machine is closed; or when it could not be paused, which
-   *     the message explains, and it continues as if nothing had happened
+   * @throws MachineStateException when the machine is closed, or when it could not be paused; the
+   *     message gives the reason, and the machine continues to run
    * @throws NodeLostException when the node is lost meanwhile
    */
   public void pause() {
@@ -380,12 +383,12 @@ public final class RemoteMachine implements AutoCloseable {
   }
 
   /**
-   * Starts a node for a paused machine and brings back what was saved; the machine's tensors are
-   * what they were. Returns when that is done; resuming a machine that runs does nothing.
+   * Starts a node for a paused machine and restores the saved state, so that the machine's tensors
+   * have their old values. Returns when that is done; resuming a running machine does nothing.
    *
-   * @throws ProviderException when no node can be had; the machine stays paused, and can be resumed
-   *     later
-   * @throws NodeLostException when what was saved is damaged: the machine's tensors are lost
+   * @throws ProviderException when the provider cannot start a node; the machine stays paused and
+   *     can be resumed later
+   * @throws NodeLostException when the saved state is damaged; the machine's tensors are lost
    * @throws MachineStateException when the machine is closed
    */
   public void resume() {
@@ -395,12 +398,12 @@ public final class RemoteMachine implements AutoCloseable {
 
   /**
    * Waits until everything recorded has been executed, then gives the machine back to its provider.
-   * A paused machine is not resumed for that; what it has saved is deleted. The machine is given
-   * back whatever fails on the way. Calling it again does nothing; a call while another thread
-   * closes the machine returns when that is done. A machine that was {@linkplain Builder#keep kept}
-   * or {@linkplain #attach attached to} stays open.
+   * A paused machine is not resumed; its saved state is deleted. The machine is given back even if
+   * an earlier step fails. A second call does nothing. A call while another thread closes the
+   * machine returns when that thread is done. A machine that was {@linkplain Builder#keep kept} or
+   * {@linkplain #attach attached to} stays open.
    *
-   * @throws RemoteOperationException when an operation has failed whose result nobody has read
+   * @throws RemoteOperationException when an operation has failed and its result has not been read
    * @throws NodeLostException when the machine was gone before everything was executed
    * @throws RemoraException when the provider does not take the machine back in time
    */
@@ -410,8 +413,8 @@ public final class RemoteMachine implements AutoCloseable {
   }
 
   /**
-   * As {@link #close()}, and gives the machine back to its provider also where others may use it
-   * still: one that was {@linkplain Builder#keep kept} or {@linkplain #attach attached to}.
+   * Like {@link #close()}, but gives the machine back to its provider even if others may still use
+   * it: a machine that was {@linkplain Builder#keep kept} or {@linkplain #attach attached to}.
    */
   public void stop() {
     close(false);
@@ -443,10 +446,10 @@ public final class RemoteMachine implements AutoCloseable {
   }
 
   /**
-   * Gives the machine back while the JVM ends. The program's other threads, which do not know that
-   * yet, are held rather than told.
+   * Gives the machine back while the JVM ends. Other threads that use the machine wait for the
+   * JVM's end, and get no error.
    *
-   * @param limit half of it for what is pending, which nobody may want to wait for
+   * @param limit the time limit; pending work gets half of it
    * @throws RuntimeException what {@link #close} throws
    */
   void closeAtExit(Duration limit) {
@@ -482,7 +485,7 @@ public final class RemoteMachine implements AutoCloseable {
       Thread.currentThread().interrupt();
     }
     if (waiter.isAlive()) {
-      log.info("Machine {} is not done with its work: the rest is dropped", name());
+      log.info("Machine {} did not finish its recorded work in time; the rest is dropped", name());
     } else {
       failure.rethrow();
     }
@@ -493,18 +496,18 @@ public final class RemoteMachine implements AutoCloseable {
     return "RemoteMachine[" + name() + ", " + deviceCount() + " devices]";
   }
 
-  /** As if the machine's node were there for other machines' nodes. */
+  /** Sets the address at which the nodes of other machines reach this machine's node; for tests. */
   void setNodeAddress(String address) {
     session.setNodeAddress(address);
   }
 
-  /** Whether the machine is paused, and nothing was recorded that would wake it up. */
+  /** Whether the machine is paused and no recorded work waits that would resume it. */
   private boolean isAtRest() {
     try {
       session.flush();
       return host.info().state() == MachineState.PAUSED;
     } catch (RemoraException e) {
-      return false; // synchronizing says what is wrong
+      return false; // synchronize() throws the reason
     }
   }
 
@@ -531,7 +534,7 @@ public final class RemoteMachine implements AutoCloseable {
     return session.owns(device);
   }
 
-  /** Collects what goes wrong while everything is closed all the same. */
+  /** Collects the errors of several steps that all must run. */
   private static final class Failure {
     private RuntimeException first;
 
@@ -549,7 +552,7 @@ public final class RemoteMachine implements AutoCloseable {
 
     void rethrow() {
       if (first instanceof NodeLostException) {
-        // Maybe the very object that the program has been thrown before: it cannot suppress itself.
+        // Both may be the same object: an exception cannot suppress itself.
         throw Failures.asThrownHere(first, "Closing");
       }
       if (first != null) {
@@ -559,8 +562,8 @@ public final class RemoteMachine implements AutoCloseable {
   }
 
   /**
-   * Says what machine to open. Not thread-safe; may be used again after {@link #open()}, which then
-   * opens another machine, unless a name was set.
+   * The settings of a machine to open. Not thread-safe. A builder may be reused after {@link
+   * #open()} to open another machine, unless a name was set.
    */
   public static final class Builder {
 
@@ -605,13 +608,13 @@ public final class RemoteMachine implements AutoCloseable {
      */
     public Builder gpuCount(int gpuCount) {
       if (gpuCount < 1 || gpuCount > 8) {
-        throw new IllegalArgumentException("gpuCount must be 1 to 8, is " + gpuCount);
+        throw new IllegalArgumentException("gpuCount must be 1 to 8, but is " + gpuCount);
       }
       this.gpuCount = gpuCount;
       return this;
     }
 
-    /** The machine's name. Default: the provider's name, and a number or letters. */
+    /** The machine's name. Default: the provider's name with a number or letters. */
     public Builder name(String name) {
       this.name = requireText(name, "name");
       return this;
@@ -630,7 +633,7 @@ public final class RemoteMachine implements AutoCloseable {
     }
 
     /**
-     * How long {@link #open()} may take in all. Default: {@code remora.client.open-timeout}, 5
+     * How long {@link #open()} may take in total. Default: {@code remora.client.open-timeout}, 5
      * minutes.
      *
      * @throws IllegalArgumentException when not positive
@@ -642,11 +645,12 @@ public final class RemoteMachine implements AutoCloseable {
 
     /**
      * Opens the machine through a gateway, for programs outside the cluster that the machine is in.
-     * Off loopback the gateway's certificate is checked against what Java trusts, or {@link
-     * #gatewayCertificate}. Providers are then the gateway's, not this program's.
+     * Unless the gateway is on loopback, its certificate is checked against the certificates that
+     * Java trusts, or against {@link #gatewayCertificate}. The provider is then one of the
+     * gateway's, not of this program's.
      *
      * @param address the gateway's HOST:PORT
-     * @param token the secret that it asks for; null: none
+     * @param token the secret that the gateway asks for; null for none
      */
     public Builder gateway(String address, String token) {
       this.gateway = GatewayAddress.parse(requireText(address, "address"), token);
@@ -654,7 +658,8 @@ public final class RemoteMachine implements AutoCloseable {
     }
 
     /**
-     * What the gateway's certificate is checked against, also on loopback; after {@link #gateway}.
+     * Sets the certificates to check the gateway's certificate against, also on loopback. Call
+     * {@link #gateway} first.
      *
      * @param certificate a file with certificates in PEM format
      */
@@ -668,9 +673,9 @@ public final class RemoteMachine implements AutoCloseable {
 
     /**
      * The program's own actor system, a member of the cluster that the machine is to be in.
-     * Default: {@code remora.cluster} - one that the program carries within itself, or joins.
-     * {@link io.remora.actors.RemoraCluster#init} says what the system needs. It must outlive the
-     * machine.
+     * Default: the cluster of the settings under {@code remora.cluster}, which the program starts
+     * or joins. {@link io.remora.actors.RemoraCluster#init} describes what the system needs. It
+     * must outlive the machine.
      */
     public Builder system(ActorSystem<?> system) {
       this.system = Objects.requireNonNull(system, "system");
@@ -678,11 +683,12 @@ public final class RemoteMachine implements AutoCloseable {
     }
 
     /**
-     * The machine stays when this program closes it or ends, until somebody {@linkplain #stop
-     * stops} it. When the cluster member that it is on leaves or fails, another continues it: with
-     * the same node where the provider's nodes outlive the process that asked for them (as those of
-     * provider {@code cluster}), else, when the member leaves in order, with another node and what
-     * was saved. In a cluster of one it ends with the program all the same.
+     * Keeps the machine open when this program closes it or ends, until a program {@linkplain #stop
+     * stops} it. When the machine's cluster member leaves or fails, another member takes over the
+     * machine. It keeps the node if the provider's nodes outlive the process that requested them,
+     * as those of provider {@code cluster} do. Otherwise it starts another node from the saved
+     * state; this needs a member that leaves in order. In a cluster of one member the machine ends
+     * with the program.
      */
     public Builder keep() {
       this.keep = true;
@@ -690,12 +696,12 @@ public final class RemoteMachine implements AutoCloseable {
     }
 
     /**
-     * Settings for this machine alone, which go before those of {@code application.conf} and the
+     * Settings for this machine alone. They take precedence over {@code application.conf} and the
      * {@code reference.conf} files.
      *
      * @param overrides keys under {@code remora.client}, {@code remora.batch}, {@code
      *     remora.session}, {@code remora.link}, {@code remora.state} and {@code remora.provider};
-     *     others have no effect for one machine
+     *     other keys have no effect on a single machine
      */
     public Builder config(Config overrides) {
       this.overrides = Objects.requireNonNull(overrides, "overrides").withOnlyPath("remora");
@@ -703,12 +709,12 @@ public final class RemoteMachine implements AutoCloseable {
     }
 
     /**
-     * Opens the machine and returns when it can be used.
+     * Opens the machine and returns when it is ready for use.
      *
      * @throws ProviderException when there is no such provider or it cannot give a machine; its
      *     subclasses tell refused credentials, missing resources and a limit that ran out
      * @throws MachineStateException when a machine of this name is open already
-     * @throws IllegalArgumentException when no provider was set or the name cannot be one
+     * @throws IllegalArgumentException when no provider was set, or the name is not valid
      */
     public RemoteMachine open() {
       if (provider == null) {
@@ -740,7 +746,7 @@ public final class RemoteMachine implements AutoCloseable {
           spec.provider(),
           spec.gpuCount(),
           spec.gpuType() == null ? "any GPU" : spec.gpuType().displayName());
-      // Takes seconds the first time: no machine shall wait for it.
+      // The first call takes seconds. Make it before a machine is running and costs money.
       TorchLibrary.bytedeco();
       return with(
           host(spec.name(), settings, remote),
@@ -756,8 +762,9 @@ public final class RemoteMachine implements AutoCloseable {
     }
 
     /**
-     * Opens a session on the machine with the {@linkplain #name name} that was set, which somebody
-     * else has opened: see {@link RemoteMachine#attach}. Returns when it can be used.
+     * Opens a session on a machine that another program has opened under the {@linkplain #name
+     * name} that was set; see {@link RemoteMachine#attach}. Returns when the session is ready for
+     * use.
      *
      * @throws MachineStateException when no machine of this name is open
      * @throws IllegalArgumentException when no name was set
@@ -806,7 +813,10 @@ public final class RemoteMachine implements AutoCloseable {
       }
     }
 
-    /** Other programs have machines at a gateway, too. */
+    /**
+     * A name that is not in use. Letters make it unique at a gateway, where other programs have
+     * machines too.
+     */
     private String freeName(String title) {
       return gateway == null
           ? title + "-" + numbers.incrementAndGet()
@@ -849,7 +859,7 @@ public final class RemoteMachine implements AutoCloseable {
 
     private static Duration requirePositive(Duration value, String what) {
       if (Objects.requireNonNull(value, what).isNegative() || value.isZero()) {
-        throw new IllegalArgumentException(what + " must be positive, is " + value);
+        throw new IllegalArgumentException(what + " must be positive, but is " + value);
       }
       return value;
     }

@@ -3,7 +3,7 @@ package io.remora.client;
 
 import io.remora.runtime.RemoraException;
 
-/** A module and a state dict do not belong together; {@link #mismatch()} says in what. */
+/** A module and a state dict do not fit together. {@link #mismatch()} lists the differences. */
 public class StateDictMismatchException extends RemoraException {
   private static final long serialVersionUID = 1L;
 
@@ -14,7 +14,7 @@ public class StateDictMismatchException extends RemoraException {
     this.mismatch = mismatch;
   }
 
-  /** All that does not fit. */
+  /** All differences. */
   public StateDicts.LinkResult mismatch() {
     return mismatch;
   }

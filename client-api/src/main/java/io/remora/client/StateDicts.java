@@ -17,7 +17,10 @@ import org.bytedeco.pytorch.StringSharedModuleDict;
 import org.bytedeco.pytorch.StringTensorDict;
 import org.bytedeco.pytorch.Tensor;
 
-/** A module's state dict, and the way back: its tensors put into a module, without copying them. */
+/**
+ * Reads a module's state dict, and puts the tensors of a state dict into a module without copying
+ * them.
+ */
 public final class StateDicts {
 
   private static final int NAMES_IN_MESSAGE = 10;
@@ -25,11 +28,11 @@ public final class StateDicts {
   private StateDicts() {}
 
   /**
-   * What did not fit.
+   * The differences between a module and a state dict.
    *
-   * @param missing parameters and buffers of the module that the state dict has no tensor for
+   * @param missing parameters and buffers of the module that are missing in the state dict
    * @param unexpected names in the state dict that the module does not have
-   * @param mismatched what fits by its name only: {@code name: reason}
+   * @param mismatched names that both have but whose tensors do not fit, as {@code name: reason}
    */
   public record LinkResult(List<String> missing, List<String> unexpected, List<String> mismatched) {
     public LinkResult {
@@ -45,13 +48,13 @@ public final class StateDicts {
   }
 
   /**
-   * A module's parameters and buffers by name, in the order of PyTorch's {@code state_dict}: of
+   * A module's parameters and buffers by name, in the order of PyTorch's {@code state_dict}: for
    * each module its parameters, its buffers, then its children. A tensor that the module has under
-   * several names (tied weights) is there under each of them. What is returned can be given to
-   * {@link RemoteMachine#save} and to {@link #link}.
+   * several names (tied weights) appears under each of them. The result can be passed to {@link
+   * RemoteMachine#save} and to {@link #link}.
    *
-   * @return tensors that lie on the module's memory and want no gradients, wherever the module is;
-   *     the receiver closes them
+   * @return tensors that share the module's memory, on whatever device it is, and do not require
+   *     gradients; the caller closes them
    */
   public static Map<String, Tensor> of(Module module) {
     Map<String, Tensor> stateDict = new LinkedHashMap<>();
@@ -76,28 +79,28 @@ public final class StateDicts {
   }
 
   /**
-   * {@link #link(Module, Map, boolean)}, strictly.
+   * Calls {@link #link(Module, Map, boolean)} with {@code strict}.
    *
-   * @throws StateDictMismatchException when something does not fit; the module is as it was
+   * @throws StateDictMismatchException when something does not fit; the module is unchanged
    */
   public static void link(Module module, Map<String, Tensor> stateDict) {
     link(module, stateDict, true);
   }
 
   /**
-   * Makes a module's parameters and buffers lie on the memory of the state dict's tensors: nothing
-   * is copied, and what is written to one is seen by the other. They take over device and dtype,
-   * wherever they were before - on the CPU, on {@code meta}, on the machine - and want gradients as
-   * before. Optimizers and everything else that has the module's parameters sees it, for they are
-   * the same parameters.
+   * Makes a module's parameters and buffers share the memory of the state dict's tensors. Nothing
+   * is copied, and a write to one is visible in the other. The parameters take over the device and
+   * dtype of the state dict, whether they were on the CPU, on {@code meta} or on the machine
+   * before, and require gradients as before. They stay the same objects, so optimizers and other
+   * holders of the parameters see the change.
    *
-   * <p>What the module has under several names (tied weights) needs to be in the state dict under
-   * one of them; where it is there under several, the first of the module's names counts.
+   * <p>A tensor that the module has under several names (tied weights) needs to be in the state
+   * dict under one of them. If it is there under several, the first of the module's names counts.
    *
-   * @param strict whether everything must fit. If not, what fits is linked
-   * @return what did not fit
-   * @throws StateDictMismatchException when it is strict and something does not fit; the module is
-   *     as it was
+   * @param strict whether everything must fit. if not, the tensors that fit are linked
+   * @return the differences
+   * @throws StateDictMismatchException when {@code strict} is set and something does not fit; the
+   *     module is unchanged
    */
   public static LinkResult link(Module module, Map<String, Tensor> stateDict, boolean strict) {
     requireNonNull(stateDict, "stateDict");
@@ -159,12 +162,13 @@ public final class StateDicts {
   private static Optional<String> whyNot(Tensor place, Tensor tensor) {
     if (!Arrays.equals(place.shape(), tensor.shape())) {
       return Optional.of(
-          "the module has %s, the state dict %s"
+          "the module has %s, but the state dict has %s"
               .formatted(Arrays.toString(place.shape()), Arrays.toString(tensor.shape())));
     }
     if (place.requires_grad() && !tensor.is_floating_point() && !tensor.is_complex()) {
       return Optional.of(
-          "the module wants gradients, which %s has not".formatted(tensor.scalar_type()));
+          "the module requires gradients, but dtype %s does not support them"
+              .formatted(tensor.scalar_type()));
     }
     return Optional.empty();
   }

@@ -34,7 +34,7 @@ final class BuilderTest {
   void refusesAGpuCountOutsideOneToEight(int count) {
     assertThatThrownBy(() -> RemoteMachine.builder().gpuCount(count))
         .isInstanceOf(IllegalArgumentException.class)
-        .hasMessage("gpuCount must be 1 to 8, is " + count);
+        .hasMessage("gpuCount must be 1 to 8, but is " + count);
   }
 
   @Test

@@ -216,7 +216,7 @@ final class GatewayMachineTest {
     assertRefused(builder("127.0.0.1:1", "sesame"), "nothing listens there");
     assertRefused(
         builder(gateway.address(), "sesame").gatewayCertificate(certificates.certificate()),
-        "speaks no TLS",
+        "does not use TLS",
         "leave gatewayCertificate out");
     String tls =
         """

@@ -174,7 +174,7 @@ final class HubModelsTest {
     assertThatThrownBy(
             () -> machine.loadStateDicts("org/slower", options().timeout(Duration.ofMillis(700))))
         .isInstanceOf(RemoraException.class)
-        .hasMessageContaining("has not loaded org/slower within PT0.7S");
+        .hasMessageContaining("did not load org/slower within PT0.7S");
     assertLoads("org/slower");
   }
 
