@@ -91,15 +91,15 @@ final class GatewayErrors {
       return "; nothing listens there: check the host and the port, and that the gateway runs";
     }
     if (lower.contains("not an ssl/tls record")) {
-      return "; the gateway does not use TLS, but this program expects TLS %s: start the gateway "
-          + "with remora.gateway.tls, or %s"
-              .formatted(
-                  gateway.certificate() == null
-                      ? "off the loopback address"
-                      : "with gatewayCertificate",
-                  gateway.certificate() == null
-                      ? "reach it through a tunnel on 127.0.0.1"
-                      : "leave gatewayCertificate out");
+      return ("; the gateway does not use TLS, but this program expects TLS %s: start the gateway "
+              + "with remora.gateway.tls, or %s")
+          .formatted(
+              gateway.certificate() == null
+                  ? "off the loopback address"
+                  : "with gatewayCertificate",
+              gateway.certificate() == null
+                  ? "reach it through a tunnel on 127.0.0.1"
+                  : "leave gatewayCertificate out");
     }
     if (lower.contains("subject alternative") || lower.contains("no name matching")) {
       return "; the gateway's certificate is for another host: use a host name that the "

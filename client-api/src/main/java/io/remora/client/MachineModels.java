@@ -134,8 +134,9 @@ final class MachineModels {
       if (left <= 0) {
         cancel(load, false);
         throw new RemoraException(
-            "machine '%s' did not load %s within %s; raise LoadOptions.timeout if the model "
-                + "needs longer".formatted(machine, load.getSource(), options.timeout()));
+            ("machine '%s' did not load %s within %s; raise LoadOptions.timeout if the model "
+                    + "needs longer")
+                .formatted(machine, load.getSource(), options.timeout()));
       }
       Answer answer =
           ask(what, call, options.device(), List.of(), Duration.ofNanos(left).plusMillis(1));

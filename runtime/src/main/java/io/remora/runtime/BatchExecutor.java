@@ -12,7 +12,7 @@ import org.bytedeco.javacpp.LongPointer;
 
 /**
  * Runs a session's batches through libtorch on the devices of this process: the node's side of the
- * native core. Holds the session's storages. For one thread at a time.
+ * native core. It holds the session's storages. Only one thread may use it at a time.
  */
 public final class BatchExecutor implements AutoCloseable {
   private long handle;
@@ -22,12 +22,12 @@ public final class BatchExecutor implements AutoCloseable {
   }
 
   /**
-   * Makes an executor without storages. A {@link TorchLibrary} must have been loaded.
+   * Creates an executor without storages. A {@link TorchLibrary} must have been loaded.
    *
-   * @param devices {@code cpu} or {@code cuda:0} …, one for each device of the machine; one may
-   *     stand there several times, to simulate several
-   * @param deniedOperators operators that fail when called, e.g. {@code aten::from_file}; without
-   *     an overload name all overloads are meant
+   * @param devices {@code cpu} or {@code cuda:0} …, one for each device of the machine; a device
+   *     may be repeated to simulate several
+   * @param deniedOperators operators that fail when called, e.g. {@code aten::from_file}; a name
+   *     without an overload means all overloads
    * @throws RemoraException when a device does not exist
    */
   public static BatchExecutor create(List<String> devices, List<String> deniedOperators) {
@@ -41,8 +41,8 @@ public final class BatchExecutor implements AutoCloseable {
   }
 
   /**
-   * Runs a batch to its end. Operations that fail do not fail the batch; the result's report has
-   * them.
+   * Runs a batch to its end. A failed operation does not fail the batch; the result's report lists
+   * it.
    *
    * @param sequence the batch's number, for messages
    * @param batch a direct buffer, read from position to limit; its position does not move
@@ -62,7 +62,7 @@ public final class BatchExecutor implements AutoCloseable {
   }
 
   /**
-   * Python functions in batches run there; without a runner they fail.
+   * Sets the runner for Python functions in batches. Without a runner they fail.
    *
    * @param runner called on the thread that calls {@link #execute}
    */
@@ -71,7 +71,7 @@ public final class BatchExecutor implements AutoCloseable {
   }
 
   /**
-   * Calls of the node itself are answered there; without a handler they fail.
+   * Sets the handler for calls of the node itself. Without a handler they fail.
    *
    * @param handler called on the thread that calls {@link #execute}
    */
@@ -89,23 +89,25 @@ public final class BatchExecutor implements AutoCloseable {
         });
   }
 
-  /** Number of storages the session holds. */
+  /** Number of storages that the session holds. */
   public long storageCount() {
     return NativeCore.executorStorageCount(open());
   }
 
-  /** Bytes of memory the session's storages take. */
+  /** Bytes of memory that the session's storages take. */
   public long storageBytes() {
     return NativeCore.executorStorageBytes(open());
   }
 
   /**
-   * Writes everything the session is made of to a new file: storages with their values, random
-   * generators, operators, failures, events. The session continues as if nothing had happened.
+   * Writes the whole state of the session to a new file: storages with their values, random
+   * generators, operators, failures, events. The session itself does not change.
    *
-   * @param sequence the last batch executed, which the file remembers
-   * @param file where to; its folder exists. It is complete and on disk when this returns
-   * @throws RemoraException when it cannot be written, naming the cause; no file is left then
+   * @param sequence the last batch executed, which is stored in the file
+   * @param file the file, in an existing folder; it is complete and on disk when this method
+   *     returns
+   * @throws RemoraException when the file cannot be written; the message names the cause, and no
+   *     file is left
    */
   public SavedSession save(long sequence, Path file) {
     try (LongPointer summary = new LongPointer(4)) {
@@ -117,12 +119,12 @@ public final class BatchExecutor implements AutoCloseable {
   }
 
   /**
-   * Takes up a session that was saved. First of all, and once; when it throws, this executor must
-   * be closed.
+   * Restores a saved session. Call it once, before any other use. If it throws, close this
+   * executor.
    *
-   * @param file what {@link #save} has written; anything else is refused
-   * @return what the file holds, for comparison with what was said when it was saved
-   * @throws RemoraException when the file cannot be read or is not what was saved
+   * @param file a file that {@link #save} has written; any other file is refused
+   * @return a description of the file, to compare with the result of {@link #save}
+   * @throws RemoraException when the file cannot be read or is not a saved session
    */
   public SavedSession load(Path file) {
     try (LongPointer summary = new LongPointer(4)) {

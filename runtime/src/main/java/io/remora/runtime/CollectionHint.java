@@ -7,13 +7,13 @@ import java.util.function.LongConsumer;
 import java.util.function.LongSupplier;
 
 /**
- * Asks the JVM to collect garbage when what a program holds on a machine has grown much, for the
- * collector does not see how large remote tensors are; see {@code remora.memory} in {@code
- * reference.conf}. What survives a collection is what the next growth counts from, so that a
- * program whose tensors are all in use is soon left alone. Called by one thread at a time.
+ * Asks the JVM to collect garbage when the remote memory of a program has grown a lot, since the
+ * collector does not see the size of remote tensors; see {@code remora.memory} in {@code
+ * reference.conf}. Growth is counted from what survives a collection, so a program whose tensors
+ * are all in use soon sees no further collections. Called by one thread at a time.
  */
 final class CollectionHint {
-  /** JavaCPP frees what was collected on a thread of its own; how long to wait for it. */
+  /** How long to wait for JavaCPP, which frees collected tensors on a thread of its own. */
   private static final Duration SETTLE = Duration.ofMillis(500);
 
   private static final Duration LOOK_AFTER = Duration.ofMillis(5);
@@ -27,8 +27,8 @@ final class CollectionHint {
   private long lastNanos;
 
   /**
-   * @param liveBytes what the program holds on the machine
-   * @param callAgainAt told from how many live bytes on {@link #check} is to be called
+   * @param liveBytes the number of bytes that the program holds on the machine
+   * @param callAgainAt receives the number of live bytes at which to call {@link #check} again
    * @param collect collects garbage
    */
   CollectionHint(
@@ -52,7 +52,7 @@ final class CollectionHint {
     callAgainAt.accept(next);
   }
 
-  /** Collects if it is time to, and waits until what was collected is freed. */
+  /** Collects if it is time to, and waits until the collected tensors are freed. */
   void check() {
     if (liveBytes.getAsLong() < next) {
       return;
@@ -62,12 +62,13 @@ final class CollectionHint {
       collect.run();
       survived(settled());
     } catch (InterruptedException e) {
-      Thread.currentThread().interrupt(); // only the recording counts, and it continues
+      Thread.currentThread()
+          .interrupt(); // the interrupt only shortens the wait; recording continues
     }
     lastNanos = System.nanoTime();
   }
 
-  /** The bytes that are live when no more are being freed. */
+  /** The number of live bytes once it no longer falls. */
   private long settled() throws InterruptedException {
     long end = System.nanoTime() + SETTLE.toNanos();
     long live = liveBytes.getAsLong();

@@ -6,12 +6,12 @@ package io.remora.runtime;
  * those of libtorch's caching allocator, for the whole node process; on the CPU those of the
  * session's storages.
  *
- * @param allocated held by tensors
- * @param peakAllocated the most that was ever allocated, or since {@link
+ * @param allocated bytes that tensors use
+ * @param peakAllocated the peak of {@code allocated} since the start or {@link
  *     MachineSession#resetPeakMemory}
- * @param reserved taken from the device, in use or kept for reuse
- * @param peakReserved the most that was ever reserved
- * @param total what the device has; 0 when not known
+ * @param reserved bytes taken from the device, in use or kept for reuse
+ * @param peakReserved the peak of {@code reserved} since the same time
+ * @param total the device's memory; 0 when not known
  */
 public record DeviceMemory(
     long allocated, long peakAllocated, long reserved, long peakReserved, long total) {}

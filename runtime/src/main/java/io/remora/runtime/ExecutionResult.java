@@ -8,7 +8,7 @@ import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.stream.LongStream;
 
 /**
- * What came of a batch, in native memory until {@link #close()}. May be read and closed on any
+ * The result of a batch, in native memory until {@link #close()}. May be read and closed on any
  * thread.
  */
 public final class ExecutionResult implements AutoCloseable {
@@ -33,7 +33,7 @@ public final class ExecutionResult implements AutoCloseable {
         NativeCore.resultReport(handle), NativeCore.resultReportBytes(handle));
   }
 
-  /** Values that travel beside the report, before it. */
+  /** Values that are sent separately, before the report. */
   public List<LargeValue> values() {
     long count = NativeCore.resultValueCount(handle);
     if (count == 0) {

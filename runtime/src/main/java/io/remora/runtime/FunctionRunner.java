@@ -15,12 +15,12 @@ public interface FunctionRunner {
   /**
    * Runs a function to its end.
    *
-   * @param request for the worker; a direct buffer, valid during the call
+   * @param request the request for the worker; a direct buffer, valid during the call
    * @param timeout how long it may take
-   * @param answer takes the worker's answer, a direct buffer; must be called before this returns.
-   *     Afterwards the worker may let go of what it shares
-   * @throws RemoraException when there is no answer: the message says why. What the function itself
-   *     throws is an answer
+   * @param answer takes the worker's answer, a direct buffer; must be called before this method
+   *     returns. After that the worker may release the memory that it shares
+   * @throws RemoraException when there is no answer; the message gives the reason. An exception of
+   *     the function itself counts as an answer
    */
   void run(ByteBuffer request, Duration timeout, Consumer<ByteBuffer> answer);
 }

@@ -41,23 +41,23 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * A program's connection to a machine: what libtorch records on the machine's devices leaves here
- * in numbered batches, and values come back.
+ * A program's connection to a machine. The session sends the operations that libtorch records on
+ * the machine's devices in numbered batches, and receives values.
  *
- * <p>A batch is closed when a value is read, when it is full, and by the session's flusher thread
- * when the node is idle. Batches are executed in order, once each. An operation that fails on the
- * node is logged at once; it is thrown where its result is read, else by the next {@link
- * #synchronize()} or {@link #close()}.
+ * <p>A batch is closed when a value is read, when the batch is full, and by the session's flusher
+ * thread when the node is idle. The node executes batches in order, once each. The failure of an
+ * operation on the node is logged at once. It is thrown when the operation's result is read, or
+ * else by the next {@link #synchronize()} or {@link #close()}.
  *
  * <p>Thread-safe: several threads may record, read and synchronize at the same time.
  */
 public final class MachineSession implements SessionListener, AutoCloseable {
   private static final Logger log = LoggerFactory.getLogger(MachineSession.class);
 
-  /** Each operation, with its tensors' ids and metadata hashes, where the settings ask for it. */
+  /** Logs each operation with its tensors' ids and metadata hashes, if the settings ask for it. */
   private static final Logger operations = LoggerFactory.getLogger("io.remora.operations");
 
-  /** Different warnings that the log shows of a session, each once. */
+  /** The most different warnings that are logged for a session, each once. */
   private static final int MOST_WARNINGS = 100;
 
   private static final int MOST_UNREAD_FAILURES = 100;
@@ -91,7 +91,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
   private final Map<Long, Pending> pending = new ConcurrentHashMap<>();
   private final Object lock = new Object();
   private final List<OperationFailure> unread = new ArrayList<>();
-  private final Set<String> warned = new HashSet<>(); // used by the thread that reads reports
+  private final Set<String> warned = new HashSet<>(); // used only by the thread that reads reports
   private final Thread flusher;
   private final CallSites callSites;
 
@@ -142,9 +142,9 @@ public final class MachineSession implements SessionListener, AutoCloseable {
   }
 
   /**
-   * Says where batches go. Once.
+   * Connects the session to the sink for its batches. Call it once.
    *
-   * @param onCuda whether the node computes on CUDA: libtorch chooses some operators by it
+   * @param onCuda whether the node computes on CUDA; libtorch chooses some operators by this
    */
   public void connect(BatchSink sink, boolean onCuda) {
     NativeCore.machineSetCuda(machine, onCuda ? 1 : 0);
@@ -152,17 +152,20 @@ public final class MachineSession implements SessionListener, AutoCloseable {
   }
 
   /**
-   * Says where other machines' nodes reach this machine's node. Tensors of this machine that are
-   * moved to another go straight from node to node then; where that does not succeed, and until
-   * this is said, they go through this process, a part at a time.
+   * Sets the address at which other machines' nodes reach this machine's node. Tensors that move
+   * from this machine to another then go directly from node to node. If that fails, or no address
+   * is set, they go through this process in parts.
    *
-   * @param address as {@code host:port}; empty: not known
+   * @param address {@code host:port}; empty if not known
    */
   public void setNodeAddress(String address) {
     check(NativeCore.machineSetNodeAddress(machine, requireNonNull(address, "address")));
   }
 
-  /** Says where batches of a machine that computes on the CPU go. Once. */
+  /**
+   * Connects the session of a machine that computes on the CPU to the sink for its batches. Call it
+   * once.
+   */
   public void connect(BatchSink sink) {
     if (this.sink != null) {
       throw new IllegalStateException("the session is connected already");
@@ -200,7 +203,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
     return deviceCount;
   }
 
-  /** Sends what has been recorded, without waiting for it. */
+  /** Sends the recorded operations without waiting for their execution. */
   public void flush() {
     throwIfLost();
     if (NativeCore.machineFlush(machine) != 0) {
@@ -212,7 +215,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
   /**
    * Waits until everything recorded so far has been executed, and the node's devices are idle.
    *
-   * @throws RemoteOperationException the first failure on the node that nobody has read
+   * @throws RemoteOperationException the first failure on the node that has not been read
    * @throws NodeLostException when the node is gone
    * @throws ReadTimeoutException when the node finishes nothing for {@code
    *     remora.session.read-timeout}
@@ -227,12 +230,12 @@ public final class MachineSession implements SessionListener, AutoCloseable {
   }
 
   /**
-   * Downloads a tensor without blocking. The stage completes on a thread of this class's own, with
-   * a contiguous CPU tensor of the same dtype and shape. What is recorded later does not change its
+   * Downloads a tensor without blocking. The stage completes on a thread of this class, with a
+   * contiguous CPU tensor of the same dtype and shape. Operations recorded later do not change its
    * values.
    *
    * @throws IllegalArgumentException when the tensor is not on this machine
-   * @throws StaleReferenceException when the tensor has no storage on it any more
+   * @throws StaleReferenceException when the tensor's storage is gone
    */
   public CompletionStage<Tensor> read(Tensor remote) {
     throwIfLost();
@@ -250,7 +253,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
             new MemoryFormatOptional());
     PointerScope scope = PointerScope.getInnerScope();
     if (scope != null) {
-      // The caller's scope may end before the value is there.
+      // The caller's scope may end before the value arrives.
       target.retainReference();
       scope.detach(target);
     }
@@ -268,7 +271,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
       }
       requests = LongStream.range(first, first + count.get()).toArray();
     } finally {
-      Reference.reachabilityFence(remote); // an address does not keep the tensor
+      Reference.reachabilityFence(remote); // keeps the tensor alive while its address is in use
     }
     CompletableFuture<?>[] pieces =
         LongStream.of(requests).mapToObj(this::piece).toArray(CompletableFuture<?>[]::new);
@@ -312,7 +315,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
     return new RemoteEvent(event);
   }
 
-  /** Asks the node for the memory figures of a device. */
+  /** Asks the node for the memory statistics of a device. */
   public DeviceMemory memory(int device) {
     requireDevice(device);
     try (LongPointer values = new LongPointer(5)) {
@@ -322,7 +325,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
     }
   }
 
-  /** Makes the node's allocator give memory that it keeps for reuse back to the device. */
+  /** Makes the node's allocator return memory that it keeps for reuse to the device. */
   public void emptyCache(int device) {
     requireDevice(device);
     check(NativeCore.machineEmptyCache(machine, device));
@@ -335,23 +338,23 @@ public final class MachineSession implements SessionListener, AutoCloseable {
   }
 
   /**
-   * A device's default random generator. Seeding it, and setting its state, is ordered with the
-   * operations; on a node that computes on the CPU, equal seeds give the numbers of the local CPU.
+   * A device's default random generator. Seeding it and setting its state happen in order with the
+   * operations. On a node that computes on the CPU, equal seeds give the same numbers as the local
+   * CPU.
    */
   public Generator generator(int device) {
     return torch.getPrivateUse1Hooks().getDefaultGenerator(device(device).index());
   }
 
   /**
-   * Asks the node itself, in order with the operations, and waits for its answer.
+   * Calls the node itself, in order with the operations, and waits for its answer.
    *
-   * @param device number of the device that new tensors are to be on
-   * @param name for messages
-   * @param payload in a format that both know
-   * @param tensors on this machine, which the call is about
-   * @param timeout within which the node must have answered, in whole milliseconds; the read
-   *     timeout does not count meanwhile
-   * @throws RemoteOperationException when the node does not answer, saying why
+   * @param device index of the device for new tensors
+   * @param name the call's name, for messages
+   * @param payload the request, in a format that both sides know
+   * @param tensors the tensors on this machine that the call uses
+   * @param timeout time limit for the answer, in whole milliseconds; it replaces the read timeout
+   * @throws RemoteOperationException when the node gives no answer; the message gives the reason
    */
   public NodeCallResult callNode(
       int device, String name, byte[] payload, List<Tensor> tensors, Duration timeout) {
@@ -374,7 +377,8 @@ public final class MachineSession implements SessionListener, AutoCloseable {
               addresses,
               tensors.size());
     } finally {
-      Reference.reachabilityFence(tensors); // an address does not keep a tensor
+      Reference.reachabilityFence(
+          tensors); // keeps the tensors alive while their addresses are in use
     }
     long answer = request < 0 ? request : NativeCore.nodeAnswer(machine, request);
     if (answer < 0) {
@@ -417,7 +421,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
     }
   }
 
-  /** What the session has done so far. */
+  /** The counters of the session so far. */
   public SessionStatistics statistics() {
     return new SessionStatistics(
         NativeCore.machineStatistic(machine, 0),
@@ -432,10 +436,10 @@ public final class MachineSession implements SessionListener, AutoCloseable {
   }
 
   /**
-   * Waits for what was recorded, then gives the device slots back: tensors that are left are stale.
-   * Idempotent. Everything is closed even when this throws.
+   * Waits for the recorded operations, then gives the device slots back. Remaining tensors become
+   * stale. Idempotent. The session is closed even when this method throws.
    *
-   * @throws RemoteOperationException the first failure on the node that nobody has read
+   * @throws RemoteOperationException the first failure on the node that has not been read
    */
   @Override
   public void close() {
@@ -443,10 +447,10 @@ public final class MachineSession implements SessionListener, AutoCloseable {
   }
 
   /**
-   * As {@link #close}, for a machine that has executed all that was recorded and is paused: to wait
-   * for it would wake it up.
+   * Like {@link #close}, for a machine that is paused and has executed everything recorded. Waiting
+   * would resume the machine.
    *
-   * @throws RemoteOperationException the first failure on the node that nobody has read
+   * @throws RemoteOperationException the first failure on the node that has not been read
    */
   public void closeWithoutWaiting() {
     close(this::throwUnread);
@@ -471,12 +475,12 @@ public final class MachineSession implements SessionListener, AutoCloseable {
   }
 
   /**
-   * Holds every thread that waits for the machine, or gives it work, from now on. For a JVM that is
-   * about to end: its threads continue until it does, and would report the loss of a machine that
-   * is given back. After this, only the session's disconnection may follow.
+   * Blocks every thread that waits for the machine, or gives it work, from now on. For a JVM that
+   * is about to end: its threads run until the end, and would report the loss of the machine that
+   * is being given back. After this call, only the disconnection of the session may follow.
    *
-   * @param limit after which the threads that are held fail with a {@link MachineStateException}
-   *     all the same, for a shutdown hook may be among them
+   * @param limit after this time the blocked threads fail with a {@link MachineStateException},
+   *     since a shutdown hook may be among them
    */
   public void hold(Duration limit) {
     hold = new Hold(System.nanoTime() + limit.toNanos());
@@ -486,7 +490,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
 
   @Override
   public void onExecuted(long sequence, ByteBuffer report) {
-    // First, so that whoever the report wakes sees the batch as done.
+    // First, so that a thread that the report wakes sees the batch as done.
     NativeCore.machineExecuted(machine, sequence);
     executed = sequence;
     ReportReader.read(report, new Answers());
@@ -501,7 +505,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
     int room = read.destination.capacity();
     if (length < 0 || length > room || offset < 0 || offset > room - length) {
       throw new ProtocolException(
-          "%d bytes from %d on of a value do not fit into its %d bytes"
+          "%d bytes at offset %d do not fit into a value of %d bytes"
               .formatted(length, offset, room));
     }
     return read.destination.slice((int) offset, length);
@@ -527,7 +531,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
     failPending(cause);
   }
 
-  /** The report's events for the program. */
+  /** Handles the events of a report. */
   private final class Answers implements ReportReader.Events {
     @Override
     public void value(long request, ByteBuffer bytes) {
@@ -645,7 +649,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
         to.submit(batch);
       } catch (RemoraException e) {
         awaitEnd();
-        onLost(e); // a gap in the sequence: nothing after this batch could be executed
+        onLost(e); // a gap in the sequence: the node could execute no later batch
         throw e;
       }
       if (noRoom != null) {
@@ -653,7 +657,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
         throw noRoom;
       }
       if (request != 0 && lost != null) {
-        failPending(lost); // it may have come between the check and the entry
+        failPending(lost); // the answer may have arrived between the check and the entry
       }
     }
 
@@ -711,7 +715,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
         () -> NativeCore.batchRelease(address));
   }
 
-  /** Batches come one at a time. */
+  /** The operations recorded since the last batch. Batches are submitted one at a time. */
   private long recordedSinceLast() {
     long recorded = NativeCore.machineStatistic(machine, 0);
     return recorded - submittedOperations.getAndSet(recorded);
@@ -729,8 +733,8 @@ public final class MachineSession implements SessionListener, AutoCloseable {
   // ---------------------------------------------------------------- waiting
 
   /**
-   * Waits until the sink has room; the error when it has none in time. The batch goes to the sink
-   * even then, for a gap in the sequence would end the session.
+   * Waits until the sink has room. Returns the error if there is no room in time. The batch goes to
+   * the sink even then, since a gap in the sequence would end the session.
    */
   private RemoraException awaitRoom(BatchSink to, int bytes) {
     Progress watch = new Progress("room to send more (remora.link.max-in-flight-bytes)");
@@ -767,10 +771,10 @@ public final class MachineSession implements SessionListener, AutoCloseable {
     }
   }
 
-  /** The JVM is about to end; so long do its threads wait for that. */
+  /** Set when the JVM is about to end: how long its threads wait for the end. */
   private record Hold(long untilNanos) {}
 
-  /** Waits for the JVM's end, if that is near. */
+  /** Waits for the JVM's end if it is about to end. */
   private void awaitEnd() {
     Hold end = hold;
     if (end == null) {
@@ -785,7 +789,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
         "machine '" + machineName + "' is closed: the program is ending");
   }
 
-  /** Gives up waiting when the node has finished nothing for the read timeout. */
+  /** Ends a wait when the node has finished nothing for the read timeout. */
   private final class Progress {
     private final String awaited;
     private long seen = executed;
@@ -803,7 +807,9 @@ public final class MachineSession implements SessionListener, AutoCloseable {
       } else if (now - since > settings.readTimeout().toNanos() + longestCall()) {
         String obstacle = sink.obstacle();
         throw new ReadTimeoutException(
-            "machine '%s' has finished nothing for %s (batch %d of %d) while this thread waited for %s%s; raise remora.session.read-timeout if an operation takes that long"
+            ("machine '%s' has finished nothing for %s (batch %d of %d) while this thread "
+                    + "waited for %s%s; raise remora.session.read-timeout if an operation takes "
+                    + "that long")
                 .formatted(
                     machineName,
                     describe(settings.readTimeout()),
@@ -815,7 +821,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
     }
   }
 
-  /** The node's own answers have time limits of their own. */
+  /** The longest time limit of the pending calls of the node; they replace the read timeout. */
   private long longestCall() {
     return TimeUnit.MILLISECONDS.toNanos(Math.max(0, NativeCore.runLongest(machine)));
   }

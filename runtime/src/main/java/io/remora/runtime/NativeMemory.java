@@ -6,11 +6,11 @@ import java.nio.ByteOrder;
 import org.bytedeco.javacpp.BytePointer;
 import org.bytedeco.javacpp.Pointer;
 
-/** Memory at an address, owned by somebody else. */
+/** Memory at an address. This object does not own the memory. */
 public final class NativeMemory extends BytePointer {
   private static final ByteBuffer NOTHING = ByteBuffer.allocateDirect(0);
 
-  /** A pointer that does not own what it points to. */
+  /** Creates a pointer that does not own its memory. */
   public NativeMemory(long start, long bytes) {
     super((Pointer) null);
     this.address = start;
@@ -21,8 +21,8 @@ public final class NativeMemory extends BytePointer {
   /**
    * A direct, little-endian buffer over {@code bytes} bytes from {@code address} on.
    *
-   * @throws IllegalArgumentException if a buffer cannot have so many: JavaCPP would make a shorter
-   *     one
+   * @throws IllegalArgumentException if a buffer cannot have this size; JavaCPP would create a
+   *     shorter one
    */
   public static ByteBuffer buffer(long address, long bytes) {
     if (bytes == 0) {

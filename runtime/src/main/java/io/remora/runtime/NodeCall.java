@@ -9,21 +9,21 @@ import java.time.Duration;
 import java.util.OptionalLong;
 
 /**
- * What a program asks the node itself.
+ * A program's call of the node itself.
  *
- * @param payload in a format that both know
- * @param deviceName what the program's device is here: {@code cpu}, {@code cuda:0}
- * @param device its number on the machine
- * @param available bytes of memory that the device has left; empty where not known
+ * @param payload the request, in a format that both sides know
+ * @param deviceName this process's name of the program's device: {@code cpu}, {@code cuda:0}
+ * @param device the device's index on the machine
+ * @param available bytes of free memory on the device; empty if not known
  * @param timeout how long the program waits
  */
 public record NodeCall(
     ByteBuffer payload, String deviceName, int device, OptionalLong available, Duration timeout) {
 
-  /** A request in the format that the native core's node_call.h describes. */
+  /** Decodes a request in the format that the native core's node_call.h describes. */
   static NodeCall decode(ByteBuffer request, Duration timeout) {
     ByteBuffer in = request.duplicate();
-    in.get(); // the version; this process's own core has written it
+    in.get(); // skip the version: this process's own core has written the request
     ByteBuffer payload = block(in);
     String deviceName = StandardCharsets.UTF_8.decode(block(in)).toString();
     int device = (int) number(in);
@@ -56,14 +56,14 @@ public record NodeCall(
   }
 
   /**
-   * Writes the values of one of the call's tensors to a file that is there: contiguous, in the
-   * order of its indices, in pieces of bounded size. On the thread that was called.
+   * Writes the values of one of the call's tensors to an existing file: contiguous, in row-major
+   * order, in pieces of bounded size. Call it on the thread that handles the call.
    *
-   * @param tensor its number in the call
-   * @param offset of the first byte
-   * @param bytes how many the tensor has
-   * @throws RemoraException when there is no such tensor, it has not so many bytes, or the file
-   *     cannot be written
+   * @param tensor the tensor's index in the call
+   * @param offset place of the first byte in the file
+   * @param bytes size of the tensor
+   * @throws RemoraException when there is no such tensor, its size is different, or the file cannot
+   *     be written
    */
   public void write(int tensor, Path file, long offset, long bytes) {
     if (NativeCore.runWrite(tensor, file.toString(), offset, bytes) != 0) {

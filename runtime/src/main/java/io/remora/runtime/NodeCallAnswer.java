@@ -9,15 +9,15 @@ import java.nio.file.Path;
 import java.util.List;
 
 /**
- * The node's answer to a {@link NodeCall}: bytes, and new tensors over the bytes of files.
+ * The node's answer to a {@link NodeCall}: bytes, and new tensors with the contents of files.
  *
- * @param payload in a format that both know
- * @param storages of the tensors; each becomes memory of the call's device
- * @param tensors several may lie on one storage
+ * @param payload the answer, in a format that both sides know
+ * @param storages the tensors' storages; each becomes memory of the call's device
+ * @param tensors the tensors; several may share a storage
  */
 public record NodeCallAnswer(byte[] payload, List<FileStorage> storages, List<FileTensor> tensors) {
 
-  // As node_call.h has it.
+  // The value in node_call.h.
   private static final int VERSION = 2;
   private static final int MEMORY_NONE = 0;
   private static final int MEMORY_FILE = 3;
@@ -26,21 +26,21 @@ public record NodeCallAnswer(byte[] payload, List<FileStorage> storages, List<Fi
   private static final int NEGATED = 2;
 
   /**
-   * Bytes of a file that a storage holds.
+   * The range of a file that becomes a storage.
    *
-   * @param map whether the file may be mapped, on the CPU: read only where it is used, and never
-   *     written to. It must not become shorter as long as the storage is there
+   * @param map whether the file may be mapped on the CPU. Only the parts in use are then read, and
+   *     the file is never written. The file must not become shorter while the storage exists
    */
   public record FileStorage(Path file, long offset, long bytes, boolean map) {}
 
   /**
-   * How a tensor lies on its storage.
+   * The layout of a tensor in its storage.
    *
-   * @param storage the number in {@link #storages}
+   * @param storage the index in {@link #storages}
    * @param dtype PyTorch's name, such as {@code float32}
    * @param offset in elements
-   * @param conjugated whether its elements are the conjugates of what the storage has
-   * @param negated whether they are the negatives of what the storage has
+   * @param conjugated whether the tensor's elements are the conjugates of the stored values
+   * @param negated whether they are the negatives of the stored values
    */
   public record FileTensor(
       int storage,
@@ -61,7 +61,7 @@ public record NodeCallAnswer(byte[] payload, List<FileStorage> storages, List<Fi
     return new NodeCallAnswer(payload, List.of(), List.of());
   }
 
-  /** For the native core; a direct buffer. */
+  /** Encodes the answer for the native core, as a direct buffer. */
   ByteBuffer encode(int device) {
     Encoder out = new Encoder();
     out.write(VERSION);

@@ -2,9 +2,9 @@
 package io.remora.runtime;
 
 /**
- * Answers the calls of a session's batches that the node itself is asked, rather than an operator:
- * models are loaded and saved so. Called on the thread that executes the batches, one call at a
- * time, which waits for it: what takes long belongs on another thread.
+ * Answers the calls in a session's batches that are for the node itself rather than for an
+ * operator, such as loading and saving models. Called on the thread that executes the batches, one
+ * call at a time. That thread waits, so long work belongs on another thread.
  */
 @FunctionalInterface
 public interface NodeCallHandler {
@@ -13,14 +13,15 @@ public interface NodeCallHandler {
    * Answers a call.
    *
    * @param call valid until this returns
-   * @throws RemoraException when there is no answer: the program gets it as that of a failed
-   *     operation
+   * @throws RemoraException when there is no answer; the program gets the exception as that of a
+   *     failed operation
    */
   NodeCallAnswer answer(NodeCall call);
 
   /**
-   * The last answer was taken, or could not be: bytes of files that may not be mapped were read. On
-   * the thread that called {@link #answer}. Does nothing by default.
+   * Called after the native core has taken the last answer, or has failed to: it has read the files
+   * that may not be mapped. Called on the thread that called {@link #answer}. Does nothing by
+   * default.
    */
   default void answered() {}
 }

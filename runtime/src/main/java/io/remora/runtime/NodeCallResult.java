@@ -5,9 +5,9 @@ import java.util.List;
 import org.bytedeco.pytorch.Tensor;
 
 /**
- * What a node has answered to a program.
+ * A node's answer to a program's call.
  *
- * @param payload in a format that both know
- * @param tensors on the machine; the receiver closes them
+ * @param payload the answer, in a format that both sides know
+ * @param tensors new tensors on the machine; the receiver closes them
  */
 public record NodeCallResult(byte[] payload, List<Tensor> tensors) {}

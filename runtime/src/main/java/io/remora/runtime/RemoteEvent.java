@@ -5,8 +5,8 @@ import io.remora.runtime.internal.NativeCore;
 import io.remora.runtime.internal.NativeErrors;
 
 /**
- * A place in a machine's operation stream, as a CUDA event is one in a stream. Made by {@link
- * MachineSession#recordEvent}. Thread-safe, but for {@link #close()}.
+ * Marks a place in a machine's operation stream, as a CUDA event does in a CUDA stream. Created by
+ * {@link MachineSession#recordEvent}. Thread-safe, except for {@link #close()}.
  */
 public final class RemoteEvent implements AutoCloseable {
   private long handle;
@@ -15,7 +15,7 @@ public final class RemoteEvent implements AutoCloseable {
     this.handle = handle;
   }
 
-  /** Whether the node has come to this place. Does not wait. */
+  /** Whether the node has finished the work recorded before the event. Does not wait. */
   public boolean query() {
     int answer = NativeCore.eventQuery(open());
     if (answer < 0) {
@@ -34,7 +34,7 @@ public final class RemoteEvent implements AutoCloseable {
   /**
    * Milliseconds from this event to a later one, measured on the node. Waits for both.
    *
-   * @throws RemoraException when the events are of two machines
+   * @throws RemoraException when the events belong to two machines
    */
   public double elapsedMillis(RemoteEvent later) {
     double millis = NativeCore.eventElapsed(open(), later.open());
@@ -44,7 +44,7 @@ public final class RemoteEvent implements AutoCloseable {
     return millis;
   }
 
-  /** Lets the node forget the event. Idempotent. */
+  /** Releases the event on the node. Idempotent. */
   @Override
   public void close() {
     if (handle != 0) {

@@ -8,13 +8,13 @@ import java.util.concurrent.TimeUnit;
 /**
  * Settings of a session; see this module's {@code reference.conf}.
  *
- * @param maxBatchBytes a batch is closed when it has reached this size
+ * @param maxBatchBytes a batch is closed when it reaches this size
  * @param flushInterval how long the open batch may wait while the node is idle
  * @param readTimeout how long a read waits for its value
- * @param callSites whether errors of operations name the program's line
- * @param logOperations whether each operation is logged, by {@code io.remora.operations} at INFO
- * @param collectGrowth by how many bytes what the program holds on the machine may grow before the
- *     JVM is asked to collect garbage; 0: it is not asked
+ * @param callSites whether errors of operations name the line of the program
+ * @param logOperations whether to log each operation to {@code io.remora.operations} at INFO
+ * @param collectGrowth how many bytes the program's storages on the machine may grow before the JVM
+ *     is asked to collect garbage; 0 turns this off
  * @param collectInterval shortest time between two such collections
  */
 public record SessionSettings(

@@ -2,7 +2,7 @@
 package io.remora.runtime;
 
 /**
- * What a session has done since it was opened.
+ * Counters of a session since it was opened.
  *
  * @param operations operations recorded
  * @param batches batches closed
@@ -10,7 +10,7 @@ package io.remora.runtime;
  * @param uploadedBytes tensor bytes sent to the node
  * @param downloadedBytes tensor bytes read from the node
  * @param blockingReads times the program waited for a value or for output metadata
- * @param planMisses calls whose output metadata had to be worked out
+ * @param planMisses calls whose output metadata had to be computed
  * @param liveStorages storages alive in the program
  * @param liveBytes their bytes
  */

@@ -7,13 +7,15 @@ import io.remora.runtime.internal.NativeCore;
 import java.lang.ref.Reference;
 import org.bytedeco.pytorch.Tensor;
 
-/** What identifies a remote tensor: its storage, and a hash of its metadata. Thread-safe. */
+/**
+ * The identity of a remote tensor: the id of its storage and a hash of its metadata. Thread-safe.
+ */
 public final class TensorIdentity {
   private TensorIdentity() {}
 
   /**
-   * The id of the storage a tensor looks into. Ids are 1, 2, 3 … in the program's process and are
-   * never used again; views of one tensor share one.
+   * The id of a tensor's storage. Ids are 1, 2, 3 … in the program's process and are never reused.
+   * Views of one tensor share an id.
    *
    * @throws IllegalArgumentException when the tensor is not on a remote device
    */
@@ -23,7 +25,7 @@ public final class TensorIdentity {
     try {
       id = NativeCore.storageId(requireNonNull(tensor, "tensor").address());
     } finally {
-      Reference.reachabilityFence(tensor); // an address does not keep the tensor
+      Reference.reachabilityFence(tensor); // keeps the tensor alive while its address is in use
     }
     if (id < 0) {
       throw new IllegalArgumentException(NativeCore.lastError());
@@ -33,7 +35,8 @@ public final class TensorIdentity {
 
   /**
    * FNV-1a (64 bits) over sizes, strides, dtype, storage offset and storage id, for logs and
-   * debugging. Works for tensors of any device; the storage id of a tensor elsewhere counts as 0.
+   * debugging. Works for tensors on any device. The storage id of a tensor that is not on a remote
+   * device counts as 0.
    */
   public static long metadataHash(Tensor tensor) {
     TorchLibrary.bytedeco();

@@ -11,24 +11,26 @@ import java.time.Duration;
 import java.util.Optional;
 
 /**
- * Tensors on their way from one node straight to another, as the host of a node sees them: what
- * this process's executors hold under tickets, and how they get what other nodes hold. A ticket is
- * a secret that only the two nodes and the program know; it serves once. Process-wide, thread-safe.
+ * Transfers of tensors directly between nodes, for the process that hosts a node. Its executors
+ * hold tensors for other nodes under tickets, and fetch the tensors that other nodes hold. A ticket
+ * is a secret that only the two nodes and the program know, and can be used once. Process-wide,
+ * thread-safe.
  */
 public final class TensorTransfers {
 
   private TensorTransfers() {}
 
-  /** Gets from other nodes what they hold. */
+  /** Fetches tensors from other nodes. */
   @FunctionalInterface
   public interface Fetcher {
     /**
-     * Fills the destination. Called on the session's thread, which waits for it, so that it must
-     * have a time limit; it must not touch the destination after it has returned.
+     * Fills the destination. Called on the session's thread, which waits, so the method needs a
+     * time limit. It must not touch the destination after it has returned.
      *
-     * @param address of the other node, as {@code host:port}
-     * @param destination filled from its position to its limit
-     * @throws IOException when nothing has come: there is no such node, or it has no such ticket
+     * @param address the other node's {@code host:port}
+     * @param destination the buffer to fill from its position to its limit
+     * @throws IOException when nothing arrived: the node cannot be reached, or does not have the
+     *     ticket
      * @throws RemoraException when the transfer ended before it was complete
      */
     void fetch(String address, String ticket, ByteBuffer destination) throws IOException;
@@ -62,25 +64,28 @@ public final class TensorTransfers {
   }
 
   /**
-   * Says how tensors are fetched and what is held for other nodes at most. A later call replaces
-   * what an earlier one said. A {@link TorchLibrary} must have been loaded.
+   * Sets how tensors are fetched, and the limits on what is held for other nodes. A later call
+   * replaces an earlier one. A {@link TorchLibrary} must have been loaded.
    *
-   * @param maxTickets how many tickets are held at a time
-   * @param maxBytes how many bytes, those being sent included
-   * @param lifetime how long a ticket is held that nobody takes
+   * @param maxTickets most tickets held at a time
+   * @param maxBytes most bytes held, including those being sent
+   * @param lifetime how long an unused ticket is held
    */
   public static void configure(Fetcher fetcher, int maxTickets, long maxBytes, Duration lifetime) {
     FetchCallbacks.configure(
         requireNonNull(fetcher, "fetcher"), maxTickets, maxBytes, lifetime.toMillis());
   }
 
-  /** What is held under a ticket, which serves no more then; empty if there is no such ticket. */
+  /**
+   * Takes the bytes held under a ticket, which cannot be used again. Empty if there is no such
+   * ticket.
+   */
   public static Optional<Held> take(String ticket) {
     long handle = NativeCore.transferTake(requireNonNull(ticket, "ticket"));
     return handle == 0 ? Optional.empty() : Optional.of(new Held(handle));
   }
 
-  /** Frees what nobody has taken in time. To be called now and then. */
+  /** Frees the bytes of expired tickets. Call it from time to time. */
   public static void expire() {
     NativeCore.transferExpire();
   }

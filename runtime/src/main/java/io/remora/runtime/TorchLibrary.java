@@ -15,8 +15,8 @@ import org.bytedeco.javacpp.Loader;
 import org.bytedeco.pytorch.global.torch;
 
 /**
- * The libtorch of this process, and the native core on top of it. Loaded once; the first call
- * decides where libtorch comes from. Thread-safe.
+ * The libtorch of this process, and the native core on top of it. They are loaded once; the first
+ * call decides where libtorch comes from. Thread-safe.
  */
 public final class TorchLibrary {
   private static final String BYTEDECO_GPU =
@@ -41,9 +41,9 @@ public final class TorchLibrary {
   }
 
   /**
-   * bytedeco's natives: what a program uses, and a node by default.
+   * Loads bytedeco's native libraries, which programs use, and nodes by default.
    *
-   * @throws RemoraException when this process has loaded another libtorch already
+   * @throws RemoraException when this process has already loaded another libtorch
    */
   public static synchronized TorchLibrary bytedeco() {
     if (loaded == null) {
@@ -74,11 +74,11 @@ public final class TorchLibrary {
   }
 
   /**
-   * The libtorch of a torch installation: for nodes, which need no Java binding of libtorch.
+   * Loads the libtorch of a torch installation. For nodes, which need no Java binding of libtorch.
    *
    * @param torchHome the {@code torch} folder of a {@code pip install torch}
-   * @throws RemoraException when the folder holds no libtorch, or one the native core is not built
-   *     for, or when this process has loaded another one already
+   * @throws RemoraException when the folder contains no libtorch, when the native core is not built
+   *     for it, or when this process has already loaded another libtorch
    */
   public static synchronized TorchLibrary home(Path torchHome) {
     Path home = requireNonNull(torchHome, "torchHome").toAbsolutePath().normalize();
@@ -158,7 +158,7 @@ public final class TorchLibrary {
     return version;
   }
 
-  /** Where libtorch comes from, for people. */
+  /** A description of where libtorch comes from. */
   public String source() {
     return source;
   }
@@ -173,7 +173,7 @@ public final class TorchLibrary {
     return cudaDevices;
   }
 
-  /** Why there is no CUDA device; empty when there is one. */
+  /** The reason why there is no CUDA device; empty when there is one. */
   public String cudaUnavailableReason() {
     return cudaUnavailable;
   }
@@ -190,8 +190,8 @@ public final class TorchLibrary {
   }
 
   /**
-   * Says that values never decide the output shapes of an operator of another library, in this
-   * process. To be called before the operator's first call.
+   * Declares for this process that the output shapes of an operator of another library never depend
+   * on tensor values. Call it before the operator's first call.
    *
    * @param operator its name with its library, such as {@code torchvision::roi_align}, for all
    *     overloads
@@ -204,7 +204,7 @@ public final class TorchLibrary {
     NativeCore.declareFixedShapes(operator);
   }
 
-  /** Sets how many threads libtorch computes with inside one operator, in this process. */
+  /** Sets the number of threads that libtorch uses inside one operator, in this process. */
   public void setComputeThreads(int threads) {
     if (threads < 1) {
       throw new IllegalArgumentException("compute threads must be at least 1: " + threads);
@@ -212,7 +212,7 @@ public final class TorchLibrary {
     NativeCore.setComputeThreads(threads);
   }
 
-  /** Threads libtorch computes with inside one operator. */
+  /** The number of threads that libtorch uses inside one operator. */
   public int computeThreads() {
     return NativeCore.computeThreads();
   }

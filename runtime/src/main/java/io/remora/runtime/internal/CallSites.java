@@ -4,8 +4,8 @@ package io.remora.runtime.internal;
 import java.util.concurrent.atomic.AtomicReferenceArray;
 
 /**
- * Where in the program the last calls were made: a ring, because failures come back soon or never.
- * Thread-safe.
+ * The program's lines that made the most recent calls. They are kept in a ring, because failures
+ * come back soon or never. Thread-safe.
  */
 public final class CallSites {
   private static final int REMEMBERED = 1 << 16;
@@ -16,7 +16,7 @@ public final class CallSites {
 
   private final AtomicReferenceArray<Site> sites = new AtomicReferenceArray<>(REMEMBERED);
 
-  /** Remembers the calling thread's nearest frame outside of Remora and bytedeco for a call. */
+  /** Records the calling thread's nearest stack frame outside Remora and bytedeco for a call. */
   public void remember(long call) {
     StackTraceElement frame =
         WALKER.walk(
@@ -30,8 +30,8 @@ public final class CallSites {
   }
 
   /**
-   * The frame of a call, or null when it is not known any more, or when the call was made by one of
-   * libtorch's own threads, as backward's are.
+   * The stack frame of a call. Null when it is no longer known, or when one of libtorch's own
+   * threads made the call, as in a backward pass.
    */
   public StackTraceElement of(long call) {
     Site site = sites.get((int) (call % REMEMBERED));

@@ -9,12 +9,12 @@ import java.nio.charset.StandardCharsets;
 import java.util.Arrays;
 import org.bytedeco.javacpp.BytePointer;
 
-/** The native core's call into Java for a tensor that another node holds. */
+/** The native core's callback to fetch a tensor that another node holds. */
 public final class FetchCallbacks {
   private static final int NOT_REACHED = 1;
   private static final int BROKEN = -1;
 
-  // The native core keeps its address: it must never be collected.
+  // The native core keeps the callback's address, so it must never be collected.
   private static final NativeCore.FetchCallback FETCH = new Fetch();
 
   private static volatile TensorTransfers.Fetcher fetcher;

@@ -10,8 +10,8 @@ import org.bytedeco.javacpp.annotation.Platform;
 import org.bytedeco.javacpp.annotation.Raw;
 
 /**
- * {@code remora.h}, function by function; the comments are there. JavaCPP makes the C++ glue from
- * this class, so a change here wants {@code runtime/build-native} to be run.
+ * The functions of {@code remora.h}, which documents them. JavaCPP generates the C++ glue from this
+ * class, so run {@code runtime/build-native} after a change.
  */
 @Platform(
     include = {"remora.h", "throw_translation.h"},

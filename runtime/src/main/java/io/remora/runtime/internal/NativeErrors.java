@@ -19,9 +19,9 @@ import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
 /**
- * Carries exceptions through C++. On the way down, a Java exception becomes text: its class, its
- * message and a number. On the way up, {@link #translate} makes of the {@code RuntimeException}
- * that bytedeco throws the exception it stands for. See {@code throw_translation.h}. Thread-safe.
+ * Carries exceptions through C++. A Java exception enters C++ as text: its class, its message and a
+ * number. When bytedeco throws this text as a {@code RuntimeException}, {@link #translate} turns it
+ * back into the original exception. See {@code throw_translation.h}. Thread-safe.
  */
 public final class NativeErrors {
   private static final int REMEMBERED = 256;
@@ -49,7 +49,7 @@ public final class NativeErrors {
 
   private NativeErrors() {}
 
-  /** Text for C++ that {@link #translate} knows again. */
+  /** The text for C++ that {@link #translate} recognises. */
   public static String describe(Throwable error) {
     long number;
     synchronized (recent) {
@@ -73,8 +73,8 @@ public final class NativeErrors {
   }
 
   /**
-   * The exception that a {@code RuntimeException} made of a C++ error stands for; itself, if it
-   * stands for nothing else. Called by JNI's Throw.
+   * The exception that the {@code RuntimeException} of a C++ error stands for, or the same
+   * exception if it stands for no other. Called by JNI's Throw.
    */
   public static Throwable translate(Throwable thrown) {
     String message = thrown.getMessage();
@@ -111,7 +111,7 @@ public final class NativeErrors {
     return translated;
   }
 
-  /** What the native core's last call on this thread failed with. */
+  /** The error of the native core's last call on this thread. */
   public static RemoraException last() {
     RuntimeException plain = new RuntimeException(NativeCore.lastError());
     return translate(plain) instanceof RemoraException remora
@@ -131,8 +131,8 @@ public final class NativeErrors {
   }
 
   /**
-   * An exception of the same class and message that the original caused: one error may be thrown on
-   * several threads, each with its own stack trace.
+   * A copy of an exception, with the same class and message and with the original as its cause. One
+   * error may be thrown on several threads, each with its own stack trace.
    */
   public static RemoraException copy(RemoraException original) {
     Function<String, RemoraException> kind = KINDS.get(original.getClass().getSimpleName());

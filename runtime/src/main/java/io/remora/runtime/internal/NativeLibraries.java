@@ -17,10 +17,10 @@ import java.security.NoSuchAlgorithmException;
 import java.util.HexFormat;
 
 /**
- * Loads the native core and its binding. They are resources of this module; each version is
- * unpacked once into a cache folder: {@code $REMORA_CACHE}, else {@code ~/.cache/remora}. A core of
- * the same sources that was built for another libtorch is taken from {@code
- * $REMORA_NATIVE_LIBRARY}. libtorch must be loaded before.
+ * Loads the native core and its binding. Both are resources of this module. Each version is
+ * unpacked once into a cache folder: {@code $REMORA_CACHE}, or else {@code ~/.cache/remora}. {@code
+ * $REMORA_NATIVE_LIBRARY} names a core of the same sources that was built for another libtorch.
+ * Load libtorch first.
  */
 public final class NativeLibraries {
   /** Environment variable that names the cache folder. */
@@ -37,7 +37,7 @@ public final class NativeLibraries {
     byte[] binding = resource(platform, "libjniremora.so");
     Path folder = cache().resolve(hash(core, binding));
     String named = System.getenv(ProgramLibtorch.CORE_VARIABLE);
-    // The binding takes the core that is loaded, by its name.
+    // The binding finds the loaded core by its name.
     System.load(
         named != null && !named.isBlank()
             ? named
@@ -91,7 +91,8 @@ public final class NativeLibraries {
   }
 
   /**
-   * Several processes may unpack at once: each writes a file of its own and moves it into place.
+   * Unpacks a library. Several processes may do so at once: each writes its own file and moves it
+   * into place.
    */
   private static Path unpack(Path folder, String name, byte[] content) {
     Path target = folder.resolve(name);

@@ -13,12 +13,12 @@ import java.util.concurrent.ConcurrentHashMap;
 import org.bytedeco.javacpp.BytePointer;
 
 /**
- * The native core's calls into Java for Python functions and for calls of the node itself, handed
- * to what answers them for their executor.
+ * Passes the native core's calls into Java, for Python functions and for calls of the node itself,
+ * to the executor's runner or handler.
  */
 public final class RunCallbacks {
 
-  // The native core keeps their addresses: they must never be collected.
+  // The native core keeps the callbacks' addresses, so they must never be collected.
   private static final Run FUNCTIONS =
       new Run("this node runs no Python functions (remora.node.remote-functions)");
   private static final Run CALLS = new Run("this node answers no calls of its own");
@@ -30,17 +30,17 @@ public final class RunCallbacks {
 
   private RunCallbacks() {}
 
-  /** From now on this executor's functions run there. */
+  /** Sets the runner of an executor's functions. */
   public static void add(long executor, FunctionRunner runner) {
     FUNCTIONS.runners.put(executor, runner);
   }
 
-  /** From now on this executor's calls of the node are answered there. */
+  /** Sets the handler of an executor's calls of the node. */
   public static void addNode(long executor, FunctionRunner runner) {
     CALLS.runners.put(executor, runner);
   }
 
-  /** The executor is gone. */
+  /** Removes the runner and the handler of a closed executor. */
   public static void remove(long executor) {
     FUNCTIONS.runners.remove(executor);
     CALLS.runners.remove(executor);

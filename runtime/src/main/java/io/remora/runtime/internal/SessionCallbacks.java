@@ -9,31 +9,31 @@ import java.util.concurrent.ConcurrentHashMap;
 import org.bytedeco.javacpp.BytePointer;
 
 /**
- * The native core's calls into Java, handed to the session of the machine they concern. One call
- * for each closed batch, one for each blocking read, none for an operation or a free.
+ * Passes the native core's calls into Java to the session of their machine. There is one call for
+ * each closed batch and one for each blocking read, but none for an operation or a free.
  */
 public final class SessionCallbacks {
-  /** A machine's session. Methods may throw: the exception comes out of the call that recorded. */
+  /** A machine's session. Methods may throw; the recording call then throws the exception. */
   public interface Session {
-    /** Takes over a closed batch (address of a native batch). */
+    /** Takes over a closed batch, given by its native address. */
     void submit(long batch);
 
-    /** Returns when the request's value or answer is in place. */
+    /** Waits until the request's value or answer has arrived. */
     void await(long request);
 
     /**
-     * An operation is about to be recorded, and the text is "": its number among the calls is to be
-     * remembered. Or it was recorded, and the text is for the log.
+     * Called before an operation is recorded with an empty text, to record its call site; and after
+     * it with a text for the log.
      */
     void trace(long call, String line);
 
-    /** Something that fails nothing, but that a person may want to know. */
+    /** Reports something that is not an error but may interest the user. */
     void notice(String text);
   }
 
   private static final Map<Long, Session> sessions = new ConcurrentHashMap<>();
 
-  // The native core keeps their addresses: they must never be collected.
+  // The native core keeps the callbacks' addresses, so they must never be collected.
   private static final NativeCore.SubmitCallback SUBMIT = new Submit();
   private static final NativeCore.AwaitCallback AWAIT = new Await();
   private static final NativeCore.TraceCallback TRACE = new Trace();
@@ -49,12 +49,12 @@ public final class SessionCallbacks {
     NativeCore.setNoticeCallback(NOTICE);
   }
 
-  /** From now on the machine's calls go to this session. */
+  /** Routes the machine's calls to this session. */
   public static void add(long machine, Session session) {
     sessions.put(machine, session);
   }
 
-  /** The machine's calls go nowhere any more. */
+  /** Ends the routing of the machine's calls. */
   public static void remove(long machine) {
     sessions.remove(machine);
   }

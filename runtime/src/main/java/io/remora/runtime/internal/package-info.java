@@ -1,3 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-/** The JavaCPP binding of the native core, and how its library is found. Not for use elsewhere. */
+/**
+ * The JavaCPP binding of the native core, and the loading of its libraries. Internal to this
+ * module.
+ */
 package io.remora.runtime.internal;
