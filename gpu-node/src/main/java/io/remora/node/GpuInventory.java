@@ -16,8 +16,8 @@ import java.util.stream.IntStream;
 import java.util.stream.Stream;
 
 /**
- * The devices that a node offers, and why these: CUDA where libtorch reports it, else the CPU,
- * which may stand for several simulated devices. Immutable.
+ * The devices that a node offers, and the reason for this choice: CUDA if libtorch reports it, or
+ * else the CPU, which may simulate several devices. Immutable.
  *
  * @param devices the devices in the order of their index
  * @param reason one sentence for the log
@@ -33,18 +33,18 @@ record GpuInventory(List<NodeDevice> devices, String reason) {
    * One device.
    *
    * @param executorName the name libtorch knows it by: {@code cpu} or {@code cuda:N}
-   * @param name what it calls itself: the GPU's name, or that of the simulated one
+   * @param name the GPU's name, or that of the simulated one
    * @param kind {@code cpu} or {@code cuda}
    * @param memoryBytes its memory, 0 where unknown
    */
   record NodeDevice(String executorName, String name, String kind, long memoryBytes) {}
 
   /**
-   * What libtorch says about CUDA.
+   * What libtorch reports about CUDA.
    *
    * @param count number of usable GPUs, 0 for none
-   * @param unavailableReason why there is none, where there is none
-   * @param description name and memory of a GPU by index, for people
+   * @param unavailableReason why there is no usable GPU, if there is none
+   * @param description name and memory of a GPU by index, as text
    * @param memoryBytes memory of a GPU by index; not positive where unknown
    */
   record Cuda(
@@ -67,14 +67,15 @@ record GpuInventory(List<NodeDevice> devices, String reason) {
   }
 
   /**
-   * Chooses.
+   * Chooses the devices.
    *
    * @param cuda what libtorch reports
-   * @param choice what was asked for
+   * @param choice the requested kind of device
    * @param count how many devices; empty for all GPUs, or one CPU device
-   * @param gpuType name of the simulated GPUs on the CPU, where wanted
+   * @param gpuType name of the simulated GPUs on the CPU, if any
    * @return the devices, 1 to 8
-   * @throws NodeStartException if what was asked for is not there, with libtorch's reason
+   * @throws NodeStartException if the requested devices do not exist; the message has libtorch's
+   *     reason
    */
   static GpuInventory choose(
       Cuda cuda, DeviceChoice choice, Optional<Integer> count, Optional<String> gpuType) {
@@ -98,12 +99,12 @@ record GpuInventory(List<NodeDevice> devices, String reason) {
     };
   }
 
-  /** Names of the devices as the executor wants them. */
+  /** The devices' names for the executor. */
   List<String> executorNames() {
     return devices.stream().map(NodeDevice::executorName).toList();
   }
 
-  /** One line that says what was chosen and why. */
+  /** One line with the choice and its reason. */
   String summary() {
     NodeDevice first = devices.get(0);
     return "%d x %s on %s (%s)".formatted(devices.size(), first.name(), first.kind(), reason);

@@ -16,8 +16,8 @@ import java.util.List;
 import java.util.Map;
 
 /**
- * Who may use the node: links that show a token that has not served yet, or on later connections
- * the secret they were given then, that speak the node's protocol and have its version of libtorch.
+ * Decides who may use the node. A link must show an unused token, or on later connections the
+ * secret that it was given, and must have the node's versions of the protocol and of libtorch.
  * Knows all links. Thread-safe.
  */
 final class Handshake {
@@ -33,18 +33,18 @@ final class Handshake {
   private final Map<ByteString, OwnerLink> links = new HashMap<>();
 
   /**
-   * What comes of a greeting: a link, or why it is refused, with what to do about it.
+   * The verdict on a greeting: a link, or the reason for a refusal, with what to do about it.
    *
-   * @param link null: refused
-   * @param welcome what the link is told
-   * @param refusal null: accepted
+   * @param link null if refused
+   * @param welcome the answer to an accepted link
+   * @param refusal null if accepted
    */
   record Verdict(OwnerLink link, Welcome welcome, Refused refusal) {}
 
   /**
    * @param token the secret given at launch
    * @param tokenLifetime how long tokens for further links may wait to be used
-   * @param welcome what an accepted machine is told
+   * @param welcome the answer to an accepted machine
    */
   Handshake(LaunchToken token, Duration tokenLifetime, Welcome welcome) {
     this.tokens = new LaunchTokens(token, tokenLifetime);
@@ -53,8 +53,8 @@ final class Handshake {
 
   /**
    * Judges a greeting. Token and secret come first, compared in constant time: a stranger learns
-   * nothing else. A token serves until its link has shown the secret, since the welcome that brings
-   * it may be lost; then it is of no more use to anybody.
+   * nothing else. A token stays valid until its link has shown the secret, since the welcome that
+   * carries the secret may be lost. After that the token is useless.
    */
   synchronized Verdict judge(Hello hello) {
     ByteString id = hello.getLink();
@@ -63,8 +63,8 @@ final class Handshake {
       if (known == null) {
         return refused(
             Reason.REASON_UNKNOWN_LINK,
-            "the node does not have this link, or not any more: its sessions are freed when it has"
-                + " no connection for remora.node.session-lease");
+            "the node does not have this link. It frees a link's sessions after "
+                + "remora.node.session-lease without a connection");
       }
       if (!MessageDigest.isEqual(known.secret().toByteArray(), hello.getSecret().toByteArray())) {
         return refused(Reason.REASON_TOKEN, "the secret is not this link's");
@@ -80,15 +80,15 @@ final class Handshake {
     if (token == null) {
       return refused(
           Reason.REASON_TOKEN,
-          "the token is not this node's: a machine must show the one that the node was started with"
-              + " (REMORA_NODE_TOKEN), or one that the node has issued since");
+          "the token is not this node's: use the one that the node was started with "
+              + "(REMORA_NODE_TOKEN), or one that the node has issued since");
     }
     boolean again = token.usedBy() != null && token.usedBy().equals(id);
     if (token.usedBy() != null && !(again && known != null && !known.isConfirmed())) {
       return refused(
           Reason.REASON_TOKEN,
-          "the token was used already: it lets one link in, once; start another node, or ask the"
-              + " machine that has this one for a token");
+          "the token was used already, and a token admits one link only: start another "
+              + "node, or ask the machine that has this node for a token");
     }
     if (id.size() != LINK_BYTES || (known != null && !again)) {
       return refused(Reason.REASON_MALFORMED, "a link needs an id of its own of 16 bytes");
@@ -105,15 +105,15 @@ final class Handshake {
     return new Verdict(known, welcome.toBuilder().setSecret(known.secret()).build(), null);
   }
 
-  /** Makes a token that lets one more link in. */
+  /** Creates a token that admits one more link. */
   synchronized LaunchToken issueToken() {
     return tokens.issue();
   }
 
   /**
-   * Ends everybody's use of the node: what let links in before lets nobody in any more.
+   * Revokes all tokens and secrets, so that no earlier link can use the node.
    *
-   * @return the links that there were
+   * @return the links that existed
    */
   synchronized List<OwnerLink> revokeAll() {
     List<OwnerLink> all = List.copyOf(links.values());
@@ -134,7 +134,7 @@ final class Handshake {
           "the node speaks link protocol version %d, the machine %d: use the same Remora version on both"
               .formatted(FrameHeader.PROTOCOL_VERSION, hello.getProtocolVersion()));
     }
-    // A machine that does not know its program's version yet says nothing.
+    // A machine that does not know its program's version yet sends an empty text.
     String theirs = hello.getLibtorchVersion();
     if (!theirs.isEmpty() && !majorMinor(theirs).equals(majorMinor(welcome.getLibtorchVersion()))) {
       return refused(
@@ -145,13 +145,13 @@ final class Handshake {
     return null;
   }
 
-  /** Does not show tokens. */
+  /** Leaves out tokens. */
   @Override
   public String toString() {
     return "Handshake(" + welcome.getNodeId() + ")";
   }
 
-  /** The part of a version that decides over the ABI: {@code 2.10} of {@code 2.10.0+cu130}. */
+  /** The part of a version that determines the ABI: {@code 2.10} of {@code 2.10.0+cu130}. */
   static String majorMinor(String version) {
     String[] parts = version.split("[.+]", 3);
     return parts.length < 2 ? version : parts[0] + "." + parts[1];

@@ -15,8 +15,8 @@ final class HostMemory {
   private HostMemory() {}
 
   /**
-   * Bytes that can be had without others losing theirs: what is free, and what the system only
-   * keeps of files. Empty where the system does not tell.
+   * Bytes available without taking memory from other processes: free memory and the file cache.
+   * Empty if the system does not report it.
    */
   static OptionalLong available() {
     OptionalLong computer = line(MEMORY, "MemAvailable:", 1024);
@@ -30,7 +30,7 @@ final class HostMemory {
     return OptionalLong.of(Math.min(computer.orElse(container), container));
   }
 
-  /** The number behind a line's first word. */
+  /** The number after a line's first word. */
   private static OptionalLong line(Path file, String start, long unit) {
     try (Stream<String> lines = Files.lines(file)) {
       return lines

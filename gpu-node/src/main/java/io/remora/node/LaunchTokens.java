@@ -8,15 +8,15 @@ import java.util.ArrayList;
 import java.util.List;
 
 /**
- * The tokens that let links in: the one that the node was started with, and those that it has
- * issued since. Each serves for one link. Not thread-safe.
+ * The tokens that admit links: the one that the node was started with, and those that it has issued
+ * since. Each token admits one link. Not thread-safe.
  */
 final class LaunchTokens {
 
-  /** How many are remembered, used or not; the oldest issued one is forgotten first. */
+  /** The most tokens to remember, used or not. The oldest issued token is forgotten first. */
   private static final int MOST = 256;
 
-  /** A token and the link that it has let in. */
+  /** A token and the link that it has admitted. */
   static final class Entry {
 
     private final LaunchToken token;
@@ -28,7 +28,7 @@ final class LaunchTokens {
       this.expiresNanos = expiresNanos;
     }
 
-    /** The link; null: it serves still. */
+    /** The link; null if the token is unused. */
     ByteString usedBy() {
       return usedBy;
     }
@@ -51,7 +51,7 @@ final class LaunchTokens {
     this.lifetime = lifetime;
   }
 
-  /** Makes a token for one more link. */
+  /** Creates a token for one more link. */
   LaunchToken issue() {
     forgetExpired();
     if (issued.size() == MOST) {
@@ -62,12 +62,12 @@ final class LaunchTokens {
     return token;
   }
 
-  /** From now on tokens issued so far let nobody in. */
+  /** Revokes all tokens issued so far. */
   void revokeIssued() {
     issued.clear();
   }
 
-  /** The token with this text; compares with all of them, each in constant time. Null: none. */
+  /** Finds the token with this text, or null. Compares with every token, each in constant time. */
   Entry find(String shown) {
     forgetExpired();
     Entry found = first.token.matches(shown) ? first : null;

@@ -40,7 +40,7 @@ final class LinkServer implements AutoCloseable {
 
   private static final Logger log = LoggerFactory.getLogger(LinkServer.class);
 
-  /** How often tickets that nobody has taken are looked for. */
+  /** How often to check for expired tickets. */
   private static final Duration EXPIRE_INTERVAL = Duration.ofSeconds(5);
 
   private final ServerSocketChannel listening;
@@ -65,14 +65,14 @@ final class LinkServer implements AutoCloseable {
     this.handshake = handshake;
     this.settings = settings;
     this.linkSettings = linkSettings;
-    // A machine has at most its in-flight limit under way; the rest is room for the frames around
-    // it.
+    // A machine has at most its in-flight limit under way. The rest is room for the frames'
+    // overhead.
     this.maxQueuedBytes = 2 * linkSettings.maxInFlightBytes() + linkSettings.maxFrameBytes();
     this.system = system;
   }
 
   /**
-   * Opens the port. Who connects from now on waits until the server is started.
+   * Opens the port. Connections from now on wait until the server is started.
    *
    * @throws NodeStartException if the address is not allowed or cannot be bound
    */
@@ -94,7 +94,7 @@ final class LinkServer implements AutoCloseable {
    * Starts to accept connections.
    *
    * @param listening the open port; closed with the server
-   * @throws NodeStartException if the port is closed already
+   * @throws NodeStartException if the port is already closed
    */
   static LinkServer start(
       ServerSocketChannel listening,
@@ -123,7 +123,7 @@ final class LinkServer implements AutoCloseable {
     return address;
   }
 
-  /** Closes the port, and the connections with a goodbye. Does not wait. */
+  /** Closes the port, says goodbye to the connections and closes them. Does not wait. */
   @Override
   public void close() {
     closed = true;
@@ -140,12 +140,12 @@ final class LinkServer implements AutoCloseable {
                     connection, Reason.REASON_SHUTTING_DOWN, "the node is ending"));
   }
 
-  /** A token that lets one more link in. */
+  /** Creates a token that admits one more link. */
   LaunchToken issueToken() {
     return handshake.issueToken();
   }
 
-  /** Ends all links, with a goodbye, and frees what they have. */
+  /** Ends all links with a goodbye and frees their sessions. */
   void endLinks(String why) {
     for (OwnerLink link : handshake.revokeAll()) {
       link.end();
@@ -160,7 +160,7 @@ final class LinkServer implements AutoCloseable {
     system.tell(new NodeActor.OwnerArrived(connection, link));
   }
 
-  /** A connection has ended that had brought {@code link}; null: none. */
+  /** Called when a connection has ended that carried {@code link}; null if it carried none. */
   void connectionClosed(OwnerConnection connection, OwnerLink link) {
     connections.remove(connection);
     if (link != null) {
@@ -180,7 +180,7 @@ final class LinkServer implements AutoCloseable {
     handshake.forget(link);
   }
 
-  /** Opens a session of this link, or says again that it is open. */
+  /** Opens a session of this link, or sends again that it is open. */
   void openSession(
       OwnerLink link, LinkConnection connection, long session, SavedState restoredFrom) {
     link.open(
@@ -193,7 +193,7 @@ final class LinkServer implements AutoCloseable {
             system.tell(new NodeActor.OpenSession(link, session, inbox, outbox, restoredFrom)));
   }
 
-  /** Deletes, in its own time, what was saved for a pause; says so on the connection. */
+  /** Deletes the saved state of a pause in the background, and confirms this on the connection. */
   void forgetState(String pause, LinkConnection connection) {
     CompletableFuture<Void> unused =
         CompletableFuture.runAsync(
@@ -212,7 +212,9 @@ final class LinkServer implements AutoCloseable {
             system.dispatchers().lookup(DispatcherSelector.blocking()));
   }
 
-  /** Another node has begun to fetch a tensor: it has so much time to take it. */
+  /**
+   * Called when another node has begun to fetch a tensor; sets the time limit for that transfer.
+   */
   void transferStarted(LinkConnection connection) {
     system
         .scheduler()
@@ -250,7 +252,7 @@ final class LinkServer implements AutoCloseable {
     LinkConnection connection = LinkConnection.start(channel, peer, linkSettings, owner);
     connections.put(owner, connection);
     if (owner.isClosed()) {
-      // It ended before it was in the map.
+      // The connection ended before it was in the map.
       connections.remove(owner);
       return;
     }
@@ -266,7 +268,10 @@ final class LinkServer implements AutoCloseable {
             system.executionContext());
   }
 
-  /** Makes room for a connection that may be an owner's; false if all others are. */
+  /**
+   * Closes the oldest connection that is still in its handshake, to make room for one that may be
+   * an owner's. Returns false if there is none.
+   */
   private boolean closeOldestInHandshake() {
     Optional<OwnerConnection> oldest =
         connections.keySet().stream()
@@ -286,7 +291,10 @@ final class LinkServer implements AutoCloseable {
     return oldest.isPresent();
   }
 
-  /** Keeps a lasting failure, such as too many open files, from taking a whole core. */
+  /**
+   * Waits briefly, so that a lasting failure such as too many open files does not occupy a whole
+   * core.
+   */
   private static void pause() {
     try {
       Thread.sleep(100);

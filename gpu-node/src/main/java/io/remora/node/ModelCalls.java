@@ -53,7 +53,7 @@ final class ModelCalls implements NodeCallHandler, AutoCloseable {
   private final NodeModels models;
   private final Map<Long, ModelLoad> loads = new HashMap<>();
 
-  /** What the answer that is being given needs until it is taken. */
+  /** The bytes that the current answer needs until the native core has taken it. */
   private Optional<PlainBytes> inAnswer = Optional.empty();
 
   ModelCalls(String session, NodeModels models) {
@@ -89,7 +89,7 @@ final class ModelCalls implements NodeCallHandler, AutoCloseable {
     inAnswer = Optional.empty();
   }
 
-  /** Gives up all that is under way. */
+  /** Cancels all running loads. */
   @Override
   public void close() {
     answered();
@@ -105,7 +105,7 @@ final class ModelCalls implements NodeCallHandler, AutoCloseable {
       int most = models.settings().maxLoads();
       if (loads.size() >= most) {
         throw new ModelException(
-            "the session has %d loads under way, its limit (remora.node.models.max-loads)"
+            "the session already runs %d loads, its limit (remora.node.models.max-loads)"
                 .formatted(most));
       }
       load = ModelLoad.begin(session, request, models);
@@ -134,7 +134,7 @@ final class ModelCalls implements NodeCallHandler, AutoCloseable {
     return answer(NodeAnswer.newBuilder().setCancelled(LoadCancelled.getDefaultInstance()));
   }
 
-  /** What makes two entries the same tensor. */
+  /** The key by which two entries are the same tensor. */
   private record View(
       StorageKey storage,
       DType dtype,
@@ -183,8 +183,8 @@ final class ModelCalls implements NodeCallHandler, AutoCloseable {
           converted += tensor.elements() * dtypeAfterwards(tensor.dtype(), dtype).bytes();
         }
       }
-      // Names that a safetensors file has left out since their tensors are others', by the
-      // convention of the format's own library: its metadata names the others.
+      // A safetensors file stores a tensor with several names only once. By the convention of the
+      // format's own library, the metadata lists the other names.
       each.getValue()
           .metadata()
           .forEach(
@@ -221,7 +221,7 @@ final class ModelCalls implements NodeCallHandler, AutoCloseable {
     OptionalLong available = onCpu ? HostMemory.available() : call.available();
     if (available.isPresent() && available.getAsLong() < bytes) {
       throw new NotEnoughMemoryException(
-          "%s needs %,d bytes of memory, %s has %,d left"
+          "%s needs %,d bytes of memory, but %s has only %,d left"
               .formatted(
                   source, bytes, onCpu ? "the node" : call.deviceName(), available.getAsLong()));
     }
@@ -254,7 +254,9 @@ final class ModelCalls implements NodeCallHandler, AutoCloseable {
               tensor.getName(),
               DType.ofTorchName(tensor.getDtype())
                   .orElseThrow(
-                      () -> new ModelException("model files have no " + tensor.getDtype())),
+                      () ->
+                          new ModelException(
+                              "model files do not support dtype " + tensor.getDtype())),
               tensor.getSizesList().stream().mapToLong(Long::longValue).toArray()));
     }
     SafetensorsWriter.Layout layout = SafetensorsWriter.layout(tensors, request.getMetadataMap());

@@ -25,17 +25,17 @@ import java.util.Optional;
 import java.util.Set;
 
 /**
- * The node itself: knows its owners' links and connections, owns a {@link SessionActor} per
- * session, frees the sessions of links that end or have no connection for {@code
- * remora.node.session-lease}, and ends when it has had no owner for {@code
+ * The node's main actor. It knows its owners' links and connections, and has a {@link SessionActor}
+ * per session. It frees the sessions of links that end or have had no connection for {@code
+ * remora.node.session-lease}. It ends when it has had no owner for {@code
  * remora.node.orphan-timeout}.
  *
- * <p>In a cluster it is a {@link ClusterNode}, which serves one machine after the other: without an
- * owner it does not end, but is free again. Bulk data does not pass through here.
+ * <p>In a cluster it is a {@link ClusterNode}, which serves one machine after the other. Without an
+ * owner such a node does not end but is free again. Bulk data does not pass through this actor.
  */
 public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
 
-  /** What a node is told. */
+  /** The commands of a node. */
   public sealed interface Command
       permits FromCluster,
           Listening,
@@ -68,7 +68,7 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
   /** A machine has said goodbye. */
   record LinkEnded(OwnerLink link) implements Command {}
 
-  /** An owner wants a session: a new one, or (not null) one that was saved. */
+  /** An owner opens a session: a new one, or a saved one if {@code restoredFrom} is not null. */
   record OpenSession(
       OwnerLink link,
       long session,
@@ -77,10 +77,10 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
       SavedState restoredFrom)
       implements Command {}
 
-  /** The node is to end. */
+  /** Ends the node. */
   record End(String reason) implements Command {}
 
-  /** The node has nobody left to serve. */
+  /** The node has had no owner for too long. */
   private record Orphaned(String reason) implements Command {}
 
   private record SessionEnded(SessionKey key) implements Command {}
@@ -101,16 +101,16 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
   private LinkServer server;
   private PythonEnvironment python;
   private final NodeModels models;
-  // Whom the node serves, in a cluster; empty: it is free.
+  // The machine that the node serves in a cluster; empty if the node is free.
   private String machine = "";
   private String opening = "";
 
   /**
-   * A node without a link port yet.
+   * Creates a node that has no link port yet.
    *
    * @param settings the configuration
    * @param inCluster whether it serves the machines of a cluster
-   * @param onEnding runs when the node begins to end, however long its operators still run
+   * @param onEnding runs when the node begins to end, even if operators still run
    */
   static Behavior<Command> create(NodeSettings settings, boolean inCluster, Runnable onEnding) {
     return Behaviors.setup(
@@ -209,7 +209,8 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
       getContext()
           .getLog()
           .info(
-              "What is left of {} is freed: it has had no connection for {} (remora.node.session-lease)",
+              "Freeing the sessions of {}: it has had no connection for {} "
+                  + "(remora.node.session-lease)",
               over.link.name(),
               settings.sessionLease());
       if (server != null) {
@@ -336,7 +337,7 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
     return Behaviors.stopped();
   }
 
-  /** After the sessions have stopped, which a long operator may hold up. */
+  /** Runs after the sessions have stopped, which a long operator may delay. */
   private Behavior<Command> onPostStop(PostStop signal) {
     beginToEnd("it was told to");
     owners.forEach(owner -> NodeFigures.PROCESS.ownerGone());

@@ -40,7 +40,8 @@ import picocli.CommandLine.Spec;
 import picocli.CommandLine.TypeConversionException;
 
 /**
- * The node's command line: checks it, starts the node, announces its address, waits for its end.
+ * The node's command line. Checks the options, starts the node, prints its address and waits for
+ * its end.
  */
 @CommandLine.Command(
     name = "remora-node",
@@ -49,9 +50,9 @@ import picocli.CommandLine.TypeConversionException;
     sortOptions = false,
     usageHelpAutoWidth = true,
     description = {
-      "Runs a Remora GPU node: executes what machines send it, on its GPUs or on the CPU.",
-      "When it is ready it prints one line on standard output, 'remora-node listening on HOST:PORT';"
-          + " its log goes to standard error."
+      "Runs a Remora GPU node, which executes the work of machines on its GPUs or on the CPU.",
+      "When it is ready it prints one line on standard output, 'remora-node "
+          + "listening on HOST:PORT'. Its log goes to standard error."
     },
     footerHeading = "%nEnvironment:%n",
     footer = {
@@ -71,21 +72,24 @@ import picocli.CommandLine.TypeConversionException;
     },
     exitCodeListHeading = "%nExit codes:%n",
     exitCodeList = {
-      "0:ended in the ordinary way: its owner is gone, or it was told to; 137 when an operator was"
-          + " running then",
+      "0:normal end: its owner is gone, or it was told to end; 137 if an operator "
+          + "was still running",
       "1:an error in the node itself",
       "2:wrong command line or missing REMORA_NODE_TOKEN",
       "3:libtorch is missing, unusable or of another version",
-      "4:the device asked for is not there",
-      "5:the link port cannot be opened, or must not be",
+      "4:the requested device does not exist",
+      "5:the link port cannot be opened, or is not allowed",
       "6:wrong configuration"
     })
 final class NodeCommand implements Callable<Integer> {
 
-  /** How much longer than the node's own grace the orderly end may take before it is cut short. */
+  /**
+   * How much longer than the node's grace period the orderly end may take before the process is
+   * killed.
+   */
   private static final Duration END_MARGIN = Duration.ofMillis(200);
 
-  /** How long the line of {@code --secrets-from-stdin} may take to come. */
+  /** The time limit for the line of {@code --secrets-from-stdin}. */
   private static final Duration SECRETS_LIMIT = Duration.ofMinutes(1);
 
   private final PrintStream announcements;
@@ -100,8 +104,8 @@ final class NodeCommand implements Callable<Integer> {
       defaultValue = "127.0.0.1:0",
       converter = ListenConverter.class,
       description =
-          "Address of the link port; port 0 takes any free one. Off loopback links are encrypted: TLS"
-              + " must be set up (REMORA_NODE_TLS_…, or remora.link.tls). Default:"
+          "Address of the link port; port 0 takes any free one. Off loopback, links "
+              + "are encrypted: set up TLS (REMORA_NODE_TLS_…, or remora.link.tls). Default:"
               + " ${DEFAULT-VALUE}")
   private InetSocketAddress listen;
 
@@ -119,7 +123,7 @@ final class NodeCommand implements Callable<Integer> {
       defaultValue = "auto",
       converter = DeviceConverter.class,
       description =
-          "Where to compute; auto takes CUDA where libtorch reports it, else the CPU."
+          "Where to compute; auto uses CUDA if libtorch reports it, or else the CPU."
               + " Default: ${DEFAULT-VALUE}")
   private DeviceChoice device;
 
@@ -144,8 +148,8 @@ final class NodeCommand implements Callable<Integer> {
       paramLabel = "N",
       defaultValue = "0",
       description =
-          "Threads of CPU operators, 1 to 1024; 0 takes remora.node.compute-threads, by default as"
-              + " many as there are cores. Default: ${DEFAULT-VALUE}")
+          "Threads of CPU operators, 1 to 1024; 0 uses remora.node.compute-threads, by "
+              + "default the number of cores. Default: ${DEFAULT-VALUE}")
   private int computeThreads;
 
   @Option(
@@ -153,31 +157,34 @@ final class NodeCommand implements Callable<Integer> {
       paramLabel = "HOST:PORT",
       split = ",",
       description =
-          "Joins the cluster with role 'gpu' by these members, as HOST:PORT or as Akka addresses"
-              + " (akka://system@host:port); or 'bootstrap': members are found by Akka Cluster Bootstrap,"
-              + " with --http. Default: none, the node is in no cluster")
+          "Joins the cluster of these members with role 'gpu'. Give members as "
+              + "HOST:PORT or as Akka addresses (akka://system@host:port), or 'bootstrap' to "
+              + "find them with Akka Cluster Bootstrap, which needs --http. Default: none, "
+              + "the node is in no cluster")
   private List<String> seedNodes = new ArrayList<>();
 
   @Option(
       names = "--http",
       paramLabel = "HOST:PORT",
       description =
-          "Has metrics (/metrics) and health (/health/alive, /health/ready) there over HTTP. Off"
-              + " loopback only with remora.metrics.off-loopback. Default: remora.node.http, off")
+          "Serves metrics (/metrics) and health (/health/alive, /health/ready) at this "
+              + "address over HTTP. Off loopback only with remora.metrics.off-loopback. "
+              + "Default: remora.node.http, which is off by default")
   private String http;
 
   @Option(
       names = "--exit-with-stdin",
       description =
-          "Ends when standard input reaches its end: the process that started the node is gone")
+          "Ends the node when standard input reaches its end, because the process that "
+              + "started the node is gone")
   private boolean exitWithStdin;
 
   @Option(
       names = "--secrets-from-stdin",
       description =
-          "Reads variables of the environment (below) from the first line of standard input, a JSON"
-              + " object of texts: for commands that pass that on, but not the environment, as ssh"
-              + " does")
+          "Reads variables of the environment (below) from the first line of standard "
+              + "input, a JSON object of strings. For commands such as ssh, which pass on "
+              + "standard input but not the environment")
   private boolean secretsFromStdin;
 
   private NodeCommand(
@@ -218,7 +225,7 @@ final class NodeCommand implements Callable<Integer> {
     }
     Config configuration = configuration();
     if (exitWithStdin) {
-      // From the first moment on: the owner may be gone before the node is up.
+      // Watch from the start: the owner may be gone before the node is up.
       Duration limit = NodeSettings.from(configuration).shutdownGrace().plus(END_MARGIN);
       ProcessEnd.whenAtEnd(
           standardInput,
@@ -229,7 +236,7 @@ final class NodeCommand implements Callable<Integer> {
           });
     }
     NodeOptions options = options();
-    // Before logging, which takes a tenth of a second to set up.
+    // Before logging is set up, which takes a tenth of a second.
     TorchLoading torchLoading = TorchLoading.start(options.torchHome());
     EmbeddedNode node = EmbeddedNode.start(options, configuration, torchLoading);
     Runtime.getRuntime().addShutdownHook(new Thread(() -> end(node), "remora-node-end"));
@@ -243,7 +250,7 @@ final class NodeCommand implements Callable<Integer> {
     return CommandLine.ExitCode.OK;
   }
 
-  /** The environment, and above it what standard input says. */
+  /** The environment variables, overridden by those from standard input. */
   private Map<String, String> withSecrets() {
     CompletableFuture<Map<String, String>> line = new CompletableFuture<>();
     Thread reader =
@@ -261,7 +268,7 @@ final class NodeCommand implements Callable<Integer> {
     try {
       Map<String, String> variables = new HashMap<>(environment);
       variables.putAll(line.get(SECRETS_LIMIT.toMillis(), TimeUnit.MILLISECONDS));
-      // Logback, which starts with the first logger, looks here before it looks in the environment.
+      // Logback starts with the first logger. It reads system properties before the environment.
       for (String name : List.of(NodeEnvironment.LOG_LEVEL, NodeEnvironment.LOG_PATTERN)) {
         Optional.ofNullable(variables.get(name)).ifPresent(v -> System.setProperty(name, v));
       }
@@ -271,7 +278,7 @@ final class NodeCommand implements Callable<Integer> {
           spec.commandLine(),
           "--secrets-from-stdin: the first line of standard input cannot be used: "
               + (e.getCause() == null
-                  ? "it has not come within " + SECRETS_LIMIT
+                  ? "it did not arrive within " + SECRETS_LIMIT
                   : e.getCause().getMessage()),
           e);
     } catch (InterruptedException e) {
@@ -301,13 +308,13 @@ final class NodeCommand implements Callable<Integer> {
   private LaunchToken token() {
     String token = environment.get(NodeEnvironment.TOKEN);
     if ((token == null || token.isBlank()) && !seedNodes.isEmpty()) {
-      // Machines of the cluster get tokens of their own.
+      // Machines of the cluster get their own tokens.
       return LaunchToken.random();
     }
     if (token == null || token.isBlank()) {
       throw new ParameterException(
           spec.commandLine(),
-          "the environment variable %s is not set: it must hold the secret that owners show"
+          "the environment variable %s is not set: set it to the secret that owners show"
               .formatted(NodeEnvironment.TOKEN));
     }
     try {
@@ -315,7 +322,7 @@ final class NodeCommand implements Callable<Integer> {
     } catch (IllegalArgumentException e) {
       throw new ParameterException(
           spec.commandLine(),
-          "the environment variable %s holds no valid token: %s"
+          "the environment variable %s is not a valid token: %s"
               .formatted(NodeEnvironment.TOKEN, e.getMessage()),
           e);
     }
@@ -369,7 +376,7 @@ final class NodeCommand implements Callable<Integer> {
           return new InetSocketAddress(InetAddress.getByName(text.substring(0, colon)), port);
         }
       } catch (NumberFormatException e) {
-        // Reported below, with what was expected.
+        // Reported below, together with the expected form.
       } catch (UnknownHostException e) {
         throw new TypeConversionException("unknown host in '%s'".formatted(text));
       }

@@ -8,12 +8,12 @@ import java.util.concurrent.atomic.LongAdder;
 import java.util.function.ToLongFunction;
 
 /**
- * What is counted of the nodes of this process, which share libtorch and its memory: a few
- * additions for each batch. Thread-safe.
+ * The counters of this process's nodes, which share libtorch and its memory. Counting costs a few
+ * additions per batch. Thread-safe.
  */
 final class NodeFigures {
 
-  /** Those of this process. */
+  /** The counters of this process. */
   static final NodeFigures PROCESS = new NodeFigures();
 
   private final AtomicInteger owners = new AtomicInteger();
@@ -22,7 +22,7 @@ final class NodeFigures {
   private final LongAdder batchBytes = new LongAdder();
   private final LongAdder executionNanos = new LongAdder();
 
-  /** What is known of a session that is open. Its thread writes, others read. */
+  /** The figures of an open session. The session's thread writes them, others read them. */
   final class OfSession implements AutoCloseable {
 
     private final SessionInbox inbox;

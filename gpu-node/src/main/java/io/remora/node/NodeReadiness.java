@@ -10,8 +10,8 @@ import java.util.concurrent.CompletionStage;
 import java.util.function.Supplier;
 
 /**
- * Says to Akka Management whether the node is ready: its libtorch is loaded, its link port open,
- * and it is not ending. That it is up in its cluster is checked by Akka Management.
+ * Reports to Akka Management whether the node is ready: libtorch is loaded, the link port is open,
+ * and the node is not ending. Akka Management itself checks that the node is up in its cluster.
  */
 public final class NodeReadiness implements Supplier<CompletionStage<Boolean>> {
 
@@ -32,7 +32,7 @@ public final class NodeReadiness implements Supplier<CompletionStage<Boolean>> {
         : CompletableFuture.failedFuture(new IllegalStateException(obstacle));
   }
 
-  /** What the node of an actor system says of itself. */
+  /** The status of an actor system's node. */
   static final class Status implements Extension {
 
     private static final ExtensionId<Status> ID =

@@ -18,24 +18,24 @@ import java.util.Optional;
  * @param orphanTimeout time without an owner's connection after which the node ends; 1 s or more
  * @param sessionLease time a link's sessions live without a connection; 1 s or more, and not
  *     shorter than {@code remora.link.give-up-after}
- * @param maxUnconfirmedBytes bytes of results kept for a session until they are confirmed, past
- *     which it executes nothing; 4 MiB or more
+ * @param maxUnconfirmedBytes most bytes of unconfirmed results kept for a session; above this it
+ *     executes nothing; 4 MiB or more
  * @param tokenLifetime time within which an issued token must be used; 1 s or more
  * @param shutdownGrace time an ending node waits for running operators; not negative
- * @param computeThreads threads of libtorch's CPU operators, 0 to leave it to libtorch
+ * @param computeThreads threads of libtorch's CPU operators, 0 for libtorch's default
  * @param maxConnections connections open at the same time, 1 to 1024
  * @param maxSessions sessions open at the same time, 1 to 1024
  * @param deniedOperators operators that are refused
  * @param operatorLibraries absolute paths of shared libraries with more operators
- * @param transfer limits of tensors that go straight from node to node
+ * @param transfer limits of direct transfers of tensors between nodes
  * @param remoteFunctions whether programs may run Python functions here
  * @param python the command of the interpreter that runs them
  * @param pythonStartTimeout time until a Python worker is ready, 1 s or more
  * @param pythonPackages folder of packages installed on request; empty for a temporary one
  * @param pythonRequirements packages that are installed before the first function runs
  * @param pythonHubToken whether Python functions get the node's token for the hub
- * @param models what programs may have the node load and save
- * @param http where metrics and health are; empty: nowhere
+ * @param models settings for loading and saving models
+ * @param http address of metrics and health; empty to turn them off
  */
 public record NodeSettings(
     Duration orphanTimeout,
@@ -64,13 +64,13 @@ public record NodeSettings(
   /** Path of the address of metrics and health. */
   static final String HTTP = PATH + ".http";
 
-  /** Path of the session actors' dispatcher, which Akka reads itself. */
+  /** Path of the session actors' dispatcher. Akka itself reads these settings. */
   static final String SESSION_DISPATCHER = PATH + ".session-dispatcher";
 
   /**
    * Checks the ranges.
    *
-   * @throws IllegalArgumentException names the key that is out of its range
+   * @throws IllegalArgumentException if a value is out of its range; the message names the key
    */
   public NodeSettings {
     checkAtLeast("orphan-timeout", orphanTimeout, Duration.ofSeconds(1));
@@ -141,9 +141,9 @@ public record NodeSettings(
   }
 
   /**
-   * Checks that a machine with these settings comes back in time, if it does.
+   * Checks that a machine with these settings reconnects, if at all, before its sessions are freed.
    *
-   * @throws IllegalArgumentException if sessions are freed before the machine gives up
+   * @throws IllegalArgumentException if sessions would be freed before the machine gives up
    */
   void checkLease(LinkSettings link) {
     if (sessionLease.compareTo(link.giveUpAfter()) < 0) {
@@ -154,7 +154,7 @@ public record NodeSettings(
   }
 
   /**
-   * Limits of tensors that go straight from node to node, {@code remora.node.transfer}.
+   * Limits of direct transfers of tensors between nodes, {@code remora.node.transfer}.
    *
    * @param connectTimeout time to reach the other node; positive
    * @param timeout time a transfer may take; 1 s or more
@@ -172,7 +172,7 @@ public record NodeSettings(
     /**
      * Checks the ranges.
      *
-     * @throws IllegalArgumentException names the key that is out of its range
+     * @throws IllegalArgumentException if a value is out of its range; the message names the key
      */
     public Transfer {
       checkAtLeast("transfer.connect-timeout", connectTimeout, Duration.ofMillis(1));
@@ -184,15 +184,15 @@ public record NodeSettings(
   }
 
   /**
-   * What programs may have the node load and save, {@code remora.node.models}.
+   * Settings for loading and saving models, {@code remora.node.models}.
    *
    * @param hub whether repositories are fetched from a hub
-   * @param cache folder of the hub's cache; empty: as the environment says
-   * @param endpoints hubs that a program may name besides the node's own
-   * @param directories absolute; models are loaded from folders within these
-   * @param saveDirectories absolute; files are written within these
-   * @param mapFiles whether files are mapped, on the CPU, rather than read
-   * @param maxLoads loads that a session may have under way, 1 to 64
+   * @param cache folder of the hub's cache; empty to use the environment variables
+   * @param endpoints hubs that a program may name besides the node's default
+   * @param directories absolute paths of folders to load models from
+   * @param saveDirectories absolute paths of folders to save models in
+   * @param mapFiles whether to map files instead of reading them, on the CPU
+   * @param maxLoads most loads that a session may run at the same time, 1 to 64
    */
   public record Models(
       boolean hub,
@@ -206,7 +206,7 @@ public record NodeSettings(
     /**
      * Checks the ranges.
      *
-     * @throws IllegalArgumentException names the key that is out of its range
+     * @throws IllegalArgumentException if a value is out of its range; the message names the key
      */
     public Models {
       endpoints = List.copyOf(endpoints);
@@ -223,7 +223,7 @@ public record NodeSettings(
   private static Path absolute(String key, Path path) {
     if (!path.isAbsolute()) {
       throw new IllegalArgumentException(
-          "%s.%s must have absolute paths, but has %s".formatted(PATH, key, path));
+          "%s.%s must contain absolute paths, but contains %s".formatted(PATH, key, path));
     }
     return path.normalize();
   }

@@ -8,13 +8,13 @@ public final class NodeStartException extends RemoraException {
 
   private static final long serialVersionUID = 1L;
 
-  /** What kept the node from starting; decides the exit code of the process. */
+  /** The reason why the node could not start. It decides the exit code of the process. */
   public enum Kind {
     /** libtorch is missing, unusable, or of another version. Exit code 3. */
     LIBTORCH(3),
-    /** The device asked for is not there. Exit code 4. */
+    /** The requested device does not exist. Exit code 4. */
     DEVICE(4),
-    /** The link port could not be opened, or must not be. Exit code 5. */
+    /** The link port could not be opened, or is not allowed. Exit code 5. */
     LISTEN(5),
     /** The configuration is wrong. Exit code 6. */
     CONFIGURATION(6);
@@ -47,7 +47,7 @@ public final class NodeStartException extends RemoraException {
   }
 
   /**
-   * What kept the node from starting.
+   * The reason why the node could not start.
    *
    * @return the kind of the failure
    */

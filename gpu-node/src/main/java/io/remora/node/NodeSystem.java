@@ -14,8 +14,8 @@ import java.util.function.Supplier;
 
 /**
  * The actor system of a node: local and quick to start, or a cluster member with role {@code gpu}
- * when there are seed nodes. Decides over the keys that matter to it, whatever the program's own
- * configuration on the shared class path says about them.
+ * when there are seed nodes. It overrides the configuration keys that it depends on, whatever a
+ * program's configuration on the shared class path sets.
  */
 final class NodeSystem {
 
@@ -31,19 +31,19 @@ final class NodeSystem {
 
   private NodeSystem() {}
 
-  /** The system's name: that of the seed nodes' system, where there are any. */
+  /** The system's name; if there are seed nodes, the name of their system. */
   static String name(NodeOptions options) {
     return options.seedNodes().isEmpty()
         ? LOCAL_NAME
         : checked(() -> ClusterConfig.systemName(options.seedNodes()));
   }
 
-  /** The configuration with the node's decisions laid over it. */
+  /** The configuration, with the node's overrides. */
   static Config config(NodeOptions options, NodeSettings settings, Config config) {
     if (ClusterConfig.isBootstrap(options.seedNodes()) && settings.http().isEmpty()) {
       throw new NodeStartException(
           NodeStartException.Kind.CONFIGURATION,
-          "--seed-nodes bootstrap needs --http (%s): there the other members ask"
+          "--seed-nodes bootstrap needs --http (%s), where the other members ask for this one"
               .formatted(NodeSettings.HTTP),
           null);
     }
@@ -63,7 +63,7 @@ final class NodeSystem {
     keys.put("akka.log-dead-letters-during-shutdown", "off");
     keys.put("akka.coordinated-shutdown.exit-jvm", "off");
     keys.put("akka.coordinated-shutdown.run-by-jvm-shutdown-hook", "off");
-    // The node's actors decide, they do not compute: two threads do.
+    // The node's actors do not compute, so two threads are enough.
     keys.put("akka.actor.default-dispatcher.fork-join-executor.parallelism-min", 2);
     keys.put("akka.actor.default-dispatcher.fork-join-executor.parallelism-max", 2);
     if (options.seedNodes().isEmpty()) {

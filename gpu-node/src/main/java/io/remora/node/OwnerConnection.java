@@ -27,16 +27,16 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * The node's side of one connection: the handshake first, then frames to their sessions. Nothing
- * but the handshake is looked at before it is passed. Or another node's connection, which shows a
- * ticket instead, gets the bytes of a tensor for it, and nothing else.
+ * The node's side of one connection. The handshake comes first; no other frame is read before it
+ * has succeeded. Then the connection passes frames to their sessions. A connection of another node
+ * shows a ticket instead, and gets only the bytes of that ticket's tensor.
  *
- * <p>Frames are handled on the connection's reader thread, which never waits: what they bring goes
- * to the {@link OwnerLink} that the connection carries.
+ * <p>Frames are handled on the connection's reader thread, which never waits. It passes them to the
+ * {@link OwnerLink} that the connection carries.
  */
 final class OwnerConnection implements LinkConnection.Handler {
 
-  /** How long the last words to a peer may take. */
+  /** The time limit for the last frame to a peer. */
   private static final Duration FAREWELL = Duration.ofSeconds(1);
 
   private static final Logger log = LoggerFactory.getLogger(OwnerConnection.class);
@@ -48,7 +48,7 @@ final class OwnerConnection implements LinkConnection.Handler {
 
   private volatile String name;
 
-  /** What the connection carries, since its handshake. */
+  /** The link that the connection carries, since its handshake. */
   private volatile OwnerLink link;
 
   private volatile boolean fetching;
@@ -82,7 +82,7 @@ final class OwnerConnection implements LinkConnection.Handler {
         shakeHands(connection, header, payload);
         return;
       }
-      // Who sends anything has read the welcome.
+      // A machine that sends a frame has read the welcome.
       carried.confirm();
       long session = header.session();
       switch (header.type()) {
@@ -101,7 +101,7 @@ final class OwnerConnection implements LinkConnection.Handler {
         case GOODBYE -> onGoodbye(carried, connection, payload);
         default ->
             throw new ProtocolException(
-                "a %s frame is nothing a machine sends to a node".formatted(header.type()));
+                "a machine must not send %s frames to a node".formatted(header.type()));
       }
     } catch (ProtocolException e) {
       log.warn("Closing the connection of {}: {}", name, e.getMessage());
@@ -125,12 +125,12 @@ final class OwnerConnection implements LinkConnection.Handler {
     server.connectionClosed(this, carried);
   }
 
-  /** Whether it has shown neither a token nor a ticket. */
+  /** Whether the connection has shown neither a token nor a ticket so far. */
   boolean isInHandshake() {
     return link == null && !fetching && !closed;
   }
 
-  /** How long it has been there, in nanoseconds. */
+  /** The connection's age, in nanoseconds. */
   long age() {
     return System.nanoTime() - sinceNanos;
   }
@@ -186,7 +186,7 @@ final class OwnerConnection implements LinkConnection.Handler {
     connection.send(OutboundFrame.control(FrameType.TOKEN, 0, token));
   }
 
-  /** Another node wants a tensor. The ticket is all it has to show. */
+  /** Answers another node that fetches a tensor. The ticket is enough to get it. */
   private void onFetch(LinkConnection connection, PooledBuffer payload) {
     Fetch fetch = parse(Fetch.parser(), payload);
     fetching = true;
@@ -195,8 +195,8 @@ final class OwnerConnection implements LinkConnection.Handler {
       refuse(
           connection,
           Reason.REASON_TICKET,
-          "this node holds nothing under the ticket: it is wrong, was used before, or is out of"
-              + " date");
+          "this node holds nothing under the ticket: the ticket is wrong, was used "
+              + "before, or is out of date");
       return;
     }
     ByteBuffer bytes = held.bytes();

@@ -20,17 +20,18 @@ import java.util.Map;
 import java.util.stream.Collectors;
 
 /**
- * One machine's link: what outlives its connections. Its sessions take batches from the connection
- * that carries the link at the moment, and from no other; without one they continue with what they
- * have. A new connection takes the link over from the one before at an exact place in the stream of
- * each session.
+ * One machine's link, which outlives its connections. Its sessions take batches only from the
+ * connection that carries the link at the moment. Without a connection they continue with what they
+ * have. A new connection takes over the link from the one before at an exact position in each
+ * session's stream.
  *
- * <p>Thread-safe: whatever a connection brings is put in under the link's lock, by its reader
- * thread.
+ * <p>Thread-safe: a connection's reader thread holds the link's lock while it delivers a frame.
  */
 final class OwnerLink {
 
-  /** Ended sessions whose end the machine has not confirmed, and live ones. */
+  /**
+   * The most sessions, counting live ones and ended ones whose end the machine has not confirmed.
+   */
   private static final int MOST_SESSIONS = 4096;
 
   private final ByteString id;
@@ -67,7 +68,7 @@ final class OwnerLink {
     return id;
   }
 
-  /** What the link's later connections must show. */
+  /** The secret that the link's later connections must show. */
   ByteString secret() {
     return secret;
   }
@@ -77,7 +78,7 @@ final class OwnerLink {
     return name;
   }
 
-  /** Whether the machine surely has the secret. */
+  /** Whether the machine is known to have the secret. */
   boolean isConfirmed() {
     return confirmed;
   }
@@ -89,11 +90,11 @@ final class OwnerLink {
   // Connections ---------------------------------------------------------------------------------
 
   /**
-   * Takes the link over for a connection, which is told so, and closes the one before. What came
-   * from that until now has been received, what comes now is refused.
+   * Makes a connection carry the link, tells the connection so, and closes the one before. Frames
+   * of the former connection that arrive later are refused.
    *
-   * @param number counts the link's connections
-   * @param positions the machine's sessions; others are of no more use
+   * @param number the number of the connection within the link
+   * @param positions the machine's sessions; other sessions end
    * @return false if a newer connection has taken the link over, or the link has ended
    */
   synchronized boolean connect(
@@ -132,7 +133,10 @@ final class OwnerLink {
     return true;
   }
 
-  /** The connection has ended; if it carried the link, nothing does until the next one comes. */
+  /**
+   * Called when a connection has ended. If it carried the link, the link has no connection until
+   * the next one.
+   */
   synchronized void disconnect(LinkConnection from) {
     if (connection == from) {
       connection = null;
@@ -144,7 +148,7 @@ final class OwnerLink {
     return connection != null;
   }
 
-  /** Gives the machine up; false if it has a connection at the moment, or was given up before. */
+  /** Ends the link if it has no connection. Returns false if it has one, or has already ended. */
   synchronized boolean endIfDisconnected() {
     if (connection != null || ended) {
       return false;
@@ -153,7 +157,7 @@ final class OwnerLink {
     return true;
   }
 
-  /** The machine has said goodbye, or is given up: nothing of it is kept. */
+  /** Ends the link and its sessions: the machine has said goodbye, or the node has given it up. */
   synchronized void end() {
     ended = true;
     for (Session session : sessions.values()) {
@@ -165,12 +169,12 @@ final class OwnerLink {
 
   // What a connection brings --------------------------------------------------------------------
 
-  /** How a session gets its actor. */
+  /** Starts the actor of a session. */
   interface Opening {
     void open(SessionInbox inbox, SessionOutbox outbox);
   }
 
-  /** Opens a session, or says again that it is open. */
+  /** Opens a session, or sends again that it is open. */
   synchronized void open(
       LinkConnection from,
       long session,
@@ -201,7 +205,7 @@ final class OwnerLink {
     opening.open(opened.inbox, opened.outbox);
   }
 
-  /** Puts batches into their session's inbox, but for those that came before. */
+  /** Puts batches into their session's inbox, without those that came before. */
   synchronized void batches(LinkConnection from, FrameHeader header, PooledBuffer payload) {
     if (connection != from) {
       return;
@@ -223,14 +227,14 @@ final class OwnerLink {
                 header.sequence(), kept.bytes(), header.length(), kept::release));
     if (!accepted) {
       throw new ProtocolException(
-          ("session %d has sent more than %d bytes that are not executed yet"
+          ("session %d has sent more than %d bytes that are not yet executed"
                   + " (see remora.link.max-in-flight-bytes): the machine must wait for"
                   + " acknowledgements")
               .formatted(header.session(), session.inbox.maxBytes()));
     }
   }
 
-  /** Puts something else into a session's inbox. */
+  /** Puts another entry into a session's inbox. */
   synchronized void put(LinkConnection from, long session, SessionInbox.Entry entry) {
     if (connection != from) {
       return;
@@ -243,7 +247,7 @@ final class OwnerLink {
     its.inbox.put(entry);
   }
 
-  /** The machine has what the session has said up to this place: it need not be kept. */
+  /** Drops the session's answers up to this position: the machine has received them. */
   synchronized void received(LinkConnection from, long session, long sequence) {
     Session its = sessions.get(session);
     if (connection != from || its == null) {
@@ -267,7 +271,7 @@ final class OwnerLink {
             .build());
   }
 
-  /** Does not show the secret. */
+  /** Leaves out the secret. */
   @Override
   public String toString() {
     return "OwnerLink(" + name + ")";

@@ -19,16 +19,22 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * What the Python workers of a node have in common: the interpreter, and the folder of packages
- * that were installed on request. That folder is made for the first worker, and deleted with the
- * node unless the configuration names it. Thread-safe.
+ * The shared environment of a node's Python workers: the interpreter, and the folder of packages
+ * that were installed on request. The folder is created for the first worker. It is deleted when
+ * the node ends, unless the configuration names it. Thread-safe.
  */
 final class PythonEnvironment implements AutoCloseable {
 
-  /** Of the node itself: its token, its configuration, its certificate's private key. */
+  /**
+   * The prefix of the node's own variables: its token, its configuration, its certificate's private
+   * key.
+   */
   private static final String NODE_PREFIX = "REMORA_NODE_";
 
-  /** Of programs and gateways on the same computer, whose environment the node may have got. */
+  /**
+   * Variables of programs and gateways on the same computer, whose environment the node may have
+   * inherited.
+   */
   private static final Set<String> TOKENS =
       Set.of("REMORA_GATEWAY_TOKEN", "MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET");
 
@@ -46,13 +52,13 @@ final class PythonEnvironment implements AutoCloseable {
   private Path packages;
 
   /**
-   * An environment, without looking whether it is there.
+   * Creates an environment without checking that the interpreter exists.
    *
    * @param python the interpreter's command
    * @param startTimeout how long a worker may take until it is ready
-   * @param packages folder of installed packages; empty for one that is deleted at the end
-   * @param requirements what is installed there before the first function runs
-   * @param computeThreads threads of libtorch's operators in a worker, 0 to leave it to libtorch
+   * @param packages folder of installed packages; empty for a temporary one
+   * @param requirements packages to install there before the first function runs
+   * @param computeThreads threads of libtorch's operators in a worker, 0 for libtorch's default
    * @param hubToken whether functions get the node's token for the hub
    * @param own the node's environment variables
    */
@@ -110,13 +116,13 @@ final class PythonEnvironment implements AutoCloseable {
                 : Files.createDirectories(Path.of(packagesSetting).toAbsolutePath());
       } catch (IOException e) {
         throw new RemoraException(
-            "the folder for Python packages cannot be made (remora.node.python-packages): " + e, e);
+            "cannot create the folder for Python packages (remora.node.python-packages): " + e, e);
       }
     }
     return packages;
   }
 
-  /** Deletes the folder of packages, if it is this node's own. */
+  /** Deletes the folder of packages, if it is temporary. */
   @Override
   public synchronized void close() {
     if (packages == null || !packagesSetting.isBlank()) {

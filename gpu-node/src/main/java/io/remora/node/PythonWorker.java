@@ -28,17 +28,18 @@ import org.slf4j.LoggerFactory;
 
 /**
  * Runs a session's Python functions in a process of its own: {@code python -m remora.worker}, which
- * is started for the first function and lives as long as the session. One that has died or was
- * killed is replaced for the next function; what functions kept in it is lost then.
+ * is started for the first function and lives as long as the session. A worker that has died or was
+ * killed is replaced for the next function. State that functions kept in it is then lost.
  *
- * <p>Messages are frames - type, length, bytes - over the process's standard input and output. It
- * ends when its standard input does, so it never outlives this JVM. For the session's thread.
+ * <p>Messages are frames - type, length, bytes - over the process's standard input and output. The
+ * worker ends when its standard input does, so it never outlives this JVM. Only the session's
+ * thread may use this class.
  */
 final class PythonWorker implements FunctionRunner, AutoCloseable {
 
   private static final Logger log = LoggerFactory.getLogger(PythonWorker.class);
 
-  /** Types of frames; {@code remora/worker.py} has them, too. */
+  /** Types of frames, as in {@code remora/worker.py}. */
   private static final byte RUN = 'R';
 
   private static final byte DONE = 'D';
@@ -47,10 +48,10 @@ final class PythonWorker implements FunctionRunner, AutoCloseable {
   private static final byte ANSWER = 'A';
   private static final byte FAILURE = 'F';
 
-  /** The process's output has ended, and with it the process. */
+  /** Pseudo-frame: the process's output has ended, and the process with it. */
   private static final byte ENDED = 0;
 
-  /** Results themselves are in shared memory; what is framed is small. */
+  /** The limit of a frame. Results are in shared memory, so frames are small. */
   private static final int MAX_FRAME_BYTES = 256 * 1024 * 1024;
 
   private static final Duration LOOK_AROUND = Duration.ofMillis(100);
@@ -69,10 +70,10 @@ final class PythonWorker implements FunctionRunner, AutoCloseable {
   private Running running;
 
   /**
-   * A worker that is not started yet.
+   * Creates a worker without starting it.
    *
-   * @param session for the log
-   * @param abandoned whether nobody waits for results any more: a running function is ended then
+   * @param session the session's number, for the log
+   * @param abandoned whether the program is gone; a running function is then ended
    */
   PythonWorker(String session, PythonEnvironment environment, BooleanSupplier abandoned) {
     this.session = requireNonNull(session, "session");
@@ -98,7 +99,7 @@ final class PythonWorker implements FunctionRunner, AutoCloseable {
       Frame frame = await(worker, deadline);
       if (frame == null) {
         throw new RemoraException(
-            "it did not end within %s; its worker process was killed%s"
+            "it did not end within %s, so its worker process was killed%s"
                 .formatted(text(timeout), worker.quotedOutput()));
       }
       switch (frame.type) {
@@ -115,14 +116,14 @@ final class PythonWorker implements FunctionRunner, AutoCloseable {
         default -> throw new RemoraException("the worker sent a frame of type " + frame.type);
       }
     } catch (WorkerRefusal e) {
-      throw e; // the worker is well
+      throw e; // the worker itself is healthy
     } catch (RuntimeException | Error e) {
       end();
       throw e;
     }
   }
 
-  /** The worker could not begin with the function, but can continue with others. */
+  /** The worker could not start the function, but can run others. */
   private static final class WorkerRefusal extends RemoraException {
     private static final long serialVersionUID = 1L;
 
@@ -205,7 +206,7 @@ final class PythonWorker implements FunctionRunner, AutoCloseable {
         .formatted(environment.python(), end, output);
   }
 
-  /** The next frame that is no output; null when it does not come in time. */
+  /** The next frame that is not output; null when none arrives in time. */
   private Frame await(Running worker, long deadline) {
     while (true) {
       long left = deadline - System.nanoTime();
@@ -234,7 +235,7 @@ final class PythonWorker implements FunctionRunner, AutoCloseable {
         : duration.toMillis() + " ms";
   }
 
-  /** A process, and the threads that talk with it. */
+  /** A worker process, and the threads that communicate with it. */
   private static final class Running {
     private final Process process;
     private final String session;
@@ -258,7 +259,10 @@ final class PythonWorker implements FunctionRunner, AutoCloseable {
       return thread;
     }
 
-    /** Never blocks: a worker that does not read must not keep a time limit from striking. */
+    /**
+     * Sends a frame without blocking, so that a time limit also works for a worker that does not
+     * read.
+     */
     private void send(byte type, byte[] bytes) {
       toSend.add(new Frame(type, bytes));
     }
@@ -309,7 +313,9 @@ final class PythonWorker implements FunctionRunner, AutoCloseable {
       frames.add(new Frame(ENDED, new byte[0]));
     }
 
-    /** What native code and child processes write, and Python's last words. */
+    /**
+     * Reads standard error: output of native code and child processes, and Python's last messages.
+     */
     private void readErrors() {
       try (BufferedReader lines =
           new BufferedReader(

@@ -29,23 +29,23 @@ import java.util.List;
 import java.util.Optional;
 
 /**
- * One program's session on this node. Runs on a pinned dispatcher: its thread, and no other,
- * executes the session's batches, in the order of their numbers and each once.
+ * One program's session on this node. Runs on a pinned dispatcher. Only its thread executes the
+ * session's batches, in the order of their numbers and each once.
  *
- * <p>Batches come through a {@link SessionInbox}, not through the mailbox; a message only wakes the
- * actor when it had run out of them. Questions and commands are messages, and are answered between
- * two frames of batches, so an answer may wait for a long operator.
+ * <p>Batches come through a {@link SessionInbox}, not through the mailbox; a message wakes the
+ * actor only when it has run out of batches. Questions and commands are messages. The actor answers
+ * them between two frames of batches, so an answer may wait for a long operator.
  *
- * <p>The session outlives the connections of its link: without one it executes what it has
- * received, as long as what it has to say and the machine has not confirmed stays within its bound.
- * When it ends - asked for, by an error, or with its link - its storages are freed.
+ * <p>The session outlives the connections of its link. Without a connection it executes what it has
+ * received, as long as its unconfirmed answers stay within their bound. When the session ends, on
+ * request, by an error or with its link, its storages are freed.
  */
 final class SessionActor extends AbstractBehavior<SessionActor.Command> {
 
-  /** What a session is told. */
+  /** The commands of a session. */
   sealed interface Command permits Describe, Drain, Measure {}
 
-  /** Asks what the session holds. */
+  /** Asks for a description of the session. */
   record Describe(ActorRef<Description> replyTo) implements Command {}
 
   /**
@@ -57,7 +57,10 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
    */
   record Description(long executed, long storages, long bytes) {}
 
-  /** Work has arrived in the inbox, or it was abandoned: the link is gone. */
+  /**
+   * Sent when work has arrived in the inbox, or when the inbox was abandoned because the link is
+   * gone.
+   */
   enum Drain implements Command {
     INSTANCE
   }
@@ -66,10 +69,13 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
     INSTANCE
   }
 
-  /** How long the bytes of storages may be out of date; adding them up takes time with many. */
+  /**
+   * How long the sum of the storages' bytes may be out of date; computing it takes time with many
+   * storages.
+   */
   private static final Duration MEASURE_AFTER = Duration.ofSeconds(1);
 
-  /** ... and at most this part of the session's time goes into it. */
+  /** Computing the sum may take at most one part in this many of the session's time. */
   private static final int MEASURE_PART = 100;
 
   /** How many frames are executed before messages get a turn. */
@@ -85,7 +91,7 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
   private final NodeFigures.OfSession figures;
   private final Runnable wakeUp;
   private long executed;
-  // Batches that are being executed; their payload's position is before the next one.
+  // The batches being executed. Their payload's position is before the next batch.
   private SessionInbox.Batches current;
   private long currentSequence;
   private SessionSaved lastSaved;
@@ -94,15 +100,15 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
   private String endReason = "the node ends";
 
   /**
-   * A session that takes batches from now on, and tells its owner so.
+   * Creates a session that takes batches from now on, and reports this to its owner.
    *
    * @param name for the log
    * @param session its number in the connection
    * @param devices the executor's devices
    * @param deniedOperators operators that are refused
    * @param restoredFrom where the session was saved; null: it is new
-   * @param python what runs Python functions; empty if they are not allowed
-   * @param models what loads and saves models
+   * @param python runs Python functions; empty if they are not allowed
+   * @param models loads and saves models
    */
   static Behavior<Command> create(
       String name,
@@ -264,7 +270,7 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
     return this;
   }
 
-  /** Executes as much of what was taken as there is room for the answers of. */
+  /** Executes batches of the taken frame while there is room for their answers. */
   private void executeCurrent() {
     ByteBuffer payload = current.payload().order(ByteOrder.LITTLE_ENDIAN);
     if (!payload.hasRemaining()) {
@@ -290,7 +296,7 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
 
   private void execute(long sequence, ByteBuffer batch, boolean last) {
     if (sequence <= executed) {
-      return; // It came twice; its result is kept as long as the machine may not have it.
+      return; // The batch came twice. Its result is kept until the machine has confirmed it.
     }
     if (sequence != executed + 1) {
       throw new ProtocolException(
@@ -324,10 +330,10 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
     return batch;
   }
 
-  /** The session continues afterwards, whatever came of it. */
+  /** Saves the session. The session continues afterwards, whether this succeeds or fails. */
   private void save(String pause) {
     if (lastSaved != null && lastSaved.getPause().equals(pause)) {
-      // Asked again over another connection: the answer may not have arrived.
+      // The machine asks again over another connection: the first answer may not have arrived.
       outbox.send(FrameType.SESSION_SAVED, lastSaved);
       return;
     }
@@ -360,7 +366,7 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
     outbox.send(FrameType.SESSION_SAVED, lastSaved);
   }
 
-  /** Loads a saved session; answers the last batch it had executed. */
+  /** Loads a saved session. Returns the last batch that it had executed. */
   private static long restore(
       ActorContext<Command> context, long session, BatchExecutor executor, SavedState expected)
       throws IOException {
@@ -391,7 +397,10 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
     return StateStores.open(context.getSystem().settings().config());
   }
 
-  /** What went wrong, with its kind where the message alone, such as a path, does not say. */
+  /**
+   * The text of an error. It starts with the error's class if the message alone, such as a path,
+   * does not explain the error.
+   */
   private static String text(Exception e) {
     return e instanceof FileSystemException || e.getMessage() == null
         ? e.toString()

@@ -7,17 +7,18 @@ import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.concurrent.atomic.AtomicLong;
 
 /**
- * What a session has received and not yet executed: the path on which batches reach the session's
- * thread without passing through a mailbox. One thread at a time puts (the connection's reader),
- * one takes (the session's); a wake-up happens only when the session's thread has run out of work.
+ * The queue of what a session has received and not yet executed. Batches reach the session's thread
+ * through it without passing through an actor's mailbox. One thread at a time puts (the
+ * connection's reader) and one takes (the session's). A put wakes the session's thread only when
+ * that thread has run out of work.
  *
- * <p>The inbox owns the buffers in it, and whoever takes an entry owns its buffer. The bytes that
- * wait are bounded; the owner keeps to its in-flight limit, so going over the bound is an error of
- * its side.
+ * <p>The inbox owns the buffers in it, and the taker of an entry owns the entry's buffer. The
+ * number of waiting bytes is bounded. The machine observes its in-flight limit, so exceeding the
+ * bound is the machine's error.
  */
 final class SessionInbox {
 
-  /** One thing to do, in the order of arrival. */
+  /** An entry of the queue, in the order of arrival. */
   sealed interface Entry permits Batches, Save, Close {}
 
   /**
@@ -25,16 +26,16 @@ final class SessionInbox {
    *
    * @param firstSequence sequence number of the first of them
    * @param payload the frame's payload, a direct buffer
-   * @param bytes what it counts against the bound
+   * @param bytes how much the entry counts against the bound
    * @param release gives the buffer back
    */
   record Batches(long firstSequence, ByteBuffer payload, int bytes, Runnable release)
       implements Entry {}
 
-  /** The owner wants the session to be saved after what came before. */
+  /** A request to save the session after the entries before this one. */
   record Save(String pause) implements Entry {}
 
-  /** The owner wants the session to end after what came before. */
+  /** A request to end the session after the entries before this one. */
   record Close() implements Entry {}
 
   private final long maxBytes;
@@ -48,12 +49,12 @@ final class SessionInbox {
     this.maxBytes = maxBytes;
   }
 
-  /** The bound of the bytes that wait. */
+  /** The most bytes that may wait. */
   long maxBytes() {
     return maxBytes;
   }
 
-  /** How many batches a frame's payload holds; those before the first that is cut off. */
+  /** The number of complete batches at the start of a frame's payload. */
   static long batchCount(ByteBuffer payload) {
     long count = 0;
     int position = payload.position();
@@ -70,9 +71,9 @@ final class SessionInbox {
   }
 
   /**
-   * Says how the session's thread is woken, and wakes it if something waits already.
+   * Sets the action that wakes the session's thread, and runs it if an entry is already waiting.
    *
-   * @param action must not block; leads to {@link #take} on the session's thread
+   * @param action must not block; makes the session's thread call {@link #take}
    */
   void onWork(Runnable action) {
     wakeUp = action;
@@ -84,7 +85,7 @@ final class SessionInbox {
   /**
    * Puts an entry; after {@link #abandon} its buffer is released at once.
    *
-   * @return false if the bytes that wait exceed the bound; the entry is in the inbox nevertheless
+   * @return false if the waiting bytes exceed the bound; the entry is in the inbox even then
    */
   boolean put(Entry entry) {
     long waiting = entry instanceof Batches batches ? bytes.addAndGet(batches.bytes()) : 0;
@@ -108,37 +109,38 @@ final class SessionInbox {
       return entry;
     }
     wakeUpPending.set(false);
-    // An entry put just before the flag fell found it up, and woke nobody.
+    // A put just before the flag was cleared still saw it set, and so did not wake this thread.
     if (!entries.isEmpty() && wakeUpPending.compareAndSet(false, true)) {
       return poll();
     }
     return null;
   }
 
-  /** Bytes of the batches that wait. */
+  /** The bytes of the waiting batches. */
   long waitingBytes() {
     return bytes.get();
   }
 
-  /** Whether nothing waits at the moment. */
+  /** Whether the inbox is empty at the moment. */
   boolean isEmpty() {
     return entries.isEmpty();
   }
 
-  /** True once the link is gone: nothing that waits here matters any more. */
+  /** True once the link is gone. The waiting entries no longer matter then. */
   boolean abandoned() {
     return abandoned;
   }
 
   /**
-   * Discards what waits and all that comes later, and wakes the session, which is over. Any thread.
+   * Discards waiting and later entries, and wakes the session's thread so that the session ends.
+   * May be called on any thread.
    */
   void abandon() {
     close();
     wake();
   }
 
-  /** As {@link #abandon}, when the session knows. */
+  /** Like {@link #abandon}, but called by the session itself, so that no wake-up is needed. */
   void close() {
     abandoned = true;
     discardAll();

@@ -16,21 +16,21 @@ import java.util.Deque;
 import java.util.List;
 
 /**
- * What a session answers, in the order of its batches: the large values of a batch in chunks, then
- * its acknowledgement. Between two chunks the connection sends what others have to say, so a long
- * value holds up only its own session.
+ * The queue of a session's answers, in the order of its batches: the large values of a batch in
+ * chunks, then its acknowledgement. The connection may send the frames of other sessions between
+ * two chunks, so a long value delays only its own session.
  *
- * <p>Results are kept until the machine has confirmed them, and so is the session's end: on the
- * link's next connection they are sent again, from the first that is not confirmed on. Without a
- * connection answers wait. The bytes kept are counted; past their bound the session executes
- * nothing more, see {@link #hasRoom}. A result is closed when it is confirmed and no connection
- * reads its bytes.
+ * <p>Results and the session's end are kept until the machine has confirmed them. The link's next
+ * connection sends them again, starting with the first unconfirmed one. Without a connection,
+ * answers wait. The number of kept bytes is bounded; above the bound the session executes nothing
+ * more, see {@link #hasRoom}. A result is closed when it is confirmed and no connection reads its
+ * bytes.
  *
- * <p>Thread-safe: the session's thread puts, the connection's writer thread asks for more.
+ * <p>Thread-safe: the session's thread puts answers, the connection's writer thread takes them.
  */
 final class SessionOutbox {
 
-  /** What a result takes besides its report and values. */
+  /** The memory that a result takes besides its report and values. */
   private static final long RESULT_OVERHEAD = 256;
 
   private final long session;
@@ -50,7 +50,7 @@ final class SessionOutbox {
 
   /**
    * @param session its number in frames
-   * @param maxBytes unconfirmed bytes past which the session is to wait
+   * @param maxBytes number of unconfirmed bytes above which the session waits
    */
   SessionOutbox(long session, long maxBytes) {
     this.session = session;
@@ -59,7 +59,7 @@ final class SessionOutbox {
 
   // The session's side --------------------------------------------------------------------------
 
-  /** The session takes batches. */
+  /** Sends that the session takes batches. */
   void opened() {
     synchronized (this) {
       opened = true;
@@ -68,7 +68,7 @@ final class SessionOutbox {
     drain();
   }
 
-  /** Says once more that the session takes batches, if it does. */
+  /** Sends again that the session takes batches, if it does. */
   void openedAgain() {
     synchronized (this) {
       if (!opened || ended || waiting.stream().anyMatch(Answer::isOpened)) {
@@ -80,10 +80,10 @@ final class SessionOutbox {
   }
 
   /**
-   * Sends what executing a batch has brought, and closes the result when that is confirmed.
+   * Sends the result of a batch, and closes the result when the machine has confirmed it.
    *
-   * @param now whether to write on this thread if possible, which spares a thread switch when the
-   *     session has nothing else to do; else the connection's writer does it meanwhile
+   * @param now whether to write on this thread if possible, which saves a thread switch when the
+   *     session has nothing else to do; otherwise the connection's writer thread writes
    */
   void executed(long sequence, ExecutionResult result, boolean now) {
     synchronized (this) {
@@ -101,7 +101,7 @@ final class SessionOutbox {
     drain();
   }
 
-  /** Sends a message after everything that is under way. It may be lost with the connection. */
+  /** Sends a message after all earlier answers. The message may be lost with the connection. */
   void send(FrameType type, MessageLite message) {
     synchronized (this) {
       if (abandoned) {
@@ -112,7 +112,10 @@ final class SessionOutbox {
     drain();
   }
 
-  /** The session's last message, which is kept like a result. Only the first one counts. */
+  /**
+   * Sends the session's last message, which is kept like a result. Only the first call has an
+   * effect.
+   */
   void end(FrameType type, MessageLite message) {
     synchronized (this) {
       if (ended || abandoned) {
@@ -125,9 +128,10 @@ final class SessionOutbox {
   }
 
   /**
-   * Whether the session may execute something.
+   * Whether the session may execute a batch.
    *
-   * @param later runs once, on any thread, when it may again, if it may not
+   * @param later if the result is false, runs once, on any thread, when the session may execute
+   *     again
    */
   synchronized boolean hasRoom(Runnable later) {
     if (bytes <= maxBytes || abandoned) {
@@ -137,12 +141,12 @@ final class SessionOutbox {
     return false;
   }
 
-  /** Whether the session has said its last word. */
+  /** Whether the session's last message was put. */
   synchronized boolean hasEnded() {
     return ended;
   }
 
-  /** Nobody is to hear anything any more. */
+  /** Drops all answers, and sends no more. */
   void abandon() {
     List<Answer> discarded = new ArrayList<>();
     Runnable room;
@@ -165,7 +169,7 @@ final class SessionOutbox {
 
   // The link's side -----------------------------------------------------------------------------
 
-  /** What is not confirmed goes out on this connection, from the beginning. */
+  /** Sends all unconfirmed answers on this connection, starting with the first. */
   void connect(LinkConnection to, long lastAcknowledged) {
     confirm(lastAcknowledged);
     synchronized (this) {
@@ -182,12 +186,12 @@ final class SessionOutbox {
     drain();
   }
 
-  /** Answers wait for the next connection. */
+  /** Makes answers wait for the next connection. */
   synchronized void disconnect() {
     connection = null;
   }
 
-  /** The machine has all answers up to that of this batch. */
+  /** Drops the answers up to that of this batch: the machine has received them. */
   void confirm(long sequence) {
     List<Answer> done = new ArrayList<>();
     Runnable room = null;
@@ -208,7 +212,9 @@ final class SessionOutbox {
     }
   }
 
-  /** Starts answers until one takes time. Of several threads here, one works. */
+  /**
+   * Starts answers until one does not finish at once. If several threads call this, only one works.
+   */
   private void drain() {
     synchronized (this) {
       if (draining) {
@@ -230,7 +236,7 @@ final class SessionOutbox {
     }
   }
 
-  /** With the lock: the answer is on its way as a whole. */
+  /** Called with the lock held when an answer was sent completely. */
   private void sent(Answer answer) {
     waiting.removeFirst();
     if (answer.isKept()) {
@@ -248,7 +254,7 @@ final class SessionOutbox {
     drain();
   }
 
-  /** Something to say. */
+  /** An answer to send. */
   private abstract static class Answer {
 
     final long bytes;
@@ -257,7 +263,7 @@ final class SessionOutbox {
       this.bytes = bytes;
     }
 
-    /** With the lock: what is to be sent next of it, without the lock. */
+    /** Called with the lock held. Returns the next step of sending, which runs without the lock. */
     abstract Runnable nextStep(LinkConnection to);
 
     boolean isKept() {
@@ -393,7 +399,7 @@ final class SessionOutbox {
       };
     }
 
-    /** A connection is through with the bytes. */
+    /** Called when a connection no longer reads the bytes. */
     private void read() {
       boolean free;
       synchronized (SessionOutbox.this) {

@@ -14,7 +14,7 @@ final class TorchHome {
 
   private static final List<String> REQUIRED = List.of("libc10.so", "libtorch_cpu.so");
 
-  /** The version whose ABI the shipped native core has. */
+  /** The libtorch version whose ABI the shipped native core uses. */
   static final String SUPPORTED = "2.10";
 
   private TorchHome() {}
@@ -22,8 +22,8 @@ final class TorchHome {
   /**
    * Loads libtorch from a torch installation.
    *
-   * @throws NodeStartException if it is not a folder, or one of another version; says what was
-   *     expected
+   * @throws NodeStartException if it is not a folder, or has another version; the message says what
+   *     was expected
    */
   static TorchLibrary load(Path home) {
     if (!Files.isDirectory(home)) {

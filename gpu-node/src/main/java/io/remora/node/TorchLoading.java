@@ -8,8 +8,8 @@ import java.util.concurrent.ExecutionException;
 import java.util.concurrent.FutureTask;
 
 /**
- * libtorch being loaded on a thread of its own, which takes as long as everything else that a
- * starting node has to do. Thread-safe.
+ * Loads libtorch on a thread of its own, since loading takes as long as the rest of a node's start.
+ * Thread-safe.
  */
 final class TorchLoading {
 
@@ -20,7 +20,7 @@ final class TorchLoading {
   }
 
   /**
-   * Starts to load.
+   * Starts loading.
    *
    * @param torchHome the folder to load it from; empty for bytedeco's natives
    */
@@ -57,14 +57,14 @@ final class TorchLoading {
     }
   }
 
-  /** Waits for the end of loading: a process that ends in the middle of it may crash. */
+  /** Waits for the end of loading. A process that ends while libtorch is loading may crash. */
   void await() {
     try {
       task.get();
     } catch (InterruptedException e) {
       Thread.currentThread().interrupt();
     } catch (ExecutionException e) {
-      // Something else has failed first and is reported.
+      // Another error came first and is reported.
     }
   }
 }

@@ -27,13 +27,13 @@ import java.util.concurrent.TimeoutException;
 import java.util.function.BooleanSupplier;
 
 /**
- * Fetches tensors that other nodes hold: dials the other node's link port, shows the ticket, and
- * has the bytes written where they belong while they arrive. Each on a connection of its own, so
- * that a large tensor holds up nobody. Thread-safe.
+ * Fetches tensors that other nodes hold. It connects to the other node's link port, shows the
+ * ticket, and writes the bytes to their destination as they arrive. Each tensor has its own
+ * connection, so that a large tensor delays no other. Thread-safe.
  */
 final class TransferClient implements TensorTransfers.Fetcher {
 
-  /** How often a waiting session looks whether anybody still wants what it waits for. */
+  /** How often a waiting session checks whether the tensor is still wanted. */
   private static final long LOOK_MILLIS = 100;
 
   private static final ThreadLocal<BooleanSupplier> ABANDONED =
@@ -47,7 +47,7 @@ final class TransferClient implements TensorTransfers.Fetcher {
     this.settings = settings;
   }
 
-  /** From now on this thread does not wait for a tensor any longer when this says true. */
+  /** Sets a condition under which this thread stops waiting for a tensor. */
   static void giveUpWhen(BooleanSupplier abandoned) {
     ABANDONED.set(abandoned);
   }
@@ -63,7 +63,7 @@ final class TransferClient implements TensorTransfers.Fetcher {
       await(arrival.complete, address);
     } finally {
       connection.close();
-      // Only then nobody writes to the destination any more. A closed socket ends its reader.
+      // After this no thread writes to the destination. Closing the socket ends its reader.
       arrival.closed.join();
     }
   }
@@ -107,7 +107,7 @@ final class TransferClient implements TensorTransfers.Fetcher {
     }
   }
 
-  /** What comes from the other node, on the connection's reader thread. */
+  /** Handles the other node's frames on the connection's reader thread. */
   private static final class Arrival implements LinkConnection.Handler {
     final CompletableFuture<Void> complete = new CompletableFuture<>();
     final CompletableFuture<Void> closed = new CompletableFuture<>();
@@ -124,7 +124,8 @@ final class TransferClient implements TensorTransfers.Fetcher {
     public ByteBuffer valueDestination(FrameHeader header, ValueHeader value) {
       if (value.total() != destination.capacity() || value.offset() != received) {
         throw new ProtocolException(
-            "the node at %s sent bytes from %d on of a tensor of %d, not from %d on of one of %d"
+            ("the node at %s sent bytes at offset %d of a tensor of %d bytes; expected "
+                    + "were offset %d and %d bytes")
                 .formatted(
                     address, value.offset(), value.total(), received, destination.capacity()));
       }
@@ -159,7 +160,7 @@ final class TransferClient implements TensorTransfers.Fetcher {
                               Goodbye.parseFrom(payload.bytes().duplicate()).getMessage())));
           default ->
               throw new ProtocolException(
-                  "a %s frame is no answer to FETCH".formatted(header.type()));
+                  "a %s frame is not an answer to FETCH".formatted(header.type()));
         }
       } catch (InvalidProtocolBufferException e) {
         throw new ProtocolException("unreadable control message: " + e.getMessage(), e);
