@@ -139,7 +139,7 @@ def test_a_prebuilt_core_is_used_only_while_it_is_current(tmp_path):
 
 def test_a_named_library_that_is_not_there_is_an_error():
     result = run_build({"REMORA_NATIVE_LIBRARY": "/nowhere/libremora.so"})
-    assert "names no file" in result.stderr
+    assert "does not name a file" in result.stderr
 
 
 @pytest.mark.full

@@ -163,7 +163,7 @@ def test_a_gateway_that_is_not_there_is_named():
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     with pytest.raises(
-        exceptions.ProviderException, match=rf"{port} cannot be .*\n.*is this its port"
+        exceptions.ProviderException, match=rf"{port} cannot be .*\n.*that this is its port"
     ):
         remora.RemoteMachine.connect(f"127.0.0.1:{port}", provider="mock").start()
 

@@ -42,7 +42,7 @@ def test_gpu_types_are_those_that_providers_know():
     names = re.findall(r'^  \w+\("(.+)"\)[,;]$', source.read_text(), re.MULTILINE)
     assert tuple(names) == remora.GPU_TYPES
     remora.RemoteMachine("mock", "a100_40gb")
-    with pytest.raises(ValueError, match="no GPU type 'INVALID_GPU'; there are T4, L4, .*B200"):
+    with pytest.raises(ValueError, match="GPU type 'INVALID_GPU'; the types are T4, L4, .*B200"):
         remora.RemoteMachine("mock", "INVALID_GPU")
 
 

@@ -22,10 +22,10 @@ from ._prebuilt import prebuilt_libraries
 
 # The version of torch that the shipped library was built for.
 SHIPPED_TORCH = "2.10.0"
-# Minor versions, as pyproject.toml has them.
+# The range of supported minor versions, as in pyproject.toml.
 OLDEST_TORCH = (2, 6)
 NEWEST_TORCH = (2, 15)
-# The first whose headers want C++20; older ones are C++17.
+# The first version whose headers need C++20; older ones need C++17.
 _FIRST_WITH_CXX20 = (2, 14)
 LIBRARY = "libremora.so"
 _LINKED = ("-Wl,-soname,libremora.so", "-Wl,--as-needed", "-lc10", "-ltorch_cpu", "-ldl")
@@ -34,20 +34,20 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 class NativeCoreError(ImportError):
-    """The native core is not there for this torch and cannot be built; the message says what is missing."""
+    """Raised if there is no native core for this torch and none can be built; the message says what is missing."""
 
 
 def find_library() -> Path:
-    """The native core to load: the one shipped for this torch, or one built here (once per version).
+    """Returns the native core to load: the one shipped for this torch, or one built here once per version.
 
     Raises:
-        NativeCoreError: there is none, and none can be built.
+        NativeCoreError: no library fits, and none can be built.
 
     """
     named = os.environ.get("REMORA_NATIVE_LIBRARY")
     if named:
         if not Path(named).is_file():
-            raise NativeCoreError(f"REMORA_NATIVE_LIBRARY names no file: {named}")
+            raise NativeCoreError(f"REMORA_NATIVE_LIBRARY does not name a file: {named}")
         return Path(named)
     if sys.platform != "linux":
         raise NativeCoreError(f"Remora runs on Linux, not on {sys.platform}")
@@ -81,7 +81,7 @@ def _shipped_library() -> Path | None:
 
 
 def _prebuilt_library(version: str) -> Path | None:
-    """The library for another version that comes with the package, or, in a checkout, fits its sources."""
+    """Returns the library for another version that the package includes, or that a checkout has built."""
     in_wheel = _PACKAGE / "_lib" / f"torch-{version}" / LIBRARY
     if in_wheel.is_file():
         return in_wheel
@@ -89,19 +89,19 @@ def _prebuilt_library(version: str) -> Path | None:
 
 
 def source_folder() -> Path:
-    """Where the C++ sources of the native core are."""
+    """Returns the folder with the C++ sources of the native core."""
     in_wheel = _PACKAGE / "_cpp"
     return in_wheel if in_wheel.is_dir() else _checkout() / "main/cpp"
 
 
 def _checkout() -> Path:
-    """The folder runtime/src of the repository, when the package is used from there."""
+    """Returns the folder runtime/src of the repository if the package is used from a checkout."""
     parents = _PACKAGE.parents
     return (parents[3] if len(parents) > 3 else _PACKAGE) / "runtime" / "src"
 
 
 def cache_folder() -> Path:
-    """Where libraries built here are kept: ``REMORA_CACHE``, else remora in the user's cache folder."""
+    """Returns the folder for libraries built here: ``REMORA_CACHE``, else remora in the user's cache folder."""
     named = os.environ.get("REMORA_CACHE")
     if named:
         return Path(named)
@@ -127,14 +127,14 @@ def _built_library(version: str) -> Path:
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with _lock(target.parent / "lock"):
-        if not target.is_file():  # else another process built it meanwhile
+        if not target.is_file():  # otherwise another process has built it meanwhile
             _build(folder, sources, target, digest.hexdigest())
     return target
 
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Holds a file's lock; it ends with the process that holds it."""
+    """Holds a file's lock; the system releases it when the process ends."""
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -152,7 +152,7 @@ def _compiler() -> str:
     if found is None:
         raise NativeCoreError(
             f"Remora ships its native core for torch {SHIPPED_TORCH} on x86_64. For torch {torch.__version__} on "
-            f"{platform.machine()} it is built on first import, which needs a {_standard()} compiler, and there is no "
+            f"{platform.machine()} it is built on first import, which needs a {_standard()} compiler, but there is no "
             f"'{wanted}'.\nInstall one (Debian, Ubuntu: apt-get install g++), set CXX to yours, or install "
             f"torch=={SHIPPED_TORCH}."
         )
@@ -209,7 +209,7 @@ def _run(command: list[str]) -> None:
         raise NativeCoreError(
             f"Remora's native core does not build against torch {torch.__version__}:\n"
             + "\n".join(lines or result.stderr.splitlines()[-5:])
-            + f"\nInstall torch=={SHIPPED_TORCH}, for which it is shipped built.\ncommand: {' '.join(command)}"
+            + f"\nInstall torch=={SHIPPED_TORCH}, for which a built core is shipped.\ncommand: {' '.join(command)}"
         )
 
 

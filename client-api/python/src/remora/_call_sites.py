@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What is told of each operation, when it is asked for.
+"""Reports of single operations, for errors and for the log.
 
-``REMORA_CALL_SITES=1``: the program's line that recorded it. ``REMORA_LOG_OPERATIONS=1``: a line of the log.
+With ``REMORA_CALL_SITES=1``, errors name the program's line that recorded the operation. With
+``REMORA_LOG_OPERATIONS=1``, each operation is a line of the log.
 
-The core tells of each operation before it is recorded, only while a machine records call sites, and asks
-for the line when one has failed. The last ones are remembered, because failures come back soon or never.
+The core reports each operation before it is recorded, but only while a machine records call sites. It
+asks for the line when an operation has failed. Only the latest call sites are remembered, because
+failures arrive soon or never.
 
-A thread of its own writes the log: the core tells of an operation under a machine's lock, and a handler of
-the log may wait for that machine.
+A separate thread writes the log: the core reports an operation under a machine's lock, and a log handler
+may wait for that machine.
 """
 
 from __future__ import annotations
@@ -45,10 +47,10 @@ def _log_operations() -> None:
 
 
 def log_all() -> None:
-    """Returns when what was told until now is in the log."""
+    """Waits until everything reported so far is in the log."""
     global _logger
     with _logging:
-        if _logger is None or not _logger.is_alive():  # as in a forked child
+        if _logger is None or not _logger.is_alive():  # for example in a forked child
             _logger = threading.Thread(
                 target=_log_operations, name="remora-operations", daemon=True
             )
@@ -59,17 +61,17 @@ def log_all() -> None:
 
 
 def record(machine: int) -> None:
-    """From now on the machine's calls are remembered."""
+    """Remembers the machine's calls from now on."""
     _sites[machine] = [None] * _REMEMBERED
 
 
 def forget(machine: int) -> None:
-    """The machine is closed."""
+    """Forgets the calls of a closed machine."""
     _sites.pop(machine, None)
 
 
 def _caller(frame: FrameType | None) -> FrameType | None:
-    """The nearest frame that is neither PyTorch's nor Remora's; None in a thread of libtorch's own."""
+    """Returns the nearest frame outside PyTorch and Remora; None in a thread of libtorch."""
     while frame is not None and frame.f_code.co_filename.startswith(_OURS):
         frame = frame.f_back
     return frame

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Calls that take their place among the operations but are no operators: functions, models.
+"""Calls in order with the operations that are no operators: functions, models.
 
 ``node_call.h`` of the native core describes the bytes. A thread waits for each call's answer, so that
-nothing stays behind on the node when the caller gives up.
+nothing stays on the node when the caller stops waiting.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ log = logging.getLogger("remora")
 _IDLE_SECONDS = 10.0
 
 Outcome = Callable[[bytes, list[torch.Tensor]], Any]
-"""Makes a call's result of the answer's payload and tensors."""
+"""Turns the answer's payload and tensors into a call's result."""
 Failure = Callable[[BaseException], BaseException]
-"""Makes what is raised of the core's error when there is no answer."""
+"""Turns the core's error into the exception to raise when there is no answer."""
 
 
 def _as_it_is(error: BaseException) -> BaseException:
@@ -37,7 +37,7 @@ def _as_it_is(error: BaseException) -> BaseException:
 
 
 class Future(concurrent.futures.Future[Any]):
-    """Says so when nobody has looked at a failure."""
+    """A future that logs its failure if the program never looks at it."""
 
     name = ""
     _looked = False
@@ -55,13 +55,15 @@ class Future(concurrent.futures.Future[Any]):
             error = super().exception()
             if error is not None:
                 log.error(
-                    "%s has failed, and nobody has asked for its result: %s", self.name, error
+                    "%s has failed, and the program has not asked for its result: %s",
+                    self.name,
+                    error,
                 )
 
 
 @dataclass
 class _Call:
-    """A call on its way."""
+    """A call without an answer yet."""
 
     session: Session
     request: int
@@ -72,7 +74,7 @@ class _Call:
 
 
 class _Waiter:
-    """Waits for a session's calls, one after the other, as they end."""
+    """Waits for a session's calls, in order."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -112,7 +114,7 @@ def record(
     tensors: Sequence[torch.Tensor],
     timeout: float,
 ) -> int:
-    """Records a call by ``core.run`` or ``core.call_node``; answers its number, for :func:`await_answer`."""
+    """Records a call by ``core.run`` or ``core.call_node``; returns its number, for :func:`await_answer`."""
     request: int = core.check(
         function(
             session.handle,
@@ -136,15 +138,15 @@ def await_answer(
     outcome: Outcome,
     failure: Failure = _as_it_is,
 ) -> Future:
-    """What `outcome` makes of the answer, on the thread that waits, once it is there.
+    """Returns a future of the call's result. A separate thread waits for the answer and calls `outcome`.
 
     Args:
         session: where the call was recorded.
         request: its number.
         name: for messages.
         arguments: the tensors that the answer may refer to.
-        outcome: makes the result.
-        failure: makes what is raised when there is no answer.
+        outcome: turns the answer into the result.
+        failure: turns the core's error into the exception to raise.
 
     """
     future = Future()
@@ -159,12 +161,12 @@ def await_answer(
 
 
 def _addresses(tensors: Sequence[torch.Tensor]) -> tuple[Any, int]:
-    """The addresses of as many ``at::Tensor``, for the duration of a call, and their number."""
+    """Returns the addresses of the tensors' ``at::Tensor``, valid during a call, and their number."""
     count = len(tensors)
     values = (ctypes.c_int64 * count)(*(tensor._cdata for tensor in tensors))
     start = ctypes.addressof(values)
     addresses = (ctypes.c_int64 * count)(*(start + 8 * i for i in range(count)))
-    addresses.values = values  # type: ignore[attr-defined]  # they live as long
+    addresses.values = values  # type: ignore[attr-defined]  # keeps them alive
     return addresses, count
 
 

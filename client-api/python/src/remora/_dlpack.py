@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""``torch.from_dlpack`` and all that asks a tensor for its DLPack device.
+"""``torch.from_dlpack`` and every caller of a tensor's ``__dlpack_device__``.
 
-PyTorch's method knows a device of another's making by the name ``privateuse1`` alone, and refuses the name
-that the device has been given. The tensors themselves PyTorch can hand over.
+PyTorch's method recognizes a custom device only by the name ``privateuse1`` and refuses the device's
+registered name. PyTorch itself can export the tensors.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.utils.dlpack import DLDeviceType
 
 
 def install() -> None:
-    """Puts itself before PyTorch's method."""
+    """Replaces PyTorch's method."""
     kind: Any = torch.Tensor
     device_of = kind.__dlpack_device__
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What a program, a node's native core and a Python worker say to each other of a function.
+"""The messages about functions between a program, a node's native core and a Python worker.
 
-``node_call.h`` of the native core describes the bytes; the frames between node and worker are
-``PythonWorker.java``'s.
+``node_call.h`` of the native core describes the bytes; ``PythonWorker.java`` describes the frames
+between node and worker.
 """
 
 from __future__ import annotations
@@ -20,37 +20,37 @@ import torch
 
 VERSION = 2
 
-# What is pickled travels with the call up to this size, else as a tensor does.
+# A pickle of up to this size is sent with the call, a larger one as a tensor.
 INLINE_BYTES = 64 * 1024
 
 inside = threading.local()
-"""``inside.function`` is true in a thread that runs a function: remote functions called there just run."""
+"""``inside.function`` is true in a thread that runs a function: remote functions called there run directly."""
 
 MEMORY_NONE, MEMORY_SHARED, MEMORY_CUDA = 0, 1, 2
 SOURCE_ARGUMENT, SOURCE_NEW = 0, 1
 
 
 class Reader:
-    """Takes bytes apart."""
+    """Decodes a message."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._at = 0
 
     def byte(self) -> int:
-        """One byte."""
+        """Reads one byte."""
         self._at += 1
         return self._data[self._at - 1]
 
     def raw(self, count: int) -> bytes:
-        """So many bytes."""
+        """Reads `count` bytes."""
         if count > len(self._data) - self._at:
             raise ValueError("the message ends too early")
         self._at += count
         return self._data[self._at - count : self._at]
 
     def number(self) -> int:
-        """A varint."""
+        """Reads a varint."""
         value = shift = 0
         while True:
             byte = self.byte()
@@ -60,64 +60,64 @@ class Reader:
             shift += 7
 
     def left(self) -> int:
-        """How many bytes are not taken yet."""
+        """The number of bytes that are not read yet."""
         return len(self._data) - self._at
 
     def signed(self) -> int:
-        """A zigzag varint."""
+        """Reads a zigzag varint."""
         value = self.number()
         return (value >> 1) ^ -(value & 1)
 
     def block(self) -> bytes:
-        """Bytes with their number before them."""
+        """Reads bytes with a length prefix."""
         return self.raw(self.number())
 
     def text(self) -> str:
-        """A text with its length before it."""
+        """Reads a text with a length prefix."""
         return self.block().decode()
 
 
 class Writer:
-    """Puts bytes together."""
+    """Encodes a message."""
 
     def __init__(self) -> None:
         self._data = bytearray()
 
     def byte(self, value: int) -> None:
-        """One byte."""
+        """Writes one byte."""
         self._data.append(value)
 
     def raw(self, data: bytes) -> None:
-        """Bytes as they are."""
+        """Writes bytes without a prefix."""
         self._data += data
 
     def number(self, value: int) -> None:
-        """A varint."""
+        """Writes a varint."""
         while value >= 0x80:
             self._data.append(value & 0x7F | 0x80)
             value >>= 7
         self._data.append(value)
 
     def signed(self, value: int) -> None:
-        """A zigzag varint."""
+        """Writes a zigzag varint."""
         self.number(value << 1 if value >= 0 else -2 * value - 1)
 
     def block(self, data: bytes) -> None:
-        """Bytes with their number before them."""
+        """Writes bytes with a length prefix."""
         self.number(len(data))
         self._data += data
 
     def text(self, text: str) -> None:
-        """A text with its length before it."""
+        """Writes a text with a length prefix."""
         self.block(text.encode())
 
     def bytes(self) -> bytes:
-        """What was written."""
+        """The bytes written so far."""
         return bytes(self._data)
 
 
 def dressed(tensor: torch.Tensor, kind: type[torch.Tensor], requires_grad: bool) -> torch.Tensor:
-    """A bare tensor as what it was on the other side: a parameter, a subclass, one with a gradient."""
+    """Turns a plain tensor into what it was on the other side: a parameter, a subclass, one with a gradient."""
     if kind is torch.nn.Parameter:
         return torch.nn.Parameter(tensor, requires_grad)
     if kind is not torch.Tensor:
@@ -130,7 +130,7 @@ def dressed(tensor: torch.Tensor, kind: type[torch.Tensor], requires_grad: bool)
 def tensor_id(
     number: int, tensor: torch.Tensor, gradient_id: Callable[[torch.Tensor], tuple[Any, ...]]
 ) -> tuple[Any, ...]:
-    """What stands for a tensor in a pickle: its number, and what :func:`dressed` makes of it there."""
+    """Returns the stand-in for a tensor in a pickle: its number, and the arguments of :func:`dressed`."""
     gradient = tensor.grad if tensor.is_leaf else None
     if gradient is not None and (
         gradient.layout != torch.strided or gradient.device != tensor.device
@@ -147,7 +147,7 @@ def tensor_id(
 
 @dataclass(frozen=True)
 class Shape:
-    """How a tensor lies on its storage."""
+    """A tensor's view of its storage."""
 
     dtype: torch.dtype
     conj: bool
@@ -158,7 +158,7 @@ class Shape:
 
     @staticmethod
     def of(tensor: torch.Tensor) -> Shape:
-        """A tensor's."""
+        """Returns the shape of a tensor."""
         return Shape(
             tensor.dtype,
             tensor.is_conj(),
@@ -170,7 +170,7 @@ class Shape:
 
     @staticmethod
     def read(reader: Reader) -> Shape:
-        """As :meth:`write` has written it."""
+        """Reads what :meth:`write` has written."""
         dtype = getattr(torch, reader.text())
         bits = reader.byte()
         dims = reader.number()
@@ -179,7 +179,7 @@ class Shape:
         return Shape(dtype, bool(bits & 1), bool(bits & 2), sizes, strides, reader.number())
 
     def write(self, writer: Writer) -> None:
-        """Writes it."""
+        """Writes the shape."""
         writer.text(str(self.dtype).removeprefix("torch."))
         writer.byte(self.conj | self.neg << 1)
         writer.number(len(self.sizes))
@@ -190,7 +190,7 @@ class Shape:
         writer.number(self.offset)
 
     def over(self, storage: torch.UntypedStorage) -> torch.Tensor:
-        """A tensor that lies so on a storage."""
+        """Returns a tensor of this shape over a storage."""
         tensor = torch.empty(0, dtype=self.dtype, device=storage.device)
         with torch.no_grad():
             tensor.set_(storage, self.offset, self.sizes, self.strides)
@@ -202,7 +202,7 @@ class Shape:
 
 
 def bytes_of(storage: torch.UntypedStorage) -> torch.Tensor:
-    """A storage as a tensor of bytes."""
+    """Returns a storage as a tensor of bytes."""
     return Shape(torch.uint8, False, False, (storage.nbytes(),), (1,), 0).over(storage)
 
 
@@ -226,16 +226,16 @@ class SharedMemory:
 
     @property
     def path(self) -> str:
-        """By which the node opens it."""
+        """The path under which the node opens it."""
         return f"/proc/{os.getpid()}/fd/{self._file}"
 
     def close(self) -> None:
-        """Lets go of it."""
+        """Releases the memory."""
         os.close(self._file)
 
 
 def open_shared(path: str, size: int) -> torch.UntypedStorage:
-    """The node's own memory."""
+    """Opens memory of the node."""
     return torch.UntypedStorage.from_file(path, shared=True, nbytes=size)  # type: ignore[return-value]
 
 
@@ -247,14 +247,14 @@ class _CudaHandle(ctypes.Structure):
 
 
 class CudaMemory:
-    """Device memory of another process, open until it is collected."""
+    """Device memory of another process, open until it is garbage-collected."""
 
     def __init__(self, device: torch.device, handle: bytes, offset: int, size: int) -> None:
-        """Opens an allocation of the process that made the handle."""
+        """Opens an allocation by the handle from its process."""
         torch.cuda.init()
         self._base = ctypes.c_uint64()
         with torch.cuda.device(device):
-            torch.cuda.current_stream().synchronize()  # makes the device's context this thread's
+            torch.cuda.current_stream().synchronize()  # makes the device's context current in this thread
             _check_cuda(
                 "cuIpcOpenMemHandle_v2",
                 ctypes.byref(self._base),
@@ -275,13 +275,13 @@ class CudaMemory:
 
 
 def open_cuda(device: torch.device, handle: bytes, offset: int, size: int) -> torch.UntypedStorage:
-    """The node's own device memory."""
+    """Opens device memory of the node."""
     opened = CudaMemory(device, handle, offset, size)
     return torch.as_tensor(opened, device=device).untyped_storage()
 
 
 def cuda_handle(storage: torch.UntypedStorage) -> tuple[bytes, int]:
-    """What another process opens a storage of the caching allocator by: handle and offset."""
+    """Returns handle and offset, with which another process opens a storage of the caching allocator."""
     base, size, handle = ctypes.c_uint64(), ctypes.c_size_t(), _CudaHandle()
     address = ctypes.c_uint64(storage.data_ptr())
     with torch.cuda.device(storage.device):
@@ -293,4 +293,6 @@ def cuda_handle(storage: torch.UntypedStorage) -> tuple[bytes, int]:
 def _check_cuda(name: str, *arguments: Any) -> None:
     code = getattr(ctypes.CDLL("libcuda.so.1"), name)(*arguments)
     if code != 0:
-        raise RuntimeError(f"CUDA memory cannot be shared between processes: {name} answers {code}")
+        raise RuntimeError(
+            f"CUDA memory cannot be shared between processes: {name} returned {code}"
+        )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The gateway: a JVM process that has the machines. Finds a running one, or starts one and ends it.
+"""The gateway, a JVM process that manages the machines. Finds a running one, or starts one and ends it.
 
-A gateway that this program started ends with it, also when the program is killed: its standard input
-is a pipe that only this program holds open.
+A gateway that this program started ends with the program, even if the program is killed: only the
+program holds the other end of the gateway's standard input, a pipe.
 """
 
 from __future__ import annotations
@@ -66,11 +66,11 @@ _OPTIONS = [
 ]
 
 HOW_TO_GET_A_GATEWAY = """\
-Remora's machines are reached through its gateway, a Java program, and none was found. Either
+Remora reaches its machines through its gateway, a Java program, and found none. Either
   - set REMORA_HOME to a folder with Remora's jars (in it or in its folder lib),
   - set REMORA_GATEWAY_CLASSPATH to a Java class path that holds io.remora.gateway.Main,
     in a checkout: mvn -q -pl client-api -am package, then see docs/python.md,
-  - or set REMORA_GATEWAY (and REMORA_GATEWAY_TOKEN) to the host:port of a gateway that runs already,
+  - or set REMORA_GATEWAY (and REMORA_GATEWAY_TOKEN) to the host:port of a running gateway,
     or use remora.RemoteMachine.connect("host:port", token=…)."""
 
 Response = TypeVar("Response")
@@ -92,10 +92,10 @@ class Gateway:
 
         Args:
             address: ``"host:port"``.
-            token: the bearer token; None for a gateway that asks for none.
-            tls: whether the connection is encrypted; by default it is off the loopback address only.
+            token: the bearer token; None for a gateway that needs none.
+            tls: whether the connection is encrypted; by default it is, except on the loopback address.
             ca_file: certificates (PEM) to trust instead of the system's.
-            process: the gateway's, if this program has started it.
+            process: the gateway's process, if this program has started it.
 
         """
         host, _, port = address.rpartition(":")
@@ -108,7 +108,7 @@ class Gateway:
         self._metadata = [] if token is None else [("authorization", f"Bearer {token}")]
         if token is not None and not encrypted and not _is_loopback(host):
             raise ValueError(
-                "a token is sent to another computer over an encrypted connection only"
+                "a token is sent to another computer only over an encrypted connection: give tls=True"
             )
         if encrypted:
             roots = None if ca_file is None else Path(ca_file).read_bytes()
@@ -137,45 +137,45 @@ class Gateway:
             raise self.error(e, what) from None
 
     def open(self, request: pb.OpenRequest, timeout: float) -> pb.Machine:
-        """Gets a machine from its provider."""
+        """Opens a machine of a provider."""
         what = f"opening a machine of provider '{request.provider}'"
         return self._call("Machines/Open", request, pb.Machine.FromString, what, timeout)
 
     def attach(self, name: str, timeout: float) -> pb.Machine:
-        """A machine that somebody else opened."""
+        """Returns a machine that another program has opened."""
         request = pb.AttachRequest(name=name)
         what = f"attaching to machine '{name}'"
         return self._call("Machines/Attach", request, pb.Machine.FromString, what, timeout)
 
     def list(self, timeout: float) -> pb.ListResponse:
-        """The gateway's machines."""
+        """Lists the gateway's machines."""
         what = "listing machines"
         return self._call(
             "Machines/List", pb.ListRequest(), pb.ListResponse.FromString, what, timeout
         )
 
     def get(self, name: str, timeout: float) -> pb.Machine:
-        """A machine as its actor knows it."""
+        """Returns a machine's current state."""
         return self._of_machine("Get", name, pb.Machine.FromString, timeout)
 
     def pause(self, name: str, timeout: float) -> pb.Machine:
-        """Lets a machine's node rest."""
+        """Pauses a machine."""
         return self._of_machine("Pause", name, pb.Machine.FromString, timeout)
 
     def resume(self, name: str, timeout: float) -> pb.Machine:
-        """Takes a paused machine up again."""
+        """Resumes a paused machine."""
         return self._of_machine("Resume", name, pb.Machine.FromString, timeout)
 
     def stop(self, name: str, timeout: float) -> None:
-        """Gives a machine back to its provider."""
+        """Returns a machine to its provider."""
         self._of_machine("Stop", name, pb.StopResponse.FromString, timeout)
 
     def stats(self, name: str, timeout: float) -> dict[str, float]:
-        """The gateway's figures of a machine."""
+        """Returns the gateway's metrics of a machine."""
         return dict(self._of_machine("Stats", name, pb.MachineStats.FromString, timeout).values)
 
     def storage(self, machine: str, session: int, storage: int, timeout: float) -> pb.Storage:
-        """What a machine knows of a storage."""
+        """Returns the gateway's data about a storage."""
         request = pb.StorageRequest(machine=machine, session=session, storage=storage)
         what = f"asking machine '{machine}' for storage {storage}"
         return self._call("Machines/GetStorage", request, pb.Storage.FromString, what, timeout)
@@ -189,17 +189,17 @@ class Gateway:
         )
 
     def transport(self, explain: bool = False) -> Transport:
-        """A connection for a session. `explain`: one that can say why the gateway refuses."""
+        """Returns a connection for a session. `explain`: one that can tell why the gateway refuses it."""
         if self._encrypted or explain or os.environ.get("REMORA_TRANSPORT") == "grpc":
             return GrpcTransport(self._channel, self._metadata)
         return DirectTransport(self.address, self._metadata)
 
     def end(self) -> str | None:
-        """How the gateway has ended, if this program has started it and it has."""
+        """Returns how the gateway has ended, if this program has started it and it has ended."""
         return None if self._process is None else self._process.end()
 
     def error(self, error: grpc.RpcError, what: str) -> BaseException:
-        """The exception for a failed call: of the kind that the gateway names, else by the status."""
+        """Returns the exception for a failed call, by the gateway's error kind or else by the status."""
         if error.code() == grpc.StatusCode.UNAVAILABLE and "remora-error" not in dict(
             error.trailing_metadata() or ()
         ):
@@ -214,22 +214,20 @@ class Gateway:
 
     def _hint(self, details: str) -> str:
         if "refused" in details:
-            return "\n  Is it started, and is this its port?"
+            return "\n  Check that it is running and that this is its port."
         if "CERTIFICATE_VERIFY_FAILED" in details:
             return (
-                "\n  This program does not trust its certificate, or it is for another name: give the file that "
-                "holds it, or its issuer's, by ca_file=…, and connect by a name that stands in it"
+                "\n  This program does not trust its certificate, or the certificate is for another name: pass the "
+                "file that contains it, or its issuer's, as ca_file=…, and connect to a name in the certificate"
             )
         if "WRONG_VERSION_NUMBER" in details:
-            return (
-                "\n  It speaks no TLS, or no gateway listens there: give tls=False if that is meant"
-            )
+            return "\n  It speaks no TLS, or no gateway listens there: pass tls=False to connect without TLS"
         if not self._encrypted:
-            return "\n  If it is one with TLS, give tls=True, or the file of its certificate by ca_file=…"
+            return "\n  If it uses TLS, pass tls=True, or the file of its certificate as ca_file=…"
         return ""
 
     def close(self) -> None:
-        """Ends the connection."""
+        """Closes the connection."""
         self._channel.close()
 
 
@@ -243,7 +241,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def rpc_error(error: grpc.RpcError, what: str) -> BaseException:
-    """The exception for a failed call: of the kind that the gateway names, else by the status."""
+    """Returns the exception for a failed call, by the gateway's error kind or else by the status."""
     code, details = error.code(), error.details() or ""
     trailers = dict(error.trailing_metadata() or ())
     name = str(trailers.get("remora-error", ""))
@@ -251,11 +249,13 @@ def rpc_error(error: grpc.RpcError, what: str) -> BaseException:
         return ValueError(details)
     kind = exceptions.BY_NAME.get(name)
     if code == grpc.StatusCode.UNIMPLEMENTED:
-        return exceptions.MachineStateException(f"{what}: this gateway cannot do that ({details})")
+        return exceptions.MachineStateException(
+            f"{what}: this gateway does not support it ({details})"
+        )
     if code == grpc.StatusCode.UNAUTHENTICATED:
         return exceptions.AuthenticationException(
-            f"{what} failed: {details or code.name}; give the gateway's token by "
-            "RemoteMachine.connect(…, token=…) or REMORA_GATEWAY_TOKEN"
+            f"{what} failed: {details or code.name}; pass the gateway's token as "
+            "RemoteMachine.connect(…, token=…) or set REMORA_GATEWAY_TOKEN"
         )
     if kind is not None:
         return kind(details)
@@ -280,10 +280,10 @@ class GatewayProcess:
     """A gateway that this program started."""
 
     def __init__(self, class_path: str, settings: Settings) -> None:
-        """Starts a JVM and waits until it serves.
+        """Starts a JVM and waits until the gateway serves requests.
 
         Raises:
-            ProviderException: there is no Java, or the gateway did not start; the message has its last lines.
+            ProviderException: Java is missing, or the gateway did not start; the message has its last lines.
 
         """
         self.token = secrets.token_urlsafe(32)
@@ -294,16 +294,17 @@ class GatewayProcess:
             "-Xshare:auto",
             "-Djava.util.concurrent.ForkJoinPool.common.parallelism=2",
             *_same_libtorch(),
-            # Machines of this computer run functions with this Python, which has what the program has.
+            # Nodes on this computer run functions with this Python, which has the program's packages.
             f"-Dremora.node.python={sys.executable}",
             *options,
             _MAIN,
             *("--host", "127.0.0.1", "--port", "0", "--exit-with-stdin"),
         ]
-        # By the environment: a class path can be longer than a process list should show, and a token must not be in it.
+        # These go into the environment: a class path can be too long for a process list, and a token
+        # must not appear there.
         environment = os.environ | {"CLASSPATH": class_path, "REMORA_GATEWAY_TOKEN": self.token}
         if torch.__version__.split("+")[0] != SHIPPED_TORCH:
-            environment["REMORA_NATIVE_LIBRARY"] = core.library._name  # the nodes' core is this one
+            environment["REMORA_NATIVE_LIBRARY"] = core.library._name  # the nodes use this core
         self._last = collections.deque[str](maxlen=_LAST_LINES)
         self._address: str | None = None
         self._ready = threading.Event()
@@ -315,7 +316,7 @@ class GatewayProcess:
             env=environment,
             text=True,
             errors="replace",
-            start_new_session=True,  # Ctrl-C in the terminal is for the program alone
+            start_new_session=True,  # Ctrl-C in the terminal reaches only the program
         )
         _STARTED.append(self)
         for target, stream in (
@@ -327,7 +328,7 @@ class GatewayProcess:
             ).start()
         if not self._ready.wait(settings.gateway_start_seconds) or self._address is None:
             code = None
-            if self._ready.is_set():  # its output has ended, and so does it
+            if self._ready.is_set():  # its output has ended, so the process ends too
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     code = self._process.wait(5)
             self.stop()
@@ -335,7 +336,7 @@ class GatewayProcess:
             raise exceptions.ProviderException(
                 f"the gateway did not start within {settings.gateway_start_seconds:g} s"
                 if code is None
-                else f"the gateway ended with exit code {code} before it served:\n  {lines}"
+                else f"the gateway ended with exit code {code} before it was ready:\n  {lines}"
             )
         self.address: str = self._address
 
@@ -362,7 +363,7 @@ class GatewayProcess:
         gateway_log.log(_LEVELS[match[1]] if match else logging.INFO, "%s", line)
 
     def end(self) -> str | None:
-        """How the process has ended; None if it lives. Waits a moment for one whose connections have just ended."""
+        """Returns how the process has ended; None if it runs. Waits briefly if its connections have just ended."""
         try:
             code = self._process.wait(_DYING_SECONDS)
         except subprocess.TimeoutExpired:
@@ -371,17 +372,15 @@ class GatewayProcess:
         if code < 0:
             how = f"by signal {signal.Signals(-code).name}"
         lines = "\n  ".join(self._last)
-        return (
-            f"the gateway that this program had started has ended {how}; its last lines:\n  {lines}"
-        )
+        return f"the gateway that this program started has ended {how}; its last lines:\n  {lines}"
 
     @property
     def running(self) -> bool:
-        """Whether the process lives."""
+        """Whether the process runs."""
         return self._process.poll() is None
 
     def stop(self) -> None:
-        """Ends the gateway, which gives all its machines back. Idempotent."""
+        """Ends the gateway, which returns all its machines. Idempotent."""
         if self in _STARTED:
             _STARTED.remove(self)
         stdin = self._process.stdin
@@ -397,7 +396,7 @@ class GatewayProcess:
         self._process.wait(_STOP_SECONDS)
 
     def forget(self) -> None:
-        """In a forked child: lets go of the pipe, so that only the parent holds it."""
+        """In a forked child: closes the pipe, so that only the parent holds it."""
         if self._process.stdin is not None:
             with contextlib.suppress(OSError):
                 os.close(self._process.stdin.fileno())
@@ -416,32 +415,32 @@ def _java() -> str:
         if found:
             return found
     raise exceptions.ProviderException(
-        "Remora's gateway needs Java 17 or newer, and there is none: install one (Debian, Ubuntu: "
+        "Remora's gateway needs Java 17 or newer, and found none: install one (Debian, Ubuntu: "
         "apt-get install openjdk-17-jre-headless), set JAVA_HOME, or use a running gateway with "
         "RemoteMachine.connect"
     )
 
 
 def _same_libtorch() -> list[str]:
-    """Makes machines of this computer compute with this program's libtorch: equal results, bit for bit."""
+    """Lets nodes on this computer compute with this program's libtorch: results are equal, bit for bit."""
     return [f"-Dremora.provider.mock.torch-home={Path(torch.__file__).parent}"]
 
 
 def class_path(path: str | os.PathLike[str] | None = None) -> str:
-    """The gateway's Java class path.
+    """Returns the gateway's Java class path.
 
     Args:
-        path: a folder of jars, or a class path; None for what the environment says.
+        path: a folder of jars, or a class path; None for the settings in the environment.
 
     Raises:
-        ProviderException: nothing says where the gateway is.
+        ProviderException: neither `path` nor the environment names the gateway.
 
     """
     if path is not None:
         return _jars(Path(path)) if Path(path).is_dir() else os.fspath(path)
     named = os.environ.get("REMORA_GATEWAY_CLASSPATH")
     if named:
-        if named.startswith("@"):  # a file that holds it, as for java itself
+        if named.startswith("@"):  # a file that contains it, as in java's own options
             return Path(named[1:]).read_text().strip()
         return named
     home = os.environ.get("REMORA_HOME")
@@ -458,7 +457,7 @@ def _jars(folder: Path) -> str:
 
 
 def own_gateway(settings: Settings, path: str | os.PathLike[str] | None = None) -> Gateway:
-    """The gateway for programs that name none: the one of ``REMORA_GATEWAY``, else one of this process's own."""
+    """Returns the gateway for programs that name none: that of ``REMORA_GATEWAY``, else one of this process."""
     global _own
     named = os.environ.get("REMORA_GATEWAY")
     if named and path is None:
@@ -477,7 +476,7 @@ def own_gateway(settings: Settings, path: str | os.PathLike[str] | None = None) 
 
 
 def stop_own_gateway() -> None:
-    """Ends the gateway that this process started, if it has."""
+    """Ends the gateway that this process started, if there is one."""
     global _own
     with _own_lock:
         if _own is not None:

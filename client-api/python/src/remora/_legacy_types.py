@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""``torch.remora.FloatTensor``, ``torch.remora.FloatStorage`` and their like, as ``torch.cuda`` has them.
+"""``torch.remora.FloatTensor``, ``torch.remora.FloatStorage`` and so on, like those of ``torch.cuda``.
 
 PyTorch's older interface names a tensor's device and dtype by a type: ``x.type()``, ``x.storage_type()``,
 ``isinstance(x, torch.cuda.FloatTensor)``.
@@ -28,12 +28,12 @@ _TENSORS = {
 
 
 class _TensorType(type):
-    """Of types that have no instances of their own."""
+    """The type of tensor types, which have no instances of their own."""
 
     dtype: torch.dtype
 
     def __call__(cls, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """A tensor of a size or with a sequence's values, on the current device."""
+        """Makes a tensor of a size or with a sequence's values, on the current device."""
         made = getattr(torch, cls.__name__.rpartition(".")[2])(*args, **kwargs)
         return torch.empty_like(made, device="remora").copy_(made)
 
@@ -46,14 +46,14 @@ class _TensorType(type):
 
 
 def install(module: ModuleType) -> None:
-    """Puts the types into ``torch.remora``."""
+    """Adds the types to ``torch.remora``."""
     for name, dtype in _TENSORS.items():
-        # tensor.type(…) takes the type's whole name for what it is to become.
+        # tensor.type(…) takes the type's full name as the target.
         made = _TensorType(
             f"torch.remora.{name}", (), {"dtype": dtype, "__module__": "torch.remora"}
         )
         setattr(module, name, made)
     for dtype, name in _dtype_to_storage_type_map().items():
-        if not name.startswith("Q"):  # quantized
+        if not name.startswith("Q"):  # skips quantized dtypes
             members = {"dtype": dtype, "_dtype": dtype, "__module__": "torch.remora"}
             setattr(module, name, type(name, (_LegacyStorage,), members))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Libraries, PyTorch's own later parts among them, that go by lists of the devices they know.
+"""Changes to libraries, including newer parts of PyTorch, that check devices against fixed lists.
 
-Each is changed when the program imports it, or at once where it has done so before: Remora itself imports
-none of them.
+A library is changed when the program imports it, or at once if it is imported already. Remora itself
+imports none of them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Change = Callable[[Any], None]
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds nothing itself: it only has what others find changed once it is loaded."""
+    """Finds no modules itself: it changes modules that other finders find, after they are loaded."""
 
     def __init__(self, changes: dict[str, Change]) -> None:
         self._changes = changes
@@ -58,11 +58,13 @@ def _apply(change: Change, module: ModuleType) -> None:
     try:
         change(module)
     except (AttributeError, KeyError) as e:
-        log.debug("This version of %s is not made to know remora devices: %r", module.__name__, e)
+        log.debug(
+            "This version of %s cannot be changed to support remora devices: %r", module.__name__, e
+        )
 
 
 def install() -> None:
-    """Has the libraries changed."""
+    """Changes the libraries."""
     for name, change in _CHANGES.items():
         if name in sys.modules:
             _apply(change, sys.modules[name])
@@ -77,7 +79,7 @@ def _is_remora(device: Any) -> bool:
 
 
 def _flex_attention(module: Any) -> None:
-    """Its unfused form needs nothing of the device."""
+    """Skips the device check: the unfused form works on every device."""
     validate = module._validate_device
 
     def _validate_device(query: torch.Tensor, *others: torch.Tensor) -> None:
@@ -88,7 +90,7 @@ def _flex_attention(module: Any) -> None:
 
 
 def _checkpoint_within_compile(module: Any) -> None:
-    """Gives the operators that run random ones again with the same numbers the device's generators."""
+    """Lets checkpointing restore the device's random generators when it reruns random operators."""
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode, track_tensor_tree
     from torch.utils._pytree import tree_map
@@ -106,7 +108,7 @@ def _checkpoint_within_compile(module: Any) -> None:
         return found[0] if found else None
 
     def unknown_state() -> torch.Tensor:
-        return torch.empty_like(torch.get_rng_state())  # while tracing: nobody looks into it
+        return torch.empty_like(torch.get_rng_state())  # only while tracing, where nothing reads it
 
     def replace(operator: Any, key: Any, make: Callable[[Any], Any]) -> None:
         table = operator.py_kernels if key in operator.py_kernels else operator.python_key_table
@@ -165,7 +167,7 @@ def _checkpoint_within_compile(module: Any) -> None:
 
 
 def _jagged_attention(module: Any) -> None:
-    """One sequence after the other: the fused kernels for all at once are those of other devices."""
+    """Computes one sequence after the other, because the fused kernels support only other devices."""
     original = module.jagged_scaled_dot_product_attention
 
     def jagged_scaled_dot_product_attention(
@@ -177,7 +179,7 @@ def _jagged_attention(module: Any) -> None:
         attn_mask = args[0] if args else kwargs.get("attn_mask")
         if attn_mask is not None or any(each.lengths() is not None for each in (query, key, value)):
             raise exceptions.RemoraException(
-                "attention of jagged tensors on a remora device takes no attn_mask and no tensors with holes: pad "
+                "attention of jagged tensors on a remora device supports neither attn_mask nor tensors with holes: pad "
                 "them with torch.nested.to_padded_tensor, or leave out the mask"
             )
         sequences = zip(
@@ -197,7 +199,7 @@ def _jagged_attention(module: Any) -> None:
 
 
 def _safetensors(module: Any) -> None:
-    """Files are read here, and their tensors moved."""
+    """Reads files in this process and moves their tensors."""
     load = module.load_file
 
     def load_file(filename: Any, device: Any = "cpu", **more: Any) -> dict[str, torch.Tensor]:
@@ -213,7 +215,7 @@ def _warn_if_taken_away(model: Any, device: Any, library: str) -> None:
     first = next(iter(parameters()), None) if callable(parameters) else None
     if first is not None and first.device.type == "remora" and not _is_remora(device):
         log.warning(
-            "%s moves a model from %s to %s, and trains it there: set the environment variable "
+            "%s moves a model from %s to %s and trains it there: to keep it, set the environment variable "
             "ACCELERATE_TORCH_DEVICE=%s before its first use",
             library,
             first.device,

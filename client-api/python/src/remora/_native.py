@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """The native core (remora.h), through ctypes: declarations, errors, interrupts.
 
-ctypes lets the GIL go in every call that may wait, so a thread that waits in the core stops nobody.
+ctypes releases the GIL in every call that may wait, so a thread that waits in the core blocks no other
+thread.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ _DECLARATIONS: dict[str, tuple[Any, list[Any]]] = {
     "result_release": (None, [c_int64]),
 }
 
-# remora_statistic of remora.h.
+# The order of remora_statistic in remora.h.
 STATISTICS = (
     "operations",
     "batches",
@@ -119,15 +120,15 @@ class Core:
             function.argtypes = arguments
             setattr(self, name, function)
 
-    def __getattr__(self, name: str) -> Any:  # for type checkers; __init__ has set what there is
+    def __getattr__(self, name: str) -> Any:  # for type checkers; __init__ sets the functions
         raise AttributeError(f"the native core has no function remora_{name}")
 
     def error(self) -> BaseException:
-        """The exception for the calling thread's last failed call."""
+        """Returns the exception for the calling thread's last failed call."""
         return exceptions.from_text(self.last_error().decode(errors="replace"))
 
     def check(self, result: int) -> int:
-        """Raises what a call left behind when its result is negative."""
+        """Raises the error of a call if its result is negative."""
         if result < 0:
             raise self.error()
         return result
@@ -138,7 +139,7 @@ def _load() -> Core:
     try:
         core = Core(ctypes.CDLL(str(path)))
     except (OSError, AttributeError) as e:
-        raise NativeCoreError(f"Remora's native core {path} does not load: {e}") from e
+        raise NativeCoreError(f"Remora's native core {path} cannot be loaded: {e}") from e
     built_for = core.built_for_torch().decode()
     if built_for != torch.__version__.split("+")[0]:
         raise NativeCoreError(
@@ -149,9 +150,9 @@ def _load() -> Core:
 
 core = _load()
 
-# Asked every 100 ms by a thread that waits in the core. It is a C function, not a Python one: entering
-# Python code would run the signal's handler and raise where nobody can catch it. Answers 1 on the main
-# thread when SIGINT has come.
+# Called every 100 ms by a thread that waits in the core. It is a C function, not a Python one: entering
+# Python code would run the signal's handler and raise where nothing can catch the exception. Returns 1
+# on the main thread after SIGINT.
 _interrupted = CFUNCTYPE(c_int32)(ctypes.pythonapi.PyOS_InterruptOccurred)
 
 
@@ -168,9 +169,9 @@ def install() -> None:
 
 
 def address_of(tensor: torch.Tensor) -> Any:
-    """The address of an ``at::Tensor`` that is this tensor, for the duration of a call.
+    """Returns the address of an ``at::Tensor`` that is this tensor, valid during a call.
 
-    An ``at::Tensor`` is one pointer to its implementation, which is what ``_cdata`` tells.
+    An ``at::Tensor`` is one pointer to its implementation, and ``_cdata`` has that pointer.
     """
     return ctypes.byref(c_int64(tensor._cdata))
 
@@ -183,7 +184,7 @@ _wrap_generator.restype, _wrap_generator.argtypes = ctypes.py_object, [c_void_p]
 
 
 def default_generator(slot: int) -> torch.Generator:
-    """The default generator of a device; PyTorch itself gives out its own devices' only.
+    """Returns the default generator of a device. PyTorch itself has them only for its own devices.
 
     Raises:
         RemoraException: no machine is open there.
@@ -198,7 +199,7 @@ def default_generator(slot: int) -> torch.Generator:
 
 
 def text_of(function: Any, machine: int) -> str | None:
-    """Calls a function that writes a text (``session_next_failure`` …); None when there is none."""
+    """Calls a function that writes a text (``session_next_failure`` …); None if there is none."""
     buffer = _text.buffer
     length = function(machine, buffer, _TEXT_BYTES)
     if length <= 0:
@@ -210,7 +211,7 @@ _TEXT_BYTES = 8192
 
 
 class _Text(threading.local):
-    """A thread's room for texts of the core."""
+    """A thread's buffer for texts of the core."""
 
     def __init__(self) -> None:
         self.buffer = ctypes.create_string_buffer(_TEXT_BYTES)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What versions of PyTorch before 2.10 lack for a device of another's making."""
+"""Additions for custom devices that PyTorch before 2.10 lacks."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _kept: list[Any] = []
 
 
 def install() -> None:
-    """Adds it where it is missing."""
+    """Adds them if they are missing."""
     dispatcher: Any = torch._C
     if not dispatcher._dispatch_has_backend_fallback(dispatcher._parse_dispatch_key(_AUTOGRAD)):
-        # An operator that PyTorch derives from others, and that the device has a kernel of its own for,
-        # would have none above it.
+        # Without this, an operator that PyTorch composes from others would get no autograd kernel if the
+        # device has its own kernel for it.
         library: Any = torch.library.Library("_", "IMPL")
         library.fallback(torch.library.fallthrough_kernel, _AUTOGRAD)
         _kept.append(library)
@@ -25,12 +25,12 @@ def install() -> None:
 
 
 def _count_devices_of_machines() -> None:
-    """Torch 2.6 asks how many devices there may be, not how many there are."""
+    """Corrects torch 2.6, which asks for the possible number of devices instead of the actual one."""
     accelerator: Any = torch.accelerator
     possible = accelerator.device_count
 
     def device_count() -> int:
-        """The number of devices of the accelerator."""
+        """Returns the number of devices of the accelerator."""
         ours = accelerator.current_accelerator().type == "remora"
         return int(torch.remora.device_count() if ours else possible())  # type: ignore[attr-defined]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Native cores built ahead for other versions of torch than the shipped one's.
+"""Native cores built in advance for other versions of torch than that of the shipped one.
 
 Imports no torch: the wheel's build uses it.
 """
@@ -9,16 +9,16 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-# What runtime/build-native --python builds for.
+# The versions that runtime/build-native --python builds for.
 PREBUILT_TORCH = ("2.14.1", "2.15.0")
 
 
 def prebuilt_libraries(sources: Path, *, current: bool = True) -> dict[str, Path]:
-    """The libraries that runtime/build-native --python has built, by the version of torch.
+    """Returns the libraries that runtime/build-native --python has built, by the version of torch.
 
     Args:
         sources: the folder runtime/src of the repository.
-        current: only those that were built from the sources as they are.
+        current: only those built from the current sources.
 
     """
     if len(sources.parents) < 2:
@@ -33,7 +33,7 @@ def prebuilt_libraries(sources: Path, *, current: bool = True) -> dict[str, Path
 
 
 def source_hash(main: Path) -> str:
-    """The sum that runtime/build-native puts into a library."""
+    """Returns the hash that runtime/build-native puts into a library."""
     names = ["cpp/CMakeLists.txt", "java/io/remora/runtime/internal/NativeCore.java"]
     for pattern in ("*.cpp", "*.h"):
         names += [str(source.relative_to(main)) for source in (main / "cpp").rglob(pattern)]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Printing a remote tensor reads it once.
+"""Printing of a remote tensor with a single read.
 
-PyTorch formats a tensor element by element, each a read of its own on a device. Here the elements that
-will be shown are gathered on the device and read together; the text is the same.
+PyTorch formats a tensor element by element, and each element would be a read of its own. Here the device
+gathers the elements to show, and one read fetches them; the text is the same.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ _lock = threading.RLock()
 
 
 def _shown(tensor: torch.Tensor, edge: int) -> torch.Tensor:
-    """The part of a summarised tensor that is printed: each long dimension's two ends.
+    """Returns the part of a summarised tensor that is printed: both ends of each long dimension.
 
-    One element more than the ends is kept of each, so that the formatter sees there is something between.
+    It keeps one element more than the ends, so that the formatter sees that elements are left out.
     """
     for dimension, size in enumerate(tensor.shape):
         if size > 2 * edge + 1:
@@ -29,7 +29,7 @@ def _shown(tensor: torch.Tensor, edge: int) -> torch.Tensor:
 
 
 def install() -> None:
-    """Puts itself before PyTorch's formatting of tensors."""
+    """Wraps PyTorch's formatting of tensors."""
     module: Any = torch._tensor_str
     original = module._tensor_str
 
@@ -44,7 +44,7 @@ def install() -> None:
         small = _shown(tensor, options.edgeitems).cpu()
         with _lock:
             threshold = options.threshold
-            options.threshold = -1  # it is a summary, although it is small now
+            options.threshold = -1  # summarise it, although it is small now
             try:
                 return str(original(small, indent))
             finally:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""A program's connection to a machine: batches leave the native core, reports and values come back.
+"""A program's connection to a machine: sends batches from the native core, receives reports and values.
 
-What PyTorch records waits in the core as numbered batches. A session has two threads: one that
-carries it over a connection, then the next if that breaks, and a flusher that closes batches while the
-node is idle. Nothing here runs per operation or batch.
+The core keeps what PyTorch records as numbered batches. A session has two threads. One carries the session
+over a connection, and over the next one if that breaks. The flusher closes batches while the node is idle.
+No code here runs per operation or batch.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _BY_SLOT: dict[int, tuple[Session, int]] = {}
 _forked = [False]
 _ALL: weakref.WeakSet[Session] = weakref.WeakSet()
 
-# The session stream cannot be had again after these.
+# After these statuses the session's stream cannot be resumed.
 _FINAL = {
     grpc.StatusCode.UNAUTHENTICATED,
     grpc.StatusCode.PERMISSION_DENIED,
@@ -61,7 +61,7 @@ class Session:
     """A machine's end in the native core. Subclasses carry the batches. Thread-safe."""
 
     def __init__(self, machine_name: str, devices: int, cuda: bool, settings: Settings) -> None:
-        """Takes device slots for a machine.
+        """Reserves device slots for a machine.
 
         Raises:
             MachineStateException: this process has no device slots left.
@@ -90,7 +90,7 @@ class Session:
         if settings.call_sites:
             _call_sites.record(handle)
         if settings.log_operations:
-            _call_sites.log_all()  # starts it
+            _call_sites.log_all()  # starts the log's thread
         core.machine_set_trace(handle, int(settings.log_operations), int(settings.call_sites))
         self.first_slot: int = core.check(core.machine_slot(handle, 0))
         for device in range(devices):
@@ -98,17 +98,17 @@ class Session:
         _ALL.add(self)
 
     def set_node_address(self, address: str) -> None:
-        """Says where other machines' nodes reach this machine's: tensors go straight then."""
+        """Sets where other machines' nodes reach this machine's node, so that tensors can go there directly."""
         core.check(core.machine_set_node_address(self.handle, address.encode()))
 
     # ------------------------------------------------------------ for programs
 
     def device(self, index: int) -> torch.device:
-        """The PyTorch device of the machine's device number `index`."""
+        """Returns the PyTorch device of the machine's device number `index`."""
         return torch.device("remora", self.first_slot + index)
 
     def has(self, device: torch.device) -> bool:
-        """Whether a device is one of the machine's."""
+        """Whether the device is one of the machine's."""
         return device.type == "remora" and (
             self.first_slot <= (device.index or 0) < self.first_slot + self.devices
         )
@@ -119,7 +119,7 @@ class Session:
         return bool(core.machine_failure_told(self.handle))
 
     def synchronize(self) -> None:
-        """Waits until all that was recorded is executed; raises the first failure nobody has read."""
+        """Waits until everything recorded is executed; raises the first failure that nothing has read."""
         core.check(core.machine_synchronize(self.handle))
         self.warn()
         text = text_of(core.session_unread_failure, self.handle)
@@ -127,21 +127,21 @@ class Session:
             raise exceptions.from_text(text, exceptions.RemoteOperationException)
 
     def warn(self) -> None:
-        """Warns of what PyTorch has warned of on the node, as far as no read has done so."""
+        """Emits PyTorch's warnings on the node that no read has emitted."""
         while (text := text_of(core.session_next_warning, self.handle)) is not None:
             category, _, message = text.partition(": ")
             deprecation = category == "DeprecationWarning"
             warnings.warn(message, DeprecationWarning if deprecation else UserWarning, stacklevel=4)
 
     def statistics(self) -> dict[str, int]:
-        """The core's counters since the session began."""
+        """Returns the core's counters since the session began."""
         return {
             name: core.machine_statistic(self.handle, number)
             for number, name in enumerate(STATISTICS)
         }
 
     def close(self) -> None:
-        """Ends the session; what is not executed is lost. Tensors left on it are stale. Idempotent."""
+        """Ends the session; operations not yet executed are lost. Its tensors become stale. Idempotent."""
         with self._closing:
             if self.closed:
                 return
@@ -158,16 +158,16 @@ class Session:
                 thread.join(2.0)
 
     def fail(self, error: BaseException) -> None:
-        """From now on everything on this machine raises this error; wakes whoever waits."""
+        """Makes every later use of this machine raise this error; wakes waiting threads."""
         core.machine_fail(self.handle, f"{type(error).__name__}: {error}".encode())
 
     # ------------------------------------------------------------ for subclasses
 
     def _ended(self) -> None:
-        """The session was closed in the core: lets the threads end."""
+        """Lets the threads end, after the session was closed in the core."""
 
     def _forget_connection(self) -> None:
-        """In a forked child: what carries the batches is the parent's."""
+        """In a forked child: drops the connection, which is the parent's."""
 
     def _start(self, *targets: Any) -> None:
         for target in (self._flush_when_idle, *targets):
@@ -186,13 +186,13 @@ class Session:
             pass
 
     def log_failures(self) -> None:
-        """Logs the operations that have failed since the last time, and what the gateway wants to be known."""
+        """Logs the operations that have failed since the last call, and the gateway's notices."""
         while (text := text_of(core.session_next_failure, self.handle)) is not None:
             log.warning("Machine '%s': %s", self.machine_name, text.partition(": ")[2] or text)
 
 
 def session_of(slot: int) -> tuple[Session, int]:
-    """The session that owns a device slot, and the device's number on its machine.
+    """Returns the session that owns a device slot, and the device's number on its machine.
 
     Raises:
         MachineStateException: no machine is open there.
@@ -207,12 +207,12 @@ def session_of(slot: int) -> tuple[Session, int]:
 
 
 def forked_without_machines() -> bool:
-    """Whether this process was forked from one with machines, and has none of its own."""
+    """Whether this process was forked from one with machines and has none of its own."""
     return _forked[0] and not _BY_SLOT
 
 
 def open_slots() -> list[int]:
-    """The device slots in use, ascending."""
+    """Returns the device slots in use, ascending."""
     return sorted(_BY_SLOT)
 
 
@@ -220,7 +220,7 @@ def open_slots() -> list[int]:
 
 
 class LocalSession(Session):
-    """A session whose batches this very process executes, on its CPU: remote execution is disabled."""
+    """A session whose batches this process executes, on its CPU: remote execution is disabled."""
 
     def __init__(self, machine_name: str, devices: int, settings: Settings) -> None:
         super().__init__(machine_name, devices, False, settings)
@@ -233,7 +233,7 @@ class LocalSession(Session):
         self._start(self._execute)
 
     def run_function(self, request: bytes) -> None:
-        """Runs a function for the executor, on whose thread this is, in this process."""
+        """Runs a function for the executor in this process; called on the executor's thread."""
         from .worker import Functions
 
         if self._functions is None:
@@ -241,7 +241,7 @@ class LocalSession(Session):
             weakref.finalize(self, shutil.rmtree, folder, True)
             sys.path.append(str(folder))
             self._runner = Functions(folder, lambda: None, list)
-            # libtorch is not in its usual mode on the executor's thread.
+            # On the executor's thread, libtorch is not in its usual mode.
             self._functions = concurrent.futures.ThreadPoolExecutor(1, "remora-functions")
         answer = self._functions.submit(self._runner.run, request).result()
         core.check(core.run_answer(answer, len(answer)))
@@ -282,7 +282,7 @@ _LOCAL: dict[int, LocalSession] = {}
 
 
 def _run_function(*call: int) -> int:
-    """The core's call for a function of a batch: remora_run_callback."""
+    """The core's callback for a function of a batch: remora_run_callback."""
     executor, request, size, _, error, error_size = call
     try:
         _LOCAL[executor].run_function(ctypes.string_at(request, size))
@@ -302,7 +302,7 @@ _run_callback = CFUNCTYPE(c_int32, c_int64, c_void_p, c_int64, c_int64, c_void_p
 
 
 class GatewaySession(Session):
-    """A session through a gateway. Survives broken connections for as long as the gateway keeps it."""
+    """A session through a gateway. Survives broken connections as long as the gateway keeps the session."""
 
     def __init__(
         self, gateway: Gateway, machine_name: str, devices: int, cuda: bool, settings: Settings
@@ -310,7 +310,7 @@ class GatewaySession(Session):
         """Opens the session; returns when the gateway has accepted it.
 
         Raises:
-            RemoraException: the gateway refuses, or does not answer in time.
+            RemoraException: the gateway refuses the session, or does not answer in time.
 
         """
         super().__init__(machine_name, devices, cuda, settings)
@@ -318,8 +318,8 @@ class GatewaySession(Session):
         self.session_id = 0
         self._secret = b""
         self._opened = threading.Event()
-        self._welcomed = False  # over the connection there is now
-        self._carried = threading.Event()  # no connection is there any more
+        self._welcomed = False  # over the current connection
+        self._carried = threading.Event()  # set when there is no connection any more
         self._transport: Transport | None = None
         self._failure: BaseException | None = None
         self._start(self._carry)
@@ -370,7 +370,7 @@ class GatewaySession(Session):
                 return
             if self._welcomed:
                 log.info(
-                    "The connection to machine '%s' is broken (%s); trying again",
+                    "The connection to machine '%s' broke (%s); reconnecting",
                     self.machine_name,
                     error,
                 )
@@ -380,19 +380,17 @@ class GatewaySession(Session):
 
     def _why(self, error: BrokenError, seconds: float) -> BaseException:
         if error.cause is not None and (error.code in _FINAL or not self._opened.is_set()):
-            what = (
-                "opening a session" if not self._opened.is_set() else "taking the session up again"
-            )
+            what = "opening a session" if not self._opened.is_set() else "resuming the session"
             return self._gateway.error(error.cause, f"{what} on machine '{self.machine_name}'")
         return exceptions.NodeLostException(
-            f"the connection to machine '{self.machine_name}' is lost and could not be taken up again "
+            f"the connection to machine '{self.machine_name}' is lost; the session could not be resumed "
             f"within {seconds:.0f} s: {error}"
         )
 
-    # ------------------------------------------------------------ for what carries it
+    # ------------------------------------------------------------ for the transport
 
     def hello(self) -> bytes:
-        """The first frame of a connection: a new session, or the one there is."""
+        """Returns the first frame of a connection, which opens or resumes the session."""
         return pb.ClientFrame(
             received=core.session_received(self.handle),
             hello=pb.Hello(
@@ -406,7 +404,7 @@ class GatewaySession(Session):
         ).SerializeToString()
 
     def on_welcome(self, frame: bytes) -> None:
-        """The gateway has accepted the session: the core sends what the gateway does not have."""
+        """Handles the gateway's Welcome: the core sends the batches that the gateway does not have."""
         welcome = pb.ServerFrame.FromString(frame).welcome
         self.session_id, self._secret = welcome.session, welcome.secret
         settings = self.settings
@@ -427,7 +425,7 @@ class GatewaySession(Session):
         self._opened.set()
 
     def lose(self, error: BaseException) -> None:
-        """The session cannot continue: everything on the machine raises this error from now on."""
+        """Ends the session: everything on the machine raises this error from now on."""
         if self._failure is None and not self.closed:
             self._failure = error
             self.fail(error)
@@ -449,7 +447,7 @@ class GatewaySession(Session):
 
 
 def _after_fork_in_child() -> None:
-    # The threads that carry sessions are the parent's: whatever records here would wait for ever.
+    # The parent has the threads that carry sessions: without this, recording here would wait forever.
     for session in list(_ALL):
         if not session.closed:
             core.machine_fail(

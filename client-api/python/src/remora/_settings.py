@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What can be set by environment variables, read when a machine is opened."""
+"""Settings from environment variables, read when a machine is opened."""
 
 from __future__ import annotations
 
@@ -31,32 +31,35 @@ def _switch(name: str) -> bool:
 class Settings:
     """Limits of a session."""
 
-    # A batch of recorded operations is sent when it has this many bytes: REMORA_BATCH_BYTES.
+    # A batch of recorded operations is sent when it reaches this many bytes: REMORA_BATCH_BYTES.
     batch_bytes: int
-    # An idle node gets what was recorded after so many microseconds: REMORA_FLUSH_MICROS.
+    # Recorded operations are sent to an idle node after this many microseconds: REMORA_FLUSH_MICROS.
     flush_micros: int
-    # Recording blocks while more bytes are sent but not executed: REMORA_MAX_IN_FLIGHT_BYTES.
+    # Recording blocks while more bytes than this are sent but not executed: REMORA_MAX_IN_FLIGHT_BYTES.
     max_in_flight_bytes: int
-    # A read fails when the node finishes nothing for this long: REMORA_READ_TIMEOUT.
+    # A read fails if the node finishes nothing for this long: REMORA_READ_TIMEOUT.
     read_timeout_seconds: float
-    # A broken connection is taken up again for this long: REMORA_RECONNECT_TIMEOUT.
+    # A broken connection is retried for this long: REMORA_RECONNECT_TIMEOUT.
     reconnect_seconds: float
-    # A silent gateway is pinged so often; three such intervals break the connection: REMORA_PING_INTERVAL.
+    # A silent gateway is pinged at this interval; after three silent intervals the connection counts as
+    # broken: REMORA_PING_INTERVAL.
     ping_seconds: float
-    # A call to the gateway that does not provision may take this long: REMORA_CALL_TIMEOUT.
+    # The time limit of a call to the gateway that does not provision a machine: REMORA_CALL_TIMEOUT.
     call_seconds: float
-    # A gateway that this program starts must serve within: REMORA_GATEWAY_START_TIMEOUT.
+    # The time within which a gateway that this program starts must be ready: REMORA_GATEWAY_START_TIMEOUT.
     gateway_start_seconds: float
-    # At the program's end, what is recorded may still be executed for this long: REMORA_EXIT_TIMEOUT.
+    # At the program's end, the time in which recorded operations may still be executed:
+    # REMORA_EXIT_TIMEOUT.
     exit_seconds: float
-    # Errors of operations name the program's line, which costs microseconds for each operation: REMORA_CALL_SITES.
+    # Errors of operations name the program's line; this costs microseconds per operation:
+    # REMORA_CALL_SITES.
     call_sites: bool
-    # Each operation is a line of the logger remora.operations, at DEBUG: REMORA_LOG_OPERATIONS.
+    # Each operation is logged at DEBUG by the logger remora.operations: REMORA_LOG_OPERATIONS.
     log_operations: bool
 
     @staticmethod
     def from_environment() -> Settings:
-        """The settings as the environment has them now."""
+        """Returns the settings from the current environment."""
         return Settings(
             batch_bytes=int(_number("REMORA_BATCH_BYTES", 64 * 1024)),
             flush_micros=int(_number("REMORA_FLUSH_MICROS", 200)),

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Copying storages: what ``pickle``, ``copy.deepcopy``, ``torch.save`` and ``torch.load`` do.
+"""Copies of storages, for ``pickle``, ``copy.deepcopy``, ``torch.save`` and ``torch.load``.
 
-PyTorch copies through a tensor over a storage's address, or holds the interpreter while it waits for a
-device. A remote storage has no address and its values come through the interpreter, so that both are
-done with tensors here.
+PyTorch copies through a tensor over a storage's address, or holds the interpreter lock while it waits
+for a device. A remote storage has no address, and its values arrive through the interpreter. So this
+module copies through tensors instead.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import torch
 
 
 def _bytes_of(storage: torch.UntypedStorage) -> torch.Tensor:
-    """The storage as a tensor of bytes."""
+    """Returns the storage as a tensor of bytes."""
     empty = torch.empty(0, dtype=torch.uint8, device=storage.device)
     with torch.no_grad():
         return empty.set_(storage)
 
 
 def install() -> None:
-    """Puts itself before PyTorch's methods."""
+    """Replaces PyTorch's methods."""
     kind: Any = torch.UntypedStorage
     copy, write_file, set_from_file = kind.copy_, kind._write_file, kind._set_from_file
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""``torch.remora``: what ``torch.cuda`` is for CUDA devices."""
+"""``torch.remora``, the counterpart of ``torch.cuda``."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ __all__ = [
     "synchronize",
 ]
 
-# PyTorch's checkpointing asks for it before it saves the generators' states.
+# PyTorch's checkpointing reads it before it saves the generators' states.
 _initialized = True
 _seed_of_all: int | None = None
 
@@ -67,12 +67,12 @@ DeviceLike = torch.device | str | int | None
 
 
 def _is_in_bad_fork() -> bool:
-    """Whether this process was forked from one with machines; PyTorch seeds no devices then."""
+    """Whether this process was forked from one with machines; if so, PyTorch seeds no devices."""
     return forked_without_machines()
 
 
 def machine_opened(session: Session) -> None:
-    """A machine's generators start where ``torch.manual_seed`` has put all others, if it was called."""
+    """Seeds a new machine's generators like all others if ``torch.manual_seed`` was called."""
     if _seed_of_all is not None:
         for number in range(session.devices):
             default_generators[session.first_slot + number].manual_seed(_seed_of_all)
@@ -93,7 +93,7 @@ def _slot(which: DeviceLike) -> int:
 
 
 def init() -> None:
-    """Does nothing: there is nothing to initialise."""
+    """Does nothing: no initialisation is needed."""
 
 
 def is_initialized() -> bool:
@@ -107,23 +107,23 @@ def is_available() -> bool:
 
 
 def device_count() -> int:
-    """One more than the highest device index in use: the indices that PyTorch may take as valid.
+    """Returns one more than the highest device index in use: PyTorch treats all lower indices as valid.
 
-    Machines take the lowest free indices, so that this is the number of devices unless a machine
-    was stopped before one that was started earlier.
+    Machines take the lowest free indices, so this is the number of devices unless a machine was stopped
+    before one that was started earlier.
     """
     slots = open_slots()
     return slots[-1] + 1 if slots else 0
 
 
 def current_device() -> int:
-    """Index of the device on which this thread makes tensors when it says ``"remora"`` alone."""
+    """Returns the index of the device on which this thread makes tensors for ``"remora"`` without an index."""
     index: int = core.current_device()
     return index
 
 
 def set_device(device: DeviceLike) -> None:
-    """Makes a device the current one of this thread.
+    """Makes a device this thread's current one.
 
     Raises:
         MachineStateException: no machine is open there.
@@ -136,7 +136,7 @@ def set_device(device: DeviceLike) -> None:
 
 
 class device:  # noqa: N801 - as torch.cuda.device
-    """Context manager: the current device is another one inside."""
+    """Context manager that changes the current device."""
 
     def __init__(self, device: DeviceLike) -> None:
         self._index = _slot(device)
@@ -156,7 +156,7 @@ class device:  # noqa: N801 - as torch.cuda.device
 
 
 class device_of(device):  # noqa: N801
-    """Context manager: the current device is a tensor's inside, if that is on a remote device."""
+    """Context manager that makes a tensor's device the current one, if it is a remote device."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
         on_remora = tensor.device.type == "remora"
@@ -177,7 +177,7 @@ def synchronize(device: DeviceLike = None) -> None:
     """Waits until everything recorded on the device's machine is executed.
 
     Raises:
-        RemoteOperationException: an operation has failed whose result nobody has read.
+        RemoteOperationException: an operation has failed, and nothing has read its result.
 
     """
     session_of(_slot(device))[0].synchronize()
@@ -185,7 +185,7 @@ def synchronize(device: DeviceLike = None) -> None:
 
 @dataclass(frozen=True)
 class DeviceProperties:
-    """A device's name, its machine's, and its memory in bytes (0: not known)."""
+    """A device's name, with its machine's, and its memory in bytes (0: unknown)."""
 
     name: str
     machine: str
@@ -196,7 +196,7 @@ class DeviceProperties:
 
 
 def get_device_properties(device: DeviceLike = None) -> DeviceProperties:
-    """What is known of a device."""
+    """Returns a device's name and memory."""
     session, number = session_of(_slot(device))
     return DeviceProperties(
         f"remora:{_slot(device)} (device {number} of machine '{session.machine_name}')",
@@ -206,12 +206,12 @@ def get_device_properties(device: DeviceLike = None) -> DeviceProperties:
 
 
 def get_device_name(device: DeviceLike = None) -> str:
-    """A device's name."""
+    """Returns a device's name."""
     return get_device_properties(device).name
 
 
 def get_device_capability(device: DeviceLike = None) -> dict[str, Any] | None:
-    """None: a remote device says nothing of its capability."""
+    """Returns None: a remote device does not report its capability."""
     return None
 
 
@@ -236,16 +236,16 @@ default_generators = _Generators()
 
 
 def manual_seed(seed: int) -> None:
-    """Seeds the current device's generator; does nothing when no machine is open."""
+    """Seeds the current device's generator; does nothing if no machine is open."""
     if current_device() in open_slots():
         default_generators[current_device()].manual_seed(int(seed))
 
 
 def manual_seed_all(seed: int) -> None:
-    """Seeds the generators of all devices, and of those of machines that are opened later.
+    """Seeds the generators of all devices, and those of machines that are opened later.
 
-    ``torch.manual_seed`` calls it. Seeds are in order with the operations: nothing waits. On a
-    machine that computes on its CPU, the numbers are those of the local CPU with this seed.
+    ``torch.manual_seed`` calls it. It does not wait: seeds are in order with the operations. On a machine
+    that computes on its CPU, the random numbers equal those of the local CPU with this seed.
     """
     global _seed_of_all
     _seed_of_all = int(seed)
@@ -268,22 +268,22 @@ def _random_seed() -> int:
 
 
 def initial_seed() -> int:
-    """The seed that the current device's generator was given last."""
+    """Returns the seed that the current device's generator was given last."""
     return default_generators[current_device()].initial_seed()
 
 
 def get_rng_state(device: DeviceLike = "remora") -> torch.Tensor:
-    """The state of a device's generator, as a CPU tensor of bytes. Waits for the machine."""
+    """Returns the state of a device's generator as a CPU tensor of bytes. Waits for the machine."""
     return default_generators[_slot(device)].get_state()
 
 
 def get_rng_state_all() -> list[torch.Tensor]:
-    """The states of the generators of all devices."""
+    """Returns the states of the generators of all devices."""
     return [get_rng_state(slot) for slot in open_slots()]
 
 
 def set_rng_state(new_state: torch.Tensor, device: DeviceLike = "remora") -> None:
-    """Sets the state of a device's generator to one that :func:`get_rng_state` gave."""
+    """Sets the state of a device's generator to a result of :func:`get_rng_state`."""
     default_generators[_slot(device)].set_state(new_state)
 
 
@@ -297,43 +297,43 @@ def set_rng_state_all(new_states: Iterable[torch.Tensor]) -> None:
 
 
 class Stream(torch.Stream):
-    """A device's stream. All work of a machine is in one order, so all its streams are the same one."""
+    """A device's stream. A machine's operations are in one order, so all its streams are the same."""
 
     def __new__(cls, device: DeviceLike = None, priority: int = 0, **more: Any) -> Stream:
-        """The stream of a device, by default the current one."""
+        """Returns the stream of a device, by default the current one."""
         if "stream_id" in more:
             return super().__new__(cls, priority=priority, **more)
         return super().__new__(cls, torch.device("remora", _slot(device)), priority=priority)
 
 
 class _RemoteEvent(type):
-    """Whose instances are ``torch.Event`` objects themselves: PyTorch 2.15 refuses those of subclasses."""
+    """Makes instances plain ``torch.Event`` objects: PyTorch 2.15 refuses those of subclasses."""
 
     def __instancecheck__(cls, instance: Any) -> bool:
         return isinstance(instance, torch.Event) and instance.device.type == "remora"
 
 
 class Event(torch.Event, metaclass=_RemoteEvent):
-    """A place in a device's operation stream: to query, to wait for, to measure times between (ms)."""
+    """A place in a device's operation stream, to query, wait for, or measure times with (ms)."""
 
     def __new__(  # type: ignore[misc]
         cls, enable_timing: bool = False, blocking: bool = False, interprocess: bool = False
     ) -> torch.Event:
-        """An event that is not recorded yet."""
+        """Makes an event that is not recorded yet."""
         if interprocess:
             raise exceptions.RemoraException(
-                "events of a remote device cannot be shared by processes"
+                "events of a remote device cannot be shared between processes"
             )
         return torch.Event("remora", enable_timing=enable_timing, blocking=blocking)
 
 
 def current_stream(device: DeviceLike = None) -> Stream:
-    """The device's stream."""
+    """Returns the device's stream."""
     return Stream(device)
 
 
 def default_stream(device: DeviceLike = None) -> Stream:
-    """The device's stream."""
+    """Returns the device's stream."""
     return Stream(device)
 
 
@@ -344,7 +344,7 @@ def set_stream(stream: torch.Stream) -> None:
 
 @contextlib.contextmanager
 def stream(stream: torch.Stream | None) -> Iterator[None]:
-    """Context manager: the stream's device is the current one inside. None changes nothing."""
+    """Context manager that makes the stream's device the current one. None changes nothing."""
     if stream is None:
         yield
         return
@@ -356,7 +356,7 @@ def stream(stream: torch.Stream | None) -> Iterator[None]:
 
 
 def _memory(which: DeviceLike) -> list[int]:
-    """Allocated, peak allocated, reserved, peak reserved, total; in bytes."""
+    """Returns allocated, peak allocated, reserved, peak reserved and total memory, in bytes."""
     session, number = session_of(_slot(which))
     values = (ctypes.c_int64 * 5)()
     core.check(core.machine_memory(session.handle, number, values))
@@ -364,27 +364,27 @@ def _memory(which: DeviceLike) -> list[int]:
 
 
 def memory_allocated(device: DeviceLike = None) -> int:
-    """Bytes that tensors occupy on the device. Waits for the machine, as all memory figures do."""
+    """Returns the bytes of the device's tensors. Waits for the machine, as all memory figures do."""
     return _memory(device)[0]
 
 
 def max_memory_allocated(device: DeviceLike = None) -> int:
-    """The most bytes that tensors have occupied since the last :func:`reset_peak_memory_stats`."""
+    """Returns the peak of :func:`memory_allocated` since the last :func:`reset_peak_memory_stats`."""
     return _memory(device)[1]
 
 
 def memory_reserved(device: DeviceLike = None) -> int:
-    """Bytes that the node's allocator holds."""
+    """Returns the bytes that the node's allocator holds."""
     return _memory(device)[2]
 
 
 def max_memory_reserved(device: DeviceLike = None) -> int:
-    """The most bytes that the node's allocator has held."""
+    """Returns the peak of :func:`memory_reserved`."""
     return _memory(device)[3]
 
 
 def memory_stats(device: DeviceLike = None) -> dict[str, int]:
-    """The figures above, under the names that ``torch.cuda.memory_stats`` has for them."""
+    """Returns the figures above, under the names of ``torch.cuda.memory_stats``."""
     allocated, most_allocated, reserved, most_reserved, _ = _memory(device)
     return {
         "allocated_bytes.all.current": allocated,
@@ -395,7 +395,7 @@ def memory_stats(device: DeviceLike = None) -> dict[str, int]:
 
 
 def mem_get_info(device: DeviceLike = None) -> tuple[int, int]:
-    """Bytes free, and in all; (0, 0) where the total is not known."""
+    """Returns free and total bytes; (0, 0) if the total is unknown."""
     figures = _memory(device)
     return max(0, figures[4] - figures[2]), figures[4]
 
@@ -407,7 +407,7 @@ def reset_peak_memory_stats(device: DeviceLike = None) -> None:
 
 
 def empty_cache() -> None:
-    """Makes nodes give memory that they keep for reuse back to their devices."""
+    """Makes the nodes return memory kept for reuse to their devices."""
     for slot in open_slots():
         session, number = session_of(slot)
         core.check(core.machine_empty_cache(session.handle, number))
@@ -417,12 +417,12 @@ def empty_cache() -> None:
 
 
 def get_amp_supported_dtype() -> list[torch.dtype]:
-    """The types that autocast may compute in."""
+    """Returns the dtypes that autocast supports."""
     return [torch.float16, torch.bfloat16, torch.float32]
 
 
 def is_bf16_supported(including_emulation: bool = True) -> bool:
-    """Whether bfloat16 can be computed with: CPUs and GPUs of the last years all can."""
+    """Returns whether bfloat16 works; recent CPUs and GPUs all support it."""
     return True
 
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Two ways to carry a session's frames to the gateway and back; both speak gRPC.
+"""Two transports for a session's frames to and from the gateway; both speak gRPC.
 
-:class:`DirectTransport` hands a socket to the native core, where whoever sends writes to it and whoever
-waits for a value reads from it: no Python and no other thread on a value's way. It is used without TLS,
-where latency counts most (the gateway is on this computer); and what it cannot explain, such as a
-refusal, is left to grpcio to ask again. :class:`GrpcTransport` uses grpcio; each message there passes
-through two threads of its own on either way.
+:class:`DirectTransport` passes a socket to the native core. There, a thread that sends writes to the socket
+and a thread that waits for a value reads from it, so a value needs neither Python nor another thread. It is
+used without TLS, where latency matters most because the gateway is on this computer. If it cannot explain
+the stream's end, such as a refusal, grpcio makes the request again. :class:`GrpcTransport` uses grpcio,
+where each message passes through two more threads in each direction.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ class BrokenError(Exception):
     """A stream has ended.
 
     Attributes:
-        code: gRPC's status, if the gateway said one.
-        unexplained: the gateway ended it and may have said why; another transport can tell.
+        code: gRPC's status, if the gateway sent one.
+        unexplained: the gateway ended the stream and may have sent the reason; another transport can read
+            it.
         cause: gRPC's own error.
 
     """
@@ -52,22 +53,22 @@ class BrokenError(Exception):
 
 
 class Carried(Protocol):
-    """A session, as what carries it knows it."""
+    """A session, as a transport sees it."""
 
     handle: int
-    """Of the machine in the native core, where frames come from and go to."""
+    """The machine's handle in the native core, which produces and consumes the frames."""
 
     def hello(self) -> bytes:
-        """The first frame of a connection."""
+        """Returns the first frame of a connection."""
 
     def on_welcome(self, frame: bytes) -> None:
-        """The gateway's first frame; then the core is told to continue."""
+        """Handles the gateway's first frame; then the core may continue."""
 
     def log_failures(self) -> None:
-        """Operations have failed."""
+        """Called when operations have failed."""
 
     def lose(self, error: BaseException) -> None:
-        """The session cannot continue."""
+        """Called when the session cannot continue."""
 
 
 class Transport(Protocol):
@@ -77,16 +78,16 @@ class Transport(Protocol):
         """Carries the session until the stream ends.
 
         Raises:
-            BrokenError: it did not end as both sides wanted.
+            BrokenError: the stream did not end regularly.
 
         """
 
     def cancel(self) -> None:
-        """Ends the stream at once. From any thread."""
+        """Ends the stream at once. May be called from any thread."""
 
 
 class GrpcTransport:
-    """Through grpcio."""
+    """Uses grpcio."""
 
     def __init__(self, channel: grpc.Channel, metadata: list[tuple[str, str]]) -> None:
         self._channel = channel
@@ -98,7 +99,8 @@ class GrpcTransport:
 
     def run(self, session: Carried) -> None:
         """Runs the stream."""
-        # Handling a message where it is decoded, on gRPC's own thread, saves the way through another one.
+        # Messages are handled where they are decoded, on gRPC's own thread, which saves a switch to another
+        # one.
         stream = self._channel.stream_stream(
             PATH,
             request_serializer=None,
@@ -111,7 +113,7 @@ class GrpcTransport:
         except grpc.RpcError as e:
             raise BrokenError(e.details() or e.code().name, e.code(), e) from None
         finally:
-            with self._taking:  # what is taken from now on is another connection's
+            with self._taking:  # from now on, frames belong to the next connection
                 self._ended = True
             self._welcomed.set()
 
@@ -121,7 +123,7 @@ class GrpcTransport:
             self._call.cancel()
 
     def _frames(self, session: Carried) -> Iterator[bytes]:
-        """What goes up; gRPC asks for the next when the last is on its way."""
+        """Yields the frames to send; gRPC asks for the next one when the last is on its way."""
         yield session.hello()
         self._welcomed.wait()
         data = ctypes.c_void_p()
@@ -151,7 +153,7 @@ class GrpcTransport:
 
 
 class _End(enum.IntEnum):
-    """How ``session_carry`` comes back: remora_carried of remora.h."""
+    """The results of ``session_carry``: remora_carried of remora.h."""
 
     FAILURES = 0
     WELCOME = 1
@@ -162,7 +164,7 @@ class _End(enum.IntEnum):
 
 
 class DirectTransport:
-    """Over a socket that the native core reads and writes."""
+    """Uses a socket that the native core reads and writes."""
 
     def __init__(self, address: str, metadata: list[tuple[str, str]]) -> None:
         self._address = address
@@ -203,7 +205,7 @@ class DirectTransport:
                 core.session_disconnect(self._handle)
 
     def _connect(self, handle: int, hello: bytes) -> None:
-        """Connects, and hands the connection over to the core."""
+        """Connects, and passes the connection to the core."""
         host, _, port = self._address.rpartition(":")
         try:
             connection = socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS)
@@ -238,7 +240,7 @@ class DirectTransport:
 
 
 def _header(name: str, value: str) -> bytes:
-    """A header field that is neither indexed nor compressed (RFC 7541, 6.2.2)."""
+    """Encodes a header field that is neither indexed nor compressed (RFC 7541, 6.2.2)."""
     return b"\0" + _string(name.encode()) + _string(value.encode())
 
 

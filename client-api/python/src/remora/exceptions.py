@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What Remora raises: the same names and meanings as in its Java API.
+"""Remora's exceptions, with the names and meanings of its Java API.
 
-All are :class:`RuntimeError`, as the errors of PyTorch's other devices are. Mistakes that show in
-shapes, types and devices are raised at the call, with PyTorch's own types.
+All are :class:`RuntimeError`, like the errors of PyTorch's other devices. Mistakes in shapes, dtypes and
+devices are raised at the call, with PyTorch's own exception types.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ __all__ = [
 
 
 class RemoraException(RuntimeError):  # noqa: N818 - the names are those of the Java API
-    """Everything Remora itself raises; the first line says what is wrong and, if there is one, the fix."""
+    """The base of all exceptions of Remora. The first line says what is wrong and how to fix it."""
 
 
 class RemoteOperationException(RemoraException):
     """An operation failed on the node.
 
-    Its outputs, and whatever is computed from them, have no values; everything else continues. Raised
-    where such a value is read, and by ``synchronize()`` and ``stop()`` when nobody has read one.
-    The message begins with PyTorch's own. Where PyTorch raises an exception of another class than
-    ``RuntimeError`` for it, this is one of that class, too: :class:`RemoteIndexError` is an ``IndexError``.
+    Its outputs, and everything computed from them, have no values; all other operations continue. Reading
+    such a value raises this error. If nothing has read one, ``synchronize()`` and ``stop()`` raise it. The
+    message begins with PyTorch's own. If PyTorch raises another class than ``RuntimeError`` for the error,
+    the exception is also of that class: :class:`RemoteIndexError` is an ``IndexError``.
     """
 
 
@@ -85,31 +85,31 @@ class RemoteOutOfMemoryError(RemoteOperationException, torch.OutOfMemoryError):
 
 
 class RemoteFunctionError(RemoteOperationException):
-    """A function of ``@remora.remote`` did not come to its end on the node, or its result not to the program.
+    """A function of ``@remora.remote`` failed to run on the node, or its result could not be returned.
 
-    What the function itself raises comes as it is, with one of these as its ``__cause__`` that has the
-    traceback on the node.
+    Exceptions of the function itself are raised unchanged. Their ``__cause__`` is an exception of this
+    class with the traceback on the node.
     """
 
 
 class StaleReferenceException(RemoraException):
-    """A tensor was used whose storage is not there any more: it was freed, or its machine is closed."""
+    """A tensor was used whose storage no longer exists: it was freed, or its machine is closed."""
 
 
 class CrossMachineException(RemoraException):
-    """An operation was given tensors of different places; the message names both, and the fix."""
+    """An operation was given tensors on different machines or devices; the message names both, and the fix."""
 
 
 class NodeLostException(RemoraException):
-    """The node that computes for a machine is gone, and with it the tensors it held."""
+    """A machine's node is gone, and its tensors with it."""
 
 
 class MachineStateException(RemoraException):
-    """A machine is not in a state that allows the call."""
+    """The machine's state does not allow the call."""
 
 
 class ProtocolException(RemoraException):
-    """The two ends of a connection do not understand each other."""
+    """A peer sent a message that does not follow the protocol."""
 
 
 class ReadTimeoutException(RemoraException):
@@ -117,7 +117,7 @@ class ReadTimeoutException(RemoraException):
 
 
 class ProviderException(RemoraException):
-    """A machine, or the gateway to it, could not be started, found or ended."""
+    """A machine, or its gateway, could not be started, found or ended."""
 
 
 class AuthenticationException(ProviderException):
@@ -125,11 +125,11 @@ class AuthenticationException(ProviderException):
 
 
 class ResourceExhaustedException(ProviderException):
-    """A provider has no capacity, quota or credit left for what was asked."""
+    """A provider has no capacity, quota or credit left for the request."""
 
 
 class ProvisioningTimeoutException(ProviderException):
-    """A node was not ready within the time allowed for it."""
+    """A node was not ready within its time limit."""
 
 
 class ModelException(RemoraException):
@@ -137,11 +137,11 @@ class ModelException(RemoraException):
 
 
 class ModelFileException(ModelException):
-    """A model's file cannot be read, or is not what its format demands."""
+    """A model's file cannot be read, or does not follow its format."""
 
 
 class NotEnoughMemoryException(ModelException):
-    """A device has no memory left for a model."""
+    """A device has too little memory for a model."""
 
 
 class HubException(ModelException):
@@ -149,22 +149,22 @@ class HubException(ModelException):
 
 
 class HubUnreachableException(HubException):
-    """The hub could not be reached, was too slow, or answered with errors, as often as it was asked."""
+    """The hub could not be reached, was too slow, or answered with errors, in every attempt."""
 
 
 class OfflineException(HubException):
-    """The hub is not to be asked or cannot be reached, and the node's cache does not hold what is needed."""
+    """The hub cannot be reached or must not be used, and the node's cache lacks the files."""
 
 
 class RepositoryNotFoundException(HubException):
-    """The hub has no such repository, or does not show it to the holder of this token."""
+    """The hub has no such repository, or hides it from this token."""
 
 
 class GatedRepositoryException(HubException):
-    """The repository's owner gives access to those who ask for it, and this token has none.
+    """The repository's owner grants access on request, and this token has no access.
 
     Attributes:
-        access_page: where access is asked for; may be empty.
+        access_page: the page for requesting access; may be empty.
 
     """
 
@@ -182,7 +182,7 @@ class EntryNotFoundException(HubException):
 
 
 class CorruptDownloadException(HubException):
-    """What the hub sent is not what it had announced, by size or checksum. Nothing of it is kept."""
+    """A download differs from the hub's announcement in size or checksum. Nothing of it is kept."""
 
 
 class NoDiskSpaceException(HubException):
@@ -190,11 +190,11 @@ class NoDiskSpaceException(HubException):
 
 
 class UnsupportedGpuException(ProviderException):
-    """A provider does not have the kind or number of GPUs that was asked for, and never will."""
+    """A provider does not offer this kind or number of GPUs."""
 
 
 class ImageBuildException(ProviderException):
-    """The image that a node was to run in could not be built; the message ends with the build's log."""
+    """The node's image could not be built; the message ends with the build's log."""
 
 
 BY_NAME: dict[str, type[BaseException]] = {
@@ -205,7 +205,7 @@ BY_NAME: dict[str, type[BaseException]] = {
 
 
 def from_text(text: str, default: type[BaseException] = RemoraException) -> BaseException:
-    """The exception for a text of the native core: ``"NodeLostException: the node …"``."""
+    """Returns the exception for a text of the native core: ``"NodeLostException: the node …"``."""
     name, colon, message = text.partition(": ")
     kind = BY_NAME.get(name) if colon else None
     return default(text) if kind is None else kind(message)

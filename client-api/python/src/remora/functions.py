@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Whole Python functions on the node, next to their tensors: :func:`remote`."""
+"""Python functions that run whole on the node, next to their tensors: :func:`remote`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ log = logging.getLogger("remora")
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
-_LONGEST_SECONDS = 366 * 24 * 3600.0  # the native core's limit, which stands for none
+_LONGEST_SECONDS = 366 * 24 * 3600.0  # the native core's limit, used for no limit
 _INSTALL_SECONDS = 3600.0
 _FAILED = re.compile(r"\n  (\w+ )?in remora\.remote .* on the node")
 
@@ -48,7 +48,7 @@ _FAILED = re.compile(r"\n  (\w+ )?in remora\.remote .* on the node")
 
 
 class RemoteFunction(Generic[_P, _R]):
-    """A function that runs on the node when it is called; see :func:`remote`."""
+    """A function whose calls run on the node; see :func:`remote`."""
 
     def __init__(
         self,
@@ -67,14 +67,14 @@ class RemoteFunction(Generic[_P, _R]):
         self._timeout = timeout
 
     def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        """Runs it: on the node, or, called by a function that runs there, just so."""
+        """Runs the function: on the node, or directly if a function on the node calls it."""
         if getattr(exchange.inside, "function", False):
             return self._function(*args, **kwargs)
         future = self.submit(*args, **kwargs)
         return cast(_R, future) if self._run_async else future.result()
 
     def submit(self, *args: _P.args, **kwargs: _P.kwargs) -> concurrent.futures.Future[_R]:
-        """Starts it and returns at once, whatever ``run_async`` says."""
+        """Starts the function and returns at once, regardless of ``run_async``."""
         pickled = _Pickled((self._function, args, kwargs))
         session, device = pickled.place(self._machine)
         return _submit(
@@ -102,7 +102,7 @@ class RemoteFunction(Generic[_P, _R]):
 
 
 def _the_function(function: Any) -> Any:
-    """What a remote function is on the node: that which it runs."""
+    """Returns the plain function that a remote function unpickles to on the node."""
     return function
 
 
@@ -124,7 +124,7 @@ def remote(
     run_async: bool = False,
     timeout: float | None = None,
 ) -> Any:
-    """Decorator: calls of the function run whole on a machine's node, in a Python process beside its tensors.
+    """Decorator: calls of the function run whole on a machine's node, in a Python process next to the tensors.
 
     ::
 
@@ -134,23 +134,24 @@ def remote(
             loss.backward()
             return loss, [p.grad for p in model.parameters()]
 
-    It runs on the machine of the tensors among its arguments (also within containers, modules and
-    closures), else on `machine`, else on that of the current device; in order with the operations
-    recorded before and after the call. Tensors on the machine are the function's arguments as they are,
-    nothing is copied: what it writes to them in place is seen by the program. Tensors in the result stay
-    on the machine. Everything else is pickled: the function with what it refers to in the program's own
-    files, arguments, result, and what it raises. What it prints is printed here when it has ended.
+    The function runs on the machine of the tensors among its arguments (also within containers, modules and
+    closures), else on `machine`, else on the machine of the current device. It runs in order with the
+    operations recorded before and after the call. The machine's tensors are passed to it without a copy:
+    the program sees what the function writes to them in place. Tensors in the result stay on the machine.
+    Everything else is pickled: the function with everything it uses from the program's own files, its
+    arguments, its result and its exceptions. Its output is printed here after it has ended.
 
-    Gradients do not flow through the call: tensors in the result are detached from their graph there. What
-    ``backward()`` puts into ``.grad`` there is seen here, and the other way round, as of any tensor.
+    Gradients do not flow through the call: tensors in the result are detached from their graph. Both sides
+    share ``.grad``: the program sees what ``backward()`` accumulates there, and the function sees the
+    program's gradients.
 
     Args:
-        function: given by ``@remora.remote`` without parentheses.
-        machine: where to run when there are no tensors to say it.
-        packages: requirements to install on the node first, as ``pip install`` takes them; None for none.
-        run_async: a call returns a :class:`concurrent.futures.Future` at once. Functions of one
-            machine run one after the other, all the same.
-        timeout: seconds after which the function is ended; None for no limit.
+        function: the function, with ``@remora.remote`` without parentheses.
+        machine: where to run if no argument is a remote tensor.
+        packages: requirements to install on the node first, as for ``pip install``; None for none.
+        run_async: whether a call returns a :class:`concurrent.futures.Future` at once. Functions of one
+            machine still run one after the other.
+        timeout: seconds after which the function is stopped; None for no limit.
 
     Raises:
         ValueError: an argument is out of range.
@@ -173,7 +174,7 @@ def install(session: Session, packages: Sequence[str]) -> None:
     """Installs packages on a session's node.
 
     Raises:
-        RemoteFunctionError: pip cannot; the message has its last lines.
+        RemoteFunctionError: pip failed; the message has its last lines.
 
     """
     pickled = _Pickled(None)
@@ -186,7 +187,7 @@ def install(session: Session, packages: Sequence[str]) -> None:
 
 
 def _code_with_its_file(code: CodeType) -> tuple[Any, ...]:
-    """As cloudpickle reduces code, with the file's name, which newer versions leave out: for tracebacks."""
+    """Reduces code as cloudpickle does, but keeps the file's name, which newer versions drop, for tracebacks."""
     make, arguments, *rest = cloudpickle.Pickler.dispatch_table[CodeType](code)
     named = tuple(code.co_filename if each == "<dynamic-code>" else each for each in arguments)
     return make, named, *rest
@@ -213,7 +214,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
 
 class _Pickled:
-    """A call, pickled, and the tensors in it."""
+    """A pickled call, and the tensors in it."""
 
     def __init__(self, call: Any) -> None:
         self.tensors: list[torch.Tensor] = []
@@ -227,7 +228,7 @@ class _Pickled:
         self.data = file.getvalue()
 
     def tensor(self, tensor: torch.Tensor) -> tuple[Any, ...]:
-        """What stands for a remote tensor."""
+        """Returns the stand-in for a remote tensor."""
         number = self._numbers.get(id(tensor))
         if number is None:
             self._on(tensor.device)
@@ -236,11 +237,11 @@ class _Pickled:
         return exchange.tensor_id(number, tensor, self._gradient)
 
     def _gradient(self, gradient: torch.Tensor) -> tuple[Any, ...]:
-        self._kept.append(gradient)  # ids are of what lives
+        self._kept.append(gradient)  # keeps the id valid
         return self.tensor(gradient)
 
     def device(self, device: torch.device) -> tuple[Any, ...]:
-        """What stands for a remote device."""
+        """Returns the stand-in for a remote device."""
         slot = torch.remora.current_device() if device.index is None else device.index
         return ("device", self._on(torch.device("remora", slot)))
 
@@ -257,7 +258,7 @@ class _Pickled:
         return number
 
     def place(self, machine: RemoteMachine | None) -> tuple[Session, int]:
-        """Where it runs: session, and number of the device."""
+        """Returns where the function runs: session, and number of the device."""
         if machine is not None:
             wanted, number = session_of(machine.device().index)
             if self.session is not None and self.session is not wanted:
@@ -272,8 +273,8 @@ class _Pickled:
         return session_of(core.current_device())
 
 
-# Modules of installed packages are imported on the node; the program's own files are not there, so that what a
-# function uses of them goes along.
+# Modules of installed packages are imported on the node. The program's own files do not exist there, so the
+# pickle includes what a function uses of them.
 _pickling = threading.RLock()
 _known_modules: set[str] = set()
 
@@ -293,7 +294,7 @@ def _is_own(module: ModuleType) -> bool:
         return False
     if any(file.startswith(folder) for folder in _installed_folders()):
         return False
-    # Where pip has installed to a folder of PYTHONPATH, it has left its notes beside the packages.
+    # If pip has installed to a folder of PYTHONPATH, there is a dist-info folder next to the package.
     path = Path(file)
     depth = module.__name__.count(".") + (path.name == "__init__.py")
     root = path.parents[min(depth, len(path.parents) - 1)]
@@ -307,7 +308,7 @@ def _own_modules_by_value() -> Iterator[None]:
             if name in _known_modules:
                 continue
             _known_modules.add(name)
-            # One that has several names in sys.modules is known to pickle by its __name__.
+            # A module with several names in sys.modules is pickled under its __name__.
             if (
                 name not in ("__main__", "__mp_main__")
                 and type(module) is ModuleType
@@ -329,7 +330,7 @@ def _own_modules_by_value() -> Iterator[None]:
 _own_modules: set[str] = set()
 
 
-# ---------------------------------------------------------------- calls under way
+# ---------------------------------------------------------------- pending calls
 
 
 def _submit(
@@ -378,11 +379,11 @@ def _submit(
     )
 
 
-# ---------------------------------------------------------------- what comes back
+# ---------------------------------------------------------------- results
 
 
 class _Unpickler(cloudpickle.pickle.Unpickler):  # type: ignore[misc]
-    """Loads a result; its tensors are on the machine."""
+    """Loads a result, whose tensors are on the machine."""
 
     def __init__(self, data: bytes, load: Callable[[Any], Any]) -> None:
         super().__init__(io.BytesIO(data))
@@ -426,7 +427,7 @@ def _outcome(
         except Exception as e:
             if error is None:
                 raise
-            log.debug("What %s has raised cannot be unpickled: %s", name, e)
+            log.debug("The exception of %s cannot be unpickled: %s", name, e)
         else:
             for number, gradient in gradients:
                 arguments[number].grad = gradient
@@ -436,17 +437,17 @@ def _outcome(
 
 
 def _raised(name: str, error: dict[str, Any], original: Any) -> BaseException:
-    """The exception for what a function has raised."""
+    """Returns the exception to raise for an exception of the function."""
     what = f"{error['type']}: {error['text']}" if error["text"] else error["type"]
     if error["phase"] == "load":
         message = (
-            f"{name} and its arguments cannot be unpickled on the node: {what}; a package that is missing "
-            "there can be installed with packages=[…]"
+            f"{name} and its arguments cannot be unpickled on the node: {what}; if a package is missing "
+            "there, install it with packages=[…]"
         )
     elif error["phase"] == "result":
         message = f"the result of {name} cannot be pickled on the node: {what}"
     else:
-        message = f"{name} has raised {what}"
+        message = f"{name} raised {what}"
     remote_error = exceptions.RemoteFunctionError(
         f"{message}\n\nOn the node:\n{error['traceback'].rstrip()}"
     )
@@ -457,7 +458,7 @@ def _raised(name: str, error: dict[str, Any], original: Any) -> BaseException:
 
 
 def _failure(name: str, error: BaseException) -> BaseException:
-    """The exception for a function that has not come to its end."""
+    """Returns the exception for a function that did not complete."""
     text = str(error)
     found = _FAILED.search(text)
     if isinstance(error, exceptions.RemoteOperationException) and found:

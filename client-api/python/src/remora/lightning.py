@@ -28,22 +28,21 @@ __all__ = ["RemoraAccelerator", "RemoraStrategy"]
 
 
 class RemoraAccelerator(Accelerator):  # type: ignore[misc]
-    """What Lightning asks of a kind of devices; :class:`RemoraStrategy` has one."""
+    """Lightning's interface to a kind of device; :class:`RemoraStrategy` uses it."""
 
     _previous: int | None = None  # the current device before the training
 
     def setup_device(self, device: torch.device) -> None:
-        """Makes it the current one.
+        """Makes the device the current one.
 
         Raises:
             MachineStateException: no machine is open there.
-            ValueError: it is not a remote device: Lightning chooses the CPU when it is given the accelerator
-                alone.
+            ValueError: the device is not remote. Lightning chooses the CPU if it gets only the accelerator.
 
         """
         if device.type != "remora":
             raise ValueError(
-                f"Lightning would train on {device}: give Trainer(strategy=RemoraStrategy(machine.device())) "
+                f"Lightning would train on {device}: pass Trainer(strategy=RemoraStrategy(machine.device())) "
                 "instead of accelerator=…"
             )
         if self._previous is None:
@@ -51,28 +50,28 @@ class RemoraAccelerator(Accelerator):  # type: ignore[misc]
         _torch_module.set_device(device)
 
     def teardown(self) -> None:
-        """Makes the device current that was so before the training; the machine stays open."""
+        """Restores the device that was current before the training; the machine stays open."""
         if self._previous is not None:
             torch.accelerator.set_device_index(self._previous)
             self._previous = None
 
     def get_device_stats(self, device: Any) -> dict[str, Any]:
-        """Its memory's figures, in bytes; waits for the machine."""
+        """Returns the device's memory figures, in bytes; waits for the machine."""
         return dict(_torch_module.memory_stats(device))
 
     @staticmethod
     def parse_devices(devices: Any) -> list[int]:
-        """The index of the current device: the strategy has the one that is used."""
+        """Returns the index of the current device: the strategy decides which device is used."""
         return [_torch_module.current_device()]
 
     @staticmethod
     def get_parallel_devices(devices: list[int]) -> list[torch.device]:
-        """The devices of these indices."""
+        """Returns the devices of these indices."""
         return [torch.device("remora", each) for each in devices]
 
     @staticmethod
     def auto_device_count() -> int:
-        """One: each Trainer trains on one device."""
+        """Returns 1: each Trainer trains on one device."""
         return 1
 
     @staticmethod
@@ -87,8 +86,8 @@ class RemoraAccelerator(Accelerator):  # type: ignore[misc]
 
 
 class RemoraStrategy(SingleDeviceStrategy):  # type: ignore[misc]
-    """Trains on one remote device; ``Trainer(strategy=…)`` needs no ``accelerator=`` with it."""
+    """Trains on one remote device. ``Trainer(strategy=…)`` needs no ``accelerator=`` with it."""
 
     def __init__(self, device: torch.device | str, **more: Any) -> None:
-        """A strategy for a device, such as ``machine.device()``; the rest is ``SingleDeviceStrategy``'s."""
+        """Makes a strategy for a device, such as ``machine.device()``; `more` goes to ``SingleDeviceStrategy``."""
         super().__init__(device=torch.device(device), accelerator=RemoraAccelerator(), **more)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Machines: where a program gets its remote devices from."""
+"""Machines, which give a program its remote devices."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from ._settings import Settings
 log = logging.getLogger("remora")
 
 _OPEN_SECONDS = 600.0
-_PAUSE_SECONDS = 720.0  # longer than the gateway takes to save a machine at most
+_PAUSE_SECONDS = 720.0  # longer than the gateway's time limit for saving a machine
 _open_machines: list[RemoteMachine] = []
 _local_numbers = itertools.count(1)
 _remote_execution = True
 
 GPU_TYPES = ("T4", "L4", "A10G", "A100", "A100-40GB", "A100-80GB", "L40S", "H100", "H200", "B200")
-"""Kinds of GPU that a machine can be asked for, in upper or lower case, with ``-`` or ``_``."""
+"""The kinds of GPU that a machine can have, in upper or lower case, with ``-`` or ``_``."""
 
 
 def _gpu_type(name: str) -> str:
@@ -41,7 +41,7 @@ def _gpu_type(name: str) -> str:
 
 @dataclass(frozen=True)
 class DeviceInfo:
-    """A device of a machine: its name, its kind (``"cuda"`` or ``"cpu"``), and its memory in bytes (0: not known)."""
+    """A device of a machine: name, kind (``"cuda"`` or ``"cpu"``), and memory in bytes (0: unknown)."""
 
     name: str
     kind: str
@@ -50,14 +50,14 @@ class DeviceInfo:
 
 @dataclass(frozen=True)
 class StorageInfo:
-    """What a machine knows of a tensor's storage.
+    """A machine's data about a tensor's storage.
 
     Attributes:
         state: ``"LAZY"``, ``"REALIZED"``, ``"FREED"``, ``"LOST"`` …
-        bytes: its size.
+        bytes: the storage's size.
         device: number of the device on its machine.
         session: the session that owns it.
-        reason: why it is in that state; may be empty.
+        reason: why the storage is in that state; may be empty.
 
     """
 
@@ -69,21 +69,21 @@ class StorageInfo:
 
 
 class RemoteMachine:
-    """A machine with GPUs somewhere else, whose devices this program uses like its own.
+    """A machine with GPUs elsewhere, whose devices this program uses like its own.
 
     ::
 
         with remora.RemoteMachine("mock") as machine:
             model = Net().to(machine.device())
 
-    Operations on a machine's tensors are recorded and sent on; a thread waits only where a value is
-    read (``item``, ``cpu``, printing) and in :meth:`synchronize` and :meth:`stop`. Mistakes that show in
-    shapes, types and devices are raised at the call. An operation that fails on the machine fails the
-    reading of anything computed from it; when nothing is read, the next ``synchronize()`` or ``stop()``
+    Operations on a machine's tensors are recorded and sent without waiting. A thread waits only where a
+    value is read (``item``, ``cpu``, printing) and in :meth:`synchronize` and :meth:`stop`. Mistakes in
+    shapes, dtypes and devices are raised at the call. If an operation fails on the machine, reading
+    anything computed from it raises the error. If nothing is read, the next ``synchronize()`` or ``stop()``
     raises it.
 
-    The machine starts in ``with``, in :meth:`start`, or when :meth:`device` is first called. What is
-    still open when the program ends is stopped then. All methods may be called from any thread.
+    The machine starts in ``with``, in :meth:`start`, or at the first :meth:`device`. Machines that are
+    still open are stopped when the program ends. All methods may be called from any thread.
     """
 
     def __init__(
@@ -102,18 +102,19 @@ class RemoteMachine:
         """Describes a machine; does not start it.
 
         Args:
-            provider: who gives the machine: ``"mock"`` is this computer.
+            provider: the name of the machine's provider; ``"mock"`` is this computer.
             gpu_type: one of :data:`GPU_TYPES`, such as ``"A100"``; None leaves the choice to the provider.
-            gpu_count: devices the machine has, 1 to 8.
+            gpu_count: the number of devices, 1 to 8.
             packages: Python packages to install for functions of :func:`remora.remote`; None for none.
-            idle_timeout: seconds without work after which the machine may rest; None for no limit.
-            timeout: how many seconds the machine may run; None for no limit. A tenth of it before the end, at most
-                five minutes, a warning is logged; then the machine is paused, its tensors are kept, and what waits
-                for it raises :class:`MachineStateException` until :meth:`resume`, which lets it run as long again.
+            idle_timeout: seconds without work after which the machine may be paused; None for no limit.
+            timeout: seconds that the machine may run; None for no limit. A tenth of it before the end, but
+                at most five minutes before, a warning is logged. At the end the machine is paused and its
+                tensors are kept. Threads that wait for it get :class:`MachineStateException` until
+                :meth:`resume`, after which it may run for `timeout` seconds again.
             name: unique among the gateway's machines; None lets the gateway choose.
-            options: settings of the provider, such as ``{"mode": "in-jvm"}``.
-            gateway: folder of jars, or class path, of the gateway to start; None for what
-                ``REMORA_GATEWAY``, ``REMORA_GATEWAY_CLASSPATH`` or ``REMORA_HOME`` say.
+            options: the provider's settings, such as ``{"mode": "in-jvm"}``.
+            gateway: folder of jars, or class path, of the gateway to start; None for the value of
+                ``REMORA_GATEWAY``, ``REMORA_GATEWAY_CLASSPATH`` or ``REMORA_HOME``.
 
         Raises:
             ValueError: an argument is out of range.
@@ -122,7 +123,7 @@ class RemoteMachine:
         if not provider:
             raise ValueError("provider must not be empty")
         if gpu_type is not None and _gpu_type(gpu_type) not in GPU_TYPES:
-            raise ValueError(f"there is no GPU type {gpu_type!r}; there are {', '.join(GPU_TYPES)}")
+            raise ValueError(f"unknown GPU type {gpu_type!r}; the types are {', '.join(GPU_TYPES)}")
         if not 1 <= gpu_count <= 8:
             raise ValueError(f"gpu_count must be 1 to 8, not {gpu_count}")
         for what, seconds in (("idle_timeout", idle_timeout), ("timeout", timeout)):
@@ -166,29 +167,31 @@ class RemoteMachine:
         tls: bool | None = None,
         ca_file: str | os.PathLike[str] | None = None,
     ) -> RemoteMachine:
-        """A machine of a gateway that runs already. Like the constructor, it does not start it.
+        """Returns a machine of a running gateway. Like the constructor, it does not start the machine.
 
         Args:
             address: the gateway's ``"host:port"``.
-            token: its bearer token.
-            machine: name of a machine that somebody else has opened: it is used, and not stopped.
+            token: the gateway's bearer token.
+            machine: name of a machine that another program has opened. This program uses it but does not
+                stop it.
             provider: opens a machine of this provider. With neither, the gateway's only machine is used.
-            gpu_type: as in the constructor, and so are the arguments not listed here.
+            gpu_type: as in the constructor, like all arguments not listed here.
             gpu_count: as in the constructor.
             packages: as in the constructor.
             idle_timeout: as in the constructor.
             timeout: as in the constructor.
             name: as in the constructor.
             options: as in the constructor.
-            tls: whether the connection is encrypted; by default it is off the loopback address only.
+            tls: whether the connection is encrypted; by default it is, except on the loopback address.
             ca_file: certificates (PEM) to trust instead of the system's.
 
         Raises:
-            ValueError: an argument is out of range, or the gateway has not just one machine.
+            ValueError: an argument is out of range, or the gateway has none or several machines to choose
+                from.
 
         """
         if machine is not None and provider is not None:
-            raise ValueError("give the name of a machine, or a provider to open one of, not both")
+            raise ValueError("pass either the name of a machine or a provider, not both")
         gateway = Gateway(address, token, tls=tls, ca_file=ca_file)
         if machine is None and provider is None:
             names = [
@@ -198,7 +201,7 @@ class RemoteMachine:
             if len(names) != 1:
                 raise ValueError(
                     f"the gateway at {address} has {len(names)} machines ({', '.join(names) or 'none'}): "
-                    "say machine=… for one of them, or provider=… for a new one"
+                    "pass machine=… for one of them, or provider=… for a new one"
                 )
             machine = names[0]
         self = cls(
@@ -218,12 +221,13 @@ class RemoteMachine:
     # ------------------------------------------------------------ life
 
     def start(self) -> RemoteMachine:
-        """Starts the machine and returns when it can be used. Does nothing when it runs.
+        """Starts the machine and returns when it is ready. Does nothing if it runs.
 
-        A machine that was stopped is started again: another machine, with none of the old one's tensors.
+        A stopped machine can be started again: that is a new machine, without the tensors of the old one.
 
         Raises:
-            ProviderException: the provider or the gateway cannot give a machine; subclasses tell why.
+            ProviderException: the provider or the gateway cannot provide a machine; subclasses give the
+                reason.
 
         """
         with self._lock:
@@ -244,7 +248,7 @@ class RemoteMachine:
             _torch_module.machine_opened(self._session)  # type: ignore[arg-type]
             try:
                 if self._packages and not self._attach:
-                    # A node that its provider has started knows them; what is missing is installed now.
+                    # A node started by its provider has the packages; install the missing ones now.
                     functions.install(self._session, self._packages)  # type: ignore[arg-type]
             except BaseException:
                 self._stop(False)
@@ -283,14 +287,14 @@ class RemoteMachine:
         self._gateway, self._machine = gateway, machine
 
     def stop(self) -> None:
-        """Waits until everything recorded is executed, then gives the machine back to its provider.
+        """Waits until everything recorded is executed, then returns the machine to its provider.
 
-        The machine is given back whatever fails on the way. Does nothing when it does not run.
+        The machine is returned even if an error occurs. Does nothing if it does not run.
 
         Raises:
-            RemoteOperationException: an operation has failed whose result nobody has read.
-            NodeLostException: the machine was gone before everything was executed, and no earlier error has
-                said so.
+            RemoteOperationException: an operation has failed, and nothing has read its result.
+            NodeLostException: the machine was lost before everything was executed, and no earlier error has
+                reported it.
 
         """
         self._stop(True)
@@ -325,12 +329,12 @@ class RemoteMachine:
             log.info("%s is stopped", self)
 
     def pause(self) -> None:
-        """Saves what is on the node and ends the node, so that it costs nothing; tensors are kept.
+        """Saves the node's state and ends the node, so that it costs nothing. Tensors are kept.
 
         The machine's next use resumes it.
 
         Raises:
-            MachineStateException: the machine does not run, or it cannot be paused.
+            MachineStateException: the machine does not run, or cannot be paused.
 
         """
         session, gateway, machine = self._running()
@@ -340,12 +344,12 @@ class RemoteMachine:
         self._machine = gateway.pause(machine.name, _PAUSE_SECONDS)
 
     def resume(self) -> None:
-        """Starts a node for a paused machine and brings back what was saved.
+        """Starts a node for a paused machine and restores the saved state.
 
-        A machine that was paused because its ``timeout`` was over may run for as long again.
+        A machine that was paused after its ``timeout`` may run for that long again.
 
         Raises:
-            MachineStateException: the machine was not started, or it cannot be resumed.
+            MachineStateException: the machine was not started, or cannot be resumed.
 
         """
         session, gateway, machine = self._running()
@@ -358,14 +362,14 @@ class RemoteMachine:
     def pip_install(self, *packages: str) -> None:
         """Installs Python packages for functions of :func:`remora.remote`: now, or when the machine starts.
 
-        What the node's Python has already is not installed again. A package that a function has
-        imported before stays in use as it was until the session ends.
+        Packages that the node's Python already has are not installed again. If a function has imported a
+        package before, that version stays in use until the session ends.
 
         Args:
-            packages: requirements and options, as ``pip install`` takes them.
+            packages: requirements and options, as for ``pip install``.
 
         Raises:
-            RemoteFunctionError: pip cannot; the message has its last lines.
+            RemoteFunctionError: pip failed; the message has its last lines.
 
         """
         if not packages:
@@ -392,18 +396,18 @@ class RemoteMachine:
         try:
             self._stop(False)
         except Exception as e:
-            log.warning("Stopping %s after an error has failed as well: %s", self, e)
+            log.warning("Stopping %s after an error failed too: %s", self, e)
 
     # ------------------------------------------------------------ use
 
     def device(self, which: str | int | None = None) -> torch.device:
-        """One of the machine's devices, for ``tensor.to(…)`` and the like. Starts the machine if need be.
+        """Returns one of the machine's devices, for ``tensor.to(…)``. Starts the machine if necessary.
 
         Args:
-            which: ``"cuda"`` or ``"cuda:0"`` for the first device, ``"cuda:1"`` for the second (on a
-                machine that simulates GPUs on its CPU, a simulated one); ``"cpu"`` for a device that
-                computes on the machine's CPU; a number for the device of that number, from 0 on; None for the
-                first device.
+            which: ``"cuda"`` or ``"cuda:0"`` for the first device, ``"cuda:1"`` for the second; on a
+                machine that simulates GPUs on its CPU, these are the simulated ones. ``"cpu"`` for a device
+                that computes on the machine's CPU; a number for the device with that number, from 0; None
+                for the first device.
 
         Raises:
             ValueError: the machine has no such device.
@@ -413,7 +417,7 @@ class RemoteMachine:
         with self._lock:
             if self._stopped:
                 raise exceptions.MachineStateException(
-                    f"{self} is stopped: call start() for another one"
+                    f"{self} is stopped: call start() to open a new machine"
                 )
             self.start()
             session, _, machine = self._running()
@@ -426,9 +430,9 @@ class RemoteMachine:
         if isinstance(which, int):
             if 0 <= which < len(kinds):
                 return which
-            raise ValueError(f"{self} has no device {which}: it has {len(kinds)}, from 0 on")
+            raise ValueError(f"{self} has no device {which}: it has {len(kinds)}, numbered from 0")
         wanted = torch.device(which)
-        # Simulated GPUs are named as real ones are, so that a program can be tried without any.
+        # Simulated GPUs have the names of real ones, so that a program can be tried without a GPU.
         matching = [
             number
             for number, kind in enumerate(kinds)
@@ -445,9 +449,10 @@ class RemoteMachine:
         """Waits until everything recorded so far is executed.
 
         Raises:
-            RemoteOperationException: an operation has failed whose result nobody has read: the first such.
+            RemoteOperationException: an operation has failed, and nothing has read its result. It is the
+                first such operation's error.
             NodeLostException: the machine is gone.
-            ReadTimeoutException: the machine finishes nothing for ``REMORA_READ_TIMEOUT`` seconds.
+            ReadTimeoutException: the machine has finished nothing for ``REMORA_READ_TIMEOUT`` seconds.
 
         """
         self._running()[0].synchronize()
@@ -458,7 +463,7 @@ class RemoteMachine:
         device: torch.device | str | None = None,
         **options: Any,
     ) -> dict[str, dict[str, torch.Tensor]]:
-        """:func:`remora.load_huggingface_state_dicts` onto this machine, by default onto its first device."""
+        """Calls :func:`remora.load_huggingface_state_dicts`, by default for this machine's first device."""
         return models.load_huggingface_state_dicts(
             source, self.device() if device is None else device, **options
         )
@@ -473,36 +478,37 @@ class RemoteMachine:
     ) -> None:
         """Writes tensors of this machine to a safetensors file.
 
-        The file is there when it is whole, and until then what was there before. Tensors that are the
-        same are written once; the file's metadata gives the other names, as safetensors' own library
-        does, and loading brings them back.
+        The new file replaces an existing one only when it is complete. Identical tensors are written once.
+        As in safetensors' own library, the file's metadata has their other names, and loading restores
+        these.
 
         Args:
-            state_dict: by name.
-            path: the file; on the node an absolute path that ends with ``.safetensors``, within a folder
+            state_dict: the tensors by name.
+            path: the file. On the node, an absolute path that ends with ``.safetensors``, within a folder
                 that the node allows (``remora.node.models.save-directories``).
-            metadata: what the file says besides; ``format`` is ``pt`` if it is not given.
-            where: ``"program"`` for a file of this computer, which one tensor after the other is read for;
-                ``"node"`` for one of the node's, so that none passes through this program.
+            metadata: further entries of the file's metadata; ``format`` is ``pt`` unless given.
+            where: ``"program"`` for a file on this computer, for which one tensor after the other is read;
+                ``"node"`` for a file on the node, for which no tensor passes through this program.
 
         Raises:
-            ModelException: the file cannot be written, or a dtype has no place in it.
+            ModelException: the file cannot be written, or safetensors does not support a dtype.
             ValueError: a tensor is not on this machine, or an argument is out of range.
 
         """
         models.save(self._running()[0], state_dict, path, metadata, where)
 
     def stats(self) -> dict[str, float]:
-        """Figures of this machine so far; those of this process are known after :meth:`stop`, too.
+        """Returns this machine's figures so far; those of this process remain available after :meth:`stop`.
 
         ``operations`` and ``batches`` recorded, ``batch_bytes``, ``uploaded_bytes``, ``downloaded_bytes``,
-        ``blocking_reads``, ``plan_misses``, ``storages`` (alive) of this process. Each of the
-        ``blocking_reads`` is a round trip on which a thread waited: a value that was read (``item``, ``cpu``,
-        ``print``, ``if tensor``), or the shape of a result that depends on values. ``plan_misses`` are
-        operations whose results' shapes had to be worked out, because they had not been recorded with such
-        arguments before: they grow while a program's steps are new, and hardly after that, unless shapes
-        change with each step. And the machine's, all its sessions together, by the names that Java, the gateway and
-        Prometheus have (``docs/operations.md``), with ``machine.`` before those of the list above.
+        ``blocking_reads``, ``plan_misses``, ``storages`` (live) are figures of this process. Each of the
+        ``blocking_reads`` is a round trip for which a thread waited: a value that was read (``item``,
+        ``cpu``, ``print``, ``if tensor``), or a result's shape that depends on values. ``plan_misses`` are
+        operations whose results' shapes had to be computed because the operation was not recorded with such
+        arguments before. They grow during a program's first steps and hardly after that, unless shapes
+        change with each step. The other figures are the machine's, over all its sessions, under the names
+        that Java, the gateway and Prometheus use (``docs/operations.md``); names that occur in the list
+        above have the prefix ``machine.``.
         """
         with self._lock:
             session, gateway, machine = self._session, self._gateway, self._machine
@@ -515,7 +521,7 @@ class RemoteMachine:
         return result
 
     def storage(self, tensor: torch.Tensor) -> StorageInfo:
-        """What the machine knows of a tensor's storage: whether it has memory for it, and how much.
+        """Returns the machine's data about a tensor's storage: whether it has memory, and its size.
 
         Raises:
             ValueError: the tensor is not on this machine.
@@ -542,13 +548,13 @@ class RemoteMachine:
 
     @property
     def name(self) -> str:
-        """The machine's name; empty before it is started, if none was given."""
+        """The machine's name; empty until the machine is started, unless a name was given."""
         machine = self._machine
         return machine.name if machine is not None else self._wanted_name or ""
 
     @property
     def state(self) -> str:
-        """``"NEW"`` before it is started, ``"STOPPED"`` after, else the gateway's: ``"READY"`` or another."""
+        """``"NEW"`` before the start, ``"STOPPED"`` after the stop, else the gateway's, such as ``"READY"``."""
         with self._lock:
             session, gateway, machine = self._session, self._gateway, self._machine
         if session is None:
@@ -559,7 +565,7 @@ class RemoteMachine:
 
     @property
     def devices(self) -> list[DeviceInfo]:
-        """The machine's devices; empty before it is started."""
+        """The machine's devices; empty before the start."""
         machine = self._machine
         if machine is None:
             return []
@@ -585,42 +591,42 @@ class RemoteMachine:
 
 
 def get_all_machines() -> list[RemoteMachine]:
-    """The machines that this process has open, in the order in which they were started."""
+    """Returns the machines that this process has open, in the order of their starts."""
     return list(_open_machines)
 
 
 def disable_remote_execution() -> None:
-    """From now on machines that are started run in this process, on its CPU, whatever their provider.
+    """Makes machines that are started from now on run in this process, on its CPU, whatever their provider.
 
-    The same semantics without a gateway or another process: for tests, and for finding mistakes.
-    Machines that run stay as they are.
+    Semantics are the same, without a gateway or another process: for tests, and for debugging. Running
+    machines are not affected.
     """
     global _remote_execution
     _remote_execution = False
 
 
 def enable_remote_execution() -> None:
-    """From now on machines that are started are what their provider gives."""
+    """Makes machines that are started from now on use their provider again."""
     global _remote_execution
     _remote_execution = True
 
 
 def is_remote_execution_enabled() -> bool:
-    """Whether machines that are started are what their provider gives."""
+    """Whether machines that are started use their provider."""
     return _remote_execution
 
 
 def declare_fixed_shapes(operator: str) -> None:
-    """Says that values never decide the output shapes of an operator of another library.
+    """Declares that values never decide the output shapes of an operator of another library.
 
     Without it, and without a Meta kernel (``torch.library.register_fake``), each call of the operator
     waits for the node. Must be called before the operator's first call in the process.
 
     Args:
-        operator: Its name with its library, such as ``"torchvision::roi_align"``, for all overloads.
+        operator: the operator's name with its library, such as ``"torchvision::roi_align"``, for all overloads.
 
     Raises:
-        ValueError: The name has no library.
+        ValueError: the name has no library.
 
     """
     library, separator, name = operator.partition("::")
@@ -630,9 +636,9 @@ def declare_fixed_shapes(operator: str) -> None:
 
 
 def storage_id(tensor: torch.Tensor) -> int:
-    """The id of a remote tensor's storage: 1, 2, 3 … in the order in which this process made them.
+    """Returns the id of a remote tensor's storage: 1, 2, 3 … in the order in which this process made them.
 
-    It is never used twice. Tensors that are views of each other have the same one.
+    An id is never reused. Tensors that are views of each other have the same id.
 
     Raises:
         ValueError: the tensor is not on a remote device.
@@ -645,9 +651,9 @@ def storage_id(tensor: torch.Tensor) -> int:
 
 
 def metadata_hash(tensor: torch.Tensor) -> int:
-    """A 64-bit FNV-1a hash of shape, strides, dtype, offset and storage id: a tensor's name in logs.
+    """Returns a 64-bit FNV-1a hash of shape, strides, dtype, offset and storage id, for logs.
 
-    Computed when asked for. The storage id of a tensor that is not on a remote device counts as 0.
+    It is computed at the call. For a tensor that is not on a remote device, the storage id counts as 0.
     """
     number: int = core.metadata_hash(address_of(tensor))
     return number & 0xFFFF_FFFF_FFFF_FFFF
@@ -657,7 +663,7 @@ def metadata_hash(tensor: torch.Tensor) -> int:
 
 
 def _stop_all() -> None:
-    """Stops what is open; what is recorded may be executed for a few seconds more."""
+    """Stops the open machines; recorded operations may be executed for a few seconds more."""
     _stop_profiler()
     seconds = Settings.from_environment().exit_seconds
     for machine in list(_open_machines):
@@ -675,9 +681,10 @@ def _stop_all() -> None:
 
 
 def _stop_profiler() -> None:
-    """Stops a profiler that is still running: PyTorch's crashes a program that ends with one.
+    """Stops a profiler that is still running: PyTorch's profiler crashes a program that ends while it runs.
 
-    PyTorch's profiler synchronizes the device before it stops, and keeps running when an operation's error comes then.
+    PyTorch's profiler synchronizes the device before it stops. If an operation's error is raised then, it
+    keeps running.
     """
     if torch._C._autograd._profiler_enabled():
         torch._C._autograd._disable_profiler()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Models that a machine's node fetches, loads and saves: no weight passes through the program.
+"""Models that a machine's node downloads, loads and saves: no weights pass through the program.
 
-``models.proto`` describes what the program and the node say to each other.
+``models.proto`` describes the messages between program and node.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("remora")
 
-_LEFT_BEHIND_SECONDS = 3600.0  # a file that nobody has written to for so long gets no more
-_METADATA = "__metadata__"  # the one name that no tensor of a safetensors file can have
+_LEFT_BEHIND_SECONDS = 3600.0  # a file without writes for so long is abandoned
+_METADATA = "__metadata__"  # no tensor of a safetensors file can have this name
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.2
 _BETWEEN_LOG_LINES = 5.0
 _TIMEOUT = 7200.0
@@ -46,14 +46,14 @@ _OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")
 
 @dataclass(frozen=True)
 class LoadProgress:
-    """How far a node is with fetching a model's files.
+    """The progress of a node's download of a model's files.
 
     Attributes:
-        files_done: files that are there.
-        files: how many there are to be; 0 as long as that is not known.
-        bytes_done: of all files, those that were there before among them.
-        bytes: of all files.
-        bytes_per_second: over the network since the load began, on average.
+        files_done: files that are complete.
+        files: number of files; 0 while unknown.
+        bytes_done: bytes of all files so far, including files that were cached.
+        bytes: size of all files.
+        bytes_per_second: average download rate since the load began.
 
     """
 
@@ -81,42 +81,44 @@ def load_huggingface_state_dicts(
     progress: Callable[[LoadProgress], None] | None = None,
     timeout: float = _TIMEOUT,
 ) -> dict[str, dict[str, torch.Tensor]]:
-    """Has a machine's node load a model's weights onto a device of its own.
+    """Makes a machine's node load a model's weights onto one of its devices.
 
     ::
 
         weights = remora.load_huggingface_state_dicts("owner/name", machine.device())[""]
         model.load_state_dict(weights, assign=True)
 
-    What is not in the node's cache yet is fetched from the hub, while the program's other threads continue
-    using the machine. Tensors that share memory in the files do so on the device. Ctrl-C, and whatever
-    `progress` raises, ends the load on the node as well.
+    The node downloads files that are not in its cache from the hub. Meanwhile the program's other threads
+    can use the machine. Tensors that share memory in the files share it on the device. Ctrl-C, or an
+    exception from `progress`, also ends the load on the node.
 
     Args:
-        repo: a repository on the hub, ``owner/name``; or a folder or file on the node's disk that the
-            node allows (``remora.node.models.directories``): a path that begins with ``/``, ``./`` or ``../``.
-        device: where the tensors are to be: a device of a machine, or a machine for its first.
-        revision: a branch, tag or commit of the repository; by default its branch ``main``.
-        allow_patterns: of the repository's files of weights only those of which one of these patterns
-            holds, such as ``unet/*``.
-        ignore_patterns: only those of which none of these holds.
-        variant: which of several kinds of the same weights, such as ``fp16`` in ``model.fp16.safetensors``.
-        dtype: what floating point tensors are converted to, on the node; by default they stay as they are.
-        token: what the node shows to the hub instead of its own token. It is not logged.
-        endpoint: address of the hub, one that the node allows (``remora.node.models.endpoints``), instead
-            of the node's own.
-        progress: is told how far the node is, about five times a second, on the calling thread. With or
-            without it the logger ``remora`` gets a line every five seconds.
-        timeout: seconds within which the model must be there.
+        repo: a repository on the hub, ``owner/name``; or a folder or file on the node's disk that the node
+            allows (``remora.node.models.directories``), as a path that begins with ``/``, ``./`` or
+            ``../``.
+        device: the device for the tensors, or a machine for its first device.
+        revision: a branch, tag or commit of the repository; ``main`` by default.
+        allow_patterns: loads only those of the repository's weight files that match one of these patterns,
+            such as ``unet/*``.
+        ignore_patterns: skips files that match one of these patterns.
+        variant: selects one of several versions of the weights, such as ``fp16`` in
+            ``model.fp16.safetensors``.
+        dtype: the dtype to which the node converts floating point tensors; None keeps their dtypes.
+        token: the token that the node sends to the hub instead of its own. It is not logged.
+        endpoint: address of the hub, one that the node allows (``remora.node.models.endpoints``); None for
+            the node's own.
+        progress: called with the node's progress, about five times a second, on the calling thread. In any
+            case the logger ``remora`` logs the progress every five seconds.
+        timeout: seconds within which the load must complete.
 
     Returns:
-        For each of the model's directories that has weights – ``""`` is the model's own – the tensors by
-        name. Where weights are tied, two names have the same tensor.
+        For each of the model's directories that has weights (``""`` is the model's own directory), the
+        tensors by name. Tied weights are one tensor with two names.
 
     Raises:
-        ModelException: there is no such model, the node may not load it, or it cannot; subclasses tell
-            missing and gated repositories, damaged files, disks and devices without room.
-        RemoraException: it is not there within `timeout`.
+        ModelException: the model does not exist, or the node may not or cannot load it; subclasses
+            distinguish missing and gated repositories, damaged files, full disks and devices.
+        RemoraException: the load did not complete within `timeout`.
         ValueError: an argument is out of range, or the device is not a machine's.
 
     """
@@ -144,12 +146,12 @@ def load_huggingface_state_dicts(
 
 
 def _place(device: torch.device | str | RemoteMachine) -> tuple[Session, int]:
-    """The session of a device, and its number on the machine."""
+    """Returns the session of a device, and its number on the machine."""
     if not isinstance(device, str | torch.device):
         device = device.device()
     device = torch.device(device)
     if device.type != "remora":
-        raise ValueError(f"a model is loaded onto a machine's device, not {device}")
+        raise ValueError(f"a model can be loaded only onto a machine's device, not onto {device}")
     slot = core.current_device() if device.index is None else device.index
     session, number = session_of(slot)
     _require_node(session)
@@ -159,7 +161,7 @@ def _place(device: torch.device | str | RemoteMachine) -> tuple[Session, int]:
 def _require_node(session: Session) -> None:
     if isinstance(session, LocalSession):
         raise exceptions.MachineStateException(
-            "a machine in this process loads and saves no models: that is done by a node"
+            "a machine in this process cannot load or save models; only a node can"
         )
 
 
@@ -220,7 +222,7 @@ def _poll(
 
 
 def _cancel(session: Session, load: pb.Load) -> None:
-    """The node need not continue. It does not matter whether it hears of it."""
+    """Tells the node to stop loading. It does not matter if the message is lost."""
     call = pb.NodeCall(cancel_load=pb.CancelLoad(id=load.id))
     with contextlib.suppress(Exception):
         _ask(session, "cancelling a load", call, timeout=_LONGEST_PAUSE)
@@ -241,7 +243,7 @@ def _state_dicts(
 
 # ---------------------------------------------------------------- saving
 
-# As safetensors names them, strictest alignment first: the order of the tensors in a file.
+# Safetensors' names, strictest alignment first: the order of the tensors in a file.
 _DTYPES = {
     "uint64": "U64",
     "int64": "I64",
@@ -297,26 +299,26 @@ def save(
 def _distinct(
     session: Session, state_dict: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The tensors that differ, and the metadata, which also has the names that stand for the same as another."""
+    """Returns the distinct tensors, and the metadata, which includes the names of duplicates."""
     tensors: dict[str, torch.Tensor] = {}
     texts = {"format": "pt", **metadata}
     names: dict[tuple[object, ...], str] = {}
     for name, tensor in state_dict.items():
         if not isinstance(tensor, torch.Tensor):
             raise ValueError(
-                f"{name}: a model file has tensors only, not a {type(tensor).__name__}"
+                f"{name}: a model file can contain only tensors, not a {type(tensor).__name__}"
             )
         if name == _METADATA:
             raise ValueError(
-                f"a tensor cannot be named {name!r}: safetensors files have their metadata there; save it by "
-                "another name"
+                f"a tensor cannot be named {name!r}: safetensors files keep their metadata under that name; "
+                "save it under another name"
             )
         if not session.has(tensor.device):
             raise ValueError(
                 f"{name} is on {tensor.device}, not on machine '{session.machine_name}'"
             )
         if _name(tensor.dtype) not in _DTYPES:
-            raise exceptions.ModelException(f"{name}: model files have no {tensor.dtype}")
+            raise exceptions.ModelException(f"{name}: model files do not support {tensor.dtype}")
         same = (
             core.storage_id(address_of(tensor)),
             tensor.dtype,
@@ -330,14 +332,14 @@ def _distinct(
         if first == name:
             tensors[name] = tensor.detach()
         elif name in texts:
-            raise ValueError(f"metadata must not have {name!r}: it is the name of a tensor")
+            raise ValueError(f"metadata must not contain {name!r}, which is the name of a tensor")
         else:
             texts[name] = first
     return tensors, texts
 
 
 def _write(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
-    """Writes a file of this computer, one tensor after the other."""
+    """Writes a file on this computer, one tensor after the other."""
     order = sorted(tensors, key=lambda name: (_RANKS[_name(tensors[name].dtype)], name.encode()))
     header: dict[str, object] = {_METADATA: dict(sorted(metadata.items()))}
     end = 0
@@ -363,9 +365,9 @@ def _write(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[st
 
 @contextlib.contextmanager
 def _new_file(path: Path, size: int) -> Iterator[Path]:
-    """A file beside its place, put there when it is whole; when it never gets whole, what was there before stays.
+    """Yields a temporary file that replaces `path` when it is complete; otherwise `path` is unchanged.
 
-    What a killed program has left there is removed by the next one that writes the same file.
+    A temporary file that a killed program left is removed by the next one that writes the same `path`.
     """
     part = path.with_name(f".{path.name}.{uuid.uuid4()}.part")
     long_ago = time.time() - _LEFT_BEHIND_SECONDS
@@ -377,7 +379,7 @@ def _new_file(path: Path, size: int) -> Iterator[Path]:
         free = shutil.disk_usage(path.parent).free
         if free < size:
             raise exceptions.NoDiskSpaceException(
-                f"{path} needs {size} bytes, the disk of {path.parent} has {free} left"
+                f"{path} needs {size} bytes, but the disk of {path.parent} has only {free} left"
             )
         yield part
         part.replace(path)
@@ -434,7 +436,7 @@ def _ask(
 
 
 def _failure(error: BaseException) -> BaseException:
-    # There was room when the node looked, and there was none when it was to be used: the allocators' words.
+    # The node had enough memory when it checked, but not when it allocated: this is the allocator's error.
     text = str(error)
     if isinstance(error, exceptions.RemoteOperationException) and _OUT_OF_MEMORY.search(text):
         return exceptions.NotEnoughMemoryException(text)

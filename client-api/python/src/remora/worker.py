@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The process beside a node that runs Python functions: ``python -m remora.worker``.
+"""The process next to a node that runs Python functions: ``python -m remora.worker``.
 
-A node starts it, one for each session that calls a function, and talks with it over its standard input
-and output. Tensors are the node's own memory. Programs do not import this module.
+A node starts one for each session that calls a function, and communicates with it over its standard input
+and output. The function's tensors use the node's own memory. Programs do not import this module.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ _PIP_LINES = 15
 
 
 class Refusal(Exception):  # noqa: N818
-    """The function was not begun; the message has the reason."""
+    """The function was not started; the message has the reason."""
 
 
 # ---------------------------------------------------------------- a function, from request to answer
 
 
 class _Arguments(cloudpickle.pickle.Unpickler):  # type: ignore[misc]
-    """Loads a function with its arguments; remote tensors are the node's memory."""
+    """Loads a function with its arguments; remote tensors use the node's memory."""
 
     def __init__(self, data: bytes, call: _Call) -> None:
         super().__init__(io.BytesIO(data))
@@ -78,14 +78,14 @@ class _Result(cloudpickle.Pickler):  # type: ignore[misc]
 
 
 class _Call:
-    """A function's tensors: those it was given, and those it answers."""
+    """The tensors of a function's arguments and results."""
 
     def __init__(self, request: bytes) -> None:
         reader = Reader(request)
         version = reader.byte()
         if version != exchange.VERSION:
             raise Refusal(
-                f"the node speaks version {version} of this exchange, the package remora of {sys.executable} "
+                f"the node uses version {version} of the function protocol, the package remora of {sys.executable} "
                 f"version {exchange.VERSION}: install the node's version of remora there"
             )
         self.payload = reader.block()
@@ -95,7 +95,7 @@ class _Call:
         self._storages = [self._storage(reader) for _ in range(reader.number())]
         self._shapes = [(reader.number(), Shape.read(reader)) for _ in range(reader.number())]
         self._arguments: dict[int, torch.Tensor] = {}
-        self._gradients: dict[int, torch.Tensor | None] = {}  # of arguments, as they came
+        self._gradients: dict[int, torch.Tensor | None] = {}  # of arguments, as received
         self._numbers: dict[int, int] = {}  # of arguments, by id
         self._by_address = {
             (str(storage.device), storage.data_ptr()): number
@@ -104,7 +104,7 @@ class _Call:
         }
         self._results: list[torch.Tensor] = []
         self._seen: dict[int, tuple[Any, ...]] = {}
-        self._kept: list[Any] = []  # whose ids are keys above
+        self._kept: list[Any] = []  # keeps the ids valid that are keys above
         self._random_state: Callable[[], bytes] = bytes
         self.shared: list[exchange.SharedMemory | torch.UntypedStorage] = []
 
@@ -119,7 +119,7 @@ class _Call:
         return torch.UntypedStorage(0, device=device)
 
     def tensor(self, number: int) -> torch.Tensor:
-        """Argument number `number`, as it lies in memory."""
+        """Returns argument number `number` as a plain tensor."""
         storage, shape = self._shapes[number]
         return shape.over(self._storages[storage])
 
@@ -130,7 +130,7 @@ class _Call:
         requires_grad: bool,
         gradient: tuple[Any, ...] | None,
     ) -> torch.Tensor:
-        """Argument number `number`, as the program has it."""
+        """Returns argument number `number` as the program has it."""
         found = self._arguments.get(number)
         if found is None:
             found = exchange.dressed(self.tensor(number), kind, requires_grad)
@@ -142,7 +142,7 @@ class _Call:
         return found
 
     def new_gradients(self) -> list[tuple[int, torch.Tensor | None]]:
-        """The arguments that have another gradient than they came with, by number."""
+        """Returns the arguments whose gradient was replaced, by number."""
         return [
             (number, tensor.grad)
             for number, tensor in self._arguments.items()
@@ -150,7 +150,7 @@ class _Call:
         ]
 
     def result(self, value: torch.Tensor) -> tuple[Any, ...]:
-        """What stands for a tensor in the pickled result."""
+        """Returns the stand-in for a tensor in the pickled result."""
         number = self._numbers.get(id(value))
         if number is not None:
             return ("argument", number)
@@ -164,12 +164,12 @@ class _Call:
         return pid
 
     def forget_results(self) -> None:
-        """The result cannot be pickled after all."""
+        """Drops the results, because the result cannot be pickled."""
         self._results.clear()
         self._seen.clear()
 
     def answer(self, header: dict[str, Any], body: bytes) -> bytes:
-        """The answer, and memory for the new tensors in it, which is shared until :meth:`done`."""
+        """Returns the answer. The memory of its new tensors is shared until :meth:`done`."""
         if len(body) > exchange.INLINE_BYTES:
             header["body"] = len(self._results)
             self._results.append(torch.frombuffer(bytearray(body), dtype=torch.uint8))
@@ -194,7 +194,7 @@ class _Call:
         return writer.bytes()
 
     def _place(self) -> tuple[list[tuple[int, int, Shape]], list[torch.UntypedStorage]]:
-        """Where each result lies, and the new storages."""
+        """Returns the place of each result, and the new storages."""
         home = torch.device(self.devices[self.device])
         users: dict[tuple[str, int], int] = {}
         tensors = []
@@ -214,7 +214,7 @@ class _Call:
                 placed.append((exchange.SOURCE_ARGUMENT, self._by_address[key], Shape.of(tensor)))
                 continue
             if users[key] == 1 and tensor.nbytes < storage.nbytes():
-                tensor = tensor.clone()  # only what the program can see of it
+                tensor = tensor.clone()  # without the parts that the program cannot see
                 storage = tensor.untyped_storage()
             if key not in new or storage.nbytes() == 0:
                 new[key] = len(storages)
@@ -245,7 +245,7 @@ class _Call:
 
     @contextlib.contextmanager
     def random_numbers(self) -> Iterator[None]:
-        """Random numbers continue where the device's generator is in the program's order of operations."""
+        """Uses the random numbers of the device's generator at this point of the program's operations."""
         device = torch.device(self.devices[self.device])
         self._random_state = lambda: bytes(_random_state(device).numpy())
         before = _random_state(device)
@@ -257,7 +257,7 @@ class _Call:
             _set_random_state(device, before)
 
     def done(self) -> None:
-        """The node has what it was answered."""
+        """Releases the shared memory, after the node has read the answer."""
         for each in self.shared:
             if isinstance(each, exchange.SharedMemory):
                 each.close()
@@ -285,13 +285,13 @@ class Functions:
         output: Callable[[], list[Any]],
         requirements: Sequence[str] = (),
     ) -> None:
-        """Functions that find packages in a folder.
+        """Prepares to run functions.
 
         Args:
-            packages: where packages are installed to.
+            packages: the folder where packages are installed.
             begin: called before a function runs.
-            output: what it has written: lists of stream (``"out"``, ``"err"``) and text.
-            requirements: what is installed before the first one runs.
+            output: the functions' output: lists of stream (``"out"``, ``"err"``) and text.
+            requirements: packages to install before the first function runs.
 
         """
         self._packages = packages
@@ -301,10 +301,10 @@ class Functions:
         self._last: _Call | None = None
 
     def run(self, request: bytes) -> bytes:
-        """Runs a function; answers what the node is told.
+        """Runs a function; returns the answer for the node.
 
         Raises:
-            Refusal: it cannot be begun.
+            Refusal: the function cannot be started.
 
         """
         call = _Call(request)
@@ -333,7 +333,7 @@ class Functions:
     def _call(
         self, call: _Call, header: dict[str, Any], payload: bytes, answer: dict[str, Any]
     ) -> bytes:
-        """Runs the function; answers its result, or what it has raised, pickled."""
+        """Runs the function; returns its result or its exception, pickled."""
         phase = "load"
         try:
             function, args, kwargs = _Arguments(payload, call).load()
@@ -348,7 +348,7 @@ class Functions:
         except BaseException as e:
             call.forget_results()
             trace = e.__traceback__
-            # The first frame is this one.
+            # Skip the first frame, which is this one.
             text = "".join(traceback.format_exception(type(e), e, trace.tb_next if trace else None))
             answer["error"] = {"phase": phase, "type": type(e).__qualname__, "text": str(e)}
             answer["error"]["traceback"] = text
@@ -364,7 +364,7 @@ class Functions:
         return file.getvalue()
 
     def done(self) -> None:
-        """The node has the answer."""
+        """Releases the shared memory, after the node has read the answer."""
         if self._last is not None:
             self._last.done()
             self._last = None
@@ -385,9 +385,9 @@ def _check_versions(header: dict[str, Any]) -> None:
     python = list(sys.version_info[:2])
     if header["python"] != python:
         raise Refusal(
-            "a function runs on the Python version it was written with only: the program has Python "
+            "a function needs the same Python version on both sides: the program has Python "
             f"{'.'.join(map(str, header['python']))}, the node {'.'.join(map(str, python))} ({sys.executable}); "
-            "set remora.node.python to another"
+            "set remora.node.python to a matching one"
         )
     here = torch.__version__.split("+")[0]
     if header["torch"] != here:
@@ -401,18 +401,18 @@ def _check_versions(header: dict[str, Any]) -> None:
 
 
 def install(packages: list[str], folder: Path) -> None:
-    """Installs what of the packages and their requirements is missing into the folder.
+    """Installs those of the packages and their requirements that are missing into the folder.
 
     Raises:
-        Refusal: pip cannot; the message has its last lines.
+        Refusal: pip failed; the message has its last lines.
 
     """
     options = [each for each in packages if each.startswith("-")]
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        # What this Python has already, torch above all, is not installed once more; and nothing of it is
-        # replaced, as other options of pip would.
+        # Packages that this Python already has, above all torch, are neither installed again nor replaced.
+        # Other options of pip would replace them.
         with tempfile.NamedTemporaryFile(suffix=".json") as report:
             _pip(folder, "--dry-run", "--report", report.name, *packages)
             missing = [_requirement(each) for each in json.load(report)["install"]]
@@ -422,7 +422,7 @@ def install(packages: list[str], folder: Path) -> None:
 
 
 def _requirement(item: dict[str, Any]) -> str:
-    """One line of pip's report, as a requirement."""
+    """Returns one item of pip's report as a requirement."""
     metadata, source = item["metadata"], item["download_info"]
     if "dir_info" in source or "vcs_info" in source or source["url"].startswith("file:"):
         url = source["url"]
@@ -458,7 +458,7 @@ def _pip(folder: Path, *arguments: str) -> None:
 
 
 class _Output(io.TextIOBase):
-    """``sys.stdout`` or ``sys.stderr`` of functions: kept for the program, and shown to the node."""
+    """``sys.stdout`` or ``sys.stderr`` of functions: kept for the program, and also written to the node."""
 
     def __init__(self, process: _Process, stream: str) -> None:
         self._process = process
@@ -484,8 +484,8 @@ class _Output(io.TextIOBase):
 
 class _Process:
     def __init__(self, packages: Path, requirements: Sequence[str]) -> None:
-        # Standard input and output are the node's; a function finds none, and what native code and child
-        # processes write goes to the node's log.
+        # Standard input and output belong to the node. A function gets an empty input, and the output of
+        # native code and child processes goes to the node's log.
         self._input = os.fdopen(os.dup(0), "rb")
         self._frames = os.fdopen(os.dup(1), "wb")
         nothing = os.open(os.devnull, os.O_RDONLY)
@@ -504,7 +504,7 @@ class _Process:
         os.register_at_fork(after_in_child=self._forked)
 
     def _forked(self) -> None:
-        # The node notices this process's end by these.
+        # When these close, the node notices the end of this process.
         for file in (self._input, self._frames):
             with contextlib.suppress(OSError):
                 os.close(file.fileno())
@@ -524,7 +524,7 @@ class _Process:
                 self._size += len(text)
                 if self._size >= _MOST_OUTPUT:
                     self._chunks.append(
-                        ["err", "\n… (the function writes too much: the rest is left out)\n"]
+                        ["err", "\n… (the function's output is too long; the rest is omitted)\n"]
                     )
             self._line += text
             lines, newline, rest = self._line.rpartition("\n")
@@ -576,16 +576,19 @@ class _Process:
 
 
 def main() -> NoReturn:
-    """Serves a node until its end."""
+    """Serves a node until the node ends."""
     parser = argparse.ArgumentParser(prog="python -m remora.worker", description=__doc__)
     parser.add_argument("--packages", type=Path, required=True, help="folder of installed packages")
     parser.add_argument(
-        "--install", action="append", default=[], help="what is installed before the first function"
+        "--install",
+        action="append",
+        default=[],
+        help="packages to install before the first function",
     )
-    parser.add_argument("--compute-threads", type=int, default=0, help="0: as many as torch likes")
+    parser.add_argument("--compute-threads", type=int, default=0, help="0: torch's default")
     options = parser.parse_args()
     if sys.stdin.isatty():
-        parser.error("a node starts this, it is of no use by itself")
+        parser.error("this program is started by a node, not by hand")
     sys.path.insert(0, str(options.packages))
     if options.compute_threads > 0:
         torch.set_num_threads(options.compute_threads)
@@ -594,7 +597,7 @@ def main() -> NoReturn:
 
 
 if __name__ == "__main__":
-    # Pickles name this module by its name, and there must be one of it.
+    # Pickles refer to this module by its name, so import it under that name only.
     from remora.worker import main as imported_main
 
     imported_main()
