@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.fast, pytest.mark.gateway]
 
 ROOT = Path(__file__).resolve().parents[3]
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-HUB_CLASSES = ROOT / "models-testkit/target/classes"
+HUB_CLASSES = ROOT / "testkit/models/target/classes"
 CPU = torch.device("cpu")
 
 

@@ -30,7 +30,7 @@ final class InternalPackagesTest {
         .containsAll(
             Modules.read().all().stream()
                 .filter(Module::hasMainSources)
-                .map(Module::name)
+                .map(Module::folder)
                 .toList());
 
     Set<String> uses = new TreeSet<>();
@@ -57,7 +57,7 @@ final class InternalPackagesTest {
             type.getSource().orElseThrow().getUri().getSchemeSpecificPart().replace("file:", ""));
     for (Path each = source; each.getParent() != null; each = each.getParent()) {
       if (each.endsWith("target")) {
-        return each.getParent().getFileName().toString();
+        return Modules.ROOT.relativize(each.getParent()).toString();
       }
     }
     throw new AssertionError("not in a module of the build: " + source);

@@ -33,10 +33,11 @@ final class Modules {
   /**
    * One module.
    *
-   * @param name its folder
+   * @param name its artifact, less the prefix
+   * @param folder its folder, as the parent's pom names it
    * @param dependencies what its pom declares, except for tests
    */
-  record Module(String name, List<Dependency> dependencies) {
+  record Module(String name, String folder, List<Dependency> dependencies) {
 
     /** What it uses of the other modules, the optional ones or the others. */
     List<String> uses(boolean optional) {
@@ -47,7 +48,7 @@ final class Modules {
     }
 
     boolean hasMainSources() {
-      return Files.isDirectory(ROOT.resolve(name).resolve("src/main"));
+      return Files.isDirectory(ROOT.resolve(folder).resolve("src/main"));
     }
   }
 
@@ -76,8 +77,10 @@ final class Modules {
   static Modules read() throws IOException {
     Map<String, Module> byName = new LinkedHashMap<>();
     for (Element module : elements(pom(ROOT), "modules", "module")) {
-      String name = module.getTextContent().strip();
-      byName.put(name, new Module(name, dependencies(pom(ROOT.resolve(name)))));
+      String folder = module.getTextContent().strip();
+      Element project = pom(ROOT.resolve(folder));
+      String name = text(project, "artifactId").substring(PREFIX.length());
+      byName.put(name, new Module(name, folder, dependencies(project)));
     }
     return new Modules(byName);
   }
