@@ -8,7 +8,6 @@ import com.typesafe.config.Config;
 import com.typesafe.config.ConfigException;
 import com.typesafe.config.ConfigFactory;
 import com.typesafe.config.ConfigValueFactory;
-import java.io.File;
 import java.nio.file.Path;
 import java.time.Duration;
 import java.util.List;
@@ -18,9 +17,16 @@ import org.junit.jupiter.api.Test;
 @Tag("critical")
 class ActorsSettingsTest {
 
-  /** This module's own defaults, alone. */
+  /** The defaults of this module and of those whose settings it reads, alone. */
   private static final Config OWN =
-      ConfigFactory.parseFile(new File("src/main/resources/reference.conf"));
+      defaultsOf("actors")
+          .withFallback(defaultsOf("link"))
+          .withFallback(defaultsOf("provider-api"));
+
+  private static Config defaultsOf(String module) {
+    return ConfigFactory.parseFile(
+        Path.of("..", module, "src", "main", "resources", "reference.conf").toFile());
+  }
 
   @Test
   void everySettingHasADefaultHere() {

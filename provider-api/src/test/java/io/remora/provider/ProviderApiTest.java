@@ -8,6 +8,8 @@ import io.remora.runtime.ProviderException;
 import java.time.Duration;
 import java.util.List;
 import java.util.Locale;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CompletionStage;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 
@@ -96,5 +98,19 @@ class ProviderApiTest {
         .endsWith("last lines of its log:\n  last");
     assertThat(new NodeExit(1, List.of("one", "two")).toString())
         .isEqualTo("exit code 1, last lines of its log:\n  one\n  two");
+  }
+
+  /** Is found, and gives nothing. */
+  public static final class TestProvider implements MachineProvider {
+
+    @Override
+    public String name() {
+      return "test";
+    }
+
+    @Override
+    public CompletionStage<ProvisionedNode> provision(MachineSpec spec, ProviderContext context) {
+      return CompletableFuture.failedFuture(new ProviderException("gives none"));
+    }
   }
 }
