@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.provider.modal;
 
+import io.remora.actors.RemoraCluster;
+import io.remora.actors.link.LinkTls;
 import io.remora.models.ModelFiles;
 import io.remora.node.Main;
 import io.remora.provider.MachineProvider;
@@ -49,9 +51,11 @@ record NodeJars(List<Jar> jars) {
   private static final Map<String, Class<?>> OWN =
       Map.of(
           "remora-core", RemoraException.class,
+          "remora-link", LinkTls.class,
+          "remora-provider-api", MachineProvider.class,
           "remora-runtime", TorchLibrary.class,
           "remora-models", ModelFiles.class,
-          "remora-actors", MachineProvider.class,
+          "remora-actors", RemoraCluster.class,
           "remora-gpu-node", Main.class);
 
   private static final LocalDateTime SAME_TIME = LocalDateTime.of(2026, 1, 1, 0, 0);
