@@ -17,7 +17,7 @@ import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 
 /** A package {@code internal} is for its own module. */
-@Tag("critical")
+@Tag("fast")
 final class InternalPackagesTest {
 
   private static final String OURS = "io.remora";
