@@ -14,7 +14,7 @@ _SOURCES = "runtime/src/main/cpp"
 
 
 def _prebuilt_libraries(root: Path, repository: Path) -> dict[str, Path]:
-    """Those of today's sources. The package's module is loaded alone: the package wants torch."""
+    """Returns the libraries built from the current sources. Loads only this module, since the package needs torch."""
     spec = importlib.util.spec_from_file_location("prebuilt", root / "src/remora/_prebuilt.py")
     if spec is None or spec.loader is None:
         raise FileNotFoundError("src/remora/_prebuilt.py")
@@ -25,18 +25,18 @@ def _prebuilt_libraries(root: Path, repository: Path) -> dict[str, Path]:
 
 
 class NativeCoreHook(BuildHookInterface):  # type: ignore[type-arg]
-    """Adds files from the repository around this folder, or from a source distribution made there."""
+    """Adds files from the repository around this folder, or from a source distribution."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Says what belongs into the archive, and for which platform it is."""
+        """Lists the archive's files and sets its platform."""
         root = Path(self.root)
         repository = root.parent.parent
         packed = root / "src" / "remora"
         prefix = "src/remora" if self.target_name == "sdist" else "remora"
         include: dict[str, str] = build_data["force_include"]
         if (packed / "_lib" / "libremora.so").is_file():
-            return  # a source distribution: the files are in their place
-        if version != "editable":  # used in place, the package finds both in the repository
+            return  # a source distribution: the files are already in place
+        if version != "editable":  # an editable package finds both in the repository
             include[str(repository / _LIBRARY)] = f"{prefix}/_lib/libremora.so"
             for torch, library in _prebuilt_libraries(root, repository).items():
                 include[str(library)] = f"{prefix}/_lib/torch-{torch}/libremora.so"

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Measures a remote machine against the local CPU, in one run, with as many compute threads on both sides.
+"""Compares a remote machine with the local CPU in one run, with the same number of compute threads.
 
     python benchmarks/compare.py [--json FILE] [--threads N] [--seconds S] [--only NAME …]
 
-Remote and local take turns, several rounds each, so that what else the computer does meets both; medians
-are printed. The aims are the project's.
+Remote and local measurements alternate over several rounds, so that other work on the computer affects both; the
+table shows medians. The aims are those of the project.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ Work = Callable[[float], float]
 
 
 def rate(step: Callable[[], Any], wait: Callable[[], Any], per_step: int, seconds: float) -> float:
-    """Times `per_step` that `step` is done in a second, everything executed."""
+    """Returns how many units of work per second are executed; `step` does `per_step` of them."""
     step()
     wait()
     begin = time.perf_counter()
@@ -188,7 +188,7 @@ def download(device: torch.device) -> Work:
     )
 
 
-# name, unit, work, least ratio to local (None: another aim), aim in the unit, larger is better
+# name, unit, work, minimum ratio to local (None: another aim), aim in the unit, larger is better
 BENCHMARKS: list[tuple[str, str, Callable[[torch.device], Work], float | None, float | None]] = [
     ("chained adds 8x8", "ops/s", adds, 0.6, None),
     ("views", "ops/s", views, 0.9, None),
@@ -206,7 +206,7 @@ def measure(device: torch.device, seconds: float, only: list[str]) -> list[Figur
         if only and not any(each in name for each in only):
             continue
         remote, local = make(device), make(CPU)
-        remote(seconds)  # plans are made, code is warm
+        remote(seconds)  # warm-up, which also fills the plan cache
         local(seconds / 4)
         both = [(remote(seconds), local(seconds)) for _ in range(ROUNDS)]
         there, here = (statistics.median(each) for each in zip(*both, strict=True))
@@ -236,11 +236,11 @@ def measure(device: torch.device, seconds: float, only: list[str]) -> list[Figur
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the figures there as well")
-    parser.add_argument("--threads", type=int, default=1, help="compute threads of either side")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--threads", type=int, default=1, help="compute threads on each side")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of one measurement")
     parser.add_argument(
-        "--only", nargs="*", default=[], help="parts of the names of what to measure"
+        "--only", nargs="*", default=[], help="measure only work whose name contains one of these"
     )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -251,7 +251,7 @@ def main() -> int:
     with remora.RemoteMachine("mock") as machine:
         print(
             f"torch {torch.__version__}, Python {platform.python_version()}, {os.cpu_count()} cores, "
-            f"{options.threads} compute thread(s) on either side, median of {ROUNDS} rounds of {options.seconds:g} s\n"
+            f"{options.threads} compute thread(s) on each side, median of {ROUNDS} rounds of {options.seconds:g} s\n"
         )
         print("| work | unit | remote | local | ratio | aim | met |\n|---|---|---|---|---|---|---|")
         figures = measure(machine.device(), options.seconds, options.only)

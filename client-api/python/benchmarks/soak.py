@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Uses one session for a long time, and finds what grows.
+"""Uses one session for a long time, and detects figures that grow.
 
     python benchmarks/soak.py [--minutes M] [--csv FILE] [--seed N]
 
-Rounds of work take turns: training with changing shapes, events, generators, functions, models that the node loads
-and saves, transfers, operations that fail, and pauses. Once a minute everything that a round has made is dropped,
-and what is left is measured: the processes (program, gateway, node, the node's worker), and what each of them keeps
-for the session. At the end every figure must be what it was at the end of the first minute, within its tolerance; else
-a table says what grew, and the exit status is 1.
+Several kinds of work alternate: training with changing shapes, events, generators, functions, models that the node
+loads and saves, transfers, failing operations, and pauses. Once a minute, everything that the rounds have made is
+dropped and the figures are measured: those of the processes (program, gateway, node, the node's worker), and what
+each process keeps for the session. At the end, every figure must be within its tolerance of its value after the first
+minute. Otherwise a table shows the grown figures, and the exit status is 1.
 
-A pause ends the node, and the next one is young: pauses stop at half time, and the node's figures are compared
-with those of the same node's first minute.
+A pause ends the node, so the next node is new. Pauses therefore stop at half time, and the node's figures are
+compared with the same node's first minute.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from torch import nn
 import remora
 
 MIB = 1024 * 1024
-# Figures of a process: how much more than in its first minute is still the same. What allocators keep, and code that is
-# compiled later, is memory too; a heap is measured after a collection.
+# A process's figures, with the increase over the first minute that is tolerated. Allocators' caches and code that is
+# compiled later take memory too; a heap is measured after a collection.
 TOLERANCES: dict[str, Callable[[float], float]] = {
     "rss": lambda first: max(64 * MIB, 0.15 * first),
     "heap": lambda first: max(8 * MIB, 0.1 * first),
     "threads": lambda first: 4,
     "files": lambda first: 8,
 }
-# Figures of `machine.stats()` that say what is kept now; they have no tolerance.
+# Figures of `machine.stats()` for what is kept at the moment; they have no tolerance.
 KEPT = (
     "storages",
     "events",
@@ -67,18 +67,18 @@ KEPT = (
 
 
 class Soak:
-    """The rounds, on one machine."""
+    """The kinds of work, on one machine."""
 
     def __init__(self, machine: remora.RemoteMachine, folder: Path, seed: int) -> None:
         self.machine, self.device, self.folder = machine, machine.device(), folder
         self.random = random.Random(seed)
         self.batch = 0
-        # What lives as long as the session does.
+        # These live as long as the session.
         self.model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 4)).to(self.device)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-3)
 
     def train(self) -> None:
-        """A model of its own with shapes of its own, and some steps of the long-lived one."""
+        """Trains a new model with new shapes, and the long-lived model for some steps."""
         width = self.random.randrange(8, 72, 8)
         rows = self.random.randrange(4, 36, 4)
         model = nn.Sequential(nn.Linear(32, width), nn.GELU(), nn.Dropout(0.1), nn.Linear(width, 4))
@@ -95,7 +95,7 @@ class Soak:
             check(loss.isfinite().item(), "a loss is not finite")
 
     def events(self) -> None:
-        """Events that are recorded, waited for, and dropped."""
+        """Records events, waits for them, and drops them."""
         previous = None
         for _ in range(500):
             event = torch.Event(self.device, enable_timing=True)
@@ -106,17 +106,17 @@ class Soak:
             previous = event if self.random.random() < 0.02 else None
 
     def generators(self) -> None:
-        """Generators that draw once, and are dropped."""
+        """Draws once from each of several generators, and drops them."""
         for seed in range(200):
             generator = torch.Generator(self.device).manual_seed(seed)
             value = torch.rand(3, device=self.device, generator=generator)
         check(value.max().item() < 1, "a number of rand is 1")
 
     def functions(self) -> None:
-        """Functions on the node: one that writes and returns, one that raises."""
+        """Runs functions on the node: one that writes and returns, one that raises."""
         x = torch.ones(self.random.randrange(1, 64), 8, device=self.device)
         result = add_and_sum(x, 2.0)
-        check(result["sum"].item() == x.sum().item(), "a function computes with another value")
+        check(result["sum"].item() == x.sum().item(), "a function has computed another value")
         try:
             raise_it(x)
         except KeyError:
@@ -124,21 +124,27 @@ class Soak:
         raise AssertionError("a function's error was lost")
 
     def models(self) -> None:
-        """A model that is saved by the node, loaded by it, and dropped."""
+        """Saves a model on the node, loads it there, and drops it."""
         path = self.folder / f"model-{self.random.randrange(4)}.safetensors"
         weights = {"a": torch.randn(64, self.random.randrange(1, 256), device=self.device)}
         self.machine.save(weights, path, where="node")
         loaded = remora.load_huggingface_state_dicts(path, self.device)[""]
-        check(torch.equal(loaded["a"], weights["a"]), "a model has changed on its way")
+        check(
+            torch.equal(loaded["a"], weights["a"]),
+            "a model has changed when it was saved and loaded",
+        )
 
     def transfers(self) -> None:
-        """Values up and down, some of them large."""
+        """Uploads and downloads values, some of them large."""
         for size in (10, 100_000, self.random.randrange(1, 4_000_000)):
             x = torch.arange(size)
-            check(torch.equal(x.to(self.device).cpu(), x), "a value has changed on its way")
+            check(
+                torch.equal(x.to(self.device).cpu(), x),
+                "a value has changed when it was transferred",
+            )
 
     def failures(self) -> None:
-        """Operations that fail on the node."""
+        """Runs operations that fail on the node."""
         x = torch.ones(4, device=self.device)
         index = torch.tensor([self.random.randrange(4, 9)], device=self.device)
         try:
@@ -148,7 +154,7 @@ class Soak:
         raise AssertionError("an index out of range was accepted")
 
     def pause(self) -> None:
-        """The node ends, and the next operation starts another."""
+        """Pauses the machine; the next operation starts another node."""
         weight = next(self.model.parameters())
         before = weight.cpu()
         self.machine.pause()
@@ -157,7 +163,7 @@ class Soak:
 
 @remora.remote
 def add_and_sum(x: torch.Tensor, more: float) -> dict[str, torch.Tensor]:
-    """Writes in place and returns a new tensor."""
+    """Writes in place and returns new tensors."""
     x += more
     return {"sum": x.sum()}
 
@@ -169,16 +175,16 @@ def raise_it(x: torch.Tensor) -> None:
 
 
 def check(right: object, wrong: str) -> None:
-    """Ends the run where a result is wrong."""
+    """Ends the run if a result is wrong."""
     if not right:
         raise AssertionError(wrong)
 
 
-# ---------------------------------------------------------------- what is measured
+# ---------------------------------------------------------------- measurements
 
 
 def children() -> dict[str, int]:
-    """The processes of the run, this one among them, by what they are."""
+    """Returns the processes of the run, including this one, by their role."""
     parents: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -197,7 +203,7 @@ def children() -> dict[str, int]:
 
 
 def command(process: int) -> str:
-    """The program's name that a process runs."""
+    """Returns the name of the program that a process runs."""
     try:
         return Path(f"/proc/{process}/exe").readlink().name
     except OSError:
@@ -205,7 +211,7 @@ def command(process: int) -> str:
 
 
 def of_process(what: str, process: int) -> dict[str, float]:
-    """Memory, threads and open files of a process, and a JVM's heap after a collection."""
+    """Returns memory, threads and open files of a process, and a JVM's heap after a collection."""
     result: dict[str, float] = {}
     if what in ("gateway", "node") and shutil.which("jcmd"):
         jcmd(process, "GC.run")
@@ -219,17 +225,17 @@ def of_process(what: str, process: int) -> dict[str, float]:
 
 
 def jcmd(process: int, order: str) -> str:
-    """What a JVM answers."""
+    """Returns a JVM's answer to a jcmd command."""
     return subprocess.run(
         ["jcmd", str(process), order], capture_output=True, text=True, timeout=60, check=True
     ).stdout
 
 
 def sample(machine: remora.RemoteMachine) -> dict[str, float]:
-    """Everything that is measured, once all that was recorded is done and all that was dropped is freed."""
+    """Measures everything, after all recorded operations are executed and all dropped objects are freed."""
     gc.collect()
     machine.synchronize()
-    machine.synchronize()  # what was freed meanwhile
+    machine.synchronize()  # also executes what was freed meanwhile
     result: dict[str, float] = {}
     for what, process in children().items():
         result[f"{what}.process"] = process
@@ -240,7 +246,7 @@ def sample(machine: remora.RemoteMachine) -> dict[str, float]:
 
 
 def grown(first: dict[str, float], last: dict[str, float]) -> list[tuple[str, float, float, float]]:
-    """Figures that are more than they were: name, first, last, tolerance."""
+    """Returns the figures that have grown: name, first, last, tolerance."""
     rows = []
     for name, value in last.items():
         kind = name.rpartition(".")[2]
@@ -253,7 +259,7 @@ def grown(first: dict[str, float], last: dict[str, float]) -> list[tuple[str, fl
 
 
 def shown(name: str, value: float) -> str:
-    """A figure with its unit."""
+    """Formats a figure with its unit."""
     if name.rpartition(".")[2] in ("rss", "heap", "bytes"):
         return f"{value / MIB:.1f} MiB"
     return f"{value:g}"
@@ -265,14 +271,14 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument(
-        "--minutes", type=float, default=20, help="how long; default 20, at least 2"
+        "--minutes", type=float, default=20, help="duration; default 20, at least 2"
     )
-    parser.add_argument("--csv", type=Path, help="a file for the figures of each minute")
-    parser.add_argument("--seed", type=int, default=1, help="of the choices; default 1")
+    parser.add_argument("--csv", type=Path, help="write the figures of each minute to this file")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the random choices; default 1")
     options = parser.parse_args()
     if options.minutes < 2:
         parser.error(
-            "--minutes: at least 2, since the first minute is what the last is compared with"
+            "--minutes must be at least 2, because the last minute is compared with the first"
         )
     logging.getLogger("remora").setLevel(logging.ERROR)  # operations fail on purpose
     with tempfile.TemporaryDirectory() as folder:
@@ -289,7 +295,7 @@ def main() -> int:
 
 
 def soak(work: Soak, minutes: float) -> list[dict[str, Any]]:
-    """Rounds until the time is over, and a sample at the end of each minute."""
+    """Works until the time is over, and takes a sample at the end of each minute."""
     rounds = [work.train, work.events, work.generators, work.functions, work.models]
     rounds += [work.transfers, work.failures]
     begin = time.monotonic()
@@ -320,10 +326,10 @@ def soak(work: Soak, minutes: float) -> list[dict[str, Any]]:
 
 
 def report(samples: list[dict[str, Any]]) -> int:
-    """Prints the first and the last minute beside each other, and what grew."""
+    """Prints the first and the last minute next to each other, and the figures that grew."""
     last = samples[-1]
     first = dict(samples[0])
-    # The node and its worker as they were in the last node's own first minute.
+    # The node and its worker are compared with the first minute of the last node.
     node = next(s for s in samples if s.get("node.process") == last.get("node.process"))
     first.update({k: v for k, v in node.items() if k.startswith(("node.", "worker."))})
     rows = grown(first, last)
@@ -344,7 +350,7 @@ def report(samples: list[dict[str, Any]]) -> int:
 
 
 def write(path: Path, samples: list[dict[str, Any]]) -> None:
-    """One line for each minute."""
+    """Writes one line for each minute."""
     names = list(dict.fromkeys(name for s in samples for name in s))
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, names)

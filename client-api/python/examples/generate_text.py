@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Generates with a Llama on a remote machine, and fine-tunes it a little; needs `pip install transformers`.
+"""Generates text with a Llama on a remote machine, then fine-tunes it; needs `pip install transformers`.
 
     python generate_text.py [--model llama|gpt2] [--tokens N] [--provider mock] [--local]
 
-The model is built from its configuration with random weights, so that nothing is downloaded: what it
-writes is noise, but the way is that of any model. For a real one, replace `make_model` by
+The model is built from its configuration with random weights, so nothing is downloaded. Its output is noise, but the
+program works the same with any model. For a real one, replace `make_model` by
 `AutoModelForCausalLM.from_pretrained(…)`.
 """
 
@@ -20,7 +20,7 @@ import remora
 
 
 def make_model(kind: str) -> Any:
-    """A tiny causal language model with random weights."""
+    """Returns a tiny causal language model with random weights."""
     from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
@@ -41,7 +41,7 @@ def make_model(kind: str) -> Any:
 
 
 def generate(model: Any, device: torch.device, tokens: int, sample: bool) -> list[int]:
-    """Continues a fixed prompt; answers the prompt and the new tokens."""
+    """Continues a fixed prompt; returns the prompt and the new tokens."""
     torch.manual_seed(1)
     prompt = torch.arange(10, 18, device=device).unsqueeze(0)
     result = model.eval().generate(
@@ -57,7 +57,7 @@ def generate(model: Any, device: torch.device, tokens: int, sample: bool) -> lis
 
 
 def fine_tune(model: Any, device: torch.device, steps: int) -> list[float]:
-    """Trains on one batch of fixed tokens; answers each step's loss."""
+    """Trains on one batch of fixed tokens; returns the loss of each step."""
     generator = torch.Generator().manual_seed(2)
     batch = torch.randint(0, 512, (4, 32), generator=generator).to(device)
     optimizer = torch.optim.AdamW(model.train().parameters(), lr=1e-3)
@@ -74,7 +74,7 @@ def fine_tune(model: Any, device: torch.device, steps: int) -> list[float]:
 
 
 def run(device: torch.device, kind: str, tokens: int) -> tuple[list[int], list[int], list[float]]:
-    """Greedy tokens, sampled tokens and losses, on a device."""
+    """Returns greedy tokens, sampled tokens and losses on a device."""
     model = make_model(kind).to(device)
     begin = time.perf_counter()
     greedy = generate(model, device, tokens, sample=False)
@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--model", choices=("llama", "gpt2"), default="llama")
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--provider", default="mock")
-    parser.add_argument("--local", action="store_true", help="run on the local CPU as well")
+    parser.add_argument("--local", action="store_true", help="also run on the local CPU")
     options = parser.parse_args()
     with remora.RemoteMachine(options.provider) as machine:
         remote = run(machine.device(), options.model, options.tokens)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Generates with a language model whose weights the machine's node loads itself; needs `pip install transformers`.
+"""Generates text with a language model that the machine's node loads; needs `pip install transformers`.
 
     python load_model.py [OWNER/NAME | FOLDER] [--tokens N] [--provider mock]
 
-A repository is fetched from the hub by the node; the program gets its configuration only. A folder is one of the
-node's disk that the node allows. With neither, a small model with random weights is made and saved, loaded by a
-node of this computer, and its tokens are compared with the local CPU's.
+The node downloads a repository from the hub; the program gets only its configuration. A folder must be one on the
+node's disk that the node allows. With neither, the program makes and saves a small model with random weights, lets a
+node on this computer load it, and compares its tokens with the local CPU's.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ import remora
 
 
 def linked_model(config: Any, weights: dict[str, torch.Tensor], device: torch.device) -> Any:
-    """A causal language model on the memory of these weights: nothing is copied."""
+    """Returns a causal language model on the memory of these weights: nothing is copied."""
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     model.load_state_dict(weights, strict=False, assign=True)
     model.tie_weights()
-    # What a module computes when it is made, and no file holds: such as the angles of rotary embeddings.
+    # Modules compute some tensors when they are made, such as the angles of rotary embeddings. No file contains
+    # these.
     with torch.device(device):
         for name, module in model.named_modules():
             if any(buffer.is_meta for buffer in module.buffers(recurse=False)):
@@ -51,7 +52,8 @@ def main() -> None:
         if options.source is None:
             local = make_model("llama")
             local.save_pretrained(folder, max_shard_size="100KB")
-            # What the node of a machine of this computer may load; a node elsewhere has it in its configuration.
+            # Allows the node of a machine on this computer to load the folder; a node elsewhere has this in its
+            # configuration.
             allowed = f"-Dremora.node.models.directories.0={folder}"
             given = os.environ.get("REMORA_GATEWAY_JVM_OPTIONS", "")
             os.environ["REMORA_GATEWAY_JVM_OPTIONS"] = f"{given} {allowed}"
@@ -61,7 +63,7 @@ def main() -> None:
 
 
 def run(machine: remora.RemoteMachine, source: str, tokens: int, local: Any) -> None:
-    """Loads, links and generates; compares with a local model if there is one."""
+    """Loads the weights, links a model to them and generates; compares with a local model if there is one."""
     from transformers import AutoConfig
 
     device = machine.device()
@@ -70,7 +72,7 @@ def run(machine: remora.RemoteMachine, source: str, tokens: int, local: Any) -> 
     remote = generate(model, device, tokens, sample=False)
     print(f"{device}: {len(weights)} tensors loaded; tokens {remote[8:20]} …")
     uploaded = machine.stats()["uploaded_bytes"]
-    print(f"{uploaded:.0f} bytes went from the program to the machine")
+    print(f"{uploaded:.0f} bytes were sent from the program to the machine")
     if local is not None:
         same = remote == generate(local, torch.device("cpu"), tokens, sample=False)
         print("tokens are equal" if same else "tokens differ")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Runs a training loop that looks at every loss, as a whole on the machine and step by step from here.
+"""Runs a training loop that reads every loss: as a function on the machine, and step by step from the program.
 
     python remote_function.py [--steps N] [--provider mock]
 
-Step by step each look at a loss is a round trip; as a function on the node it is a read of memory.
+Step by step, reading a loss is a round trip. In a function on the node, it is a read of memory.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import remora
 def train(
     model: nn.Module, x: torch.Tensor, y: torch.Tensor, steps: int
 ) -> tuple[int, torch.Tensor]:
-    """Trains until the loss is small; answers the steps that it took, and the last loss."""
+    """Trains until the loss is small; returns the number of steps, and the last loss."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     loss = torch.zeros(())
     for step in range(steps):
@@ -46,7 +46,7 @@ def main() -> None:
         for name, function in (("step by step", train), ("on the node", remora.remote(train))):
             torch.manual_seed(0)
             model = nn.Sequential(nn.Linear(1, 32), nn.Tanh(), nn.Linear(32, 1)).to(device)
-            function(model, x, y, 1)  # makes everything ready
+            function(model, x, y, 1)  # warm-up
             reads = machine.stats()["blocking_reads"]
             begin = time.perf_counter()
             steps, loss = function(model, x, y, options.steps)

@@ -25,7 +25,7 @@ DIGITS = (
 
 
 def load_digits(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images (N x 1 x 8 x 8, 0 to 1) and their digits (N)."""
+    """Returns images (N x 1 x 8 x 8, 0 to 1) and their digits (N)."""
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rt") as file:
         rows = [[float(cell) for cell in line.split(",")] for line in file if line[0].isdigit()]
@@ -48,7 +48,7 @@ def make_model(kind: str) -> nn.Module:
 
 
 def train(device: torch.device, kind: str, epochs: int, data: Path) -> list[float]:
-    """Trains on a device; answers the mean loss of each epoch."""
+    """Trains on a device; returns the mean loss of each epoch."""
     torch.manual_seed(0)
     images, digits = load_digits(data)
     order = torch.randperm(len(images))
@@ -66,7 +66,7 @@ def train(device: torch.device, kind: str, epochs: int, data: Path) -> list[floa
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            total += loss.detach()  # stays on the device: reading every loss would wait every time
+            total += loss.detach()  # stays on the device: reading every loss would wait each time
         losses.append(total.item() / (kept // 64))
         with torch.no_grad():
             right = (model(images[kept:]).argmax(1) == digits[kept:]).float().mean().item()
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--provider", default="mock")
     parser.add_argument("--data", type=Path, default=DIGITS)
-    parser.add_argument("--local", action="store_true", help="train on the local CPU as well")
+    parser.add_argument("--local", action="store_true", help="also train on the local CPU")
     options = parser.parse_args()
     with remora.RemoteMachine(options.provider) as machine:
         remote = train(machine.device(), options.model, options.epochs, options.data)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Writes src/remora/_proto from the protocols' .proto files. Needs grpcio-tools.
 
-protoc's own Python code refuses to run with an older protobuf than the one it was made with. The code
-written here does not: it holds the descriptor and lets the installed protobuf make the classes.
+The Python code of protoc refuses to run with a protobuf older than the one that generated it. The code written here
+does not: it contains the descriptor and lets the installed protobuf make the classes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "remora._proto.{module}", gl
 
 
 def generate() -> dict[str, str]:
-    """Text of each generated file, by name."""
+    """Returns the text of each generated file, by name."""
     made = {
         "__init__.py": "# SPDX-License-Identifier: AGPL-3.0-or-later\n"
         '"""Generated code of the protocols."""\n'

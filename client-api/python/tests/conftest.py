@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Fixtures: machines behind a real gateway where there is one, else in this process."""
+"""Fixtures: machines behind a real gateway if there is one, otherwise in this process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 
 import remora
 
-# A lost answer should fail a test, not hang it.
+# A lost answer should fail a test instead of hanging it.
 os.environ.setdefault("REMORA_READ_TIMEOUT", "60")
 
 GATEWAY = any(
@@ -29,7 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--machine",
         choices=("gateway", "local"),
         default="gateway" if GATEWAY else "local",
-        help="where machines are: behind a gateway (its class path by REMORA_GATEWAY_CLASSPATH), "
+        help="where machines run: behind a gateway (REMORA_GATEWAY_CLASSPATH has its class path), "
         "or in the test process",
     )
 
@@ -68,13 +68,13 @@ def device(machine: remora.RemoteMachine) -> Iterator[torch.device]:
     left = torch.remora.current_device()
     torch.accelerator.set_device_index(current)
     assert left == current, "the test left another device current; later tests would have run on it"
-    with contextlib.suppress(remora.RemoteOperationException):  # a test's own failures end with it
+    with contextlib.suppress(remora.RemoteOperationException):  # drops the test's own failures
         machine.synchronize()
 
 
 @pytest.fixture
 def reads(machine: remora.RemoteMachine) -> Callable[[], float]:
-    """Times that this process has waited for a value, since the last call."""
+    """Returns a function that counts this process's waits for values since its last call."""
     last = 0.0
 
     def since() -> float:
@@ -91,7 +91,7 @@ def reads(machine: remora.RemoteMachine) -> Callable[[], float]:
 def run_program(
     pytestconfig: pytest.Config, tmp_path: Path
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs a program in a Python process of its own; `machine` is open in it."""
+    """Runs a program in its own Python process; `machine` is open in it."""
 
     def run(
         text: str, *, limit: float = 90, check: bool = True
@@ -111,7 +111,7 @@ def run_program(
 
 
 def write_program(folder: Path, text: str, config: pytest.Config) -> Path:
-    """A file with a program in which `machine` and `device` are there."""
+    """Writes a file with a program in which `machine` and `device` are defined."""
     local = config.getoption("--machine") == "local"
     head = f"""\
     import os, signal, sys, threading, time

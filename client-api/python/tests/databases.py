@@ -13,23 +13,23 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 CPU = torch.device("cpu")
 
-# What these give is not determined by their arguments: only shapes, types and strides are compared.
+# Arguments do not determine the results of these: only shapes, dtypes and strides are compared.
 UNDETERMINED = {
     "empty", "empty_like", "empty_permuted", "empty_strided", "new_empty", "new_empty_strided",
     "resize_", "resize_as_",
 }  # fmt: skip
 
-# (what) -> counts of "passed", "failed", "skipped" and "samples".
+# Kind of comparison -> counts of "passed", "failed", "skipped" and "samples".
 table: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
 failures: list[str] = []
 
 
 class Skipped(Exception):
-    """The entry has nothing that can be compared."""
+    """The entry has nothing to compare."""
 
 
 def on(device: torch.device, value: Any) -> Any:
-    """A copy of what is in a sample, on a device."""
+    """Copies the tensors of a sample to a device."""
 
     def moved(leaf: Any) -> Any:
         if isinstance(leaf, torch.Tensor):
@@ -67,7 +67,7 @@ def compare(expected: Any, got: Any, values: bool = True) -> None:
 def run_operator(
     op: Any, device: torch.device, dtype: torch.dtype, backward: bool, most: int
 ) -> int:
-    """Compares samples of an OpInfo; answers their number."""
+    """Compares samples of an OpInfo; returns their number."""
     try:
         samples: Iterator[Any] = iter(list(op.sample_inputs("cpu", dtype, requires_grad=backward)))
     except Exception as e:
@@ -83,7 +83,7 @@ def run_operator(
         torch.manual_seed(0)
         try:
             expected = op(local[0], *local[1], **local[2])
-        except Exception:  # samples of errors are not compared
+        except Exception:  # samples that raise errors are not compared
             continue
         if any(each.layout != torch.strided for each in tensors(expected)):
             continue
@@ -103,7 +103,7 @@ def run_operator(
 
 
 def raised(run: Any) -> Exception | None:
-    """What a call raises."""
+    """Returns the exception that a call raises."""
     try:
         run()
     except Exception as e:
@@ -112,10 +112,10 @@ def raised(run: Any) -> Exception | None:
 
 
 def compare_errors(op: Any, device: torch.device, synchronize: Any, later: set[str]) -> int:
-    """Compares what an OpInfo's mistakes raise; answers their number.
+    """Compares the errors for an OpInfo's mistakes; returns the number of mistakes.
 
-    An error comes at the call, of PyTorch's class and with PyTorch's first line. Of the operators that
-    `later` names it may come when a result is needed: values decide.
+    An error is raised at the call, with PyTorch's class and PyTorch's first line. For the operators in `later`, it
+    may be raised when a result is needed, because values decide.
     """
     count = 0
     for mistake in op.error_inputs("cpu"):
@@ -157,7 +157,7 @@ def gradients(results: Any, arguments: Any) -> list[torch.Tensor | None]:
 
 
 def note(what: str, name: str, test: Any) -> None:
-    """Runs a comparison and counts it; re-raises what went wrong."""
+    """Runs a comparison and counts it; re-raises its error."""
     import pytest
 
     counts = table[what]
@@ -174,7 +174,7 @@ def note(what: str, name: str, test: Any) -> None:
 
 
 def summary() -> list[str]:
-    """The table, as lines of Markdown."""
+    """Returns the table as lines of Markdown."""
     if not table:
         return []
     lines = [

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The other end of a session's connection, for tests: HTTP/2 and gRPC by hand, an executor behind it.
+"""A gateway for tests of a session's connection: HTTP/2 and gRPC written by hand, with an executor behind.
 
-Everything about its frames can be chosen: how messages are cut, what stands between them, how little
-room it gives, and what it says wrong.
+Everything about its frames can be chosen: the division of messages into frames, other frames in between, the size of
+the flow-control windows, and invalid contents.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def message(server_frame: pb.ServerFrame) -> bytes:
 
 
 class Silent:
-    """Explains nothing."""
+    """A transport that explains nothing."""
 
     def run(self, session: object) -> None:
         raise BrokenError("the gateway does not say why")
@@ -47,10 +47,10 @@ class SmallGateway:
     """Serves sessions of one machine, one connection at a time."""
 
     def __init__(self, *, piece: int = 1 << 14, window: int = FIRST_WINDOW, pings: bool = False):
-        """Frames of `piece` bytes; `window` bytes of batches are taken at a time."""
+        """Sends frames of `piece` bytes, and accepts `window` bytes of batches at a time."""
         self.piece, self.window, self.pings = piece, window, pings
         self.answered_pings = 0
-        self.swallows = False  # what would be sent, although the connection stays
+        self.swallows = False  # drops what it would send; the connection stays open
         self.connections = 0
         self.pings_received = 0
         self.mangle = lambda data: data
@@ -71,7 +71,7 @@ class SmallGateway:
         return DirectTransport(self.address, [("authorization", "Bearer " + "x" * 200)])
 
     def end(self) -> None:
-        """No process of the program's own."""
+        """Returns None: there is no gateway process."""
 
     def cut(self) -> None:
         client = self._client
@@ -164,7 +164,7 @@ class SmallGateway:
         if not self.swallows:
             self._client.sendall(data)
 
-    # ------------------------------------------------------------ what comes
+    # ------------------------------------------------------------ received frames
 
     def _frames(self, client: socket.socket) -> Iterator[pb.ClientFrame]:
         file = client.makefile("rb")
@@ -182,7 +182,9 @@ class SmallGateway:
                 self._send(frame(PING, ACK, 0, payload))
             elif kind == DATA:
                 used += size
-                assert used <= max(self.window, room), "more was sent than there was room for"
+                assert used <= max(self.window, room), (
+                    "the core has sent more than the window allows"
+                )
                 data += payload
                 while len(data) >= 5 and len(data) >= 5 + int.from_bytes(data[1:5], "big"):
                     end = 5 + int.from_bytes(data[1:5], "big")

@@ -108,11 +108,11 @@ def test_prebuilt_cores_are_of_todays_sources(tmp_path):
         pytest.skip("not in a checkout")
     if torch.__version__.split("+")[0] == _build.SHIPPED_TORCH:
         assert _prebuilt.source_hash(sources / "main") in core.source_hash().decode(), (
-            "the sum is not that of runtime/build-native, or the core is older than its sources"
+            "the hash differs from that of runtime/build-native, or the core is older than its sources"
         )
     built = _prebuilt.prebuilt_libraries(sources, current=False)
     if not built:
-        pytest.skip("none is there: runtime/build-native --python builds them")
+        pytest.skip("there are none: runtime/build-native --python builds them")
     assert list(_prebuilt.prebuilt_libraries(sources)) == list(_prebuilt.PREBUILT_TORCH), (
         "the native sources have changed: run runtime/build-native --python and commit client-api/python/native"
     )
@@ -149,7 +149,7 @@ def test_the_core_builds_from_its_sources(tmp_path):
     library = result.stdout.strip()
     assert library.startswith(str(tmp_path))
     again = run_build({"REMORA_CACHE": str(tmp_path), "CXX": "no-such-compiler"})
-    assert again.stdout.strip() == library  # it is kept
+    assert again.stdout.strip() == library  # the built library is kept
     program = """
         import torch, remora
         remora.disable_remote_execution()

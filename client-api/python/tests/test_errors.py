@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Errors and warnings of operations, as PyTorch has them on the CPU."""
+"""Errors and warnings of operations are the same as on the CPU."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 def expanded(d: torch.device, *sizes: int) -> Tensor:
-    """A tensor whose elements are all one."""
+    """A tensor whose elements all share one place in memory."""
     return torch.zeros(1, device=d).expand(*sizes)
 
 
@@ -40,7 +40,7 @@ def at_itself(places: Tensor) -> Tensor:
 
 def over_its_input(d: torch.device, call: Callable[..., object]) -> None:
     base = torch.arange(6.0, device=d)
-    call(base[1:4], out=torch.zeros(3, device=d))  # its plan is no other's
+    call(base[1:4], out=torch.zeros(3, device=d))  # no other call uses this plan
     call(base[1:4], out=base[0:3])
 
 
@@ -52,7 +52,7 @@ def deterministic(call: Callable[[], object]) -> None:
         torch.use_deterministic_algorithms(False)
 
 
-# What metadata, or numbers that the program has, decide; and where PyTorch itself waits for values.
+# Errors that depend on metadata or on numbers in the program; and calls where PyTorch itself waits for values.
 AT_THE_CALL: dict[str, Callable[[torch.device], object]] = {
     "assigning a wrong shape": lambda d: assign(
         torch.zeros(3, device=d), tensor([0, 1], device=d), torch.ones(3, device=d)
@@ -159,7 +159,7 @@ AT_THE_CALL: dict[str, Callable[[torch.device], object]] = {
     "division by zero": lambda d: tensor([1], device=d) // tensor([0], device=d),
 }
 
-# What the tensors' values decide.
+# Errors that depend on the tensors' values.
 AT_THE_READ: dict[str, Callable[[torch.device], Tensor]] = {
     "index": lambda d: torch.ones(3, device=d)[tensor([7], device=d)],
     "index_put": lambda d: torch.ones(3, device=d).index_put_(
@@ -187,7 +187,7 @@ def same(got: Exception | None, expected: Exception | None) -> None:
 def test_a_mistake_that_metadata_show_is_raised_at_the_call(machine, device, name):
     call = AT_THE_CALL[name]
     expected = raised(lambda: call(CPU))
-    for _ in range(2):  # the second time plans are known
+    for _ in range(2):  # the second call uses a cached plan
         same(raised(lambda: call(device)), expected)
         assert raised(machine.synchronize) is None
 
@@ -257,7 +257,7 @@ def test_a_warning_of_an_operation_comes_once_with_the_next_value(device, name):
         for each in warned(lambda: call(CPU).cpu())
     }
     assert expected
-    for _ in range(2):  # the second time no Meta kernel runs in the program
+    for _ in range(2):  # no Meta kernel runs in the program at the second call
         caught = warned(lambda: call(device).cpu())
         assert {
             str(each.message).rpartition(" (aten::")[0]: each.category for each in caught
@@ -511,7 +511,7 @@ def test_a_transformer_encoder_takes_padded_input(device, norm_first, mode):
 
 
 def test_an_error_at_the_end_of_a_profile_ends_the_program_as_any_error(run_program):
-    """The profiler synchronizes before it stops: PyTorch leaves it running when that raises."""
+    """The profiler synchronizes before it stops. If that raises an error, PyTorch leaves the profiler running."""
     result = run_program(
         """
         from torch.profiler import profile

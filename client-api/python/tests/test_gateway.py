@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The way to a machine: real gateways, real sockets, and what happens when they break."""
+"""Connections to machines: real gateways, real sockets, and their failures."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ pytestmark = [pytest.mark.fast, pytest.mark.gateway]
 
 @pytest.fixture(scope="module")
 def gateway():
-    """A gateway process; its address and token."""
+    """Starts a gateway process; its address and token."""
     process = _gateway.GatewayProcess(_gateway.class_path(), Settings.from_environment())
     yield process
     process.stop()
 
 
 class Proxy:
-    """Passes bytes on to a gateway, until it is told to cut the connections."""
+    """Forwards bytes to a gateway until it is told to cut the connections."""
 
     def __init__(self, address: str) -> None:
         self._target = address.rpartition(":")[::2]
@@ -100,7 +100,7 @@ def test_a_machine_of_a_running_gateway(gateway):
     with connect(gateway, name="by-name") as machine:
         assert machine.name == "by-name"
         assert torch.ones(3, device=machine.device()).sum().item() == 3
-        # Somebody else uses the same machine, and leaves it running.
+        # Another program uses the same machine, and leaves it running.
         with connect(gateway, machine="by-name") as attached:
             assert attached.device() != machine.device()
             assert torch.ones(2, device=attached.device()).sum().item() == 2
@@ -239,7 +239,7 @@ def test_a_connection_that_stays_broken_is_an_error_in_time(gateway, proxy, monk
     with pytest.raises(exceptions.NodeLostException, match="connection"):
         (x + 1).cpu()
     assert time.monotonic() - begin < 15
-    machine.stop()  # the program knows of the loss: it is not raised again
+    machine.stop()  # the loss was raised before, so it is not raised again
     with contextlib.suppress(exceptions.RemoraException):
         _gateway.Gateway(gateway.address, gateway.token).stop(machine.name, 20)
 
@@ -313,7 +313,7 @@ def test_a_killed_gateway_of_the_program_s_own_is_noticed_at_once(run_program):
         _gateway._own[0]._process.wait()
         begin = time.monotonic()
         try:
-            while time.monotonic() < begin + 25:  # others are tried to be reached again for 30 s
+            while time.monotonic() < begin + 25:  # a remote gateway would be retried for 30 s
                 torch.ones(3, device=device).sum().item()
         except exceptions.NodeLostException as error:
             assert "ended by signal SIGKILL" in str(error), error

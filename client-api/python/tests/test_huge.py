@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Tensors with more bytes than an ``int`` of 32 bits counts. Each test needs about 8 GiB of memory."""
+"""Tensors whose sizes in bytes do not fit into a 32-bit integer. Each test needs about 8 GiB of memory."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The Java programs for language models against transformers, with the same checkpoints of random weights."""
+"""The Java programs for language models, compared with transformers on the same checkpoints of random weights."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SIZES = {
     "num_attention_heads": 6,
     "num_key_value_heads": 2,
     "max_position_embeddings": 256,
-    # Far from the tiny numbers of a real start: else many tokens are about as likely as the first.
+    # Larger than a real initialization: otherwise many tokens would have about the same probability.
     "initializer_range": 0.3,
 }
 LLAMA3 = {
@@ -42,7 +42,7 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
-# The fast tier has a Llama 3 in several shards, and a SmolLM2: tied embeddings, a plain rotary embedding.
+# The fast tier has a Llama 3 in several shards, and a SmolLM2 (tied embeddings, a plain rotary embedding).
 KINDS = {
     "llama3": ("Llama", {"rope_parameters": LLAMA3, "tie_word_embeddings": False}),
     "smollm2": (
@@ -63,7 +63,7 @@ KINDS = {
 
 
 def save_model(kind: str, folder: Path) -> Any:
-    """Saves a model of random weights in several shards, and a tokenizer with one token for each byte and some more."""
+    """Saves a model of random weights in several shards, and a tokenizer with one token per byte and some more."""
     import transformers
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -72,7 +72,7 @@ def save_model(kind: str, folder: Path) -> Any:
     config = getattr(transformers, name + "Config")(**SIZES, **differences)
     config._attn_implementation = "sdpa"
     model = getattr(transformers, name + "ForCausalLM")(config).eval()
-    if kind == "biased":  # they start as zeros
+    if kind == "biased":  # biases are initialized with zeros
         for parameter_name, parameter in model.named_parameters():
             if parameter_name.endswith("bias"):
                 torch.nn.init.normal_(parameter, std=0.3)
@@ -96,7 +96,7 @@ def save_model(kind: str, folder: Path) -> Any:
 
 
 def run(program: str, *arguments: str, stdin: str = "", mode: str = "in-jvm") -> str:
-    """What a Java program writes to standard output; its machine is a thread of it, or a process of its own."""
+    """Returns a Java program's standard output; its machine runs in a thread or in another process."""
     java = Path(os.environ["JAVA_HOME"]) / "bin" / "java" if "JAVA_HOME" in os.environ else "java"
     result = subprocess.run(
         [
@@ -141,7 +141,7 @@ def test_generate_gives_the_tokens_of_transformers(kind, tmp_path):
         return_dict_in_generate=True,
     )
     tokens = generated.sequences[0, prompt.shape[1] :].tolist()
-    # The text is to end with a token that comes late, and for the first time.
+    # The text must end with a token that occurs late, and only then for the first time.
     end = max(range(len(tokens)), key=lambda i: i if tokens[i] not in tokens[:i] else -1)
     model.generation_config.eos_token_id = [0, tokens[end]]
     model.generation_config.save_pretrained(tmp_path)

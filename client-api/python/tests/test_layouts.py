@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Strides, names and layouts of results, as PyTorch has them on the CPU."""
+"""Strides, names and layouts of results are the same as on the CPU."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def operand(draw: random.Random, shape: list[int]) -> Callable[[torch.device], Tensor]:
-    """A tensor of the shape: permuted in memory, with gaps, broadcast, or none of that."""
+    """Makes a tensor of the shape: permuted in memory, with gaps, broadcast, or none of these."""
     dtype = draw.choice(DTYPES)
     order = draw.sample(range(len(shape)), len(shape))
     sizes = [1 if draw.random() < 0.25 else size for size in shape]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Libraries that have lists of the devices they know."""
+"""Libraries that check devices against fixed lists."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_checkpoint_within_compile_draws_the_same_numbers_again(device):
     torch.manual_seed(4)
     value = torch.compile(loss, backend="aot_eager")(x)
     value.backward()
-    # With the same mask in both directions each gradient is twice its square's share.
+    # With the same mask in the forward and the backward pass, each gradient is twice its term of the sum of squares.
     assert weight.grad.sum().item() == 2 * value.item() > 0
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What cannot be fails one call, and the session continues with every tensor it has."""
+"""An impossible request fails one call, and the session continues with all its tensors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _libraries: list[torch.library.Library] = []
 
 @pytest.fixture
 def library():
-    """Operators of a library of the test's own, with kernels for the CPU."""
+    """Operators of a library that the test defines, with kernels for the CPU."""
     name = f"remora_test_{uuid.uuid4().hex[:8]}"
     _libraries.append(torch.library.Library(name, "DEF"))  # never destroyed
     return _libraries[-1], getattr(torch.ops, name)
@@ -163,7 +163,7 @@ def test_quantized_scalars_are_refused_at_the_call(device):
 
 
 def test_a_failed_write_leaves_what_a_device_of_its_own_would_have(machine, device):
-    """The failure is thrown first; then the values are those of the same calls on the CPU."""
+    """The failure is thrown first; after that, the values equal those of the same calls on the CPU."""
     bad = torch.tensor([7])
     for write in (
         lambda x, i: x.index_add_(0, i, torch.ones(1, device=x.device)),
@@ -204,7 +204,7 @@ def test_a_tensor_without_values_has_some_when_all_of_it_is_written(device, fill
     x = torch.ones(2, 3, device=device)[torch.tensor([7, 7], device=device)]
     assert x.shape == (2, 3)
     with pytest.raises((IndexError, remora.RemoteOperationException)):
-        x[0].zero_().cpu()  # not all of it
+        x[0].zero_().cpu()  # only a part of it
     with pytest.raises((IndexError, remora.RemoteOperationException)):
         x.cpu()
     with pytest.raises((IndexError, remora.RemoteOperationException)):

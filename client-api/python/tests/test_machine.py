@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""RemoteMachine: its arguments, life, and what it tells."""
+"""RemoteMachine: its arguments, its life cycle and its figures."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_machine_from_start_to_stop(pytestconfig):
         stats = machine.stats()
         assert stats["blocking_reads"] >= 1
         assert stats["storages"] >= 1
-        if "operations.executed" in stats:  # not where remote execution is disabled
+        if "operations.executed" in stats:  # absent if remote execution is disabled
             _await_that_the_machine_counts_the_same(machine)
         assert machine.start() is machine
         storage = machine.storage(x)
@@ -85,7 +85,7 @@ def test_a_machine_from_start_to_stop(pytestconfig):
 
 
 def _await_that_the_machine_counts_the_same(machine):
-    """It hears of the sum's end after the program has gone on."""
+    """The machine learns of the end of the sum after the program has continued."""
     deadline = time.monotonic() + 20
     while True:
         stats = machine.stats()
@@ -134,7 +134,7 @@ def test_two_machines_do_not_mix_but_copy(machine, device):
 def test_devices_by_name(machine):
     first, second = machine.device(), machine.device("cuda:1")
     assert machine.device("cuda") == machine.device("cuda:0") == first
-    assert machine.device("cpu") == first  # the devices of a mock machine are simulated on its CPU
+    assert machine.device("cpu") == first  # a mock machine simulates its devices on its CPU
     assert second.index == first.index + 1
     assert [each.kind for each in machine.devices] == ["cpu", "cpu"]
     assert [machine.device(0), machine.device(1)] == [first, second]
@@ -163,7 +163,7 @@ def test_a_paused_machine_goes_on_where_it_was(request, machine):
         machine.pause()
         machine.resume()
         tensor += 1
-        machine.pause()  # the read below wakes it
+        machine.pause()  # the read below resumes it
         tensor -= 1
     assert tensor.tolist() == [0, 1, 2, 3, 4, 5]
 
@@ -220,7 +220,7 @@ def test_call_sites_are_named_where_they_are_recorded(monkeypatch):
         with pytest.raises(remora.RemoteOperationException) as failure:
             (layer(numbers) + 1).cpu()
         assert f"called at {__file__}:{line} in test_call_sites" in str(failure.value)
-        # Of a thread of libtorch's own nothing is known; the message is there all the same.
+        # A call from a thread of libtorch has no known line; its message is complete otherwise.
         x = torch.ones(3, device=device, requires_grad=True)
         assert (x * 2).sum().backward() is None
         assert x.grad.sum().item() == 6

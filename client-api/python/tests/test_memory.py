@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What a tensor's memory is: plans, storages and parts of them, addresses, copies."""
+"""A tensor's memory: plans, storages and parts of them, addresses, copies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 
 def everything(value: Any) -> Any:
-    """All that two results must have in common."""
+    """Everything in which two results must agree."""
     if isinstance(value, torch.Tensor):
         layout = (value.dtype, value.size(), value.stride(), value.storage_offset())
         return (*layout, value.is_conj(), value.is_neg(), value.cpu().resolve_conj().tolist())
@@ -62,7 +62,7 @@ def overlapping(start: int) -> Callable[[torch.device], Any]:
     return call
 
 
-# Two calls each that a plan must tell apart, one for each thing it depends on.
+# Pairs of calls that plans must distinguish, one pair for each property that a plan depends on.
 PLANS: dict[str, list[Callable[[torch.device], Any]]] = {
     "operator": [
         lambda d: torch.ones(3, device=d).cumsum(0),
@@ -262,7 +262,7 @@ def test_copies_through_dlpack(device):
 def test_memory_that_no_machine_has_is_refused_at_each_use(device):
     x = torch.arange(0.0, 8.0, device=device)
     moved = part(x)
-    x.resize_(100_000)  # its memory is elsewhere now, as on the CPU
+    x.resize_(100_000)  # its memory is at another address now, as on the CPU
     odd = torch.empty(0, device=device).set_(x.untyped_storage()[2:10], 0, (2,), (1,))
 
     def assign(z: torch.Tensor) -> None:

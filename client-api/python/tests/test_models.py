@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Models that the node fetches from a hub, loads from its disk, and saves."""
+"""Models that the node downloads from a hub, loads from its disk, and saves."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Hub:
 
 
 class Planted:
-    """Runs a command where it is unpickled."""
+    """Runs a command when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -65,7 +65,7 @@ class Planted:
 
 
 class Tied(torch.nn.Module):
-    """Two names of one parameter, and a buffer."""
+    """A module with two names for one parameter, and a buffer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def llama(example, folder):
-    """A small model, and its repository: several shards."""
+    """Makes a small model and its repository, in several shards."""
     model = example.make_model("llama")
     model.save_pretrained(folder / "hub/org/llama", max_shard_size="100KB")
     assert len([*(folder / "hub/org/llama").glob("*.safetensors")]) > 2
@@ -129,7 +129,7 @@ def hub(llama, folder):
 
 @pytest.fixture(scope="module")
 def machine(hub, folder):
-    """A machine whose node may ask the hub, and load and save in the folder."""
+    """A machine whose node may use the hub, and load and save in the folder."""
     enabled = remora.is_remote_execution_enabled()
     remora.enable_remote_execution()
     allowed = {
@@ -162,7 +162,7 @@ def machine(hub, folder):
 
 @pytest.fixture
 def disk(folder, request) -> Path:
-    """A folder of the test's own from which the node may load."""
+    """A new folder from which the node may load."""
     path = folder / "disk" / request.node.name
     path.mkdir(parents=True)
     return path
@@ -207,7 +207,7 @@ def test_a_sharded_model_of_the_hub(machine, llama):
     weights = remora.load_huggingface_state_dicts("org/llama", machine.device())[""]
     assert same(weights, llama.state_dict())
     assert {tensor.device for tensor in weights.values()} == {machine.device()}
-    # Again, out of the cache.
+    # Again, from the cache.
     half = machine.load_state_dicts(
         "org/llama", machine.device("cuda:1"), dtype=torch.bfloat16, revision="main"
     )[""]
@@ -327,7 +327,7 @@ def test_a_machine_in_this_process_says_that_it_cannot(machine):
 
 @contextlib.contextmanager
 def the_node_gives_up(caplog, repository: str):
-    """Waits until the node's log says that it does not continue a load."""
+    """Waits until the node has logged that it stops a load."""
     caplog.set_level(logging.INFO, "remora.gateway")
     yield
     limit = time.monotonic() + 20
@@ -398,7 +398,7 @@ def test_assigning_links_without_copying(machine, disk, where):
     expected.step()
     torch.testing.assert_close(weights["embed.weight"].cpu(), original.embed.weight.detach())
     torch.testing.assert_close(weights["norm.running_mean"].cpu(), original.norm.running_mean)
-    # What PyTorch does without assign: copies.
+    # Without assign, PyTorch copies.
     with torch.device(machine.device()):
         copied = Tied()
     copied.load_state_dict(weights)
@@ -441,7 +441,7 @@ def test_a_linked_model_generates_the_cpus_tokens(machine, example, disk, kind):
     local = example.make_model(kind)
     local.save_pretrained(disk, max_shard_size="100KB")
     weights = machine.load_state_dicts(disk)[""]
-    if kind == "gpt2":  # transformers names tied weights once, and without the model's prefix
+    if kind == "gpt2":  # transformers saves tied weights once, and without the model's prefix
         assert "lm_head.weight" not in weights
     before = machine.stats()["uploaded_bytes"]
     model = example.linked_model(local.config, weights, machine.device())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""A C++ library with operators of its own, built here, which a program and its node both load."""
+"""A C++ library with its own operators, built here and loaded by both a program and its node."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def library(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def machine(library):
-    """A machine whose node has the library."""
+    """A machine whose node has loaded the library."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REMORA_GATEWAY_JVM_OPTIONS", f"-Dremora.node.operator-libraries.0={library}")
         gateway = _gateway.GatewayProcess(_gateway.class_path(), Settings.from_environment())
@@ -94,13 +94,13 @@ def test_operators_of_a_library_that_program_and_node_have(device, reads):
     ops = torch.ops.remora_test
     values = torch.tensor([1.0, -2.0, 3.0, -4.0])
     x = values.to(device)
-    # Nothing is assumed of shapes: they may follow from values, and each call waits.
+    # Nothing is known about the shapes, which may depend on values, so each call waits.
     for sign in (1, -1, 1):
         assert torch.equal(ops.positive(sign * x).cpu(), ops.positive(sign * values))
     first, second = ops.halves(x.reshape(2, 2), 1)
     assert torch.equal(first.cpu(), values.reshape(2, 2)[:, :1])
     assert torch.equal(second.cpu(), values.reshape(2, 2)[:, 1:])
-    # It has a Meta kernel, so that it is recorded like PyTorch's own.
+    # This operator has a Meta kernel, so it is recorded like PyTorch's own operators.
     reads()
     ops.add_one_(x)
     assert reads() == 0

@@ -16,16 +16,16 @@ pytest.importorskip("expecttest")
 from torch.testing._internal.common_methods_invocations import op_db  # noqa: E402
 from torch.testing._internal.opinfo.core import BinaryUfuncInfo  # noqa: E402
 
-# The fast tier takes every so many of them.
+# The fast tier tests one in so many operators.
 STEP = 12
 FAST_SAMPLES = 3
 MOST_SAMPLES = 10_000
 OTHER_DTYPES = (torch.int64, torch.complex64, torch.bool, torch.bfloat16, torch.float64)
-# Takes sparse tensors alone, whose results are strided.
+# These take only sparse tensors; their results are strided.
 NOT_STRIDED = {"sparse.mm", "sparse.sampled_addmm"}
-# Mistakes that values show: the error comes where a result is needed.
+# Values decide these mistakes: the error is raised when a result is needed.
 VALUES_DECIDE = {"gather", "scatter", "scatter_add"}
-# PyTorch refuses for other devices than the CPU in other words.
+# For other devices than the CPU, PyTorch's message is different.
 OTHER_WORDS = {"narrow_copy", "nn.functional.max_pool1d"}
 
 

@@ -89,7 +89,7 @@ def run_module(info, device: torch.device, most: int) -> int:
             torch.manual_seed(1)
             try:
                 expected = local(*here[0], **here[1])
-            except Exception:  # inputs for errors, or for another dtype
+            except Exception:  # inputs for an error, or for another dtype
                 continue
             torch.manual_seed(1)
             got = remote(*there[0], **there[1])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""A program's process: signals, forks, worker processes, its end."""
+"""A program's process: signals, forks, worker processes, its exit."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Random numbers: equal to the local CPU's for the same seed, whatever was sent when."""
+"""Random numbers equal the local CPU's for the same seed, independent of when batches are sent."""
 
 from __future__ import annotations
 

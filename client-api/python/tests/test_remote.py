@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Whole functions on the node: remora.remote, pip_install."""
+"""Functions that run whole on the node: remora.remote, pip_install."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_results_of_every_kind(device):
     assert result["sum"].item() == 15
     assert result["parts"][1].stride() == (1, 3)
     assert torch.equal(result["parts"][1].cpu(), (torch.arange(6).reshape(2, 3) * 3).t())
-    # A view of an argument is one here, too.
+    # A view of an argument is a view in the program too.
     assert remora.storage_id(result["parts"][0]) == remora.storage_id(x)
     x.zero_()
     assert result["parts"][0].sum().item() == 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""PyTorch's settings that change results: in order with the operations, and each program's own."""
+"""PyTorch's settings that change results: they follow the order of the operations, and each program has its own."""
 
 from __future__ import annotations
 

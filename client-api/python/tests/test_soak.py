@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The soak of benchmarks/soak.py: that it finds what grows, and, for two minutes, that nothing does."""
+"""benchmarks/soak.py detects figures that grow, and a run of two minutes finds none."""
 
 from __future__ import annotations
 

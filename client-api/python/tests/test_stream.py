@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The native core's end of a connection, against a gateway that says what a real one never would."""
+"""The native core's end of a connection, against a gateway that sends what a real one never would."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ WRONG = {
 def test_a_gateway_that_breaks_the_rules_is_an_error_and_not_a_crash(opened, monkeypatch, what):
     monkeypatch.setenv(
         "REMORA_READ_TIMEOUT", "2"
-    )  # connections that break at once are retried till then
+    )  # connections that break at once are retried for this long
     gateway = SmallGateway()
     session = opened(gateway)
     device = session.device(0)
@@ -207,7 +207,7 @@ def test_a_gateway_that_breaks_the_rules_is_an_error_and_not_a_crash(opened, mon
 def test_frames_with_wrong_bytes_are_errors_and_not_crashes(opened, monkeypatch, seed):
     monkeypatch.setenv(
         "REMORA_READ_TIMEOUT", "0.3"
-    )  # what seems to be half a message is waited for
+    )  # the core waits for the rest of a half message
     rng = random.Random(seed)
 
     def mangle(data: bytes) -> bytes:

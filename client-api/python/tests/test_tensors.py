@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Tensors and modules: what a PyTorch user does with them."""
+"""Tensors and modules in ordinary PyTorch programs."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_training_steps_equal_those_of_the_cpu(device):
 )
 def test_printing_reads_once_and_shows_what_the_cpu_shows(device, reads, tensor):
     remote = tensor.to(device)
-    repr(remote)  # the operators' metadata is learned
+    repr(remote)  # learns the operators' metadata
     reads()
     text = repr(remote)
     assert reads() <= 1

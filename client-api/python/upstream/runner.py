@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Runs PyTorch's own device tests on a machine, and sets what fails against the local CPU.
+"""Runs PyTorch's own device tests on a machine, and compares failures with the local CPU.
 
-Each file runs in a process of its own. A test that crashes it, loses the machine or passes its time limit has failed,
-and another process continues with the next test. What fails is run on the local CPU too, once: the results are kept.
-Each other failure needs a line in reasons.txt; the exit status is 1 when one has none, and 77 without tests to run.
+Each file runs in a process of its own. A test fails if it crashes the process, loses the machine or exceeds its time
+limit; another process then continues with the next test. Failed tests also run once on the local CPU, and the results
+are kept. Every test that fails only on the machine needs a line in reasons.txt. The exit status is 1 if a failure has
+none, and 77 if there are no tests to run.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ FILES = (
     "nn/test_pooling",
     "nn/test_pruning",
 )
-# Fixed parts, for continuous integration: seconds, and minutes.
+# Fixed parts for continuous integration: seconds, and minutes.
 PARTS = {
     "smoke": (
         "test_view_ops",
@@ -99,13 +100,13 @@ PARTS = {
     "all": FILES,
 }
 BAD = ("failed", "crashed", "lost", "timeout")
-# What a reason may say of a failure, in the order of the table's columns.
+# The kinds of reasons for a failure, in the order of the table's columns.
 KINDS = ("sparse or quantized", "the test's assumption", "ours")
 
 
 @dataclass
 class Result:
-    """What became of one test on one device."""
+    """The outcome of one test on one device."""
 
     name: str
     outcome: str
@@ -115,7 +116,7 @@ class Result:
 
 @dataclass
 class Reason:
-    """A line of reasons.txt: a kind, the tests by a pattern of names or of messages, and why they fail."""
+    """A line of reasons.txt: a kind, a pattern of the tests' names or messages, and the reason."""
 
     kind: str
     pattern: str
@@ -123,14 +124,14 @@ class Reason:
     hits: int = field(default=0)
 
     def fits(self, file: str, result: Result) -> bool:
-        """Whether it is the reason of that failure."""
+        """Returns whether this is the reason of the failure."""
         if self.pattern.startswith("/"):
             return re.search(self.pattern[1:-1], result.message) is not None
         return fnmatch.fnmatchcase(f"{file}::{result.name}", self.pattern)
 
 
 class Runner:
-    """Runs files and keeps what became of their tests."""
+    """Runs files and keeps the outcomes of their tests."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.tests = sources.test_files(options.source)
@@ -144,12 +145,12 @@ class Runner:
         self.kept.mkdir(parents=True, exist_ok=True)
 
     def path(self, file: str, device: str) -> Path:
-        """Where the results of a file are kept."""
+        """Returns the file that keeps the results."""
         where = "cpu" if device == "cpu" else self.machine
         return self.kept / f"{file.replace('/', '-')}.{where}.json"
 
     def load(self, file: str, device: str) -> dict[str, Result]:
-        """The kept results of a file."""
+        """Returns the kept results of a file."""
         path = self.path(file, device)
         if not path.exists():
             return {}
@@ -161,7 +162,7 @@ class Runner:
         self.path(file, device).write_text(json.dumps(lines, indent=0))
 
     def run(self, file: str, device: str, wanted: list[str] | None = None) -> dict[str, Result]:
-        """Runs all tests of a file, or those wanted, in as many processes as it takes."""
+        """Runs all tests of a file, or the wanted ones, in as many processes as necessary."""
         results: dict[str, Result] = {}
         rest = wanted
         while rest is None or rest:
@@ -174,7 +175,7 @@ class Runner:
             if time.monotonic() > self.until:
                 results.update((name, Result(name, "not run")) for name in rest)
                 break
-            if not ended and rest:  # nothing was tried: the process cannot start
+            if not ended and rest:  # no test was started: the process does not work
                 results["(start)"] = Result(
                     "(start)", "crashed", "the process ended before its first test"
                 )
@@ -184,7 +185,7 @@ class Runner:
     def _run_some(
         self, file: str, device: str, wanted: list[str] | None
     ) -> tuple[list[str] | None, list[Result]]:
-        """One process; the tests that it was to run, None if it could not say, and those that ended."""
+        """Runs one process; returns the names of its tests (None if it did not report them), and the results."""
         reading, writing = os.pipe()
         names: list[str] | None = None
         ended: list[Result] = []
@@ -247,7 +248,7 @@ class Runner:
 
 
 def _lines(reading: int, limit: float, start: float) -> Iterator[dict[str, Any] | None]:
-    """The worker's lines; None when the next takes longer than the limit, or the first than `start`."""
+    """Yields the worker's lines; None if one takes longer than the limit, or the first longer than `start`."""
     text = b""
     with selectors.DefaultSelector() as selector:
         selector.register(reading, selectors.EVENT_READ)
@@ -265,7 +266,7 @@ def _lines(reading: int, limit: float, start: float) -> Iterator[dict[str, Any] 
 
 
 def _end(process: subprocess.Popen[bytes], hung: bool) -> None:
-    """Waits for a process that has closed its report, and ends it and what it has left behind."""
+    """Waits for a process that has closed its report, and kills it and its children."""
     if not hung:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(10)
@@ -275,13 +276,13 @@ def _end(process: subprocess.Popen[bytes], hung: bool) -> None:
 
 
 def read_reasons(path: Path) -> list[Reason]:
-    """Lines `kind | pattern | reason`; a pattern in slashes is looked for in the message, any other fits the name."""
+    """Reads lines `kind | pattern | reason`; a pattern in slashes is for the message, another one for the name."""
     reasons = []
     for line in path.read_text().splitlines():
         if line and not line.startswith("#"):
             kind, pattern, why = (part.strip() for part in line.split(" | ", 2))
             if kind not in KINDS:
-                raise ValueError(f"{path.name}: no kind: {kind}")
+                raise ValueError(f"{path.name}: unknown kind: {kind}")
             reasons.append(Reason(kind, pattern, why))
     return reasons
 
@@ -298,7 +299,7 @@ class Sorted:
 def sort(
     file: str, results: dict[str, Result], cpu: dict[str, Result], reasons: list[Reason]
 ) -> Sorted:
-    """Counts a file's results; `bad` are those that fail on the machine only."""
+    """Counts a file's results; `bad` are those that fail only on the machine."""
     counts: Counter[str] = Counter()
     bad: list[tuple[Result, Reason | None]] = []
     for result in results.values():
@@ -319,7 +320,7 @@ def sort(
 
 
 def last_line(message: str) -> str:
-    """The line of a failure that says most."""
+    """Returns the most informative line of a failure's message."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     if lines and re.match("signal|exit status|no end", lines[0]):
         return lines[0]
@@ -330,7 +331,7 @@ def last_line(message: str) -> str:
 
 
 def grouped(file: str, results: list[Result]) -> list[str]:
-    """A line for each test, its dtypes and the last message in it."""
+    """Returns a line for each test, with its dtypes and the last message."""
     groups: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         groups.setdefault((result.name.split("_DEVICE")[0], result.outcome), []).append(result)
@@ -361,18 +362,26 @@ def main() -> int:
         "--source", metavar="FOLDER", help="a checkout of PyTorch; default: Debian's source package"
     )
     parser.add_argument(
-        "--minutes", type=float, default=1e6, help="then it stops; --again runs what has not run"
+        "--minutes",
+        type=float,
+        default=1e6,
+        help="time limit of the run; --again runs the tests that have not run",
     )
     parser.add_argument(
-        "--limit", type=float, default=120, help="seconds a test may take; default %(default)g"
+        "--limit",
+        type=float,
+        default=120,
+        help="time limit of a test in seconds; default %(default)g",
     )
     parser.add_argument(
-        "--only", metavar="PATTERN", help="only those of the kept results whose Class::name fits"
+        "--only", metavar="PATTERN", help="only tests of the kept results whose Class::name matches"
     )
     parser.add_argument(
-        "--again", action="store_true", help="only what has failed or not run in the kept results"
+        "--again",
+        action="store_true",
+        help="only tests that have failed or not run in the kept results",
     )
-    parser.add_argument("--kept", action="store_true", help="run nothing, report what is kept")
+    parser.add_argument("--kept", action="store_true", help="run nothing, report the kept results")
     parser.add_argument(
         "--write",
         action="store_true",
@@ -426,7 +435,7 @@ def main() -> int:
     for reason in reasons if everything else ():
         if not reason.hits:
             print(
-                f"reasons.txt: nothing fails for this reason any more: {reason.pattern} | {reason.why}"
+                f"reasons.txt: no test fails for this reason any more: {reason.pattern} | {reason.why}"
             )
     if options.write:
         DOCUMENT.write_text(document(done))
@@ -434,14 +443,14 @@ def main() -> int:
 
 
 def document(done: list[Sorted]) -> str:
-    """The text of docs/upstream-tests.md: a template, the table, and each failure under its reason."""
+    """Returns the text of docs/upstream-tests.md: a template, the table, and each failure under its reason."""
     import torch
 
     rows = []
     total: Counter[str] = Counter()
     for one in done:
         if not one.counts:
-            continue  # no test of the file takes a device
+            continue  # the file has no device tests
         total.update(one.counts)
         rows.append(row(one.file, one.counts))
     rows.append(row("**all**", total))
@@ -451,7 +460,9 @@ def document(done: list[Sorted]) -> str:
     for one in done:
         for result, reason in one.bad:
             name = f"{one.file}::{result.name.split('_DEVICE')[0]}"
-            message = messages.setdefault(name, f"`{last_line(result.message)}`")  # of one dtype
+            message = messages.setdefault(
+                name, f"`{last_line(result.message)}`"
+            )  # the message of one dtype
             key = (reason.kind, reason.why) if reason else ("ours", message)
             if reason and not reason.pattern.startswith("/"):
                 name = reason.pattern.partition("_DEVICE")[0].removesuffix("_*")
@@ -481,7 +492,7 @@ def document(done: list[Sorted]) -> str:
 
 
 def row(name: str, counts: Counter[str]) -> str:
-    """A line of the table."""
+    """Returns a line of the table."""
     skipped = counts["skipped"]
     ran = sum(counts[c] for c in ("passed", "cpu", "none", *KINDS))
     if not ran and counts["not run"]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""PyTorch's test files: from Debian's source package, into a cache folder. None of them is kept in the repository."""
+"""Gets PyTorch's test files from Debian's source package into a cache folder. None of them is in the repository."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-# The release of Debian whose package is taken, and PyTorch's version in it: a release's version does not change.
-# The tests of a version older than the supported one are the better choice: what they test is still there.
+# The Debian release whose package is used, and the version of PyTorch in it, which never changes. Tests of a version
+# older than the supported one are the better choice: everything that they test still exists.
 SUITE = "trixie"
 VERSION = "2.6.0"
 
@@ -21,18 +21,18 @@ class NotToBeHadError(Exception):
 
 
 def cache_folder() -> Path:
-    """The folder of everything that is fetched or found out."""
+    """Returns the folder for fetched files and results."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home) / "remora-ci" / "upstream"
 
 
 def test_files(source: str | None) -> Path:
-    """PyTorch's folder `test`: of the checkout `source`, or of the cache, fetched if it is missing."""
+    """Returns PyTorch's folder `test`: of the checkout `source`, or of the cache, which is filled if necessary."""
     if source:
         folder = Path(source) / "test"
         if not (folder / "test_torch.py").exists():
             raise NotToBeHadError(
-                f"{source} is no checkout of PyTorch: it has no test/test_torch.py"
+                f"{source} is not a checkout of PyTorch: it has no test/test_torch.py"
             )
         return folder.resolve()
     kept = cache_folder() / f"pytorch-{VERSION}"
@@ -45,14 +45,16 @@ def test_files(source: str | None) -> Path:
 
 
 def _fetch(scratch: Path) -> Path:
-    """Has apt download the source package, with lists of its own, and unpacks the tests."""
+    """Downloads the source package by apt, with separate package lists, and unpacks the tests."""
     if not shutil.which("apt-get"):
-        raise NotToBeHadError("there is no apt-get; name a checkout of PyTorch by --source")
+        raise NotToBeHadError("apt-get is missing; name a checkout of PyTorch with --source")
     targets = _run("apt-get", "indextargets", "--format", "$(REPO_URI)").split()
     mirrors = [uri for uri in targets if uri.rstrip("/").endswith("/debian")]
     keys = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
     if not mirrors or not keys.exists():
-        raise NotToBeHadError("apt has no mirror of Debian; name a checkout of PyTorch by --source")
+        raise NotToBeHadError(
+            "apt has no mirror of Debian; name a checkout of PyTorch with --source"
+        )
     sources = scratch / "sources.list"
     sources.write_text(f"deb-src [signed-by={keys}] {mirrors[0]} {SUITE} main\n")
     lists, cache, download = (scratch / name for name in ("lists", "cache", "download"))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Runs tests of one of PyTorch's test files in this process, and reports each before and after it by a line of JSON.
+"""Runs tests of one of PyTorch's test files in this process; reports each test's start and end as lines of JSON.
 
-The runner starts it, and starts another when this one ends early: ``worker.py FILE DEVICE MACHINE REPORT_FD TODO``.
+The runner starts a worker, and another one if it ends early: ``worker.py FILE DEVICE MACHINE REPORT_FD TODO``.
 DEVICE is ``remora`` or ``cpu``, MACHINE ``local`` or ``gateway``, TODO a file with the tests to run, or ``-`` for all.
 """
 
@@ -22,11 +22,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TextIO
 
-MESSAGE_LIMIT = 8000  # characters of a failure that are kept: its end
+MESSAGE_LIMIT = 8000  # the last characters of a failure's message are kept
 
 
 class Outcome(unittest.TestResult):
-    """What became of one test."""
+    """Collects the outcome of one test."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Outcome(unittest.TestResult):
 
 
 def open_device(device: str, machine: str) -> Callable[[], str]:
-    """Makes `device` the only one of `torch.testing`; the result says after a test why it is lost, or nothing."""
+    """Makes `device` the only one of `torch.testing`; returns a function that tells why the device is lost."""
     import torch
 
     if device == "remora":
@@ -103,7 +103,7 @@ def open_device(device: str, machine: str) -> Callable[[], str]:
 
 
 def restore_helpers() -> None:
-    """Gives `torch.testing` the helpers that the test files import and later versions have renamed or dropped."""
+    """Restores helpers in `torch.testing` that the test files import and later versions have renamed or dropped."""
     from torch.testing._internal import common_cuda, common_mkldnn, common_nn
 
     def unchanged(*_: Any, **__: Any) -> Any:
@@ -119,7 +119,7 @@ def restore_helpers() -> None:
 
 
 def load(file: Path) -> ModuleType:
-    """The test file as a module, which believes that it was started by itself."""
+    """Loads the test file as a module, as if it had been started as a program."""
     for folder in (file.parent, file.parent.parent):
         sys.path.insert(0, str(folder))
     sys.argv = [str(file)]
@@ -133,7 +133,7 @@ def load(file: Path) -> ModuleType:
 
 
 def classes_of(module: ModuleType, device: str) -> dict[str, type[unittest.TestCase]]:
-    """The classes that PyTorch has made for the device, by their names without it."""
+    """Returns the classes that PyTorch has made for the device, by their names without the device."""
     from torch.testing._internal.common_device_type import DeviceTypeTestBase
 
     suffix = device.upper()
@@ -147,7 +147,7 @@ def classes_of(module: ModuleType, device: str) -> dict[str, type[unittest.TestC
 
 
 def run(report: TextIO, file: Path, device: str, machine: str, todo: str) -> int:
-    """Runs the tests; 3 when the machine was lost."""
+    """Runs the tests; returns 3 if the machine was lost."""
 
     def tell(**line: Any) -> None:
         print(json.dumps(line), file=report, flush=True)
@@ -155,7 +155,7 @@ def run(report: TextIO, file: Path, device: str, machine: str, todo: str) -> int
     lost = open_device(device, machine)
     restore_helpers()
     classes = classes_of(load(file), device)
-    # Names have the device in them, and are the same for all devices in the report.
+    # Names contain the device; in the report they are the same for all devices.
     of_device = re.compile(rf"_{device}(?=_|$)(?!.*_{device}(_|$))")
     names = {
         f"{label}::{of_device.sub('_DEVICE', test)}": (case, test)

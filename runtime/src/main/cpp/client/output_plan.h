@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// What the program knows of a call's outputs before the node has computed them.
+// The program's prediction of a call's outputs, before the node has computed them.
 #pragma once
 
 #include <ATen/core/ivalue.h>
@@ -13,7 +13,7 @@
 
 namespace remora {
 
-// A plan says what a call returns, so that it need not be computed again for a call with equal metadata.
+// One output of a Plan. A plan stores a call's outputs, so that calls with equal metadata need not compute them again.
 struct OutputPlan {
   enum Kind : uint8_t { kAlias, kView, kTensor, kUndefined, kList, kValue } kind = kUndefined;
   int32_t argument = -1;  // kAlias, kView
@@ -24,15 +24,15 @@ struct OutputPlan {
 };
 struct Plan {
   std::vector<OutputPlan> outputs;
-  // Written arguments (counted over all tensors of all written arguments) that the operator gives other metadata. They
-  // stay where they are in their storages: the offset is the tensor's own, not the plan's.
+  // Written arguments (numbered over all tensors of all written arguments) to which the operator gives other metadata.
+  // They keep their places in their storages: their offsets are the tensors' own, not the plan's.
   std::vector<std::pair<uint32_t, TensorMeta>> resized;
 };
 
 struct PlanKey {
   uint64_t a = 0x243F6A8885A308D3ULL;
   uint64_t b = 0x13198A2E03707344ULL;
-  // Two independent lanes of multiply-and-fold: 128 bits, so that a collision is not a practical possibility.
+  // Two independent lanes of multiply-and-fold: 128 bits, which make a collision practically impossible.
   void mix(uint64_t value) {
     auto fold = [](uint64_t x, uint64_t y) {
       auto product = static_cast<unsigned __int128>(x) * y;

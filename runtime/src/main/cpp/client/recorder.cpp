@@ -336,7 +336,7 @@ bool shares_memory(const OperatorInfo& info, Arguments arguments) {
 // - where it makes views, the tensors' positions in their storages;
 // - of each other argument the kind and the value, except the values of Scalars of operators that read tensors. Double
 //   arguments that are no Scalars can determine sizes too, such as upsample's scales.
-// The offset of a written tensor is not part of the key: the plan does not contain it (see OutputPlan::resized).
+// The offset of a written tensor is not part of the key: the plan does not contain it (see Plan::resized).
 std::optional<PlanKey> plan_key(const OperatorInfo& info, const Settings& settings, Arguments arguments) {
   PlanKey key;
   key.mix(info.index);

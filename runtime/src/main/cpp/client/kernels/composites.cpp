@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// Operators for which libtorch asks what device it is: attention, dropout and a few more (recurrent layers have a file of
-// their own), and what strided devices do not do at all.
+// Operators whose implementation in libtorch depends on the device: attention, dropout and a few more (recurrent.cpp
+// has the recurrent layers). Also the errors for tensors that strided devices do not support.
 #include <ATen/ATen.h>
 #include <ATen/SparseCsrTensorUtils.h>
 #include <ATen/native/MaxPooling.h>
@@ -20,7 +20,7 @@ namespace remora {
 namespace {
 
 // Which implementation scaled_dot_product_attention uses: the one that libtorch would choose on the node's own device,
-// as far as its operators exist for other devices than CUDA by name.
+// if its operators are not specific to CUDA.
 int64_t choose_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
                          const std::optional<at::Tensor>& mask, double dropout, bool causal,
                          std::optional<double> scale, bool grouped) {
@@ -31,8 +31,8 @@ int64_t choose_attention(const at::Tensor& query, const at::Tensor& key, const a
                 (!mask.has_value() || !mask->requires_grad()) && query.numel() > 0 && key.numel() > 0;
     return static_cast<int64_t>(half && fits ? sdp::SDPBackend::efficient_attention : sdp::SDPBackend::math);
   }
-  // The CPU's own choice; the same function stands behind every instruction set. It takes a mask of any strides where it
-  // sees that the device is the CPU, else only one whose last stride is 1.
+  // The CPU's own choice; one function serves every instruction set. If it sees that the device is the CPU, it accepts
+  // a mask with any strides, otherwise only a mask whose last stride is 1.
   auto seen = mask;
   if (mask.has_value() && mask->defined() && mask->dim() > 0 && mask->sym_stride(-1) != 1) {
     seen = at::empty_symint(mask->sym_sizes(), mask->options()).set_requires_grad(mask->requires_grad());
@@ -47,7 +47,7 @@ int64_t fused_sdp_choice(const at::Tensor& query, const at::Tensor& key, const a
   return choose_attention(query, key, value, mask, dropout, causal, scale, grouped);
 }
 
-// Records a call as it is and answers what it returns.
+// Records a call unchanged and returns its results.
 torch::jit::Stack recorded(const c10::OperatorHandle& op, torch::jit::Stack stack) {
   record_call(op, {}, &stack);
   return stack;
@@ -57,7 +57,7 @@ c10::OperatorHandle find(const char* name, const char* overload = "") {
   return c10::Dispatcher::singleton().findSchemaOrThrow(name, overload);
 }
 
-// ---- operators for which libtorch takes one way on the CPU and another on every other device
+// ---- operators that libtorch implements in one way on the CPU and in another on all other devices
 
 at::Tensor dropout(const at::Tensor& input, double p, bool train) {
   if (machine_of(input.device()).on_cuda()) {
@@ -84,7 +84,7 @@ std::tuple<at::Tensor, at::Tensor> native_dropout(const at::Tensor& input, doubl
   return {results[0].toTensor(), results[1].toTensor()};
 }
 
-// The CPU has a kernel of its own for what needs no gradient.
+// The CPU has its own kernel for inputs that need no gradient.
 at::Tensor max_pool1d(const at::Tensor& input, at::IntArrayRef kernel, at::IntArrayRef stride, at::IntArrayRef padding,
                       at::IntArrayRef dilation, bool ceil_mode) {
   at::native::check_max_pool1d(input, kernel, stride, padding, dilation, ceil_mode);
@@ -108,7 +108,7 @@ at::Tensor native_channel_shuffle(const at::Tensor& input, int64_t groups) {
   return shuffled(op, input, groups);
 }
 
-// Three views of one tensor.
+// Returns three views of one tensor.
 std::tuple<at::Tensor, at::Tensor, at::Tensor> transform_bias_rescale_qkv(const at::Tensor& qkv, const at::Tensor& bias,
                                                                           int64_t heads) {
   static const auto op = find("aten::_transform_bias_rescale_qkv");
@@ -117,7 +117,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> transform_bias_rescale_qkv(const 
   return {joined.select(0, 0), joined.select(0, 1), joined.select(0, 2)};
 }
 
-// Writes to its argument and returns it, although its schema does not say so.
+// Writes to its argument and returns it, although the schema does not declare this.
 at::Tensor saturate_weight_to_fp16(const at::Tensor& weight) {
   static const auto op = find("aten::_saturate_weight_to_fp16");
   recorded(op, {weight});
@@ -130,12 +130,12 @@ at::Tensor reshape_from_tensor(const at::Tensor& self, const at::Tensor& shape) 
   return self.reshape({local.const_data_ptr<int64_t>(), static_cast<size_t>(local.numel())});
 }
 
-// The places steer a loop in the program: they are read here, wherever they are.
+// The split positions control a loop in the program, so they are read here, whatever their device.
 std::vector<at::Tensor> tensor_split(const at::Tensor& self, const at::Tensor& places, int64_t dim) {
   return at::native::tensor_split(self, places.cpu(), dim);
 }
 
-// libtorch takes no elements from an index on the CPU, too.
+// libtorch accepts an empty index on the CPU, even for a tensor on another device.
 at::Tensor& filled_at(const c10::OperatorHandle& op, at::Tensor& self, int64_t dim, const at::Tensor& index,
                       c10::IValue value) {
   bool nothing = index.device().is_cpu() && index.numel() == 0;
@@ -151,10 +151,10 @@ at::Tensor& index_fill_tensor(at::Tensor& self, int64_t dim, const at::Tensor& i
   return filled_at(op, self, dim, index, value);
 }
 
-// Of a tensor that is not quantized.
+// For tensors that are not quantized.
 at::Tensor dequantize(const at::Tensor& self) { return self.to(at::kFloat); }
 
-// The CPU's kernels write past an output of more than two dimensions that is not contiguous.
+// The CPU's kernels write past the end of a non-contiguous output with more than two dimensions.
 at::Tensor& triangle_out(const c10::OperatorHandle& op, at::Tensor (*function)(const at::Tensor&, int64_t),
                          const at::Tensor& self, int64_t diagonal, at::Tensor& out) {
   if (out.dim() > 2 && !out.is_contiguous() && out.sizes() == self.sizes()) {
@@ -187,7 +187,7 @@ void refuse_sparse(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::ji
   TORCH_CHECK_NOT_IMPLEMENTED(false, toString(op.operator_name()), ": ", kNotSparse);
 }
 
-// libtorch makes the parts of a tensor like a sparse or nested one and puts them together, past the dispatcher.
+// To make a tensor like a sparse or nested one, libtorch makes its parts and assembles them without the dispatcher.
 template <class Operator>
 at::Tensor like(c10::DispatchKeySet keys, const at::Tensor& self, std::optional<c10::ScalarType> dtype,
                 std::optional<c10::Layout> layout, std::optional<c10::Device> device, std::optional<bool> pin_memory,
@@ -209,7 +209,7 @@ void refuse_nested(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::ji
   TORCH_CHECK_NOT_IMPLEMENTED(false, toString(op.operator_name()), ": ", kNotNested);
 }
 
-// Of tensors on the CPU: libtorch would make a tensor that no operator takes.
+// For tensors on the CPU: libtorch would make a tensor that no operator accepts.
 at::Tensor nested_of_list(at::TensorList list, std::optional<c10::ScalarType> dtype, std::optional<c10::Layout> layout,
                           std::optional<c10::Device> device, std::optional<bool> pin_memory) {
   bool ours = device.has_value() && device->type() == kRemora;
@@ -217,7 +217,7 @@ at::Tensor nested_of_list(at::TensorList list, std::optional<c10::ScalarType> dt
   return at::native::_nested_tensor_from_tensor_list(list, dtype, layout, device, pin_memory);
 }
 
-// nn.TransformerEncoder asks this before it makes a nested tensor, and takes the ordinary way where the answer is no.
+// nn.TransformerEncoder calls this before it makes a nested tensor. If the answer is no, it uses plain tensors.
 bool is_left_aligned(const at::Tensor&, const at::Tensor&) { return false; }
 
 }  // namespace
@@ -248,7 +248,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("_nested_tensor_from_mask_left_aligned", is_left_aligned);
 }
 
-// The CPU's kernels read memory as it is, whatever the negative bit says; so does the node's.
+// The CPU's kernels ignore the negative bit and read memory as it is; so do the node's.
 TORCH_LIBRARY_IMPL(aten, Negative, m) {
   m.impl("_saturate_weight_to_fp16", torch::CppFunction::makeFallthrough());
   m.impl("_grid_sampler_2d_cpu_fallback_backward", torch::CppFunction::makeFallthrough());
@@ -268,9 +268,9 @@ TORCH_LIBRARY_IMPL(aten, AutogradPrivateUse1, m) {
   }
 }
 
-// Else libtorch would put a sparse tensor together whose parts are on the device: for these operators it has kernels that serve
-// every device, which the fallbacks below do not replace. The dispatcher takes the layout from one argument and the device from
-// another, so that a sparse tensor of the CPU that is moved comes here, too.
+// Without these, libtorch would assemble a sparse tensor whose parts are on the device: it has kernels for these
+// operators that serve every device, which the fallbacks below do not replace. The dispatcher takes the layout from one
+// argument and the device from another, so moving a sparse tensor from the CPU also calls these.
 TORCH_LIBRARY_IMPL(aten, SparseCsrPrivateUse1, m) {
   for (const char* name : {"_to_copy", "zeros", "sparse_compressed_tensor.comp_plain_value",
                            "sparse_compressed_tensor.comp_plain_value_size", "_sparse_compressed_tensor_with_dims",
@@ -283,7 +283,7 @@ TORCH_LIBRARY_IMPL(aten, BackendSelect, m) {
   m.impl("empty_like", remora::like<at::_ops::empty_like>);
   m.impl("zeros_like", remora::like<at::_ops::zeros_like>);
 }
-// What would be sparse on the node.
+// Operators whose results would be sparse or quantized on the node.
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   for (const char* name : {"_to_sparse", "_to_sparse.sparse_dim", "_to_sparse_csr", "_to_sparse_csc", "_to_sparse_bsr",
                            "_to_sparse_bsc", "to_mkldnn"}) {
@@ -295,7 +295,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
     m.impl(name, torch::CppFunction::makeFromBoxedFunction<&remora::refuse_quantized>());
   }
 }
-// The same for what makes nested tensors.
+// Operators whose results would be nested.
 TORCH_LIBRARY_IMPL(aten, CPU, m) { m.impl("_nested_tensor_from_tensor_list", remora::nested_of_list); }
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   for (const char* name : {"_nested_tensor_from_mask", "_nested_tensor_from_tensor_list", "_nested_from_padded",

@@ -20,8 +20,8 @@ namespace {
 constexpr int64_t kUploadChunk = 1024 * 1024;
 constexpr int64_t kRelayChunk = 8 * 1024 * 1024;
 
-// Sends `bytes` bytes to the storage of `target` from `offset` on, in chunks, so that other threads' operations and
-// reads pass between them.
+// Sends `bytes` bytes to the storage of `target`, starting at `offset`, in chunks, so that other threads' operations
+// and reads can run in between.
 void write_bytes(const at::Tensor& target, int64_t offset, const uint8_t* data, int64_t bytes) {
   auto& storage = storage_of(target);
   auto& machine = *storage.machine;
@@ -56,7 +56,7 @@ void upload(const at::Tensor& source, const at::Tensor& target) {
   bool smaller = source.element_size() < target.element_size();
   bool direct = target.is_non_overlapping_and_dense() && !target.is_conj() && !target.is_neg() &&
                 (source.scalar_type() == target.scalar_type() || !smaller);
-  if (!direct) {  // send what is there, and let the node place and convert it
+  if (!direct) {  // send the source's bytes; the node places and converts them
     auto plain = source.resolve_conj().resolve_neg();
     auto staged = at::empty(plain.sizes(), plain.options().device(target.device()));
     upload(plain, staged);
@@ -91,8 +91,8 @@ void download(const at::Tensor& source, const at::Tensor& target) {
   }
 }
 
-// From one machine to another: directly from node to node, or else through this process, a chunk at a time. The whole
-// tensor is never here.
+// Copies from one machine to another: directly from node to node, or else through this process, one chunk at a time.
+// This process never holds the whole tensor.
 void copy_between_machines(const at::Tensor& source, const at::Tensor& target) {
   auto plain = source.resolve_conj().resolve_neg().contiguous().view(-1);
   auto direct = target.is_contiguous() && !target.is_conj() && !target.is_neg() &&
@@ -152,7 +152,7 @@ c10::Scalar local_scalar_dense(const at::Tensor& self) {
 
 }  // namespace remora
 
-// Conjugate and negative tensors are copied as they are: their bits travel with them.
+// Conjugate and negative tensors are copied unchanged: the copy keeps their bits.
 TORCH_LIBRARY_IMPL(aten, Conjugate, m) { m.impl("_copy_from", torch::CppFunction::makeFallthrough()); }
 TORCH_LIBRARY_IMPL(aten, Negative, m) { m.impl("_copy_from", torch::CppFunction::makeFallthrough()); }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// Tensors without values, which no node hears of until they are used.
+// Tensors without values. The node does not know them until they are used.
 #include <ATen/ATen.h>
 #include <ATen/EmptyTensor.h>
 #include <ATen/native/TensorFactories.h>
@@ -64,12 +64,12 @@ at::Tensor empty_memory_format(c10::IntArrayRef sizes, std::optional<c10::Scalar
   }
   TORCH_CHECK(wanted == c10::MemoryFormat::Contiguous, "unsupported memory format ", wanted);
   at::detail::check_size_nonnegative(sizes);
-  at::detail::computeStorageNbytesContiguous(sizes, c10::elementSize(c10::dtype_or_default(dtype)));  // may overflow
+  at::detail::computeStorageNbytesContiguous(sizes, c10::elementSize(c10::dtype_or_default(dtype)));  // may throw
   return make_empty(sizes, c10::contiguous_strides(sizes), dtype, layout, device, pin_memory);
 }
 
-// libtorch's shortcut for gradients that are known to be zero: metadata alone. Its dispatch key ZeroTensor stands above
-// this backend's and makes real zeros where an operator needs values.
+// libtorch's shortcut for gradients that are known to be zero: metadata only. Its dispatch key, ZeroTensor, comes
+// before this backend's and materializes the zeros if an operator needs values.
 at::Tensor efficient_zero_tensor(c10::IntArrayRef sizes, std::optional<c10::ScalarType> dtype,
                                  std::optional<c10::Layout>, std::optional<c10::Device> device, std::optional<bool>) {
   TensorMeta meta;
@@ -86,7 +86,7 @@ at::Tensor efficient_zero_tensor(c10::IntArrayRef sizes, std::optional<c10::Scal
   return t;
 }
 
-// Copying on the first write needs memory to watch: the whole storage is copied at once.
+// Copy-on-write would have to observe writes to memory, so the whole storage is copied at once.
 at::Tensor lazy_clone(const at::Tensor& self) {
   auto elements = static_cast<int64_t>(self.storage().nbytes() / self.element_size());
   return self.as_strided({elements}, {1}, 0).clone().as_strided(self.sizes(), self.strides(), self.storage_offset());

@@ -5,7 +5,7 @@
 
 namespace remora {
 
-// Whether the program wants memory that nobody has written to be the same each time: torch.utils.deterministic.
+// Whether the program wants uninitialized memory to be deterministic: torch.utils.deterministic.
 inline bool fills_memory() {
   const auto& context = at::globalContext();
   return C10_UNLIKELY(context.deterministicAlgorithms()) && context.deterministicFillUninitializedMemory();

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// Recurrent layers (torch.nn.RNN, LSTM, GRU and their cells) on nodes that compute on the CPU. libtorch takes them apart
-// into operators before a backend sees them, and for a device that is not the CPU into others, with other roundings and
-// one small multiplication a step; here they are the CPU's: one multiplication for all steps of a layer's input, oneDNN
-// for a float LSTM. On CUDA nodes libtorch's own way is taken, with cells made of plain operators.
+// Recurrent layers (torch.nn.RNN, LSTM, GRU and their cells) on nodes that compute on the CPU. libtorch decomposes them
+// before a backend sees them. For a device other than the CPU, the decomposition rounds differently and makes one small
+// multiplication per step. These kernels compute as the CPU does: one multiplication for all steps of a layer's input,
+// and oneDNN for a float LSTM. For CUDA nodes they use libtorch's own decomposition, with cells made of plain
+// operators.
 #include <ATen/ATen.h>
 #include <ATen/native/RNN.h>
 #include <ATen/ops/gru_cell_native.h>
@@ -38,7 +39,7 @@ struct Weights {
 
 struct State {
   Tensor h;
-  Tensor c;  // of an LSTM only
+  Tensor c;  // only of an LSTM
 
   State narrow(int64_t start, int64_t end) const {
     return {h.narrow(0, start, end - start), c.defined() ? c.narrow(0, start, end - start) : c};
@@ -53,8 +54,8 @@ struct State {
   }
 };
 
-// One step; the formulas are those of torch.nn.RNNCell, LSTMCell and GRUCell. input_gates() makes the input's gates: when
-// it is called decides in which order autograd sums gradients.
+// One step, with the formulas of torch.nn.RNNCell, LSTMCell and GRUCell. input_gates() makes the input's gates. The
+// time of this call decides in which order autograd sums gradients.
 template <class InputGates>
 State step(Cell cell, InputGates&& input_gates, const State& state, const Weights& weights) {
   switch (cell) {
@@ -89,10 +90,10 @@ State step(Cell cell, InputGates&& input_gates, const State& state, const Weight
   return {};
 }
 
-// The sizes of a packed sequence's steps, or nothing for a sequence [time, batch, feature].
+// The sizes of a packed sequence's steps, or nullopt for a sequence [time, batch, feature].
 using BatchSizes = std::optional<std::vector<int64_t>>;
 
-// One direction over a whole sequence: its outputs, and the last state.
+// One direction over a whole sequence: returns its outputs, and the last state.
 std::pair<Tensor, State> run_direction(Cell cell, const Tensor& sequence, const BatchSizes& batch_sizes,
                                        const State& first, const Weights& weights, bool reverse) {
   auto gates = weights.input_gates(sequence);
@@ -110,7 +111,7 @@ std::pair<Tensor, State> run_direction(Cell cell, const Tensor& sequence, const 
     return {at::stack(outputs, 0), state};
   }
   const auto& sizes = *batch_sizes;
-  if (!reverse) {  // sequences end one after the other, the shortest ones first
+  if (!reverse) {  // the shortest sequences end first
     std::vector<State> ended;
     int64_t offset = 0;
     int64_t running = sizes.front();
@@ -129,7 +130,7 @@ std::pair<Tensor, State> run_direction(Cell cell, const Tensor& sequence, const 
     std::reverse(ended.begin(), ended.end());
     return {at::cat(outputs, 0), State::cat(ended)};
   }
-  // Backwards they begin one after the other, the longest ones first.
+  // Backwards, the longest sequences begin first.
   auto offset = sequence.size(0);
   auto running = sizes.back();
   state = first.narrow(0, running);
@@ -165,7 +166,7 @@ struct Settings {
   bool bidirectional;
 };
 
-// All layers. Answers the last one's outputs, and the last states of all directions of all layers.
+// All layers: returns the last layer's outputs, and the last states of all directions of all layers.
 std::pair<Tensor, std::vector<State>> run_layers(Cell cell, Tensor sequence, const BatchSizes& batch_sizes,
                                                  const std::vector<State>& first, const std::vector<Weights>& weights,
                                                  const Settings& settings) {
@@ -212,7 +213,7 @@ std::vector<State> unstacked(const Tensor& h, const Tensor& c = {}) {
   return result;
 }
 
-// Batch sizes steer the program's loop: they are read here, wherever they are.
+// Batch sizes control the program's loop, so they are read here, whatever their device.
 BatchSizes read_sizes(const Tensor& batch_sizes) {
   auto local = batch_sizes.cpu().contiguous();
   TORCH_CHECK(local.scalar_type() == at::kLong && local.dim() == 1 && local.numel() > 0,
@@ -271,7 +272,7 @@ void check_lstm_states(TensorList hx, const Settings& settings) {
   }
 }
 
-// As at::cpu::is_avx512_supported of libtorch 2.10 and older; newer ones do not have it.
+// Like at::cpu::is_avx512_supported of libtorch 2.10 and older, which newer versions lack.
 bool has_avx512() {
 #ifdef __x86_64__
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
@@ -281,7 +282,7 @@ bool has_avx512() {
 #endif
 }
 
-// Whether the CPU's libtorch takes an LSTM to oneDNN.
+// Whether libtorch on the CPU uses oneDNN for an LSTM.
 bool uses_onednn(const Tensor& input) {
   if (!at::globalContext().userEnabledMkldnn() || !at::globalContext().hasMKLDNN() || input.sym_numel() == 0) {
     return false;
@@ -402,8 +403,8 @@ Tensor gru_cell(const Tensor& input, const Tensor& hx, const Tensor& w_ih, const
   return step(Cell::kGru, [&] { return weights.input_gates(input); }, {hx, {}}, weights).h;
 }
 
-// For CUDA nodes: libtorch hands cells of this device type to fused operators that only it has. The same formulas in
-// operators that every node has; autograd differentiates them as it does any.
+// For CUDA nodes: libtorch passes cells of this device type to fused operators that only libtorch's own devices have.
+// These are the same formulas in operators that every node has, which autograd differentiates as usual.
 Tensor add_bias(const Tensor& gates, const OptionalTensor& bias) {
   return bias.has_value() && bias->defined() ? gates + *bias : gates;
 }
@@ -443,7 +444,7 @@ void register_layers(torch::Library& m) {
 }  // namespace
 }  // namespace remora
 
-// Both keys: a tensor made in inference mode has no autograd key.
+// Registered for both keys: a tensor made in inference mode has no autograd key.
 TORCH_LIBRARY_IMPL(aten, AutogradPrivateUse1, m) {
   remora::register_layers(m);
   m.impl("_thnn_fused_lstm_cell", &remora::fused_lstm_cell);

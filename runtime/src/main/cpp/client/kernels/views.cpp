@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// Kernels that change metadata only.
+// Kernels that change only metadata.
 #include <ATen/ATen.h>
 #include <ATen/EmptyTensor.h>
 #include <ATen/native/Resize.h>
@@ -67,7 +67,7 @@ const at::Tensor& resize(const at::Tensor& self, c10::IntArrayRef sizes, std::op
 at::Tensor& set_storage_at(at::Tensor& self, at::Storage source, int64_t offset, c10::IntArrayRef sizes,
                            c10::IntArrayRef strides) {
   if (strides.empty()) {
-    strides = {};  // not given, which libtorch tells from the pointer
+    strides = {};  // no strides given: libtorch detects this by the null pointer
   }
   at::native::checkSetStorage(self, std::move(source), offset, sizes, strides);
   auto implied = sizes == self.sizes() ? c10::DimVector(self.strides()) : c10::contiguous_strides(sizes);
@@ -107,7 +107,7 @@ bool is_set_to(const at::Tensor& self, const at::Tensor& other) {
          self.strides() == other.strides();
 }
 
-// libtorch's own list of backends whose tensors may take over each other's data (Module::to does so) is fixed.
+// libtorch has a fixed list of backends whose tensors may take over each other's data, as Module::to does.
 bool has_compatible_shallow_copy_type(const at::Tensor& self, const at::Tensor& from) {
   auto is_dense = [](const at::Tensor& t) {
     auto device = t.device();
@@ -117,19 +117,19 @@ bool has_compatible_shallow_copy_type(const at::Tensor& self, const at::Tensor& 
   return is_dense(self) && is_dense(from);
 }
 
-// A parameter without data may become a remote one; all else is as libtorch has it.
+// A parameter on meta may become a remote one; everything else is as in libtorch.
 bool meta_has_compatible_shallow_copy_type(const at::Tensor& self, const at::Tensor& from) {
   return from.device().type() == kRemora ? has_compatible_shallow_copy_type(self, from)
                                          : self.unsafeGetTensorImpl()->has_compatible_shallow_copy_type(from.key_set());
 }
 
-void record_stream(at::Tensor&, c10::Stream) {}  // one stream: nothing to keep alive for another
+void record_stream(at::Tensor&, c10::Stream) {}  // a device has one stream: nothing to record
 
 }  // namespace
 
 }  // namespace remora
 
-// Where one of the two tensors is on meta, libtorch asks there.
+// If one of the two tensors is on meta, libtorch calls the Meta kernel.
 TORCH_LIBRARY_IMPL(aten, Meta, m) {
   m.impl("_has_compatible_shallow_copy_type", remora::meta_has_compatible_shallow_copy_type);
 }
