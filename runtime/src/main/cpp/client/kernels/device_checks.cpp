@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// Elementwise operators. libtorch computes the shapes of their results before the recorder sees the call, and
-// - refuses operands on two devices with a plain error: these kernels turn it into a CrossMachineException, which names the
-//   fix;
-// - takes the results' strides from the operands', of which it converts those of another dtype first, but on the CPU alone:
-//   these kernels do so for a node that computes on its CPU.
+// Elementwise operators. libtorch computes the shapes of their results before the recorder sees the call.
+// - It refuses operands on two devices with a plain error. These kernels turn it into a CrossMachineException, which
+//   names the fix.
+// - On the CPU, and only there, it converts operands of another dtype before it takes the results' strides from them.
+//   These kernels do so for a node that computes on its CPU.
 #include <ATen/CompositeExplicitAutogradNonFunctionalFunctions.h>
 #include <ATen/native/TypeProperties.h>
 #include <c10/core/DefaultDtype.h>
@@ -18,10 +18,10 @@ namespace {
 
 constexpr std::string_view kTwoDevices = "Expected all tensors to be on the same device";
 
-// What libtorch converts operands to.
+// The dtype to which libtorch converts the operands.
 enum class Converts { kNothing, kCommon, kFloating };
 
-// A conversion shows in the results' strides where it changes the operand's own.
+// A conversion affects the results' strides if it changes the operand's strides.
 template <class T>
 bool may_change_strides(const T&) {
   return false;

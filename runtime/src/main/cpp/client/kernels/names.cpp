@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// Names of dimensions. Most operators get them from libtorch's own code in the program; those whose code runs on the node alone
-// get them here. Names never travel: they decide nothing there.
+// Names of dimensions. For most operators, libtorch's own code in the program sets the names of the results. For
+// operators whose code runs only on the node, this file sets them. Names are never sent: the node does not need them.
 #include "client/kernels/names.h"
 
 #include <string>

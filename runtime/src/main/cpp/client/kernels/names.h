@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// Names of dimensions, of the results whose names libtorch's code in the program does not find. libtorch 2.14 and newer have
-// no named tensors.
+// The names of dimensions of those results for which libtorch's code in the program sets no names. libtorch 2.14 and
+// newer have no named tensors.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -21,7 +21,7 @@ namespace remora {
 #ifdef REMORA_NAMED_TENSORS
 using DimensionNames = std::vector<at::Dimname>;
 inline bool has_names(const at::Tensor& t) { return t.has_names(); }
-// Throws where names do not fit together.
+// Throws if the names do not match.
 DimensionNames names_of_results(const OperatorInfo& info, c10::ArrayRef<c10::IValue> arguments);
 void name_results(const DimensionNames& names, c10::ArrayRef<c10::IValue> results);
 #else
