@@ -174,10 +174,9 @@ class Gateway:
         """Returns the gateway's metrics of a machine."""
         return dict(self._of_machine("Stats", name, pb.MachineStats.FromString, timeout).values)
 
-    def storage(self, machine: str, session: int, storage: int, timeout: float) -> pb.Storage:
+    def storage(self, request: pb.StorageRequest, timeout: float) -> pb.Storage:
         """Returns the gateway's data about a storage."""
-        request = pb.StorageRequest(machine=machine, session=session, storage=storage)
-        what = f"asking machine '{machine}' for storage {storage}"
+        what = f"asking machine '{request.machine}' for storage {request.storage}"
         return self._call("Machines/GetStorage", request, pb.Storage.FromString, what, timeout)
 
     def _of_machine(

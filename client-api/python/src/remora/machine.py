@@ -541,9 +541,13 @@ class RemoteMachine:
                 "remote execution is disabled",
             )
         core.check(core.machine_flush(session.handle))
-        answer = gateway.storage(
-            machine.name, session.session_id, number, session.settings.call_seconds
+        request = pb.StorageRequest(
+            machine=machine.name,
+            session=session.session_id,
+            storage=number,
+            after_batch=session.statistics()["batches"],
         )
+        answer = gateway.storage(request, session.settings.call_seconds)
         return StorageInfo(answer.state, answer.bytes, answer.device, answer.session, answer.reason)
 
     @property

@@ -53,10 +53,14 @@ class ListResponse(_message.Message):
     def __init__(self, machines: _Optional[_Iterable[_Union[Machine, _Mapping]]] = ...) -> None: ...
 
 class MachineRequest(_message.Message):
-    __slots__ = ("name",)
+    __slots__ = ("name", "session", "after_batch")
     NAME_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    AFTER_BATCH_FIELD_NUMBER: _ClassVar[int]
     name: str
-    def __init__(self, name: _Optional[str] = ...) -> None: ...
+    session: int
+    after_batch: int
+    def __init__(self, name: _Optional[str] = ..., session: _Optional[int] = ..., after_batch: _Optional[int] = ...) -> None: ...
 
 class StopResponse(_message.Message):
     __slots__ = ()
@@ -104,14 +108,16 @@ class MachineStats(_message.Message):
     def __init__(self, values: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class StorageRequest(_message.Message):
-    __slots__ = ("machine", "session", "storage")
+    __slots__ = ("machine", "session", "storage", "after_batch")
     MACHINE_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     STORAGE_FIELD_NUMBER: _ClassVar[int]
+    AFTER_BATCH_FIELD_NUMBER: _ClassVar[int]
     machine: str
     session: int
     storage: int
-    def __init__(self, machine: _Optional[str] = ..., session: _Optional[int] = ..., storage: _Optional[int] = ...) -> None: ...
+    after_batch: int
+    def __init__(self, machine: _Optional[str] = ..., session: _Optional[int] = ..., storage: _Optional[int] = ..., after_batch: _Optional[int] = ...) -> None: ...
 
 class Storage(_message.Message):
     __slots__ = ("state", "bytes", "device", "session", "reason")

@@ -96,6 +96,11 @@ final class ClusterHost implements MachineHost {
   }
 
   @Override
+  public boolean isPaused() {
+    return info().state() == MachineState.PAUSED;
+  }
+
+  @Override
   public SortedMap<String, Double> stats() {
     return Answers.await(
             actor.<MachineStats>ask(MachineProtocol.GetStats::new, settings.askTimeout()),

@@ -138,6 +138,17 @@ final class GatewayHost implements MachineHost {
         call(machines.stats(), request(), settings.askTimeout(), what));
   }
 
+  @Override
+  public boolean isPaused() {
+    Machine machine =
+        call(
+            machines.get(),
+            requestAfterBatches(),
+            settings.askTimeout(),
+            "Asking machine %s for its state".formatted(name));
+    return MachineState.valueOf(machine.getState()) == MachineState.PAUSED;
+  }
+
   private static MachineInfo info(Machine machine, MachineStats stats) {
     return new MachineInfo(
         machine.getName(),
@@ -173,6 +184,7 @@ final class GatewayHost implements MachineHost {
                 .setMachine(name)
                 .setSession(link.session())
                 .setStorage(storage)
+                .setAfterBatch(link.lastBatch())
                 .build(),
             settings.askTimeout(),
             "Asking machine %s about storage %d".formatted(name, storage));
@@ -187,7 +199,11 @@ final class GatewayHost implements MachineHost {
 
   @Override
   public void pause() {
-    call(machines.pause(), request(), settings.pauseTimeout(), "Pausing machine " + name);
+    call(
+        machines.pause(),
+        requestAfterBatches(),
+        settings.pauseTimeout(),
+        "Pausing machine " + name);
   }
 
   @Override
@@ -202,6 +218,11 @@ final class GatewayHost implements MachineHost {
 
   private MachineRequest request() {
     return MachineRequest.newBuilder().setName(name).build();
+  }
+
+  /** The session's batches travel over another connection, which may be slower than the call's. */
+  private MachineRequest requestAfterBatches() {
+    return request().toBuilder().setSession(link.session()).setAfterBatch(link.lastBatch()).build();
   }
 
   @Override

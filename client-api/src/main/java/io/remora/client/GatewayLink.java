@@ -78,6 +78,7 @@ final class GatewayLink implements BatchSink {
   private long maxInFlightBytes;
   private long ackBytes;
   private long session;
+  private long lastBatch;
   private ByteString secret = ByteString.EMPTY;
   private Duration lease = Duration.ZERO;
   private long brokenSinceNanos;
@@ -116,6 +117,16 @@ final class GatewayLink implements BatchSink {
     }
   }
 
+  /** The last batch that was submitted, sent or not; 0 before the first. */
+  long lastBatch() {
+    lock.lock();
+    try {
+      return lastBatch;
+    } finally {
+      lock.unlock();
+    }
+  }
+
   // The program's side --------------------------------------------------------------------------
 
   @Override
@@ -126,6 +137,7 @@ final class GatewayLink implements BatchSink {
       if (lost != null) {
         throw (RemoraException) Failures.asThrownHere(lost, "Sending");
       }
+      lastBatch = batch.sequence();
       unsent.addLast(batch);
       unsentBytes += batch.size();
       inFlightBytes += batch.size();

@@ -34,6 +34,9 @@ interface MachineHost {
   /** The machine's state, devices and libtorch, as its actor knows them. */
   MachineInfo info();
 
+  /** Whether the machine is paused once it has heard of all that the session has submitted. */
+  boolean isPaused();
+
   /** The machine's figures by name. */
   SortedMap<String, Double> stats();
 

@@ -505,7 +505,7 @@ public final class RemoteMachine implements AutoCloseable {
   private boolean isAtRest() {
     try {
       session.flush();
-      return host.info().state() == MachineState.PAUSED;
+      return host.isPaused();
     } catch (RemoraException e) {
       return false; // synchronize() throws the reason
     }

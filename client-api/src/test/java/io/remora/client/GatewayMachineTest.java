@@ -3,6 +3,7 @@ package io.remora.client;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.awaitility.Awaitility.await;
 import static org.bytedeco.pytorch.global.torch.arange;
 import static org.bytedeco.pytorch.global.torch.ones;
 import static org.bytedeco.pytorch.global.torch.zeros;
@@ -20,6 +21,8 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
+import java.util.concurrent.CompletableFuture;
+import java.util.stream.IntStream;
 import org.bytedeco.pytorch.Device;
 import org.bytedeco.pytorch.Scalar;
 import org.bytedeco.pytorch.Tensor;
@@ -112,6 +115,47 @@ final class GatewayMachineTest {
       assertThat(machine.state()).isEqualTo(MachineState.READY);
       assertThat(tensor.sum().item_float()).isEqualTo(24f);
     }
+  }
+
+  @Test
+  @Tag("full")
+  void aPauseDoesNotOvertakeWhatWasRecordedBefore() throws Exception {
+    try (CuttingForwarder forwarder = new CuttingForwarder(gateway.port());
+        RemoteMachine machine = open(forwarder.address())) {
+      Tensor tensor = ones(2, 3).to(machine.device(), ScalarType.Float);
+      machine.synchronize();
+      int calls = nextUsed(forwarder, machine::state);
+      int stream = nextUsed(forwarder, () -> tensor.sum().item_float());
+      assertThat(stream).isNotEqualTo(calls);
+
+      forwarder.hold(stream, true);
+      long called = forwarder.arrived().get(calls);
+      Tensor product = tensor.mul(new Scalar(4f));
+      CompletableFuture<Void> pausing = CompletableFuture.runAsync(machine::pause);
+      await().until(() -> forwarder.arrived().get(calls) > called);
+      try {
+        for (int i = 0; i < 20; i++) {
+          assertThat(machine.state()).isEqualTo(MachineState.READY);
+        }
+      } finally {
+        forwarder.hold(stream, false);
+      }
+      pausing.get();
+
+      assertThat(machine.state()).isEqualTo(MachineState.PAUSED);
+      assertThat(product.sum().item_float()).isEqualTo(24f);
+    }
+  }
+
+  /** The connection that an action uses. */
+  private static int nextUsed(CuttingForwarder forwarder, Runnable action) {
+    List<Long> before = forwarder.arrived();
+    action.run();
+    List<Long> after = forwarder.arrived();
+    return IntStream.range(0, before.size())
+        .filter(connection -> after.get(connection) > before.get(connection))
+        .findFirst()
+        .orElseThrow();
   }
 
   @Test

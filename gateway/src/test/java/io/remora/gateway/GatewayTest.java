@@ -38,6 +38,7 @@ import io.remora.gateway.v1.SessionsClient;
 import io.remora.gateway.v1.StorageRequest;
 import java.time.Duration;
 import java.util.List;
+import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionStage;
 import java.util.concurrent.ConcurrentLinkedQueue;
 import java.util.concurrent.ExecutionException;
@@ -373,6 +374,55 @@ final class GatewayTest {
     assertThat(last.getLost().getMessage())
         .contains("has received nothing for 2 s", "remora.gateway.max-unreceived-bytes");
     await().atMost(Duration.ofSeconds(15)).until(() -> !names().contains(machine.getName()));
+  }
+
+  @Test
+  void aPauseComesAfterTheBatchesThatItsProgramSentBefore() throws Exception {
+    Machine machine = open(OpenRequest.newBuilder());
+    CompletableFuture<ClientFrame> late = new CompletableFuture<>();
+    ConcurrentLinkedQueue<ServerFrame> heard = new ConcurrentLinkedQueue<>();
+    CompletionStage<?> stream =
+        frames(Source.single(first(hello(machine))).concat(Source.completionStage(late)))
+            .runForeach(heard::add, gateway.system());
+    await().until(() -> !heard.isEmpty());
+    MachineRequest followsTheBatch =
+        request(machine).toBuilder()
+            .setSession(heard.peek().getWelcome().getSession())
+            .setAfterBatch(1)
+            .build();
+    CompletionStage<Machine> state =
+        machines.get().addHeader("authorization", "Bearer " + TOKEN).invoke(followsTheBatch);
+    CompletionStage<Machine> paused =
+        machines.pause().addHeader("authorization", "Bearer " + TOKEN).invoke(followsTheBatch);
+    for (int i = 0; i < 20; i++) {
+      assertThat(
+              get(machines
+                      .get()
+                      .addHeader("authorization", "Bearer " + TOKEN)
+                      .invoke(request(machine)))
+                  .getState())
+          .isEqualTo("READY");
+    }
+    assertThat(state.toCompletableFuture()).isNotDone();
+    assertThat(paused.toCompletableFuture()).isNotDone();
+
+    // Storage 1 of 4 bytes is written to.
+    late.complete(
+        ClientFrame.newBuilder()
+            .setBatches(
+                Batches.newBuilder()
+                    .addBatches(
+                        Batch.newBuilder()
+                            .setSequence(1)
+                            .setData(bytes(0xb7, 2, 6, 1, 2, 0, 4, 0, 4, 1, 2, 3, 4))
+                            .addAllBorn(List.of(1L, 4L, 0L))))
+            .build());
+
+    get(state);
+    assertThat(get(paused).getState()).isEqualTo("PAUSED");
+    assertThat(heard).anyMatch(frame -> frame.getExecuted().getSequence() == 1);
+    stop(machine);
+    stream.toCompletableFuture().handle((done, failure) -> done).get();
   }
 
   private static ByteString bytes(int... values) {

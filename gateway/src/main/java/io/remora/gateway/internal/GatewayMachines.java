@@ -315,7 +315,8 @@ final class GatewayMachines {
     }
   }
 
-  private Duration pauseLimit() {
+  /** How long a pause may take. */
+  Duration pauseLimit() {
     return actorsSettings().pauseTimeout().plus(settings.askTimeout());
   }
 

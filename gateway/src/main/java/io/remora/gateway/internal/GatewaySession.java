@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.gateway.internal;
 
+import akka.Done;
 import akka.grpc.GrpcServiceException;
 import akka.util.ByteString;
 import io.grpc.Status;
@@ -24,6 +25,7 @@ import java.util.ArrayDeque;
 import java.util.ArrayList;
 import java.util.Deque;
 import java.util.List;
+import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.locks.Condition;
 import java.util.concurrent.locks.ReentrantLock;
 import java.util.function.Consumer;
@@ -61,6 +63,9 @@ final class GatewaySession implements SessionListener {
   /** A frame as it travels. */
   private record Frame(long index, ByteString bytes) {}
 
+  /** A call that comes after the batches up to this one. */
+  private record Follower(long batch, CompletableFuture<Done> turn) {}
+
   /** A batch that the machine has not executed. */
   private record InFlight(long sequence, long bytes) {}
 
@@ -83,6 +88,7 @@ final class GatewaySession implements SessionListener {
   private long lastBatch;
   private long inFlightBytes;
   private final Deque<InFlight> inFlight = new ArrayDeque<>();
+  private final List<Follower> followers = new ArrayList<>();
   private final Deque<Frame> sent = new ArrayDeque<>();
   private final Deque<Frame> unsent = new ArrayDeque<>();
   private final List<com.google.protobuf.ByteString> reports = new ArrayList<>();
@@ -261,6 +267,7 @@ final class GatewaySession implements SessionListener {
       inFlightBytes += size;
       // Does not block: it has room for more than is counted here.
       sink.submit(batch);
+      callFollowers();
       return true;
     } catch (RemoraException e) {
       end(e);
@@ -292,11 +299,40 @@ final class GatewaySession implements SessionListener {
     }
   }
 
+  /**
+   * Completes when the batches up to this one have been passed on; at once while none is passed on,
+   * because the session is held or has ended.
+   */
+  CompletableFuture<Done> after(long batch) {
+    lock.lock();
+    try {
+      followers.removeIf(follower -> follower.turn().isDone());
+      Follower follower = new Follower(batch, new CompletableFuture<>());
+      followers.add(follower);
+      callFollowers();
+      return follower.turn();
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  private void callFollowers() {
+    followers.removeIf(
+        follower -> {
+          boolean itsTurn = held || ended || follower.batch() <= lastBatch;
+          if (itsTurn) {
+            follower.turn().completeAsync(Done::getInstance);
+          }
+          return itsTurn;
+        });
+  }
+
   /** Passes no batch on until {@link #release}: what came before is executed. */
   void hold() {
     lock.lock();
     try {
       held = true;
+      callFollowers();
     } finally {
       lock.unlock();
     }
@@ -441,6 +477,7 @@ final class GatewaySession implements SessionListener {
       waitsForFrames = true;
       wakeStream();
       received.signalAll();
+      callFollowers();
     } finally {
       lock.unlock();
     }

@@ -14,12 +14,15 @@ import io.remora.gateway.v1.Hello;
 import io.remora.runtime.Batch;
 import io.remora.runtime.MachineStateException;
 import io.remora.runtime.ProtocolException;
+import io.remora.runtime.RemoraException;
 import io.remora.runtime.ResourceExhaustedException;
+import java.time.Duration;
 import java.util.Map;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionStage;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.ConcurrentMap;
+import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.function.Predicate;
 import java.util.function.ToLongFunction;
@@ -205,6 +208,29 @@ final class GatewaySessions {
                   count.decrementAndGet();
                   machines.sessionEnded(name, session);
                   log.info("Session {} on machine {} is closed", session.number(), name);
+                });
+  }
+
+  /**
+   * Completes when a session's batches up to this one have been passed on, or the session passes
+   * none on; at once if there is no such session.
+   *
+   * @return fails with DEADLINE_EXCEEDED past the limit
+   */
+  CompletionStage<Done> after(long session, long batch, Duration limit) {
+    GatewaySession found = sessions.get(session);
+    return found == null
+        ? CompletableFuture.completedFuture(Done.getInstance())
+        : found
+            .after(batch)
+            .orTimeout(limit.toMillis(), TimeUnit.MILLISECONDS)
+            .exceptionally(
+                late -> {
+                  throw GatewayErrors.refusal(
+                      Status.Code.DEADLINE_EXCEEDED,
+                      RemoraException.class,
+                      "batch %d of session %d, which the call follows, has not come within %d s: check the program's connection to the gateway"
+                          .formatted(batch, session, limit.toSeconds()));
                 });
   }
 

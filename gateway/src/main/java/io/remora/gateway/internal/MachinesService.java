@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.gateway.internal;
 
+import akka.Done;
 import akka.NotUsed;
 import akka.stream.javadsl.Source;
 import com.typesafe.config.Config;
@@ -154,12 +155,20 @@ final class MachinesService implements Machines {
 
   @Override
   public CompletionStage<Machine> get(MachineRequest request) {
-    return machines.get(request.getName()).thenApply(MachinesService::machine);
+    return after(request, settings.askTimeout())
+        .thenCompose(done -> machines.get(request.getName()))
+        .thenApply(MachinesService::machine);
   }
 
   @Override
   public CompletionStage<Machine> pause(MachineRequest request) {
-    return machines.pause(request.getName()).thenApply(MachinesService::machine);
+    return after(request, machines.pauseLimit())
+        .thenCompose(done -> machines.pause(request.getName()))
+        .thenApply(MachinesService::machine);
+  }
+
+  private CompletionStage<Done> after(MachineRequest request, Duration limit) {
+    return sessions.after(request.getSession(), request.getAfterBatch(), limit);
   }
 
   @Override
@@ -187,7 +196,10 @@ final class MachinesService implements Machines {
   @Override
   public CompletionStage<Storage> getStorage(StorageRequest request) {
     return sessions
-        .storage(request.getMachine(), request.getSession(), request.getStorage())
+        .after(request.getSession(), request.getAfterBatch(), settings.askTimeout())
+        .thenCompose(
+            done ->
+                sessions.storage(request.getMachine(), request.getSession(), request.getStorage()))
         .thenApply(
             info ->
                 Storage.newBuilder()
