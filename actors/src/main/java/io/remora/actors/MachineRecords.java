@@ -26,9 +26,9 @@ import org.slf4j.LoggerFactory;
 
 /**
  * The {@linkplain MachineRecord records} of the cluster's open machines, replicated to all members.
- * Written by the machine's actor before it counts on them, read by its successor. In a cluster of
- * one nothing is kept: nobody could read it. Every member has to {@link #get} them, or it would not
- * confirm what others write. Thread-safe.
+ * Written by the machine's actor before it counts on them, read by its successor. A cluster of one
+ * has them, too, and waits for nobody: a member that joins later gets them. Every member has to
+ * {@link #get} them, or it would not confirm what others write. Thread-safe.
  */
 public final class MachineRecords implements Extension {
 
@@ -53,7 +53,7 @@ public final class MachineRecords implements Extension {
     return ID.apply(system);
   }
 
-  /** Whether there is, or may be, somebody who reads what is written here. */
+  /** Whether other members of the cluster can read what is written here now. */
   public boolean areShared() {
     return StreamSupport.stream(Cluster.get(system).state().getMembers().spliterator(), false)
             .filter(member -> !member.status().equals(MemberStatus.removed()))
@@ -98,9 +98,6 @@ public final class MachineRecords implements Extension {
   private CompletionStage<Done> update(
       String machine,
       Function<LWWMap<String, MachineRecord>, LWWMap<String, MachineRecord>> change) {
-    if (!areShared()) {
-      return CompletableFuture.completedFuture(Done.getInstance());
-    }
     return this.<Replicator.UpdateResponse<LWWMap<String, MachineRecord>>>ask(
             replyTo ->
                 new Replicator.Update<>(

@@ -241,6 +241,39 @@ class MachineMovesTest {
     assertThat(state()).isEqualTo(MachineState.STOPPED);
   }
 
+  @Test
+  void findsWhatItsLastOtherMemberHasLeft() {
+    TestProbe<SessionHost.Command> host = openWithHost();
+    ActorRef<MachineProtocol.FromHost> unused = pause(host);
+
+    leave();
+    await().atMost(LIMIT).until(() -> !MachineRecords.get(second.system()).areShared());
+
+    assertThat(state()).isEqualTo(MachineState.PAUSED);
+  }
+
+  @Test
+  void isWrittenDownForMembersThatComeLater() {
+    leave();
+    await().atMost(LIMIT).until(() -> !MachineRecords.get(second.system()).areShared());
+    plan(node);
+    MachineSpec spec = new MachineSpec(name, "test", null, 1, null, LIMIT);
+    TestProbe<StatusReply<MachineInfo>> opening =
+        ask(replyTo -> new MachineProtocol.Open(spec, replyTo));
+    assertThat(opening.receiveMessage(LIMIT).isSuccess()).isTrue();
+
+    join();
+
+    await().atMost(LIMIT).until(() -> isRecordedAt(first));
+    TestProbe<StatusReply<Done>> closing = ask(MachineProtocol.Close::new);
+    assertThat(closing.receiveMessage(LIMIT).isSuccess()).isTrue();
+    await().atMost(LIMIT).until(() -> !isRecordedAt(first));
+  }
+
+  private boolean isRecordedAt(RemoraCluster member) {
+    return MachineRecords.get(member.system()).read(name).toCompletableFuture().join().isPresent();
+  }
+
   /** The machine, without an owner, and somebody at the second member who uses it. */
   private TestProbe<SessionHost.Command> openWithHost() {
     plan(node);

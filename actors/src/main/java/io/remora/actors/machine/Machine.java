@@ -131,7 +131,7 @@ public final class Machine {
   }
 
   private Behavior<Command> begin() {
-    current = isRecorded() ? new Recovering(this) : new Closed(this);
+    current = shard == null ? new Closed(this) : new Recovering(this);
     current.begin();
     return current;
   }
@@ -455,7 +455,7 @@ public final class Machine {
     hosts.add(host);
     context.watchWith(host, new MachineEvent.HostGone(host));
     log.info("Machine {} has sessions on {}", name, host.path().address());
-    // The cluster may have been one of this member alone when the machine became ready.
+    // A member that has joined since the record was written may not have it yet.
     updateRecord();
   }
 
