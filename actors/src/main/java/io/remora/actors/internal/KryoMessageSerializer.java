@@ -282,8 +282,8 @@ public final class KryoMessageSerializer extends SerializerWithStringManifest {
   }
 
   /**
-   * Class, message, stack and causes. A cause of a class that is not registered arrives as a {@link
-   * RemoraException} with its text.
+   * Class, message, stack and causes. A cause arrives as the nearest registered class that it
+   * extends; one that is not the project's, as a {@link RemoraException} with its text.
    */
   private static final class ExceptionSerializer extends Serializer<RemoraException> {
 
@@ -301,10 +301,18 @@ public final class KryoMessageSerializer extends SerializerWithStringManifest {
       output.writeVarInt(causes.size(), true);
       for (Throwable cause : causes) {
         boolean ours = cause instanceof RemoraException;
-        kryo.writeClass(output, ours ? cause.getClass() : RemoraException.class);
+        kryo.writeClass(output, ours ? registered(kryo, cause) : RemoraException.class);
         writeText(output, cause, ours ? cause.getMessage() : cause.toString());
       }
       writeText(output, exception, exception.getMessage());
+    }
+
+    private static Class<?> registered(Kryo kryo, Throwable cause) {
+      Class<?> type = cause.getClass();
+      while (kryo.getClassResolver().getRegistration(type) == null) {
+        type = type.getSuperclass();
+      }
+      return type;
     }
 
     private static void writeText(Output output, Throwable exception, String message) {

@@ -35,6 +35,7 @@ import io.remora.actors.machine.MachineProtocol;
 import io.remora.provider.GpuType;
 import io.remora.provider.MachineSpec;
 import io.remora.runtime.NodeLostException;
+import io.remora.runtime.ProtocolException;
 import io.remora.runtime.ProvisioningTimeoutException;
 import io.remora.runtime.RemoraException;
 import java.io.IOException;
@@ -198,6 +199,24 @@ class KryoMessageSerializerTest {
         .hasMessage("java.io.IOException: connection refused");
     assertThat(failed.getError().getStackTrace()[0].getMethodName())
         .isEqualTo("repliesAndTheirErrorsComeBack");
+  }
+
+  private static final class UnregisteredError extends ProtocolException {
+    private static final long serialVersionUID = 1L;
+
+    UnregisteredError(String message) {
+      super(message);
+    }
+  }
+
+  @Test
+  void aCauseOfAClassThatIsNotRegisteredComesBackAsTheNearestThatIs() throws Exception {
+    NodeLostException error =
+        new NodeLostException("gone", new UnregisteredError("a checksum is wrong"));
+
+    assertThat(((Exception) roundTrip(error)).getCause())
+        .isExactlyInstanceOf(ProtocolException.class)
+        .hasMessage("a checksum is wrong");
   }
 
   @Test
