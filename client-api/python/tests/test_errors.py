@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import builtins
 import re
 import warnings
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from databases import first_line, raised
 from torch import Tensor, nn, tensor
 
 import remora
+from remora import exceptions
+from remora._proto import errors_pb2
 
 pytestmark = pytest.mark.fast
 
@@ -522,3 +525,25 @@ def test_an_error_at_the_end_of_a_profile_ends_the_program_as_any_error(run_prog
     )
     assert result.returncode == 1, (result.returncode, result.stderr)
     assert "IndexError in aten::index" in result.stderr
+
+
+def test_exceptions_are_those_of_the_table_of_errors():
+    own = {
+        name
+        for name, value in vars(exceptions).items()
+        if isinstance(value, type) and name.endswith("Exception")
+    }
+    assert own == {*errors_pb2.ErrorKind.keys()} - {"IllegalArgumentException"}
+    for kind in errors_pb2.ErrorKind.DESCRIPTOR.values:
+        options = kind.GetOptions()
+        if options.HasExtension(errors_pb2.base):
+            base = errors_pb2.ErrorKind.Name(options.Extensions[errors_pb2.base])
+            assert exceptions.BY_NAME[kind.name].__bases__ == (exceptions.BY_NAME[base],)
+
+
+@pytest.mark.parametrize("error", errors_pb2.OperatorError.keys())
+def test_a_failed_operation_is_an_error_of_pytorchs_class(error):
+    pytorchs = {"LinAlgError": torch.linalg.LinAlgError, "OutOfMemoryError": torch.OutOfMemoryError}
+    kind = exceptions.BY_NAME[f"Remote{error}"]
+    assert issubclass(kind, exceptions.RemoteOperationException)
+    assert issubclass(kind, pytorchs.get(error) or getattr(builtins, error))

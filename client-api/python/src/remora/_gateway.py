@@ -244,8 +244,6 @@ def rpc_error(error: grpc.RpcError, what: str) -> BaseException:
     code, details = error.code(), error.details() or ""
     trailers = dict(error.trailing_metadata() or ())
     name = str(trailers.get("remora-error", ""))
-    if name in ("IllegalArgumentException", "ValueError"):
-        return ValueError(details)
     kind = exceptions.BY_NAME.get(name)
     if code == grpc.StatusCode.UNIMPLEMENTED:
         return exceptions.MachineStateException(

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import torch
 
+from ._proto import errors_pb2
+
 __all__ = [
     "AuthenticationException",
     "CorruptDownloadException",
@@ -197,10 +199,20 @@ class ImageBuildException(ProviderException):
     """The node's image could not be built; the message ends with the build's log."""
 
 
+# Kinds that have no class of their own here.
+_STAND_INS = {
+    "IllegalArgumentException": ValueError,
+    "RemoteRuntimeError": RemoteOperationException,
+}
+_ERRORS = errors_pb2.DESCRIPTOR.enum_types_by_name
+
+# By the names that the native core, gateways and nodes use, which are those of errors.proto.
 BY_NAME: dict[str, type[BaseException]] = {
-    name: value
-    for name, value in list(globals().items())
-    if isinstance(value, type) and issubclass(value, RemoraException)
+    name: _STAND_INS.get(name) or globals()[name]
+    for name in (
+        *_ERRORS["ErrorKind"].values_by_name,
+        *(f"Remote{error}" for error in _ERRORS["OperatorError"].values_by_name),
+    )
 }
 
 

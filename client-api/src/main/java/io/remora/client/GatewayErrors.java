@@ -4,24 +4,14 @@ package io.remora.client;
 import io.grpc.Metadata;
 import io.grpc.Status;
 import io.grpc.StatusRuntimeException;
-import io.remora.runtime.AuthenticationException;
-import io.remora.runtime.ImageBuildException;
-import io.remora.runtime.MachineStateException;
-import io.remora.runtime.NodeLostException;
-import io.remora.runtime.ProtocolException;
-import io.remora.runtime.ProviderException;
-import io.remora.runtime.ProvisioningTimeoutException;
+import io.remora.core.ErrorTable;
+import io.remora.core.errors.ErrorKind;
 import io.remora.runtime.RemoraException;
-import io.remora.runtime.ResourceExhaustedException;
-import io.remora.runtime.StaleReferenceException;
-import io.remora.runtime.UnsupportedGpuException;
 import java.net.ConnectException;
 import java.net.UnknownHostException;
 import java.security.GeneralSecurityException;
 import java.util.Locale;
-import java.util.Map;
 import java.util.concurrent.CompletionException;
-import java.util.function.BiFunction;
 import javax.net.ssl.SSLException;
 
 /** Turns a gateway's error answers into Remora's exceptions. */
@@ -29,20 +19,6 @@ final class GatewayErrors {
 
   private static final Metadata.Key<String> NAME =
       Metadata.Key.of("remora-error", Metadata.ASCII_STRING_MARSHALLER);
-
-  private static final Map<String, BiFunction<String, Throwable, RuntimeException>> EXCEPTIONS =
-      Map.ofEntries(
-          Map.entry("AuthenticationException", AuthenticationException::new),
-          Map.entry("IllegalArgumentException", IllegalArgumentException::new),
-          Map.entry("ImageBuildException", ImageBuildException::new),
-          Map.entry("MachineStateException", MachineStateException::new),
-          Map.entry("NodeLostException", NodeLostException::new),
-          Map.entry("ProtocolException", ProtocolException::new),
-          Map.entry("ProviderException", ProviderException::new),
-          Map.entry("ProvisioningTimeoutException", ProvisioningTimeoutException::new),
-          Map.entry("ResourceExhaustedException", ResourceExhaustedException::new),
-          Map.entry("StaleReferenceException", StaleReferenceException::new),
-          Map.entry("UnsupportedGpuException", UnsupportedGpuException::new));
 
   private GatewayErrors() {}
 
@@ -118,9 +94,14 @@ final class GatewayErrors {
     return "";
   }
 
-  /** The exception class with this simple name. */
+  /** An exception of the kind with this name; a {@link RemoraException} if the name is unknown. */
   static RuntimeException named(String name, String message, Throwable cause) {
-    return EXCEPTIONS.getOrDefault(name, RemoraException::new).apply(message, cause);
+    ErrorKind kind = ErrorTable.named(name).orElse(ErrorKind.RemoraException);
+    return kind == ErrorKind.IllegalArgumentException
+        ? new IllegalArgumentException(message, cause)
+        : ErrorTable.MACHINES
+            .make(kind, message, cause)
+            .orElseGet(() -> new RemoraException(message, cause));
   }
 
   /** Whether the connection broke; false if the gateway refused the call. */

@@ -12,6 +12,8 @@ import io.remora.actors.models.proto.NodeAnswer;
 import io.remora.actors.models.proto.NodeCall;
 import io.remora.actors.models.proto.Save;
 import io.remora.actors.models.proto.TensorToSave;
+import io.remora.core.ErrorTable;
+import io.remora.core.errors.ErrorKind;
 import io.remora.models.DType;
 import io.remora.models.ModelException;
 import io.remora.models.ModelFileException;
@@ -46,8 +48,8 @@ import java.util.Map;
 import java.util.Optional;
 import java.util.concurrent.ThreadLocalRandom;
 import java.util.concurrent.TimeUnit;
-import java.util.function.Function;
 import java.util.regex.Pattern;
+import java.util.stream.Stream;
 import org.bytedeco.pytorch.Tensor;
 import org.bytedeco.pytorch.global.torch;
 import org.bytedeco.pytorch.global.torch.ScalarType;
@@ -69,18 +71,21 @@ final class MachineModels {
   private static final Pattern OUT_OF_MEMORY =
       Pattern.compile("out of memory|can't allocate memory");
 
-  private static final Map<String, Function<String, ModelException>> ERRORS =
-      Map.of(
-          "CorruptDownloadException", CorruptDownloadException::new,
-          "EntryNotFoundException", EntryNotFoundException::new,
-          "HubException", HubException::new,
-          "HubUnreachableException", HubUnreachableException::new,
-          "ModelFileException", ModelFileException::new,
-          "NoDiskSpaceException", NoDiskSpaceException::new,
-          "NotEnoughMemoryException", NotEnoughMemoryException::new,
-          "OfflineException", OfflineException::new,
-          "RepositoryNotFoundException", RepositoryNotFoundException::new,
-          "RevisionNotFoundException", RevisionNotFoundException::new);
+  /** The kinds of errors.proto but for GatedRepositoryException, which has a page besides. */
+  static final ErrorTable<ModelException> ERRORS =
+      new ErrorTable<>(
+          Stream.of(
+              ModelException.class,
+              ModelFileException.class,
+              NotEnoughMemoryException.class,
+              HubException.class,
+              HubUnreachableException.class,
+              OfflineException.class,
+              RepositoryNotFoundException.class,
+              RevisionNotFoundException.class,
+              EntryNotFoundException.class,
+              CorruptDownloadException.class,
+              NoDiskSpaceException.class));
 
   private final String machine;
   private final MachineSession session;
@@ -360,8 +365,9 @@ final class MachineModels {
 
   private ModelException error(ModelError error) {
     String message = "machine '%s': %s".formatted(machine, error.getMessage());
-    return error.getKind().equals("GatedRepositoryException")
+    ErrorKind kind = ErrorTable.named(error.getKind()).orElse(ErrorKind.ModelException);
+    return kind == ErrorKind.GatedRepositoryException
         ? new GatedRepositoryException(message, URI.create(error.getUrl()))
-        : ERRORS.getOrDefault(error.getKind(), ModelException::new).apply(message);
+        : ERRORS.make(kind, message, null).orElseGet(() -> new ModelException(message));
   }
 }

@@ -15,6 +15,8 @@ import io.remora.actors.models.proto.NodeAnswer;
 import io.remora.actors.models.proto.Save;
 import io.remora.actors.models.proto.Saved;
 import io.remora.actors.models.proto.TensorToSave;
+import io.remora.core.ErrorTable;
+import io.remora.core.errors.ErrorKind;
 import io.remora.models.DType;
 import io.remora.models.ModelException;
 import io.remora.models.ModelFiles;
@@ -281,7 +283,9 @@ final class ModelCalls implements NodeCallHandler, AutoCloseable {
   private static ModelError error(RuntimeException e) {
     ModelError.Builder error =
         ModelError.newBuilder()
-            .setKind(e instanceof ModelException ? e.getClass().getSimpleName() : "ModelException")
+            .setKind(
+                (e instanceof ModelException ? ErrorTable.kindOf(e) : ErrorKind.ModelException)
+                    .name())
             .setMessage(String.valueOf(e.getMessage()));
     if (e instanceof GatedRepositoryException gated) {
       error.setUrl(String.valueOf(gated.accessPage()));

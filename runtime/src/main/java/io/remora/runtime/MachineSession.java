@@ -3,6 +3,7 @@ package io.remora.runtime;
 
 import static java.util.Objects.requireNonNull;
 
+import io.remora.core.ErrorTable;
 import io.remora.runtime.internal.CallSites;
 import io.remora.runtime.internal.NativeCore;
 import io.remora.runtime.internal.NativeErrors;
@@ -527,7 +528,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
       }
       lost = cause;
     }
-    NativeCore.machineFail(machine, cause.getClass().getSimpleName() + ": " + cause.getMessage());
+    NativeCore.machineFail(machine, ErrorTable.kindOf(cause).name() + ": " + cause.getMessage());
     failPending(cause);
   }
 

@@ -14,25 +14,15 @@ import io.remora.actors.StorageActor;
 import io.remora.actors.StorageInfo;
 import io.remora.actors.StorageState;
 import io.remora.actors.machine.MachineProtocol;
+import io.remora.core.ErrorTable;
 import io.remora.provider.GpuType;
 import io.remora.provider.MachineSpec;
-import io.remora.runtime.AuthenticationException;
-import io.remora.runtime.CrossMachineException;
-import io.remora.runtime.ImageBuildException;
-import io.remora.runtime.MachineStateException;
-import io.remora.runtime.NodeLostException;
-import io.remora.runtime.ProtocolException;
-import io.remora.runtime.ProviderException;
-import io.remora.runtime.ProvisioningTimeoutException;
-import io.remora.runtime.ReadTimeoutException;
-import io.remora.runtime.RemoraException;
-import io.remora.runtime.RemoteOperationException;
-import io.remora.runtime.ResourceExhaustedException;
-import io.remora.runtime.StaleReferenceException;
-import io.remora.runtime.UnsupportedGpuException;
 
 /** The messages of this module. */
 public final class ActorMessageClasses implements MessageClasses {
+
+  /** That of the errors, to which each kind's own is added. */
+  private static final int FIRST_ERROR = 140;
 
   /** Called by the service loader. */
   public ActorMessageClasses() {}
@@ -78,19 +68,8 @@ public final class ActorMessageClasses implements MessageClasses {
     registry.add(136, MachineProtocol.GetStats.class);
     registry.add(137, MachineStats.class);
     registry.add(138, MachineProtocol.ForgetFailure.class);
-    registry.add(140, RemoraException.class);
-    registry.add(141, RemoteOperationException.class);
-    registry.add(142, StaleReferenceException.class);
-    registry.add(143, CrossMachineException.class);
-    registry.add(144, NodeLostException.class);
-    registry.add(145, MachineStateException.class);
-    registry.add(146, ProtocolException.class);
-    registry.add(147, ReadTimeoutException.class);
-    registry.add(148, ProviderException.class);
-    registry.add(149, AuthenticationException.class);
-    registry.add(150, ResourceExhaustedException.class);
-    registry.add(151, ProvisioningTimeoutException.class);
-    registry.add(152, UnsupportedGpuException.class);
-    registry.add(153, ImageBuildException.class);
+    ErrorTable.MACHINES
+        .types()
+        .forEach((kind, type) -> registry.add(FIRST_ERROR + kind.getNumber(), type));
   }
 }

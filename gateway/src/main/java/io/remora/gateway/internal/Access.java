@@ -7,8 +7,7 @@ import akka.http.javadsl.model.HttpHeader;
 import akka.http.javadsl.model.HttpRequest;
 import akka.http.javadsl.model.RemoteAddress;
 import io.grpc.Status;
-import io.remora.runtime.AuthenticationException;
-import io.remora.runtime.ResourceExhaustedException;
+import io.remora.core.errors.ErrorKind;
 import java.net.InetAddress;
 import java.nio.charset.StandardCharsets;
 import java.security.MessageDigest;
@@ -60,7 +59,7 @@ final class Access {
     if (!take(peer)) {
       throw GatewayErrors.refusal(
           Status.Code.RESOURCE_EXHAUSTED,
-          ResourceExhaustedException.class,
+          ErrorKind.ResourceExhaustedException,
           "more than %d calls a second (remora.gateway.max-calls-per-second)"
               .formatted(callsPerSecond));
     }
@@ -85,7 +84,7 @@ final class Access {
   private static GrpcServiceException unauthenticated(String what) {
     return GatewayErrors.refusal(
         Status.Code.UNAUTHENTICATED,
-        AuthenticationException.class,
+        ErrorKind.AuthenticationException,
         what + ": send the metadata 'authorization: Bearer <token>' with the gateway's token");
   }
 

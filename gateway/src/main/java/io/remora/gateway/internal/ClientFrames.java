@@ -8,10 +8,9 @@ import com.google.protobuf.UnsafeByteOperations;
 import io.grpc.Status;
 import io.remora.actors.link.BufferPool;
 import io.remora.actors.link.PooledBuffer;
+import io.remora.core.errors.ErrorKind;
 import io.remora.gateway.v1.ClientFrame;
 import io.remora.runtime.Batch;
-import io.remora.runtime.ProtocolException;
-import io.remora.runtime.ResourceExhaustedException;
 import io.remora.runtime.StorageBirth;
 import java.io.IOException;
 import java.nio.ByteBuffer;
@@ -121,7 +120,7 @@ final class ClientFrames {
   }
 
   private static GrpcServiceException malformed(String what) {
-    return GatewayErrors.refusal(Status.Code.INVALID_ARGUMENT, ProtocolException.class, what);
+    return GatewayErrors.refusal(Status.Code.INVALID_ARGUMENT, ErrorKind.ProtocolException, what);
   }
 
   private void fill(ByteBuffer target) {
@@ -141,14 +140,14 @@ final class ClientFrames {
     if (header.get() != 0) {
       throw GatewayErrors.refusal(
           Status.Code.UNIMPLEMENTED,
-          ProtocolException.class,
+          ErrorKind.ProtocolException,
           "the gateway takes no compressed messages in sessions");
     }
     long length = Integer.toUnsignedLong(header.getInt());
     if (length > maxMessageBytes) {
       throw GatewayErrors.refusal(
           Status.Code.RESOURCE_EXHAUSTED,
-          ResourceExhaustedException.class,
+          ErrorKind.ResourceExhaustedException,
           "a message of %d bytes is larger than the gateway takes, %d (remora.gateway.max-message-bytes)"
               .formatted(length, maxMessageBytes));
     }

@@ -16,9 +16,9 @@ import io.remora.actors.MachineInfo;
 import io.remora.actors.MachineState;
 import io.remora.actors.MachineStats;
 import io.remora.actors.machine.MachineProtocol;
+import io.remora.core.errors.ErrorKind;
 import io.remora.gateway.GatewaySettings;
 import io.remora.provider.MachineSpec;
-import io.remora.runtime.MachineStateException;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.HashSet;
@@ -154,7 +154,7 @@ final class GatewayMachines {
   private static RuntimeException notFound(String name) {
     return GatewayErrors.refusal(
         Status.Code.NOT_FOUND,
-        MachineStateException.class,
+        ErrorKind.MachineStateException,
         "there is no machine %s: it was closed, or never opened".formatted(name));
   }
 
@@ -309,7 +309,7 @@ final class GatewayMachines {
       synchronized (entry) {
         if (entry.held != null) {
           throw GatewayErrors.refusal(
-              Status.Code.FAILED_PRECONDITION, MachineStateException.class, entry.held);
+              Status.Code.FAILED_PRECONDITION, ErrorKind.MachineStateException, entry.held);
         }
       }
     }

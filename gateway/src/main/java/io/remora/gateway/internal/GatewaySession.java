@@ -6,6 +6,8 @@ import akka.grpc.GrpcServiceException;
 import akka.util.ByteString;
 import io.grpc.Status;
 import io.remora.actors.MachineInfo;
+import io.remora.core.ErrorTable;
+import io.remora.core.errors.ErrorKind;
 import io.remora.gateway.v1.Executed;
 import io.remora.gateway.v1.Held;
 import io.remora.gateway.v1.Lost;
@@ -14,7 +16,6 @@ import io.remora.gateway.v1.ServerFrame;
 import io.remora.runtime.Batch;
 import io.remora.runtime.BatchSink;
 import io.remora.runtime.MachineStateException;
-import io.remora.runtime.ProtocolException;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.SessionListener;
 import java.nio.ByteBuffer;
@@ -253,7 +254,7 @@ final class GatewaySession implements SessionListener {
       if (batch.sequence() != lastBatch + 1) {
         throw GatewayErrors.refusal(
             Status.Code.INVALID_ARGUMENT,
-            ProtocolException.class,
+            ErrorKind.ProtocolException,
             "batch %d came after batch %d".formatted(batch.sequence(), lastBatch));
       }
       long size = batch.size() + BATCH_OVERHEAD;
@@ -469,7 +470,7 @@ final class GatewaySession implements SessionListener {
             ServerFrame.newBuilder()
                 .setLost(
                     Lost.newBuilder()
-                        .setError(cause.getClass().getSimpleName())
+                        .setError(ErrorTable.kindOf(cause).name())
                         .setMessage(String.valueOf(cause.getMessage()))));
       }
       inFlight.clear();

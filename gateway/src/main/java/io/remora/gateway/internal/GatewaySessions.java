@@ -9,13 +9,10 @@ import io.remora.actors.StorageInfo;
 import io.remora.actors.link.BufferPool;
 import io.remora.actors.link.LinkSettings;
 import io.remora.actors.machine.MachineProtocol;
+import io.remora.core.errors.ErrorKind;
 import io.remora.gateway.GatewaySettings;
 import io.remora.gateway.v1.Hello;
 import io.remora.runtime.Batch;
-import io.remora.runtime.MachineStateException;
-import io.remora.runtime.ProtocolException;
-import io.remora.runtime.RemoraException;
-import io.remora.runtime.ResourceExhaustedException;
 import java.time.Duration;
 import java.util.Map;
 import java.util.concurrent.CompletableFuture;
@@ -86,7 +83,8 @@ final class GatewaySessions {
   }
 
   private static RuntimeException differs(String message) {
-    return GatewayErrors.refusal(Status.Code.FAILED_PRECONDITION, ProtocolException.class, message);
+    return GatewayErrors.refusal(
+        Status.Code.FAILED_PRECONDITION, ErrorKind.ProtocolException, message);
   }
 
   private CompletionStage<GatewaySession> open(Hello hello) {
@@ -94,7 +92,7 @@ final class GatewaySessions {
       count.decrementAndGet();
       throw GatewayErrors.refusal(
           Status.Code.RESOURCE_EXHAUSTED,
-          ResourceExhaustedException.class,
+          ErrorKind.ResourceExhaustedException,
           "the gateway has %d sessions and takes no more (remora.gateway.max-sessions)"
               .formatted(settings.maxSessions()));
     }
@@ -151,7 +149,7 @@ final class GatewaySessions {
     if (session == null || !session.hasSecret(hello.getSecret())) {
       throw GatewayErrors.refusal(
           Status.Code.NOT_FOUND,
-          MachineStateException.class,
+          ErrorKind.MachineStateException,
           "there is no session %d with this secret: it was closed, or its stream was broken for longer than %d s (remora.gateway.session-lease)"
               .formatted(hello.getSession(), settings.sessionLease().toSeconds()));
     }
@@ -228,7 +226,7 @@ final class GatewaySessions {
                 late -> {
                   throw GatewayErrors.refusal(
                       Status.Code.DEADLINE_EXCEEDED,
-                      RemoraException.class,
+                      ErrorKind.RemoraException,
                       "batch %d of session %d, which the call follows, has not come within %d s: check the program's connection to the gateway"
                           .formatted(batch, session, limit.toSeconds()));
                 });

@@ -4,13 +4,13 @@ package io.remora.gateway.internal;
 import akka.NotUsed;
 import akka.stream.javadsl.Source;
 import io.grpc.Status;
+import io.remora.core.errors.ErrorKind;
 import io.remora.gateway.internal.health.Health;
 import io.remora.gateway.internal.health.HealthCheckRequest;
 import io.remora.gateway.internal.health.HealthCheckResponse;
 import io.remora.gateway.internal.health.HealthCheckResponse.ServingStatus;
 import io.remora.gateway.v1.Machines;
 import io.remora.gateway.v1.Sessions;
-import io.remora.runtime.RemoraException;
 import java.util.Set;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionStage;
@@ -25,7 +25,7 @@ final class HealthService implements Health {
     if (!SERVICES.contains(request.getService())) {
       throw GatewayErrors.refusal(
           Status.Code.NOT_FOUND,
-          RemoraException.class,
+          ErrorKind.RemoraException,
           "there is no service %s here".formatted(request.getService()));
     }
     return CompletableFuture.completedFuture(status(ServingStatus.SERVING));

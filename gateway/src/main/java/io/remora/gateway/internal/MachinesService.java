@@ -10,6 +10,7 @@ import com.typesafe.config.ConfigRenderOptions;
 import com.typesafe.config.ConfigValueFactory;
 import io.grpc.Status;
 import io.remora.actors.MachineInfo;
+import io.remora.core.errors.ErrorKind;
 import io.remora.gateway.GatewaySettings;
 import io.remora.gateway.v1.AttachRequest;
 import io.remora.gateway.v1.Device;
@@ -27,7 +28,6 @@ import io.remora.gateway.v1.Storage;
 import io.remora.gateway.v1.StorageRequest;
 import io.remora.provider.GpuType;
 import io.remora.provider.MachineSpec;
-import io.remora.runtime.ProviderException;
 import java.time.Duration;
 import java.util.Map;
 import java.util.UUID;
@@ -111,7 +111,7 @@ final class MachinesService implements Machines {
     if (config.hasPath(functions) && !config.getBoolean(functions)) {
       throw GatewayErrors.refusal(
           Status.Code.FAILED_PRECONDITION,
-          ProviderException.class,
+          ErrorKind.ProviderException,
           "packages are for Python functions, which this gateway's nodes do not run (%s = off)"
               .formatted(functions));
     }

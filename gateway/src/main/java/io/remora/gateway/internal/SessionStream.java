@@ -17,14 +17,13 @@ import akka.stream.stage.GraphStageLogic;
 import akka.stream.stage.TimerGraphStageLogic;
 import akka.util.ByteString;
 import io.grpc.Status;
+import io.remora.core.errors.ErrorKind;
 import io.remora.gateway.v1.ClientFrame;
 import io.remora.gateway.v1.Hello;
 import io.remora.gateway.v1.Pong;
 import io.remora.gateway.v1.ServerFrame;
 import io.remora.gateway.v1.Welcome;
 import io.remora.runtime.Batch;
-import io.remora.runtime.MachineStateException;
-import io.remora.runtime.ProtocolException;
 import java.util.ArrayDeque;
 import java.util.Deque;
 
@@ -87,7 +86,7 @@ final class SessionStream extends GraphStage<FlowShape<ByteString, HttpEntity.Ch
       finish(
           GatewayErrors.refusal(
               Status.Code.DEADLINE_EXCEEDED,
-              ProtocolException.class,
+              ErrorKind.ProtocolException,
               "the session's Hello did not come within %d ms (remora.gateway.handshake-timeout)"
                   .formatted(sessions.settings().handshakeTimeout().toMillis())));
     }
@@ -223,7 +222,7 @@ final class SessionStream extends GraphStage<FlowShape<ByteString, HttpEntity.Ch
     }
 
     private static GrpcServiceException malformed(String what) {
-      return GatewayErrors.refusal(Status.Code.INVALID_ARGUMENT, ProtocolException.class, what);
+      return GatewayErrors.refusal(Status.Code.INVALID_ARGUMENT, ErrorKind.ProtocolException, what);
     }
 
     // What goes out -----------------------------------------------------------------------------
@@ -273,7 +272,7 @@ final class SessionStream extends GraphStage<FlowShape<ByteString, HttpEntity.Ch
               finish(
                   GatewayErrors.refusal(
                       Status.Code.ABORTED,
-                      MachineStateException.class,
+                      ErrorKind.MachineStateException,
                       "the session continues over another stream")));
     }
 

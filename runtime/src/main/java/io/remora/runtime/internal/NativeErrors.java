@@ -1,20 +1,13 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.runtime.internal;
 
-import io.remora.runtime.AuthenticationException;
+import io.remora.core.ErrorTable;
 import io.remora.runtime.CrossMachineException;
-import io.remora.runtime.MachineStateException;
-import io.remora.runtime.NodeLostException;
-import io.remora.runtime.ProtocolException;
-import io.remora.runtime.ProviderException;
-import io.remora.runtime.ReadTimeoutException;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.RemoteOperationException;
-import io.remora.runtime.StaleReferenceException;
 import java.util.ArrayDeque;
 import java.util.Deque;
-import java.util.Map;
-import java.util.function.Function;
+import java.util.Optional;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
@@ -28,19 +21,6 @@ public final class NativeErrors {
   private static final Pattern OURS = Pattern.compile("^(\\w+Exception): ");
   private static final Pattern NUMBER = Pattern.compile(" \\[remora error (\\d+)]");
   private static final String MIXED_DEVICES = "Expected all tensors to be on the same device";
-
-  private static final Map<String, Function<String, RemoraException>> KINDS =
-      Map.of(
-          "RemoraException", RemoraException::new,
-          "StaleReferenceException", StaleReferenceException::new,
-          "CrossMachineException", CrossMachineException::new,
-          "MachineStateException", MachineStateException::new,
-          "NodeLostException", NodeLostException::new,
-          "ProtocolException", ProtocolException::new,
-          "ReadTimeoutException", ReadTimeoutException::new,
-          "RemoteOperationException", RemoteOperationException::new,
-          "ProviderException", ProviderException::new,
-          "AuthenticationException", AuthenticationException::new);
 
   private record Remembered(long number, Throwable error) {}
 
@@ -91,11 +71,8 @@ public final class NativeErrors {
       } else if (original != null) {
         translated = new RemoraException(original.toString(), original);
       } else {
-        Function<String, RemoraException> kind = KINDS.get(ours.group(1));
-        if (kind != null) {
-          String text = message.substring(ours.end());
-          translated = kind.apply(NUMBER.matcher(text).replaceFirst("").strip());
-        }
+        String text = NUMBER.matcher(message.substring(ours.end())).replaceFirst("").strip();
+        translated = made(ours.group(1), text, null).orElse(null);
       }
     } else if (message.startsWith(MIXED_DEVICES) && message.contains("remora:")) {
       int lineEnd = message.indexOf('\n');
@@ -135,12 +112,13 @@ public final class NativeErrors {
    * error may be thrown on several threads, each with its own stack trace.
    */
   public static RemoraException copy(RemoraException original) {
-    Function<String, RemoraException> kind = KINDS.get(original.getClass().getSimpleName());
-    if (original instanceof RemoteOperationException || kind == null) {
-      return original;
-    }
-    RemoraException copy = kind.apply(original.getMessage());
-    copy.initCause(original);
-    return copy;
+    return original instanceof RemoteOperationException
+        ? original
+        : made(original.getClass().getSimpleName(), original.getMessage(), original)
+            .orElse(original);
+  }
+
+  private static Optional<RemoraException> made(String name, String message, Throwable cause) {
+    return ErrorTable.named(name).flatMap(kind -> ErrorTable.MACHINES.make(kind, message, cause));
   }
 }
