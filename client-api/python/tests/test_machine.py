@@ -38,7 +38,9 @@ def test_arguments_out_of_range_are_refused(arguments):
 
 @pytest.mark.critical
 def test_gpu_types_are_those_that_providers_know():
-    source = Path(__file__).parents[3] / "provider-api/src/main/java/io/remora/provider/GpuType.java"
+    source = (
+        Path(__file__).parents[3] / "provider-api/src/main/java/io/remora/provider/GpuType.java"
+    )
     names = re.findall(r'^  \w+\("(.+)"\)[,;]$', source.read_text(), re.MULTILINE)
     assert tuple(names) == remora.GPU_TYPES
     remora.RemoteMachine("mock", "a100_40gb")
