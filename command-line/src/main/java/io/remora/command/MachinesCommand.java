@@ -24,16 +24,18 @@ import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Option;
 import picocli.CommandLine.Spec;
 
-/** {@code remora machines}: what a provider has running, and what of it to end. */
+/** {@code remora machines}: lists a provider's running nodes, and ends those that are left over. */
 @Command(
     name = "machines",
     mixinStandardHelpOptions = true,
     sortOptions = false,
     usageHelpAutoWidth = true,
     description = {
-      "Lists the nodes that a provider has running, those of other programs and computers included:",
-      "their names there, machines, owners (host-process), since when, and whether they are left over: "
-          + "their owner has given no sign of life for so long that it is gone."
+      "Lists a provider's running nodes, including those of other programs and computers: the"
+          + " provider's name for each node, its machine, its owner (host-process) and its start"
+          + " time.",
+      "A node is left over if its owner has given no sign of life for so long that the owner must be"
+          + " gone."
     })
 final class MachinesCommand implements Callable<Integer> {
 
@@ -47,10 +49,10 @@ final class MachinesCommand implements Callable<Integer> {
       names = "--provider",
       paramLabel = "NAME",
       required = true,
-      description = "The provider that is asked, such as modal")
+      description = "The provider to ask, such as modal")
   private String provider;
 
-  @Option(names = "--sweep", description = "Ends those that are left over")
+  @Option(names = "--sweep", description = "Ends the nodes that are left over")
   private boolean sweep;
 
   MachinesCommand(Config config) {

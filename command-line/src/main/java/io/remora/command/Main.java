@@ -8,21 +8,22 @@ import picocli.CommandLine;
 import picocli.CommandLine.Command;
 
 /**
- * The command {@code remora}. {@code java -cp … io.remora.command.Main --help} explains it; the
- * providers are those on the class path.
+ * The command {@code remora}. {@code java -cp … io.remora.command.Main --help} explains it. It
+ * finds the providers that are on the class path.
  */
 @Command(
     name = "remora",
     mixinStandardHelpOptions = true,
     usageHelpAutoWidth = true,
     synopsisSubcommandLabel = "COMMAND",
-    description = "Looks after machines from the command line.")
+    description = "Manages machines from the command line.")
 public final class Main {
 
   private Main() {}
 
   /**
-   * Runs a command and ends the JVM: with 0 if that is done, 1 if it failed, 2 if it is wrong.
+   * Runs a command and ends the JVM: exit code 0 for success, 1 for failure, 2 for a wrong command
+   * line.
    *
    * @param arguments the command line
    */

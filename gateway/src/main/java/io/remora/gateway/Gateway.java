@@ -32,11 +32,11 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * Machines for programs that are not members of the Akka cluster, over gRPC. Runs in any member;
- * {@link Main} runs one in a process of its own.
+ * Machines for programs that are not members of the Akka cluster, over gRPC. A gateway can run in
+ * any member; {@link Main} runs one in a process of its own.
  *
  * <p>A machine that was opened through a gateway without {@code keep} lives as long as it has
- * sessions, and at the longest as long as the gateway.
+ * sessions, but no longer than the gateway.
  */
 public final class Gateway implements MeterBinder {
 
@@ -64,9 +64,9 @@ public final class Gateway implements MeterBinder {
    * Starts a gateway.
    *
    * @param system a member of the cluster that the machines are in
-   * @return completes when callers can come
-   * @throws RemoraException if the settings would leave the gateway open to others, or its
-   *     certificate cannot be used
+   * @return completes when the gateway accepts calls
+   * @throws RemoraException if the settings would leave the gateway unprotected on a network, or
+   *     its certificate cannot be used
    */
   public static CompletionStage<Gateway> start(ActorSystem<?> system, GatewaySettings settings) {
     checkSecure(settings);
@@ -123,7 +123,10 @@ public final class Gateway implements MeterBinder {
       return;
     }
     throw new RemoraException(
-        "the gateway does not listen on %s, which is not a loopback address, without %s: others could read along and use its machines. Set remora.gateway.token, remora.gateway.tls.certificate and remora.gateway.tls.private-key (--token-file, --tls-certificate, --tls-key)"
+        ("the gateway does not listen on %s, which is not a loopback address, without "
+                + "%s: others could read the traffic and use its machines. Set "
+                + "remora.gateway.token, remora.gateway.tls.certificate and "
+                + "remora.gateway.tls.private-key (--token-file, --tls-certificate, --tls-key)")
             .formatted(
                 settings.host(),
                 settings.tls().isPresent()
@@ -131,14 +134,14 @@ public final class Gateway implements MeterBinder {
                     : settings.token().isPresent() ? "TLS" : "TLS and a token"));
   }
 
-  /** Where it listens. */
+  /** The address on which the gateway listens. */
   public InetSocketAddress address() {
     return binding.localAddress();
   }
 
   /**
-   * Makes the gateway's own meters in a registry; {@code docs/operations.md} lists them. Those of
-   * its machines are {@link io.remora.metrics.RemoraMetrics}'.
+   * Registers the gateway's own meters; {@code docs/operations.md} lists them. {@link
+   * io.remora.metrics.RemoraMetrics} has those of its machines.
    */
   @Override
   public void bindTo(MeterRegistry registry) {
@@ -146,8 +149,8 @@ public final class Gateway implements MeterBinder {
   }
 
   /**
-   * Takes no more calls, ends the sessions, and closes the machines that were opened through this
-   * gateway without {@code keep}; completes when that is done.
+   * Stops taking calls, ends the sessions, and closes the machines that were opened through this
+   * gateway without {@code keep}. Completes when that is done.
    */
   public CompletionStage<Done> stop() {
     status.serves(false);

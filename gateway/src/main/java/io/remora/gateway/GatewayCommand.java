@@ -28,7 +28,7 @@ import org.slf4j.LoggerFactory;
 import picocli.CommandLine;
 import picocli.CommandLine.Option;
 
-/** The gateway's command line: starts a gateway in a cluster of its own, and waits for its end. */
+/** The gateway's command line. Starts a gateway in a cluster of its own and waits for its end. */
 @CommandLine.Command(
     name = "remora-gateway",
     mixinStandardHelpOptions = true,
@@ -36,7 +36,7 @@ import picocli.CommandLine.Option;
     sortOptions = false,
     usageHelpAutoWidth = true,
     description = {
-      "Runs a Remora gateway: machines for programs in any language, over gRPC.",
+      "Runs a Remora gateway, which gives machines to programs in any language over gRPC.",
       "When it is ready it prints one line on standard output, 'remora-gateway listening on"
           + " HOST:PORT'; its log goes to standard error."
     },
@@ -51,10 +51,10 @@ import picocli.CommandLine.Option;
     },
     exitCodeListHeading = "%nExit codes:%n",
     exitCodeList = {
-      "0:ended in the ordinary way: it was told to, or its parent is gone",
+      "0:normal end: it was told to end, or its parent is gone",
       "1:an error in the gateway itself",
       "2:wrong command line",
-      "5:the port cannot be opened, or must not be without TLS and a token",
+      "5:the port cannot be opened, or needs TLS and a token",
       "6:wrong configuration"
     })
 final class GatewayCommand implements Callable<Integer> {
@@ -88,13 +88,13 @@ final class GatewayCommand implements Callable<Integer> {
   @Option(
       names = "--port-file",
       paramLabel = "FILE",
-      description = "Writes HOST:PORT to this file, in one piece, when the gateway is ready")
+      description = "Writes HOST:PORT to this file, atomically, when the gateway is ready")
   private Path portFile;
 
   @Option(
       names = "--token-file",
       paramLabel = "FILE",
-      description = "Takes the secret that callers must show from this file's first line")
+      description = "Reads the secret that callers must show from the first line of this file")
   private Path tokenFile;
 
   @Option(
@@ -113,20 +113,22 @@ final class GatewayCommand implements Callable<Integer> {
       names = "--http",
       paramLabel = "HOST:PORT",
       description =
-          "Has metrics (/metrics) and health (/health/alive, /health/ready) there over HTTP. Off"
-              + " loopback only with remora.metrics.off-loopback. Default: remora.metrics.http, off")
+          "Serves metrics (/metrics) and health (/health/alive, /health/ready) at this "
+              + "address over HTTP. Off loopback only with remora.metrics.off-loopback. "
+              + "Default: remora.metrics.http, which is off by default")
   private String http;
 
   @Option(
       names = "--exit-with-stdin",
       description =
-          "Ends when standard input reaches its end: the process that started the gateway is gone")
+          "Ends the gateway when standard input reaches its end, because the process "
+              + "that started the gateway is gone")
   private boolean exitWithStdin;
 
   @Option(
       names = "--parent-pid",
       paramLabel = "PID",
-      description = "Ends when the process with this number does")
+      description = "Ends the gateway when the process with this id ends")
   private Long parentPid;
 
   private GatewayCommand(
@@ -172,10 +174,10 @@ final class GatewayCommand implements Callable<Integer> {
     Runtime.getRuntime().addShutdownHook(hook);
     announce(gateway.address());
     end.await();
-    return CommandLine.ExitCode.OK; // the hook does the rest
+    return CommandLine.ExitCode.OK; // the shutdown hook does the rest
   }
 
-  /** From the first moment on: the parent may be gone before the gateway is up. */
+  /** Watches the parent from the start: it may be gone before the gateway is up. */
   private void watchParent() {
     if (exitWithStdin) {
       ProcessEnd.whenAtEnd(standardInput, () -> endBecause("standard input has ended"));
@@ -285,7 +287,7 @@ final class GatewayCommand implements Callable<Integer> {
     }
     if (certificate == null || privateKey == null) {
       throw new StartFailure(
-          EXIT_CONFIGURATION, "--tls-certificate and --tls-key go together", null);
+          EXIT_CONFIGURATION, "--tls-certificate and --tls-key must be given together", null);
     }
     return Optional.of(new GatewaySettings.Tls(certificate, privateKey));
   }

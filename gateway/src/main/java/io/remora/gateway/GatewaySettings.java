@@ -13,9 +13,9 @@ import java.util.Set;
  * The settings under {@code remora.gateway}; {@code reference.conf} says what each one means.
  *
  * @param host address to listen on
- * @param port port to listen on; 0: any free one
- * @param token the secret that callers must show; empty: none is asked for
- * @param tls what the gateway proves itself with; empty: no TLS
+ * @param port port to listen on; 0 for any free one
+ * @param token the secret that callers must show; empty for none
+ * @param tls the gateway's certificate; empty for no TLS
  * @param maxMessageBytes largest gRPC message taken from a caller
  * @param maxSessions most sessions at a time
  * @param maxCallsPerSecond most calls a second of one peer
@@ -54,7 +54,7 @@ public record GatewaySettings(
   /**
    * Files in PEM format.
    *
-   * @param certificate the certificate, and those that vouch for it
+   * @param certificate the certificate with its chain
    * @param privateKey its private key, not encrypted
    */
   public record Tls(Path certificate, Path privateKey) {}
@@ -111,12 +111,12 @@ public record GatewaySettings(
         gateway.getConfig("http").atPath("akka.http.server").withFallback(root));
   }
 
-  /** The same with another address. */
+  /** A copy with another address. */
   public GatewaySettings withAddress(String newHost, int newPort) {
     return with(newHost, newPort, token, tls);
   }
 
-  /** The same with another token and other files for TLS. */
+  /** A copy with another token and other TLS files. */
   public GatewaySettings withSecurity(Optional<String> newToken, Optional<Tls> newTls) {
     return with(host, port, newToken, newTls);
   }
@@ -142,7 +142,7 @@ public record GatewaySettings(
         http);
   }
 
-  /** Does not show the token. */
+  /** Leaves out the token. */
   @Override
   public String toString() {
     return "GatewaySettings(%s:%d, %s, %s)"

@@ -34,10 +34,10 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * A running node in this JVM: what {@link Main} runs, and what a provider can run beside a program.
+ * A running node in this JVM. {@link Main} runs one, and a provider can run one beside a program.
  *
- * <p>It has an actor system of its own, whose threads are daemons. libtorch is the process's: two
- * nodes in one JVM, or a node and a program, share it and its compute threads. Thread-safe.
+ * <p>It has an actor system of its own, whose threads are daemons. All nodes and programs of one
+ * JVM share libtorch and its compute threads. Thread-safe.
  */
 public final class EmbeddedNode implements AutoCloseable {
 
@@ -67,14 +67,14 @@ public final class EmbeddedNode implements AutoCloseable {
    * @param options what to start it with
    * @param config the whole configuration, {@code reference.conf} resolved into it
    * @return the node
-   * @throws NodeStartException if it cannot start; the message names the cause and what to do
+   * @throws NodeStartException if the node cannot start; the message names the cause and the fix
    */
   public static EmbeddedNode start(NodeOptions options, Config config) {
     requireNonNull(options, "options");
     return start(options, config, TorchLoading.start(options.torchHome()));
   }
 
-  /** The same with a library that is being loaded already. */
+  /** Starts a node with a library that is already being loaded. */
   static EmbeddedNode start(NodeOptions options, Config config, TorchLoading torchLoading) {
     try {
       return startBeside(options, config, torchLoading);
@@ -179,7 +179,7 @@ public final class EmbeddedNode implements AutoCloseable {
   }
 
   /**
-   * Completes when the node has ended, by {@link #close} or by itself since it had no owner.
+   * Completes when the node has ended, by {@link #close} or because it had no owner.
    *
    * @return a stage that completes without a failure
    */
@@ -193,8 +193,8 @@ public final class EmbeddedNode implements AutoCloseable {
   }
 
   /**
-   * Ends the node and its sessions. Waits for running operators, but not longer than {@code
-   * remora.node.shutdown-grace}; the rest then ends by itself. Idempotent.
+   * Ends the node and its sessions. Waits for running operators, for {@code
+   * remora.node.shutdown-grace} at most; they then end in the background. Idempotent.
    */
   @Override
   public void close() {
@@ -205,7 +205,7 @@ public final class EmbeddedNode implements AutoCloseable {
     }
   }
 
-  /** As {@link #close}; says whether the node has ended. */
+  /** Like {@link #close}. Returns whether the node has ended. */
   boolean end() {
     system.tell(new NodeActor.End("it was told to"));
     try {
@@ -223,7 +223,7 @@ public final class EmbeddedNode implements AutoCloseable {
     }
   }
 
-  /** At once: health is to be seen while the node starts. */
+  /** Opens the HTTP endpoint at once, so that health is visible while the node starts. */
   private static CompletableFuture<InetSocketAddress> openHttp(
       ActorSystem<?> system, NodeSettings settings) {
     return settings.http().isPresent()

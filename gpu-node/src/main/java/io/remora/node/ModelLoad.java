@@ -20,19 +20,19 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * A model on its way to a session: its files are fetched, and read as far as to know its tensors,
- * on a thread of its own.
+ * The loading of a model for a session. A thread of its own fetches the files and reads their
+ * headers, which describe the tensors.
  */
 final class ModelLoad implements AutoCloseable {
 
   private static final Logger log = LoggerFactory.getLogger(ModelLoad.class);
 
   /**
-   * Files that are there.
+   * The complete files.
    *
-   * @param commit of the repository; "" for a folder
-   * @param plain the bytes that are not in the files as memory has them; whoever takes this closes
-   *     it
+   * @param commit the repository's commit; "" for a folder
+   * @param plain the bytes that the files do not contain in the layout of memory; the receiver
+   *     closes it
    */
   record Found(String commit, ModelFiles files, PlainBytes plain) {}
 
@@ -54,7 +54,7 @@ final class ModelLoad implements AutoCloseable {
     thread.setDaemon(true);
   }
 
-  /** Begins. */
+  /** Starts a load. */
   static ModelLoad begin(String session, Load request, NodeModels models) {
     ModelLoad load = new ModelLoad(session, request, models);
     load.thread.start();
@@ -66,9 +66,9 @@ final class ModelLoad implements AutoCloseable {
   }
 
   /**
-   * The files once they are all there.
+   * The files once they are complete.
    *
-   * @throws RuntimeException why they never will be
+   * @throws RuntimeException the reason, if the load has failed
    */
   synchronized Optional<Found> found() {
     if (failure != null) {
@@ -79,7 +79,7 @@ final class ModelLoad implements AutoCloseable {
     return taken;
   }
 
-  /** Gives up, if it is not done. Does not wait. */
+  /** Cancels the load if it is not done. Does not wait. */
   @Override
   public synchronized void close() {
     closed = true;

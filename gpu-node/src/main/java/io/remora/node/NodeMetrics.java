@@ -13,7 +13,8 @@ import java.util.function.ToDoubleFunction;
 
 /**
  * Micrometer's meters of the nodes in this process; {@code docs/operations.md} lists them. A node
- * with {@code remora.node.http} has bound them itself. Meters only look at what is counted anyway.
+ * with {@code remora.node.http} binds them itself. The meters only read counters that are kept
+ * anyway.
  */
 public final class NodeMetrics implements MeterBinder {
 
@@ -34,7 +35,7 @@ public final class NodeMetrics implements MeterBinder {
     gauge(
         registry,
         "storage.bytes",
-        "Their memory, as it was a second ago",
+        "Memory of these storages, at most about a second old",
         "bytes",
         NodeFigures::storageBytes);
     FunctionCounter.builder("remora.node.batch.bytes", NodeFigures.PROCESS, NodeFigures::batchBytes)
@@ -51,11 +52,11 @@ public final class NodeMetrics implements MeterBinder {
         .register(registry);
   }
 
-  /** What the node's devices are. */
+  /** Registers the meters of the node's devices. */
   static void bindDevices(List<NodeDevice> devices, MeterRegistry registry) {
     for (int i = 0; i < devices.size(); i++) {
       Gauge.builder("remora.node.device.memory", devices.get(i), NodeDevice::memoryBytes)
-          .description("Memory that a device has; 0: not known")
+          .description("Memory of a device; 0 if not known")
           .baseUnit("bytes")
           .tag("device", Integer.toString(i))
           .tag("kind", devices.get(i).kind())

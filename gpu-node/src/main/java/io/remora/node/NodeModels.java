@@ -14,7 +14,10 @@ import java.nio.file.Path;
 import java.util.List;
 import java.util.Optional;
 
-/** What all sessions of a node have in common for models: what is allowed, and where the hub is. */
+/**
+ * The settings for models that all sessions of a node share: the allowed sources and folders, and
+ * the hub.
+ */
 final class NodeModels {
   private final NodeSettings.Models settings;
   private final Config config;
@@ -31,12 +34,12 @@ final class NodeModels {
     return settings;
   }
 
-  /** What answers a session's calls; to be closed with the session. */
+  /** Creates the handler of a session's calls. Close it with the session. */
   ModelCalls session(String name) {
     return new ModelCalls(name, this);
   }
 
-  /** How the hub is asked for a load. */
+  /** The settings for the hub of a load. */
   HubSettings hub(Load load) {
     if (!settings.hub()) {
       throw new ModelException(
@@ -47,7 +50,8 @@ final class NodeModels {
     boolean isOwn = endpoint.equals(own.endpoint());
     if (!isOwn && !settings.endpoints().contains(endpoint)) {
       throw new ModelException(
-          "this node does not ask the hub at %s: its own is %s, others must be in remora.node.models.endpoints"
+          ("this node does not use the hub at %s. Its own is %s; add others to "
+                  + "remora.node.models.endpoints")
               .formatted(endpoint, own.endpoint()));
     }
     Optional<String> token =
@@ -68,14 +72,14 @@ final class NodeModels {
         own.rangeBytes());
   }
 
-  /** A file or folder that may be loaded, as the system knows it. */
+  /** The real path of a file or folder, checked to be allowed for loading. */
   Path toLoad(String path) {
     try {
       Path real = Path.of(path).toRealPath();
       requireWithin(real, settings.directories(), path, "loads", "directories");
       return real;
     } catch (IOException e) {
-      // Whether something is there is told only where that may be known.
+      // Report whether a file exists only within the allowed folders.
       requireWithin(
           Path.of(path).toAbsolutePath().normalize(),
           settings.directories(),
@@ -86,7 +90,7 @@ final class NodeModels {
     }
   }
 
-  /** A file that may be written, in a folder that is there. */
+  /** The path of a file that may be written, in an existing folder. */
   Path toSave(String text) {
     Path path = Path.of(text).normalize();
     if (!path.isAbsolute() || !path.toString().endsWith(".safetensors")) {
@@ -124,7 +128,7 @@ final class NodeModels {
     try {
       return directory.toRealPath();
     } catch (IOException e) {
-      return directory; // it is not there: nothing is within it
+      return directory; // the folder does not exist, so no path is within it
     }
   }
 

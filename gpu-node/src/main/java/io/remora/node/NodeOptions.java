@@ -11,7 +11,7 @@ import java.util.List;
 import java.util.Optional;
 
 /**
- * What one node is started with: the command line as an object. Immutable; {@code with…} methods
+ * The options for starting a node: the command line as an object. Immutable; {@code with…} methods
  * return changed copies.
  *
  * @param listen address of the link port, off loopback with {@code remora.link.tls} only; port 0
@@ -38,7 +38,7 @@ public record NodeOptions(
   /**
    * Checks that nothing is null.
    *
-   * @throws NullPointerException if something is
+   * @throws NullPointerException if a value is null
    */
   public NodeOptions {
     requireNonNull(listen, "listen");

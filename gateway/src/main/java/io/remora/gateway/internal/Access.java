@@ -15,12 +15,12 @@ import java.util.LinkedHashMap;
 import java.util.Map;
 import java.util.Optional;
 
-/** Who may call, and how often. Thread-safe. */
+/** Decides who may call, and how often. Thread-safe. */
 final class Access {
 
   private static final String SCHEME = "Bearer ";
 
-  /** Peers whose calls are counted at a time; the one that was silent for longest is forgotten. */
+  /** The most peers whose calls are counted; the one that was silent for longest is forgotten. */
   private static final int MOST_PEERS = 10_000;
 
   private final byte[] token;
@@ -36,7 +36,7 @@ final class Access {
       };
 
   /**
-   * @param token what callers must show; empty: nothing
+   * @param token the secret that callers must show; empty for none
    * @param callsPerSecond how many calls a second a peer may make
    */
   Access(Optional<String> token, int callsPerSecond) {
@@ -45,10 +45,10 @@ final class Access {
   }
 
   /**
-   * Lets a call pass.
+   * Checks that a call is allowed.
    *
    * @param needsToken whether the caller must show the token, if there is one
-   * @throws GrpcServiceException UNAUTHENTICATED or RESOURCE_EXHAUSTED if it may not
+   * @throws GrpcServiceException UNAUTHENTICATED or RESOURCE_EXHAUSTED if it is not
    */
   void check(HttpRequest request, boolean needsToken) {
     InetAddress peer =
@@ -94,7 +94,7 @@ final class Access {
     }
   }
 
-  /** Fills up with time, to one second's calls. */
+  /** A token bucket: it fills up with time, to one second's calls. */
   private static final class Allowance {
 
     private final int perSecond;

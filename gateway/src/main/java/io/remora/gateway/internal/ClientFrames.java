@@ -20,16 +20,16 @@ import java.util.Deque;
 import java.util.List;
 
 /**
- * Makes frames of what comes in over a session's stream, and batches of frames. A message is put
- * together in memory that the next one uses again; from there each batch is copied to where the
- * link to its machine takes it from. For one thread at a time.
+ * Decodes the frames of a session's stream, and the batches of frames. A message is assembled in
+ * memory that the next message reuses. From there each batch is copied to memory for the link to
+ * its machine. Only one thread may use it at a time.
  */
 final class ClientFrames {
 
-  /** Batches up to this size are ordinary objects: pooled memory comes in pages. */
+  /** Batches up to this size use heap memory, since pooled memory comes in pages. */
   private static final int SMALL = 4 * 1024;
 
-  /** Memory that is kept between messages. */
+  /** The size of the memory kept between messages. */
   private static final int KEPT = 2 << 20;
 
   private final BufferPool pool;
@@ -44,15 +44,15 @@ final class ClientFrames {
     this.maxMessageBytes = maxMessageBytes;
   }
 
-  /** Takes bytes as they come. */
+  /** Adds received bytes. */
   void add(ByteString bytes) {
     bytes.getByteBuffers().forEach(received::addLast);
   }
 
   /**
-   * The next frame, valid until the next call; null while there is none whole.
+   * The next frame, valid until the next call; null until a whole frame has arrived.
    *
-   * @throws GrpcServiceException if what came is no message or too large
+   * @throws GrpcServiceException if the bytes are not a message, or the message is too large
    */
   ClientFrame next() {
     if (message == null) {
@@ -78,12 +78,12 @@ final class ClientFrames {
       in.enableAliasing(true);
       return ClientFrame.parseFrom(in);
     } catch (IOException e) {
-      throw malformed("a message is no ClientFrame: " + e.getMessage());
+      throw malformed("a message is not a ClientFrame: " + e.getMessage());
     }
   }
 
   /**
-   * A frame's batches, in memory of their own.
+   * A frame's batches, each in its own memory.
    *
    * @throws GrpcServiceException if one is malformed
    */
@@ -141,7 +141,7 @@ final class ClientFrames {
       throw GatewayErrors.refusal(
           Status.Code.UNIMPLEMENTED,
           ErrorKind.ProtocolException,
-          "the gateway takes no compressed messages in sessions");
+          "the gateway does not take compressed messages in sessions");
     }
     long length = Integer.toUnsignedLong(header.getInt());
     if (length > maxMessageBytes) {

@@ -20,15 +20,15 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * The gateway's TCP connections. One that has not made a call that {@link Access} lets pass within
- * {@code remora.gateway.handshake-timeout} is ended, whatever it has sent: Akka HTTP takes a
- * limited number of connections, and would keep one that sends nothing, or a byte now and then, for
- * as long as its peer likes. Each peer has so many connections, and those that have made no call
- * are together half of what Akka HTTP takes: past that the oldest of them is ended. Thread-safe.
+ * The gateway's TCP connections. A connection must make a call that {@link Access} admits within
+ * {@code remora.gateway.handshake-timeout}, or it is ended, whatever it has sent. Akka HTTP takes a
+ * limited number of connections, and would otherwise keep an idle or very slow one for as long as
+ * its peer likes. The number of connections per peer is limited. Connections without a call may
+ * take at most half of Akka HTTP's limit; above that the oldest of them is ended. Thread-safe.
  */
 public final class Connections extends Inet.AbstractSocketOptionV2 {
 
-  /** How often connections are looked at. */
+  /** How often connections are checked. */
   public static final Duration SWEEP_INTERVAL = Duration.ofMillis(500);
 
   private static final Logger log = LoggerFactory.getLogger(Connections.class);
@@ -36,7 +36,7 @@ public final class Connections extends Inet.AbstractSocketOptionV2 {
   private final GatewaySettings settings;
   private final int maxUnknown;
 
-  /** By the peer's address and port, the oldest first. Guarded by this. */
+  /** The connections by the peer's address and port, the oldest first. Guarded by this. */
   private final Map<InetSocketAddress, Connection> open = new LinkedHashMap<>();
 
   /** A connection. */
@@ -53,9 +53,7 @@ public final class Connections extends Inet.AbstractSocketOptionV2 {
       this.socket = socket;
     }
 
-    /**
-     * Has this run when the connection has ended: {@link #SWEEP_INTERVAL} after it at the latest.
-     */
+    /** Sets an action that runs after the connection has ended, within {@link #SWEEP_INTERVAL}. */
     void atEnd(Runnable action) {
       synchronized (Connections.this) {
         atEnd.add(action);
@@ -66,7 +64,7 @@ public final class Connections extends Inet.AbstractSocketOptionV2 {
       }
     }
 
-    /** Takes back {@link #atEnd}. */
+    /** Removes the action of {@link #atEnd}. */
     void notAtEnd(Runnable action) {
       synchronized (Connections.this) {
         atEnd.remove(action);
@@ -80,21 +78,21 @@ public final class Connections extends Inet.AbstractSocketOptionV2 {
   }
 
   /**
-   * No connections.
+   * Starts without connections.
    *
-   * @param maxConnections how many Akka HTTP takes
+   * @param maxConnections how many connections Akka HTTP takes
    */
   public Connections(GatewaySettings settings, int maxConnections) {
     this.settings = settings;
     this.maxUnknown = Math.max(1, maxConnections / 2);
   }
 
-  /** Akka has accepted a connection. */
+  /** Called when Akka has accepted a connection. */
   @Override
   public synchronized void afterConnect(Socket socket) {
     InetSocketAddress peer = (InetSocketAddress) socket.getRemoteSocketAddress();
     if (peer == null) {
-      return; // It was reset meanwhile.
+      return; // The connection was reset meanwhile.
     }
     if (isFull(peer.getAddress())) {
       forgetClosed();
@@ -117,9 +115,9 @@ public final class Connections extends Inet.AbstractSocketOptionV2 {
   }
 
   /**
-   * The connection that this request has come by, which is a program's.
+   * The connection of a request that was admitted, which marks it as a program's.
    *
-   * @return empty if it has ended
+   * @return empty if the connection has ended
    */
   synchronized Optional<Connection> known(HttpRequest request) {
     Optional<Connection> of =
@@ -133,7 +131,7 @@ public final class Connections extends Inet.AbstractSocketOptionV2 {
     return of;
   }
 
-  /** Ends connections whose time is over; to be called each {@link #SWEEP_INTERVAL}. */
+  /** Ends connections whose time is over. Call it every {@link #SWEEP_INTERVAL}. */
   public synchronized void sweep() {
     forgetClosed();
     long latest = System.nanoTime() - settings.handshakeTimeout().toNanos();
@@ -159,7 +157,7 @@ public final class Connections extends Inet.AbstractSocketOptionV2 {
                 settings.handshakeTimeout().toMillis()));
   }
 
-  /** Connections that are open. */
+  /** The number of open connections. */
   synchronized int size() {
     forgetClosed();
     return open.size();
@@ -198,13 +196,13 @@ public final class Connections extends Inet.AbstractSocketOptionV2 {
             });
   }
 
-  /** Akka, whose socket it is, sees its end and closes it. */
+  /** Ends a connection. Akka, which owns the socket, sees the end and closes it. */
   private static void end(Socket socket) {
     try {
       socket.shutdownInput();
       socket.shutdownOutput();
     } catch (IOException e) {
-      // It is closed already.
+      // The connection is already closed.
     }
   }
 }

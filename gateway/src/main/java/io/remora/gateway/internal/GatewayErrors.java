@@ -19,8 +19,8 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * What callers are told when something fails: the message, a gRPC status, and in the trailer {@code
- * remora-error} the name of the kind, both from the table of errors.
+ * Turns failures into answers for callers: the message, a gRPC status, and in the trailer {@code
+ * remora-error} the name of the error's kind. Status and kind come from the table of errors.
  */
 public final class GatewayErrors {
 
@@ -32,13 +32,13 @@ public final class GatewayErrors {
   private GatewayErrors() {}
 
   /**
-   * A refusal with this status, to be thrown as {@code error}'s exception by the caller's library.
+   * A refusal with this status, which the caller's library throws as {@code error}'s exception.
    */
   static GrpcServiceException refusal(Status.Code code, ErrorKind error, String message) {
     return new GrpcServiceException(code.toStatus().withDescription(message), metadata(error));
   }
 
-  /** The status and trailers for whatever a call failed with. */
+  /** The status and trailers for the failure of a call. */
   static Trailers trailers(Throwable failure) {
     Throwable cause = failure;
     while ((cause instanceof CompletionException || cause instanceof ExecutionException)

@@ -31,8 +31,8 @@ import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionStage;
 
 /**
- * Answers the gateway's requests: sessions by a stage of their own, for speed; all else by what
- * Akka gRPC generates. Thread-safe.
+ * Answers the gateway's requests. Sessions have a stage of their own, for speed; Akka gRPC's
+ * generated handlers answer all other calls. Thread-safe.
  */
 public final class GatewayHandler {
 
@@ -50,7 +50,7 @@ public final class GatewayHandler {
   private final GrpcProtocolWriter writer = GrpcProtocolNative.newWriter(Identity$.MODULE$);
   private final Function<HttpRequest, CompletionStage<HttpResponse>> generated;
 
-  /** A handler with nothing open. */
+  /** Creates a handler without sessions. */
   @SuppressWarnings("unchecked") // the generic array of concatOrNotFound's arguments
   public GatewayHandler(
       ActorSystem<?> system,
@@ -80,7 +80,7 @@ public final class GatewayHandler {
   /** Answers a request. */
   public CompletionStage<HttpResponse> handle(HttpRequest request) throws Exception {
     String path = request.getUri().path();
-    // Load balancers have no token.
+    // Health checks need no token: load balancers have none.
     boolean needsToken = !path.startsWith(HEALTH);
     try {
       access.check(request, needsToken);
@@ -105,7 +105,7 @@ public final class GatewayHandler {
   /**
    * Serves the calls of one connection.
    *
-   * @param program the connection; null: any, or one that has ended
+   * @param program the connection; null for an unknown one, or one that has ended
    */
   private Function<HttpRequest, CompletionStage<HttpResponse>> machines(
       Connections.Connection program) {
@@ -125,23 +125,22 @@ public final class GatewayHandler {
                 writer.contentType(), bytes.via(new SessionStream(sessions)).asScala()));
   }
 
-  /** Makes the gateway's own meters. */
+  /** Registers the gateway's own meters. */
   public void bindTo(MeterRegistry registry) {
     Gauge.builder("remora.gateway.connections", connections, Connections::size)
-        .description("TCP connections of programs, and of others that have not been ended yet")
+        .description("Open TCP connections, including those that have not made a call yet")
         .register(registry);
     Gauge.builder("remora.gateway.sessions", sessions, GatewaySessions::size)
-        .description("Sessions of programs, connected or waiting for theirs to come back")
+        .description("Sessions of programs, connected or waiting for their program to come back")
         .register(registry);
     Gauge.builder("remora.gateway.unreceived.bytes", sessions, GatewaySessions::unreceivedBytes)
-        .description("Bytes kept for programs that have not said to have received them")
+        .description("Bytes kept until programs confirm that they received them")
         .baseUnit("bytes")
         .register(registry);
   }
 
   /**
-   * Ends the sessions, and closes the machines that live only for them; completes when that is
-   * done.
+   * Ends the sessions and closes the machines that live only for them. Completes when that is done.
    */
   public CompletionStage<Done> close() {
     sessions.closeAll();

@@ -9,7 +9,7 @@ import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionStage;
 import java.util.function.Supplier;
 
-/** Says to Akka Management whether the gateway of this actor system serves. */
+/** Reports to Akka Management whether the gateway of this actor system serves. */
 public final class GatewayReadiness implements Supplier<CompletionStage<Boolean>> {
 
   private final Status status;
@@ -24,7 +24,7 @@ public final class GatewayReadiness implements Supplier<CompletionStage<Boolean>
     return CompletableFuture.completedFuture(status.serves);
   }
 
-  /** What the gateway says of itself. */
+  /** The gateway's status. */
   public static final class Status implements Extension {
 
     private static final ExtensionId<Status> ID =
@@ -39,12 +39,12 @@ public final class GatewayReadiness implements Supplier<CompletionStage<Boolean>
 
     private Status() {}
 
-    /** Of an actor system. */
+    /** The status in this actor system. */
     public static Status of(akka.actor.typed.ActorSystem<?> system) {
       return ID.apply(system);
     }
 
-    /** From now on it does, or does not any more. */
+    /** Sets whether the gateway serves. */
     public void serves(boolean now) {
       serves = now;
     }

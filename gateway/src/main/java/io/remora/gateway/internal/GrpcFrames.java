@@ -11,7 +11,7 @@ import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.ByteBuffer;
 
-/** gRPC's framing of messages: a flag that says whether they are compressed, and their length. */
+/** gRPC's framing of messages: a compression flag and the length. */
 final class GrpcFrames {
 
   /** Bytes before each message. */
@@ -19,7 +19,7 @@ final class GrpcFrames {
 
   private GrpcFrames() {}
 
-  /** A message as it travels, written once. */
+  /** A message in gRPC's framing, encoded in one pass. */
   static ByteString encode(MessageLite message) {
     int size = message.getSerializedSize();
     byte[] bytes = new byte[PREFIX_BYTES + size];
@@ -33,7 +33,7 @@ final class GrpcFrames {
     return ByteString.fromArrayUnsafe(bytes);
   }
 
-  /** A ServerFrame with bytes of a value, which are copied once. */
+  /** A ServerFrame with bytes of a value, which are copied only once. */
   static ByteString value(long index, long request, long offset, ByteBuffer data) {
     int dataBytes = data.remaining();
     int valueBytes =

@@ -15,7 +15,7 @@ import java.util.Set;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionStage;
 
-/** gRPC's health protocol: while the gateway answers at all, it serves. */
+/** gRPC's health protocol. A gateway that answers reports that it serves. */
 final class HealthService implements Health {
 
   private static final Set<String> SERVICES = Set.of("", Machines.name, Sessions.name, Health.name);

@@ -16,14 +16,14 @@ import java.util.Optional;
 import org.slf4j.LoggerFactory;
 
 /**
- * What can be heard of a machine: its states, and the lines that its node logs, which come through
- * this process's logger {@code io.remora.node.<machine>} where that is Logback's.
+ * The log of a machine: its states, and its node's log lines. The node's lines come through this
+ * process's logger {@code io.remora.node.<machine>}, if Logback does the logging.
  */
 final class MachineLogs {
 
   private static final Duration POLL = Duration.ofMillis(250);
 
-  /** Lines that wait for a slow listener; further ones push the oldest out. */
+  /** The most lines that wait for a slow listener; further lines push out the oldest. */
   private static final int BUFFER = 1_000;
 
   private final GatewayMachines machines;
@@ -32,7 +32,7 @@ final class MachineLogs {
     this.machines = machines;
   }
 
-  /** From now on until the machine is closed, or the listener goes. */
+  /** The lines from now on, until the machine is closed or the listener cancels. */
   Source<LogLine, NotUsed> of(String machine) {
     return states(machine).merge(lines(machine), true);
   }
@@ -96,7 +96,7 @@ final class MachineLogs {
         .build();
   }
 
-  /** Passes events on as lines. */
+  /** Turns log events into lines. */
   private static final class Tap extends AppenderBase<ILoggingEvent> {
 
     private final java.util.function.Consumer<LogLine> listener;

@@ -46,7 +46,7 @@ final class MachinesService implements Machines {
   private final Connections.Connection program;
 
   /**
-   * @param program the connection by which the calls come; null: it is not known
+   * @param program the connection of the calls; null if not known
    */
   MachinesService(
       GatewaySettings settings,
@@ -102,7 +102,7 @@ final class MachinesService implements Machines {
             .render(ConfigRenderOptions.concise()));
   }
 
-  /** What makes the machine's node install packages before its first function. */
+  /** Settings that make the machine's node install packages before its first function. */
   private Config packages(OpenRequest request) {
     if (request.getPackagesCount() == 0) {
       return ConfigFactory.empty();
@@ -126,7 +126,8 @@ final class MachinesService implements Machines {
     for (Map.Entry<String, String> option : request.getOptionsMap().entrySet()) {
       if (!settings.providerOptions().contains(option.getKey())) {
         throw new IllegalArgumentException(
-            "the option \"%s\" cannot be given through this gateway; those that can: %s (remora.gateway.provider-options)"
+            ("this gateway does not accept the option \"%s\". It accepts: %s "
+                    + "(remora.gateway.provider-options)")
                 .formatted(option.getKey(), settings.providerOptions().stream().sorted().toList()));
       }
       config =
@@ -216,7 +217,7 @@ final class MachinesService implements Machines {
     return logs.of(request.getName());
   }
 
-  /** What callers are told of a machine. */
+  /** The description of a machine for callers. */
   static Machine machine(MachineInfo info) {
     Machine.Builder machine =
         Machine.newBuilder()

@@ -28,8 +28,8 @@ import java.util.ArrayDeque;
 import java.util.Deque;
 
 /**
- * One stream of a session, from the bytes of the request to those of the response. The whole way is
- * this one stage, so that it runs in the connection's own actor: no other thread is woken between a
+ * One stream of a session, from the bytes of the request to those of the response. All of it is one
+ * stage, which runs in the connection's own actor. No other thread needs to wake up between a
  * batch's arrival and the link to its machine.
  */
 final class SessionStream extends GraphStage<FlowShape<ByteString, HttpEntity.ChunkStreamPart>> {
@@ -80,7 +80,7 @@ final class SessionStream extends GraphStage<FlowShape<ByteString, HttpEntity.Ch
       pull(in);
     }
 
-    /** There is no Hello yet. */
+    /** Fails the stream if its Hello has not arrived in time. */
     @Override
     public void onTimer(Object timer) {
       finish(
@@ -165,13 +165,13 @@ final class SessionStream extends GraphStage<FlowShape<ByteString, HttpEntity.Ch
           pushNext();
         }
         case FRAME_NOT_SET -> {
-          // It only said what was received.
+          // The frame only confirmed what was received.
         }
         case HELLO -> throw malformed("a second Hello");
       }
     }
 
-    /** False if a batch has to wait for room. */
+    /** Submits waiting batches. Returns false if one has to wait for room. */
     private boolean submitWaiting() {
       while (!waiting.isEmpty()) {
         if (!session.submit(this, waiting.getFirst())) {
@@ -281,7 +281,7 @@ final class SessionStream extends GraphStage<FlowShape<ByteString, HttpEntity.Ch
       finish(trailers.getStatus(), trailers);
     }
 
-    /** Ends the response; what still comes in is read and dropped, as gRPC wants it. */
+    /** Ends the response. Further input is read and dropped, as gRPC requires. */
     private void finish(Status status, Trailers trailers) {
       leave();
       setHandler(in, new Drain());
@@ -308,12 +308,12 @@ final class SessionStream extends GraphStage<FlowShape<ByteString, HttpEntity.Ch
 
       @Override
       public void onUpstreamFinish() {
-        // The response ends the stage.
+        // The end of the response ends the stage.
       }
 
       @Override
       public void onUpstreamFailure(Throwable failure) {
-        // As well.
+        // This ends the stage too.
       }
     }
   }

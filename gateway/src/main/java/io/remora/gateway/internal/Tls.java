@@ -15,7 +15,7 @@ public final class Tls {
   private Tls() {}
 
   /**
-   * What a server proves itself with.
+   * The TLS context of a server with this certificate.
    *
    * @throws RemoraException if the files cannot be read
    */

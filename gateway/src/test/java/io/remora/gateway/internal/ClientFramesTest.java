@@ -114,7 +114,7 @@ final class ClientFramesTest {
   void refusesWhatIsNoFrame() {
     frames.add(ByteString.fromInts(0, 0, 0, 0, 3, 0xff, 0xff, 0xff));
 
-    assertRefused(Status.Code.INVALID_ARGUMENT, "no ClientFrame");
+    assertRefused(Status.Code.INVALID_ARGUMENT, "not a ClientFrame");
   }
 
   private void assertRefused(Status.Code code, String text) {

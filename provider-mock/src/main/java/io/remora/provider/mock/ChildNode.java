@@ -21,9 +21,9 @@ record ChildNode(
     implements ProvisionedNode {
 
   /**
-   * Starts a child; blocks until it has announced its address.
+   * Starts a child and blocks until it has printed its address.
    *
-   * @throws ProviderException if that fails; the child has ended then
+   * @throws ProviderException if that fails; the child is then ended
    */
   static ChildNode start(
       MachineSpec spec, MockSettings settings, LaunchToken token, ProviderContext context) {

@@ -14,9 +14,9 @@ import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionStage;
 
 /**
- * Machines on this computer. By default each is a child process that ends with its machine, and at
- * the latest with this JVM, however that ends; {@code remora.provider.mock.mode = in-jvm} runs the
- * node in this JVM instead. Stateless and thread-safe.
+ * Machines on this computer. By default each is a child process that ends with its machine, or at
+ * the latest with this JVM, however the JVM ends; {@code remora.provider.mock.mode = in-jvm} runs
+ * the node in this JVM instead. Stateless and thread-safe.
  */
 public final class MockProvider implements MachineProvider {
 

@@ -68,7 +68,7 @@ public record MockSettings(
   /**
    * Checks the ranges.
    *
-   * @throws IllegalArgumentException names the key that is out of its range
+   * @throws IllegalArgumentException if a value is out of its range; the message names the key
    */
   public MockSettings {
     check(
@@ -80,8 +80,8 @@ public record MockSettings(
     check(!stopTimeout.isNegative(), "stop-timeout must not be negative, but is " + stopTimeout);
     check(
         mode == Mode.CHILD_JVM || torchHome.isEmpty(),
-        "torch-home is for mode child-jvm only: a process has one libtorch, and the program's is"
-            + " bytedeco's");
+        "torch-home is for mode child-jvm only: in mode in-jvm the node uses the libtorch "
+            + "of the program, which is bytedeco's");
     jvmOptions = List.copyOf(jvmOptions);
   }
 
@@ -107,7 +107,7 @@ public record MockSettings(
         mock.getStringList("jvm-options"));
   }
 
-  /** Threads of a child's operators: all cores but one, where nothing else is said. */
+  /** Threads of a child's operators; by default all cores but one. */
   int childComputeThreads() {
     return computeThreads > 0
         ? computeThreads

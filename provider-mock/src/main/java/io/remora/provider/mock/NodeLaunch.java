@@ -29,14 +29,14 @@ import org.slf4j.LoggerFactory;
 /** The command line and environment of a child node. */
 final class NodeLaunch {
 
-  /** Environment variables by which the libraries under libtorch choose their threads. */
+  /** Environment variables that set the number of threads of the libraries under libtorch. */
   private static final List<String> THREAD_VARIABLES =
       List.of("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS");
 
   /** Longer class paths go through a file: the system limits a single argument to 128 KiB. */
   private static final int LONGEST_CLASS_PATH_ARGUMENT = 32 * 1024;
 
-  /** Of Spring Boot 3.2 and newer, then of older ones. */
+  /** The launcher of Spring Boot 3.2 and newer, then that of older versions. */
   private static final List<String> SPRING_BOOT_LAUNCHERS =
       List.of(
           "org.springframework.boot.loader.launch.PropertiesLauncher",
@@ -47,10 +47,10 @@ final class NodeLaunch {
   private NodeLaunch() {}
 
   /**
-   * A command ready to start, which may need a file until the child is up.
+   * A command that is ready to start.
    *
    * @param builder starts the child
-   * @param argumentFile the file, or null
+   * @param argumentFile a file that the child needs until it is up, or null
    */
   record Command(ProcessBuilder builder, Path argumentFile) implements AutoCloseable {
     @Override
@@ -108,8 +108,8 @@ final class NodeLaunch {
   }
 
   /**
-   * What newer JDKs want to hear before they let libraries use native code and memory without a
-   * warning. Only where the child's JDK is this program's, whose version is known.
+   * Options that make newer JDKs let libraries use native code and memory without a warning. Used
+   * only if the child has this program's JDK, whose version is known.
    */
   private static List<String> nativeAccessOptions(MockSettings settings) {
     if (settings.java().isPresent()) {
@@ -127,22 +127,22 @@ final class NodeLaunch {
   }
 
   /**
-   * Where a child has its classes from.
+   * The class path and main class of a child node.
    *
-   * @param options of its JVM
-   * @param classPath of its JVM
-   * @param mainClass what its JVM runs
+   * @param options its JVM's options
+   * @param classPath its JVM's class path
+   * @param mainClass the class that its JVM runs
    */
   record Classes(List<String> options, String classPath, String mainClass) {
-    /** The node's program, on a class path. */
+    /** The node's main class with this class path. */
     static Classes of(String classPath) {
       return new Classes(List.of(), classPath, Main.class.getName());
     }
   }
 
   /**
-   * The classes of this program, for its child. Launchers that run programs with a class loader of
-   * their own, such as Maven's exec:java and Spring Boot's, leave them out of the system property.
+   * The classes of this program, for its child. Launchers with a class loader of their own, such as
+   * Maven's exec:java and Spring Boot's, leave the program's classes out of the system property.
    */
   static Classes classes(ClassLoader loader) {
     if (loader == ClassLoader.getSystemClassLoader()) {
@@ -150,7 +150,7 @@ final class NodeLaunch {
     }
     if (!(loader instanceof URLClassLoader urls)) {
       throw new ProviderException(
-          "the class path for a child node cannot be told from the class loader %s: set"
+          "cannot get the class path for a child node from the class loader %s: set"
                   .formatted(loader.getClass().getName())
               + " remora.provider.mock.class-path, or remora.provider.mock.mode = in-jvm");
     }
@@ -166,8 +166,8 @@ final class NodeLaunch {
   }
 
   /**
-   * A child of a Spring Boot jar, which has its libraries inside, runs the same jar. The loader in
-   * it starts a class by name ({@code PropertiesLauncher} of Spring Boot's "Executable Jars").
+   * The child of a Spring Boot jar, which contains its libraries, runs the same jar. The jar's
+   * loader starts a class by name ({@code PropertiesLauncher} of Spring Boot's "Executable Jars").
    */
   private static Classes ofJarWithLibraries(ClassLoader loader, URL library) {
     for (String launcher : SPRING_BOOT_LAUNCHERS) {
@@ -184,7 +184,10 @@ final class NodeLaunch {
       }
     }
     throw new ProviderException(
-        "%s on the class path is inside of an executable jar whose loader Remora does not know, so a child node cannot have it. Unpack the jar and run the program from there, or set remora.provider.mock.class-path to its libraries' folder (/folder/*), or remora.provider.mock.mode = in-jvm"
+        ("%s on the class path is inside an executable jar whose loader Remora does "
+                + "not know, so a child node cannot use it. Unpack the jar and run the program "
+                + "from there, or set remora.provider.mock.class-path to its libraries' folder "
+                + "(/folder/*), or remora.provider.mock.mode = in-jvm")
             .formatted(library));
   }
 

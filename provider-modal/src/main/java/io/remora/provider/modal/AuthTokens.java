@@ -23,14 +23,14 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * The token that unary calls carry besides the account's: fetched when it is first needed, and
- * again when half to three fifths of its life have passed. One caller fetches; others use the old
- * token while it is good, and wait where there is none. A fetch that fails is tried again after a
- * growing wait, unless the account was refused, which the next caller hears. Thread-safe.
+ * The auth token that unary calls carry besides the account's token. It is fetched on first use,
+ * and again after half to three fifths of its lifetime. One caller fetches; others use the old
+ * token while it is valid, or wait if there is none. A failed fetch is tried again after a growing
+ * wait. If the account was refused, the next caller gets that error. Thread-safe.
  */
 final class AuthTokens {
 
-  /** Longest time of a fetch, its attempts again included. */
+  /** Longest time of a fetch, including retries. */
   static final Duration FETCH_LIMIT = Duration.ofSeconds(15);
 
   private static final Logger log = LoggerFactory.getLogger(AuthTokens.class);
@@ -54,9 +54,9 @@ final class AuthTokens {
   private CompletableFuture<String> fetching;
 
   /**
-   * Makes tokens of what is fetched.
+   * Creates a holder without a token.
    *
-   * @param fetch blocks for {@link #FETCH_LIMIT} at most
+   * @param fetch fetches a token; blocks for {@link #FETCH_LIMIT} at most
    * @param random from 0 to 1
    */
   AuthTokens(Supplier<String> fetch, Clock clock, DoubleSupplier random) {
@@ -69,7 +69,7 @@ final class AuthTokens {
    * A token to use now. Blocks while it is fetched.
    *
    * @throws AuthenticationException if the account is refused
-   * @throws ProviderException if there is none and none can be had
+   * @throws ProviderException if there is no token and none can be fetched
    */
   String token() {
     CompletableFuture<String> awaited;
@@ -154,7 +154,7 @@ final class AuthTokens {
     }
   }
 
-  /** What a JSON Web Token says of its end. */
+  /** The expiry time of a JSON Web Token. */
   static Instant expiry(String token, Instant now) {
     try {
       String[] parts = token.split("\\.", -1);
@@ -164,7 +164,7 @@ final class AuthTokens {
                   claims, ConfigParseOptions.defaults().setSyntax(ConfigSyntax.JSON))
               .getLong("exp"));
     } catch (ConfigException | IllegalArgumentException | ArrayIndexOutOfBoundsException e) {
-      log.debug("A token of Modal's does not say when it ends");
+      log.debug("Modal's token has no expiry time");
       return now.plus(LIFE_IF_UNSAID);
     }
   }

@@ -20,10 +20,10 @@ import java.util.UUID;
 import java.util.function.LongSupplier;
 
 /**
- * Whether and when one call is attempted again, and what its next attempt tells the server of that.
- * A fault of the network or the server is tried three more times, with growing waits. A server that
- * asks for time gets as much as it asks for, as often as it asks, up to the account's limit. All
- * else is final. For one call, on one thread.
+ * Decides whether and when to retry a call, and which headers the next attempt sends. After a fault
+ * of the network or the server there are three more attempts, with growing waits. When the server
+ * asks to wait, the wait is as long as the server asks, each time, up to the account's limit. All
+ * other errors are final. For one call, on one thread.
  */
 final class CallRetries {
 
@@ -54,10 +54,11 @@ final class CallRetries {
   private Duration throttleWait = Duration.ZERO;
 
   /**
-   * For a new call, which begins now.
+   * Creates the retries of a call that begins now.
    *
-   * @param maxThrottleWait the sum of what the server may ask for; zero: it is not waited at all
-   * @param nanoTime as {@link System#nanoTime}
+   * @param maxThrottleWait the most that the server may ask to wait in total; zero for no wait at
+   *     all
+   * @param nanoTime a clock like {@link System#nanoTime}
    */
   CallRetries(Optional<Duration> maxThrottleWait, LongSupplier nanoTime) {
     this.maxThrottleWait = maxThrottleWait;
@@ -81,7 +82,7 @@ final class CallRetries {
     return headers;
   }
 
-  /** How long to wait before the next attempt; empty: there is none. */
+  /** How long to wait before the next attempt; empty if there is none. */
   Optional<Duration> waitAfter(StatusRuntimeException failure) {
     OptionalDouble asked = retryAfter(failure);
     if (asked.isPresent()) {
@@ -96,7 +97,7 @@ final class CallRetries {
     return Optional.of(wait);
   }
 
-  /** Whether the server has asked for time. */
+  /** Whether the server has asked to wait. */
   boolean isThrottled() {
     return throttles > 0;
   }
@@ -114,7 +115,7 @@ final class CallRetries {
     return Optional.of(wait);
   }
 
-  /** What the server asks for, in seconds. */
+  /** The wait that the server asks for, in seconds. */
   static OptionalDouble retryAfter(StatusRuntimeException failure) {
     byte[] details = failure.getTrailers() == null ? null : failure.getTrailers().get(DETAILS);
     if (details == null) {
@@ -128,7 +129,7 @@ final class CallRetries {
         }
       }
     } catch (InvalidProtocolBufferException e) {
-      // Details that nobody can read do not count.
+      // Ignore unreadable details.
     }
     return OptionalDouble.empty();
   }

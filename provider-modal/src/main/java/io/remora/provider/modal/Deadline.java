@@ -7,10 +7,10 @@ import java.time.Duration;
 import java.util.function.BooleanSupplier;
 
 /**
- * When a node must be there.
+ * The deadline for a node's start.
  *
- * @param endNanos the end, of {@link System#nanoTime}
- * @param abandoned whether nobody wants the node any more
+ * @param endNanos the end, as a {@link System#nanoTime}
+ * @param abandoned whether the node is no longer wanted
  */
 record Deadline(long endNanos, BooleanSupplier abandoned) {
 
@@ -21,7 +21,7 @@ record Deadline(long endNanos, BooleanSupplier abandoned) {
   /**
    * Whether there is no time left.
    *
-   * @throws ProviderException if nobody wants the node any more
+   * @throws ProviderException if the node is no longer wanted
    */
   boolean isOver() {
     if (abandoned.getAsBoolean()) {
@@ -39,8 +39,8 @@ record Deadline(long endNanos, BooleanSupplier abandoned) {
   }
 
   /**
-   * For a call of which an attempt may take this long. One that has begun continues past the end,
-   * which is noticed, and explained, between calls.
+   * The limits of a call whose attempts may take this long. A call that has begun may continue past
+   * the deadline; the deadline is checked, and its error thrown, between calls.
    */
   Limits limits(Duration attempt) {
     return new Limits(attempt, left(), abandoned);

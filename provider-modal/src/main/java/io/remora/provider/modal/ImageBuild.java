@@ -30,12 +30,13 @@ import java.util.function.Consumer;
 import java.util.regex.Pattern;
 
 /**
- * The image of a node: one that is there, or layers that Modal builds where it does not have them
- * yet, one after the other, with the log on the way. Blocks; for one use, on one thread.
+ * Finds or builds the image of a node: an existing one, or layers that Modal builds one after the
+ * other unless it has them already. Build logs are passed on as they arrive. Blocks. For one use,
+ * on one thread.
  */
 final class ImageBuild {
 
-  /** Where the node's jars are in the image. */
+  /** The folder of the node's jars in the image. */
   private static final String LIB = "/opt/remora/lib";
 
   private static final Pattern PLAIN_URL = Pattern.compile("https?://[A-Za-z0-9._~:/?@!&=+,;%-]+");
@@ -178,7 +179,7 @@ final class ImageBuild {
     return Image.newBuilder().addDockerfileCommands("FROM base").addAllDockerfileCommands(commands);
   }
 
-  /** What goes into a shell's line. */
+  /** A URL, checked to be safe in a shell command. */
   private static String url(String key, String text) {
     if (!PLAIN_URL.matcher(text).matches()) {
       throw new IllegalArgumentException(
@@ -224,14 +225,16 @@ final class ImageBuild {
                 log.quoted()));
   }
 
-  /** Follows a build to its end. */
+  /** Waits for the end of a build and passes on its log. */
   private GenericResult join(String imageId, String what, TextLines log) {
     Joined joined = new Joined();
     int broken = 0;
     while (joined.result == null) {
       if (deadline.isOver()) {
         throw new ProvisioningTimeoutException(
-            "the node's image, %s, was not built in time (the machine's open timeout; Modal continues, and has it the next time)%s"
+            ("the node's image, %s, was not built within the machine's open timeout. "
+                    + "Modal continues the build: open the machine again later, or raise the "
+                    + "timeout%s")
                 .formatted(what, log.quoted()));
       }
       try {
@@ -273,7 +276,10 @@ final class ImageBuild {
     return deadline.limits(settings.callTimeout());
   }
 
-  /** How far a build was followed; written by the stream, read when that has ended. */
+  /**
+   * The progress of reading a build's log. The stream writes it; it is read when the stream has
+   * ended.
+   */
   private static final class Joined {
     private volatile String entryId = "";
     private volatile GenericResult result;

@@ -23,16 +23,16 @@ import org.tomlj.TomlParseResult;
 import org.tomlj.TomlTable;
 
 /**
- * Whose sandboxes are made, and where: what the program's settings say, or else Modal's variables
- * of the environment, or else the profile in {@code ~/.modal.toml}. Immutable.
+ * The account to use. Its values come from the program's settings, or else from Modal's environment
+ * variables, or else from the profile in {@code ~/.modal.toml}. Immutable.
  *
  * @param tokenId "ak-…"
  * @param tokenSecret "as-…"
- * @param environment empty: the account's default
- * @param server the control plane
- * @param builderVersion of the image builder; empty: the environment's
- * @param maxThrottleWait longest wait that the server may ask for before a call is made again;
- *     empty: as long as the call may take
+ * @param environment the environment; empty for the account's default
+ * @param server the control plane's address
+ * @param builderVersion version of the image builder; empty for the environment's
+ * @param maxThrottleWait longest wait that the server may ask for before a retry; empty for the
+ *     time limit of the call
  */
 record ModalAccount(
     String tokenId,
@@ -59,8 +59,8 @@ record ModalAccount(
    *
    * @param variables the process's environment
    * @param home the user's home folder
-   * @throws AuthenticationException if there is no token; the message says where it may stand
-   * @throws ProviderException if the file or what it says cannot be used
+   * @throws AuthenticationException if there is no token; the message lists the places to put it
+   * @throws ProviderException if the file or its contents cannot be used
    */
   static ModalAccount find(ModalSettings settings, Map<String, String> variables, Path home) {
     ModalSettings.Account said = settings.account();
@@ -74,7 +74,7 @@ record ModalAccount(
     Function<String, String> inFile = profile(file, profile);
     Function<String, String> inEnvironment = name -> variables.getOrDefault(name, "");
 
-    // A token and its secret come from one place.
+    // A token id and its secret must come from the same place.
     String id;
     String secret;
     if (!said.tokenId().isBlank() || !said.tokenSecret().isBlank()) {
@@ -91,8 +91,8 @@ record ModalAccount(
     if (id.isBlank() || secret.isBlank()) {
       throw new AuthenticationException(
           ("there is no token for Modal%s: set MODAL_TOKEN_ID and MODAL_TOKEN_SECRET, or"
-                  + " remora.provider.modal.token-id and token-secret, or have %s written by"
-                  + " `modal token new`")
+                  + " remora.provider.modal.token-id and token-secret, or run `modal token new`, "
+                  + "which writes %s")
               .formatted(
                   id.isBlank() && secret.isBlank()
                       ? ""
@@ -129,7 +129,7 @@ record ModalAccount(
     return server.getPort() > 0 ? server.getPort() : usesTls() ? 443 : 80;
   }
 
-  /** Does not show the token. */
+  /** Leaves out the token. */
   @Override
   public String toString() {
     return "ModalAccount(%s%s)"
@@ -140,7 +140,7 @@ record ModalAccount(
     return Stream.of(texts).filter(text -> !text.isBlank()).findFirst();
   }
 
-  /** What the profile says, by key; empty texts for what it does not. */
+  /** The profile's values by key; an empty text if a value is not set. */
   private static Function<String, String> profile(Path file, String name) {
     if (!Files.exists(file)) {
       return key -> "";
@@ -152,7 +152,7 @@ record ModalAccount(
       throw new ProviderException(file + " cannot be read: " + e.getMessage(), e);
     }
     if (toml.hasErrors()) {
-      // The error may quote the line, in which there may be a secret.
+      // Leave out the parser's message: it may quote a line with a secret.
       throw new ProviderException(
           "%s is not TOML: an error at %s".formatted(file, toml.errors().get(0).position()));
     }
@@ -178,7 +178,10 @@ record ModalAccount(
     return value == null ? "" : value.toString();
   }
 
-  /** Modal's own tools know several, with commas between them: the first is the first choice. */
+  /**
+   * The server's address. Modal's own tools accept several, separated by commas; the first one is
+   * used.
+   */
   private static URI server(String urls) {
     String text = urls.split(",", -1)[0].strip();
     try {
@@ -211,7 +214,7 @@ record ModalAccount(
         return Optional.of(Duration.ofMillis(Math.round(value * 1000)));
       }
     } catch (NumberFormatException e) {
-      // Said below.
+      // Reported below.
     }
     throw new ProviderException(
         "MODAL_MAX_THROTTLE_WAIT must be a number of seconds, but is \"%s\"".formatted(seconds));

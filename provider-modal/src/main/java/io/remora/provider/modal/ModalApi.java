@@ -38,25 +38,25 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * Calls of Modal's control plane, with what belongs to each of them: headers, tokens, attempts
- * again, time limits, and this project's exceptions. Its methods block. There is one connection for
- * an account in the process, which all machines share. Thread-safe.
+ * Calls Modal's control plane, with headers, tokens, retries, time limits and this project's
+ * exceptions. The methods block. A process has one connection per account, which all machines
+ * share. Thread-safe.
  *
- * <p>It has an actor system of its own, since nodes are also ended when the program's system is not
- * there any more.
+ * <p>It has an actor system of its own, since nodes are also ended after the program's system has
+ * ended.
  */
 final class ModalApi implements AutoCloseable {
 
   private static final Logger log = LoggerFactory.getLogger(ModalApi.class);
 
-  /** What Modal's own clients send: whose client this behaves like, and as which version. */
+  /** The headers of Modal's own clients: the client that this one behaves like, and its version. */
   private static final Map<String, String> CLIENT_HEADERS =
       Map.of(
           "x-modal-client-type", "9",
           "x-modal-client-version", "1.0.0",
           "x-modal-libmodal-version", "remora-java/0.1.0");
 
-  /** The longest that the server is ever asked to wait, with which no call takes longer. */
+  /** The longest wait that a call asks the server for. No call takes much longer than this. */
   static final Duration LONGEST_POLL = Duration.ofSeconds(55);
 
   private static final Duration AUTH_TIMEOUT = Duration.ofSeconds(5);
@@ -77,7 +77,7 @@ final class ModalApi implements AutoCloseable {
   // Guarded by OPEN.
   private int users;
 
-  /** The connection for this account; whoever has got it closes it once. */
+  /** The connection for this account. Every caller must close it once. */
   static ModalApi of(ModalAccount account) {
     synchronized (OPEN) {
       ModalApi api = OPEN.computeIfAbsent(account, ModalApi::new);
@@ -116,9 +116,9 @@ final class ModalApi implements AutoCloseable {
   /**
    * Limits of a call.
    *
-   * @param attempt of one attempt
-   * @param all of all of them, and the waits between
-   * @param abandoned whether nobody wants the answer any more
+   * @param attempt limit of one attempt
+   * @param all limit of all attempts and the waits between them
+   * @param abandoned whether the answer is no longer wanted
    */
   record Limits(Duration attempt, Duration all, BooleanSupplier abandoned) {
 
@@ -128,11 +128,11 @@ final class ModalApi implements AutoCloseable {
   }
 
   /**
-   * Makes a call, as often as it takes.
+   * Makes a call, with retries.
    *
-   * @param what names it, for messages: "creating a sandbox"
+   * @param what the call's name for messages, such as "creating a sandbox"
    * @throws AuthenticationException if the account is refused
-   * @throws ResourceExhaustedException if the account has used up what it may, as the server says
+   * @throws ResourceExhaustedException if the server reports that the account's limit is used up
    * @throws RefusedException for any other refusal or fault, with the server's text
    */
   <Q, R> R call(
@@ -144,10 +144,10 @@ final class ModalApi implements AutoCloseable {
   }
 
   /**
-   * What a streaming method says; blocks until the stream has ended, or the limit has passed.
+   * Calls a streaming method. Blocks until the stream has ended or the limit has passed.
    *
-   * @throws RefusedException and the others, as {@link #call}; a stream that breaks is not opened
-   *     again
+   * @throws RefusedException and the other exceptions of {@link #call}; a broken stream is not
+   *     opened again
    */
   <Q, R> void stream(
       String what,
@@ -216,7 +216,7 @@ final class ModalApi implements AutoCloseable {
   private void tell(
       String what, StatusRuntimeException failure, CallRetries retries, Duration wait) {
     if (!retries.isThrottled()) {
-      log.debug("{} is tried again in {} ms: {}", what, wait.toMillis(), failure.getStatus());
+      log.debug("{} failed; next attempt in {} ms: {}", what, wait.toMillis(), failure.getStatus());
       return;
     }
     long now = System.nanoTime();
@@ -224,7 +224,7 @@ final class ModalApi implements AutoCloseable {
     if ((last == Long.MIN_VALUE || now - last > THROTTLE_NEWS.toNanos())
         && throttleNewsNanos.compareAndSet(last, now)) {
       log.warn(
-          "Modal asks for patience: {} is tried again in {} ms ({})",
+          "Modal asks to wait: {} is tried again in {} ms ({})",
           what,
           wait.toMillis(),
           failure.getStatus().getDescription());
@@ -243,7 +243,7 @@ final class ModalApi implements AutoCloseable {
 
   private Map<String, String> accountHeaders() {
     Map<String, String> headers = new HashMap<>(CLIENT_HEADERS);
-    // The server does not see the name by which it was called.
+    // The server does not see the host name that the client used.
     headers.put("x-modal-host", account.server().getHost());
     headers.put("x-modal-token-id", account.tokenId());
     headers.put("x-modal-token-secret", account.tokenSecret());
@@ -256,7 +256,7 @@ final class ModalApi implements AutoCloseable {
 
   // Waits and errors ----------------------------------------------------------------------------
 
-  /** Waits in small steps, so that whoever gives up is heard. */
+  /** Waits in small steps, so that an abandoned call ends soon. */
   static void sleep(Duration wait, BooleanSupplier abandoned) {
     long end = System.nanoTime() + wait.toNanos();
     try {
@@ -310,7 +310,8 @@ final class ModalApi implements AutoCloseable {
               failure);
       case RESOURCE_EXHAUSTED ->
           new ResourceExhaustedException(
-              "Modal has no more for this account: %s (%s)".formatted(said, what), failure);
+              "Modal refused, as this account's limit is used up: %s (%s)".formatted(said, what),
+              failure);
       default ->
           new RefusedException(
               "%s failed at Modal: %s (%s)".formatted(what, said, code), code, said, failure);
@@ -318,8 +319,8 @@ final class ModalApi implements AutoCloseable {
   }
 
   /**
-   * A call that failed for another reason than account and quota. Not for users, and not for other
-   * members of a cluster, which do not know it: callers make a {@link ProviderException} of it.
+   * A call failed for a reason other than the account or its quota. Internal: callers turn it into
+   * a {@link ProviderException}, since users and other members of a cluster do not know this class.
    */
   static final class RefusedException extends RuntimeException {
     private static final long serialVersionUID = 1L;
@@ -337,7 +338,7 @@ final class ModalApi implements AutoCloseable {
       return code;
     }
 
-    /** The server's text alone. */
+    /** Only the server's text. */
     String said() {
       return said;
     }

@@ -42,8 +42,8 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * A node in a sandbox. Two threads follow it: one its log, one its end; the latter also says to
- * Modal, now and then, that the owner lives. Thread-safe.
+ * A node in a sandbox. One thread reads its log and another waits for its end. The latter also
+ * renews, at intervals, the tag that the owner is alive. Thread-safe.
  */
 final class ModalNode implements ProvisionedNode {
 
@@ -71,7 +71,7 @@ final class ModalNode implements ProvisionedNode {
   private final CountDownLatch logRead = new CountDownLatch(1);
 
   private volatile InetSocketAddress address;
-  // Zero: not yet.
+  // Zero until it is known.
   private volatile long startedNanos;
   private volatile long endedNanos;
   private volatile NodeUsage counted;
@@ -98,7 +98,7 @@ final class ModalNode implements ProvisionedNode {
     this.progress = progress;
   }
 
-  /** Follows a sandbox that was just created, whose node has the api from now on. */
+  /** Starts following a new sandbox. The node owns {@code api} from now on. */
   static ModalNode follow(
       MachineSpec spec,
       ModalSettings settings,
@@ -117,8 +117,9 @@ final class ModalNode implements ProvisionedNode {
   /**
    * Blocks until the node listens.
    *
-   * @throws ProvisioningTimeoutException if it does not in time
-   * @throws ProviderException if it ends before, with why and the end of its log
+   * @throws ProvisioningTimeoutException if the node does not listen in time
+   * @throws ProviderException if the sandbox ends before; the message has the reason and the end of
+   *     the log
    */
   void awaitListening(Deadline deadline, String gpu) {
     awaitGpu(deadline, gpu);
@@ -175,14 +176,14 @@ final class ModalNode implements ProvisionedNode {
       terminated = new CompletableFuture<>();
       result = terminated;
     }
-    // A thread of its own: it must work while executors are being shut down.
+    // Use a separate thread, which works even while executors are being shut down.
     daemon("end", () -> end(result));
     return result.minimalCompletionStage();
   }
 
   // Starting ------------------------------------------------------------------------------------
 
-  /** Without a task the sandbox waits for a GPU. */
+  /** Waits until the sandbox has a task; until then it waits for a GPU. */
   private void awaitGpu(Deadline deadline, String gpu) {
     long begin = System.nanoTime();
     long told = begin;
@@ -212,7 +213,8 @@ final class ModalNode implements ProvisionedNode {
       }
       await(
           deadline,
-          "Modal had no %d x %s free; other kinds, or any region, may be had sooner"
+          ("Modal had no %d x %s free; another kind of GPU, or another region, may be "
+                  + "available sooner")
               .formatted(spec.gpuCount(), gpu));
     }
   }
@@ -233,7 +235,7 @@ final class ModalNode implements ProvisionedNode {
             && !tunnel.getUnencryptedHost().isEmpty()) {
           InetSocketAddress found =
               new InetSocketAddress(tunnel.getUnencryptedHost(), tunnel.getUnencryptedPort());
-          // A name that is new may be unknown for a moment.
+          // A new name may be unknown for a moment.
           address = found.isUnresolved() ? null : found;
         }
       }
@@ -243,7 +245,7 @@ final class ModalNode implements ProvisionedNode {
     }
   }
 
-  /** Waits a moment, unless the time is over or the sandbox has ended. */
+  /** Waits a moment. Throws if the time is over or the sandbox has ended. */
   private void await(Deadline deadline, String otherwise) {
     NodeExit exit = exited.getNow(null);
     if (exit != null) {
@@ -360,7 +362,7 @@ final class ModalNode implements ProvisionedNode {
         .getResult();
   }
 
-  /** Says that the owner lives. */
+  /** Renews the tag that the owner is alive. */
   private void renew() {
     try {
       api.call(
@@ -373,21 +375,23 @@ final class ModalNode implements ProvisionedNode {
           new Limits(settings.callTimeout(), settings.callTimeout().multipliedBy(2)));
     } catch (RuntimeException e) {
       log.warn(
-          "Machine {}: Modal was not told that the owner of {} lives: {}",
+          "Machine {}: cannot renew the owner's tag of {}: {}",
           spec.name(),
           description(),
           e.getMessage());
     }
   }
 
-  /** The sandbox is at its end. Waits for the rest of its log, on whatever thread has found out. */
+  /**
+   * Called when the sandbox has ended, on the thread that noticed. Waits for the rest of the log.
+   */
   private void ended(GenericResult result) {
     if (endedNanos == 0) {
       endedNanos = System.nanoTime();
     }
     try {
       if (!logRead.await(LOG_AFTER_END.toMillis(), TimeUnit.MILLISECONDS)) {
-        log.debug("The end of the log of {} does not come", description());
+        log.debug("The log of {} does not end", description());
       }
     } catch (InterruptedException e) {
       Thread.currentThread().interrupt();
@@ -403,7 +407,9 @@ final class ModalNode implements ProvisionedNode {
     } catch (RuntimeException e) {
       result.completeExceptionally(
           new ProviderException(
-              "%s of machine %s may still run, and cost: %s. It ends by itself when its node has had no owner for remora.node.orphan-timeout; `modal sandbox terminate %s` ends it now"
+              ("%s of machine %s may still run, and cost money: %s. It ends by itself when "
+                      + "its node has had no owner for remora.node.orphan-timeout; `modal sandbox "
+                      + "terminate %s` ends it now")
                   .formatted(description(), spec.name(), e.getMessage(), sandboxId),
               e));
       return;
@@ -422,7 +428,7 @@ final class ModalNode implements ProvisionedNode {
     result.complete(Done.getInstance());
   }
 
-  /** Ends it, and waits until Modal says that it has ended. */
+  /** Ends the sandbox and waits until Modal reports its end. */
   private void terminateSandbox() {
     Deadline deadline = Deadline.in(settings.stopTimeout(), () -> false);
     try {
@@ -464,7 +470,7 @@ final class ModalNode implements ProvisionedNode {
         counted = cost.of(usage);
       }
     } catch (RuntimeException e) {
-      log.debug("Modal does not say what {} has used", description(), e);
+      log.debug("Modal does not report the usage of {}", description(), e);
     }
   }
 
@@ -478,7 +484,7 @@ final class ModalNode implements ProvisionedNode {
     thread.start();
   }
 
-  /** Written by one stream after the other, and read between them. */
+  /** The position in the log. One stream after the other writes it; it is read between them. */
   private static final class LogPosition {
     private volatile String entryId = "0-0";
     private volatile boolean eof;

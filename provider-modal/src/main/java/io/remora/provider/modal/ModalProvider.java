@@ -42,10 +42,10 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * Machines on Modal's GPUs. Each is a sandbox that runs a node, whose link goes over a raw TCP
- * tunnel of Modal's with mutual TLS of its own; this program makes outgoing connections only. The
- * sandbox ends with its machine; if the program fails, then when its node has had no owner for
- * {@code remora.node.orphan-timeout}, and at the latest after {@code
+ * Machines on Modal's GPUs. Each is a sandbox that runs a node, and its link uses mutual TLS over
+ * one of Modal's raw TCP tunnels. This program makes only outgoing connections. The sandbox ends
+ * with its machine. If the program fails, the sandbox ends when its node has had no owner for
+ * {@code remora.node.orphan-timeout}, or at the latest after {@code
  * remora.provider.modal.idle-timeout} without a connection. Stateless and thread-safe.
  */
 public final class ModalProvider implements MachineProvider {
@@ -153,7 +153,7 @@ public final class ModalProvider implements MachineProvider {
     return nodes;
   }
 
-  /** By the call for sandboxes of the first kind, as long as the server has it. */
+  /** Uses the call for sandboxes of the first kind, as long as the server has it. */
   private static List<SandboxInfo> page(ModalApi api, SandboxListRequest request, Limits limits) {
     String what = "Listing sandboxes";
     try {
@@ -185,7 +185,7 @@ public final class ModalProvider implements MachineProvider {
     return new Limits(attempt, attempt.multipliedBy(3));
   }
 
-  /** Runs what blocks, and makes this project's public exceptions of what it throws. */
+  /** Runs a blocking action, and turns its exceptions into this project's public ones. */
   private static <T> CompletionStage<T> blocking(ProviderContext context, Supplier<T> body) {
     return CompletableFuture.supplyAsync(
         () -> {
@@ -202,7 +202,7 @@ public final class ModalProvider implements MachineProvider {
         context.blocking());
   }
 
-  /** The steps from nothing to a node. */
+  /** The steps of launching a node. */
   private static final class Launching {
 
     private final MachineSpec spec;
@@ -232,7 +232,7 @@ public final class ModalProvider implements MachineProvider {
       this.gpu = launch.gpu();
     }
 
-    /** Creates the sandbox, which has the api from then on. */
+    /** Creates the sandbox. Its node owns the api from then on. */
     ModalNode sandbox() {
       String app = appId(api, settings, account, limits());
       String image =
@@ -299,11 +299,13 @@ public final class ModalProvider implements MachineProvider {
                   .setVersion(VolumeFsVersion.VOLUME_FS_VERSION_V2)
                   .build(),
               limits());
-      // One that was there already has the version that it was made with.
+      // An existing volume keeps the version with which it was created.
       if (volume.hasMetadata()
           && volume.getMetadata().getVersion() != VolumeFsVersion.VOLUME_FS_VERSION_V2) {
         throw new ProviderException(
-            "Modal's volume %s is there already and has version 1, and paused machines need one of version 2: name another (remora.provider.modal.state-volume), or delete it"
+            ("Modal's volume %s already exists and has version 1, but paused machines need "
+                    + "version 2: name another volume (remora.provider.modal.state-volume), or "
+                    + "delete this one")
                 .formatted(name));
       }
       return volume.getVolumeId();

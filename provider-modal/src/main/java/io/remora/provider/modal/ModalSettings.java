@@ -13,19 +13,19 @@ import java.util.Map;
 
 /**
  * The configuration of the Modal provider, {@code remora.provider.modal} in {@code reference.conf},
- * where each key is explained. Immutable. Empty texts stand for what is not set.
+ * where each key is explained. Immutable. An empty text means that a value is not set.
  *
- * @param account what the program says of the account; {@link ModalAccount} knows the rest
+ * @param account the account's settings; {@link ModalAccount} finds the values that are not set
  * @param app name of the app that sandboxes belong to
  * @param callTimeout limit of one attempt of one call
- * @param gpu Modal's name of the GPU, before the machine's
- * @param defaultGpu for machines that name none
- * @param sandbox what a sandbox is like
- * @param ownerLease how long owners may be silent
+ * @param gpu Modal's name of the GPU, which overrides the machine's
+ * @param defaultGpu the GPU of machines that name none
+ * @param sandbox a sandbox's resources and limits
+ * @param ownerLease how long an owner may be silent
  * @param stopTimeout limit of ending a sandbox
- * @param image what it runs
- * @param node how the node is run in it
- * @param prices what it costs
+ * @param image the sandbox's image
+ * @param node the settings of the node in the sandbox
+ * @param prices the prices
  */
 record ModalSettings(
     Account account,
@@ -42,18 +42,18 @@ record ModalSettings(
 
   static final String PATH = "remora.provider.modal";
 
-  /** Whose sandboxes, and where. */
+  /** The account and its environment. */
   record Account(
       String tokenId, String tokenSecret, String profile, String environment, String serverUrl) {
 
-    /** Does not show the secret. */
+    /** Leaves out the secret. */
     @Override
     public String toString() {
       return "Account(%s, %s, %s)".formatted(tokenId, environment, serverUrl);
     }
   }
 
-  /** What a sandbox is given besides GPUs, and when it ends by itself. */
+  /** A sandbox's resources besides GPUs, and its time limits. */
   record Sandbox(
       double cpu,
       long memoryBytes,
@@ -93,7 +93,7 @@ record ModalSettings(
     }
   }
 
-  /** What the sandbox runs: an image that is there, or the layers of one. */
+  /** The sandbox's image: an existing one, or the layers of one to build. */
   record Image(
       String id,
       String name,
@@ -140,14 +140,14 @@ record ModalSettings(
       }
     }
 
-    /** Does not show the environment. */
+    /** Leaves out the environment. */
     @Override
     public String toString() {
       return "Node(%s, %s, %s)".formatted(java, classPath, device);
     }
   }
 
-  /** US dollars for an hour: of one GPU by name, of a core, of a GiB. */
+  /** Prices in US dollars per hour: of one GPU by name, of one core, of one GiB of memory. */
   record Prices(Map<String, Double> gpuHour, double coreHour, double gibHour) {
 
     /** Copies the map and checks the ranges. */

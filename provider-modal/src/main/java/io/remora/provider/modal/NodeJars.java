@@ -31,10 +31,10 @@ import java.util.zip.ZipEntry;
 import java.util.zip.ZipOutputStream;
 
 /**
- * The jars of a node, as the build of module gpu-node has listed them, and as files of Remora's own
- * modules.
+ * The jars of a node. The build of module gpu-node lists them; Remora's own modules are also
+ * available as files.
  *
- * @param jars their places in a Maven repository
+ * @param jars the jars' coordinates in a Maven repository
  */
 record NodeJars(List<Jar> jars) {
 
@@ -44,10 +44,10 @@ record NodeJars(List<Jar> jars) {
 
   private static final String OWN_GROUP = "io.remora";
 
-  /** What a node with a torch installation does not need: a hundred megabytes. */
+  /** Jars that a node with a torch installation does not need, about a hundred megabytes. */
   private static final Set<String> LIBTORCH = Set.of("pytorch", "openblas");
 
-  /** A class of each of Remora's modules that a node has, to find the module's files by. */
+  /** For each of a node's Remora modules, a class by which to find the module's files. */
   private static final Map<String, Class<?>> OWN =
       Map.of(
           "remora-core", RemoraException.class,
@@ -71,7 +71,7 @@ record NodeJars(List<Jar> jars) {
       return LIBTORCH.contains(artifact) && !classifier.isEmpty();
     }
 
-    /** Its place below a Maven repository's URL. */
+    /** The jar's path below a Maven repository's URL. */
     String path() {
       return "%s/%s/%s/%s-%s%s.jar"
           .formatted(
@@ -84,7 +84,7 @@ record NodeJars(List<Jar> jars) {
     }
   }
 
-  /** Those that this program's node is made of, but for gpu-node's own. */
+  /** The jars of this program's node, without gpu-node's own. */
   static NodeJars listed() {
     try (InputStream list = Main.class.getResourceAsStream(LIST)) {
       if (list == null) {
@@ -115,10 +115,10 @@ record NodeJars(List<Jar> jars) {
   }
 
   /**
-   * Where they can be downloaded.
+   * The jars' download URLs.
    *
-   * @param ownVersion that of Remora's own; empty: those are left out
-   * @param withLibtorch whether libtorch's natives are wanted
+   * @param ownVersion version of Remora's own jars; empty to leave them out
+   * @param withLibtorch whether to include libtorch's native libraries
    */
   List<String> urls(String repository, String ownVersion, boolean withLibtorch) {
     List<String> urls = new ArrayList<>();
@@ -136,7 +136,10 @@ record NodeJars(List<Jar> jars) {
     return urls;
   }
 
-  /** Remora's own, as this program has them, by file name. The same classes give the same bytes. */
+  /**
+   * Remora's own jars, built from this program's classes, by file name. The same classes give the
+   * same bytes.
+   */
   static Map<String, byte[]> own() {
     Map<String, byte[]> files = new LinkedHashMap<>();
     OWN.keySet().stream()

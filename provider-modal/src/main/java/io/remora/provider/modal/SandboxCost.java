@@ -9,14 +9,14 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * What a sandbox costs, by the configured prices.
+ * The cost of a sandbox by the configured prices.
  *
- * @param gpuSecond dollars for a second of one GPU
- * @param gpuCount how many it has
- * @param coreSecond dollars for a second of one core
- * @param cores how many it has
- * @param gibSecond dollars for a second of one GiB
- * @param gib how many it has
+ * @param gpuSecond US dollars for one second of one GPU
+ * @param gpuCount number of GPUs
+ * @param coreSecond US dollars for one second of one core
+ * @param cores number of cores
+ * @param gibSecond US dollars for one second of one GiB of memory
+ * @param gib memory in GiB
  */
 record SandboxCost(
     double gpuSecond, int gpuCount, double coreSecond, double cores, double gibSecond, double gib) {
@@ -30,7 +30,8 @@ record SandboxCost(
     Double gpuHour = prices.gpuHour().get(gpu);
     if (gpuHour == null) {
       log.warn(
-          "There is no price for {}: it counts as free (remora.provider.modal.prices.gpu-hour)",
+          "There is no price for {}, so it counts as free: set one in "
+              + "remora.provider.modal.prices.gpu-hour",
           gpu);
     }
     return new SandboxCost(
@@ -42,7 +43,7 @@ record SandboxCost(
         settings.sandbox().memoryBytes() / GIB);
   }
 
-  /** By the clock, and what was asked for. */
+  /** The usage by the clock and the requested resources. */
   NodeUsage of(Duration time) {
     double seconds = time.toNanos() * 1e-9;
     return new NodeUsage(
@@ -50,7 +51,7 @@ record SandboxCost(
         seconds * (gpuSecond * gpuCount + coreSecond * cores + gibSecond * gib));
   }
 
-  /** By what Modal has counted. */
+  /** The usage that Modal has counted. */
   NodeUsage of(SandboxGetResourceUsageResponse counted) {
     double gpu = counted.getGpuNanosecs() * 1e-9;
     return new NodeUsage(

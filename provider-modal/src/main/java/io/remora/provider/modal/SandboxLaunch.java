@@ -31,26 +31,29 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * What one node is started with: its sandbox, its command line and its environment. The secrets are
- * made here, and are in the environment alone.
+ * The definition of one node's launch: its sandbox, its command line and its environment. The
+ * secrets are created here and appear only in the environment.
  */
 final class SandboxLaunch {
 
   private static final Logger log = LoggerFactory.getLogger(SandboxLaunch.class);
 
-  /** Where the volume of paused machines is mounted. */
+  /** The mount point of the volume of paused machines. */
   static final String STATE_FOLDER = "/remora-state";
 
   private static final String TLS_VARIABLE = "REMORA_NODE_TLS_CERTIFICATE";
   private static final String STORE = "remora.state.store";
   private static final Duration CERTIFICATE_MARGIN = Duration.ofDays(1);
 
-  /** The torch folder, found without loading torch. */
+  /** A shell expression that finds the torch folder without loading torch. */
   private static final String TORCH_HOME =
       "\"$(python3 -c 'import importlib.util as u;"
           + " print(u.find_spec(\"torch\").submodule_search_locations[0])')\"";
 
-  /** Where the cluster's port is in Modal's private network. */
+  /**
+   * A shell command that finds the sandbox's address in Modal's private network, for the cluster's
+   * port.
+   */
   private static final String I6PN =
       "REMORA_I6PN_ADDRESS=$(getent ahostsv6 i6pn.modal.local | awk '{print $1; exit}')"
           + " && export REMORA_I6PN_ADDRESS"
@@ -78,7 +81,7 @@ final class SandboxLaunch {
     return token;
   }
 
-  /** How the link is protected; empty: as the program's configuration says. */
+  /** The link's TLS settings; empty to use the program's configuration. */
   Optional<LinkTls> tls() {
     return settings.node().environment().containsKey(TLS_VARIABLE)
         ? Optional.empty()
@@ -100,13 +103,13 @@ final class SandboxLaunch {
     return upper;
   }
 
-  /** The variables of the node's environment, secrets among them. */
+  /** The node's environment variables, including secrets. */
   Map<String, String> environment() {
     Config forNode = config.withoutPath("remora.link.tls");
     boolean inFolder = config.getString(STORE).equals(DirectoryStateStore.NAME);
     if (inFolder && settings.sandbox().stateVolume().isEmpty()) {
-      // No such store: a pause fails, and says so, rather than that what it has saved is lost with
-      // the sandbox.
+      // There is no such store, so a pause fails with a message. Otherwise the saved state would be
+      // lost with the sandbox.
       forNode = set(forNode, STORE, "none, for remora.provider.modal.state-volume is empty");
     } else if (inFolder) {
       forNode = set(forNode, "remora.state.directory", STATE_FOLDER);
@@ -125,9 +128,9 @@ final class SandboxLaunch {
   }
 
   /**
-   * The sandbox.
+   * The sandbox's definition.
    *
-   * @param volumeId empty: none
+   * @param volumeId empty for no volume
    */
   Sandbox definition(String imageId, String secretId, String volumeId) {
     ModalSettings.Sandbox wanted = settings.sandbox();
@@ -167,7 +170,7 @@ final class SandboxLaunch {
     return sandbox.build();
   }
 
-  /** A shell that becomes the node, whose output and log come in one stream. */
+  /** A shell command that becomes the node, with its output and log in one stream. */
   private List<String> command() {
     ModalSettings.Node node = settings.node();
     boolean findTorch = node.torchHome().equals("auto");

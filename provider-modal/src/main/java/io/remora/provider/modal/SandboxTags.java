@@ -12,12 +12,12 @@ import java.util.List;
 import java.util.stream.Stream;
 
 /**
- * The tags by which sandboxes of Remora's tell whose they are, and that their owner lives: it
- * writes until when it may be silent, again and again.
+ * The tags of Remora's sandboxes. They name the owner, and the time until which the owner counts as
+ * alive, which the owner renews at intervals.
  */
 final class SandboxTags {
 
-  /** What all sandboxes of Remora's have. */
+  /** The tag that all of Remora's sandboxes have. */
   static final SandboxTag OURS = tag("remora", "node");
 
   private static final String MACHINE = "remora-machine";
@@ -27,7 +27,7 @@ final class SandboxTags {
 
   private SandboxTags() {}
 
-  /** All tags of a machine's sandbox; its owner says that it lives from {@code now} on. */
+  /** All tags of a machine's sandbox, renewed at {@code now}. */
   static List<SandboxTag> of(String machine, Instant now, Duration lease) {
     return List.of(
         OURS,
@@ -36,7 +36,7 @@ final class SandboxTags {
         tag(ALIVE_UNTIL, Long.toString(now.plus(lease).getEpochSecond())));
   }
 
-  /** What the tags say. A sandbox whose owner has written nothing readable is not left over. */
+  /** Reads a sandbox's tags. A sandbox without a readable time is not left over. */
   static RunningNode read(SandboxInfo sandbox, Instant now) {
     return new RunningNode(
         sandbox.getId(),
@@ -68,7 +68,7 @@ final class SandboxTags {
     return clean.substring(0, Math.min(clean.length(), MAX_LENGTH - pid.length())) + pid;
   }
 
-  /** Names of machines may be longer than what Modal takes. */
+  /** A tag, shortened to Modal's limit: names of machines may be longer. */
   private static SandboxTag tag(String name, String value) {
     return SandboxTag.newBuilder()
         .setTagName(name)

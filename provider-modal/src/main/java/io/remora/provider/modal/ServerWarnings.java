@@ -19,12 +19,12 @@ import java.util.Set;
 import java.util.function.Consumer;
 
 /**
- * Tells what the server has to say beside its answers: any call, also one that fails or streams,
- * may bring warnings, such as that a client is soon too old. Each is told once. Thread-safe.
+ * Logs the server's warnings, such as that a client is soon too old. Any answer may carry them,
+ * including those of failed and streaming calls. Each warning is logged once. Thread-safe.
  */
 final class ServerWarnings implements ClientInterceptor {
 
-  /** One entry a warning, percent-encoded. */
+  /** One entry per warning, percent-encoded. */
   private static final Metadata.Key<String> WARNING =
       Metadata.Key.of("x-modal-warning", Metadata.ASCII_STRING_MARSHALLER);
 
@@ -45,9 +45,9 @@ final class ServerWarnings implements ClientInterceptor {
               }));
 
   /**
-   * For one connection.
+   * Creates the interceptor of one connection.
    *
-   * @param log takes a line a warning, on gRPC's threads
+   * @param log receives one line per warning, on gRPC's threads
    */
   ServerWarnings(Consumer<String> log) {
     this.log = log;

@@ -7,8 +7,8 @@ import java.util.function.Consumer;
 import java.util.regex.Pattern;
 
 /**
- * Makes lines of the pieces in which a log comes, without the colours of terminals, and remembers
- * the last ones. Not thread-safe.
+ * Splits the pieces of a log into lines, removes terminal colours, and remembers the last lines.
+ * Not thread-safe.
  */
 final class TextLines {
 
@@ -25,7 +25,7 @@ final class TextLines {
     this.lines = lines;
   }
 
-  /** Takes a piece. */
+  /** Adds a piece. */
   void add(String piece) {
     String[] parts = END.split(piece, -1);
     for (int i = 0; i < parts.length; i++) {
@@ -36,7 +36,7 @@ final class TextLines {
     }
   }
 
-  /** Nothing more comes. */
+  /** Ends the log. */
   void end() {
     String line = ESCAPES.matcher(open).replaceAll("");
     open.setLength(0);
@@ -53,7 +53,7 @@ final class TextLines {
   /** The last lines, as the end of an error message. */
   String quoted() {
     return last.isEmpty()
-        ? "; there is no log of it"
+        ? "; it has no log"
         : "; the end of its log:\n  " + String.join("\n  ", last);
   }
 }

@@ -10,20 +10,20 @@ import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
 /**
- * Puts a machine into the words of a command. What it puts in consists of letters, digits, {@code
- * -}, {@code _} and {@code .}: a shell that the command goes through, as with {@code ssh}, finds
- * nothing in it.
+ * Replaces the placeholders in the words of a command. The inserted values consist of letters,
+ * digits, {@code -}, {@code _} and {@code .}, so a shell that runs the command, as with {@code
+ * ssh}, has nothing to interpret.
  */
 final class CommandTemplate {
 
   private static final Pattern PLACEHOLDER = Pattern.compile("\\{([a-z]+(?:-[a-z]+)*)}");
 
-  /** The value is empty where a word with the placeholder is to be left out. */
+  /** The values of the placeholders. An empty value leaves out every word with its placeholder. */
   private final Map<String, String> values = new TreeMap<>();
 
   /**
-   * @param launch marks this launch
-   * @param port 0: there is no {@code {port}}
+   * @param launch an id of this launch
+   * @param port the value of {@code {port}}; 0 for none
    */
   CommandTemplate(MachineSpec spec, String launch, int port) {
     values.put("machine", spec.name());
@@ -38,7 +38,7 @@ final class CommandTemplate {
   /**
    * The command for the machine.
    *
-   * @throws IllegalArgumentException if a word has a placeholder that there is not
+   * @throws IllegalArgumentException if a word has an unknown placeholder
    */
   List<String> fill(List<String> words) {
     List<String> command = new ArrayList<>();

@@ -10,11 +10,11 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * Ends what the node's command may have left. Failing is a warning: the machine is gone all the
- * same.
+ * The command that cleans up after a node's command. A failure is only a warning, since the machine
+ * is gone anyway.
  *
- * @param command may be empty: there is nothing to do
- * @param limit how long it may take before it is killed
+ * @param command the command; may be empty
+ * @param limit the time after which it is killed
  */
 record EndCommand(List<String> command, Duration limit) implements Runnable {
 

@@ -27,16 +27,19 @@ import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionStage;
 
 /**
- * Machines on nodes that a command starts, {@code remora.provider.process.command}: whatever can
- * run a process somewhere and pass its standard output on. A node ends with its command, and the
- * command at the latest with this JVM. Stateless and thread-safe.
+ * Machines on nodes that a command starts, {@code remora.provider.process.command}: which can be
+ * any command that runs a process somewhere and passes on its standard output. A node ends with its
+ * command, and the command ends with this JVM at the latest. Stateless and thread-safe.
  */
 public final class ProcessProvider implements MachineProvider {
 
   /** The provider's name. */
   public static final String NAME = "process";
 
-  /** Links that are up stay up when their certificates expire, but are not taken up again. */
+  /**
+   * The validity of a link's certificates. A connected link outlives it, but cannot reconnect after
+   * it.
+   */
   private static final Duration CERTIFICATE_VALIDITY = Duration.ofDays(365);
 
   /** Called by the service loader. */
@@ -71,7 +74,9 @@ public final class ProcessProvider implements MachineProvider {
     List<String> command = template.fill(settings.command());
     if (command.isEmpty()) {
       throw new IllegalArgumentException(
-          ProcessSettings.PATH + ".command has no word for a machine without a GPU type");
+          ProcessSettings.PATH
+              + ".command is empty for a machine without a GPU type: add a word without that "
+              + "placeholder");
     }
     EndCommand end = new EndCommand(template.fill(settings.endCommand()), settings.stopTimeout());
 
@@ -114,7 +119,7 @@ public final class ProcessProvider implements MachineProvider {
     }
   }
 
-  /** Where the node is to be dialled, which may be another place than the one it sees. */
+  /** The address for connecting to the node, which may differ from the one that the node prints. */
   private static InetSocketAddress address(
       InetSocketAddress announced, Optional<String> host, int port) {
     InetSocketAddress address =
@@ -122,13 +127,16 @@ public final class ProcessProvider implements MachineProvider {
             host.orElse(announced.getHostString()), port == 0 ? announced.getPort() : port);
     if (address.isUnresolved() || address.getAddress().isAnyLocalAddress()) {
       throw new ProviderException(
-          "the node says that it listens on %s, where nobody can dial it: set %s.host"
+          "the node listens on %s, which is not an address to connect to: set %s.host"
               .formatted(address.getHostString(), ProcessSettings.PATH));
     }
     return address;
   }
 
-  /** Another process may take it before the command does: then the start fails, and says so. */
+  /**
+   * A free port. If another process takes it before the command does, the start fails with a
+   * message.
+   */
   private static int freePort() {
     try (ServerSocket socket = new ServerSocket(0, 1, InetAddress.getLoopbackAddress())) {
       return socket.getLocalPort();

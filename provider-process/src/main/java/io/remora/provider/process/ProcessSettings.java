@@ -12,12 +12,13 @@ import java.util.OptionalInt;
  * The configuration of the process provider, {@code remora.provider.process} in {@code
  * reference.conf}, where each key is explained. Immutable.
  *
- * @param command runs the node, one word or more, with placeholders
- * @param endCommand ends what is left; may be empty
+ * @param command the command that runs the node, one word or more, with placeholders
+ * @param endCommand the command that cleans up after a node; may be empty
  * @param secretsFromStdin whether the node reads its secrets from standard input, and not from the
  *     environment
- * @param host where the node is dialled; empty: where it says
- * @param port where the node is dialled; empty: where it says; 0: at a port that is free here
+ * @param host host for connecting to the node; empty for the one that the node prints
+ * @param port port for connecting to the node; empty for the one that the node prints; 0 for a port
+ *     that is free on this computer
  * @param tls whether the link gets certificates of its own
  * @param nodeConfig settings of the node in HOCON
  * @param startTimeout limit from start to announcement, 1 s or more
@@ -39,14 +40,15 @@ public record ProcessSettings(
   /**
    * Checks the ranges.
    *
-   * @throws IllegalArgumentException names the key that is out of its range
+   * @throws IllegalArgumentException if a value is out of its range; the message names the key
    */
   public ProcessSettings {
     command = List.copyOf(command);
     endCommand = List.copyOf(endCommand);
     check(
         !command.isEmpty(),
-        "command is empty: it must say what starts a node (docs/providers.md has examples)");
+        "command is empty: set it to the command that starts a node "
+            + "(docs/providers.md has examples)");
     check(
         startTimeout.compareTo(Duration.ofSeconds(1)) >= 0,
         "start-timeout must be at least 1 s, but is " + startTimeout);

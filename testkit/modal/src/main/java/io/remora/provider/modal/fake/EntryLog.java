@@ -13,22 +13,22 @@ import java.util.concurrent.CompletionStage;
 import java.util.concurrent.TimeUnit;
 
 /**
- * What something prints, in numbered entries, for readers that come and go: each stream has a few
- * entries only, and whoever wants more asks again from the last one on. Thread-safe.
+ * The output of a sandbox or build, in numbered entries. Each stream to a reader has only a few
+ * entries; for more, the reader asks again from the last one on. Thread-safe.
  */
 final class EntryLog {
 
-  /** The first position of all. */
+  /** The first position. */
   static final String START = "0-0";
 
-  /** More are dropped, oldest first. */
+  /** The most entries kept; the oldest are dropped first. */
   private static final int MOST_ENTRIES = 10_000;
 
   /**
    * A piece of text.
    *
-   * @param id the position behind it
-   * @param last nothing follows; the text may be empty then
+   * @param id the position after it
+   * @param last whether this is the last entry; its text may be empty
    */
   record Entry(String id, String text, boolean last) {}
 
@@ -57,7 +57,7 @@ final class EntryLog {
     return String.join("", entries);
   }
 
-  /** Entries behind {@code after}, for as long as {@code limit} and as many as {@code most}. */
+  /** The entries after {@code after}, for {@code limit} and up to {@code most} entries. */
   Source<Entry, NotUsed> stream(String after, Duration limit, int most) {
     long end = System.nanoTime() + limit.toNanos();
     return Source.unfoldAsync(

@@ -22,8 +22,8 @@ import java.util.Set;
 import java.util.concurrent.ConcurrentHashMap;
 
 /**
- * Images and their builds. A layer of the same definition is built once; its log comes over several
- * streams, one entry each. Nothing is built really: sandboxes run what this computer has.
+ * Images and their builds. A layer is built once per definition. Its log is sent over several
+ * streams, one entry each. Nothing is actually built: sandboxes run this computer's programs.
  * Thread-safe.
  */
 final class FakeImages {
@@ -37,7 +37,7 @@ final class FakeImages {
     final EntryLog log = new EntryLog();
     GenericResult result;
 
-    /** The result is told with the last entry only. */
+    /** Whether the result was sent; it comes only with the last entry. */
     boolean told;
   }
 
@@ -59,7 +59,9 @@ final class FakeImages {
     return id;
   }
 
-  /** Builds of layers whose commands contain {@code command} end so, once. */
+  /**
+   * Makes the next build of a layer whose commands contain {@code command} end with this result.
+   */
   void fail(String command, GenericStatus status, String reason) {
     failures.put(command, result(status, reason));
   }
@@ -114,7 +116,7 @@ final class FakeImages {
     String text = String.join("\n", image.getDockerfileCommandsList());
     int step = 0;
     for (String command : image.getDockerfileCommandsList()) {
-      // As it is with pipes: pieces do not end where lines do.
+      // As with pipes, pieces do not end where lines do.
       String line = "=> Step %d: %s\n".formatted(step++, command);
       int middle = line.length() / 2;
       build.log.add(line.substring(0, middle));

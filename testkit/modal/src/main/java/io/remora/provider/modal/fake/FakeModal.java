@@ -65,17 +65,17 @@ import java.util.concurrent.TimeoutException;
 
 /**
  * A server on loopback that behaves like Modal's control plane, as far as the provider needs it:
- * its rules of headers and tokens, images and their builds, a queue for GPUs, secrets, volumes,
- * tunnels, logs, limits of time. A sandbox is a process of this computer that runs the node of this
- * program's class path on the CPU. It records every call, and does on demand what a server and a
- * network do on bad days. Thread-safe; closing it ends everything it has started.
+ * rules for headers and tokens, images and their builds, a queue for GPUs, secrets, volumes,
+ * tunnels, logs, time limits. A sandbox is a process of this computer that runs the node of this
+ * program's class path on the CPU. The server records every call, and simulates faults of servers
+ * and networks on demand. Thread-safe. Closing it ends everything that it has started.
  */
 public final class FakeModal implements AutoCloseable {
 
-  /** The account that it knows. */
+  /** The token id of its account. */
   public static final String TOKEN_ID = "ak-fake";
 
-  /** Its secret. */
+  /** The token secret of its account. */
   public static final String TOKEN_SECRET = "as-fake-secret";
 
   private static final Duration LIMIT = Duration.ofSeconds(30);
@@ -88,7 +88,7 @@ public final class FakeModal implements AutoCloseable {
   private static final Set<String> STREAMING = Set.of("ImageJoinStreaming", "SandboxGetLogs");
   private static final Set<String> CLIENT_TYPES = Set.of("1", "8", "9");
 
-  /** Those that say the version of their library besides. */
+  /** The client types that also send the version of their library. */
   private static final Set<String> LIBRARIES = Set.of("8", "9");
 
   private static final Config HTTP =
@@ -100,35 +100,35 @@ public final class FakeModal implements AutoCloseable {
           """);
 
   /**
-   * How the server is.
+   * The server's options.
    *
-   * @param port 0: any free one
-   * @param gpus how many there are; sandboxes for which there are none wait
-   * @param tokenLife how long its auth tokens are good, whole seconds
-   * @param speed how many seconds of a sandbox's limits pass in one
+   * @param port 0 for any free one
+   * @param gpus number of GPUs; sandboxes wait while too few are free
+   * @param tokenLife how long auth tokens are valid, in whole seconds
+   * @param speed how many seconds of a sandbox's limits pass in one second
    */
   public record Options(int port, int gpus, Duration tokenLife, double speed) {
 
-    /** Any port, eight GPUs, and time as it is. */
+    /** Any free port, eight GPUs, and real time. */
     public static Options defaults() {
       return new Options(0, 8, Duration.ofMinutes(20), 1);
     }
 
-    /** These options, with that life of tokens. */
+    /** A copy with another lifetime of tokens. */
     public Options withTokenLife(Duration life) {
       return new Options(port, gpus, life, speed);
     }
 
-    /** These options, with that many GPUs. */
+    /** A copy with another number of GPUs. */
     public Options withGpus(int count) {
       return new Options(port, count, tokenLife, speed);
     }
   }
 
   /**
-   * What happens to a call instead of its answer.
+   * A fault of a call.
    *
-   * @param after whether the call is carried out nevertheless: its answer is lost
+   * @param after whether the call is carried out and only its answer is lost
    */
   private record Fault(HttpResponse answer, boolean after) {}
 
@@ -151,7 +151,7 @@ public final class FakeModal implements AutoCloseable {
   private final Map<String, Deque<Fault>> faults = new HashMap<>();
   private volatile Optional<HttpHeader> warning = Optional.empty();
 
-  /** Answers by method and key, the latest. */
+  /** The latest answers, by method and key. */
   private final Map<String, CompletionStage<HttpResponse>> answered =
       Collections.synchronizedMap(
           new LinkedHashMap<>() {
@@ -203,14 +203,15 @@ public final class FakeModal implements AutoCloseable {
     return new FakeModal(options);
   }
 
-  /** Where it is, for {@code remora.provider.modal.server-url} or {@code MODAL_SERVER_URL}. */
+  /**
+   * The server's address, for {@code remora.provider.modal.server-url} or {@code MODAL_SERVER_URL}.
+   */
   public URI address() {
     return URI.create("http://127.0.0.1:" + binding.localAddress().getPort());
   }
 
   /**
-   * Settings with which the provider uses it: its address, its account, and a node on the CPU, in
-   * HOCON.
+   * Provider settings for this server in HOCON: its address, its account, and a node on the CPU.
    */
   public String settings() {
     return """
@@ -225,49 +226,51 @@ public final class FakeModal implements AutoCloseable {
         .formatted(address(), TOKEN_ID, TOKEN_SECRET);
   }
 
-  /** The first 5,000 calls, refused ones as well, in the order in which they came. */
+  /** The first 5,000 calls, including refused ones, in the order of their arrival. */
   public List<RecordedCall> calls() {
     return List.copyOf(calls);
   }
 
-  /** Those of this method. */
+  /** The calls of this method. */
   public List<RecordedCall> calls(String method) {
     return calls.stream().filter(call -> call.method().equals(method)).toList();
   }
 
-  /** What calls have done against the rules, and for which they were refused. */
+  /** The violations of the rules for which calls were refused. */
   public List<String> violations() {
     return List.copyOf(violations);
   }
 
-  /** All sandboxes there have been, in the order of their making. */
+  /** All sandboxes so far, in the order of their creation. */
   public List<FakeSandbox> sandboxes() {
     return List.copyOf(service.sandboxes());
   }
 
-  /** Those that have not ended. */
+  /** The sandboxes that have not ended. */
   public List<FakeSandbox> running() {
     return service.sandboxes().stream().filter(FakeSandbox::isRunning).toList();
   }
 
-  /** The folders of the volumes, by which others see what sandboxes have written there. */
+  /** The folders of the volumes, for reading what sandboxes have written there. */
   public Collection<Path> volumes() {
     return service.volumeFolders();
   }
 
-  // What bad days bring ---------------------------------------------------------------------------
+  // Faults ----------------------------------------------------------------------------------------
 
-  /** From now on so many seconds of a sandbox's limits pass in one, those so far included. */
+  /**
+   * Sets how many seconds of a sandbox's limits pass in one second. This includes the time so far.
+   */
   public void setSpeed(double factor) {
     service.setSpeed(factor);
   }
 
-  /** Keeps new sandboxes in the queue, as if there were no GPU; or lets them start. */
+  /** Keeps new sandboxes in the queue, as if no GPU were free, or lets them start. */
   public void holdQueue(boolean hold) {
     service.holdQueue(hold);
   }
 
-  /** The method's next calls are refused for now, with the time after which to ask again. */
+  /** Refuses the method's next calls with a time after which to try again. */
   public void throttle(String method, int times, Duration retryAfter) {
     RPCStatus details =
         RPCStatus.newBuilder()
@@ -290,12 +293,15 @@ public final class FakeModal implements AutoCloseable {
             false));
   }
 
-  /** The method's next calls fail so; with RESOURCE_EXHAUSTED this is a limit of the account's. */
+  /**
+   * Makes the method's next calls fail with this status. RESOURCE_EXHAUSTED stands for a limit of
+   * the account.
+   */
   public void fail(String method, int times, Status status) {
     addFaults(method, times, new Fault(refusal(status, Optional.empty()), false));
   }
 
-  /** The method's next calls are carried out, but who has called hears that they failed. */
+  /** Carries out the method's next calls, but reports a failure to the caller. */
   public void loseAnswer(String method, int times) {
     addFaults(
         method,
@@ -305,22 +311,22 @@ public final class FakeModal implements AutoCloseable {
             true));
   }
 
-  /** From now on every answer, also of a refused call, brings this warning. */
+  /** Adds this warning to every answer from now on, including those of refused calls. */
   public void warn(String text) {
     warning = Optional.of(RawHeader.create("x-modal-warning", percentEncoded(text)));
   }
 
-  /** The next build of a layer with a command that contains this ends so. */
+  /** Makes the next build of a layer with a command that contains this text fail. */
   public void failBuild(String command, String reason) {
     service.images().fail(command, GenericStatus.GENERIC_STATUS_FAILURE, reason);
   }
 
-  /** The next build of a layer with a command that contains this is stopped, as for an update. */
+  /** Stops the next build of a layer with a command that contains this text, as for an update. */
   public void stopBuild(String command) {
     service.images().fail(command, GenericStatus.GENERIC_STATUS_TERMINATED, "stopped");
   }
 
-  /** An image that is there already, by this name. */
+  /** Adds an existing image with this name. */
   public String publishImage(String name) {
     String id = Ids.next("im");
     service.images().publish(name, id);
@@ -374,7 +380,7 @@ public final class FakeModal implements AutoCloseable {
     CompletionStage<HttpResponse> answer =
         STREAMING.contains(method)
             ? handle(request)
-            // The same key, the same call: it is carried out once, however often it comes.
+            // A call with the same key is the same call, and is carried out only once.
             : !headers.containsKey("x-idempotency-key")
                 ? handle(request)
                 : answered.computeIfAbsent(
@@ -382,7 +388,7 @@ public final class FakeModal implements AutoCloseable {
     return fault == null ? answer : answer.thenApply(lost -> fault.answer());
   }
 
-  /** With the warning among the trailers, or, where there is no message, among the headers. */
+  /** Adds the warning to the trailers, or to the headers of an answer without a message. */
   private HttpResponse warned(HttpResponse answer) {
     if (warning.isEmpty()) {
       return answer;
@@ -421,7 +427,7 @@ public final class FakeModal implements AutoCloseable {
     }
   }
 
-  /** What Modal demands of every call. */
+  /** Checks Modal's rules for every call. */
   private Optional<Status> refusal(String method, Map<String, String> headers) {
     String type = headers.getOrDefault("x-modal-client-type", "");
     List<String> required = new ArrayList<>(List.of("x-modal-client-version", "x-modal-host"));
@@ -457,7 +463,7 @@ public final class FakeModal implements AutoCloseable {
 
   private static Optional<Status> attemptRefusal(Map<String, String> headers) {
     if (!headers.containsKey("x-idempotency-key")) {
-      return Optional.empty(); // a call that is not attempted again
+      return Optional.empty(); // a call without retries
     }
     String key = headers.getOrDefault("x-idempotency-key", "");
     if (!key.matches(UUID_PATTERN)) {
@@ -503,7 +509,9 @@ public final class FakeModal implements AutoCloseable {
     }
   }
 
-  /** An answer of headers alone, as gRPC has it where there is no message. */
+  /**
+   * An answer that consists of headers only, which is gRPC's form of an error without a message.
+   */
   private static HttpResponse refusal(Status status, Optional<RPCStatus> details) {
     HttpResponse response =
         HttpResponse.create()

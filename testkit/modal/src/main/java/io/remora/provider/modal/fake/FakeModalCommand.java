@@ -7,15 +7,17 @@ import java.util.concurrent.CountDownLatch;
 import picocli.CommandLine;
 import picocli.CommandLine.Option;
 
-/** The server as a program: {@code java -cp … io.remora.provider.modal.fake.FakeModalCommand}. */
+/**
+ * Runs the server as a program: {@code java -cp … io.remora.provider.modal.fake.FakeModalCommand}.
+ */
 @CommandLine.Command(
     name = "fake-modal",
     mixinStandardHelpOptions = true,
     sortOptions = false,
     description = {
-      "A server on loopback that behaves like Modal's control plane, whose sandboxes are processes of"
-          + " this computer: to try the Modal provider without an account.",
-      "Prints the provider's settings for it, and serves until it is stopped."
+      "A server on loopback that behaves like Modal's control plane. Its sandboxes are processes of"
+          + " this computer. Use it to try the Modal provider without an account.",
+      "It prints the provider's settings for this server and runs until it is stopped."
     })
 public final class FakeModalCommand implements Callable<Integer> {
 
@@ -28,20 +30,21 @@ public final class FakeModalCommand implements Callable<Integer> {
   @Option(
       names = "--gpus",
       defaultValue = "8",
-      description = "How many simulated GPUs there are. Default: ${DEFAULT-VALUE}")
+      description = "Number of simulated GPUs. Default: ${DEFAULT-VALUE}")
   private int gpus;
 
   @Option(
       names = "--token-life",
       defaultValue = "1200",
-      description = "How long auth tokens are good, in seconds. Default: ${DEFAULT-VALUE}")
+      description = "How long auth tokens are valid, in seconds. Default: ${DEFAULT-VALUE}")
   private int tokenLifeSeconds;
 
   @Option(
       names = "--speed",
       defaultValue = "1",
       description =
-          "How many seconds of a sandbox's time limits pass in one. Default: ${DEFAULT-VALUE}")
+          "How many seconds of a sandbox's time limits pass in one second. Default: "
+              + "${DEFAULT-VALUE}")
   private double speed;
 
   private FakeModalCommand() {}

@@ -34,22 +34,22 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * A sandbox: a process of this computer with an environment, a working directory and ports of its
- * own, which others reach through forwarders alone. What its entrypoint calls by the names of a
- * container - the port, mounted volumes, the class path - is put into this computer's. Thread-safe.
+ * A sandbox: a process of this computer with its own environment, working directory and ports,
+ * which others reach only through forwarders. In its entrypoint, the container's port, mounted
+ * volumes and class path are replaced by those of this computer. Thread-safe.
  */
 public final class FakeSandbox {
 
   private static final Logger log = LoggerFactory.getLogger(FakeSandbox.class);
 
-  /** Where the image has the node's jars: what stands there is this program's class path. */
+  /** The image's class path of the node, which is replaced by this program's class path. */
   private static final String NODE_CLASS_PATH = "/opt/remora/lib/*";
 
   private static final int EXIT_TIMEOUT = 124;
   private static final int EXIT_KILLED = 137;
   private static final int PIECE = 100;
 
-  /** What a sandbox is started with, beyond its definition. */
+  /** What a sandbox needs besides its definition. */
   record Surroundings(Path folder, Map<String, String> secrets, Map<String, Path> mounts) {}
 
   private final String id = Ids.next("sb");
@@ -73,9 +73,9 @@ public final class FakeSandbox {
   private GenericResult ending;
 
   /**
-   * A sandbox that waits.
+   * Creates a sandbox that waits in the queue.
    *
-   * @param speed how many seconds of the sandbox's limits pass in one
+   * @param speed how many seconds of the sandbox's limits pass in one second
    */
   FakeSandbox(
       SandboxCreateRequest request,
@@ -89,7 +89,7 @@ public final class FakeSandbox {
     this.tags = request.getTagsList();
   }
 
-  /** Its id, "sb-…". */
+  /** The sandbox's id, "sb-…". */
   public String id() {
     return id;
   }
@@ -118,32 +118,32 @@ public final class FakeSandbox {
     return ofErrors ? errors : output;
   }
 
-  /** What it has printed so far on standard output. */
+  /** The standard output so far. */
   public String printed() {
     return output.text();
   }
 
-  /** Completes when it leaves the queue. */
+  /** Completes when the sandbox leaves the queue. */
   CompletableFuture<Void> started() {
     return started.copy();
   }
 
-  /** Completes when it has ended. */
+  /** Completes when the sandbox has ended. */
   CompletableFuture<GenericResult> result() {
     return result.copy();
   }
 
-  /** Whether it has not ended, queued or running. */
+  /** Whether the sandbox is queued or running. */
   public boolean isRunning() {
     return !result.isDone();
   }
 
-  /** Whether it has left the queue. */
+  /** Whether the sandbox has left the queue. */
   public boolean hasStarted() {
     return started.isDone();
   }
 
-  /** The process; there is one from the start on. */
+  /** The process; it exists from the start of the sandbox. */
   public synchronized ProcessHandle process() {
     if (process == null) {
       throw new IllegalStateException("sandbox " + id + " waits in the queue");
@@ -151,7 +151,7 @@ public final class FakeSandbox {
     return process.toHandle();
   }
 
-  /** The tunnel to the first port, to cut, to stall, to delay. */
+  /** The tunnel to the first port, for cutting, stalling and delaying it. */
   public synchronized FaultForwarder tunnel() {
     return tunnels.values().iterator().next();
   }
@@ -179,7 +179,7 @@ public final class FakeSandbox {
     return request.getDefinition().getResources().getGpuConfig().getCount();
   }
 
-  /** Seconds from its start until now, or its end; of the sandbox's own time. */
+  /** Seconds of the sandbox's own time from its start until now, or until its end. */
   synchronized double runSeconds() {
     if (process == null) {
       return 0;
@@ -188,7 +188,7 @@ public final class FakeSandbox {
     return (end - startNanos) / 1e9 * speed.getAsDouble();
   }
 
-  /** Takes it out of the queue. */
+  /** Takes the sandbox out of the queue and starts its process. */
   void start() {
     String failure = "";
     synchronized (this) {
@@ -227,7 +227,8 @@ public final class FakeSandbox {
         new ProcessBuilder(command.isEmpty() ? List.of("sleep", "infinity") : command)
             .directory(Files.createDirectories(surroundings.folder()).toFile());
     Map<String, String> environment = builder.environment();
-    // JavaCPP unpacks its natives below the home folder: a new one would have them all unpacked.
+    // JavaCPP unpacks its native libraries below the home folder. In a new one it would unpack them
+    // all again.
     Map<String, String> kept = Map.of("HOME", System.getProperty("user.home"));
     environment.clear();
     environment.putAll(kept);
@@ -252,7 +253,7 @@ public final class FakeSandbox {
   }
 
   /**
-   * Ends it as {@link #terminate}, time-outs and {@link #evict} do; the first one's reason holds.
+   * Ends the sandbox for {@link #terminate}, timeouts and {@link #evict}. The first reason counts.
    */
   private void end(GenericResult reason) {
     boolean queued;
@@ -282,7 +283,7 @@ public final class FakeSandbox {
             .build());
   }
 
-  /** Takes the machine away under it, as clouds do. */
+  /** Ends the sandbox as when a cloud takes away its host. */
   public void evict() {
     end(
         FakeImages.result(
@@ -293,7 +294,7 @@ public final class FakeSandbox {
             .build());
   }
 
-  /** Ends it if one of its limits has passed. */
+  /** Ends the sandbox if one of its time limits has passed. */
   void checkLimits() {
     Sandbox definition = request.getDefinition();
     boolean overdue;
@@ -340,7 +341,7 @@ public final class FakeSandbox {
     }
   }
 
-  /** Tells the end, without the lock: who hears of it may ask for other sandboxes'. */
+  /** Reports the end without holding the lock, since listeners may lock other sandboxes. */
   private void finish() {
     GenericResult reason;
     synchronized (this) {

@@ -79,7 +79,7 @@ import java.util.concurrent.CompletionStage;
 import java.util.concurrent.TimeUnit;
 import java.util.function.Function;
 
-/** What an account has, and what its calls do with it. Thread-safe. */
+/** The state of an account, and the calls that change it. Thread-safe. */
 final class FakeService implements ModalClient {
 
   private static final Duration LONGEST_WAIT = Duration.ofSeconds(60);
@@ -87,10 +87,10 @@ final class FakeService implements ModalClient {
   private static final int MOST_GPUS = 8;
   private static final String BUILDER_VERSION = "2025.06";
 
-  /** Short, so that there are several. */
+  /** Small, so that lists have several pages. */
   private static final int PAGE_SIZE = 2;
 
-  /** Of one stream, which must be opened again for more. */
+  /** The most log entries of one stream. A client must open another stream for more. */
   private static final int LOG_ENTRIES = 5;
 
   private static final Set<String> GPU_TYPES =
@@ -153,7 +153,7 @@ final class FakeService implements ModalClient {
     schedule();
   }
 
-  /** Starts those that wait, in their order, while there are GPUs for them. */
+  /** Starts waiting sandboxes in their order while there are GPUs for them. */
   private void schedule() {
     List<FakeSandbox> next = new ArrayList<>();
     synchronized (this) {
@@ -172,7 +172,7 @@ final class FakeService implements ModalClient {
           next.add(sandbox);
         }
       }
-      // Under the lock: nobody else is to count these GPUs as free.
+      // Under the lock, so that no other thread counts these GPUs as free.
       next.forEach(FakeSandbox::start);
     }
   }
@@ -318,11 +318,11 @@ final class FakeService implements ModalClient {
     check(images.isBuilt(definition.getImageId()), "image_id is not a built image");
     check(
         secrets.keySet().containsAll(definition.getSecretIdsList()),
-        "secret_ids has one that there is not");
+        "secret_ids has an unknown secret");
     check(
         definition.getVolumeMountsList().stream()
             .allMatch(mount -> volumes.containsValue(mount.getVolumeId())),
-        "volume_mounts has a volume that there is not");
+        "volume_mounts has an unknown volume");
     check(
         definition.getTimeoutSecs() >= 1 && definition.getTimeoutSecs() <= MOST_LIFE_SECONDS,
         "timeout_secs must be between 1 and 86400");
@@ -468,7 +468,7 @@ final class FakeService implements ModalClient {
     return done(response.build());
   }
 
-  /** There are none but those of the first kind. */
+  /** Returns an empty list: this server has only sandboxes of the first kind. */
   @Override
   public CompletionStage<SandboxListResponse> sandboxListV2(SandboxListRequest request) {
     return sandboxList(request);

@@ -3,7 +3,7 @@ package io.remora.provider.modal.fake;
 
 import java.security.SecureRandom;
 
-/** Ids of the look that Modal's have: a prefix and 22 letters and digits. */
+/** Creates ids in Modal's form: a prefix and 22 letters and digits. */
 final class Ids {
 
   private static final String DIGITS =

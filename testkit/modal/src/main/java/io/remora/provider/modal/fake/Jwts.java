@@ -13,7 +13,7 @@ import java.util.regex.Pattern;
 import javax.crypto.Mac;
 import javax.crypto.spec.SecretKeySpec;
 
-/** Makes JSON Web Tokens (HS256) that end soon, and knows its own. Thread-safe. */
+/** Creates JSON Web Tokens (HS256) that expire soon, and verifies them. Thread-safe. */
 final class Jwts {
 
   private static final Base64.Encoder ENCODER = Base64.getUrlEncoder().withoutPadding();
@@ -26,7 +26,7 @@ final class Jwts {
   }
 
   String issue(Duration life) {
-    // Whole seconds, and never none at all.
+    // Whole seconds, at least one.
     long expires = Instant.now().plus(life).plusMillis(999).getEpochSecond();
     String text =
         encoded("{\"alg\":\"HS256\",\"typ\":\"JWT\"}")
@@ -35,7 +35,7 @@ final class Jwts {
     return text + "." + signature(text);
   }
 
-  /** Why the token is refused; empty: it is good. */
+  /** The reason for refusing the token; empty if the token is valid. */
   String refusal(String token) {
     int end = token.lastIndexOf('.');
     if (end < 0

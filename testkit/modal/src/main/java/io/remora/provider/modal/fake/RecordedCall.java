@@ -4,10 +4,10 @@ package io.remora.provider.modal.fake;
 import java.util.Map;
 
 /**
- * A call as it came over the wire.
+ * A call as the server received it.
  *
- * @param method such as {@code SandboxCreate}
- * @param headers by name in lower case
+ * @param method the method, such as {@code SandboxCreate}
+ * @param headers the headers, by name in lower case
  * @param message the request as bytes, in Protobuf's encoding
  */
 @SuppressWarnings("ArrayRecordComponent") // never compared
@@ -18,7 +18,7 @@ public record RecordedCall(String method, Map<String, String> headers, byte[] me
     return headers.getOrDefault(name, "");
   }
 
-  /** Without the headers, which hold secrets. */
+  /** Leaves out the headers, which contain secrets. */
   @Override
   public String toString() {
     return "%s (%d bytes)".formatted(method, message.length);

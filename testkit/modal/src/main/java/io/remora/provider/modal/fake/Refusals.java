@@ -4,7 +4,7 @@ package io.remora.provider.modal.fake;
 import akka.grpc.GrpcServiceException;
 import io.grpc.Status;
 
-/** Errors as the server says them. */
+/** Errors in the form that Modal's server sends. */
 final class Refusals {
 
   private Refusals() {}
