@@ -21,8 +21,8 @@ import org.slf4j.LoggerFactory;
 /**
  * Metrics and health of a process over HTTP: Akka Management, with Remora's routes and checks among
  * its own. {@code /metrics} is Prometheus's text format, {@code /health/alive} and {@code
- * /health/ready} answer 200 or 500; in a cluster {@code /cluster/members} and the rest of Akka
- * Management's read-only routes are there, too.
+ * /health/ready} answer 200 or 500; in a cluster there are also {@code /cluster/members} and Akka
+ * Management's other read-only routes.
  *
  * <p>First {@link #configure} the actor system's configuration, then {@link #start}.
  */
@@ -31,17 +31,17 @@ public final class HttpEndpoint {
   private static final Logger log = LoggerFactory.getLogger(HttpEndpoint.class);
   private static final String OFF = "off";
 
-  /** Readers ask and are answered at once; more would only let strangers hold connections. */
+  /** Requests are answered at once. A longer timeout would only let strangers hold connections. */
   private static final String IDLE_TIMEOUT = "10 s";
 
   private HttpEndpoint() {}
 
   /**
-   * Reads where the endpoint is to be.
+   * Reads the endpoint's address.
    *
    * @param root the whole configuration
-   * @param key of the setting: {@code off}, {@code PORT} or {@code HOST:PORT}
-   * @return empty: nowhere
+   * @param key the key of the setting, which is {@code off}, {@code PORT} or {@code HOST:PORT}
+   * @return the address; empty if off
    * @throws IllegalArgumentException if it is neither, or not a loopback address while {@code
    *     remora.metrics.off-loopback} is off
    */
@@ -54,7 +54,8 @@ public final class HttpEndpoint {
     if (!address.getAddress().isLoopbackAddress()
         && !root.getBoolean("remora.metrics.off-loopback")) {
       throw new IllegalArgumentException(
-          "%s = %s is not a loopback address, and whoever reaches it can read metrics and health: set remora.metrics.off-loopback = on if that is meant"
+          ("%s = %s is not a loopback address, and anyone who reaches it can read "
+                  + "metrics and health: set remora.metrics.off-loopback = on to allow this")
               .formatted(key, text));
     }
     return Optional.of(address);
@@ -70,7 +71,7 @@ public final class HttpEndpoint {
             : new InetSocketAddress(InetAddress.getByName(text.substring(0, colon)), port);
       }
     } catch (NumberFormatException e) {
-      // Said below.
+      // Reported below.
     } catch (UnknownHostException e) {
       throw new IllegalArgumentException("%s: unknown host in %s".formatted(key, text), e);
     }
@@ -79,9 +80,9 @@ public final class HttpEndpoint {
   }
 
   /**
-   * The configuration with Akka Management's settings for an endpoint there laid over it.
+   * The configuration with Akka Management's settings for an endpoint at this address.
    *
-   * @param system what the actor system would be made with
+   * @param system the configuration for the actor system
    */
   public static Config configure(InetSocketAddress address, Config system) {
     Map<String, Object> keys = new HashMap<>();
@@ -104,7 +105,7 @@ public final class HttpEndpoint {
   /**
    * Opens the endpoint of an actor system; idempotent. It is closed when the system ends.
    *
-   * @return where it is; fails if the port cannot be opened
+   * @return the endpoint's address; fails if the port cannot be opened
    */
   public static CompletionStage<InetSocketAddress> start(ActorSystem<?> system) {
     return AkkaManagement.get(requireNonNull(system, "system"))

@@ -24,9 +24,9 @@ import io.micrometer.prometheusmetrics.PrometheusConfig;
 import io.micrometer.prometheusmetrics.PrometheusMeterRegistry;
 
 /**
- * {@code /metrics} for Akka Management: everything in Micrometer's global registry, {@link
- * RemoraMetrics} among it, and a few figures of the JVM, as Prometheus reads it. Programs that run
- * Akka Management themselves add it by {@code akka.management.http.routes.remora =
+ * {@code /metrics} for Akka Management: all meters of Micrometer's global registry, including
+ * {@link RemoraMetrics}, and a few of the JVM, in Prometheus's format. Programs that run Akka
+ * Management themselves add it by {@code akka.management.http.routes.remora =
  * "io.remora.metrics.MetricsRoutes"}.
  */
 public final class MetricsRoutes implements ManagementRouteProvider {
@@ -56,13 +56,13 @@ public final class MetricsRoutes implements ManagementRouteProvider {
         });
   }
 
-  /** Who does not name OpenMetrics, or likes text better, gets text. */
+  /** Whether to answer in OpenMetrics; false if the request does not name it or prefers text. */
   private static boolean wantsOpenMetrics(HttpRequest request) {
     float openMetrics = quality(request, "application", "openmetrics-text");
     return openMetrics > 0 && openMetrics >= quality(request, "text", "plain");
   }
 
-  /** How much a type is liked that is named; 0: it is not. */
+  /** The quality value of a type in the request; 0 if the request does not name the type. */
   private static float quality(HttpRequest request, String main, String sub) {
     float liked = 0;
     for (HttpHeader header : request.getHeaders()) {
@@ -78,7 +78,7 @@ public final class MetricsRoutes implements ManagementRouteProvider {
     return liked;
   }
 
-  /** One for the JVM, made when it is first needed. */
+  /** The JVM's only instance, created on first use. */
   private static final class Prometheus {
 
     static final PrometheusMeterRegistry REGISTRY = create();

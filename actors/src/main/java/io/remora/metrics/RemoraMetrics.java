@@ -24,16 +24,16 @@ import java.util.function.ToDoubleFunction;
 import java.util.function.ToLongFunction;
 
 /**
- * Micrometer's meters of the machines whose actors are in this JVM: those that are open, and those
- * that will be. {@code docs/operations.md} lists them. Each has the tag {@code machine}, and is
- * gone when its machine is closed.
+ * Micrometer meters of the machines whose actors are in this JVM, including machines that are
+ * opened later. {@code docs/operations.md} lists the meters. Each has the tag {@code machine}, and
+ * is removed when its machine is closed.
  *
  * <pre>{@code
  * RemoraMetrics.bind();                        // to Metrics.globalRegistry
  * new RemoraMetrics().bindTo(myRegistry);      // or to one of your own
  * }</pre>
  *
- * <p>Meters only look at what is counted anyway, when they are asked. Thread-safe.
+ * <p>The meters read existing counters when they are asked. Thread-safe.
  */
 public final class RemoraMetrics implements MeterBinder {
 
@@ -67,7 +67,7 @@ public final class RemoraMetrics implements MeterBinder {
     MachineFigures.watch(new Meters(registry));
   }
 
-  /** The meters of each machine in one registry. Called by one thread at a time. */
+  /** The meters of all machines in one registry. Called by one thread at a time. */
   private static final class Meters implements MachineFigures.Watcher {
 
     private final MeterRegistry registry;
@@ -138,7 +138,7 @@ public final class RemoraMetrics implements MeterBinder {
     }
   }
 
-  /** Makes one machine's meters. */
+  /** Creates one machine's meters. */
   private record OfMachine(MeterRegistry registry, MachineFigures figures, List<Meter> made) {
 
     void counter(
@@ -170,7 +170,9 @@ public final class RemoraMetrics implements MeterBinder {
               .register(registry));
     }
 
-    /** Sum and count; for Prometheus {@link RoundTripHistogram} has them, and more. */
+    /**
+     * Creates the meter with sum and count. For Prometheus, {@link RoundTripHistogram} has more.
+     */
     void roundTrips() {
       if (registry instanceof PrometheusMeterRegistry) {
         return;

@@ -13,13 +13,13 @@ import java.util.Map;
 import java.util.TreeMap;
 
 /**
- * The round trips of each open machine, as Prometheus's histogram. Micrometer's own would have to
- * be told of each batch; this one looks at what is counted anyway, when it is asked. The count is
- * the sum of the buckets, so that they agree with each other at any moment. Thread-safe.
+ * The round trips of each open machine, as a Prometheus histogram. Micrometer's own histogram would
+ * need a call for each batch; this one reads existing counters when it is asked. The count is the
+ * sum of the buckets, so they always agree. Thread-safe.
  */
 final class RoundTripHistogram implements Collector {
 
-  /** Micrometer's name of what has only sum and count. */
+  /** The name of Micrometer's meter, which has only sum and count. */
   static final String METER = "remora.round.trip";
 
   static final String HELP = "From a batch on the line to its acknowledgement";

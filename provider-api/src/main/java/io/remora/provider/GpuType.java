@@ -6,7 +6,7 @@ import java.util.List;
 import java.util.Locale;
 import java.util.stream.Collectors;
 
-/** Kinds of GPU that a machine can be asked for. */
+/** The kinds of GPU that a machine can have. */
 public enum GpuType {
   /** NVIDIA T4, 16 GB. */
   T4("T4"),
@@ -43,7 +43,7 @@ public enum GpuType {
   /**
    * The type with this display name, in upper or lower case, with {@code -} or {@code _}.
    *
-   * @throws IllegalArgumentException if there is none; the message lists all
+   * @throws IllegalArgumentException if there is no such type; the message lists all
    */
   public static GpuType parse(String name) {
     String wanted = name.strip().toUpperCase(Locale.ROOT).replace('_', '-');
@@ -60,8 +60,8 @@ public enum GpuType {
   }
 
   /**
-   * Whether a device that calls itself so is of this kind: each part of the display name is a word
-   * of the device's, as {@code A100} and {@code 40GB} are of {@code NVIDIA A100-SXM4-40GB}.
+   * Whether a device with this name is of this kind: each part of the display name must be a word
+   * of the device's name, as {@code A100} and {@code 40GB} are of {@code NVIDIA A100-SXM4-40GB}.
    */
   public boolean isNameOf(String deviceName) {
     List<String> words = List.of(deviceName.toUpperCase(Locale.ROOT).split("[^A-Z0-9]+"));

@@ -9,8 +9,8 @@ import java.security.SecureRandom;
 import java.util.Base64;
 
 /**
- * The secret between a machine and its node: 256 random bits, made anew for each launch. Its text
- * form hides it; it belongs in a process's environment, never in arguments or logs.
+ * The secret shared by a machine and its node: 256 random bits, created for each launch. {@link
+ * #toString} hides it. Pass it in a process's environment, never in arguments or logs.
  */
 public final class LaunchToken {
 
@@ -33,8 +33,7 @@ public final class LaunchToken {
   /**
    * The token with this {@link #value()}, as a node gets it from its environment.
    *
-   * @throws IllegalArgumentException if it is not the text of a token; the message does not repeat
-   *     it
+   * @throws IllegalArgumentException if the text is not a token; the message does not repeat it
    */
   public static LaunchToken of(String value) {
     requireNonNull(value, "value");
@@ -56,7 +55,7 @@ public final class LaunchToken {
     return value;
   }
 
-  /** Whether {@code text} is this token; takes the same time wherever they differ. */
+  /** Whether {@code text} is this token. Compares in constant time. */
   public boolean matches(String text) {
     return MessageDigest.isEqual(
         value.getBytes(StandardCharsets.UTF_8), text.getBytes(StandardCharsets.UTF_8));
@@ -72,7 +71,7 @@ public final class LaunchToken {
     return value.hashCode();
   }
 
-  /** Does not show the secret. */
+  /** Leaves out the secret. */
   @Override
   public String toString() {
     return "LaunchToken(hidden)";

@@ -14,24 +14,27 @@ import java.util.concurrent.CompletionStage;
  */
 public interface MachineProvider {
 
-  /** The name users give, such as {@code mock}; lower case, unique among the providers present. */
+  /**
+   * The provider's name for users, such as {@code mock}. Lower case, unique among the providers on
+   * the class path.
+   */
   String name();
 
   /**
-   * Starts a node for {@code spec} and completes when its link port answers or is about to. Must
-   * not block the caller; blocking work belongs on {@link ProviderContext#blocking()}.
+   * Starts a node for {@code spec}. Completes when the node's link port answers or is about to.
+   * Must not block the caller: run blocking work on {@link ProviderContext#blocking()}.
    *
-   * <p>Fails with a {@link ProviderException} or a subclass of it; whatever was started by then
-   * must have been ended. The caller limits the time, and ends a node that comes too late.
+   * <p>Fails with a {@link ProviderException} or a subclass of it, after ending everything that it
+   * has started. The caller limits the time, and ends a node that arrives too late.
    */
   CompletionStage<ProvisionedNode> provision(MachineSpec spec, ProviderContext context);
 
   /**
-   * Takes over a node that another member of the cluster has started for this machine: that member
-   * has left, or failed.
+   * Takes over a node that another member of the cluster has started for this machine, after that
+   * member has left or failed.
    *
-   * @param handle what {@link ProvisionedNode#handle()} said there
-   * @return fails with a {@link ProviderException} if the node is not there any more
+   * @param handle the result of {@link ProvisionedNode#handle()} on that member
+   * @return fails with a {@link ProviderException} if the node is gone
    */
   default CompletionStage<ProvisionedNode> takeOver(
       String handle, MachineSpec spec, ProviderContext context) {
@@ -41,12 +44,12 @@ public interface MachineProvider {
   }
 
   /**
-   * The nodes that the provider has running, those of other programs and computers included: for
-   * finding what programs that failed have left, which costs. By default this fails: nodes that end
-   * with their programs need no list.
+   * The provider's running nodes, including those of other programs and computers. Use it to find
+   * nodes that failed programs have left over and that still cost money. The default implementation
+   * fails, since nodes that end with their programs need no list.
    *
-   * @return fails with a {@link ProviderException} if the provider keeps no list, or cannot be
-   *     asked
+   * @return fails with a {@link ProviderException} if the provider keeps no list or cannot be
+   *     reached
    */
   default CompletionStage<List<RunningNode>> running(ProviderContext context) {
     return CompletableFuture.failedFuture(
@@ -56,11 +59,11 @@ public interface MachineProvider {
   }
 
   /**
-   * Ends one of the {@link #running} nodes, whoever uses it; completes when that is done, with
-   * success also if it has ended already.
+   * Ends one of the {@link #running} nodes, even if a program uses it. Completes when that is done;
+   * succeeds if the node has already ended.
    *
    * @param id the {@link RunningNode#id}
-   * @return fails with a {@link ProviderException} if that is not possible
+   * @return fails with a {@link ProviderException} if the node cannot be ended
    */
   default CompletionStage<Done> end(String id, ProviderContext context) {
     return CompletableFuture.failedFuture(

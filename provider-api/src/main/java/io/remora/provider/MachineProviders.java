@@ -15,7 +15,8 @@ public final class MachineProviders {
   /**
    * The provider with this name.
    *
-   * @throws ProviderException if there is none, or two; the message lists those found
+   * @throws ProviderException if there is no such provider, or more than one; the message lists the
+   *     providers found
    */
   public static MachineProvider named(String name) {
     SortedMap<String, MachineProvider> found = find();
@@ -35,7 +36,7 @@ public final class MachineProviders {
     return provider;
   }
 
-  /** The names of all providers found, sorted. */
+  /** The sorted names of all providers on the class path. */
   public static List<String> names() {
     return List.copyOf(find().keySet());
   }

@@ -6,17 +6,17 @@ import static java.util.Objects.requireNonNull;
 import java.time.Duration;
 
 /**
- * What machine is wanted.
+ * The specification of a machine to open.
  *
  * @param name the machine's name, 1 to 100 letters, digits, {@code -}, {@code _} and {@code .}
  * @param provider the provider's name
- * @param gpuType the kind of GPU; null: the provider's choice
- * @param gpuCount how many GPUs, 1 to 8
- * @param idleTimeout after how long without use the machine pauses by itself; null: {@code
+ * @param gpuType the kind of GPU; null for the provider's choice
+ * @param gpuCount number of GPUs, 1 to 8
+ * @param idleTimeout after how long without use the machine pauses by itself; null for {@code
  *     remora.machine.idle-timeout}
- * @param openTimeout limit from asking to ready
- * @param settings configuration of this machine alone, in HOCON; the provider sees it before the
- *     system's. May be empty. Not shown by {@link #toString}
+ * @param openTimeout time limit for opening the machine
+ * @param settings configuration of this machine alone, in HOCON. It overrides the system's for the
+ *     provider. May be empty. Not shown by {@link #toString}
  */
 public record MachineSpec(
     String name,
@@ -27,10 +27,10 @@ public record MachineSpec(
     Duration openTimeout,
     String settings) {
 
-  /** Most GPUs of one machine. */
+  /** The most GPUs of one machine. */
   public static final int MAX_GPUS = 8;
 
-  /** What a machine's name looks like. */
+  /** The form of a machine's name, as a regular expression. */
   public static final String NAME_PATTERN = "[A-Za-z0-9._-]{1,100}";
 
   /**
@@ -69,7 +69,7 @@ public record MachineSpec(
     this(name, provider, gpuType, gpuCount, idleTimeout, openTimeout, "");
   }
 
-  /** All but the settings, in which there may be secrets. */
+  /** Leaves out the settings, which may contain secrets. */
   @Override
   public String toString() {
     return "MachineSpec(%s, provider %s, %d x %s, idle timeout %s, open timeout %s)"

@@ -7,9 +7,9 @@ import java.util.Map;
 /**
  * How a node ended.
  *
- * @param code the process's exit code; 128 + n for signal n; 0 also where there is no such thing
+ * @param code the process's exit code; 128 + n for signal n; 0 if there is no exit code
  * @param lastLines the last lines of its log, oldest first; may be empty
- * @param memory how much memory the process could take, for a person to read; empty: not known
+ * @param memory the memory limit of the process, as text; empty if not known
  */
 public record NodeExit(int code, List<String> lastLines, String memory) {
 
@@ -25,14 +25,12 @@ public record NodeExit(int code, List<String> lastLines, String memory) {
     lastLines = List.copyOf(lastLines);
   }
 
-  /** Where it is not known how much memory the process could take. */
+  /** An exit with an unknown memory limit. */
   public NodeExit(int code, List<String> lastLines) {
     this(code, lastLines, "");
   }
 
-  /**
-   * As a person would read it: the code with what it means, and the last lines if there are any.
-   */
+  /** A readable text: the code with its meaning, and the last lines if there are any. */
   @Override
   public String toString() {
     StringBuilder text = new StringBuilder("exit code ").append(code);

@@ -2,18 +2,17 @@
 package io.remora.provider;
 
 /**
- * What a node has used and cost.
+ * The usage and cost of a node.
  *
- * @param gpuSeconds seconds of its GPUs, added up: two GPUs for a minute are 120
- * @param dollars what that and the rest of the node cost, in US dollars, as far as the provider
- *     knows prices
+ * @param gpuSeconds GPU seconds: two GPUs for a minute are 120
+ * @param dollars the node's total cost in US dollars, as far as the provider knows prices
  */
 public record NodeUsage(double gpuSeconds, double dollars) {
 
-  /** Nothing. */
+  /** No usage. */
   public static final NodeUsage NONE = new NodeUsage(0, 0);
 
-  /** This and another's. */
+  /** The sum of this usage and another. */
   public NodeUsage plus(NodeUsage other) {
     return new NodeUsage(gpuSeconds + other.gpuSeconds, dollars + other.dollars);
   }

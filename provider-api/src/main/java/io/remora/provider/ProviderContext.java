@@ -10,13 +10,13 @@ import java.util.function.BooleanSupplier;
 import java.util.function.Consumer;
 
 /**
- * What a provider gets to work with.
+ * The context of a provider's calls.
  *
  * @param config the whole configuration; a provider reads {@code remora.provider.<name>}
- * @param blocking runs work that blocks
- * @param progress takes one-line news of a long provisioning, for the log; thread-safe
- * @param abandoned whether nobody wants the node any more, so that waiting for one can end
- * @param system the machine's actor system; null: there is none
+ * @param blocking runs blocking work
+ * @param progress takes one-line reports on a long provisioning, for the log; thread-safe
+ * @param abandoned whether the node is no longer wanted; a provider should then stop waiting for it
+ * @param system the machine's actor system; null if there is none
  */
 public record ProviderContext(
     Config config,
@@ -33,7 +33,7 @@ public record ProviderContext(
     requireNonNull(abandoned, "abandoned");
   }
 
-  /** What a provider gets outside of any actor system. */
+  /** A context outside any actor system. */
   public ProviderContext(Config config, Executor blocking, Consumer<String> progress) {
     this(config, blocking, progress, () -> false, null);
   }

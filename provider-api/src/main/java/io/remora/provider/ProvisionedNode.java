@@ -10,15 +10,15 @@ import java.util.concurrent.CompletionStage;
 /** A node that was started for a machine. Thread-safe. */
 public interface ProvisionedNode {
 
-  /** Where the node takes links. */
+  /** The address on which the node accepts links. */
   InetSocketAddress address();
 
   /** The secret that the node was started with. */
   LaunchToken token();
 
   /**
-   * How the link to this node is protected, where the provider has agreed on it with the node, such
-   * as {@link LinkTls#pinned}; empty: as {@code remora.link.tls} says.
+   * The TLS settings of the link to this node, if the provider has agreed on them with the node,
+   * such as {@link LinkTls#pinned}; empty to use {@code remora.link.tls}.
    */
   default Optional<LinkTls> tls() {
     return Optional.empty();
@@ -31,22 +31,23 @@ public interface ProvisionedNode {
   CompletionStage<NodeExit> exited();
 
   /**
-   * Ends the node and frees what it cost; completes when that is done. Idempotent, must not block
-   * the caller. Works also after the node ended by itself.
+   * Ends the node and releases its resources. Completes when that is done. Idempotent; must not
+   * block the caller. Also works after the node has ended by itself.
    */
   CompletionStage<Done> terminate();
 
   /**
-   * What {@link MachineProvider#takeOver} on another member of the cluster needs to go on with the
-   * node when this member leaves or fails; no secrets. Empty: the node ends with this process.
+   * The handle by which {@link MachineProvider#takeOver} on another cluster member takes over the
+   * node when this member leaves or fails. It contains no secrets. Empty if the node ends with this
+   * process.
    */
   default Optional<String> handle() {
     return Optional.empty();
   }
 
   /**
-   * What the node has used and cost up to now; from memory, without asking anybody. Empty: it costs
-   * nothing that the provider knows of.
+   * The node's usage and cost so far. Must answer from memory, without a request to the provider's
+   * service. Empty if the provider knows of no cost.
    */
   default Optional<NodeUsage> usage() {
     return Optional.empty();

@@ -6,12 +6,12 @@ import static java.util.Objects.requireNonNull;
 import java.time.Instant;
 
 /**
- * A node that a provider has running, of whichever program.
+ * A running node of a provider, started by any program.
  *
- * @param id names it at the provider
- * @param machine the machine that it was started for, or empty if that is not known
+ * @param id the provider's id of the node
+ * @param machine the machine for which it was started; empty if not known
  * @param owner the process that started it, as {@code host-pid}, or empty
- * @param since when it was started
+ * @param since when the node was started
  * @param leftOver whether its owner has been silent for so long that it is gone
  */
 public record RunningNode(

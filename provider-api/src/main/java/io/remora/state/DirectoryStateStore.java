@@ -21,9 +21,9 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * Keeps sessions as files in a folder, {@code remora.state.directory}: one folder a pause, and in
- * it for each session a state file and a manifest with its size and checksum. Only the user who
- * runs the node can read them. Thread-safe.
+ * Keeps sessions as files in a folder, {@code remora.state.directory}: one folder per pause, which
+ * has for each session a state file and a manifest with its size and checksum. Only the user who
+ * runs the node can read the files. Thread-safe.
  */
 public final class DirectoryStateStore implements StateStore {
 
@@ -38,7 +38,7 @@ public final class DirectoryStateStore implements StateStore {
 
   private final Path directory;
 
-  /** Makes such stores. */
+  /** Creates stores of this kind. */
   static final class Provider implements StateStoreProvider {
     @Override
     public String name() {
@@ -51,7 +51,7 @@ public final class DirectoryStateStore implements StateStore {
     }
   }
 
-  /** What {@code remora.state.directory} says. */
+  /** The folder in {@code remora.state.directory}. */
   public static Path directory(Config config) {
     String directory = config.getString("remora.state.directory");
     return directory.isBlank()
@@ -59,7 +59,7 @@ public final class DirectoryStateStore implements StateStore {
         : Path.of(directory);
   }
 
-  /** A store in this folder, which is made when something is saved. */
+  /** A store in this folder, which is created by the first save. */
   public DirectoryStateStore(Path directory) {
     this.directory = requireNonNull(directory, "directory").toAbsolutePath();
   }
@@ -84,7 +84,7 @@ public final class DirectoryStateStore implements StateStore {
         Files.deleteIfExists(file(key, "manifest"));
         Files.deleteIfExists(folder);
       } catch (DirectoryNotEmptyException other) {
-        // Other sessions' files are there.
+        // The folder still has files of other sessions.
       } catch (IOException also) {
         e.addSuppressed(also);
       }
@@ -92,7 +92,10 @@ public final class DirectoryStateStore implements StateStore {
     }
   }
 
-  /** Reads what was written once more: disks and network file systems have been known to lie. */
+  /**
+   * Reads the written file again and compares it, since disks and network file systems may lose
+   * data.
+   */
   private static void verify(Path file, SavedSession saved) throws IOException {
     CRC32C checksum = new CRC32C();
     ByteBuffer buffer = ByteBuffer.allocateDirect(CHUNK_BYTES);
@@ -111,14 +114,14 @@ public final class DirectoryStateStore implements StateStore {
   }
 
   /**
-   * Has the file system write a file or the names in a folder. On a volume that is mounted at the
-   * store's folder this is what commits it, as the command {@code sync} with the folder does.
+   * Makes the file system write a file, or the names in a folder, to disk. On a volume that is
+   * mounted at the store's folder this commits the volume, as the command {@code sync} does.
    */
   private static void makeDurable(Path path) throws IOException {
     try (FileChannel channel = FileChannel.open(path)) {
       channel.force(true);
     } catch (IOException e) {
-      // Some file systems know no such thing for folders.
+      // Some file systems do not support this for folders.
       String why = String.valueOf(e.getMessage());
       if (!Files.isDirectory(path) || NOT_FOR_FOLDERS.stream().noneMatch(why::contains)) {
         throw e;
@@ -170,7 +173,7 @@ public final class DirectoryStateStore implements StateStore {
     return folder(key.pause()).resolve("session-%d.%s".formatted(key.session(), ending));
   }
 
-  /** Readable to its owner alone, where the file system knows of such things. */
+  /** Creates a folder that only its owner can read, if the file system supports this. */
   private static void createFolder(Path folder) throws IOException {
     if (Files.isDirectory(folder)) {
       return;

@@ -4,18 +4,18 @@ package io.remora.state;
 import static java.util.Objects.requireNonNull;
 
 /**
- * What a saved session is kept under.
+ * The key of a saved session in a store.
  *
- * @param pause names one pause of one machine, and is unique: 1 to 160 letters, digits, {@code -},
+ * @param pause the unique name of one pause of one machine: 1 to 160 letters, digits, {@code -},
  *     {@code _} and {@code .}, not beginning with a dot
  * @param session the session's number, 1 or more
  */
 public record StateKey(String pause, long session) {
 
   /**
-   * Checks the form; keys come over the network, too.
+   * Checks the form, since keys also come over the network.
    *
-   * @throws IllegalArgumentException if a part is not as said
+   * @throws IllegalArgumentException if a part has another form
    */
   public StateKey {
     checkPause(pause);
@@ -25,9 +25,9 @@ public record StateKey(String pause, long session) {
   }
 
   /**
-   * Returns the name of a pause if it is one.
+   * Returns the name of a pause if it has the right form.
    *
-   * @throws IllegalArgumentException if it is not
+   * @throws IllegalArgumentException if it does not
    */
   public static String checkPause(String pause) {
     if (!requireNonNull(pause, "pause").matches("[A-Za-z0-9_-][A-Za-z0-9._-]{0,159}")) {

@@ -7,16 +7,17 @@ import java.nio.file.Path;
 
 /**
  * Keeps the sessions of paused machines: a folder, a volume, an object store. The node saves and
- * loads, on the thread of the session; node and machine delete. All methods may block; thread-safe.
+ * loads sessions on the session's thread. Both the node and the machine delete. All methods may
+ * block. Thread-safe.
  *
- * <p>A store outlives the nodes that use it, and the next node of a machine finds in it what the
- * last one has saved. Where the machine's side does not see what its nodes see, {@link #delete}
- * there finds nothing, and a machine that is closed while it is paused leaves its state to whoever
- * owns the store.
+ * <p>A store outlives its nodes: the next node of a machine finds there what the last one saved. If
+ * the machine's process cannot access the nodes' store, its {@link #delete} finds nothing. The
+ * state of a machine that is closed while it is paused then stays in the store, and the store's
+ * owner must delete it.
  */
 public interface StateStore {
 
-  /** Writes a session to a local file that is not there yet. */
+  /** Writes a session to a new local file. */
   interface Writer {
     /** Writes the file. */
     SavedSession writeTo(Path file) throws IOException;
@@ -29,25 +30,26 @@ public interface StateStore {
   }
 
   /**
-   * Saves a session. When this returns, what is in the store is complete, durable, and has been
-   * compared with the checksum that the writer has told; when it throws, nothing is in it.
+   * Saves a session. When this method returns, the stored session is complete and durable, and its
+   * checksum matches the one from the writer. When it throws, the store contains nothing of the
+   * session.
    *
-   * @throws IOException if that is not possible; the message names what and why
+   * @throws IOException if the session cannot be saved; the message has the reason
    */
   SavedSession save(StateKey key, Writer writer) throws IOException;
 
   /**
    * Loads a session.
    *
-   * @throws java.nio.file.NoSuchFileException if there is none under this key
+   * @throws java.nio.file.NoSuchFileException if there is no session with this key
    * @throws IOException if it cannot be read
    */
   void load(StateKey key, Reader reader) throws IOException;
 
   /**
-   * Deletes what is kept of all sessions of a pause; nothing there is no error.
+   * Deletes all saved sessions of a pause. Does nothing if there are none.
    *
-   * @param pause the first part of their keys
+   * @param pause the first part of the sessions' keys
    */
   void delete(String pause) throws IOException;
 }

@@ -4,7 +4,7 @@ package io.remora.state;
 import com.typesafe.config.Config;
 
 /**
- * Makes stores of one kind. Implementations have a public constructor without arguments and are
+ * Creates stores of one kind. Implementations have a public constructor without arguments and are
  * named in {@code META-INF/services/io.remora.state.StateStoreProvider}, on the class path of nodes
  * and programs.
  */
@@ -14,7 +14,7 @@ public interface StateStoreProvider {
   String name();
 
   /**
-   * Makes a store; must not touch it yet.
+   * Creates a store object, without accessing the store.
    *
    * @param config the whole configuration; a store reads {@code remora.state.<name>}
    * @throws com.typesafe.config.ConfigException if a key is missing or wrong

@@ -16,7 +16,7 @@ public final class StateStores {
    * The store that {@code remora.state.store} names.
    *
    * @param config the whole configuration
-   * @throws RemoraException if there is no such kind; the message lists those found
+   * @throws RemoraException if there is no such kind; the message lists the kinds found
    */
   public static StateStore open(Config config) {
     String name = config.getString("remora.state.store");

@@ -17,11 +17,10 @@ import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionStage;
 
 /**
- * Machines on a node that somebody has started by hand: {@code remora.provider.address} names its
- * address and its token. The node is as it was started: no GPU can be asked for. Its token lets one
- * machine in, once, so that the machine cannot resume after a pause on the same node. When the
- * machine is closed, the node ends after its {@code remora.node.orphan-timeout}. Stateless and
- * thread-safe.
+ * Machines on a node that was started by hand. {@code remora.provider.address} gives its address
+ * and its token. A machine cannot choose GPUs: the node is as it was started. The token admits one
+ * machine once, so the machine cannot resume on the same node after a pause. When the machine is
+ * closed, the node ends after its {@code remora.node.orphan-timeout}. Stateless and thread-safe.
  */
 public final class AddressProvider implements MachineProvider {
 
@@ -43,7 +42,8 @@ public final class AddressProvider implements MachineProvider {
     if (spec.gpuType() != null) {
       return CompletableFuture.failedFuture(
           new ProviderException(
-              "provider address cannot choose a GPU: the node at its address is as it was started. Ask for none"));
+              "provider address cannot choose a GPU, since the node is already running: "
+                  + "leave out the GPU type"));
     }
     try {
       Config settings = context.config().getConfig(PATH);
@@ -79,7 +79,7 @@ public final class AddressProvider implements MachineProvider {
       return "a node that was there";
     }
 
-    /** The link has said goodbye; then the node is on its own. */
+    /** Does nothing: the link has said goodbye, and the node ends by its own timeout. */
     @Override
     public CompletionStage<Done> terminate() {
       exited.complete(new NodeExit(0, List.of()));

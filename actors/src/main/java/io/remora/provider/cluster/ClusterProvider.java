@@ -19,10 +19,10 @@ import java.util.concurrent.CompletionStage;
 
 /**
  * Machines on nodes that have joined the cluster ({@code remora-node --seed-nodes …}): any free one
- * that has the GPUs that are wanted. Where none is free the machine waits in the queue of the
- * {@link NodeBroker}, with news in the log, until its open timeout. Closing a machine gives the
- * node back; the node itself stays up, and so it does when the member that had the machine is gone:
- * the machine's next member takes it over. Stateless and thread-safe.
+ * that has the requested GPUs. If no node is free, the machine waits in the queue of the {@link
+ * NodeBroker} until its open timeout, and the log reports its place. Closing a machine gives the
+ * node back, and the node keeps running. The node also keeps running when the machine's member is
+ * gone: the machine's next member takes it over. Stateless and thread-safe.
  */
 public final class ClusterProvider implements MachineProvider {
 

@@ -29,13 +29,13 @@ import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionStage;
 
 /**
- * A machine's claim to a node of the cluster: waits in the broker's queue until the node is there,
- * then watches it. Repeats its request, as the broker wants it, and gives up at the machine's open
- * timeout or when nobody wants the node any more.
+ * A machine's claim to a node of the cluster. It waits in the broker's queue for a node, then
+ * watches the node. It repeats its request, as the broker requires, and gives up at the machine's
+ * open timeout or when the node is no longer wanted.
  */
 final class NodeLease extends AbstractBehavior<NodeLease.Command> {
 
-  /** What another member needs to take a node over. */
+  /** The data that another member needs to take over a node. */
   record Handle(String opening, ActorRef<ClusterNode.Command> node) {
 
     static Handle parse(String text, ActorRefResolver resolver) {
@@ -77,7 +77,7 @@ final class NodeLease extends AbstractBehavior<NodeLease.Command> {
   private String news = "";
   private String toldNews = "";
 
-  /** Waits for a node, with which {@code result} completes. */
+  /** Waits for a node and completes {@code result} with it. */
   static Behavior<Command> request(
       String opening,
       MachineSpec spec,
@@ -93,7 +93,7 @@ final class NodeLease extends AbstractBehavior<NodeLease.Command> {
                 }));
   }
 
-  /** A node that is the machine's already. */
+  /** Starts a lease for a node that the machine already has. */
   static ProvisionedNode start(
       ActorSystem<?> system, String machine, Handle handle, ClusterNode.Reservation reservation) {
     Node node = new Node(system, machine, handle, reservation, reservation.address());
@@ -158,7 +158,7 @@ final class NodeLease extends AbstractBehavior<NodeLease.Command> {
           "place %d of %d in the queue for a node: %s"
               .formatted(queued.position(), queued.waiting(), queued.reason());
       news = line;
-      // A free node is granted in a moment: that is no news.
+      // A free node is granted at once: do not report that wait.
       if (!news.equals(toldNews) && System.nanoTime() - startNanos > NEWS_AFTER.toNanos()) {
         toldNews = news;
         context.progress().accept(news);
@@ -180,7 +180,7 @@ final class NodeLease extends AbstractBehavior<NodeLease.Command> {
     return Behaviors.stopped();
   }
 
-  /** Tells {@code node} when its actor is gone. */
+  /** Completes {@code node}'s exit when its actor is gone. */
   private static Behavior<Command> watching(Node node) {
     return Behaviors.setup(
         actor -> {
@@ -191,7 +191,8 @@ final class NodeLease extends AbstractBehavior<NodeLease.Command> {
                   () -> {
                     node.exited.complete(
                         new NodeExit(
-                            0, List.of("the node has left the cluster, or was lost to it")));
+                            0,
+                            List.of("the node has left the cluster, or the cluster has lost it")));
                     return Behaviors.stopped();
                   })
               .onMessageEquals(End.INSTANCE, Behaviors::stopped)
@@ -256,7 +257,7 @@ final class NodeLease extends AbstractBehavior<NodeLease.Command> {
       return Optional.of(handle.text(ActorRefResolver.get(system)));
     }
 
-    /** The node is free again. */
+    /** Releases the node. */
     @Override
     public CompletionStage<Done> terminate() {
       handle.node().tell(new ClusterNode.Release(machine, handle.opening()));

@@ -6,14 +6,14 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.OptionalLong;
 
-/** How much memory this process, and those that it starts, may take together. */
+/** The memory limit of this process and its child processes together. */
 final class MemoryLimit {
 
   private static final String V1_CONTROLLER = "memory";
 
   private MemoryLimit() {}
 
-  /** The limit as a person would read it, with where it comes from. */
+  /** The limit and its source, as text. */
   static String describe() {
     return describe(Path.of("/proc"), Path.of("/sys/fs/cgroup"));
   }
@@ -60,7 +60,7 @@ final class MemoryLimit {
     return least;
   }
 
-  /** What a file says; empty where there is none, or it says "max". */
+  /** The number in a file; empty if there is no file, or it contains "max". */
   private static OptionalLong number(Path file) {
     try {
       return OptionalLong.of(Long.parseLong(Files.readString(file).strip()));

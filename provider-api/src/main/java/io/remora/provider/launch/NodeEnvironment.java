@@ -19,16 +19,16 @@ import java.util.HashMap;
 import java.util.Map;
 
 /**
- * The environment variables by which a node is told what does not belong in arguments, where every
- * user of its computer could read it. Where a command passes its standard input on to the node but
- * not its environment, as {@code ssh} does, they go there, as one line.
+ * The environment variables of a node, for values that must not be arguments, which every user of
+ * its computer could read. For a command such as {@code ssh}, which passes on its standard input to
+ * the node but not its environment, they are one line of standard input.
  */
 public final class NodeEnvironment {
 
   /** The launch token. */
   public static final String TOKEN = "REMORA_NODE_TOKEN";
 
-  /** HOCON text laid over the node's configuration. */
+  /** HOCON text that overrides the node's configuration. */
   public static final String CONFIG = "REMORA_NODE_CONFIG";
 
   /** The level of the node's own loggers. */
@@ -37,7 +37,7 @@ public final class NodeEnvironment {
   /** The pattern of the log's lines. */
   public static final String LOG_PATTERN = "REMORA_NODE_LOG_PATTERN";
 
-  /** Most bytes of the line: what a pipe takes without anybody reading. */
+  /** The most bytes of the line: a pipe takes this many before anyone reads them. */
   public static final int MAX_LINE_BYTES = 60 * 1024;
 
   private static final String VARIABLE_PATTERN = "REMORA_NODE_[A-Z_]{1,64}";
@@ -45,7 +45,7 @@ public final class NodeEnvironment {
   private NodeEnvironment() {}
 
   /**
-   * What every node is started with, in a new map.
+   * The variables that every node gets, in a new map.
    *
    * @param config HOCON text, may be empty
    */
@@ -60,7 +60,7 @@ public final class NodeEnvironment {
 
   /**
    * A program's settings of nodes, links, stores and the models' hub as HOCON text for {@link #of},
-   * so that its node has them, wherever they are from.
+   * so that its node has the same settings, whatever their source.
    *
    * @param config the program's whole configuration
    */
@@ -75,7 +75,7 @@ public final class NodeEnvironment {
   }
 
   /**
-   * The variables as the line that {@link #readLine} reads: a JSON object of texts, and a line
+   * The variables as the line that {@link #readLine} reads: a JSON object of strings, and a line
    * feed.
    *
    * @throws IllegalArgumentException if it would be longer than {@link #MAX_LINE_BYTES}
@@ -93,10 +93,11 @@ public final class NodeEnvironment {
   }
 
   /**
-   * Reads the line, and nothing behind it. Blocks until it has come.
+   * Reads the line, and nothing after it. Blocks until it has arrived.
    *
    * @throws IOException if the stream ends before, or cannot be read
-   * @throws IllegalArgumentException if it is no such line; the message repeats nothing of it
+   * @throws IllegalArgumentException if the line has another form; the message does not quote the
+   *     line
    */
   public static Map<String, String> readLine(InputStream stream) throws IOException {
     ByteArrayOutputStream line = new ByteArrayOutputStream();
@@ -117,7 +118,7 @@ public final class NodeEnvironment {
           .root()
           .forEach((name, value) -> variables.put(checkedName(name), text(name, value)));
     } catch (ConfigException e) {
-      // Its message, and so the cause, would show what stands there.
+      // Leave out the cause: its message would quote the line.
       throw new IllegalArgumentException("not a JSON object of texts");
     }
     return variables;

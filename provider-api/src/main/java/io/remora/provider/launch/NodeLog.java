@@ -11,18 +11,18 @@ import org.slf4j.LoggerFactory;
 import org.slf4j.event.Level;
 
 /**
- * Passes a node's log on to this program's, on logger {@code io.remora.node.<machine>}, each line
- * with the machine's name before it and at the level it had; and remembers the last lines, for
- * error messages. Thread-safe.
+ * Passes on a node's log to logger {@code io.remora.node.<machine>} of this program. Each line
+ * keeps its level and starts with the machine's name. Remembers the last lines for error messages.
+ * Thread-safe.
  */
 public final class NodeLog {
 
-  /** Logback pattern that the node writes its lines with, so that they can be told apart here. */
+  /** The Logback pattern of the node's lines, from which this class reads their level. */
   public static final String PATTERN = "%-5level %logger{0} - %msg%n";
 
   private static final int REMEMBERED = 20;
 
-  /** Longer lines are cut: they are somebody else's. */
+  /** Longer lines are cut; they do not come from the node's logger. */
   private static final int MAX_LINE = 16 * 1024;
 
   private static final Pattern LINE = Pattern.compile("(TRACE|DEBUG|INFO|WARN|ERROR) +(.*)");
@@ -38,7 +38,7 @@ public final class NodeLog {
     this.logger = LoggerFactory.getLogger("io.remora.node." + machine);
   }
 
-  /** The level at which the node needs to log for this program to see all it wants to. */
+  /** The level of the node's loggers that this program's loggers need. */
   public Level wantedLevel() {
     for (Level candidate : List.of(Level.TRACE, Level.DEBUG, Level.INFO, Level.WARN)) {
       if (logger.isEnabledForLevel(candidate)) {
@@ -48,7 +48,7 @@ public final class NodeLog {
     return Level.ERROR;
   }
 
-  /** Takes a line; one without a level continues the one before it. */
+  /** Adds a line. A line without a level continues the line before it. */
   public synchronized void line(String text) {
     String line = text.length() > MAX_LINE ? text.substring(0, MAX_LINE) + "…" : text;
     if (last.size() == REMEMBERED) {

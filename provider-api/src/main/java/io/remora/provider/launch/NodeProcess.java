@@ -32,10 +32,10 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * A local process that is a node, or a command that runs one elsewhere and ends with it. Its
- * standard output has the line that announces the node's address; whatever else it writes goes to
- * the node's log. The node is to end when the process's standard input does ({@code
- * --exit-with-stdin}), so that it does not outlive this JVM, even if that is killed. Thread-safe.
+ * A local process that is a node, or a command that runs a node elsewhere and ends with it. One
+ * line of its standard output announces the node's address; all other output goes to the node's
+ * log. Start the node with {@code --exit-with-stdin}, so that it ends with the process's standard
+ * input and does not outlive this JVM, even if the JVM is killed. Thread-safe.
  */
 public final class NodeProcess {
 
@@ -44,23 +44,23 @@ public final class NodeProcess {
   private static final Pattern ANNOUNCEMENT =
       Pattern.compile("remora-node listening on (.{1,255}):(\\d{1,5})");
 
-  /** They would attach this program's debugger or profiler to the node as well. */
+  /** Variables that would also attach this program's debugger or profiler to the node. */
   private static final List<String> PROGRAM_ONLY_VARIABLES =
       List.of("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS");
 
   /**
-   * Ctrl-C reaches whatever runs in a terminal: what becomes of the node is for this program to
-   * say.
+   * A shell command that ignores Ctrl-C, which reaches all processes of a terminal. This program
+   * decides when the node ends.
    */
   private static final List<String> IGNORING_INTERRUPTS =
       List.of("/bin/sh", "-c", "trap '' INT; exec \"$0\" \"$@\"");
 
   private static final int MAX_LINE = 16 * 1024;
 
-  /** How often a wait looks whether anybody still wants the node. */
+  /** How often a wait checks whether the node is still wanted. */
   private static final Duration LOOK_AFTER = Duration.ofMillis(100);
 
-  /** How long the output of a process that has ended may still come, held open by another. */
+  /** How long to read the output of an ended process, which another process may hold open. */
   private static final Duration LAST_OUTPUT = Duration.ofSeconds(1);
 
   private final MachineSpec spec;
@@ -81,9 +81,9 @@ public final class NodeProcess {
    * Starts a process.
    *
    * @param builder its command and environment, which this changes
-   * @param input what it finds on its standard input, {@link NodeEnvironment#MAX_LINE_BYTES} at
-   *     most; the stream stays open behind it
-   * @throws ProviderException if there is no such command, or no process to be had
+   * @param input bytes for its standard input, {@link NodeEnvironment#MAX_LINE_BYTES} at most; the
+   *     stream stays open after them
+   * @throws ProviderException if the command does not exist, or no process can be started
    */
   public static NodeProcess start(
       MachineSpec spec, ProcessBuilder builder, byte[] input, NodeLog nodeLog) {
@@ -103,19 +103,19 @@ public final class NodeProcess {
     return started;
   }
 
-  /** The process's number. */
+  /** The process id. */
   public long pid() {
     return process.pid();
   }
 
   /**
-   * Waits for the line that announces the node's address; the process is killed when it does not
-   * come.
+   * Waits for the line that announces the node's address; kills the process if the line does not
+   * arrive in time.
    *
    * @param limit how long to wait; the machine's open timeout applies as well
    * @param limitKey the limit's key in the configuration, for the message
    * @throws ProviderException if the process ends before, with its exit code and last lines, or if
-   *     nobody wants the node any more
+   *     the node is no longer wanted
    * @throws ProvisioningTimeoutException if it takes too long
    */
   public InetSocketAddress awaitAddress(Duration limit, String limitKey, ProviderContext context) {
@@ -159,15 +159,15 @@ public final class NodeProcess {
   }
 
   /**
-   * Ends the process: closes its standard input, then asks by signal, then kills it and what it has
-   * started. Completes when that is done; further calls do nothing more.
+   * Ends the process: closes its standard input, then sends a signal to end, then kills it and its
+   * child processes. Completes when that is done; further calls do nothing.
    *
-   * @param limit of each step
+   * @param limit time limit of each step
    * @param afterwards run when the process has ended, before the stage completes
    */
   public CompletionStage<Done> end(Duration limit, Runnable afterwards) {
     if (terminating.compareAndSet(false, true)) {
-      // A thread of its own: it must work while executors are being shut down.
+      // Use a separate thread, which works even while executors are being shut down.
       daemon("end", () -> end(limit.toMillis(), afterwards));
     }
     return terminated.minimalCompletionStage();
@@ -179,7 +179,7 @@ public final class NodeProcess {
     daemon("exit", () -> awaitExit(output, errors));
   }
 
-  /** The one line of standard output; what else comes there is logged. */
+  /** Handles a line of standard output: the line with the address, or a line for the log. */
   private void outputLine(String line) {
     Matcher announcement = ANNOUNCEMENT.matcher(line);
     int port = announcement.matches() ? Integer.parseInt(announcement.group(2)) : 0;
@@ -226,14 +226,14 @@ public final class NodeProcess {
     exited.complete(exit);
   }
 
-  /** A pipe has room for it. */
+  /** Writes to standard input. The pipe has room, so this does not block. */
   private void write(byte[] input) {
     try {
       OutputStream stream = process.getOutputStream();
       stream.write(input);
       stream.flush();
     } catch (IOException e) {
-      // It has ended at once: its exit has the reason.
+      // The process has already ended: its exit has the reason.
       log.debug("Process {} takes no input", pid(), e);
     }
   }
@@ -274,7 +274,7 @@ public final class NodeProcess {
       kill();
       Thread.currentThread().interrupt();
     } finally {
-      // What a shell between has left.
+      // Kill what a shell in between has left.
       started.forEach(ProcessHandle::destroyForcibly);
       try {
         afterwards.run();
