@@ -12,21 +12,21 @@ import java.util.List;
 import java.util.Optional;
 
 /**
- * Settings of the actors; {@code reference.conf} says what each means.
+ * Settings of the actors; {@code reference.conf} explains each of them.
  *
  * @param openTimeout default limit from opening a machine to ready, {@code
  *     remora.machine.open-timeout}
  * @param closeTimeout limit of closing a machine, {@code remora.machine.close-timeout}
- * @param exitReportWait how long a lost link waits for the news that the node ended, {@code
- *     remora.machine.exit-report-wait}
- * @param storageActorAfter from what age a storage has an actor, {@code
+ * @param exitReportWait how long to wait, after a link is lost, for the report that the node has
+ *     ended, {@code remora.machine.exit-report-wait}
+ * @param storageActorAfter the age at which a storage gets an actor, {@code
  *     remora.machine.storage-actor-after}
  * @param maxStorageActors storages of a machine that may have an actor at the same time, {@code
  *     remora.machine.max-storage-actors}
- * @param stashCapacity commands that wait while a machine opens or closes, {@code
+ * @param stashCapacity most commands that may wait while a machine opens or closes, {@code
  *     remora.machine.stash-capacity}
  * @param idleTimeout after how long without use a machine pauses by itself, {@code
- *     remora.machine.idle-timeout}; null: never
+ *     remora.machine.idle-timeout}; null for never
  * @param pauseTimeout limit of saving a machine's sessions, {@code remora.machine.pause-timeout}
  * @param resumeRetry how long a machine waits before it tries again to resume, {@code
  *     remora.machine.resume-retry}
@@ -36,14 +36,14 @@ import java.util.Optional;
  * @param stateDirectory the folder of the store {@code directory}, {@code remora.state.directory}
  * @param seedNodes members to join the cluster by, {@code remora.cluster.seed-nodes}
  * @param clusterListen where this member listens for others, {@code remora.cluster.listen}
- * @param joinTimeout limit of becoming a member, {@code remora.cluster.join-timeout}
- * @param leaveTimeout limit of leaving the cluster, {@code remora.cluster.leave-timeout}
- * @param clusterTls whether members of a cluster talk with TLS, {@code remora.cluster.tls}
+ * @param joinTimeout time limit for joining the cluster, {@code remora.cluster.join-timeout}
+ * @param leaveTimeout time limit for leaving the cluster, {@code remora.cluster.leave-timeout}
+ * @param clusterTls whether members of a cluster use TLS, {@code remora.cluster.tls}
  * @param embeddedCluster Akka's settings in the embedded cluster, {@code remora.cluster.embedded}
- * @param memberCluster what is laid over them where there are other members, {@code
+ * @param memberCluster settings that override them if there are other members, {@code
  *     remora.cluster.member}
- * @param http where metrics and health of the embedded cluster's process are, {@code
- *     remora.metrics.http}; empty: nowhere
+ * @param http address of metrics and health of the embedded cluster's process, {@code
+ *     remora.metrics.http}; empty for none
  * @param link settings of the links, {@code remora.link}
  */
 public record ActorsSettings(

@@ -7,49 +7,49 @@ import akka.pattern.StatusReply;
 import java.util.List;
 
 /**
- * What members of a cluster say to a node that has joined it. A node serves one machine at a time:
- * the one that has reserved it, until it is released or its machine's links have been gone for
- * {@code remora.node.orphan-timeout}. Nodes are found through the Receptionist under {@link
- * #SERVICE_KEY}; machines get theirs from the {@link NodeBroker}.
+ * The messages of cluster members to a node that has joined the cluster. A node serves one machine
+ * at a time: the machine that has reserved it, until the node is released or the machine has had no
+ * link for {@code remora.node.orphan-timeout}. The Receptionist lists nodes under {@link
+ * #SERVICE_KEY}. Machines get their nodes from the {@link NodeBroker}.
  */
 public final class ClusterNode {
 
   /** The role of nodes in a cluster. */
   public static final String ROLE = "gpu";
 
-  /** Where nodes of a cluster are found. */
+  /** The Receptionist's key of the cluster's nodes. */
   public static final ServiceKey<Command> SERVICE_KEY =
       ServiceKey.create(Command.class, "remora-node");
 
   private ClusterNode() {}
 
-  /** What a node takes from the cluster. */
+  /** The commands of a node in a cluster. */
   public sealed interface Command extends RemoraMessage permits Describe, Reserve, Release {}
 
-  /** Asks what the node is, and whom it serves. */
+  /** Asks for the node's {@link Description}. */
   public record Describe(ActorRef<Description> replyTo) implements Command {}
 
   /**
-   * Takes the node for a machine, or gets a further token for the machine that has it. Error:
-   * {@link io.remora.runtime.ResourceExhaustedException} if it serves another.
+   * Reserves the node for a machine, or gets a further token for the machine that has it. Error:
+   * {@link io.remora.runtime.ResourceExhaustedException} if the node serves another machine.
    *
    * @param machine the machine's name
-   * @param opening names this opening of the machine: a machine that comes with another one starts
-   *     again, and what it had on the node is freed
+   * @param opening an id of this opening of the machine. If the id differs from the earlier one,
+   *     the machine starts afresh, and its earlier sessions on the node are freed
    */
   public record Reserve(String machine, String opening, ActorRef<StatusReply<Reservation>> replyTo)
       implements Command {}
 
   /**
-   * Ends a machine's use of the node, as far as it has it: its links are ended, its sessions freed.
+   * Ends a machine's use of the node, if it has the node: ends its links and frees its sessions.
    */
   public record Release(String machine, String opening) implements Command {}
 
   /**
-   * The way to a node that was reserved.
+   * The way to a reserved node.
    *
-   * @param address where machines dial it, as {@code host:port}
-   * @param token serves for one link; not shown by {@link #toString}
+   * @param address the {@code host:port} for machines
+   * @param token a token for one link; not shown by {@link #toString}
    */
   public record Reservation(String address, String token) implements RemoraMessage {
 
@@ -60,16 +60,16 @@ public final class ClusterNode {
   }
 
   /**
-   * What a node is.
+   * The description of a node.
    *
    * @param node its actor
-   * @param address where machines dial it, as {@code host:port}
-   * @param libtorchVersion as libtorch says it
-   * @param devices what it computes with
-   * @param machine whom it serves; empty: it is free
-   * @param opening which opening of that machine; empty: it is free
-   * @param links links of machines to it
-   * @param sessions open sessions
+   * @param address the {@code host:port} for machines
+   * @param libtorchVersion its version of libtorch
+   * @param devices its devices
+   * @param machine the machine that it serves; empty if free
+   * @param opening the id of that machine's opening; empty if free
+   * @param links number of machines' links to it
+   * @param sessions number of open sessions
    */
   public record Description(
       ActorRef<Command> node,
@@ -87,7 +87,7 @@ public final class ClusterNode {
       devices = List.copyOf(devices);
     }
 
-    /** Whether no machine has it. */
+    /** Whether no machine has reserved the node. */
     public boolean isFree() {
       return machine.isEmpty();
     }

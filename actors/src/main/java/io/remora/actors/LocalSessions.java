@@ -30,10 +30,10 @@ import java.util.concurrent.ConcurrentMap;
 import java.util.concurrent.atomic.AtomicLong;
 
 /**
- * The sessions of this JVM's programs. The way of their bytes: the program's thread puts batches
- * where a link's writer takes them, and the link's reader puts values where the program wants them.
- * No actor is on that way. The link is the machine's own where the machine's actor is in this JVM,
- * else that of this JVM's {@link SessionHost}. Thread-safe.
+ * The sessions of this JVM's programs. Their bytes do not pass through actors: the program's thread
+ * queues batches for a link's writer thread, and the link's reader thread puts values into the
+ * program's memory. If the machine's actor is in this JVM, the link is the machine's own; otherwise
+ * it is that of this JVM's {@link SessionHost}. Thread-safe.
  */
 public final class LocalSessions implements Extension {
 
@@ -42,7 +42,7 @@ public final class LocalSessions implements Extension {
   private final AtomicLong lastSession = new AtomicLong();
   private final ConcurrentMap<Long, BatchMailbox> mailboxes = new ConcurrentHashMap<>();
 
-  /** By machine; those of machines that are elsewhere. */
+  /** The hosts of machines on other members, by machine. */
   private final ConcurrentMap<String, ActorRef<SessionHost.Command>> hosts =
       new ConcurrentHashMap<>();
 
@@ -62,10 +62,10 @@ public final class LocalSessions implements Extension {
   }
 
   /**
-   * Opens a session on a machine, wherever in the cluster its actor is.
+   * Opens a session on a machine, whichever member its actor is on.
    *
-   * @param limit for the answer
-   * @return fails as {@link MachineProtocol.OpenSession}
+   * @param limit time limit for the answer
+   * @return fails like {@link MachineProtocol.OpenSession}
    */
   public CompletionStage<MachineProtocol.SessionOpened> open(String machine, Duration limit) {
     return entity(machine)
@@ -86,7 +86,7 @@ public final class LocalSessions implements Extension {
             opened -> {
               hostOf.put(opened.session(), host);
               if (hosts.get(machine) != host) {
-                hostOf.remove(opened.session(), host); // it has ended meanwhile
+                hostOf.remove(opened.session(), host); // the host has ended meanwhile
               }
               return opened;
             });
@@ -99,16 +99,16 @@ public final class LocalSessions implements Extension {
         Props.empty());
   }
 
-  /** A host has ended. */
+  /** Removes a host that has ended. */
   void remove(String machine, ActorRef<SessionHost.Command> host) {
     hosts.remove(machine, host);
     hostOf.values().removeIf(host::equals);
   }
 
   /**
-   * Closes a session after what it has sent.
+   * Closes a session after the work that it has sent.
    *
-   * @return fails as {@link MachineProtocol.CloseSession}
+   * @return fails like {@link MachineProtocol.CloseSession}
    */
   public CompletionStage<Done> close(String machine, long session, Duration limit) {
     ActorRef<SessionHost.Command> host = hostOf.remove(session);
@@ -124,9 +124,9 @@ public final class LocalSessions implements Extension {
   }
 
   /**
-   * What is known of a storage of a session.
+   * The description of a storage of a session.
    *
-   * @return fails as {@link MachineProtocol.GetStorage}
+   * @return fails like {@link MachineProtocol.GetStorage}
    */
   public CompletionStage<StorageInfo> storage(
       String machine, long session, long storage, Duration limit) {
@@ -142,7 +142,9 @@ public final class LocalSessions implements Extension {
             system.scheduler());
   }
 
-  /** An actor that ends with this JVM: the owner of machines that shall not outlive it. */
+  /**
+   * An actor that ends with this JVM. It is the owner of machines that must not outlive the JVM.
+   */
   public synchronized ActorRef<?> program() {
     if (program == null) {
       program =
@@ -159,23 +161,23 @@ public final class LocalSessions implements Extension {
   /**
    * Connects a program to a session that was opened for it.
    *
-   * @param listener hears of the session, on the link's reader thread, until it is lost, closed or
-   *     detached
-   * @return takes the session's batches
+   * @param listener receives the session's events, on the link's reader thread, until the session
+   *     is lost, closed or detached
+   * @return the sink for the session's batches
    * @throws RemoraException if the session was lost meanwhile
    * @throws MachineStateException if there is no such session
-   * @throws IllegalStateException if somebody is attached to it
+   * @throws IllegalStateException if a program is already attached to it
    */
   public BatchSink attach(long session, SessionListener listener) {
     return attach(session, listener, false);
   }
 
   /**
-   * As {@link #attach(long, SessionListener)}, for submitters that are never interrupted.
+   * Like {@link #attach(long, SessionListener)}, for submitting threads that are never interrupted.
    *
-   * @param writesDirectly whether a short batch is written on the submitting thread when nothing
-   *     else is under way: spares the switch to the link's writer. An interrupt of that thread
-   *     would end the link
+   * @param writesDirectly whether to write a short batch on the submitting thread when nothing else
+   *     is under way, which saves the switch to the link's writer thread. An interrupt of the
+   *     submitting thread would end the link
    */
   public BatchSink attach(long session, SessionListener listener, boolean writesDirectly) {
     requireNonNull(listener, "listener");
@@ -188,7 +190,7 @@ public final class LocalSessions implements Extension {
     return mailbox;
   }
 
-  /** The listener hears nothing more and batches are refused; the session itself stays open. */
+  /** Disconnects the listener and refuses further batches. The session itself stays open. */
   public void detach(long session) {
     BatchMailbox mailbox = mailboxes.get(session);
     if (mailbox != null) {
@@ -196,14 +198,14 @@ public final class LocalSessions implements Extension {
     }
   }
 
-  /** Makes the mailbox of a new session, with a number that this actor system never had. */
+  /** Creates the mailbox of a new session, with a number that this actor system has never used. */
   BatchMailbox create(MachineFigures figures, LinkSettings settings) {
     BatchMailbox mailbox = new BatchMailbox(lastSession.incrementAndGet(), figures, settings);
     mailboxes.put(mailbox.session(), mailbox);
     return mailbox;
   }
 
-  /** Forgets a session that has ended. */
+  /** Removes a session that has ended. */
   void remove(long session) {
     mailboxes.remove(session);
     hostOf.remove(session);

@@ -6,14 +6,14 @@ import io.remora.provider.MachineSpec;
 import java.util.List;
 
 /**
- * What another member of the cluster needs to continue a machine when its member is gone.
+ * The data that another member of the cluster needs to continue a machine when its member is gone.
  *
- * @param spec what machine it is
- * @param owner whose end ends the machine; null: nobody's
- * @param handle the provider's handle of the node; empty: no other process can take it over
- * @param info the machine when this was written
- * @param pause names what a pause has saved; empty: it is not paused
- * @param hostPauses the same of the programs elsewhere
+ * @param spec the machine's specification
+ * @param owner the actor whose end ends the machine; null for none
+ * @param handle the provider's handle of the node; empty if no other process can take it over
+ * @param info the machine at the time of writing
+ * @param pause the name of the pause whose state is saved; empty if the machine is not paused
+ * @param hostPauses the same for the sessions of other programs
  */
 public record MachineRecord(
     MachineSpec spec,
@@ -29,7 +29,7 @@ public record MachineRecord(
     hostPauses = List.copyOf(hostPauses);
   }
 
-  /** Whether the machine is paused, and its sessions are saved. */
+  /** Whether the machine is paused and its sessions are saved. */
   public boolean isPaused() {
     return !pause.isEmpty();
   }

@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.actors;
 
-/** Where a machine is in its life. */
+/** The state of a machine. */
 public enum MachineState {
   /** The provider is getting a node. */
   PROVISIONING,
-  /** The node is there; the link to it is being made. */
+  /** The node runs; the machine is connecting to it. */
   CONNECTING,
   /** Sessions can be opened and used. */
   READY,
-  /** The link was lost and is being made again. */
+  /** The link broke and the machine is reconnecting. */
   RECONNECTING,
-  /** The sessions are being saved; what is submitted meanwhile waits. */
+  /** The sessions are being saved; work submitted meanwhile waits. */
   PAUSING,
   /** The sessions are saved and no node runs; the next use, or resume(), starts one. */
   PAUSED,
   /** Closed, or never opened. */
   STOPPED,
-  /** Something went wrong; the reason says what. */
+  /** The machine has failed; {@link MachineInfo#reason()} has the cause. */
   FAILED
 }

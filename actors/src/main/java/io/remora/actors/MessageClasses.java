@@ -2,22 +2,23 @@
 package io.remora.actors;
 
 /**
- * Names the classes that a module sends between JVMs of the cluster. Implementations are found by
- * {@link java.util.ServiceLoader}; every member must have the same ones, with the same numbers.
+ * Registers the classes that a module sends between JVMs of the cluster. {@link
+ * java.util.ServiceLoader} finds the implementations. Every member must have the same ones, with
+ * the same numbers.
  *
  * <p>Numbers below 100 are the serializer's own, 100 to 199 belong to this module, 200 to 299 to
  * Remora's other modules, 300 and up are free.
  */
 public interface MessageClasses {
 
-  /** Tells all classes to {@code registry}: messages and what is in their fields. */
+  /** Adds all classes to {@code registry}: messages and the classes of their fields. */
   void register(Registry registry);
 
-  /** Takes the classes. */
+  /** Receives the classes. */
   interface Registry {
 
     /**
-     * Adds a class; records, enums and plain classes need nothing more.
+     * Adds a class. Records, enums and plain classes need no further code.
      *
      * @param number its number on the wire, which must never change its meaning
      * @throws IllegalArgumentException if the number is taken

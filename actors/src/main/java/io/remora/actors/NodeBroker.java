@@ -25,13 +25,13 @@ import java.util.Set;
 import java.util.stream.Collectors;
 
 /**
- * Gives machines the cluster's nodes: a singleton, which knows the nodes that have joined and the
- * machines that wait for one, first come first served among those that a node suits. A machine gets
- * a whole node, the one with the fewest devices that has what is wanted.
+ * Gives the cluster's nodes to machines. This singleton knows the nodes that have joined and the
+ * machines that wait for one. Among the machines that a node suits, the first to come is served
+ * first. A machine gets a whole node: of those that suit it, the one with the fewest devices.
  *
- * <p>It keeps nothing that is lost when it moves to another member: nodes know whom they serve, and
- * whoever waits repeats its {@link Request} each second, with the time it has waited so far. A
- * request that is not repeated for {@link #FORGOTTEN_AFTER} is dropped.
+ * <p>It can move to another member without losing anything: nodes know which machine they serve,
+ * and a waiting machine repeats its {@link Request} every second, with the time that it has waited
+ * so far. A request that is not repeated for {@link #FORGOTTEN_AFTER} is dropped.
  */
 public final class NodeBroker extends AbstractBehavior<NodeBroker.Command> {
 
@@ -46,17 +46,18 @@ public final class NodeBroker extends AbstractBehavior<NodeBroker.Command> {
 
   // Protocol ------------------------------------------------------------------------------------
 
-  /** What the broker takes. */
+  /** The commands of the broker. */
   public sealed interface Command extends RemoraMessage permits Request, Withdraw, Internal {}
 
   /**
-   * Asks for a node; answered at once by {@link Queued}, and by {@link Granted} when there is one.
+   * Asks for a node. Answered at once by {@link Queued}, and by {@link Granted} when there is a
+   * node.
    *
-   * @param opening names this request; repeated with it
-   * @param machine the machine that is to have the node
-   * @param gpuType kind of GPU, as {@link GpuType#displayName()}; empty: any
-   * @param gpuCount how many devices at least
-   * @param waitedMillis how long the machine waits already
+   * @param opening an id of this request, the same in its repetitions
+   * @param machine the machine that needs the node
+   * @param gpuType kind of GPU, as {@link GpuType#displayName()}; empty for any
+   * @param gpuCount the fewest devices that the node must have
+   * @param waitedMillis how long the machine has already waited
    */
   public record Request(
       String opening,
@@ -73,18 +74,18 @@ public final class NodeBroker extends AbstractBehavior<NodeBroker.Command> {
     }
   }
 
-  /** Nobody waits any more. A node that was granted meanwhile is released. */
+  /** Withdraws a request. A node that was granted meanwhile is released. */
   public record Withdraw(String opening, String machine) implements Command {}
 
-  /** What the broker says. */
+  /** The answers of the broker. */
   public sealed interface Answer extends RemoraMessage permits Queued, Granted {}
 
   /**
    * No node yet.
    *
    * @param position place in the queue, from 1
-   * @param waiting how many wait
-   * @param reason what there is in the cluster, for a person
+   * @param waiting number of waiting requests
+   * @param reason why there is no node yet, as text
    */
   public record Queued(int position, int waiting, String reason) implements Answer {}
 
@@ -109,7 +110,7 @@ public final class NodeBroker extends AbstractBehavior<NodeBroker.Command> {
 
   // State ---------------------------------------------------------------------------------------
 
-  /** Somebody who waits. */
+  /** A waiting request. */
   private static final class Waiting {
 
     Request request;
@@ -131,10 +132,10 @@ public final class NodeBroker extends AbstractBehavior<NodeBroker.Command> {
   private final List<Waiting> queue = new ArrayList<>();
 
   /**
-   * The broker of this member's cluster, which is started if it is not there yet. To be called on
-   * every member, nodes included: the oldest one runs it.
+   * The broker of this member's cluster; starts it if necessary. Call it on every member, including
+   * nodes: the oldest member runs the broker.
    *
-   * @return takes the commands, wherever the broker is
+   * @return an actor that passes commands to the broker, whichever member it is on
    */
   public static ActorRef<Command> of(ActorSystem<?> system) {
     return ClusterSingleton.get(system).init(SingletonActor.of(create(), NAME));
@@ -266,7 +267,7 @@ public final class NodeBroker extends AbstractBehavior<NodeBroker.Command> {
     nodes.forEach(node -> node.tell(new ClusterNode.Describe(answers)));
   }
 
-  /** Reserves a node for each that waits and for which there is one. */
+  /** Reserves nodes for waiting machines, as far as suitable nodes are free. */
   private void match() {
     for (Waiting waiting : queue) {
       if (!waiting.reserving) {
@@ -337,7 +338,7 @@ public final class NodeBroker extends AbstractBehavior<NodeBroker.Command> {
     return null;
   }
 
-  /** What a person who waits wants to know. */
+  /** The reason why a request still waits, for users. */
   private String reason(Request request) {
     if (nodes.isEmpty()) {
       return "no node has joined the cluster";

@@ -26,13 +26,13 @@ import java.util.concurrent.atomic.AtomicBoolean;
 import scala.concurrent.Await;
 
 /**
- * The program's membership in a cluster that hosts machines, when it brings no ActorSystem of its
- * own. By default a cluster of one, on loopback, any free port; with {@code
- * remora.cluster.seed-nodes} that of the seed nodes. Programs of one JVM that bring the same
- * configuration share one. Its threads are daemons and it has no exit hooks.
+ * The program's membership in a cluster that hosts machines, for a program without an ActorSystem
+ * of its own. By default this is a cluster of one member, on loopback and any free port. With
+ * {@code remora.cluster.seed-nodes} it is the cluster of the seed nodes. Users in one JVM with the
+ * same configuration share one membership. Its threads are daemons, and it has no exit hooks.
  *
- * <p>Each {@link #acquire} gives a handle; when the last one of a cluster is released, the member
- * leaves, and with it every machine still open that no other member can continue. Thread-safe.
+ * <p>Each {@link #acquire} returns a handle. When the last handle of a cluster is released, the
+ * member leaves, and every open machine that no other member can continue ends. Thread-safe.
  */
 public final class RemoraCluster implements AutoCloseable {
 
@@ -52,12 +52,12 @@ public final class RemoraCluster implements AutoCloseable {
   }
 
   /**
-   * A handle to the cluster of this configuration, which is started or joined if need be: about a
-   * second, at most {@code remora.cluster.join-timeout}.
+   * A handle to the cluster of this configuration. Starts or joins the cluster if necessary, which
+   * takes about a second, and at most {@code remora.cluster.join-timeout}.
    *
    * @param config the whole configuration, with the defaults of {@code reference.conf}
-   * @throws RemoraException if this program is no member in time
-   * @throws IllegalArgumentException if {@code remora.cluster} has a value that cannot be
+   * @throws RemoraException if this program does not become a member in time
+   * @throws IllegalArgumentException if {@code remora.cluster} has an invalid value
    */
   public static RemoraCluster acquire(Config config) {
     synchronized (RUNNING) {
@@ -72,10 +72,10 @@ public final class RemoraCluster implements AutoCloseable {
   }
 
   /**
-   * Makes an actor system of the program's own, the member of a cluster, ready to host machines and
-   * to reach those that other members host. Idempotent. {@code akka.actor.provider} must be {@code
-   * cluster}, and all members should call it. See {@code remora.cluster.member} in {@code
-   * reference.conf} for settings that such a system wants, a downing provider above all.
+   * Prepares the program's own actor system, which is a cluster member, to host machines and to
+   * reach those of other members. Idempotent. {@code akka.actor.provider} must be {@code cluster},
+   * and all members should call it. See {@code remora.cluster.member} in {@code reference.conf} for
+   * the settings that such a system needs, above all a downing provider.
    */
   public static void init(ActorSystem<?> system) {
     MachineActor.init(system);
@@ -83,7 +83,7 @@ public final class RemoraCluster implements AutoCloseable {
     NodeBroker.of(system);
   }
 
-  /** The cluster's actor system; don't terminate it. */
+  /** The cluster's actor system. Do not terminate it. */
   public ActorSystem<?> system() {
     return shared.system;
   }
@@ -94,7 +94,7 @@ public final class RemoraCluster implements AutoCloseable {
   }
 
   /**
-   * Gives this handle up. Idempotent; waits for the end of the cluster if this was the last one.
+   * Releases this handle. Idempotent. If this was the last handle, waits for the end of the member.
    */
   public void release() {
     if (!released.compareAndSet(false, true)) {
@@ -121,7 +121,8 @@ public final class RemoraCluster implements AutoCloseable {
     List<String> seeds = settings.seedNodes();
     if (ClusterConfig.isBootstrap(seeds) && settings.http().isEmpty()) {
       throw new IllegalArgumentException(
-          "remora.cluster.seed-nodes = bootstrap needs remora.metrics.http: there the other members ask");
+          "remora.cluster.seed-nodes = bootstrap needs remora.metrics.http, where the "
+              + "other members ask for this one");
     }
     Config akka = ClusterConfig.of(config, seeds);
     ActorSystem<Void> system =
@@ -154,7 +155,7 @@ public final class RemoraCluster implements AutoCloseable {
           .get(settings.joinTimeout().toMillis(), TimeUnit.MILLISECONDS);
     } catch (ExecutionException | TimeoutException e) {
       throw new RemoraException(
-          "metrics and health cannot be at %s (remora.metrics.http): %s"
+          "cannot serve metrics and health at %s (remora.metrics.http): %s"
               .formatted(address, e.getCause() == null ? "no answer in time" : e.getCause()),
           e);
     } catch (InterruptedException e) {
@@ -175,7 +176,7 @@ public final class RemoraCluster implements AutoCloseable {
                     + settings.seedNodes()
                     + " (remora.cluster.seed-nodes) within "
                     + limit
-                    + ": is one of them running, and reachable from here?");
+                    + ": check that one of them is running and reachable from here");
       }
       try {
         Thread.sleep(POLL.toMillis());

@@ -10,22 +10,22 @@ import akka.actor.typed.javadsl.Receive;
 import akka.pattern.StatusReply;
 
 /**
- * Stands for one storage that outlives its batch: Lazy -> Realized (<-> Offloaded) -> Freed, or
- * Lost with its machine's node. It answers questions about its storage with what the node has
- * acknowledged; the machine's actor tells it the changes and stops it some time after the storage
- * is freed. Only storages that live for {@code remora.machine.storage-actor-after}, or that
- * somebody asked about, have one, and at most {@code remora.machine.max-storage-actors}: for the
- * others the machine answers itself.
+ * Represents one storage that outlives its batch: Lazy -> Realized (<-> Offloaded) -> Freed, or
+ * Lost with its machine's node. It answers questions about its storage from what the node has
+ * acknowledged. The machine's actor tells it the changes, and stops it some time after the storage
+ * is freed. Only storages that live for {@code remora.machine.storage-actor-after}, or that a
+ * program asked about, have one, and at most {@code remora.machine.max-storage-actors} of them. For
+ * the others the machine itself answers.
  */
 public final class StorageActor extends AbstractBehavior<StorageActor.Command> {
 
-  /** What the actor takes. */
+  /** The commands of the actor. */
   public sealed interface Command extends RemoraMessage permits GetInfo, Changed {}
 
-  /** Asks for what is known of the storage. */
+  /** Asks for the storage's {@link StorageInfo}. */
   public record GetInfo(ActorRef<StatusReply<StorageInfo>> replyTo) implements Command {}
 
-  /** The machine's news. */
+  /** A change that the machine reports. */
   private sealed interface Changed extends Command permits Realized, Offloaded, Lost, Freed {}
 
   private record Realized(long bytes) implements Changed {}
@@ -42,7 +42,7 @@ public final class StorageActor extends AbstractBehavior<StorageActor.Command> {
 
   private StorageInfo info;
 
-  /** An actor for this storage in the state given. */
+  /** Creates an actor for this storage in the given state. */
   public static Behavior<Command> create(StorageInfo info) {
     return Behaviors.setup(context -> new StorageActor(context, info));
   }

@@ -2,14 +2,14 @@
 package io.remora.actors;
 
 /**
- * What is known of a storage.
+ * The description of a storage.
  *
- * @param id its number, unique in the program
- * @param state where it is in its life
- * @param bytes its size
- * @param device index of the machine's device that it is on
- * @param session the session that made it
- * @param reason what it was lost for; empty in all other states
+ * @param id the storage's id, unique in the program
+ * @param state its state
+ * @param bytes its size in bytes
+ * @param device index of its device on the machine
+ * @param session the session that created it
+ * @param reason why it was lost; empty in all other states
  */
 public record StorageInfo(
     long id, StorageState state, long bytes, int device, long session, String reason)

@@ -8,12 +8,15 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.function.Consumer;
 
-/** Actors that wait for one result. Each is answered once. For the machine's actor alone. */
+/**
+ * Actors that wait for one result. Each is answered once. Only the machine's actor may use this
+ * class.
+ */
 final class Askers<T> {
 
   private final List<ActorRef<StatusReply<T>>> waiting = new ArrayList<>();
 
-  /** Nobody yet. */
+  /** No askers. */
   Askers() {}
 
   /** One. */
@@ -37,7 +40,7 @@ final class Askers<T> {
     answer(StatusReply.error(cause));
   }
 
-  /** Has somebody else answer them. */
+  /** Hands the askers to another object, which must answer them. */
   void handOn(Consumer<ActorRef<StatusReply<T>>> to) {
     waiting.forEach(to);
     waiting.clear();

@@ -41,7 +41,7 @@ final class AwaitingNode extends Opening {
   Behavior<Command> onTimeUp() {
     return lose(
         new ProvisioningTimeoutException(
-            "provider %s gave machine %s no node within %s%s"
+            "provider %s did not start a node for machine %s within %s%s"
                 .formatted(machine.spec().provider(), machine.name, limit(), node.latestNews())));
   }
 }

@@ -10,7 +10,7 @@ import io.remora.actors.machine.MachineProtocol.Command;
 import io.remora.actors.machine.MachineProtocol.Open;
 import io.remora.runtime.RemoraException;
 
-/** States on the way to {@link Closed}: whoever closes the machine hears how that ends. */
+/** The states that lead to {@link Closed}. The actors that close the machine get the result. */
 abstract class BeingClosed extends NotOpen {
 
   final Askers<Done> closedBy;
@@ -37,7 +37,7 @@ abstract class BeingClosed extends NotOpen {
     return Behaviors.same();
   }
 
-  /** The close is answered first. */
+  /** Leaves after the close was answered. */
   @Override
   Behavior<Command> onLeave() {
     return machine.postponeLeaving();

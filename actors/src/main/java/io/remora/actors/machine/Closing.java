@@ -24,13 +24,13 @@ final class Closing extends BeingClosed {
     this.cause = cause;
   }
 
-  /** Of a machine that is open. {@code cause} is what its sessions hear. */
+  /** The closing of an open machine. Its sessions get {@code cause}. */
   static Closing inUse(
       MachineBehavior from, ActorRef<StatusReply<Done>> by, RemoraException cause) {
     return new Closing(from, "closing", cause, by);
   }
 
-  /** Of one that has failed: it shows that until it is closed. */
+  /** The closing of a failed machine, which stays failed for users until it is closed. */
   static Closing failed(NotOpen from, ActorRef<StatusReply<Done>> by) {
     return new Closing(from, null, null, by);
   }
@@ -80,7 +80,7 @@ final class Closing extends BeingClosed {
     return closed(timeout(machine, node));
   }
 
-  /** The error of a node that does not end in time. */
+  /** The error for a node that does not end in time. */
   static ProviderException timeout(Machine machine, NodeAttempt node) {
     return new ProviderException(
         "the node of machine %s (%s) did not end within %d ms (remora.machine.close-timeout); it may still run"

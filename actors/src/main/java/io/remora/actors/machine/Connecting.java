@@ -5,7 +5,7 @@ import akka.actor.typed.Behavior;
 import io.remora.actors.machine.MachineProtocol.Command;
 import io.remora.actors.node.NodeLink;
 
-/** The node is there; the link to it is being made. */
+/** The node runs; the machine is connecting to it. */
 final class Connecting extends Opening {
 
   Connecting(AwaitingNode from) {

@@ -6,13 +6,13 @@ import io.remora.actors.machine.MachineEvent.SavedStateDeleted;
 import io.remora.actors.machine.MachineProtocol.Command;
 import io.remora.runtime.RemoraException;
 
-/** The last step to {@link Closed}: what a pause has saved is deleted. */
+/** The last step to {@link Closed}: the saved state of a pause is being deleted. */
 final class Deleting extends BeingClosed {
 
   private final RemoraException failure;
 
   /**
-   * @param failure why the node could not be ended; null: it has ended
+   * @param failure why the node could not be ended; null if it has ended
    */
   Deleting(Closing closing, RemoraException failure) {
     super(closing.machine, Stage.DELETING, null, closing.node, closing.closedBy);
@@ -30,7 +30,7 @@ final class Deleting extends BeingClosed {
     return finish();
   }
 
-  /** There is nothing more to delete. */
+  /** Closes the machine: everything is deleted. */
   Behavior<Command> finish() {
     if (failure == null) {
       return stop("closed by the program", closedBy);

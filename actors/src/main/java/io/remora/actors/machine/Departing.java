@@ -5,7 +5,7 @@ import akka.actor.typed.Behavior;
 import akka.actor.typed.javadsl.Behaviors;
 import io.remora.actors.machine.MachineProtocol.Command;
 
-/** The closed machine's actor stops as soon as its shard says so. */
+/** The closed machine's actor waits for its shard's permission to stop. */
 final class Departing extends Gone {
 
   Departing(Machine machine) {

@@ -9,8 +9,8 @@ import io.remora.provider.NodeExit;
 import io.remora.runtime.RemoraException;
 
 /**
- * The second half of a pause: everything is saved, and the node is being ended. What becomes of its
- * link and its sessions meanwhile is no news.
+ * The second half of a pause: everything is saved, and the node is being ended. Events of its link
+ * and its sessions are ignored.
  */
 final class EndingNode extends Pausing {
 
@@ -37,7 +37,10 @@ final class EndingNode extends Pausing {
     return notEnded(Closing.timeout(machine, node).getMessage());
   }
 
-  /** Without the link there is nothing to go back to, but everything is saved. */
+  /**
+   * The node could not be ended. Without the link the machine cannot become ready again, but
+   * everything is saved.
+   */
   private Behavior<Command> notEnded(String cause) {
     if (node.isConnected()) {
       node.keep();

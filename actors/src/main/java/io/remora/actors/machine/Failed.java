@@ -11,15 +11,15 @@ import io.remora.actors.machine.MachineProtocol.ForgetFailure;
 import io.remora.actors.machine.MachineProtocol.Open;
 import io.remora.runtime.RemoraException;
 
-/** The machine has failed; nothing runs, and the reason says why. */
+/** The machine has failed and nothing runs. The reason has the cause. */
 final class Failed extends NotOpen {
 
   private enum Until {
-    /** It was ready: its user is to notice. */
+    /** Until it is closed: it was ready, so its user must notice the failure. */
     CLOSED,
-    /** It never was ready, so that nobody would close it. */
+    /** For a limited time: it was never ready, so no user would close it. */
     FORGOTTEN,
-    /** It was closed, but its node may still run. */
+    /** Until it is opened again: it was closed, but its node may still run. */
     OPENED
   }
 
@@ -40,7 +40,7 @@ final class Failed extends NotOpen {
     this.notClosed = notClosed;
   }
 
-  /** The node has ended. */
+  /** The state after the node has ended. */
   static Failed after(Failing failing) {
     return new Failed(
         failing.machine,
@@ -51,7 +51,7 @@ final class Failed extends NotOpen {
         null);
   }
 
-  /** The machine could not be closed. */
+  /** The state after a close that failed. */
   static Failed closing(Machine machine, RemoraException cause, Askers<Done> closedBy) {
     return new Failed(machine, cause.getMessage(), null, Until.OPENED, closedBy, cause);
   }

@@ -10,7 +10,7 @@ import io.remora.actors.machine.MachineProtocol.ForgetFailure;
 import io.remora.actors.machine.MachineProtocol.Open;
 import io.remora.runtime.RemoraException;
 
-/** The machine has failed: all that it had is lost, and its node is being ended. */
+/** The machine has failed: its sessions are lost, and its node is being ended. */
 final class Failing extends NotOpen {
 
   private final MachineBehavior from;

@@ -11,8 +11,7 @@ import io.remora.actors.machine.MachineProtocol.GetState;
 import io.remora.actors.machine.MachineProtocol.GetStats;
 
 /**
- * States in which nothing is decided any more: the actor is about to stop, and its successor
- * decides.
+ * The states in which the actor is about to stop. It makes no more decisions; its successor does.
  */
 abstract class Gone extends MachineBehavior {
 

@@ -7,7 +7,10 @@ import io.remora.actors.machine.MachineEvent.Recorded;
 import io.remora.actors.machine.MachineProtocol.Command;
 import io.remora.runtime.RemoraException;
 
-/** The machine is written down for another member; then its actor stops, and what it had stays. */
+/**
+ * The machine's record is being written for another member. Then the actor stops; the node and the
+ * saved state stay.
+ */
 final class HandingOver extends Gone {
 
   private final MachineBehavior from;

@@ -48,9 +48,9 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * What all states of a machine share: the actor's means, and what is known of the machine whatever
- * state it is in. Everything else is an argument of the state that it belongs to. For the actor's
- * thread alone.
+ * The data that all states of a machine share: the actor's context, and everything about the
+ * machine that does not depend on its state. All other data are arguments of their state. Only the
+ * actor's thread may use this class.
  */
 public final class Machine {
 
@@ -70,7 +70,7 @@ public final class Machine {
   private final StashBuffer<Command> stash;
   private final ActorRef<ClusterSharding.ShardCommand> shard;
 
-  // The state, and what users see of it.
+  // The state, and the state that users see.
   private MachineBehavior current;
   private MachineState shown = MachineState.STOPPED;
   private String reason = "never opened";
@@ -83,13 +83,13 @@ public final class Machine {
   private NodeLink.Up up;
   private int links;
 
-  // The machine is to leave by the first state that can: that may not wait behind other commands.
+  // The machine leaves in the first state that can. This must not wait behind other commands.
   private boolean leaving;
 
   /**
    * The behaviour of a machine.
    *
-   * @param shard its shard; null: for use without sharding
+   * @param shard its shard; null without sharding
    */
   public static Behavior<Command> create(
       String name, ActorsSettings settings, ActorRef<ClusterSharding.ShardCommand> shard) {
@@ -103,7 +103,7 @@ public final class Machine {
                             new Machine(context, timers, stash, name, settings, shard).begin())));
   }
 
-  /** Has a machine leave this member of the cluster. */
+  /** Makes a machine leave this member of the cluster. */
   public static Command stopMessage() {
     return MachineEvent.Leave.INSTANCE;
   }
@@ -138,7 +138,10 @@ public final class Machine {
 
   // The state -----------------------------------------------------------------------------------
 
-  /** The one way from a state to another. Whoever calls this answers with what it answers. */
+  /**
+   * Changes to another state; there is no other way to do so. The caller must return the result as
+   * its behaviour.
+   */
   Behavior<Command> enter(MachineBehavior next) {
     if (!current.stage.leadsTo(next.stage)) {
       throw new IllegalStateException(
@@ -171,13 +174,13 @@ public final class Machine {
     log.info("Machine {}: {} -> {}: {}", name, before, shown, why.lines().findFirst().orElse(""));
   }
 
-  /** The actor has stopped; the signal may have come to the state before the last. */
+  /** Handles the actor's stop. The signal may have reached an earlier state's behaviour. */
   Behavior<Command> stopped() {
     current.onStopped();
     return Behaviors.same();
   }
 
-  /** What users see of the state. */
+  /** The state that users see. */
   MachineState shown() {
     return shown;
   }
@@ -188,17 +191,20 @@ public final class Machine {
 
   // Time ----------------------------------------------------------------------------------------
 
-  /** The state hears of it when so much time has passed; nobody does if it has been left. */
+  /**
+   * Sets the state's time limit, after which the state is notified, unless the machine has left the
+   * state.
+   */
   void limit(Duration time) {
     timers.startSingleTimer(MachineEvent.TimeUp.INSTANCE, time);
   }
 
-  /** As long as the state lasts it is asked to look whether anybody uses the machine. */
+  /** Makes the state check at intervals, while it lasts, whether the machine is used. */
   void tickIdle(Duration every) {
     timers.startTimerWithFixedDelay(MachineEvent.IdleTick.INSTANCE, every);
   }
 
-  /** Has storages looked after while there is a node, whatever the state. */
+  /** Starts the regular work on storages, which continues in all states while there is a node. */
   void tickStorages() {
     if (!timers.isTimerActive(MachineEvent.StorageTick.INSTANCE)) {
       timers.startTimerWithFixedDelay(
@@ -213,10 +219,10 @@ public final class Machine {
   // What it was opened with ---------------------------------------------------------------------
 
   /**
-   * The machine is opened.
+   * Opens the machine with a specification.
    *
    * @throws ProviderException if the spec's settings cannot be read
-   * @throws IllegalArgumentException or another if they have values that cannot be
+   * @throws IllegalArgumentException or another exception if a value is invalid
    */
   void open(MachineSpec with, ActorRef<?> newOwner) {
     linkSettings = LinkSettings.from(configuration(with));
@@ -233,7 +239,7 @@ public final class Machine {
     return linkSettings;
   }
 
-  /** The system's configuration below the machine's own. */
+  /** The system's configuration, overridden by the machine's own. */
   Config configuration(MachineSpec of) {
     try {
       return ConfigFactory.parseString(of.settings())
@@ -245,7 +251,7 @@ public final class Machine {
     }
   }
 
-  /** From now on the machine ends with this actor; null: with nobody. */
+  /** Sets the machine's owner, whose end ends the machine; null for none. */
   void belongTo(ActorRef<?> newOwner) {
     if (owner != null) {
       context.unwatch(owner);
@@ -256,7 +262,7 @@ public final class Machine {
     }
   }
 
-  /** The owner has ended; false: it was that of an earlier opening. */
+  /** Handles the end of an owner. Returns false if it was the owner of an earlier opening. */
   boolean losesOwner(ActorRef<?> gone) {
     boolean ours = gone.equals(owner);
     if (ours) {
@@ -267,12 +273,18 @@ public final class Machine {
 
   // What it is ----------------------------------------------------------------------------------
 
-  /** The node as it said when it was connected; null: the machine was not ready since it opened. */
+  /**
+   * The node's description from the handshake; null if the machine has not been ready since it was
+   * opened.
+   */
   NodeLink.Up up() {
     return up;
   }
 
-  /** The node says what it is; null: there is none any more, and its storages are forgotten. */
+  /**
+   * Sets the node's description; null if there is no node any more, which also forgets its
+   * storages.
+   */
   void up(NodeLink.Up newUp) {
     up = newUp;
   }
@@ -307,12 +319,12 @@ public final class Machine {
     return new MachineStats(values, sessions.stats());
   }
 
-  /** What the node has used counts as a former node's from now on. */
+  /** Adds the node's usage to that of the former nodes. */
   void countUsage(NodeAttempt of) {
     used = usage(of);
   }
 
-  /** What the machine has used and cost since it was opened; null: nobody counts that. */
+  /** The machine's usage and cost since it was opened; null if the provider does not count them. */
   private NodeUsage usage(NodeAttempt of) {
     NodeUsage latest = of == null ? null : of.usage().orElse(null);
     return latest == null || used == null ? (latest == null ? used : latest) : used.plus(latest);
@@ -320,7 +332,7 @@ public final class Machine {
 
   // Commands that wait, or are for the successor ------------------------------------------------
 
-  /** The state that follows is to see to this command. */
+  /** Keeps a command for the next state. */
   Behavior<Command> later(Command command) {
     if (stash.isFull()) {
       refuse(
@@ -334,7 +346,7 @@ public final class Machine {
     return Behaviors.same();
   }
 
-  /** Refuses a command because of the state. */
+  /** Refuses a command that the state does not allow. */
   Behavior<Command> refuse(Command command) {
     String is = shown + ": " + reason;
     String message = "machine " + name + " is " + is;
@@ -354,7 +366,7 @@ public final class Machine {
     stash.clear();
   }
 
-  /** As {@link #refuseWaiting(RemoraException)}, because of the state. */
+  /** Like {@link #refuseWaiting(RemoraException)}, with the state as the reason. */
   void refuseWaiting() {
     stash.forEach(this::refuse);
     stash.clear();
@@ -376,7 +388,7 @@ public final class Machine {
     }
   }
 
-  /** What is said to an actor that is about to go is said again to the next of its name. */
+  /** Forwards a command of an actor that is about to stop to the next actor of this name. */
   Behavior<Command> forward(Command command) {
     ClusterSharding.get(system).entityRefFor(MachineActor.ENTITY_KEY, name).tell(command);
     return Behaviors.same();
@@ -390,7 +402,7 @@ public final class Machine {
 
   // Leaving -------------------------------------------------------------------------------------
 
-  /** This state cannot leave: the first that can is to. */
+  /** Postpones leaving to the first state that can leave. */
   Behavior<Command> postponeLeaving() {
     leaving = true;
     return Behaviors.same();
@@ -401,17 +413,20 @@ public final class Machine {
     return leaving;
   }
 
-  /** Whether anybody wants the machine when this member is gone. */
+  /**
+   * Whether the machine is to outlive this member: it has no owner, or programs on other members
+   * use it.
+   */
   boolean isWantedElsewhere() {
     return up != null && (owner == null || !hosts.isEmpty());
   }
 
-  /** Whether other members can read what this one writes down. */
+  /** Whether other members can read this member's records. */
   boolean isRecorded() {
     return shard != null && MachineRecords.get(system).areShared();
   }
 
-  /** Lets the actor of a closed machine go: the next command starts another. */
+  /** Lets the actor of a closed machine stop. The next command starts another. */
   Behavior<Command> passivate(Behavior<Command> next) {
     if (shard == null || current.stage != Stage.CLOSED || !Behavior.isAlive(next)) {
       return next;
@@ -430,12 +445,12 @@ public final class Machine {
         hosts.pauses());
   }
 
-  /** Writes down for a successor what there is; completes when it can be read. */
+  /** Writes the machine's record for a successor. Completes when the successor can read it. */
   CompletionStage<Done> writeRecord() {
     return MachineRecords.get(system).write(record());
   }
 
-  /** As {@link #writeRecord}, where there are shards, and nobody waits for it. */
+  /** Like {@link #writeRecord}, but only with sharding, and without waiting. */
   void updateRecord() {
     if (shard != null) {
       CompletionStage<Done> unused = writeRecord();
@@ -450,7 +465,7 @@ public final class Machine {
 
   // Hosts ---------------------------------------------------------------------------------------
 
-  /** A host of sessions joins. */
+  /** Adds a host of sessions. */
   void join(ActorRef<SessionHost.Command> host) {
     hosts.add(host);
     context.watchWith(host, new MachineEvent.HostGone(host));
@@ -459,7 +474,7 @@ public final class Machine {
     updateRecord();
   }
 
-  /** A host has ended; false: it had not joined. */
+  /** Removes a host that has ended. Returns false if it had not joined. */
   boolean part(ActorRef<SessionHost.Command> host) {
     boolean had = hosts.remove(host);
     if (had) {
@@ -468,9 +483,10 @@ public final class Machine {
     return had;
   }
 
-  /** How a host reaches the node. */
+  /** The way for a host to reach the node. */
   SessionHost.Way way(NodeAttempt node, LaunchToken token) {
-    // What a host cannot know of the link: the machine's own settings, and TLS as agreed.
+    // The link settings that a host cannot know: the machine's own, and TLS as agreed with the
+    // node.
     Config own = ConfigFactory.parseString(spec.settings()).withOnlyPath(LinkSettings.PATH);
     String given =
         node.node()
@@ -483,12 +499,12 @@ public final class Machine {
     return new SessionHost.Way(node.address(), token.value(), given, info(), forHosts());
   }
 
-  /** What hosts are to answer to. */
+  /** The actor to which hosts answer. */
   ActorRef<MachineProtocol.FromHost> forHosts() {
     return self.narrow();
   }
 
-  /** There is no machine for hosts any more. */
+  /** Tells the hosts that the machine has ended. */
   void endHosts(RemoraException cause) {
     hosts.tell(new SessionHost.Ended(cause));
     hosts.all().forEach(context::unwatch);

@@ -47,9 +47,9 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * A state of a machine: what it does with everything that may come. What a state does not override
- * is the same in all: commands are refused, and news that it has no use for is dropped. A state's
- * data are its fields; it changes to another by {@link Machine#enter} alone.
+ * A state of a machine, with its reaction to every message. By default commands are refused and
+ * events are ignored. A state keeps its data in its fields. It changes to another state only
+ * through {@link Machine#enter}.
  */
 abstract class MachineBehavior extends AbstractBehavior<Command> {
 
@@ -58,10 +58,10 @@ abstract class MachineBehavior extends AbstractBehavior<Command> {
   final Machine machine;
   final Stage stage;
 
-  /** Why the machine is in this state, for users; null: for the reason it was in the last. */
+  /** The reason for this state, for users; null to keep that of the last state. */
   final String reason;
 
-  /** The node that this state has; null: none. */
+  /** The state's node, or null. */
   final NodeAttempt node;
 
   MachineBehavior(Machine machine, Stage stage, String reason, NodeAttempt node) {
@@ -72,22 +72,22 @@ abstract class MachineBehavior extends AbstractBehavior<Command> {
     this.node = node;
   }
 
-  /** What users see of the state; empty: what they saw of the last. */
+  /** The state that users see; empty to keep that of the last state. */
   Optional<MachineState> shown() {
     return stage.shown();
   }
 
-  /** What there is to do when the machine has come to this state; answers the state to be in. */
+  /** Runs when the machine enters this state. Returns the next behaviour. */
   Behavior<Command> begin() {
     return this;
   }
 
-  /** Whether the machine's sessions are in the state store, for it to resume. */
+  /** Whether the machine's sessions are in the state store, so that it can resume. */
   boolean isSaved() {
     return false;
   }
 
-  /** Tells whoever waits for what this state would have led to that it does not. */
+  /** Fails the actors that wait for the result of this state. */
   void giveUp(RemoraException cause) {}
 
   @Override
@@ -150,7 +150,7 @@ abstract class MachineBehavior extends AbstractBehavior<Command> {
   /**
    * Closes the machine.
    *
-   * @param why what is put behind "the machine was closed", for those who do not know
+   * @param why text to append to "the machine was closed", for others than the asker
    */
   Behavior<Command> close(ActorRef<StatusReply<Done>> replyTo, String why) {
     return machine.enter(
@@ -176,7 +176,7 @@ abstract class MachineBehavior extends AbstractBehavior<Command> {
 
   // The node ------------------------------------------------------------------------------------
 
-  /** The one place where news of a former node is told from news of the present one. */
+  /** The one place that tells events of a former node from those of the present one. */
   private Behavior<Command> onOfNode(OfNode news) {
     if (news.from() != node) {
       return Behaviors.same();
@@ -238,7 +238,7 @@ abstract class MachineBehavior extends AbstractBehavior<Command> {
     return Behaviors.same();
   }
 
-  /** The provider has ended the node; {@code failure} says why it could not, or is null. */
+  /** The provider has ended the node; {@code failure} is the reason why it could not, or null. */
   Behavior<Command> onEnded(Throwable failure) {
     return Behaviors.same();
   }
@@ -271,7 +271,7 @@ abstract class MachineBehavior extends AbstractBehavior<Command> {
     return Behaviors.same();
   }
 
-  /** What was saved for a pause that was given up is deleted. */
+  /** Deletes the state that was saved for a cancelled pause. */
   Behavior<Command> onSessionSaved(NodeLink.SessionSaved event) {
     forgetUnlessOfThisPause(event.pause());
     return Behaviors.same();
@@ -283,7 +283,7 @@ abstract class MachineBehavior extends AbstractBehavior<Command> {
     }
   }
 
-  /** A session has ended, for whatever reason. */
+  /** Handles the end of a session. */
   final void end(NodeLink.SessionEnded ended) {
     if (ended.cause() != null && machine.sessions.has(ended.session())) {
       log.warn(
@@ -297,7 +297,7 @@ abstract class MachineBehavior extends AbstractBehavior<Command> {
 
   // Time ----------------------------------------------------------------------------------------
 
-  /** The state's limit is over, see {@link Machine#limit}. */
+  /** The state's time limit has passed, see {@link Machine#limit}. */
   Behavior<Command> onTimeUp() {
     return Behaviors.same();
   }
@@ -323,10 +323,13 @@ abstract class MachineBehavior extends AbstractBehavior<Command> {
     return Behaviors.same();
   }
 
-  /** A host was not there before. */
+  /** A new host has joined. */
   void onHostJoined(ActorRef<SessionHost.Command> host) {}
 
-  /** Tells a host that is not linked how to reach the node, in states in which it should know. */
+  /**
+   * Sends the way to the node to a host that is not linked, in states in which hosts should be
+   * linked.
+   */
   void giveWay(ActorRef<SessionHost.Command> host) {}
 
   private Behavior<Command> onTokenIssued(NodeAttempt.TokenIssued issued) {
@@ -342,7 +345,7 @@ abstract class MachineBehavior extends AbstractBehavior<Command> {
     return Behaviors.same();
   }
 
-  /** What a host has saved for a pause that was given up is deleted. */
+  /** Deletes the state that a host has saved for a cancelled pause. */
   Behavior<Command> onHostSaved(HostSaved event) {
     forgetUnlessOfThisPause(event.pause());
     return Behaviors.same();
@@ -385,17 +388,20 @@ abstract class MachineBehavior extends AbstractBehavior<Command> {
     return close(machine.system.ignoreRef(), ": the program that opened it is gone");
   }
 
-  /** The machine and all its sessions are lost. */
+  /** Fails the machine: it and all its sessions are lost. */
   final Behavior<Command> fail(RemoraException cause) {
     return machine.enter(new Failing(this, cause));
   }
 
-  /** The shard moves to another member: what others use is handed over, the rest ends. */
+  /**
+   * The shard moves to another member. A machine that others use is handed over; any other machine
+   * ends.
+   */
   Behavior<Command> onLeave() {
     return machine.isWantedElsewhere() ? leave() : Behaviors.stopped();
   }
 
-  /** Leaves a machine that is wanted elsewhere, or has the next state leave it. */
+  /** Hands over a machine that other members need, or makes the next state do so. */
   Behavior<Command> leave() {
     return machine.postponeLeaving();
   }
@@ -423,8 +429,9 @@ abstract class MachineBehavior extends AbstractBehavior<Command> {
   }
 
   /**
-   * Whether what the machine has stays when its actor stops. An actor that stops without having
-   * been asked to leave was on a member that is taken for dead: another has the node now.
+   * Whether the node and the saved state stay when the actor stops. An actor that stops without a
+   * request to leave was on a member that the cluster considers dead, so another member has the
+   * node now.
    */
   boolean outlivesActor() {
     return machine.isWantedElsewhere()

@@ -5,18 +5,18 @@ import akka.actor.typed.ActorRef;
 import io.remora.actors.MachineRecord;
 import io.remora.actors.SessionHost;
 
-/** What a machine tells itself, and what Akka tells it: never sent between JVMs. */
+/** The machine's internal events and Akka's signals. They are never sent between JVMs. */
 sealed interface MachineEvent extends MachineProtocol.Command {
 
-  /** What has become of a node. {@code from} tells it from the machine's former nodes. */
+  /** An event of a node. {@code from} distinguishes it from the machine's former nodes. */
   record OfNode(NodeAttempt from, NodeAttempt.Event event) implements MachineEvent {}
 
-  /** The time limit of the state is over. */
+  /** The state's time limit has passed. */
   enum TimeUp implements MachineEvent {
     INSTANCE
   }
 
-  /** Time to look whether anybody uses the machine. */
+  /** Time to check whether the machine is used. */
   enum IdleTick implements MachineEvent {
     INSTANCE
   }
@@ -26,12 +26,12 @@ sealed interface MachineEvent extends MachineProtocol.Command {
     INSTANCE
   }
 
-  /** Work may wait for the paused machine. */
+  /** Work may be waiting for the paused machine. */
   enum Used implements MachineEvent {
     INSTANCE
   }
 
-  /** What this machine's actor on another member has left behind; null: nothing. */
+  /** The record of this machine's actor on another member; null if there is none. */
   record Recovered(MachineRecord record) implements MachineEvent {}
 
   /** A host of sessions has ended. */
@@ -45,12 +45,12 @@ sealed interface MachineEvent extends MachineProtocol.Command {
     INSTANCE
   }
 
-  /** What a pause had saved is deleted, as far as that was possible. */
+  /** The saved state of a pause is deleted, as far as possible. */
   enum SavedStateDeleted implements MachineEvent {
     INSTANCE
   }
 
-  /** The shard moves to another member, and with it the machine. */
+  /** The machine's shard moves to another member. */
   enum Leave implements MachineEvent {
     INSTANCE
   }

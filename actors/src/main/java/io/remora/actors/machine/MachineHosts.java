@@ -12,12 +12,12 @@ import java.util.Map;
 import java.util.Set;
 
 /**
- * What a machine's actor knows of the {@link SessionHost}s, which have sessions on it for the
- * programs of other JVMs. For the actor's thread alone.
+ * A machine's {@link SessionHost}s, which have sessions on it for the programs of other JVMs. Only
+ * the actor's thread may use this class.
  */
 final class MachineHosts {
 
-  /** How long a host that was told the way to the node has before it is told again. */
+  /** How long to wait for a host to connect to the node before sending it the way again. */
   static final Duration WAY_AGAIN_AFTER = Duration.ofSeconds(15);
 
   private final Map<ActorRef<SessionHost.Command>, Host> hosts = new HashMap<>();
@@ -55,7 +55,7 @@ final class MachineHosts {
     hosts.put(ref, new Host(++lastNumber));
   }
 
-  /** Answers whether it was there. */
+  /** Removes a host. Returns whether it was there. */
   boolean remove(ActorRef<SessionHost.Command> ref) {
     return hosts.remove(ref) != null;
   }
@@ -78,7 +78,7 @@ final class MachineHosts {
     return hosts.values().stream().allMatch(host -> host.idleMillis >= timeout.toMillis());
   }
 
-  /** Whether the host is to be told the way to the node, which the caller then does. */
+  /** Whether the host needs the way to the node. If so, the caller must send it. */
   boolean wantsWay(ActorRef<SessionHost.Command> ref) {
     Host host = hosts.get(ref);
     long now = System.nanoTime();
@@ -91,12 +91,12 @@ final class MachineHosts {
 
   // Pausing -------------------------------------------------------------------------------------
 
-  /** Has each save its sessions, under a name of its own. */
+  /** Makes each host save its sessions, under a name of its own. */
   void save(String pause, boolean byItself, ActorRef<MachineProtocol.FromHost> replyTo) {
     hosts.keySet().forEach(ref -> save(ref, pause, byItself, replyTo));
   }
 
-  /** The same for one that joins later. */
+  /** The same for a host that joins later. */
   void save(
       ActorRef<SessionHost.Command> ref,
       String pause,
@@ -109,7 +109,7 @@ final class MachineHosts {
     ref.tell(new SessionHost.Save(host.pause, byItself, replyTo));
   }
 
-  /** Whether the host is here and was asked for this pause. */
+  /** Whether the host has joined and was asked to save for this pause. */
   boolean isSaving(ActorRef<SessionHost.Command> ref, String pause) {
     return has(ref) && hosts.get(ref).pause.equals(pause);
   }
@@ -122,7 +122,7 @@ final class MachineHosts {
     return hosts.values().stream().allMatch(host -> host.saved);
   }
 
-  /** What they have saved, for as long as it is in the state store. */
+  /** The names of the hosts' saved states that are in the state store. */
   List<String> pauses() {
     return List.copyOf(pauses);
   }
@@ -137,7 +137,7 @@ final class MachineHosts {
 
   // Resuming ------------------------------------------------------------------------------------
 
-  /** There is a new node, which none of them is linked to. */
+  /** Starts restoring: there is a new node, and no host is linked to it yet. */
   void beginRestore() {
     for (Host host : hosts.values()) {
       host.restored = false;

@@ -17,34 +17,35 @@ import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionStage;
 
 /**
- * One attempt of a machine at a node, from the order to the node's end: it asks the provider, keeps
- * the link, watches for the node's exit, and ends the node once. What happens to the node comes to
- * the machine's mailbox as {@link MachineEvent.OfNode} with this attempt in it, so that {@link
- * MachineBehavior} can drop, in one place, what concerns a former node.
+ * One attempt of a machine to get a node, from the request to the node's end. It asks the provider,
+ * keeps the link, watches for the node's exit, and ends the node once. The node's events reach the
+ * machine's mailbox as {@link MachineEvent.OfNode} with this attempt, so that {@link
+ * MachineBehavior} can drop, in one place, events of a former node.
  *
- * <p>It is an object of the machine's actor rather than a child: what a batch has changed must be
- * in the machine's mailbox before the program hears that the batch was executed, and whether a node
- * outlives the actor is decided when the actor stops, after its children.
+ * <p>This is an object of the machine's actor rather than a child actor, for two reasons. The
+ * changes of a batch must be in the machine's mailbox before the program learns that the batch was
+ * executed. And the actor decides whether a node outlives it when it stops, which is after its
+ * children have stopped.
  */
 final class NodeAttempt {
 
-  /** What happens to the node. */
+  /** An event of the node. */
   sealed interface Event
       permits Arrived, NotProvisioned, Exited, Ended, OfLink, LinkStopped, TokenIssued {}
 
   /** The provider has a node. */
   record Arrived(ProvisionedNode node) implements Event {}
 
-  /** The provider has none. */
+  /** The provider could not start a node. */
   record NotProvisioned(Throwable cause) implements Event {}
 
   /** The node has exited. */
   record Exited(NodeExit exit) implements Event {}
 
-  /** The provider has ended the node; or could not, if {@code failure} is not null. */
+  /** The provider has ended the node, or could not if {@code failure} is not null. */
   record Ended(Throwable failure) implements Event {}
 
-  /** News of the link. */
+  /** An event of the link. */
   record OfLink(NodeLink.Event event) implements Event {}
 
   /** The link's actor has stopped. */
@@ -52,7 +53,7 @@ final class NodeAttempt {
     INSTANCE
   }
 
-  /** The node's answer when it was asked for a token for a host: one of the two is null. */
+  /** The node's answer to a request for a host's token; either the token or the failure is null. */
   record TokenIssued(ActorRef<SessionHost.Command> host, LaunchToken token, Throwable failure)
       implements Event {}
 
@@ -60,7 +61,7 @@ final class NodeAttempt {
     ORDERED,
     RUNNING,
     ENDING,
-    /** It never came, or its end is not waited for. */
+    /** The node never arrived, or its end is not awaited. */
     GIVEN_UP
   }
 
@@ -82,7 +83,7 @@ final class NodeAttempt {
   /**
    * Asks the provider for a node; {@link Arrived} or {@link NotProvisioned} follows.
    *
-   * @param handle that of a node which is to be taken over; null: a new node
+   * @param handle the handle of a node to take over; null for a new node
    */
   NodeAttempt(Machine machine, String handle) {
     this.machine = machine;
@@ -107,14 +108,14 @@ final class NodeAttempt {
     return Duration.ofNanos(Math.max(1, deadlineNanos - System.nanoTime()));
   }
 
-  /** The provider's last line, to be put behind a message; empty if there is none. */
+  /** The provider's last report, to append to a message; empty if there is none. */
   String latestNews() {
     return order.latestNews();
   }
 
   // The node ------------------------------------------------------------------------------------
 
-  /** The node is there: links it and watches for its exit. */
+  /** Takes the node that has arrived: connects to it and watches for its exit. */
   void take(ProvisionedNode arrived) {
     order.taken();
     node = arrived;
@@ -136,12 +137,12 @@ final class NodeAttempt {
     machine.context.watchWith(link, new MachineEvent.OfNode(this, LinkStopped.INSTANCE));
   }
 
-  /** Whether the node runs for this machine: it has come, and nobody ends it. */
+  /** Whether the node runs for this machine: it has arrived and is not being ended. */
   boolean isRunning() {
     return phase == Phase.RUNNING;
   }
 
-  /** The node; null: it has not come. */
+  /** The node; null before it has arrived. */
   ProvisionedNode node() {
     return node;
   }
@@ -154,7 +155,7 @@ final class NodeAttempt {
     return node == null ? "" : LinkTransport.text(node.address());
   }
 
-  /** By which another process could take the node over; empty: none could. */
+  /** The handle by which another process could take over the node; empty if none could. */
   Optional<String> handle() {
     return node == null ? Optional.empty() : node.handle();
   }
@@ -164,9 +165,9 @@ final class NodeAttempt {
   }
 
   /**
-   * Ends the node; {@link Ended} follows. Does nothing if it is being ended already.
+   * Ends the node; {@link Ended} follows. Does nothing if the node is already being ended.
    *
-   * @return whether there is a node; one that comes later is ended then
+   * @return whether there is a node; if not, a node that arrives later is ended then
    */
   boolean end() {
     abandonOrder();
@@ -181,7 +182,7 @@ final class NodeAttempt {
     return true;
   }
 
-  /** Ends the node, and nobody waits for that. */
+  /** Ends the node without waiting. */
   void drop() {
     abandonOrder();
     if (node != null && phase != Phase.ENDING) {
@@ -197,14 +198,14 @@ final class NodeAttempt {
     }
   }
 
-  /** The node could not be ended, and is used again. */
+  /** Keeps a node that could not be ended, for further use. */
   void keep() {
     phase = Phase.RUNNING;
   }
 
   // The link ------------------------------------------------------------------------------------
 
-  /** Notes what has become of the link. */
+  /** Notes the link's state from its event. */
   void note(NodeLink.Event event) {
     if (event instanceof NodeLink.Up || event instanceof NodeLink.Restored) {
       line = Line.CONNECTED;
@@ -220,7 +221,7 @@ final class NodeAttempt {
     return line == Line.CONNECTED;
   }
 
-  /** Tells the link, if there is one. */
+  /** Sends a command to the link, if there is one. */
   void tellLink(NodeLink.Command command) {
     if (link != null) {
       link.tell(command);
@@ -228,9 +229,9 @@ final class NodeAttempt {
   }
 
   /**
-   * Has the link say goodbye; {@link LinkStopped} follows.
+   * Makes the link say goodbye; {@link LinkStopped} follows.
    *
-   * @return false: there is no link, or its end is not worth waiting for
+   * @return false if there is no link, or its end need not be awaited
    */
   boolean sayGoodbye() {
     if (link == null || line == Line.LOST || phase == Phase.ENDING) {

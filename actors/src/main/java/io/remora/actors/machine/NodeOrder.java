@@ -15,8 +15,8 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * A node that a provider was asked for. Once it is {@linkplain #abandon abandoned}, the node is
- * ended when it comes. Thread-safe.
+ * A request to a provider for a node. After it is {@linkplain #abandon abandoned}, a node that
+ * still arrives is ended. Thread-safe.
  */
 final class NodeOrder {
 
@@ -32,11 +32,11 @@ final class NodeOrder {
   }
 
   /**
-   * Asks the machine's provider for a node. Of {@code arrived} and {@code failed} one is called
-   * once, on any thread, unless the node is abandoned before.
+   * Asks the machine's provider for a node. Calls either {@code arrived} or {@code failed} once, on
+   * any thread, unless the node is abandoned before.
    *
-   * @param handle that of a node which is to be taken over; null: a new node
-   * @param configuration the system's, below the machine's own
+   * @param handle the handle of a node to take over; null for a new node
+   * @param configuration the system's configuration, which the machine's own overrides
    */
   static NodeOrder begin(
       MachineSpec spec,
@@ -87,23 +87,23 @@ final class NodeOrder {
     return !abandoned;
   }
 
-  /** The provider's last line, to be put behind a message; empty if there is none. */
+  /** The provider's last report, to append to a message; empty if there is none. */
   synchronized String latestNews() {
     return latestNews.isEmpty() ? "" : "; the last news: " + latestNews;
   }
 
-  /** The node has come to who wanted it. */
+  /** Notes that the node was taken. */
   synchronized void taken() {
     late = null;
   }
 
-  /** Nobody wants the node any more. Answers the one that came and was not taken; null: none. */
+  /** Gives up the request. Returns a node that arrived and was not taken, or null. */
   synchronized ProvisionedNode abandon() {
     abandoned = true;
     return late;
   }
 
-  /** Ends a node that nobody waits for; a failure goes to the log. */
+  /** Ends an unwanted node in the background. A failure goes to the log. */
   static void end(String machine, ProvisionedNode node) {
     CompletableFuture<Done> unused =
         terminate(node)
@@ -119,7 +119,7 @@ final class NodeOrder {
                 });
   }
 
-  /** {@link ProvisionedNode#terminate}, whose exceptions are failures. */
+  /** Calls {@link ProvisionedNode#terminate}. An exception becomes a failed future. */
   static CompletableFuture<Done> terminate(ProvisionedNode node) {
     try {
       return node.terminate().toCompletableFuture();

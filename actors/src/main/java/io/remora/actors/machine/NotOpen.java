@@ -18,14 +18,14 @@ import io.remora.runtime.NodeLostException;
 import io.remora.runtime.ProviderException;
 import io.remora.runtime.RemoraException;
 
-/** States in which there is nothing that sessions could be opened on, or will be. */
+/** The states without a node, in which no session can be opened now or later. */
 abstract class NotOpen extends MachineBehavior {
 
   NotOpen(Machine machine, Stage stage, String reason, NodeAttempt node) {
     super(machine, stage, reason, node);
   }
 
-  /** Opens the machine, if that can be. */
+  /** Opens the machine if possible. */
   final Behavior<Command> open(Open command) {
     MachineSpec spec = command.spec();
     RemoraException refused = null;
@@ -57,7 +57,7 @@ abstract class NotOpen extends MachineBehavior {
             new Purpose.Open(new Askers<>(command.replyTo()))));
   }
 
-  /** Nothing is left of the machine. */
+  /** Closes the machine, of which nothing is left, and lets its actor stop. */
   final Behavior<Command> stop(String why, Askers<Done> closedBy) {
     machine.countUsage(node);
     machine.up(null);
@@ -65,7 +65,7 @@ abstract class NotOpen extends MachineBehavior {
     return machine.passivate(machine.enter(new Closed(machine, why, closedBy)));
   }
 
-  /** A storage of a node that was lost is lost, and says so. */
+  /** Answers for a storage of a lost node: the storage is lost. */
   @Override
   Behavior<Command> onGetStorage(GetStorage query) {
     return machine.sessions.describeLost(query.session(), query.storage(), query.replyTo())
@@ -91,7 +91,7 @@ abstract class NotOpen extends MachineBehavior {
     return false;
   }
 
-  /** What waits is for the successor: it may open the machine. */
+  /** Forwards waiting commands to the successor, which may open the machine. */
   @Override
   Behavior<Command> onLeave() {
     machine.forwardWaiting();

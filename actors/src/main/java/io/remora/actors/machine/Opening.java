@@ -18,7 +18,7 @@ import io.remora.runtime.ProviderException;
 import io.remora.runtime.ProvisioningTimeoutException;
 import io.remora.runtime.RemoraException;
 
-/** States on the way to a node: all within the machine's open timeout. */
+/** The states that lead to a connected node. All of them share the machine's open timeout. */
 abstract class Opening extends WithNode {
 
   private static final String LEAVING = "its member leaves the cluster";
@@ -88,7 +88,7 @@ abstract class Opening extends WithNode {
   Behavior<Command> onTimeUp() {
     return lose(
         new ProvisioningTimeoutException(
-            "machine %s has a node (%s) but no link to it within %s"
+            "machine %s has a node (%s) but could not connect to it within %s"
                 .formatted(machine.name, node.description(), limit())));
   }
 
@@ -114,7 +114,7 @@ abstract class Opening extends WithNode {
     }
   }
 
-  /** A machine that resumes is handed over as it was: paused. */
+  /** Hands over a resuming machine as paused, as it was before. */
   @Override
   Behavior<Command> leave() {
     machine.postponeLeaving();

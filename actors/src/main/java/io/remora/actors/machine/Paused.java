@@ -15,7 +15,9 @@ import io.remora.actors.machine.MachineProtocol.Pause;
 import io.remora.actors.machine.MachineProtocol.Resume;
 import io.remora.runtime.RemoraException;
 
-/** The sessions are saved, and no node runs. Work, a new session or a command resumes. */
+/**
+ * The sessions are saved and no node runs. Work, a new session or a command resumes the machine.
+ */
 final class Paused extends MachineBehavior {
 
   private final Runnable answers;
@@ -25,7 +27,7 @@ final class Paused extends MachineBehavior {
     this.answers = answers;
   }
 
-  /** All is saved and the node has ended. */
+  /** The state after everything was saved and the node has ended. */
   static Paused saved(EndingNode from) {
     Machine machine = from.machine;
     forgetNode(from);
@@ -37,12 +39,12 @@ final class Paused extends MachineBehavior {
         () -> from.pausedBy.answer(StatusReply.success(machine.info())));
   }
 
-  /** Another member has paused the machine. */
+  /** The state of a machine that another member has paused. */
   static Paused recovered(Machine machine, String reason) {
     return new Paused(machine, reason, () -> {});
   }
 
-  /** There was no node, or not for long enough: what was saved is there still. */
+  /** The state after a failed resume: the saved state is still there. */
   static Behavior<Command> notResumed(
       MachineBehavior from, RemoraException cause, Askers<MachineInfo> resumedBy) {
     Machine machine = from.machine;
@@ -105,7 +107,7 @@ final class Paused extends MachineBehavior {
     return machine.sessions.hasWork() ? resume("it is used", new Askers<>()) : Behaviors.same();
   }
 
-  /** Tries again for the work that waits, unless that has gone with its session. */
+  /** Tries again to resume for waiting work, unless the work's session has ended. */
   @Override
   Behavior<Command> onTimeUp() {
     awaitUse();
@@ -158,7 +160,7 @@ final class Paused extends MachineBehavior {
     return machine.enter(new HandingOver(this));
   }
 
-  /** A member that is taken for dead leaves its successor what is saved. */
+  /** The saved state stays for the successor, even if the cluster considers this member dead. */
   @Override
   boolean outlivesActor() {
     return machine.isRecorded() && machine.isWantedElsewhere();

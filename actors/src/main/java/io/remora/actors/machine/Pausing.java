@@ -13,10 +13,10 @@ import io.remora.actors.machine.MachineProtocol.Resume;
 import io.remora.runtime.MachineStateException;
 import io.remora.runtime.RemoraException;
 
-/** States of a pause: until the node has ended, the machine can still be ready as before. */
+/** The states of a pause. Until the node has ended, the machine can still become ready again. */
 abstract class Pausing extends Running {
 
-  /** Why the machine pauses. */
+  /** The reason for a pause. */
   enum Why {
     ASKED,
     IDLE,
@@ -32,12 +32,12 @@ abstract class Pausing extends Running {
     this.pausedBy = pausedBy;
   }
 
-  /** Whether nobody wants the pause, so that it ends when the machine is used. */
+  /** Whether the machine pauses by itself; using the machine then cancels the pause. */
   final boolean isByItself() {
     return why == Why.IDLE && pausedBy.isEmpty();
   }
 
-  /** Everything is as before, but for the time it took. */
+  /** Makes the machine ready again: the pause has failed. */
   final Behavior<Command> notPaused(String cause) {
     if (!isByItself()) {
       log.warn("Machine {} was not paused: {}", machine.name, cause);
@@ -49,7 +49,7 @@ abstract class Pausing extends Running {
         new MachineStateException(
             "machine " + machine.name + " was not paused and continues: " + cause));
     if (machine.isLeaving()) {
-      // It was tried: what no other process can take over ends with this one.
+      // The pause was tried. A node that no other process can take over ends with this process.
       return node.handle().isPresent() ? machine.enter(new HandingOver(this)) : Behaviors.stopped();
     }
     String reason = "not paused: " + cause;

@@ -11,16 +11,19 @@ import io.remora.runtime.ProviderException;
 import io.remora.runtime.RemoraException;
 import java.util.List;
 
-/** What a machine wants a node for: what follows when it is linked, and when it cannot be had. */
+/**
+ * The purpose of a node for a machine: it decides what follows when the node is connected, and when
+ * there is none.
+ */
 sealed interface Purpose {
 
-  /** The node is linked. */
+  /** Called when the node is connected. */
   Behavior<Command> linked(Opening state, NodeLink.Up up);
 
-  /** There is no node, or not for long enough. */
+  /** Called when no node could be started, or it did not last. */
   Behavior<Command> failed(MachineBehavior state, RemoraException cause);
 
-  /** Tells whoever waits for the node that there is none. */
+  /** Fails the actors that wait for the node. */
   void giveUp(RemoraException cause);
 
   /** Opens the machine. */
@@ -59,7 +62,7 @@ sealed interface Purpose {
     public void giveUp(RemoraException cause) {}
   }
 
-  /** Resumes the paused machine: what is saved stays until all of it is on the new node. */
+  /** Resumes the paused machine. The saved state is kept until all of it is on the new node. */
   record Resume(Askers<MachineInfo> resumedBy) implements Purpose {
 
     @Override
@@ -71,7 +74,7 @@ sealed interface Purpose {
           : failed(
               state,
               new ProviderException(
-                  "machine %s had a node with devices %s and got one with %s"
+                  "machine %s had a node with devices %s, but the new node has %s"
                       .formatted(state.machine.name, had, has)));
     }
 

@@ -40,9 +40,9 @@ final class Ready extends Running {
   }
 
   /**
-   * The node is linked, and has what was saved.
+   * The state after the node was connected and has the saved sessions.
    *
-   * @param whoWaits is told
+   * @param whoWaits the askers to answer
    */
   static Behavior<Command> opened(Opening from, NodeLink.Up up, Consumer<MachineInfo> whoWaits) {
     Machine machine = from.machine;
@@ -60,12 +60,12 @@ final class Ready extends Running {
             }));
   }
 
-  /** The link is there again. */
+  /** The state after the link was re-established. */
   static Ready reconnected(Reconnecting from, String how) {
     return new Ready(from, how, from.sinceNanos, from.pausedBy, () -> {});
   }
 
-  /** The machine could not be paused. */
+  /** The state after a pause that failed. */
   static Ready notPaused(Pausing from, String why) {
     return new Ready(from, why, System.nanoTime(), new Askers<>(), () -> {});
   }
@@ -122,7 +122,9 @@ final class Ready extends Running {
     return pauseWhenSettled();
   }
 
-  /** A session that is being opened or closed is not saved: a pause waits for that. */
+  /**
+   * Starts a pause when no session is being opened or closed, since such a session cannot be saved.
+   */
   private Behavior<Command> pauseWhenSettled() {
     return pausedBy.isEmpty() || !machine.sessions.isSettled()
         ? Behaviors.same()
@@ -150,7 +152,7 @@ final class Ready extends Running {
             && machine.sessions.idle().compareTo(limit) >= 0
             && machine.hosts.areIdle(limit);
     return idle
-        ? machine.enter(Saving.idle(this, "nobody has used it for " + limit.toMillis() + " ms"))
+        ? machine.enter(Saving.idle(this, "it was not used for " + limit.toMillis() + " ms"))
         : Behaviors.same();
   }
 
@@ -175,7 +177,8 @@ final class Ready extends Running {
   }
 
   /**
-   * A node that no other process can take over ends here: another starts one with what is saved.
+   * Pauses a machine whose node no other process can take over. The other member starts a new node
+   * from the saved state.
    */
   @Override
   Behavior<Command> leave() {

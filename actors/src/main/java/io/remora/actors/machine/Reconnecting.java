@@ -10,15 +10,15 @@ import io.remora.actors.machine.MachineProtocol.Pause;
 import io.remora.actors.machine.MachineProtocol.Resume;
 import io.remora.runtime.RemoraException;
 
-/** The link makes another connection; the node continues with what it has. */
+/** The link is reconnecting; the node continues with the work that it has. */
 final class Reconnecting extends Running {
 
   final long sinceNanos;
   final Askers<MachineInfo> pausedBy;
 
   /**
-   * @param sinceNanos since when the machine is ready, but for its link
-   * @param pausedBy who wants the machine to pause then
+   * @param sinceNanos since when the machine has been ready, apart from its broken link
+   * @param pausedBy the askers whose pause starts after the reconnection
    */
   Reconnecting(MachineBehavior from, String reason, long sinceNanos, Askers<MachineInfo> pausedBy) {
     super(from.machine, Stage.RECONNECTING, reason, from.node);

@@ -12,7 +12,9 @@ import io.remora.actors.machine.MachineProtocol.Command;
 import io.remora.actors.node.NodeLink;
 import io.remora.runtime.NodeLostException;
 
-/** Looks whether the machine was on another member before. Everything else waits for that. */
+/**
+ * Checks whether the machine was on another member before. Everything else waits for the result.
+ */
 final class Recovering extends MachineBehavior {
 
   Recovering(Machine machine) {
@@ -57,7 +59,7 @@ final class Recovering extends MachineBehavior {
     if (record.handle().isEmpty()) {
       return fail(
           new NodeLostException(
-              "machine %s was lost with the member of the cluster that it was on, and with that its node (%s)"
+              "machine %s and its node (%s) were lost when the machine's cluster member failed"
                   .formatted(machine.name, record.info().nodeAddress())));
     }
     return machine.enter(

@@ -14,14 +14,14 @@ import io.remora.runtime.NodeLostException;
 import io.remora.runtime.RemoraException;
 
 /**
- * The new node reads what a pause has saved, for the sessions of this JVM and for those of hosts.
- * No session takes batches before all are there: until then the machine can be paused again.
+ * The new node is reading the saved state of the sessions of this JVM and of the hosts. No session
+ * takes batches before all are restored, so that until then the machine can be paused again.
  */
 final class Restoring extends Opening {
 
   private final Purpose.Resume resume;
 
-  // Of a session that could not be restored.
+  // The failure of a session that could not be restored.
   private RemoraException notRestored;
 
   Restoring(Opening from, Purpose.Resume resume, NodeLink.Up up) {

@@ -9,7 +9,7 @@ import io.remora.provider.NodeExit;
 import io.remora.runtime.NodeLostException;
 import io.remora.runtime.RemoraException;
 
-/** States in which the node has the sessions: when it is lost, they are. */
+/** The states in which the node has the sessions. If the node is lost, so are they. */
 abstract class Running extends WithNode {
 
   Running(Machine machine, Stage stage, String reason, NodeAttempt node) {

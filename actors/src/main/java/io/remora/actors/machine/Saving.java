@@ -12,8 +12,8 @@ import io.remora.actors.node.NodeLink;
 
 /**
  * The first half of a pause: the node saves the sessions of this JVM and, told by their hosts,
- * those of others. It ends when all are saved, when one cannot be, or when {@code
- * remora.machine.pause-timeout} is over.
+ * those of others. It ends when all sessions are saved, when one cannot be saved, or when {@code
+ * remora.machine.pause-timeout} has passed.
  */
 final class Saving extends Pausing {
 
@@ -21,17 +21,17 @@ final class Saving extends Pausing {
     super(from, Stage.SAVING, reason, why, pausedBy);
   }
 
-  /** A pause that somebody wants. */
+  /** A pause on request. */
   static Saving asked(Ready from, Askers<MachineInfo> pausedBy) {
     return new Saving(from, "the program wants it", Why.ASKED, pausedBy);
   }
 
-  /** One because nobody uses the machine. */
+  /** A pause because the machine is not used. */
   static Saving idle(Ready from, String reason) {
     return new Saving(from, reason, Why.IDLE, new Askers<>());
   }
 
-  /** One before the member leaves. */
+  /** A pause before the member leaves the cluster. */
   static Saving leaving(Ready from, Askers<MachineInfo> pausedBy) {
     return new Saving(from, "its member leaves the cluster", Why.LEAVING, pausedBy);
   }

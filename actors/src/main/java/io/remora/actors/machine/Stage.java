@@ -7,24 +7,24 @@ import java.util.Optional;
 import java.util.Set;
 
 /**
- * The states of a machine, each a behaviour of its own, and which may follow which. {@link
- * Machine#enter} checks every transition against this table, and the diagram in ARCHITECTURE.md is
- * made from it.
+ * The states of a machine, each with a behaviour class of its own, and the transitions between
+ * them. {@link Machine#enter} checks every transition against this table, and the diagram in
+ * ARCHITECTURE.md is made from it.
  */
 enum Stage {
-  /** Looks for what the machine's actor on another member has left. */
+  /** Looks for the record of the machine's actor on another member. */
   RECOVERING(null),
-  /** Nothing runs; the machine was closed, or never opened. */
+  /** Nothing runs: the machine was closed or never opened. */
   CLOSED(MachineState.STOPPED),
-  /** The provider is getting a node: to open the machine, to resume it, or to take a node over. */
+  /** The provider is getting a node: to open the machine, to resume it, or to take over a node. */
   AWAITING_NODE(MachineState.PROVISIONING),
-  /** The node is there; the link to it is being made. */
+  /** The node runs; the machine is connecting to it. */
   CONNECTING(MachineState.CONNECTING),
-  /** The new node reads what a pause has saved. */
+  /** The new node is reading the saved state. */
   RESTORING(MachineState.CONNECTING),
   /** Sessions can be opened and used. */
   READY(MachineState.READY),
-  /** The link has no connection and is making another. */
+  /** The link has lost its connection and is reconnecting. */
   RECONNECTING(MachineState.RECONNECTING),
   /** The sessions are being saved for a pause. */
   SAVING(MachineState.PAUSING),
@@ -32,17 +32,17 @@ enum Stage {
   ENDING_NODE(MachineState.PAUSING),
   /** Saved, without a node. */
   PAUSED(MachineState.PAUSED),
-  /** The link is lost; the news of why the node ended may still come. */
+  /** The link is lost; the provider may still report why the node ended. */
   LOSING(null),
   /** The machine has failed, and its node is being ended. */
   FAILING(MachineState.FAILED),
-  /** Nothing runs, and the reason says why. */
+  /** The machine has failed and nothing runs. */
   FAILED(MachineState.FAILED),
-  /** First the link ends, then the node. */
+  /** The link is being ended, then the node. */
   CLOSING(null),
-  /** What a pause had saved is being deleted; then the machine is closed. */
+  /** The saved state is being deleted; then the machine is closed. */
   DELETING(null),
-  /** Written down for another member, which continues. */
+  /** The machine's record is being written for another member, which continues the machine. */
   HANDING_OVER(null),
   /** The closed machine's actor is about to stop. */
   DEPARTING(null);
@@ -76,12 +76,12 @@ enum Stage {
     this.shown = shown;
   }
 
-  /** What users see of this state; empty: what they saw before. */
+  /** The state that users see; empty if it does not change. */
   Optional<MachineState> shown() {
     return Optional.ofNullable(shown);
   }
 
-  /** The states that may follow. */
+  /** The states that may follow this one. */
   Set<Stage> next() {
     return NEXT.get(this);
   }

@@ -17,9 +17,9 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * What a machine's latest pause has put into the state store, or may have, until it is deleted: one
- * name for the sessions of the machine's JVM, and one for each host's. For the actor's thread
- * alone.
+ * The saved state of a machine's latest pause that is, or may be, in the state store. It has one
+ * name for the sessions of the machine's JVM, and one for each host's. Only the actor's thread may
+ * use this class.
  */
 final class StoredPause {
 
@@ -32,19 +32,19 @@ final class StoredPause {
     this.machine = machine;
   }
 
-  /** A pause begins: gives it a name. */
+  /** Begins a pause and gives it a name. */
   String begin() {
     pause = "pause-" + machine.name + "-" + UUID.randomUUID();
     return pause;
   }
 
-  /** Another member has paused the machine. */
+  /** Takes over the names of a pause by another member. */
   void recover(MachineRecord record) {
     pause = record.pause();
     machine.hosts.pausesOf(record);
   }
 
-  /** Names what the sessions of this JVM are saved as; empty: nothing is. */
+  /** The name under which the sessions of this JVM are saved; empty if nothing is saved. */
   String pause() {
     return pause;
   }
@@ -53,7 +53,7 @@ final class StoredPause {
     return pause.isEmpty();
   }
 
-  /** Whether this names something of the latest pause. */
+  /** Whether this name belongs to the latest pause. */
   boolean has(String name) {
     return names().contains(name);
   }
@@ -73,12 +73,12 @@ final class StoredPause {
     return taken;
   }
 
-  /** Has the node delete it. */
+  /** Makes the node delete the saved state. */
   void deleteOn(NodeAttempt node) {
     take().forEach(name -> node.tellLink(new NodeLink.ForgetState(name)));
   }
 
-  /** Deletes it without a node. Never fails: the log says what was not deleted. */
+  /** Deletes the saved state without a node. Never fails; the log reports what was not deleted. */
   CompletableFuture<Void> delete() {
     List<String> deleted = take();
     MachineSpec of = machine.spec();

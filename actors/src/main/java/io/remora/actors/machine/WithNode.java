@@ -7,19 +7,17 @@ import io.remora.provider.NodeExit;
 import io.remora.runtime.NodeLostException;
 import io.remora.runtime.RemoraException;
 
-/** States that need their node: without it they end. */
+/** The states that need their node and end without it. */
 abstract class WithNode extends MachineBehavior {
 
   WithNode(Machine machine, Stage stage, String reason, NodeAttempt node) {
     super(machine, stage, reason, node);
   }
 
-  /** The node is lost, or not to be had: what follows. */
+  /** Changes the state after the node was lost or could not be started. */
   abstract Behavior<Command> lose(RemoraException cause);
 
-  /**
-   * How to say that the node has exited; {@code linkLost} says what became of its link, or is null.
-   */
+  /** The error for a node that has exited; {@code linkLost} is the error of its link, or null. */
   abstract RemoraException exited(NodeExit exit, RemoraException linkLost);
 
   @Override
