@@ -12,12 +12,12 @@ import java.util.Map;
 import java.util.TreeMap;
 
 /**
- * Akka's configuration of the members of a Remora cluster: {@code remora.cluster.embedded}, and
- * {@code remora.cluster.member} over it where there are seed nodes.
+ * Akka's configuration of the members of a Remora cluster: {@code remora.cluster.embedded},
+ * overridden by {@code remora.cluster.member} if there are seed nodes.
  */
 public final class ClusterConfig {
 
-  /** Name of the actor systems of a Remora cluster: members must all have the same. */
+  /** Name of the actor systems of a Remora cluster. All members must have the same name. */
   public static final String SYSTEM = "remora";
 
   private static final String AKKA_SCHEME = "akka://";
@@ -29,9 +29,9 @@ public final class ClusterConfig {
    * The configuration of a member.
    *
    * @param root the whole configuration
-   * @param seedNodes as {@code remora.cluster.seed-nodes}; empty: a cluster of one
-   * @throws io.remora.runtime.RemoraException if others could reach the member, but it would talk
-   *     without TLS
+   * @param seedNodes as {@code remora.cluster.seed-nodes}; empty for a cluster of one member
+   * @throws io.remora.runtime.RemoraException if other computers could reach the member, but it
+   *     does not use TLS
    * @throws IllegalArgumentException if a seed node, or {@code remora.cluster.listen}, is not
    *     "host:port"
    */
@@ -62,15 +62,16 @@ public final class ClusterConfig {
   }
 
   /**
-   * Has Akka Cluster Bootstrap find the other members, and join them or form a cluster with them.
+   * Starts Akka Cluster Bootstrap, which finds the other members and joins them or forms a cluster
+   * with them.
    *
-   * @param system its HTTP endpoint is open: there the others ask
+   * @param system the actor system; its HTTP endpoint, which the other members use, must be open
    */
   public static void bootstrap(ActorSystem<?> system) {
     ClusterBootstrap.get(Adapter.toClassic(system)).start();
   }
 
-  /** The name of the system that the seed nodes are of. */
+  /** The name of the seed nodes' actor system. */
   public static String systemName(List<String> seedNodes) {
     if (seedNodes.isEmpty() || isBootstrap(seedNodes)) {
       return SYSTEM;

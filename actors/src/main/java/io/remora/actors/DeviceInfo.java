@@ -4,7 +4,7 @@ package io.remora.actors;
 /**
  * A device of a machine, as its node describes it.
  *
- * @param name as a person would say it
+ * @param name readable name
  * @param kind {@code cuda} or {@code cpu}
  * @param memoryBytes its memory in bytes; 0 = unknown
  */

@@ -7,8 +7,8 @@ import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
 
 /**
- * Actor systems that are no member of any cluster, for a connection or a server of HTTP and gRPC.
- * Their threads are daemons and they have no exit hooks: whoever makes one terminates it.
+ * Actor systems outside any cluster, for clients and servers of HTTP and gRPC. Their threads are
+ * daemons and they have no exit hooks, so their creator must terminate them.
  */
 public final class LocalSystem {
 

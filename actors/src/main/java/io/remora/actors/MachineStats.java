@@ -5,18 +5,18 @@ import java.util.SortedMap;
 import java.util.TreeMap;
 
 /**
- * A machine's figures by name, as {@code docs/operations.md} lists them: counts since its actor is
- * there, and what is the case now. The sessions' {@code storages}, {@code storage.bytes} and {@code
- * in.flight.bytes} add up to the machine's.
+ * A machine's figures by name, as {@code docs/operations.md} lists them: counters since the start
+ * of its actor, and current values. The sessions' {@code storages}, {@code storage.bytes} and
+ * {@code in.flight.bytes} add up to the machine's.
  *
- * @param values the machine's, by name
- * @param sessions those of its open sessions, by the session's number
+ * @param values the machine's figures, by name
+ * @param sessions the figures of its open sessions, by the session's number
  */
 public record MachineStats(
     SortedMap<String, Double> values, SortedMap<Long, SortedMap<String, Double>> sessions)
     implements RemoraMessage {
 
-  /** Copies the maps; the copies are whoever's who has the message. */
+  /** Copies the maps. The receiver of the message may change the copies. */
   public MachineStats {
     values = new TreeMap<>(values);
     sessions = new TreeMap<>(sessions);

@@ -2,7 +2,7 @@
 package io.remora.actors;
 
 /**
- * A message that may go from one JVM of the cluster to another. It is serialized by Kryo, and its
- * class and those of its fields must be registered: see {@link MessageClasses}.
+ * A message that can be sent between JVMs of the cluster. Kryo serializes it. Its class and those
+ * of its fields must be registered: see {@link MessageClasses}.
  */
 public interface RemoraMessage {}

@@ -26,8 +26,8 @@ import java.util.TreeMap;
 import java.util.function.Consumer;
 
 /**
- * The sessions that programs of this JVM have on one machine, and what is known of their storages.
- * Part of the actor that owns them, and used by it alone. Not for use by programs.
+ * The sessions of this JVM's programs on one machine, and their storages. Only the actor that owns
+ * it may use it. Not for use by programs.
  */
 public final class SessionTable {
 
@@ -35,7 +35,7 @@ public final class SessionTable {
   private static final int STORAGE_ACTORS_PER_TICK = 1000;
   private static final Duration LONGEST_TICK = Duration.ofSeconds(1);
 
-  /** A session and what is known of its storages. */
+  /** A session and its storages. */
   private static final class Session {
 
     final BatchMailbox mailbox;
@@ -60,7 +60,7 @@ public final class SessionTable {
   private final LocalSessions localSessions;
   private final Map<Long, Session> sessions = new HashMap<>();
 
-  /** Sessions that were lost with the node; their storages can still be asked about. */
+  /** Sessions that were lost with the node. They still answer questions about their storages. */
   private final Map<Long, Session> lost = new HashMap<>();
 
   /** No session yet. */
@@ -77,8 +77,8 @@ public final class SessionTable {
   /**
    * Opens a session.
    *
-   * @param openedBy hears when the node has opened it
-   * @param link is told to
+   * @param openedBy gets the answer when the node has opened it
+   * @param link the link that opens it
    */
   public void open(
       ActorRef<StatusReply<MachineProtocol.SessionOpened>> openedBy,
@@ -109,10 +109,10 @@ public final class SessionTable {
   }
 
   /**
-   * Notes that somebody wants a session closed.
+   * Notes a request to close a session.
    *
-   * @return whether it is to be closed now; false: it is being closed already, or there is none,
-   *     and the asker has heard so
+   * @return whether to close it now; false if it is already being closed, or if there is no such
+   *     session, which the asker was told
    */
   public boolean closing(long number, ActorRef<StatusReply<Done>> replyTo) {
     Session session = sessions.get(number);
@@ -133,7 +133,7 @@ public final class SessionTable {
     }
   }
 
-  /** Ends everything of a session; {@code cause} is null if it was closed as asked. */
+  /** Ends a session and its storages; {@code cause} is null if it was closed on request. */
   public void end(long number, RemoraException cause) {
     Session session = sessions.remove(number);
     if (session != null) {
@@ -171,7 +171,8 @@ public final class SessionTable {
   }
 
   /**
-   * As {@link #endAll}, with the node: the storages are lost, and say so until that is forgotten.
+   * Like {@link #endAll}, after the loss of the node. The storages are lost, and report this until
+   * {@link #forgetLost}.
    */
   public void loseAll(RemoraException cause) {
     for (Session session : List.copyOf(sessions.values())) {
@@ -183,13 +184,16 @@ public final class SessionTable {
     }
   }
 
-  /** Forgets the sessions that were lost: nobody can ask about their storages any more. */
+  /** Forgets the lost sessions. They no longer answer questions about their storages. */
   public void forgetLost() {
     lost.values().forEach(session -> session.actors.values().forEach(context::stop));
     lost.clear();
   }
 
-  /** A session that is being opened or closed is not saved; that takes no time to speak of. */
+  /**
+   * Whether no session is being opened or closed. Such a session cannot be saved, but it takes only
+   * a moment.
+   */
   public boolean isSettled() {
     return sessions.values().stream()
         .allMatch(session -> session.openedBy == null && session.closedBy.isEmpty());
@@ -205,7 +209,7 @@ public final class SessionTable {
     return has(number) && sessions.get(number).mailbox.hasWork();
   }
 
-  /** How long nobody has used any of the sessions; very long if there are none. */
+  /** How long all sessions have been unused; very long if there are none. */
   public Duration idle() {
     return Duration.ofNanos(
         sessions.values().stream()
@@ -216,7 +220,7 @@ public final class SessionTable {
 
   // Pausing -------------------------------------------------------------------------------------
 
-  /** Has all sessions saved for a pause by the link. */
+  /** Makes the link save all sessions for a pause. */
   public void save(String pause, Consumer<NodeLink.Command> link) {
     for (Session session : sessions.values()) {
       session.saved = null;
@@ -224,7 +228,10 @@ public final class SessionTable {
     }
   }
 
-  /** The node has saved a session. Answers why that is no good; null: it is. */
+  /**
+   * Notes that the node has saved a session. Returns an error if the saved state cannot be used,
+   * else null.
+   */
   public String saved(NodeLink.SessionSaved event) {
     Session session = sessions.get(event.session());
     if (session == null) {
@@ -248,7 +255,7 @@ public final class SessionTable {
     return sessions.values().stream().allMatch(session -> session.saved != null);
   }
 
-  /** Has all sessions opened by a new link, from where they were saved. */
+  /** Makes a new link open all sessions from their saved state. */
   public void restore(Consumer<NodeLink.Command> link) {
     for (Session session : sessions.values()) {
       session.restored = false;
@@ -256,7 +263,7 @@ public final class SessionTable {
     }
   }
 
-  /** The new node has what was saved of a session. */
+  /** Notes that the new node has restored a session. */
   public void restored(long number) {
     Session session = sessions.get(number);
     if (session != null) {
@@ -264,12 +271,12 @@ public final class SessionTable {
     }
   }
 
-  /** Whether the new node has what was saved of all sessions, since {@link #restore}. */
+  /** Whether the new node has restored all sessions since {@link #restore}. */
   public boolean areRestored() {
     return sessions.values().stream().allMatch(session -> session.restored);
   }
 
-  /** The node has ended; answers how many bytes are saved. */
+  /** Notes that the node has ended. Returns the number of saved bytes. */
   public long offloaded() {
     long bytes = 0;
     for (Session session : sessions.values()) {
@@ -281,22 +288,22 @@ public final class SessionTable {
     return bytes;
   }
 
-  /** There is no link any more: batches wait. */
+  /** Notes that there is no link: batches wait. */
   public void disconnect() {
     sessions.values().forEach(session -> session.mailbox.disconnect());
   }
 
-  /** Says what is to be done, once, when work is submitted. */
+  /** Sets an action that runs once, when work is submitted. */
   public void onUse(Runnable action) {
     sessions.values().forEach(session -> session.mailbox.onUse(action));
   }
 
-  /** Batches go out again. */
+  /** Sends batches again. */
   public void goOn() {
     sessions.values().forEach(session -> session.mailbox.resume());
   }
 
-  /** The node has what was saved of all: batches go out again. */
+  /** Sends batches again after all sessions were restored. */
   public void resumed() {
     for (Session session : sessions.values()) {
       session.saved = null;
@@ -323,7 +330,7 @@ public final class SessionTable {
     return count;
   }
 
-  /** An executed batch has changed storages. */
+  /** Applies the changes of an executed batch. */
   public void changed(NodeLink.StoragesChanged changed) {
     Session session = sessions.get(changed.session());
     if (session == null) {
@@ -368,7 +375,7 @@ public final class SessionTable {
     }
   }
 
-  /** Answers for a session that was lost; false: there is none of this number. */
+  /** Answers for a lost session; false if there is none with this number. */
   public boolean describeLost(
       long number, long storage, ActorRef<StatusReply<StorageInfo>> replyTo) {
     Session session = lost.get(number);
@@ -422,13 +429,15 @@ public final class SessionTable {
         });
   }
 
-  /** How often {@link #tick} is to be called. */
+  /** The interval for calling {@link #tick}. */
   public static Duration tickInterval(ActorsSettings settings) {
     Duration tick = settings.storageActorAfter().dividedBy(2);
     return tick.compareTo(LONGEST_TICK) < 0 ? tick : LONGEST_TICK;
   }
 
-  /** Gives actors to the storages that have come of age, and ends those of freed ones. */
+  /**
+   * Gives actors to storages that have reached the age for it, and stops those of freed storages.
+   */
   public void tick() {
     long latestBirth = nowMillis() - settings.storageActorAfter().toMillis();
     int room = Math.min(roomForStorageActors(), STORAGE_ACTORS_PER_TICK);
@@ -450,7 +459,7 @@ public final class SessionTable {
         .sum();
   }
 
-  /** After every change: meters look at it whenever they like. */
+  /** Updates the figures after every change, since meters may read them at any time. */
   private void countStorages() {
     long live = 0;
     long realized = 0;

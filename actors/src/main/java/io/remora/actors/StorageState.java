@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.actors;
 
-/** Where a storage is in its life. */
+/** The state of a storage. */
 public enum StorageState {
-  /** Known to the node, without memory: nothing has used it yet. */
+  /** Known to the node but without memory, since no operation has used it yet. */
   LAZY,
   /** Has memory on the node. */
   REALIZED,
-  /** Saved with its paused machine: has memory again when the machine resumes. */
+  /** Saved with its paused machine. It has memory again after the machine resumes. */
   OFFLOADED,
-  /** Its machine has lost its node: gone, against the program's will. */
+  /** Lost with the machine's node. */
   LOST,
-  /** Gone. */
+  /** Freed by the program. */
   FREED
 }

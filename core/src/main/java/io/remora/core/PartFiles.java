@@ -12,23 +12,23 @@ import java.time.Duration;
 import java.time.Instant;
 
 /**
- * Files that are written beside their place and put there when they are whole. Their names end with
- * {@link #SUFFIX}.
+ * Files that are written under a temporary name beside their final place, and moved there when they
+ * are complete. The temporary names end with {@link #SUFFIX}.
  */
 public final class PartFiles {
 
-  /** How their names end. */
+  /** The suffix of the temporary names. */
   public static final String SUFFIX = ".part";
 
-  /** One that nobody has written to for so long gets no more. */
+  /** After this long without a write, a file counts as left behind. */
   private static final Duration LEFT_BEHIND = Duration.ofHours(1);
 
   private PartFiles() {}
 
   /**
-   * Deletes what killed processes have left in a folder.
+   * Deletes the files that killed processes have left in a folder.
    *
-   * @param prefix how the names begin
+   * @param prefix the prefix of the names
    */
   public static void deleteLeftBehind(Path folder, String prefix) throws IOException {
     FileTime longAgo = FileTime.from(Instant.now().minus(LEFT_BEHIND));
@@ -52,7 +52,7 @@ public final class PartFiles {
         Files.delete(part);
       }
     } catch (NoSuchFileException e) {
-      // Another process has put it to its place, or deleted it.
+      // Another process has moved or deleted the file.
     }
   }
 }

@@ -6,11 +6,11 @@ import java.io.InputStream;
 import java.time.Duration;
 
 /**
- * How a process of Remora's ends, a node or a gateway: soon, whatever its threads are doing.
+ * Ends a process of Remora, a node or a gateway, soon, whatever its threads are doing.
  *
  * <p>An operator in native code cannot be interrupted. Waiting for it may take long, and the
  * ordinary exit without waiting runs the destructors of libtorch and its BLAS while it computes,
- * which crashes. So the process kills itself where the ordinary way would be one of these.
+ * which crashes. So the process kills itself if the ordinary exit would wait or crash.
  */
 public final class ProcessEnd {
 
@@ -36,13 +36,13 @@ public final class ProcessEnd {
     System.exit(code);
   }
 
-  /** Ends the process with signal 9, which lets nothing run any more. */
+  /** Ends the process with signal 9, so that no more code runs. */
   public static void kill() {
     String command = "kill -KILL " + ProcessHandle.current().pid();
     try {
       new ProcessBuilder("/bin/sh", "-c", command).start().waitFor();
     } catch (IOException e) {
-      // No shell: the risk of a crash is better than a process that stays.
+      // There is no shell: rather risk a crash than leave the process running.
     } catch (InterruptedException e) {
       Thread.currentThread().interrupt();
     }
@@ -54,7 +54,7 @@ public final class ProcessEnd {
    * other side is gone.
    *
    * @param stream the stream, standard input
-   * @param action what to do then; run once
+   * @param action the action at the end; runs once
    */
   public static void whenAtEnd(InputStream stream, Runnable action) {
     daemon(
@@ -63,10 +63,10 @@ public final class ProcessEnd {
           byte[] ignored = new byte[256];
           try {
             while (stream.read(ignored) >= 0) {
-              // What the owner writes has no meaning; only its end has.
+              // The owner's bytes have no meaning; only the end of the stream has.
             }
           } catch (IOException e) {
-            // A broken pipe is an end as well.
+            // A broken pipe is an end, too.
           }
           action.run();
         });

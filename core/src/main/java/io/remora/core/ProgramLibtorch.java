@@ -6,7 +6,7 @@ import java.io.InputStream;
 import java.io.UncheckedIOException;
 import java.util.Properties;
 
-/** Which libtorch the program's classes are made for, without loading it. */
+/** Finds the version of libtorch that the program's classes need, without loading it. */
 public final class ProgramLibtorch {
 
   /** Environment variable that names a native core to load instead of the one that is shipped. */
@@ -17,8 +17,8 @@ public final class ProgramLibtorch {
   private ProgramLibtorch() {}
 
   /**
-   * Such as {@code 2.10.0}; empty where the program has no libtorch on its class path, and where
-   * its native core is one for another libtorch.
+   * The version, such as {@code 2.10.0}. Empty if the program has no libtorch on its class path, or
+   * if its native core is for another libtorch.
    */
   public static String version() {
     if (System.getenv(CORE_VARIABLE) != null) {

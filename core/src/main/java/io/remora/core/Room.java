@@ -5,16 +5,17 @@ import java.time.Duration;
 import java.util.concurrent.locks.Condition;
 import java.util.function.BooleanSupplier;
 
-/** Waits of threads that record. */
+/** Waits of recording threads. */
 public final class Room {
 
   private Room() {}
 
   /**
-   * Waits until there is room, even when the thread is interrupted: a batch that is not taken would
-   * be a gap, and end the session for every thread.
+   * Waits until there is room, even when the thread is interrupted: a missing batch would be a gap
+   * in the sequence, which ends the session for every thread.
    *
-   * @param changed of a lock that this thread holds; signalled whenever there may be room
+   * @param changed a condition of a lock that this thread holds; signalled whenever there may be
+   *     room
    * @return whether there is room
    */
   public static boolean await(Condition changed, BooleanSupplier isThere, Duration limit) {

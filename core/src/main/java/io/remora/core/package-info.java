@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 /**
- * Small things that several of Remora's modules need: the end of a process, files in the making,
- * the program's libtorch, a wait for room. Not for use by programs.
+ * Helpers that several of Remora's modules share: the end of a process, unfinished files, the
+ * program's version of libtorch, a wait for room. Not for use by programs.
  */
 package io.remora.core;

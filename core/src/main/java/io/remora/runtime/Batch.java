@@ -8,8 +8,8 @@ import java.util.List;
 import java.util.concurrent.atomic.AtomicReference;
 
 /**
- * A closed batch: recorded operations in wire format, in native memory. Whoever holds it owns that
- * memory and calls {@link #release()} once the batch was executed or given up. Thread-safe.
+ * A closed batch: recorded operations in wire format, in native memory. The holder owns that
+ * memory, and must call {@link #release()} when the batch was executed or given up. Thread-safe.
  */
 public final class Batch {
   /** Version of the wire format of batches and reports, known without the native core. */
@@ -22,7 +22,7 @@ public final class Batch {
   private final long operations;
   private final AtomicReference<Runnable> release;
 
-  /** A batch that does not say how many operations are in it. */
+  /** Creates a batch without the number of its operations. */
   public Batch(
       long sequence, ByteBuffer bytes, List<StorageBirth> born, long[] freed, Runnable release) {
     this(sequence, bytes, born, freed, 0, release);
@@ -34,7 +34,7 @@ public final class Batch {
    * @param born storages first used in this batch that are alive at its end
    * @param freed storages of earlier batches that this batch frees
    * @param operations operations recorded since the batch before was submitted
-   * @param release gives the memory back; runs once
+   * @param release frees the memory; runs once
    */
   public Batch(
       long sequence,
@@ -77,14 +77,15 @@ public final class Batch {
   }
 
   /**
-   * Operations recorded since the batch before was submitted, for counting: while several threads
-   * record, some of them may be in the next batch. 0 where the submitter does not say.
+   * Operations recorded since the batch before was submitted, for statistics. While several threads
+   * record, some of these operations may be in the next batch. 0 if the submitter does not count
+   * them.
    */
   public long operations() {
     return operations;
   }
 
-  /** Gives the native memory back. Idempotent. */
+  /** Frees the native memory. Idempotent. */
   public void release() {
     Runnable once = release.getAndSet(null);
     if (once != null) {

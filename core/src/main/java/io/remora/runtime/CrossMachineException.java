@@ -2,8 +2,8 @@
 package io.remora.runtime;
 
 /**
- * An operation was given tensors of different places: two machines, or a machine and the CPU. The
- * message names both and says how to move one of them.
+ * An operation got tensors on different devices: two machines, or a machine and the CPU. The
+ * message names both and explains how to move one of them.
  */
 public class CrossMachineException extends RemoraException {
   private static final long serialVersionUID = 1L;

@@ -6,22 +6,22 @@ import java.util.ArrayList;
 import java.util.List;
 
 /**
- * What a batch's execution changed on the node. The wire format is in {@code wire.h}.
+ * The changes that the execution of a batch made on the node. The wire format is in {@code wire.h}.
  *
- * @param realized storages born in the batch, alive at its end, with memory
- * @param freed storages of earlier batches that are gone
+ * @param realized storages created in the batch that are alive at its end and have memory
+ * @param freed storages of earlier batches that were freed
  * @param failures operations that failed
  */
 public record ExecutionReport(
     List<StorageBirth> realized, long[] freed, List<OperationFailure> failures) {
 
-  /** True when the batch bore, freed and failed nothing. */
+  /** Whether the report has no storages and no failures. */
   public boolean isEmpty() {
     return realized.isEmpty() && freed.length == 0 && failures.isEmpty();
   }
 
   /**
-   * Decodes a report; its position does not move.
+   * Decodes a report. The buffer's position does not change.
    *
    * @throws ProtocolException when the bytes are not a report
    */

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.runtime;
 
-/** A machine is not in a state that allows the call: not open, open already, or closed. */
+/** The machine's state does not allow the call: it is not open, already open, or closed. */
 public class MachineStateException extends RemoraException {
   private static final long serialVersionUID = 1L;
 

@@ -2,8 +2,8 @@
 package io.remora.runtime;
 
 /**
- * The two ends of a connection do not understand each other: versions differ, or bytes are not what
- * the protocol describes.
+ * The two ends of a connection do not understand each other: their versions differ, or bytes do not
+ * follow the protocol.
  */
 public class ProtocolException extends RemoraException {
   private static final long serialVersionUID = 1L;

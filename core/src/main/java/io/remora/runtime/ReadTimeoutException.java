@@ -3,8 +3,8 @@ package io.remora.runtime;
 
 /**
  * The node finished nothing for {@code remora.session.read-timeout} while a thread waited: for a
- * value, or for room to send more. Nothing is lost: what was recorded stays so, and a later wait
- * may succeed.
+ * value, or for room to send more. Nothing is lost: the recorded work remains, and a later wait may
+ * succeed.
  */
 public class ReadTimeoutException extends RemoraException {
   private static final long serialVersionUID = 1L;

@@ -2,8 +2,8 @@
 package io.remora.runtime;
 
 /**
- * Everything Remora itself throws. The message's first line says what is wrong and, where there is
- * one, the fix.
+ * The base class of Remora's exceptions. The first line of the message names the problem and, if
+ * possible, the fix.
  */
 public class RemoraException extends RuntimeException {
   private static final long serialVersionUID = 1L;

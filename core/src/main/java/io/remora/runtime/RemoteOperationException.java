@@ -4,10 +4,10 @@ package io.remora.runtime;
 import java.util.List;
 
 /**
- * An operation failed on the node. Its outputs, and whatever is computed from them, have no values;
- * everything else continues. The message begins with PyTorch's own. Thrown where such a value is
- * read, and by {@link MachineSession#synchronize()} and {@link MachineSession#close()} when nobody
- * has read one.
+ * An operation failed on the node. Its outputs, and everything computed from them, have no values;
+ * all other work continues. The message begins with PyTorch's own. Thrown when such a value is
+ * read. If none was read, {@link MachineSession#synchronize()} and {@link MachineSession#close()}
+ * throw it.
  */
 public class RemoteOperationException extends RemoraException {
   private static final long serialVersionUID = 1L;
@@ -28,9 +28,9 @@ public class RemoteOperationException extends RemoraException {
   }
 
   /**
-   * From the node's account of the failure.
+   * Creates the exception from the node's description of the failure.
    *
-   * @param callSite the program's line that called the operation; null when not recorded
+   * @param callSite the line of the program that called the operation; null when not recorded
    */
   public RemoteOperationException(OperationFailure failure, StackTraceElement callSite) {
     super(failure.describe() + (callSite == null ? "" : "\n  called at " + callSite));
@@ -45,9 +45,9 @@ public class RemoteOperationException extends RemoraException {
   }
 
   /**
-   * What PyTorch calls errors of this class: {@code IndexError}, {@code ValueError}, {@code
-   * LinAlgError} and the like, {@code RuntimeError} where it has no class of its own for it; empty
-   * when the node itself has refused the operation, or when not known.
+   * PyTorch's name of the error's class, such as {@code IndexError}, {@code ValueError} or {@code
+   * LinAlgError}; {@code RuntimeError} if there is no special class. Empty when the node itself has
+   * refused the operation, or when not known.
    */
   public String errorClass() {
     return error;

@@ -22,7 +22,7 @@ public final class ReportReader {
   private static final int REQUEST_FAILED = 7;
   private static final int WARNING = 8;
 
-  /** What a report may tell. Buffers are valid during the call only. */
+  /** The events of a report. Buffers are valid during the call only. */
   public interface Events {
     default void realized(StorageBirth storage) {}
 
@@ -48,7 +48,7 @@ public final class ReportReader {
   }
 
   /**
-   * Reads a report to its end; the buffer's position does not move.
+   * Reads a whole report. The buffer's position does not change.
    *
    * @throws ProtocolException when the bytes are not a report
    */
@@ -112,7 +112,10 @@ public final class ReportReader {
     throw new ProtocolException("the report has an integer of more than 64 bits");
   }
 
-  /** A count of things that take at least a byte each: never more than what is left. */
+  /**
+   * Reads a count of elements that take at least a byte each, so it cannot exceed the remaining
+   * bytes.
+   */
   private int count() {
     long count = varint();
     if (count < 0 || count > in.remaining()) {

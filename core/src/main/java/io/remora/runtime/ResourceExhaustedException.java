@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.runtime;
 
-/** A provider has no capacity, quota or credit left for what was asked. */
+/** A provider has no capacity, quota or credit left for the request. */
 public class ResourceExhaustedException extends ProviderException {
   private static final long serialVersionUID = 1L;
 

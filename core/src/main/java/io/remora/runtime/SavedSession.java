@@ -2,11 +2,11 @@
 package io.remora.runtime;
 
 /**
- * What a session's file holds.
+ * The description of a saved session's file.
  *
- * @param bytes of the file
- * @param checksum CRC-32C of the file, as {@link java.util.zip.CRC32C} has it
- * @param storages how many storages are in it
+ * @param bytes size of the file
+ * @param checksum CRC-32C of the file, as in {@link java.util.zip.CRC32C}
+ * @param storages number of storages in the file
  * @param sequence the last batch that the session had executed
  */
 public record SavedSession(long bytes, long checksum, long storages, long sequence) {}

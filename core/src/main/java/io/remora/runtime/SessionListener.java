@@ -4,12 +4,12 @@ package io.remora.runtime;
 import java.nio.ByteBuffer;
 
 /**
- * What comes back from a session's node. Called by the thread that reads the connection; no method
- * blocks for long.
+ * Receives the answers of a session's node. The thread that reads the connection calls the methods,
+ * so they must not block for long.
  */
 public interface SessionListener {
   /**
-   * A batch has been executed, and every batch before it.
+   * Called when a batch, and every batch before it, has been executed.
    *
    * @param sequence the batch's number
    * @param report the executor's report, valid during the call only
@@ -17,19 +17,23 @@ public interface SessionListener {
   void onExecuted(long sequence, ByteBuffer report);
 
   /**
-   * Where the bytes of a value go.
+   * The destination for bytes of a value.
    *
-   * @param request the request that asked for the value
-   * @param offset place of the first byte in the value
+   * @param request the request for the value
+   * @param offset position of the first byte in the value
    * @param length number of bytes
-   * @return a direct buffer with exactly {@code length} bytes remaining; null when nobody wants the
-   *     value any more
+   * @return a direct buffer with exactly {@code length} bytes remaining; null when the value is not
+   *     wanted any more
    */
   ByteBuffer valueDestination(long request, long offset, int length);
 
-  /** The bytes last asked about are in place, and their checksum is right. */
+  /**
+   * Called when the bytes are in the last {@link #valueDestination}, and their checksum is correct.
+   */
   void onValueReceived(long request, long offset, int length);
 
-  /** The session is over: everything that waits, and every later call, fails with this. */
+  /**
+   * Called when the session is lost. All waiting calls, and every later call, fail with this cause.
+   */
   void onLost(RemoraException cause);
 }

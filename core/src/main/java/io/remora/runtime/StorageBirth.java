@@ -2,7 +2,7 @@
 package io.remora.runtime;
 
 /**
- * A storage that came into being on a machine.
+ * A storage that was created on a machine.
  *
  * @param id storage id, unique in the program's process
  * @param bytes its size

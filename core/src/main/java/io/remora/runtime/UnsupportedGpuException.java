@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.runtime;
 
-/** A provider does not have the kind or number of GPUs that was asked for, and never will. */
+/** A provider does not offer the requested kind or number of GPUs. */
 public class UnsupportedGpuException extends ProviderException {
   private static final long serialVersionUID = 1L;
 

@@ -14,7 +14,7 @@ import scala.Option;
 
 /**
  * Mutual TLS between the members of a cluster, with the certificates of {@code remora.link.tls}.
- * Akka makes one for each actor system, by {@code remora-cluster-tls.conf}.
+ * Akka creates one for each actor system, because of {@code remora-cluster-tls.conf}.
  */
 public final class ArteryTls implements SSLEngineProvider {
 
@@ -48,19 +48,19 @@ public final class ArteryTls implements SSLEngineProvider {
     return tls.engine(true, hostname, port);
   }
 
-  /** The handshake has checked everything. */
+  /** Does nothing: the handshake has checked everything. */
   @Override
   public Option<Throwable> verifyClientSession(String hostname, SSLSession session) {
     return Option.empty();
   }
 
-  /** The handshake has checked everything. */
+  /** Does nothing: the handshake has checked everything. */
   @Override
   public Option<Throwable> verifyServerSession(String hostname, SSLSession session) {
     return Option.empty();
   }
 
-  /** Akka tells the side that dials only, and that only that it was refused. */
+  /** Logs a refusal. Akka reports it only to the dialling side, and without the reason. */
   private static void refused(CertificateException reason) {
     log.warn("Refused a certificate in the cluster: {}", reason.getMessage());
   }

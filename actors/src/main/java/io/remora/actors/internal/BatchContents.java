@@ -3,7 +3,7 @@ package io.remora.actors.internal;
 
 import java.nio.ByteBuffer;
 
-/** What the machine's side needs to know of a batch's bytes; see {@code wire.h}. */
+/** Reads what the machine's side needs from a batch's bytes; see {@code wire.h}. */
 final class BatchContents {
 
   private static final int HEADER_BYTES = 2;
@@ -15,8 +15,8 @@ final class BatchContents {
   private BatchContents() {}
 
   /**
-   * Whether a batch does anything but free what the program has dropped. A program that only
-   * collects its garbage does not use its machine.
+   * Whether a batch does more than free dropped tensors. A program that only collects its garbage
+   * does not use its machine.
    */
   static boolean hasWork(ByteBuffer batch) {
     int at = batch.position() + HEADER_BYTES;
@@ -29,7 +29,7 @@ final class BatchContents {
       if (record != FREE && record != FREE_GENERATOR && record != FREE_EVENT) {
         return true;
       }
-      // Each has one number: bytes up to the first without its top bit.
+      // Each has one number, which ends at the first byte without its top bit set.
       do {
         if (at >= batch.limit()) {
           return true;

@@ -9,8 +9,8 @@ import java.net.UnknownHostException;
 import java.util.List;
 
 /**
- * How the members of a cluster talk to each other: with TLS where {@code remora.cluster.tls} says
- * so, and never without it off loopback.
+ * The security of connections between cluster members. They use TLS if {@code remora.cluster.tls}
+ * is on, and off loopback TLS is required.
  */
 public final class ClusterSecurity {
 
@@ -19,10 +19,10 @@ public final class ClusterSecurity {
   private ClusterSecurity() {}
 
   /**
-   * The configuration of an actor system, with TLS if it is to be.
+   * The configuration of an actor system, with TLS if it is on.
    *
    * @param config the whole configuration of the system
-   * @throws RemoraException if others could reach the system, but it would talk without TLS
+   * @throws RemoraException if other computers could reach the system, but it does not use TLS
    */
   public static Config secured(Config config) {
     Config secured =
@@ -44,7 +44,9 @@ public final class ClusterSecurity {
       String host = config.getString(ARTERY + key);
       if (!host.isEmpty() && !isLoopback(host)) {
         throw new RemoraException(
-            "a cluster member at %s (%s%s) must talk with TLS, so that only members get in: set remora.cluster.tls = on, and certificates under remora.link.tls (docs/security.md)"
+            ("a cluster member at %s (%s%s) must use TLS, so that only members can join: "
+                    + "set remora.cluster.tls = on, and certificates under remora.link.tls "
+                    + "(docs/security.md)")
                 .formatted(host, ARTERY, key));
       }
     }
@@ -52,7 +54,7 @@ public final class ClusterSecurity {
 
   private static boolean isLoopback(String host) {
     if (host.startsWith("<")) {
-      return false; // <getHostAddress>: one that others reach
+      return false; // <getHostAddress>: an address that other computers reach
     }
     try {
       InetAddress[] addresses = InetAddress.getAllByName(host);

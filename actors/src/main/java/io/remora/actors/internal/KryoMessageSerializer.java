@@ -37,7 +37,7 @@ public final class KryoMessageSerializer extends SerializerWithStringManifest {
   private static final int FIRST_BUFFER_BYTES = 512;
   private static final int LARGEST_MESSAGE_BYTES = 16 << 20;
 
-  /** How deep messages nest; no list in a list in a list overflows the stack. */
+  /** The deepest nesting of messages, so that nested lists cannot overflow the stack. */
   private static final int DEEPEST = 64;
 
   private static final int FIRST_FREE_NUMBER = 100;
@@ -75,7 +75,7 @@ public final class KryoMessageSerializer extends SerializerWithStringManifest {
     return IDENTIFIER;
   }
 
-  /** None: the class's number is in the bytes. */
+  /** Empty: the bytes contain the class's number. */
   @Override
   public String manifest(Object message) {
     return "";
@@ -164,8 +164,8 @@ public final class KryoMessageSerializer extends SerializerWithStringManifest {
   }
 
   /**
-   * Refuses lengths that are more than what is left, before room is made for them: Kryo itself
-   * believes what it reads.
+   * Refuses lengths that exceed the remaining bytes before memory is allocated for them. Kryo
+   * itself trusts the lengths that it reads.
    */
   private static final class BoundedInput extends Input {
 
@@ -201,7 +201,7 @@ public final class KryoMessageSerializer extends SerializerWithStringManifest {
       return super.readLongs(length, optimizePositive);
     }
 
-    /** Everything takes a byte at least. */
+    /** Checks a number of elements, each of which takes at least one byte. */
     private void checkLength(int length) {
       if (length > limit() - position()) {
         throw new KryoException(
@@ -210,17 +210,17 @@ public final class KryoMessageSerializer extends SerializerWithStringManifest {
     }
   }
 
-  /** Knows that every kind of reference to an actor is written the same way. */
+  /** Writes every class of actor reference in the same way. */
   private static final class MessageClassResolver extends DefaultClassResolver {
 
     @Override
-    @SuppressWarnings("rawtypes") // as Kryo declares it
+    @SuppressWarnings("rawtypes") // as declared in Kryo
     public Registration getRegistration(Class type) {
       return super.getRegistration(ActorRef.class.isAssignableFrom(type) ? ActorRef.class : type);
     }
   }
 
-  /** Any unmodifiable list; arrives as the kind that {@link List#copyOf} makes. */
+  /** Serializes any unmodifiable list. It arrives as a list from {@link List#copyOf}. */
   private static final class ListSerializer extends Serializer<List<Object>> {
 
     private static final int LARGEST = 1 << 20;
@@ -251,7 +251,10 @@ public final class KryoMessageSerializer extends SerializerWithStringManifest {
     }
   }
 
-  /** An actor's reference as its address; its class differs with where the actor is. */
+  /**
+   * Serializes a reference to an actor as its address. The reference's class depends on where the
+   * actor is.
+   */
   private final class ActorRefSerializer extends Serializer<ActorRef<?>> {
 
     @Override
@@ -263,7 +266,7 @@ public final class KryoMessageSerializer extends SerializerWithStringManifest {
     public ActorRef<?> read(Kryo kryo, Input input, Class<? extends ActorRef<?>> type) {
       String address = input.readString();
       if (address == null) {
-        // Akka reads the characters through Unsafe: a null would end the process.
+        // Akka reads the characters through Unsafe, so a null would crash the process.
         throw new KryoException("an actor without an address");
       }
       return resolver.resolveActorRef(address);
@@ -282,8 +285,9 @@ public final class KryoMessageSerializer extends SerializerWithStringManifest {
   }
 
   /**
-   * Class, message, stack and causes. A cause arrives as the nearest registered class that it
-   * extends; one that is not the project's, as a {@link RemoraException} with its text.
+   * Serializes an exception's class, message, stack trace and causes. A cause arrives as an exception
+   * of the nearest registered superclass. A cause that is not one of Remora's exceptions arrives as a
+   * {@link RemoraException} with its text.
    */
   private static final class ExceptionSerializer extends Serializer<RemoraException> {
 
@@ -343,7 +347,8 @@ public final class KryoMessageSerializer extends SerializerWithStringManifest {
       messages.add(input.readString());
       stacks.add(readStack(input));
       RemoraException result = null;
-      // Causes were written outermost first; build from the innermost, the exception itself last.
+      // Causes were written outermost first. Build from the innermost; the exception itself comes
+      // last.
       for (int i = causeCount - 1; i >= 0; i--) {
         result = make(types.get(i), messages.get(i), stacks.get(i), result);
       }

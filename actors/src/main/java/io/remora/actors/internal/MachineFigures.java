@@ -16,12 +16,12 @@ import java.util.concurrent.atomic.LongAdder;
 import java.util.function.ToLongFunction;
 
 /**
- * What is counted of one machine: by its mailboxes a few additions for each batch, by its actor the
- * rest. Those of open machines are known in the whole JVM, for whoever watches them. Thread-safe.
+ * The counters of one machine. Its mailboxes do a few additions for each batch; its actor counts
+ * the rest. The whole JVM can watch the figures of open machines. Thread-safe.
  */
 public final class MachineFigures {
 
-  /** Upper bounds, in seconds, of the classes in which round trips are counted. */
+  /** Upper bounds, in seconds, of the buckets for round trips. */
   private static final double[] ROUND_TRIP_BOUNDS = {
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30
   };
@@ -33,19 +33,19 @@ public final class MachineFigures {
 
     static final Storages NONE = new Storages(0, 0, 0, 0, 0);
 
-    /** All that are live. */
+    /** The number of live storages. */
     public long live() {
       return lazy + realized + offloaded;
     }
   }
 
-  /** Hears of machines that are opened and closed. */
+  /** Receives events of machines that are opened and closed. */
   public interface Watcher {
 
-    /** A machine is there. */
+    /** A machine was opened. */
     void opened(MachineFigures figures);
 
-    /** It is not there any more. */
+    /** A machine was closed. */
     void closed(MachineFigures figures);
   }
 
@@ -70,7 +70,7 @@ public final class MachineFigures {
   private volatile MachineState state = MachineState.STOPPED;
   private volatile Storages storages = Storages.NONE;
 
-  /** Of a machine that is not open. */
+  /** Creates the figures of a machine that is not open. */
   public MachineFigures(String machine) {
     this.machine = requireNonNull(machine, "machine");
   }
@@ -82,7 +82,7 @@ public final class MachineFigures {
 
   // Who is there --------------------------------------------------------------------------------
 
-  /** Tells of all open machines, and from now on of changes; on the threads that make them. */
+  /** Reports all open machines, and from now on changes, on the threads that make them. */
   public static void watch(Watcher watcher) {
     synchronized (WATCH) {
       WATCHERS.add(requireNonNull(watcher, "watcher"));
@@ -90,7 +90,7 @@ public final class MachineFigures {
     }
   }
 
-  /** Those of all machines of this JVM that are open. */
+  /** The figures of all open machines of this JVM. */
   public static Set<MachineFigures> all() {
     return Set.copyOf(OPEN);
   }
@@ -100,7 +100,7 @@ public final class MachineFigures {
     return OPEN.stream().filter(figures -> figures.state == state).count();
   }
 
-  /** The machine's state has changed. Stopped machines are not counted. */
+  /** Sets the machine's state. Stopped machines are not counted. */
   public void become(MachineState newState) {
     MachineState old = state;
     state = newState;
@@ -154,22 +154,22 @@ public final class MachineFigures {
     roundTrips[i].increment();
   }
 
-  /** Operations have failed on the node. */
+  /** Counts operations that failed on the node. */
   public void failed(int count) {
     failedOperations.add(count);
   }
 
-  /** Bytes of a value have come that was too large for its report. */
+  /** Counts received bytes of a value that was too large for its report. */
   public void received(long bytes) {
     valueBytes.add(bytes);
   }
 
-  /** A broken link is there again after so many attempts. */
+  /** Counts a re-established link and the attempts that it took. */
   public void redialled(int attempts) {
     redials.add(attempts);
   }
 
-  /** What the machine's actor knows of its storages. */
+  /** Sets the figures of the storages, from the machine's actor. */
   public void setStorages(Storages counted) {
     storages = counted;
   }
@@ -191,7 +191,7 @@ public final class MachineFigures {
     return batchBytes.sum();
   }
 
-  /** Operations in them, as far as programs say so. */
+  /** Operations in them, as far as programs report them. */
   public long operations() {
     return operations.sum();
   }
@@ -201,7 +201,7 @@ public final class MachineFigures {
     return executedBatches.sum();
   }
 
-  /** Operations in them, those that failed included. */
+  /** Operations in them, including those that failed. */
   public long executedOperations() {
     return executedOperations.sum();
   }
@@ -216,17 +216,17 @@ public final class MachineFigures {
     return valueBytes.sum();
   }
 
-  /** From a batch on the line to its acknowledgement, of all batches together. */
+  /** The sum over all batches of the time from sending to acknowledgement. */
   public long roundTripNanos() {
     return roundTripNanos.sum();
   }
 
-  /** The upper bounds of the classes of round trips, in seconds, in ascending order. */
+  /** The upper bounds of the buckets for round trips, in seconds, in ascending order. */
   public static double[] roundTripBounds() {
     return ROUND_TRIP_BOUNDS.clone();
   }
 
-  /** The round trips in each class; the last are those that took longer than any bound. */
+  /** The round trips in each bucket. The last bucket has those above all bounds. */
   public long[] roundTrips() {
     return Arrays.stream(roundTrips).mapToLong(LongAdder::sum).toArray();
   }
@@ -241,7 +241,7 @@ public final class MachineFigures {
     return redials.sum();
   }
 
-  /** Times a broken link was there again. */
+  /** Times a broken link was re-established. */
   public long reconnections() {
     return reconnections.sum();
   }

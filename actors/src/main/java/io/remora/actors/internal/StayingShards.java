@@ -13,14 +13,15 @@ import scala.collection.immutable.IndexedSeq;
 import scala.concurrent.Future;
 
 /**
- * A shard lives where it was first asked for and stays there, until its member goes: near the
- * program, whose link need not move. Nodes host no machines as long as there is anybody else.
+ * Allocates a shard on the member that first asks for it and leaves it there until that member
+ * leaves. So a machine is near its program, and the program's link need not move. Nodes host
+ * machines only if there is no other member.
  */
 public final class StayingShards extends AbstractShardAllocationStrategy {
 
   private final Cluster cluster;
 
-  /** Makes the strategy. */
+  /** Creates the strategy. */
   public StayingShards(Cluster cluster) {
     this.cluster = cluster;
   }

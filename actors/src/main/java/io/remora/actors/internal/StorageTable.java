@@ -5,8 +5,8 @@ import io.remora.actors.StorageState;
 import java.util.Arrays;
 
 /**
- * The live storages of one session in little memory: an open-addressing table from storage id to
- * size, device, state and age, about 48 bytes an entry. Ids are positive. Not thread-safe.
+ * A compact table of a session's live storages: an open-addressing table from storage id to size,
+ * device, state and age, with about 48 bytes per entry. Ids are positive. Not thread-safe.
  */
 public final class StorageTable {
 
@@ -16,7 +16,10 @@ public final class StorageTable {
   private static final int BYTES = 1;
   private static final int META = 2;
 
-  /** Entries that one look for storages without an actor passes: about half a millisecond. */
+  /**
+   * The entries that one search for storages without an actor visits, which takes about half a
+   * millisecond.
+   */
   private static final int SCANNED = 64 * 1024;
 
   // META: bits 0-7 device, 8 realized, 9 promoted, 10-63 birth in ms.
@@ -49,12 +52,12 @@ public final class StorageTable {
     return realizedBytes;
   }
 
-  /** Whether what was realized is in a store at the moment instead of on a node. */
+  /** Whether the realized storages are in a store at the moment instead of on a node. */
   public boolean isOffloaded() {
     return offloaded;
   }
 
-  /** Adds a lazy storage; one that is there already is left as it is. */
+  /** Adds a lazy storage. Does nothing if it is already in the table. */
   public void add(long id, long bytes, int device, long nowMillis) {
     if (id <= 0) {
       throw new IllegalArgumentException("storage ids are positive, but this is " + id);
@@ -77,7 +80,7 @@ public final class StorageTable {
     return id > 0 && slots[find(id) + ID] == id;
   }
 
-  /** Notes that a storage has memory now; false if it is not in the table. */
+  /** Notes that a storage has memory now. Returns false if it is not in the table. */
   public boolean realize(long id, long bytes) {
     if (!contains(id)) {
       return false;
@@ -99,7 +102,7 @@ public final class StorageTable {
     int hole = find(id);
     forgetRealized(hole);
     int next = hole;
-    // Close the hole: move back whatever a search would no longer find across it.
+    // Close the hole: move back the entries that a search would no longer find across it.
     while (true) {
       next = (next + FIELDS) % slots.length;
       if (slots[next + ID] == 0) {
@@ -142,17 +145,17 @@ public final class StorageTable {
     return offloaded ? StorageState.OFFLOADED : StorageState.REALIZED;
   }
 
-  /** Says whether what was realized is in a store at the moment instead of on a node. */
+  /** Sets whether the realized storages are in a store at the moment instead of on a node. */
   public void setOffloaded(boolean offloaded) {
     this.offloaded = offloaded;
   }
 
-  /** All storages are lost, for this reason. */
+  /** Marks all storages as lost, for this reason. */
   public void setLost(String reason) {
     this.lostFor = reason;
   }
 
-  /** What the storages are lost for; empty: they are not. */
+  /** Why the storages are lost; empty if they are not. */
   public String lostFor() {
     return lostFor;
   }
@@ -169,10 +172,10 @@ public final class StorageTable {
 
   /**
    * Ids, in no order, of storages without an actor that were born by {@code latestMillis}. Each
-   * call looks at the next part of a large table, so that none takes long; calls that follow each
-   * other find all.
+   * call searches the next part of a large table, so that no call takes long; successive calls find
+   * all.
    *
-   * @param most how many to find at most
+   * @param most the most ids to return
    */
   public long[] unpromotedBornBy(long latestMillis, int most) {
     long[] found = new long[8];

@@ -18,15 +18,15 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * Keys below {@code remora} that no {@code reference.conf} has: what is set there has no effect,
- * which is a mistake in writing most of the time.
+ * Finds keys below {@code remora} that no {@code reference.conf} has. They have no effect, and most
+ * are typing errors.
  */
 public final class UnknownKeys {
 
   private static final Logger log = LoggerFactory.getLogger(UnknownKeys.class);
   private static final String ROOT = "remora";
 
-  /** Below these stands what Akka knows. */
+  /** Below these paths are Akka's own keys. */
   private static final List<String> FREE =
       List.of(
           "remora.cluster.embedded",
@@ -36,7 +36,7 @@ public final class UnknownKeys {
           "remora.gateway.process",
           "remora.node.session-dispatcher");
 
-  /** Below these each name is that of a module, which may be in another process. */
+  /** Below these paths each name is that of a module, which may be in another process. */
   private static final Set<String> OPEN = Set.of(ROOT, "remora.provider");
 
   private UnknownKeys() {}
@@ -50,7 +50,7 @@ public final class UnknownKeys {
     find(root).forEach(log::warn);
   }
 
-  /** A sentence for each unknown key, with the nearest one that is known. */
+  /** A sentence for each unknown key, with the most similar known key. */
   static List<String> find(Config root) {
     List<String> found = new ArrayList<>();
     if (root.hasPath(ROOT)) {
@@ -83,7 +83,7 @@ public final class UnknownKeys {
                 .formatted(
                     key,
                     entry.getValue().origin().description(),
-                    nearest.map(each -> ": is %s meant?".formatted(each)).orElse("")));
+                    nearest.map(each -> ": did you mean %s?".formatted(each)).orElse("")));
       }
     }
   }
@@ -105,7 +105,7 @@ public final class UnknownKeys {
         });
   }
 
-  /** The known key that takes the fewest changes, if these are few. */
+  /** The known key with the fewest different letters, if there are few. */
   private static Optional<String> nearest(String key, Collection<String> keys) {
     int most = Math.max(2, (key.length() - ROOT.length()) / 5);
     return keys.stream()

@@ -17,21 +17,21 @@ import java.util.List;
 import java.util.Map;
 import java.util.stream.Collectors;
 
-/** The node has welcomed the connection: everything asked of it is sent at once. */
+/** The node has welcomed the connection. Requests to the node are sent at once. */
 final class Connected extends WithConnection {
 
   private final long sinceNanos = System.nanoTime();
   private final int vain;
 
   /**
-   * @param vain attempts since a connection that lasted
+   * @param vain number of attempts since the last connection that lasted
    */
   private Connected(Link link, LinkConnection connection, int vain) {
     super(link, connection);
     this.vain = vain;
   }
 
-  /** The node has answered: continues where the last connection has stopped. */
+  /** Continues where the last connection stopped, after the node has answered the handshake. */
   static Connected begin(Link link, LinkConnection connection, Welcome welcome, Outage outage) {
     Connected connected = new Connected(link, connection, outage == null ? 0 : outage.vain());
     boolean first = !link.isUp();
@@ -59,7 +59,7 @@ final class Connected extends WithConnection {
     return connected;
   }
 
-  /** Asks again for what was not answered, and lets the sessions continue where they were. */
+  /** Repeats unanswered requests and lets the sessions continue. */
   private void resume(Welcome welcome) {
     Map<Long, Long> received =
         welcome.getSessionsList().stream()
@@ -107,7 +107,7 @@ final class Connected extends WithConnection {
     return this;
   }
 
-  /** What came and is not confirmed yet is, so that an idle node keeps nothing. */
+  /** Confirms what was received and not confirmed yet, so that an idle node keeps nothing. */
   @Override
   Behavior<Command> onConfirmTick() {
     link.sessions.values().forEach(session -> session.confirmTo(connection));

@@ -8,14 +8,14 @@ import io.remora.actors.node.LinkEvent.NotDialled;
 import io.remora.actors.node.NodeLink.Command;
 import io.remora.runtime.ProviderException;
 
-/** A connection is being made. */
+/** The link is making a connection. */
 final class Dialling extends LinkBehavior {
 
   private final Outage outage;
   private final NodeDialler dialler;
 
   /**
-   * @param outage what the connection is to end; null: it is the link's first
+   * @param outage the outage that this connection is to end; null for the link's first connection
    */
   Dialling(Link link, Outage outage) {
     super(link);

@@ -13,7 +13,7 @@ import io.remora.actors.node.NodeLink.Command;
 import io.remora.runtime.ProtocolException;
 import java.net.SocketTimeoutException;
 
-/** There is a connection; the node has not answered the handshake. */
+/** The link has a connection, and the node has not answered the handshake yet. */
 final class Greeting extends WithConnection {
 
   private final Outage outage;
@@ -26,7 +26,7 @@ final class Greeting extends WithConnection {
   /**
    * Begins the handshake.
    *
-   * @param outage what the connection is to end; null: it is the link's first
+   * @param outage the outage that this connection is to end; null for the link's first connection
    */
   static Greeting begin(Link link, LinkChannel channel, Outage outage) {
     LinkConnection connection =

@@ -31,9 +31,9 @@ import java.util.function.Consumer;
 import java.util.stream.Collectors;
 
 /**
- * What all states of a link share: the actor's means, and what outlives a connection, which is the
- * sessions and what was asked of the node and is not answered. For the actor's thread alone, but
- * for {@link #sessions}.
+ * The data that all states of a link share: the actor's context, and what outlives a connection,
+ * namely the sessions and the requests that the node has not answered. Only the actor's thread may
+ * use this class, except for {@link #sessions}.
  */
 final class Link {
 
@@ -45,7 +45,7 @@ final class Link {
   final LinkSettings settings;
   final Consumer<Event> owner;
 
-  /** Read by the reader thread too. */
+  /** The sessions by number. The reader thread reads this map, too. */
   final ConcurrentMap<Long, LinkedSession> sessions = new ConcurrentHashMap<>();
 
   /** The pauses whose saved state the node is to delete. */
@@ -78,7 +78,7 @@ final class Link {
     timers.startTimerWithFixedDelay(LinkEvent.ConfirmTick.INSTANCE, settings.heartbeatInterval());
   }
 
-  /** Whether the node has welcomed the link, and given it a secret for its next connections. */
+  /** Whether the node has welcomed the link and given it a secret for later connections. */
   boolean isUp() {
     return !secret.isEmpty();
   }
@@ -110,7 +110,7 @@ final class Link {
     return hello.build();
   }
 
-  /** A session has ended; {@code cause} is null if it was closed as asked. */
+  /** Handles the end of a session; {@code cause} is null if it was closed on request. */
   void endSession(long session, RemoraException cause) {
     if (sessions.remove(session) != null) {
       owner.accept(new NodeLink.SessionEnded(session, cause));
@@ -122,7 +122,7 @@ final class Link {
     tokensFor.clear();
   }
 
-  /** What is known to be executed, for messages. */
+  /** The last acknowledged batch of each session, for messages. */
   String lastAcknowledged() {
     return sessions.values().stream()
         .map(

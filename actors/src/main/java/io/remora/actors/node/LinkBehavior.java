@@ -28,8 +28,8 @@ import io.remora.runtime.ProviderException;
 import io.remora.runtime.RemoraException;
 
 /**
- * A state of a link. What is asked of the node is noted in all states, and sent where there is a
- * connection that the node has welcomed; else the next such connection begins with it.
+ * A state of a link. All states keep requests to the node. A connection that the node has welcomed
+ * sends them at once; otherwise the next such connection begins with them.
  */
 abstract class LinkBehavior extends AbstractBehavior<Command> {
 
@@ -148,19 +148,19 @@ abstract class LinkBehavior extends AbstractBehavior<Command> {
 
   // The end -------------------------------------------------------------------------------------
 
-  /** Without a connection there is nobody to say goodbye to. */
+  /** Stops the link. Without a connection it cannot say goodbye. */
   Behavior<Command> onShutdown() {
     return Behaviors.stopped();
   }
 
-  /** The link ends, not because its owner wants it. */
+  /** Ends the link with an error. */
   final Behavior<Command> lost(RemoraException cause) {
     link.owner.accept(new NodeLink.Lost(cause));
     link.refuseTokens(cause);
     return Behaviors.stopped();
   }
 
-  /** The link was broken for too long. */
+  /** Ends the link because it was broken for too long. */
   final Behavior<Command> giveUp(Outage outage) {
     String tried = Link.text(outage.cause) + ", " + outage.tried(link.settings);
     return lost(
@@ -175,7 +175,7 @@ abstract class LinkBehavior extends AbstractBehavior<Command> {
                 outage.cause));
   }
 
-  /** What the actor leaves when it stops in this state. */
+  /** Releases the resources of this state when the actor stops. */
   void release() {}
 
   private Behavior<Command> onPostStop() {

@@ -4,23 +4,23 @@ package io.remora.actors.node;
 import io.remora.actors.link.FrameType;
 import io.remora.actors.link.LinkConnection;
 
-/** What a link tells itself. */
+/** The internal events of a link. */
 sealed interface LinkEvent extends NodeLink.Command {
 
-  /** There is a connection; the dialler has it. */
+  /** The dialler has made a connection. */
   record Dialled(NodeDialler from) implements LinkEvent {}
 
-  /** There is none. */
+  /** The dialler could not make a connection. */
   record NotDialled(NodeDialler from, Throwable cause) implements LinkEvent {}
 
   /** A frame for the actor. {@code message} is its payload, parsed. */
   record ControlFrame(LinkConnection from, FrameType type, long session, Object message)
       implements LinkEvent {}
 
-  /** A connection is closed; {@code cause} is null if nothing was wrong. */
+  /** A connection is closed; {@code cause} is null if there was no error. */
   record ConnectionClosed(LinkConnection from, Throwable cause) implements LinkEvent {}
 
-  /** The node has had time enough to answer the handshake. */
+  /** The time limit for the handshake has passed. */
   enum HandshakeTimedOut implements LinkEvent {
     INSTANCE
   }
@@ -35,7 +35,7 @@ sealed interface LinkEvent extends NodeLink.Command {
     INSTANCE
   }
 
-  /** Time to confirm what has come. */
+  /** Time to confirm what was received. */
   enum ConfirmTick implements LinkEvent {
     INSTANCE
   }

@@ -26,8 +26,8 @@ import java.util.Map;
 import java.util.function.Consumer;
 
 /**
- * What a link does with the node's frames, on the connection's reader thread: acknowledgements and
- * values go to the sessions' listeners, everything else goes to the link's actor.
+ * Handles the node's frames on the connection's reader thread. Acknowledgements and values go to
+ * the sessions' listeners; all other frames go to the link's actor.
  */
 final class LinkFrameReader implements LinkConnection.Handler {
 
@@ -36,8 +36,8 @@ final class LinkFrameReader implements LinkConnection.Handler {
   private final Consumer<NodeLink.Event> owner;
 
   /**
-   * @param sessions those of the link, by number; changed by its actor at any time
-   * @param owner is told, on the reader thread, what batches have changed
+   * @param sessions the link's sessions, by number; its actor may change the map at any time
+   * @param owner receives, on the reader thread, the changes that batches have made
    */
   LinkFrameReader(
       ActorRef<NodeLink.Command> actor,
@@ -86,7 +86,7 @@ final class LinkFrameReader implements LinkConnection.Handler {
       return;
     }
     try {
-      // First the owner: whoever has waited for the batch may ask at once what it has changed.
+      // Tell the owner first: a thread that waited for the batch may ask at once for its changes.
       tellStorages(
           header.session(),
           acknowledged.batch(),

@@ -15,13 +15,16 @@ import java.util.HashMap;
 import java.util.Map;
 
 /**
- * A session as its link knows it, over all connections: what was asked of the node and is not
- * answered, so that it can be asked again, and what has come from the node, so that nothing counts
- * twice that comes twice.
+ * The link's data about a session, over all connections: the unanswered requests to the node, which
+ * a new connection repeats, and what was received from the node, so that repeated frames do not
+ * count twice.
  */
 final class LinkedSession {
 
-  /** So many acknowledgements, or bytes, and the node is told that they came: it keeps them. */
+  /**
+   * After this many acknowledgements, or bytes, the link confirms them to the node, which keeps
+   * them until then.
+   */
   private static final int CONFIRM_AFTER = 64;
 
   private static final long CONFIRM_BYTES = 1 << 20;
@@ -34,7 +37,7 @@ final class LinkedSession {
   private boolean closing;
   private String saving;
 
-  // The connection's reader alone. Values of one batch come at a time.
+  // Used by the connection's reader only. Values of one batch arrive at a time.
   private long valuesOf;
   private final Map<Long, Long> values = new HashMap<>();
 
@@ -75,17 +78,17 @@ final class LinkedSession {
   }
 
   /**
-   * There is another connection.
+   * Continues on another connection.
    *
    * @param lastReceived the last batch that the node has
-   * @throws ProtocolException if that cannot be
+   * @throws ProtocolException if that is impossible
    */
   void reconnected(LinkConnection connection, long lastReceived) {
     mailbox.reconnect(connection, lastReceived);
     sendLast();
   }
 
-  /** What is to come behind all batches. */
+  /** Sends the request that must follow all batches. */
   private void sendLast() {
     if (closing) {
       mailbox.sendAfterAll(closeFrame());
@@ -94,7 +97,7 @@ final class LinkedSession {
     }
   }
 
-  /** Has the session closed after what was submitted so far. */
+  /** Requests to close the session after the work submitted so far. */
   void close() {
     closing = true;
     mailbox.sendAfterAll(closeFrame());
@@ -104,7 +107,7 @@ final class LinkedSession {
     return OutboundFrame.empty(FrameType.CLOSE_SESSION, number(), 0);
   }
 
-  /** Has the session saved after what was submitted so far, unless it is being closed. */
+  /** Requests to save the session after the work submitted so far, unless it is being closed. */
   void save(String pause) {
     if (!closing) {
       saving = pause;
@@ -117,7 +120,7 @@ final class LinkedSession {
         FrameType.SAVE_SESSION, number(), SaveSession.newBuilder().setPause(saving).build());
   }
 
-  /** The session was saved for this pause, or need not be any more. */
+  /** Notes that the session was saved for this pause, or need not be saved any more. */
   void saved(String pause) {
     if (pause.equals(saving)) {
       saving = null;
@@ -127,7 +130,7 @@ final class LinkedSession {
   // What has come -------------------------------------------------------------------------------
 
   /**
-   * Whether these bytes of a value are news; they came before if the value is sent again.
+   * Whether these bytes of a value are new. They are not if the node has sent the value again.
    *
    * @throws ProtocolException if bytes before them are missing
    */
@@ -144,16 +147,16 @@ final class LinkedSession {
       return false;
     }
     throw new ProtocolException(
-        "of the value of request %d bytes from %d on came after the first %d"
+        "the value of request %d: bytes at offset %d arrived after the first %d bytes"
             .formatted(value.request(), value.offset(), received));
   }
 
-  /** Nobody wants the value any more: none of its bytes are news. */
+  /** Notes that the value is not wanted any more: none of its bytes count as new. */
   void unwanted(ValueHeader value) {
     values.put(value.request(), Long.MAX_VALUE);
   }
 
-  /** These bytes are in place. */
+  /** Notes that these bytes are in place. */
   void received(ValueHeader value) {
     values.merge(value.request(), (long) value.length(), Long::sum);
     synchronized (this) {
@@ -162,9 +165,9 @@ final class LinkedSession {
   }
 
   /**
-   * The listener has the report of this batch, and all before it.
+   * Notes that the listener has the reports of this batch and all before it.
    *
-   * @return whether it is time to tell the node
+   * @return whether it is time to confirm this to the node
    */
   synchronized boolean acknowledged(long sequence, int reportBytes) {
     acknowledged = sequence;
@@ -172,7 +175,7 @@ final class LinkedSession {
     return acknowledged - confirmed >= CONFIRM_AFTER || unconfirmedBytes >= CONFIRM_BYTES;
   }
 
-  /** Tells the node what was received, if that is news. Thread-safe. */
+  /** Confirms to the node what was received since the last confirmation. Thread-safe. */
   void confirmTo(LinkConnection connection) {
     long received = takeUnconfirmed();
     if (received != 0) {

@@ -12,8 +12,8 @@ import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.Executor;
 
 /**
- * Makes one connection to a node, on a thread that may block. It tells {@link LinkEvent.Dialled} or
- * {@link LinkEvent.NotDialled}, with itself as the sender. Thread-safe.
+ * Makes one connection to a node on a thread that may block. It reports {@link LinkEvent.Dialled}
+ * or {@link LinkEvent.NotDialled}, with itself as the sender. Thread-safe.
  */
 final class NodeDialler {
 
@@ -38,10 +38,10 @@ final class NodeDialler {
   }
 
   /**
-   * Starts to dial.
+   * Starts dialling.
    *
-   * @param once whether to tell of the first failure; else it tries until {@code
-   *     remora.link.connect-timeout}, for the node may be about to listen
+   * @param once whether to report the first failure; if not, it tries until {@code
+   *     remora.link.connect-timeout}, since the node may be about to listen
    */
   static NodeDialler start(
       InetSocketAddress address,
@@ -101,7 +101,7 @@ final class NodeDialler {
     return taken;
   }
 
-  /** Nobody wants the connection any more: it is closed, at once or when it is made. */
+  /** Gives up the connection: closes it, at once or as soon as it is made. */
   synchronized void abandon() {
     abandoned = true;
     if (made != null) {
@@ -114,7 +114,7 @@ final class NodeDialler {
     try {
       channel.close();
     } catch (IOException e) {
-      // Nobody is to hear of a connection that nobody wants.
+      // Do not report an abandoned connection.
     }
   }
 }

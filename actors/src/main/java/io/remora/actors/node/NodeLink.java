@@ -18,31 +18,32 @@ import java.util.List;
 import java.util.function.Consumer;
 
 /**
- * The machine's end of the link to its node. It dials, shakes hands, opens and closes sessions, and
- * tells its owner what becomes of the link. It decides nothing about bytes: batches go from each
- * session's mailbox to the socket on the writer thread, acknowledgements and values go from the
- * socket to the session's listener on the reader thread.
+ * The machine's end of the link to its node. It connects, shakes hands, opens and closes sessions,
+ * and reports the link's events to its owner. Bytes do not pass through the actor: the writer
+ * thread sends batches from each session's mailbox to the socket, and the reader thread passes
+ * acknowledgements and values from the socket to the session's listener.
  *
- * <p>A link may need several connections, one after the other: when one breaks (closed, reset,
- * silent, damaged bytes), the link tells {@link Broken} and makes another, on which everything goes
- * on where it was. Batches that have not arrived are sent again, and so is what was asked of the
- * node and not answered; what the node has said before is ignored. {@link Restored} follows, or,
- * when {@code remora.link.give-up-after} has passed since the break, {@link Lost}, and the link
- * stops. A node that refuses the link or says goodbye, and one that breaks the protocol, is lost at
- * once.
+ * <p>A link may need several connections, one after the other. When one breaks (closed, reset,
+ * silent, damaged bytes), the link reports {@link Broken} and makes another connection, which
+ * continues where the last one stopped. Batches that have not arrived and requests that the node
+ * has not answered are sent again; answers that the node repeats are ignored. {@link Restored}
+ * follows. If {@code remora.link.give-up-after} passes since the break without a connection, {@link
+ * Lost} follows instead, and the link stops. A node that refuses the link or says goodbye, and one
+ * that breaks the protocol, is lost at once.
  *
- * <p>Here is its protocol. Its states are {@link Dialling}, {@link Greeting}, {@link Connected}
- * and, after a break, {@link Waiting} in turns; {@link Dismissed} and {@link Parting} end it.
+ * <p>This class has the link's protocol. Its states are {@link Dialling}, {@link Greeting} and
+ * {@link Connected}; after a break, {@link Waiting} alternates with them. {@link Dismissed} and
+ * {@link Parting} end the link.
  */
 public final class NodeLink {
 
   private NodeLink() {}
 
   /**
-   * A link that starts dialling at once.
+   * Creates a link that starts dialling at once.
    *
    * @param machine the machine's name, for the node and for messages
-   * @param owner hears the events, on any thread
+   * @param owner receives the events, on any thread
    */
   public static Behavior<Command> create(
       String machine,
@@ -59,7 +60,7 @@ public final class NodeLink {
                         null)));
   }
 
-  /** What the link takes. */
+  /** The commands of the link. */
   public sealed interface Command
       permits OpenSession,
           CloseSession,
@@ -71,27 +72,27 @@ public final class NodeLink {
 
   /**
    * Opens a session; answered by {@link SessionReady} or {@link SessionEnded}. {@code restoredFrom}
-   * is where it was saved; null: it is new.
+   * is the key of its saved state; null for a new session.
    */
   public record OpenSession(BatchMailbox mailbox, SavedState restoredFrom) implements Command {}
 
   /**
-   * Has a session saved after what was submitted so far; what is submitted from now on waits in its
-   * mailbox. Answered by {@link SessionSaved}; of one that is being closed by {@link SessionEnded}
-   * alone.
+   * Saves a session after the work submitted so far. Work submitted from now on waits in its
+   * mailbox. Answered by {@link SessionSaved}; a session that is being closed answers only by
+   * {@link SessionEnded}.
    */
   public record SaveSession(long session, String pause) implements Command {}
 
-  /** Has deleted what was saved for a pause. */
+  /** Deletes the saved state of a pause. */
   public record ForgetState(String pause) implements Command {}
 
-  /** Closes a session after what it has sent; answered by {@link SessionEnded}. */
+  /** Closes a session after the work that it has sent; answered by {@link SessionEnded}. */
   public record CloseSession(long session) implements Command {}
 
   /**
-   * Asks the node for a token that lets another link of this machine in, from another JVM for
-   * example: once, and only if it comes within the node's {@code remora.node.token-lifetime}. Waits
-   * while the link is broken. Errors: what the link is lost for.
+   * Asks the node for a token that admits another link of this machine, for example from another
+   * JVM. The token can be used once, within the node's {@code remora.node.token-lifetime}. The
+   * request waits while the link is broken. Error: the cause, if the link is lost.
    */
   public record IssueToken(ActorRef<StatusReply<LaunchToken>> replyTo) implements Command {}
 
@@ -100,7 +101,7 @@ public final class NodeLink {
     INSTANCE
   }
 
-  /** What the link tells its owner. */
+  /** The events that the link reports to its owner. */
   public sealed interface Event
       permits Up,
           Broken,
@@ -116,26 +117,32 @@ public final class NodeLink {
       String nodeId, String libtorchVersion, List<DeviceInfo> devices, int computeThreads)
       implements Event {}
 
-  /** The connection is gone, and another is being made. */
+  /** The connection is gone; the link is reconnecting. */
   public record Broken(String cause) implements Event {}
 
-  /** There is another connection: everything continues. */
+  /** The link has reconnected, and everything continues. */
   public record Restored(Duration after, int attempts) implements Event {}
 
-  /** There is no link (any more); the last event. */
+  /** The link is lost, or could not be made. This is the last event. */
   public record Lost(RemoraException cause) implements Event {}
 
-  /** The session takes batches. */
+  /** The session is open and takes batches. */
   public record SessionReady(long session) implements Event {}
 
-  /** There is no such session (any more). {@code cause} is null if it was closed as asked. */
+  /**
+   * The session has ended or could not be opened. {@code cause} is null if it was closed on
+   * request.
+   */
   public record SessionEnded(long session, RemoraException cause) implements Event {}
 
-  /** Whether a session is in the state store: {@code failure} says why not, or is empty. */
+  /**
+   * A session was saved to the state store; or {@code failure} is not empty and has the reason why
+   * not.
+   */
   public record SessionSaved(long session, String pause, String failure, SavedState state)
       implements Event {}
 
-  /** What an executed batch has changed. */
+  /** An executed batch has changed storages. */
   @SuppressWarnings("ArrayRecordComponent") // never compared
   public record StoragesChanged(
       long session,

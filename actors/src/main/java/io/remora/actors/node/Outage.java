@@ -6,7 +6,7 @@ import java.time.Duration;
 import java.util.concurrent.ThreadLocalRandom;
 
 /**
- * The time in which a link has no connection: since when, why, and the attempts to make another.
+ * A time in which a link has no connection: its start, its cause, and the attempts to reconnect.
  */
 final class Outage {
 
@@ -15,11 +15,11 @@ final class Outage {
   private Throwable lastFailure;
   private int attempts;
 
-  // Attempts since a connection that lasted: the next wait depends on them.
+  // Attempts since the last connection that lasted. The next wait depends on their number.
   private int vain;
 
   /**
-   * @param vain attempts before this outage that led to no connection that lasted
+   * @param vain number of earlier attempts since the last connection that lasted
    */
   Outage(Throwable cause, int vain) {
     this.cause = cause;
@@ -27,7 +27,10 @@ final class Outage {
     this.vain = vain;
   }
 
-  /** An attempt has failed, or the connection has: answers how long to wait before the next. */
+  /**
+   * Notes the failure of an attempt or of the connection. Returns how long to wait before the next
+   * attempt.
+   */
   Duration failed(Throwable failure, LinkSettings settings) {
     lastFailure = failure;
     int before = vain++;
@@ -54,12 +57,12 @@ final class Outage {
     return vain;
   }
 
-  /** What was tried in vain, for messages. */
+  /** A text about the failed attempts, for messages. */
   String tried(LinkSettings settings) {
-    return "and made no other within %d ms and %d attempts (remora.link.give-up-after)%s"
+    return "and could not reconnect within %d ms and %d attempts (remora.link.give-up-after)%s"
         .formatted(
             settings.giveUpAfter().toMillis(),
             attempts,
-            lastFailure == cause ? "" : "; at last: " + Link.text(lastFailure));
+            lastFailure == cause ? "" : "; last error: " + Link.text(lastFailure));
   }
 }

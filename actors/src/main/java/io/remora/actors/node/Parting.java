@@ -7,7 +7,9 @@ import io.remora.actors.link.LinkConnection;
 import io.remora.actors.node.LinkEvent.ConnectionClosed;
 import io.remora.actors.node.NodeLink.Command;
 
-/** The link has said goodbye: it stops when the connection is closed, which has its own limit. */
+/**
+ * The link has said goodbye. It stops when the connection is closed, which has its own time limit.
+ */
 final class Parting extends LinkBehavior {
 
   private final LinkConnection connection;

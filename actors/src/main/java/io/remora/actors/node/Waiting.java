@@ -6,7 +6,8 @@ import io.remora.actors.node.LinkEvent.Redial;
 import io.remora.actors.node.NodeLink.Command;
 
 /**
- * The link is broken and waits before it dials again: at first not at all, then longer each time.
+ * The link is broken and waits before it dials again. The first wait is zero; each further one is
+ * longer.
  */
 final class Waiting extends LinkBehavior {
 

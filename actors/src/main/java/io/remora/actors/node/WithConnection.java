@@ -28,7 +28,10 @@ import io.remora.runtime.RemoraException;
 import java.io.IOException;
 import java.time.Duration;
 
-/** States with a connection to the node: what its frames say, and what ends it. */
+/**
+ * The states with a connection to the node: they handle the node's frames and the end of the
+ * connection.
+ */
 abstract class WithConnection extends LinkBehavior {
 
   private static final Duration GOODBYE_LIMIT = Duration.ofSeconds(2);
@@ -40,7 +43,7 @@ abstract class WithConnection extends LinkBehavior {
     this.connection = connection;
   }
 
-  /** The connection is gone; what it carried is safe on both sides. */
+  /** Handles the loss of the connection. Both sides have kept what it carried. */
   abstract Behavior<Command> broken(Throwable cause);
 
   /** The node has answered the handshake. */
@@ -48,7 +51,9 @@ abstract class WithConnection extends LinkBehavior {
 
   // Frames --------------------------------------------------------------------------------------
 
-  /** The one place where frames of a former connection are dropped. */
+  /**
+   * Handles a frame, and drops the frames of former connections; this is the only place that does.
+   */
   @Override
   final Behavior<Command> onControlFrame(ControlFrame frame) {
     if (frame.from() != connection) {
@@ -104,7 +109,7 @@ abstract class WithConnection extends LinkBehavior {
     LinkedSession session = link.sessions.get(number);
     if (session == null) {
       connection.closeBecause(
-          new ProtocolException("the node opened session " + number + ", which nobody asked for"));
+          new ProtocolException("the node opened session " + number + ", which was not requested"));
     } else if (!session.isOpen()) {
       session.opened(connection);
       link.owner.accept(new NodeLink.SessionReady(number));
@@ -134,7 +139,7 @@ abstract class WithConnection extends LinkBehavior {
         });
   }
 
-  /** The node keeps what a session has to say until this is known. */
+  /** Confirms a session's end. The node keeps the session's answers until then. */
   private void confirmEnd(long session) {
     connection.send(OutboundFrame.empty(FrameType.RECEIVED, session, FrameType.END));
   }
@@ -142,7 +147,7 @@ abstract class WithConnection extends LinkBehavior {
   private void onToken(Token issued) {
     ActorRef<StatusReply<LaunchToken>> replyTo = link.tokensFor.poll();
     if (replyTo == null) {
-      connection.closeBecause(new ProtocolException("a token that nobody asked for"));
+      connection.closeBecause(new ProtocolException("a token that was not requested"));
     } else {
       replyTo.tell(StatusReply.success(LaunchToken.of(issued.getToken())));
     }

@@ -17,11 +17,11 @@ class UnknownKeysTest {
         .singleElement()
         .asString()
         .contains("remora.link.heartbeat-intervall (String: 1)")
-        .endsWith("is remora.link.heartbeat-interval meant?");
+        .endsWith("did you mean remora.link.heartbeat-interval?");
     assertThat(find("remora.machin.idle-timeout = 1 s, remora.cluster.seed-node = []"))
         .hasSize(2)
-        .anySatisfy(line -> assertThat(line).endsWith("is remora.machine meant?"))
-        .anySatisfy(line -> assertThat(line).endsWith("is remora.cluster.seed-nodes meant?"));
+        .anySatisfy(line -> assertThat(line).endsWith("did you mean remora.machine?"))
+        .anySatisfy(line -> assertThat(line).endsWith("did you mean remora.cluster.seed-nodes?"));
   }
 
   @Test

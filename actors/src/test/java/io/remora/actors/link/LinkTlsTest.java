@@ -186,7 +186,7 @@ class LinkTlsTest {
     assertThat(refusal.here)
         .isInstanceOf(AuthenticationException.class)
         .hasMessageContaining("the peer refuses this side's certificate (certificate_unknown)")
-        .hasMessageContaining("its log says more");
+        .hasMessageContaining("see the peer's log");
     assertStillOpen(port);
   }
 
@@ -414,7 +414,7 @@ class LinkTlsTest {
         Map.of("tls.certificate", node.certificate(), "tls.private-key", node.privateKey());
     assertWrong(own, Map.of(), "trusted-certificates or pins must be set");
     assertWrong(
-        own, Map.of("tls.pins", List.of("abc")), "remora.link.tls.pins: 'abc' is no SHA-256");
+        own, Map.of("tls.pins", List.of("abc")), "remora.link.tls.pins: 'abc' is not a SHA-256");
     assertWrong(
         own,
         Map.of("tls.trusted-certificates", "/no/such/file"),

@@ -31,9 +31,7 @@ public final class GatewayErrors {
 
   private GatewayErrors() {}
 
-  /**
-   * A refusal with this status, which the caller's library throws as {@code error}'s exception.
-   */
+  /** A refusal with this status, which the caller's library throws as {@code error}'s exception. */
   static GrpcServiceException refusal(Status.Code code, ErrorKind error, String message) {
     return new GrpcServiceException(code.toStatus().withDescription(message), metadata(error));
   }

@@ -6,8 +6,8 @@ import java.util.ArrayList;
 import java.util.List;
 
 /**
- * Reused direct buffers in sizes of powers of two. Thread-safe. Holds on to at most {@code
- * retainedBytes} of unused memory; what comes back beyond that is left to the garbage collector.
+ * Reused direct buffers in sizes of powers of two. Thread-safe. Keeps at most {@code retainedBytes}
+ * of unused memory; buffers beyond that are left to the garbage collector.
  */
 public final class BufferPool {
 
@@ -18,7 +18,7 @@ public final class BufferPool {
   private final List<ArrayDeque<PooledBuffer>> free = new ArrayList<>(CLASSES);
   private long retained;
 
-  /** An empty pool that keeps up to so many bytes of unused memory. */
+  /** Creates an empty pool that keeps up to this many bytes of unused memory. */
   public BufferPool(long retainedLimit) {
     this.retainedLimit = retainedLimit;
     for (int i = 0; i < CLASSES; i++) {
@@ -26,7 +26,7 @@ public final class BufferPool {
     }
   }
 
-  /** A buffer with position 0 and limit {@code size}, held once. */
+  /** Takes a buffer with position 0 and limit {@code size}, with one hold. */
   public PooledBuffer take(int size) {
     int sizeClass = sizeClass(size);
     PooledBuffer buffer;

@@ -4,8 +4,8 @@ package io.remora.actors.link;
 import io.remora.runtime.ProtocolException;
 
 /**
- * What was received is not what the peer sent: a checksum is wrong, or a frame is missing or came
- * twice. The connection is of no more use; another one may be.
+ * The received bytes differ from those that the peer sent: a checksum is wrong, or a frame is
+ * missing or repeated. The connection cannot be used any more; a new one can.
  */
 public final class DamagedFrameException extends ProtocolException {
 

@@ -16,19 +16,20 @@ import java.util.zip.CRC32C;
  *  6 u16 protocol version
  * </pre>
  *
- * The header has a checksum of its own, so that a corrupt length is found before it is used. It is
- * XORed with the number of frames that the connection has carried before this one in its direction:
- * a frame that is missing, comes twice or belongs to another connection is found like a damaged
- * one.
+ * The header has its own checksum, so that a corrupt length is detected before it is used. The
+ * checksum is XORed with the number of frames that the connection has carried before this one in
+ * its direction. A frame that is missing, repeated or from another connection is therefore detected
+ * like a damaged one.
  *
- * <p>HELLO and REFUSED, the first frames of a connection, are read whatever version stands there,
- * so that two versions can tell each other: this layout, and these two messages' fields, stay.
+ * <p>HELLO and REFUSED, the first frames of a connection, are read whatever their version, so that
+ * two versions can report the difference to each other. This layout, and the fields of these two
+ * messages, must not change.
  *
- * @param type what the payload is
+ * @param type the type of the payload
  * @param flags 0 in this version
  * @param length bytes of payload after the header
- * @param session the session meant, 0 for the connection itself
- * @param sequence the batch's number, 0 where none is meant
+ * @param session the session, 0 for the connection itself
+ * @param sequence the batch's number, 0 for none
  * @param payloadChecksum CRC32C of the payload
  */
 public record FrameHeader(
@@ -37,13 +38,13 @@ public record FrameHeader(
   /** Bytes of an encoded header. */
   public static final int BYTES = 32;
 
-  /** The protocol spoken here. Any change of frames or their payloads raises it. */
+  /** The version of the protocol. Any change of frames or their payloads raises it. */
   public static final int PROTOCOL_VERSION = 3;
 
   private static final int CHECKED_BYTES = 28;
 
   /**
-   * Writes a header at {@code target}'s position and moves the position behind it.
+   * Writes a header at {@code target}'s position and advances the position.
    *
    * @param target little-endian, at least {@link #BYTES} remaining
    * @param index how many frames the connection has carried before
@@ -71,7 +72,7 @@ public record FrameHeader(
   }
 
   /**
-   * Writes this header at {@code target}'s position (any byte order) and moves behind it.
+   * Writes this header at {@code target}'s position (any byte order) and advances the position.
    *
    * @param index how many frames the connection has carried before
    */
@@ -91,7 +92,7 @@ public record FrameHeader(
   }
 
   /**
-   * Reads a header at {@code source}'s position (any byte order) and moves behind it.
+   * Reads a header at {@code source}'s position (any byte order) and advances the position.
    *
    * @param index how many frames the connection has carried before
    * @throws DamagedFrameException if it is damaged, or not the frame with this index

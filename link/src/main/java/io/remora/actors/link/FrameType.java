@@ -3,7 +3,7 @@ package io.remora.actors.link;
 
 import io.remora.runtime.ProtocolException;
 
-/** What a frame carries. The codes are part of the protocol and never change their meaning. */
+/** The type of a frame. The codes are part of the protocol and never change their meaning. */
 public enum FrameType {
   /** Machine to node, first frame: {@code Hello}. */
   HELLO(1),
@@ -46,11 +46,11 @@ public enum FrameType {
   /** Node to machine: {@code StateForgotten}. */
   STATE_FORGOTTEN(17),
   /**
-   * Machine to node: it has the acknowledgements of the session up to this sequence, and all values
-   * before them; {@link #END}: it knows that the session has ended. No payload.
+   * Machine to node: confirms the acknowledgements of the session up to this sequence, and all
+   * values before them; with {@link #END}, the end of the session. No payload.
    */
   RECEIVED(18),
-  /** Machine to node: it wants a token for another link; no payload. */
+  /** Machine to node: asks for a token for another link; no payload. */
   ISSUE_TOKEN(19),
   /** Node to machine: {@code Token}. */
   TOKEN(20);
@@ -80,7 +80,7 @@ public enum FrameType {
   /**
    * The type with this code.
    *
-   * @throws ProtocolException if there is none
+   * @throws ProtocolException if there is no such type
    */
   public static FrameType ofCode(int code) {
     FrameType type = code >= 0 && code < BY_CODE.length ? BY_CODE[code] : null;

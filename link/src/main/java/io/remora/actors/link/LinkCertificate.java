@@ -30,16 +30,16 @@ import org.bouncycastle.operator.OperatorCreationException;
 import org.bouncycastle.operator.jcajce.JcaContentSignerBuilder;
 
 /**
- * What one side of a link shows to prove who it is.
+ * The certificate and key by which one side of a link proves its identity.
  *
- * @param certificate in PEM format
+ * @param certificate the certificate in PEM format
  * @param privateKey its key in PEM format (PKCS #8, without a password)
  */
 public record LinkCertificate(String certificate, String privateKey) {
 
   private static final int PIN_DIGITS = 64;
 
-  /** Clocks may differ by as much. */
+  /** The largest difference between the clocks of two computers. */
   private static final Duration CLOCK_SKEW = Duration.ofHours(1);
 
   /** Checks that nothing is null. */
@@ -49,16 +49,16 @@ public record LinkCertificate(String certificate, String privateKey) {
   }
 
   /**
-   * A new key (P-256) and a certificate for it that vouches for itself alone: for peers that are
-   * told its {@link #pin()}, as a provider tells a node that it launches and the machine that dials
-   * it. Takes milliseconds.
+   * Creates a new key (P-256) and a self-signed certificate for it. Peers must know its {@link
+   * #pin()}: a provider gives it to the node that it launches and to the machine that connects.
+   * Takes milliseconds.
    *
-   * @param name what the certificate calls its owner, for logs: letters, digits, dots, dashes
-   * @param validity how long it is accepted; a link that is up stays up
+   * @param name the owner's name in the certificate, for logs: letters, digits, dots, dashes
+   * @param validity how long the certificate is accepted; connected links outlive it
    */
   public static LinkCertificate ephemeral(String name, Duration validity) {
     if (!name.matches("[A-Za-z0-9._-]{1,64}")) {
-      throw new IllegalArgumentException("'" + name + "' is no name for a certificate");
+      throw new IllegalArgumentException("'" + name + "' is not a valid name for a certificate");
     }
     if (validity.isZero() || validity.isNegative()) {
       throw new IllegalArgumentException("validity must be positive, but is " + validity);
@@ -90,8 +90,8 @@ public record LinkCertificate(String certificate, String privateKey) {
   }
 
   /**
-   * SHA-256 of the certificate, as hexadecimal digits: what {@code openssl x509 -fingerprint
-   * -sha256} prints, without colons.
+   * SHA-256 of the certificate, as hexadecimal digits, as {@code openssl x509 -fingerprint -sha256}
+   * prints it, but without colons.
    *
    * @throws IllegalArgumentException if the certificate cannot be read
    */
@@ -103,7 +103,7 @@ public record LinkCertificate(String certificate, String privateKey) {
     }
   }
 
-  /** Does not show the key. */
+  /** Leaves out the key. */
   @Override
   public String toString() {
     return "LinkCertificate(" + pin() + ")";
@@ -118,12 +118,13 @@ public record LinkCertificate(String certificate, String privateKey) {
     }
   }
 
-  /** A pin as a person may write it: with colons, in capitals. */
+  /** Normalises a pin, which may have colons and capitals. */
   static String parsePin(String text) {
     String digits = text.replace(":", "").toLowerCase(Locale.ROOT);
     if (!digits.matches("[0-9a-f]{" + PIN_DIGITS + "}")) {
       throw new IllegalArgumentException(
-          "remora.link.tls.pins: '%s' is no SHA-256 digest in hexadecimal digits".formatted(text));
+          "remora.link.tls.pins: '%s' is not a SHA-256 digest in hexadecimal digits"
+              .formatted(text));
     }
     return digits;
   }

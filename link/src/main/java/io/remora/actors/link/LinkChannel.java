@@ -10,8 +10,8 @@ import java.nio.ByteBuffer;
 import java.nio.channels.SocketChannel;
 
 /**
- * A connected socket as a {@link LinkConnection} uses it, with TLS or without. Blocking. At any
- * time one thread may read and one may write; any thread may close, which ends both.
+ * A connected socket for a {@link LinkConnection}, with or without TLS. Blocking. At any time one
+ * thread may read and another may write. Any thread may close the channel, which ends both.
  */
 public abstract sealed class LinkChannel implements Closeable
     permits LinkChannel.Plain, TlsChannel {
@@ -22,13 +22,14 @@ public abstract sealed class LinkChannel implements Closeable
     this.socket = requireNonNull(socket, "socket");
   }
 
-  /** Over this connected, blocking socket, as it is. */
+  /** A channel without TLS over this connected, blocking socket. */
   public static LinkChannel plain(SocketChannel socket) {
     return new Plain(socket);
   }
 
   /**
-   * Reads at least one byte into a buffer that has room; -1: the peer sends no more.
+   * Reads at least one byte into a buffer that has room; returns -1 if the peer has ended its
+   * output.
    *
    * @throws IOException if the connection is broken or closed
    */
@@ -42,15 +43,15 @@ public abstract sealed class LinkChannel implements Closeable
    */
   abstract long write(ByteBuffer[] buffers, int offset, int count) throws IOException;
 
-  /** Tells the peer that nothing more comes; reading continues. For the thread that writes. */
+  /** Ends the output to the peer; reading continues. Call it on the writing thread. */
   abstract void shutdownOutput() throws IOException;
 
-  /** Who is at the other end. */
+  /** The address of the peer. */
   public final InetSocketAddress remoteAddress() throws IOException {
     return (InetSocketAddress) socket.getRemoteAddress();
   }
 
-  /** Ends the connection at once, without a farewell. Idempotent. */
+  /** Closes the connection at once, without a goodbye. Idempotent. */
   @Override
   public void close() throws IOException {
     socket.close();
@@ -60,7 +61,7 @@ public abstract sealed class LinkChannel implements Closeable
     return socket;
   }
 
-  /** Bytes as they are. */
+  /** A channel without TLS. */
   static final class Plain extends LinkChannel {
 
     private final SocketChannel socket;

@@ -7,24 +7,24 @@ import com.typesafe.config.Config;
 import java.time.Duration;
 
 /**
- * Settings of a link, {@code remora.link} in the configuration; {@code reference.conf} says what
- * each means.
+ * Settings of a link, {@code remora.link} in the configuration; {@code reference.conf} explains
+ * each of them.
  *
  * @param maxFrameBytes largest payload of a frame, in bytes
- * @param chunkBytes size of a VALUE frame's part of a long value, in bytes
- * @param coalesceBytes up to how many bytes of waiting batches go into one frame
- * @param coalesceBatches up to how many waiting batches go into one frame
+ * @param chunkBytes size of the part of a long value in one VALUE frame, in bytes
+ * @param coalesceBytes most bytes of waiting batches in one frame
+ * @param coalesceBatches most waiting batches in one frame
  * @param maxInFlightBytes unacknowledged bytes of a session at which recording blocks
- * @param maxUnsentBytes bytes of a session that wait for the line at which recording blocks
+ * @param maxUnsentBytes unsent bytes of a session at which recording blocks
  * @param poolBytes unused receive buffers kept per connection, in bytes
- * @param heartbeatInterval after how long without anything sent a heartbeat is sent
- * @param heartbeatTimeout after how long without anything received the link counts as lost
+ * @param heartbeatInterval after how long without sending a heartbeat is sent
+ * @param heartbeatTimeout after how long without receiving the connection counts as broken
  * @param connectTimeout limit of making the TCP connection
  * @param handshakeTimeout limit from connection to welcome, TLS included
  * @param giveUpAfter how long a broken link is retried before the node counts as lost
  * @param redialMinBackoff wait between the first two attempts
  * @param redialMaxBackoff longest wait between two attempts
- * @param redialRandomFactor up to which part of itself a wait is made longer, at random
+ * @param redialRandomFactor largest random part by which a wait is made longer
  * @param tls how links are protected
  */
 public record LinkSettings(
@@ -45,7 +45,7 @@ public record LinkSettings(
     double redialRandomFactor,
     LinkTls tls) {
 
-  /** Where they stand in the configuration. */
+  /** The path of the settings in the configuration. */
   public static final String PATH = "remora.link";
 
   private static final int LARGEST_FRAME = 1 << 30;
@@ -111,7 +111,7 @@ public record LinkSettings(
         LinkTls.from(root));
   }
 
-  /** The same with other protection. */
+  /** A copy with other TLS settings. */
   public LinkSettings withTls(LinkTls other) {
     return new LinkSettings(
         maxFrameBytes,

@@ -25,8 +25,8 @@ import javax.net.ssl.TrustManager;
 import javax.net.ssl.X509ExtendedTrustManager;
 
 /**
- * How links are protected, {@code remora.link.tls} in the configuration; {@code reference.conf}
- * says what each key means. TLS is always mutual: both sides show a certificate, and both check the
+ * The TLS settings of links, {@code remora.link.tls} in the configuration; {@code reference.conf}
+ * explains each key. TLS is always mutual: both sides show a certificate, and both check the
  * other's. Immutable; thread-safe.
  */
 public final class LinkTls {
@@ -41,10 +41,10 @@ public final class LinkTls {
     AUTO
   }
 
-  /** Where the settings stand in the configuration. */
+  /** The path of the settings in the configuration. */
   public static final String PATH = LinkSettings.PATH + ".tls";
 
-  /** No TLS, and so loopback addresses only. */
+  /** No TLS, which allows only loopback addresses. */
   public static final LinkTls OFF =
       new LinkTls(
           Mode.OFF,
@@ -55,7 +55,7 @@ public final class LinkTls {
           false,
           ConfigFactory.parseMap(Map.of(LinkTls.PATH + ".mode", "off")));
 
-  /** The node's environment, and the keys that its variables set. */
+  /** The node's environment variables and the keys that they set. */
   private static final Map<String, String> VARIABLES =
       Map.of(
           "REMORA_NODE_TLS_CERTIFICATE", "certificate",
@@ -66,7 +66,7 @@ public final class LinkTls {
 
   private final Mode mode;
 
-  /** Null: there are no certificates. */
+  /** Null if there are no certificates. */
   private final SSLContext context;
 
   private final X509Certificate own;
@@ -97,7 +97,7 @@ public final class LinkTls {
    * Reads {@code remora.link.tls}, and the files that it names.
    *
    * @param root the whole configuration, with the defaults of {@code reference.conf}
-   * @throws IllegalArgumentException if a value is out of range or of no use; the message names the
+   * @throws IllegalArgumentException if a value is out of range or unusable; the message names the
    *     key
    */
   public static LinkTls from(Config root) {
@@ -115,12 +115,15 @@ public final class LinkTls {
     }
     if (certificate.isBlank() || privateKey.isBlank()) {
       throw new IllegalArgumentException(
-          PATH + ": certificate and private-key must both be set: both sides of a link show one");
+          PATH
+              + ": certificate and private-key must both be set, since both sides of a link "
+              + "show a certificate");
     }
     if (trusted.isBlank() && pins.isEmpty()) {
       throw new IllegalArgumentException(
           PATH
-              + ": trusted-certificates or pins must be set: whose certificates are to be accepted?");
+              + ": trusted-certificates or pins must be set, to say which certificates are "
+              + "accepted");
     }
     boolean checkHost = pins.isEmpty() && names.isEmpty();
     LinkCertificate own =
@@ -137,8 +140,8 @@ public final class LinkTls {
   }
 
   /**
-   * TLS on all addresses, for links between two sides that know each other's certificate: what a
-   * provider uses that launches a node and gives it {@link #launchEnvironment}.
+   * TLS on all addresses, for links between two sides that know each other's certificate. For a
+   * provider that launches a node with {@link #launchEnvironment}.
    *
    * @param own this side's certificate
    * @param pin the other's {@link LinkCertificate#pin}
@@ -148,8 +151,8 @@ public final class LinkTls {
   }
 
   /**
-   * What a node has to find in its environment to show this certificate, and to take links of the
-   * owner with this pin alone. Contains the private key: nothing for arguments or logs.
+   * The environment variables for a node that shows this certificate and accepts only links of the
+   * owner with this pin. They contain the private key: keep them out of arguments and logs.
    */
   public static Map<String, String> launchEnvironment(LinkCertificate node, String ownerPin) {
     return Map.of(
@@ -162,7 +165,7 @@ public final class LinkTls {
   }
 
   /**
-   * The settings that stand in a node's environment: {@code REMORA_NODE_TLS_CERTIFICATE}, {@code
+   * The settings from a node's environment: {@code REMORA_NODE_TLS_CERTIFICATE}, {@code
    * …_PRIVATE_KEY}, {@code …_TRUSTED_CERTIFICATES} and {@code …_PINS} (separated by commas). Any of
    * them turns TLS on for all addresses.
    */
@@ -186,8 +189,8 @@ public final class LinkTls {
   }
 
   /**
-   * The keys of {@code remora.link.tls} that make the same protection elsewhere, certificates and
-   * the private key as text: a secret.
+   * The keys of {@code remora.link.tls} that give another process the same settings, with
+   * certificates and the private key as text. The result is a secret.
    */
   public Config settings() {
     return settings;
@@ -196,8 +199,8 @@ public final class LinkTls {
   /**
    * Whether a link to or at this address is encrypted.
    *
-   * @param action what is to be done there, for the message: "listen on"
-   * @throws RemoraException if it would have to be, but there are no certificates for it
+   * @param action the action, for the message, such as "listen on"
+   * @throws RemoraException if it must be encrypted, but there are no certificates
    */
   boolean protects(InetSocketAddress address, String action) {
     if (address.isUnresolved()) {
@@ -221,10 +224,10 @@ public final class LinkTls {
   }
 
   /**
-   * Whoever dials checks its own certificate first: the peer's refusal could not say that it has
-   * expired.
+   * Checks this side's certificate before dialling, since the peer's refusal could not say that it
+   * has expired.
    *
-   * @throws AuthenticationException if it has
+   * @throws AuthenticationException if it has expired
    */
   void checkOwn() {
     if (own != null && own.getNotAfter().toInstant().isBefore(Instant.now())) {
@@ -240,7 +243,8 @@ public final class LinkTls {
   }
 
   /**
-   * Has a listener hear why peers' certificates are refused, besides the exceptions. Returns this.
+   * Sets a listener for the reasons why peers' certificates are refused, in addition to the
+   * exceptions. Returns this.
    */
   public LinkTls onRefusal(Consumer<CertificateException> listener) {
     if (trust != null) {
@@ -253,8 +257,8 @@ public final class LinkTls {
    * An engine for one connection.
    *
    * @param client whether this side dials
-   * @param host the host that is dialled, or that dials; checked against the node's certificate
-   *     where neither pins nor names say which it must be
+   * @param host the other side's host; checked against the node's certificate if neither pins nor
+   *     names are set
    * @throws IllegalStateException if there are no certificates
    */
   public SSLEngine engine(boolean client, String host, int port) {
@@ -273,7 +277,7 @@ public final class LinkTls {
     return engine;
   }
 
-  /** Shows the mode only. */
+  /** Contains only the mode and whether there are certificates. */
   @Override
   public String toString() {
     return "LinkTls(%s, %s)".formatted(mode, context == null ? "no certificates" : "certificates");

@@ -10,8 +10,8 @@ import java.nio.channels.SocketChannel;
 import java.time.Duration;
 
 /**
- * Makes the sockets of links. This is the one place where {@link LinkTls} decides how a link is
- * protected: off loopback by TLS, or not at all, which is refused.
+ * Creates the sockets of links. This is the only place that applies {@link LinkTls}: off loopback a
+ * link must use TLS, or it is refused.
  */
 public final class LinkTransport {
 
@@ -21,9 +21,9 @@ public final class LinkTransport {
    * Connects to a node; blocks for at most {@code timeout}. The TLS handshake follows with the
    * first read.
    *
-   * @throws RemoraException if the link would have to be encrypted, but cannot be; if this side's
+   * @throws RemoraException if the link must be encrypted but cannot be, or if this side's
    *     certificate has expired
-   * @throws IOException if there is no connection in time
+   * @throws IOException if no connection can be made in time
    */
   public static LinkChannel dial(InetSocketAddress address, Duration timeout, LinkTls tls)
       throws IOException {
@@ -48,7 +48,7 @@ public final class LinkTransport {
    * Opens a listening socket.
    *
    * @param address port 0: any free one
-   * @throws RemoraException if links would have to be encrypted, but cannot be
+   * @throws RemoraException if links must be encrypted but cannot be
    * @throws IOException if the address cannot be bound
    */
   public static ServerSocketChannel listen(InetSocketAddress address, LinkTls tls)
@@ -84,7 +84,7 @@ public final class LinkTransport {
     }
   }
 
-  /** An address as {@code host:port}, which {@link #address} reads. */
+  /** An address as text, {@code host:port}, which {@link #address} reads. */
   public static String text(InetSocketAddress address) {
     String host =
         address.isUnresolved() ? address.getHostString() : address.getAddress().getHostAddress();
@@ -92,9 +92,9 @@ public final class LinkTransport {
   }
 
   /**
-   * The address that stands in a text as {@code host:port}; looks up the host's name.
+   * Reads an address from {@code host:port} and looks up the host's name.
    *
-   * @throws IllegalArgumentException if it is no such text
+   * @throws IllegalArgumentException if the text has another form
    */
   public static InetSocketAddress address(String text) {
     int colon = text.lastIndexOf(':');
@@ -106,7 +106,7 @@ public final class LinkTransport {
         return new InetSocketAddress(bracketed ? host.substring(1, host.length() - 1) : host, port);
       }
     } catch (NumberFormatException e) {
-      // Said below.
+      // Reported below.
     }
     throw new IllegalArgumentException("'" + text + "' is not HOST:PORT");
   }

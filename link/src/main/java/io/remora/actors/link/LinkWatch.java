@@ -6,7 +6,7 @@ import java.util.concurrent.ScheduledFuture;
 import java.util.concurrent.ScheduledThreadPoolExecutor;
 import java.util.concurrent.TimeUnit;
 
-/** One daemon thread that looks after the silence of all connections of this JVM. */
+/** One daemon thread that checks all connections of this JVM for silence. */
 final class LinkWatch {
 
   private static final ScheduledThreadPoolExecutor TIMER = timer();
@@ -53,8 +53,8 @@ final class LinkWatch {
       long now = System.nanoTime();
       long slept = now - lastRunNanos;
       lastRunNanos = now;
-      // After this process itself stood still (suspended, long pause), what the peer sent meanwhile
-      // may wait unread: give the reader one interval to fetch it.
+      // After this process itself was suspended or paused for long, data from the peer may wait
+      // unread. Give the reader one interval to read it.
       if (slept < 3 * intervalNanos) {
         connection.checkAlive(now);
       }

@@ -8,9 +8,9 @@ import java.nio.ByteBuffer;
 import java.util.concurrent.atomic.AtomicReference;
 
 /**
- * A frame to send: header fields and payload buffers, which are written one behind the other
- * without copying (when they are direct). The buffers belong to the connection until the release
- * runs; their positions move.
+ * A frame to send: header fields and payload buffers, which are written one after the other,
+ * without copying if they are direct. The buffers belong to the connection until the release runs,
+ * and their positions change.
  */
 public final class OutboundFrame implements OutboundSource {
 
@@ -46,16 +46,15 @@ public final class OutboundFrame implements OutboundSource {
    * A frame with raw bytes.
    *
    * @param payload buffers whose remaining bytes make up the payload
-   * @param release runs exactly once, when the bytes were written or the frame was dropped because
-   *     the connection ended; on the thread that writes or on the one that closes. Null: nothing to
-   *     do
+   * @param release runs exactly once, when the bytes were written, or when the frame was dropped
+   *     because the connection ended; on the writing or the closing thread. May be null
    */
   public static OutboundFrame of(
       FrameType type, long session, long sequence, Runnable release, ByteBuffer... payload) {
     return new OutboundFrame(type, session, sequence, payload, release);
   }
 
-  /** What this frame is. */
+  /** The type of this frame. */
   public FrameType type() {
     return type;
   }

@@ -2,18 +2,19 @@
 package io.remora.actors.link;
 
 /**
- * Something with frames to send. The connection's writer thread asks it for one frame at a time, so
- * that several sources share the line fairly and what has gathered meanwhile travels together.
+ * A source of frames to send. The connection's writer thread asks for one frame at a time. So
+ * several sources share the connection fairly, and frames that gathered meanwhile are sent
+ * together.
  */
 public interface OutboundSource {
 
   /**
-   * The next frame, or null if there is none after all. Called by the thread that writes, once per
-   * {@link LinkConnection#send}; a source with more to send calls {@code send(this)} again, at the
+   * The next frame, or null if there is none. The writing thread calls this once per {@link
+   * LinkConnection#send}. A source with more to send calls {@code send(this)} again, at the
    * earliest from its frame's release. Must not block.
    */
   OutboundFrame nextFrame();
 
-  /** Called instead of {@link #nextFrame} when the connection ended first. */
+  /** Called instead of {@link #nextFrame} if the connection has ended first. */
   default void onDropped() {}
 }

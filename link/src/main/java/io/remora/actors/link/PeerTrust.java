@@ -15,19 +15,19 @@ import javax.net.ssl.SSLEngine;
 import javax.net.ssl.X509ExtendedTrustManager;
 
 /**
- * Whose certificates are accepted: those that an authority vouches for, those whose digest is
- * pinned, those with one of the wanted names; all that is asked for must hold. One that has expired
- * is never accepted, pinned or not.
+ * Decides which certificates are accepted. The settings may require a trusted authority, a pinned
+ * digest and one of some names; a certificate must meet all requirements that are set. An expired
+ * certificate is never accepted, even if it is pinned.
  */
 final class PeerTrust extends X509ExtendedTrustManager {
 
   private static final int DNS_NAME = 2;
   private static final int IP_ADDRESS = 7;
 
-  /** Null: the pins alone decide. */
+  /** Null if only the pins decide. */
   private final X509ExtendedTrustManager authorities;
 
-  /** Hears of every refusal. */
+  /** Called for every refusal. */
   private volatile Consumer<CertificateException> onRefusal = refusal -> {};
 
   private final Set<String> pins;
@@ -83,7 +83,7 @@ final class PeerTrust extends X509ExtendedTrustManager {
     check(chain, () -> authorities.checkServerTrusted(chain, authType));
   }
 
-  /** None are named, so that a peer shows its certificate also when it will be refused. */
+  /** Empty, so that a peer shows its certificate even if it will be refused. */
   @Override
   public X509Certificate[] getAcceptedIssuers() {
     return new X509Certificate[0];

@@ -26,7 +26,7 @@ import org.bouncycastle.openssl.PEMKeyPair;
 import org.bouncycastle.openssl.PEMParser;
 import org.bouncycastle.openssl.jcajce.JcaPEMKeyConverter;
 
-/** Certificates and keys in PEM format, as TLS takes them. */
+/** Reads certificates and keys in PEM format for TLS. */
 public final class Pem {
 
   private static final String BEGIN = "-----BEGIN ";
@@ -36,7 +36,7 @@ public final class Pem {
   private Pem() {}
 
   /**
-   * The text of a setting that is PEM text itself, or else the path of a file with it.
+   * The PEM text of a setting, which is either the text itself or the path of a file.
    *
    * @throws IOException if the file cannot be read; the message names it
    */
@@ -52,9 +52,9 @@ public final class Pem {
   }
 
   /**
-   * All certificates of a text, in its order.
+   * All certificates of a text, in their order.
    *
-   * @throws GeneralSecurityException if there is none, or one cannot be read
+   * @throws GeneralSecurityException if there is no certificate, or one cannot be read
    */
   public static List<X509Certificate> certificates(String pem) throws GeneralSecurityException {
     List<X509Certificate> certificates =
@@ -70,10 +70,9 @@ public final class Pem {
   }
 
   /**
-   * What proves who one is: a private key, not encrypted, and its certificate with those that vouch
-   * for it.
+   * The key managers for an unencrypted private key and its certificate with the chain.
    *
-   * @throws GeneralSecurityException if they cannot be read, or do not belong together; the message
+   * @throws GeneralSecurityException if they cannot be read or do not belong together; the message
    *     shows nothing of the key
    */
   public static KeyManager[] keyManagers(String certificate, String privateKey)
@@ -90,7 +89,7 @@ public final class Pem {
   }
 
   /**
-   * Trust in these certificates and in what they vouch for, and in nothing else.
+   * A trust manager that trusts these certificates and those that they have signed, and no others.
    *
    * @throws GeneralSecurityException if they cannot be read
    */
@@ -122,7 +121,10 @@ public final class Pem {
     throw new GeneralSecurityException(NO_KEY);
   }
 
-  /** A key that is not the certificate's would show in each handshake only, and say little. */
+  /**
+   * Checks that the key is the certificate's. Otherwise every handshake would fail with an unclear
+   * error.
+   */
   private static void checkPair(PublicKey publicKey, PrivateKey privateKey)
       throws GeneralSecurityException {
     String algorithm =

@@ -6,9 +6,9 @@ import java.nio.ByteOrder;
 import java.util.concurrent.atomic.AtomicInteger;
 
 /**
- * A payload in reused native memory. Whoever gets one in {@link LinkConnection.Handler#onFrame} may
- * use it during that call; {@link #retain()} keeps it beyond, and then {@link #release()} must give
- * it back, on any thread.
+ * A payload in reused native memory. It may be used during the call of {@link
+ * LinkConnection.Handler#onFrame}. To use it longer, call {@link #retain()}, and later {@link
+ * #release()}, on any thread.
  */
 public final class PooledBuffer {
 
@@ -31,7 +31,7 @@ public final class PooledBuffer {
     return memory;
   }
 
-  /** Keeps the buffer beyond the current call; needs one {@link #release()} more. */
+  /** Keeps the buffer beyond the current call. Needs one more {@link #release()}. */
   public PooledBuffer retain() {
     int before = holders.getAndIncrement();
     if (before <= 0) {
@@ -42,9 +42,9 @@ public final class PooledBuffer {
   }
 
   /**
-   * Gives up one hold; with the last one the memory is reused.
+   * Gives up one hold. After the last one the memory is reused.
    *
-   * @throws IllegalStateException if nobody holds it
+   * @throws IllegalStateException if there is no hold left
    */
   public void release() {
     int after = holders.decrementAndGet();

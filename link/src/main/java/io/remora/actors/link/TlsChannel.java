@@ -20,19 +20,19 @@ import javax.net.ssl.SSLEngineResult.HandshakeStatus;
 import javax.net.ssl.SSLException;
 
 /**
- * TLS over a socket. The first read shakes hands, so that neither dialling nor accepting waits for
- * the peer; a write waits until that is done. Whoever owns the connection limits how long it may
- * take, by closing it.
+ * TLS over a socket. The first read performs the handshake, so that neither dialling nor accepting
+ * waits for the peer. A write waits until the handshake is done. The owner of the connection limits
+ * the time of the handshake by closing the connection.
  *
- * <p>After the handshake the reading thread alone unwraps and the writing thread alone wraps. What
- * TLS itself wants to say then, such as new keys, goes out with the next write.
+ * <p>After the handshake only the reading thread unwraps and only the writing thread wraps. TLS's
+ * own messages, such as new keys, are then sent with the next write.
  */
 final class TlsChannel extends LinkChannel {
 
-  /** As many records as fit are encrypted for one write to the socket, and read from it at once. */
+  /** The size of the buffers. One read or write of the socket carries as many records as fit. */
   private static final int BUFFER_BYTES = 256 * 1024;
 
-  /** How long a peer that was refused may take to read why. */
+  /** How long a refused peer may take to read the reason. */
   private static final Duration FAREWELL = Duration.ofSeconds(1);
 
   private static final String CLOSED_EARLY =
@@ -44,19 +44,19 @@ final class TlsChannel extends LinkChannel {
   private final SocketChannel socket;
   private final SSLEngine engine;
 
-  /** Between position and limit: received, not yet decrypted. The reader's. */
+  /** Received bytes that are not yet decrypted, between position and limit. Used by the reader. */
   private final ByteBuffer received = ByteBuffer.allocate(BUFFER_BYTES).limit(0);
 
-  /** Between position and limit: decrypted, not yet read. The reader's. */
+  /** Decrypted bytes that are not yet read, between position and limit. Used by the reader. */
   private final ByteBuffer decrypted;
 
-  /** The writer's; before the end of the handshake the reader's. */
+  /** Encrypted bytes. Used by the writer, and by the reader until the end of the handshake. */
   private ByteBuffer encrypted = ByteBuffer.allocate(BUFFER_BYTES / 8);
 
   private final Object handshake = new Object();
   private volatile boolean established;
 
-  /** Why the peer's bytes could not be read, once they could not. */
+  /** The error that ended reading, if there was one. */
   private volatile RuntimeException refusal;
 
   private volatile Thread reader;
@@ -160,7 +160,7 @@ final class TlsChannel extends LinkChannel {
     }
   }
 
-  /** Rather an error than a thread that spins. */
+  /** Throws if there is no progress, so that no thread spins. */
   private static void checkProgress(SSLEngineResult result) throws SSLException {
     if (result.getStatus() == SSLEngineResult.Status.OK
         && result.bytesConsumed() == 0
@@ -196,8 +196,8 @@ final class TlsChannel extends LinkChannel {
   }
 
   /**
-   * What ended a write. The peer's refusal, which only the reader gets to see, says more than that
-   * nothing can be written any more: the reader is about to come upon it.
+   * The error for a write that failed. The peer's refusal, which only the reader sees, is a better
+   * reason than the write's own error, so this waits for the reader to find it.
    */
   private IOException orRefusal(IOException failure) {
     long end = System.nanoTime() + FAREWELL.toNanos();
@@ -224,7 +224,7 @@ final class TlsChannel extends LinkChannel {
     return failure;
   }
 
-  /** Gets more from the socket; false: the peer has closed. */
+  /** Reads more from the socket; false if the peer has closed. */
   private boolean receive() throws IOException {
     received.compact();
     try {
@@ -289,7 +289,7 @@ final class TlsChannel extends LinkChannel {
     }
   }
 
-  /** One step; false: the handshake is done. */
+  /** Does one step of the handshake; false if it is done. */
   private boolean stepHandshake() throws IOException {
     switch (engine.getHandshakeStatus()) {
       case NEED_TASK -> runTasks();
@@ -325,7 +325,7 @@ final class TlsChannel extends LinkChannel {
     }
   }
 
-  /** A machine or node without TLS is told so in its own language. */
+  /** Receives the first bytes. A peer without TLS gets an answer in the plain protocol. */
   private void receiveFirst() throws IOException {
     if (!receive()) {
       throw new EOFException("the peer closed the connection before it said anything");
@@ -353,7 +353,7 @@ final class TlsChannel extends LinkChannel {
             + " remora.link.tls (mode = on, and certificates) there");
   }
 
-  /** Whether these bytes are the beginning of a TLS record, and so none of a frame. */
+  /** Whether these bytes are the start of a TLS record and not of a frame. */
   static boolean looksLikeTls(ByteBuffer bytes, int start) {
     int type = bytes.get(start) & 0xff;
     return type >= 0x14
@@ -369,13 +369,13 @@ final class TlsChannel extends LinkChannel {
     } while (encrypted.limit() > 0 && engine.getHandshakeStatus() == HandshakeStatus.NEED_WRAP);
   }
 
-  /** The alert with the reason is to arrive before the end of the connection destroys it. */
+  /** Sends the alert with the reason, and lets it arrive before the connection ends. */
   private void sayFarewell() {
     try {
       sendPending();
       letRead();
     } catch (IOException e) {
-      // The peer is gone already.
+      // The peer is already gone.
     }
   }
 
@@ -392,11 +392,11 @@ final class TlsChannel extends LinkChannel {
     try {
       close();
     } catch (IOException e) {
-      // It is broken: just as well.
+      // The connection is broken, so there is nothing to wait for.
     }
   }
 
-  /** Which side refuses what, and what to do about it. */
+  /** An error that explains which side refuses what, and what to do about it. */
   private static RuntimeException explained(SSLException failure) {
     for (Throwable cause = failure; cause != null; cause = cause.getCause()) {
       if (cause instanceof CertificateException refusal) {
@@ -413,7 +413,8 @@ final class TlsChannel extends LinkChannel {
     }
     if (text.contains("fatal alert") && text.matches(".*(certificate|unknown_ca).*")) {
       return new AuthenticationException(
-          "the peer refuses this side's certificate (%s): it is not what remora.link.tls there trusts (trusted-certificates, pins, peer-names); its log says more"
+          ("the peer refuses this side's certificate (%s): remora.link.tls there does "
+                  + "not trust it (trusted-certificates, pins, peer-names); see the peer's log")
               .formatted(text.substring(text.lastIndexOf(' ') + 1)),
           failure);
     }

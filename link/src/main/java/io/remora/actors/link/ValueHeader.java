@@ -9,8 +9,8 @@ import java.nio.ByteOrder;
  * The 24 little-endian bytes at the start of a VALUE payload: {@code u64 request, u64 offset, u64
  * total}.
  *
- * @param request which read this answers
- * @param offset where in the value this chunk's bytes belong
+ * @param request the read that this answers
+ * @param offset the position of this chunk's bytes in the value
  * @param total bytes of the whole value
  * @param length bytes of this chunk (the frame's length less these 24)
  */

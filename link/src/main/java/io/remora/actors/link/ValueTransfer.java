@@ -7,7 +7,7 @@ import java.nio.ByteBuffer;
 
 /**
  * Sends one value as VALUE frames of at most {@code remora.link.chunk-bytes}, one at a time, so
- * that frames of others get between them and a long value does not hold up a short one.
+ * that frames of others get between them and a long value does not delay a short one.
  */
 public final class ValueTransfer implements OutboundSource {
 
@@ -41,8 +41,8 @@ public final class ValueTransfer implements OutboundSource {
    * Starts sending; returns at once.
    *
    * @param bytes the value, position to limit; must stay valid until {@code finished}
-   * @param finished runs exactly once, when all was written or the connection ended first; on the
-   *     writer thread or on the one that closes. It may send what is to come after the value
+   * @param finished runs exactly once, when everything was written or the connection has ended; on
+   *     the writing or the closing thread. It may send what must follow the value
    */
   public static void start(
       LinkConnection connection,
