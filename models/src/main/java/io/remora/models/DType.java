@@ -6,8 +6,8 @@ import java.util.Map;
 import java.util.Optional;
 
 /**
- * What a tensor's elements are: PyTorch 2.10's dtypes that model files can hold, in the order in
- * which safetensors ranks them, which is that of their alignment.
+ * The dtypes of PyTorch 2.10 that model files can contain, in safetensors' order, which is that of
+ * their alignment.
  */
 public enum DType {
   BOOL("bool", "BOOL", 1),

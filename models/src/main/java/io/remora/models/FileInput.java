@@ -12,7 +12,7 @@ import java.nio.file.Path;
 import java.nio.file.StandardOpenOption;
 import java.util.Arrays;
 
-/** A model's file, read piece by piece; whatever goes wrong is a {@link ModelFileException}. */
+/** Reads a model's file piece by piece. Every error is a {@link ModelFileException}. */
 final class FileInput implements AutoCloseable {
   private static final String LFS_POINTER = "version https://git-lfs.github.com/spec/";
 

@@ -11,9 +11,9 @@ import java.util.Arrays;
 import java.util.Map;
 
 /**
- * JSON from a file that is not trusted, token by token: no key twice, bounded in depth, names,
- * strings and numbers, and nothing behind the end. What is not as expected is a {@link
- * ModelFileException} that starts with the file.
+ * JSON from a file that is not trusted, token by token: no duplicate keys, limits on depth, names,
+ * strings and numbers, and no data after the end. Every violation is a {@link ModelFileException}
+ * that starts with the file.
  */
 final class JsonInput implements AutoCloseable {
   private static final JsonFactory FACTORY =

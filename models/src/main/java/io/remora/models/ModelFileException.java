@@ -2,8 +2,8 @@
 package io.remora.models;
 
 /**
- * A model's file cannot be read, or is not what its format demands. The message names the file, the
- * tensor where there is one, and what is wrong.
+ * A model's file cannot be read, or violates its format. The message names the file, the tensor
+ * where there is one, and what is wrong.
  */
 public class ModelFileException extends ModelException {
   private static final long serialVersionUID = 1L;
@@ -16,7 +16,7 @@ public class ModelFileException extends ModelException {
     super(message, cause);
   }
 
-  /** A name out of a file, fit for a message: in quotes, without line breaks, not too long. */
+  /** A name from a file, prepared for a message: in quotes, without line breaks, shortened. */
   static String quoted(String name) {
     String shown = name.length() > 200 ? name.substring(0, 200) + "…" : name;
     return '"' + shown.replaceAll("\\p{Cntrl}", "?") + '"';

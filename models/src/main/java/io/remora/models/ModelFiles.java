@@ -50,8 +50,8 @@ public record ModelFiles(Path folder, SortedMap<String, Weights> directories) {
   }
 
   /**
-   * Reads what all files of weights say of their tensors. In each directory the first of these that
-   * is there counts, and the others are passed over:
+   * Reads the descriptions of the tensors in all weight files. In each directory the first of these
+   * kinds that exists counts, and the others are ignored:
    *
    * <ol>
    *   <li>safetensors: {@code *.safetensors.index.json} with its shards; else {@code
@@ -63,11 +63,11 @@ public record ModelFiles(Path folder, SortedMap<String, Weights> directories) {
    *   <li>all {@code *.ckpt} and {@code *.pth.tar}
    * </ol>
    *
-   * <p>What is in a file is told by its content, not by its name.
+   * <p>The format of a file is decided by its content, not by its name.
    *
-   * <p>Passed over is what a trainer leaves beside the weights: files of these endings whose names
-   * begin with training_args, optimizer, scheduler, scaler or rng_state. Hidden directories are
-   * passed over, too.
+   * <p>Files that a trainer writes beside the weights are ignored: files with these endings whose
+   * names begin with training_args, optimizer, scheduler, scaler or rng_state. Hidden directories
+   * are ignored, too.
    *
    * <p>Where several files count, their tensors are joined; the shards of a numbered series must
    * all be there. With an index every tensor must be in the shard that the index names.
@@ -91,7 +91,7 @@ public record ModelFiles(Path folder, SortedMap<String, Weights> directories) {
    * Reads one file, whatever it is called: safetensors, one that {@code torch.save} wrote, or an
    * index, whose name ends with {@code .json}, with its shards.
    *
-   * @throws ModelFileException when it is none of these, or damaged
+   * @throws ModelFileException when the file has none of these formats, or is damaged
    */
   public static ModelFiles readFile(Path file) {
     Path folder = file.toAbsolutePath().getParent();
@@ -128,8 +128,8 @@ public record ModelFiles(Path folder, SortedMap<String, Weights> directories) {
   }
 
   /**
-   * Of a model's files those that {@link #read(Path, String)} would read, with the indices: what
-   * has to be fetched. An index's shards are told by their numbers.
+   * The files of a model that {@link #read(Path, String)} would read, including indices, for
+   * fetching them. An index's shards are recognised by their numbers.
    *
    * @param paths relative to the model's folder, with {@code /} between names
    * @throws ModelFileException as {@link #read(Path, String)}, as far as names tell
@@ -223,7 +223,7 @@ public record ModelFiles(Path folder, SortedMap<String, Weights> directories) {
     }
   }
 
-  /** What is in one file. */
+  /** The contents of one file. */
   private record Content(Map<String, TensorEntry> tensors, Map<String, String> metadata) {
 
     /** Told by how the file begins; its name decides only what is said of one that is neither. */

@@ -13,9 +13,9 @@ import java.nio.file.StandardOpenOption;
 import java.util.UUID;
 
 /**
- * A file that is written beside its place, and put there when it is whole: until then, and when it
- * never gets whole, what was there before stays. What a killed process has left there is removed by
- * the next one that writes the same file.
+ * A file that is written under a temporary name and moved to its place when it is complete. Until
+ * then, or if it is never completed, an older file at its place stays. The next writer of the same
+ * file removes what a killed process has left.
  */
 public final class NewFile implements AutoCloseable {
   private final Path target;
@@ -31,11 +31,11 @@ public final class NewFile implements AutoCloseable {
   }
 
   /**
-   * Makes the file, in the target's folder, which is there.
+   * Creates the file in the target's folder, which must exist.
    *
-   * @param bytes how large it will be
-   * @throws NoDiskSpaceException when the disk has no room for them
-   * @throws ModelException when it cannot be made
+   * @param bytes the file's final size
+   * @throws NoDiskSpaceException when the disk has no room for it
+   * @throws ModelException when it cannot be created
    */
   public static NewFile of(Path target, long bytes) {
     Path absolute = target.toAbsolutePath();
@@ -59,7 +59,7 @@ public final class NewFile implements AutoCloseable {
     }
   }
 
-  /** Where it is as long as it is not whole. */
+  /** The temporary path of the incomplete file. */
   public Path path() {
     return path;
   }
@@ -81,9 +81,9 @@ public final class NewFile implements AutoCloseable {
   }
 
   /**
-   * Puts the file, which is whole, to its place; on disk when this returns.
+   * Moves the complete file to its place. The file is on disk when this method returns.
    *
-   * @throws ModelException when it cannot, or the file does not have the bytes that it was to have
+   * @throws ModelException when the file cannot be moved, or does not have its announced size
    */
   public void commit() {
     try {
@@ -100,7 +100,7 @@ public final class NewFile implements AutoCloseable {
     }
   }
 
-  /** Deletes the file if it is not in its place. */
+  /** Deletes the file if it was not moved to its place. */
   @Override
   public void close() {
     try {

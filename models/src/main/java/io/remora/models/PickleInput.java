@@ -7,7 +7,7 @@ import java.nio.charset.StandardCharsets;
 
 /**
  * The bytes of pickles, one after the other: of an array, or of a file, which is read a window at a
- * time. Whatever is wrong is a {@link ModelFileException} that starts with the source.
+ * time. Every error is a {@link ModelFileException} that starts with the source.
  */
 final class PickleInput {
   private static final int WINDOW_BYTES = 64 << 10;

@@ -9,8 +9,8 @@ import java.util.List;
 import java.util.Map;
 
 /**
- * The bytes of those storages of a model that are compressed or big-endian, as a little-endian
- * machine has them in memory: in a file of its own, which {@link #close} deletes.
+ * A temporary file with the bytes of a model's compressed or big-endian storages, in the layout of
+ * a little-endian machine's memory. {@link #close} deletes the file.
  */
 public final class PlainBytes implements AutoCloseable {
   private static final int PIECE_BYTES = 64 << 10;
@@ -25,10 +25,10 @@ public final class PlainBytes implements AutoCloseable {
   }
 
   /**
-   * Writes them, if there are any.
+   * Writes the bytes of such storages, if there are any.
    *
-   * @param folder where the file goes
-   * @throws io.remora.models.hub.NoDiskSpaceException when the disk has no room for them
+   * @param folder the folder for the file
+   * @throws io.remora.models.hub.NoDiskSpaceException when the disk has no room for the file
    * @throws ModelException when the file cannot be written, or a storage is damaged
    */
   public static PlainBytes of(ModelFiles model, Path folder) {
@@ -62,7 +62,7 @@ public final class PlainBytes implements AutoCloseable {
     }
   }
 
-  /** Where the storage's plain bytes lie: where it says, or in this file. */
+  /** The place of a storage's plain bytes: the storage's own place, or one in this file. */
   public StorageKey place(StorageKey storage) {
     return storage.isPlain() ? storage : places.get(storage);
   }

@@ -37,7 +37,7 @@ public record SafetensorsFile(
   private static final Set<String> NOT_IN_PYTORCH = Set.of("F6_E2M3", "F6_E3M2");
 
   /**
-   * Reads and checks the header: nothing of the data is read, and no file stays open.
+   * Reads and checks the header. No tensor data is read, and no file stays open.
    *
    * @throws ModelFileException when it cannot be read, is not well-formed, has a dtype that PyTorch
    *     2.10 does not have, or when the tensors' bytes overlap, leave holes or do not end with the

@@ -19,7 +19,9 @@ import java.util.Map;
 import java.util.Set;
 import java.util.TreeMap;
 
-/** Lays out a safetensors file; the caller writes the tensors' bytes to where they belong. */
+/**
+ * Computes the layout of a safetensors file. The caller writes the tensors' bytes to their places.
+ */
 public final class SafetensorsWriter {
   private static final JsonFactory JSON = new JsonFactory();
 

@@ -7,16 +7,16 @@ import java.nio.file.Path;
 import java.util.Optional;
 
 /**
- * Where a storage's bytes lie. Tensors with equal keys share the storage, as they did in the
+ * The place of a storage's bytes. Tensors with equal keys share the storage, as they did in the
  * program that saved them.
  *
- * @param file as it was opened
- * @param offset of the first byte in the file
- * @param bytes how many the storage has; offset and bytes, or the bytes that they are inflated
- *     from, are within the file as it was when it was read
- * @param deflated how they are compressed; empty where they stand as they are
- * @param swapped how many bytes each number has whose bytes stand in the reverse order, the highest
- *     first; 1 for none
+ * @param file the path by which the file was opened
+ * @param offset position of the first byte in the file
+ * @param bytes size of the storage; offset and bytes, or the bytes that they are inflated from, are
+ *     within the file as it was when it was read
+ * @param deflated the compression; empty if the bytes are not compressed
+ * @param swapped size of each number if its bytes are in big-endian order; 1 if no bytes need
+ *     swapping
  */
 public record StorageKey(
     Path file, long offset, long bytes, Optional<Deflated> deflated, int swapped) {
@@ -33,14 +33,14 @@ public record StorageKey(
     requireNonNull(deflated, "deflated");
   }
 
-  /** Bytes that stand in the file as a little-endian machine has them in memory. */
+  /** Bytes that have the same layout in the file as in a little-endian machine's memory. */
   public StorageKey(Path file, long offset, long bytes) {
     this(file, offset, bytes, Optional.empty(), 1);
   }
 
   /**
-   * Whether the file has the bytes as a little-endian machine has them in memory, so that it can be
-   * mapped. Else {@link PlainBytes} brings them.
+   * Whether the bytes have the same layout in the file as in a little-endian machine's memory, so
+   * that the file can be mapped. If not, {@link PlainBytes} converts them.
    */
   public boolean isPlain() {
     return deflated.isEmpty() && swapped == 1;

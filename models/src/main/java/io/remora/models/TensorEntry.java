@@ -4,8 +4,8 @@ package io.remora.models;
 import java.util.Arrays;
 
 /**
- * A tensor in a model's file: all about it but its elements. Whoever made the entry has checked
- * that every element lies within the storage.
+ * The description of a tensor in a model's file, without its elements. The creator of the entry has
+ * checked that every element lies within the storage.
  *
  * @param name as in the file, {@code model.layers.0.weight}
  * @param sizes as PyTorch has them; none for a scalar

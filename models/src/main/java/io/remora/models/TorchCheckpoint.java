@@ -39,11 +39,11 @@ public record TorchCheckpoint(Path file, Map<String, TensorEntry> tensors) {
   private static final int ZIP_MAGIC = 0x04034b50;
 
   /**
-   * Reads and checks what the file says of its tensors: nothing of their data is read, and no file
+   * Reads and checks the descriptions of the file's tensors. Their data is not read, and no file
    * stays open.
    *
-   * @throws ModelFileException when it cannot be read, is damaged, or holds anything that would
-   *     have to be run
+   * @throws ModelFileException when the file cannot be read, is damaged, or contains anything that
+   *     would have to be run
    */
   public static TorchCheckpoint open(Path file) {
     try (FileInput input = new FileInput(file)) {
@@ -53,7 +53,7 @@ public record TorchCheckpoint(Path file, Map<String, TensorEntry> tensors) {
     }
   }
 
-  /** Whether the file begins as {@code torch.save} begins one. */
+  /** Whether the file begins like one from {@code torch.save}. */
   static boolean isOne(FileInput input) {
     return isArchive(input) || LegacyCheckpoint.isOne(input);
   }
@@ -117,7 +117,7 @@ public record TorchCheckpoint(Path file, Map<String, TensorEntry> tensors) {
   }
 
   /**
-   * What a pickle says of a storage.
+   * A pickle's reference to a storage.
    *
    * @param view the part of it that is meant, in the format before PyTorch 1.6: a tuple
    */
@@ -149,7 +149,8 @@ public record TorchCheckpoint(Path file, Map<String, TensorEntry> tensors) {
   }
 
   /**
-   * Finds the tensors in what was unpickled, which may contain itself, or the same a million times.
+   * Finds the tensors in the unpickled values, which may contain themselves, or the same value a
+   * million times.
    */
   private static final class Collector {
     private final FileInput input;

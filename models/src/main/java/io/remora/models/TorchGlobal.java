@@ -11,8 +11,8 @@ import java.util.function.Function;
 import java.util.function.Supplier;
 
 /**
- * What a checkpoint's pickle may name: functions that make tensors and plain values, types of
- * storages, dtypes. Of each only what a reader of tensors needs is done.
+ * The globals that a checkpoint's pickle may name: functions that create tensors and plain values,
+ * types of storages, dtypes. Each does only what a reader of tensors needs.
  */
 final class TorchGlobal {
   private static final Map<String, TorchGlobal> KNOWN = new HashMap<>();

@@ -21,7 +21,7 @@ final class Unpickler {
   static final int MAX_PROTOCOL = 5;
   private static final int MAX_OPCODES = 5_000_000;
 
-  /** Something without tensors in it, of which nothing else matters. */
+  /** Stands for any value without tensors. */
   static final Object PLAIN = new Object();
 
   /** A tuple, or the arguments of a call. */

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 /**
- * Model files: which tensors are in them, and where in which file their bytes lie. Nothing here
- * reads a tensor's data but {@link io.remora.models.PlainBytes}, where the file does not have it as
- * memory does; nothing calls libtorch.
+ * Reads the structure of model files: their tensors, and the file and position of each tensor's
+ * bytes. Only {@link io.remora.models.PlainBytes} reads a tensor's data, if the file's layout
+ * differs from memory. No class calls libtorch.
  *
  * <p>{@link io.remora.models.ModelFiles} reads a folder as the Hugging Face libraries lay it out;
  * {@link io.remora.models.SafetensorsFile} and {@link io.remora.models.TorchCheckpoint} read one
- * file, {@link io.remora.models.SafetensorsWriter} lays one out. All input is taken for hostile: a
- * file is refused with a {@link io.remora.models.ModelFileException} or described truly.
+ * file, {@link io.remora.models.SafetensorsWriter} lays one out. All input counts as hostile: a
+ * file is either refused with a {@link io.remora.models.ModelFileException} or described correctly.
  */
 package io.remora.models;

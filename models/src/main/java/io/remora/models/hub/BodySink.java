@@ -9,7 +9,7 @@ import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionStage;
 import java.util.concurrent.Flow;
 
-/** Hands a response's body on as it comes in, and knows when the last byte came. */
+/** Passes on a response's body as it arrives, and records when the last byte arrived. */
 final class BodySink implements BodySubscriber<Void> {
   /** Where the bytes go. */
   @FunctionalInterface
@@ -33,7 +33,7 @@ final class BodySink implements BodySubscriber<Void> {
     return lastByte;
   }
 
-  /** Nothing is written any more once this returns. */
+  /** Stops writing. Nothing is written after this method has returned. */
   synchronized void cancel() {
     done.cancel(false);
     if (subscription != null) {

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.models.hub;
 
-/** What the hub sent is not what it had announced, by size or checksum. Nothing of it is kept. */
+/**
+ * The received file does not have the size or checksum that the hub announced. Nothing of it is
+ * kept.
+ */
 public class CorruptDownloadException extends HubException {
   private static final long serialVersionUID = 1L;
 

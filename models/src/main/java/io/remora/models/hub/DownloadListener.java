@@ -2,8 +2,8 @@
 package io.remora.models.hub;
 
 /**
- * Is told how a download goes: at its begin, when a file is complete, between those at most five
- * times a second, and at its end. Called by one thread at a time, which waits meanwhile.
+ * Receives the progress of a download: at its start, when a file is complete, at most five times a
+ * second in between, and at its end. Called by one thread at a time, which waits for the call.
  */
 @FunctionalInterface
 public interface DownloadListener {

@@ -2,13 +2,13 @@
 package io.remora.models.hub;
 
 /**
- * How far a download has come.
+ * The progress of a download.
  *
- * @param filesDone complete in the cache, those that were there before among them
- * @param files to be there in the end
- * @param bytesDone of all files, those that were there before among them
- * @param bytes of all files
- * @param bytesPerSecond that came over the network since the download began, on average
+ * @param filesDone files that are complete in the cache, including those that were there before
+ * @param files number of files in all
+ * @param bytesDone bytes in the cache, including those that were there before
+ * @param bytes size of all files
+ * @param bytesPerSecond average rate over the network since the download began
  */
 public record DownloadProgress(
     int filesDone, int files, long bytesDone, long bytes, double bytesPerSecond) {}

@@ -28,7 +28,7 @@ final class FileDownload {
 
   private static final Set<Integer> MAY_HAVE_EXPIRED = Set.of(400, 401, 403, 404, 410);
 
-  /** The server answers a request for a piece with the whole. */
+  /** The server answers a request for a piece with the whole file. */
   private static final class RangesIgnoredException extends HubException {
     private static final long serialVersionUID = 1L;
 
@@ -48,17 +48,17 @@ final class FileDownload {
   private final URI uri;
   private final Path partial;
 
-  /** What the progress has been told of this file. */
+  /** The bytes of this file that were reported to the progress meter. */
   private final AtomicLong counted = new AtomicLong();
 
   /**
-   * Where the bytes come from; another address each time the hub is asked, and good for a while
-   * only.
+   * The address of the bytes. The hub gives another address each time, which is valid for a limited
+   * time.
    */
   private volatile URI source;
 
   /**
-   * @param requests how many may be under way at a time
+   * @param requests limits the number of simultaneous requests
    */
   FileDownload(
       HubHttp http,
@@ -130,7 +130,7 @@ final class FileDownload {
     progress.lost(counted.getAndSet(0));
   }
 
-  /** It would take room that the next attempt wants. */
+  /** Deletes the partial file, whose disk space the next attempt needs. */
   private void deletePartial() {
     try {
       Files.deleteIfExists(partial);
@@ -139,7 +139,7 @@ final class FileDownload {
     }
   }
 
-  /** Asks the hub where the bytes are, and whether it still means the same file. */
+  /** Asks the hub for the address of the bytes, and checks that it is still the same file. */
   private void findSource() {
     Head head = http.head(uri, repository);
     Optional<String> etag =
@@ -251,15 +251,13 @@ final class FileDownload {
     }
   }
 
-  /** One piece, and how far it has come. */
+  /** One piece and its progress. */
   private final class Piece {
     private final PartialFile pieces;
     private final long begin;
     private final long end;
 
-    /**
-     * Written by one of the HTTP client's threads while a request is under way, and by none else.
-     */
+    /** Written only by one of the HTTP client's threads while a request is under way. */
     private volatile long at;
 
     Piece(PartialFile pieces, long begin, long end) {
@@ -269,7 +267,7 @@ final class FileDownload {
       this.at = begin;
     }
 
-    /** Asks for what is missing; fails if less comes. */
+    /** Requests the missing bytes. Fails if fewer arrive. */
     void request() throws IOException {
       URI from = source;
       Optional<String> range =

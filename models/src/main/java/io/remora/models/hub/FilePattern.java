@@ -4,8 +4,8 @@ package io.remora.models.hub;
 import java.util.regex.Pattern;
 
 /**
- * A shell's pattern, as Python's {@code fnmatch} has it: over the whole path, {@code /} is nothing
- * special.
+ * A shell pattern like those of Python's {@code fnmatch}. It matches the whole path, and {@code /}
+ * is an ordinary character.
  */
 final class FilePattern {
   private FilePattern() {}
@@ -31,7 +31,8 @@ final class FilePattern {
   }
 
   /**
-   * Where the set that begins there ends; -1 when it does not, which makes the bracket a character.
+   * The end of the set that begins at this position; -1 when there is none, so that the bracket is
+   * an ordinary character.
    */
   private static int endOfSet(String pattern, int begin) {
     int from = begin;

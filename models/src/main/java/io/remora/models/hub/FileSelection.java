@@ -8,10 +8,10 @@ import java.util.Set;
 import java.util.function.Predicate;
 import java.util.regex.Pattern;
 
-/** Which files of a repository are wanted. */
+/** Selects files of a repository. */
 @FunctionalInterface
 public interface FileSelection {
-  /** Of these paths, all that the repository has, those that are wanted. */
+  /** The selected ones of these paths, which are all paths of the repository. */
   List<String> select(List<String> paths);
 
   /** All files. */
@@ -34,9 +34,9 @@ public interface FileSelection {
   }
 
   /**
-   * What loading a model's weights takes: the files that {@link ModelFiles#read(java.nio.file.Path,
-   * String)} would read, which are {@code .bin} only where a directory has no safetensors, and all
-   * {@code *.json}: indices, configurations, tokenizers.
+   * Selects the files for loading a model's weights: those that {@link
+   * ModelFiles#read(java.nio.file.Path, String)} would read, which are {@code .bin} only where a
+   * directory has no safetensors, and all {@code *.json}: indices, configurations, tokenizers.
    *
    * @param variant such as {@code fp16}; "" for none
    */

@@ -3,7 +3,7 @@ package io.remora.models.hub;
 
 import java.net.URI;
 
-/** The repository's owner gives access to those who ask for it, and this token has none. */
+/** The repository's owner grants access on request, and this token has no access. */
 public class GatedRepositoryException extends HubException {
   private static final long serialVersionUID = 1L;
 
@@ -14,7 +14,7 @@ public class GatedRepositoryException extends HubException {
     this.accessPage = accessPage;
   }
 
-  /** Where access is asked for. */
+  /** The page on which to request access. */
   public URI accessPage() {
     return accessPage;
   }

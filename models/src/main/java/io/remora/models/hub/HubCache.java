@@ -24,9 +24,9 @@ import java.util.stream.Stream;
  * blobs/ETAG}, a commit's files as links to them in {@code snapshots/COMMIT/}, what branches and
  * tags meant in {@code refs/}. Everything appears in one step, by a rename.
  *
- * <p>Python's client locks with flock, which Java's locks do not see: beside it everything is right
- * without locks, since neither touches what the other puts together. Processes of Remora go on with
- * each other's partial files, and so need the file system's locks (fcntl).
+ * <p>Python's client locks with flock, which Java's locks do not see. The two work together without
+ * locks, since neither touches the other's partial files. Processes of Remora continue each other's
+ * partial files, and so need the file system's locks (fcntl).
  */
 final class HubCache {
   private static final String TAG = "Signature: 8a477f597d28d172789f06886806bc55\n";
@@ -42,7 +42,7 @@ final class HubCache {
     folder = this.cache.resolve(folderName);
   }
 
-  /** The commit that a revision meant when it was last asked for. */
+  /** The commit of a revision at the time of the last request. */
   Optional<String> commit(String revision) {
     if (HubNames.isCommit(revision)) {
       return Optional.of(revision);
@@ -70,7 +70,7 @@ final class HubCache {
     return folder.resolve("snapshots").resolve(commit);
   }
 
-  /** Where a commit's file is; empty when it is not there. */
+  /** The path of a commit's file; empty when the file is not there. */
   Optional<Path> file(String commit, String path) {
     Path file = snapshot(commit).resolve(path);
     return Files.isRegularFile(file) ? Optional.of(inside(file)) : Optional.empty();
@@ -103,7 +103,7 @@ final class HubCache {
     }
   }
 
-  /** A content that is there with that size. */
+  /** Whether a content is there with this size. */
   boolean hasBlob(HubFile file) {
     Path blob = blob(file.etag());
     try {
@@ -117,12 +117,15 @@ final class HubCache {
     return folder.resolve("blobs").resolve(etag);
   }
 
-  /** Where a content is put together: a name of its own, since no other program could resume it. */
+  /**
+   * The path for assembling a content. Its name is Remora's own, since no other program could
+   * resume it.
+   */
   Path partial(String etag) {
     return blob(etag + ".remora.incomplete");
   }
 
-  /** Makes what was put together the content. */
+  /** Moves the assembled file to its place as the content. */
   void complete(String etag) {
     try {
       Files.move(partial(etag), blob(etag), StandardCopyOption.ATOMIC_MOVE);
@@ -131,7 +134,7 @@ final class HubCache {
     }
   }
 
-  /** Makes a commit's file, a link to its content. */
+  /** Creates a commit's file as a link to its content. */
   Path link(String commit, HubFile file) {
     Path link = snapshot(commit).resolve(file.path());
     Path target = link.getParent().relativize(blob(file.etag()));
@@ -149,7 +152,7 @@ final class HubCache {
     return inside(link);
   }
 
-  /** Makes the folders, and the mark by which backups know a cache. */
+  /** Creates the folders, and the tag file by which backup programs recognise a cache. */
   void prepare() {
     try {
       Files.createDirectories(folder.resolve("blobs"));
@@ -174,7 +177,7 @@ final class HubCache {
   /**
    * Waits until no other thread or process of Remora fetches this content.
    *
-   * @param patience how long the other one's file may stay as it is
+   * @param patience how long the other one's file may stay unchanged
    */
   Lock lock(String etag, Duration patience) throws InterruptedException {
     Path file = locks().resolve(etag + ".remora.lock");
@@ -201,8 +204,8 @@ final class HubCache {
   /** Held until it is closed. */
   record Lock(Path file, FileChannel channel) implements AutoCloseable {
     /**
-     * Those of this process, which the system does not keep apart: it takes a lock from all as soon
-     * as one closes the file.
+     * The locks of this process. The system does not distinguish its threads: it releases a lock as
+     * soon as any thread closes the file.
      */
     private static final Set<Path> HELD = ConcurrentHashMap.newKeySet();
 
@@ -242,7 +245,7 @@ final class HubCache {
     }
   }
 
-  /** What a failed write means to the user. */
+  /** The exception for a failed write. */
   static HubException failed(Path path, IOException e) {
     String text = String.valueOf(e.getMessage()).toLowerCase(Locale.ROOT);
     return text.contains("no space left") || text.contains("quota exceeded")
@@ -250,7 +253,7 @@ final class HubCache {
         : new HubException("The hub's cache cannot be used: " + e, e);
   }
 
-  /** A path that leads, through whatever links, to somewhere inside the cache. */
+  /** Checks that a path leads to a place inside the cache, after following links. */
   private Path inside(Path path) {
     try {
       if (path.toRealPath().startsWith(cache.toRealPath())) {

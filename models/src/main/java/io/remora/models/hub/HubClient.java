@@ -20,13 +20,13 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * Fetches files from a Hugging Face hub, or a server that speaks its protocol, into the cache that
- * Python's {@code huggingface_hub} uses as well.
+ * Fetches files from a Hugging Face hub, or a server with its protocol, into the cache that
+ * Python's {@code huggingface_hub} also uses.
  *
- * <p>Every file is checked against the hub's checksum before it appears in the cache. A download
- * that breaks resumes where it stopped, and a later process resumes behind the pieces that are
- * whole. Other processes may work on the same cache: two of Remora fetch a file once; beside
- * Python's client a file may be fetched twice, and either result is whole.
+ * <p>Every file is checked against the hub's checksum before it appears in the cache. A broken
+ * download resumes where it stopped, and a later process resumes after the complete pieces. Several
+ * processes may use the same cache. Two processes of Remora fetch a file only once. Together with
+ * Python's client a file may be fetched twice, and both results are complete.
  *
  * <p>The token goes to the hub's endpoint only, never to a server that it redirects to. A proxy is
  * taken from the JVM's properties ({@code https.proxyHost}), not from the environment.
@@ -57,15 +57,15 @@ public final class HubClient implements AutoCloseable {
   }
 
   /**
-   * Asks the hub what a revision holds.
+   * Asks the hub for the contents of a revision.
    *
    * @param repository {@code owner/name}, or {@code name} for the few that have no owner
    * @param revision a branch, tag or commit
-   * @throws IllegalArgumentException when the repository's name or the revision cannot be one
+   * @throws IllegalArgumentException when the repository's name or the revision is not valid
    * @throws RepositoryNotFoundException when there is none
    * @throws GatedRepositoryException when this token has no access
    * @throws RevisionNotFoundException when there is none
-   * @throws OfflineException when the settings say not to ask
+   * @throws OfflineException when the settings forbid requests
    * @throws HubUnreachableException when it does not answer
    */
   public HubRevision revision(String repository, String revision) {
@@ -93,14 +93,12 @@ public final class HubClient implements AutoCloseable {
   }
 
   /**
-   * Puts a revision's files into the cache where they are not there yet. Where the hub is not to be
-   * asked, or cannot be reached, what the cache holds of the revision is taken if that is all that
-   * is selected.
+   * Fetches a revision's files that are not yet in the cache. If requests to the hub are forbidden,
+   * or it cannot be reached, the cached files are used if all selected files are there.
    *
-   * @throws OfflineException when the cache lacks something and the hub is not to be asked, or
-   *     cannot be reached
-   * @throws NoDiskSpaceException before the first byte is fetched where that is known, else when it
-   *     happens
+   * @throws OfflineException when the cache lacks a file and the hub must not or cannot be asked
+   * @throws NoDiskSpaceException before the first byte is fetched if the sizes are known, else when
+   *     the disk is full
    * @throws CorruptDownloadException when a file is not what the hub announced, twice
    * @throws HubException as {@link #revision}, and for other reasons that the message names
    */
@@ -126,7 +124,7 @@ public final class HubClient implements AutoCloseable {
    * One file of a revision, as {@link #download(String, String, FileSelection, DownloadListener)}.
    *
    * @param path within the repository
-   * @return where it is in the cache
+   * @return the file's path in the cache
    * @throws EntryNotFoundException when the revision has no such file
    */
   public Path download(String repository, String revision, String path) {
@@ -139,7 +137,7 @@ public final class HubClient implements AutoCloseable {
         .get(0);
   }
 
-  /** Ends what is under way, with a {@link HubException} in the calls that wait for it. */
+  /** Ends all running downloads. The calls that wait for them throw a {@link HubException}. */
   @Override
   public void close() {
     http.close();
@@ -184,7 +182,7 @@ public final class HubClient implements AutoCloseable {
         .toList();
   }
 
-  /** What the cache has without the hub, if that is all. */
+  /** The selected files from the cache alone, if it has all of them. */
   private HubSnapshot cached(
       String repository, String revision, FileSelection selection, HubException reason) {
     HubCache cache = new HubCache(settings.cache(), repository);

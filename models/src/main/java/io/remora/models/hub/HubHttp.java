@@ -31,8 +31,8 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * Requests to the hub and to where it redirects: the token to the hub alone, no wait without a
- * limit, failures that may pass tried again.
+ * Sends requests to the hub and to servers that it redirects to. The token goes only to the hub,
+ * every wait has a limit, and transient failures are tried again.
  */
 final class HubHttp implements AutoCloseable {
   private static final Logger log = LoggerFactory.getLogger(HubHttp.class);
@@ -42,7 +42,7 @@ final class HubHttp implements AutoCloseable {
   private static final Set<Integer> TRANSIENT = Set.of(408, 429, 500, 502, 503, 504);
   private static final Pattern NEXT_PAGE = Pattern.compile("<([^>]*)>\\s*;[^,]*\\brel=\"?next\"?");
 
-  /** For a body that nobody wants. */
+  /** Discards a body. */
   static final BodySink.Target NOWHERE = bytes -> {};
 
   private static final ObjectMapper JSON =
@@ -51,7 +51,7 @@ final class HubHttp implements AutoCloseable {
               .streamReadConstraints(StreamReadConstraints.builder().maxNestingDepth(64).build())
               .build());
 
-  /** A failure that may pass. */
+  /** A transient failure. */
   static final class TransientException extends IOException {
     private static final long serialVersionUID = 1L;
 
@@ -63,13 +63,13 @@ final class HubHttp implements AutoCloseable {
     }
   }
 
-  /** One attempt at something. */
+  /** One attempt of a request. */
   @FunctionalInterface
   interface Attempt<T> {
     T run() throws IOException;
   }
 
-  /** A page of JSON, and where the next one is. */
+  /** A page of JSON, and the address of the next one. */
   record Page(JsonNode json, Optional<URI> next) {}
 
   /** A response's head, at the address where redirects within the hub have led. */
@@ -132,7 +132,7 @@ final class HubHttp implements AutoCloseable {
         });
   }
 
-  /** What the hub says of a file; its Location, where there is one, leads to another server. */
+  /** The hub's headers for a file. If there is a Location, it leads to another server. */
   Head head(URI uri, String repository) {
     return retrying(
         uri,
@@ -147,7 +147,7 @@ final class HubHttp implements AutoCloseable {
    * One attempt to GET a file's bytes, from the hub or another server.
    *
    * @param range the header Range
-   * @param target where the body goes, said when the head has come
+   * @param target the destination of the body, chosen when the head has arrived
    */
   Head get(URI uri, Optional<String> range, Function<Head, BodySink.Target> target)
       throws IOException {
@@ -163,8 +163,8 @@ final class HubHttp implements AutoCloseable {
   }
 
   /**
-   * Attempts it until it succeeds, fails for good, or has failed as often in a row as the settings
-   * allow.
+   * Repeats an attempt until it succeeds, fails for good, or has failed as often in a row as the
+   * settings allow.
    *
    * @throws HubUnreachableException after the last attempt
    */
@@ -188,7 +188,7 @@ final class HubHttp implements AutoCloseable {
       this.uri = uri;
     }
 
-    /** Something came in: the failures before it do not count any more. */
+    /** Resets the count of failures, after bytes have arrived. */
     void reset() {
       failures = 0;
     }
@@ -225,7 +225,7 @@ final class HubHttp implements AutoCloseable {
   }
 
   /**
-   * The failure of a response to a GET of bytes, or of a HEAD, that is no success and no redirect.
+   * The error for a response to a GET of bytes or a HEAD that is neither a success nor a redirect.
    */
   IOException failure(Head head) {
     String message = "HTTP status " + head.status + errorMessage(head);
@@ -235,7 +235,7 @@ final class HubHttp implements AutoCloseable {
     throw new HubException(shown(head.uri) + ": " + message);
   }
 
-  /** An address fit for a message or log: what is behind the question mark may be a secret. */
+  /** An address for messages and logs, without the query, which may contain a secret. */
   static String shown(URI uri) {
     String text = uri.toString();
     int query = text.indexOf('?');
@@ -273,7 +273,7 @@ final class HubHttp implements AutoCloseable {
     throw new HubException(shown(uri) + ": redirected more than " + MAX_REDIRECTS + " times");
   }
 
-  // Each future is itself alone.
+  // Futures are compared by identity.
   @SuppressWarnings("CollectionUndefinedEquality")
   private Head send(
       String method, URI uri, Optional<String> range, Function<Head, BodySink.Target> target)
@@ -315,7 +315,7 @@ final class HubHttp implements AutoCloseable {
       try {
         return response.get(left, TimeUnit.NANOSECONDS);
       } catch (TimeoutException e) {
-        // Whether bytes came meanwhile is looked at above.
+        // The loop checks above whether bytes arrived meanwhile.
       } catch (InterruptedException e) {
         throw interrupted(e);
       } catch (CancellationException e) {
@@ -405,7 +405,7 @@ final class HubHttp implements AutoCloseable {
     return target;
   }
 
-  /** Where a file is: at another server where the hub redirects, else at the hub. */
+  /** The address of a file: at another server if the hub redirects, else at the hub. */
   static URI place(Head head) {
     return head.isRedirect() ? location(head) : head.uri;
   }

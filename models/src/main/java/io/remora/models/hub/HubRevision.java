@@ -4,10 +4,10 @@ package io.remora.models.hub;
 import java.util.List;
 
 /**
- * What a revision of a repository holds.
+ * The contents of a revision of a repository.
  *
  * @param repository {@code owner/name}
- * @param commit the commit that the revision meant when the hub was asked: 40 hex digits
- * @param files all of them, by path
+ * @param commit the revision's commit at the time of the request: 40 hex digits
+ * @param files all files, by path
  */
 public record HubRevision(String repository, String commit, List<HubFile> files) {}

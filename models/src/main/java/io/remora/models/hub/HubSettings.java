@@ -14,20 +14,20 @@ import java.util.Optional;
 import java.util.Set;
 
 /**
- * Where the hub and its cache are, and how they are used. What {@code huggingface_hub} has
- * variables for comes from these (see {@link #from}); the rest from this module's {@code
- * reference.conf}.
+ * The addresses of the hub and its cache, and the limits of their use. Environment variables of
+ * {@code huggingface_hub} set some of them (see {@link #from}); the others come from this module's
+ * {@code reference.conf}.
  *
  * @param endpoint the hub's address, without a slash at its end
- * @param token shown to the hub
- * @param cache the cache's folder; made when needed
- * @param offline never to ask the hub
+ * @param token the token for the hub
+ * @param cache the cache's folder; created when needed
+ * @param offline whether to send no requests to the hub
  * @param connectTimeout how long connecting may take
- * @param stallTimeout how long a request may go without a byte coming in
- * @param attempts how often in a row a request may fail without a byte coming in
- * @param retryDelay before the second attempt; doubles with each
- * @param maxRetryDelay the longest, also where the hub asks for longer
- * @param parallelRequests how many files or pieces of files are fetched at a time
+ * @param stallTimeout how long a request may receive no byte
+ * @param attempts how often in a row a request may fail without receiving a byte
+ * @param retryDelay wait before the second attempt; doubles with each further attempt
+ * @param maxRetryDelay longest wait, even if the hub asks for a longer one
+ * @param parallelRequests number of files or pieces of files that are fetched at the same time
  * @param rangeBytes a file larger than this is fetched in pieces of this size
  */
 public record HubSettings(
@@ -106,7 +106,7 @@ public record HubSettings(
         config.getBytes("range-size"));
   }
 
-  /** The same, but for the token. */
+  /** A copy with another token. */
   public HubSettings withToken(String newToken) {
     return new HubSettings(
         endpoint,
@@ -122,7 +122,7 @@ public record HubSettings(
         rangeBytes);
   }
 
-  /** Without the token, which must not reach a log. */
+  /** Leaves out the token, which must not appear in a log. */
   @Override
   public String toString() {
     return "HubSettings[%s, cache %s%s%s]"
@@ -164,7 +164,7 @@ public record HubSettings(
     return Path.of(value(environment, "HOME").orElseGet(() -> System.getProperty("user.home")));
   }
 
-  /** A variable that is set to nothing counts as not set. */
+  /** The value of a variable. An empty variable counts as not set. */
   private static Optional<String> value(Map<String, String> environment, String name) {
     return Optional.ofNullable(environment.get(name)).filter(value -> !value.isEmpty());
   }

@@ -10,7 +10,7 @@ import java.util.List;
  * @param repository {@code owner/name}
  * @param commit 40 hex digits
  * @param folder the commit's folder in the cache: paths below it are those of the repository. It is
- *     shared and may hold more files than were asked for.
- * @param files those that were asked for, sorted
+ *     shared, and may contain more files than were requested.
+ * @param files the requested files, sorted
  */
 public record HubSnapshot(String repository, String commit, Path folder, List<Path> files) {}

@@ -24,8 +24,8 @@ record HubTree(List<Entry> entries) {
   /**
    * A file.
    *
-   * @param blob git's SHA-1 of what git holds: the file, or a pointer to it
-   * @param sha256 of the file itself where git holds a pointer
+   * @param blob git's SHA-1 of git's object: the file, or a pointer to it
+   * @param sha256 SHA-256 of the file itself if git has a pointer
    * @param xet the file's hash in another storage, kept for Python's client
    */
   record Entry(
@@ -65,7 +65,7 @@ record HubTree(List<Entry> entries) {
     }
   }
 
-  /** The list as it was kept; empty where it is of another version or damaged. */
+  /** The stored list; empty if it has another version or is damaged. */
   static Optional<HubTree> read(byte[] kept) {
     try {
       JsonNode root = JSON.readTree(kept);

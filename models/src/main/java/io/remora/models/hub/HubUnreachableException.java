@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.models.hub;
 
-/**
- * The hub could not be reached, was too slow, or answered with errors, as often as it was asked.
- */
+/** In all attempts, the hub could not be reached, was too slow, or answered with errors. */
 public class HubUnreachableException extends HubException {
   private static final long serialVersionUID = 1L;
 

@@ -2,8 +2,8 @@
 package io.remora.models.hub;
 
 /**
- * The hub is not to be asked (HF_HUB_OFFLINE), or cannot be reached, and the cache does not hold
- * what is needed.
+ * The settings forbid requests to the hub (HF_HUB_OFFLINE), or it cannot be reached, and the cache
+ * does not contain the needed files.
  */
 public class OfflineException extends HubException {
   private static final long serialVersionUID = 1L;

@@ -10,9 +10,8 @@ import java.nio.file.Path;
 import java.nio.file.StandardOpenOption;
 
 /**
- * A file that is put together from pieces, in any order and by several threads, and that knows
- * which it has when it is opened again: behind its bytes stand the pieces' size and one byte for
- * each piece.
+ * A file that several threads assemble from pieces in any order. When it is opened again, it knows
+ * which pieces it has: after its bytes it stores the size of the pieces and one byte per piece.
  */
 final class PartialFile implements AutoCloseable {
   private final Path path;
@@ -30,7 +29,7 @@ final class PartialFile implements AutoCloseable {
     channel = FileChannel.open(path, options);
   }
 
-  /** Goes on with the file if it is of these sizes, else starts over. */
+  /** Continues the file if it has these sizes, or starts over. */
   static PartialFile open(Path path, long bytes, long pieceBytes) {
     PartialFile file;
     try {
@@ -56,7 +55,7 @@ final class PartialFile implements AutoCloseable {
     }
   }
 
-  /** How many bytes an earlier download has left there to resume from. */
+  /** The number of bytes that an earlier download has left. */
   static long bytesDone(Path path, long bytes, long pieceBytes) {
     try (PartialFile file = new PartialFile(path, bytes, pieceBytes, StandardOpenOption.READ)) {
       long done = 0;
@@ -114,7 +113,7 @@ final class PartialFile implements AutoCloseable {
     write(ByteBuffer.allocate(Long.BYTES + pieces).putLong(0, pieceBytes), bytes);
   }
 
-  /** Takes off what stands behind the bytes. */
+  /** Removes the data after the file's bytes. */
   void finish() {
     try {
       channel.truncate(bytes);

@@ -3,7 +3,7 @@ package io.remora.models.hub;
 
 import java.util.concurrent.TimeUnit;
 
-/** Counts what comes in and tells the listener, not too often. */
+/** Counts received bytes and reports to the listener at limited intervals. */
 final class ProgressMeter {
   private static final long INTERVAL = TimeUnit.MILLISECONDS.toNanos(200);
 
@@ -22,7 +22,7 @@ final class ProgressMeter {
     this.bytes = bytes;
   }
 
-  /** Bytes that came over the network. */
+  /** Counts bytes received over the network. */
   synchronized void received(long count) {
     received += count;
     bytesDone += count;
@@ -31,17 +31,17 @@ final class ProgressMeter {
     }
   }
 
-  /** Bytes that have to come again. */
+  /** Takes back bytes that must be fetched again. */
   synchronized void lost(long count) {
     bytesDone -= count;
   }
 
-  /** Bytes that are there from before. */
+  /** Counts bytes that were there before. */
   synchronized void found(long count) {
     bytesDone += count;
   }
 
-  /** A file that is there from before. */
+  /** Counts a file that was there before. */
   synchronized void foundFile(HubFile file) {
     bytesDone += file.bytes();
     filesDone++;

@@ -5,7 +5,7 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.atomic.AtomicReference;
 
-/** Threads that work off the same thing, of which all succeed or all end. */
+/** Runs the same work in several threads, which either all succeed or all end. */
 final class Workers {
   private final List<Thread> threads = new ArrayList<>();
   private final AtomicReference<Throwable> failure = new AtomicReference<>();
@@ -20,8 +20,8 @@ final class Workers {
 
   /**
    * Runs the work in that many threads and returns when all have ended. The first failure
-   * interrupts the others and is thrown when they have ended, too. An interrupt of the caller does
-   * the same.
+   * interrupts the other threads, and is thrown when they have ended. An interrupt of the caller
+   * has the same effect.
    */
   static void run(String name, int count, Runnable work) {
     new Workers(name, count, work).run();
