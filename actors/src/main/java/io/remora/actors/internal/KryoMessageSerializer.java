@@ -285,9 +285,9 @@ public final class KryoMessageSerializer extends SerializerWithStringManifest {
   }
 
   /**
-   * Serializes an exception's class, message, stack trace and causes. A cause arrives as an exception
-   * of the nearest registered superclass. A cause that is not one of Remora's exceptions arrives as a
-   * {@link RemoraException} with its text.
+   * Serializes an exception's class, message, stack trace and causes. A cause arrives as an
+   * exception of the nearest registered superclass. A cause that is not one of Remora's exceptions
+   * arrives as a {@link RemoraException} with its text.
    */
   private static final class ExceptionSerializer extends Serializer<RemoraException> {
 
