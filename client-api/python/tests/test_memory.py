@@ -252,6 +252,45 @@ def test_a_part_of_a_storage_does_not_grow(device):
         assert "resize storage that is not resizable" in found
 
 
+OF_VALUES: dict[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Any]] = {
+    "as large as the part": lambda x, base, z: torch.nonzero(x > 1, out=z.view(2, 1)),
+    "smaller": lambda x, base, z: torch.nonzero(x > 2, out=z),
+    "empty": lambda x, base, z: torch.nonzero(x > 3, out=z),
+    "larger": lambda x, base, z: torch.nonzero(x, out=z),
+    "larger, of two dimensions": lambda x, base, z: torch.nonzero(x.view(2, 2), out=z),
+    "masked_select": lambda x, base, z: torch.masked_select(x, x > 1, out=z),
+    "masked_select, larger": lambda x, base, z: torch.masked_select(x, x > 0, out=z),
+    "masked_select of what is around": lambda x, base, z: torch.masked_select(
+        base, base > 5, out=z
+    ),
+    "of itself": lambda x, base, z: torch.masked_select(z, z > 2, out=z),
+    "an index of the part": lambda x, base, z: torch.ops.aten.index.Tensor_out(x, [x > 1], out=z),
+    "an index, larger": lambda x, base, z: torch.ops.aten.index.Tensor_out(x, [x > 0], out=z),
+    "behind an offset": lambda x, base, z: torch.nonzero(x > 2, out=z[1:].view(1, 1)),
+    "behind an offset, larger": lambda x, base, z: torch.nonzero(x > 1, out=z[1:].view(1, 1)),
+}
+
+
+@pytest.mark.parametrize("name", OF_VALUES)
+@pytest.mark.filterwarnings("ignore:An output with one or more elements was resized")
+def test_a_result_of_which_values_decide_the_size_fits_in_a_part_or_changes_nothing(device, name):
+    def found(where: torch.device) -> Any:
+        base = torch.arange(8, device=where)
+        z = torch.empty(0, dtype=base.dtype, device=where)
+        z.set_(base.untyped_storage()[16:32], 0, (2,), (1,))
+        x = torch.tensor([0, 1, 2, 3], device=where)
+        written = outcome(lambda: OF_VALUES[name](x, base, z))
+        if isinstance(
+            written, str
+        ):  # the CPU leaves the part with a shape that is larger than its memory
+            return written, base.tolist()
+        return written, z.shape, z.stride(), z.tolist(), base.tolist()
+
+    expected = found(CPU)
+    for _ in range(2):
+        assert found(device) == expected
+
+
 def test_copies_through_dlpack(device):
     x = torch.arange(0.0, 8.0, device=device)
     z = torch.asarray(to_dlpack(x), copy=True)

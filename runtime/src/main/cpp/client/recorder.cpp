@@ -780,6 +780,46 @@ void record_planned(const Caller& caller, Arguments arguments, const Plan& plan,
   machine.end_record();
 }
 
+// Outputs that are parts of storages, each with one of its own in its place. The node would make a part larger by making its
+// storage larger, and the program would refuse that when the values are written.
+using StandIns = std::vector<std::pair<at::Tensor, at::Tensor>>;
+
+StandIns put_stand_ins(const OperatorInfo& info, c10::ArrayRef<c10::IValue> arguments, c10::IValue* stack) {
+  StandIns all;
+  for (auto index : info.overwritten) {
+    if (!arguments[index].isTensor()) continue;
+    const auto part = arguments[index].toTensor();
+    if (!part.has_storage() || !is_part(*part.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl())) continue;
+    for (size_t i = 0; i < arguments.size() && info.always_ask; i++) {  // libtorch's own: they take no such output
+      if (i == index) continue;
+      each_tensor(arguments[i], [&](const at::Tensor& t) {
+        if (t.defined()) at::assert_no_overlap(part, t);
+      });
+    }
+    all.emplace_back(part, at::empty_strided(part.sizes(), part.strides(), part.options()));
+    stack[index] = all.back().second;
+  }
+  return all;
+}
+
+// Makes the parts what the operator has made of their stand-ins: none where one does not fit.
+void take_over(const StandIns& all, torch::jit::Stack& stack, size_t results) {
+  for (const auto& [part, own] : all) {
+    auto after = TensorMeta::of(own);
+    after.offset = part.storage_offset();
+    auto* storage = part.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl();
+    if (after.bytes() > storage->nbytes()) whole_storage(storage);
+  }
+  for (const auto& [part, own] : all) {
+    part.unsafeGetTensorImpl()->set_sizes_and_strides(own.sizes(), own.strides(), part.storage_offset());
+    at::AutoDispatchBelowADInplaceOrView guard;
+    part.copy_(own);
+    for (auto result = stack.end() - static_cast<int64_t>(results); result != stack.end(); ++result) {
+      if (result->isTensor() && result->toTensor().is_same(own)) *result = part;
+    }
+  }
+}
+
 bool has_mask(Arguments arguments) {
   for (const auto& value : arguments) {
     if (!value.isOptionalTensorList()) continue;
@@ -880,6 +920,12 @@ void record_call(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit:
       machine.begin_record();
       record_planned(caller, arguments, *plan, outputs);
     } else {
+      auto stand_ins = put_stand_ins(info, arguments, stack->data() + base);
+      if (!stand_ins.empty()) {
+        record_call(op, {}, stack);
+        take_over(stand_ins, *stack, info.returns.size());
+        return;
+      }
       auto request = machine.next_request();
       *plan = ask(caller, arguments, request);
       resize_written(info, arguments, *plan, [](uint32_t, const at::Tensor&) {});

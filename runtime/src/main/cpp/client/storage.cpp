@@ -157,10 +157,12 @@ at::Tensor new_tensor(Machine& machine, int slot, const TensorMeta& meta, size_t
   return t;
 }
 
+bool is_part(const c10::StorageImpl& storage) {
+  return !storage.resizable() || storage.data_ptr().get_deleter() != &delete_context;
+}
+
 StorageContext& whole_storage(c10::StorageImpl* storage) {
-  // A part of a storage has another deleter.
-  TORCH_CHECK(storage->resizable() && storage->data_ptr().get_deleter() == &delete_context,
-              "Trying to resize storage that is not resizable");
+  TORCH_CHECK(!is_part(*storage), "Trying to resize storage that is not resizable");
   return *static_cast<StorageContext*>(storage->data_ptr().get_context());
 }
 

@@ -41,6 +41,7 @@ c10::Device device_of_address(const void* address);  // throws if no storage is 
 at::Tensor new_tensor(Machine& machine, int slot, const TensorMeta& meta, size_t storage_bytes);
 void resize_storage(c10::StorageImpl* storage, size_t bytes);
 void note_resized(c10::StorageImpl* storage, size_t bytes);  // like resizing, if the node resizes the storage by itself
+bool is_part(const c10::StorageImpl& storage);               // if it is part of another storage, or foreign memory
 StorageContext& whole_storage(c10::StorageImpl* storage);    // throws if it is part of another storage
 
 // The DataPtr of a new storage on a device slot.
