@@ -147,6 +147,17 @@ NAMED: dict[str, Callable[[Tensor], Any]] = {
     "logical_or": lambda x: torch.logical_or(x[0], x),
     "logical_xor": lambda x: torch.logical_xor(x, x),
     "rsub": lambda x: torch.rsub(x, x),
+    "rsub, names that do not fit": lambda x: torch.rsub(x, x.rename("N", "D", "C")),
+    "masked_select": lambda x: torch.masked_select(x, x.rename(None) > 3),
+    "masked_select, names that do not fit": lambda x: torch.masked_select(
+        x, x.rename("N", "D", "C") > 3
+    ),
+    "masked_select of a vector": lambda x: torch.masked_select(x[0, 0], x[0, 0] > 1),
+    "any": lambda x: torch.any(x > 3),
+    "all": lambda x: torch.all(x > 3),
+    "gaussian_nll_loss": lambda x: F.gaussian_nll_loss(x, x, x + 1),
+    "max_pool2d": lambda x: F.max_pool2d(x, 2, return_indices=True),
+    "max_pool2d, without indices": lambda x: F.max_pool2d(x, 2),
     "l1_loss": lambda x: F.l1_loss(x, x, reduction="none"),
     "kthvalue": lambda x: x.kthvalue(1, "C"),
     "median": lambda x: x.median("C"),

@@ -4,8 +4,12 @@
 // operators whose code runs only on the node, this file sets them. Names are never sent: the node does not need them.
 #include "client/kernels/names.h"
 
+#include <torch/library.h>
+
 #include <string>
 #include <unordered_map>
+
+#include "client/machine.h"
 
 #ifdef REMORA_NAMED_TENSORS
 
@@ -16,6 +20,8 @@ namespace {
 enum class Rule {
   kKept,       // those of the first argument
   kBroadcast,  // those of the first two, together
+  kReversed,   // the same, of the second and the first: an error names them in this order
+  kCompared,   // the same, but the result has none
   kReduced,    // those of the first argument without the dimensions in "dim"
 };
 
@@ -26,13 +32,15 @@ const std::unordered_map<std::string, Rule>& rules() {
       {"aten::isnan", Rule::kKept},
       {"aten::logical_not", Rule::kKept},
       {"aten::max_pool1d", Rule::kKept},
+      {"aten::max_pool2d_with_indices", Rule::kKept},
       {"aten::max_pool3d_with_indices", Rule::kKept},
       {"aten::relu", Rule::kKept},
       {"aten::floor_divide", Rule::kBroadcast},
       {"aten::logical_and", Rule::kBroadcast},
       {"aten::logical_or", Rule::kBroadcast},
       {"aten::logical_xor", Rule::kBroadcast},
-      {"aten::rsub", Rule::kBroadcast},
+      {"aten::rsub", Rule::kReversed},
+      {"aten::masked_select", Rule::kCompared},
       {"aten::kthvalue", Rule::kReduced},
       {"aten::median", Rule::kReduced},
       {"aten::mode", Rule::kReduced},
@@ -86,10 +94,14 @@ DimensionNames names_of_results(const OperatorInfo& info, c10::ArrayRef<c10::IVa
   switch (rule->second) {
     case Rule::kKept: break;
     case Rule::kBroadcast:
-      if (arguments[1].isTensor()) {
-        return at::namedinference::compute_broadcast_outnames(self, arguments[1].toTensor());
-      }
-      break;
+    case Rule::kReversed:
+    case Rule::kCompared: {
+      if (!arguments[1].isTensor()) break;
+      const auto& other = arguments[1].toTensor();
+      bool reversed = rule->second == Rule::kReversed;
+      auto names = at::namedinference::compute_broadcast_outnames(reversed ? other : self, reversed ? self : other);
+      return rule->second == Rule::kCompared ? DimensionNames() : names;
+    }
     case Rule::kReduced: return reduced(info, arguments);
   }
   return self.names().vec();
@@ -104,5 +116,13 @@ void name_results(const DimensionNames& names, c10::ArrayRef<c10::IValue> result
 }
 
 }  // namespace remora
+
+// libtorch computes the shapes of these results in the program and then calls the variants that write to an output, which
+// take no names.
+TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
+  for (const char* name : {"all", "any", "max_pool2d_with_indices"}) {
+    m.impl(name, torch::CppFunction::makeFromBoxedFunction<&remora::record_call>());
+  }
+}
 
 #endif
