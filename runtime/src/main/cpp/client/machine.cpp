@@ -145,19 +145,25 @@ void Machine::start_batch() {
   last_id_ = 0;
 }
 
-void Machine::check_usable(int64_t storage, bool tells) {
+void Machine::check_usable(int64_t storage) {
   auto state = state_.load(std::memory_order_acquire);
-  if (state == kOpen) {
-    return;
+  if (state != kOpen) {
+    if (state == kFailed) failure_told_.store(true, std::memory_order_release);
+    throw_unusable(state, storage);
   }
+}
+
+void Machine::check_carries() {
+  auto state = state_.load(std::memory_order_acquire);
+  if (state != kOpen) throw_unusable(state, 0);
+}
+
+void Machine::throw_unusable(int state, int64_t storage) {
   if (state == kClosed) {
     raise(storage ? "StaleReferenceException" : "MachineStateException",
           storage ? "storage " + std::to_string(storage) + " was on machine '" + name +
                         "', which is closed; its tensors cannot be used any more"
                   : "machine '" + name + "' is closed");
-  }
-  if (tells) {
-    failure_told_.store(true, std::memory_order_release);
   }
   std::lock_guard<std::mutex> guard(state_mutex_);
   throw_error(failure_);

@@ -121,8 +121,10 @@ class Machine {
   void fail(const std::string& message);
   void close();
   void flush_for(uint64_t sequence);  // makes sure that the batch of this number is submitted
-  // Throws if nothing can be recorded on the machine any more. `tells`: the error reaches the program.
-  void check_usable(int64_t storage = 0, bool tells = true);
+  // Throws if nothing can be recorded on the machine any more. The program gets the error.
+  void check_usable(int64_t storage = 0);
+  // The same for a thread that sends what the program has recorded. The program does not get the error.
+  void check_carries();
   // Whether the program knows that the machine has failed.
   bool failure_told() const { return failure_told_.load(std::memory_order_acquire); }
   int64_t next_request(int64_t count = 1) { return requests_.fetch_add(count) + 1; }  // the first of `count` numbers
@@ -149,6 +151,7 @@ class Machine {
 
  private:
   enum State { kOpen, kFailed, kClosed };
+  [[noreturn]] void throw_unusable(int state, int64_t storage);
   std::atomic<bool> failure_told_{false};
   // The state that the node will have after the records so far.
   struct Progress {

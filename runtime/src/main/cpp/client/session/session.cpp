@@ -303,7 +303,7 @@ Batch* Session::take(int64_t timeout_micros) {
   if (taken_ < batches_.size()) {
     return batches_[taken_++].get();
   }
-  machine_.check_usable(0, false);
+  machine_.check_carries();
   return nullptr;
 }
 
@@ -350,7 +350,7 @@ bool Session::await_message(int64_t timeout_micros, Message& message) {
   if (next_message(message)) {
     return true;
   }
-  machine_.check_usable(0, false);
+  machine_.check_carries();
   return false;
 }
 
