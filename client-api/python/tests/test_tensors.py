@@ -255,6 +255,14 @@ def test_mixed_places_are_refused_at_the_call(device):
             a + b
     with pytest.raises(remora.CrossMachineException, match="two devices"):
         y.mul_(x.detach())
+    for refused in (
+        lambda: y.pow_(x.detach()),
+        lambda: x.detach().pow_(y),
+        lambda: torch.ops.aten.tanh_backward(x.detach(), y),
+        lambda: torch.ops.aten.gelu_backward(y, x.detach()),
+    ):
+        with pytest.raises(remora.CrossMachineException, match="on the same device"):
+            refused()
     assert (torch.ones(2, device=device) * torch.tensor(3.0)).tolist() == [3, 3]
 
 

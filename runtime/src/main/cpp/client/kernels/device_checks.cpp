@@ -96,6 +96,11 @@ using TernaryInPlace = Tensor&(Tensor&, const Tensor&, const Tensor&);
 using TernaryScaled = Tensor(const Tensor&, const Tensor&, const Tensor&, const Scalar&);
 using TernaryScaledInPlace = Tensor&(Tensor&, const Tensor&, const Tensor&, const Scalar&);
 using Loss = Tensor(const Tensor&, const Tensor&, int64_t);
+using Leaky = Tensor(const Tensor&, const Tensor&, const Scalar&, bool);
+using Clipped = Tensor(const Tensor&, const Tensor&, std::optional<double>);
+using Approximated = Tensor(const Tensor&, const Tensor&, c10::string_view);
+using Softened = Tensor(const Tensor&, const Tensor&, const Scalar&, const Scalar&);
+using Exponential = Tensor(const Tensor&, const Scalar&, const Scalar&, const Scalar&, bool, const Tensor&);
 using SmoothLoss = Tensor(const Tensor&, const Tensor&, int64_t, double);
 
 namespace kernels = at::compositeexplicitautogradnonfunctional;
@@ -110,6 +115,8 @@ namespace kernels = at::compositeexplicitautogradnonfunctional;
   REMORA_CONVERTING(#operation "_" overload, signature##InPlace, operation##_, kNothing)
 #define REMORA_BOTH(operation, overload, signature) REMORA_BOTH_CONVERTING(operation, overload, signature, kCommon)
 #define REMORA_FLOATING(operation, overload) REMORA_BOTH_CONVERTING(operation, overload, Binary, kFloating)
+#define REMORA_BACKWARD(operation, signature) \
+  REMORA_CONVERTING(#operation "_backward", signature, operation##_backward, kNothing)
 #define REMORA_SPECIAL(operation) REMORA_CONVERTING("special_" #operation, Binary, special_##operation, kFloating)
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
@@ -120,7 +127,8 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   REMORA_BOTH(div, ".Tensor_mode", Rounded);
   REMORA_BOTH(remainder, ".Tensor", Binary);
   REMORA_BOTH(fmod, ".Tensor", Binary);
-  REMORA_BOTH(pow, ".Tensor_Tensor", Binary);
+  REMORA_CONVERTING("pow.Tensor_Tensor", Binary, pow, kCommon);
+  REMORA_CONVERTING("pow_.Tensor", BinaryInPlace, pow_, kNothing);
   REMORA_FLOATING(atan2, "");
   REMORA_BOTH(hypot, "", Binary);
   REMORA_FLOATING(copysign, ".Tensor");
@@ -171,6 +179,17 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   REMORA_SPECIAL(legendre_polynomial_p);
   REMORA_CHECKED("mse_loss", Loss, mse_loss);
   REMORA_CHECKED("smooth_l1_loss", SmoothLoss, smooth_l1_loss);
+  REMORA_BACKWARD(hardsigmoid, Binary);
+  REMORA_BACKWARD(tanh, Binary);
+  REMORA_BACKWARD(sigmoid, Binary);
+  REMORA_BACKWARD(threshold, Scaled);
+  REMORA_BACKWARD(softshrink, Scaled);
+  REMORA_BACKWARD(hardshrink, Scaled);
+  REMORA_BACKWARD(leaky_relu, Leaky);
+  REMORA_BACKWARD(logit, Clipped);
+  REMORA_BACKWARD(gelu, Approximated);
+  REMORA_BACKWARD(softplus, Softened);
+  REMORA_BACKWARD(elu, Exponential);
 }
 
 }  // namespace remora

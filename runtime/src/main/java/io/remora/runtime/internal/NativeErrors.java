@@ -20,7 +20,6 @@ public final class NativeErrors {
   private static final int REMEMBERED = 256;
   private static final Pattern OURS = Pattern.compile("^(\\w+Exception): ");
   private static final Pattern NUMBER = Pattern.compile(" \\[remora error (\\d+)]");
-  private static final String MIXED_DEVICES = "Expected all tensors to be on the same device";
 
   private record Remembered(long number, Throwable error) {}
 
@@ -74,12 +73,6 @@ public final class NativeErrors {
         String text = NUMBER.matcher(message.substring(ours.end())).replaceFirst("").strip();
         translated = made(ours.group(1), text, null).orElse(null);
       }
-    } else if (message.startsWith(MIXED_DEVICES) && message.contains("remora:")) {
-      int lineEnd = message.indexOf('\n');
-      translated =
-          new CrossMachineException(
-              (lineEnd < 0 ? message : message.substring(0, lineEnd))
-                  + " Move the tensors to one device with tensor.to(machine.device(), dtype).");
     }
     if (translated == null) {
       return thrown;
