@@ -3,8 +3,8 @@
 
 Each file runs in a process of its own. A test fails if it crashes the process, loses the machine or exceeds its time
 limit; another process then continues with the next test. Failed tests also run once on the local CPU, and the results
-are kept. Every test that fails only on the machine needs a line in reasons.txt. The exit status is 1 if a failure has
-none, and 77 if there are no tests to run.
+are kept; a test that takes long there gets a longer limit on the machine. Every test that fails only on the machine
+needs a line in reasons.txt. The exit status is 1 if a failure has none, and 77 if there are no tests to run.
 """
 
 from __future__ import annotations
@@ -100,6 +100,9 @@ PARTS = {
     "all": FILES,
 }
 BAD = ("failed", "crashed", "lost", "timeout")
+# A limit on the machine, relative to the time on the CPU. A machine in this process uses the cores of the program, and
+# tests of many small operations take about twice the CPU time. The rest is for a computer that has become busier.
+TIMES_AS_LONG = 12
 # The kinds of reasons for a failure, in the order of the table's columns.
 KINDS = ("sparse or quantized", "the test's assumption", "ours")
 
@@ -161,12 +164,21 @@ class Runner:
         lines = [[r.name, r.outcome, r.message, r.seconds] for r in results.values()]
         self.path(file, device).write_text(json.dumps(lines, indent=0))
 
+    def limits(self, file: str, device: str) -> dict[str, float]:
+        """The limits in seconds of tests that may take longer than others, by name."""
+        if device == "cpu":
+            return {}
+        on_cpu = [r for r in self.load(file, "cpu").values() if r.outcome == "passed"]
+        known = {r.name: TIMES_AS_LONG * r.seconds for r in on_cpu}
+        return {name: limit for name, limit in known.items() if limit > self.limit}
+
     def run(self, file: str, device: str, wanted: list[str] | None = None) -> dict[str, Result]:
         """Runs all tests of a file, or the wanted ones, in as many processes as necessary."""
         results: dict[str, Result] = {}
+        limits = self.limits(file, device)
         rest = wanted
         while rest is None or rest:
-            names, ended = self._run_some(file, device, rest)
+            names, ended = self._run_some(file, device, rest, limits)
             if names is None:
                 results["(import)"] = ended[-1]
                 break
@@ -183,7 +195,7 @@ class Runner:
         return results
 
     def _run_some(
-        self, file: str, device: str, wanted: list[str] | None
+        self, file: str, device: str, wanted: list[str] | None, limits: dict[str, float]
     ) -> tuple[list[str] | None, list[Result]]:
         """Runs one process; returns the names of its tests (None if it did not report them), and the results."""
         reading, writing = os.pipe()
@@ -218,7 +230,7 @@ class Runner:
             started = ""
             outcome = "crashed"
             try:
-                for line in _lines(reading, self.limit, start=5 * self.limit):
+                for line in _lines(reading, self.limit, limits):
                     if line is None:
                         outcome = "timeout"
                         break
@@ -241,28 +253,33 @@ class Runner:
         if names is None or (started and outcome != "not run"):
             code = process.returncode
             how = f"signal {-code}" if code < 0 else f"exit status {code}"
+            limit = limits.get(started, self.limit)
             if outcome == "timeout":
-                how = f"no end within {self.limit:g} s"
-            ended.append(Result(started or "(import)", outcome, f"{how}\n{tail}", self.limit))
+                how = f"no end within {limit:g} s"
+            ended.append(Result(started or "(import)", outcome, f"{how}\n{tail}", limit))
         return names, ended
 
 
-def _lines(reading: int, limit: float, start: float) -> Iterator[dict[str, Any] | None]:
-    """Yields the worker's lines; None if one takes longer than the limit, or the first longer than `start`."""
+def _lines(reading: int, limit: float, limits: dict[str, float]) -> Iterator[dict[str, Any] | None]:
+    """Yields the worker's lines; None if one takes longer than its limit, or the first longer than five limits.
+
+    A test in `limits` has its own limit there.
+    """
     text = b""
+    patience = 5 * limit
     with selectors.DefaultSelector() as selector:
         selector.register(reading, selectors.EVENT_READ)
         while True:
-            if not selector.select(start):
+            if not selector.select(patience):
                 yield None
                 return
             some = os.read(reading, 1 << 16)
             if not some:
                 return
-            start = limit
             *lines, text = (text + some).split(b"\n")
-            for line in lines:
-                yield json.loads(line)
+            for line in map(json.loads, lines):
+                patience = limits.get(line.get("start", ""), limit)
+                yield line
 
 
 def _end(process: subprocess.Popen[bytes], hung: bool) -> None:
@@ -417,6 +434,10 @@ def main() -> int:
             local = runner.run(file, "cpu", missing)
             cpu.update((r.name, r) for r in local.values() if r.outcome != "not run")
             runner.save(file, "cpu", cpu)
+            slow = [name for name in runner.limits(file, "remora") if name in missing]
+            slow = [name for name in slow if results[name].outcome == "timeout"]
+            results.update(runner.run(file, "remora", slow))
+            runner.save(file, "remora", results)
         one = sort(file, results, cpu, reasons)
         done.append(one)
         c = one.counts
