@@ -35,7 +35,7 @@ public final class MachineRecords implements Extension {
   private static final Logger log = LoggerFactory.getLogger(MachineRecords.class);
   private static final Id ID = new Id();
 
-  /** How long members may take to confirm; past it the record travels by gossip. */
+  /** The time limit for members to confirm a write. After that the record spreads by gossip. */
   private static final Duration LIMIT = Duration.ofSeconds(3);
 
   private static final Key<LWWMap<String, MachineRecord>> KEY = LWWMapKey.create("remora-machines");
@@ -62,7 +62,7 @@ public final class MachineRecords implements Extension {
         > 1;
   }
 
-  /** The record of a machine. Fails only if nobody answers in time. */
+  /** The record of a machine. Fails only if no member answers in time. */
   public CompletionStage<Optional<MachineRecord>> read(String machine) {
     return this.<Replicator.GetResponse<LWWMap<String, MachineRecord>>>ask(
             replyTo -> new Replicator.Get<>(KEY, new Replicator.ReadMajority(LIMIT), replyTo))

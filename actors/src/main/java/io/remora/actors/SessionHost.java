@@ -31,13 +31,13 @@ import java.util.List;
 
 /**
  * The sessions that programs of one JVM have on a machine whose actor is on another member of the
- * cluster. It has a link of its own to the machine's node: bytes go straight there, and the machine
- * may move from member to member without the sessions taking notice. The machine tells it where the
- * node is, and to save its sessions and take them up again when the machine is paused.
+ * cluster. It has a link of its own to the machine's node. Bytes go directly to the node, and the
+ * machine may move from member to member without an effect on the sessions. The machine tells the
+ * host where the node is, and when to save its sessions for a pause and restore them.
  *
- * <p>It tells the machine each {@link #HEARTBEAT} that it is there, which brings the machine's
- * actor up again on another member when its own is gone. It ends with its last session, and with
- * the machine.
+ * <p>Every {@link #HEARTBEAT} it tells the machine that it is present. This starts the machine's
+ * actor on another member when the machine's own member is gone. The host ends with its last
+ * session, or with the machine.
  */
 public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
 
@@ -46,7 +46,7 @@ public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
 
   // Protocol ------------------------------------------------------------------------------------
 
-  /** What the host takes. */
+  /** The commands of the host. */
   public sealed interface Command extends RemoraMessage
       permits OpenSession, CloseSession, GetStorage, FromMachine, Internal {}
 
@@ -62,16 +62,16 @@ public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
   public record GetStorage(long session, long storage, ActorRef<StatusReply<StorageInfo>> replyTo)
       implements Command {}
 
-  /** What the machine says. */
+  /** The messages of the machine. */
   public sealed interface FromMachine extends Command permits Way, Save, GoOn, Offline, Ended {}
 
   /**
-   * The way to the machine's node; for a host that has none.
+   * The way to the machine's node, for a host without a link.
    *
-   * @param token serves for one link; not shown by {@link #toString}
-   * @param settings those of {@code remora.link} that the host is to use before its own; with TLS
-   *     as the provider has agreed on it with the node, the private key in it; not shown either
-   * @param replyTo hears {@link MachineProtocol.HostRestored}, where there was something saved
+   * @param token a token for one link; not shown by {@link #toString}
+   * @param settings settings of {@code remora.link} that override the host's own. They contain TLS
+   *     as agreed between the provider and the node, with the private key, and are not shown either
+   * @param replyTo receives {@link MachineProtocol.HostRestored} if there were saved sessions
    */
   public record Way(
       String address,
@@ -88,22 +88,22 @@ public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
   }
 
   /**
-   * Save the sessions after what was submitted so far; answered by {@link
+   * Saves the sessions after the work submitted so far; answered by {@link
    * MachineProtocol.HostSaved}.
    *
-   * @param pause names what is saved
-   * @param unlessUsed whether to refuse if somebody uses a session
+   * @param pause the name of the saved state
+   * @param unlessUsed whether to refuse if a session is in use
    */
   public record Save(String pause, boolean unlessUsed, ActorRef<MachineProtocol.FromHost> replyTo)
       implements FromMachine {}
 
-  /** The machine is not paused after all. */
+  /** The pause was cancelled. */
   public record GoOn() implements FromMachine {}
 
   /** The machine is paused: its node has ended. A {@link Way} follows when it is used again. */
   public record Offline() implements FromMachine {}
 
-  /** There is no machine any more. */
+  /** The machine has ended. */
   public record Ended(RemoraException cause) implements FromMachine {}
 
   private sealed interface Internal extends Command
@@ -141,7 +141,7 @@ public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
   private RemoraException notRestored;
   private RemoraException lost;
 
-  /** A host for the sessions of this JVM on a machine that is elsewhere. */
+  /** Creates a host for the sessions of this JVM on a machine on another member. */
   static Behavior<Command> create(String machine, ActorsSettings settings) {
     return Behaviors.setup(
         context ->
@@ -183,7 +183,9 @@ public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
         .build();
   }
 
-  /** The link says goodbye; then the host stops. Who is late hears why nothing is done. */
+  /**
+   * Waits until the link has said goodbye, then stops. Later commands are refused with the reason.
+   */
   private Receive<Command> parting(RemoraException cause) {
     return newReceiveBuilder()
         .onMessage(
@@ -269,7 +271,7 @@ public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
         new MachineStateException("the last session on machine " + machine + " was closed"));
   }
 
-  /** Says goodbye to the node, whose end the host would else not wait for, and stops. */
+  /** Says goodbye to the node, waits for the link's end, and stops. */
   private Behavior<Command> part(RemoraException cause) {
     LocalSessions.get(getContext().getSystem()).remove(machine, getContext().getSelf());
     if (link == null) {
@@ -440,7 +442,10 @@ public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
     return this;
   }
 
-  /** A node that ends because the machine pauses says so before the machine does. */
+  /**
+   * Handles the loss of the link. When the machine pauses, the node reports its end before the
+   * machine does.
+   */
   private Behavior<Command> onLost(RemoraException cause) {
     if (saving == null || !sessions.areSaved()) {
       return end(cause);

@@ -45,9 +45,9 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * A session's way through a gateway. Batches wait here until the gateway says that they were
- * executed; when the stream breaks, another one takes the session up again, sends what had not
- * arrived and receives what had not come back. Thread-safe.
+ * A session's connection through a gateway. Batches stay here until the gateway reports their
+ * execution. When the stream breaks, another stream continues the session: it sends the batches
+ * that have not arrived and receives the answers that have not come back. Thread-safe.
  */
 final class GatewayLink implements BatchSink {
 
@@ -101,7 +101,7 @@ final class GatewayLink implements BatchSink {
     this.maxUnsentBytes = LinkSettings.from(system.settings().config()).maxUnsentBytes();
   }
 
-  /** Opens the session; returns what machine it is on. */
+  /** Opens the session. Returns its machine. */
   Machine open(Duration limit) {
     connect();
     return Answers.await(opened, limit, "Opening a session on machine " + machine);
@@ -183,7 +183,10 @@ final class GatewayLink implements BatchSink {
     }
   }
 
-  /** What waits only delays others while there is a stream that it waits for. */
+  /**
+   * Called with the lock held. Whether more bytes fit. Unsent batches count only while there is a
+   * stream.
+   */
   private boolean fits(int size) {
     boolean flowing = outgoing != null && outgoing.welcomed;
     return inFlightBytes == 0
@@ -191,7 +194,7 @@ final class GatewayLink implements BatchSink {
             && (!flowing || unsentBytes == 0 || unsentBytes + size <= maxUnsentBytes));
   }
 
-  /** Ends the session after what was sent; waits for the gateway to say so. */
+  /** Ends the session after the work that was sent, and waits for the gateway's confirmation. */
   void close(Duration limit) {
     lock.lock();
     try {
@@ -215,7 +218,10 @@ final class GatewayLink implements BatchSink {
 
   // The stream ----------------------------------------------------------------------------------
 
-  /** One stream's requests. It asks for the next frame when it has sent the one before. */
+  /**
+   * The source of one stream's requests. The stream asks for the next frame when it has sent the
+   * one before.
+   */
   private final class Outgoing {
 
     private CompletableFuture<Optional<Pair<Outgoing, ClientFrame>>> asked;
@@ -236,7 +242,7 @@ final class GatewayLink implements BatchSink {
       }
     }
 
-    /** Hands over what there is, if it is asked for. */
+    /** Emits the next frame if the stream has asked for one. */
     void offer() {
       if (asked == null) {
         return;
@@ -370,7 +376,7 @@ final class GatewayLink implements BatchSink {
       lock.unlock();
     }
     if (again) {
-      log.info("The stream to machine {} broke: taking it up again", machine);
+      log.info("The stream to machine {} broke; reconnecting", machine);
       var unused =
           system.scheduler().scheduleOnce(AGAIN_AFTER, this::connect, system.executionContext());
       return;
@@ -434,7 +440,7 @@ final class GatewayLink implements BatchSink {
               true);
       case HELD -> {
         if (!frame.getHeld().getReason().isEmpty()) {
-          log.warn("What uses it waits: {}", frame.getHeld().getReason());
+          log.warn("Work on the machine waits: {}", frame.getHeld().getReason());
         }
       }
       case NOTICE -> log.warn("Machine {}: {}", machine, frame.getNotice().getText());

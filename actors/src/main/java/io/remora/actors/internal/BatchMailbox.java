@@ -26,10 +26,10 @@ import java.util.concurrent.locks.Condition;
 import java.util.concurrent.locks.ReentrantLock;
 
 /**
- * One session's batches on their way to the node. The program's thread puts them in, the link's
- * writer thread takes all that waits as one frame, and each stays here, in order, until the node
- * has acknowledged it; its memory is released exactly once, at the earliest when the writer is
- * through with it.
+ * The queue of one session's batches to the node. The program's thread adds batches, and the link's
+ * writer thread takes all waiting ones as one frame. Each batch stays here, in order, until the
+ * node has acknowledged it. Its memory is released exactly once, at the earliest when the writer
+ * has finished with it.
  *
  * <p>At most {@code remora.link.max-in-flight-bytes} are unacknowledged, and while there is a line
  * to the node at most {@code remora.link.max-unsent-bytes} wait for it, so that whoever reads a
@@ -39,7 +39,7 @@ import java.util.concurrent.locks.ReentrantLock;
  */
 public final class BatchMailbox implements BatchSink, OutboundSource {
 
-  /** Bytes before each batch in a frame: its length. */
+  /** The size of the length field before each batch in a frame. */
   public static final int PREFIX_BYTES = 4;
 
   /**
@@ -112,12 +112,12 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
   // The program's side --------------------------------------------------------------------------
 
   /**
-   * Names who hears of the session.
+   * Sets the session's listener.
    *
    * @param writesDirectly whether {@link #submit} may write short batches itself; not if its thread
    *     may be interrupted, which would end the link
    * @throws RemoraException if the session was lost or closed already
-   * @throws IllegalStateException if somebody is attached
+   * @throws IllegalStateException if a program is already attached
    */
   public void attach(SessionListener newListener, boolean writesDirectly) {
     requireNonNull(newListener, "listener");
@@ -137,7 +137,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
     }
   }
 
-  /** The listener hears nothing more, and further batches are refused. */
+  /** Removes the listener and refuses further batches. */
   public void detach() {
     lock.lock();
     try {
@@ -149,7 +149,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
     }
   }
 
-  /** Who is attached; null: nobody. */
+  /** The attached listener, or null. */
   public SessionListener listener() {
     return listener;
   }
@@ -215,7 +215,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
     }
   }
 
-  /** With the lock: whether the next batch may go out. */
+  /** Called with the lock held. Whether the next batch may be sent. */
   private boolean canSend() {
     return !waiting.isEmpty() && waiting.peekFirst().batch.sequence() <= heldAfter;
   }
@@ -279,7 +279,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
             && (!flowing || waitingBytes == 0 || waitingBytes + size <= settings.maxUnsentBytes()));
   }
 
-  /** The same error with the stack of the thread that gets it now. */
+  /** A copy of the error with the stack trace of the current thread. */
   private static RemoraException thrownAgain(RemoraException cause) {
     String message = cause.getMessage();
     if (cause instanceof NodeLostException) {
@@ -340,7 +340,10 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
     connect(newConnection);
   }
 
-  /** From now on batches wait. Those submitted before still go out, and behind them this frame. */
+  /**
+   * Makes batches wait from now on. Batches submitted before are still sent, and after them this
+   * frame.
+   */
   public void hold(OutboundFrame frame) {
     lock.lock();
     try {
@@ -385,7 +388,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
     action.run();
   }
 
-  /** Whether work waits that is not sent, and is held. */
+  /** Whether unsent work is held. */
   public boolean hasWork() {
     lock.lock();
     try {
@@ -426,7 +429,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
     }
   }
 
-  /** Whether the node has acknowledged all that was sent. */
+  /** Whether the node has acknowledged all sent batches. */
   public boolean allAcknowledged() {
     lock.lock();
     try {
@@ -436,7 +439,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
     }
   }
 
-  /** Sends a frame of the session behind all batches submitted so far. */
+  /** Sends a frame of the session after all batches submitted so far. */
   public void sendAfterAll(OutboundFrame frame) {
     LinkConnection target;
     lock.lock();
@@ -456,7 +459,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
     target.send(this);
   }
 
-  /** All that waits, as one BATCH frame as large as the settings allow. */
+  /** The waiting batches as one BATCH frame, as large as the settings allow. */
   @Override
   public OutboundFrame nextFrame() {
     lock.lock();
@@ -520,7 +523,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
     next.send(this);
   }
 
-  /** The writer does not touch these batches' memory any more. */
+  /** Notes that the writer has finished with these batches' memory. */
   private void writerDone(List<Entry> entries) {
     LinkConnection again = null;
     lock.lock();
@@ -544,10 +547,11 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
   }
 
   /**
-   * Takes the node's word that a batch was executed: there is room for more. The caller reads what
-   * it needs from the batch and then calls {@link Acknowledged#release()}.
+   * Notes that the node has executed a batch, which makes room for more. The caller reads what it
+   * needs from the batch and then calls {@link Acknowledged#release()}.
    *
-   * @return null if it was acknowledged before: the node says so again on a new connection
+   * @return null if the batch was acknowledged before: the node repeats acknowledgements on a new
+   *     connection
    * @throws ProtocolException if that batch is not the next one under way
    */
   public Acknowledged acknowledge(long sequence) {

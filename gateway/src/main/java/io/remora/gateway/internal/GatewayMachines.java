@@ -32,20 +32,23 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * The machines that are used through this gateway. One that was opened here without {@code keep}
- * lives as long as it has sessions: it is closed when the last one has ended, or when none came
- * within {@code remora.gateway.session-lease}. One that was opened with a limit is paused when it
- * has run for so long, and held: nothing but {@link #resume} lets it run again, for as long again.
- * Thread-safe.
+ * The machines that are used through this gateway. A machine that was opened here without {@code
+ * keep} lives as long as it has sessions. It is closed when the last session has ended, or if none
+ * was opened within {@code remora.gateway.session-lease}. A machine that was opened with a limit is
+ * paused when it has run for that long, and held: only {@link #resume} lets it run again, for the
+ * same time. Thread-safe.
  */
 final class GatewayMachines {
 
   private static final Logger log = LoggerFactory.getLogger(GatewayMachines.class);
 
-  /** Programs are told so long before a machine's limit, or a tenth of it if that is less. */
+  /**
+   * How long before a machine's limit its programs are warned; a tenth of the limit if that is
+   * less.
+   */
   private static final Duration WARN_AHEAD = Duration.ofMinutes(5);
 
-  /** When a machine past its limit could not be paused. */
+  /** The wait before trying again to pause a machine past its limit. */
   private static final Duration PAUSE_RETRY = Duration.ofMinutes(1);
 
   private final ActorSystem<?> system;
@@ -57,14 +60,14 @@ final class GatewayMachines {
 
     final boolean owned;
 
-    /** How long it may run; null: as long as it likes. */
+    /** How long the machine may run; null for no limit. */
     final Duration limit;
 
     final Set<GatewaySession> sessions = new HashSet<>();
     Cancellable unused = Cancellable.alreadyCancelled();
     Cancellable limited = Cancellable.alreadyCancelled();
 
-    /** Why it is paused and stays so; null: it is not held. */
+    /** Why the machine is held; null if it is not held. */
     String held;
 
     Entry(boolean owned, Duration limit) {
@@ -81,7 +84,7 @@ final class GatewayMachines {
   /**
    * The machine's actor, wherever it is.
    *
-   * @throws akka.grpc.GrpcServiceException with NOT_FOUND if no machine can have such a name
+   * @throws akka.grpc.GrpcServiceException with NOT_FOUND if the name is not valid
    */
   EntityRef<MachineProtocol.Command> actor(String name) {
     if (!name.matches(MachineSpec.NAME_PATTERN)) {
@@ -94,7 +97,7 @@ final class GatewayMachines {
    * Opens a machine.
    *
    * @param keep whether it outlives its sessions
-   * @param limit how long it may run before it is paused and held; null: as long as it likes
+   * @param limit how long it may run before it is paused and held; null for no limit
    */
   CompletionStage<MachineInfo> open(MachineSpec spec, boolean keep, Duration limit) {
     Duration openLimit = spec.openTimeout().plus(settings.askTimeout());
@@ -117,8 +120,8 @@ final class GatewayMachines {
   }
 
   /**
-   * A machine could not be opened: it stays failed until its program is gone, or as long as {@code
-   * remora.machine.forget-failed-after}.
+   * Called when a machine could not be opened. It stays failed until its program is gone, or for
+   * {@code remora.machine.forget-failed-after}.
    */
   void forgetFailure(String name, Connections.Connection program) {
     Runnable forget = () -> actor(name).tell(new MachineProtocol.ForgetFailure());
@@ -127,9 +130,9 @@ final class GatewayMachines {
   }
 
   /**
-   * The machine as its actor knows it.
+   * The machine's description from its actor.
    *
-   * @return fails with NOT_FOUND if there is none, or throws it
+   * @return fails with NOT_FOUND, or throws it, if there is no such machine
    */
   CompletionStage<MachineInfo> get(String name) {
     return actor(name)
@@ -158,7 +161,7 @@ final class GatewayMachines {
         "there is no machine %s: it was closed, or never opened".formatted(name));
   }
 
-  /** As {@link #get}, and the machine is in the {@linkplain #list list} from now on. */
+  /** Like {@link #get}, and adds the machine to the {@linkplain #list list}. */
   CompletionStage<MachineInfo> attach(String name) {
     return get(name)
         .thenApply(
@@ -187,7 +190,7 @@ final class GatewayMachines {
                     .toList());
   }
 
-  /** Somebody else has closed it. */
+  /** Removes a machine that another program has closed. */
   private MachineInfo forgetIfStopped(MachineInfo info, Entry entry) {
     if (info.state() == MachineState.STOPPED) {
       entries.remove(info.name(), entry);
@@ -200,7 +203,7 @@ final class GatewayMachines {
     return get(name).thenCompose(known -> ask(name, MachineProtocol.Pause::new, pauseLimit()));
   }
 
-  /** Brings a paused machine back, on another node. Its limit, if it has one, begins again. */
+  /** Resumes a paused machine on another node. Its limit, if it has one, starts again. */
   CompletionStage<MachineInfo> resume(String name) {
     return get(name)
         .<MachineInfo>thenCompose(
@@ -251,7 +254,7 @@ final class GatewayMachines {
             });
   }
 
-  /** A machine has run for as long as it may. */
+  /** Pauses a machine that has reached its limit. */
   private void rest(String name, Entry entry) {
     String reason =
         "machine '%s' is paused because it has run for %s, its limit (timeout of its opening). Its tensors are kept: resume() lets it run as long again"
@@ -324,7 +327,7 @@ final class GatewayMachines {
     return ActorsSettings.from(system.settings().config());
   }
 
-  /** Gives a machine back to its provider; succeeds where there is none. */
+  /** Gives a machine back to its provider. Succeeds if there is no such machine. */
   CompletionStage<Done> close(String name) {
     Entry entry = entries.remove(name);
     if (entry != null) {
@@ -357,7 +360,7 @@ final class GatewayMachines {
     }
   }
 
-  /** Closes what lives only for its sessions; completes when that is done. */
+  /** Closes the machines that live only for their sessions. Completes when that is done. */
   CompletionStage<Done> closeOwned() {
     List<CompletableFuture<Done>> closing = new ArrayList<>();
     entries.forEach(

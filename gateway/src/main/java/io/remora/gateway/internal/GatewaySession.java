@@ -32,13 +32,14 @@ import java.util.concurrent.locks.ReentrantLock;
 import java.util.function.Consumer;
 
 /**
- * A program's session on a machine, seen from the gateway: it outlives the stream that carries it.
+ * A program's session on a machine, on the side of the gateway. It outlives the stream that carries
+ * it.
  *
- * <p>Up: batches are passed to the machine in order, once each; a batch that came before is
- * ignored. Down: reports and values are numbered frames, kept until the program says that it
- * received them, and sent again on the next stream. Reports that wait for the stream travel in one
- * frame. Past {@code remora.gateway.max-unreceived-bytes} the thread that reads the machine's link
- * waits, and so the machine is held up, not the memory filled. Thread-safe.
+ * <p>Towards the machine, batches are passed on in order, once each; a repeated batch is ignored.
+ * Towards the program, reports and values are numbered frames. They are kept until the program
+ * confirms them, and sent again on the next stream. Reports that wait for the stream share a frame.
+ * Above {@code remora.gateway.max-unreceived-bytes} the thread that reads the machine's link waits,
+ * which slows down the machine instead of filling the memory. Thread-safe.
  */
 final class GatewaySession implements SessionListener {
 
@@ -51,7 +52,10 @@ final class GatewaySession implements SessionListener {
   /** What a batch takes besides its bytes. */
   private static final long BATCH_OVERHEAD = 256;
 
-  /** What carries a session. Called under the session's lock: it only passes the news on. */
+  /**
+   * The stream that carries a session. Its methods are called under the session's lock, so they
+   * must only notify.
+   */
   interface Stream {
 
     /** There are frames again, or there is room for batches again, or the session has ended. */
@@ -61,7 +65,7 @@ final class GatewaySession implements SessionListener {
     void replaced();
   }
 
-  /** A frame as it travels. */
+  /** An encoded frame. */
   private record Frame(long index, ByteString bytes) {}
 
   /** A call that comes after the batches up to this one. */
@@ -110,8 +114,8 @@ final class GatewaySession implements SessionListener {
    * @param machine the machine as it was when the session was opened
    * @param maxInFlightBytes bytes of batches not executed that the machine takes
    * @param maxUnreceivedBytes bytes of frames that are kept
-   * @param patience how long the machine is held up for a program that receives nothing
-   * @param abandon ends the session because that ran out
+   * @param patience how long the machine waits for a program that receives nothing
+   * @param abandon ends the session when this time has passed
    */
   GatewaySession(
       long number,
@@ -146,7 +150,7 @@ final class GatewaySession implements SessionListener {
     return MessageDigest.isEqual(secret, shown.toByteArray());
   }
 
-  /** Says where batches go. Once, before the first stream. */
+  /** Sets the sink for batches. Called once, before the first stream. */
   void attached(BatchSink to) {
     lock.lock();
     try {
@@ -159,10 +163,10 @@ final class GatewaySession implements SessionListener {
   // The stream's side ---------------------------------------------------------------------------
 
   /**
-   * Takes the session over. What was sent and not received is sent again.
+   * Takes over the session. Frames that were sent but not received are sent again.
    *
    * @param receivedIndex the last frame that the program has
-   * @return the last batch that came
+   * @return the last batch that was received
    */
   long connect(Stream by, long receivedIndex) {
     lock.lock();
@@ -184,7 +188,7 @@ final class GatewaySession implements SessionListener {
     }
   }
 
-  /** The stream has ended; false if another one carries the session by now. */
+  /** Notes the end of a stream. Returns false if another stream already carries the session. */
   boolean disconnect(Stream by) {
     lock.lock();
     try {
@@ -217,7 +221,7 @@ final class GatewaySession implements SessionListener {
     }
   }
 
-  /** The program has the frames up to this one. */
+  /** Drops the frames up to this one, which the program has received. */
   void received(long index) {
     lock.lock();
     try {
@@ -239,9 +243,9 @@ final class GatewaySession implements SessionListener {
   }
 
   /**
-   * Passes a batch on, and takes care of its release.
+   * Passes on a batch, and releases it later.
    *
-   * @return false if there is no room: {@link Stream#wake} tells when to try again
+   * @return false if there is no room; {@link Stream#wake} is called when to try again
    * @throws GrpcServiceException if the batch is not the next one
    */
   boolean submit(Stream by, Batch batch) {
@@ -278,7 +282,10 @@ final class GatewaySession implements SessionListener {
     }
   }
 
-  /** The next frame to send; null: none, and {@link Stream#wake} tells when there is one. */
+  /**
+   * The next frame to send; null if there is none, and {@link Stream#wake} is called when there is
+   * one.
+   */
   ByteString nextFrame(Stream by) {
     lock.lock();
     try {
@@ -328,7 +335,7 @@ final class GatewaySession implements SessionListener {
         });
   }
 
-  /** Passes no batch on until {@link #release}: what came before is executed. */
+  /** Stops passing on batches until {@link #release}. Earlier batches are still executed. */
   void hold() {
     lock.lock();
     try {
@@ -367,7 +374,7 @@ final class GatewaySession implements SessionListener {
     }
   }
 
-  /** Tells the program's user something. */
+  /** Sends a notice to the program's user. */
   void notice(String text) {
     lock.lock();
     try {
@@ -454,8 +461,8 @@ final class GatewaySession implements SessionListener {
   }
 
   /**
-   * The end: the program hears of {@code cause} after all that came before; null if it asked for
-   * the end.
+   * Ends the session. The program gets {@code cause} after all earlier frames; null if the program
+   * asked for the end.
    */
   void end(RemoraException cause) {
     lock.lock();
@@ -512,7 +519,7 @@ final class GatewaySession implements SessionListener {
     }
   }
 
-  /** Waits while too much is kept, as long as the program keeps receiving. */
+  /** Waits while too many bytes are kept, as long as the program keeps receiving. */
   private void awaitRoom() {
     long left = patience.toNanos();
     while (unreceivedBytes > maxUnreceivedBytes && !ended) {
@@ -536,7 +543,7 @@ final class GatewaySession implements SessionListener {
     }
   }
 
-  /** Bytes of frames that the program has not said to have received. */
+  /** The bytes of frames that the program has not confirmed. */
   long unreceivedBytes() {
     lock.lock();
     try {

@@ -27,8 +27,8 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * The sessions of this gateway's programs. One whose stream broke waits for {@code
- * remora.gateway.session-lease}, then it is closed. Thread-safe.
+ * The sessions of this gateway's programs. A session whose stream broke waits for {@code
+ * remora.gateway.session-lease} and is then closed. Thread-safe.
  */
 final class GatewaySessions {
 
@@ -67,7 +67,7 @@ final class GatewaySessions {
     return buffers;
   }
 
-  /** The session that a program asks for: a new one, or one that it had. */
+  /** The session that a program requests: a new one, or an earlier one. */
   CompletionStage<GatewaySession> greeted(Hello hello) {
     if (hello.getProtocol() != PROTOCOL) {
       throw differs(
@@ -184,7 +184,7 @@ final class GatewaySessions {
                     "Session {} on machine {}: its program has not come back",
                     session.number(),
                     session.machine().name());
-                session.end(null); // nobody waits for what is still to come
+                session.end(null); // the program is gone, so no one waits for further answers
                 close(session);
               }
             },
@@ -245,7 +245,7 @@ final class GatewaySessions {
     }
   }
 
-  /** What the gateway itself counts of the sessions on a machine, by name. */
+  /** The gateway's own figures of the sessions on a machine, by name. */
   Map<String, Double> statistics(String machine) {
     Predicate<GatewaySession> onIt = session -> session.machine().name().equals(machine);
     return Map.of(
@@ -253,12 +253,12 @@ final class GatewaySessions {
         "unreceived.bytes", (double) sum(onIt, GatewaySession::unreceivedBytes));
   }
 
-  /** Sessions that are there. */
+  /** The number of sessions. */
   int size() {
     return sessions.size();
   }
 
-  /** Bytes that are kept for all their programs. */
+  /** The bytes kept for all programs. */
   long unreceivedBytes() {
     return sum(session -> true, GatewaySession::unreceivedBytes);
   }
