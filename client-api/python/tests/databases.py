@@ -12,6 +12,7 @@ import torch
 from torch.utils._pytree import tree_flatten, tree_map
 
 CPU = torch.device("cpu")
+TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 
 # Arguments do not determine the results of these: only shapes, dtypes and strides are compared.
 UNDETERMINED = {

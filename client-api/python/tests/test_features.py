@@ -7,6 +7,7 @@ import threading
 
 import pytest
 import torch
+from databases import TORCH
 from torch import nn
 from torch.func import functional_call, grad, hessian, jacrev, jvp, vmap
 
@@ -125,6 +126,7 @@ def test_compile_with_changing_shapes(device, backend, name):
         got.sum().backward()
 
 
+@pytest.mark.skipif(TORCH < (2, 9), reason="torch.accelerator has no memory figures yet")
 def test_the_accelerator_tells_of_memory(device):
     before = torch.accelerator.memory_allocated(device)
     kept = torch.ones(1024, device=device)
@@ -139,9 +141,8 @@ def test_the_accelerator_tells_of_memory(device):
         assert torch.accelerator.get_memory_info(device) == torch.remora.mem_get_info(device)
 
 
+@pytest.mark.skipif(TORCH < (2, 10), reason="torch.accelerator has no capabilities yet")
 def test_the_accelerator_tells_which_types_it_has(device):
-    if not hasattr(torch.accelerator, "get_device_capability"):
-        pytest.skip("PyTorch 2.10 and later")
     types = torch.accelerator.get_device_capability(device)["supported_dtypes"]
     assert {torch.float32, torch.bfloat16, torch.complex64, torch.bool} <= types
     assert torch.qint8 not in types

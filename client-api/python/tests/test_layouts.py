@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from databases import first_line, raised
+from databases import TORCH, first_line, raised
 from torch import Tensor
 
 CPU = torch.device("cpu")
-TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.int32, torch.int64, torch.uint8]
 
 # ---------------------------------------------------------------- strides

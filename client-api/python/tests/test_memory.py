@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from databases import TORCH
 from torch.utils.dlpack import from_dlpack, to_dlpack
 
 import remora
 
 CPU = torch.device("cpu")
+NO_UNSIGNED = "before torch 2.8 no kernel outside of PyTorch gets integers above 2^63-1"
 
 
 def everything(value: Any) -> Any:
@@ -156,6 +158,8 @@ PLANS: dict[str, list[Callable[[torch.device], Any]]] = {
 
 @pytest.mark.parametrize("entry", PLANS)
 def test_a_plan_is_not_taken_for_a_call_that_differs(device, entry):
+    if entry == "large integers" and TORCH < (2, 8):
+        pytest.skip(NO_UNSIGNED)
     calls = PLANS[entry]
     expected = [outcome(lambda call=call: call(CPU)) for call in calls]
     for _ in range(2):
@@ -387,13 +391,14 @@ def test_no_copy_goes_into_memory_that_overlaps_itself(device):
 def test_set_is_as_on_the_cpu(machine, device):
     calls: list[Callable[[torch.Tensor, torch.Tensor], Any]] = [
         lambda x, y: x.set_(y.untyped_storage(), 4, (2,), (1,)),
-        lambda x, y: x.set_(y.untyped_storage(), 5, (2,), (1,)),  # beyond the end, of the same size
         lambda x, y: x.set_(y.untyped_storage(), -1, (2,), (1,)),
         lambda x, y: x.set_(y.untyped_storage(), 0, (2, 2), (1,)),
         lambda x, y: x.set_(y),
         lambda x, y: x.set_(y.long()),
         lambda x, y: y[1:5].view(2, 2).t().set_(y.untyped_storage(), 2, (2, 2)),
     ]
+    if TORCH >= (2, 7):  # older ones let the CPU's storage grow, with undefined values
+        calls.append(lambda x, y: x.set_(y.untyped_storage(), 5, (2,), (1,)))
     for call in calls:
         found = outcome(
             lambda call=call: call(torch.zeros(2, device=device), torch.arange(6.0, device=device))
@@ -405,6 +410,7 @@ def test_set_is_as_on_the_cpu(machine, device):
         torch.zeros(2, device=device).set_(torch.zeros(2).untyped_storage())
 
 
+@pytest.mark.skipif(TORCH < (2, 8), reason=NO_UNSIGNED)
 def test_unsigned_numbers_above_the_largest_signed_one(device):
     for where in (device, CPU):
         t = torch.full((2,), 2**64 - 1, dtype=torch.uint64, device=where)

@@ -20,12 +20,12 @@ def install() -> None:
         library: Any = torch.library.Library("_", "IMPL")
         library.fallback(torch.library.fallthrough_kernel, _AUTOGRAD)
         _kept.append(library)
-    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 7):
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 8):
         _count_devices_of_machines()
 
 
 def _count_devices_of_machines() -> None:
-    """Corrects torch 2.6, which asks for the possible number of devices instead of the actual one."""
+    """Corrects torch before 2.8, which asks for the possible number of devices instead of the actual one."""
     accelerator: Any = torch.accelerator
     possible = accelerator.device_count
 
