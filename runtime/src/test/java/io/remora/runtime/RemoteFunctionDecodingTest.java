@@ -158,7 +158,7 @@ class RemoteFunctionDecodingTest {
   void aRunnerWithoutAnAnswerFails() {
     try (BatchExecutor executor = executor()) {
       executor.runFunctionsWith((request, timeout, answer) -> {});
-      assertThat(run(executor, BATCH).get(0).message()).contains("no answer");
+      assertThat(run(executor, BATCH).get(0).message()).contains("without an answer");
     }
   }
 
