@@ -2,7 +2,6 @@
 package io.remora.runtime.internal;
 
 import io.remora.core.ErrorTable;
-import io.remora.runtime.CrossMachineException;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.RemoteOperationException;
 import java.util.ArrayDeque;
