@@ -181,7 +181,7 @@ final class StateDictsTest {
     assertThat(error)
         .hasMessageContaining("missing in the state dict (1): scale")
         .hasMessageContaining("not in the module (1): more")
-        .hasMessageContaining("layer.bias: the module has [3], the state dict [4]");
+        .hasMessageContaining("layer.bias: the module has [3], but the state dict has [4]");
     assertThat(module.weight.device().equals(new Device("cpu"))).isTrue();
 
     StateDicts.LinkResult result = StateDicts.link(module, stateDict, false);
@@ -198,6 +198,6 @@ final class StateDictsTest {
 
     assertThatThrownBy(() -> StateDicts.link(new Tied("cpu"), stateDict))
         .isInstanceOf(StateDictMismatchException.class)
-        .hasMessageContaining("decoder: the module has [3, 3], the state dict [2, 2]");
+        .hasMessageContaining("decoder: the module has [3, 3], but the state dict has [2, 2]");
   }
 }
