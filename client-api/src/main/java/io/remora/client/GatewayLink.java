@@ -39,7 +39,6 @@ import java.util.Optional;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionStage;
 import java.util.concurrent.TimeUnit;
-import java.util.concurrent.locks.Condition;
 import java.util.concurrent.locks.ReentrantLock;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
@@ -67,7 +66,7 @@ final class GatewayLink implements BatchSink {
   private final CompletableFuture<Done> closed = new CompletableFuture<>();
 
   private final ReentrantLock lock = new ReentrantLock();
-  private final Condition room = lock.newCondition();
+  private final Room room = new Room(lock, this::fits);
 
   // Guarded by the lock.
   private final Deque<Batch> unsent = new ArrayDeque<>();
@@ -153,22 +152,12 @@ final class GatewayLink implements BatchSink {
 
   @Override
   public boolean hasRoom(int bytes) {
-    lock.lock();
-    try {
-      return lost != null || fits(bytes);
-    } finally {
-      lock.unlock();
-    }
+    return room.isThere(bytes);
   }
 
   @Override
   public boolean awaitRoom(int bytes, Duration limit) {
-    lock.lock();
-    try {
-      return Room.await(room, () -> lost != null || fits(bytes), limit);
-    } finally {
-      lock.unlock();
-    }
+    return room.await(bytes, limit);
   }
 
   @Override
@@ -184,12 +173,13 @@ final class GatewayLink implements BatchSink {
   }
 
   /**
-   * Called with the lock held. Whether more bytes fit. Unsent batches count only while there is a
-   * stream.
+   * Called with the lock held. Whether more bytes fit; they do after a loss, whose error the caller
+   * then gets. Unsent batches count only while there is a stream.
    */
   private boolean fits(int size) {
     boolean flowing = outgoing != null && outgoing.welcomed;
-    return inFlightBytes == 0
+    return lost != null
+        || inFlightBytes == 0
         || (inFlightBytes + size <= maxInFlightBytes
             && (!flowing || unsentBytes == 0 || unsentBytes + size <= maxUnsentBytes));
   }
@@ -319,7 +309,7 @@ final class GatewayLink implements BatchSink {
         message.addFreed(freed);
       }
     } while (!unsent.isEmpty() && bytes + unsent.getFirst().size() <= LARGEST_MESSAGE);
-    room.signalAll();
+    room.changed();
     return batches.build();
   }
 
@@ -361,7 +351,7 @@ final class GatewayLink implements BatchSink {
         return;
       }
       outgoing = null;
-      room.signalAll();
+      room.changed();
       long now = System.nanoTime();
       if (stream.welcomed || brokenSinceNanos == 0) {
         brokenSinceNanos = now;
@@ -411,7 +401,7 @@ final class GatewayLink implements BatchSink {
       released.addAll(unsent);
       sent.clear();
       unsent.clear();
-      room.signalAll();
+      room.changed();
       if (outgoing != null) {
         outgoing.ended = true;
         outgoing.offer();
@@ -495,7 +485,7 @@ final class GatewayLink implements BatchSink {
           throw new IllegalStateException("the gateway reports batch " + sequence);
         }
         inFlightBytes -= batch.size();
-        room.signalAll();
+        room.changed();
       } finally {
         lock.unlock();
       }

@@ -12,6 +12,7 @@ import io.remora.actors.models.proto.NodeAnswer;
 import io.remora.actors.models.proto.NodeCall;
 import io.remora.actors.models.proto.Save;
 import io.remora.actors.models.proto.TensorToSave;
+import io.remora.core.Backoff;
 import io.remora.core.ErrorTable;
 import io.remora.core.errors.ErrorKind;
 import io.remora.models.DType;
@@ -61,8 +62,7 @@ final class MachineModels {
 
   private static final Logger log = LoggerFactory.getLogger(MachineModels.class);
 
-  private static final Duration FIRST_PAUSE = Duration.ofMillis(5);
-  private static final Duration LONGEST_PAUSE = Duration.ofMillis(200);
+  private static final Backoff PAUSES = new Backoff(Duration.ofMillis(5), Duration.ofMillis(200));
   private static final Duration BETWEEN_LOG_LINES = Duration.ofSeconds(5);
   private static final Duration SAVE_TIMEOUT = Duration.ofHours(2);
   private static final int WRITTEN_AT_ONCE = 1 << 28;
@@ -133,7 +133,7 @@ final class MachineModels {
     String what = "loading " + load.getSource();
     long start = System.nanoTime();
     long nextLine = start + BETWEEN_LOG_LINES.toNanos();
-    Duration pause = FIRST_PAUSE;
+    int polls = 0;
     while (true) {
       long left = options.timeout().toNanos() - (System.nanoTime() - start);
       if (left <= 0) {
@@ -174,8 +174,8 @@ final class MachineModels {
             progress.bytes() / 1_000_000,
             Math.round(progress.bytesPerSecond() / 1e6));
       }
-      TimeUnit.NANOSECONDS.sleep(Math.min(left, pause.toNanos()));
-      pause = pause.compareTo(LONGEST_PAUSE) < 0 ? pause.multipliedBy(2) : LONGEST_PAUSE;
+      polls++;
+      TimeUnit.NANOSECONDS.sleep(Math.min(left, PAUSES.waitAfter(polls).toNanos()));
     }
   }
 
@@ -188,7 +188,7 @@ final class MachineModels {
           NodeCall.newBuilder().setCancelLoad(CancelLoad.newBuilder().setId(load.getId())).build(),
           0,
           List.of(),
-          LONGEST_PAUSE);
+          PAUSES.longest());
     } catch (RuntimeException e) {
       log.debug("Machine '{}': could not cancel a load on the node", machine, e);
     }

@@ -22,7 +22,6 @@ import java.time.Duration;
 import java.util.ArrayDeque;
 import java.util.ArrayList;
 import java.util.List;
-import java.util.concurrent.locks.Condition;
 import java.util.concurrent.locks.ReentrantLock;
 
 /**
@@ -53,7 +52,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
   private final LinkSettings settings;
 
   private final ReentrantLock lock = new ReentrantLock();
-  private final Condition room = lock.newCondition();
+  private final Room room = new Room(lock, this::hasRoomNow);
 
   // Guarded by the lock.
   private final ArrayDeque<Entry> waiting = new ArrayDeque<>();
@@ -143,7 +142,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
     try {
       listener = null;
       detached = true;
-      room.signalAll();
+      room.changed();
     } finally {
       lock.unlock();
     }
@@ -235,22 +234,12 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
 
   @Override
   public boolean hasRoom(int bytes) {
-    lock.lock();
-    try {
-      return hasRoomNow(bytes);
-    } finally {
-      lock.unlock();
-    }
+    return room.isThere(bytes);
   }
 
   @Override
   public boolean awaitRoom(int bytes, Duration limit) {
-    lock.lock();
-    try {
-      return Room.await(room, () -> hasRoomNow(bytes), limit);
-    } finally {
-      lock.unlock();
-    }
+    return room.await(bytes, limit);
   }
 
   @Override
@@ -348,7 +337,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
     lock.lock();
     try {
       heldAfter = lastSequence;
-      room.signalAll();
+      room.changed();
     } finally {
       lock.unlock();
     }
@@ -363,7 +352,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
     try {
       connection = null;
       afterAll = null;
-      room.signalAll();
+      room.changed();
     } finally {
       lock.unlock();
     }
@@ -484,7 +473,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
       } while (canSend()
           && entries.size() < prefixes.length
           && bytes + PREFIX_BYTES + waiting.peekFirst().size <= settings.coalesceBytes());
-      room.signalAll();
+      room.changed();
       ByteBuffer[] payload = new ByteBuffer[2 * entries.size()];
       for (int i = 0; i < entries.size(); i++) {
         Entry entry = entries.get(i);
@@ -579,7 +568,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
       }
       figures.acknowledged(entry.batch.operations(), now - entry.sentNanos);
       unacknowledgedBytes -= entry.size;
-      room.signalAll();
+      room.changed();
       return entry;
     } finally {
       lock.unlock();
@@ -608,7 +597,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
       waiting.clear();
       waitingBytes = 0;
       unacknowledgedBytes = 0;
-      room.signalAll();
+      room.changed();
     } finally {
       lock.unlock();
     }

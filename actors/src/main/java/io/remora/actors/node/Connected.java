@@ -116,7 +116,7 @@ final class Connected extends WithConnection {
 
   @Override
   Behavior<Command> broken(Throwable cause) {
-    boolean lasted = System.nanoTime() - sinceNanos > link.settings.redialMaxBackoff().toNanos();
+    boolean lasted = System.nanoTime() - sinceNanos > link.settings.redial().longest().toNanos();
     Outage outage = new Outage(cause, lasted ? 0 : vain);
     link.timers.startSingleTimer(GiveUp.INSTANCE, link.settings.giveUpAfter());
     link.owner.accept(new NodeLink.Broken(Link.text(cause)));

@@ -3,7 +3,6 @@ package io.remora.actors.node;
 
 import io.remora.actors.link.LinkSettings;
 import java.time.Duration;
-import java.util.concurrent.ThreadLocalRandom;
 
 /**
  * A time in which a link has no connection: its start, its cause, and the attempts to reconnect.
@@ -34,15 +33,7 @@ final class Outage {
   Duration failed(Throwable failure, LinkSettings settings) {
     lastFailure = failure;
     int before = vain++;
-    if (before == 0) {
-      return Duration.ZERO;
-    }
-    double wait =
-        Math.min(
-            (double) settings.redialMinBackoff().toNanos() * Math.pow(2, before - 1.0),
-            (double) settings.redialMaxBackoff().toNanos());
-    wait *= 1 + settings.redialRandomFactor() * ThreadLocalRandom.current().nextDouble();
-    return Duration.ofNanos((long) wait);
+    return before == 0 ? Duration.ZERO : settings.redial().waitAfter(before);
   }
 
   void attempt() {

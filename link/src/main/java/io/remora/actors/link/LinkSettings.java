@@ -4,6 +4,7 @@ package io.remora.actors.link;
 import static java.util.Objects.requireNonNull;
 
 import com.typesafe.config.Config;
+import io.remora.core.Backoff;
 import java.time.Duration;
 
 /**
@@ -22,9 +23,7 @@ import java.time.Duration;
  * @param connectTimeout limit of making the TCP connection
  * @param handshakeTimeout limit from connection to welcome, TLS included
  * @param giveUpAfter how long a broken link is retried before the node counts as lost
- * @param redialMinBackoff wait between the first two attempts
- * @param redialMaxBackoff longest wait between two attempts
- * @param redialRandomFactor largest random part by which a wait is made longer
+ * @param redial waits between attempts to connect, from the second on
  * @param tls how links are protected
  */
 public record LinkSettings(
@@ -40,9 +39,7 @@ public record LinkSettings(
     Duration connectTimeout,
     Duration handshakeTimeout,
     Duration giveUpAfter,
-    Duration redialMinBackoff,
-    Duration redialMaxBackoff,
-    double redialRandomFactor,
+    Backoff redial,
     LinkTls tls) {
 
   /** The path of the settings in the configuration. */
@@ -74,12 +71,12 @@ public record LinkSettings(
     check(isPositive(connectTimeout), "connect-timeout must be positive");
     check(isPositive(handshakeTimeout), "handshake-timeout must be positive");
     check(isPositive(giveUpAfter), "give-up-after must be positive");
-    check(isPositive(redialMinBackoff), "redial.min-backoff must be positive");
+    check(isPositive(redial.first()), "redial.min-backoff must be positive");
     check(
-        redialMaxBackoff.compareTo(redialMinBackoff) >= 0,
+        redial.longest().compareTo(redial.first()) >= 0,
         "redial.max-backoff must not be shorter than redial.min-backoff");
     check(
-        redialRandomFactor >= 0 && redialRandomFactor <= 1,
+        redial.randomFactor() >= 0 && redial.randomFactor() <= 1,
         "redial.random-factor must be between 0 and 1");
     requireNonNull(tls, "tls");
   }
@@ -105,9 +102,10 @@ public record LinkSettings(
         link.getDuration("connect-timeout"),
         link.getDuration("handshake-timeout"),
         link.getDuration("give-up-after"),
-        link.getDuration("redial.min-backoff"),
-        link.getDuration("redial.max-backoff"),
-        link.getDouble("redial.random-factor"),
+        new Backoff(
+            link.getDuration("redial.min-backoff"),
+            link.getDuration("redial.max-backoff"),
+            link.getDouble("redial.random-factor")),
         LinkTls.from(root));
   }
 
@@ -126,9 +124,7 @@ public record LinkSettings(
         connectTimeout,
         handshakeTimeout,
         giveUpAfter,
-        redialMinBackoff,
-        redialMaxBackoff,
-        redialRandomFactor,
+        redial,
         other);
   }
 

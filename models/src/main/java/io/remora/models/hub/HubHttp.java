@@ -5,6 +5,7 @@ import com.fasterxml.jackson.core.JsonFactory;
 import com.fasterxml.jackson.core.StreamReadConstraints;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
+import io.remora.core.Backoff;
 import java.io.ByteArrayOutputStream;
 import java.io.IOException;
 import java.net.URI;
@@ -196,10 +197,8 @@ final class HubHttp implements AutoCloseable {
     /** Waits before the next attempt. */
     void waitAfter(IOException failure) {
       failures++;
-      Duration delay = settings.retryDelay().multipliedBy(1L << Math.min(failures - 1, 16));
-      if (delay.compareTo(settings.maxRetryDelay()) > 0) {
-        delay = settings.maxRetryDelay();
-      }
+      Duration delay =
+          new Backoff(settings.retryDelay(), settings.maxRetryDelay()).waitAfter(failures);
       if (failure instanceof TransientException known && known.retryAfter.compareTo(delay) > 0) {
         delay = known.retryAfter;
       }

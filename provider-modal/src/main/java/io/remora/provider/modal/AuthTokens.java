@@ -5,6 +5,7 @@ import com.typesafe.config.ConfigException;
 import com.typesafe.config.ConfigFactory;
 import com.typesafe.config.ConfigParseOptions;
 import com.typesafe.config.ConfigSyntax;
+import io.remora.core.Backoff;
 import io.remora.runtime.AuthenticationException;
 import io.remora.runtime.ProviderException;
 import io.remora.runtime.RemoraException;
@@ -38,8 +39,8 @@ final class AuthTokens {
   private static final double REFRESH_AFTER = 0.5;
   private static final double REFRESH_SPREAD = 0.1;
   private static final Duration LIFE_IF_UNSAID = Duration.ofMinutes(20);
-  private static final Duration FIRST_WAIT = Duration.ofMillis(500);
-  private static final Duration LONGEST_WAIT = Duration.ofSeconds(60);
+  private static final Backoff BACKOFF =
+      new Backoff(Duration.ofMillis(500), Duration.ofSeconds(60));
 
   private final Supplier<String> fetch;
   private final Clock clock;
@@ -49,7 +50,7 @@ final class AuthTokens {
   private Instant expires = Instant.EPOCH;
   private Instant refreshAt = Instant.EPOCH;
   private Instant retryAt = Instant.EPOCH;
-  private Duration wait = FIRST_WAIT;
+  private int failures;
   private RemoraException lastFailure;
   private CompletableFuture<String> fetching;
 
@@ -108,7 +109,7 @@ final class AuthTokens {
         double part = REFRESH_AFTER + REFRESH_SPREAD * random.getAsDouble();
         Duration left = Duration.between(now, expires);
         refreshAt = now.plusMillis(Math.max(0, Math.round(left.toMillis() * part)));
-        wait = FIRST_WAIT;
+        failures = 0;
         retryAt = Instant.EPOCH;
         fetching = null;
       }
@@ -129,8 +130,8 @@ final class AuthTokens {
         e instanceof RemoraException ours
             ? ours
             : new ProviderException("Modal gave no token for its calls: " + e.getMessage(), e);
-    retryAt = clock.instant().plus(wait);
-    wait = wait.multipliedBy(2).compareTo(LONGEST_WAIT) < 0 ? wait.multipliedBy(2) : LONGEST_WAIT;
+    failures++;
+    retryAt = clock.instant().plus(BACKOFF.waitAfter(failures));
     if (token == null) {
       result.completeExceptionally(lastFailure);
     } else {

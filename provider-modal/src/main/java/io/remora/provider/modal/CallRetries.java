@@ -6,6 +6,7 @@ import com.google.protobuf.InvalidProtocolBufferException;
 import io.grpc.Metadata;
 import io.grpc.Status;
 import io.grpc.StatusRuntimeException;
+import io.remora.core.Backoff;
 import io.remora.provider.modal.wire.RPCRetryPolicy;
 import io.remora.provider.modal.wire.RPCStatus;
 import java.time.Duration;
@@ -36,8 +37,7 @@ final class CallRetries {
           Status.Code.UNKNOWN);
 
   private static final int MAX_RETRIES = 3;
-  private static final Duration FIRST_WAIT = Duration.ofMillis(100);
-  private static final Duration LONGEST_WAIT = Duration.ofSeconds(1);
+  private static final Backoff BACKOFF = new Backoff(Duration.ofMillis(100), Duration.ofSeconds(1));
   private static final Duration SHORTEST_THROTTLE = Duration.ofMillis(100);
   private static final double LONGEST_THROTTLE_SECONDS = 3600;
 
@@ -91,10 +91,8 @@ final class CallRetries {
     if (!TRANSIENT.contains(failure.getStatus().getCode()) || retries == MAX_RETRIES) {
       return Optional.empty();
     }
-    Duration wait = FIRST_WAIT.multipliedBy(1L << retries);
-    wait = wait.compareTo(LONGEST_WAIT) < 0 ? wait : LONGEST_WAIT;
     retries++;
-    return Optional.of(wait);
+    return Optional.of(BACKOFF.waitAfter(retries));
   }
 
   /** Whether the server has asked to wait. */

@@ -4,6 +4,7 @@ package io.remora.provider.modal;
 import akka.Done;
 import io.grpc.Status;
 import io.remora.actors.link.LinkTls;
+import io.remora.core.Backoff;
 import io.remora.provider.LaunchToken;
 import io.remora.provider.MachineSpec;
 import io.remora.provider.NodeExit;
@@ -53,7 +54,7 @@ final class ModalNode implements ProvisionedNode {
   private static final Duration POLL = Duration.ofMillis(500);
   private static final Duration LONG_POLL = Duration.ofSeconds(10);
   private static final Duration QUEUE_NEWS = Duration.ofSeconds(15);
-  private static final Duration LONGEST_BACKOFF = Duration.ofSeconds(30);
+  private static final Backoff BACKOFF = new Backoff(POLL, Duration.ofSeconds(30));
   private static final Duration LOG_AFTER_END = Duration.ofSeconds(3);
   private static final int MAX_BROKEN_STREAMS = 10;
 
@@ -318,7 +319,7 @@ final class ModalNode implements ProvisionedNode {
   }
 
   private void awaitEnd() {
-    Duration backoff = POLL;
+    int failures = 0;
     long renewedNanos = System.nanoTime();
     while (!exited.isDone() && !closed) {
       try {
@@ -326,7 +327,7 @@ final class ModalNode implements ProvisionedNode {
         if (SandboxResults.isEnd(result)) {
           ended(result);
         }
-        backoff = POLL;
+        failures = 0;
       } catch (RuntimeException e) {
         if (isGone(e)) {
           ended(
@@ -339,9 +340,8 @@ final class ModalNode implements ProvisionedNode {
         if (Thread.currentThread().isInterrupted()) {
           return;
         }
-        ModalApi.sleep(backoff, () -> closed);
-        backoff = backoff.multipliedBy(2);
-        backoff = backoff.compareTo(LONGEST_BACKOFF) < 0 ? backoff : LONGEST_BACKOFF;
+        failures++;
+        ModalApi.sleep(BACKOFF.waitAfter(failures), () -> closed);
       }
       if (System.nanoTime() - renewedNanos > settings.ownerLease().dividedBy(3).toNanos()) {
         renewedNanos = System.nanoTime();
