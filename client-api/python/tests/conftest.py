@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -50,6 +51,8 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "gateway: needs a gateway")
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's background jobs ignore it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("--machine") == "local":
         remora.disable_remote_execution()
 

@@ -229,7 +229,7 @@ final class GatewayMachineTest {
       machine.synchronize();
 
       forwarder.refuse(true);
-      Thread.sleep(1_000); // several attempts fail
+      await().until(() -> forwarder.refused() >= 3);
       Tensor sum = tensor.sum();
       forwarder.refuse(false);
 
