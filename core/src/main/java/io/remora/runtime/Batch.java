@@ -3,6 +3,7 @@ package io.remora.runtime;
 
 import static java.util.Objects.requireNonNull;
 
+import io.remora.core.WireFormat;
 import java.nio.ByteBuffer;
 import java.util.List;
 import java.util.concurrent.atomic.AtomicReference;
@@ -13,7 +14,7 @@ import java.util.concurrent.atomic.AtomicReference;
  */
 public final class Batch {
   /** Version of the wire format of batches and reports, known without the native core. */
-  public static final int WIRE_VERSION = 2;
+  public static final int WIRE_VERSION = WireFormat.WIRE_VERSION;
 
   private final long sequence;
   private final ByteBuffer bytes;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.runtime;
 
+import io.remora.core.WireFormat;
 import java.nio.BufferUnderflowException;
 import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
@@ -9,19 +10,6 @@ import java.util.List;
 
 /** Reads an executor's report; {@code wire.h} describes the format. Treats its input as hostile. */
 public final class ReportReader {
-  private static final int MAGIC = 0xB8;
-  private static final int VERSION = 2;
-  private static final int MAX_STRING_BYTES = 64 * 1024;
-
-  private static final int REALIZED = 1;
-  private static final int FREED = 2;
-  private static final int FAILURE = 3;
-  private static final int VALUE = 4;
-  private static final int LARGE_VALUE = 5;
-  private static final int ANSWER = 6;
-  private static final int REQUEST_FAILED = 7;
-  private static final int WARNING = 8;
-
   /** The events of a report. Buffers are valid during the call only. */
   public interface Events {
     default void realized(StorageBirth storage) {}
@@ -62,35 +50,38 @@ public final class ReportReader {
   }
 
   private void read(Events events) {
-    if (octet() != MAGIC) {
+    if (octet() != WireFormat.REPORT_MAGIC) {
       throw new ProtocolException("this is not a report");
     }
     int version = octet();
-    if (version != VERSION) {
+    if (version != WireFormat.WIRE_VERSION) {
       throw new ProtocolException(
-          "the report has wire version " + version + ", this program speaks " + VERSION);
+          "the report has wire version "
+              + version
+              + ", this program speaks "
+              + WireFormat.WIRE_VERSION);
     }
     while (in.hasRemaining()) {
       int event = octet();
       switch (event) {
-        case REALIZED -> {
+        case WireFormat.Events.REALIZED -> {
           for (int n = count(); n > 0; n--) {
             events.realized(new StorageBirth(varint(), varint(), (int) varint()));
           }
         }
-        case FREED -> {
+        case WireFormat.Events.FREED -> {
           long[] ids = new long[count()];
           for (int i = 0; i < ids.length; i++) {
             ids[i] = varint();
           }
           events.freed(ids);
         }
-        case FAILURE -> events.failure(failure());
-        case VALUE -> events.value(varint(), bytes(count()));
-        case LARGE_VALUE -> events.largeValue(varint(), varint());
-        case ANSWER -> events.answer(varint(), bytes(count()));
-        case REQUEST_FAILED -> events.requestFailed(varint(), failure());
-        case WARNING -> events.warning(warning());
+        case WireFormat.Events.FAILURE -> events.failure(failure());
+        case WireFormat.Events.VALUE -> events.value(varint(), bytes(count()));
+        case WireFormat.Events.LARGE_VALUE -> events.largeValue(varint(), varint());
+        case WireFormat.Events.ANSWER -> events.answer(varint(), bytes(count()));
+        case WireFormat.Events.REQUEST_FAILED -> events.requestFailed(varint(), failure());
+        case WireFormat.Events.WARNING -> events.warning(warning());
         default -> throw new ProtocolException("the report has an unknown event " + event);
       }
     }
@@ -133,7 +124,7 @@ public final class ReportReader {
 
   private String string() {
     int length = count();
-    if (length > MAX_STRING_BYTES) {
+    if (length > WireFormat.MAX_STRING_BYTES) {
       throw new ProtocolException("the report has a text of " + length + " bytes");
     }
     return StandardCharsets.UTF_8.decode(bytes(length)).toString();

@@ -1,16 +1,13 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.actors.internal;
 
+import io.remora.core.WireFormat.Records;
 import java.nio.ByteBuffer;
 
 /** Reads what the machine's side needs from a batch's bytes; see {@code wire.h}. */
 final class BatchContents {
 
   private static final int HEADER_BYTES = 2;
-  private static final int FREE = 5;
-  private static final int FREE_GENERATOR = 12;
-  private static final int FREE_EVENT = 15;
-  private static final int DROP_TRANSFER = 16;
 
   private BatchContents() {}
 
@@ -22,11 +19,13 @@ final class BatchContents {
     int at = batch.position() + HEADER_BYTES;
     while (at < batch.limit()) {
       int record = batch.get(at++);
-      if (record == DROP_TRANSFER && at < batch.limit() && batch.get(at) >= 0) {
+      if (record == Records.DROP_TRANSFER && at < batch.limit() && batch.get(at) >= 0) {
         at += 1 + batch.get(at); // a ticket: a short text
         continue;
       }
-      if (record != FREE && record != FREE_GENERATOR && record != FREE_EVENT) {
+      if (record != Records.FREE
+          && record != Records.FREE_GENERATOR
+          && record != Records.FREE_EVENT) {
         return true;
       }
       // Each has one number, which ends at the first byte without its top bit set.

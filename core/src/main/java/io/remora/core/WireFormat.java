@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.core;
+
+/**
+ * The numbers of the wire format of batches and reports that Java code needs. The native core has
+ * the whole format in {@code wire.h}, under the same names; a test compares both.
+ */
+public final class WireFormat {
+
+  /** Version of batches and reports. */
+  public static final int WIRE_VERSION = 2;
+
+  /** First byte of a report. */
+  public static final int REPORT_MAGIC = 0xB8;
+
+  /** The longest text, in bytes of UTF-8. */
+  public static final int MAX_STRING_BYTES = 64 * 1024;
+
+  private WireFormat() {}
+
+  /** First bytes of the records of a batch. */
+  public static final class Records {
+    public static final int FREE = 5;
+    public static final int FREE_GENERATOR = 12;
+    public static final int FREE_EVENT = 15;
+    public static final int DROP_TRANSFER = 16;
+
+    private Records() {}
+  }
+
+  /** First bytes of the events of a report. */
+  public static final class Events {
+    public static final int REALIZED = 1;
+    public static final int FREED = 2;
+    public static final int FAILURE = 3;
+    public static final int VALUE = 4;
+    public static final int LARGE_VALUE = 5;
+    public static final int ANSWER = 6;
+    public static final int REQUEST_FAILED = 7;
+    public static final int WARNING = 8;
+
+    private Events() {}
+  }
+}
