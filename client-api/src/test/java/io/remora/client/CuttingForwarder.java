@@ -19,7 +19,6 @@ final class CuttingForwarder implements AutoCloseable {
   private final List<Socket> open = new ArrayList<>();
   private final List<Up> ups = new ArrayList<>();
   private boolean refusing;
-  private int refused;
 
   CuttingForwarder(int target) throws IOException {
     this.target = target;
@@ -41,11 +40,6 @@ final class CuttingForwarder implements AutoCloseable {
   synchronized void refuse(boolean on) {
     refusing = on;
     cut();
-  }
-
-  /** How many connections were ended because they were refused. */
-  synchronized int refused() {
-    return refused;
   }
 
   /** Bytes that have come for the target, by connection. */
@@ -96,7 +90,6 @@ final class CuttingForwarder implements AutoCloseable {
           open.add(from);
           open.add(to);
           if (refusing) {
-            refused++;
             cut();
           }
         }
