@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_flatten, tree_map
 
+from remora._build import minor_version
+
 CPU = torch.device("cpu")
-TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
+TORCH = minor_version(torch.__version__)
 
 # Arguments do not determine the results of these: only shapes, dtypes and strides are compared.
 UNDETERMINED = {

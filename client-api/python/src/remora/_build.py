@@ -52,7 +52,7 @@ def find_library() -> Path:
     if sys.platform != "linux":
         raise NativeCoreError(f"Remora runs on Linux, not on {sys.platform}")
     version = torch.__version__.split("+")[0]
-    if not OLDEST_TORCH <= _minor(version) <= NEWEST_TORCH:
+    if not OLDEST_TORCH <= minor_version(version) <= NEWEST_TORCH:
         oldest, newest, behind = (
             f"{major}.{minor}"
             for major, minor in (OLDEST_TORCH, NEWEST_TORCH, (NEWEST_TORCH[0], NEWEST_TORCH[1] + 1))
@@ -68,7 +68,7 @@ def find_library() -> Path:
     return _built_library(version)
 
 
-def _minor(version: str) -> tuple[int, ...]:
+def minor_version(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".")[:2])
 
 
@@ -160,7 +160,7 @@ def _compiler() -> str:
 
 
 def _standard() -> str:
-    return "C++20" if _minor(torch.__version__) >= _FIRST_WITH_CXX20 else "C++17"
+    return "C++20" if minor_version(torch.__version__) >= _FIRST_WITH_CXX20 else "C++17"
 
 
 def _build(root: Path, sources: list[Path], target: Path, digest: str) -> None:

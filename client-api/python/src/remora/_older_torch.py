@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from ._build import minor_version
+
 _AUTOGRAD = "AutogradPrivateUse1"
 _kept: list[Any] = []
 
@@ -20,7 +22,7 @@ def install() -> None:
         library: Any = torch.library.Library("_", "IMPL")
         library.fallback(torch.library.fallthrough_kernel, _AUTOGRAD)
         _kept.append(library)
-    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 8):
+    if minor_version(torch.__version__) < (2, 8):
         _count_devices_of_machines()
 
 
