@@ -107,13 +107,11 @@ public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
   public record Ended(RemoraException cause) implements FromMachine {}
 
   private sealed interface Internal extends Command
-      permits LinkEvent, LinkStopped, Used, Beat, StorageTick {}
+      permits LinkEvent, LinkStopped, Beat, StorageTick {}
 
   private record LinkEvent(int attempt, NodeLink.Event event) implements Internal {}
 
   private record LinkStopped(int attempt) implements Internal {}
-
-  private record Used(int attempt) implements Internal {}
 
   private enum Beat implements Internal {
     INSTANCE
@@ -176,7 +174,6 @@ public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
         .onMessage(Ended.class, this::onEnded)
         .onMessage(LinkEvent.class, this::onLinkEvent)
         .onMessage(LinkStopped.class, this::onLinkStopped)
-        .onMessage(Used.class, this::onUsed)
         .onMessage(Beat.class, this::onBeat)
         .onMessage(StorageTick.class, this::onStorageTick)
         .onSignal(PostStop.class, this::onPostStop)
@@ -338,7 +335,20 @@ public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
     if (!sessions.areSaved()) {
       return this;
     }
-    return saved(saving.unlessUsed() && sessions.hasWork() ? "it is used again" : "");
+    if (saving.unlessUsed() && sessions.hasWork()) {
+      return saved("it is used again");
+    }
+    reportUse();
+    return saved("");
+  }
+
+  /**
+   * Reports the next work to the machine. The submitting thread does so itself, so that a pause for
+   * which it asks afterwards reaches the machine after this report.
+   */
+  private void reportUse() {
+    ActorRef<Command> self = getContext().getSelf();
+    sessions.onUse(() -> entity.tell(new MachineProtocol.HostUsed(self)));
   }
 
   private Behavior<Command> saved(String failure) {
@@ -371,11 +381,9 @@ public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
     }
     saving = null;
     dropLink();
-    int current = attempt;
-    ActorRef<Command> self = getContext().getSelf();
-    sessions.onUse(() -> self.tell(new Used(current)));
+    reportUse();
     if (!waiting.isEmpty()) {
-      entity.tell(new MachineProtocol.HostUsed(self));
+      entity.tell(new MachineProtocol.HostUsed(getContext().getSelf()));
     }
     return this;
   }
@@ -388,13 +396,6 @@ public final class SessionHost extends AbstractBehavior<SessionHost.Command> {
       link = null;
     }
     sessions.disconnect();
-  }
-
-  private Behavior<Command> onUsed(Used event) {
-    if (event.attempt() == attempt) {
-      entity.tell(new MachineProtocol.HostUsed(getContext().getSelf()));
-    }
-    return this;
   }
 
   private Behavior<Command> onEnded(Ended event) {

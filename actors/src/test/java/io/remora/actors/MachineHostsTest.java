@@ -149,6 +149,26 @@ class MachineHostsTest extends MachineFixture {
     next.closeSockets();
   }
 
+  @Test
+  void resumesForWorkThatHasComeWhileItsNodeWasEnded() {
+    open(node);
+    TestProbe<SessionHost.Command> host = join(true);
+    node.terminates = false;
+    TestProbe<StatusReply<MachineInfo>> pausing =
+        ask(MachineProtocol.Pause::new, MachineInfo.class);
+    saved(host, "");
+    await().atMost(LIMIT).until(() -> node.terminations.get() == 1);
+    TestNode next = new TestNode();
+    plan(next);
+
+    machine.tell(new MachineProtocol.HostUsed(host.getRef()));
+    node.terminated.complete(Done.getInstance());
+
+    assertThat(success(pausing).state()).isEqualTo(MachineState.PAUSED);
+    await().atMost(LIMIT).until(() -> next.connections.get() == 1);
+    next.closeSockets();
+  }
+
   /** The host has saved its sessions, or says why not. */
   private static void saved(TestProbe<SessionHost.Command> host, String failure) {
     SessionHost.Save asked = host.expectMessageClass(SessionHost.Save.class);

@@ -10,12 +10,14 @@ import akka.Done;
 import akka.actor.testkit.typed.javadsl.ActorTestKit;
 import akka.actor.testkit.typed.javadsl.TestProbe;
 import akka.actor.typed.ActorRef;
+import akka.actor.typed.DispatcherSelector;
 import akka.actor.typed.javadsl.Behaviors;
 import akka.cluster.sharding.typed.javadsl.ClusterSharding;
 import akka.cluster.sharding.typed.javadsl.Entity;
 import akka.cluster.typed.Cluster;
 import akka.cluster.typed.Join;
 import akka.pattern.StatusReply;
+import akka.testkit.CallingThreadDispatcher;
 import com.typesafe.config.ConfigFactory;
 import io.remora.actors.machine.MachineProtocol;
 import io.remora.runtime.Batch;
@@ -25,8 +27,10 @@ import io.remora.runtime.RemoraException;
 import io.remora.runtime.SessionListener;
 import java.nio.ByteBuffer;
 import java.time.Duration;
+import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicInteger;
 import org.junit.jupiter.api.AfterAll;
@@ -197,6 +201,86 @@ class SessionHostTest {
     node.answerSave("");
 
     await().atMost(LIMIT).until(() -> node.heard.contains("forget"));
+  }
+
+  @Test
+  void tellsThePausedMachineOfItsUseBeforeTheProgramAsksForAnotherPause() throws Exception {
+    host.tell(way(node, ""));
+    Session session = openSession();
+    pause();
+    host.tell(new SessionHost.Offline());
+    awaitHost();
+    CountDownLatch goesOn = keepHostBusy();
+
+    session.submit(1);
+
+    List<MachineProtocol.Command> told = toldBeforeAPause();
+    goesOn.countDown();
+    assertThat(told).contains(new MachineProtocol.HostUsed(host));
+  }
+
+  @Test
+  void tellsOfItsUseBeforeAnotherPauseEvenIfItDoesNotKnowYetThatTheMachineIsPaused()
+      throws Exception {
+    host.tell(way(node, ""));
+    Session session = openSession();
+    pause();
+    CountDownLatch goesOn = keepHostBusy();
+    host.tell(new SessionHost.Offline());
+
+    session.submit(1);
+
+    List<MachineProtocol.Command> told = toldBeforeAPause();
+    goesOn.countDown();
+    assertThat(told).contains(new MachineProtocol.HostUsed(host));
+  }
+
+  private void pause() {
+    host.tell(new SessionHost.Save("pause-1", false, machine.getRef()));
+    assertThat(machine.receiveMessage(LIMIT))
+        .isEqualTo(new MachineProtocol.HostSaved(host, "pause-1", ""));
+  }
+
+  /** Waits until the host has handled what was told before. */
+  private void awaitHost() {
+    TestProbe<StatusReply<StorageInfo>> answer = KIT.createTestProbe();
+    host.tell(new SessionHost.GetStorage(0, 1, answer.getRef()));
+    answer.receiveMessage(LIMIT);
+  }
+
+  /** Makes the host handle nothing more until the latch is open. */
+  private CountDownLatch keepHostBusy() throws InterruptedException {
+    CountDownLatch busy = new CountDownLatch(1);
+    CountDownLatch open = new CountDownLatch(1);
+    // Runs on the thread of whoever tells it something.
+    ActorRef<StatusReply<StorageInfo>> obstacle =
+        KIT.spawn(
+            Behaviors.receiveMessage(
+                answer -> {
+                  busy.countDown();
+                  open.await();
+                  return Behaviors.stopped();
+                }),
+            DispatcherSelector.fromConfig(CallingThreadDispatcher.Id()));
+    host.tell(new SessionHost.GetStorage(0, 1, obstacle));
+    assertThat(busy.await(LIMIT.toSeconds(), TimeUnit.SECONDS)).isTrue();
+    return open;
+  }
+
+  /** What was told to the machine before this thread asks it to pause. */
+  private List<MachineProtocol.Command> toldBeforeAPause() {
+    TestProbe<StatusReply<MachineInfo>> pausing = KIT.createTestProbe();
+    ClusterSharding.get(KIT.system())
+        .entityRefFor(MachineActor.ENTITY_KEY, name)
+        .tell(new MachineProtocol.Pause(pausing.getRef()));
+    List<MachineProtocol.Command> told = new ArrayList<>();
+    while (true) {
+      MachineProtocol.Command command = MACHINES.receiveMessage(LIMIT);
+      if (command instanceof MachineProtocol.Pause) {
+        return told;
+      }
+      told.add(command);
+    }
   }
 
   private SessionHost.Way way(TestNode to, String settings) {

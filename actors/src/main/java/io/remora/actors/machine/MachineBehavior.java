@@ -112,7 +112,7 @@ abstract class MachineBehavior extends AbstractBehavior<Command> {
         .onMessage(HostPresent.class, this::onHostPresent)
         .onMessage(HostSaved.class, this::onHostSaved)
         .onMessage(HostRestored.class, this::onHostRestored)
-        .onMessage(HostUsed.class, event -> onHostUsed())
+        .onMessage(HostUsed.class, this::onHostUsed)
         .onMessage(HostGone.class, this::onHostGone)
         .onMessage(OwnerGone.class, this::onOwnerGone)
         .onMessage(Leave.class, event -> onLeave())
@@ -355,7 +355,7 @@ abstract class MachineBehavior extends AbstractBehavior<Command> {
     return Behaviors.same();
   }
 
-  Behavior<Command> onHostUsed() {
+  Behavior<Command> onHostUsed(HostUsed event) {
     return Behaviors.same();
   }
 

@@ -10,6 +10,7 @@ import io.remora.actors.SessionHost;
 import io.remora.actors.machine.MachineEvent.Used;
 import io.remora.actors.machine.MachineProtocol.CloseSession;
 import io.remora.actors.machine.MachineProtocol.Command;
+import io.remora.actors.machine.MachineProtocol.HostUsed;
 import io.remora.actors.machine.MachineProtocol.OpenSession;
 import io.remora.actors.machine.MachineProtocol.Pause;
 import io.remora.actors.machine.MachineProtocol.Resume;
@@ -115,7 +116,7 @@ final class Paused extends MachineBehavior {
   }
 
   @Override
-  Behavior<Command> onHostUsed() {
+  Behavior<Command> onHostUsed(HostUsed event) {
     return resume("it is used", new Askers<>());
   }
 

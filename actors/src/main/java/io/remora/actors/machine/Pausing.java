@@ -7,6 +7,7 @@ import io.remora.actors.MachineInfo;
 import io.remora.actors.SessionHost;
 import io.remora.actors.machine.MachineProtocol.CloseSession;
 import io.remora.actors.machine.MachineProtocol.Command;
+import io.remora.actors.machine.MachineProtocol.HostUsed;
 import io.remora.actors.machine.MachineProtocol.OpenSession;
 import io.remora.actors.machine.MachineProtocol.Pause;
 import io.remora.actors.machine.MachineProtocol.Resume;
@@ -83,5 +84,11 @@ abstract class Pausing extends Running {
   @Override
   Behavior<Command> onCloseSession(CloseSession command) {
     return machine.later(command);
+  }
+
+  /** Keeps the report for the paused machine, which resumes before it handles a later pause. */
+  @Override
+  Behavior<Command> onHostUsed(HostUsed event) {
+    return machine.later(event);
   }
 }
