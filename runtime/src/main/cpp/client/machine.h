@@ -20,7 +20,7 @@
 #include <string>
 #include <vector>
 
-#include "client/output_plan.h"
+#include "client/recorder/output_plan.h"
 #include "common/callbacks.h"
 #include "common/error.h"
 #include "common/operators.h"
