@@ -17,6 +17,7 @@
 #include "client/machine.h"
 #include "client/node_calls.h"
 #include "client/read.h"
+#include "client/recorder/call_log.h"
 #include "client/session/session.h"
 #include "client/storage.h"
 #include "client/transfer.h"

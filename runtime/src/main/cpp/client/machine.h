@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "client/recorder/output_plan.h"
+#include "client/recorder/plan_key.h"
 #include "common/callbacks.h"
 #include "common/error.h"
 #include "common/operators.h"
@@ -255,9 +256,5 @@ Machine& last_machine_of(int slot);  // may be closed; throws if the slot never 
 int open_devices();
 int slots_in_use();  // one more than the highest slot of an open device; closed machines leave gaps below
 int current_slot();
-
-void record_call(const c10::OperatorHandle& op, c10::DispatchKeySet keys, std::vector<c10::IValue>* stack);
-std::string describe_with_id(const at::Tensor& t);
-uint64_t metadata_hash(const at::Tensor& t);
 
 }  // namespace remora

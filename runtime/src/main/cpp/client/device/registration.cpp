@@ -10,6 +10,7 @@
 #include <mutex>
 
 #include "client/machine.h"
+#include "client/recorder/recorder.h"
 
 namespace remora {
 

@@ -10,6 +10,7 @@
 
 #include "client/machine.h"
 #include "client/read.h"
+#include "client/recorder/recorder.h"
 #include "client/storage.h"
 #include "client/transfer.h"
 

@@ -10,6 +10,7 @@
 #include <unordered_map>
 
 #include "client/machine.h"
+#include "client/recorder/recorder.h"
 
 #ifdef REMORA_NAMED_TENSORS
 

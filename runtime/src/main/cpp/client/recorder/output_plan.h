@@ -29,22 +29,4 @@ struct Plan {
   std::vector<std::pair<uint32_t, TensorMeta>> resized;
 };
 
-struct PlanKey {
-  uint64_t a = 0x243F6A8885A308D3ULL;
-  uint64_t b = 0x13198A2E03707344ULL;
-  // Two independent lanes of multiply-and-fold: 128 bits, which make a collision practically impossible.
-  void mix(uint64_t value) {
-    auto fold = [](uint64_t x, uint64_t y) {
-      auto product = static_cast<unsigned __int128>(x) * y;
-      return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
-    };
-    a = fold(a ^ value, 0x9E3779B97F4A7C15ULL) + 0xA0761D6478BD642FULL;
-    b = fold(b + value, 0xE7037ED1A0B428DBULL) ^ (value * 0x8EBC6AF09C88C6E3ULL);
-  }
-  bool operator==(const PlanKey& o) const { return a == o.a && b == o.b; }
-};
-struct PlanKeyHash {
-  size_t operator()(const PlanKey& k) const { return k.a; }
-};
-
 }  // namespace remora
