@@ -13,6 +13,7 @@ import akka.actor.typed.javadsl.AskPattern;
 import akka.actor.typed.javadsl.Behaviors;
 import akka.cluster.sharding.typed.javadsl.ClusterSharding;
 import akka.cluster.sharding.typed.javadsl.EntityRef;
+import io.remora.actors.host.SessionHost;
 import io.remora.actors.internal.BatchMailbox;
 import io.remora.actors.internal.MachineFigures;
 import io.remora.actors.link.LinkSettings;
@@ -79,17 +80,18 @@ public final class LocalSessions implements Extension {
 
   private CompletionStage<MachineProtocol.SessionOpened> openElsewhere(
       String machine, Duration limit) {
-    ActorRef<SessionHost.Command> host = hosts.computeIfAbsent(machine, this::spawnHost);
-    return AskPattern.<SessionHost.Command, MachineProtocol.SessionOpened>askWithStatus(
-            host, SessionHost.OpenSession::new, limit, system.scheduler())
-        .thenApply(
-            opened -> {
-              hostOf.put(opened.session(), host);
-              if (hosts.get(machine) != host) {
-                hostOf.remove(opened.session(), host); // the host has ended meanwhile
-              }
-              return opened;
-            });
+    return AskPattern.askWithStatus(
+        host(machine), SessionHost.OpenSession::new, limit, system.scheduler());
+  }
+
+  // Hosts ---------------------------------------------------------------------------------------
+
+  /**
+   * The host of sessions on a machine whose actor is on another member. It is made if there is
+   * none. Not for use by programs.
+   */
+  public ActorRef<SessionHost.Command> host(String machine) {
+    return hosts.computeIfAbsent(machine, this::spawnHost);
   }
 
   private ActorRef<SessionHost.Command> spawnHost(String machine) {
@@ -99,11 +101,20 @@ public final class LocalSessions implements Extension {
         Props.empty());
   }
 
-  /** Removes a host that has ended. */
-  void remove(String machine, ActorRef<SessionHost.Command> host) {
-    hosts.remove(machine, host);
-    hostOf.values().removeIf(host::equals);
+  /** Notes that a session is at a host. Not for use by programs. */
+  public void hosted(long session, ActorRef<SessionHost.Command> host) {
+    hostOf.put(session, host);
   }
+
+  /**
+   * Makes sessions that are opened on the machine from now on get another host. Not for use by
+   * programs.
+   */
+  public void retire(String machine, ActorRef<SessionHost.Command> host) {
+    hosts.remove(machine, host);
+  }
+
+  // Sessions ------------------------------------------------------------------------------------
 
   /**
    * Closes a session after the work that it has sent.

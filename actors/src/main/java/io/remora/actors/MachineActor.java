@@ -9,6 +9,7 @@ import akka.cluster.sharding.typed.javadsl.Entity;
 import akka.cluster.sharding.typed.javadsl.EntityTypeKey;
 import akka.cluster.typed.Cluster;
 import akka.pattern.StatusReply;
+import io.remora.actors.host.SessionHost;
 import io.remora.actors.internal.StayingShards;
 import io.remora.actors.machine.Machine;
 import io.remora.actors.machine.MachineProtocol;

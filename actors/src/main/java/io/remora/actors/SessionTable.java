@@ -79,14 +79,16 @@ public final class SessionTable {
    *
    * @param openedBy gets the answer when the node has opened it
    * @param link the link that opens it
+   * @return the session's number
    */
-  public void open(
+  public long open(
       ActorRef<StatusReply<MachineProtocol.SessionOpened>> openedBy,
       LinkSettings settingsOfLink,
       Consumer<NodeLink.Command> link) {
     Session session = new Session(localSessions.create(figures, settingsOfLink), openedBy);
     sessions.put(session.mailbox.session(), session);
     link.accept(new NodeLink.OpenSession(session.mailbox, null));
+    return session.mailbox.session();
   }
 
   /** Whether there is a session of this number. */
@@ -298,9 +300,12 @@ public final class SessionTable {
     sessions.values().forEach(session -> session.mailbox.onUse(action));
   }
 
-  /** Sends batches again. */
+  /** Sends batches again after a pause that was given up. */
   public void goOn() {
-    sessions.values().forEach(session -> session.mailbox.resume());
+    for (Session session : sessions.values()) {
+      session.saved = null;
+      session.mailbox.resume();
+    }
   }
 
   /** Sends batches again after all sessions were restored. */

@@ -10,6 +10,7 @@ import akka.actor.testkit.typed.javadsl.TestProbe;
 import akka.pattern.StatusReply;
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
+import io.remora.actors.host.SessionHost;
 import io.remora.actors.machine.MachineProtocol;
 import io.remora.provider.MachineSpec;
 import io.remora.runtime.MachineStateException;

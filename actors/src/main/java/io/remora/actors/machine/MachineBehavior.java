@@ -11,7 +11,7 @@ import akka.actor.typed.javadsl.Receive;
 import akka.pattern.StatusReply;
 import io.remora.actors.MachineActor;
 import io.remora.actors.MachineState;
-import io.remora.actors.SessionHost;
+import io.remora.actors.host.SessionHost;
 import io.remora.actors.machine.MachineEvent.HostGone;
 import io.remora.actors.machine.MachineEvent.IdleTick;
 import io.remora.actors.machine.MachineEvent.Leave;

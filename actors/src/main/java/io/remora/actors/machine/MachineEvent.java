@@ -3,7 +3,7 @@ package io.remora.actors.machine;
 
 import akka.actor.typed.ActorRef;
 import io.remora.actors.MachineRecord;
-import io.remora.actors.SessionHost;
+import io.remora.actors.host.SessionHost;
 
 /** The machine's internal events and Akka's signals. They are never sent between JVMs. */
 sealed interface MachineEvent extends MachineProtocol.Command {

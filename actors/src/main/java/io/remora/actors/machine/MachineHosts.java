@@ -3,7 +3,7 @@ package io.remora.actors.machine;
 
 import akka.actor.typed.ActorRef;
 import io.remora.actors.MachineRecord;
-import io.remora.actors.SessionHost;
+import io.remora.actors.host.SessionHost;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.HashMap;

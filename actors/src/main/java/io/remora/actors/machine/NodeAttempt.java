@@ -3,7 +3,7 @@ package io.remora.actors.machine;
 
 import akka.Done;
 import akka.actor.typed.ActorRef;
-import io.remora.actors.SessionHost;
+import io.remora.actors.host.SessionHost;
 import io.remora.actors.link.LinkTransport;
 import io.remora.actors.node.NodeLink;
 import io.remora.provider.LaunchToken;

@@ -7,7 +7,7 @@ import akka.actor.typed.javadsl.Behaviors;
 import akka.pattern.StatusReply;
 import com.typesafe.config.ConfigException;
 import io.remora.actors.MachineState;
-import io.remora.actors.SessionHost;
+import io.remora.actors.host.SessionHost;
 import io.remora.actors.machine.MachineProtocol.Command;
 import io.remora.actors.machine.MachineProtocol.GetStorage;
 import io.remora.actors.machine.MachineProtocol.HostPresent;

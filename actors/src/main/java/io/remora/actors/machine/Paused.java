@@ -6,7 +6,7 @@ import akka.actor.typed.Behavior;
 import akka.actor.typed.javadsl.Behaviors;
 import akka.pattern.StatusReply;
 import io.remora.actors.MachineInfo;
-import io.remora.actors.SessionHost;
+import io.remora.actors.host.SessionHost;
 import io.remora.actors.machine.MachineEvent.Used;
 import io.remora.actors.machine.MachineProtocol.CloseSession;
 import io.remora.actors.machine.MachineProtocol.Command;

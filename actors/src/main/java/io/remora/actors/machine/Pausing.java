@@ -4,7 +4,7 @@ package io.remora.actors.machine;
 import akka.actor.typed.Behavior;
 import akka.actor.typed.javadsl.Behaviors;
 import io.remora.actors.MachineInfo;
-import io.remora.actors.SessionHost;
+import io.remora.actors.host.SessionHost;
 import io.remora.actors.machine.MachineProtocol.CloseSession;
 import io.remora.actors.machine.MachineProtocol.Command;
 import io.remora.actors.machine.MachineProtocol.HostUsed;
