@@ -14,7 +14,10 @@ import io.remora.actors.host.SessionHost;
 import io.remora.actors.machine.MachineProtocol;
 import io.remora.provider.MachineSpec;
 import io.remora.runtime.MachineStateException;
+import io.remora.runtime.ResourceExhaustedException;
 import java.time.Duration;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.atomic.AtomicInteger;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
@@ -168,6 +171,33 @@ class MachineHostsTest extends MachineFixture {
     assertThat(success(pausing).state()).isEqualTo(MachineState.PAUSED);
     await().atMost(LIMIT).until(() -> next.connections.get() == 1);
     next.closeSockets();
+  }
+
+  @Test
+  void waitsBeforeItTriesAgainToResumeForWorkAtAHost() {
+    open(node);
+    TestProbe<SessionHost.Command> host = join(true);
+    ask(MachineProtocol.Pause::new, MachineInfo.class);
+    saved(host, "");
+    host.expectMessageClass(SessionHost.Offline.class);
+    AtomicInteger attempts = new AtomicInteger();
+    TestProvider.plan(
+        name,
+        (spec, context) ->
+            attempts.incrementAndGet() == 1
+                ? CompletableFuture.failedFuture(new ResourceExhaustedException("no H100 left"))
+                : new CompletableFuture<>());
+    machine.tell(new MachineProtocol.HostUsed(host.getRef()));
+    host.expectMessageClass(SessionHost.Offline.class);
+
+    machine.tell(new MachineProtocol.HostUsed(host.getRef()));
+    assertThat(info().state()).isEqualTo(MachineState.PAUSED);
+    assertThat(info().reason()).contains("no H100 left");
+    host.expectMessageClass(SessionHost.Offline.class);
+    machine.tell(new MachineProtocol.HostUsed(host.getRef()));
+
+    await().atMost(LIMIT).until(() -> attempts.get() == 2);
+    assertThat(info().state()).isEqualTo(MachineState.PROVISIONING);
   }
 
   /** The host has saved its sessions, or says why not. */

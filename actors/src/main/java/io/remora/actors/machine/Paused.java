@@ -19,12 +19,12 @@ import io.remora.runtime.RemoraException;
 /**
  * The sessions are saved and no node runs. Work, a new session or a command resumes the machine.
  */
-final class Paused extends MachineBehavior {
+class Paused extends MachineBehavior {
 
   private final Runnable answers;
 
-  private Paused(Machine machine, String reason, Runnable answers) {
-    super(machine, Stage.PAUSED, reason, null);
+  Paused(Machine machine, Stage stage, String reason, Runnable answers) {
+    super(machine, stage, reason, null);
     this.answers = answers;
   }
 
@@ -34,6 +34,7 @@ final class Paused extends MachineBehavior {
     forgetNode(from);
     return new Paused(
         machine,
+        Stage.PAUSED,
         "%d session(s) of %d bytes are saved, %s has ended"
             .formatted(
                 machine.sessions.size(), machine.sessions.offloaded(), from.node.description()),
@@ -42,7 +43,7 @@ final class Paused extends MachineBehavior {
 
   /** The state of a machine that another member has paused. */
   static Paused recovered(Machine machine, String reason) {
-    return new Paused(machine, reason, () -> {});
+    return new Paused(machine, Stage.PAUSED, reason, () -> {});
   }
 
   /** The state after a failed resume: the saved state is still there. */
@@ -53,7 +54,7 @@ final class Paused extends MachineBehavior {
     forgetNode(from);
     log.warn("Machine {} was not resumed and stays paused: {}", machine.name, cause.getMessage());
     return machine.enter(
-        new Paused(
+        new NotResumed(
             machine,
             "not resumed: " + cause.getMessage(),
             () -> {
@@ -82,7 +83,7 @@ final class Paused extends MachineBehavior {
     return this;
   }
 
-  private void awaitUse() {
+  final void awaitUse() {
     ActorRef<Command> self = machine.self;
     machine.sessions.onUse(() -> self.tell(Used.INSTANCE));
   }

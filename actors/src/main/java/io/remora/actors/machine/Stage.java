@@ -32,6 +32,8 @@ enum Stage {
   ENDING_NODE(MachineState.PAUSING),
   /** Saved, without a node. */
   PAUSED(MachineState.PAUSED),
+  /** The same after a resume that failed. What waits is tried again later. */
+  NOT_RESUMED(MachineState.PAUSED),
   /** The link is lost; the provider may still report why the node ended. */
   LOSING(null),
   /** The machine has failed, and its node is being ended. */
@@ -51,10 +53,11 @@ enum Stage {
       Map.ofEntries(
           Map.entry(RECOVERING, Set.of(CLOSED, AWAITING_NODE, PAUSED, FAILING)),
           Map.entry(CLOSED, Set.of(AWAITING_NODE, DEPARTING)),
-          Map.entry(AWAITING_NODE, Set.of(CONNECTING, PAUSED, FAILING, CLOSING)),
+          Map.entry(AWAITING_NODE, Set.of(CONNECTING, NOT_RESUMED, FAILING, CLOSING)),
           Map.entry(
-              CONNECTING, Set.of(READY, RESTORING, PAUSED, LOSING, FAILING, CLOSING, HANDING_OVER)),
-          Map.entry(RESTORING, Set.of(READY, PAUSED, LOSING, FAILING, CLOSING)),
+              CONNECTING,
+              Set.of(READY, RESTORING, NOT_RESUMED, LOSING, FAILING, CLOSING, HANDING_OVER)),
+          Map.entry(RESTORING, Set.of(READY, NOT_RESUMED, LOSING, FAILING, CLOSING)),
           Map.entry(READY, Set.of(RECONNECTING, SAVING, LOSING, FAILING, CLOSING, HANDING_OVER)),
           Map.entry(RECONNECTING, Set.of(READY, LOSING, FAILING, CLOSING, HANDING_OVER)),
           Map.entry(
@@ -62,7 +65,8 @@ enum Stage {
               Set.of(ENDING_NODE, READY, RECONNECTING, LOSING, FAILING, CLOSING, HANDING_OVER)),
           Map.entry(ENDING_NODE, Set.of(PAUSED, READY, CLOSING, HANDING_OVER)),
           Map.entry(PAUSED, Set.of(AWAITING_NODE, CLOSING, HANDING_OVER)),
-          Map.entry(LOSING, Set.of(PAUSED, FAILING, CLOSING)),
+          Map.entry(NOT_RESUMED, Set.of(PAUSED, AWAITING_NODE, CLOSING, HANDING_OVER)),
+          Map.entry(LOSING, Set.of(NOT_RESUMED, FAILING, CLOSING)),
           Map.entry(FAILING, Set.of(FAILED, CLOSING)),
           Map.entry(FAILED, Set.of(AWAITING_NODE, CLOSED, CLOSING)),
           Map.entry(CLOSING, Set.of(CLOSED, FAILED, DELETING)),
