@@ -174,6 +174,17 @@ class MachineHostsTest extends MachineFixture {
   }
 
   @Test
+  void letsAHostContinueThatRestoresWhenTheMachineIsReady() {
+    open(node);
+    TestProbe<SessionHost.Command> host = join(false);
+    SessionHost.Way way = host.expectMessageClass(SessionHost.Way.class);
+
+    way.replyTo().tell(new MachineProtocol.HostRestored(host.getRef(), null));
+
+    host.expectMessageClass(SessionHost.GoOn.class);
+  }
+
+  @Test
   void waitsBeforeItTriesAgainToResumeForWorkAtAHost() {
     open(node);
     TestProbe<SessionHost.Command> host = join(true);

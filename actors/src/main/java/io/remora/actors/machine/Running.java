@@ -3,7 +3,9 @@ package io.remora.actors.machine;
 
 import akka.actor.typed.Behavior;
 import akka.actor.typed.javadsl.Behaviors;
+import io.remora.actors.host.SessionHost;
 import io.remora.actors.machine.MachineProtocol.Command;
+import io.remora.actors.machine.MachineProtocol.HostRestored;
 import io.remora.actors.node.NodeLink;
 import io.remora.provider.NodeExit;
 import io.remora.runtime.NodeLostException;
@@ -19,6 +21,13 @@ abstract class Running extends WithNode {
   @Override
   Behavior<Command> onSessionEnded(NodeLink.SessionEnded ended) {
     end(ended);
+    return Behaviors.same();
+  }
+
+  /** Lets a host continue that has restored its sessions later than the machine waited for it. */
+  @Override
+  Behavior<Command> onHostRestored(HostRestored event) {
+    event.host().tell(new SessionHost.GoOn());
     return Behaviors.same();
   }
 
