@@ -14,7 +14,7 @@
 #include "api/remora.h"
 #include "client/device/event.h"
 #include "client/device/registration.h"
-#include "client/machine.h"
+#include "client/machine/machine.h"
 #include "client/node_calls.h"
 #include "client/read.h"
 #include "client/recorder/call_log.h"

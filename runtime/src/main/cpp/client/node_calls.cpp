@@ -4,7 +4,7 @@
 #include <map>
 #include <mutex>
 
-#include "client/machine.h"
+#include "client/machine/machine.h"
 #include "client/storage.h"
 
 namespace remora {

@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <atomic>
 
-#include "client/machine.h"
+#include "client/machine/machine.h"
 #include "client/storage.h"
 
 namespace remora {

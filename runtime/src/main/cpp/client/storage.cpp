@@ -10,7 +10,7 @@
 #include <mutex>
 #include <utility>
 
-#include "client/machine.h"
+#include "client/machine/machine.h"
 
 namespace remora {
 

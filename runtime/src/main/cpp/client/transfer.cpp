@@ -11,7 +11,7 @@
 #include <string>
 #include <tuple>
 
-#include "client/machine.h"
+#include "client/machine/machine.h"
 #include "client/storage.h"
 #include "common/error.h"
 

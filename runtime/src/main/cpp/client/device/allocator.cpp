@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <array>
 
-#include "client/machine.h"
+#include "client/machine/machine.h"
 #include "client/storage.h"
 #include "common/torch_version.h"
 

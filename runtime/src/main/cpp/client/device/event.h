@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "client/machine.h"
+#include "client/machine/machine.h"
 
 namespace remora {
 

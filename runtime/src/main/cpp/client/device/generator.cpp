@@ -6,7 +6,7 @@
 #include <map>
 #include <mutex>
 
-#include "client/machine.h"
+#include "client/machine/machine.h"
 
 namespace remora {
 

@@ -4,7 +4,7 @@
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 
 #include "client/device/event.h"
-#include "client/machine.h"
+#include "client/machine/machine.h"
 #include "common/torch_version.h"
 
 namespace remora {

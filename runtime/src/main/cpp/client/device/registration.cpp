@@ -9,7 +9,7 @@
 
 #include <mutex>
 
-#include "client/machine.h"
+#include "client/machine/machine.h"
 #include "client/recorder/recorder.h"
 
 namespace remora {

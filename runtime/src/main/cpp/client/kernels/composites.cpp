@@ -13,7 +13,7 @@
 #include <ATen/ops/tensor_split_native.h>
 #include <torch/library.h>
 
-#include "client/machine.h"
+#include "client/machine/machine.h"
 #include "client/recorder/recorder.h"
 
 namespace remora {

@@ -8,7 +8,7 @@
 
 #include <algorithm>
 
-#include "client/machine.h"
+#include "client/machine/machine.h"
 #include "client/read.h"
 #include "client/recorder/recorder.h"
 #include "client/storage.h"

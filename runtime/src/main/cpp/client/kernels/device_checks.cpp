@@ -10,7 +10,7 @@
 #include <c10/core/DefaultDtype.h>
 #include <torch/library.h>
 
-#include "client/machine.h"
+#include "client/machine/machine.h"
 
 namespace remora {
 

@@ -9,7 +9,7 @@
 #include <torch/library.h>
 
 #include "client/kernels/fill.h"
-#include "client/machine.h"
+#include "client/machine/machine.h"
 #include "client/storage.h"
 
 namespace remora {

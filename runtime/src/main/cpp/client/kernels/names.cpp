@@ -9,7 +9,7 @@
 #include <string>
 #include <unordered_map>
 
-#include "client/machine.h"
+#include "client/machine/machine.h"
 #include "client/recorder/recorder.h"
 
 #ifdef REMORA_NAMED_TENSORS

@@ -17,7 +17,7 @@
 
 #include <algorithm>
 
-#include "client/machine.h"
+#include "client/machine/machine.h"
 
 namespace remora {
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 #include "client/recorder/asked_call.h"
 
-#include "client/machine.h"
+#include "client/machine/machine.h"
 #include "client/recorder/call_log.h"
 
 namespace remora {

@@ -4,7 +4,7 @@
 #include <cstdio>
 #include <sstream>
 
-#include "client/machine.h"
+#include "client/machine/machine.h"
 #include "client/storage.h"
 
 namespace remora {

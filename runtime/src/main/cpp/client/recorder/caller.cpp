@@ -6,7 +6,7 @@
 #include <optional>
 
 #include "client/kernels/names.h"
-#include "client/machine.h"
+#include "client/machine/machine.h"
 #include "client/recorder/arguments.h"
 #include "client/storage.h"
 #include "common/torch_version.h"

@@ -6,7 +6,7 @@
 
 #include <unordered_map>
 
-#include "client/machine.h"
+#include "client/machine/machine.h"
 #include "client/recorder/plan_key.h"
 
 namespace remora {

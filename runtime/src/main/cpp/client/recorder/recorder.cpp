@@ -6,7 +6,7 @@
 #include <memory>
 
 #include "client/kernels/names.h"
-#include "client/machine.h"
+#include "client/machine/machine.h"
 #include "client/recorder/asked_call.h"
 #include "client/recorder/call_log.h"
 #include "client/recorder/caller.h"

@@ -3,7 +3,7 @@
 
 #include <c10/core/ScalarTypeToTypeMeta.h>
 
-#include "client/machine.h"
+#include "client/machine/machine.h"
 #include "client/storage.h"
 
 namespace remora {

@@ -11,7 +11,7 @@
 #include <mutex>
 #include <unordered_map>
 
-#include "client/machine.h"
+#include "client/machine/machine.h"
 #include "client/session/protobuf.h"
 
 namespace remora {

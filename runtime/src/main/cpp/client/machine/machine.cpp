@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-#include "client/machine.h"
+#include "client/machine/machine.h"
 
 #include <ATen/CPUGeneratorImpl.h>
 
