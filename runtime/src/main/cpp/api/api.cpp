@@ -14,7 +14,10 @@
 #include "api/remora.h"
 #include "client/device/event.h"
 #include "client/device/registration.h"
+#include "client/machine/batch.h"
+#include "client/machine/callbacks.h"
 #include "client/machine/machine.h"
+#include "client/machine/slots.h"
 #include "client/node_calls.h"
 #include "client/read.h"
 #include "client/recorder/call_log.h"
@@ -299,11 +302,11 @@ int32_t remora_machine_flush_when_idle(int64_t machine, int64_t timeout_micros, 
   return guarded([&]() -> int32_t { return machine_at(machine).flush_when_idle(timeout_micros, linger_micros); });
 }
 int64_t remora_machine_sequence(int64_t machine) {
-  return guarded([&]() -> int64_t { return static_cast<int64_t>(machine_at(machine).sequence.load()); });
+  return guarded([&]() -> int64_t { return static_cast<int64_t>(machine_at(machine).progress.submitted()); });
 }
 void remora_machine_executed(int64_t machine, int64_t sequence) {
   if (auto* m = remora::find_machine(machine)) {
-    m->note_executed(static_cast<uint64_t>(sequence));
+    m->progress.note_executed(static_cast<uint64_t>(sequence));
   }
 }
 int32_t remora_machine_answer(int64_t machine, int64_t request, const uint8_t* data, int64_t bytes) {

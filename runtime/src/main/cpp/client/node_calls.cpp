@@ -4,7 +4,9 @@
 #include <map>
 #include <mutex>
 
+#include "client/machine/batch_writer.h"
 #include "client/machine/machine.h"
+#include "client/machine/slots.h"
 #include "client/storage.h"
 
 namespace remora {
@@ -60,7 +62,7 @@ int64_t record_run(Machine& machine, Callee callee, int device, int64_t timeout_
     open.varint(bytes);
     open.raw(payload, bytes);
     open.varint(count);
-    for (size_t i = 0; i < count; i++) machine.write_tensor(tensor_at(tensors[i]), named);
+    for (size_t i = 0; i < count; i++) machine.open.write_tensor(tensor_at(tensors[i]), named);
     machine.operations.fetch_add(1, std::memory_order_relaxed);
     machine.submit_open_batch(request);
   } catch (...) {

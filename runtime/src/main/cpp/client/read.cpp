@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <atomic>
 
+#include "client/machine/batch_writer.h"
 #include "client/machine/machine.h"
 #include "client/storage.h"
 
@@ -24,7 +25,7 @@ void record_read_piece(Machine& machine, int64_t request, const at::Tensor& sour
   NamedTensors named;
   machine.open.code(Record::kRead);
   machine.open.varint(request);
-  machine.write_tensor(source, named);
+  machine.open.write_tensor(source, named);
   machine.downloaded.fetch_add(static_cast<int64_t>(destination.nbytes()), std::memory_order_relaxed);
   machine.submit_open_batch(request, destination);
 }

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "client/machine/machine.h"
+#include "client/machine/slots.h"
 
 namespace remora {
 
@@ -195,7 +196,7 @@ void resize_storage(c10::StorageImpl* storage, size_t bytes) {
   note_resized(storage, bytes);
   if (context.born != 0) {
     machine.open.code(Record::kResize);
-    machine.write_storage(context);
+    machine.open.write_storage(context);
     machine.open.varint(bytes);
     machine.end_record(false);
   }

@@ -11,6 +11,7 @@
 #include <string>
 #include <tuple>
 
+#include "client/machine/batch_writer.h"
 #include "client/machine/machine.h"
 #include "client/storage.h"
 #include "common/error.h"
@@ -157,7 +158,7 @@ int64_t copy_direct(const at::Tensor& source, const at::Tensor& target, bool tem
       NamedTensors named;
       from.open.string(ticket.text);
       from.open.u8(temporary ? 1 : 0);
-      from.write_tensor(piece, named);
+      from.open.write_tensor(piece, named);
     }));
     if (held.result != TransferResult::kDone) {
       ticket.fetched = true;  // the node has nothing to drop
@@ -168,7 +169,7 @@ int64_t copy_direct(const at::Tensor& source, const at::Tensor& target, bool tem
       NamedTensors named;
       to.open.string(ticket.text);
       to.open.string(address);
-      to.write_tensor(place, named);
+      to.open.write_tensor(place, named);
     }));
     if (fetched.result != TransferResult::kDone) {
       if (fetched.result == TransferResult::kRefused) {

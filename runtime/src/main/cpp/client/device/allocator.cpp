@@ -8,6 +8,7 @@
 #include <array>
 
 #include "client/machine/machine.h"
+#include "client/machine/slots.h"
 #include "client/storage.h"
 #include "common/torch_version.h"
 

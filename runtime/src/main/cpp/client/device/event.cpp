@@ -10,13 +10,13 @@ void record_event(RemoteEvent& event, int device) {
   machine.open.code(Record::kRecordEvent);
   machine.open.varint(event.id);
   machine.open.varint(device);
-  event.sequence = machine.sequence.load(std::memory_order_relaxed) + 1;
+  event.sequence = machine.progress.submitted() + 1;
   machine.end_record(false);
 }
 
 bool event_happened(RemoteEvent& event) {
   event.machine->flush_for(event.sequence);
-  return event.machine->executed.load(std::memory_order_acquire) >= event.sequence;
+  return event.machine->progress.executed() >= event.sequence;
 }
 
 double event_elapsed(const RemoteEvent& first, const RemoteEvent& second) {

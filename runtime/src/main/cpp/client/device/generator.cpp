@@ -7,6 +7,7 @@
 #include <mutex>
 
 #include "client/machine/machine.h"
+#include "client/machine/slots.h"
 
 namespace remora {
 
@@ -36,7 +37,7 @@ struct RemoteGenerator final : c10::GeneratorImpl {
       return;
     }
     machine.begin_record();
-    machine.write_seed(id, device_number(), seed);
+    machine.open.write_seed(id, device_number(), seed);
     machine.end_record(false);
   }
   uint64_t current_seed() const override { return seed_; }

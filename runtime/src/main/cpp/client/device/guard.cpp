@@ -5,6 +5,7 @@
 
 #include "client/device/event.h"
 #include "client/machine/machine.h"
+#include "client/machine/slots.h"
 #include "common/torch_version.h"
 
 namespace remora {
@@ -44,7 +45,7 @@ struct RemoteGuard final : c10::impl::DeviceGuardImplInterface {
   bool queryStream(const c10::Stream& stream) const override {
     auto& machine = machine_of(stream.device());
     machine.flush();
-    return machine.executed.load(std::memory_order_acquire) >= machine.sequence.load(std::memory_order_acquire);
+    return machine.progress.executed() >= machine.progress.submitted();
   }
   void synchronizeStream(const c10::Stream& stream) const override { synchronizeDevice(stream.device_index()); }
   void synchronizeDevice(c10::DeviceIndex index) const override {

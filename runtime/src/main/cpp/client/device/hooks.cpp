@@ -8,7 +8,7 @@
 
 #include "client/device/generator.h"
 #include "client/device/registration.h"
-#include "client/machine/machine.h"
+#include "client/machine/slots.h"
 #include "client/storage.h"
 #include "common/torch_version.h"
 

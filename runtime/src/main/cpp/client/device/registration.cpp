@@ -9,7 +9,6 @@
 
 #include <mutex>
 
-#include "client/machine/machine.h"
 #include "client/recorder/recorder.h"
 
 namespace remora {

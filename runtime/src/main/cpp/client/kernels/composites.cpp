@@ -14,6 +14,7 @@
 #include <torch/library.h>
 
 #include "client/machine/machine.h"
+#include "client/machine/slots.h"
 #include "client/recorder/recorder.h"
 
 namespace remora {

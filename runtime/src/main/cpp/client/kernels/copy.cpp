@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #include "client/machine/machine.h"
+#include "client/machine/slots.h"
 #include "client/read.h"
 #include "client/recorder/recorder.h"
 #include "client/storage.h"
@@ -34,7 +35,7 @@ void write_bytes(const at::Tensor& target, int64_t offset, const uint8_t* data, 
     machine.begin_record();
     machine.open.reserve(chunk + 64);
     machine.open.code(Record::kWrite);
-    machine.write_storage(storage);
+    machine.open.write_storage(storage);
     machine.open.varint(offset + done);
     machine.open.varint(chunk);
     machine.open.raw(data + done, chunk);

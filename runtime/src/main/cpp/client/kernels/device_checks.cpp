@@ -11,6 +11,7 @@
 #include <torch/library.h>
 
 #include "client/machine/machine.h"
+#include "client/machine/slots.h"
 
 namespace remora {
 

@@ -10,6 +10,7 @@
 
 #include "client/kernels/fill.h"
 #include "client/machine/machine.h"
+#include "client/machine/slots.h"
 #include "client/storage.h"
 
 namespace remora {

@@ -9,7 +9,6 @@
 #include <string>
 #include <unordered_map>
 
-#include "client/machine/machine.h"
 #include "client/recorder/recorder.h"
 
 #ifdef REMORA_NAMED_TENSORS

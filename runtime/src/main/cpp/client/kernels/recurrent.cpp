@@ -18,6 +18,7 @@
 #include <algorithm>
 
 #include "client/machine/machine.h"
+#include "client/machine/slots.h"
 
 namespace remora {
 

@@ -16,7 +16,7 @@
 
 #include "client/kernels/fill.h"
 #include "client/kernels/names.h"
-#include "client/machine/machine.h"
+#include "client/machine/slots.h"
 #include "client/storage.h"
 
 namespace remora {

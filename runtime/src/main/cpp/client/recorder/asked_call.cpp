@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 #include "client/recorder/asked_call.h"
 
+#include "client/machine/batch_writer.h"
 #include "client/machine/machine.h"
+#include "client/machine/slots.h"
 #include "client/recorder/call_log.h"
 
 namespace remora {
@@ -82,13 +84,13 @@ Plan ask(const Caller& caller, Arguments arguments, int64_t request) {
   {
     Machine::Lock lock(machine);
     machine.begin_record();
-    machine.write_settings(caller.info, caller.settings);
-    auto index = machine.wire_index(caller.info);
+    machine.open.write_settings(caller.info, caller.settings);
+    auto index = machine.open.wire_index(caller.info);
     NamedTensors named;
     machine.open.code(Record::kAsk);
     machine.open.varint(index);
     machine.open.varint(request);
-    for (const auto& argument : arguments) machine.write_argument(argument, named);
+    for (const auto& argument : arguments) machine.open.write_argument(argument, named);
     announce(caller, arguments, {});
     machine.operations.fetch_add(1, std::memory_order_relaxed);
     machine.submit_open_batch(request);

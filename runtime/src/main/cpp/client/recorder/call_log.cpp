@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <sstream>
 
+#include "client/machine/callbacks.h"
 #include "client/machine/machine.h"
 #include "client/storage.h"
 
@@ -50,7 +51,7 @@ std::string describe_value(const c10::IValue& value) {
 
 void announce(const Caller& caller, Arguments arguments, c10::ArrayRef<c10::IValue> outputs) {
   auto& machine = *caller.machine;
-  caller.call = ++machine.calls;
+  caller.call = ++machine.open.calls;
   if (callbacks().trace == nullptr) {
     return;
   }

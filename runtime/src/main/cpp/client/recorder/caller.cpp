@@ -7,6 +7,7 @@
 
 #include "client/kernels/names.h"
 #include "client/machine/machine.h"
+#include "client/machine/slots.h"
 #include "client/recorder/arguments.h"
 #include "client/storage.h"
 #include "common/torch_version.h"

@@ -6,7 +6,8 @@
 
 #include <unordered_map>
 
-#include "client/machine/machine.h"
+#include "client/machine/callbacks.h"
+#include "client/machine/slots.h"
 #include "client/recorder/plan_key.h"
 
 namespace remora {

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "client/kernels/names.h"
+#include "client/machine/batch_writer.h"
 #include "client/machine/machine.h"
 #include "client/recorder/asked_call.h"
 #include "client/recorder/call_log.h"
@@ -32,12 +33,12 @@ void record_planned(const Caller& caller, Arguments arguments, const Plan& plan,
   if (caller.info.only_views) {
     return;
   }
-  machine.write_settings(caller.info, caller.settings);
-  auto index = machine.wire_index(caller.info);
+  machine.open.write_settings(caller.info, caller.settings);
+  auto index = machine.open.wire_index(caller.info);
   NamedTensors named;
   machine.open.code(Record::kCall);
   machine.open.varint(index);
-  for (const auto& argument : arguments) machine.write_argument(argument, named);
+  for (const auto& argument : arguments) machine.open.write_argument(argument, named);
   for (size_t i = 0; i < plan.outputs.size(); i++) write_output(machine, plan.outputs[i], outputs[i], named);
   machine.open.varint(plan.resized.size());
   resize_written(caller.info, arguments, plan, [&](uint32_t which, const at::Tensor& t) {

@@ -3,6 +3,7 @@
 
 #include <c10/core/ScalarTypeToTypeMeta.h>
 
+#include "client/machine/batch_writer.h"
 #include "client/machine/machine.h"
 #include "client/storage.h"
 
@@ -80,7 +81,7 @@ c10::IValue make_output(Machine& machine, int slot, const OutputPlan& plan, Argu
 
 void write_output(Machine& machine, const OutputPlan& plan, const c10::IValue& value, NamedTensors& named) {
   switch (plan.kind) {
-    case OutputPlan::kTensor: machine.write_tensor(value.toTensor(), named); break;
+    case OutputPlan::kTensor: machine.open.write_tensor(value.toTensor(), named); break;
     case OutputPlan::kList: {
       machine.open.code(Output::kList);
       machine.open.varint(plan.list.size());

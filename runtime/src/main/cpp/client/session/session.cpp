@@ -7,6 +7,8 @@
 #include <chrono>
 #include <thread>
 
+#include "client/machine/callbacks.h"
+#include "client/machine/slots.h"
 #include "client/node_calls.h"
 #include "common/error.h"
 #include "common/python_lock.h"
@@ -195,7 +197,7 @@ void Session::wait(std::unique_lock<std::mutex>& lock, const char* what, F&& rea
       if (--session.waiting_ > 0) session.wake_.notify_all();  // another waiting thread takes over reading
     }
   } waiting(*this);
-  auto seen = machine_.executed.load(std::memory_order_acquire);
+  auto seen = machine_.progress.executed();
   auto since = steady_clock::now();
   auto check = since + kInterruptCheck;
   while (!ready()) {
@@ -233,7 +235,7 @@ void Session::wait(std::unique_lock<std::mutex>& lock, const char* what, F&& rea
               "the wait for machine '" + machine_.name + "' was interrupted; the machine continues its work");
       }
     }
-    auto executed = machine_.executed.load(std::memory_order_acquire);
+    auto executed = machine_.progress.executed();
     if (executed != seen) {
       seen = executed;
       since = now;
@@ -241,7 +243,7 @@ void Session::wait(std::unique_lock<std::mutex>& lock, const char* what, F&& rea
       raise("ReadTimeoutException",
             "machine '" + machine_.name + "' has finished nothing for " + seconds(read_timeout_millis_) +
                 " while this program waited for " + what + " (batch " + std::to_string(seen) + " of " +
-                std::to_string(machine_.sequence.load()) +
+                std::to_string(machine_.progress.submitted()) +
                 "); raise the read timeout (REMORA_READ_TIMEOUT) if one operation takes that long");
     }
   }
@@ -459,9 +461,9 @@ void Session::on_executed(ProtoBytes message) {
     if (in.is_number(1)) sequence = in.number;
     reports += in.is_bytes(2) ? 1 : 0;
   }
-  if (reports > sequence || sequence > machine_.sequence.load(std::memory_order_acquire)) {
+  if (reports > sequence || sequence > machine_.progress.submitted()) {
     raise("ProtocolException", std::to_string(reports) + " reports arrived, up to batch " + std::to_string(sequence) +
-                                   " of " + std::to_string(machine_.sequence.load()));
+                                   " of " + std::to_string(machine_.progress.submitted()));
   }
   sequence -= reports;
   for (ProtoReader in(message); in.next();) {
@@ -495,7 +497,7 @@ void Session::value(int64_t request, int64_t offset, const uint8_t* data, int64_
 }
 
 void Session::executed(uint64_t sequence, const uint8_t* report, size_t bytes) {
-  machine_.note_executed(sequence);  // first, so that threads woken by the report see the batch as executed
+  machine_.progress.note_executed(sequence);  // first, so that threads woken by the report see the batch as executed
   std::unique_lock<std::mutex> lock(mutex_);
   Reader r(report, bytes);
   if (r.u8() != kReportMagic) r.fail("this is not a report");

@@ -11,10 +11,14 @@
 #include <mutex>
 #include <unordered_map>
 
+#include "client/machine/batch.h"
 #include "client/machine/machine.h"
 #include "client/session/protobuf.h"
+#include "common/callbacks.h"
 
 namespace remora {
+
+void install_sessions(remora_interrupt_callback interrupt, remora_trace_callback trace, remora_call_site_callback site);
 
 class Stream;
 
