@@ -228,6 +228,21 @@ def test_call_sites_are_named_where_they_are_recorded(monkeypatch):
         assert x.grad.sum().item() == 6
 
 
+def test_a_call_that_cannot_be_recorded_does_not_shift_call_sites(monkeypatch):
+    monkeypatch.setenv("REMORA_CALL_SITES", "1")
+    with remora.RemoteMachine("mock") as machine:
+        device = machine.device()
+        x = torch.ones(3, device=device)
+        numbers = torch.tensor([1, 7], device=device)
+        with pytest.raises(exceptions.RemoraException, match="is limited to"):
+            torch.ops.aten._test_optional_intlist(numbers.int(), [1 << 62] * 2_000_000)
+        line = sys._getframe().f_lineno + 1
+        chosen = x[numbers]
+        with pytest.raises(remora.RemoteOperationException) as failure:
+            chosen.cpu()
+        assert f"called at {__file__}:{line} in test_a_call_that_cannot" in str(failure.value)
+
+
 def test_call_sites_are_off_by_default(machine, device):
     result = torch.ones(3, device=device)[torch.tensor([7], device=device)]
     with pytest.raises(remora.RemoteOperationException, match="out of bounds") as failure:

@@ -50,7 +50,7 @@ void BatchWriter::abandon() {
 // ---------------------------------------------------------------- records
 
 void BatchWriter::begin_record() {
-  before_record_ = {size(), born_.size(), last_id_, defined_, settings_};
+  before_record_ = {size(), born_.size(), last_id_, defined_, calls, settings_};
   record_births_.clear();
   recording_ = true;
 }
@@ -77,6 +77,7 @@ void BatchWriter::take_back_record() {
     if (index >= static_cast<int32_t>(before_record_.defined)) index = -1;
   }
   defined_ = before_record_.defined;
+  calls = before_record_.calls;
   settings_ = before_record_.settings;
 }
 

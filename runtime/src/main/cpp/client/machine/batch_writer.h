@@ -75,6 +75,7 @@ class BatchWriter : public Writer {
     size_t born = 0;
     int64_t last_id = 0;
     uint32_t defined = 0;
+    int64_t calls = 0;
     std::optional<Settings> settings;
   };
 
