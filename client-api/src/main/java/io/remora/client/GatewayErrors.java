@@ -28,6 +28,9 @@ final class GatewayErrors {
     while (cause instanceof CompletionException && cause.getCause() != null) {
       cause = cause.getCause();
     }
+    if (cause instanceof RemoraException ours) {
+      return ours;
+    }
     if (!(cause instanceof StatusRuntimeException refused)) {
       return new RemoraException("the gateway at %s failed: %s".formatted(gateway, cause), cause);
     }
@@ -104,14 +107,17 @@ final class GatewayErrors {
             .orElseGet(() -> new RemoraException(message, cause));
   }
 
-  /** Whether the connection broke; false if the gateway refused the call. */
+  /**
+   * Whether the connection broke; false if the gateway refused the call or broke the protocol's
+   * rules.
+   */
   static boolean isBroken(Throwable failure) {
     Throwable cause = failure;
     while (cause instanceof CompletionException && cause.getCause() != null) {
       cause = cause.getCause();
     }
     if (!(cause instanceof StatusRuntimeException refused)) {
-      return true;
+      return !(cause instanceof RemoraException);
     }
     Status.Code code = refused.getStatus().getCode();
     boolean named = refused.getTrailers() != null && refused.getTrailers().containsKey(NAME);

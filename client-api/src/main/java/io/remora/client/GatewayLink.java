@@ -11,6 +11,7 @@ import com.google.protobuf.ByteString;
 import com.google.protobuf.UnsafeByteOperations;
 import io.remora.actors.link.LinkSettings;
 import io.remora.core.ProgramLibtorch;
+import io.remora.core.ReplayQueue;
 import io.remora.core.Room;
 import io.remora.gateway.v1.Batches;
 import io.remora.gateway.v1.ClientFrame;
@@ -27,14 +28,14 @@ import io.remora.runtime.Batch;
 import io.remora.runtime.BatchSink;
 import io.remora.runtime.MachineStateException;
 import io.remora.runtime.NodeLostException;
+import io.remora.runtime.ProtocolException;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.SessionListener;
 import io.remora.runtime.StorageBirth;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.time.Duration;
-import java.util.ArrayDeque;
-import java.util.Deque;
+import java.util.List;
 import java.util.Optional;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionStage;
@@ -69,15 +70,11 @@ final class GatewayLink implements BatchSink {
   private final Room room = new Room(lock, this::fits);
 
   // Guarded by the lock.
-  private final Deque<Batch> unsent = new ArrayDeque<>();
-  private final Deque<Batch> sent = new ArrayDeque<>();
+  private final ReplayQueue<Batch> batches = new ReplayQueue<>("batch", Batch::size);
   private Outgoing outgoing;
-  private long unsentBytes;
-  private long inFlightBytes;
   private long maxInFlightBytes;
   private long ackBytes;
   private long session;
-  private long lastBatch;
   private ByteString secret = ByteString.EMPTY;
   private Duration lease = Duration.ZERO;
   private long brokenSinceNanos;
@@ -120,7 +117,7 @@ final class GatewayLink implements BatchSink {
   long lastBatch() {
     lock.lock();
     try {
-      return lastBatch;
+      return batches.last();
     } finally {
       lock.unlock();
     }
@@ -136,10 +133,7 @@ final class GatewayLink implements BatchSink {
       if (lost != null) {
         throw (RemoraException) Failures.asThrownHere(lost, "Sending");
       }
-      lastBatch = batch.sequence();
-      unsent.addLast(batch);
-      unsentBytes += batch.size();
-      inFlightBytes += batch.size();
+      batches.add(batch.sequence(), batch);
       accepted = true;
       send();
     } finally {
@@ -179,9 +173,7 @@ final class GatewayLink implements BatchSink {
   private boolean fits(int size) {
     boolean flowing = outgoing != null && outgoing.welcomed;
     return lost != null
-        || inFlightBytes == 0
-        || (inFlightBytes + size <= maxInFlightBytes
-            && (!flowing || unsentBytes == 0 || unsentBytes + size <= maxUnsentBytes));
+        || batches.fits(size, maxInFlightBytes, flowing ? maxUnsentBytes : Long.MAX_VALUE);
   }
 
   /** Ends the session after the work that was sent, and waits for the gateway's confirmation. */
@@ -262,8 +254,8 @@ final class GatewayLink implements BatchSink {
       if (!welcomed) {
         return null;
       }
-      if (!unsent.isEmpty()) {
-        return ClientFrame.newBuilder().setBatches(batches());
+      if (batches.peekUnsent() != null) {
+        return ClientFrame.newBuilder().setBatches(nextBatches());
       }
       if (closing && !saidGoodbye) {
         saidGoodbye = true;
@@ -288,16 +280,14 @@ final class GatewayLink implements BatchSink {
   }
 
   /** As many of the waiting batches as fit into a message. */
-  private Batches batches() {
-    Batches.Builder batches = Batches.newBuilder();
+  private Batches nextBatches() {
+    Batches.Builder frame = Batches.newBuilder();
     long bytes = 0;
     do {
-      Batch batch = unsent.removeFirst();
-      sent.addLast(batch);
-      unsentBytes -= batch.size();
+      Batch batch = batches.send();
       bytes += batch.size();
       io.remora.gateway.v1.Batch.Builder message =
-          batches
+          frame
               .addBatchesBuilder()
               .setSequence(batch.sequence())
               .setOperations(batch.operations())
@@ -308,9 +298,10 @@ final class GatewayLink implements BatchSink {
       for (long freed : batch.freed()) {
         message.addFreed(freed);
       }
-    } while (!unsent.isEmpty() && bytes + unsent.getFirst().size() <= LARGEST_MESSAGE);
+    } while (batches.peekUnsent() != null
+        && bytes + batches.peekUnsent().size() <= LARGEST_MESSAGE);
     room.changed();
-    return batches.build();
+    return frame.build();
   }
 
   private void send() {
@@ -390,17 +381,14 @@ final class GatewayLink implements BatchSink {
   }
 
   private void lose(RemoraException cause, boolean tell) {
-    Deque<Batch> released = new ArrayDeque<>();
+    List<Batch> released;
     lock.lock();
     try {
       if (lost != null) {
         return;
       }
       lost = cause;
-      released.addAll(sent);
-      released.addAll(unsent);
-      sent.clear();
-      unsent.clear();
+      released = batches.clear();
       room.changed();
       if (outgoing != null) {
         outgoing.ended = true;
@@ -460,11 +448,16 @@ final class GatewayLink implements BatchSink {
       lease = Duration.ofMillis(welcome.getLeaseMillis());
       maxInFlightBytes = welcome.getMaxInFlightBytes();
       ackBytes = welcome.getMaxUnreceivedBytes() / 8;
-      while (!sent.isEmpty() && sent.getLast().sequence() > welcome.getLastBatch()) {
-        Batch again = sent.removeLast();
-        unsentBytes += again.size();
-        unsent.addFirst(again);
+      if (!batches.canBeLastReceived(welcome.getLastBatch())) {
+        throw new ProtocolException(
+            "the gateway at %s has received batch %d last, but batch %d was acknowledged and batch %d sent last"
+                .formatted(
+                    gateway,
+                    welcome.getLastBatch(),
+                    batches.lastAcknowledged(),
+                    batches.lastSent()));
       }
+      batches.replayAfter(welcome.getLastBatch());
       stream.welcomed = true;
       stream.offer();
     } finally {
@@ -480,11 +473,12 @@ final class GatewayLink implements BatchSink {
       Batch batch;
       lock.lock();
       try {
-        batch = sent.pollFirst();
-        if (batch == null || batch.sequence() != sequence) {
-          throw new IllegalStateException("the gateway reports batch " + sequence);
+        batch = batches.acknowledge(sequence);
+        if (batch == null) {
+          throw new ProtocolException(
+              "the gateway at %s reported batch %d, but batch %d was acknowledged and batch %d sent last"
+                  .formatted(gateway, sequence, batches.lastAcknowledged(), batches.lastSent()));
         }
-        inFlightBytes -= batch.size();
         room.changed();
       } finally {
         lock.unlock();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 /**
  * Helpers that several of Remora's modules share: the end of a process, unfinished files, the
- * program's version of libtorch, waits for room and between attempts, the table of errors, numbers
- * of the wire format. Not for use by programs.
+ * program's version of libtorch, queues whose items are sent again, waits for room and between
+ * attempts, the table of errors, numbers of the wire format. Not for use by programs.
  */
 package io.remora.core;

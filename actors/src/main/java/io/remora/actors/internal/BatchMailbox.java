@@ -8,6 +8,7 @@ import io.remora.actors.link.LinkConnection;
 import io.remora.actors.link.LinkSettings;
 import io.remora.actors.link.OutboundFrame;
 import io.remora.actors.link.OutboundSource;
+import io.remora.core.ReplayQueue;
 import io.remora.core.Room;
 import io.remora.runtime.Batch;
 import io.remora.runtime.BatchSink;
@@ -19,7 +20,6 @@ import io.remora.runtime.SessionListener;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.time.Duration;
-import java.util.ArrayDeque;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.locks.ReentrantLock;
@@ -55,14 +55,10 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
   private final Room room = new Room(lock, this::hasRoomNow);
 
   // Guarded by the lock.
-  private final ArrayDeque<Entry> waiting = new ArrayDeque<>();
-  private final ArrayDeque<Entry> sent = new ArrayDeque<>();
+  private final ReplayQueue<Entry> batches = new ReplayQueue<>("batch", entry -> entry.size);
   private final ByteBuffer[] prefixes;
   private LinkConnection connection;
   private boolean scheduled;
-  private long unacknowledgedBytes;
-  private long waitingBytes;
-  private long lastSequence;
   private RemoraException lost;
   private boolean detached;
   private boolean directly;
@@ -171,21 +167,9 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
           throw new RemoraException(
               "session " + session + " on machine " + machine + " is detached");
         }
-        if (batch.sequence() != lastSequence + 1) {
-          throw new IllegalArgumentException(
-              "batch "
-                  + batch.sequence()
-                  + " of session "
-                  + session
-                  + " comes after batch "
-                  + lastSequence);
-        }
-        lastSequence = batch.sequence();
-        now = directly && unacknowledgedBytes == 0 && batch.size() <= DIRECT_BYTES;
+        now = directly && batches.bytes() == 0 && batch.size() <= DIRECT_BYTES;
         Entry entry = new Entry(batch);
-        waiting.addLast(entry);
-        waitingBytes += batch.size();
-        unacknowledgedBytes += batch.size();
+        batches.add(batch.sequence(), entry);
         figures.submitted(batch.size(), batch.operations());
         accepted = true;
         if (entry.work) {
@@ -216,7 +200,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
 
   /** Called with the lock held. Whether the next batch may be sent. */
   private boolean canSend() {
-    return !waiting.isEmpty() && waiting.peekFirst().batch.sequence() <= heldAfter;
+    return batches.lastSent() < Math.min(batches.last(), heldAfter);
   }
 
   private void checkFits(Batch batch) {
@@ -263,9 +247,8 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
   /** With the lock. What waits only delays others while there is a line that it waits for. */
   private boolean fits(int size) {
     boolean flowing = connection != null && heldAfter == Long.MAX_VALUE;
-    return unacknowledgedBytes == 0
-        || (unacknowledgedBytes + size <= settings.maxInFlightBytes()
-            && (!flowing || waitingBytes == 0 || waitingBytes + size <= settings.maxUnsentBytes()));
+    return batches.fits(
+        size, settings.maxInFlightBytes(), flowing ? settings.maxUnsentBytes() : Long.MAX_VALUE);
   }
 
   /** A copy of the error with the stack trace of the current thread. */
@@ -311,18 +294,17 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
   public void reconnect(LinkConnection newConnection, long lastReceived) {
     lock.lock();
     try {
-      long acknowledged = lastAcknowledgedSequence();
-      if (lastReceived < acknowledged || lastReceived > acknowledged + sent.size()) {
+      if (!batches.canBeLastReceived(lastReceived)) {
         throw new ProtocolException(
             "the node of machine %s has received batch %d of session %d last, but batch %d was acknowledged and batch %d sent last"
                 .formatted(
-                    machine, lastReceived, session, acknowledged, acknowledged + sent.size()));
+                    machine,
+                    lastReceived,
+                    session,
+                    batches.lastAcknowledged(),
+                    batches.lastSent()));
       }
-      while (!sent.isEmpty() && sent.peekLast().batch.sequence() > lastReceived) {
-        Entry entry = sent.removeLast();
-        waiting.addFirst(entry);
-        waitingBytes += entry.size;
-      }
+      batches.replayAfter(lastReceived);
     } finally {
       lock.unlock();
     }
@@ -336,7 +318,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
   public void hold(OutboundFrame frame) {
     lock.lock();
     try {
-      heldAfter = lastSequence;
+      heldAfter = batches.last();
       room.changed();
     } finally {
       lock.unlock();
@@ -381,7 +363,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
   public boolean hasWork() {
     lock.lock();
     try {
-      return waiting.stream().anyMatch(entry -> entry.work);
+      return batches.unsent().anyMatch(entry -> entry.work);
     } finally {
       lock.unlock();
     }
@@ -410,7 +392,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
   public long idleNanos() {
     lock.lock();
     try {
-      return hasWork() || sent.stream().anyMatch(entry -> entry.work)
+      return hasWork() || batches.sent().anyMatch(entry -> entry.work)
           ? 0
           : System.nanoTime() - lastUseNanos;
     } finally {
@@ -422,7 +404,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
   public boolean allAcknowledged() {
     lock.lock();
     try {
-      return sent.isEmpty();
+      return batches.lastAcknowledged() == batches.lastSent();
     } finally {
       lock.unlock();
     }
@@ -459,20 +441,18 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
         afterAll = null;
         return last;
       }
-      List<Entry> entries = new ArrayList<>(Math.min(waiting.size(), prefixes.length));
+      List<Entry> entries = new ArrayList<>();
       long bytes = 0;
       long now = System.nanoTime();
       do {
-        Entry entry = waiting.pollFirst();
+        Entry entry = batches.send();
         entry.sentNanos = now;
         bytes += PREFIX_BYTES + entry.size;
-        waitingBytes -= entry.size;
         entry.withWriter = true;
-        sent.addLast(entry);
         entries.add(entry);
       } while (canSend()
           && entries.size() < prefixes.length
-          && bytes + PREFIX_BYTES + waiting.peekFirst().size <= settings.coalesceBytes());
+          && bytes + PREFIX_BYTES + batches.peekUnsent().size <= settings.coalesceBytes());
       room.changed();
       ByteBuffer[] payload = new ByteBuffer[2 * entries.size()];
       for (int i = 0; i < entries.size(); i++) {
@@ -546,28 +526,26 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
   public Acknowledged acknowledge(long sequence) {
     lock.lock();
     try {
-      if (sequence <= lastAcknowledgedSequence()) {
+      if (sequence <= batches.lastAcknowledged()) {
         return null;
       }
-      Entry entry = sent.peekFirst();
-      if (entry == null || entry.batch.sequence() != sequence) {
+      Entry entry = batches.acknowledge(sequence);
+      if (entry == null) {
         throw new ProtocolException(
             "the node of machine %s acknowledged batch %d of session %d, but %s"
                 .formatted(
                     machine,
                     sequence,
                     session,
-                    entry == null
+                    allAcknowledged()
                         ? "none is under way"
-                        : "the next under way is " + entry.batch.sequence()));
+                        : "the next under way is " + (batches.lastAcknowledged() + 1)));
       }
-      sent.removeFirst();
       long now = System.nanoTime();
       if (entry.work) {
         lastUseNanos = now;
       }
       figures.acknowledged(entry.batch.operations(), now - entry.sentNanos);
-      unacknowledgedBytes -= entry.size;
       room.changed();
       return entry;
     } finally {
@@ -591,12 +569,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
       }
       lost = cause;
       connection = null;
-      entries = new ArrayList<>(sent);
-      entries.addAll(waiting);
-      sent.clear();
-      waiting.clear();
-      waitingBytes = 0;
-      unacknowledgedBytes = 0;
+      entries = batches.clear();
       room.changed();
     } finally {
       lock.unlock();
@@ -615,7 +588,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
   public long waitingBatches() {
     lock.lock();
     try {
-      return waiting.size();
+      return batches.last() - batches.lastSent();
     } finally {
       lock.unlock();
     }
@@ -625,7 +598,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
   public long waitingBytes() {
     lock.lock();
     try {
-      return waitingBytes;
+      return batches.unsentBytes();
     } finally {
       lock.unlock();
     }
@@ -635,7 +608,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
   public long unacknowledgedBatches() {
     lock.lock();
     try {
-      return (long) waiting.size() + sent.size();
+      return batches.last() - batches.lastAcknowledged();
     } finally {
       lock.unlock();
     }
@@ -645,7 +618,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
   public long unacknowledgedBytes() {
     lock.lock();
     try {
-      return unacknowledgedBytes;
+      return batches.bytes();
     } finally {
       lock.unlock();
     }
@@ -655,7 +628,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
   public long lastAcknowledgedSequence() {
     lock.lock();
     try {
-      return lastSequence - waiting.size() - sent.size();
+      return batches.lastAcknowledged();
     } finally {
       lock.unlock();
     }

@@ -7,6 +7,7 @@ import akka.util.ByteString;
 import io.grpc.Status;
 import io.remora.actors.MachineInfo;
 import io.remora.core.ErrorTable;
+import io.remora.core.ReplayQueue;
 import io.remora.core.errors.ErrorKind;
 import io.remora.gateway.v1.Executed;
 import io.remora.gateway.v1.Held;
@@ -22,9 +23,7 @@ import java.nio.ByteBuffer;
 import java.security.MessageDigest;
 import java.security.SecureRandom;
 import java.time.Duration;
-import java.util.ArrayDeque;
 import java.util.ArrayList;
-import java.util.Deque;
 import java.util.List;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.locks.Condition;
@@ -65,14 +64,8 @@ final class GatewaySession implements SessionListener {
     void replaced();
   }
 
-  /** An encoded frame. */
-  private record Frame(long index, ByteString bytes) {}
-
   /** A call that comes after the batches up to this one. */
   private record Follower(long batch, CompletableFuture<Done> turn) {}
-
-  /** A batch that the machine has not executed. */
-  private record InFlight(long sequence, long bytes) {}
 
   private final long number;
   private final MachineInfo machine;
@@ -90,17 +83,13 @@ final class GatewaySession implements SessionListener {
   private Stream stream;
   private boolean waitsForFrames;
   private boolean waitsForRoom;
-  private long lastBatch;
-  private long inFlightBytes;
-  private final Deque<InFlight> inFlight = new ArrayDeque<>();
+  // The sizes of the batches that the machine has not executed. The sink keeps the batches.
+  private final ReplayQueue<Long> inFlight = new ReplayQueue<>("batch", Long::longValue);
   private final List<Follower> followers = new ArrayList<>();
-  private final Deque<Frame> sent = new ArrayDeque<>();
-  private final Deque<Frame> unsent = new ArrayDeque<>();
+  private final ReplayQueue<ByteString> frames = new ReplayQueue<>("frame", ByteString::size);
   private final List<com.google.protobuf.ByteString> reports = new ArrayList<>();
   private long reportBytes;
   private long reported;
-  private long lastIndex;
-  private long unreceivedBytes;
   private boolean held;
   private boolean toldHeld;
   private boolean ended;
@@ -178,11 +167,9 @@ final class GatewaySession implements SessionListener {
       waitsForFrames = false;
       waitsForRoom = false;
       forget(receivedIndex);
-      while (!sent.isEmpty()) {
-        unsent.addFirst(sent.removeLast());
-      }
+      frames.replayAfter(frames.lastAcknowledged());
       streams++;
-      return lastBatch;
+      return inFlight.last();
     } finally {
       lock.unlock();
     }
@@ -232,12 +219,7 @@ final class GatewaySession implements SessionListener {
   }
 
   private void forget(long index) {
-    boolean any = false;
-    while (!sent.isEmpty() && sent.getFirst().index() <= index) {
-      unreceivedBytes -= sent.removeFirst().bytes().size();
-      any = true;
-    }
-    if (any) {
+    if (frames.acknowledgeUpTo(index)) {
       received.signalAll();
     }
   }
@@ -251,25 +233,27 @@ final class GatewaySession implements SessionListener {
   boolean submit(Stream by, Batch batch) {
     lock.lock();
     try {
-      if (stream != by || ended || batch.sequence() <= lastBatch) {
+      if (stream != by || ended || batch.sequence() <= inFlight.last()) {
         batch.release();
         return true;
       }
-      if (batch.sequence() != lastBatch + 1) {
+      if (batch.sequence() != inFlight.last() + 1) {
         throw GatewayErrors.refusal(
             Status.Code.INVALID_ARGUMENT,
             ErrorKind.ProtocolException,
-            "batch %d came after batch %d".formatted(batch.sequence(), lastBatch));
+            "batch %d came after batch %d".formatted(batch.sequence(), inFlight.last()));
       }
       long size = batch.size() + BATCH_OVERHEAD;
-      boolean fits = inFlightBytes + size <= maxInFlightBytes && sink.hasRoom(batch.size());
-      if (held || (inFlightBytes > 0 && !fits)) {
+      boolean fits =
+          inFlight.bytes() == 0
+              || (inFlight.fits(size, maxInFlightBytes, Long.MAX_VALUE)
+                  && sink.hasRoom(batch.size()));
+      if (held || !fits) {
         waitsForRoom = true;
         return false;
       }
-      lastBatch = batch.sequence();
-      inFlight.addLast(new InFlight(lastBatch, size));
-      inFlightBytes += size;
+      inFlight.add(batch.sequence(), size);
+      inFlight.send();
       // Does not block: it has room for more than is counted here.
       sink.submit(batch);
       callFollowers();
@@ -292,16 +276,12 @@ final class GatewaySession implements SessionListener {
       if (stream != by) {
         return null;
       }
-      if (unsent.isEmpty()) {
+      if (frames.peekUnsent() == null) {
         closeReports();
       }
-      Frame next = unsent.pollFirst();
-      if (next == null) {
-        waitsForFrames = true;
-        return null;
-      }
-      sent.addLast(next);
-      return next.bytes();
+      ByteString next = frames.send();
+      waitsForFrames |= next == null;
+      return next;
     } finally {
       lock.unlock();
     }
@@ -327,7 +307,7 @@ final class GatewaySession implements SessionListener {
   private void callFollowers() {
     followers.removeIf(
         follower -> {
-          boolean itsTurn = held || ended || follower.batch() <= lastBatch;
+          boolean itsTurn = held || ended || follower.batch() <= inFlight.last();
           if (itsTurn) {
             follower.turn().completeAsync(Done::getInstance);
           }
@@ -409,12 +389,9 @@ final class GatewaySession implements SessionListener {
     com.google.protobuf.ByteString copy = com.google.protobuf.ByteString.copyFrom(report);
     lock.lock();
     try {
-      while (!inFlight.isEmpty() && inFlight.getFirst().sequence() <= sequence) {
-        inFlightBytes -= inFlight.removeFirst().bytes();
-      }
+      inFlight.acknowledgeUpTo(sequence);
       reports.add(copy);
       reported = sequence;
-      unreceivedBytes += copy.size();
       reportBytes += copy.size();
       if (reportBytes > LARGEST_EXECUTED) {
         closeReports();
@@ -448,7 +425,7 @@ final class GatewaySession implements SessionListener {
     lock.lock();
     try {
       closeReports();
-      add(GrpcFrames.value(lastIndex + 1, request, offset, arriving.clear().limit(length)));
+      add(GrpcFrames.value(frames.last() + 1, request, offset, arriving.clear().limit(length)));
       wakeStream();
     } finally {
       lock.unlock();
@@ -481,7 +458,6 @@ final class GatewaySession implements SessionListener {
                         .setMessage(String.valueOf(cause.getMessage()))));
       }
       inFlight.clear();
-      inFlightBytes = 0;
       waitsForFrames = true;
       wakeStream();
       received.signalAll();
@@ -493,7 +469,6 @@ final class GatewaySession implements SessionListener {
 
   private void closeReports() {
     if (!reports.isEmpty()) {
-      unreceivedBytes -= reportBytes;
       reportBytes = 0;
       add(
           ServerFrame.newBuilder()
@@ -503,12 +478,11 @@ final class GatewaySession implements SessionListener {
   }
 
   private void add(ServerFrame.Builder frame) {
-    add(GrpcFrames.encode(frame.setIndex(lastIndex + 1).build()));
+    add(GrpcFrames.encode(frame.setIndex(frames.last() + 1).build()));
   }
 
   private void add(ByteString bytes) {
-    unsent.addLast(new Frame(++lastIndex, bytes));
-    unreceivedBytes += bytes.size();
+    frames.add(frames.last() + 1, bytes);
   }
 
   private void wakeStream() {
@@ -522,22 +496,21 @@ final class GatewaySession implements SessionListener {
   /** Waits while too many bytes are kept, as long as the program keeps receiving. */
   private void awaitRoom() {
     long left = patience.toNanos();
-    while (unreceivedBytes > maxUnreceivedBytes && !ended) {
-      long before = unreceivedBytes;
+    while (keptBytes() > maxUnreceivedBytes && !ended) {
+      long before = keptBytes();
       try {
         left = received.awaitNanos(left);
       } catch (InterruptedException e) {
         Thread.currentThread().interrupt();
         return;
       }
-      if (unreceivedBytes < before) {
+      if (keptBytes() < before) {
         left = patience.toNanos();
       } else if (left <= 0) {
         end(
             new MachineStateException(
                 "session %d on machine %s was ended: its program has received nothing for %d s while %d MiB wait for it (remora.gateway.max-unreceived-bytes, remora.gateway.session-lease)"
-                    .formatted(
-                        number, machine.name(), patience.toSeconds(), unreceivedBytes >> 20)));
+                    .formatted(number, machine.name(), patience.toSeconds(), keptBytes() >> 20)));
         abandon.accept(this);
       }
     }
@@ -547,9 +520,14 @@ final class GatewaySession implements SessionListener {
   long unreceivedBytes() {
     lock.lock();
     try {
-      return unreceivedBytes;
+      return keptBytes();
     } finally {
       lock.unlock();
     }
+  }
+
+  /** Called with the lock held. */
+  private long keptBytes() {
+    return frames.bytes() + reportBytes;
   }
 }

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.core;
+
+import java.util.ArrayDeque;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.function.ToLongFunction;
+import java.util.stream.Stream;
+
+/**
+ * Items that travel to a peer in order. The queue keeps each item until the peer has acknowledged
+ * it, and after a reconnection sends again those that the peer has not received. Items have the
+ * numbers 1, 2, 3 …, without gaps. The queue counts their bytes, so that its owner can limit them.
+ *
+ * <p>Not thread-safe: a lock of the owner guards the queue.
+ *
+ * @param <T> the type of the items
+ */
+public final class ReplayQueue<T> {
+
+  private final String noun;
+  private final ToLongFunction<? super T> size;
+  private final ArrayDeque<T> sent = new ArrayDeque<>();
+  private final ArrayDeque<T> unsent = new ArrayDeque<>();
+  private long last;
+  private long bytes;
+  private long unsentBytes;
+
+  /**
+   * Makes an empty queue.
+   *
+   * @param noun what an item is called in messages, such as "batch"
+   * @param size the number of bytes of an item; must not change while the item is in the queue
+   */
+  public ReplayQueue(String noun, ToLongFunction<? super T> size) {
+    this.noun = noun;
+    this.size = size;
+  }
+
+  /**
+   * Adds an unsent item.
+   *
+   * @throws IllegalArgumentException if {@code number} does not follow the last one
+   */
+  public void add(long number, T item) {
+    if (number != last + 1) {
+      throw new IllegalArgumentException(
+          "%s %d came after %s %d".formatted(noun, number, noun, last));
+    }
+    last = number;
+    unsent.addLast(item);
+    long added = size.applyAsLong(item);
+    bytes += added;
+    unsentBytes += added;
+  }
+
+  /** The first unsent item, which stays unsent; null if there is none. */
+  public T peekUnsent() {
+    return unsent.peekFirst();
+  }
+
+  /** The first unsent item, which counts as sent from now on; null if there is none. */
+  public T send() {
+    T item = unsent.pollFirst();
+    if (item != null) {
+      sent.addLast(item);
+      unsentBytes -= size.applyAsLong(item);
+    }
+    return item;
+  }
+
+  /** Removes the first sent item if it has this number, and returns it; otherwise returns null. */
+  public T acknowledge(long number) {
+    return !sent.isEmpty() && number == lastAcknowledged() + 1 ? removeFirst() : null;
+  }
+
+  /**
+   * Removes the sent items with numbers up to this one.
+   *
+   * @return whether there were any
+   */
+  public boolean acknowledgeUpTo(long number) {
+    boolean any = false;
+    while (!sent.isEmpty() && lastAcknowledged() < number) {
+      removeFirst();
+      any = true;
+    }
+    return any;
+  }
+
+  private T removeFirst() {
+    T item = sent.removeFirst();
+    bytes -= size.applyAsLong(item);
+    return item;
+  }
+
+  /** Whether a peer can have received just the items up to this number. */
+  public boolean canBeLastReceived(long number) {
+    return number >= lastAcknowledged() && number <= lastSent();
+  }
+
+  /** Makes the sent items with higher numbers unsent again, in their places. */
+  public void replayAfter(long lastReceived) {
+    while (!sent.isEmpty() && lastSent() > lastReceived) {
+      T item = sent.removeLast();
+      unsent.addFirst(item);
+      unsentBytes += size.applyAsLong(item);
+    }
+  }
+
+  /** Removes all items, which then count as acknowledged, and returns them in order. */
+  public List<T> clear() {
+    List<T> removed = new ArrayList<>(sent);
+    removed.addAll(unsent);
+    sent.clear();
+    unsent.clear();
+    bytes = 0;
+    unsentBytes = 0;
+    return removed;
+  }
+
+  /**
+   * Whether the limits permit another item. A single item is always permitted, however large: a
+   * queue without bytes takes it, and the limit of unsent bytes does not count where all are sent.
+   *
+   * @param added the number of bytes of the item
+   * @param maxBytes the limit of unacknowledged bytes
+   * @param maxUnsentBytes the limit of unsent bytes; {@link Long#MAX_VALUE}: no limit
+   */
+  public boolean fits(long added, long maxBytes, long maxUnsentBytes) {
+    return bytes == 0
+        || (bytes + added <= maxBytes
+            && (unsentBytes == 0 || unsentBytes + added <= maxUnsentBytes));
+  }
+
+  /** The number of the last item that was added; 0 before the first. */
+  public long last() {
+    return last;
+  }
+
+  /** The number of the last sent item; 0 before the first. */
+  public long lastSent() {
+    return last - unsent.size();
+  }
+
+  /** The number of the last acknowledged item; 0 before the first. */
+  public long lastAcknowledged() {
+    return lastSent() - sent.size();
+  }
+
+  /** The bytes of the items that are not acknowledged. */
+  public long bytes() {
+    return bytes;
+  }
+
+  /** The bytes of the unsent items. */
+  public long unsentBytes() {
+    return unsentBytes;
+  }
+
+  /** The sent items that are not acknowledged, in order. */
+  public Stream<T> sent() {
+    return sent.stream();
+  }
+
+  /** The unsent items, in order. */
+  public Stream<T> unsent() {
+    return unsent.stream();
+  }
+}
