@@ -199,9 +199,7 @@ class Gateway:
 
     def error(self, error: grpc.RpcError, what: str) -> BaseException:
         """Returns the exception for a failed call, by the gateway's error kind or else by the status."""
-        if error.code() == grpc.StatusCode.UNAVAILABLE and "remora-error" not in dict(
-            error.trailing_metadata() or ()
-        ):
+        if error.code() == grpc.StatusCode.UNAVAILABLE and not error_name(error):
             gone = self.end()
             details = error.details() or "no connection"
             return exceptions.ProviderException(
@@ -239,12 +237,15 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
+def error_name(error: grpc.RpcError) -> str:
+    """Returns the name of the gateway's error kind; empty if the gateway has given none."""
+    return str(dict(error.trailing_metadata() or ()).get("remora-error", ""))
+
+
 def rpc_error(error: grpc.RpcError, what: str) -> BaseException:
     """Returns the exception for a failed call, by the gateway's error kind or else by the status."""
     code, details = error.code(), error.details() or ""
-    trailers = dict(error.trailing_metadata() or ())
-    name = str(trailers.get("remora-error", ""))
-    kind = exceptions.BY_NAME.get(name)
+    kind = exceptions.BY_NAME.get(error_name(error))
     if code == grpc.StatusCode.UNIMPLEMENTED:
         return exceptions.MachineStateException(
             f"{what}: this gateway does not support it ({details})"

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.client;
 
-import io.grpc.Metadata;
 import io.grpc.Status;
 import io.grpc.StatusRuntimeException;
 import io.remora.core.ErrorTable;
 import io.remora.core.errors.ErrorKind;
+import io.remora.gateway.protocol.ErrorTrailer;
 import io.remora.runtime.RemoraException;
 import java.net.ConnectException;
 import java.net.UnknownHostException;
@@ -16,9 +16,6 @@ import javax.net.ssl.SSLException;
 
 /** Turns a gateway's error answers into Remora's exceptions. */
 final class GatewayErrors {
-
-  private static final Metadata.Key<String> NAME =
-      Metadata.Key.of("remora-error", Metadata.ASCII_STRING_MARSHALLER);
 
   private GatewayErrors() {}
 
@@ -34,7 +31,8 @@ final class GatewayErrors {
     if (!(cause instanceof StatusRuntimeException refused)) {
       return new RemoraException("the gateway at %s failed: %s".formatted(gateway, cause), cause);
     }
-    String name = refused.getTrailers() == null ? null : refused.getTrailers().get(NAME);
+    String name =
+        refused.getTrailers() == null ? null : refused.getTrailers().get(ErrorTrailer.KEY);
     String description = refused.getStatus().getDescription();
     if (name == null) {
       return new RemoraException(
@@ -120,7 +118,8 @@ final class GatewayErrors {
       return !(cause instanceof RemoraException);
     }
     Status.Code code = refused.getStatus().getCode();
-    boolean named = refused.getTrailers() != null && refused.getTrailers().containsKey(NAME);
+    boolean named =
+        refused.getTrailers() != null && refused.getTrailers().containsKey(ErrorTrailer.KEY);
     return !named
         && (code == Status.Code.UNAVAILABLE
             || code == Status.Code.INTERNAL

@@ -11,6 +11,7 @@ import com.google.protobuf.InvalidProtocolBufferException;
 import io.grpc.Status;
 import io.remora.core.ErrorTable;
 import io.remora.core.errors.ErrorKind;
+import io.remora.gateway.protocol.ErrorTrailer;
 import io.remora.runtime.RemoraException;
 import java.util.concurrent.CompletionException;
 import java.util.concurrent.ExecutionException;
@@ -19,13 +20,10 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * Turns failures into answers for callers: the message, a gRPC status, and in the trailer {@code
- * remora-error} the name of the error's kind. Status and kind come from the table of errors.
+ * Turns failures into answers for callers: the message, a gRPC status, and in the trailer {@link
+ * ErrorTrailer} the name of the error's kind. Status and kind come from the table of errors.
  */
 public final class GatewayErrors {
-
-  /** Trailer that names the exception which the caller's library throws. */
-  public static final String TRAILER = "remora-error";
 
   private static final Logger log = LoggerFactory.getLogger(GatewayErrors.class);
 
@@ -85,6 +83,6 @@ public final class GatewayErrors {
   }
 
   private static Metadata metadata(ErrorKind error) {
-    return new MetadataBuilder().addText(TRAILER, error.name()).build();
+    return new MetadataBuilder().addText(ErrorTrailer.NAME, error.name()).build();
   }
 }
