@@ -7,12 +7,12 @@ import com.typesafe.config.ConfigFactory;
 import com.typesafe.config.ConfigValueFactory;
 import io.micrometer.core.instrument.Metrics;
 import io.remora.actors.RemoraCluster;
+import io.remora.core.CommandErrors;
 import io.remora.core.ProcessEnd;
 import io.remora.runtime.RemoraException;
 import java.io.IOException;
 import java.io.InputStream;
 import java.io.PrintStream;
-import java.io.PrintWriter;
 import java.net.InetSocketAddress;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -26,6 +26,7 @@ import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
 import org.slf4j.LoggerFactory;
 import picocli.CommandLine;
+import picocli.CommandLine.IExitCodeGenerator;
 import picocli.CommandLine.Option;
 
 /** The gateway's command line. Starts a gateway in a cluster of its own and waits for its end. */
@@ -140,26 +141,8 @@ final class GatewayCommand implements Callable<Integer> {
 
   static CommandLine commandLine(
       PrintStream announcements, Map<String, String> environment, InputStream standardInput) {
-    CommandLine commandLine =
-        new CommandLine(new GatewayCommand(announcements, environment, standardInput));
-    commandLine.setParameterExceptionHandler(
-        (exception, arguments) -> {
-          PrintWriter err = exception.getCommandLine().getErr();
-          err.println("remora-gateway: " + exception.getMessage());
-          err.println("Try --help.");
-          return CommandLine.ExitCode.USAGE;
-        });
-    commandLine.setExecutionExceptionHandler(
-        (exception, command, parsed) -> {
-          if (exception instanceof StartFailure failure) {
-            command.getErr().println("remora-gateway: " + failure.getMessage());
-            return failure.exitCode;
-          }
-          LoggerFactory.getLogger(GatewayCommand.class).error("The gateway failed", exception);
-          command.getErr().println("remora-gateway: failed: " + exception);
-          return CommandLine.ExitCode.SOFTWARE;
-        });
-    return commandLine;
+    return CommandErrors.reportedBy(
+        new CommandLine(new GatewayCommand(announcements, environment, standardInput)));
   }
 
   @Override
@@ -310,7 +293,7 @@ final class GatewayCommand implements Callable<Integer> {
   }
 
   /** A gateway that could not start, and the exit code for the reason. */
-  private static final class StartFailure extends RemoraException {
+  private static final class StartFailure extends RemoraException implements IExitCodeGenerator {
 
     private static final long serialVersionUID = 1L;
 
@@ -319,6 +302,11 @@ final class GatewayCommand implements Callable<Integer> {
     StartFailure(int exitCode, String message, Throwable cause) {
       super(message, cause);
       this.exitCode = exitCode;
+    }
+
+    @Override
+    public int getExitCode() {
+      return exitCode;
     }
   }
 }

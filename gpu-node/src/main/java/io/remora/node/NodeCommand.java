@@ -6,6 +6,7 @@ import com.typesafe.config.ConfigException;
 import com.typesafe.config.ConfigFactory;
 import com.typesafe.config.ConfigValueFactory;
 import io.remora.actors.link.LinkTls;
+import io.remora.core.CommandErrors;
 import io.remora.core.ProcessEnd;
 import io.remora.provider.GpuType;
 import io.remora.provider.LaunchToken;
@@ -14,7 +15,6 @@ import io.remora.runtime.RemoraException;
 import java.io.IOException;
 import java.io.InputStream;
 import java.io.PrintStream;
-import java.io.PrintWriter;
 import java.net.InetAddress;
 import java.net.InetSocketAddress;
 import java.net.UnknownHostException;
@@ -196,26 +196,8 @@ final class NodeCommand implements Callable<Integer> {
 
   static CommandLine commandLine(
       PrintStream announcements, Map<String, String> environment, InputStream standardInput) {
-    CommandLine commandLine =
-        new CommandLine(new NodeCommand(announcements, environment, standardInput));
-    commandLine.setParameterExceptionHandler(
-        (exception, arguments) -> {
-          PrintWriter err = exception.getCommandLine().getErr();
-          err.println("remora-node: " + exception.getMessage());
-          err.println("Try --help.");
-          return CommandLine.ExitCode.USAGE;
-        });
-    commandLine.setExecutionExceptionHandler(
-        (exception, command, parsed) -> {
-          if (exception instanceof NodeStartException start) {
-            command.getErr().println("remora-node: " + start.getMessage());
-            return start.kind().exitCode();
-          }
-          LoggerFactory.getLogger(NodeCommand.class).error("The node failed", exception);
-          command.getErr().println("remora-node: failed: " + exception);
-          return CommandLine.ExitCode.SOFTWARE;
-        });
-    return commandLine;
+    return CommandErrors.reportedBy(
+        new CommandLine(new NodeCommand(announcements, environment, standardInput)));
   }
 
   @Override

@@ -2,9 +2,10 @@
 package io.remora.node;
 
 import io.remora.runtime.RemoraException;
+import picocli.CommandLine.IExitCodeGenerator;
 
 /** A node that could not start. The message names the cause and what to do about it. */
-public final class NodeStartException extends RemoraException {
+public final class NodeStartException extends RemoraException implements IExitCodeGenerator {
 
   private static final long serialVersionUID = 1L;
 
@@ -53,5 +54,10 @@ public final class NodeStartException extends RemoraException {
    */
   public Kind kind() {
     return kind;
+  }
+
+  @Override
+  public int getExitCode() {
+    return kind.exitCode();
   }
 }
