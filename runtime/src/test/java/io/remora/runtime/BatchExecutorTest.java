@@ -30,30 +30,16 @@ class BatchExecutorTest {
   /** Records operations of many kinds, without ever executing them. */
   @BeforeAll
   static void record() {
-    List<byte[]> batches = new ArrayList<>();
-    MachineSession session = MachineSession.open("recorded", 1, LoopbackMachine.SETTINGS);
-    session.connect(
-        batch -> {
-          byte[] bytes = new byte[batch.size()];
-          batch.bytes().get(bytes);
-          batches.add(bytes);
-          session.onExecuted(batch.sequence(), emptyReport());
-          batch.release();
-        });
-    Device device = session.device(0);
-    Tensor a = randn(4, 6).to(device, ScalarType.Float);
-    Tensor b = a.transpose(0, 1).mm(a).add(new Scalar(1.5)).mul(a.narrow(0, 0, 1));
-    b.select(0, 1).fill_(new Scalar(3));
-    Tensor c = b.softmax(1).sum(1).unsqueeze(0).expand(3, 6);
-    c.add(a.narrow(0, 0, 3)).mean().add_(new Scalar(1));
-    session.flush();
-    recorded = List.copyOf(batches);
-    session.onLost(new RemoraException("done"));
-    session.close();
-  }
-
-  private static ByteBuffer emptyReport() {
-    return ByteBuffer.wrap(new byte[] {(byte) 0xB8, 2});
+    recorded =
+        RecordedBatches.of(
+            session -> {
+              Device device = session.device(0);
+              Tensor a = randn(4, 6).to(device, ScalarType.Float);
+              Tensor b = a.transpose(0, 1).mm(a).add(new Scalar(1.5)).mul(a.narrow(0, 0, 1));
+              b.select(0, 1).fill_(new Scalar(3));
+              Tensor c = b.softmax(1).sum(1).unsqueeze(0).expand(3, 6);
+              c.add(a.narrow(0, 0, 3)).mean().add_(new Scalar(1));
+            });
   }
 
   private static ByteBuffer direct(byte[] bytes) {
@@ -186,7 +172,7 @@ class BatchExecutorTest {
     assertThatThrownBy(
             () -> ExecutionReport.decode(ByteBuffer.wrap(new byte[] {(byte) 0xB8, 2, 2, 100})))
         .isInstanceOf(ProtocolException.class);
-    assertThat(ExecutionReport.decode(emptyReport()).isEmpty()).isTrue();
+    assertThat(ExecutionReport.decode(RecordedBatches.emptyReport()).isEmpty()).isTrue();
   }
 
   /** A batch, byte by byte. */

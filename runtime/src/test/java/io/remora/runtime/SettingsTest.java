@@ -46,30 +46,20 @@ class SettingsTest {
 
   /** The batches of a program with that default dtype; the dtypes of their results depend on it. */
   private static List<byte[]> recorded(ScalarType defaultDtype) {
-    List<byte[]> batches = new ArrayList<>();
     set_default_dtype(scalarTypeToTypeMeta(defaultDtype));
     try {
-      MachineSession session = MachineSession.open("recorded", 1, LoopbackMachine.SETTINGS);
-      session.connect(
-          batch -> {
-            byte[] bytes = new byte[batch.size()];
-            batch.bytes().get(bytes);
-            batches.add(bytes);
-            batch.release();
+      return RecordedBatches.of(
+          session -> {
+            Tensor whole = arange(new Scalar(1000)).to(session.device(0), ScalarType.Long);
+            List<Tensor> roots = new ArrayList<>();
+            for (int i = 0; i < 500; i++) {
+              roots.add(whole.sqrt());
+            }
+            assertThat(roots.get(0).scalar_type().intern()).isEqualTo(defaultDtype);
           });
-      Tensor whole = arange(new Scalar(1000)).to(session.device(0), ScalarType.Long);
-      List<Tensor> roots = new ArrayList<>();
-      for (int i = 0; i < 500; i++) {
-        roots.add(whole.sqrt());
-      }
-      session.flush();
-      assertThat(roots.get(0).scalar_type().intern()).isEqualTo(defaultDtype);
-      session.onLost(new RemoraException("done"));
-      session.close();
     } finally {
       set_default_dtype(scalarTypeToTypeMeta(ScalarType.Float));
     }
-    return batches;
   }
 
   private static List<OperationFailure> failuresOf(List<byte[]> batches) {
