@@ -26,7 +26,8 @@ final class FileInput implements AutoCloseable {
       channel = FileChannel.open(path, StandardOpenOption.READ);
       size = channel.size();
       if (size > LFS_POINTER.length() && size < 1024 && startsWith(LFS_POINTER)) {
-        throw error("it is not the file but Git LFS's pointer to it: fetch it with git lfs pull");
+        throw error(
+            "it is a Git LFS pointer, not the file itself: fetch the file with git lfs pull");
       }
     } catch (NoSuchFileException e) {
       throw new ModelFileException(path + ": no such file", e);

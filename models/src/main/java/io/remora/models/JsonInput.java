@@ -69,7 +69,7 @@ final class JsonInput implements AutoCloseable {
   void document(ObjectField field) {
     object("The whole", field);
     if (next() != null) {
-      throw error("something stands behind the end of the object");
+      throw error("there is text after the end of the object");
     }
   }
 

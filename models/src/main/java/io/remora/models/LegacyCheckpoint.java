@@ -80,7 +80,7 @@ final class LegacyCheckpoint {
         new PickleInput(file + ": its pickle", input, TorchCheckpoint.MAX_PICKLE_BYTES);
     plain(in);
     if (!Long.valueOf(VERSION).equals(plain(in))) {
-      throw input.error("its format's version is not " + VERSION);
+      throw input.error("its format version is not " + VERSION);
     }
     plain(in);
     Object value = new Unpickler(in, this::storage).read();
@@ -101,7 +101,7 @@ final class LegacyCheckpoint {
     StorageId id = StorageId.parse(input, persistentId);
     StorageId before = ids.putIfAbsent(id.key(), id);
     if (before != null && (before.dtype() != id.dtype() || before.elements() != id.elements())) {
-      throw input.error("its pickle says two things of the storage " + quoted(id.key()));
+      throw input.error("its pickle contradicts itself about the storage " + quoted(id.key()));
     }
     long begin = 0;
     long end = id.bytes();
@@ -115,7 +115,7 @@ final class LegacyCheckpoint {
           || first > id.elements()
           || count > id.elements() - first) {
         throw input.error(
-            "its pickle names a part of the storage %s that it does not have"
+            "its pickle names a part of the storage %s that does not exist"
                 .formatted(quoted(id.key())));
       }
       begin = first * id.dtype().bytes();
@@ -133,13 +133,13 @@ final class LegacyCheckpoint {
     for (Object key : list) {
       StorageId id = key instanceof String ? ids.get(key) : null;
       if (id == null || places.containsKey(id.key())) {
-        throw input.error("it lists a storage twice, or one that no tensor has");
+        throw input.error("it lists a storage twice, or a storage that no tensor uses");
       }
       if (input.size() - at < COUNT_BYTES
           || input.size() - at - COUNT_BYTES < id.bytes()
           || input.read(at, COUNT_BYTES).getLong() != id.elements()) {
         throw input.error(
-            "its storage %s is cut off, or has not its %d elements of %s"
+            "its storage %s is cut off, or does not have its %d elements of %s"
                 .formatted(quoted(id.key()), id.elements(), id.dtype().torchName()));
       }
       places.put(id.key(), new StorageKey(file, at + COUNT_BYTES, id.bytes()));

@@ -260,12 +260,12 @@ public record ModelFiles(Path folder, SortedMap<String, Weights> directories) {
       weightMap.forEach(
           (name, shard) -> {
             if (!SHARD_NAME.matcher(shard).matches()) {
-              throw input.error("\"" + shard + "\" is no name of a file beside the index");
+              throw input.error("\"" + shard + "\" is not the name of a file next to the index");
             }
             shards.computeIfAbsent(shard, any -> new ArrayList<>()).add(name);
           });
       if (shards.isEmpty()) {
-        throw input.error("it has no weight_map, or an empty one");
+        throw input.error("its weight_map is missing or empty");
       }
       return shards;
     }

@@ -46,7 +46,7 @@ public final class NewFile implements AutoCloseable {
       long free = Files.getFileStore(absolute.getParent()).getUsableSpace();
       if (free < bytes) {
         throw new NoDiskSpaceException(
-            "%s needs %d bytes, the disk of %s has %d left"
+            "%s needs %d bytes, but the disk of %s has only %d bytes left"
                 .formatted(target, bytes, absolute.getParent(), free));
       }
       return new NewFile(
@@ -96,7 +96,7 @@ public final class NewFile implements AutoCloseable {
       channel.close();
       Files.move(path, target, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
     } catch (IOException e) {
-      throw new ModelException("%s cannot be put to its place: %s".formatted(target, e), e);
+      throw new ModelException("%s cannot be moved into place: %s".formatted(target, e), e);
     }
   }
 

@@ -62,7 +62,7 @@ final class PickleInput {
 
   /** Takes that many bytes. */
   byte[] bytes(long count) {
-    require(count, "a text is longer than the rest");
+    require(count, "a text is longer than the rest of the pickle");
     byte[] bytes = new byte[(int) count];
     int inWindow = Math.min(bytes.length, window.remaining());
     window.get(bytes, 0, inWindow);

@@ -46,18 +46,18 @@ public record SafetensorsFile(
   public static SafetensorsFile open(Path file) {
     try (FileInput input = new FileInput(file)) {
       if (input.size() < LENGTH_BYTES) {
-        throw input.error("its %d bytes are too few for safetensors".formatted(input.size()));
+        throw input.error("it has only %d bytes, too few for safetensors".formatted(input.size()));
       }
       long headerBytes = input.read(0, LENGTH_BYTES).getLong();
       if (headerBytes < 0 || headerBytes > MAX_HEADER_BYTES) {
         throw input.error(
-            "its first 8 bytes give the header %s bytes, more than the %d allowed: it is not safetensors, or damaged"
+            "its first 8 bytes give the header %s bytes, more than the %d allowed: it is not safetensors, or it is damaged"
                 .formatted(Long.toUnsignedString(headerBytes), MAX_HEADER_BYTES));
       }
       long dataOffset = LENGTH_BYTES + headerBytes;
       if (dataOffset > input.size()) {
         throw input.error(
-            "it is cut off: the header should end at byte %d, the file ends at %d"
+            "it is cut off: the header should end at byte %d, but the file ends at byte %d"
                 .formatted(dataOffset, input.size()));
       }
       byte[] header = input.read(LENGTH_BYTES, (int) headerBytes).array();
@@ -100,20 +100,20 @@ public record SafetensorsFile(
     for (TensorEntry tensor : tensors) {
       if (tensor.storage().offset() != end) {
         throw new ModelFileException(
-            "%s: tensor %s begins at byte %d, where %d was due: the tensors %s"
+            "%s: tensor %s begins at byte %d instead of %d: the tensors %s"
                 .formatted(
                     file,
                     quoted(tensor.name()),
                     tensor.storage().offset() - dataOffset,
                     end - dataOffset,
-                    tensor.storage().offset() < end ? "overlap" : "leave a hole"));
+                    tensor.storage().offset() < end ? "overlap" : "leave a gap"));
       }
       end += tensor.storage().bytes();
       byName.put(tensor.name(), tensor);
     }
     if (end != dataOffset + dataBytes) {
       throw new ModelFileException(
-          "%s: the tensors end at byte %d of the data, which has %d"
+          "%s: the tensors end at byte %d of the data, which has %d bytes"
               .formatted(file, end - dataOffset, dataBytes));
     }
     return new SafetensorsFile(
@@ -165,7 +165,7 @@ public record SafetensorsFile(
       }
       if (bytes != offsets[1] - offsets[0]) {
         throw error(
-            "%s of the shape %s has %d bytes, its data_offsets give it %d"
+            "%s of the shape %s has %d bytes, but its data_offsets give it %d"
                 .formatted(dtypeName, Arrays.toString(shape), bytes, offsets[1] - offsets[0]));
       }
       return new TensorEntry(

@@ -93,7 +93,7 @@ public final class SafetensorsWriter {
     } catch (IOException e) {
       throw new UncheckedIOException(e);
     } catch (ArithmeticException e) {
-      throw new ModelException("The tensors together have more bytes than a file can have", e);
+      throw new ModelException("The tensors together have more bytes than a file can hold", e);
     }
     int headerBytes = (json.size() + 7) / 8 * 8;
     if (headerBytes > SafetensorsFile.MAX_HEADER_BYTES) {
@@ -117,8 +117,8 @@ public final class SafetensorsWriter {
   private static void check(List<Tensor> tensors) {
     Set<String> names = new HashSet<>();
     for (Tensor tensor : tensors) {
-      require(!tensor.name().equals(SafetensorsFile.METADATA), tensor, "the name is taken");
-      require(names.add(tensor.name()), tensor, "it is there twice");
+      require(!tensor.name().equals(SafetensorsFile.METADATA), tensor, "the name is reserved");
+      require(names.add(tensor.name()), tensor, "the name occurs twice");
       require(Arrays.stream(tensor.sizes()).allMatch(size -> size >= 0), tensor, "negative size");
       require(
           tensor.dtype() != DType.FLOAT4_E2M1FN_X2 || tensor.sizes().length > 0,

@@ -68,13 +68,13 @@ public record TorchCheckpoint(Path file, Map<String, TensorEntry> tensors) {
     }
     if (!isArchive(input)) {
       throw input.error(
-          "torch.save has not written it: it is neither a zip archive nor a row of pickles");
+          "torch.save has not written it: it is neither a zip archive nor a sequence of pickles");
     }
     ZipArchive zip = new ZipArchive(input);
     String root = root(input, zip);
     if (zip.names().contains(root + "constants.pkl")) {
       throw input.error(
-          "it is a TorchScript program, which would have to be run: save the model's state_dict()");
+          "it is a TorchScript program, which Remora does not run: save the model's state_dict()");
     }
     boolean bigEndian = isBigEndian(input, zip, root + "byteorder");
     return new Unpickler(
@@ -109,7 +109,7 @@ public record TorchCheckpoint(Path file, Map<String, TensorEntry> tensors) {
     ZipArchive.Place place = zip.place(root + "data/" + id.key());
     if (id.bytes() != place.bytes()) {
       throw input.error(
-          "its storage %s has %d bytes, which are not its %d elements of %s"
+          "its storage %s has %d bytes, which does not match its %d elements of %s"
               .formatted(quoted(id.key()), place.bytes(), id.elements(), id.dtype().torchName()));
     }
     StorageKey key = new StorageKey(file, place.offset(), place.bytes(), place.deflated(), 1);
@@ -133,7 +133,7 @@ public record TorchCheckpoint(Path file, Map<String, TensorEntry> tensors) {
           || type.storageType().isEmpty()
           || !(id.get(2) instanceof String key)
           || !(id.get(4) instanceof Long elements)) {
-        throw input.error("its pickle names a storage as torch.save does not");
+        throw input.error("its pickle names a storage in a form that torch.save does not write");
       }
       DType dtype = type.storageType().get();
       if (elements < 0 || elements > Long.MAX_VALUE / dtype.bytes()) {
@@ -164,12 +164,12 @@ public record TorchCheckpoint(Path file, Map<String, TensorEntry> tensors) {
     void collect(String name, Object value, int depth) {
       if (depth > MAX_DEPTH || ++values > MAX_VALUES) {
         throw input.error(
-            "its values are nested more than %d deep, or are more than %d"
+            "its values are nested more than %d levels deep, or there are more than %d of them"
                 .formatted(MAX_DEPTH, MAX_VALUES));
       }
       if (value instanceof TorchGlobal.Tensor tensor) {
         if (tensors.put(name, tensor.named(name)) != null) {
-          throw input.error("it has two tensors for the name " + quoted(name));
+          throw input.error("it has two tensors with the name " + quoted(name));
         }
       } else if (value instanceof Dict dict) {
         for (int i = 0; i < dict.keys().size(); i++) {

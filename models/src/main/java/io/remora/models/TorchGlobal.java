@@ -174,7 +174,7 @@ final class TorchGlobal {
   }
 
   private static Object notCallable(List<Object> arguments) {
-    throw new IllegalArgumentException("it is no function");
+    throw new IllegalArgumentException("it is not a function");
   }
 
   private static Object orderedDict(List<Object> arguments) {
@@ -194,7 +194,7 @@ final class TorchGlobal {
     checkCount(arguments, 7, 8);
     TorchGlobal dtype = cast(arguments.get(6), TorchGlobal.class, "a dtype");
     if (dtype.dtype == null || dtype.isStorage) {
-      throw new IllegalArgumentException(dtype.name + " is no dtype");
+      throw new IllegalArgumentException(dtype.name + " is not a dtype");
     }
     return tensor(arguments, dtype.dtype, arguments.size() == 8 ? arguments.get(7) : null);
   }
@@ -212,7 +212,7 @@ final class TorchGlobal {
     long[] strides = longs(arguments.get(3));
     if (offset < 0 || sizes.length != strides.length) {
       throw new IllegalArgumentException(
-          "the storage offset %d is negative, or the %d sizes are not as many as the %d strides"
+          "the storage offset %d is negative, or there are %d sizes but %d strides"
               .formatted(offset, sizes.length, strides.length));
     }
     if (storage.begin % dtype.bytes() != 0) {
@@ -233,7 +233,7 @@ final class TorchGlobal {
   private static long bytesNeeded(DType dtype, long offset, long[] sizes, long[] strides) {
     try {
       if (offset < 0) {
-        throw new ArithmeticException("the offset is more than a long can count");
+        throw new ArithmeticException("the offset does not fit into 64 bits");
       }
       if (TensorEntry.bytes(sizes, dtype) == 0) {
         return 0;
@@ -310,7 +310,7 @@ final class TorchGlobal {
   private static void checkCount(List<?> items, int atLeast, int atMost) {
     if (items.size() < atLeast || items.size() > atMost) {
       throw new IllegalArgumentException(
-          "%d items, where %d to %d are due".formatted(items.size(), atLeast, atMost));
+          "%d items instead of %d to %d".formatted(items.size(), atLeast, atMost));
     }
   }
 }

@@ -119,7 +119,7 @@ final class Unpickler {
       case 0x90 -> {
         popToMark();
         if (top() != PLAIN) {
-          throw error("it adds items to what is no set");
+          throw error("it adds items to a value that is not a set");
         }
       }
       case 0x91 -> {
@@ -131,7 +131,7 @@ final class Unpickler {
       case 'c' -> push(global(in.line(), in.line()));
       case 0x93 -> {
         if (!(pop() instanceof String name) || !(pop() instanceof String module)) {
-          throw error("it names a global by what is no text");
+          throw error("it names a global with a value that is not text");
         }
         push(global(module, name));
       }
@@ -142,7 +142,7 @@ final class Unpickler {
       case 'b' -> build();
       case 'Q' -> {
         if (!(pop() instanceof Tuple id)) {
-          throw error("a storage's id is no tuple");
+          throw error("a storage's id is not a tuple");
         }
         push(storages.storage(id.items()));
       }
@@ -156,7 +156,7 @@ final class Unpickler {
   private void protocol(int protocol) {
     if (protocol < MIN_PROTOCOL || protocol > MAX_PROTOCOL) {
       throw error(
-          "it is of pickle protocol %d, and those from %d to %d are read; torch.save writes 2 unless it is told otherwise"
+          "it has pickle protocol %d, but only protocols %d to %d can be read; torch.save writes 2 by default"
               .formatted(protocol, MIN_PROTOCOL, MAX_PROTOCOL));
     }
   }
@@ -167,7 +167,7 @@ final class Unpickler {
             .orElseThrow(
                 () ->
                     error(
-                        "it names %s, which is not needed for tensors and may run code; nothing was run. Save the model's state_dict(), or as safetensors"
+                        "it names %s, which is not needed for tensors and may run code; nothing was run. Save the model's state_dict(), or save it as safetensors"
                             .formatted(quoted(module + "." + name))));
     if (global.refusal().isPresent()) {
       throw error("it names %s: %s".formatted(global.name(), global.refusal().get()));
@@ -186,7 +186,7 @@ final class Unpickler {
 
   private Object call(Object callee, Object arguments) {
     if (!(callee instanceof TorchGlobal global) || !(arguments instanceof Tuple tuple)) {
-      throw error("it calls what is no function");
+      throw error("it calls a value that is not a function");
     }
     try {
       return global.call(tuple.items());
@@ -199,13 +199,13 @@ final class Unpickler {
   private void build() {
     pop();
     if (!(top() instanceof Dict) && top() != PLAIN) {
-      throw error("it sets attributes of what is no dict");
+      throw error("it sets attributes of a value that is not a dict");
     }
   }
 
   private void putAll(List<Object> items) {
     if (!(top() instanceof Dict dict) || items.size() % 2 != 0) {
-      throw error("it puts entries into what is no dict");
+      throw error("it puts entries into a value that is not a dict");
     }
     for (int i = 0; i < items.size(); i += 2) {
       dict.put(items.get(i), items.get(i + 1));
@@ -216,7 +216,7 @@ final class Unpickler {
   private List<Object> list() {
     // Only ']' makes lists.
     if (!(top() instanceof ArrayList<?> list)) {
-      throw error("it appends to what is no list");
+      throw error("it appends to a value that is not a list");
     }
     return (List<Object>) list;
   }
@@ -224,7 +224,7 @@ final class Unpickler {
   private Object remembered(int index) {
     Object value = memo.get(index);
     if (value == null) {
-      throw error("it refers to value " + index + ", which is not there");
+      throw error("it refers to value " + index + ", which does not exist");
     }
     return value;
   }

@@ -65,7 +65,7 @@ record WeightFiles(List<String> indices, List<String> files) {
     }
     if (variants.size() > 1) {
       throw new ModelFileException(
-          "%s: weights only of the variants %s: name one of them"
+          "%s has weights only of the variants %s: name one of them"
               .formatted(where, variants.keySet()));
     }
     return names;
@@ -100,7 +100,7 @@ record WeightFiles(List<String> indices, List<String> files) {
       }
       if (!missing.isEmpty()) {
         throw new ModelFileException(
-            "%s: of the series of %s these shards are missing: %s"
+            "%s: in the series of %s these shards are missing: %s"
                 .formatted(where, shards.get(0).path, missing));
       }
     }

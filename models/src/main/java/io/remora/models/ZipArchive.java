@@ -66,7 +66,7 @@ final class ZipArchive {
       end--;
     }
     if (end < 0) {
-      throw input.error("it is cut off, or no zip archive: it has no directory");
+      throw input.error("it is cut off, or not a zip archive: it has no directory");
     }
     long count = tail.getShort(end + 10) & 0xffff;
     long bytes = tail.getInt(end + 12) & ZIP64_MARK;
@@ -80,7 +80,7 @@ final class ZipArchive {
       offset = wide.getLong(48);
     }
     if (offset < 0 || bytes < 0 || bytes > MAX_DIRECTORY_BYTES || offset > input.size() - bytes) {
-      throw input.error("its zip directory lies outside of it or is too large");
+      throw input.error("its zip directory lies outside the file or is too large");
     }
     directoryOffset = offset;
     readDirectory(input.read(offset, (int) bytes), count);
@@ -107,18 +107,19 @@ final class ZipArchive {
         || (deflated
             ? entry.uncompressed / Inflation.MAX_RATIO > entry.bytes
             : entry.uncompressed != entry.bytes)) {
-      throw input.error("its record " + quoted(name) + " has two sizes that do not go together");
+      throw input.error("its record " + quoted(name) + " has two sizes that contradict each other");
     }
     ByteBuffer local = read(entry.header, LOCAL_BYTES, LOCAL, "the record " + quoted(name));
     int nameBytes = local.getShort(26) & 0xffff;
     long offset = entry.header + LOCAL_BYTES + nameBytes + (local.getShort(28) & 0xffff);
     if (offset > directoryOffset || entry.bytes > directoryOffset - offset) {
-      throw input.error("its record " + quoted(name) + " does not lie within it");
+      throw input.error("its record " + quoted(name) + " lies outside the file");
     }
     String localName = text(input.read(entry.header + LOCAL_BYTES, nameBytes), 0, nameBytes);
     if (!localName.equals(name)) {
       throw input.error(
-          "its record %s is called %s at its place".formatted(quoted(name), quoted(localName)));
+          "its record %s has the name %s in its own header"
+              .formatted(quoted(name), quoted(localName)));
     }
     return new Place(
         offset,
@@ -171,7 +172,7 @@ final class ZipArchive {
       int extra = at + CENTRAL_BYTES + nameBytes;
       Entry entry = entry(directory, at, extra, extra + extraBytes);
       if (entries.put(text(directory, at + CENTRAL_BYTES, nameBytes), entry) != null) {
-        throw input.error("its zip directory has two entries of one name");
+        throw input.error("its zip directory has two entries with the same name");
       }
       directory.position(end);
     }
@@ -216,7 +217,7 @@ final class ZipArchive {
         return found;
       }
     }
-    throw input.error("it is damaged: " + what + " is not where the zip directory has it");
+    throw input.error("it is damaged: " + what + " is not where the zip directory says");
   }
 
   private static String text(ByteBuffer buffer, int offset, int bytes) {

@@ -51,12 +51,12 @@ class ModelFilesTest {
     assertRefused("model-00003-of-00003.safetensors is missing");
     for (String outside : List.of("../x.safetensors", "/x.safetensors", "x.txt")) {
       index("{\"a\": \"" + outside + "\"}");
-      assertRefused("is no name of a file beside the index");
+      assertRefused("is not the name of a file next to the index");
     }
     index("{\"a\": \"model-00001-of-00002.safetensors\", \"a\": \"x\"}");
     assertRefused("Duplicate");
     index("{}");
-    assertRefused("no weight_map");
+    assertRefused("weight_map is missing or empty");
   }
 
   @Test

@@ -213,7 +213,7 @@ class TorchCheckpointTest {
     assertThatThrownBy(() -> openLegacy(intact.substring(0, list) + "\u0080\2K\1."))
         .hasMessageContaining("no list of its storages");
     assertThatThrownBy(() -> openLegacy(intact.substring(0, list) + "\u0080\2]X\1\0\0\0xa."))
-        .hasMessageContaining("that no tensor has");
+        .hasMessageContaining("that no tensor uses");
     assertThatThrownBy(() -> openLegacy(intact.replace("FloatStorage", "CharacterXxx")))
         .hasMessageContaining("\"torch.CharacterXxx\"")
         .hasMessageContaining("may run code");
@@ -271,10 +271,10 @@ class TorchCheckpointTest {
     assertRefused(entries, "\"checkpoint/data/0\" is missing");
     entries = Fixtures.entries("checkpoint.pt");
     entries.put("checkpoint/data/0", new byte[12]);
-    assertRefused(entries, "12 bytes, which are not its 4 elements of float32");
+    assertRefused(entries, "12 bytes, which does not match its 4 elements of float32");
     Path text = Files.writeString(folder.resolve("text.bin"), "not at all what was expected here");
     assertThatThrownBy(() -> TorchCheckpoint.open(text))
-        .hasMessageContaining("neither a zip archive nor a row of pickles");
+        .hasMessageContaining("neither a zip archive nor a sequence of pickles");
   }
 
   @Test
@@ -300,7 +300,7 @@ class TorchCheckpointTest {
     Files.write(file, bytes);
     assertThatThrownBy(() -> TorchCheckpoint.open(file))
         .isInstanceOf(ModelFileException.class)
-        .hasMessageContaining("two sizes that do not go together");
+        .hasMessageContaining("two sizes that contradict each other");
   }
 
   @Test
@@ -309,7 +309,7 @@ class TorchCheckpointTest {
     assertRefused(
         tensor("K\1", "K\2K\2\u0086", "K\2K\1\u0086"), "needs 20 bytes of a storage that has 16");
     assertRefused(tensor("K\0", "K\2K\2\u0086", "K\3K\1\u0086"), "needs 20 bytes");
-    assertRefused(tensor("K\0", "K\2K\2\u0086", "K\1\u0085"), "are not as many as");
+    assertRefused(tensor("K\0", "K\2K\2\u0086", "K\1\u0085"), "there are 2 sizes but 1 strides");
     assertRefused(tensor("J\377\377\377\377", "K\1\u0085", "K\1\u0085"), "negative");
     assertRefused(tensor("K\0", "J\377\377\377\377\u0085", "K\1\u0085"), "negative");
     String large = "\u008a\10\377\377\377\377\377\377\377\177";
@@ -326,17 +326,17 @@ class TorchCheckpointTest {
     }
     assertRefused(doubling + ".", "more than");
     assertRefused("(((((", "ends too early");
-    assertRefused("K\1K\1K\2s.", "no dict");
-    assertRefused("h\5.", "value 5, which is not there");
+    assertRefused("K\1K\1K\2s.", "not a dict");
+    assertRefused("h\5.", "value 5, which does not exist");
     assertRefused("X\377\377\377\177a.", "longer than the rest");
     assertRefused("\u0097.", "0x97");
     assertRefused("\u0080\6.", "protocol 6");
     assertRefused("\u0080\1.", "protocol 1");
-    assertRefused("\u008c\2osK\1\u0093.", "by what is no text");
+    assertRefused("\u008c\2osK\1\u0093.", "with a value that is not text");
     assertRefused("\u008c\2os\u008c\6system\u0093.", "\"os.system\"");
     assertRefused("\u008d\377\377\377\377\377\377\377\177a.", "longer than the rest");
     assertRefused("\u008e\377\377\377\377\377\377\377\377a.", "longer than the rest");
-    assertRefused("}(K\1\u0090.", "no set");
+    assertRefused("}(K\1\u0090.", "not a set");
     String tensor = tensor("K\0", ")", ")");
     String entry = "})" + tensor.substring(0, tensor.length() - 1) + "s.";
     assertRefused(entry, "neither text nor an integer");

@@ -107,14 +107,14 @@ final class FileDownload {
     try {
       fetch();
       if (!isIntact()) {
-        log.warn("{} of {} came damaged; fetching it again", file.path(), repository);
+        log.warn("{} of {} arrived damaged; fetching it again", file.path(), repository);
         discard();
         fetch();
       }
       if (!isIntact()) {
         discard();
         throw new CorruptDownloadException(
-            "%s of %s came damaged twice: its checksum is not %s. Try another network, or ask the hub's operator"
+            "%s of %s arrived damaged twice: its checksum is not %s. Try another network, or ask the hub's operator"
                 .formatted(file.path(), repository, file.etag()));
       }
       cache.complete(file.etag());
@@ -153,7 +153,7 @@ final class FileDownload {
         || !size.orElse(Long.toString(file.bytes())).equals(Long.toString(file.bytes()))
         || head.header("X-Repo-Commit").filter(found -> !found.equals(commit)).isPresent()) {
       throw new CorruptDownloadException(
-          "%s: the hub lists it with ETag %s and %d bytes, but serves it with ETag %s and %s bytes, or of another commit"
+          "%s: the hub lists it with ETag %s and %d bytes, but serves it with ETag %s and %s bytes, or from another commit"
               .formatted(
                   HubHttp.shown(uri),
                   file.etag(),
@@ -168,7 +168,7 @@ final class FileDownload {
     try {
       fetch(settings.rangeBytes());
     } catch (RangesIgnoredException e) {
-      log.info("{}; fetching {} in one", e.getMessage(), file.path());
+      log.info("{}; fetching {} in one piece", e.getMessage(), file.path());
       progress.lost(counted.getAndSet(0));
       fetch(Math.max(1, file.bytes()));
     }
@@ -298,7 +298,7 @@ final class FileDownload {
         return head.header("Content-Range").filter(range -> range.startsWith(due)).isPresent()
             ? this::write
             : bytes -> {
-              throw new IOException("the server sent another range than it was asked for");
+              throw new IOException("the server sent a different range than the one requested");
             };
       }
       if (head.status() != 200) {
@@ -319,7 +319,7 @@ final class FileDownload {
       int count = bytes.remaining();
       long from = at;
       if (count > end - from) {
-        throw new IOException("the server sent more than it was asked for");
+        throw new IOException("the server sent more bytes than were requested");
       }
       pieces.write(bytes, from);
       at = from + count;

@@ -194,7 +194,7 @@ final class HubCache {
         since = System.nanoTime();
       } else if (System.nanoTime() - since > patience.toNanos()) {
         throw new HubException(
-            "%s: another process holds it and has not gone on for %d s: end that process"
+            "%s: another process has locked it and has made no progress for %d s: end that process"
                 .formatted(file, patience.toSeconds()));
       }
       Thread.sleep(50);

@@ -73,7 +73,7 @@ public final class HubClient implements AutoCloseable {
     HubNames.checkRevision(revision);
     if (settings.offline()) {
       throw new OfflineException(
-          "The hub is not asked for %s: HF_HUB_OFFLINE is set".formatted(repository));
+          "The hub cannot be asked for %s: HF_HUB_OFFLINE is set".formatted(repository));
     }
     URI api = URI.create(settings.endpoint() + "/api/models/" + repository);
     String commit = revision;
@@ -151,7 +151,8 @@ public final class HubClient implements AutoCloseable {
         Optional.of(URI.create(api + "/tree/" + commit + "?recursive=true&expand=false"));
     while (next.isPresent()) {
       if (!pages.add(next.get())) {
-        throw new HubException("The hub's listing of " + repository + " goes in a circle");
+        throw new HubException(
+            "The hub's listing of " + repository + " repeats itself without an end");
       }
       HubHttp.Page page = http.json(next.get(), repository);
       HubTree.addPage(page.json(), entries);
@@ -166,7 +167,7 @@ public final class HubClient implements AutoCloseable {
     List<String> selected = selection.select(List.copyOf(byPath.keySet()));
     if (selected.isEmpty()) {
       throw new EntryNotFoundException(
-          "%s has no file that was selected; it has %s"
+          "%s has none of the selected files; it has %s"
               .formatted(revision.repository(), some(byPath.keySet())));
     }
     return selected.stream()
@@ -206,7 +207,7 @@ public final class HubClient implements AutoCloseable {
         selected.stream().filter(path -> !there.contains(path)).collect(Collectors.toSet());
     if (selected.isEmpty() || !missing.isEmpty()) {
       throw new OfflineException(
-          "The cache %s has not all that was selected of %s at %s (%s), and the hub cannot be asked: %s"
+          "The cache %s does not have all selected files of %s at %s (%s), and the hub cannot be asked: %s"
               .formatted(
                   settings.cache(),
                   repository,
@@ -241,7 +242,7 @@ public final class HubClient implements AutoCloseable {
     long free = cache.freeBytes();
     if (bytes > free) {
       throw new NoDiskSpaceException(
-          "The files need %,d bytes, the disk of the cache %s has %,d free: make room, or set HF_HUB_CACHE"
+          "The files need %,d bytes, but the disk of the cache %s has %,d free: make room, or set HF_HUB_CACHE"
               .formatted(bytes, settings.cache(), free));
     }
   }

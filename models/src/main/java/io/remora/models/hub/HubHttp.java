@@ -110,7 +110,7 @@ final class HubHttp implements AutoCloseable {
           BodySink.Target target =
               bytes -> {
                 if (body.size() + bytes.remaining() > MAX_JSON_BYTES) {
-                  throw new HubException(shown(uri) + ": an answer of more than 32 MiB");
+                  throw new HubException(shown(uri) + ": the answer is larger than 32 MiB");
                 }
                 copy(bytes, body);
               };
@@ -208,7 +208,7 @@ final class HubHttp implements AutoCloseable {
       }
       if (delay.compareTo(settings.maxRetryDelay()) > 0) {
         throw new HubUnreachableException(
-            "%s: the hub wants a wait of %d s, longer than remora.hub.max-retry-delay"
+            "%s: the hub asks to wait %d s, which is longer than remora.hub.max-retry-delay"
                 .formatted(reason, delay.toSeconds()),
             failure);
       }
@@ -309,7 +309,7 @@ final class HubHttp implements AutoCloseable {
     while (true) {
       long left = settings.stallTimeout().toNanos() - (System.nanoTime() - body.lastByte());
       if (left <= 0) {
-        throw new IOException("not a byte for " + settings.stallTimeout().toMillis() + " ms");
+        throw new IOException("no byte arrived for " + settings.stallTimeout().toMillis() + " ms");
       }
       try {
         return response.get(left, TimeUnit.NANOSECONDS);
@@ -386,12 +386,12 @@ final class HubHttp implements AutoCloseable {
   private static URI location(Head head) {
     String location =
         head.header("Location")
-            .orElseThrow(() -> new HubException(shown(head.uri) + ": redirected to nowhere"));
+            .orElseThrow(() -> new HubException(shown(head.uri) + ": the redirect has no target"));
     URI target;
     try {
       target = head.uri.resolve(location);
     } catch (IllegalArgumentException e) {
-      throw new HubException(shown(head.uri) + ": redirected to what is no address", e);
+      throw new HubException(shown(head.uri) + ": the redirect's target is not an address", e);
     }
     boolean secure = "https".equalsIgnoreCase(target.getScheme());
     boolean plain = "http".equalsIgnoreCase(target.getScheme());

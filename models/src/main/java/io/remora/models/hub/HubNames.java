@@ -23,14 +23,15 @@ final class HubNames {
         || repository.contains("--")
         || repository.contains("..")) {
       throw new IllegalArgumentException(
-          "A repository is called owner/name, of letters, digits, '-', '_' and '.', not: "
+          "A repository's name has the form owner/name, with letters, digits, '-', '_' and '.', not: "
               + repository);
     }
   }
 
   static void checkRevision(String revision) {
     if (!isRelativePath(revision) || revision.startsWith("-")) {
-      throw new IllegalArgumentException("No branch, tag or commit can be called: " + revision);
+      throw new IllegalArgumentException(
+          "Not a possible name of a branch, tag or commit: " + revision);
     }
   }
 
@@ -40,8 +41,7 @@ final class HubNames {
 
   static void checkCommit(String commit) {
     if (!isCommit(commit)) {
-      throw new HubException(
-          "The hub gives a commit that cannot be one: \"" + shown(commit) + "\"");
+      throw new HubException("The hub gave an invalid commit: \"" + shown(commit) + "\"");
     }
   }
 
@@ -49,7 +49,7 @@ final class HubNames {
   static void checkPath(String path) {
     if (!isRelativePath(path)) {
       throw new HubException(
-          "The hub lists a file that would lie outside of its folder, or cannot be a file: \"%s\""
+          "The hub lists a file whose path is invalid or leads out of its folder: \"%s\""
               .formatted(shown(path)));
     }
   }
@@ -57,7 +57,7 @@ final class HubNames {
   /** An ETag becomes a file's name. */
   static void checkEtag(String etag) {
     if (!ETAG.matcher(etag).matches()) {
-      throw new HubException("The hub gives an ETag that cannot be one: \"" + shown(etag) + "\"");
+      throw new HubException("The hub gave an invalid ETag: \"" + shown(etag) + "\"");
     }
   }
 

@@ -109,7 +109,7 @@ record HubTree(List<Entry> entries) {
     HubNames.checkPath(path);
     HubNames.checkEtag(sha256.orElse(blob));
     if (bytes < 0 || bytes > MAX_FILE_BYTES) {
-      throw new HubException("The hub gives no size, or an impossible one, for the file " + path);
+      throw new HubException("The hub gave no size, or an impossible size, for the file " + path);
     }
     return new Entry(path, bytes, blob, sha256, xet);
   }

@@ -313,7 +313,7 @@ class HubClientTest {
       try (HubClient client = client()) {
         assertThatThrownBy(() -> client.revision(name, "main"))
             .isInstanceOf(HubException.class)
-            .hasMessageContaining("outside of its folder");
+            .hasMessageContaining("leads out of its folder");
       }
     }
   }
