@@ -114,6 +114,39 @@ class MachineMovesTest {
   }
 
   @Test
+  void keepsWhatAHostHasSavedUntilItHasJoinedTheNextActor() {
+    TestProbe<SessionHost.Command> host = openWithHost();
+    SessionHost.Save saved = save(host);
+    host.expectMessageClass(SessionHost.Offline.class);
+    leave();
+    TestNode next = new TestNode();
+    plan(next);
+
+    assertThat(ask(MachineProtocol.Resume::new).receiveMessage(LIMIT).isSuccess()).isTrue();
+    await().atMost(LIMIT).until(() -> next.heard.contains("forget"));
+    machine.tell(new MachineProtocol.HostPresent(host.getRef(), false, 0));
+    SessionHost.Way way = host.expectMessageClass(SessionHost.Way.class);
+    assertThat(next.forgotten).doesNotContain(saved.pause());
+    way.replyTo().tell(new MachineProtocol.HostRestored(host.getRef(), null));
+    host.expectMessageClass(SessionHost.GoOn.class);
+    machine.tell(new MachineProtocol.HostPresent(host.getRef(), true, 0));
+
+    save(host);
+    host.expectMessageClass(SessionHost.Offline.class);
+    TestNode last = new TestNode();
+    plan(last);
+    machine.tell(new MachineProtocol.HostPresent(host.getRef(), false, 0));
+    TestProbe<StatusReply<MachineInfo>> resuming = ask(MachineProtocol.Resume::new);
+    host.expectMessageClass(SessionHost.Way.class)
+        .replyTo()
+        .tell(new MachineProtocol.HostRestored(host.getRef(), null));
+    assertThat(resuming.receiveMessage(LIMIT).isSuccess()).isTrue();
+    await().atMost(LIMIT).until(() -> last.forgotten.contains(saved.pause()));
+    next.closeSockets();
+    last.closeSockets();
+  }
+
+  @Test
   void handsAPausedOneOverOnceAndStartsNothingHere() {
     TestProbe<SessionHost.Command> host = openWithHost();
     ActorRef<MachineProtocol.FromHost> actor = pause(host);
@@ -289,11 +322,16 @@ class MachineMovesTest {
   }
 
   private ActorRef<MachineProtocol.FromHost> pause(TestProbe<SessionHost.Command> host) {
+    return save(host).replyTo();
+  }
+
+  /** Pauses the machine. Returns what its host was asked. */
+  private SessionHost.Save save(TestProbe<SessionHost.Command> host) {
     TestProbe<StatusReply<MachineInfo>> pausing = ask(MachineProtocol.Pause::new);
     SessionHost.Save save = host.expectMessageClass(SessionHost.Save.class);
     save.replyTo().tell(new MachineProtocol.HostSaved(host.getRef(), save.pause(), ""));
     assertThat(pausing.receiveMessage(LIMIT).isSuccess()).isTrue();
-    return save.replyTo();
+    return save;
   }
 
   private void plan(TestNode planned) {

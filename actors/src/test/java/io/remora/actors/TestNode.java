@@ -68,6 +68,7 @@ final class TestNode implements ProvisionedNode, LinkConnection.Handler {
 
   final BlockingQueue<String> heard = new LinkedBlockingQueue<>();
   final Queue<String> issued = new ConcurrentLinkedQueue<>();
+  final Queue<String> forgotten = new ConcurrentLinkedQueue<>();
   final AtomicInteger terminations = new AtomicInteger();
   final CompletableFuture<Done> terminated = new CompletableFuture<>();
   final CompletableFuture<NodeExit> exit = new CompletableFuture<>();
@@ -251,11 +252,13 @@ final class TestNode implements ProvisionedNode, LinkConnection.Handler {
       }
       case FORGET_STATE -> {
         heard.add("forget");
+        String unneeded = parsePause(payload);
+        forgotten.add(unneeded);
         from.send(
             OutboundFrame.control(
                 FrameType.STATE_FORGOTTEN,
                 0,
-                StateForgotten.newBuilder().setPause(parsePause(payload)).build()));
+                StateForgotten.newBuilder().setPause(unneeded).build()));
       }
       case RECEIVED -> confirmed.put(session, header.sequence());
       case ISSUE_TOKEN -> onIssueToken(from);

@@ -10,6 +10,7 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
+import java.util.stream.Stream;
 
 /**
  * A machine's {@link SessionHost}s, which have sessions on it for the programs of other JVMs. Only
@@ -22,6 +23,10 @@ final class MachineHosts {
 
   private final Map<ActorRef<SessionHost.Command>, Host> hosts = new HashMap<>();
   private final List<String> pauses = new ArrayList<>();
+
+  /** The same of a predecessor, for hosts that have not joined this actor yet. */
+  private final List<String> inherited = new ArrayList<>();
+
   private int lastNumber;
 
   private static final class Host {
@@ -124,15 +129,24 @@ final class MachineHosts {
 
   /** The names of the hosts' saved states that are in the state store. */
   List<String> pauses() {
-    return List.copyOf(pauses);
+    return Stream.concat(pauses.stream(), inherited.stream()).toList();
   }
 
   void pausesOf(MachineRecord record) {
-    pauses.addAll(record.hostPauses());
+    inherited.addAll(record.hostPauses());
   }
 
-  void forgetPauses() {
+  /**
+   * Takes the names of the saved states that the hosts no longer need after a pause. Those of a
+   * predecessor are kept until the next pause: a host joins a new actor with its next heartbeat,
+   * which may be after the machine has resumed.
+   */
+  List<String> takeUnneeded() {
+    List<String> taken = List.copyOf(pauses);
     pauses.clear();
+    pauses.addAll(inherited);
+    inherited.clear();
+    return taken;
   }
 
   // Resuming ------------------------------------------------------------------------------------

@@ -66,21 +66,24 @@ final class StoredPause {
     return names;
   }
 
-  private List<String> take() {
-    List<String> taken = names();
+  private List<String> takeUnneeded() {
+    List<String> taken = new ArrayList<>(machine.hosts.takeUnneeded());
+    if (!pause.isEmpty()) {
+      taken.add(pause);
+    }
     pause = "";
-    machine.hosts.forgetPauses();
     return taken;
   }
 
-  /** Makes the node delete the saved state. */
+  /** Makes the node delete the saved state that is no longer needed. */
   void deleteOn(NodeAttempt node) {
-    take().forEach(name -> node.tellLink(new NodeLink.ForgetState(name)));
+    takeUnneeded().forEach(name -> node.tellLink(new NodeLink.ForgetState(name)));
   }
 
   /** Deletes the saved state without a node. Never fails; the log reports what was not deleted. */
   CompletableFuture<Void> delete() {
-    List<String> deleted = take();
+    List<String> deleted = takeUnneeded();
+    deleted.addAll(takeUnneeded());
     MachineSpec of = machine.spec();
     return CompletableFuture.runAsync(
             () -> {
