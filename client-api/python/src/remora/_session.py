@@ -29,6 +29,7 @@ import torch
 from . import _call_sites, exceptions
 from ._gateway import Gateway
 from ._native import STATISTICS, core, text_of
+from ._pauses import GrowingPause
 from ._proto import gateway_pb2 as pb
 from ._settings import Settings
 from ._transport import BrokenError, Transport
@@ -38,8 +39,7 @@ log = logging.getLogger("remora")
 _FLUSHER_TURN_MICROS = 250_000
 _UNRECEIVED_BYTES = 16 * 1024 * 1024
 _GOODBYE_SECONDS = 1.0
-_FIRST_BACKOFF = 0.05
-_LAST_BACKOFF = 2.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # between attempts to connect
 _BY_SLOT: dict[int, tuple[Session, int]] = {}
 _forked = [False]
 _ALL: weakref.WeakSet[Session] = weakref.WeakSet()
@@ -342,7 +342,7 @@ class GatewaySession(Session):
 
     def _carry_over_connections(self) -> None:
         broken_since: float | None = None
-        backoff = _FIRST_BACKOFF
+        pause = GrowingPause(_FIRST_PAUSE, _LONGEST_PAUSE)
         explain = False
         while not self.closed:
             error = BrokenError("the gateway has ended the connection")
@@ -355,7 +355,8 @@ class GatewaySession(Session):
             if self.closed or self._failure is not None:
                 return
             if self._welcomed:
-                broken_since, backoff = None, _FIRST_BACKOFF
+                broken_since = None
+                pause.reset()
             now = time.monotonic()
             broken_since = broken_since or now
             explain = error.unexplained
@@ -375,8 +376,7 @@ class GatewaySession(Session):
                     error,
                 )
             if not explain:
-                time.sleep(backoff)
-                backoff = min(backoff * 2, _LAST_BACKOFF)
+                pause.sleep()
 
     def _why(self, error: BrokenError, seconds: float) -> BaseException:
         if error.cause is not None and (error.code in _FINAL or not self._opened.is_set()):

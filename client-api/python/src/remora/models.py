@@ -28,6 +28,7 @@ import torch
 from . import _calls as calls
 from . import exceptions
 from ._native import address_of, core
+from ._pauses import GrowingPause
 from ._proto import models_pb2 as pb
 from ._session import LocalSession, Session, session_of
 
@@ -181,7 +182,7 @@ def _poll(
     call = pb.NodeCall(load=load)
     begin = time.monotonic()
     next_line = begin + _BETWEEN_LOG_LINES
-    pause = _FIRST_PAUSE
+    pause = GrowingPause(_FIRST_PAUSE, _LONGEST_PAUSE)
     while True:
         left = begin + timeout - time.monotonic()
         if left <= 0:
@@ -217,8 +218,7 @@ def _poll(
                 now.bytes // 1_000_000,
                 now.bytes_per_second / 1e6,
             )
-        time.sleep(min(max(left, 0), pause))
-        pause = min(2 * pause, _LONGEST_PAUSE)
+        pause.sleep(left)
 
 
 def _cancel(session: Session, load: pb.Load) -> None:
