@@ -4,6 +4,7 @@
 #include <c10/core/DeviceGuard.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -13,21 +14,21 @@
 namespace remora {
 
 File::File(std::string name, int flags) : descriptor(open(name.c_str(), flags | O_CLOEXEC)), path(std::move(name)) {
-  if (descriptor < 0) {
+  if (!descriptor.valid()) {
     fail_with_errno(path + " cannot be opened");
   }
 }
 
 void File::require(uint64_t offset, uint64_t bytes) const {
   struct stat status{};
-  TORCH_CHECK(fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode), path, " is not a regular file");
+  TORCH_CHECK(fstat(descriptor.number(), &status) == 0 && S_ISREG(status.st_mode), path, " is not a regular file");
   TORCH_CHECK(static_cast<uint64_t>(status.st_size) >= offset + bytes, path, " has ", status.st_size,
               " bytes, and a tensor ends at byte ", offset + bytes, ": the file changed since its header was read");
 }
 
 void File::read(void* to, uint64_t offset, uint64_t bytes) const {
   for (uint64_t done = 0; done < bytes;) {
-    auto n = pread(descriptor, static_cast<char*>(to) + done, bytes - done, static_cast<off_t>(offset + done));
+    auto n = pread(descriptor.number(), static_cast<char*>(to) + done, bytes - done, static_cast<off_t>(offset + done));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) fail_with_errno(path + " cannot be read");
     TORCH_CHECK(n > 0, path, " ends too early: the file changed while it was read");
@@ -37,7 +38,8 @@ void File::read(void* to, uint64_t offset, uint64_t bytes) const {
 
 void File::write(const void* from, uint64_t offset, uint64_t bytes) const {
   for (uint64_t done = 0; done < bytes;) {
-    auto n = pwrite(descriptor, static_cast<const char*>(from) + done, bytes - done, static_cast<off_t>(offset + done));
+    auto n = pwrite(descriptor.number(), static_cast<const char*>(from) + done, bytes - done,
+                    static_cast<off_t>(offset + done));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) fail_with_errno(path + " cannot be written");
     done += static_cast<uint64_t>(n);
@@ -65,7 +67,7 @@ void unmap_file(void* context) {
 c10::DataPtr map_file(const File& file, uint64_t offset, uint64_t bytes) {
   auto before = offset % static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
   auto size = before + bytes;
-  void* address = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, file.descriptor,
+  void* address = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, file.descriptor.number(),
                        static_cast<off_t>(offset - before));
   if (address == MAP_FAILED) {
     fail_with_errno(file.path + " cannot be mapped");

@@ -5,26 +5,24 @@
 
 #include <ATen/ATen.h>
 #include <fcntl.h>
-#include <unistd.h>
 
 #include <memory>
 #include <string>
+
+#include "node/file_descriptor.h"
 
 namespace remora {
 
 class File {
  public:
   File(std::string name, int flags);  // the flags of open(2)
-  ~File() { close(descriptor); }
-  File(const File&) = delete;
-  File& operator=(const File&) = delete;
 
   // Throws unless the file has all of the bytes.
   void require(uint64_t offset, uint64_t bytes) const;
   void read(void* to, uint64_t offset, uint64_t bytes) const;
   void write(const void* from, uint64_t offset, uint64_t bytes) const;
 
-  const int descriptor;
+  const FileDescriptor descriptor;
   const std::string path;
 };
 

@@ -10,9 +10,11 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <utility>
 
 #include "common/cuda_driver.h"
 #include "node/errno_error.h"
+#include "node/file_descriptor.h"
 
 namespace remora {
 
@@ -25,13 +27,12 @@ namespace {
 struct SharedMemory {
   void* address;
   size_t bytes;
-  int file;
+  FileDescriptor file;
 };
 
 void unmap(void* context) {
   auto* memory = static_cast<SharedMemory*>(context);
   munmap(memory->address, memory->bytes);
-  close(memory->file);
   delete memory;
 }
 
@@ -39,29 +40,25 @@ SharedMemory* shared_memory(const c10::DataPtr& data) {
   return data.get_deleter() == &unmap ? static_cast<SharedMemory*>(data.get_context()) : nullptr;
 }
 
-// Takes ownership of the file descriptor.
-c10::DataPtr map(int file, size_t bytes) {
-  if (fcntl(file, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) != 0 && errno != EPERM) {
-    close(file);
+c10::DataPtr map(FileDescriptor file, size_t bytes) {
+  if (fcntl(file.number(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) != 0 && errno != EPERM) {
     fail_with_errno("memory to share with a Python function cannot be sealed");
   }
   struct stat status{};
-  auto seals = fcntl(file, F_GET_SEALS);
-  if (seals < 0 || (seals & F_SEAL_SHRINK) == 0 || fstat(file, &status) != 0 ||
+  auto seals = fcntl(file.number(), F_GET_SEALS);
+  if (seals < 0 || (seals & F_SEAL_SHRINK) == 0 || fstat(file.number(), &status) != 0 ||
       static_cast<uint64_t>(status.st_size) < bytes) {
-    close(file);
     TORCH_CHECK(false, "the memory that a Python function's worker shares is not a sealed file of ", bytes, " bytes");
   }
-  void* address = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+  void* address = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file.number(), 0);
   if (address == MAP_FAILED) {
-    close(file);
     fail_with_errno(std::to_string(bytes) + " bytes cannot be shared with a Python function");
   }
-  return {address, new SharedMemory{address, bytes, file}, &unmap, c10::Device(c10::kCPU)};
+  return {address, new SharedMemory{address, bytes, std::move(file)}, &unmap, c10::Device(c10::kCPU)};
 }
 
 std::string path_of(const SharedMemory& memory) {
-  return "/proc/" + std::to_string(getpid()) + "/fd/" + std::to_string(memory.file);
+  return "/proc/" + std::to_string(getpid()) + "/fd/" + std::to_string(memory.file.number());
 }
 
 }  // namespace
@@ -71,15 +68,14 @@ std::string share(c10::StorageImpl* storage) {
     return path_of(*memory);
   }
   auto bytes = storage->nbytes();
-  int file = memfd_create("remora", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-  if (file < 0) {
+  FileDescriptor file(memfd_create("remora", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  if (!file.valid()) {
     fail_with_errno("memory to share with a Python function cannot be created");
   }
-  if (ftruncate(file, static_cast<off_t>(bytes)) != 0) {
-    close(file);
+  if (ftruncate(file.number(), static_cast<off_t>(bytes)) != 0) {
     fail_with_errno(std::to_string(bytes) + " bytes to share with a Python function cannot be allocated");
   }
-  auto data = map(file, bytes);
+  auto data = map(std::move(file), bytes);
   std::memcpy(data.mutable_get(), storage->data(), bytes);
   auto* memory = shared_memory(data);
   storage->set_data_ptr_noswap(std::move(data));
@@ -93,11 +89,11 @@ c10::DataPtr open_shared(std::string_view path, size_t bytes) {
   TORCH_CHECK(std::sscanf(text.c_str(), "/proc/%9d/fd/%9d%n", &pid, &number, &end) == 2 &&
                   static_cast<size_t>(end) == text.size(),
               "'", text, "' is not memory of a worker");
-  int file = open(text.c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK);
-  if (file < 0) {
+  FileDescriptor file(open(text.c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK));
+  if (!file.valid()) {
     fail_with_errno("the memory of a Python function's result cannot be opened");
   }
-  return map(file, bytes);
+  return map(std::move(file), bytes);
 }
 
 // ---------------------------------------------------------------- on CUDA

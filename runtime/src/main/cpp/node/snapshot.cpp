@@ -23,6 +23,7 @@
 
 #include "common/crc32c.h"
 #include "node/executor.h"
+#include "node/file_descriptor.h"
 
 namespace remora {
 
@@ -56,24 +57,14 @@ std::string system_error(const std::string& what, const std::string& path) {
   return "cannot " + what + " " + path + ": " + std::strerror(errno);
 }
 
-struct Descriptor {
-  explicit Descriptor(int fd) : fd(fd) {}
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  ~Descriptor() {
-    if (fd >= 0) ::close(fd);
-  }
-  int fd;
-};
-
 // Makes changes to a folder's entries durable.
 void sync_folder_of(const std::string& path) {
   auto slash = path.rfind('/');
   auto folder = slash == std::string::npos ? std::string(".") : slash == 0 ? std::string("/") : path.substr(0, slash);
-  Descriptor directory(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  FileDescriptor directory(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   // Some file systems do not support this, and do not need it.
-  TORCH_CHECK(directory.fd >= 0, system_error("open", folder));
-  TORCH_CHECK(::fsync(directory.fd) == 0 || errno == EINVAL || errno == ENOTSUP || errno == EBADF,
+  TORCH_CHECK(directory.valid(), system_error("open", folder));
+  TORCH_CHECK(::fsync(directory.number()) == 0 || errno == EINVAL || errno == ENOTSUP || errno == EBADF,
               system_error("make durable", folder));
 }
 
@@ -84,7 +75,7 @@ class StateWriter {
       : path_(path),
         part_(path + ".part"),
         file_(::open(part_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600)) {
-    TORCH_CHECK(file_.fd >= 0, system_error("write", part_));
+    TORCH_CHECK(file_.valid(), system_error("write", part_));
     chunk_.reserve(kChunkBytes);
     Writer header;
     header.raw(kStateMagic, sizeof kStateMagic);
@@ -129,7 +120,7 @@ class StateWriter {
     u32(end, 0);
     u32(end, all_.value());
     write(end.data(), end.size());
-    TORCH_CHECK(::fsync(file_.fd) == 0, system_error("make durable", part_));
+    TORCH_CHECK(::fsync(file_.number()) == 0, system_error("make durable", part_));
     TORCH_CHECK(::rename(part_.c_str(), path_.c_str()) == 0, system_error("rename", part_));
     finished_ = true;
     try {
@@ -158,7 +149,7 @@ class StateWriter {
     all_.add(data, bytes);
     bytes_ += bytes;
     while (bytes > 0) {
-      auto n = ::write(file_.fd, data, bytes);
+      auto n = ::write(file_.number(), data, bytes);
       if (n < 0 && errno == EINTR) continue;
       TORCH_CHECK(n > 0, system_error("write", part_));
       data += n;
@@ -168,7 +159,7 @@ class StateWriter {
 
   const std::string path_;
   const std::string part_;
-  Descriptor file_;
+  FileDescriptor file_;
   Writer chunk_;
   Writer small_;
   Crc32c all_;
@@ -180,9 +171,9 @@ class StateReader {
  public:
   explicit StateReader(const std::string& path)
       : path_(path), file_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)), chunk_(kChunkBytes) {
-    TORCH_CHECK(file_.fd >= 0, system_error("read", path));
+    TORCH_CHECK(file_.valid(), system_error("read", path));
     struct stat status{};
-    TORCH_CHECK(::fstat(file_.fd, &status) == 0, system_error("read", path));
+    TORCH_CHECK(::fstat(file_.number(), &status) == 0, system_error("read", path));
     if (!S_ISREG(status.st_mode)) fail("not a regular file");
     size_ = static_cast<uint64_t>(status.st_size);
     uint8_t header[16];
@@ -290,7 +281,7 @@ class StateReader {
     if (bytes > size_ - bytes_) fail("the file ends " + std::to_string(bytes - (size_ - bytes_)) + " bytes too early");
     auto* p = destination;
     for (auto left = bytes; left > 0;) {
-      auto n = ::read(file_.fd, p, left);
+      auto n = ::read(file_.number(), p, left);
       if (n < 0 && errno == EINTR) continue;
       TORCH_CHECK(n >= 0, system_error("read", path_));
       if (n == 0) fail("the file became shorter while it was read");
@@ -302,7 +293,7 @@ class StateReader {
   }
 
   const std::string path_;
-  Descriptor file_;
+  FileDescriptor file_;
   std::vector<uint8_t> chunk_;
   size_t next_ = 0;
   size_t end_ = 0;
