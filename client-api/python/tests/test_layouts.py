@@ -65,9 +65,9 @@ def operand(draw: random.Random, shape: list[int]) -> Callable[[torch.device], T
 def outcome(call: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Any:
     try:
         result = call(a, b)
+        bits = result.cpu().contiguous().numpy().tobytes()
     except RuntimeError as error:
         return first_line(error)
-    bits = result.cpu().contiguous().numpy().tobytes()
     return result.dtype, result.shape, result.stride(), bits
 
 

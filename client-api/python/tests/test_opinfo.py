@@ -24,7 +24,7 @@ OTHER_DTYPES = (torch.int64, torch.complex64, torch.bool, torch.bfloat16, torch.
 # These take only sparse tensors; their results are strided.
 NOT_STRIDED = {"sparse.mm", "sparse.sampled_addmm"}
 # Values decide these mistakes: the error is raised when a result is needed.
-VALUES_DECIDE = {"gather", "scatter", "scatter_add"}
+VALUES_DECIDE = {"gather", "scatter", "scatter_add", "multinomial"}
 # For other devices than the CPU, PyTorch's message is different.
 OTHER_WORDS = {"narrow_copy", "nn.functional.max_pool1d"}
 

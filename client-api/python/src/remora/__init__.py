@@ -31,6 +31,7 @@ _dlpack.install()
 _compile.install()
 _libraries.install()
 
+from ._later import Later, later  # noqa: E402
 from .exceptions import (  # noqa: E402
     AuthenticationException,
     CorruptDownloadException,
@@ -95,6 +96,7 @@ __all__ = [
     "HubException",
     "HubUnreachableException",
     "ImageBuildException",
+    "Later",
     "LoadProgress",
     "MachineStateException",
     "ModelException",
@@ -130,6 +132,7 @@ __all__ = [
     "enable_remote_execution",
     "get_all_machines",
     "is_remote_execution_enabled",
+    "later",
     "load_huggingface_state_dicts",
     "metadata_hash",
     "remote",

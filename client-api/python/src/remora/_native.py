@@ -60,6 +60,10 @@ _DECLARATIONS: dict[str, tuple[Any, list[Any]]] = {
     "run_answer": (c_int32, [c_char_p, c_int64]),
     "machine_close": (None, [c_int64]),
     "machine_statistic": (c_int64, [c_int64, c_int32]),
+    "machine_metadata_waits": (c_char_p, [c_int64]),
+    "session_read": (c_int64, [c_int64, c_void_p, c_void_p, POINTER(c_int64)]),
+    "session_await": (c_int32, [c_int64, c_int64, c_int64]),
+    "session_forget": (None, [c_int64, c_int64, c_int64]),
     "session_next_warning": (c_int64, [c_int64, c_char_p, c_int64]),
     "session_configure": (c_int32, [c_int64, c_int64, c_int64, c_int64, c_int64]),
     "session_release": (c_int32, [c_int64]),
@@ -106,6 +110,10 @@ STATISTICS = (
     "plan_misses",
     "storages",
     "storage_bytes",
+    "value_waits",
+    "shape_waits",
+    "metadata_waits",
+    "room_waits",
 )
 
 

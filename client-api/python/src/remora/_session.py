@@ -140,6 +140,11 @@ class Session:
             for number, name in enumerate(STATISTICS)
         }
 
+    def metadata_waits(self) -> dict[str, int]:
+        """Returns the operators whose results' metadata only the node could tell, and how often."""
+        lines = core.machine_metadata_waits(self.handle).decode().splitlines()
+        return {name: int(count) for name, count in (line.split() for line in lines)}
+
     def close(self) -> None:
         """Ends the session; operations not yet executed are lost. Its tensors become stale. Idempotent."""
         with self._closing:

@@ -502,8 +502,11 @@ class RemoteMachine:
 
         ``operations`` and ``batches`` recorded, ``batch_bytes``, ``uploaded_bytes``, ``downloaded_bytes``,
         ``blocking_reads``, ``plan_misses``, ``storages`` (live) are figures of this process. Each of the
-        ``blocking_reads`` is a round trip for which a thread waited: a value that was read (``item``,
-        ``cpu``, ``print``, ``if tensor``), or a result's shape that depends on values. ``plan_misses`` are
+        ``blocking_reads`` is a round trip for which a thread waited. By cause, they are ``value_waits`` (a
+        value that was read: ``item``, ``cpu``, ``print``, ``if tensor``), ``shape_waits`` (a result's shape
+        that depends on values), ``metadata_waits`` (a result's metadata that only the node could tell; see
+        :meth:`metadata_waits`) and questions, such as that for a device's memory. ``room_waits`` are waits
+        for room to send more. ``plan_misses`` are
         operations whose results' shapes had to be computed because the operation was not recorded with such
         arguments before. They grow during a program's first steps and hardly after that, unless shapes
         change with each step. The other figures are the machine's, over all its sessions, under the names
@@ -519,6 +522,18 @@ class RemoteMachine:
             for name, value in gateway.stats(machine.name, session.settings.call_seconds).items():
                 result[name if name not in result else "machine." + name] = value
         return result
+
+    def metadata_waits(self) -> dict[str, int]:
+        """Returns the operators for which this process waited to learn the metadata of their results.
+
+        Keys are names such as ``"aten::_fft_r2c"``, values the number of waits. Each is a round trip; a
+        call with the same shapes, dtypes and arguments does not wait again.
+
+        Raises:
+            MachineStateException: the machine does not run.
+
+        """
+        return self._running()[0].metadata_waits()
 
     def storage(self, tensor: torch.Tensor) -> StorageInfo:
         """Returns the machine's data about a tensor's storage: whether it has memory, and its size.

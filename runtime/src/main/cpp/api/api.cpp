@@ -193,6 +193,32 @@ int64_t remora_session_unread_failure(int64_t machine, char* text, int64_t capac
 int64_t remora_session_next_warning(int64_t machine, char* text, int64_t capacity) {
   return guarded([&]() -> int64_t { return copy_text(remora::session_of(machine).next_warning(), text, capacity); });
 }
+int64_t remora_session_read(int64_t machine, int64_t source, int64_t destination, int64_t* count) {
+  auto first = remora_machine_read(machine, source, destination, count);
+  if (first >= 0) remora::session_of(machine).read_meanwhile();
+  return first;
+}
+int32_t remora_session_await(int64_t machine, int64_t first, int64_t count) {
+  return guarded([&]() -> int32_t {
+    auto* m = remora::find_machine(machine);
+    TORCH_CHECK(m != nullptr, "MachineStateException: the machine was closed before the value was read");
+    for (auto request = first; request < first + count; request++) {
+      try {
+        m->await(request, remora::Waits::kValue);
+      } catch (...) {
+        remora::session_of(machine).forget(request + 1, first + count - request - 1);
+        throw;
+      }
+    }
+    return 0;
+  });
+}
+void remora_session_forget(int64_t machine, int64_t first, int64_t count) {
+  guarded([&]() -> int32_t {
+    if (remora::find_machine(machine) != nullptr) remora::session_of(machine).forget(first, count);
+    return 0;
+  });
+}
 int64_t remora_session_take(int64_t machine, int64_t timeout_micros) {
   return guarded([&]() -> int64_t { return address_of(remora::session_of(machine).take(timeout_micros)); });
 }
@@ -497,10 +523,26 @@ int64_t remora_machine_statistic(int64_t machine, int32_t statistic) {
     case REMORA_UPLOADED_BYTES: return m->uploaded;
     case REMORA_DOWNLOADED_BYTES: return m->downloaded;
     case REMORA_STORAGE_BYTES: return m->storage_bytes;
-    case REMORA_BLOCKING_READS: return m->blocking;
+    case REMORA_BLOCKING_READS: return m->waits.for_answers();
     case REMORA_PLAN_MISSES: return m->misses;
     case REMORA_STORAGES: return m->storages;
+    case REMORA_VALUE_WAITS: return m->waits.of(remora::Waits::kValue);
+    case REMORA_SHAPE_WAITS: return m->waits.of(remora::Waits::kShape);
+    case REMORA_METADATA_WAITS: return m->waits.of(remora::Waits::kMetadata);
+    case REMORA_ROOM_WAITS: return m->waits.of(remora::Waits::kRoom);
     default: return -1;
+  }
+}
+
+const char* remora_machine_metadata_waits(int64_t machine) {
+  thread_local std::string lines;
+  auto* m = remora::find_machine(machine);
+  lines = m == nullptr ? "" : m->waits.operators();
+  return lines.c_str();
+}
+void remora_machine_waited_for_room(int64_t machine) {
+  if (auto* m = remora::find_machine(machine)) {
+    m->waits.count(remora::Waits::kRoom);
   }
 }
 

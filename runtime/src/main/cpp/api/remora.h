@@ -71,6 +71,11 @@ REMORA_API int32_t remora_session_configure(int64_t machine, int64_t max_in_flig
 REMORA_API int32_t remora_session_release(int64_t machine);
 // The text of the next failed operation for the log, which was not returned before; its length, 0 if there is none.
 REMORA_API int64_t remora_session_next_failure(int64_t machine, char* text, int64_t capacity);
+// Like remora_machine_read, for a session of the core. Each request is to be awaited, or forgotten.
+REMORA_API int64_t remora_session_read(int64_t machine, int64_t source, int64_t destination, int64_t* count);
+// Waits for the values of such requests. Fails with the error of the operation that should have made the value.
+REMORA_API int32_t remora_session_await(int64_t machine, int64_t first, int64_t count);
+REMORA_API void remora_session_forget(int64_t machine, int64_t first, int64_t count);
 // The text of the first failed operation whose result nothing has read; forgets all such failures. Its length, 0 if
 // there is none.
 REMORA_API int64_t remora_session_unread_failure(int64_t machine, char* text, int64_t capacity);
@@ -220,8 +225,17 @@ enum remora_statistic {
   REMORA_BLOCKING_READS = 5,    // times recording waited for a value or for output metadata
   REMORA_PLAN_MISSES = 6,       // calls whose output metadata was not cached
   REMORA_STORAGES = 7,          // live storages of the program
-  REMORA_STORAGE_BYTES = 8      // the bytes of the live storages
+  REMORA_STORAGE_BYTES = 8,     // the bytes of the live storages
+  // Waits by cause. Blocking reads are all of them but those for room, and the answers to questions.
+  REMORA_VALUE_WAITS = 9,      // for a tensor's elements
+  REMORA_SHAPE_WAITS = 10,     // for a result's shape that depends on values
+  REMORA_METADATA_WAITS = 11,  // for a result's metadata that only the node could tell
+  REMORA_ROOM_WAITS = 12       // for room to send more
 };
+// The operators that metadata waits were for: a line "name count" for each. Valid until the thread's next call.
+REMORA_API const char* remora_machine_metadata_waits(int64_t machine);
+// To be called by a binding whose own submit function waits for room.
+REMORA_API void remora_machine_waited_for_room(int64_t machine);
 
 // A batch's parts. The addresses stay valid until remora_batch_release().
 REMORA_API int64_t remora_batch_sequence(int64_t batch);

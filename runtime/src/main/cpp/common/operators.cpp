@@ -24,30 +24,6 @@ const std::unordered_set<std::string> kValueDependent = {"aten::linalg_lstsq",
                                                          "aten::_unique",
                                                          "aten::_rowwise_prune"};
 
-// Operators, or overloads, whose Meta kernels are wrong: they ignore that the real kernels keep the input's memory
-// format, or mishandle an empty input or a scalar.
-const std::unordered_set<std::string> kWrongMeta = {"aten::reflection_pad3d",
-                                                    "aten::reflection_pad3d_backward",
-                                                    "aten::replication_pad2d",
-                                                    "aten::replication_pad3d",
-                                                    "aten::slow_conv_transpose2d",
-                                                    "aten::pixel_shuffle",
-                                                    "aten::pixel_unshuffle",
-                                                    "aten::native_channel_shuffle",
-                                                    "aten::native_layer_norm",
-                                                    "aten::isin",
-                                                    "aten::mode",
-                                                    "aten::_stack",
-                                                    "aten::addr.out",
-                                                    "aten::index_add",
-                                                    "aten::index_add_",
-                                                    "aten::index_reduce",
-                                                    "aten::index_reduce_",
-                                                    "aten::_sobol_engine_draw",
-                                                    "aten::_sobol_engine_initialize_state_",
-                                                    "aten::_sobol_engine_scramble_",
-                                                    "aten::_nnpack_spatial_convolution"};
-
 // Operators that overwrite all of their first argument.
 const std::unordered_set<std::string> kFill = {
     "aten::zero_",      "aten::fill_",        "aten::copy_",   "aten::normal_",     "aten::uniform_",  "aten::random_",
@@ -79,18 +55,6 @@ const std::unordered_set<std::string>& dynamic_names() {
 // See warns_at_call().
 const std::unordered_set<std::string> kWarnAtCall = {"aten::index", "aten::_index_put_impl_", "aten::put_",
                                                      "aten::random_"};
-
-// In a Python process, PyTorch adds Meta kernels written in Python. They sometimes disagree with the real kernels on
-// strides and on empty results. Only the dispatcher's own listing distinguishes them, by the file that registered them.
-bool has_python_meta_kernel(const c10::OperatorHandle& op) {
-  std::istringstream lines(op.dumpState());
-  for (std::string line; std::getline(lines, line);) {
-    if (line.rfind("Meta", 0) == 0) {
-      return line.find(".py:") != std::string::npos || line.find("/dev/null") != std::string::npos;
-    }
-  }
-  return false;
-}
 
 // Operators built from matrix products or convolutions, by parts of their names.
 bool has_products(const std::string& name) {
@@ -183,7 +147,7 @@ OperatorInfo::OperatorInfo(const c10::OperatorHandle& op) : handle(op) {
     view_of.push_back(viewed);
   }
   only_views = all_views && written.empty();
-  bool of_pytorch = name.rfind("aten::", 0) == 0;
+  of_pytorch = name.rfind("aten::", 0) == 0;
   for (auto index : written) {
     // Operators fill their out= arguments, except those that only allocate.
     bool out = schema.arguments()[index].kwarg_only() && of_pytorch && name.find("empty") == std::string::npos;
@@ -201,8 +165,7 @@ OperatorInfo::OperatorInfo(const c10::OperatorHandle& op) : handle(op) {
   } else {
     always_ask = always_ask || dynamic;
   }
-  has_meta_kernel = op.hasComputedKernelForDispatchKey(c10::DispatchKey::Meta) && kWrongMeta.count(name) == 0 &&
-                    kWrongMeta.count(full_name) == 0 && !(of_pytorch && has_python_meta_kernel(op));
+  has_meta_kernel = op.hasComputedKernelForDispatchKey(c10::DispatchKey::Meta);
   multiplies = has_products(name);
   needs_grad_mode = name == "aten::mkldnn_rnn_layer";
   check = check_of(full_name);

@@ -38,6 +38,7 @@ struct OperatorInfo {
   bool values_matter = false;         // the values of Scalar arguments decide output sizes (factories)
   bool always_ask = false;            // output metadata depends on values: the node must be asked on each call
   bool masks_matter = false;          // the same, but only if an index is a boolean mask
+  bool of_pytorch = false;            // in the namespace aten
   bool has_meta_kernel = false;
   // Whether the node's answer about a call's outputs holds for every call with equal metadata. Nothing says whether the
   // outputs of other libraries' operators depend on values, so each call of these asks the node.

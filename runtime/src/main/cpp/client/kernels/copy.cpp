@@ -87,7 +87,7 @@ void download(const at::Tensor& source, const at::Tensor& target) {
   auto received = direct ? target : at::empty(sizes, source.options().device(c10::kCPU));
   auto& machine = *storage_of(source).machine;
   auto [first, count] = record_read(source, received);
-  for (auto request = first; request < first + count; request++) machine.await(request);
+  for (auto request = first; request < first + count; request++) machine.await(request, Waits::kValue);
   if (!direct) {
     const_cast<at::Tensor&>(target).copy_(received);
   }

@@ -26,6 +26,7 @@
 #include "client/machine/handles.h"
 #include "client/machine/machine_state.h"
 #include "client/machine/slots.h"
+#include "client/machine/waits.h"
 #include "client/recorder/output_plan.h"
 #include "client/recorder/plan_key.h"
 #include "common/python_lock.h"
@@ -72,9 +73,10 @@ class Machine {
   // The "host:port" under which other nodes reach this machine's node; "" if unknown.
   std::string node_address();
   void set_node_address(std::string address);
-  std::string await(int64_t request);  // blocks; returns the answer, which is empty for values
+  // Blocks; returns the answer, which is empty for values.
+  std::string await(int64_t request, Waits::Cause cause = Waits::kOther);
   // Like await(), for an asked call whose outputs will be bound. If the wait fails, the node drops the outputs.
-  std::string await_outputs(int64_t request);
+  std::string await_outputs(int64_t request, Waits::Cause cause = Waits::kOther);
   void answer(int64_t request, std::string bytes);
   int flush();
   int flush_when_idle(int64_t timeout_micros, int64_t linger_micros);
@@ -97,12 +99,13 @@ class Machine {
   bool open_for_work() const { return state_.open(); }
 
   BatchProgress progress;
+  Waits waits;
   // From this many bytes of live storages on, each batch is closed at once, so that the binding notices them.
   std::atomic<int64_t> notable_bytes{INT64_MAX};
   std::atomic<bool> trace{false};       // report a line of text for each operation
   std::atomic<bool> call_sites{false};  // report each operation before it is recorded
-  std::atomic<int64_t> operations{0}, batches{0}, batch_bytes{0}, uploaded{0}, downloaded{0}, blocking{0}, misses{0},
-      storages{0}, storage_bytes{0};
+  std::atomic<int64_t> operations{0}, batches{0}, batch_bytes{0}, uploaded{0}, downloaded{0}, misses{0}, storages{0},
+      storage_bytes{0};
 
   friend void lock_machines();
   friend void unlock_machines();

@@ -8,8 +8,8 @@
 
 namespace remora {
 
-std::string Machine::await(int64_t request) {
-  blocking.fetch_add(1, std::memory_order_relaxed);
+std::string Machine::await(int64_t request, Waits::Cause cause) {
+  waits.count(cause);
   try {
     callbacks().await(handle, request);
   } catch (...) {
@@ -19,9 +19,9 @@ std::string Machine::await(int64_t request) {
   return answers_.take(request);
 }
 
-std::string Machine::await_outputs(int64_t request) {
+std::string Machine::await_outputs(int64_t request, Waits::Cause cause) {
   try {
-    return await(request);
+    return await(request, cause);
   } catch (...) {
     try {
       Lock lock(*this);

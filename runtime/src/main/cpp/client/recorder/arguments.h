@@ -23,6 +23,21 @@ void each_tensor(const c10::IValue& value, const Visit& visit) {
   }
 }
 
+// Calls visit(position, tensor) for each tensor argument that shares its storage with `written`.
+template <class Visit>
+void each_in_same_storage(const at::Tensor& written, Arguments arguments, const Visit& visit) {
+  const auto* impl = written.unsafeGetTensorImpl();
+  const auto* storage = impl->unsafe_storage().unsafeGetStorageImpl();
+  uint64_t position = 0;
+  for (const auto& argument : arguments) {
+    each_tensor(argument, [&](const at::Tensor& t) {
+      position++;
+      const auto* other = t.unsafeGetTensorImpl();
+      if (t.defined() && other != impl && other->unsafe_storage().unsafeGetStorageImpl() == storage) visit(position, t);
+    });
+  }
+}
+
 // Visits the tensors of all arguments that the operator writes to, in order.
 inline void each_written_tensor(const OperatorInfo& info, Arguments arguments,
                                 const std::function<void(const at::Tensor&)>& visit) {

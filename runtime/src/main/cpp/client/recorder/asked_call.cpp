@@ -79,7 +79,7 @@ Plan read_answer(const OperatorInfo& info, Arguments arguments, const std::strin
 
 }  // namespace
 
-Plan ask(const Caller& caller, Arguments arguments, int64_t request) {
+Plan ask(const Caller& caller, Arguments arguments, int64_t request, bool values_decide) {
   auto& machine = *caller.machine;
   {
     Machine::Lock lock(machine);
@@ -96,8 +96,10 @@ Plan ask(const Caller& caller, Arguments arguments, int64_t request) {
     machine.submit_open_batch(request);
   }
   log_call(caller);
+  auto cause = values_decide ? Waits::kShape : Waits::kMetadata;
+  if (!values_decide) machine.waits.note_operator(caller.info.full_name);
   try {
-    return read_answer(caller.info, arguments, machine.await_outputs(request));
+    return read_answer(caller.info, arguments, machine.await_outputs(request, cause));
   } catch (const WireError& e) {
     raise("ProtocolException", caller.info.full_name + ": the node's answer is malformed " + e.what());
   }

@@ -9,7 +9,8 @@
 
 namespace remora {
 
-// Lets the node run the call, and learns from it what the call returned.
-Plan ask(const Caller& caller, Arguments arguments, int64_t request);
+// Lets the node run the call, and learns from it what the call returned. `values_decide`: no rule could tell it from
+// metadata.
+Plan ask(const Caller& caller, Arguments arguments, int64_t request, bool values_decide);
 
 }  // namespace remora

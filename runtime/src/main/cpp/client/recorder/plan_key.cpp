@@ -100,21 +100,6 @@ bool is_scalar_type(const c10::TypePtr& type) {
   return optional && optional->getElementType()->kind() == c10::TypeKind::NumberType;
 }
 
-// Calls visit(position, tensor) for each tensor argument that shares its storage with `written`.
-template <class Visit>
-void each_in_same_storage(const at::Tensor& written, Arguments arguments, const Visit& visit) {
-  const auto* impl = written.unsafeGetTensorImpl();
-  const auto* storage = impl->unsafe_storage().unsafeGetStorageImpl();
-  uint64_t position = 0;
-  for (const auto& argument : arguments) {
-    each_tensor(argument, [&](const at::Tensor& t) {
-      position++;
-      const auto* other = t.unsafeGetTensorImpl();
-      if (t.defined() && other != impl && other->unsafe_storage().unsafeGetStorageImpl() == storage) visit(position, t);
-    });
-  }
-}
-
 // A written tensor that is also an input may not be resized. One that shares memory with an input may be refused.
 void key_identity(PlanKey& key, const OperatorInfo& info, Arguments arguments) {
   for (auto written : info.written) {
@@ -139,15 +124,6 @@ void key_identity(PlanKey& key, const OperatorInfo& info, Arguments arguments) {
 }
 
 }  // namespace
-
-bool shares_memory(const OperatorInfo& info, Arguments arguments) {
-  bool shared = false;
-  for (auto written : info.written) {
-    if (!arguments[written].isTensor() || !arguments[written].toTensor().has_storage()) continue;
-    each_in_same_storage(arguments[written].toTensor(), arguments, [&](uint64_t, const at::Tensor&) { shared = true; });
-  }
-  return shared;
-}
 
 std::optional<PlanKey> plan_key(const OperatorInfo& info, const Settings& settings, Arguments arguments) {
   PlanKey key;

@@ -40,7 +40,5 @@ struct PlanKeyHash {
 // The offset of a written tensor is not part of the key: the plan does not contain it (see Plan::resized).
 // The result is empty if the key has no place for an argument.
 std::optional<PlanKey> plan_key(const OperatorInfo& info, const Settings& settings, Arguments arguments);
-// Whether a tensor that the operator writes to shares its storage with another argument.
-bool shares_memory(const OperatorInfo& info, Arguments arguments);
 
 }  // namespace remora

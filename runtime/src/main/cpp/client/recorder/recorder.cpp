@@ -11,7 +11,7 @@
 #include "client/recorder/asked_call.h"
 #include "client/recorder/call_log.h"
 #include "client/recorder/caller.h"
-#include "client/recorder/meta_kernels.h"
+#include "client/recorder/inference.h"
 #include "client/recorder/plan_key.h"
 #include "client/recorder/results.h"
 #include "client/recorder/stand_ins.h"
@@ -107,7 +107,7 @@ void record_call(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit:
         return;
       }
       auto request = machine.next_request();
-      *plan = ask(caller, arguments, request);
+      *plan = ask(caller, arguments, request, ask_always);
       resize_written(info, arguments, *plan, [](uint32_t, const at::Tensor&) {});
       for (const auto& output : plan->outputs) {
         outputs.push_back(make_output(machine, caller.slot, output, arguments));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
 // The boxed kernel of every operator without a kernel of its own for remora devices. It finds out what the call returns
-// (from the plan cache, else libtorch's Meta kernels, else the node), records the call, and returns tensors without
+// (from the plan cache, else by inference, else from the node), records the call, and returns tensors without
 // memory.
 #pragma once
 

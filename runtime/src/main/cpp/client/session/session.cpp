@@ -140,6 +140,7 @@ void Session::submit(std::unique_ptr<Batch> batch) {
   }
   auto is_room = [&] { return in_flight_ <= max_in_flight_; };
   if (!is_room()) {
+    machine_.waits.count(Waits::kRoom);
     lock.unlock();
     PythonUnlocked unlocked;
     lock.lock();
@@ -173,6 +174,22 @@ void Session::await(int64_t request) {
   if (!error.empty()) {
     throw_error(std::move(error));
   }
+}
+
+void Session::read_meanwhile() {
+  std::shared_ptr<Stream> stream;
+  {
+    std::lock_guard<std::mutex> guard(mutex_);
+    stream = stream_;
+  }
+  if (stream != nullptr) {
+    stream->expect_nobody_reads();
+  }
+}
+
+void Session::forget(int64_t first, int64_t count) {
+  std::lock_guard<std::mutex> guard(mutex_);
+  for (auto request = first; request < first + count; request++) requests_.erase(request);
 }
 
 std::string Session::next_warning() {

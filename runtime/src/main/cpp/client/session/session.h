@@ -45,6 +45,9 @@ class Session {
   // ---- for threads that record and wait
   void submit(std::unique_ptr<Batch> batch);  // takes ownership; blocks while too many bytes are in flight
   void await(int64_t request);
+  // Reads for which nobody waits yet. Each is awaited later, or forgotten.
+  void read_meanwhile();
+  void forget(int64_t first, int64_t count);
   void lost();  // the machine was closed or has failed
   std::string next_failure();
   std::string unread_failure();

@@ -26,6 +26,7 @@ import java.util.concurrent.Executors;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
 import java.util.concurrent.atomic.AtomicLong;
+import java.util.stream.Collectors;
 import java.util.stream.LongStream;
 import org.bytedeco.javacpp.BytePointer;
 import org.bytedeco.javacpp.LongPointer;
@@ -422,6 +423,14 @@ public final class MachineSession implements SessionListener, AutoCloseable {
     }
   }
 
+  private Map<String, Long> metadataWaits() {
+    return NativeCore.machineMetadataWaits(machine)
+        .lines()
+        .map(line -> line.split(" "))
+        .collect(
+            Collectors.toUnmodifiableMap(parts -> parts[0], parts -> Long.parseLong(parts[1])));
+  }
+
   /** The counters of the session so far. */
   public SessionStatistics statistics() {
     return new SessionStatistics(
@@ -433,7 +442,12 @@ public final class MachineSession implements SessionListener, AutoCloseable {
         NativeCore.machineStatistic(machine, 5),
         NativeCore.machineStatistic(machine, 6),
         NativeCore.machineStatistic(machine, 7),
-        NativeCore.machineStatistic(machine, LIVE_BYTES));
+        NativeCore.machineStatistic(machine, LIVE_BYTES),
+        NativeCore.machineStatistic(machine, 9),
+        NativeCore.machineStatistic(machine, 10),
+        NativeCore.machineStatistic(machine, 11),
+        NativeCore.machineStatistic(machine, 12),
+        metadataWaits());
   }
 
   /**
@@ -739,6 +753,9 @@ public final class MachineSession implements SessionListener, AutoCloseable {
    */
   private RemoraException awaitRoom(BatchSink to, int bytes) {
     Progress watch = new Progress("room to send more (remora.link.max-in-flight-bytes)");
+    if (!to.awaitRoom(bytes, Duration.ZERO)) {
+      NativeCore.machineWaitedForRoom(machine);
+    }
     try {
       while (!to.awaitRoom(bytes, PROGRESS_CHECK)) {
         awaitEnd();

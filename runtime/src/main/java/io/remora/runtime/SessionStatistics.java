@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.runtime;
 
+import java.util.Map;
+
 /**
  * Counters of a session since it was opened.
  *
@@ -9,10 +11,19 @@ package io.remora.runtime;
  * @param batchBytes bytes of the closed batches, uploads included
  * @param uploadedBytes tensor bytes sent to the node
  * @param downloadedBytes tensor bytes read from the node
- * @param blockingReads times the program waited for a value or for output metadata
+ * @param blockingReads times the program waited for an answer of the node: for a value, a shape or
+ *     metadata, as below, or for another question such as {@code deviceMemory}
  * @param planMisses calls whose output metadata had to be computed
  * @param liveStorages storages alive in the program
  * @param liveBytes their bytes
+ * @param valueWaits times the program waited for a tensor's elements
+ * @param shapeWaits times it waited for the shape of a result that depends on values, such as that
+ *     of {@code nonzero}
+ * @param metadataWaits times it waited for the shape, dtype or strides of a result because only the
+ *     node could tell them
+ * @param roomWaits times it waited for room to send more
+ * @param metadataWaitsByOperator the operators of the metadata waits, such as {@code
+ *     aten::_fft_r2c}, and how often each was waited for
  */
 public record SessionStatistics(
     long operations,
@@ -23,4 +34,9 @@ public record SessionStatistics(
     long blockingReads,
     long planMisses,
     long liveStorages,
-    long liveBytes) {}
+    long liveBytes,
+    long valueWaits,
+    long shapeWaits,
+    long metadataWaits,
+    long roomWaits,
+    Map<String, Long> metadataWaitsByOperator) {}

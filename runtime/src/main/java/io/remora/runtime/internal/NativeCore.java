@@ -256,6 +256,12 @@ public final class NativeCore {
   @Name("remora_machine_statistic")
   public static native long machineStatistic(long machine, int statistic);
 
+  @Name("remora_machine_metadata_waits")
+  public static native String machineMetadataWaits(long machine);
+
+  @Name("remora_machine_waited_for_room")
+  public static native void machineWaitedForRoom(long machine);
+
   @Name("remora_batch_sequence")
   public static native long batchSequence(long batch);
 

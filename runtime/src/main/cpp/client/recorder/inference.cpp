@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-#include "client/recorder/meta_kernels.h"
+#include "client/recorder/inference.h"
 
 #include <ATen/ATen.h>
+#include <ATen/MemoryOverlap.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 
 #include <unordered_map>
@@ -9,15 +10,17 @@
 #include "client/machine/callbacks.h"
 #include "client/machine/slots.h"
 #include "client/recorder/plan_key.h"
+#include "client/shapes/shapes.h"
 
 namespace remora {
 
 namespace {
 
-class MetaArguments {
+// A call's arguments on a device without memory.
+class BareArguments {
  public:
-  // Exact: the Meta tensors share storages and offsets as the real ones do.
-  explicit MetaArguments(bool exact) : exact_(exact) {}
+  // Exact: the tensors share storages and offsets as the real ones do.
+  BareArguments(c10::Device device, bool exact) : device_(device), exact_(exact) {}
 
   c10::IValue of(const c10::IValue& value) {
     if (value.isTensor()) {
@@ -36,7 +39,7 @@ class MetaArguments {
       return list;
     }
     if (value.isDevice()) {
-      return c10::Device(c10::kMeta);
+      return device_;
     }
     if (value.isGenerator()) {
       return {};
@@ -48,26 +51,27 @@ class MetaArguments {
     if (!t.defined() || t.device().type() != kRemora) {
       return t;
     }
-    auto& meta = known_[t.unsafeGetTensorImpl()];
-    if (!meta.defined()) {
-      auto options = at::TensorOptions().dtype(t.scalar_type()).device(c10::kMeta);
+    auto& bare = known_[t.unsafeGetTensorImpl()];
+    if (!bare.defined()) {
+      auto options = at::TensorOptions().dtype(t.scalar_type()).device(device_);
       if (exact_) {
         auto& bytes = storages_[t.storage().unsafeGetStorageImpl()];
         if (!bytes.defined()) {
           bytes = at::empty({static_cast<int64_t>(t.storage().nbytes())}, options.dtype(at::kByte));
         }
-        meta = at::empty({0}, options).set_(bytes.storage(), t.storage_offset(), t.sizes(), t.strides());
+        bare = at::empty({0}, options).set_(bytes.storage(), t.storage_offset(), t.sizes(), t.strides());
       } else {
-        meta = at::empty_strided(t.sizes(), t.strides(), options);
+        bare = at::empty_strided(t.sizes(), t.strides(), options);
       }
-      if (t.is_conj()) meta._set_conj(true);
-      if (t.is_neg()) meta._set_neg(true);
-      if (t.unsafeGetTensorImpl()->is_wrapped_number()) meta.unsafeGetTensorImpl()->set_wrapped_number(true);
+      if (t.is_conj()) bare._set_conj(true);
+      if (t.is_neg()) bare._set_neg(true);
+      if (t.unsafeGetTensorImpl()->is_wrapped_number()) bare.unsafeGetTensorImpl()->set_wrapped_number(true);
     }
-    return meta;
+    return bare;
   }
 
  private:
+  const c10::Device device_;
   const bool exact_;
   std::unordered_map<const void*, at::Tensor> known_;
   std::unordered_map<const void*, at::Tensor> storages_;
@@ -88,7 +92,23 @@ OutputPlan plan_of_tensor(const OperatorInfo& info, const at::Tensor& t) {
   return plan;
 }
 
-// Drops a Meta kernel's warnings: the node's kernel gives the same ones.
+// Whether elements that the operator writes share memory with each other or with another argument, in a way that the
+// operator may refuse.
+bool overlaps(const OperatorInfo& info, Arguments arguments) {
+  bool found = false;
+  each_written_tensor(info, arguments, [&](const at::Tensor& written) {
+    if (found || !written.defined() || !written.has_storage()) return;
+    found = at::has_internal_overlap(written) == at::MemOverlap::Yes;
+    each_in_same_storage(written, arguments, [&](uint64_t, const at::Tensor& other) {
+      auto overlap = at::get_overlap_status(written, other);
+      found = found || overlap == at::MemOverlapStatus::Partial ||
+              (!info.overwritten.empty() && overlap != at::MemOverlapStatus::No);
+    });
+  });
+  return found;
+}
+
+// Drops a kernel's warnings: the node's kernel gives the same ones.
 struct NoWarnings final : c10::WarningHandler {
   void process(const c10::Warning&) override {}
 };
@@ -106,19 +126,23 @@ void check_arguments(const OperatorInfo& info, Arguments arguments) {
 }
 
 bool infer(const OperatorInfo& info, Arguments arguments, Plan& plan) {
-  if (!info.has_meta_kernel) {
+  if (!info.of_pytorch && !info.has_meta_kernel) {
     return false;
   }
-  MetaArguments meta(info.only_views || shares_memory(info, arguments));
+  if (info.of_pytorch && overlaps(info, arguments)) {
+    return false;  // the node refuses the call, or not
+  }
+  ShapesOnly allowed;
+  BareArguments bare(info.of_pytorch ? c10::Device(kShapes, 0) : c10::Device(c10::kMeta), info.only_views);
   torch::jit::Stack stack;
   stack.reserve(arguments.size());
   std::vector<at::Tensor> written;
   std::vector<TensorMeta> before;
   for (const auto& argument : arguments) {
-    stack.push_back(meta.of(argument));
+    stack.push_back(bare.of(argument));
   }
   each_written_tensor(info, arguments, [&](const at::Tensor& t) {
-    written.push_back(meta.of(t));
+    written.push_back(bare.of(t));
     before.push_back(t.defined() ? TensorMeta::of(t) : TensorMeta());
   });
   try {
@@ -131,9 +155,9 @@ bool infer(const OperatorInfo& info, Arguments arguments, Plan& plan) {
   } catch (const c10::Error& e) {
     std::string what = e.what_without_backtrace();
     for (const char* sign : {
-             "not allocated yet", "Meta Backend",
-             "DispatchStub: unsupported device type",                   // the kernel needs the values
-             "while attempting to run this operator with Meta Tensors"  // the kernel is in Python
+             "not allocated yet", "DispatchStub: unsupported device type",  // the kernel needs the values
+             kShapesName, "MAIA", "Meta Backend",                           // it wants another device
+             "while attempting to run this operator with Meta Tensors"      // it is in Python
          }) {
       if (what.find(sign) != std::string::npos) {
         return false;
@@ -176,7 +200,7 @@ bool infer(const OperatorInfo& info, Arguments arguments, Plan& plan) {
       continue;
     }
     auto after = TensorMeta::of(written[i]);
-    after.offset = before[i].offset;  // the Meta tensor has a storage of its own
+    after.offset = before[i].offset;  // the bare tensor has a storage of its own
     if (!(after == before[i])) {
       plan.resized.emplace_back(static_cast<uint32_t>(i), after);
     }

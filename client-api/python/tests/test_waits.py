@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What a program waits for: values that it reads, and nothing else in training and generation."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import remora
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+
+class Block(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.before, self.between = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width), nn.Dropout(0.1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, width = x.shape
+        q, k, v = (
+            part.view(batch, length, 4, width // 4).transpose(1, 2)
+            for part in self.qkv(self.before(x)).split(width, 2)
+        )
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(attended.transpose(1, 2).reshape(batch, length, width))
+        return x + self.mlp(self.between(x))
+
+
+class Language(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.places = nn.Embedding(65, 32), nn.Embedding(32, 32)
+        self.blocks = nn.Sequential(Block(32), Block(32))
+        self.head = nn.Linear(32, 65)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        places = torch.arange(ids.shape[1], device=ids.device)
+        return self.head(self.blocks(self.tokens(ids) + self.places(places)))
+
+
+class Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.body(x))
+
+
+def images() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 7, stride=2, padding=3),
+        nn.BatchNorm2d(8),
+        nn.Hardswish(),
+        nn.MaxPool2d(3, stride=2, padding=1),
+        Residual(8),
+        nn.Upsample(scale_factor=2, mode="bilinear"),
+        nn.GroupNorm(2, 8),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 10),
+    )
+
+
+def train(net: nn.Module, x: Tensor, y: Tensor, how: type[torch.optim.Optimizer]) -> Tensor:
+    optimizer = how(net.parameters(), lr=1e-3)
+    for _ in range(2):
+        optimizer.zero_grad()
+        out = net(x)
+        loss = F.cross_entropy(out.flatten(0, -2), y.flatten())
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+    return loss.detach()
+
+
+@pytest.fixture
+def waits(machine) -> Iterator[Callable[[], dict[str, float]]]:
+    """Returns a function that gives the waits since its last call, by cause and operator."""
+    seen: dict[str, float] = {}
+
+    def since() -> dict[str, float]:
+        now = {n: v for n, v in machine.stats().items() if n.endswith("_waits")}
+        now |= machine.metadata_waits()
+        changed = {n: v - seen.get(n, 0) for n, v in now.items() if v != seen.get(n, 0)}
+        seen.update(now)
+        changed.pop("room_waits", None)
+        return changed
+
+    machine.synchronize()
+    since()
+    yield since
+
+
+@pytest.mark.parametrize("how", [torch.optim.SGD, torch.optim.AdamW])
+def test_a_step_waits_for_nothing(device, waits, how):
+    ids = torch.randint(0, 65, (3, 18)).to(device)
+    language = Language().to(device)
+    loss = train(language, ids[:, :-1], ids[:, 1:], how)
+    pictures, labels = torch.randn(4, 3, 32, 32).to(device), torch.randint(0, 10, (4,)).to(device)
+    also = train(images().to(device), pictures, labels, how)
+    assert waits() == {}
+    assert loss.isfinite().item() and also.isfinite().item()
+    assert waits() == {"value_waits": 2}
+
+
+def test_channels_last_waits_for_nothing(device, waits):
+    net = images().to(device, memory_format=torch.channels_last)
+    pictures = torch.randn(4, 3, 32, 32).to(device, memory_format=torch.channels_last)
+    train(net, pictures, torch.randint(0, 10, (4,)).to(device), torch.optim.SGD)
+    assert waits() == {}
+
+
+def test_each_token_of_a_new_length_waits_for_its_value(device, waits):
+    net, ids = Language().to(device).eval(), torch.zeros(1, 1, dtype=torch.long).to(device)
+    with torch.no_grad():
+        for _ in range(5):
+            token = net(ids)[:, -1].argmax(-1, keepdim=True)
+            token.item()
+            ids = torch.cat([ids, token], 1)
+    assert waits() == {"value_waits": 5}
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_generate_waits_for_no_metadata(device, waits, kind):
+    pytest.importorskip("transformers")
+    sys.path.insert(0, str(EXAMPLES))
+    import generate_text
+
+    generate_text.generate(generate_text.make_model(kind).to(device), device, 6, True)
+    found = waits()
+    assert {name for name in found if name.startswith("aten::")} == set(), found
+
+
+def test_waits_are_counted_by_cause(machine, device, waits):
+    x = torch.eye(4, device=device)
+    x.nonzero()
+    assert waits() == {"shape_waits": 1}
+    for _ in range(3):
+        torch.geqrf(x)  # no rule: LAPACK's sizes
+    assert waits() == {"metadata_waits": 1, "aten::geqrf": 1}
+    x.sum().item()
+    assert waits() == {"value_waits": 1}
+    assert machine.stats()["blocking_reads"] >= 3
+
+
+def test_later_gives_the_value_of_its_moment(device, waits):
+    x = torch.arange(6.0, device=device).view(2, 3)
+    taken = remora.later(x.t())
+    x.zero_()
+    again = remora.later(x)
+    assert waits() == {}
+    assert taken.result().tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert taken.result() is taken.result()
+    assert again.result().count_nonzero() == 0
+    assert remora.later(x.sum()).item() == 0
+    assert waits() == {"value_waits": 3}
+
+
+def test_later_of_any_tensor(device):
+    kinds = [
+        torch.ones((), dtype=torch.bfloat16),
+        torch.ones(0, 3),
+        torch.tensor([1 + 2j]).conj(),
+        torch.ones(2, requires_grad=True),
+    ]
+    for kind in kinds:
+        for where in (kind, kind.to(device)):
+            found = remora.later(where).result()
+            assert found.device.type == "cpu" and not found.requires_grad
+            assert torch.equal(found, kind.detach())
+
+
+def test_later_raises_the_operations_error_each_time(device):
+    failed = remora.later(torch.ones(3, device=device)[torch.tensor([7], device=device)])
+    for _ in range(2):
+        with pytest.raises(remora.RemoteIndexError):
+            failed.result()
+
+
+def test_later_is_awaited(device):
+    async def read() -> list[float]:
+        parts = [remora.later(torch.full((2,), float(i), device=device)) for i in range(20)]
+        values = [await part for part in parts]
+        return [value[1].item() for value in values]
+
+    assert asyncio.run(read()) == list(range(20))
+
+
+def test_a_value_that_nobody_takes_is_dropped(device, machine):
+    for _ in range(50):
+        remora.later(torch.ones(1000, device=device))
+    machine.synchronize()
+    assert remora.later(torch.ones((), device=device)).item() == 1
+
+
+def test_later_in_pieces(device, request):
+    from remora._native import core
+
+    set_piece = core.library.remora_set_read_piece
+    assert set_piece(ctypes.c_int64(1 << 12)) == 0
+    request.addfinalizer(lambda: set_piece(ctypes.c_int64(64 << 20)))
+    x = torch.arange(10_000, device=device)
+    first, second = remora.later(x), remora.later(-x)
+    assert torch.equal(second.result(), -torch.arange(10_000))
+    assert torch.equal(first.result(), torch.arange(10_000))
+
+
+def test_later_of_a_stopped_machine(device):
+    other = remora.RemoteMachine("mock").start()
+    x = torch.ones(2, device=other.device())
+    pending = remora.later(x)
+    other.stop()  # waits for what was recorded
+    assert pending.result().tolist() == [1, 1]
+    with pytest.raises(remora.MachineStateException, match="no machine is open"):
+        remora.later(x)

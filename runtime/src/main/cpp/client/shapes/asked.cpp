@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+//
+// Operators whose results have other strides, or other sizes in odd cases, than libtorch's own description of them says,
+// and that are too rare for a rule: the node is asked.
+#include "client/shapes/rule.h"
+
+namespace remora {
+
+namespace {
+
+Results ask(const Call&) { unsure("a rare operator"); }
+
+}  // namespace
+
+Rules asked_rules() {
+  return {
+      {ask,
+       {"reflection_pad3d", "reflection_pad3d_backward", "replication_pad2d", "replication_pad3d",
+        "slow_conv_transpose2d", "native_channel_shuffle", "isin.*", "_stack", "_stack.out", "addr.out", "index_add",
+        "index_add_", "index_reduce", "index_reduce_", "_sobol_engine_draw", "_sobol_engine_initialize_state_",
+        "_sobol_engine_scramble_", "_nnpack_spatial_convolution"}},
+  };
+}
+
+}  // namespace remora

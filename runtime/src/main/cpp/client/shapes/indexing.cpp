@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+//
+// Operators that read or write at indices.
+#include <ATen/ExpandUtils.h>
+
+#include "client/shapes/rule.h"
+
+namespace remora {
+
+namespace {
+
+void check_index(const at::Tensor& index) {
+  if (index.scalar_type() != at::kLong && index.scalar_type() != at::kInt) unsure("an index's dtype");
+}
+
+Results index_select(const Call& call) {
+  auto self = call.tensor(0), index = call.tensor(2);
+  check_index(index);
+  if (index.dim() > 1 || self.dim() == 0) unsure("an index of several dimensions");
+  auto dim = call.integer(1);
+  if (dim < -self.dim() || dim >= self.dim()) unsure("a dimension out of range");
+  c10::DimVector sizes(self.sizes().begin(), self.sizes().end());
+  sizes[dim < 0 ? dim + self.dim() : dim] = index.numel();
+  return {shape_tensor(sizes, self.scalar_type())};
+}
+
+Results embedding_backward(const Call& call) {
+  check_index(call.tensor(1));
+  return {shape_tensor({call.integer(2), call.tensor(0).size(-1)}, call.tensor(0).scalar_type())};
+}
+
+Results take(const Call& call) {
+  if (call.tensor(1).scalar_type() != at::kLong) unsure("an index's dtype");
+  return {shape_tensor(call.tensor(1).sizes(), call.tensor(0).scalar_type())};
+}
+
+Results flip(const Call& call) {
+  reduced(call.tensor(0), call.ints(1), true);  // checks the dimensions
+  return {at::empty_like(call.tensor(0))};
+}
+
+at::Tensor rolled(const at::Tensor& t, c10::IntArrayRef shifts, c10::IntArrayRef dims) {
+  if (dims.empty() && shifts.size() == 1) {
+    auto flat = t.contiguous().view(t.numel());
+    return rolled(flat, shifts[0], 0).view(t.sizes());
+  }
+  if (dims.size() != shifts.size() || dims.empty()) unsure("the shifts");
+  if (t.numel() == 0) return t.clone(c10::MemoryFormat::Preserve);
+  if (dims.size() > 1) return rolled(rolled(t, shifts[0], dims[0]), shifts.slice(1), dims.slice(1));
+  if (dims[0] < -t.dim() || dims[0] >= t.dim()) unsure("a dimension out of range");
+  auto size = t.size(dims[0]);
+  auto start = (size - shifts[0]) % size;
+  if (start < 0) start += size;
+  return at::cat({t.narrow(dims[0], start, size - start), t.narrow(dims[0], 0, start)}, dims[0]);
+}
+
+Results roll(const Call& call) { return {rolled(call.tensor(0), call.ints(1), call.ints(2))}; }
+
+Results places(const Call& call) {
+  auto values = call.has("input") ? call.value(call.named("input")) : call.value(call.named("self"));
+  auto bounds = call.tensor(call.has("boundaries") ? call.named("boundaries") : call.named("sorted_sequence"));
+  bool one = call.has("boundaries") || !values.isTensor();
+  if (one && bounds.dim() != 1) unsure("the boundaries");
+  if (values.isTensor()) {
+    const auto& t = values.toTensor();
+    bool fits = bounds.dim() == 1 || (bounds.dim() == t.dim() &&
+                                      bounds.sizes().slice(0, bounds.dim() - 1) == t.sizes().slice(0, t.dim() - 1));
+    if (!fits || t.scalar_type() != bounds.scalar_type()) unsure("the boundaries");
+  }
+  bool narrow = call.flag(call.named("out_int32"));
+  auto sizes = values.isTensor() ? values.toTensor().sizes() : c10::IntArrayRef();
+  return {shape_tensor(sizes, narrow ? at::kInt : at::kLong)};
+}
+
+// Written in place at indices: the values have the tensor's dtype and broadcast to what indexing would read.
+Results put(const Call& call) {
+  auto self = call.tensor(0), values = call.tensor(2);
+  c10::List<std::optional<at::Tensor>> indices;
+  for (const auto& index : call.indices(1)) {
+    if (index && (index->scalar_type() == at::kBool || index->scalar_type() == at::kByte)) unsure("a mask");
+    indices.push_back(index);
+  }
+  if (values.scalar_type() != self.scalar_type() ||
+      !at::is_expandable_to(values.sizes(), at::index(self, indices).sizes())) {
+    unsure("the values");
+  }
+  return {self};
+}
+
+Results put_flat(const Call& call) {
+  auto self = call.tensor(0);
+  if (call.tensor(1).scalar_type() != at::kLong || call.tensor(1).numel() != call.tensor(2).numel() ||
+      call.tensor(2).scalar_type() != self.scalar_type()) {
+    unsure("the values");
+  }
+  return {self};
+}
+
+Results index_fill(const Call& call) {
+  auto self = call.tensor(0), index = call.tensor(2);
+  auto dim = call.integer(1), rank = std::max<int64_t>(self.dim(), 1);
+  if (index.dim() > 1 || index.scalar_type() != at::kLong || dim < -rank || dim >= rank ||
+      (call.value(3).isTensor() && call.tensor(3).dim() != 0)) {
+    unsure("the index");
+  }
+  return {self};
+}
+
+Results drawn(const Call& call) {
+  auto t = call.tensor(0);
+  auto count = call.integer(1);
+  if (t.dim() < 1 || t.dim() > 2 || count < 1 || !t.is_floating_point() || (!call.flag(2) && count > t.size(-1)) ||
+      t.size(-1) > 1 << 24) {
+    unsure("the input");
+  }
+  if (t.dim() == 1) return {shape_tensor({count}, at::kLong)};
+  return {shape_tensor({t.size(0), count}, at::kLong)};
+}
+
+// ---------------------------------------------------------------- ranges
+
+c10::ScalarType of_out(const Call& call) { return call.tensor(call.size() - 1).scalar_type(); }
+
+Results arange(const Call& call) {
+  auto start = call.value(0).toScalar(), end = call.value(1).toScalar(), step = call.value(2).toScalar();
+  double count;
+  if (start.isIntegral(false) && end.isIntegral(false) && step.isIntegral(false) && of_out(call) == at::kLong) {
+    auto by = step.toLong();
+    auto length = end.toLong() - start.toLong();
+    if (by == 0) unsure("no step");
+    count = static_cast<double>(length / by + (length % by != 0 ? 1 : 0));
+  } else {
+    count = std::ceil((end.toDouble() - start.toDouble()) / step.toDouble());
+  }
+  if (!(count >= 0 && count < 9e15)) unsure("the bounds");
+  return {shape_tensor({static_cast<int64_t>(count)}, of_out(call))};
+}
+
+Results spaced(const Call& call) {
+  auto steps = call.integer(call.named("steps"));
+  if (steps < 0) unsure("the steps");
+  return {shape_tensor({steps}, of_out(call))};
+}
+
+Results eye(const Call& call) {
+  auto n = call.integer(0), m = call.value(1).isInt() ? call.integer(1) : n;
+  if (n < 0 || m < 0) unsure("the sizes");
+  return {shape_tensor({n, m}, of_out(call))};
+}
+
+Results zeros_of_sizes(const Call& call) { return {shape_tensor(call.ints(1), call.tensor(0).scalar_type())}; }
+
+}  // namespace
+
+Rules indexing_rules() {
+  return {
+      {index_select, {"index_select"}},
+      {embedding_backward, {"embedding_dense_backward"}},
+      {take, {"take"}},
+      {flip, {"flip"}},
+      {roll, {"roll"}},
+      {places, {"searchsorted.*", "bucketize.*"}},
+      {put, {"_index_put_impl_"}},
+      {put_flat, {"put_"}},
+      {index_fill, {"index_fill_.int_Scalar", "index_fill_.int_Tensor"}},
+      {drawn, {"multinomial"}},
+      {arange, {"arange.start_out"}},
+      {spaced, {"linspace.out", "logspace.out"}},
+      {eye, {"eye.out", "eye.m_out"}},
+      {zeros_of_sizes, {"unfold_backward"}},
+  };
+}
+
+}  // namespace remora

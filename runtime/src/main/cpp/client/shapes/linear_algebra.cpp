@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+//
+// Matrix products and distances.
+#include <ATen/ExpandUtils.h>
+
+#include "client/shapes/rule.h"
+
+namespace remora {
+
+namespace {
+
+Results add_batches(const Call& call) {
+  auto a = call.tensor(1), b = call.tensor(2);
+  if (a.dim() != 3 || b.dim() != 3 || a.size(2) != b.size(1) || a.size(0) != b.size(0)) unsure("the operands' shapes");
+  return {shape_tensor({a.size(1), b.size(2)}, call.tensor(0).scalar_type())};
+}
+
+// The distances of the rows of two matrices, or of batches of them.
+Results distances(const Call& call) {
+  auto a = call.tensor(0), b = call.tensor(1);
+  if (a.dim() < 2 || b.dim() < 2 || a.size(-1) != b.size(-1) || a.scalar_type() != b.scalar_type())
+    unsure("the operands");
+  auto sizes = at::infer_size_dimvector(a.sizes().slice(0, a.dim() - 2), b.sizes().slice(0, b.dim() - 2));
+  sizes.push_back(a.size(-2));
+  sizes.push_back(b.size(-2));
+  return {shape_tensor(sizes, a.scalar_type())};
+}
+
+Results integer_product(const Call& call) {
+  auto a = call.tensor(0), b = call.tensor(1);
+  if (a.dim() != 2 || b.dim() != 2 || a.size(1) != b.size(0) || a.scalar_type() != at::kChar ||
+      b.scalar_type() != at::kChar) {
+    unsure("the operands");
+  }
+  return {shape_tensor({a.size(0), b.size(1)}, at::kInt)};
+}
+
+Results weight_norm(const Call& call) {
+  auto v = call.tensor(0), g = call.tensor(1);
+  if (v.scalar_type() != g.scalar_type()) unsure("two dtypes");
+  auto dtype = c10::isReducedFloatingType(g.scalar_type()) ? at::kFloat : g.scalar_type();
+  return {contiguous(v), shape_tensor(g.sizes(), g.strides(), dtype)};
+}
+
+Results weight_norm_backward(const Call& call) { return {contiguous(call.tensor(1)), contiguous(call.tensor(2))}; }
+
+}  // namespace
+
+Rules linear_algebra_rules() {
+  return {
+      {add_batches, {"addbmm"}},
+      {distances, {"_cdist_forward"}},
+      {integer_product, {"_int_mm"}},
+      {weight_norm, {"_weight_norm_interface"}},
+      {weight_norm_backward, {"_weight_norm_interface_backward"}},
+  };
+}
+
+}  // namespace remora
