@@ -125,14 +125,14 @@ void check_arguments(const OperatorInfo& info, Arguments arguments) {
   info.check(arguments);
 }
 
-bool infer(const OperatorInfo& info, Arguments arguments, Plan& plan) {
+bool infer(const OperatorInfo& info, Arguments arguments, bool cuda, Plan& plan) {
   if (!info.of_pytorch && !info.has_meta_kernel) {
     return false;
   }
   if (info.of_pytorch && overlaps(info, arguments)) {
     return false;  // the node refuses the call, or not
   }
-  ShapesOnly allowed;
+  ShapesOnly allowed(cuda);
   BareArguments bare(info.of_pytorch ? c10::Device(kShapes, 0) : c10::Device(c10::kMeta), info.only_views);
   torch::jit::Stack stack;
   stack.reserve(arguments.size());

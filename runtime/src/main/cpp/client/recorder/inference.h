@@ -13,8 +13,8 @@ namespace remora {
 
 // Throws if the arguments have a mistake that inference does not detect; see common/checks.cpp.
 void check_arguments(const OperatorInfo& info, Arguments arguments);
-// Returns false if only the node can tell the outputs. Throws the operator's own errors
+// Returns false if only the node can tell the outputs. `cuda`: the node computes on CUDA. Throws the operator's own errors
 // about its arguments.
-bool infer(const OperatorInfo& info, Arguments arguments, Plan& plan);
+bool infer(const OperatorInfo& info, Arguments arguments, bool cuda, Plan& plan);
 
 }  // namespace remora

@@ -94,7 +94,7 @@ void record_call(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit:
   if (!done) {
     machine.misses.fetch_add(1, std::memory_order_relaxed);
     auto plan = std::make_unique<Plan>();
-    bool inferred = !ask_always && infer(info, arguments, *plan);
+    bool inferred = !ask_always && infer(info, arguments, machine.on_cuda(), *plan);
     if (inferred) {
       Machine::Lock lock(machine);
       machine.begin_record();

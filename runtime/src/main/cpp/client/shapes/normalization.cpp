@@ -9,9 +9,11 @@ namespace {
 
 at::Tensor none() { return at::Tensor(); }
 
-// The dtype of statistics and parameters: that of the parameters where it is float32 beside a narrower input.
-c10::ScalarType parameter_dtype(const at::Tensor& input, std::initializer_list<at::Tensor> parameters) {
+// The dtype of statistics. On the CPU it is that of the parameters where it is float32 beside a narrower input. CUDA
+// computes them in float32.
+c10::ScalarType statistics_dtype(const at::Tensor& input, std::initializer_list<at::Tensor> parameters) {
   if (c10::isReducedFloatingType(input.scalar_type())) {
+    if (for_cuda()) return at::kFloat;
     for (const auto& t : parameters) {
       if (t.defined() && t.scalar_type() == at::kFloat) return at::kFloat;
     }
@@ -38,7 +40,7 @@ Results layer_norm(const Call& call) {
   }
   c10::DimVector stat(input.sizes().begin(), input.sizes().end());
   for (auto i = axis; i < input.dim(); i++) stat[i] = 1;
-  auto dtype = parameter_dtype(input, {weight, bias});
+  auto dtype = statistics_dtype(input, {weight, bias});
   return {contiguous(input), shape_tensor(stat, dtype), shape_tensor(stat, dtype)};
 }
 
@@ -55,8 +57,9 @@ Results layer_norm_backward(const Call& call) {
 Results group_norm(const Call& call) {
   auto input = call.tensor(0), weight = call.tensor(1), bias = call.tensor(2);
   check_floating(input);
+  if (for_cuda() && c10::isReducedFloatingType(input.scalar_type())) unsure("the statistics' dtype");
   auto n = call.integer(3), groups = call.integer(6);
-  auto dtype = parameter_dtype(input, {weight, bias});
+  auto dtype = statistics_dtype(input, {weight, bias});
   return {in_format_of(input), shape_tensor({n, groups}, dtype), shape_tensor({n, groups}, dtype)};
 }
 
@@ -82,13 +85,14 @@ Results batch_norm_of(const Call& call, bool training) {
     if (!call.value(i).isTensor() || !call.given(i)) continue;
     if (call.tensor(i).dim() != 1 || call.tensor(i).size(0) != input.size(1)) unsure("a parameter's shape");
   }
-  auto dtype = parameter_dtype(input, {call.tensor(1), call.tensor(2)});
-  c10::DimVector sizes = {training ? input.size(1) : 0};
+  auto dtype = statistics_dtype(input, {call.tensor(1), call.tensor(2)});
+  c10::DimVector sizes = {training || for_cuda() ? input.size(1) : 0};
   return {out, shape_tensor(sizes, dtype), shape_tensor(sizes, dtype)};
 }
 
 Results batch_norm(const Call& call) { return batch_norm_of(call, call.flag(call.named("training"))); }
 Results batch_norm_with_update(const Call& call) {
+  if (for_cuda()) unsure("the memory that cuDNN reserves");
   auto results = batch_norm_of(call, true);
   results.emplace_back(shape_tensor({0}, at::kByte));
   return results;

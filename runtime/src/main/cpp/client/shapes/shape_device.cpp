@@ -22,6 +22,7 @@ namespace remora {
 namespace {
 
 thread_local bool shapes_only = false;
+thread_local bool cuda_node = false;
 
 struct NoMemory final : c10::Allocator {
   c10::DataPtr allocate(size_t) override { return {nullptr, nullptr, raw_deleter(), c10::Device(kShapes, 0)}; }
@@ -237,8 +238,16 @@ void run(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
 
 }  // namespace
 
-ShapesOnly::ShapesOnly() : before_(shapes_only) { shapes_only = true; }
-ShapesOnly::~ShapesOnly() { shapes_only = before_; }
+ShapesOnly::ShapesOnly(bool cuda) : before_(shapes_only), cuda_before_(cuda_node) {
+  shapes_only = true;
+  cuda_node = cuda;
+}
+ShapesOnly::~ShapesOnly() {
+  shapes_only = before_;
+  cuda_node = cuda_before_;
+}
+
+bool for_cuda() { return cuda_node; }
 
 void unsure(const std::string& why) { TORCH_CHECK_NOT_IMPLEMENTED(false, why); }
 

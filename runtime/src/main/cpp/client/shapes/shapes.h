@@ -17,17 +17,22 @@ namespace remora {
 constexpr auto kShapes = c10::DeviceType::MAIA;
 constexpr auto kShapesName = "maia";
 
-// While one lives, this thread may make shape tensors. For everyone else the device has no memory to give.
+// While one lives, this thread may make shape tensors, for a call on a node of this kind. For everyone else the device
+// has no memory to give.
 class ShapesOnly {
  public:
-  ShapesOnly();
+  explicit ShapesOnly(bool cuda);
   ~ShapesOnly();
   ShapesOnly(const ShapesOnly&) = delete;
   ShapesOnly& operator=(const ShapesOnly&) = delete;
 
  private:
   bool before_;
+  bool cuda_before_;
 };
+
+// Whether the call is for a CUDA node, for rules whose results differ there.
+bool for_cuda();
 
 // The metadata of a call's results cannot be told from the metadata of its arguments: the node must be asked. A
 // NotImplementedError, so that libtorch's code between a rule and its caller passes it on.
