@@ -15,6 +15,7 @@ import java.nio.ByteOrder;
 import java.nio.charset.StandardCharsets;
 import java.time.Duration;
 import java.util.List;
+import java.util.Map;
 import java.util.concurrent.CompletionStage;
 import java.util.concurrent.TimeUnit;
 import org.bytedeco.javacpp.PointerScope;
@@ -313,16 +314,24 @@ class MachineSessionTest {
   }
 
   @Test
-  void asksTheNodeOnceForOperatorsWithoutMetaKernel() {
+  void asksTheNodeOnceForOperatorsWithoutRule() {
     try (LoopbackMachine machine = new LoopbackMachine()) {
       Tensor a = randn(16, 16);
       Tensor remote = to(a, machine);
-      Tensor once = remote.relu();
-      long asked = machine.session.statistics().blockingReads();
-      assertThat(asked).isEqualTo(1);
-      Tensor twice = remote.relu();
-      assertThat(machine.session.statistics().blockingReads()).isEqualTo(asked);
+      Tensor positive = remote.relu();
+      assertThat(machine.session.statistics().blockingReads()).isZero();
+      Tensor once = remote.geqrf().get0();
+      Tensor twice = remote.geqrf().get0();
+      SessionStatistics statistics = machine.session.statistics();
+      assertThat(statistics.blockingReads()).isEqualTo(1);
+      assertThat(statistics.metadataWaits()).isEqualTo(1);
+      assertThat(statistics.metadataWaitsByOperator()).isEqualTo(Map.of("aten::geqrf", 1L));
       assertThat(cpu(twice).equal(cpu(once))).isTrue();
+      assertThat(cpu(positive).equal(a.relu())).isTrue();
+      assertThat(machine.session.statistics().valueWaits()).isEqualTo(3);
+      Tensor places = remote.nonzero();
+      assertThat(machine.session.statistics().shapeWaits()).isEqualTo(1);
+      assertThat(places.size(0)).isEqualTo(256);
     }
   }
 
@@ -370,7 +379,7 @@ class MachineSessionTest {
       // The index is out of range, which only the node can see.
       Tensor bad = table.index_select(0, to(tensor(new long[] {99}), machine));
       assertThat(good.add(good).sum().item_float()).isEqualTo(6f);
-      assertThat(bad.scalar_type()).isEqualTo(ScalarType.Float);
+      assertThat(bad.scalar_type().intern()).isEqualTo(ScalarType.Float);
     } catch (RemoteOperationException e) {
       assertThat(e).hasMessageContaining("index");
     }
