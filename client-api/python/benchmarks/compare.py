@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from networks import Block
 from torch import nn
 
 import remora
@@ -111,30 +112,6 @@ def mlp() -> tuple[nn.Module, Callable[[nn.Module], torch.Tensor]]:
     model = nn.Sequential(nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 10))
     x, y = torch.randn(128, 784), torch.randint(0, 10, (128,))
     return model, lambda m: nn.functional.cross_entropy(m(x), y)
-
-
-class Block(nn.Module):
-    """A block of a GPT."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
-        )
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        batch, length, width = x.shape
-        q, k, v = (
-            each.view(batch, length, self.heads, -1).transpose(1, 2)
-            for each in self.qkv(self.norm1(x)).split(width, 2)
-        )
-        y = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.out(y.transpose(1, 2).reshape(batch, length, width))
-        result: torch.Tensor = x + self.mlp(self.norm2(x))
-        return result
 
 
 def gpt() -> tuple[nn.Module, Callable[[nn.Module], torch.Tensor]]:

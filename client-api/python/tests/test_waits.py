@@ -16,54 +16,10 @@ from torch import Tensor, nn
 
 import remora
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-
-
-class Block(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.before, self.between = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width), nn.Dropout(0.1)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        batch, length, width = x.shape
-        q, k, v = (
-            part.view(batch, length, 4, width // 4).transpose(1, 2)
-            for part in self.qkv(self.before(x)).split(width, 2)
-        )
-        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.out(attended.transpose(1, 2).reshape(batch, length, width))
-        return x + self.mlp(self.between(x))
-
-
-class Language(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.tokens, self.places = nn.Embedding(65, 32), nn.Embedding(32, 32)
-        self.blocks = nn.Sequential(Block(32), Block(32))
-        self.head = nn.Linear(32, 65)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        places = torch.arange(ids.shape[1], device=ids.device)
-        return self.head(self.blocks(self.tokens(ids) + self.places(places)))
-
-
-class Residual(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(x + self.body(x))
+PACKAGE = Path(__file__).resolve().parent.parent
+EXAMPLES = PACKAGE / "examples"
+sys.path.insert(0, str(PACKAGE / "benchmarks"))
+from networks import Language, Residual  # noqa: E402
 
 
 def images() -> nn.Module:
@@ -72,11 +28,13 @@ def images() -> nn.Module:
         nn.BatchNorm2d(8),
         nn.Hardswish(),
         nn.MaxPool2d(3, stride=2, padding=1),
-        Residual(8),
+        nn.ReLU(inplace=True),
+        Residual(8, 8),
         nn.Upsample(scale_factor=2, mode="bilinear"),
         nn.GroupNorm(2, 8),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
+        nn.Dropout(0.1),
         nn.Linear(8, 10),
     )
 
