@@ -180,9 +180,7 @@ class SessionHostPausingTest extends SessionHostFixture {
     session.submit(1);
 
     TestNode next = new TestNode();
-    host.tell(way(next, ""));
-    machine.expectMessageClass(MachineProtocol.HostRestored.class, LIMIT);
-    host.tell(new SessionHost.GoOn());
+    continueOn(next);
     assertThat(session.executed()).isEqualTo(1);
     next.closeSockets();
   }
@@ -245,11 +243,16 @@ class SessionHostPausingTest extends SessionHostFixture {
     host.tell(new SessionHost.Offline());
 
     TestNode next = new TestNode();
+    continueOn(next);
+    assertThat(opening.receiveMessage(LIMIT).isSuccess()).isTrue();
+    next.closeSockets();
+  }
+
+  /** Has the host restore its sessions on a node, and continue. */
+  private void continueOn(TestNode next) {
     host.tell(way(next, ""));
     machine.expectMessageClass(MachineProtocol.HostRestored.class, LIMIT);
     host.tell(new SessionHost.GoOn());
-    assertThat(opening.receiveMessage(LIMIT).isSuccess()).isTrue();
-    next.closeSockets();
   }
 
   /** Waits until the host tells the machine that it has no link. */
