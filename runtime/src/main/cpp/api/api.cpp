@@ -202,13 +202,11 @@ int32_t remora_session_await(int64_t machine, int64_t first, int64_t count) {
   return guarded([&]() -> int32_t {
     auto* m = remora::find_machine(machine);
     TORCH_CHECK(m != nullptr, "MachineStateException: the machine was closed before the value was read");
-    for (auto request = first; request < first + count; request++) {
-      try {
-        m->await(request, remora::Waits::kValue);
-      } catch (...) {
-        remora::session_of(machine).forget(request + 1, first + count - request - 1);
-        throw;
-      }
+    try {
+      remora::await_read(*m, {first, count});
+    } catch (...) {
+      remora::session_of(machine).forget(first, count);
+      throw;
     }
     return 0;
   });

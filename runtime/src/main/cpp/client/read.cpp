@@ -61,4 +61,10 @@ Reads record_read(const at::Tensor& source, const at::Tensor& destination) {
   return {first, count};
 }
 
+void await_read(Machine& machine, const Reads& reads) {
+  for (auto request = reads.first; request < reads.first + reads.count; request++) {
+    machine.await(request, Waits::kValue);
+  }
+}
+
 }  // namespace remora

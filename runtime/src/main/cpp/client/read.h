@@ -9,6 +9,8 @@
 
 namespace remora {
 
+class Machine;
+
 // Requests with consecutive numbers, one for each piece of a value.
 struct Reads {
   int64_t first;
@@ -16,6 +18,8 @@ struct Reads {
 };
 // Records the download of `source` into `destination`, which is contiguous and has the same dtype and sizes.
 Reads record_read(const at::Tensor& source, const at::Tensor& destination);
+// Waits for all pieces.
+void await_read(Machine& machine, const Reads& reads);
 void set_read_piece(int64_t bytes);
 
 }  // namespace remora

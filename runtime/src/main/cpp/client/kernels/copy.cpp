@@ -86,8 +86,7 @@ void download(const at::Tensor& source, const at::Tensor& target) {
                 !target.is_conj() && !target.is_neg();
   auto received = direct ? target : at::empty(sizes, source.options().device(c10::kCPU));
   auto& machine = *storage_of(source).machine;
-  auto [first, count] = record_read(source, received);
-  for (auto request = first; request < first + count; request++) machine.await(request, Waits::kValue);
+  await_read(machine, record_read(source, received));
   if (!direct) {
     const_cast<at::Tensor&>(target).copy_(received);
   }

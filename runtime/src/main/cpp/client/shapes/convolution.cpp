@@ -7,8 +7,6 @@ namespace remora {
 
 namespace {
 
-int64_t at_or_first(c10::IntArrayRef values, size_t i) { return values.size() == 1 ? values[0] : values[i]; }
-
 // Whether CPU kernels compute in channels_last: where input or weight have that format.
 c10::MemoryFormat format_of(const at::Tensor& input, const at::Tensor& weight) {
   for (const auto& t : {input, weight}) {
@@ -47,10 +45,10 @@ Results convolution(const Call& call) {
   c10::DimVector sizes = {input.size(0), made};
   for (int64_t d = 2; d < rank; d++) {
     auto i = static_cast<size_t>(d - 2);
-    auto s = at_or_first(stride, i), p = at_or_first(padding, i), l = at_or_first(dilation, i);
+    auto s = in_dimension(stride, i), p = in_dimension(padding, i), l = in_dimension(dilation, i);
     if (s < 1 || p < 0 || l < 1) unsure("a parameter");
     auto kernel = l * (weight.size(d) - 1) + 1;
-    auto size = transposed ? (input.size(d) - 1) * s - 2 * p + kernel + (extra.empty() ? 0 : at_or_first(extra, i))
+    auto size = transposed ? (input.size(d) - 1) * s - 2 * p + kernel + (extra.empty() ? 0 : in_dimension(extra, i))
                            : (input.size(d) + 2 * p - kernel) / s + 1;
     if (size < 1 || (!transposed && input.size(d) + 2 * p < kernel)) unsure("no output");
     sizes.push_back(size);

@@ -67,8 +67,9 @@ Results promoted(const Call& call) {
 
 Results chosen(const Call& call) {
   auto dtype = at::result_type(call.tensor(1), call.tensor(2));
-  if (call.tensor(0).scalar_type() != at::kBool && call.tensor(0).scalar_type() != at::kByte)
+  if (call.tensor(0).scalar_type() != at::kBool && call.tensor(0).scalar_type() != at::kByte) {
     unsure("a condition's dtype");
+  }
   return {elementwise({call.tensor(0), call.tensor(1), call.tensor(2)}, dtype)};
 }
 
@@ -146,16 +147,12 @@ bool second_positive(double, double b) { return b > 0; }
 bool second_not_negative(double, double b) { return b >= 0; }
 bool ascending(double a, double b) { return a <= b; }
 
+// What `rule` says, where the way of approximating is one that there is.
+template <Rule rule>
 Results approximated(const Call& call) {
   const auto& how = call.value(call.named("approximate")).toStringRef();
   if (how != "none" && how != "tanh") unsure("the approximation");
-  return same(call);
-}
-
-Results approximated_backward(const Call& call) {
-  const auto& how = call.value(call.named("approximate")).toStringRef();
-  if (how != "none" && how != "tanh") unsure("the approximation");
-  return of_two(call);
+  return rule(call);
 }
 
 Results magnitude(const Call& call) {
@@ -227,8 +224,6 @@ Results outer_product_added(const Call& call) {
   return {elementwise({self.expand(sizes), a.unsqueeze(1), b}, a.scalar_type())};
 }
 
-Results nothing(const Call&) { return {}; }
-
 }  // namespace
 
 Rules elementwise_rules() {
@@ -259,8 +254,8 @@ Rules elementwise_rules() {
       {drawn<second_positive>, {"cauchy_", "log_normal_"}},
       {drawn<second_not_negative>, {"normal_"}},
       {drawn<ascending>, {"uniform_"}},
-      {approximated, {"gelu", "gelu.out"}},
-      {approximated_backward, {"gelu_backward", "gelu_backward.grad_input"}},
+      {approximated<same>, {"gelu", "gelu.out"}},
+      {approximated<of_two>, {"gelu_backward", "gelu_backward.grad_input"}},
       {filled, {"zero_", "fill_.Scalar", "random_.*", "relu_", "hardtanh_", "hardswish_"}},
       {rsub, {"rsub.Tensor"}},
       {frexp, {"frexp.Tensor_out"}},

@@ -76,7 +76,8 @@ Results places(const Call& call) {
 Results put(const Call& call) {
   auto self = call.tensor(0), values = call.tensor(2);
   c10::List<std::optional<at::Tensor>> indices;
-  for (const auto& index : call.indices(1)) {
+  for (const auto& element : call.value(1).toListRef()) {
+    auto index = element.isNone() ? std::nullopt : std::make_optional(element.toTensor());
     if (index && (index->scalar_type() == at::kBool || index->scalar_type() == at::kByte)) unsure("a mask");
     indices.push_back(index);
   }

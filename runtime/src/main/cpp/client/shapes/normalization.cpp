@@ -7,8 +7,6 @@ namespace remora {
 
 namespace {
 
-at::Tensor none() { return at::Tensor(); }
-
 // The dtype of statistics. On the CPU it is that of the parameters where it is float32 beside a narrower input. CUDA
 // computes them in float32.
 c10::ScalarType statistics_dtype(const at::Tensor& input, std::initializer_list<at::Tensor> parameters) {
@@ -50,8 +48,8 @@ Results layer_norm_backward(const Call& call) {
   check_floating(input);
   if (call.tensor(0).sizes() != input.sizes()) unsure("a gradient's shape");
   if ((mask[1] && !weight.defined()) || (mask[2] && !bias.defined())) unsure("a gradient without its parameter");
-  return {mask[0] ? contiguous(input) : none(), mask[1] ? contiguous(weight) : none(),
-          mask[2] ? contiguous(bias) : none()};
+  return {mask[0] ? contiguous(input) : at::Tensor(), mask[1] ? contiguous(weight) : at::Tensor(),
+          mask[2] ? contiguous(bias) : at::Tensor()};
 }
 
 Results group_norm(const Call& call) {
@@ -67,8 +65,8 @@ Results group_norm_backward(const Call& call) {
   auto input = call.tensor(1), weight = call.tensor(4);
   auto mask = call.flags(9);
   if ((mask[1] || mask[2]) && !weight.defined()) unsure("a gradient without its parameter");
-  return {mask[0] ? in_format_of(input) : none(), mask[1] ? contiguous(weight) : none(),
-          mask[2] ? contiguous(weight) : none()};
+  return {mask[0] ? in_format_of(input) : at::Tensor(), mask[1] ? contiguous(weight) : at::Tensor(),
+          mask[2] ? contiguous(weight) : at::Tensor()};
 }
 
 // The output of a batch normalization: in the input's own memory format where it is dense in it.
@@ -104,7 +102,8 @@ Results batch_norm_backward(const Call& call) {
   check_floating(input);
   auto dtype = weight.defined() ? weight.scalar_type() : input.scalar_type();
   auto parameter = [&] { return shape_tensor({input.size(1)}, dtype); };
-  return {mask[0] ? in_format_of(input) : none(), mask[1] ? parameter() : none(), mask[2] ? parameter() : none()};
+  return {mask[0] ? in_format_of(input) : at::Tensor(), mask[1] ? parameter() : at::Tensor(),
+          mask[2] ? parameter() : at::Tensor()};
 }
 
 }  // namespace

@@ -9,6 +9,18 @@ namespace remora {
 
 namespace {
 
+// Kernels keep the memory format of an input that has as many dimensions as a batch of images or of volumes.
+c10::MemoryFormat format_of(const at::Tensor& input, int64_t dims) {
+  return input.dim() == dims ? input.suggest_memory_format() : c10::MemoryFormat::Contiguous;
+}
+
+// The gradient of the second argument.
+template <int64_t dims>
+Results like_second(const Call& call) {
+  auto input = call.tensor(1);
+  return {shape_tensor(input.sizes(), input.scalar_type(), format_of(input, dims))};
+}
+
 Results adaptive_average(const Call& call) {
   auto input = call.tensor(0);
   auto wanted = call.ints(1);
@@ -17,16 +29,8 @@ Results adaptive_average(const Call& call) {
   if (input.numel() == 0) unsure("no elements");
   c10::DimVector sizes(input.sizes().begin(), input.sizes().end() - rank);
   for (auto size : wanted) sizes.push_back(size);
-  auto format = input.dim() == 4 ? input.suggest_memory_format() : c10::MemoryFormat::Contiguous;
-  return {shape_tensor(sizes, input.scalar_type(), format)};
+  return {shape_tensor(sizes, input.scalar_type(), format_of(input, 4))};
 }
-
-Results like_second(const Call& call) {
-  auto input = call.tensor(1);
-  return {input.dim() == 4 ? in_format_of(input) : contiguous(input)};
-}
-
-int64_t part(c10::IntArrayRef values, size_t i) { return values.size() == 1 ? values[0] : values[i]; }
 
 Results max_pool3d(const Call& call) {
   auto input = call.tensor(0);
@@ -35,20 +39,16 @@ Results max_pool3d(const Call& call) {
   if ((input.dim() != 4 && input.dim() != 5) || input.numel() == 0) unsure("the input's dimensions");
   c10::DimVector sizes(input.sizes().begin(), input.sizes().end() - 3);
   for (size_t i = 0; i < 3; i++) {
-    auto k = part(kernel, i), s = part(stride, i), p = part(padding, i), l = part(dilation, i);
+    auto k = in_dimension(kernel, i), s = in_dimension(stride, i), p = in_dimension(padding, i),
+         l = in_dimension(dilation, i);
     if (k < 1 || s < 1 || l < 1 || p < 0 || p > ((k - 1) * l + 1) / 2) unsure("a parameter");
     auto size = at::native::pooling_output_shape<int64_t>(input.size(input.dim() - 3 + static_cast<int64_t>(i)), k, p,
                                                           s, l, call.flag(5));
     if (size < 1) unsure("no output");
     sizes.push_back(size);
   }
-  auto format = input.dim() == 5 ? input.suggest_memory_format() : c10::MemoryFormat::Contiguous;
+  auto format = format_of(input, 5);
   return {shape_tensor(sizes, input.scalar_type(), format), shape_tensor(sizes, at::kLong, format)};
-}
-
-Results max_pool3d_backward(const Call& call) {
-  auto input = call.tensor(1);
-  return {input.dim() == 5 ? in_format_of(input) : contiguous(input)};
 }
 
 Results max_unpool(const Call& call) {
@@ -61,7 +61,7 @@ Results max_unpool(const Call& call) {
   }
   c10::DimVector sizes(input.sizes().begin(), input.sizes().end() - rank);
   for (auto size : wanted) sizes.push_back(size);
-  auto format = input.dim() == 4 && rank == 2 ? input.suggest_memory_format() : c10::MemoryFormat::Contiguous;
+  auto format = rank == 2 ? format_of(input, 4) : c10::MemoryFormat::Contiguous;
   return {shape_tensor(sizes, input.scalar_type(), format)};
 }
 
@@ -95,8 +95,7 @@ Results shuffled(const Call& call) {
   }
   sizes[rank - 3] = back ? sizes[rank - 3] * factor * factor : sizes[rank - 3] / (factor * factor);
   for (auto i : {rank - 2, rank - 1}) sizes[i] = back ? sizes[i] / factor : sizes[i] * factor;
-  auto format = input.dim() == 4 ? input.suggest_memory_format() : c10::MemoryFormat::Contiguous;
-  return {shape_tensor(sizes, input.scalar_type(), format)};
+  return {shape_tensor(sizes, input.scalar_type(), format_of(input, 4))};
 }
 
 Results columns(const Call& call) {
@@ -105,7 +104,8 @@ Results columns(const Call& call) {
   if (input.dim() != 3 && input.dim() != 4) unsure("the input's dimensions");
   int64_t places = 1, window = 1;
   for (size_t i = 0; i < 2; i++) {
-    auto k = part(kernel, i), s = part(stride, i), p = part(padding, i), l = part(dilation, i);
+    auto k = in_dimension(kernel, i), s = in_dimension(stride, i), p = in_dimension(padding, i),
+         l = in_dimension(dilation, i);
     if (k < 1 || s < 1 || l < 1 || p < 0) unsure("a parameter");
     auto room = input.size(input.dim() - 2 + static_cast<int64_t>(i)) + 2 * p - (l * (k - 1) + 1);
     if (room < 0) unsure("no output");
@@ -121,7 +121,7 @@ Results columns(const Call& call) {
 Results image(const Call& call) {
   auto input = call.tensor(0);
   auto wanted = call.ints(1), kernel = call.ints(2);
-  auto window = part(kernel, 0) * part(kernel, 1);
+  auto window = in_dimension(kernel, 0) * in_dimension(kernel, 1);
   if ((input.dim() != 2 && input.dim() != 3) || input.numel() == 0 || window < 1 || wanted.size() != 2 ||
       input.size(-2) % window != 0) {
     unsure("the input");
@@ -156,8 +156,7 @@ Results pad(const Call& call) {
     if (by[2 * i] < 0 || by[2 * i + 1] < 0 || by[2 * i] >= size || by[2 * i + 1] >= size) unsure("the padding");
     size += by[2 * i] + by[2 * i + 1];
   }
-  auto format = input.dim() == 4 ? input.suggest_memory_format() : c10::MemoryFormat::Contiguous;
-  return {shape_tensor(sizes, input.scalar_type(), format)};
+  return {shape_tensor(sizes, input.scalar_type(), format_of(input, 4))};
 }
 
 }  // namespace
@@ -165,12 +164,12 @@ Results pad(const Call& call) {
 Rules pooling_rules() {
   return {
       {adaptive_average, {"_adaptive_avg_pool2d", "_adaptive_avg_pool3d"}},
-      {like_second,
+      {like_second<4>,
        {"_adaptive_avg_pool2d_backward", "_adaptive_avg_pool3d_backward", "reflection_pad2d_backward",
         "replication_pad2d_backward"}},
       {pad, {"reflection_pad2d"}},
       {max_pool3d, {"max_pool3d_with_indices"}},
-      {max_pool3d_backward, {"max_pool3d_with_indices_backward"}},
+      {like_second<5>, {"max_pool3d_with_indices_backward"}},
       {max_unpool, {"max_unpool2d", "max_unpool3d"}},
       {grid_sampler, {"grid_sampler_2d", "grid_sampler_3d"}},
       {grid_sampler_backward, {"grid_sampler_2d_backward", "grid_sampler_3d_backward"}},

@@ -70,8 +70,6 @@ Results histogram(const Call& call) {
   return {shape_tensor({call.integer(1)}, call.tensor(0).scalar_type())};
 }
 
-Results nothing(const Call&) { return {}; }
-
 Results trace(const Call& call) {
   if (call.tensor(0).dim() != 2) unsure("no matrix");
   return {shape_tensor({}, summed(call))};

@@ -3,14 +3,6 @@
 
 namespace remora {
 
-std::vector<std::optional<at::Tensor>> Call::indices(size_t i) const {
-  std::vector<std::optional<at::Tensor>> result;
-  for (const auto& element : values_[i].toListRef()) {
-    result.push_back(element.isNone() ? std::nullopt : std::make_optional(element.toTensor()));
-  }
-  return result;
-}
-
 c10::DimVector Call::ints(size_t i) const {
   c10::DimVector result;
   if (values_[i].isInt()) return {values_[i].toInt()};
@@ -52,6 +44,10 @@ at::Tensor elementwise(c10::ArrayRef<at::Tensor> inputs, c10::ScalarType dtype) 
   for (const auto& input : inputs) config.add_owned_const_input(input);
   return config.build().output();
 }
+
+Results nothing(const Call&) { return {}; }
+
+int64_t in_dimension(c10::IntArrayRef values, size_t i) { return values.size() == 1 ? values[0] : values[i]; }
 
 at::Tensor contiguous(const at::Tensor& like) { return shape_tensor(like.sizes(), like.scalar_type()); }
 

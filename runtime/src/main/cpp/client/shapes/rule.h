@@ -24,8 +24,6 @@ class Call {
     return !values_[i].isNone() && !(values_[i].isTensor() && !values_[i].toTensor().defined());
   }
   at::Tensor tensor(size_t i) const { return given(i) ? values_[i].toTensor() : at::Tensor(); }
-  std::vector<at::Tensor> tensors(size_t i) const { return values_[i].toTensorVector(); }
-  std::vector<std::optional<at::Tensor>> indices(size_t i) const;
   c10::DimVector ints(size_t i) const;
   int64_t integer(size_t i) const { return values_[i].toInt(); }
   double number(size_t i) const { return values_[i].toScalar().toDouble(); }
@@ -57,6 +55,9 @@ struct RuleFor {
 at::Tensor elementwise(c10::ArrayRef<at::Tensor> inputs, c10::ScalarType dtype);
 at::Tensor contiguous(const at::Tensor& like);
 at::Tensor in_format_of(const at::Tensor& like);  // in its suggested memory format
+Results nothing(const Call& call);                // of operators that return nothing
+// A parameter that is given for each dimension, or once for all.
+int64_t in_dimension(c10::IntArrayRef values, size_t i);
 // The sizes that a reduction over `dims` leaves, all of them if there are none.
 c10::DimVector reduced(const at::Tensor& t, c10::IntArrayRef dims, bool keepdim);
 

@@ -12,6 +12,7 @@
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <mutex>
 #include <unordered_map>
 
@@ -90,11 +91,13 @@ const std::unordered_map<std::string, Rule>& all_rules() {
   return *rules;
 }
 
+bool is_out(const c10::Argument& argument) {
+  return argument.kwarg_only() && argument.alias_info() != nullptr && argument.alias_info()->isWrite();
+}
+
 bool writes_out(const c10::FunctionSchema& schema) {
-  for (const auto& argument : schema.arguments()) {
-    if (argument.kwarg_only() && argument.alias_info() != nullptr && argument.alias_info()->isWrite()) return true;
-  }
-  return false;
+  const auto& arguments = schema.arguments();
+  return std::any_of(arguments.begin(), arguments.end(), is_out);
 }
 
 // nullptr if there is none.
@@ -130,10 +133,6 @@ const std::vector<c10::OperatorHandle>& overloads_of(const std::string& name) {
   static const std::vector<c10::OperatorHandle> none;
   auto it = all->find(name);
   return it == all->end() ? none : it->second;
-}
-
-bool is_out(const c10::Argument& argument) {
-  return argument.kwarg_only() && argument.alias_info() != nullptr && argument.alias_info()->isWrite();
 }
 
 // The types of the arguments that are not outputs.

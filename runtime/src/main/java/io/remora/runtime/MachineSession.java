@@ -753,7 +753,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
    */
   private RemoraException awaitRoom(BatchSink to, int bytes) {
     Progress watch = new Progress("room to send more (remora.link.max-in-flight-bytes)");
-    if (!to.awaitRoom(bytes, Duration.ZERO)) {
+    if (!to.hasRoom(bytes)) {
       NativeCore.machineWaitedForRoom(machine);
     }
     try {
