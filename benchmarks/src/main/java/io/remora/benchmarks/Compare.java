@@ -7,7 +7,6 @@ import com.typesafe.config.ConfigRenderOptions;
 import com.typesafe.config.ConfigValueFactory;
 import io.remora.benchmarks.Side.WireCounters;
 import io.remora.client.RemoteMachine;
-import io.remora.runtime.SessionStatistics;
 import io.remora.runtime.TorchLibrary;
 import java.io.IOException;
 import java.io.PrintWriter;
@@ -21,7 +20,6 @@ import java.util.List;
 import java.util.Locale;
 import java.util.Map;
 import java.util.concurrent.Callable;
-import org.bytedeco.pytorch.Device;
 import picocli.CommandLine;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Option;
@@ -37,9 +35,12 @@ import picocli.CommandLine.Spec;
     description = {
       "Compares a remote machine with local libtorch, in one run.",
       "Each workload runs on both in turns; the table shows medians. A ratio of 1 means that remote"
-          + " is as good as local, less means worse."
+          + " is as good as local, less means worse. Times and rates also stand as multiples of what a"
+          + " bare socket over the loopback address does in the same rounds."
     })
 public final class Compare implements Callable<Integer> {
+
+  private static final int WIRE_REPEATS = 20;
 
   @Option(
       names = {"-h", "--help"},
@@ -68,6 +69,13 @@ public final class Compare implements Callable<Integer> {
 
   @Option(names = "--provider", description = "Who provides the machine.", defaultValue = "mock")
   private String provider;
+
+  @Option(
+      names = "--only",
+      paramLabel = "KEY",
+      arity = "1..*",
+      description = "Measure only these figures, by their names in the JSON file.")
+  private List<String> only = List.of();
 
   @Spec private CommandLine.Model.CommandSpec spec;
 
@@ -110,48 +118,133 @@ public final class Compare implements Callable<Integer> {
   }
 
   private List<Workload> workloads() {
-    return List.of(
-        new ChainedAdds(8, quick ? 5_000 : 200_000, ">= 0.60"),
-        new ChainedAdds(256, quick ? 500 : 10_000, ""),
-        new PureViews(quick ? 5_000 : 200_000),
-        new RoundTrip(quick ? 200 : 2_000),
-        new MlpTraining(quick ? 30 : 400),
-        new Transfers(64));
+    int reads = quick ? 50 : 1_000;
+    List<Workload> all = new ArrayList<>();
+    all.add(new ChainedAdds(8, quick ? 5_000 : 200_000, ">= 0.90"));
+    all.add(new ChainedAdds(256, quick ? 500 : 10_000, ">= 1.0"));
+    all.add(new PureViews(quick ? 5_000 : 200_000));
+    all.add(Latency.item(reads));
+    all.addAll(Latency.shapesThatDependOnValues(reads));
+    all.add(new Transfers(64));
+    all.add(new SmallUploads(quick ? 1_000 : 20_000));
+    all.add(Latency.smallDownload(reads));
+    all.add(Latency.element(reads));
+    all.add(Training.mlp(quick ? 10 : 400));
+    all.add(Training.gpt(quick ? 2 : 15));
+    all.add(Training.convolutions(quick ? 5 : 50));
+    all.add(new Generation(quick ? 20 : 200));
+    return all.stream()
+        .filter(workload -> workload.figures().stream().anyMatch(f -> isWanted(f.key())))
+        .toList();
   }
 
-  private void measureAll(RemoteMachine machine, Map<String, Object> report) {
-    Side local = new Side("local", new Device("cpu"), () -> {}, () -> WireCounters.ZERO);
-    Side remote =
-        new Side("remote", machine.device(), machine::synchronize, () -> counters(machine));
+  private boolean isWanted(String key) {
+    return only.isEmpty() || only.contains(key);
+  }
+
+  private void measureAll(RemoteMachine machine, Map<String, Object> report) throws IOException {
+    Side local = Side.local();
+    Side remote = Side.remote(machine);
     Map<String, Object> figures = new LinkedHashMap<>();
+    // First of all, because later the machine has seen these operations.
     Map<String, Double> wireBytes = new LinkedHashMap<>();
+    measureWire("chainedAdds8x8", new ChainedAdds(8, 100, ""), remote, wireBytes);
+    measureWire("mlpTraining", Training.mlp(1), remote, wireBytes);
+    measureWire("gptTraining", Training.gpt(1), remote, wireBytes);
     out()
         .printf(
-            "%n%-36s %12s %12s %8s  %-8s %s%n", "", "remote", "local", "ratio", "unit", "target");
-    for (Workload workload : workloads()) {
-      WireCounters before = remote.counters().get();
-      for (Measurement measurement : measure(workload, local, remote)) {
-        figures.put(measurement.figure().key(), measurement.toJson());
-        print(measurement);
+            "%n%-36s %12s %12s %8s  %-8s %-17s %s%n",
+            "", "remote", "local", "ratio", "unit", "of a bare socket", "target");
+    List<Double> pingPongs = new ArrayList<>();
+    List<Double> rates = new ArrayList<>();
+    try (Loopback loopback = new Loopback()) {
+      for (int i = 0; i < repeats(); i++) {
+        loopback.measure(); // until the JVM has compiled it
       }
-      WireCounters sent = remote.counters().get().minus(before);
-      if (!(workload instanceof Transfers)) { // it has next to no operations
-        wireBytes.put(workload.figures().get(0).key(), sent.bytesPerOperation());
+      for (Workload workload : workloads()) {
+        for (Measurement measurement : measure(workload, local, remote, loopback)) {
+          figures.put(measurement.figure().key(), measurement.toJson());
+          print(measurement);
+          switch (measurement.figure().yardstick()) {
+            case NONE -> {}
+            case PING_PONG -> pingPongs.addAll(measurement.bare());
+            case SOCKET -> rates.addAll(measurement.bare());
+          }
+        }
       }
     }
+    measureFirstSecond(figures);
     report.put("figures", figures);
     report.put("wireBytesPerOperation", wireBytes);
     report.put("peakResidentBytes", peakResidentBytes());
-    out().printf("%nwire bytes per operation:%n");
+    printBare("bare loopback ping-pong, us", pingPongs);
+    printBare("bare loopback socket, MB/s", rates);
+    out().printf("%nwire bytes per operation (target: <= 30 first, <= 4 repeated):%n");
     wireBytes.forEach((key, bytes) -> out().printf("  %-34s %12s%n", key, rounded(bytes)));
     out().flush();
   }
 
+  private void printBare(String title, List<Double> values) {
+    if (!values.isEmpty()) {
+      out().printf("%-36s %12s%n", title, rounded(Measurement.median(values)));
+    }
+  }
+
+  /** Counts the bytes of one run that the machine has not seen yet, and of the runs after it. */
+  private static void measureWire(
+      String key, Workload workload, Side remote, Map<String, Double> bytes) {
+    try (Workload.Prepared prepared = workload.prepare(remote)) {
+      WireCounters start = remote.counters().get();
+      prepared.run();
+      WireCounters first = remote.counters().get();
+      for (int i = 0; i < WIRE_REPEATS; i++) {
+        prepared.run();
+      }
+      WireCounters last = remote.counters().get();
+      bytes.put(key + ".first", first.minus(start).bytesPerOperation());
+      bytes.put(key + ".repeated", last.minus(first).bytesPerOperation());
+    }
+  }
+
+  /** Measures adds and items in programs that have just started. */
+  private void measureFirstSecond(Map<String, Object> figures) throws IOException {
+    List<Workload.Figure> wanted =
+        List.of(
+            new Workload.Figure(
+                "firstSecondAdds", "first second: adds 8x8", "ops/s", true, ">= 0.60"),
+            new Workload.Figure(
+                "firstSecondItems",
+                "first second: item() p50",
+                "us",
+                false,
+                "<= 3.75 ping-pongs",
+                Yardstick.PING_PONG));
+    try (Loopback loopback = new Loopback()) {
+      for (Workload.Figure figure : wanted) {
+        if (isWanted(figure.key())) {
+          String name = figure.key().equals("firstSecondItems") ? "items" : "adds";
+          loopback.measure();
+          Measurement measurement =
+              new Measurement(
+                  figure,
+                  List.of(FirstSecond.measure(name, false, computeThreads, provider)),
+                  List.of(FirstSecond.measure(name, true, computeThreads, provider)),
+                  List.of(figure.yardstick().of(loopback.measure())));
+          figures.put(figure.key(), measurement.toJson());
+          print(measurement);
+        }
+      }
+    }
+  }
+
   /** Runs one workload in turns, once unmeasured and then {@link #repeats()} times. */
-  private List<Measurement> measure(Workload workload, Side local, Side remote) {
+  private List<Measurement> measure(Workload workload, Side local, Side remote, Loopback loopback) {
     List<Measurement> measurements =
         workload.figures().stream()
-            .map(figure -> new Measurement(figure, new ArrayList<>(), new ArrayList<>()))
+            .map(
+                figure ->
+                    new Measurement(
+                        figure, new ArrayList<>(), new ArrayList<>(), new ArrayList<>()))
             .toList();
     try (Workload.Prepared here = workload.prepare(local);
         Workload.Prepared there = workload.prepare(remote)) {
@@ -160,9 +253,12 @@ public final class Compare implements Callable<Integer> {
       for (int repeat = 0; repeat < repeats(); repeat++) {
         double[] localValues = here.run();
         double[] remoteValues = there.run();
+        Loopback.Figures bare = loopback.measure();
         for (int i = 0; i < measurements.size(); i++) {
-          measurements.get(i).local().add(localValues[i]);
-          measurements.get(i).remote().add(remoteValues[i]);
+          Measurement measurement = measurements.get(i);
+          measurement.local().add(localValues[i]);
+          measurement.remote().add(remoteValues[i]);
+          measurement.bare().add(measurement.figure().yardstick().of(bare));
         }
       }
     }
@@ -174,13 +270,6 @@ public final class Compare implements Callable<Integer> {
       return repeats;
     }
     return quick ? 2 : 7;
-  }
-
-  private static WireCounters counters(RemoteMachine machine) {
-    SessionStatistics statistics = machine.statistics();
-    // Batches carry uploads as well: those are data, not operations.
-    return new WireCounters(
-        statistics.operations(), statistics.batchBytes() - statistics.uploadedBytes());
   }
 
   private static Map<String, Object> peakResidentBytes() {
@@ -204,12 +293,13 @@ public final class Compare implements Callable<Integer> {
     out()
         .printf(
             Locale.ROOT,
-            "%-36s %12s %12s %8.2f  %-8s %s%n",
+            "%-36s %12s %12s %8.2f  %-8s %-17s %s%n",
             measurement.figure().title(),
             rounded(measurement.remoteMedian()),
             rounded(measurement.localMedian()),
             measurement.ratio(),
             measurement.figure().unit(),
+            measurement.figure().yardstick().multiple(measurement.multiple()),
             measurement.figure().target());
     out().flush();
   }

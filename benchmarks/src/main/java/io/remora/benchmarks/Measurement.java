@@ -12,8 +12,10 @@ import java.util.Map;
  * @param figure what was measured
  * @param local values of the repeats, in order
  * @param remote values of the repeats, in order
+ * @param bare values of the figure's yardstick, one for each repeat
  */
-record Measurement(Workload.Figure figure, List<Double> local, List<Double> remote) {
+record Measurement(
+    Workload.Figure figure, List<Double> local, List<Double> remote, List<Double> bare) {
 
   double localMedian() {
     return median(local);
@@ -30,6 +32,11 @@ record Measurement(Workload.Figure figure, List<Double> local, List<Double> remo
         : localMedian() / remoteMedian();
   }
 
+  /** The remote figure as a multiple of its yardstick; 0 if it has none. */
+  double multiple() {
+    return figure.yardstick() == Yardstick.NONE ? 0 : remoteMedian() / median(bare);
+  }
+
   Map<String, Object> toJson() {
     Map<String, Object> json = new LinkedHashMap<>();
     json.put("title", figure.title());
@@ -41,10 +48,14 @@ record Measurement(Workload.Figure figure, List<Double> local, List<Double> remo
     json.put("target", figure.target());
     json.put("localRuns", local);
     json.put("remoteRuns", remote);
+    if (figure.yardstick() != Yardstick.NONE) {
+      json.put("bare", median(bare));
+      json.put("multipleOfBare", multiple());
+    }
     return json;
   }
 
-  private static double median(List<Double> values) {
+  static double median(List<Double> values) {
     double[] sorted = values.stream().mapToDouble(Double::doubleValue).sorted().toArray();
     if (sorted.length == 0) {
       throw new IllegalStateException("Nothing was measured");

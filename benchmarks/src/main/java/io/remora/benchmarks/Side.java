@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.benchmarks;
 
+import io.remora.client.RemoteMachine;
+import io.remora.runtime.SessionStatistics;
 import java.util.function.Supplier;
 import org.bytedeco.pytorch.Device;
 
@@ -13,6 +15,23 @@ import org.bytedeco.pytorch.Device;
  * @param counters what has been sent so far; all zero for local
  */
 record Side(String name, Device device, Runnable synchronize, Supplier<WireCounters> counters) {
+
+  /** The local CPU. */
+  static Side local() {
+    return new Side("local", new Device("cpu"), () -> {}, () -> WireCounters.ZERO);
+  }
+
+  /** A machine's first device. */
+  static Side remote(RemoteMachine machine) {
+    return new Side("remote", machine.device(), machine::synchronize, () -> counters(machine));
+  }
+
+  private static WireCounters counters(RemoteMachine machine) {
+    SessionStatistics statistics = machine.statistics();
+    // Batches carry uploads as well: those are data, not operations.
+    return new WireCounters(
+        statistics.operations(), statistics.batchBytes() - statistics.uploadedBytes());
+  }
 
   /**
    * What a session has sent since it was opened.

@@ -22,8 +22,12 @@ final class Transfers implements Workload {
   @Override
   public List<Figure> figures() {
     return List.of(
-        new Figure("upload", "upload " + mebibytes + " MiB", "MB/s", true, ""),
-        new Figure("download", "download " + mebibytes + " MiB", "MB/s", true, ""));
+        figure("upload", "upload " + mebibytes + " MiB"),
+        figure("download", "download " + mebibytes + " MiB"));
+  }
+
+  private static Figure figure(String key, String title) {
+    return new Figure(key, title, "MB/s", true, ">= 0.8 of socket", Yardstick.SOCKET);
   }
 
   @Override

@@ -31,6 +31,19 @@ interface Workload {
    * @param higherIsBetter tells how local and remote are to be divided: a ratio above 1 always
    *     means that remote does better
    * @param target what is to be reached, for the table; empty when nothing is
+   * @param yardstick what a bare connection does, in the same unit
    */
-  record Figure(String key, String title, String unit, boolean higherIsBetter, String target) {}
+  record Figure(
+      String key,
+      String title,
+      String unit,
+      boolean higherIsBetter,
+      String target,
+      Yardstick yardstick) {
+
+    /** A figure without a yardstick. */
+    Figure(String key, String title, String unit, boolean higherIsBetter, String target) {
+      this(key, title, unit, higherIsBetter, target, Yardstick.NONE);
+    }
+  }
 }

@@ -26,9 +26,20 @@ final class CompareTest {
           "pureViews",
           "roundTripP50",
           "roundTripP99",
-          "mlpTraining",
+          "nonzero",
+          "unique",
+          "maskedSelect",
           "upload",
-          "download");
+          "download",
+          "uploadSmall",
+          "downloadSmall",
+          "element",
+          "mlpTraining",
+          "gptTraining",
+          "convolutionTraining",
+          "generation",
+          "firstSecondAdds",
+          "firstSecondItems");
 
   @TempDir private Path directory;
 
@@ -49,13 +60,35 @@ final class CompareTest {
       assertThat(figure.getDouble("local")).as(key).isPositive();
       assertThat(figure.getDouble("remote")).as(key).isPositive();
       assertThat(figure.getDouble("ratio")).as(key).isPositive();
-      assertThat(figure.getDoubleList("remoteRuns")).as(key).hasSize(2);
+      assertThat(figure.getDoubleList("remoteRuns"))
+          .as(key)
+          .hasSize(key.startsWith("firstSecond") ? 1 : 2);
     }
-    assertThat(json.getDouble("wireBytesPerOperation.chainedAdds8x8")).isBetween(1.0, 200.0);
+    assertThat(json.getDouble("figures.roundTripP50.multipleOfBare")).isPositive();
+    assertThat(json.getDouble("figures.upload.multipleOfBare")).isPositive();
+    for (String runs : List.of("first", "repeated")) {
+      assertThat(json.getDouble("wireBytesPerOperation.\"chainedAdds8x8." + runs + "\""))
+          .as(runs)
+          .isBetween(1.0, 200.0);
+    }
     assertThat(json.getInt("machine.computeThreadsRemote")).isEqualTo(1);
     assertThat(json.getString("machine.libtorch")).startsWith("2.");
     assertThat(json.getLong("peakResidentBytes.childProcesses")).isPositive();
-    assertThat(output.toString()).contains("chained adds 8x8", "download 64 MiB", "target");
+    assertThat(output.toString())
+        .contains("chained adds 8x8", "download 64 MiB", "target", "ping-pong");
+  }
+
+  @Test
+  @Tag("full")
+  void measuresOnlyTheFiguresAskedFor() {
+    Path file = directory.resolve("figures.json");
+    StringWriter output = new StringWriter();
+
+    int exitCode = run(output, "--quick", "--only", "uploadSmall", "--json", file.toString());
+
+    assertThat(exitCode).as(output.toString()).isZero();
+    assertThat(ConfigFactory.parseFile(file.toFile()).getConfig("figures").root().keySet())
+        .containsExactly("uploadSmall");
   }
 
   @Test

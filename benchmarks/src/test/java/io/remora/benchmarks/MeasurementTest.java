@@ -26,9 +26,21 @@ final class MeasurementTest {
     assertThat(measurement(false, List.of(5.0), List.of(10.0)).ratio()).isEqualTo(0.5);
   }
 
+  @Test
+  void aMultipleIsThatOfTheYardstickInTheSameRounds() {
+    Workload.Figure figure =
+        new Workload.Figure("key", "title", "us", false, "", Yardstick.PING_PONG);
+    Measurement measurement =
+        new Measurement(
+            figure, List.of(1.0, 1.0, 1.0), List.of(90.0, 80.0, 500.0), List.of(30.0, 99.0, 10.0));
+
+    assertThat(measurement.multiple()).isEqualTo(3.0);
+    assertThat(measurement.toJson()).containsEntry("bare", 30.0);
+  }
+
   private static Measurement measurement(
       boolean higherIsBetter, List<Double> local, List<Double> remote) {
     return new Measurement(
-        new Workload.Figure("key", "title", "unit", higherIsBetter, ""), local, remote);
+        new Workload.Figure("key", "title", "unit", higherIsBetter, ""), local, remote, List.of());
   }
 }
