@@ -16,7 +16,7 @@ from torch.utils.dlpack import from_dlpack, to_dlpack
 import remora
 
 CPU = torch.device("cpu")
-NO_UNSIGNED = "before torch 2.8 no kernel outside of PyTorch gets integers above 2^63-1"
+NO_UNSIGNED = "before torch 2.9 no kernel outside of PyTorch gets integers above 2^63-1"
 
 
 def everything(value: Any) -> Any:
@@ -158,7 +158,7 @@ PLANS: dict[str, list[Callable[[torch.device], Any]]] = {
 
 @pytest.mark.parametrize("entry", PLANS)
 def test_a_plan_is_not_taken_for_a_call_that_differs(device, entry):
-    if entry == "large integers" and TORCH < (2, 8):
+    if entry == "large integers" and TORCH < (2, 9):
         pytest.skip(NO_UNSIGNED)
     calls = PLANS[entry]
     expected = [outcome(lambda call=call: call(CPU)) for call in calls]
@@ -410,7 +410,7 @@ def test_set_is_as_on_the_cpu(machine, device):
         torch.zeros(2, device=device).set_(torch.zeros(2).untyped_storage())
 
 
-@pytest.mark.skipif(TORCH < (2, 8), reason=NO_UNSIGNED)
+@pytest.mark.skipif(TORCH < (2, 9), reason=NO_UNSIGNED)
 def test_unsigned_numbers_above_the_largest_signed_one(device):
     for where in (device, CPU):
         t = torch.full((2,), 2**64 - 1, dtype=torch.uint64, device=where)
