@@ -7,6 +7,7 @@ program holds the other end of the gateway's standard input, a pipe.
 
 from __future__ import annotations
 
+import base64
 import collections
 import contextlib
 import ipaddress
@@ -277,8 +278,15 @@ def rpc_error(error: grpc.RpcError, what: str) -> BaseException:
 class GatewayProcess:
     """A gateway that this program started."""
 
-    def __init__(self, class_path: str, settings: Settings) -> None:
+    def __init__(
+        self, class_path: str, settings: Settings, first: pb.OpenRequest | None = None
+    ) -> None:
         """Starts a JVM and waits until the gateway serves requests.
+
+        Args:
+            class_path: the JVM's class path.
+            settings: time limits.
+            first: the machine that will be opened first. Its node starts together with the gateway.
 
         Raises:
             ProviderException: Java is missing, or the gateway did not start; the message has its last lines.
@@ -301,6 +309,9 @@ class GatewayProcess:
         # These go into the environment: a class path can be too long for a process list, and a token
         # must not appear there.
         environment = os.environ | {"CLASSPATH": class_path, "REMORA_GATEWAY_TOKEN": self.token}
+        if first is not None:
+            request = base64.b64encode(first.SerializeToString()).decode()
+            environment["REMORA_GATEWAY_PREPARE"] = request
         if torch.__version__.split("+")[0] != SHIPPED_TORCH:
             environment["REMORA_NATIVE_LIBRARY"] = core.library._name  # the nodes use this core
         self._last = collections.deque[str](maxlen=_LAST_LINES)
@@ -454,8 +465,19 @@ def _jars(folder: Path) -> str:
     raise exceptions.ProviderException(f"there are no jars in {folder} or {folder / 'lib'}")
 
 
-def own_gateway(settings: Settings, path: str | os.PathLike[str] | None = None) -> Gateway:
-    """Returns the gateway for programs that name none: that of ``REMORA_GATEWAY``, else one of this process."""
+def own_gateway(
+    settings: Settings,
+    path: str | os.PathLike[str] | None = None,
+    first: pb.OpenRequest | None = None,
+) -> Gateway:
+    """Returns the gateway for programs that name none: that of ``REMORA_GATEWAY``, else one of this process.
+
+    Args:
+        settings: time limits.
+        path: as for `class_path`.
+        first: the machine that will be opened. If the gateway has yet to start, it prepares the machine.
+
+    """
     global _own
     named = os.environ.get("REMORA_GATEWAY")
     if named and path is None:
@@ -463,7 +485,7 @@ def own_gateway(settings: Settings, path: str | os.PathLike[str] | None = None) 
     with _own_lock:
         if _own is None or not _own[0].running:
             begin = time.monotonic()
-            process = GatewayProcess(class_path(path), settings)
+            process = GatewayProcess(class_path(path), settings, first)
             _own = (process, Gateway(process.address, process.token, process=process))
             log.info(
                 "Gateway of this program at %s, %.1f s after its start",

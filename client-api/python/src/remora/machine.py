@@ -8,7 +8,9 @@ import itertools
 import logging
 import math
 import os
+import secrets
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -257,23 +259,26 @@ class RemoteMachine:
             return self
 
     def _open(self, settings: Settings) -> None:
-        gateway = self._given_gateway or _gateway.own_gateway(settings, self._gateway_path)
+        begin = time.monotonic()
+        request = pb.OpenRequest(
+            provider=self._provider,
+            name=self._wanted_name or f"{self._provider}-{secrets.token_hex(4)}",
+            gpu_type=self._gpu_type or "",
+            gpu_count=self._gpu_count,
+            idle_timeout_millis=int((self._idle_timeout or 0) * 1000),
+            timeout_millis=int((self._timeout or 0) * 1000),
+            packages=self._packages,
+            options=self._options,
+        )
+        gateway = self._given_gateway or _gateway.own_gateway(
+            settings, self._gateway_path, None if self._attach else request
+        )
+        reached = time.monotonic()
         if self._attach:
             machine = gateway.attach(self._wanted_name or "", settings.call_seconds)
         else:
-            machine = gateway.open(
-                pb.OpenRequest(
-                    provider=self._provider,
-                    name=self._wanted_name or "",
-                    gpu_type=self._gpu_type or "",
-                    gpu_count=self._gpu_count,
-                    idle_timeout_millis=int((self._idle_timeout or 0) * 1000),
-                    timeout_millis=int((self._timeout or 0) * 1000),
-                    packages=self._packages,
-                    options=self._options,
-                ),
-                _OPEN_SECONDS,
-            )
+            machine = gateway.open(request, _OPEN_SECONDS)
+        ready = time.monotonic()
         cuda = any(device.kind == "cuda" for device in machine.devices)
         try:
             self._session = GatewaySession(
@@ -285,6 +290,15 @@ class RemoteMachine:
                 gateway.stop(machine.name, settings.call_seconds)
             raise
         self._gateway, self._machine = gateway, machine
+        log.debug(
+            "Opening machine %s took %.2f s: starting or reaching the gateway %.2f, getting the node %.2f, "
+            "opening the session %.2f",
+            machine.name,
+            time.monotonic() - begin,
+            reached - begin,
+            ready - reached,
+            time.monotonic() - ready,
+        )
 
     def stop(self) -> None:
         """Waits until everything recorded is executed, then returns the machine to its provider.

@@ -13,6 +13,9 @@ import com.typesafe.config.ConfigFactory;
 import io.remora.actors.internal.UnknownKeys;
 import io.remora.actors.machine.MachineProtocol;
 import io.remora.metrics.HttpEndpoint;
+import io.remora.provider.MachineProviders;
+import io.remora.provider.MachineSpec;
+import io.remora.provider.Preparation;
 import io.remora.runtime.RemoraException;
 import java.net.InetSocketAddress;
 import java.time.Duration;
@@ -69,6 +72,24 @@ public final class RemoraCluster implements AutoCloseable {
       shared.handles++;
       return new RemoraCluster(shared);
     }
+  }
+
+  /**
+   * Lets the provider of a machine {@linkplain MachineProviders#prepare prepare} it, if the cluster
+   * of the default configuration is this program alone: in a cluster of several members another one
+   * may provide the machine.
+   *
+   * @return ends what the machine's opening has not taken
+   */
+  public static Preparation prepare(MachineSpec spec) {
+    return prepare(spec, ConfigFactory.load());
+  }
+
+  /** As {@link #prepare(MachineSpec)}, for the cluster of this configuration. */
+  public static Preparation prepare(MachineSpec spec, Config config) {
+    return ActorsSettings.from(config).seedNodes().isEmpty()
+        ? MachineProviders.prepare(spec, config)
+        : Preparation.NOTHING;
   }
 
   /**

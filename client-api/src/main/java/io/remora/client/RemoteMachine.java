@@ -7,9 +7,11 @@ import com.typesafe.config.ConfigFactory;
 import com.typesafe.config.ConfigRenderOptions;
 import io.remora.actors.MachineInfo;
 import io.remora.actors.MachineState;
+import io.remora.actors.RemoraCluster;
 import io.remora.actors.StorageInfo;
 import io.remora.provider.GpuType;
 import io.remora.provider.MachineSpec;
+import io.remora.provider.Preparation;
 import io.remora.runtime.DeviceMemory;
 import io.remora.runtime.MachineSession;
 import io.remora.runtime.MachineStateException;
@@ -29,6 +31,7 @@ import java.util.Optional;
 import java.util.SortedMap;
 import java.util.UUID;
 import java.util.concurrent.CompletionStage;
+import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicLong;
 import java.util.concurrent.locks.ReentrantLock;
 import java.util.function.Function;
@@ -746,19 +749,47 @@ public final class RemoteMachine implements AutoCloseable {
           spec.provider(),
           spec.gpuCount(),
           spec.gpuType() == null ? "any GPU" : spec.gpuType().displayName());
-      // The first call takes seconds. Make it before a machine is running and costs money.
-      TorchLibrary.bytedeco();
-      return with(
-          host(spec.name(), settings, remote),
-          host -> {
-            MachineInfo info = host.open(spec, keep);
-            try {
-              return connect(spec, settings, config, host, info, keep);
-            } catch (RuntimeException | Error e) {
-              host.abandon();
-              throw e;
-            }
-          });
+      long begin = System.nanoTime();
+      try (Preparation prepared = prepare(spec, remote)) {
+        // The first call takes seconds. Make it before a machine is running and costs money.
+        TorchLibrary.bytedeco();
+        long loaded = System.nanoTime();
+        MachineHost reached = host(spec.name(), settings, remote);
+        long joined = System.nanoTime();
+        return with(
+            reached,
+            host -> {
+              MachineInfo info = host.open(spec, keep);
+              long ready = System.nanoTime();
+              try {
+                RemoteMachine machine = connect(spec, settings, config, host, info, keep);
+                log.debug(
+                    "Opening machine {} took {} ms: loading libtorch {}, starting or reaching the cluster"
+                        + " or gateway {}, getting the node {}, opening the session {}",
+                    spec.name(),
+                    millis(begin, System.nanoTime()),
+                    millis(begin, loaded),
+                    millis(loaded, joined),
+                    millis(joined, ready),
+                    millis(ready, System.nanoTime()));
+                return machine;
+              } catch (RuntimeException | Error e) {
+                host.abandon();
+                throw e;
+              }
+            });
+      }
+    }
+
+    private static long millis(long from, long to) {
+      return TimeUnit.NANOSECONDS.toMillis(to - from);
+    }
+
+    /** Lets the node start while the program's own cluster does. */
+    private Preparation prepare(MachineSpec spec, boolean remote) {
+      return system == null && (gateway == null || !remote)
+          ? RemoraCluster.prepare(spec)
+          : Preparation.NOTHING;
     }
 
     /**

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.gateway;
 
+import com.google.protobuf.InvalidProtocolBufferException;
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigException;
 import com.typesafe.config.ConfigFactory;
@@ -9,6 +10,9 @@ import io.micrometer.core.instrument.Metrics;
 import io.remora.actors.RemoraCluster;
 import io.remora.core.CommandErrors;
 import io.remora.core.ProcessEnd;
+import io.remora.gateway.internal.MachineRequests;
+import io.remora.gateway.v1.OpenRequest;
+import io.remora.provider.Preparation;
 import io.remora.runtime.RemoraException;
 import java.io.IOException;
 import java.io.InputStream;
@@ -16,6 +20,7 @@ import java.io.PrintStream;
 import java.net.InetSocketAddress;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.Base64;
 import java.util.Map;
 import java.util.Optional;
 import java.util.concurrent.Callable;
@@ -48,7 +53,10 @@ import picocli.CommandLine.Option;
       "                            in process lists.",
       "  REMORA_GATEWAY_CONFIG     HOCON text laid over the configuration, e.g.",
       "                            'remora.gateway.session-lease = 5m'",
-      "  REMORA_GATEWAY_LOG_LEVEL  level of Remora's loggers. Default: INFO"
+      "  REMORA_GATEWAY_LOG_LEVEL  level of Remora's loggers. Default: INFO",
+      "  REMORA_GATEWAY_PREPARE    the first request to open a machine, an OpenRequest in Base64:",
+      "                            its node starts together with the gateway, if its provider",
+      "                            can do that"
     },
     exitCodeListHeading = "%nExit codes:%n",
     exitCodeList = {
@@ -62,6 +70,7 @@ final class GatewayCommand implements Callable<Integer> {
 
   static final String TOKEN_VARIABLE = "REMORA_GATEWAY_TOKEN";
   static final String CONFIG_VARIABLE = "REMORA_GATEWAY_CONFIG";
+  static final String PREPARE_VARIABLE = "REMORA_GATEWAY_PREPARE";
 
   private static final int EXIT_LISTEN = 5;
   private static final int EXIT_CONFIGURATION = 6;
@@ -150,14 +159,39 @@ final class GatewayCommand implements Callable<Integer> {
     watchParent();
     Config configuration = configuration();
     GatewaySettings settings = settings(configuration);
+    Preparation prepared = prepared(settings, configuration);
     RemoraCluster cluster = cluster(configuration);
     Gateway gateway = start(cluster, settings);
     gateway.bindTo(Metrics.globalRegistry);
-    Thread hook = new Thread(() -> stop(gateway, cluster), "remora-gateway-end");
+    Thread hook =
+        new Thread(
+            () -> {
+              prepared.close();
+              stop(gateway, cluster);
+            },
+            "remora-gateway-end");
     Runtime.getRuntime().addShutdownHook(hook);
     announce(gateway.address());
     end.await();
     return CommandLine.ExitCode.OK; // the shutdown hook does the rest
+  }
+
+  /** Begins with the first machine. What is wrong with it is reported when it is opened. */
+  private Preparation prepared(GatewaySettings settings, Config configuration) {
+    String request = environment.get(PREPARE_VARIABLE);
+    if (request == null || request.isBlank()) {
+      return Preparation.NOTHING;
+    }
+    try {
+      return RemoraCluster.prepare(
+          MachineRequests.spec(
+              OpenRequest.parseFrom(Base64.getDecoder().decode(request)), settings, configuration),
+          configuration);
+    } catch (InvalidProtocolBufferException | RuntimeException e) {
+      LoggerFactory.getLogger(GatewayCommand.class)
+          .debug("{} could not be prepared", PREPARE_VARIABLE, e);
+      return Preparation.NOTHING;
+    }
   }
 
   /** Watches the parent from the start: it may be gone before the gateway is up. */

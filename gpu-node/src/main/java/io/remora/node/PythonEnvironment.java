@@ -36,7 +36,8 @@ final class PythonEnvironment implements AutoCloseable {
    * inherited.
    */
   private static final Set<String> TOKENS =
-      Set.of("REMORA_GATEWAY_TOKEN", "MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET");
+      Set.of(
+          "REMORA_GATEWAY_TOKEN", "REMORA_GATEWAY_PREPARE", "MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET");
 
   private static final Set<String> HUB_TOKENS =
       Set.of("HF_TOKEN", "HF_TOKEN_PATH", "HUGGING_FACE_HUB_TOKEN");

@@ -27,7 +27,10 @@ final class TorchLoading {
   static TorchLoading start(Optional<Path> torchHome) {
     FutureTask<TorchLibrary> task =
         new FutureTask<>(
-            () -> torchHome.isEmpty() ? TorchLibrary.bytedeco() : TorchHome.load(torchHome.get()));
+            () ->
+                torchHome.isEmpty()
+                    ? TorchLibrary.bytedecoForNode()
+                    : TorchHome.load(torchHome.get()));
     Thread thread = new Thread(task, "remora-node-libtorch");
     thread.setDaemon(true);
     thread.start();

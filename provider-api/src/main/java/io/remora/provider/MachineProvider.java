@@ -2,6 +2,7 @@
 package io.remora.provider;
 
 import akka.Done;
+import com.typesafe.config.Config;
 import io.remora.runtime.ProviderException;
 import java.util.List;
 import java.util.concurrent.CompletableFuture;
@@ -10,7 +11,7 @@ import java.util.concurrent.CompletionStage;
 /**
  * Starts nodes somewhere. Implementations have a public constructor without arguments, are named in
  * {@code META-INF/services/io.remora.provider.MachineProvider}, are thread-safe and keep no state
- * between machines.
+ * between machines but what they {@link #prepare}.
  */
 public interface MachineProvider {
 
@@ -28,6 +29,19 @@ public interface MachineProvider {
    * has started. The caller limits the time, and ends a node that arrives too late.
    */
   CompletionStage<ProvisionedNode> provision(MachineSpec spec, ProviderContext context);
+
+  /**
+   * Begins the start of a node before {@link #provision} asks for it, so that both the node and the
+   * program's actor system start at the same time. Returns at once. {@code provision} then takes
+   * what was prepared for the same {@code spec} and the same configuration. Only a provider whose
+   * nodes cost nothing should start any. The default implementation prepares nothing.
+   *
+   * @param config the configuration that {@link ProviderContext#config} will be
+   * @return ends what {@code provision} has not taken
+   */
+  default Preparation prepare(MachineSpec spec, Config config) {
+    return Preparation.NOTHING;
+  }
 
   /**
    * Takes over a node that another member of the cluster has started for this machine, after that

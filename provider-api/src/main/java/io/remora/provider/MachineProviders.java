@@ -1,14 +1,19 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.provider;
 
+import com.typesafe.config.Config;
 import io.remora.runtime.ProviderException;
 import java.util.List;
 import java.util.ServiceLoader;
 import java.util.SortedMap;
 import java.util.TreeMap;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
 
 /** The providers on the class path. */
 public final class MachineProviders {
+
+  private static final Logger log = LoggerFactory.getLogger(MachineProviders.class);
 
   private MachineProviders() {}
 
@@ -34,6 +39,22 @@ public final class MachineProviders {
                   + String.join(", ", found.keySet()));
     }
     return provider;
+  }
+
+  /**
+   * Lets the provider of a machine {@link MachineProvider#prepare} it. Throws nothing: what is
+   * wrong now is still wrong when the machine opens, and is reported then.
+   *
+   * @param config the configuration of the actor system that will open the machine
+   * @return ends what the opening has not taken
+   */
+  public static Preparation prepare(MachineSpec spec, Config config) {
+    try {
+      return named(spec.provider()).prepare(spec, spec.configuration(config));
+    } catch (RuntimeException e) {
+      log.debug("Machine {} could not be prepared", spec.name(), e);
+      return Preparation.NOTHING;
+    }
   }
 
   /** The sorted names of all providers on the class path. */

@@ -3,6 +3,10 @@ package io.remora.provider;
 
 import static java.util.Objects.requireNonNull;
 
+import com.typesafe.config.Config;
+import com.typesafe.config.ConfigException;
+import com.typesafe.config.ConfigFactory;
+import io.remora.runtime.ProviderException;
 import java.time.Duration;
 
 /**
@@ -67,6 +71,21 @@ public record MachineSpec(
       Duration idleTimeout,
       Duration openTimeout) {
     this(name, provider, gpuType, gpuCount, idleTimeout, openTimeout, "");
+  }
+
+  /**
+   * The configuration of this machine.
+   *
+   * @param system the configuration of its actor system
+   * @throws ProviderException if the machine's own {@link #settings} cannot be read
+   */
+  public Config configuration(Config system) {
+    try {
+      return ConfigFactory.parseString(settings).withFallback(system).resolve();
+    } catch (ConfigException e) {
+      throw new ProviderException(
+          "cannot read the settings of machine " + name + ": " + e.getMessage(), e);
+    }
   }
 
   /** Leaves out the settings, which may contain secrets. */

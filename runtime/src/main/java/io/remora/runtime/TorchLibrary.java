@@ -3,6 +3,7 @@ package io.remora.runtime;
 
 import static java.util.Objects.requireNonNull;
 
+import io.remora.runtime.internal.BytedecoNatives;
 import io.remora.runtime.internal.NativeCore;
 import io.remora.runtime.internal.NativeLibraries;
 import java.io.IOException;
@@ -21,9 +22,14 @@ import org.bytedeco.pytorch.global.torch;
 public final class TorchLibrary {
   private static final String BYTEDECO_GPU =
       "/org/bytedeco/pytorch/linux-x86_64-gpu/libtorch_cuda.so";
+  private static final String NO_BYTEDECO_CUDA =
+      "bytedeco's GPU natives (pytorch linux-x86_64-gpu) are not on the class path";
   private static final Pattern VERSION = Pattern.compile("__version__\\s*=\\s*['\"]([^'\"]+)['\"]");
 
   private static TorchLibrary loaded;
+
+  /** Whether the Java binding of libtorch is loaded. */
+  private static boolean bound;
 
   private final String version;
   private final String source;
@@ -41,27 +47,53 @@ public final class TorchLibrary {
   }
 
   /**
-   * Loads bytedeco's native libraries, which programs use, and nodes by default.
+   * Loads bytedeco's native libraries and their Java binding, which programs use.
    *
    * @throws RemoraException when this process has already loaded another libtorch
    */
   public static synchronized TorchLibrary bytedeco() {
-    if (loaded == null) {
+    if (loaded == null || (loaded.home == null && !bound)) {
       Loader.load(torch.class);
-      String cuda =
-          TorchLibrary.class.getResource(BYTEDECO_GPU) == null
-              ? "bytedeco's GPU natives (pytorch linux-x86_64-gpu) are not on the class path"
-              : loadBytedecoCuda();
+      String cuda = hasBytedecoCuda() ? loadBytedecoCuda() : NO_BYTEDECO_CUDA;
       NativeLibraries.load();
       NativeCore.translateThrows();
-      String version = NativeCore.builtForTorch();
-      loaded = new TorchLibrary(version, "bytedeco's natives", null, cuda);
+      bound = true;
+      if (loaded == null) {
+        loaded = ofBytedeco(cuda);
+      }
     }
+    return checkedBytedeco();
+  }
+
+  /**
+   * Loads bytedeco's native libraries for a node, which needs no Java binding of libtorch. Without
+   * it, and without the search for the libraries of GPUs, this takes a third of the time of {@link
+   * #bytedeco}. If bytedeco's GPU natives are on the class path, does as {@link #bytedeco}.
+   *
+   * @throws RemoraException when this process has already loaded another libtorch
+   */
+  public static synchronized TorchLibrary bytedecoForNode() {
+    if (loaded == null && !hasBytedecoCuda() && BytedecoNatives.load()) {
+      NativeLibraries.load();
+      loaded = ofBytedeco(NO_BYTEDECO_CUDA);
+    }
+    return loaded == null ? bytedeco() : checkedBytedeco();
+  }
+
+  private static TorchLibrary ofBytedeco(String cudaLibraries) {
+    return new TorchLibrary(NativeCore.builtForTorch(), "bytedeco's natives", null, cudaLibraries);
+  }
+
+  private static TorchLibrary checkedBytedeco() {
     if (loaded.home != null) {
       throw new RemoraException(
           "this process has loaded the libtorch of " + loaded.home + " and cannot load bytedeco's");
     }
     return loaded;
+  }
+
+  private static boolean hasBytedecoCuda() {
+    return TorchLibrary.class.getResource(BYTEDECO_GPU) != null;
   }
 
   private static String loadBytedecoCuda() {

@@ -15,7 +15,6 @@ import akka.actor.typed.javadsl.TimerScheduler;
 import akka.cluster.sharding.typed.javadsl.ClusterSharding;
 import akka.pattern.StatusReply;
 import com.typesafe.config.Config;
-import com.typesafe.config.ConfigException;
 import com.typesafe.config.ConfigFactory;
 import com.typesafe.config.ConfigRenderOptions;
 import io.remora.actors.ActorsSettings;
@@ -241,14 +240,7 @@ public final class Machine {
 
   /** The system's configuration, overridden by the machine's own. */
   Config configuration(MachineSpec of) {
-    try {
-      return ConfigFactory.parseString(of.settings())
-          .withFallback(system.settings().config())
-          .resolve();
-    } catch (ConfigException e) {
-      throw new ProviderException(
-          "cannot read the settings of machine " + name + ": " + e.getMessage(), e);
-    }
+    return of.configuration(system.settings().config());
   }
 
   /** Sets the machine's owner, whose end ends the machine; null for none. */

@@ -5,12 +5,7 @@ import akka.Done;
 import akka.NotUsed;
 import akka.stream.javadsl.Source;
 import com.typesafe.config.Config;
-import com.typesafe.config.ConfigFactory;
-import com.typesafe.config.ConfigRenderOptions;
-import com.typesafe.config.ConfigValueFactory;
-import io.grpc.Status;
 import io.remora.actors.MachineInfo;
-import io.remora.core.errors.ErrorKind;
 import io.remora.gateway.GatewaySettings;
 import io.remora.gateway.v1.AttachRequest;
 import io.remora.gateway.v1.Device;
@@ -26,17 +21,12 @@ import io.remora.gateway.v1.OpenRequest;
 import io.remora.gateway.v1.StopResponse;
 import io.remora.gateway.v1.Storage;
 import io.remora.gateway.v1.StorageRequest;
-import io.remora.provider.GpuType;
 import io.remora.provider.MachineSpec;
 import java.time.Duration;
-import java.util.Map;
-import java.util.UUID;
 import java.util.concurrent.CompletionStage;
 
 /** Opens, lists and closes machines for callers. */
 final class MachinesService implements Machines {
-
-  private static final String NODES = "remora.node";
 
   private final GatewaySettings settings;
   private final Config config;
@@ -64,7 +54,7 @@ final class MachinesService implements Machines {
 
   @Override
   public CompletionStage<Machine> open(OpenRequest request) {
-    MachineSpec spec = spec(request);
+    MachineSpec spec = MachineRequests.spec(request, settings, config);
     return machines
         .open(
             spec,
@@ -77,65 +67,6 @@ final class MachinesService implements Machines {
               }
             })
         .thenApply(MachinesService::machine);
-  }
-
-  private MachineSpec spec(OpenRequest request) {
-    if (request.getProvider().isBlank()) {
-      throw new IllegalArgumentException("provider must be set");
-    }
-    String name =
-        request.getName().isEmpty()
-            ? request.getProvider() + "-" + UUID.randomUUID().toString().substring(0, 8)
-            : request.getName();
-    return new MachineSpec(
-        name,
-        request.getProvider(),
-        request.getGpuType().isEmpty() ? null : GpuType.parse(request.getGpuType()),
-        request.getGpuCount() == 0 ? 1 : request.getGpuCount(),
-        request.getIdleTimeoutMillis() == 0
-            ? null
-            : Duration.ofMillis(request.getIdleTimeoutMillis()),
-        settings.openTimeout(),
-        options(request)
-            .withFallback(packages(request))
-            .root()
-            .render(ConfigRenderOptions.concise()));
-  }
-
-  /** Settings that make the machine's node install packages before its first function. */
-  private Config packages(OpenRequest request) {
-    if (request.getPackagesCount() == 0) {
-      return ConfigFactory.empty();
-    }
-    String functions = NODES + ".remote-functions";
-    if (config.hasPath(functions) && !config.getBoolean(functions)) {
-      throw GatewayErrors.refusal(
-          Status.Code.FAILED_PRECONDITION,
-          ErrorKind.ProviderException,
-          "packages are for Python functions, which this gateway's nodes do not run (%s = off)"
-              .formatted(functions));
-    }
-    return ConfigFactory.empty()
-        .withValue(
-            NODES + ".python-requirements",
-            ConfigValueFactory.fromIterable(request.getPackagesList()));
-  }
-
-  private Config options(OpenRequest request) {
-    Config config = ConfigFactory.empty();
-    for (Map.Entry<String, String> option : request.getOptionsMap().entrySet()) {
-      if (!settings.providerOptions().contains(option.getKey())) {
-        throw new IllegalArgumentException(
-            ("this gateway does not accept the option \"%s\". It accepts: %s "
-                    + "(remora.gateway.provider-options)")
-                .formatted(option.getKey(), settings.providerOptions().stream().sorted().toList()));
-      }
-      config =
-          config.withValue(
-              "remora.provider.%s.%s".formatted(request.getProvider(), option.getKey()),
-              ConfigValueFactory.fromAnyRef(option.getValue()));
-    }
-    return config;
   }
 
   @Override

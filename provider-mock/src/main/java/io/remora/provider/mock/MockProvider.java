@@ -1,17 +1,21 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.provider.mock;
 
+import com.typesafe.config.Config;
 import com.typesafe.config.ConfigException;
 import io.remora.node.NodeStartException;
 import io.remora.provider.LaunchToken;
 import io.remora.provider.MachineProvider;
 import io.remora.provider.MachineSpec;
+import io.remora.provider.Preparation;
 import io.remora.provider.ProviderContext;
 import io.remora.provider.ProvisionedNode;
 import io.remora.runtime.ProviderException;
 import io.remora.runtime.RemoraException;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionStage;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.ConcurrentMap;
 
 /**
  * Machines on this computer. By default each is a child process that ends with its machine, or at
@@ -28,6 +32,28 @@ public final class MockProvider implements MachineProvider {
     return NAME;
   }
 
+  /** Nodes that were started before the machine's actor asked for them. */
+  private static final ConcurrentMap<MachineSpec, StartingChild> PREPARED =
+      new ConcurrentHashMap<>();
+
+  @Override
+  public Preparation prepare(MachineSpec spec, Config config) {
+    MockSettings settings = MockSettings.from(config);
+    if (settings.mode() != MockSettings.Mode.CHILD_JVM) {
+      return Preparation.NOTHING;
+    }
+    StartingChild child = StartingChild.start(spec, settings, config);
+    StartingChild earlier = PREPARED.put(spec, child);
+    if (earlier != null) {
+      earlier.end();
+    }
+    return () -> {
+      if (PREPARED.remove(spec, child)) {
+        child.end();
+      }
+    };
+  }
+
   @Override
   public CompletionStage<ProvisionedNode> provision(MachineSpec spec, ProviderContext context) {
     return CompletableFuture.supplyAsync(() -> start(spec, context), context.blocking());
@@ -36,10 +62,9 @@ public final class MockProvider implements MachineProvider {
   private static ProvisionedNode start(MachineSpec spec, ProviderContext context) {
     try {
       MockSettings settings = MockSettings.from(context.config());
-      LaunchToken token = LaunchToken.random();
       return switch (settings.mode()) {
-        case CHILD_JVM -> ChildNode.start(spec, settings, token, context);
-        case IN_JVM -> InJvmNode.start(spec, settings, token, context);
+        case CHILD_JVM -> child(spec, settings, context.config()).await(context);
+        case IN_JVM -> InJvmNode.start(spec, settings, LaunchToken.random(), context);
       };
     } catch (ProviderException e) {
       throw e;
@@ -52,5 +77,17 @@ public final class MockProvider implements MachineProvider {
       throw new ProviderException(
           "the node of machine %s failed to start: %s".formatted(spec.name(), e.getMessage()), e);
     }
+  }
+
+  /** The child that was prepared for this machine, or a new one. */
+  private static StartingChild child(MachineSpec spec, MockSettings settings, Config config) {
+    StartingChild prepared = PREPARED.remove(spec);
+    if (prepared != null && prepared.has(settings, config)) {
+      return prepared;
+    }
+    if (prepared != null) {
+      prepared.end();
+    }
+    return StartingChild.start(spec, settings, config);
   }
 }

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.provider.mock;
 
-import com.typesafe.config.Config;
 import io.remora.node.DeviceChoice;
 import io.remora.node.Main;
 import io.remora.provider.LaunchToken;
@@ -67,7 +66,11 @@ final class NodeLaunch {
   }
 
   static Command command(
-      MachineSpec spec, MockSettings settings, LaunchToken token, Config config, NodeLog nodeLog) {
+      MachineSpec spec,
+      MockSettings settings,
+      LaunchToken token,
+      String nodeSettings,
+      NodeLog nodeLog) {
     int threads = settings.childComputeThreads();
     List<String> command = new ArrayList<>();
     command.add(settings.java().orElseGet(NodeLaunch::javaCommand).toString());
@@ -83,7 +86,7 @@ final class NodeLaunch {
     ProcessBuilder builder = new ProcessBuilder(command);
     Map<String, String> environment = builder.environment();
     THREAD_VARIABLES.forEach(variable -> environment.put(variable, Integer.toString(threads)));
-    environment.putAll(NodeEnvironment.of(token, NodeEnvironment.settings(config), nodeLog));
+    environment.putAll(NodeEnvironment.of(token, nodeSettings, nodeLog));
     return new Command(builder, argumentFile);
   }
 

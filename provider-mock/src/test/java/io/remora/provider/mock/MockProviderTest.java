@@ -2,7 +2,9 @@
 package io.remora.provider.mock;
 
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.assertj.core.api.Assertions.catchThrowable;
+import static org.awaitility.Awaitility.await;
 
 import com.google.protobuf.ByteString;
 import com.typesafe.config.Config;
@@ -22,6 +24,7 @@ import io.remora.provider.MachineProvider;
 import io.remora.provider.MachineProviders;
 import io.remora.provider.MachineSpec;
 import io.remora.provider.NodeExit;
+import io.remora.provider.Preparation;
 import io.remora.provider.ProviderContext;
 import io.remora.provider.ProvisionedNode;
 import io.remora.runtime.ProviderException;
@@ -41,6 +44,7 @@ import java.util.concurrent.ExecutionException;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
 import java.util.concurrent.TimeUnit;
+import java.util.stream.Stream;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
@@ -88,6 +92,55 @@ class MockProviderTest {
     } finally {
       get(node.terminate());
     }
+  }
+
+  @Test
+  @Tag("fast")
+  void takesTheChildThatWasPreparedForTheSameMachine() throws Exception {
+    try (Preparation unused = MachineProviders.prepare(spec(null, 1), ConfigFactory.load())) {
+      ProcessHandle prepared = onlyChild();
+
+      ProvisionedNode node = provision("", null, 1);
+      try {
+        assertThat(process(node)).isEqualTo(prepared);
+        unused.close();
+        assertThat(greet(node).getDevicesList()).hasSize(1);
+      } finally {
+        get(node.terminate());
+      }
+    }
+  }
+
+  @Test
+  @Tag("fast")
+  void endsAPreparedChildThatNobodyTakesOrThatHasOtherSettings() throws Exception {
+    MachineProviders.prepare(spec(null, 1), ConfigFactory.load()).close();
+    await().atMost(LIMIT).until(() -> nodes().isEmpty());
+
+    try (Preparation unused = MachineProviders.prepare(spec(null, 1), ConfigFactory.load())) {
+      ProcessHandle prepared = onlyChild();
+
+      ProvisionedNode node = provision("remora.node.orphan-timeout = 7s", null, 1);
+      try {
+        assertThat(process(node)).isNotEqualTo(prepared);
+        await().atMost(LIMIT).until(() -> nodes().equals(List.of(process(node))));
+      } finally {
+        get(node.terminate());
+      }
+    }
+  }
+
+  @Test
+  @Tag("fast")
+  void saysOfAMachineThatCannotBePreparedOnlyWhenItIsOpened() {
+    Config wrong =
+        ConfigFactory.parseString("remora.provider.mock.mode = moon")
+            .withFallback(ConfigFactory.load());
+
+    assertThat(MachineProviders.prepare(spec(null, 1), wrong)).isSameAs(Preparation.NOTHING);
+    assertThatThrownBy(() -> provision("remora.provider.mock.mode = moon", null, 1))
+        .isInstanceOf(ProviderException.class)
+        .hasMessageContaining("moon");
   }
 
   @Test
@@ -298,6 +351,17 @@ class MockProviderTest {
   private static ProviderContext context(
       Config config, java.util.function.Consumer<String> progress) {
     return new ProviderContext(config, BLOCKING, progress);
+  }
+
+  private static ProcessHandle onlyChild() {
+    return await().atMost(LIMIT).until(MockProviderTest::nodes, nodes -> nodes.size() == 1).get(0);
+  }
+
+  /** The children of this JVM that run a node, or a shell that is about to. */
+  private static List<ProcessHandle> nodes() {
+    try (Stream<ProcessHandle> children = ProcessHandle.current().children()) {
+      return children.filter(ProcessHandle::isAlive).toList();
+    }
   }
 
   private static ProcessHandle process(ProvisionedNode node) {

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.gateway.internal;
+
+import com.typesafe.config.Config;
+import com.typesafe.config.ConfigFactory;
+import com.typesafe.config.ConfigRenderOptions;
+import com.typesafe.config.ConfigValueFactory;
+import io.grpc.Status;
+import io.remora.core.errors.ErrorKind;
+import io.remora.gateway.GatewaySettings;
+import io.remora.gateway.v1.OpenRequest;
+import io.remora.provider.GpuType;
+import io.remora.provider.MachineSpec;
+import java.time.Duration;
+import java.util.Map;
+import java.util.UUID;
+
+/** What callers ask for, as specifications of machines. */
+public final class MachineRequests {
+
+  private static final String NODES = "remora.node";
+
+  private MachineRequests() {}
+
+  /**
+   * The machine that a request asks for. Chooses a name if the request has none.
+   *
+   * @param config the configuration of the gateway's actor system
+   * @throws IllegalArgumentException if the request has a wrong value; the message names it
+   * @throws akka.grpc.GrpcServiceException if this gateway does not allow it
+   */
+  public static MachineSpec spec(OpenRequest request, GatewaySettings settings, Config config) {
+    if (request.getProvider().isBlank()) {
+      throw new IllegalArgumentException("provider must be set");
+    }
+    String name =
+        request.getName().isEmpty()
+            ? request.getProvider() + "-" + UUID.randomUUID().toString().substring(0, 8)
+            : request.getName();
+    return new MachineSpec(
+        name,
+        request.getProvider(),
+        request.getGpuType().isEmpty() ? null : GpuType.parse(request.getGpuType()),
+        request.getGpuCount() == 0 ? 1 : request.getGpuCount(),
+        request.getIdleTimeoutMillis() == 0
+            ? null
+            : Duration.ofMillis(request.getIdleTimeoutMillis()),
+        settings.openTimeout(),
+        options(request, settings)
+            .withFallback(packages(request, config))
+            .root()
+            .render(ConfigRenderOptions.concise()));
+  }
+
+  /** Settings that make the machine's node install packages before its first function. */
+  private static Config packages(OpenRequest request, Config config) {
+    if (request.getPackagesCount() == 0) {
+      return ConfigFactory.empty();
+    }
+    String functions = NODES + ".remote-functions";
+    if (config.hasPath(functions) && !config.getBoolean(functions)) {
+      throw GatewayErrors.refusal(
+          Status.Code.FAILED_PRECONDITION,
+          ErrorKind.ProviderException,
+          "packages are for Python functions, which this gateway's nodes do not run (%s = off)"
+              .formatted(functions));
+    }
+    return ConfigFactory.empty()
+        .withValue(
+            NODES + ".python-requirements",
+            ConfigValueFactory.fromIterable(request.getPackagesList()));
+  }
+
+  private static Config options(OpenRequest request, GatewaySettings settings) {
+    Config config = ConfigFactory.empty();
+    for (Map.Entry<String, String> option : request.getOptionsMap().entrySet()) {
+      if (!settings.providerOptions().contains(option.getKey())) {
+        throw new IllegalArgumentException(
+            ("this gateway does not accept the option \"%s\". It accepts: %s "
+                    + "(remora.gateway.provider-options)")
+                .formatted(option.getKey(), settings.providerOptions().stream().sorted().toList()));
+      }
+      config =
+          config.withValue(
+              "remora.provider.%s.%s".formatted(request.getProvider(), option.getKey()),
+              ConfigValueFactory.fromAnyRef(option.getValue()));
+    }
+    return config;
+  }
+}
