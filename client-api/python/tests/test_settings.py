@@ -38,10 +38,11 @@ def deterministic(fill: bool = True) -> Iterator[None]:
 @pytest.mark.critical
 def test_operations_run_under_the_default_dtype_they_were_recorded_under(device):
     whole = torch.arange(4, device=device)
+    torch.accelerator.synchronize()  # a machine of this process shares its settings
     with default_dtype(torch.float64):
         wide = whole.sin()
         (listed,) = torch._foreach_sqrt([whole])
-        torch.accelerator.synchronize()  # a machine of this process shares its settings
+        torch.accelerator.synchronize()
     narrow = whole.sin()
     local = torch.arange(4)
     assert torch.equal(narrow.cpu(), local.sin())

@@ -6,6 +6,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.awaitility.Awaitility.await;
 
+import io.remora.gateway.v1.OpenRequest;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.SessionStatistics;
 import java.io.BufferedReader;
@@ -19,6 +20,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
 import java.util.ArrayList;
+import java.util.Base64;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.TimeUnit;
@@ -88,6 +90,31 @@ final class GatewayProcessTest {
         .atMost(Duration.ofSeconds(10))
         .until(() -> nodes.stream().noneMatch(ProcessHandle::isAlive));
     assertThatThrownBy(machine::close).isInstanceOf(RemoraException.class);
+  }
+
+  @Test
+  @Tag("full")
+  void startsTheNodeOfItsFirstMachineTogetherWithItself() throws Exception {
+    byte[] first =
+        OpenRequest.newBuilder().setProvider("mock").setName("first").build().toByteArray();
+    Process process =
+        start(
+            Map.of("REMORA_GATEWAY_PREPARE", Base64.getEncoder().encodeToString(first)),
+            "--port=0",
+            "--exit-with-stdin");
+    String address = address(process);
+    List<ProcessHandle> early = process.descendants().toList();
+    assertThat(early).as("the node that was prepared").hasSize(1);
+
+    RemoteMachine machine =
+        RemoteMachine.builder().provider("mock").name("first").gateway(address, null).open();
+    assertThat(torch.ones(3).to(machine.device(), ScalarType.Float).sum().item_float())
+        .isEqualTo(3f);
+    assertThat(process.descendants().toList()).isEqualTo(early);
+
+    machine.close();
+    process.getOutputStream().close();
+    assertEnds(process);
   }
 
   @Test
