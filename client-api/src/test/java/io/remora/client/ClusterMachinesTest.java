@@ -70,11 +70,11 @@ final class ClusterMachinesTest {
     RemoteMachine first = builder("first").gpu("A100").open();
     assertThat(sumOfOnes(first)).isEqualTo(100);
 
-    assertThatThrownBy(() -> builder("second").gpu("A100").timeout(Duration.ofSeconds(3)).open())
+    assertThatThrownBy(() -> builder("second").gpu("A100").timeout(Duration.ofSeconds(2)).open())
         .isInstanceOf(ProvisioningTimeoutException.class)
         .hasMessageContaining("place 1 of 1 in the queue for a node")
         .hasMessageContaining("1 node(s) with 1 x A100 serve machine first");
-    assertThatThrownBy(() -> builder("third").gpu("H100").timeout(Duration.ofSeconds(3)).open())
+    assertThatThrownBy(() -> builder("third").gpu("H100").timeout(Duration.ofSeconds(2)).open())
         .isInstanceOf(ProvisioningTimeoutException.class)
         .hasMessageContaining("no node of the cluster has 1 x H100")
         .hasMessageContaining("1 x simulated A100 at 127.0.0.1");

@@ -31,7 +31,7 @@ final class TrainDigitsTest {
   }
 
   @Test
-  @Tag("fast")
+  @Tag("full")
   void learnsTheDigitsLocally() {
     assertAccurate(run("--device", "local"));
   }

@@ -51,7 +51,6 @@ import org.slf4j.LoggerFactory;
  * What every provider must do, with real nodes: extend it with a test of your provider, and say how
  * its nodes are started. Five nodes are started in all.
  */
-@Tag("fast")
 @Timeout(value = 180, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 public abstract class ProviderContractTest {
 
@@ -117,6 +116,7 @@ public abstract class ProviderContractTest {
   }
 
   @Test
+  @Tag("full")
   void givesTwoMachinesAtATimeWhichComputeAndGivesThemBack() throws Exception {
     String first = name("first");
     String second = name("second");
@@ -145,6 +145,7 @@ public abstract class ProviderContractTest {
   }
 
   @Test
+  @Tag("fast")
   void tellsWhenANodeHasEndedByItself() throws Exception {
     ProvisionedNode node = provision(name("killed"), settings(), OPEN_LIMIT, new AtomicBoolean());
     try {
@@ -158,6 +159,7 @@ public abstract class ProviderContractTest {
   }
 
   @Test
+  @Tag("fast")
   void saysWhyANodeDoesNotStart() {
     assertThat(
             catchThrowable(
@@ -169,6 +171,7 @@ public abstract class ProviderContractTest {
   }
 
   @Test
+  @Tag("fast")
   void keepsTheMachinesTimeLimit() {
     assumeTrue(!hangingSettings().isEmpty(), "a start cannot be held up");
     long start = System.nanoTime();
@@ -186,6 +189,7 @@ public abstract class ProviderContractTest {
   }
 
   @Test
+  @Tag("fast")
   void leavesNothingOfAMachineThatNobodyWantsAnyMore() throws Exception {
     AtomicBoolean abandoned = new AtomicBoolean();
     String settings = hangingSettings().isEmpty() ? settings() : hangingSettings();
