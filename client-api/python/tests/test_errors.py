@@ -209,6 +209,25 @@ def test_histc_is_refused_also_where_its_plan_is_known(device):
     )
 
 
+@pytest.mark.parametrize(
+    ("call", "good", "bad"),
+    [
+        (lambda x, value: x.to(torch.int64).pow(value), 2, -2),
+        (lambda x, value: x.to(torch.int64).pow_(value), 2, -2),
+        (F.softshrink, 0.5, -0.5),
+        (lambda x, value: x.renorm(2, 0, value), 1.0, -1.0),
+        (lambda x, value: torch.linalg.vector_norm(x[:0], value), 2, -2),
+        (lambda x, value: torch.ops.aten.leaky_relu_backward(x, x, value, True), 0.5, -0.5),
+        (lambda x, value: torch.ops.aten.elu_backward(x, value, 1, 1, True, x), 0.5, -0.5),
+    ],
+)
+def test_a_number_is_refused_also_where_the_plan_is_known(device, call, good, bad):
+    x = torch.ones(3, 4)
+    there = x.to(device)
+    assert torch.equal(call(there, good).cpu(), call(x, good))
+    same(raised(lambda: call(there, bad)), raised(lambda: call(x, bad)))
+
+
 @pytest.mark.parametrize("name", AT_THE_READ)
 def test_a_mistake_of_values_is_raised_as_pytorchs_and_as_ours(device, name):
     call = AT_THE_READ[name]

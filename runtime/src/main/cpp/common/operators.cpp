@@ -24,6 +24,17 @@ const std::unordered_set<std::string> kValueDependent = {"aten::linalg_lstsq",
                                                          "aten::_unique",
                                                          "aten::_rowwise_prune"};
 
+// Operators that read tensors and refuse some values of their Scalar arguments before they compute anything.
+const std::unordered_set<std::string> kChecksScalars = {"aten::elu_backward",
+                                                        "aten::leaky_relu_backward",
+                                                        "aten::linalg_vector_norm",
+                                                        "aten::norm",
+                                                        "aten::pow",
+                                                        "aten::pow_",
+                                                        "aten::renorm",
+                                                        "aten::renorm_",
+                                                        "aten::softshrink"};
+
 // Operators that overwrite all of their first argument.
 const std::unordered_set<std::string> kFill = {
     "aten::zero_",      "aten::fill_",        "aten::copy_",   "aten::normal_",     "aten::uniform_",  "aten::random_",
@@ -110,7 +121,7 @@ OperatorInfo::OperatorInfo(const c10::OperatorHandle& op) : handle(op) {
       generator_argument = static_cast<int32_t>(i);
     }
   }
-  values_matter = !reads_tensors;
+  values_matter = !reads_tensors || kChecksScalars.count(name) > 0;
 
   bool all_views = !schema.returns().empty();
   for (const auto& result : schema.returns()) {

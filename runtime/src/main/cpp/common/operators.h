@@ -35,7 +35,7 @@ struct OperatorInfo {
   std::vector<int32_t> returns;       // per return: the written argument that it is, or kNew, kView, kValue
   std::vector<int32_t> view_of;       // for each return of kind kView: the argument it views
   int32_t generator_argument = -1;    // argument of type Generator?
-  bool values_matter = false;         // the values of Scalar arguments decide output sizes (factories)
+  bool values_matter = false;         // the values of Scalar arguments decide output sizes (factories) or errors
   bool always_ask = false;            // output metadata depends on values: the node must be asked on each call
   bool masks_matter = false;          // the same, but only if an index is a boolean mask
   bool of_pytorch = false;            // in the namespace aten

@@ -19,6 +19,7 @@ void register_backend() {
     c10::register_privateuse1_backend("remora");
     register_hooks();
     register_engine();
+    register_structured();
   });
 }
 

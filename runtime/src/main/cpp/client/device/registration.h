@@ -10,5 +10,6 @@ void register_backend();  // once; further calls do nothing
 // Parts of register_backend().
 void register_hooks();
 void register_engine();
+void register_structured();  // after the kernels of all other operators
 
 }  // namespace remora

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// Elementwise operators. libtorch computes the shapes of their results before the recorder sees the call.
+// Elementwise operators that are not recorded whole (structured.cpp). libtorch computes the shapes of their results
+// before the recorder sees the call.
 // - It refuses operands on two devices with a plain error. These kernels turn it into a CrossMachineException, which
 //   names the fix.
 // - On the CPU, and only there, it converts operands of another dtype before it takes the results' strides from them.
@@ -10,6 +11,7 @@
 #include <c10/core/DefaultDtype.h>
 #include <torch/library.h>
 
+#include "client/kernels/structured.h"
 #include "client/machine/machine.h"
 #include "client/machine/slots.h"
 
@@ -108,8 +110,9 @@ namespace kernels = at::compositeexplicitautogradnonfunctional;
 
 }  // namespace
 
-#define REMORA_CONVERTING(name, signature, kernel, converts) \
-  m.impl(name, TORCH_FN((Checked<signature, kernels::kernel, Converts::converts>::call)))
+#define REMORA_CONVERTING(name, signature, kernel, converts)   \
+  m.impl(name, c10::KernelFunction::makeFromUnboxedFunction(   \
+                   TORCH_FN((Checked<signature, kernels::kernel, Converts::converts>::call))))
 #define REMORA_CHECKED(name, signature, kernel) REMORA_CONVERTING(name, signature, kernel, kCommon)
 #define REMORA_BOTH_CONVERTING(operation, overload, signature, converts)  \
   REMORA_CONVERTING(#operation overload, signature, operation, converts); \
@@ -120,7 +123,7 @@ namespace kernels = at::compositeexplicitautogradnonfunctional;
   REMORA_CONVERTING(#operation "_backward", signature, operation##_backward, kNothing)
 #define REMORA_SPECIAL(operation) REMORA_CONVERTING("special_" #operation, Binary, special_##operation, kFloating)
 
-TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
+void elementwise_kernels(StructuredKernels& m) {
   REMORA_BOTH(add, ".Tensor", Scaled);
   REMORA_BOTH(sub, ".Tensor", Scaled);
   REMORA_BOTH(mul, ".Tensor", Binary);
