@@ -29,6 +29,31 @@ def test_operations_give_what_the_cpu_gives(device):
     assert torch.equal((x.to(device) @ y.to(device)).relu().cpu(), (x @ y).relu())
 
 
+def test_views_of_one_storage_are_told_apart(device):
+    """The node keeps the tensor that a record named last; the next record may mean another one."""
+
+    def program(where: torch.device) -> list[torch.Tensor]:
+        x = torch.arange(12.0, device=where)
+        results = [x + 1, x.view(3, 4) + 1, x.view(4, 3).t() + 1, x[2:8] + 1, x + 1, x.view(12) * x]
+        x.add_(x.view(12))
+        results.append(x.view(3, 4) + x.view(3, 4))
+        x.resize_(6)
+        results += [x + 1, x.view(2, 3) @ x.view(3, 2)]
+        half = x.view(torch.int32)
+        results += [
+            half + 1,
+            x + 1,
+            torch.complex(x, x).conj() + 1,
+            torch.complex(x, x).imag.neg() + x,
+        ]
+        x.set_(results[0])
+        return [*results, x + 1, x * torch.tensor(2.0, device=where), x.numpy(force=True).sum() + x]
+
+    for there, here in zip(program(device), program(torch.device("cpu")), strict=True):
+        assert there.stride() == here.stride()
+        assert torch.equal(there.cpu(), here)
+
+
 @pytest.mark.critical
 def test_training_steps_equal_those_of_the_cpu(device):
     def train(where: torch.device) -> list[float]:

@@ -3,6 +3,7 @@
 // A call, or another record that names tensors, while the node decodes and runs it.
 #pragma once
 
+#include <string_view>
 #include <utility>
 
 #include "common/error.h"
@@ -20,13 +21,14 @@ bool fits(const c10::IValue& value, const c10::TypePtr& type);
 // it notes the failure and continues, so that it finds the records after the call.
 struct Executor::Call {
   OperatorInfo* info = nullptr;
-  std::string name;
+  std::string_view name;
   uint64_t number = 0;  // among the session's calls
   torch::jit::Stack stack;
   std::shared_ptr<Failure> failure;
   std::string refusal;        // becomes a failure once all inputs are decoded
   std::string refusal_error;  // the class of the error, as in Failure
-  TensorMeta previous;
+  TensorMeta previous;  // of the tensor decoded last
+  uint64_t covered = 0;  // its end in bytes
   bool has_previous = false;
   c10::SmallVector<std::pair<int64_t, at::Tensor>, 6> inputs;  // by storage id, in order
   c10::SmallVector<int64_t, 6> written;                        // storage ids
@@ -36,7 +38,7 @@ struct Executor::Call {
     int64_t storage;
   };
   std::vector<Written> written_tensors;
-  std::vector<const c10::StorageImpl*> adopted;
+  c10::SmallVector<const c10::StorageImpl*, 4> adopted;
   uint32_t device = 0;
   bool device_known = false;
   bool overwrites = false;  // the operator ignores the old values of the argument being decoded

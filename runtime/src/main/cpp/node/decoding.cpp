@@ -12,6 +12,19 @@
 
 namespace remora {
 
+// Whether a tensor that an earlier record named is what the program means now. No one else may use it: a call's tensors
+// are different ones, except where the program says that they are the same.
+static bool can_name_again(const at::Tensor& t, const c10::Storage& memory, const TensorMeta& meta) {
+  if (!t.defined() || t.use_count() != 1) {
+    return false;
+  }
+  const auto* impl = t.unsafeGetTensorImpl();
+  return impl->unsafe_storage().unsafeGetStorageImpl() == memory.unsafeGetStorageImpl() &&
+         t.scalar_type() == meta.dtype && t.storage_offset() == meta.offset &&
+         t.sizes() == c10::IntArrayRef(meta.sizes) && t.strides() == c10::IntArrayRef(meta.strides) &&
+         t.is_conj() == meta.conj && t.is_neg() == meta.neg && !impl->is_wrapped_number() && !impl->requires_grad();
+}
+
 at::Tensor Executor::tensor(Reader& r, uint8_t bits, Call& call, bool output) {
   auto id = next_id(r);
   uint64_t new_bytes = 0;
@@ -25,12 +38,11 @@ at::Tensor Executor::tensor(Reader& r, uint8_t bits, Call& call, bool output) {
       new_bytes = r.bounded(kMaxStorageBytes, "a storage's size");
     }
   }
-  TensorMeta meta;
+  auto& meta = call.previous;
   if (bits & kSameMeta) {
     if (!call.has_previous) {
       r.fail("a record's first tensor cannot be like the one before it");
     }
-    meta = call.previous;
   } else {
     meta.dtype = r.dtype();
     auto dims = r.count("a tensor's dimensions");
@@ -49,24 +61,20 @@ at::Tensor Executor::tensor(Reader& r, uint8_t bits, Call& call, bool output) {
         stride *= static_cast<uint64_t>(std::max<int64_t>(meta.sizes[i], 1));
       }
     }
-    if (bits & kOffset) {
-      meta.offset = static_cast<int64_t>(r.bounded(kMaxStorageBytes, "an offset"));
-    }
-    call.previous = meta;
+    meta.offset = bits & kOffset ? static_cast<int64_t>(r.bounded(kMaxStorageBytes, "an offset")) : 0;
+    call.covered = meta.end();
     call.has_previous = true;
   }
   meta.conj = bits & kConj;
   meta.neg = bits & kNeg;
 
-  auto covered = meta.end();
+  auto covered = call.covered;
   if ((output || (bits & kNew)) && covered > kMaxStorageBytes) {
     r.fail("a new tensor covers more bytes than a storage can have");
   }
 
   if (output) {
     // The caller binds the output; only its metadata and id matter here.
-    call.previous = meta;
-    call.previous.conj = call.previous.neg = false;
     call.inputs.emplace_back(id, at::Tensor());
     call.device = device;
     return {};
@@ -98,6 +106,8 @@ at::Tensor Executor::tensor(Reader& r, uint8_t bits, Call& call, bool output) {
     if (covered > storage.memory.nbytes()) {
       call.refuse("a tensor ends at byte " + std::to_string(covered) + " of storage " + std::to_string(id) +
                   ", which has " + std::to_string(storage.memory.nbytes()));
+    } else if (can_name_again(storage.tensor, storage.memory, meta)) {
+      t = storage.tensor;
     } else {
       auto key = devices_[storage.device].is_cpu() ? c10::DispatchKey::CPU : c10::DispatchKey::CUDA;
       t = at::detail::make_tensor<c10::TensorImpl>(c10::Storage(storage.memory), c10::DispatchKeySet(key),
@@ -105,6 +115,7 @@ at::Tensor Executor::tensor(Reader& r, uint8_t bits, Call& call, bool output) {
       t.unsafeGetTensorImpl()->set_sizes_and_strides(meta.sizes, meta.strides, meta.offset);
       if (meta.conj) t._set_conj(true);
       if (meta.neg) t._set_neg(true);
+      storage.tensor = t;
     }
   } catch (const std::exception& e) {
     call.refuse(e);
@@ -223,7 +234,7 @@ c10::IValue Executor::argument(Reader& r, Call& call, const c10::TypePtr& type, 
 }
 
 bool fits(const c10::IValue& value, const c10::TypePtr& type) {
-  if (auto optional = type->cast<c10::OptionalType>()) {
+  if (const auto* optional = type->castRaw<c10::OptionalType>()) {
     return value.isNone() || fits(value, optional->getElementType());
   }
   switch (type->kind()) {
@@ -238,7 +249,7 @@ bool fits(const c10::IValue& value, const c10::TypePtr& type) {
     case c10::TypeKind::DeviceObjType: return value.isDevice();
     case c10::TypeKind::GeneratorType: return value.isGenerator();
     case c10::TypeKind::ListType: {
-      auto element = type->cast<c10::ListType>()->getElementType();
+      const auto& element = type->castRaw<c10::ListType>()->getElementType();
       switch (element->kind()) {
         case c10::TypeKind::TensorType: return value.isTensorList();
         case c10::TypeKind::IntType:

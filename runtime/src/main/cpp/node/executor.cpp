@@ -213,7 +213,8 @@ bool Executor::run(Call& call) {
     });
     c10::WarningUtils::WarningHandlerGuard collect(&warnings);
     try {
-      c10::DeviceGuard guard(devices_[call.device]);
+      c10::OptionalDeviceGuard guard;
+      if (!devices_[call.device].is_cpu()) guard.reset_device(devices_[call.device]);
       auto seeded = call.info->generator_argument;
       if (seeded >= 0 && call.stack[seeded].isNone()) {
         call.stack[seeded] = generator(call.device, call.device);
@@ -269,20 +270,23 @@ void Executor::call(Reader& r, bool asked) {
   }
   int64_t request = asked ? static_cast<int64_t>(r.varint()) : 0;
   Call call;
+  call.stack.swap(stack_);
   call.info = op.info;
   call.name = op.name;
   call.number = ++calls_;
   if (!op.refusal.empty()) {
     call.refuse(op.refusal);
   }
+  static const c10::TypePtr kUnknown = c10::AnyType::get();
+  const auto* schema = op.info ? &op.info->handle.schema().arguments() : nullptr;
   for (size_t i = 0; i < op.arguments; i++) {
     auto first = call.inputs.size();
-    const c10::TypePtr type = op.info ? op.info->handle.schema().arguments()[i].type() : c10::AnyType::get();
+    const c10::TypePtr& type = op.info ? (*schema)[i].type() : kUnknown;
     call.overwrites = op.info && std::find(op.info->overwritten.begin(), op.info->overwritten.end(), i) !=
                                      op.info->overwritten.end();
     call.stack.push_back(argument(r, call, type));
     if (op.info && !fits(call.stack.back(), type)) {
-      call.refuse("argument '" + op.info->handle.schema().arguments()[i].name() + "' is a " +
+      call.refuse("argument '" + (*schema)[i].name() + "' is a " +
                   call.stack.back().tagKind() + ", not a " + type->str());
     }
     if (std::find(op.written.begin(), op.written.end(), i) != op.written.end()) {
@@ -349,6 +353,8 @@ void Executor::call(Reader& r, bool asked) {
       it->second.has_values = true;
     }
   }
+  call.stack.clear();
+  call.stack.swap(stack_);
 }
 
 }  // namespace remora

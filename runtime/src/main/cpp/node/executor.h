@@ -4,6 +4,7 @@
 #pragma once
 
 #include <ATen/ATen.h>
+#include <ATen/core/stack.h>
 #include <c10/core/Event.h>
 #include <c10/util/flat_hash_map.h>
 
@@ -69,7 +70,8 @@ class Executor {
 
  private:
   struct Storage {
-    c10::Storage memory;  // undefined while lazy
+    c10::Storage memory;  // undefined while lazy; see keep()
+    at::Tensor tensor;    // the one made last on this memory: the next record often names the same one
     uint64_t bytes = 0;
     uint32_t device = 0;
     uint64_t accounted = 0;            // bytes counted as allocated on its device
@@ -79,6 +81,11 @@ class Executor {
     // again: whatever the failed operator left, as on a local device.
     bool has_values = false;
     uint64_t rewritten = 0;  // bytes, from the start, that uploads have replaced since the failure
+
+    void keep(c10::Storage other) {
+      memory = std::move(other);
+      tensor.reset();
+    }
   };
   struct WireOperator {
     OperatorInfo* info = nullptr;  // null if this libtorch does not have the operator
@@ -159,6 +166,7 @@ class Executor {
   std::vector<int64_t> freed_;       // storages freed in this batch that the program knows as realized
   std::vector<std::string> warned_;  // operators and texts of this batch's warnings
   ExecutionResult* result_ = nullptr;
+  torch::jit::Stack stack_;  // empty between calls; keeps its memory
 };
 
 }  // namespace remora

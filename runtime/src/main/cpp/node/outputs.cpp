@@ -26,7 +26,8 @@ at::Tensor Executor::own(Call& call, const at::Tensor& actual, const TensorMeta*
     shared = shared || (input.defined() && input.storage().unsafeGetStorageImpl() == storage);
   }
   bool fits = !layout || (t.strides() == c10::IntArrayRef(layout->strides));
-  if (shared || !fits || t.storage_offset() != 0 || storage->nbytes() < TensorMeta::of(t).bytes()) {
+  auto covered = at::detail::computeStorageNbytes(t.sizes(), t.strides(), t.element_size(), t.storage_offset());
+  if (shared || !fits || t.storage_offset() != 0 || storage->nbytes() < covered) {
     auto strides = layout ? c10::IntArrayRef(layout->strides) : t.strides();
     auto copy = layout || t.is_non_overlapping_and_dense() ? at::empty_strided(t.sizes(), strides, t.options())
                                                            : at::empty(t.sizes(), t.options());
@@ -50,6 +51,7 @@ void Executor::adopt(Call& call, int64_t id, uint32_t device, const TensorMeta& 
       auto t = own(call, actual, &predicted);
       auto& storage = born(id, t.storage().nbytes(), device);
       storage.memory = t.storage();
+      storage.tensor = t;
       storage.has_values = true;
       account(storage);
       return;
@@ -70,10 +72,7 @@ void Executor::outputs(Reader& r, Call& call, const c10::IValue& value, int dept
     call.inputs.pop_back();
     auto device = call.device;
     call.device = known;
-    auto meta = call.previous;
-    meta.conj = code & kConj;
-    meta.neg = code & kNeg;
-    adopt(call, id, device, meta, value.isTensor() ? value.toTensor() : at::Tensor());
+    adopt(call, id, device, call.previous, value.isTensor() ? value.toTensor() : at::Tensor());
     return;
   }
   switch (static_cast<Output>(code)) {
@@ -132,7 +131,7 @@ void Executor::check_written(Call& call) {
       try {  // the operator chose another layout for its whole output: convert it
         auto copy = at::empty_strided(expected.sizes, expected.strides, t.options());
         copy.copy_(t);
-        it->second.memory = copy.storage();
+        it->second.keep(copy.storage());
         account(it->second);
         continue;
       } catch (const std::exception& e) {
@@ -202,7 +201,7 @@ void Executor::bind(Reader& r) {
   for (uint64_t i = 0; i < n; i++) {
     int64_t id = 0;
     auto& storage = storage_record(r, &id);
-    storage.memory = it->second[i].storage();
+    storage.keep(it->second[i].storage());
     storage.bytes = storage.memory.nbytes();
     storage.has_values = true;
     account(storage);

@@ -27,7 +27,7 @@ std::shared_ptr<Failure> Executor::fail(Call& call, const std::string& message, 
   auto failure = std::make_shared<Failure>();
   failure->number = ++failures_;
   failure->call = call.number;
-  failure->operation = call.name;
+  failure->operation = std::string(call.name);
   failure->error = error;
   failure->message = message;
   failure->inputs = call.described;
@@ -51,7 +51,7 @@ void Executor::write_failure(const Failure& failure) {
 // A repeated warning is reported once per batch.
 void Executor::write_warning(const Call& call, const c10::Warning& warning) {
   auto text = warning.msg().substr(0, kMaxWarningBytes);
-  auto known = call.name + ": " + text;
+  auto known = std::string(call.name) + ": " + text;
   if (warned_.size() >= kMaxWarnings || std::find(warned_.begin(), warned_.end(), known) != warned_.end()) {
     return;
   }

@@ -103,7 +103,8 @@ void Executor::question(Reader& r) {
   auto device_argument = [&] { return static_cast<uint32_t>(r.bounded(devices_.size() - 1, "a device")); };
   Writer answer;
   Call call;
-  call.name = "question " + std::to_string(static_cast<int>(kind));
+  auto name = "question " + std::to_string(static_cast<int>(kind));
+  call.name = name;
   // Reads all arguments before anything can fail.
   uint64_t first = 0;
   uint64_t second = 0;
@@ -237,7 +238,8 @@ void Executor::run(Reader& r, Callee callee) {
   function.device = static_cast<uint32_t>(r.bounded(devices_.size() - 1, "a device"));
   function.timeout_millis = static_cast<int64_t>(r.bounded(kMaxRunMillis, "a time limit"));
   Call call;
-  call.name = (callee == Callee::kWorker ? "remora.remote " : "") + std::string(r.string());
+  auto name = (callee == Callee::kWorker ? "remora.remote " : "") + std::string(r.string());
+  call.name = name;
   auto bytes = r.count("a function's size");
   function.payload = {reinterpret_cast<const char*>(r.raw(bytes)), bytes};
   for (auto n = r.count("a count of tensors"); n > 0; n--) {

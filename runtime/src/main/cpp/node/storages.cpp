@@ -32,9 +32,12 @@ int64_t Executor::next_id(Reader& r) {
 }
 
 Executor::Storage& Executor::born(int64_t id, uint64_t bytes, uint32_t device) {
+  auto known = storages_.size();
   auto& storage = storages_[id];
-  account(storage, true);  // a hostile batch may create a storage twice
-  storage = Storage();
+  if (storages_.size() == known) {  // a hostile batch may create a storage twice
+    account(storage, true);
+    storage = Storage();
+  }
   storage.bytes = bytes;
   storage.device = device;
   born_.push_back(id);
@@ -117,7 +120,7 @@ void Executor::resize(Reader& r) {
     auto grown = at::empty({static_cast<int64_t>(bytes)}, options);
     auto kept = std::min<int64_t>(old.numel(), static_cast<int64_t>(bytes));
     grown.narrow(0, 0, kept).copy_(old.narrow(0, 0, kept));
-    storage.memory = grown.storage();
+    storage.keep(grown.storage());
     storage.bytes = bytes;
     account(storage);
   } catch (const std::exception& e) {
