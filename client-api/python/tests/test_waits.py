@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -191,3 +192,18 @@ def test_later_of_a_stopped_machine(device):
     assert pending.result().tolist() == [1, 1]
     with pytest.raises(remora.MachineStateException, match="no machine is open"):
         remora.later(x)
+
+
+def test_what_is_recorded_after_many_reads_is_sent_without_a_read(machine, device):
+    """The thread that sends what nobody reads rests while the program's own reads send all."""
+    x = torch.ones(4, device=device)
+    for _ in range(200):
+        x.sum().item()
+    for _ in range(3):  # it rests, it has something to send, it waits for more
+        sent = machine._session.statistics()["batches"]
+        x.add_(1)
+        limit = time.monotonic() + 20
+        while machine._session.statistics()["batches"] == sent:
+            assert time.monotonic() < limit
+            time.sleep(0.001)
+    assert x.tolist() == [4.0] * 4

@@ -17,6 +17,7 @@ using std::chrono::steady_clock;
 namespace {
 
 constexpr int kMostPatience = 16;
+constexpr int kMostNeedless = 4;
 
 steady_clock::time_point middle(steady_clock::time_point a, steady_clock::time_point b) { return a + (b - a) / 2; }
 
@@ -59,6 +60,7 @@ int Machine::flush_when_idle(int64_t timeout_micros, int64_t linger_micros) {
       patience_ = kept_up ? std::min(patience_ * 2, kMostPatience) : 1;
       last_flush_ = now;
       flushed_ = closed + 1;
+      needless_ = 0;
       submit_open_batch();
       return 1;
     }
@@ -71,6 +73,13 @@ int Machine::flush_when_idle(int64_t timeout_micros, int64_t linger_micros) {
       // Keep the linger time since the last flush: each batch costs the program time.
       std::this_thread::sleep_until(last_flush_ + microseconds(linger_micros));
       lock.lock();
+    } else if (needless_ >= kMostNeedless) {
+      // The program reads values, and so submits all that it records. Waking up for each record would take time from
+      // both. What it records without a read waits for up to this nap, once.
+      lock.unlock();
+      std::this_thread::sleep_for(microseconds(linger_micros * kMostPatience));
+      lock.lock();
+      if (!open.has_records() && progress.submitted() == closed) needless_ = 0;  // the program does nothing: wait for it
     } else {
       flusher_waits_ = true;
       // Frees do not wake the flusher, so that a free costs next to nothing. The flusher looks for them a few times per
@@ -83,6 +92,7 @@ int Machine::flush_when_idle(int64_t timeout_micros, int64_t linger_micros) {
         lock.unlock();
         std::this_thread::sleep_for(linger);
         lock.lock();
+        needless_ = open.has_records() || progress.submitted() == closed ? 0 : needless_ + 1;
       }
     }
   }

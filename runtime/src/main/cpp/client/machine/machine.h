@@ -130,6 +130,7 @@ class Machine {
   std::condition_variable wake_flusher_;
   bool flusher_waits_ = false;
   int patience_ = 1;      // how many linger times a batch may grow while the node is idle
+  int needless_ = 0;      // how many times in a row the flusher woke up for what the program submitted itself
   uint64_t flushed_ = 0;  // the batch that the flusher submitted last, and when
   std::chrono::steady_clock::time_point last_flush_;
 };
