@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+//
+// What a small operation costs on each side, apart from Java, Python and the network: records operations without a node
+// and executes the recorded batches again and again, with the same operations on local tensors beside it. Prints
+// nanoseconds of this thread's CPU time per operation, the least of several rounds. benchmarks/operation builds it.
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "api/remora.h"
+
+namespace {
+
+constexpr int kOperations = 20'000;
+constexpr int kRounds = 25;
+
+std::vector<std::string> batches;
+bool keeping = true;
+
+int32_t submit(int64_t machine, int64_t batch, char*, int32_t) {
+  if (keeping) {
+    batches.emplace_back(reinterpret_cast<const char*>(remora_batch_data(batch)), remora_batch_bytes(batch));
+  }
+  remora_machine_executed(machine, remora_batch_sequence(batch));
+  remora_batch_release(batch);
+  return 0;
+}
+
+int32_t no_answer(int64_t, int64_t, char* error, int32_t capacity) {
+  std::snprintf(error, capacity, "there is no node that could answer");
+  return -1;
+}
+
+double cpu_seconds() {
+  rusage usage{};
+  getrusage(RUSAGE_THREAD, &usage);
+  return usage.ru_utime.tv_sec + usage.ru_stime.tv_sec + (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1e-6;
+}
+
+double least_nanos(const std::function<void()>& operations) {
+  double least = 1e9;
+  for (int i = 0; i < kRounds; i++) {
+    double start = cpu_seconds();
+    operations();
+    least = std::min(least, (cpu_seconds() - start) / kOperations * 1e9);
+  }
+  return least;
+}
+
+struct Work {
+  const char* name;
+  int operations;  // in one step
+  std::function<at::Tensor(const at::Tensor& z, const at::Tensor& y, const at::Tensor& b)> step;
+};
+
+void execute(int64_t executor, const std::vector<std::string>& all) {
+  for (const auto& batch : all) {
+    auto result = remora_executor_execute(executor, reinterpret_cast<const uint8_t*>(batch.data()),
+                                          static_cast<int64_t>(batch.size()));
+    if (result < 0) {
+      std::fprintf(stderr, "%s\n", remora_last_error());
+      std::exit(1);
+    }
+    remora_result_release(result);
+  }
+}
+
+}  // namespace
+
+int main() {
+  remora_set_compute_threads(1);
+  if (remora_install(submit, no_answer, nullptr) != 0) {
+    std::fprintf(stderr, "%s\n", remora_last_error());
+    return 1;
+  }
+  at::NoGradGuard no_grad;
+  std::printf("%-32s %8s %8s %8s %8s\n", "ns per operation", "local", "record", "execute", "bytes");
+  const Work all[] = {
+      {"chained adds 8x8", 1, [](auto& z, auto& y, auto&) { return at::add(z, y); }},
+      {"add_ 8x8", 1, [](auto& z, auto& y, auto&) { return at::Tensor(z).add_(y); }},
+      {"addmm, relu, mul, add 8x8", 4,
+       [](auto& z, auto& y, auto& b) { return at::add(at::relu(at::addmm(b, z, y)).mul(0.5), y); }},
+  };
+  for (const auto& work : all) {
+    auto machine = remora_machine_open("cost", 1, 1 << 20);
+    at::Device device(c10::DeviceType::PrivateUse1, static_cast<int8_t>(remora_machine_slot(machine, 0)));
+    auto program = [&work](at::Device where) {
+      auto options = at::TensorOptions().device(where);
+      auto y = at::full({8, 8}, 1e-6, options);
+      auto b = at::ones({8}, options);
+      auto z = at::ones({8, 8}, options);
+      for (int i = 0; i < kOperations; i += work.operations) z = work.step(z, y, b);
+    };
+    auto record = [&] {
+      program(device);
+      remora_machine_flush(machine);
+    };
+    keeping = true;
+    batches.clear();
+    record();  // defines the operators
+    auto first = batches;
+    batches.clear();
+    record();
+    auto again = batches;
+    keeping = false;
+    size_t bytes = 0;
+    for (const auto& batch : again) bytes += batch.size();
+
+    auto executor = remora_executor_create("cpu", "");
+    execute(executor, first);
+    auto local = least_nanos([&] { program(at::kCPU); });
+    auto recorded = least_nanos(record);
+    auto executed = least_nanos([&] { execute(executor, again); });
+    std::printf("%-32s %8.0f %8.0f %8.0f %8.1f\n", work.name, local, recorded, executed,
+                static_cast<double>(bytes) / kOperations);
+    remora_executor_destroy(executor);
+    remora_machine_close(machine);
+  }
+}
