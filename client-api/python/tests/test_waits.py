@@ -8,7 +8,9 @@ import ctypes
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -110,13 +112,129 @@ def test_generate_waits_for_no_metadata(device, waits, kind):
     assert {name for name in found if name.startswith("aten::")} == set(), found
 
 
+def transposed(*sizes: int, dtype: torch.dtype = torch.float32) -> Iterator[Tensor]:
+    """Yields a tensor in each order of its dimensions in memory."""
+    x = torch.randn(*sizes, dtype=dtype)
+    for order in permutations(range(len(sizes))):
+        back = [order.index(i) for i in range(len(sizes))]
+        yield x.permute(order).contiguous().permute(back)
+
+
+def positive(x: Tensor) -> Tensor:
+    return x @ x.mT + 9 * torch.eye(x.shape[-1], device=x.device)
+
+
+def at(x: Tensor, *places: int) -> Tensor:
+    return torch.tensor(places).to(x.device)
+
+
+def bags(weights: Tensor, **how: Any) -> Any:
+    places, starts = at(weights, 1, 2, 4, 4, 0, 1), at(weights, 0, 2, 6)
+    return torch.embedding_bag(weights, places, starts, **how)
+
+
+def solved(x: Tensor) -> Tensor:
+    return torch.linalg.solve_triangular(x, x[..., 1:], upper=True)
+
+
+def padded(mode: str) -> Callable[[Tensor], Tensor]:
+    return lambda x: F.pad(x, (1, 1, 2, 1, 1, 0), mode)
+
+
+TABLES = [*transposed(5, 3)]
+BLOCKS = [*transposed(3, 4, 5)]
+COMPLEX = [*transposed(2, 3, 4, dtype=torch.complex64)]
+MATRICES = [x for sizes in ((4, 4), (2, 3, 3)) for x in transposed(*sizes)]
+IMAGES = [*transposed(2, 4, 3, 4)]
+COMPLEX_MATRICES = [*transposed(3, 3, dtype=torch.complex64)]
+VOLUMES = [*transposed(2, 2, 3, 4, 3), *IMAGES]
+# Operators whose results have strides of their own, or more results than one.
+LAYOUTS: dict[str, tuple[Callable[[Tensor], Any], list[Tensor]]] = {
+    "fftn": (lambda x: torch.fft.fftn(x, dim=(0, 2)), COMPLEX),
+    "fft": (lambda x: torch.fft.fft(x, dim=1), BLOCKS),
+    "rfftn": (lambda x: torch.fft.rfftn(x, dim=(2, 0)), BLOCKS),
+    "irfftn": (lambda x: torch.fft.irfftn(x, dim=(1, 2, 0)), COMPLEX),
+    "cholesky": (lambda x: torch.cholesky(positive(x)), MATRICES),
+    "cholesky_inverse": (torch.cholesky_inverse, MATRICES),
+    "eig": (torch.linalg.eig, MATRICES),
+    "eigvals": (torch.linalg.eigvals, MATRICES),
+    "geqrf": (torch.geqrf, MATRICES),
+    "householder_product": (
+        lambda x: torch.linalg.householder_product(*torch.geqrf(x)),
+        MATRICES,
+    ),
+    "ormqr": (lambda x: torch.ormqr(*torch.geqrf(x), x), MATRICES),
+    "matrix_exp": (torch.linalg.matrix_exp, MATRICES),
+    "solve_triangular": (solved, MATRICES),
+    "solve_triangular of a conjugate": (lambda x: solved(x.conj()), COMPLEX_MATRICES),
+    "pdist": (F.pdist, TABLES),
+    "bags, sum": (lambda x: bags(x, mode=0), TABLES),
+    "bags, mean": (lambda x: bags(x, mode=1, include_last_offset=True), TABLES),
+    "bags, max": (lambda x: bags(x, mode=2), TABLES),
+    "ctc_loss": (
+        lambda x: torch._ctc_loss(x.abs(), at(x, 1, 2, 3, 1, 2), (3, 2, 3, 3), (2, 0, 1, 2)),
+        BLOCKS,
+    ),
+    "multi_margin_loss": (lambda x: F.multi_margin_loss(x, at(x, 0, 1, 2, 1, 0)), TABLES),
+    "index_add": (lambda x: x.index_add(0, at(x, 1, 2), x[:2]), BLOCKS),
+    "index_reduce": (lambda x: x.index_reduce(0, at(x, 1, 2), x[:2], "amax"), BLOCKS),
+    "isin": (lambda x: torch.isin(x, x[0]), BLOCKS),
+    "index_put of a mask": (lambda x: x.index_put((x[:, 0] > 0,), x[0]), TABLES),
+    "reflection_pad": (padded("reflect"), VOLUMES),
+    "replication_pad": (padded("replicate"), VOLUMES),
+    "adaptive_avg_pool3d": (lambda x: F.adaptive_avg_pool3d(x, 2), VOLUMES),
+    "channel_shuffle": (lambda x: F.channel_shuffle(x, 2), IMAGES),
+    "angle": (torch.angle, COMPLEX),
+    "arange": (
+        lambda x: torch.arange(0.7, 2.9, dtype=torch.int64, device=x.device),
+        MATRICES[:1],
+    ),
+}
+
+
+NO_GRADIENT = {"geqrf", "householder_product", "ormqr", "isin", "arange", "index_reduce"}
+NO_GRADIENT |= {"eig", "eigvals", "index_put of a mask"}  # these read values
+
+
+def results(found: Any) -> tuple[Tensor, ...]:
+    return found if isinstance(found, tuple) else (found,)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_rules_give_the_layout_of_the_cpu(device, waits, name):
+    call, inputs = LAYOUTS[name]
+    for given in inputs:
+        there = torch.empty_strided(
+            given.shape, given.stride(), dtype=given.dtype, device=device
+        ).copy_(given)
+        waits()
+        for a, b in zip(results(call(given)), results(call(there)), strict=True):
+            assert (b.shape, b.stride(), b.dtype) == (a.shape, a.stride(), a.dtype)
+        assert waits() == {}
+
+
+@pytest.mark.parametrize("name", [n for n in LAYOUTS if n not in NO_GRADIENT])
+def test_gradients_have_the_layout_of_the_cpu(device, waits, name):
+    call, inputs = LAYOUTS[name]
+    for given in inputs:
+        gradients = []
+        for where in ("cpu", device):
+            x = torch.empty_strided(given.shape, given.stride(), dtype=given.dtype, device=where)
+            x = x.copy_(given).requires_grad_()
+            waits()
+            first = next(r for r in results(call(x)) if r.requires_grad)
+            gradients += torch.autograd.grad(first, x, torch.ones_like(first))
+            assert waits() == {}
+        assert gradients[1].stride() == gradients[0].stride()
+
+
 def test_waits_are_counted_by_cause(machine, device, waits):
     x = torch.eye(4, device=device)
     x.nonzero()
     assert waits() == {"shape_waits": 1}
     for _ in range(3):
-        torch.geqrf(x)  # no rule: LAPACK's sizes
-    assert waits() == {"metadata_waits": 1, "aten::geqrf": 1}
+        torch.ops.aten._stack([x, x])  # no rule
+    assert waits() == {"metadata_waits": 1, "aten::_stack": 1}
     x.sum().item()
     assert waits() == {"value_waits": 1}
     assert machine.stats()["blocking_reads"] >= 3

@@ -170,7 +170,9 @@ OperatorInfo::OperatorInfo(const c10::OperatorHandle& op) : handle(op) {
     std::lock_guard<std::mutex> guard(declared_mutex);
     answers_hold = of_pytorch || declared_fixed().count(name) > 0;
   }
-  bool dynamic = kValueDependent.count(name) > 0 || dynamic_names().count(name) > 0;
+  // The lengths that decide its sizes are numbers among the arguments. Its other overload has them in tensors.
+  bool lengths_are_numbers = full_name == "aten::_ctc_loss";
+  bool dynamic = !lengths_are_numbers && (kValueDependent.count(name) > 0 || dynamic_names().count(name) > 0);
   if (name == "aten::index") {
     masks_matter = true;
   } else {

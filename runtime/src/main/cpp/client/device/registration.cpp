@@ -37,6 +37,8 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
         "index_add", "index_add_", "index_reduce", "index_reduce_", "silu_backward", "mish_backward", "addr",
         "addr.out", "_stack", "_stack.out", "all.dims", "all.dims_out", "any.dims", "any.dims_out", "_grouped_mm",
         "_chunk_cat", "_chunk_cat.out",
+        // Decomposed, these would give contiguous results where the kernels choose another memory format.
+        "reflection_pad3d", "reflection_pad3d_backward", "replication_pad2d", "replication_pad3d",
         // Decomposed, these would read the tensors' memory in this process.
         "_convolution", "_batch_norm_no_update", "_batch_norm_with_update", "_batch_norm_with_update.out",
         "_grid_sampler_2d_cpu_fallback", "_grid_sampler_2d_cpu_fallback.out", "_grid_sampler_2d_cpu_fallback_backward",

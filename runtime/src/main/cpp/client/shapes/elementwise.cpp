@@ -25,7 +25,8 @@ Results same_contiguous(const Call& call) { return {contiguous(call.tensor(0))};
 Results same_bool(const Call& call) { return {elementwise({call.tensor(0)}, at::kBool)}; }
 Results real(const Call& call) {
   auto dtype = call.tensor(0).scalar_type();
-  return {elementwise({call.tensor(0)}, c10::isComplexType(dtype) ? c10::toRealValueType(dtype) : floating(dtype))};
+  if (c10::isComplexType(dtype)) return {shape_tensor(call.tensor(0).sizes(), c10::toRealValueType(dtype))};
+  return {elementwise({call.tensor(0)}, floating(dtype))};
 }
 
 // On the CPU, an operand of another dtype is converted before the result takes its strides from it. A conversion keeps
@@ -118,26 +119,67 @@ Results in_place(const Call& call) {
   for (size_t i = 1; i < call.size(); i++) {
     if (!call.value(i).isTensor() || !call.given(i)) continue;
     auto t = call.tensor(i);
+    if (call.name(i) == "source") {  // any number of elements
+      if (t.scalar_type() != self.scalar_type()) unsure("two dtypes");
+      continue;
+    }
     if (!at::is_expandable_to(t.sizes(), self.sizes())) unsure("an operand does not broadcast");
     if (call.name(i) == "value" && t.dim() != 0) unsure("a value of several elements");
-    bool mask = t.scalar_type() == at::kBool && call.name(i) == "mask";
-    if (!mask && t.scalar_type() != self.scalar_type() && !c10::canCast(t.scalar_type(), self.scalar_type())) {
-      unsure("two dtypes");
-    }
+    bool fits = call.name(i) == "mask" ? t.scalar_type() == at::kBool
+                                       : c10::canCast(t.scalar_type(), self.scalar_type());
+    if (!fits) unsure("two dtypes");
   }
   return {self};
 }
 
 Results filled(const Call& call) { return {call.tensor(0)}; }
+Results filled_floating(const Call& call) {
+  if (!call.tensor(0).is_floating_point()) unsure("a dtype");
+  return {call.tensor(0)};
+}
 
-// Filled with random numbers whose parameters are in range.
-template <bool valid(double a, double b)>
+// Filled with random numbers whose parameters are in range. Some distributions are of integers, too.
+template <bool valid(double a, double b), bool integers = false>
 Results drawn(const Call& call) {
   auto self = call.tensor(0);
   auto number = [&](size_t i) { return i < call.size() && call.value(i).isScalar() ? call.number(i) : 0; };
   if (!valid(number(1), number(2))) unsure("a parameter");
-  if (c10::isIntegralType(self.scalar_type(), true)) unsure("a dtype");
+  bool fits = self.is_floating_point() || (integers && c10::isIntegralType(self.scalar_type(), false));
+  if (!fits) unsure("a dtype");
   return {self};
+}
+
+// Random numbers with a parameter for each, of the same dtype and sizes in all tensors.
+Results drawn_for_each(const Call& call) {
+  auto first = call.tensor(0);
+  if (!first.is_floating_point()) unsure("a dtype");
+  for (size_t i = 1; i < call.size(); i++) {
+    if (!call.value(i).isTensor() || !call.given(i)) continue;
+    if (call.tensor(i).scalar_type() != first.scalar_type() || call.tensor(i).sizes() != first.sizes()) {
+      unsure("the parameters");
+    }
+  }
+  return {contiguous(first)};
+}
+
+// Gradient scaling: one number each, and gradients of floating point.
+Results unscaled(const Call& call) {
+  for (size_t i = 1; i < 3; i++) {
+    if (call.tensor(i).numel() != 1 || call.tensor(i).scalar_type() != at::kFloat) unsure("a scale");
+  }
+  for (const auto& t : call.value(0).toListRef()) {
+    if (!t.toTensor().is_floating_point()) unsure("a gradient's dtype");
+  }
+  return {};
+}
+
+Results updated_scale(const Call& call) {
+  for (size_t i = 0; i < 3; i++) {
+    if (call.tensor(i).numel() != 1 || call.tensor(i).scalar_type() != (i == 1 ? at::kInt : at::kFloat)) {
+      unsure("a scale");
+    }
+  }
+  return filled(call);
 }
 
 bool is_probability(double p, double) { return p >= 0 && p <= 1; }
@@ -247,9 +289,13 @@ Rules elementwise_rules() {
       {loss_same_sizes, {"binary_cross_entropy"}},
       {loss_backward, {"mse_loss_backward"}},
       {entropy_backward, {"binary_cross_entropy_backward"}},
-      {in_place, {"masked_fill_.*", "masked_scatter_", "floor_divide_.Tensor", "bernoulli_.Tensor"}},
+      {in_place,
+       {"masked_fill_.*", "masked_scatter_", "floor_divide_.Tensor", "bernoulli_.Tensor", "fill_.Tensor",
+        "__ilshift__.*", "__irshift__.*"}},
       {drawn<is_probability>, {"bernoulli_.float"}},
-      {drawn<inside_probability>, {"geometric_"}},
+      {drawn<inside_probability, true>, {"geometric_"}},
+      {drawn_for_each,
+       {"poisson", "binomial", "_standard_gamma", "_standard_gamma_grad", "_sample_dirichlet", "_dirichlet_grad"}},
       {drawn<first_positive>, {"exponential_"}},
       {drawn<second_positive>, {"cauchy_", "log_normal_"}},
       {drawn<second_not_negative>, {"normal_"}},
@@ -257,6 +303,9 @@ Rules elementwise_rules() {
       {approximated<same>, {"gelu", "gelu.out"}},
       {approximated<of_two>, {"gelu_backward", "gelu_backward.grad_input"}},
       {filled, {"zero_", "fill_.Scalar", "random_.*", "relu_", "hardtanh_", "hardswish_"}},
+      {filled_floating, {"logit_", "rrelu_with_noise_"}},
+      {unscaled, {"_amp_foreach_non_finite_check_and_unscale_"}},
+      {updated_scale, {"_amp_update_scale_"}},
       {rsub, {"rsub.Tensor"}},
       {frexp, {"frexp.Tensor_out"}},
       {glu_backward, {"glu_backward"}},
@@ -265,7 +314,7 @@ Rules elementwise_rules() {
       {noisy, {"rrelu_with_noise"}},
       {gradient_of_second, {"huber_loss_backward.out", "smooth_l1_loss_backward.grad_input"}},
       {outer_product_added, {"addr"}},
-      {nothing, {"_fused_adam_", "_fused_adamw_", "_fused_sgd_"}},
+      {nothing, {"_fused_adam_.*", "_fused_adamw_.*", "_fused_sgd_.*", "_fused_adagrad_.*"}},
   };
 }
 

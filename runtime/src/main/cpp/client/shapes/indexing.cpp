@@ -2,6 +2,7 @@
 //
 // Operators that read or write at indices.
 #include <ATen/ExpandUtils.h>
+#include <ATen/native/TensorFactories.h>
 
 #include "client/shapes/rule.h"
 
@@ -27,6 +28,58 @@ Results index_select(const Call& call) {
 Results embedding_backward(const Call& call) {
   check_index(call.tensor(1));
   return {shape_tensor({call.integer(2), call.tensor(0).size(-1)}, call.tensor(0).scalar_type())};
+}
+
+// Bags of embeddings: (weights, indices, offsets, …). CUDA's kernels return intermediate results of other sizes.
+constexpr int64_t kBagSum = 0, kBagMax = 2;
+
+// What the forward pass returns. It keeps more for the gradient where there may be one.
+template <bool differentiable>
+Results bags(const Call& call) {
+  auto weight = call.tensor(0), indices = call.tensor(1), offsets = call.tensor(2);
+  auto mode = call.integer(4);
+  bool with_last = call.flag(7);
+  check_index(indices);
+  check_index(offsets);
+  if (for_cuda() || weight.dim() != 2 || !weight.is_floating_point() || indices.dim() != 1 || offsets.dim() != 1 ||
+      offsets.size(0) == 0 || mode < kBagSum || mode > kBagMax || call.integer(8) >= weight.size(0)) {
+    unsure("the arguments");
+  }
+  bool weighted = call.given(6);
+  if (weighted && (mode != kBagSum || call.tensor(6).scalar_type() != weight.scalar_type() ||
+                   call.tensor(6).sizes() != indices.sizes())) {
+    unsure("the weights of the samples");
+  }
+  auto dtype = indices.scalar_type() == offsets.scalar_type() ? indices.scalar_type() : at::kLong;
+  auto count = offsets.size(0) - (with_last ? 1 : 0);
+  bool counted = differentiable || mode != kBagSum;
+  // A sum of whole rows does not need to know the bag of each index.
+  bool direct = mode == kBagSum && weight.scalar_type() != at::kDouble && weight.stride(1) == 1 &&
+                call.integer(8) < 0 && (!weighted || call.tensor(6).stride(0) == 1);
+  c10::DimVector of_bags = {counted ? count : offsets.size(0)};
+  c10::DimVector largest = of_bags;
+  if (mode == kBagMax) largest = {count, weight.size(1)};
+  return {shape_tensor({count, weight.size(1)}, weight.scalar_type()),
+          shape_tensor({direct ? 0 : indices.size(0)}, dtype), shape_tensor(of_bags, dtype),
+          shape_tensor(largest, dtype)};
+}
+
+Results bags_backward(const Call& call) {
+  auto rows = call.integer(call.named("num_weights"));
+  if ((call.has("sparse") && call.flag(call.named("sparse"))) || rows < 0 || call.tensor(0).dim() != 2) {
+    unsure("a sparse gradient");
+  }
+  return {shape_tensor({rows, call.tensor(0).size(1)}, call.tensor(0).scalar_type())};
+}
+
+Results sample_weights_backward(const Call& call) {
+  return {shape_tensor({call.tensor(2).size(0)}, call.tensor(0).scalar_type())};
+}
+
+Results renormed(const Call& call) {
+  check_index(call.tensor(1));
+  if (call.tensor(0).dim() != 2 || !call.tensor(0).is_floating_point()) unsure("the weights");
+  return {call.tensor(0)};
 }
 
 Results take(const Call& call) {
@@ -72,13 +125,26 @@ Results places(const Call& call) {
   return {shape_tensor(sizes, narrow ? at::kInt : at::kLong)};
 }
 
+// Written in place where a mask is true: the values fit, however many places there are.
+Results put_where(const at::Tensor& self, const at::Tensor& mask, const at::Tensor& values) {
+  if (mask.dim() > self.dim() || mask.sizes() != self.sizes().slice(0, mask.dim()) ||
+      values.scalar_type() != self.scalar_type() ||
+      !at::is_expandable_to(values.sizes(), self.sizes().slice(mask.dim()))) {
+    unsure("a mask");
+  }
+  return {self};
+}
+
 // Written in place at indices: the values have the tensor's dtype and broadcast to what indexing would read.
 Results put(const Call& call) {
   auto self = call.tensor(0), values = call.tensor(2);
   c10::List<std::optional<at::Tensor>> indices;
   for (const auto& element : call.value(1).toListRef()) {
     auto index = element.isNone() ? std::nullopt : std::make_optional(element.toTensor());
-    if (index && (index->scalar_type() == at::kBool || index->scalar_type() == at::kByte)) unsure("a mask");
+    if (index && (index->scalar_type() == at::kBool || index->scalar_type() == at::kByte)) {
+      if (call.value(1).toListRef().size() != 1) unsure("a mask among others");
+      return put_where(self, *index, values);
+    }
     indices.push_back(index);
   }
   if (values.scalar_type() != self.scalar_type() ||
@@ -125,7 +191,7 @@ c10::ScalarType of_out(const Call& call) { return call.tensor(call.size() - 1).s
 Results arange(const Call& call) {
   auto start = call.value(0).toScalar(), end = call.value(1).toScalar(), step = call.value(2).toScalar();
   double count;
-  if (start.isIntegral(false) && end.isIntegral(false) && step.isIntegral(false) && of_out(call) == at::kLong) {
+  if (of_out(call) == at::kLong) {  // counted in integers, whatever the bounds are
     auto by = step.toLong();
     auto length = end.toLong() - start.toLong();
     if (by == 0) unsure("no step");
@@ -149,6 +215,27 @@ Results eye(const Call& call) {
   return {shape_tensor({n, m}, of_out(call))};
 }
 
+// The places of a triangle of a matrix.
+Results lower(const Call& call) {
+  auto rows = call.integer(0), columns = call.integer(1);
+  if (rows < 0 || columns < 0) unsure("the sizes");
+  return {
+      shape_tensor({2, at::native::get_tril_size(rows, columns, call.integer(2))}, call.dtype(3).value_or(at::kLong))};
+}
+
+Results upper(const Call& call) {
+  auto rows = call.integer(0), columns = call.integer(1);
+  if (rows < 0 || columns < 0) unsure("the sizes");
+  auto below = at::native::get_tril_size(rows, columns, call.integer(2) - 1);
+  return {shape_tensor({2, rows * columns - below}, call.dtype(3).value_or(at::kLong))};
+}
+
+// As many places as asked for, however many elements are not zero.
+Results places_of_nonzero(const Call& call) {
+  if (call.integer(1) < 0) unsure("the size");
+  return {shape_tensor({call.integer(1), call.tensor(0).dim()}, at::kLong)};
+}
+
 Results zeros_of_sizes(const Call& call) { return {shape_tensor(call.ints(1), call.tensor(0).scalar_type())}; }
 
 }  // namespace
@@ -157,6 +244,11 @@ Rules indexing_rules() {
   return {
       {index_select, {"index_select"}},
       {embedding_backward, {"embedding_dense_backward"}},
+      {bags<true>, {"_embedding_bag"}},
+      {bags<false>, {"_embedding_bag_forward_only"}},
+      {bags_backward, {"_embedding_bag_backward", "_embedding_bag_dense_backward"}},
+      {sample_weights_backward, {"_embedding_bag_per_sample_weights_backward"}},
+      {renormed, {"embedding_renorm_"}},
       {take, {"take"}},
       {flip, {"flip"}},
       {roll, {"roll"}},
@@ -168,6 +260,9 @@ Rules indexing_rules() {
       {arange, {"arange.start_out"}},
       {spaced, {"linspace.out", "logspace.out"}},
       {eye, {"eye.out", "eye.m_out"}},
+      {lower, {"tril_indices"}},
+      {upper, {"triu_indices"}},
+      {places_of_nonzero, {"nonzero_static"}},
       {zeros_of_sizes, {"unfold_backward"}},
   };
 }

@@ -26,6 +26,32 @@ Results distances(const Call& call) {
   return {shape_tensor(sizes, a.scalar_type())};
 }
 
+// In place: the sum has the tensor's own sizes.
+Results add_batches_in_place(const Call& call) {
+  auto self = call.tensor(0);
+  if (add_batches(call)[0].toTensor().sizes() != self.sizes()) unsure("the operands' shapes");
+  return {self};
+}
+
+Results distances_backward(const Call& call) {
+  auto a = call.tensor(1), b = call.tensor(2);
+  if (a.dim() < 2 || b.dim() < 2 || a.scalar_type() != b.scalar_type()) unsure("the operands");
+  auto sizes = at::infer_size_dimvector(a.sizes().slice(0, a.dim() - 2), b.sizes().slice(0, b.dim() - 2));
+  for (auto size : a.sizes().slice(a.dim() - 2)) sizes.push_back(size);
+  if (b.numel() == 0 || c10::multiply_integers(sizes) == 0) unsure("no elements");
+  return {shape_tensor(sizes, a.scalar_type())};
+}
+
+// The distances between the rows of one matrix.
+Results distances_within(const Call& call) {
+  auto rows = call.tensor(0);
+  if (rows.dim() != 2 || !rows.is_floating_point()) unsure("no matrix");
+  auto n = rows.size(0);
+  return {shape_tensor({n * (n - 1) / 2}, rows.scalar_type())};
+}
+
+Results distances_within_backward(const Call& call) { return {contiguous(call.tensor(1))}; }
+
 Results integer_product(const Call& call) {
   auto a = call.tensor(0), b = call.tensor(1);
   if (a.dim() != 2 || b.dim() != 2 || a.size(1) != b.size(0) || a.scalar_type() != at::kChar ||
@@ -49,7 +75,11 @@ Results weight_norm_backward(const Call& call) { return {contiguous(call.tensor(
 Rules linear_algebra_rules() {
   return {
       {add_batches, {"addbmm"}},
+      {add_batches_in_place, {"addbmm_"}},
       {distances, {"_cdist_forward"}},
+      {distances_backward, {"_cdist_backward"}},
+      {distances_within, {"_pdist_forward"}},
+      {distances_within_backward, {"_pdist_backward"}},
       {integer_product, {"_int_mm"}},
       {weight_norm, {"_weight_norm_interface"}},
       {weight_norm_backward, {"_weight_norm_interface_backward"}},

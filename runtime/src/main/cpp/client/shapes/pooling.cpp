@@ -3,6 +3,8 @@
 // Pooling, padding and their gradients.
 #include <ATen/native/Pool.h>
 
+#include <limits>
+
 #include "client/shapes/rule.h"
 
 namespace remora {
@@ -21,6 +23,8 @@ Results like_second(const Call& call) {
   return {shape_tensor(input.sizes(), input.scalar_type(), format_of(input, dims))};
 }
 
+Results like_second_in_any_format(const Call& call) { return {in_format_of(call.tensor(1))}; }
+
 Results adaptive_average(const Call& call) {
   auto input = call.tensor(0);
   auto wanted = call.ints(1);
@@ -29,7 +33,7 @@ Results adaptive_average(const Call& call) {
   if (input.numel() == 0) unsure("no elements");
   c10::DimVector sizes(input.sizes().begin(), input.sizes().end() - rank);
   for (auto size : wanted) sizes.push_back(size);
-  return {shape_tensor(sizes, input.scalar_type(), format_of(input, 4))};
+  return {shape_tensor(sizes, input.scalar_type(), format_of(input, rank == 2 ? 4 : 0))};
 }
 
 Results max_pool3d(const Call& call) {
@@ -98,6 +102,13 @@ Results shuffled(const Call& call) {
   return {shape_tensor(sizes, input.scalar_type(), format_of(input, 4))};
 }
 
+Results channels_shuffled(const Call& call) {
+  auto input = call.tensor(0);
+  auto groups = call.integer(1);
+  if (input.dim() < 3 || input.numel() == 0 || groups < 1 || input.size(1) % groups != 0) unsure("the groups");
+  return {in_format_of(input)};
+}
+
 Results columns(const Call& call) {
   auto input = call.tensor(0);
   auto kernel = call.ints(1), dilation = call.ints(2), padding = call.ints(3), stride = call.ints(4);
@@ -145,6 +156,8 @@ Results pixel_loss(const Call& call) {
 
 Results pixel_loss_backward(const Call& call) { return {contiguous(call.tensor(1))}; }
 
+// The edge is repeated as often as wanted. A reflection ends at the other edge.
+template <bool reflects>
 Results pad(const Call& call) {
   auto input = call.tensor(0);
   auto by = call.ints(1);
@@ -153,10 +166,13 @@ Results pad(const Call& call) {
   c10::DimVector sizes(input.sizes().begin(), input.sizes().end());
   for (int64_t i = 0; i < rank; i++) {
     auto& size = sizes[sizes.size() - 1 - i];
-    if (by[2 * i] < 0 || by[2 * i + 1] < 0 || by[2 * i] >= size || by[2 * i + 1] >= size) unsure("the padding");
+    auto most = reflects ? size - 1 : std::numeric_limits<int32_t>::max();
+    for (auto side : {by[2 * i], by[2 * i + 1]}) {
+      if (side < 0 || side > most) unsure("the padding");
+    }
     size += by[2 * i] + by[2 * i + 1];
   }
-  return {shape_tensor(sizes, input.scalar_type(), format_of(input, 4))};
+  return {shape_tensor(sizes, input.scalar_type(), input.suggest_memory_format())};
 }
 
 }  // namespace
@@ -164,16 +180,18 @@ Results pad(const Call& call) {
 Rules pooling_rules() {
   return {
       {adaptive_average, {"_adaptive_avg_pool2d", "_adaptive_avg_pool3d"}},
-      {like_second<4>,
-       {"_adaptive_avg_pool2d_backward", "_adaptive_avg_pool3d_backward", "reflection_pad2d_backward",
-        "replication_pad2d_backward"}},
-      {pad, {"reflection_pad2d"}},
+      {like_second<4>, {"_adaptive_avg_pool2d_backward", "reflection_pad2d_backward", "replication_pad2d_backward"}},
+      {like_second<0>, {"_adaptive_avg_pool3d_backward", "fractional_max_pool3d_backward"}},
+      {pad<true>, {"reflection_pad2d", "reflection_pad3d"}},
+      {pad<false>, {"replication_pad2d", "replication_pad3d"}},
       {max_pool3d, {"max_pool3d_with_indices"}},
       {like_second<5>, {"max_pool3d_with_indices_backward"}},
+      {like_second_in_any_format, {"reflection_pad3d_backward", "replication_pad3d_backward"}},
       {max_unpool, {"max_unpool2d", "max_unpool3d"}},
       {grid_sampler, {"grid_sampler_2d", "grid_sampler_3d"}},
       {grid_sampler_backward, {"grid_sampler_2d_backward", "grid_sampler_3d_backward"}},
       {shuffled, {"pixel_shuffle", "pixel_unshuffle"}},
+      {channels_shuffled, {"channel_shuffle", "native_channel_shuffle"}},
       {columns, {"im2col"}},
       {image, {"col2im"}},
       {pixel_loss, {"nll_loss2d_forward"}},

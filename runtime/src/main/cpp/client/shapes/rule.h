@@ -56,6 +56,13 @@ at::Tensor elementwise(c10::ArrayRef<at::Tensor> inputs, c10::ScalarType dtype);
 at::Tensor contiguous(const at::Tensor& like);
 at::Tensor in_format_of(const at::Tensor& like);  // in its suggested memory format
 Results nothing(const Call& call);                // of operators that return nothing
+// What `rule` says, contiguous: for outputs (out=) that libtorch resizes before it copies a result into them.
+template <Rule rule>
+Results resized(const Call& call) {
+  auto results = rule(call);
+  for (auto& result : results) result = contiguous(result.toTensor());
+  return results;
+}
 // A parameter that is given for each dimension, or once for all.
 int64_t in_dimension(c10::IntArrayRef values, size_t i);
 // The sizes that a reduction over `dims` leaves, all of them if there are none.
@@ -71,6 +78,9 @@ Rules pooling_rules();
 Rules indexing_rules();
 Rules attention_rules();
 Rules linear_algebra_rules();
+Rules factorization_rules();
+Rules fft_rules();
+Rules loss_rules();
 Rules asked_rules();
 
 }  // namespace remora

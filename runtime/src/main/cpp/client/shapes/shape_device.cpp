@@ -78,8 +78,9 @@ at::Tensor& copy(at::Tensor& self, const at::Tensor& from, bool) {
 const std::unordered_map<std::string, Rule>& all_rules() {
   static const auto* rules = [] {
     auto* all = new std::unordered_map<std::string, Rule>();
-    for (auto family : {elementwise_rules, reduction_rules, normalization_rules, convolution_rules, pooling_rules,
-                        indexing_rules, attention_rules, linear_algebra_rules, asked_rules}) {
+    for (auto family :
+         {elementwise_rules, reduction_rules, normalization_rules, convolution_rules, pooling_rules, indexing_rules,
+          attention_rules, linear_algebra_rules, factorization_rules, fft_rules, loss_rules, asked_rules}) {
       for (const auto& line : family()) {
         for (const auto* name : line.operators) {
           TORCH_INTERNAL_ASSERT(all->emplace(std::string("aten::") + name, line.rule).second, "two rules for ", name);
