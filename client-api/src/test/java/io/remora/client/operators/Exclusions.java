@@ -33,9 +33,10 @@ final class Exclusions {
   private static final String STATISTICS =
       "the CPU takes its empty statistics for values: they depend on what was in memory";
 
-  /** Fragments of names, with the reason. */
-  private static final Map<String, String> NAMES =
-      Map.ofEntries(
+  /** Fragments of names, with the reason. The first that fits is taken. */
+  private static final List<Map.Entry<String, String>> NAMES =
+      List.of(
+          Map.entry("fbgemm", PACKED),
           Map.entry("sparse", "sparse tensors: remote devices hold strided ones"),
           Map.entry("_coo", "sparse tensors: remote devices hold strided ones"),
           Map.entry("_csr", "sparse tensors: remote devices hold strided ones"),
@@ -62,7 +63,6 @@ final class Exclusions {
           Map.entry("cuda", "CUDA only"),
           Map.entry("_cslt", "CUDA only"),
           Map.entry("_test_", "libtorch's own test operator"),
-          Map.entry("fbgemm", PACKED),
           Map.entry("vulkan", "Vulkan only"),
           Map.entry("from_file", "maps a local file"),
           Map.entry("pin_memory", "pins memory of the local CPU"));
@@ -262,7 +262,7 @@ final class Exclusions {
       return OPERATORS.get(name);
     }
     boolean fake = name.contains("fake_quant");
-    for (Map.Entry<String, String> entry : NAMES.entrySet()) {
+    for (Map.Entry<String, String> entry : NAMES) {
       if (!fake && name.contains(entry.getKey())) {
         return entry.getValue();
       }
