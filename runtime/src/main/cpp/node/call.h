@@ -27,8 +27,8 @@ struct Executor::Call {
   std::shared_ptr<Failure> failure;
   std::string refusal;        // becomes a failure once all inputs are decoded
   std::string refusal_error;  // the class of the error, as in Failure
-  TensorMeta previous;  // of the tensor decoded last
-  uint64_t covered = 0;  // its end in bytes
+  TensorMeta previous;        // of the tensor decoded last
+  uint64_t covered = 0;       // its end in bytes
   bool has_previous = false;
   c10::SmallVector<std::pair<int64_t, at::Tensor>, 6> inputs;  // by storage id, in order
   c10::SmallVector<int64_t, 6> written;                        // storage ids

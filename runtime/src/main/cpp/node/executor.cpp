@@ -286,8 +286,8 @@ void Executor::call(Reader& r, bool asked) {
                                      op.info->overwritten.end();
     call.stack.push_back(argument(r, call, type));
     if (op.info && !fits(call.stack.back(), type)) {
-      call.refuse("argument '" + (*schema)[i].name() + "' is a " +
-                  call.stack.back().tagKind() + ", not a " + type->str());
+      call.refuse("argument '" + (*schema)[i].name() + "' is a " + call.stack.back().tagKind() + ", not a " +
+                  type->str());
     }
     if (std::find(op.written.begin(), op.written.end(), i) != op.written.end()) {
       for (size_t k = first; k < call.inputs.size(); k++) call.written.push_back(call.inputs[k].first);

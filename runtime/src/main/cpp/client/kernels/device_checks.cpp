@@ -110,8 +110,8 @@ namespace kernels = at::compositeexplicitautogradnonfunctional;
 
 }  // namespace
 
-#define REMORA_CONVERTING(name, signature, kernel, converts)   \
-  m.impl(name, c10::KernelFunction::makeFromUnboxedFunction(   \
+#define REMORA_CONVERTING(name, signature, kernel, converts) \
+  m.impl(name, c10::KernelFunction::makeFromUnboxedFunction( \
                    TORCH_FN((Checked<signature, kernels::kernel, Converts::converts>::call))))
 #define REMORA_CHECKED(name, signature, kernel) REMORA_CONVERTING(name, signature, kernel, kCommon)
 #define REMORA_BOTH_CONVERTING(operation, overload, signature, converts)  \

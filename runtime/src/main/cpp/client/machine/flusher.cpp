@@ -79,7 +79,8 @@ int Machine::flush_when_idle(int64_t timeout_micros, int64_t linger_micros) {
       lock.unlock();
       std::this_thread::sleep_for(microseconds(linger_micros * kMostPatience));
       lock.lock();
-      if (!open.has_records() && progress.submitted() == closed) needless_ = 0;  // the program does nothing: wait for it
+      if (!open.has_records() && progress.submitted() == closed)
+        needless_ = 0;  // the program does nothing: wait for it
     } else {
       flusher_waits_ = true;
       // Frees do not wake the flusher, so that a free costs next to nothing. The flusher looks for them a few times per
