@@ -76,8 +76,9 @@ public final class RemoraCluster implements AutoCloseable {
 
   /**
    * Lets the provider of a machine {@linkplain MachineProviders#prepare prepare} it, if the cluster
-   * of the default configuration is this program alone: in a cluster of several members another one
-   * may provide the machine.
+   * of the default configuration has yet to start and will be this program alone. A running cluster
+   * asks the provider at once, and in a cluster of several members another one may provide the
+   * machine.
    *
    * @return ends what the machine's opening has not taken
    */
@@ -87,6 +88,11 @@ public final class RemoraCluster implements AutoCloseable {
 
   /** As {@link #prepare(MachineSpec)}, for the cluster of this configuration. */
   public static Preparation prepare(MachineSpec spec, Config config) {
+    synchronized (RUNNING) {
+      if (RUNNING.containsKey(config)) {
+        return Preparation.NOTHING;
+      }
+    }
     return ActorsSettings.from(config).seedNodes().isEmpty()
         ? MachineProviders.prepare(spec, config)
         : Preparation.NOTHING;

@@ -65,9 +65,11 @@ final class RemoteMachineLifecycleTest {
   @Tag("fast")
   void refusesANameThatIsOpen() {
     try (RemoteMachine first = RemoteMachine.builder().provider("mock").name("twice").open()) {
+      Set<Long> nodes = childProcesses();
       assertThatThrownBy(() -> RemoteMachine.builder().provider("mock").name("twice").open())
           .isInstanceOf(MachineStateException.class)
           .hasMessageContaining("twice");
+      assertThat(childProcesses()).as("no node for the second").isEqualTo(nodes);
       assertThat(first.state()).as("the first continues").isEqualTo(MachineState.READY);
     }
   }
