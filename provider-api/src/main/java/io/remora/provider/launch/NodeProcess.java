@@ -108,6 +108,11 @@ public final class NodeProcess {
     return process.pid();
   }
 
+  /** Whether the process runs. */
+  public boolean isAlive() {
+    return process.toHandle().isAlive();
+  }
+
   /**
    * Waits for the line that announces the node's address; kills the process if the line does not
    * arrive in time.

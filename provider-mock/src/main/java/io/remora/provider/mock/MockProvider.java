@@ -3,6 +3,8 @@ package io.remora.provider.mock;
 
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigException;
+import io.remora.actors.ActorsSettings;
+import io.remora.node.NodeSettings;
 import io.remora.node.NodeStartException;
 import io.remora.provider.LaunchToken;
 import io.remora.provider.MachineProvider;
@@ -27,19 +29,19 @@ public final class MockProvider implements MachineProvider {
   /** The provider's name. */
   public static final String NAME = "mock";
 
-  @Override
-  public String name() {
-    return NAME;
-  }
-
   /** Nodes that were started before the machine's actor asked for them. */
   private static final ConcurrentMap<MachineSpec, StartingChild> PREPARED =
       new ConcurrentHashMap<>();
 
   @Override
+  public String name() {
+    return NAME;
+  }
+
+  @Override
   public Preparation prepare(MachineSpec spec, Config config) {
     MockSettings settings = MockSettings.from(config);
-    if (settings.mode() != MockSettings.Mode.CHILD_JVM) {
+    if (settings.mode() != MockSettings.Mode.CHILD_JVM || !waitsForTheCluster(config)) {
       return Preparation.NOTHING;
     }
     StartingChild child = StartingChild.start(spec, settings, config);
@@ -52,6 +54,14 @@ public final class MockProvider implements MachineProvider {
         child.end();
       }
     };
+  }
+
+  /** Whether a node that nobody connects to lives for as long as the cluster may take to start. */
+  private static boolean waitsForTheCluster(Config config) {
+    return NodeSettings.from(config)
+            .orphanTimeout()
+            .compareTo(ActorsSettings.from(config).joinTimeout())
+        >= 0;
   }
 
   @Override
@@ -82,7 +92,7 @@ public final class MockProvider implements MachineProvider {
   /** The child that was prepared for this machine, or a new one. */
   private static StartingChild child(MachineSpec spec, MockSettings settings, Config config) {
     StartingChild prepared = PREPARED.remove(spec);
-    if (prepared != null && prepared.has(settings, config)) {
+    if (prepared != null && prepared.runsWith(settings, config)) {
       return prepared;
     }
     if (prepared != null) {

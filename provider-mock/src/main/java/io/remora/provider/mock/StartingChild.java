@@ -48,9 +48,10 @@ record StartingChild(
     }
   }
 
-  /** Whether the process was started with these settings. */
-  boolean has(MockSettings otherSettings, Config otherConfig) {
-    return settings.equals(otherSettings)
+  /** Whether the process runs and was started with these settings. */
+  boolean runsWith(MockSettings otherSettings, Config otherConfig) {
+    return process.isAlive()
+        && settings.equals(otherSettings)
         && nodeSettings.equals(NodeEnvironment.settings(otherConfig));
   }
 

@@ -120,7 +120,7 @@ class MockProviderTest {
     try (Preparation unused = MachineProviders.prepare(spec(null, 1), ConfigFactory.load())) {
       ProcessHandle prepared = onlyChild();
 
-      ProvisionedNode node = provision("remora.node.orphan-timeout = 7s", null, 1);
+      ProvisionedNode node = provision("remora.node.orphan-timeout = 70s", null, 1);
       try {
         assertThat(process(node)).isNotEqualTo(prepared);
         await().atMost(LIMIT).until(() -> nodes().equals(List.of(process(node))));
@@ -128,6 +128,35 @@ class MockProviderTest {
         get(node.terminate());
       }
     }
+  }
+
+  @Test
+  @Tag("fast")
+  void startsAnotherChildWhereThePreparedOneHasEnded() throws Exception {
+    try (Preparation unused = MachineProviders.prepare(spec(null, 1), ConfigFactory.load())) {
+      ProcessHandle prepared = onlyChild();
+      prepared.destroyForcibly();
+      await().atMost(LIMIT).until(() -> nodes().isEmpty());
+
+      ProvisionedNode node = provision("", null, 1);
+      try {
+        assertThat(process(node)).isNotEqualTo(prepared);
+        assertThat(greet(node).getDevicesList()).hasSize(1);
+      } finally {
+        get(node.terminate());
+      }
+    }
+  }
+
+  @Test
+  @Tag("fast")
+  void preparesNoChildThatWouldEndBeforeTheClusterIsUp() {
+    Config impatient =
+        ConfigFactory.parseString("remora.node.orphan-timeout = 1s")
+            .withFallback(ConfigFactory.load());
+
+    assertThat(MachineProviders.prepare(spec(null, 1), impatient)).isSameAs(Preparation.NOTHING);
+    assertThat(nodes()).isEmpty();
   }
 
   @Test
