@@ -37,7 +37,7 @@ record DigitsDataset(Tensor trainImages, Tensor trainLabels, Tensor testImages, 
   /**
    * Reads the images that come with this example into CPU tensors.
    *
-   * @throws UncheckedIOException when the file is missing or is not the expected one
+   * @throws UncheckedIOException when the file is missing or has unexpected contents
    */
   static DigitsDataset load(long seed) {
     List<String> rows = readRows();
@@ -60,7 +60,7 @@ record DigitsDataset(Tensor trainImages, Tensor trainLabels, Tensor testImages, 
         allLabels.narrow(0, TRAIN_SIZE, TEST_SIZE));
   }
 
-  /** The same data on another device: all that is ever uploaded of it. */
+  /** The same data on another device. Nothing else of it is ever uploaded. */
   DigitsDataset to(Device device) {
     return new DigitsDataset(
         trainImages.to(device, ScalarType.Float),

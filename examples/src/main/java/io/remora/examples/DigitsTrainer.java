@@ -22,17 +22,17 @@ import org.bytedeco.pytorch.global.torch.ScalarType;
  * Trains one network on one device. Nothing here depends on where the device is: the same lines run
  * on the local CPU and on a remote machine.
  *
- * <p>Two habits make it fast on a remote device, and right everywhere:
+ * <p>Two habits make it fast on a remote device, and do no harm on a local one:
  *
  * <ul>
- *   <li>A value is read once an epoch, not once a step. Reading waits for the machine; until then
- *       the steps are only recorded and sent, and the machine is never idle. The losses of an epoch
- *       are therefore kept in one tensor on the device.
+ *   <li>Values are read once per epoch, not once per step. A read waits for the machine; between
+ *       reads the steps are only recorded and sent, so the machine is never idle. The losses of an
+ *       epoch are therefore kept in one tensor on the device.
  *   <li>Each step has its own {@link PointerScope}, so that tensors are released when the step
- *       ends, not when the garbage collector gets there.
+ *       ends, not when the garbage collector runs.
  * </ul>
  */
-@SuppressWarnings("try") // the scopes are opened for what closing them does
+@SuppressWarnings("try") // the scopes are opened only to be closed
 final class DigitsTrainer {
 
   /**
@@ -41,7 +41,7 @@ final class DigitsTrainer {
    * @param epochs passes over the training images
    * @param batchSize images per step
    * @param learningRate step size of AdamW
-   * @param seed of the parameters and of the order of the images
+   * @param seed for the parameters and the order of the images
    */
   record Plan(int epochs, int batchSize, double learningRate, long seed) {
 
@@ -51,11 +51,11 @@ final class DigitsTrainer {
   }
 
   /**
-   * What came of it.
+   * The result of a training.
    *
    * @param losses the loss of every step, in order
    * @param testAccuracy share of the test images recognised, 0 to 1
-   * @param stepsPerSecond over the whole training, evaluation not counted
+   * @param stepsPerSecond over the whole training, without the evaluation
    */
   record Result(float[] losses, double testAccuracy, double stepsPerSecond) {}
 
@@ -67,7 +67,7 @@ final class DigitsTrainer {
   /**
    * A trainer for {@code device}.
    *
-   * @param label begins every line it writes to {@code out}
+   * @param label starts every line that it writes to {@code out}
    */
   DigitsTrainer(Plan plan, Device device, String label, PrintWriter out) {
     this.plan = plan;
@@ -80,7 +80,7 @@ final class DigitsTrainer {
   Result train(DigitsModel.Kind kind) {
     try (PointerScope everything = new PointerScope()) {
       DigitsDataset data = DigitsDataset.load(plan.seed()).to(device);
-      // Made on the CPU, so that every device starts from the same numbers, and then moved.
+      // The network is made on the CPU and then moved: every device starts from the same numbers.
       manual_seed(plan.seed());
       DigitsModel model = kind.create();
       model.to(device, false);
@@ -136,7 +136,7 @@ final class DigitsTrainer {
         }
       }
       float[] values = new float[steps];
-      FloatBuffer downloaded = losses.cpu().createBuffer(); // the epoch's one read
+      FloatBuffer downloaded = losses.cpu().createBuffer(); // the only read in the epoch
       downloaded.get(values);
       return values;
     }

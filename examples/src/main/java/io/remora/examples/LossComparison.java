@@ -4,7 +4,7 @@ package io.remora.examples;
 import java.util.Locale;
 
 /**
- * How far two series of losses agree.
+ * Compares two series of losses.
  *
  * @param steps losses compared
  * @param equalBits how many have the same 32 bits

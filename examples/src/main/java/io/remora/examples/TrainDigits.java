@@ -18,7 +18,7 @@ import picocli.CommandLine.Option;
 import picocli.CommandLine.Spec;
 
 /**
- * Trains classifiers of handwritten digits, on a remote machine or on the local CPU, and can prove
+ * Trains classifiers of handwritten digits on a remote machine or on the local CPU, and can verify
  * that both give the same losses, bit by bit.
  */
 @Command(
@@ -56,13 +56,13 @@ public final class TrainDigits implements Callable<Integer> {
       names = {"-h", "--help"},
       usageHelp = true,
       description = "Show this and exit.")
-  @SuppressWarnings("unused") // picocli looks at it
+  @SuppressWarnings("unused") // picocli reads it
   private boolean help;
 
   @Option(names = "--device", description = "local or remote.", defaultValue = "remote")
   private Place place;
 
-  @Option(names = "--provider", description = "Who provides the machine.", defaultValue = "mock")
+  @Option(names = "--provider", description = "The machine's provider.", defaultValue = "mock")
   private String provider;
 
   @Option(names = "--model", description = "mlp, conv or both.", defaultValue = "both")
@@ -79,7 +79,7 @@ public final class TrainDigits implements Callable<Integer> {
 
   @Option(
       names = "--seed",
-      description = "Decides split, parameters and order.",
+      description = "Seed for the split, the parameters and the order of the images.",
       defaultValue = "0")
   private long seed;
 
@@ -87,7 +87,7 @@ public final class TrainDigits implements Callable<Integer> {
       names = "--compute-threads",
       description = {
         "Threads that libtorch computes with, here and on a mock machine.",
-        "Equal bits need equal numbers: libtorch splits sums by them."
+        "Equal bits need equal numbers of threads, because libtorch splits sums among them."
       },
       defaultValue = "1")
   private int computeThreads;

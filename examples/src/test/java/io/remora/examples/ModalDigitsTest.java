@@ -18,7 +18,7 @@ import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
-/** The digits on a machine at Modal, whose tunnel breaks again and again. */
+/** Trains on digits on a machine at Modal whose tunnel breaks repeatedly. */
 @Timeout(value = 180, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class ModalDigitsTest {
 
@@ -33,7 +33,7 @@ final class ModalDigitsTest {
       }
       """;
 
-  /** Less than an epoch sends. */
+  /** Bytes; an epoch sends more. */
   private static final long CUT_AFTER = 128 * 1024;
 
   @Test
@@ -83,7 +83,7 @@ final class ModalDigitsTest {
     }
   }
 
-  /** Each time after so many bytes more, so that there is always something on its way. */
+  /** Cuts after every {@link #CUT_AFTER} bytes, so that data is in transit at every cut. */
   private static void cut(FaultForwarder tunnel, AtomicInteger cuts, int most) {
     long next = CUT_AFTER;
     try {

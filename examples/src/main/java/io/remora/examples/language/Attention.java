@@ -36,7 +36,7 @@ final class Attention extends Module {
   /**
    * {@code [batch, time, hidden size]} to the same shape.
    *
-   * @param cache of the tokens before these, to which they are added; null: these are all
+   * @param cache of the earlier tokens, to which these are added; null if there are none
    */
   Tensor forward(Tensor hidden, PositionTable.Positions positions, KeyValueCache.Layer cache) {
     long batch = hidden.size(0);
@@ -49,8 +49,8 @@ final class Attention extends Module {
       keys = cache.keys().narrow(2, 0, positions.span());
       values = cache.values().narrow(2, 0, positions.span());
     }
-    // The query heads of a group look at the same keys: as rows of one head they need no copies of
-    // them, and the fused kernels take it, which enable_gqa would turn down on the CPU.
+    // The query heads of a group share their keys. As rows of one head they need no copies of the
+    // keys, and the CPU's fused kernel accepts them, which it does not with enable_gqa.
     long rows = heads / keyValueHeads * time;
     Tensor attended =
         scaled_dot_product_attention(

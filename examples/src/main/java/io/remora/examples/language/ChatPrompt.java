@@ -2,8 +2,8 @@
 package io.remora.examples.language;
 
 /**
- * A question as models see it that were taught conversations in ChatML, such as SmolLM2-Instruct
- * and Qwen2-Instruct. Templates of other models, which are programs in Jinja, are not supported.
+ * A question in ChatML, the format in which models such as SmolLM2-Instruct and Qwen2-Instruct have
+ * learned conversations. Templates of other models, which are programs in Jinja, are not supported.
  */
 final class ChatPrompt {
   static final String BEGIN = "<|im_start|>";
@@ -12,9 +12,9 @@ final class ChatPrompt {
   private ChatPrompt() {}
 
   /**
-   * The text that the model's answer follows.
+   * The text that the model continues with its answer.
    *
-   * @param system who the model is to be; null: nothing is said of it
+   * @param system the system prompt; null for none
    */
   static String of(String system, String question) {
     StringBuilder text = new StringBuilder();

@@ -2,15 +2,15 @@
 package io.remora.examples.language;
 
 /**
- * A learning rate that grows evenly, then falls to nothing along half a cosine.
+ * A learning rate that rises linearly, then falls to zero along half a cosine.
  *
- * @param peak the highest
- * @param warmUp steps until then
- * @param steps in all
+ * @param peak the highest learning rate
+ * @param warmUp steps until the peak
+ * @param steps all steps
  */
 record CosineSchedule(double peak, int warmUp, int steps) {
 
-  /** The learning rate of a step, from 0 on. */
+  /** The learning rate of a step; the first step is 0. */
   double at(int step) {
     if (step < warmUp) {
       return peak * step / warmUp;

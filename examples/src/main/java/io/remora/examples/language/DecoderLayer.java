@@ -5,7 +5,7 @@ import org.bytedeco.pytorch.Module;
 import org.bytedeco.pytorch.Tensor;
 import org.bytedeco.pytorch.TensorOptions;
 
-/** Attention and the feed-forward network, each normalised before and added to what came in. */
+/** Attention and the feed-forward network. Each normalises its input and adds its result to it. */
 final class DecoderLayer extends Module {
   private final RmsNorm attentionNorm;
   private final Attention attention;

@@ -30,11 +30,11 @@ import picocli.CommandLine.Spec;
     sortOptions = false,
     description = {
       "Trains a language model on a text file, on a remote machine that loads the weights and saves"
-          + " checkpoints itself. When it is done, the output folder is a model that generate takes."
+          + " checkpoints itself. At the end, the output folder is a model that generate can load."
     })
 public final class FineTune implements Callable<Integer> {
   private static final String STEP = "step";
-  // What transformers asks for in a file of weights.
+  // transformers requires this in a file of weights.
   private static final Map<String, String> FORMAT = Map.of("format", "pt");
 
   @Mixin private ModelOptions options;
@@ -43,54 +43,54 @@ public final class FineTune implements Callable<Integer> {
       names = "--text",
       required = true,
       paramLabel = "FILE",
-      description = "What to train on, UTF-8.")
+      description = "The text to train on, in UTF-8.")
   private Path text;
 
   @Option(
       names = "--output",
       required = true,
       paramLabel = "FOLDER",
-      description = "Where the trained model goes, on this computer.")
+      description = "Folder for the trained model, on this computer.")
   private Path output;
 
   @Option(
       names = "--checkpoints",
       paramLabel = "FOLDER",
       description = {
-        "Where the checkpoint goes meanwhile, on the machine's disk, by an absolute path that the"
-            + " machine allows. Default: checkpoint in the output folder, as is right for a machine"
-            + " of provider mock."
+        "Folder for the checkpoint on the machine's disk: an absolute path at which the machine"
+            + " may save. Default: checkpoint in the output folder, which suits a machine of"
+            + " provider mock."
       })
   private Path checkpoints;
 
-  @Option(names = "--resume", description = "Goes on from the checkpoint.")
+  @Option(names = "--resume", description = "Continue from the checkpoint.")
   private boolean resume;
 
   @Option(
       names = "--steps",
       paramLabel = "N",
-      description = "Steps of the optimizer, those before a resumed checkpoint included.",
+      description = "Steps of the optimizer, including those before a resumed checkpoint.",
       defaultValue = "100")
   private int steps;
 
   @Option(
       names = "--block",
       paramLabel = "N",
-      description = "Tokens that are looked at together.",
+      description = "Tokens per block.",
       defaultValue = "256")
   private int block;
 
   @Option(
       names = "--batch",
       paramLabel = "N",
-      description = "Blocks computed at a time.",
+      description = "Blocks per batch.",
       defaultValue = "4")
   private int batch;
 
   @Option(
       names = "--accumulate",
       paramLabel = "N",
-      description = "Batches whose gradients make one step.",
+      description = "Batches whose gradients are added up for one step.",
       defaultValue = "1")
   private int accumulate;
 
@@ -104,35 +104,35 @@ public final class FineTune implements Callable<Integer> {
   @Option(
       names = "--warm-up",
       paramLabel = "N",
-      description = "Steps until then.",
+      description = "Steps until the highest learning rate.",
       defaultValue = "10")
   private int warmUp;
 
   @Option(
       names = "--weight-decay",
       paramLabel = "SHARE",
-      description = "AdamW's.",
+      description = "Weight decay of AdamW.",
       defaultValue = "0.01")
   private double weightDecay;
 
   @Option(
       names = "--clip",
       paramLabel = "NORM",
-      description = "What the norm of the gradients is cut down to.",
+      description = "The largest norm of the gradients; larger ones are scaled down.",
       defaultValue = "1")
   private double clip;
 
   @Option(
       names = "--seed",
       paramLabel = "N",
-      description = "Decides the order of the blocks.",
+      description = "Seed for the order of the blocks.",
       defaultValue = "0")
   private long seed;
 
   @Option(
       names = "--log-every",
       paramLabel = "N",
-      description = "Steps whose losses are read together; nothing else is read.",
+      description = "Steps between two reads of the losses; nothing else is read.",
       defaultValue = "10")
   private int logEvery;
 
@@ -225,8 +225,8 @@ public final class FineTune implements Callable<Integer> {
   }
 
   /**
-   * All of it in one file, which takes the place of the one before when it is whole: whenever the
-   * training ends, there is a checkpoint, and its parts belong together.
+   * Saves everything to one file, which replaces the previous one only when it is complete.
+   * Whenever the training stops, there is a checkpoint, and its parts belong together.
    */
   private void saveCheckpoint(RemoteMachine machine, LoadedModel model, Trainer trainer)
       throws IOException {

@@ -16,17 +16,17 @@ import org.bytedeco.pytorch.global.torch.ScalarType;
 /**
  * AdamW, in libtorch's fused kernel: a step is one operation for the whole model. Its state is
  * tensors beside the parameters, which can be saved and restored where they are; the optimizer of
- * bytedeco's binding does not show its own.
+ * bytedeco's binding does not expose its state.
  */
 final class FusedAdamW {
 
   /**
-   * What a step does besides the learning rate.
+   * AdamW's parameters other than the learning rate.
    *
    * @param beta1 decay of the gradients' mean
    * @param beta2 decay of the squares' mean
-   * @param epsilon what is added to the root of the squares
-   * @param weightDecay share of each parameter, times the learning rate, that is taken off
+   * @param epsilon added to the root of the squares' mean
+   * @param weightDecay times the learning rate, the share of each parameter that is subtracted
    */
   record Options(double beta1, double beta2, double epsilon, double weightDecay) {
     static Options withWeightDecay(double weightDecay) {
@@ -43,7 +43,9 @@ final class FusedAdamW {
   private final Tensor counter;
   private final Tensor rate;
 
-  /** For these parameters by name, which are on the device already; the state is on it, too. */
+  /**
+   * An optimizer of these parameters, by name. They and the optimizer's state are on the device.
+   */
   FusedAdamW(Map<String, Tensor> named, Device device, Options options) {
     this.options = options;
     counter = zeros(new long[] {}, Place.options(device, ScalarType.Float));
@@ -63,18 +65,18 @@ final class FusedAdamW {
   }
 
   /**
-   * All that the next step depends on, by name: {@code step}, and for each parameter {@code
-   * mean.<name>} and {@code square.<name>}. To continue where another optimizer was, copy its state
-   * into these.
+   * Everything that the next step depends on, by name: {@code step}, and for each parameter {@code
+   * mean.<name>} and {@code square.<name>}. To continue where another optimizer stopped, copy its
+   * state into these tensors.
    */
   Map<String, Tensor> state() {
     return state;
   }
 
   /**
-   * Changes the parameters by their gradients, and drops those.
+   * Updates the parameters from their gradients, and drops the gradients.
    *
-   * @param mostNorm what the norm of all gradients together is cut down to
+   * @param mostNorm the largest norm of all gradients together; larger ones are scaled down
    */
   void step(double learningRate, double mostNorm) {
     try (NoGradGuard noGradients = new NoGradGuard()) {
@@ -82,7 +84,7 @@ final class FusedAdamW {
       for (Tensor parameter : parameters.get()) {
         gradients.push_back(parameter.mutable_grad());
       }
-      // As clip_grad_norm_ does it, which in C++ reads the norm in each step.
+      // The same as clip_grad_norm_, whose C++ version reads the norm in each step.
       Tensor factor = Operators.norm(gradients).add(new Scalar(1e-6)).reciprocal();
       Operators.scale(gradients, factor.mul(new Scalar(mostNorm)).clamp_max(new Scalar(1.0)));
       counter.add_(new Scalar(1.0));

@@ -17,9 +17,7 @@ import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Option;
 import picocli.CommandLine.Spec;
 
-/**
- * Continues a text with a language model on a remote machine, and prints what comes as it comes.
- */
+/** Continues a text with a language model on a remote machine, and prints it as it is generated. */
 @Command(
     name = "generate",
     showDefaultValues = true,
@@ -28,7 +26,7 @@ import picocli.CommandLine.Spec;
     description = {
       "Continues a text with a language model on a remote machine. The machine loads the weights;"
           + " this program fetches configuration and tokenizer only, and reads nothing from the"
-          + " machine but the tokens that it prints. Speed goes to standard error.",
+          + " machine but the tokens that it prints. The speed is printed to standard error.",
     })
 public final class Generate implements Callable<Integer> {
 
@@ -44,7 +42,7 @@ public final class Generate implements Callable<Integer> {
   @Option(
       names = "--chat",
       description = {
-        "The prompt is a question, and the model answers it. For models taught in ChatML, such as"
+        "The prompt is a question, and the model answers it. For models that know ChatML, such as"
             + " SmolLM2-Instruct and Qwen2-Instruct."
       })
   private boolean chat;
@@ -52,21 +50,21 @@ public final class Generate implements Callable<Integer> {
   @Option(
       names = "--system",
       paramLabel = "TEXT",
-      description = "With --chat: who the model is to be.",
+      description = "With --chat: the system prompt.",
       defaultValue = "You are a helpful AI assistant.")
   private String system;
 
   @Option(
       names = "--max-tokens",
       paramLabel = "N",
-      description = "How many tokens to add at most.",
+      description = "The most tokens to add.",
       defaultValue = "128")
   private int maxTokens;
 
   @Option(
       names = "--temperature",
       paramLabel = "T",
-      description = "0 takes the likeliest token always; more draws, the wilder the higher.",
+      description = "0 always takes the likeliest token; higher values draw more freely.",
       defaultValue = "0")
   private double temperature;
 
@@ -81,30 +79,30 @@ public final class Generate implements Callable<Integer> {
       names = "--top-p",
       paramLabel = "P",
       description =
-          "Draws among the likeliest tokens that have this share of probability together.",
+          "Draws among the likeliest tokens that together have this share of probability.",
       defaultValue = "1")
   private double topP;
 
   @Option(
       names = "--seed",
       paramLabel = "N",
-      description = "Of the machine's generator.",
+      description = "Seed of the machine's generator.",
       defaultValue = "0")
   private long seed;
 
   @Option(
       names = "--stop",
       paramLabel = "TEXT",
-      description = "Ends before this text. May be given several times.")
+      description = "Stops before this text. May be given several times.")
   private List<String> stops = List.of();
 
   @Option(
       names = "--check-every",
       paramLabel = "N",
       description = {
-        "Reads N tokens at a time. The machine is always a block ahead of what is read, so that up"
-            + " to 2 N tokens are computed in vain at the end. More than 1 pays where the machine is"
-            + " far away."
+        "Reads N tokens at a time. The machine is always a block ahead of the reader, so up to 2 N"
+            + " tokens are computed for nothing at the end. More than 1 pays off if the machine"
+            + " is far away."
       },
       defaultValue = "1")
   private int checkEvery;
@@ -174,7 +172,7 @@ public final class Generate implements Callable<Integer> {
   private long[] tokenize(TextTokenizer tokenizer, LlamaConfig config) {
     String text = prompt.equals("-") ? standardInput() : prompt;
     if (chat) {
-      tokenizer.token(ChatPrompt.BEGIN); // says that the model knows no ChatML
+      tokenizer.token(ChatPrompt.BEGIN); // throws if the model does not know ChatML
     }
     long[] encoded = tokenizer.encode(chat ? ChatPrompt.of(system, text) : text, !chat);
     require(encoded.length > 0, "The prompt has no tokens");
@@ -202,7 +200,7 @@ public final class Generate implements Callable<Integer> {
     return ends;
   }
 
-  /** Prints what comes, and in the end how fast it came. */
+  /** Prints the tokens, and at the end their rate. */
   private final class Output implements Generation.Listener {
     private final Set<Long> ends;
     private final TokenText text;
@@ -241,7 +239,7 @@ public final class Generate implements Callable<Integer> {
         out.println(text.finish());
       }
       out.flush();
-      // Tokens come in blocks: those of the first one all at the same time.
+      // Tokens arrive in blocks; those of the first block arrive at the same time.
       double rate =
           count > checkEvery
               ? (count - checkEvery) * 1e9 / (end - first)

@@ -18,11 +18,10 @@ import org.bytedeco.pytorch.global.torch.ScalarType;
 /**
  * Continues a text, token by token.
  *
- * <p>On a remote device nothing but tokens is read, and reading waits for nothing that could
- * continue meanwhile: the token that was chosen stays on the device as the next step's input, the
- * position is counted there as well, and the reading of a block of tokens ends while the device
- * works on the next block. The price is that up to two blocks are computed in vain when the text
- * ends.
+ * <p>On a remote device only tokens are read, and a read never holds up the device. The chosen
+ * token stays on the device as the next step's input, and the position is counted there as well. A
+ * block of tokens is read while the device works on the next block. The price is that up to two
+ * blocks are computed for nothing when the text ends.
  */
 final class Generation {
   private static final Duration LIMIT = Duration.ofMinutes(10);
@@ -31,7 +30,7 @@ final class Generation {
    * How to continue.
    *
    * @param sampler chooses tokens
-   * @param mostTokens how many at most
+   * @param mostTokens the most tokens to add
    * @param block how many tokens are read at a time, 1 or more
    * @param withProbabilities whether the tokens' probabilities are wanted
    */
@@ -42,16 +41,16 @@ final class Generation {
     /**
      * The next token.
      *
-     * @param logProbability the logarithm of its probability, or NaN when that was not wanted
+     * @param logProbability the logarithm of its probability; NaN if the plan does not ask for it
      * @return whether to continue
      */
     boolean onToken(long token, float logProbability);
   }
 
-  /** A block of tokens on its way. */
+  /** A block of tokens that is being read. */
   private record Block(CompletionStage<Tensor> tokens, CompletionStage<Tensor> probabilities) {
 
-    /** Tells the listener; false when it has had enough. */
+    /** Passes the tokens to the listener; false if it wants no more. */
     boolean tell(Listener listener) {
       try (Tensor values = await(tokens);
           Tensor logarithms = probabilities == null ? null : await(probabilities)) {
@@ -93,7 +92,7 @@ final class Generation {
   private final Place place;
   private final ScalarType dtype;
 
-  /** With a model that is on this place's device. */
+  /** A generation with a model on this place's device. */
   Generation(LlamaConfig config, LlamaForCausalLM model, Place place, ScalarType dtype) {
     this.config = config;
     this.model = model;
@@ -102,7 +101,7 @@ final class Generation {
   }
 
   /**
-   * Continues a prompt until the listener has had enough or the plan's number of tokens is reached.
+   * Continues a prompt until the listener wants no more or the plan's number of tokens is reached.
    *
    * @param prompt tokens, at least one
    */
@@ -157,7 +156,7 @@ final class Generation {
           zeros(new long[] {plan.block()}, Place.options(place.device(), ScalarType.Float));
     }
 
-    /** Computes so many tokens, and starts reading them. */
+    /** Computes {@code count} tokens, and starts reading them. */
     Block next(int count) {
       for (int i = 0; i < count; i++) {
         try (PointerScope temporaries = new PointerScope()) {
@@ -177,7 +176,7 @@ final class Generation {
       }
     }
 
-    /** Of the token after the prompt or after the last one, {@code [1, vocabulary]}. */
+    /** Scores of the token after the prompt or after the last token, {@code [1, vocabulary]}. */
     private Tensor scores() {
       if (length == 0) {
         length = prompt.size(1);

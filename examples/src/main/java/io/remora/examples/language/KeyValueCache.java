@@ -11,8 +11,8 @@ import org.bytedeco.pytorch.TensorOptions;
 /**
  * Keys and values of the tokens so far, in tensors that are made once for the longest text. New
  * ones are written by index, and attention reads a length rounded up to a multiple of {@value
- * #SPAN}: shapes then stay what they are for many steps, and a remote device records the same
- * operations again and again, without asking what comes of them.
+ * #SPAN}: shapes then stay the same for many steps, and a remote device records the same operations
+ * again without asking for the shapes of their results.
  */
 final class KeyValueCache {
   private static final long SPAN = 128;
@@ -31,9 +31,9 @@ final class KeyValueCache {
   }
 
   /**
-   * An empty cache. Zeros, since what attention ignores must be a number.
+   * An empty cache. It holds zeros, because even what attention ignores must be a number.
    *
-   * @param length tokens that there is to be room for
+   * @param length number of tokens that must fit
    * @param options the model's device and dtype
    */
   KeyValueCache(LlamaConfig config, long batch, long length, TensorOptions options) {

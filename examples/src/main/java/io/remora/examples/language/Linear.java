@@ -10,8 +10,8 @@ import org.bytedeco.pytorch.TensorOptional;
 import org.bytedeco.pytorch.TensorOptions;
 
 /**
- * A linear layer. Unlike libtorch's it can be made on any device, {@code meta} among them, and its
- * numbers are not drawn: they come from a checkpoint.
+ * A linear layer. Unlike libtorch's, it can be made on any device, including {@code meta}. Its
+ * parameters are not initialized, because they come from a checkpoint.
  */
 final class Linear extends Module {
   private final Tensor weight;
@@ -19,8 +19,8 @@ final class Linear extends Module {
 
   /** Weight {@code [outputs, inputs]} and, where wanted, bias {@code [outputs]}. */
   Linear(long inputs, long outputs, boolean bias, TensorOptions options) {
-    // Handles of our own: what register_parameter returns points into the module's list, which
-    // moves when it grows.
+    // These are separate handles: what register_parameter returns points into the module's list,
+    // which moves when it grows.
     this.weight = empty(new long[] {outputs, inputs}, options, null);
     register_parameter("weight", weight);
     this.bias = bias ? empty(new long[] {outputs}, options, null) : null;

@@ -14,21 +14,21 @@ import java.util.Set;
  * LlamaForCausalLM} (SmolLM2 is one), {@code MistralForCausalLM} and {@code Qwen2ForCausalLM}, the
  * last two without a sliding window.
  *
- * @param vocabularySize tokens that there are
- * @param hiddenSize numbers that stand for a token between layers
+ * @param vocabularySize number of tokens in the vocabulary
+ * @param hiddenSize numbers that represent a token between layers
  * @param intermediateSize width of the feed-forward network
  * @param layers decoder layers
  * @param heads query heads
  * @param keyValueHeads key and value heads; each serves {@code heads / keyValueHeads} query heads
- * @param headSize numbers of a head, even
+ * @param headSize numbers in a head, even
  * @param maxPositions the longest text that the model was made for, in tokens
- * @param normEpsilon what RMSNorm adds to the mean of squares
+ * @param normEpsilon added to the mean of squares by RMSNorm
  * @param rope the rotary embedding
  * @param queryKeyValueBias whether the projections to queries, keys and values have a bias
  * @param outputBias whether attention's output projection has one
  * @param feedForwardBias whether the feed-forward network's projections have one
  * @param tiedEmbeddings whether the output layer is the embedding table
- * @param endTokens tokens that end a text; may be none
+ * @param endTokens tokens that end a text; may be empty
  */
 record LlamaConfig(
     int vocabularySize,
@@ -49,10 +49,10 @@ record LlamaConfig(
 
   /** How the angles of the rotary embedding are stretched for texts longer than in training. */
   sealed interface Scaling {
-    /** Not at all. */
+    /** No stretching. */
     record None() implements Scaling {}
 
-    /** All by the same factor. */
+    /** All angles, by the same factor. */
     record Linear(double factor) implements Scaling {}
 
     /**
@@ -88,7 +88,8 @@ record LlamaConfig(
   /**
    * Reads a file {@code config.json}.
    *
-   * @throws IllegalArgumentException when it is of another kind of model, or lacks something
+   * @throws IllegalArgumentException when the file is for another kind of model, or a value is
+   *     missing
    * @throws UncheckedIOException when it cannot be read
    */
   static LlamaConfig read(Path file) {
@@ -130,7 +131,7 @@ record LlamaConfig(
         numbers(json.path("eos_token_id")));
   }
 
-  /** A number or a list of numbers; none when there is nothing. */
+  /** A number or a list of numbers; empty if the value is missing. */
   static List<Long> numbers(JsonNode json) {
     if (json.isNumber()) {
       return List.of(json.asLong());
@@ -138,7 +139,7 @@ record LlamaConfig(
     return json.valueStream().map(JsonNode::asLong).toList();
   }
 
-  // transformers 5 has one object rope_parameters; before, rope_theta stood beside rope_scaling.
+  // transformers 5 has one object rope_parameters; before, rope_theta was next to rope_scaling.
   private static Rope rope(JsonNode json) {
     JsonNode parameters = json.path("rope_parameters");
     JsonNode scaling = parameters.isObject() ? parameters : json.path("rope_scaling");

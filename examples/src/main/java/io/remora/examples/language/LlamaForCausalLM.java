@@ -12,13 +12,13 @@ import org.bytedeco.pytorch.Tensor;
 import org.bytedeco.pytorch.TensorOptions;
 import org.bytedeco.pytorch.global.torch.ScalarType;
 
-/** A language model: what token comes next. */
+/** A language model: predicts the next token. */
 final class LlamaForCausalLM extends Module {
   private final LlamaModel model;
   private final Linear head;
 
   /**
-   * A model without numbers, to be given a checkpoint's.
+   * A model with uninitialized parameters, which a checkpoint's tensors replace.
    *
    * @param options dtype, and the device: {@code meta} for parameters that take no memory
    */
@@ -36,18 +36,18 @@ final class LlamaForCausalLM extends Module {
    * Scores of every token of the vocabulary as the next one, {@code [batch, time, vocabulary]}.
    *
    * @param tokens {@code [batch, time]}, int64
-   * @param cache of the tokens before these, to which they are added; null: these are all
+   * @param cache of the earlier tokens, to which these are added; null if there are none
    */
   Tensor forward(Tensor tokens, PositionTable.Positions positions, KeyValueCache cache) {
     return scores(model.forward(tokens, positions, cache));
   }
 
-  /** As {@link #forward}, but after the last token only: {@code [batch, vocabulary]}. */
+  /** Like {@link #forward}, but after the last token only: {@code [batch, vocabulary]}. */
   Tensor last(Tensor tokens, PositionTable.Positions positions, KeyValueCache cache) {
     return scores(model.forward(tokens, positions, cache).select(1, -1));
   }
 
-  /** The mean of what predicting each token from those before costs, float32, a scalar. */
+  /** The mean cross entropy of predicting each token from those before it, a float32 scalar. */
   Tensor loss(Tensor tokens, PositionTable.Positions positions) {
     long time = tokens.size(1);
     Tensor scores = forward(tokens, positions, null).to(ScalarType.Float);
@@ -56,8 +56,9 @@ final class LlamaForCausalLM extends Module {
   }
 
   /**
-   * The parameters by name, tied ones once. Each tensor is a reference of its own: those that
-   * {@code named_parameters()} gives out point into a dictionary that the garbage collector frees.
+   * The parameters by name; tied ones appear once. Each tensor is a separate reference, because
+   * those that {@code named_parameters()} returns point into a dictionary that the garbage
+   * collector frees.
    */
   Map<String, Tensor> weights() {
     Map<String, Tensor> weights = new LinkedHashMap<>();

@@ -11,7 +11,7 @@ import org.bytedeco.pytorch.Module;
 import org.bytedeco.pytorch.Tensor;
 import org.bytedeco.pytorch.TensorOptions;
 
-/** Embedding, decoder layers and a last normalisation. */
+/** Embedding, decoder layers and a final normalisation. */
 final class LlamaModel extends Module {
   private final Embedding embedding;
   private final Module layerList = new Module("layers");
@@ -30,7 +30,7 @@ final class LlamaModel extends Module {
   /**
    * Tokens {@code [batch, time]}, int64, to {@code [batch, time, hidden size]}.
    *
-   * @param cache of the tokens before these, to which they are added; null: these are all
+   * @param cache of the earlier tokens, to which these are added; null if there are none
    */
   Tensor forward(Tensor tokens, PositionTable.Positions positions, KeyValueCache cache) {
     Tensor hidden = embedding.forward(tokens);

@@ -14,18 +14,18 @@ import org.bytedeco.pytorch.global.torch.ScalarType;
  * A model on a machine.
  *
  * @param config its shape
- * @param module with parameters that are the tensors that the machine has loaded
+ * @param module the module, whose parameters are the tensors that the machine has loaded
  * @param dtype of its parameters
  */
 record LoadedModel(LlamaConfig config, LlamaForCausalLM module, ScalarType dtype) {
 
-  /** Has the machine load a model. No weight comes here. */
+  /** Makes the machine load a model. No weight is sent to this program. */
   static LoadedModel load(
       RemoteMachine machine, LlamaConfig config, String source, LoadOptions options) {
     return of(config, machine.loadStateDicts(source, options).get(""));
   }
 
-  /** A model that lies on these tensors; others among them are left alone. */
+  /** A model whose parameters are these tensors; tensors of other names are ignored. */
   static LoadedModel of(LlamaConfig config, Map<String, Tensor> tensors) {
     LlamaForCausalLM module =
         new LlamaForCausalLM(config, Place.options(new Device("meta"), ScalarType.Float));

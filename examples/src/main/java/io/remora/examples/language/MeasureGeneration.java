@@ -31,13 +31,13 @@ import picocli.CommandLine.Spec;
     showDefaultValues = true,
     mixinStandardHelpOptions = true,
     description = {
-      "Generates with a model of random weights that has SmolLM2-135M's shape but for the number of"
-          + " layers, in turn on a remote machine and on the local CPU, and prints the medians of"
-          + " tokens per second and of the time to the first token."
+      "Generates with a model of random weights that has SmolLM2-135M's shape, except for the"
+          + " number of layers, in turn on a remote machine and on the local CPU. Prints the"
+          + " medians of tokens per second and of the time to the first token."
     })
 public final class MeasureGeneration implements Callable<Integer> {
 
-  @Option(names = "--provider", description = "Who provides the machine.", defaultValue = "mock")
+  @Option(names = "--provider", description = "The machine's provider.", defaultValue = "mock")
   private String provider;
 
   @Option(names = "--layers", description = "Decoder layers.", defaultValue = "6")
@@ -52,7 +52,7 @@ public final class MeasureGeneration implements Callable<Integer> {
   @Option(names = "--check-every", description = "Tokens read at a time.", defaultValue = "1")
   private int checkEvery;
 
-  @Option(names = "--rounds", description = "Measured rounds, after one that is not.")
+  @Option(names = "--rounds", description = "Measured rounds, after an unmeasured one.")
   private int rounds = 5;
 
   @Option(

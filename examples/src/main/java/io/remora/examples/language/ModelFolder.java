@@ -20,10 +20,10 @@ import java.util.Optional;
 import java.util.Set;
 
 /**
- * What this program needs of a model itself: its configuration and its tokenizer. The weights go
- * from the hub, or the folder, to the machine and never come here.
+ * The files of a model that this program reads itself: its configuration and its tokenizer. The
+ * machine loads the weights from the hub or the folder; they are never sent here.
  *
- * @param source what the machine is to load: a folder, or a repository of the hub
+ * @param source what the machine loads: a folder, or a repository of the hub
  * @param revision of the repository: the commit that the files here are of
  * @param folder where the files are
  */
@@ -34,7 +34,7 @@ record ModelFolder(String source, Optional<String> revision, Path folder) {
   /**
    * Finds a model.
    *
-   * @param model a folder, else a repository of the hub, of which the small files are fetched
+   * @param model a folder, or else a repository of the hub, whose small files are downloaded
    * @param revision branch, tag or commit of the repository
    */
   static ModelFolder of(String model, String revision) {
@@ -54,7 +54,9 @@ record ModelFolder(String source, Optional<String> revision, Path folder) {
     return LlamaConfig.read(folder.resolve("config.json"));
   }
 
-  /** Tokens that end a text, by {@code generation_config.json} and {@code config.json}. */
+  /**
+   * Tokens that end a text, according to {@code generation_config.json} and {@code config.json}.
+   */
   Set<Long> endTokens() {
     Set<Long> tokens = new LinkedHashSet<>(config().endTokens());
     Path file = folder.resolve("generation_config.json");
@@ -73,7 +75,7 @@ record ModelFolder(String source, Optional<String> revision, Path folder) {
     return TextTokenizer.read(folder.resolve("tokenizer.json"));
   }
 
-  /** Copies the files to another folder, which then is a model's when weights are added. */
+  /** Copies the files to another folder, which becomes a complete model once weights are added. */
   void copyTo(Path target) throws IOException {
     for (String name :
         List.of(

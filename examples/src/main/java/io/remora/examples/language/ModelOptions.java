@@ -14,7 +14,7 @@ import java.util.stream.Stream;
 import org.bytedeco.pytorch.global.torch.ScalarType;
 import picocli.CommandLine.Option;
 
-/** What both programs ask about the model and the machine. */
+/** The options of both programs for the model and the machine. */
 final class ModelOptions {
 
   /** Dtypes that a model may compute in. */
@@ -36,7 +36,7 @@ final class ModelOptions {
       paramLabel = "MODEL",
       description = {
         "A folder as transformers' save_pretrained writes it, which the machine must see under the"
-            + " same path; else a repository of the Hugging Face hub, such as"
+            + " same path, or a repository of the Hugging Face hub, such as"
             + " HuggingFaceTB/SmolLM2-135M-Instruct. Llama, SmolLM2, Mistral, Qwen2."
       })
   private String model;
@@ -51,7 +51,7 @@ final class ModelOptions {
   @Option(
       names = "--provider",
       paramLabel = "NAME",
-      description = "Who provides the machine.",
+      description = "The machine's provider.",
       defaultValue = "mock")
   private String provider;
 
@@ -95,7 +95,8 @@ final class ModelOptions {
   }
 
   /**
-   * A node of this program's own may load what the program names; other nodes have their own rules.
+   * A node that this program starts may load what the program names; other nodes have their own
+   * settings.
    */
   private Config settings(ModelFolder folder, Path checkpoints) {
     Map<String, Object> settings = new HashMap<>();

@@ -33,9 +33,9 @@ final class Operators {
   /**
    * A step of AdamW for all parameters.
    *
-   * @param steps how many there were, this one included, float32: a scalar for each parameter
-   * @param learningRate a float32 scalar: a number that changes with each step would make each step
-   *     a call that a machine has not seen before
+   * @param steps number of steps including this one, a float32 scalar for each parameter
+   * @param learningRate a float32 scalar. A number that changes with each step would make each step
+   *     a call that the machine has not seen before
    */
   static void adamW(
       TensorVector parameters,

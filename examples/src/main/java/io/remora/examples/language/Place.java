@@ -14,8 +14,9 @@ import org.bytedeco.pytorch.TensorOptions;
 import org.bytedeco.pytorch.global.torch.ScalarType;
 
 /**
- * Where a model runs: a remote machine's first device or, to compare with, the local CPU. Only what
- * differs between the two is here; models, generating and training know devices alone.
+ * Where a model runs: a remote machine's first device or, for comparison, the local CPU. This
+ * interface has only what differs between the two; models, generation and training depend on
+ * devices alone.
  */
 sealed interface Place {
 
@@ -25,7 +26,7 @@ sealed interface Place {
   Generator generator();
 
   /**
-   * Starts reading a tensor, as {@link RemoteMachine#read} does. The receiver closes what comes.
+   * Starts reading a tensor, as {@link RemoteMachine#read} does. The receiver closes the result.
    */
   CompletionStage<Tensor> read(Tensor tensor);
 

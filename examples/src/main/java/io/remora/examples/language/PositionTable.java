@@ -9,7 +9,7 @@ import org.bytedeco.pytorch.Scalar;
 import org.bytedeco.pytorch.Tensor;
 import org.bytedeco.pytorch.global.torch.ScalarType;
 
-/** What depends on positions alone, on the device for as long as the model is used. */
+/** Tensors that depend on positions alone. They stay on the device while the model is used. */
 final class PositionTable {
   private final int groupSize;
   private final ScalarType dtype;
@@ -17,17 +17,17 @@ final class PositionTable {
   private final Tensor all;
 
   /**
-   * Where the tokens of one call stand, and what all layers need of it.
+   * The positions of the tokens of one call, in the forms that the layers need.
    *
    * @param indices {@code [time]}, int64
    * @param span how many keys attention reads
    * @param rotation of queries and keys
    * @param mask what is added to the scores, {@code [group size * time, span]}, or {@code [1,
-   *     span]} for one token: 0 where it may look, minus infinity where it may not
+   *     span]} for one token: 0 where a token may attend, minus infinity where it may not
    */
   record Positions(Tensor indices, long span, RotaryEmbedding.Rotation rotation, Tensor mask) {}
 
-  /** For texts of up to {@code capacity} tokens and a model of this dtype. */
+  /** A table for texts of up to {@code capacity} tokens and a model of this dtype. */
   PositionTable(LlamaConfig config, long capacity, Device device, ScalarType dtype) {
     this.groupSize = config.groupSize();
     this.dtype = dtype;
@@ -45,7 +45,7 @@ final class PositionTable {
     return all.narrow(0, 0, count);
   }
 
-  /** Tokens at these positions, {@code [time]}, which look at the first {@code span} keys. */
+  /** Tokens at these positions, {@code [time]}, which attend to the first {@code span} keys. */
   Positions at(Tensor indices, long span) {
     Tensor visible = first(span).le(indices.unsqueeze(1));
     Tensor mask = where(visible, new Scalar(0.0), new Scalar(Double.NEGATIVE_INFINITY)).to(dtype);

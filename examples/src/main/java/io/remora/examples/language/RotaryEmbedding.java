@@ -12,7 +12,7 @@ import org.bytedeco.pytorch.TensorVector;
 import org.bytedeco.pytorch.global.torch.ScalarType;
 
 /**
- * Turns queries and keys by angles that grow with the position. The sines and cosines of all
+ * Rotates queries and keys by angles that grow with the position. The sines and cosines of all
  * positions are computed once, on the device, and looked up.
  */
 final class RotaryEmbedding {
@@ -20,7 +20,7 @@ final class RotaryEmbedding {
   private final Tensor sines;
 
   /**
-   * What turns the tokens of one call.
+   * The rotation of the tokens of one call.
    *
    * @param cosines {@code [time, head size]}
    * @param sines {@code [time, head size]}, the first half of each row negated
@@ -29,8 +29,8 @@ final class RotaryEmbedding {
 
     /** {@code [batch, heads, time, head size]} to the same shape. */
     Tensor apply(Tensor heads) {
-      // The pairs that are turned are number i and number i + half of a head: rolling by half puts
-      // each beside its partner.
+      // The rotated pairs are elements i and i + half of a head. Rolling by half puts each beside
+      // its partner.
       Tensor partners = heads.roll(new long[] {heads.size(-1) / 2}, -1);
       return addcmul(heads.mul(cosines), partners, sines);
     }

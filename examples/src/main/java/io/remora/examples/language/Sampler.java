@@ -18,7 +18,7 @@ import org.bytedeco.pytorch.global.torch.ScalarType;
  * @param temperature what scores are divided by; 0: always the token with the highest score
  * @param topK how many of the likeliest tokens are considered; 0: all
  * @param topP share of probability that is considered, from the likeliest token down, 0 to 1
- * @param generator draws; of the scores' device
+ * @param generator draws the tokens; of the scores' device
  */
 record Sampler(double temperature, int topK, double topP, Generator generator) {
 
@@ -43,7 +43,7 @@ record Sampler(double temperature, int topK, double topP, Generator generator) {
     T_TensorTensor_T likeliest = warm.topk(considered, -1, true, true);
     Tensor probabilities = softmax(likeliest.get0(), -1);
     if (topP < 1) {
-      // Those before it have the share already: not needed. The likeliest always is.
+      // Drops a token if those before it already have the share. The likeliest always stays.
       Tensor before = probabilities.cumsum(-1).sub(probabilities);
       probabilities = probabilities.masked_fill(before.ge(new Scalar(topP)), new Scalar(0.0));
     }

@@ -12,8 +12,8 @@ import java.util.Map;
 /** A model's tokenizer, from its file {@code tokenizer.json}. */
 final class TextTokenizer implements AutoCloseable {
   static {
-    // DJL would tell its makers of each start on Amazon's computers, and look for natives for CUDA
-    // on the network.
+    // Otherwise DJL reports each start on Amazon's computers to its makers, and looks for CUDA
+    // natives on the network.
     System.setProperty("OPT_OUT_TRACKING", "true");
     System.setProperty("ai.djl.offline", "true");
   }
@@ -30,7 +30,7 @@ final class TextTokenizer implements AutoCloseable {
    * @throws UncheckedIOException when it cannot be read
    */
   static TextTokenizer read(Path file) {
-    // Neither cut off nor padded, whatever the file says: the whole text is wanted.
+    // The file may ask for truncation or padding, but these programs need the whole text.
     Map<String, String> options = Map.of("truncation", "false", "padding", "false");
     try (InputStream input = Files.newInputStream(file)) {
       return new TextTokenizer(HuggingFaceTokenizer.newInstance(input, options));
@@ -42,19 +42,19 @@ final class TextTokenizer implements AutoCloseable {
   /**
    * A text's tokens.
    *
-   * @param special whether the tokens that the model wants around a text are added
+   * @param special whether to add the tokens that the model expects around a text
    */
   long[] encode(String text, boolean special) {
     return tokenizer.encode(text, special, false).getIds();
   }
 
-  /** What tokens say, without special ones; an unfinished character is U+FFFD. */
+  /** The text of these tokens, without special ones; an unfinished character is U+FFFD. */
   String decode(long[] tokens) {
     return tokenizer.decode(tokens, true);
   }
 
   /**
-   * The token that stands for this text alone.
+   * The token for exactly this text.
    *
    * @throws IllegalArgumentException when there is none
    */

@@ -9,8 +9,8 @@ import org.bytedeco.pytorch.Tensor;
 import org.bytedeco.pytorch.global.torch.ScalarType;
 
 /**
- * A text as blocks of tokens, all of it on the device. Each epoch goes through the blocks in
- * another order, which the device's generator draws.
+ * A text as blocks of tokens, all of it on the device. Each epoch takes the blocks in another
+ * order, which the device's generator draws.
  */
 final class TokenBlocks {
   private final Place place;
@@ -19,7 +19,7 @@ final class TokenBlocks {
   private final Tensor order;
 
   /**
-   * The text's blocks; tokens that fill none are left out.
+   * The text's blocks; leftover tokens at the end are dropped.
    *
    * @param length tokens of a block
    * @param batchSize blocks of a batch
@@ -42,7 +42,7 @@ final class TokenBlocks {
     order = PositionTable.range(count, place.device());
   }
 
-  /** The order of the blocks in this epoch, {@code [blocks]}: what a resumed training needs. */
+  /** The order of the blocks in this epoch, {@code [blocks]}. A resumed training needs it. */
   Tensor order() {
     return order;
   }
@@ -51,7 +51,10 @@ final class TokenBlocks {
     return Math.toIntExact(blocks.size(0) / batchSize);
   }
 
-  /** Batch number {@code index} of the training, {@code [batch size, length]}; in turn, from 0. */
+  /**
+   * Batch number {@code index} of the training, {@code [batch size, length]}. Ask for them in
+   * order, from 0.
+   */
   Tensor batch(long index) {
     long inEpoch = index % batchesPerEpoch();
     if (inEpoch == 0) {

@@ -6,8 +6,8 @@ import java.util.List;
 import java.util.function.Function;
 
 /**
- * Turns tokens into text while they come. A character may take several tokens and a stop string
- * even more: what could still become one is held back.
+ * Turns tokens into text as they arrive. A character may take several tokens, and a stop string
+ * even more, so text that could still become either is held back.
  */
 final class TokenText {
   private static final char UNFINISHED = '\uFFFD';
@@ -15,25 +15,24 @@ final class TokenText {
   private final Function<long[], String> decoder;
   private final List<String> stops;
   private final List<Long> tokens = new ArrayList<>();
-  // Tokens are decoded together with the ones before, since what a token says depends on them:
-  // those
-  // from `known` on are new.
+  // Tokens are decoded together with earlier ones, on which a token's text depends. Those from
+  // `known` on are new.
   private int known;
   private String held = "";
   private boolean stopped;
 
   /**
-   * A text that is empty yet.
+   * An empty text.
    *
-   * @param decoder what a row of tokens says, with U+FFFD for an unfinished character
-   * @param stops what ends the text, and is no part of it
+   * @param decoder gives the text of tokens, with U+FFFD for an unfinished character
+   * @param stops strings that end the text and are not part of it
    */
   TokenText(Function<long[], String> decoder, List<String> stops) {
     this.decoder = decoder;
     this.stops = stops.stream().filter(stop -> !stop.isEmpty()).toList();
   }
 
-  /** What is certain to follow, now that this token has come; often nothing. */
+  /** Adds a token and returns the text that is certain now; often nothing. */
   String add(long token) {
     tokens.add(token);
     String before = decode(known);
@@ -46,12 +45,12 @@ final class TokenText {
     return release(now.substring(before.length()));
   }
 
-  /** Whether a stop string has come; then nothing follows. */
+  /** Whether a stop string has arrived; then no more text follows. */
   boolean stopped() {
     return stopped;
   }
 
-  /** What is still held back, when no more tokens come. */
+  /** The text that is still held back after the last token. */
   String finish() {
     if (stopped) {
       return "";

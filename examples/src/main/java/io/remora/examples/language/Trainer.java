@@ -12,8 +12,8 @@ import org.bytedeco.pytorch.Tensor;
 import org.bytedeco.pytorch.global.torch.ScalarType;
 
 /**
- * Trains a model that is on a device already. Steps are only recorded: a value is read when the
- * losses of many steps are asked for.
+ * Trains a model that is on a device already. Steps are only recorded; values are read only when
+ * {@link #losses} is called.
  */
 final class Trainer {
 
@@ -21,9 +21,9 @@ final class Trainer {
    * How to train.
    *
    * @param schedule learning rates and number of steps
-   * @param accumulate batches whose gradients make one step
-   * @param mostNorm what the norm of the gradients is cut down to
-   * @param optimizer AdamW's other numbers
+   * @param accumulate batches whose gradients are added up for one step
+   * @param mostNorm the largest norm of the gradients; larger ones are scaled down
+   * @param optimizer AdamW's other parameters
    */
   record Plan(
       CosineSchedule schedule, int accumulate, double mostNorm, FusedAdamW.Options optimizer) {}
@@ -41,7 +41,7 @@ final class Trainer {
   /**
    * A trainer at the first step.
    *
-   * @param mostUnread how many losses are kept until somebody asks for them, at least
+   * @param mostUnread the most steps between two calls of {@link #losses}
    */
   Trainer(
       LlamaForCausalLM model,
@@ -59,7 +59,7 @@ final class Trainer {
     this.losses = zeros(new long[] {mostUnread}, Place.options(place.device(), ScalarType.Float));
   }
 
-  /** Steps that are done. */
+  /** The number of steps done. */
   int done() {
     return done;
   }
@@ -89,7 +89,7 @@ final class Trainer {
     unread++;
   }
 
-  /** The losses of the steps since the last call; the only thing that waits for the device. */
+  /** The losses of the steps since the last call. Only this method waits for the device. */
   float[] losses() {
     try (PointerScope temporaries = new PointerScope()) {
       float[] values = new float[unread];
@@ -100,9 +100,9 @@ final class Trainer {
   }
 
   /**
-   * What must be saved beside the model for the training to continue as if nothing had happened:
-   * the optimizer's state, the order of the blocks and the generator that draws the next one. All
-   * but the generator's are the tensors that the training continues with.
+   * What must be saved beside the model for the training to continue without a difference: the
+   * optimizer's state, the order of the blocks and the generator that draws the next one. All but
+   * the generator's are the tensors that the training continues with.
    */
   Map<String, Tensor> state() {
     Map<String, Tensor> state = new LinkedHashMap<>();
@@ -112,7 +112,7 @@ final class Trainer {
     return state;
   }
 
-  /** Goes on where another training was when it gave this state away, after so many steps. */
+  /** Continues another training from the state that it had after {@code steps} steps. */
   void restore(Map<String, Tensor> saved, int steps) {
     try (NoGradGuard noGradients = new NoGradGuard()) {
       optimizer

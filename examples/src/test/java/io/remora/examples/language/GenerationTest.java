@@ -49,7 +49,7 @@ final class GenerationTest {
   void cachedStepsChooseWhatTheWholeTextChooses() {
     List<Long> tokens = generate(there, model, greedy(200, 1));
 
-    // 207 tokens: over the first span of the cache.
+    // 207 tokens: more than the first span of the cache.
     assertThat(tokens).hasSize(200).isEqualTo(nextOfEach(tokens));
   }
 
@@ -64,7 +64,7 @@ final class GenerationTest {
   @Test
   void readsNothingButTokens() {
     Generation.Plan plan = greedy(64, 32);
-    generate(there, model, plan); // the machine has been asked for the shapes that it alone knows
+    generate(there, model, plan); // the machine has been asked for the shapes that only it knows
     long before = machine.statistics().blockingReads();
 
     generate(there, model, plan);
@@ -129,7 +129,10 @@ final class GenerationTest {
     return machine.stats().get("storages");
   }
 
-  /** What the model chooses after the prompt and each of these tokens but the last, at once. */
+  /**
+   * What the model chooses after the prompt and after each of these tokens except the last, in one
+   * call.
+   */
   private static List<Long> nextOfEach(List<Long> tokens) {
     long[] text =
         LongStream.concat(

@@ -20,7 +20,9 @@ import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 import picocli.CommandLine;
 
-/** The programs as they are called. Their numbers are compared with transformers' in Python. */
+/**
+ * The programs as users run them. Python tests compare their numbers with those of transformers.
+ */
 @Tag("full")
 @Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class ProgramsTest {
@@ -67,9 +69,8 @@ final class ProgramsTest {
     Path output = folder.resolve("trained");
     Path weights = output.resolve("model.safetensors");
     byte[] start = Files.readAllBytes(model.resolve("model.safetensors"));
-    // Epochs have 15 batches: the resumed steps begin in the first, in the order that was saved,
-    // and
-    // go into the second, whose order the saved generator draws.
+    // Epochs have 15 batches. The resumed steps begin in the first epoch, in the saved order, and
+    // reach the second, whose order the saved generator draws.
     List<String> undisturbed = losses(fineTune(output, "--steps=9", "--save-every=7"));
     byte[] trained = Files.readAllBytes(weights);
     Files.delete(weights);

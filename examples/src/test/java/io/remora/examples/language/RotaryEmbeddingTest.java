@@ -41,8 +41,8 @@ final class RotaryEmbeddingTest {
   @Test
   @Tag("critical")
   void stretchesSlowAnglesOnly() {
-    // Turns of the four angles in 64 positions: 10.2, 1.02, 0.1, 0.01; kept above 4, divided below
-    // 1.
+    // The four angles make 10.2, 1.02, 0.1 and 0.01 turns in 64 positions. They are kept above 4
+    // and divided below 1.
     float[] angles = RotaryEmbedding.frequencies(SmallModel.CONFIG);
 
     assertThat(angles[0]).isEqualTo(1f);

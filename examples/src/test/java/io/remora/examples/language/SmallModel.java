@@ -10,7 +10,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 
-/** What the tests try things with: random weights, and a token for each byte. */
+/** A small model for tests, with random weights and a token for each byte. */
 final class SmallModel {
   static final LlamaConfig CONFIG =
       new LlamaConfig(
@@ -32,7 +32,7 @@ final class SmallModel {
 
   private SmallModel() {}
 
-  /** Writes it as a folder that the programs take. */
+  /** Writes the model as a folder that the programs accept. */
   static void save(RemoteMachine machine, Path folder) throws IOException {
     LlamaForCausalLM model = MeasureGeneration.random(CONFIG, new Place.Machine(machine), 0.3);
     machine.save(model.weights(), folder.resolve("model.safetensors"), Map.of("format", "pt"));
@@ -63,7 +63,7 @@ final class SmallModel {
                 Map.of("type", "BPE", "vocab", alphabet(), "merges", List.of())));
   }
 
-  /** The character that stands for each byte: itself where it can be seen, else one from 256 on. */
+  /** The character that stands for each byte: itself if it is visible, else one from 256 on. */
   private static Map<String, Integer> alphabet() {
     Map<String, Integer> alphabet = new LinkedHashMap<>();
     int next = 256;

@@ -8,7 +8,7 @@ import java.util.List;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 
-/** With one token for each byte, as a byte-level vocabulary has at its worst. */
+/** With one token for each byte, the worst case of a byte-level vocabulary. */
 @Tag("critical")
 final class TokenTextTest {
 

@@ -55,7 +55,7 @@ final class TrainerTest {
   void readsLossesOnlyAndKeepsNothing() {
     try (PointerScope everything = new PointerScope()) {
       Trainer trainer = trainer(new Place.Machine(machine));
-      train(trainer, 2); // the machine has been asked for the shapes that it alone knows
+      train(trainer, 2); // the machine has been asked for the shapes that only it knows
       double storages = storages();
       long reads = machine.statistics().blockingReads();
 
