@@ -40,9 +40,8 @@ import java.util.stream.Stream;
 
 /**
  * A Hugging Face hub for tests, on this computer: repositories in memory, with branches and
- * commits; large files at a second server (another port, thus another origin), to which it
- * redirects; and faults when they are asked for. Python's {@code huggingface_hub} can use it with
- * HF_ENDPOINT.
+ * commits; large files on a second server (another port and therefore another origin), to which it
+ * redirects; and faults on demand. Python's {@code huggingface_hub} can use it with HF_ENDPOINT.
  */
 public final class HubServer implements AutoCloseable {
   private static final ObjectMapper JSON = new ObjectMapper();
@@ -56,23 +55,23 @@ public final class HubServer implements AutoCloseable {
     /** The body ends after that many bytes, and the connection with it. */
     record Cut(int bytes) implements Fault {}
 
-    /** After that many bytes of the body nothing more comes. */
+    /** The body stops after that many bytes, and the connection stays open. */
     record Stall(int bytes) implements Fault {}
 
-    /** The answer comes when the latch is open. */
+    /** The answer is sent when the latch opens. */
     record Hold(CountDownLatch until) implements Fault {}
 
-    /** The body's first byte is another. */
+    /** The body's first byte is changed. */
     record Damage() implements Fault {}
 
-    /** Another status, without a body. */
+    /** The answer is this status, without a body. */
     record Status(int status, Map<String, String> headers) implements Fault {}
 
-    /** The whole file, whatever range was asked for. */
+    /** The answer is the whole file, whatever range was requested. */
     record IgnoreRange() implements Fault {}
   }
 
-  /** A request as it came. */
+  /** A request as it was received. */
   public record Request(int port, String method, String path, Map<String, List<String>> headers) {
     public Optional<String> header(String name) {
       return Optional.ofNullable(headers.get(name)).map(values -> values.get(0));
@@ -96,7 +95,7 @@ public final class HubServer implements AutoCloseable {
     }
   }
 
-  /** A repository; what is put into it is on its branch main. */
+  /** A repository; files are added to its branch main. */
   public static final class Repository {
     private final String name;
     private final Map<String, Map<String, Content>> commits = new ConcurrentHashMap<>();
@@ -107,7 +106,7 @@ public final class HubServer implements AutoCloseable {
       this.name = name;
     }
 
-    /** Adds or replaces a file that git holds itself. */
+    /** Adds or replaces a file that git stores itself. */
     public Repository file(String path, byte[] bytes) {
       return put(path, new Content(bytes, false));
     }
@@ -117,13 +116,13 @@ public final class HubServer implements AutoCloseable {
       return put(path, new Content(bytes, true));
     }
 
-    /** Files are given to those only who show this token. */
+    /** From now on, files are sent only for requests with this token. */
     public Repository gated(String token) {
       gateToken = token;
       return this;
     }
 
-    /** The commit that main is at. */
+    /** The commit of branch main. */
     public String commit() {
       return branches.get("main");
     }
@@ -163,10 +162,10 @@ public final class HubServer implements AutoCloseable {
   }
 
   /**
-   * Serves the repositories OWNER/NAME that are folders of a folder, until standard input ends. Its
-   * lines are commands, each answered by a line: {@code gate OWNER/NAME TOKEN}; {@code cut TIMES
-   * BYTES} and {@code stall TIMES BYTES}, for the next downloads of large files; {@code downloads},
-   * how many of these there were.
+   * Serves the repositories OWNER/NAME that are folders of a folder, until standard input ends.
+   * Each line of the input is a command, answered by a line: {@code gate OWNER/NAME TOKEN}; {@code
+   * cut TIMES BYTES} and {@code stall TIMES BYTES}, for the next downloads of large files; {@code
+   * downloads}, the number of these so far.
    */
   public static void main(String[] arguments) throws IOException {
     Path folder = Path.of(arguments[0]);
@@ -205,17 +204,17 @@ public final class HubServer implements AutoCloseable {
     return URI.create("http://127.0.0.1:" + hub.getAddress().getPort());
   }
 
-  /** The port at which large files are. */
+  /** The port of the server for large files. */
   public int storePort() {
     return store.getAddress().getPort();
   }
 
-  /** The repository of that name, {@code owner/name}; made if it is not there. */
+  /** The repository of that name, {@code owner/name}; created if it does not exist. */
   public Repository repository(String name) {
     return repositories.computeIfAbsent(name, Repository::new);
   }
 
-  /** Adds the repositories OWNER/NAME below a folder; files that are no text count as large. */
+  /** Adds the repositories OWNER/NAME below a folder; files of weights count as large. */
   public void load(Path folder) throws IOException {
     try (Stream<Path> files = Files.walk(folder)) {
       for (Path file : files.filter(Files::isRegularFile).sorted().toList()) {
@@ -228,17 +227,17 @@ public final class HubServer implements AutoCloseable {
     }
   }
 
-  /** So many files are in one page of a listing. */
+  /** Sets how many files are on one page of a listing. */
   public void pageSize(int files) {
     pageSize = files;
   }
 
-  /** The next requests of that kind, so many of them, get the fault. */
+  /** The next {@code times} requests of that kind get the fault. */
   public void fail(Predicate<Request> which, int times, Fault fault) {
     faults.add(new Armed(which, new AtomicInteger(times), fault));
   }
 
-  /** GETs at the server for large files. */
+  /** GET requests to the server for large files. */
   public Predicate<Request> downloads() {
     return request -> request.port == storePort() && request.method.equals("GET");
   }

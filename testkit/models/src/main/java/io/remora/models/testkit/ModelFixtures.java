@@ -10,13 +10,13 @@ import java.nio.file.StandardCopyOption;
 
 /**
  * Model files that PyTorch and the reference implementation of safetensors wrote: the resources of
- * this package, made by {@code make-fixtures.py} among them.
+ * this package, which {@code make-fixtures.py} makes.
  */
 public final class ModelFixtures {
 
   private ModelFixtures() {}
 
-  /** A copy of one of them, in this folder. */
+  /** Copies one of them into this folder. */
   public static Path copy(String name, Path folder) {
     Path copy = folder.resolve(name);
     try (InputStream file = ModelFixtures.class.getResourceAsStream(name)) {

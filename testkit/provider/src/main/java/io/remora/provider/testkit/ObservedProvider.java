@@ -11,8 +11,8 @@ import java.util.concurrent.CompletionStage;
 import java.util.concurrent.ConcurrentHashMap;
 
 /**
- * Another provider, {@code remora.provider.observed.provider}, whose nodes the test gets to see
- * besides the machines.
+ * Delegates to the provider {@code remora.provider.observed.provider}, and gives tests access to
+ * the nodes as well as the machines.
  */
 public final class ObservedProvider implements MachineProvider {
 

@@ -48,13 +48,13 @@ import org.junit.jupiter.api.Timeout;
 import org.slf4j.LoggerFactory;
 
 /**
- * What every provider must do, with real nodes: extend it with a test of your provider, and say how
- * its nodes are started. Five nodes are started in all.
+ * What every provider must do, tested with real nodes. Extend this class with a test of your
+ * provider that says how its nodes are started. The tests start five nodes.
  */
 @Timeout(value = 180, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 public abstract class ProviderContractTest {
 
-  /** How long anything may take that is neither a start nor an operation. */
+  /** The time limit for everything except starts and operations. */
   protected static final Duration LIMIT = Duration.ofSeconds(30);
 
   private static final Duration OPEN_LIMIT = Duration.ofSeconds(90);
@@ -71,26 +71,26 @@ public abstract class ProviderContractTest {
   protected abstract String provider();
 
   /**
-   * Settings in HOCON with which nodes start that have as many simulated GPUs, of the type, as
-   * wanted.
+   * Settings in HOCON with which nodes start. They have the requested number of simulated GPUs of
+   * the requested type.
    */
   protected abstract String settings();
 
   /** Settings with which a node fails while it starts, or cannot be started. */
   protected abstract String failingSettings();
 
-  /** What the failure must say: enough to know what to change. */
+  /** Text that the failure's message must contain: enough to know what to change. */
   protected abstract String failure();
 
-  /** Settings with which a start takes longer than a minute; empty: a start cannot be held up. */
+  /** Settings with which a start takes longer than a minute; empty if a start cannot be delayed. */
   protected abstract String hangingSettings();
 
-  /** Ends a node as an accident would; false: there is no way to. */
+  /** Ends a node as an accident would; false if that is impossible. */
   protected abstract boolean kill(ProvisionedNode node) throws Exception;
 
   /**
-   * Names of all there is now that may be left behind and costs something. Default: this JVM's
-   * child processes, and theirs.
+   * Names of everything that costs something and that a provider could leave behind. By default
+   * these are the descendant processes of this JVM.
    */
   protected Set<String> running() {
     return ProcessHandle.current()
@@ -202,7 +202,7 @@ public abstract class ProviderContractTest {
         .until(() -> !running().equals(before) || provisioning.toCompletableFuture().isDone());
     abandoned.set(true);
 
-    // A node that comes all the same is ended by who asked for it.
+    // If a node comes all the same, the caller ends it.
     Throwable failure = catchThrowable(() -> get(get(provisioning).terminate()));
     assertThat(failure == null || failure instanceof ProviderException).isTrue();
   }
@@ -221,7 +221,7 @@ public abstract class ProviderContractTest {
         .noneMatch(line -> line.contains(token));
   }
 
-  /** Of all processes of this computer. */
+  /** The command lines of all processes of this computer. */
   private static List<String> commandLines() throws IOException {
     List<String> lines = new CopyOnWriteArrayList<>();
     try (var processes = Files.newDirectoryStream(Path.of("/proc"), "[0-9]*")) {
@@ -230,7 +230,7 @@ public abstract class ProviderContractTest {
           lines.add(
               new String(Files.readAllBytes(process.resolve("cmdline")), StandardCharsets.UTF_8));
         } catch (IOException e) {
-          // It has ended meanwhile, or is somebody else's.
+          // The process has ended, or belongs to another user.
         }
       }
     }

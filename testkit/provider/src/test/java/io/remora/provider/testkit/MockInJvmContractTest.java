@@ -33,13 +33,13 @@ final class MockInJvmContractTest extends ProviderContractTest {
     return "";
   }
 
-  /** It is this process. */
+  /** The node is in this process. */
   @Override
   protected boolean kill(ProvisionedNode node) {
     return false;
   }
 
-  /** The nodes' link ports are served by a thread each. */
+  /** One thread serves each node's link port. */
   @Override
   protected Set<String> running() {
     return Thread.getAllStackTraces().keySet().stream()

@@ -1,3 +1,3 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-/** The contract, kept by the mock provider. */
+/** Tests that the mock provider keeps the contract. */
 package io.remora.provider.testkit;

@@ -14,7 +14,7 @@ import java.util.concurrent.TimeUnit;
 
 /**
  * The output of a sandbox or build, in numbered entries. Each stream to a reader has only a few
- * entries; for more, the reader asks again from the last one on. Thread-safe.
+ * entries; for more, the reader asks again from the last one. Thread-safe.
  */
 final class EntryLog {
 
