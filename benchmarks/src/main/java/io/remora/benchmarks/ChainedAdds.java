@@ -9,8 +9,8 @@ import org.bytedeco.pytorch.Tensor;
 import org.bytedeco.pytorch.global.torch.ScalarType;
 
 /**
- * {@code c = c + y}, again and again, each result released as soon as the next is there. Ends with
- * a synchronize, so that what is counted has been computed.
+ * Repeats {@code c = c + y}, and releases each result as soon as the next exists. Ends with a
+ * synchronize, so that everything counted has been computed.
  */
 final class ChainedAdds implements Workload {
 

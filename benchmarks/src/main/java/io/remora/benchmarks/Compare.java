@@ -26,7 +26,7 @@ import picocli.CommandLine.Option;
 import picocli.CommandLine.Spec;
 
 /**
- * Runs the same workloads on a remote machine and on the local CPU, in turns and with the same
+ * Runs the same workloads on a remote machine and on the local CPU, in turn and with the same
  * number of compute threads, and prints the medians side by side.
  */
 @Command(
@@ -46,7 +46,7 @@ public final class Compare implements Callable<Integer> {
       names = {"-h", "--help"},
       usageHelp = true,
       description = "Show this and exit.")
-  @SuppressWarnings("unused") // picocli looks at it
+  @SuppressWarnings("unused") // picocli reads it
   private boolean help;
 
   @Option(names = "--json", paramLabel = "FILE", description = "Write all figures to this file.")
@@ -67,7 +67,7 @@ public final class Compare implements Callable<Integer> {
       defaultValue = "0")
   private int repeats;
 
-  @Option(names = "--provider", description = "Who provides the machine.", defaultValue = "mock")
+  @Option(names = "--provider", description = "The machine's provider.", defaultValue = "mock")
   private String provider;
 
   @Option(
@@ -146,7 +146,7 @@ public final class Compare implements Callable<Integer> {
     Side local = Side.local();
     Side remote = Side.remote(machine);
     Map<String, Object> figures = new LinkedHashMap<>();
-    // First of all, because later the machine has seen these operations.
+    // This must come first: later the machine has already seen these operations.
     Map<String, Double> wireBytes = new LinkedHashMap<>();
     measureWire("chainedAdds8x8", new ChainedAdds(8, 100, ""), remote, wireBytes);
     measureWire("mlpTraining", Training.mlp(1), remote, wireBytes);
@@ -159,7 +159,7 @@ public final class Compare implements Callable<Integer> {
     List<Double> rates = new ArrayList<>();
     try (Loopback loopback = new Loopback()) {
       for (int i = 0; i < repeats(); i++) {
-        loopback.measure(); // until the JVM has compiled it
+        loopback.measure(); // warms up the JVM
       }
       for (Workload workload : workloads()) {
         for (Measurement measurement : measure(workload, local, remote, loopback)) {
@@ -206,7 +206,7 @@ public final class Compare implements Callable<Integer> {
     }
   }
 
-  /** Measures adds and items in programs that have just started. */
+  /** Measures adds and item() calls in programs that have just started. */
   private void measureFirstSecond(Map<String, Object> figures) throws IOException {
     List<Workload.Figure> wanted =
         List.of(
@@ -237,7 +237,7 @@ public final class Compare implements Callable<Integer> {
     }
   }
 
-  /** Runs one workload in turns, once unmeasured and then {@link #repeats()} times. */
+  /** Runs one workload on both sides in turn, once unmeasured and then {@link #repeats()} times. */
   private List<Measurement> measure(Workload workload, Side local, Side remote, Loopback loopback) {
     List<Measurement> measurements =
         workload.figures().stream()

@@ -16,7 +16,7 @@ import java.util.Map;
 
 /**
  * Measures a workload in the first second of a program, while its JVMs are still cold. Each
- * measurement is a program of its own.
+ * measurement runs in its own program.
  */
 final class FirstSecond {
 

@@ -13,8 +13,8 @@ import org.bytedeco.pytorch.Tensor;
 import org.bytedeco.pytorch.TensorVector;
 import org.bytedeco.pytorch.global.torch.ScalarType;
 
-/** Greedy generation from the last 32 tokens, whose token the program reads before the next. */
-@SuppressWarnings("try") // the scopes are opened for what closing them does
+/** Greedy generation from the last 32 tokens. The program reads each token before the next. */
+@SuppressWarnings("try") // the scopes are opened only to be closed
 final class Generation implements Workload {
 
   private static final long WINDOW = 32;

@@ -14,8 +14,8 @@ import org.bytedeco.pytorch.Scalar;
 import org.bytedeco.pytorch.Tensor;
 import org.bytedeco.pytorch.global.torch.ScalarType;
 
-/** A call whose result the program waits for, many times: the time from asking to having it. */
-@SuppressWarnings("try") // the scopes are opened for what closing them does
+/** Repeats a call and waits for each result: measures the time from the call to the result. */
+@SuppressWarnings("try") // the scopes are opened only to be closed
 final class Latency implements Workload {
 
   private static final long SMALL = 1024; // floats, 4 KiB
@@ -46,7 +46,7 @@ final class Latency implements Workload {
         p50("roundTripP99", "(x+y).sum().item() p99", ""));
   }
 
-  /** Calls whose results' shapes depend on values. */
+  /** Calls whose results have shapes that depend on values. */
   static List<Latency> shapesThatDependOnValues(int times) {
     return List.of(
         onValues("nonzero", times, x -> x.nonzero()),
@@ -75,7 +75,7 @@ final class Latency implements Workload {
         p50("downloadSmall", "download 4 KiB, p50", "as an item"));
   }
 
-  /** One element of 64 MiB. */
+  /** A read of one element of 64 MiB. */
   static Latency element(int times) {
     return new Latency(
         times,

@@ -13,15 +13,15 @@ import java.nio.channels.SocketChannel;
 import java.util.Arrays;
 
 /**
- * A bare TCP connection over the loopback address between two threads, without anything of
- * Remora's: what the figures of a machine on the same computer are measured by.
+ * A bare TCP connection over the loopback address between two threads, without Remora. It is the
+ * yardstick for the figures of a machine on the same computer.
  */
 final class Loopback implements AutoCloseable {
 
   /**
-   * What the bare connection did.
+   * The figures of the bare connection.
    *
-   * @param pingPongMicros median time of a message of 64 bytes there and back
+   * @param pingPongMicros median round-trip time of a message of 64 bytes
    * @param megabytesPerSecond rate of 64 MiB in one direction, until the peer has confirmed them
    */
   record Figures(double pingPongMicros, double megabytesPerSecond) {}
@@ -67,7 +67,7 @@ final class Loopback implements AutoCloseable {
     }
   }
 
-  /** Measures both once; takes about a tenth of a second. */
+  /** Measures both figures once; takes about a tenth of a second. */
   Figures measure() {
     try {
       long[] nanos = new long[PING_PONGS];

@@ -8,7 +8,9 @@ import java.util.LinkedHashMap;
 import java.util.Map;
 import java.util.stream.Stream;
 
-/** What the figures were measured on: numbers without it mean nothing. */
+/**
+ * Describes the computer on which the figures were measured. Without it the figures mean nothing.
+ */
 final class MachineFacts {
 
   private MachineFacts() {}
@@ -23,7 +25,9 @@ final class MachineFacts {
     return facts;
   }
 
-  /** The largest resident size this process has had, in bytes; 0 where the system does not tell. */
+  /**
+   * The largest resident size this process has had, in bytes; 0 if the system does not report it.
+   */
   static long peakResidentBytes(long pid) {
     String value = firstValue(Path.of("/proc/" + pid + "/status"), "VmHWM");
     String digits = value.replaceAll("[^0-9]", "");

@@ -25,7 +25,7 @@ record Measurement(
     return median(remote);
   }
 
-  /** How remote does against local: 1 is as good, 0.5 half as good. */
+  /** Remote compared with local: 1 is as good, 0.5 is half as good. */
   double ratio() {
     return figure.higherIsBetter()
         ? remoteMedian() / localMedian()

@@ -28,7 +28,7 @@ record Side(String name, Device device, Runnable synchronize, Supplier<WireCount
 
   private static WireCounters counters(RemoteMachine machine) {
     SessionStatistics statistics = machine.statistics();
-    // Batches carry uploads as well: those are data, not operations.
+    // Batches also carry uploads, which are data and not operations.
     return new WireCounters(
         statistics.operations(), statistics.batchBytes() - statistics.uploadedBytes());
   }

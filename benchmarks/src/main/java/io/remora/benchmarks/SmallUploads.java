@@ -7,7 +7,7 @@ import java.util.List;
 import org.bytedeco.pytorch.Tensor;
 import org.bytedeco.pytorch.global.torch.ScalarType;
 
-/** Uploads of 4 KiB, each to new memory, and at the end a wait until the last has arrived. */
+/** Uploads of 4 KiB, each to new memory; ends with a wait until the last has arrived. */
 final class SmallUploads implements Workload {
 
   private static final long FLOATS = 1024;

@@ -23,7 +23,7 @@ import org.bytedeco.pytorch.Tensor;
 import org.bytedeco.pytorch.global.torch.ScalarType;
 
 /** Training steps of a network with Adam; no value is read. */
-@SuppressWarnings("try") // the scopes are opened for what closing them does
+@SuppressWarnings("try") // the scopes are opened only to be closed
 final class Training implements Workload {
 
   /** A network on one side, and its loss on the next batch. */

@@ -9,7 +9,7 @@ import org.bytedeco.pytorch.global.torch.ScalarType;
 
 /**
  * Uploads and downloads one float tensor, new memory each time. Locally there is nothing to move,
- * so a copy ({@code clone}) stands for both.
+ * so a copy ({@code clone}) is measured for both.
  */
 final class Transfers implements Workload {
 

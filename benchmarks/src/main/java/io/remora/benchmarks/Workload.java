@@ -23,15 +23,15 @@ interface Workload {
   }
 
   /**
-   * A figure that a run yields.
+   * A figure that a run returns.
    *
    * @param key name in the JSON file
    * @param title name in the table
    * @param unit unit of its values
-   * @param higherIsBetter tells how local and remote are to be divided: a ratio above 1 always
-   *     means that remote does better
-   * @param target what is to be reached, for the table; empty when nothing is
-   * @param yardstick what a bare connection does, in the same unit
+   * @param higherIsBetter tells how to divide local and remote, so that a ratio above 1 always
+   *     means that remote is better
+   * @param target the target, for the table; empty if there is none
+   * @param yardstick what the figure is compared with on a bare connection, in the same unit
    */
   record Figure(
       String key,

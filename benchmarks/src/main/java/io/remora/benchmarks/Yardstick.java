@@ -3,11 +3,11 @@ package io.remora.benchmarks;
 
 import java.util.Locale;
 
-/** What a bare loopback connection does, as a measure of a figure. */
+/** The figure of a bare loopback connection that a figure is compared with. */
 enum Yardstick {
   /** The figure has none. */
   NONE,
-  /** The time of a message there and back. */
+  /** The round-trip time of a message. */
   PING_PONG,
   /** The rate of a large transfer. */
   SOCKET;
