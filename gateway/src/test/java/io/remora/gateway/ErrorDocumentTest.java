@@ -19,7 +19,7 @@ import java.util.stream.Stream;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 
-/** The table of errors in docs/gateway.md has what errors.proto and the gateway's code say. */
+/** The table of errors in docs/gateway.md agrees with errors.proto and the gateway's code. */
 @Tag("critical")
 class ErrorDocumentTest {
 
@@ -65,7 +65,7 @@ class ErrorDocumentTest {
         .toList();
   }
 
-  /** The kinds that the gateway's code answers with a status of its own. */
+  /** The kinds to which the gateway's code gives a status itself. */
   private static List<String> ofTheCode() throws IOException {
     try (Stream<Path> files = Files.walk(SOURCES)) {
       StringBuilder code = new StringBuilder();

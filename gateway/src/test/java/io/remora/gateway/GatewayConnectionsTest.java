@@ -29,7 +29,7 @@ import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
-/** A real gateway, and peers that are no programs. */
+/** A real gateway, and peers that are not Remora programs. */
 @Tag("full")
 @Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class GatewayConnectionsTest {
@@ -41,7 +41,7 @@ final class GatewayConnectionsTest {
   private final List<Socket> strangers = new ArrayList<>();
   private TestGateway gateway;
 
-  /** The first call of a JVM takes longer than the handshakes here may. */
+  /** The first call in a JVM takes longer than these tests allow for a handshake. */
   @BeforeAll
   static void loadWhatCallsNeed() throws Exception {
     try (TestGateway warm = TestGateway.start("remora.gateway.token = " + TOKEN)) {
@@ -70,7 +70,7 @@ final class GatewayConnectionsTest {
 
     assertThat(call(gateway.machines())).isZero();
 
-    // The oldest make room.
+    // The oldest connections make room.
     assertEnds(strangers.get(0));
   }
 
@@ -97,7 +97,7 @@ final class GatewayConnectionsTest {
     assertEnds(halfPreface);
     assertEnds(wholePreface);
     assertEnds(halfHead);
-    // The prober's has gone, too; the program's has not.
+    // The prober's connection has ended too; the program's has not.
     await().atMost(LIMIT).until(() -> gateway.connections() == 1);
     assertThat(call(program)).isZero();
     get(prober.check(HealthCheckRequest.getDefaultInstance()));
@@ -162,15 +162,15 @@ final class GatewayConnectionsTest {
     }
   }
 
-  /** Whatever it was told before. */
+  /** Whatever the gateway sent before, it closes this connection. */
   private static void assertEnds(Socket socket) throws IOException {
     try {
       InputStream in = socket.getInputStream();
       while (in.read() >= 0) {
-        // HTTP/2's settings.
+        // Skips HTTP/2's settings.
       }
     } catch (SocketTimeoutException e) {
-      throw new AssertionError("the connection is open still", e);
+      throw new AssertionError("the connection is still open", e);
     } catch (IOException e) {
       assertThat(e).hasMessageContaining("reset");
     }

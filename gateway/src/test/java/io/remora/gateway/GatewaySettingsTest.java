@@ -32,7 +32,7 @@ final class GatewaySettingsTest {
   void everyKeyOfTheReferenceFileIsRead() {
     Config gateway = REFERENCE.getConfig("remora.gateway");
 
-    // These are Akka's: laid over its settings as they are.
+    // The paths left out hold settings of Akka, which GatewaySettings does not read.
     assertThat(
             gateway.withoutPath("http").withoutPath("dispatcher").withoutPath("process").entrySet())
         .isNotEmpty()

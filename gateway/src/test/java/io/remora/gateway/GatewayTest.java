@@ -509,7 +509,7 @@ final class GatewayTest {
       request.setProvider("mock");
     }
     if (!request.getKeep()) {
-      request.putOptions("mode", "in-jvm"); // sooner there
+      request.putOptions("mode", "in-jvm"); // starts faster
     }
     return machines.open().addHeader("authorization", "Bearer " + TOKEN).invoke(request.build());
   }

@@ -26,7 +26,7 @@ final class TestGateway implements AutoCloseable {
     gateway.bindTo(meters);
   }
 
-  /** Starts a gateway on a free port, with this laid over the configuration. */
+  /** Starts a gateway on a free port, with these settings laid over the configuration. */
   static TestGateway start(String settings) throws Exception {
     Config config =
         ConfigFactory.parseString("remora.gateway.port = 0\n" + settings)
