@@ -14,7 +14,7 @@ import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
-/** Whatever a file has become: it is refused, or what is said of it lies within it. */
+/** A damaged file is refused, or the tensors read from it lie within the file. */
 @Tag("fast")
 class DamagedFilesTest {
   private static final int FILES = 300;
@@ -55,7 +55,7 @@ class DamagedFilesTest {
     assertThat(refused).isBetween(FILES / 2, 2 * FILES - 1);
   }
 
-  /** Those that still can be described are inflated, or refused then. */
+  /** Damaged files whose tensors can still be read are inflated, or refused at that point. */
   @Test
   void compressedAndBigEndianArchives() throws IOException {
     Path scratch = Files.createDirectory(folder.resolve("scratch"));
@@ -82,7 +82,7 @@ class DamagedFilesTest {
     assertThat(refused).isBetween(FILES / 2, 2 * FILES - 1);
   }
 
-  /** With the checksum made right again, so that the unpickler sees them. */
+  /** The entry's checksum is corrected, so that the damage reaches the unpickler. */
   @Test
   void pickles() throws IOException {
     Map<String, byte[]> entries = Fixtures.entries("checkpoint.pt");

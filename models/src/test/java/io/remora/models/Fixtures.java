@@ -20,7 +20,7 @@ import java.util.zip.ZipFile;
 import java.util.zip.ZipOutputStream;
 
 /**
- * Files that PyTorch and the reference implementation of safetensors wrote, and how tests spoil
+ * Files that PyTorch and the reference implementation of safetensors wrote, and ways to damage
  * them.
  */
 final class Fixtures {
@@ -44,7 +44,7 @@ final class Fixtures {
     return file;
   }
 
-  /** A few bytes changed, or cut off, or repeated. */
+  /** A copy with a few bytes changed, cut off or repeated. */
   static byte[] damaged(byte[] intact, Random random) {
     byte[] bytes = intact.clone();
     for (int i = random.nextInt(4); i >= 0; i--) {
@@ -95,7 +95,8 @@ final class Fixtures {
   }
 
   /**
-   * Makes the sizes and offsets of an archive's directory wide, as they are in one beyond 4 GiB.
+   * Makes the sizes and offsets of an archive's directory 64 bits wide, as in an archive beyond 4
+   * GiB.
    */
   static void widen(Path file) throws IOException {
     ByteBuffer zip = ByteBuffer.wrap(Files.readAllBytes(file)).order(ByteOrder.LITTLE_ENDIAN);

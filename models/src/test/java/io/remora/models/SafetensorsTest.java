@@ -21,8 +21,7 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 
 /**
- * Headers of safetensors files, those of the reference implementation (make-fixtures.py) among
- * them.
+ * Headers of safetensors files, including files of the reference implementation (make-fixtures.py).
  */
 @Tag("critical")
 class SafetensorsTest {

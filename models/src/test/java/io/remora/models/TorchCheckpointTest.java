@@ -19,7 +19,7 @@ import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
-/** Files of torch.save, those of PyTorch 2.10 (make-fixtures.py) and spoilt ones. */
+/** Files of torch.save: those of PyTorch 2.10 (make-fixtures.py) and damaged ones. */
 @Tag("critical")
 class TorchCheckpointTest {
   private static final String STORAGE =
@@ -27,7 +27,7 @@ class TorchCheckpointTest {
 
   @TempDir Path folder;
 
-  /** What torch.load gives, to the letter. */
+  /** Exactly what torch.load returns. */
   @Test
   void readsWhatPyTorchWrote() {
     assertThat(TorchCheckpoint.open(Fixtures.path("checkpoint.pt")).tensors().values())
@@ -178,12 +178,12 @@ class TorchCheckpointTest {
     assertThat(scratch).isEmptyDirectory();
   }
 
-  /** A part of a storage, as versions before 0.4 have saved them. */
+  /** A part of a storage, as PyTorch before 0.4 saved it. */
   @Test
   void aPartOfAStorageLiesWithinIt() throws IOException {
     String intact = legacyText();
-    // The tuple of the storage's id ends with None, where a part is (its key, its first, its
-    // count).
+    // The tuple of the storage's id ends with None. For a part, (key, first element, count)
+    // replaces it.
     assertThat(openLegacy(part(intact, 2, 4)).get("weight").storageOffset()).isEqualTo(2);
     assertThatThrownBy(() -> openLegacy(part(intact, 2, 2)))
         .hasMessageContaining("needs 20 bytes of a storage that has 16");
@@ -191,7 +191,7 @@ class TorchCheckpointTest {
         .hasMessageContaining("names a part of the storage");
   }
 
-  /** With weight made its first row. */
+  /** Makes weight its first row, in a part of the storage. */
   private static String part(String intact, int first, int count) {
     return intact
         .replaceFirst("K\6Nt", "K\6X\1\0\0\0vK" + (char) first + "K" + (char) count + "\u0087t")
@@ -206,7 +206,7 @@ class TorchCheckpointTest {
     assertThatThrownBy(() -> openLegacy(intact.replace("M\u00e9\3.", "M\u00ea\3.")))
         .hasMessageContaining("version is not 1001");
     assertThat(openLegacy(intact + "more").keySet()).contains("weight");
-    // The list of keys without its last: one storage is nowhere.
+    // Without the last entry of the list of keys, one storage is missing.
     int list = intact.lastIndexOf("\u0080\2]");
     assertThatThrownBy(() -> openLegacy(intact.substring(0, list) + "\u0080\2]."))
         .hasMessageContaining("is missing");

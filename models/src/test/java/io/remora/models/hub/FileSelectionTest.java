@@ -19,7 +19,7 @@ class FileSelectionTest {
           "x1.txt",
           "é.txt");
 
-  /** What Python's fnmatch says of each. */
+  /** The results of Python's fnmatch. */
   @Test
   void patternsAreThoseOfFnmatch() {
     assertThat(selected("*.json")).containsExactly("a/b/config.json", "config.json");

@@ -31,7 +31,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 
-/** The client against a hub of its own, over real sockets. */
+/** The client against a hub that the tests run, over real sockets. */
 @Tag("fast")
 @Timeout(60)
 class HubClientTest {
@@ -40,7 +40,7 @@ class HubClientTest {
   private static final Duration PATIENCE = Duration.ofMinutes(1);
   private static final byte[] CONFIG = "{}".getBytes(StandardCharsets.UTF_8);
 
-  /** Four pieces, the last one shorter. */
+  /** Four pieces; the last is shorter. */
   private static final byte[] WEIGHTS = random(3 * PIECE + 1000);
 
   @TempDir Path cache;
@@ -152,7 +152,7 @@ class HubClientTest {
     server.fail(server.downloads(), 6, new HubServer.Fault.Cut(20_000));
     assertWeightsCome(client());
     assertThat(bytesAskedFor()).isGreaterThan(WEIGHTS.length);
-    // Each piece's next request asks for the rest alone.
+    // The next request for each piece asks only for the rest.
     assertThat(server.requests().stream().filter(server.downloads()))
         .anyMatch(request -> request.header("Range").equals(Optional.of("bytes=20000-65535")));
   }
