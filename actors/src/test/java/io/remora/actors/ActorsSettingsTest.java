@@ -17,7 +17,7 @@ import org.junit.jupiter.api.Test;
 @Tag("critical")
 class ActorsSettingsTest {
 
-  /** The defaults of this module and of those whose settings it reads, alone. */
+  /** Only the defaults of this module and of the modules whose settings it reads. */
   private static final Config OWN =
       defaultsOf("actors")
           .withFallback(defaultsOf("link"))
@@ -48,7 +48,7 @@ class ActorsSettingsTest {
             .getConfig("remora")
             .withoutPath("cluster.embedded")
             .withoutPath("cluster.member")
-            // Read by that provider, whose test is with the nodes.
+            // The provider reads these; its test is in module gpu-node.
             .withoutPath("provider.address")
             .entrySet()
             .stream()
@@ -56,7 +56,7 @@ class ActorsSettingsTest {
             .toList();
     assertThat(keys).hasSizeGreaterThan(10);
 
-    // Where the switch for other addresses matters.
+    // An address at which remora.metrics.off-loopback matters.
     Config own = OWN.withValue("remora.metrics.http", ConfigValueFactory.fromAnyRef("0.0.0.0:0"));
     for (String key : keys) {
       Config without = (key.startsWith("remora.metrics.") ? own : OWN).withoutPath(key);

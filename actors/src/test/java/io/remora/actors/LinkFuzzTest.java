@@ -38,7 +38,9 @@ import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
-/** Whatever comes over a link ends it with an error of ours, or is right. Prints its seeds. */
+/**
+ * Damaged bytes on a link are still valid, or end it with a ProtocolException. Prints its seeds.
+ */
 @Timeout(120)
 class LinkFuzzTest {
 
@@ -46,7 +48,10 @@ class LinkFuzzTest {
       LinkPair.settings(
           "max-frame-bytes = 2 MiB", "handshake-timeout = 5s", "give-up-after = 100ms");
 
-  /** What a node sends: its payload is damaged here, and framed properly afterwards, or not. */
+  /**
+   * A message of a node. The tests damage its payload and then frame it correctly, or damage the
+   * whole frame.
+   */
   private record Message(FrameType type, byte[] payload) {}
 
   private static final List<Message> MESSAGES =
@@ -150,7 +155,7 @@ class LinkFuzzTest {
     return bytes;
   }
 
-  /** Sound frames with damaged payloads, so that what reads those gets to see them. */
+  /** Valid frames with damaged payloads, so that the damage reaches the payloads' readers. */
   private static void damagedAnswers(int rounds) throws Exception {
     long seed = System.nanoTime();
     System.err.println("damaged answers: seed " + seed);
@@ -159,7 +164,7 @@ class LinkFuzzTest {
     try {
       for (int round = 0; round < rounds; round++) {
         BlockingQueue<NodeLink.Event> events = new LinkedBlockingQueue<>();
-        // Of its own: the link dials again.
+        // Each round has its own port, because the link dials again.
         ServerSocket listening = new ServerSocket(0, 1, InetAddress.getLoopbackAddress());
         ActorRef<NodeLink.Command> link =
             kit.spawn(
@@ -210,7 +215,7 @@ class LinkFuzzTest {
       node.getOutputStream()
           .write(LinkPair.encoded(index, type, damage.below(2), damage.below(3), payload).array());
     } catch (IOException e) {
-      // The machine has had enough.
+      // The machine has closed the connection.
     }
   }
 }

@@ -19,7 +19,7 @@ import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
-/** The end of a machine, when it is wanted. */
+/** The requested end of a machine. */
 @Tag("fast")
 @Timeout(60)
 class MachineClosingTest extends MachineFixture {

@@ -32,7 +32,10 @@ import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeAll;
 
-/** A machine, the provider that its test plans, and a node that speaks and executes nothing. */
+/**
+ * A machine, a provider that does what the test plans, and a node that speaks the link's protocol
+ * but executes nothing.
+ */
 abstract class MachineFixture {
 
   static final Config CONFIG =

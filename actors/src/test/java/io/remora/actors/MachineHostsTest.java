@@ -211,13 +211,13 @@ class MachineHostsTest extends MachineFixture {
     assertThat(info().state()).isEqualTo(MachineState.PROVISIONING);
   }
 
-  /** The host has saved its sessions, or says why not. */
+  /** Reports that the host has saved its sessions, or why it has not. */
   private static void saved(TestProbe<SessionHost.Command> host, String failure) {
     SessionHost.Save asked = host.expectMessageClass(SessionHost.Save.class);
     asked.replyTo().tell(new MachineProtocol.HostSaved(host.getRef(), asked.pause(), failure));
   }
 
-  /** A host that says that it is there, as a member elsewhere would. */
+  /** A host that announces itself, as one on another member would. */
   private TestProbe<SessionHost.Command> join(boolean linked) {
     TestProbe<SessionHost.Command> host = kit.createTestProbe();
     machine.tell(new MachineProtocol.HostPresent(host.getRef(), linked, 0));

@@ -28,7 +28,7 @@ import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
-/** Links that break and nodes that end. */
+/** Broken links and ended nodes. */
 @Tag("fast")
 @Timeout(60)
 class MachineLossTest extends MachineFixture {
@@ -105,7 +105,7 @@ class MachineLossTest extends MachineFixture {
     for (int i = 1; i <= 20; i++) {
       session.submit(i, 10, List.of());
       if (i % 4 == 0) {
-        // In the middle of what is under way.
+        // Some batches are in flight.
         node.connection.close();
       }
     }

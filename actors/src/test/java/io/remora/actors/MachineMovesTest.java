@@ -32,7 +32,7 @@ import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
-/** Machines whose member leaves the cluster, in whatever state they are. */
+/** Machines in every state whose member leaves the cluster. */
 @Tag("fast")
 @Timeout(120)
 class MachineMovesTest {
@@ -40,13 +40,13 @@ class MachineMovesTest {
   private static final AtomicInteger NAMES = new AtomicInteger();
   private static int seed;
 
-  /** Stays. */
+  /** The member that stays. */
   private static RemoraCluster second;
 
   private final String name = "moving-" + NAMES.incrementAndGet();
   private final TestNode node = new TestNode();
 
-  /** Leaves. */
+  /** The member that leaves. */
   private RemoraCluster first;
 
   private EntityRef<MachineProtocol.Command> machine;
@@ -77,7 +77,7 @@ class MachineMovesTest {
     second.release();
   }
 
-  /** A member that waits for its machines for longer than these tests' patience lasts. */
+  /** A member that waits for its machines for longer than the limit of these tests. */
   private static Config config(String listen) {
     return ConfigFactory.parseString(
             """
@@ -163,7 +163,7 @@ class MachineMovesTest {
         });
     CompletableFuture<Void> left = CompletableFuture.runAsync(this::leave);
 
-    // In whatever moment of its leaving.
+    // At every moment while the member leaves.
     while (!left.isDone()) {
       actor.tell(new MachineProtocol.HostUsed(host.getRef()));
       LockSupport.parkNanos(200_000);
@@ -225,7 +225,7 @@ class MachineMovesTest {
     TestProbe<SessionHost.Command> host = openWithHost();
     CompletableFuture<Void> left = CompletableFuture.runAsync(this::leave);
 
-    // As a host does, in whatever moment of its leaving.
+    // As a host does, at every moment while the member leaves.
     while (!left.isDone()) {
       machine.tell(new MachineProtocol.HostPresent(host.getRef(), true, 0));
       LockSupport.parkNanos(10_000_000);
@@ -308,7 +308,7 @@ class MachineMovesTest {
     return MachineRecords.get(member.system()).read(name).toCompletableFuture().join().isPresent();
   }
 
-  /** The machine, without an owner, and somebody at the second member who uses it. */
+  /** Opens the machine without an owner, with a host on the second member. */
   private TestProbe<SessionHost.Command> openWithHost() {
     plan(node);
     MachineSpec spec = new MachineSpec(name, "test", null, 1, null, LIMIT);
@@ -325,7 +325,7 @@ class MachineMovesTest {
     return save(host).replyTo();
   }
 
-  /** Pauses the machine. Returns what its host was asked. */
+  /** Pauses the machine, and returns the command that its host received. */
   private SessionHost.Save save(TestProbe<SessionHost.Command> host) {
     TestProbe<StatusReply<MachineInfo>> pausing = ask(MachineProtocol.Pause::new);
     SessionHost.Save save = host.expectMessageClass(SessionHost.Save.class);
@@ -349,7 +349,7 @@ class MachineMovesTest {
     return machine.ask(MachineProtocol.GetState::new, LIMIT).toCompletableFuture().join().state();
   }
 
-  /** From then on nobody reaches the machine until it has left. */
+  /** From then on the machine answers nobody until the member has left. */
   private boolean isAskedToLeave() {
     return machine
         .ask(MachineProtocol.GetState::new, Duration.ofMillis(500))

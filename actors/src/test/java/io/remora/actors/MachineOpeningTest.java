@@ -30,7 +30,7 @@ import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
-/** Getting a node and linking it: what can go wrong, and what is said then. */
+/** Provisioning a node and linking it: what can fail, and the messages. */
 @Tag("fast")
 @Timeout(60)
 class MachineOpeningTest extends MachineFixture {

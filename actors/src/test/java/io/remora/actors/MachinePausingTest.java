@@ -28,7 +28,7 @@ import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
-/** Saving, ending the node, and restoring in the next. */
+/** Saving the sessions, ending the node, and restoring the sessions on the next node. */
 @Tag("fast")
 @Timeout(60)
 class MachinePausingTest extends MachineFixture {
@@ -276,7 +276,7 @@ class MachinePausingTest extends MachineFixture {
     assertThat(node.terminations).hasValue(1);
   }
 
-  /** Whether the machine has come to all that the node has sent. */
+  /** Whether the machine has handled everything that the node has sent. */
   private boolean heardBySession(Session session) {
     node.sendValue(session.id, 1, pattern(10, 1));
     return session.valueBytes.get() > 0;

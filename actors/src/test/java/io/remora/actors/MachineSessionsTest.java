@@ -31,7 +31,7 @@ import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
-/** Sessions of a machine, and what it knows of their storages. */
+/** Sessions of a machine, and what the machine knows about their storages. */
 @Tag("fast")
 @Timeout(60)
 class MachineSessionsTest extends MachineFixture {

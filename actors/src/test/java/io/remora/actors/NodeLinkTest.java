@@ -39,7 +39,10 @@ import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 
-/** Who is let in and who is not, as the machine hears it; what becomes of sessions is elsewhere. */
+/**
+ * Which links the node accepts and which it refuses, as reported to the machine. Other tests cover
+ * sessions.
+ */
 @Tag("fast")
 @Timeout(60)
 class NodeLinkTest {

@@ -82,7 +82,8 @@ class RemoraClusterTest {
         TestNode node = new TestNode();
         TestProvider.plan("sharded", (spec, context) -> CompletableFuture.completedFuture(node));
 
-        // No pause after the close before: what arrives while the entity goes is not lost.
+        // This comes right after the close: messages that arrive while the entity ends are not
+        // lost.
         assertThat(open(machine).state()).isEqualTo(MachineState.READY);
         assertThatThrownBy(() -> open(machine))
             .isInstanceOf(ExecutionException.class)

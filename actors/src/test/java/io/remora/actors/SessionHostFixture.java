@@ -34,13 +34,14 @@ import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeAll;
 
 /**
- * A host of sessions of this JVM on a machine elsewhere; the machine is a probe, the node speaks.
+ * A host of this JVM's sessions on a machine of another member. The machine is a probe; the node
+ * speaks the link's protocol.
  */
 abstract class SessionHostFixture {
 
   static ActorTestKit kit;
 
-  /** Hears what is told to all machines. */
+  /** Receives the messages to all machines. */
   static TestProbe<MachineProtocol.Command> machines;
 
   private static final AtomicInteger NAMES = new AtomicInteger();
@@ -114,14 +115,14 @@ abstract class SessionHostFixture {
         .isEqualTo(new MachineProtocol.HostSaved(host, "pause-1", ""));
   }
 
-  /** The same, and then the machine is paused. */
+  /** Makes the host save its sessions, and tells it that the machine is paused. */
   void pause() {
     save();
     host.tell(new SessionHost.Offline());
     awaitHost();
   }
 
-  /** Waits until the host has handled what was told before. */
+  /** Waits until the host has handled all earlier messages. */
   void awaitHost() {
     TestProbe<StatusReply<StorageInfo>> answer = kit.createTestProbe();
     host.tell(new SessionHost.GetStorage(0, 1, answer.getRef()));

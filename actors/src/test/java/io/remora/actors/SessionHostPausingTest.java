@@ -26,7 +26,7 @@ import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
-/** The sessions of a JVM on a machine elsewhere, when the machine pauses and resumes. */
+/** The sessions of a JVM on a machine of another member, when the machine pauses and resumes. */
 @Tag("fast")
 @Timeout(60)
 class SessionHostPausingTest extends SessionHostFixture {
@@ -59,7 +59,7 @@ class SessionHostPausingTest extends SessionHostFixture {
           goesOn.join();
           return ReportBytes.empty();
         };
-    // More than the sockets take: the frames behind it wait.
+    // More than the sockets can buffer, so the frames behind it wait.
     session.submit(1, 12 << 20);
     TestProbe<StatusReply<Done>> closing = close(session);
 
@@ -248,7 +248,7 @@ class SessionHostPausingTest extends SessionHostFixture {
     next.closeSockets();
   }
 
-  /** Has the host restore its sessions on a node, and continue. */
+  /** Makes the host restore its sessions on a node and continue. */
   private void continueOn(TestNode next) {
     host.tell(way(next, ""));
     machine.expectMessageClass(MachineProtocol.HostRestored.class, LIMIT);
@@ -267,11 +267,11 @@ class SessionHostPausingTest extends SessionHostFixture {
     }
   }
 
-  /** Makes the host handle nothing more until the latch is open. */
+  /** Keeps the host from handling messages until the latch is open. */
   private CountDownLatch keepHostBusy() throws InterruptedException {
     CountDownLatch busy = new CountDownLatch(1);
     CountDownLatch open = new CountDownLatch(1);
-    // Runs on the thread of whoever tells it something.
+    // Runs on the sender's thread.
     ActorRef<StatusReply<StorageInfo>> obstacle =
         kit.spawn(
             Behaviors.receiveMessage(
@@ -286,7 +286,7 @@ class SessionHostPausingTest extends SessionHostFixture {
     return open;
   }
 
-  /** What was told to the machine before this thread asks it to pause. */
+  /** The messages that the machine received before this thread asks it to pause. */
   private List<MachineProtocol.Command> toldBeforeAPause() {
     TestProbe<StatusReply<MachineInfo>> pausing = kit.createTestProbe();
     ClusterSharding.get(kit.system())

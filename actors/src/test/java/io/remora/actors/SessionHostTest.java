@@ -17,12 +17,12 @@ import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
-/** The sessions of a JVM on a machine elsewhere, from the first to the last. */
+/** The sessions of a JVM on a machine of another member, from the first to the last. */
 @Tag("fast")
 @Timeout(60)
 class SessionHostTest extends SessionHostFixture {
 
-  /** Made before any host, which ends when nobody uses it for a second. */
+  /** Created before any host, because a host ends when it is unused for a second. */
   private static final TestNode PINNED = TestNode.pinned();
 
   @AfterAll
@@ -102,7 +102,7 @@ class SessionHostTest extends SessionHostFixture {
     other.closeSockets();
   }
 
-  /** Another host of this machine. */
+  /** The next host of this machine. */
   private ActorRef<SessionHost.Command> nextHost() {
     while (true) {
       if (machines.receiveMessage(LIMIT) instanceof MachineProtocol.HostPresent present

@@ -28,9 +28,9 @@ public record StateTable<S extends Enum<S>>(
   }
 
   /**
-   * The table as a diagram.
+   * The table as a Mermaid diagram.
    *
-   * @param labels lines that give states other names
+   * @param labels lines that rename states
    */
   public String diagram(String labels) {
     return "```mermaid\nstateDiagram-v2\n"
@@ -67,7 +67,7 @@ public record StateTable<S extends Enum<S>>(
     return Class.forName(states.getPackageName() + "." + name(state));
   }
 
-  /** The state and all that may follow it. */
+  /** The state and all states that can follow it. */
   public Set<S> reachedFrom(S state) {
     Set<S> reached = EnumSet.of(state);
     for (int before = 0; before != reached.size(); ) {

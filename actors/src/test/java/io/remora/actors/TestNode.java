@@ -62,7 +62,7 @@ final class TestNode implements ProvisionedNode, LinkConnection.Handler {
 
   /** Answers a batch. */
   interface Execution {
-    /** The report for this batch; null: no acknowledgement. */
+    /** The report for this batch; null for no acknowledgement. */
     byte[] execute(long sequence, byte[] batch);
   }
 
@@ -88,7 +88,7 @@ final class TestNode implements ProvisionedNode, LinkConnection.Handler {
   volatile LinkConnection connection;
   private LinkConnection carrier;
   volatile Hello hello;
-  // Connections that are closed as soon as they are made.
+  // How many connections to close as soon as they are made.
   final AtomicInteger toRefuse = new AtomicInteger();
   final AtomicInteger connections = new AtomicInteger();
   final Map<Long, Long> received = new ConcurrentHashMap<>();
@@ -145,7 +145,7 @@ final class TestNode implements ProvisionedNode, LinkConnection.Handler {
     }
   }
 
-  /** The process dies: sockets close, then its exit is known. */
+  /** Simulates the death of the process: the sockets close, then its exit is reported. */
   void die(int code, String... lastLines) {
     closeSockets();
     exit.complete(new NodeExit(code, List.of(lastLines)));
@@ -222,7 +222,7 @@ final class TestNode implements ProvisionedNode, LinkConnection.Handler {
     if (header.type() == FrameType.HELLO) {
       carrier = from;
     } else if (carrier != from) {
-      return; // Of a connection that was replaced.
+      return; // The event is of a connection that was replaced.
     }
     long session = header.session();
     switch (header.type()) {
@@ -286,7 +286,7 @@ final class TestNode implements ProvisionedNode, LinkConnection.Handler {
     }
   }
 
-  /** Says that the session is saved, or why not. */
+  /** Reports that the session is saved, or why it is not. */
   void answerSave(String failure) {
     SavedState state =
         SavedState.newBuilder()

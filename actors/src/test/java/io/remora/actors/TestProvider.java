@@ -17,7 +17,7 @@ public final class TestProvider implements MachineProvider {
           String, BiFunction<MachineSpec, ProviderContext, CompletionStage<ProvisionedNode>>>
       PLANS = new ConcurrentHashMap<>();
 
-  /** What provisioning of this machine does from now on. */
+  /** Sets what provisioning this machine does from now on. */
   static void plan(
       String machine,
       BiFunction<MachineSpec, ProviderContext, CompletionStage<ProvisionedNode>> plan) {
@@ -34,7 +34,7 @@ public final class TestProvider implements MachineProvider {
     return PLANS.get(spec.name()).apply(spec, context);
   }
 
-  /** As {@link #provision}: the test knows the node. */
+  /** Does the same as {@link #provision}: the test supplies the node. */
   @Override
   public CompletionStage<ProvisionedNode> takeOver(
       String handle, MachineSpec spec, ProviderContext context) {

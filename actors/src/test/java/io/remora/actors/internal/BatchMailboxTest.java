@@ -82,7 +82,7 @@ class BatchMailboxTest {
     return released.get(sequence).get();
   }
 
-  /** As a program's session does it. */
+  /** Submits as a program's session does. */
   private static void submitWhenThereIsRoom(BatchMailbox mailbox, Batch batch) {
     assertThat(mailbox.awaitRoom(batch.size(), LIMIT)).isTrue();
     mailbox.submit(batch);
@@ -360,7 +360,7 @@ class BatchMailboxTest {
     assertThatThrownBy(() -> mailbox.attach(new Listener(heard), false))
         .isInstanceOf(NodeLostException.class);
     assertThat(releases(1)).isEqualTo(1);
-    assertThat(releases(2)).isEqualTo(2); // two batches of that number, each once
+    assertThat(releases(2)).isEqualTo(2); // two batches with that number, each released once
   }
 
   @Test
@@ -471,7 +471,7 @@ class BatchMailboxTest {
     assertThat(mailbox.unacknowledgedBytes()).isZero();
   }
 
-  /** Hands all that waits to a writer that is done at once; the last sequence. */
+  /** Passes everything that waits to a writer that finishes at once; returns the last sequence. */
   private static long drain(BatchMailbox mailbox) {
     OutboundFrame frame = mailbox.nextFrame();
     frame.onDropped();

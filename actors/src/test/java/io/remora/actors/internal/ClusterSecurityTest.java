@@ -29,14 +29,14 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 import org.slf4j.LoggerFactory;
 
-/** Who gets into a cluster with TLS, and who does not. */
+/** Which members can join a cluster with TLS, and which cannot. */
 @Tag("fast")
 @Timeout(90)
 class ClusterSecurityTest {
 
   private static final Duration LIMIT = Duration.ofSeconds(20);
 
-  /** How long somebody who must not get in has for it. A member needs a second. */
+  /** How long an unwanted member gets to try. A wanted member joins within a second. */
   private static final Duration LONG_ENOUGH = Duration.ofSeconds(4);
 
   private static TestAuthority authority;

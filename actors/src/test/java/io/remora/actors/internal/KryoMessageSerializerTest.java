@@ -281,7 +281,7 @@ class KryoMessageSerializerTest {
     }
   }
 
-  /** A message whose list holds what it must not. */
+  /** A message whose list has elements of the wrong type. */
   @SuppressWarnings({"unchecked", "rawtypes"})
   private static MachineInfo holding(List<?> devices) {
     return new MachineInfo("m", MachineState.READY, "p", "r", (List) devices, "2", 1, 3, "");
@@ -289,8 +289,7 @@ class KryoMessageSerializerTest {
 
   @Test
   void refusesLengthsThatAreLongerThanTheMessage() {
-    // The classes' numbers, raised by two as Kryo writes them, and a length near two thousand
-    // millions.
+    // The classes' numbers, raised by two as Kryo writes them, and a length near two billion.
     byte[] varint = {(byte) 0xff, (byte) 0xff, (byte) 0xff, (byte) 0xff, 0x07};
     byte[] flagged = {(byte) 0xff, (byte) 0xff, (byte) 0xff, (byte) 0xff, 0x07};
     Map<String, byte[]> hostile =
@@ -348,7 +347,7 @@ class KryoMessageSerializerTest {
       try {
         serializer.fromBinary(damaged, "");
       } catch (NotSerializableException e) {
-        // Most are.
+        // Most messages are refused.
       }
       assertThat(threads.getCurrentThreadAllocatedBytes() - before)
           .as("seed %d, message %d", seed, i)
@@ -396,7 +395,7 @@ class KryoMessageSerializerTest {
     assertThat(numbers.keySet()).allMatch(number -> number >= 100 && number < 200);
   }
 
-  /** The messages that anybody may send, and what answers them. */
+  /** The messages that any member may send, and their replies. */
   private static List<Class<?>> publicMessages() {
     List<Class<?>> types =
         new ArrayList<>(

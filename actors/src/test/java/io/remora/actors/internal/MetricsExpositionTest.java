@@ -33,7 +33,7 @@ import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 
-/** What Prometheus, or any other reader of its formats, gets. */
+/** The exposition that Prometheus, or any other reader of its formats, gets. */
 @Tag("fast")
 @Timeout(60)
 class MetricsExpositionTest {
@@ -130,7 +130,7 @@ class MetricsExpositionTest {
         .noneMatch(sample -> sample.contains("buckets"));
   }
 
-  /** The exposition checks that buckets agree. */
+  /** Reading the exposition checks that the buckets agree. */
   @Test
   void hasBucketsThatAgreeWhileItCounts() throws Exception {
     Thread counter =
@@ -164,7 +164,7 @@ class MetricsExpositionTest {
     return http.send(request.build(), HttpResponse.BodyHandlers.ofString(UTF_8));
   }
 
-  /** Reads an exposition and checks the formats' rules. */
+  /** Reads an exposition and checks the rules of its format. */
   private static final class Exposition {
 
     final Map<String, String> types = new HashMap<>();

@@ -4,7 +4,7 @@ package io.remora.actors.link;
 import java.util.Arrays;
 import java.util.Random;
 
-/** Does to bytes what broken or hostile senders do. The same seed does the same. */
+/** Damages bytes as broken or hostile senders do. The same seed does the same damage. */
 public final class Damage {
 
   private final Random random;

@@ -176,7 +176,7 @@ class LinkConnectionTest {
 
           @Override
           public void onValue(FrameHeader header, ValueHeader chunk) {
-            // From here on only what the socket holds can be before the short frame.
+            // From here on, only the bytes in the socket can precede the short frame.
             if (chunks.incrementAndGet() == 1) {
               accepted.get().send(OutboundFrame.empty(FrameType.ACK, 9, 1));
             }
@@ -437,7 +437,7 @@ class LinkConnectionTest {
         Recorder far = new Recorder();
         LinkConnection dialled = start(other.near, "far", settings(), near);
         LinkConnection accepted = start(other.far, "near", settings(), far);
-        // Unread input at the closing side would make TCP throw away what it has sent.
+        // Unread input at the closing side would make TCP discard what that side has sent.
         for (int k = 0; k < 50; k++) {
           accepted.send(OutboundFrame.of(FrameType.ACK, 1, k, null, pattern(10_000, k)));
         }
@@ -607,7 +607,7 @@ class LinkConnectionTest {
     System.err.printf(
         "link: ping-pong of 64 bytes p50 %.0f us, p99 %.0f us; bulk %.2f GB/s%n",
         warm[warm.length / 2] / 1e3, warm[warm.length * 99 / 100] / 1e3, gigabytesPerSecond);
-    // Wide bounds: they are to find mistakes such as delayed acknowledgements, on any machine.
+    // The bounds are wide: they catch mistakes such as delayed acknowledgements on any computer.
     assertThat(warm[warm.length / 2]).isLessThan(5_000_000);
     assertThat(gigabytesPerSecond).isGreaterThan(0.05);
   }

@@ -17,7 +17,7 @@ import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.TimeUnit;
 import java.util.zip.CRC32C;
 
-/** Two connected sockets on loopback, and handlers that note what they hear. */
+/** Two connected sockets on loopback, and handlers that record what they receive. */
 public final class LinkPair implements AutoCloseable {
 
   /** Limit of every wait in these tests. */
@@ -56,10 +56,10 @@ public final class LinkPair implements AutoCloseable {
     far.close();
   }
 
-  /** A frame as it arrived. */
+  /** A received frame. */
   public record Frame(FrameHeader header, byte[] payload) {}
 
-  /** Notes frames and the end. */
+  /** Records frames and the end. */
   public static class Recorder implements LinkConnection.Handler {
 
     public final BlockingQueue<Frame> frames = new LinkedBlockingQueue<>();
@@ -85,7 +85,7 @@ public final class LinkPair implements AutoCloseable {
       return frame;
     }
 
-    /** What ended the connection; null: this side closed it. */
+    /** What ended the connection; null if this side closed it. */
     public Throwable cause() throws Exception {
       List<Object> cause = closed.get(LIMIT.toSeconds(), TimeUnit.SECONDS);
       return cause.isEmpty() ? null : (Throwable) cause.get(0);
@@ -106,7 +106,7 @@ public final class LinkPair implements AutoCloseable {
     return encoded(0, type, session, sequence, payload);
   }
 
-  /** The same after so many others on its connection. */
+  /** The same for a frame with {@code index} earlier frames on its connection. */
   public static ByteBuffer encoded(
       int index, FrameType type, long session, long sequence, byte[] payload) {
     CRC32C crc = new CRC32C();

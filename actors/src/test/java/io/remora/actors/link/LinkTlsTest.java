@@ -49,7 +49,8 @@ import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 
 /**
- * Links with TLS, between real sockets: what they carry, whom they refuse, and what each end says.
+ * Links with TLS, between real sockets: what they carry, which peers they refuse, and the message
+ * at each end.
  */
 @Tag("fast")
 @Timeout(60)
@@ -155,7 +156,7 @@ class LinkTlsTest {
     accepted.stall.countDown();
   }
 
-  // Refusals: every one is told on both ends, and the port stays open.
+  // Refusals: both ends report each of them, and the port stays open.
 
   @Test
   void refusesWhoShowsNoCertificate() throws Exception {
@@ -480,7 +481,7 @@ class LinkTlsTest {
     System.err.printf(
         "link with TLS: ping-pong of 64 bytes p50 %.0f us, p99 %.0f us; bulk %.2f GB/s%n",
         warm[warm.length / 2] / 1e3, warm[warm.length * 99 / 100] / 1e3, gigabytesPerSecond);
-    // Wide bounds: they are to find mistakes such as delayed acknowledgements, on any machine.
+    // The bounds are wide: they catch mistakes such as delayed acknowledgements on any computer.
     assertThat(warm[warm.length / 2]).isLessThan(5_000_000);
     assertThat(gigabytesPerSecond).isGreaterThan(0.02);
   }
@@ -538,7 +539,9 @@ class LinkTlsTest {
     return connection;
   }
 
-  /** What any TLS client may do: it has shaken hands before the node has seen its certificate. */
+  /**
+   * Connects as any TLS client can: its handshake ends before the node has seen its certificate.
+   */
   private static int readAsAnotherClient(Port port, KeyManager[] keys) throws Exception {
     SSLContext context = SSLContext.getInstance("TLS");
     context.init(keys, new TrustManager[] {Pem.trusting(authority.certificate())}, null);
@@ -586,7 +589,7 @@ class LinkTlsTest {
     void to(LinkConnection connection, FrameHeader header);
   }
 
-  /** One connection that came in. */
+  /** An accepted connection. */
   private static final class Accepted {
     final Recorder recorder =
         new Recorder() {
@@ -611,7 +614,7 @@ class LinkTlsTest {
     volatile CountDownLatch stall;
   }
 
-  /** A port that takes everybody, as a node's. */
+  /** A port that accepts every connection, like a node's. */
   private static final class Port implements AutoCloseable {
     private final ServerSocketChannel listening;
     private final BlockingQueue<Accepted> accepted = new LinkedBlockingQueue<>();
@@ -637,7 +640,7 @@ class LinkTlsTest {
           accepted.add(next);
         }
       } catch (IOException e) {
-        // Closed.
+        // The port was closed.
       }
     }
 

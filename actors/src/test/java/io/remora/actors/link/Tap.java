@@ -8,7 +8,7 @@ import java.net.InetSocketAddress;
 import java.net.ServerSocket;
 import java.net.Socket;
 
-/** Forwards one connection, and keeps what it sees going by. */
+/** Forwards one connection, and keeps a copy of the bytes. */
 final class Tap implements AutoCloseable {
 
   private final ServerSocket listening;
@@ -63,7 +63,7 @@ final class Tap implements AutoCloseable {
               try {
                 work.run();
               } catch (IOException e) {
-                // One of the two has closed.
+                // One of the two ends has closed.
               }
             },
             "test-tap");

@@ -20,7 +20,7 @@ import org.bouncycastle.cert.jcajce.JcaX509v3CertificateBuilder;
 import org.bouncycastle.openssl.jcajce.JcaPEMWriter;
 import org.bouncycastle.operator.jcajce.JcaContentSignerBuilder;
 
-/** An authority that signs certificates, good ones and others. */
+/** An authority that signs certificates, valid and invalid ones. */
 public final class TestAuthority {
 
   private final X500Name name;
@@ -39,12 +39,12 @@ public final class TestAuthority {
     return certificate;
   }
 
-  /** A certificate for these names; addresses stand for themselves. */
+  /** A certificate for these names; IP addresses become address entries. */
   public LinkCertificate issue(String... names) throws Exception {
     return issue(Duration.ofHours(1), names);
   }
 
-  /** The same with another time to live; negative: it has expired. */
+  /** The same with another validity; if it is negative, the certificate has expired. */
   public LinkCertificate issue(Duration validity, String... names) throws Exception {
     KeyPair own = keyPair();
     JcaX509v3CertificateBuilder builder =

@@ -13,9 +13,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.EnumSource;
 
-/**
- * The table of a machine's states: its shape, its classes, and the diagram that is made from it.
- */
+/** The table of a machine's states: its shape, its classes, and the diagram made from it. */
 @Tag("critical")
 class StageTest {
 
