@@ -12,7 +12,7 @@ import java.security.KeyStore;
 import java.util.Base64;
 
 /**
- * A certificate for localhost that nobody else vouches for, in PEM format.
+ * A self-signed certificate for localhost, in PEM format.
  *
  * @param certificate the file with the certificate
  * @param privateKey the file with its key

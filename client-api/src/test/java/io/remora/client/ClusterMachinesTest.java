@@ -39,7 +39,7 @@ final class ClusterMachinesTest {
   private int seed;
   private RemoraCluster cluster;
 
-  /** A node, which is the seed, and this program. */
+  /** Starts a cluster of a node, which is the seed, and this program. */
   @BeforeEach
   void joinNode() throws Exception {
     seed = freePort();

@@ -16,8 +16,8 @@ import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.TimeUnit;
 
 /**
- * Another member of a test's cluster, a JVM of its own: a node, or a {@linkplain ClusterProgram
- * program} that does what it is told. Killed when closed.
+ * Another member of a test's cluster, in its own JVM: a node, or a {@linkplain ClusterProgram
+ * program} that carries out orders. Closing it kills the JVM.
  */
 final class ClusterMember implements AutoCloseable {
 
@@ -36,7 +36,7 @@ final class ClusterMember implements AutoCloseable {
     reader.start();
   }
 
-  /** A node with so many simulated A100s; the seed listens on this port. */
+  /** A node with {@code gpus} simulated A100s; the seed listens on port {@code seed}. */
   static ClusterMember node(int seed, int port, int gpus) throws IOException {
     List<String> arguments =
         List.of(
@@ -52,7 +52,10 @@ final class ClusterMember implements AutoCloseable {
             Map.of("REMORA_NODE_CONFIG", "remora.cluster.listen = \"127.0.0.1:" + port + "\"")));
   }
 
-  /** A node that looks for others by Cluster Bootstrap, and is asked at this HTTP port. */
+  /**
+   * A node that looks for other members by Cluster Bootstrap, and answers them on port {@code
+   * http}.
+   */
   static ClusterMember bootstrappedNode(String settings, int http) throws IOException {
     return new ClusterMember(
         start(
@@ -94,7 +97,7 @@ final class ClusterMember implements AutoCloseable {
     return builder.start();
   }
 
-  /** Waits for a line of output that starts so; answers the rest of it. */
+  /** Waits for a line of output that starts with this text; returns the rest of the line. */
   String await(String start) throws InterruptedException {
     long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(LIMIT_SECONDS);
     while (true) {
@@ -108,7 +111,7 @@ final class ClusterMember implements AutoCloseable {
     }
   }
 
-  /** Gives an order and waits until it is carried out; answers what it brought. */
+  /** Gives an order and waits until it is carried out; returns its result. */
   String order(String order) throws InterruptedException {
     orders.println(order);
     return await("done " + order);

@@ -10,9 +10,9 @@ import org.bytedeco.pytorch.Tensor;
 import org.bytedeco.pytorch.global.torch;
 
 /**
- * A member of a test's cluster that is told on standard input what to do: {@code open PROVIDER
- * NAME}, {@code keep PROVIDER NAME}, {@code sum}, {@code close}. It leaves the cluster, after
- * closing what it has, when standard input ends.
+ * A member of a test's cluster that takes orders on standard input: {@code open PROVIDER NAME},
+ * {@code keep PROVIDER NAME}, {@code sum}, {@code close}. When standard input ends, it closes its
+ * machine and leaves the cluster.
  */
 final class ClusterProgram {
 

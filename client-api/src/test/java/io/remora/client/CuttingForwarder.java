@@ -30,30 +30,30 @@ final class CuttingForwarder implements AutoCloseable {
     return "127.0.0.1:" + server.getLocalPort();
   }
 
-  /** Ends all connections, in the middle of whatever they carry. */
+  /** Ends all connections, even in the middle of data. */
   synchronized void cut() {
     open.forEach(CuttingForwarder::closeQuietly);
     open.clear();
   }
 
-  /** From now on connections are ended at once, or not any more. */
+  /** Sets whether to end all connections at once from now on. */
   synchronized void refuse(boolean on) {
     refusing = on;
     cut();
   }
 
-  /** Bytes that have come for the target, by connection. */
+  /** Bytes received for the target, by connection. */
   synchronized List<Long> arrived() {
     return ups.stream().map(up -> up.arrived).toList();
   }
 
-  /** Keeps what comes for the target over one connection, or passes it on again. */
+  /** Holds the bytes for the target on one connection, or passes them on again. */
   synchronized void hold(int connection, boolean on) {
     ups.get(connection).held = on;
     notifyAll();
   }
 
-  /** What goes to the target over one connection. Guarded by the forwarder. */
+  /** The bytes to the target on one connection. Guarded by the forwarder. */
   private static final class Up {
     long arrived;
     boolean held;
@@ -97,7 +97,7 @@ final class CuttingForwarder implements AutoCloseable {
         daemon(() -> copy(to, from, count -> {}));
       }
     } catch (IOException e) {
-      // Closed.
+      // The forwarder was closed.
     }
   }
 
@@ -111,7 +111,7 @@ final class CuttingForwarder implements AutoCloseable {
         out.write(buffer, 0, count);
       }
     } catch (IOException e) {
-      // Cut.
+      // The connection was cut.
     }
     closeQuietly(from);
     closeQuietly(to);
@@ -121,7 +121,7 @@ final class CuttingForwarder implements AutoCloseable {
     try {
       socket.close();
     } catch (IOException e) {
-      // It is gone all the same.
+      // The connection has ended all the same.
     }
   }
 

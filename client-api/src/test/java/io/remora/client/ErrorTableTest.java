@@ -21,7 +21,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.MethodSource;
 
-/** The table of errors.proto and Java's classes say the same. */
+/** The table in errors.proto agrees with Java's classes. */
 @Tag("fast")
 class ErrorTableTest {
 

@@ -21,8 +21,8 @@ import java.util.concurrent.ConcurrentHashMap;
 
 /**
  * Machines of the mock provider whose links lead through a {@link FaultForwarder}. With {@code
- * remora.provider.faulty.node} another machine's node is given out once more, and with {@code
- * remora.provider.faulty.token} a token that is not the node's.
+ * remora.provider.faulty.node} it returns another machine's node again, and with {@code
+ * remora.provider.faulty.token} it returns that node with this wrong token.
  */
 public final class FaultyProvider implements MachineProvider {
 
@@ -31,7 +31,7 @@ public final class FaultyProvider implements MachineProvider {
 
   private static final Map<String, Forwarded> NODES = new ConcurrentHashMap<>();
 
-  /** What the link of this machine leads through. */
+  /** The forwarder of this machine's link. */
   static FaultForwarder forwarder(RemoteMachine machine) {
     return NODES.get(machine.name()).forwarder;
   }
@@ -61,7 +61,7 @@ public final class FaultyProvider implements MachineProvider {
             });
   }
 
-  /** Another's node, which stays up whatever becomes of this machine. */
+  /** Another machine's node. It stays up when this machine ends. */
   private record Stolen(ProvisionedNode node, LaunchToken token) implements ProvisionedNode {
 
     @Override

@@ -178,7 +178,7 @@ final class GatewayMachineTest {
     }
   }
 
-  /** Trains a little; what is done twice or not at all shows in the numbers. */
+  /** Trains a few steps; an operation done twice or not at all changes the losses. */
   private static List<Float> losses(String address, Runnable disturbance) {
     List<Float> losses = new ArrayList<>();
     try (RemoteMachine machine = open(address)) {
@@ -193,7 +193,7 @@ final class GatewayMachineTest {
         }
         losses.add(error.pow(new Scalar(2)).mean().item_float());
         if (step % 10 == 4) {
-          // A large value, cut off on its way.
+          // A large value, whose transfer is cut.
           Thread cutter = new Thread(disturbance);
           cutter.start();
           losses.add(error.to(new Device("cpu"), ScalarType.Float).sum().item_float());

@@ -17,7 +17,8 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
 
 /**
- * The Java in the guides is Java, and the settings of docs/java-api.md are those of reference.conf.
+ * The Java in the guides compiles, and the settings in docs/java-api.md are those of
+ * reference.conf.
  */
 @Tag("fast")
 final class GuideTest {

@@ -35,7 +35,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 
-/** Models of a hub, which a node in another process fetches. */
+/** Models of a hub, fetched by a node in another process. */
 @Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class HubModelsTest {
 
@@ -82,7 +82,7 @@ final class HubModelsTest {
     return hub.requests().stream().filter(hub.downloads()).count();
   }
 
-  /** Downloads stand still from now on, one of them. */
+  /** Makes the next download stall. */
   private static void stall() {
     hub.fail(hub.downloads(), 1, new HubServer.Fault.Stall(1000));
   }

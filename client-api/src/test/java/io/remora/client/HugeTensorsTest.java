@@ -74,7 +74,7 @@ final class HugeTensorsTest {
         .open();
   }
 
-  /** All ones, but the last, which is 5. */
+  /** All ones, except for the last element, which is 5. */
   private static Tensor tensor(RemoteMachine machine, ScalarType dtype, long count) {
     Tensor made =
         empty(

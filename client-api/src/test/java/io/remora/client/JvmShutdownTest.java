@@ -14,13 +14,13 @@ import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 
 /**
- * However a program ends that has not closed its machine, with work under way: it does so soon and
- * without a word too many, and the machine ends with it.
+ * A program that has not closed its machine, and has work pending, ends quickly and without
+ * needless output, however it ends. Its machine ends with it.
  */
 @Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class JvmShutdownTest {
 
-  /** Half a minute of work is pending when it says so, and then comes its last line. */
+  /** Queues half a minute of work, reports that it is pending, and then runs its last line. */
   private static final String PROGRAM =
       """
       import com.typesafe.config.ConfigFactory;
@@ -159,7 +159,7 @@ final class JvmShutdownTest {
     await().atMost(limit).until(() -> hasEnded(node));
   }
 
-  /** Also if nobody has asked for its exit code yet. */
+  /** True for a zombie as well, whose exit code nobody has read yet. */
   private static boolean hasEnded(long pid) {
     try {
       return Files.readString(Path.of("/proc", Long.toString(pid), "stat")).contains(") Z ");
@@ -168,7 +168,7 @@ final class JvmShutdownTest {
     }
   }
 
-  /** The terminal tells the whole group, the node included. */
+  /** A terminal signals the whole process group, including the node. */
   private static void pressCtrlC(Process process) throws Exception {
     kill("INT", "-" + process.pid());
   }

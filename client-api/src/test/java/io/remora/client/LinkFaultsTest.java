@@ -36,7 +36,7 @@ import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.EnumSource;
 
-/** What a program notices of a network that breaks, stalls and lies: nothing, but for the time. */
+/** A program notices nothing but a delay when the network breaks, stalls or corrupts data. */
 @Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class LinkFaultsTest {
 
@@ -70,7 +70,7 @@ final class LinkFaultsTest {
     }
   }
 
-  /** A fault in the middle of a program, and whether it costs the connection. */
+  /** A fault in the middle of a program, and whether it breaks the connection. */
   enum Fault {
     CUT(FaultForwarder::cut, true),
     RESET(FaultForwarder::reset, true),
@@ -302,7 +302,7 @@ final class LinkFaultsTest {
     machine.synchronize();
   }
 
-  /** A signal takes a moment to reach all threads. */
+  /** Reads until a read fails: a signal takes a moment to reach all threads. */
   private static void readUntilFailure(Tensor tensor) {
     long deadline = System.nanoTime() + Duration.ofSeconds(10).toNanos();
     while (System.nanoTime() < deadline) {

@@ -30,9 +30,9 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
 /**
- * A training run under random faults of the network, each schedule told by its seed: the losses and
+ * A training run under random faults of the network, with a seed for each schedule: the losses and
  * the weights are those of an undisturbed run, bit for bit, and nothing is left on the node. {@code
- * -Dremora.faults.seed=17} starts at another seed.
+ * -Dremora.faults.seed=17} sets the first seed.
  */
 @Timeout(value = 300, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class LinkSchedulesTest {
@@ -84,7 +84,7 @@ final class LinkSchedulesTest {
     }
   }
 
-  /** Losses, and at the end the weights. */
+  /** Returns the losses, and after them the weights. */
   private static List<Float> train(RemoteMachine machine) {
     List<Float> results = new ArrayList<>();
     try (PointerScope scope = new PointerScope()) {
@@ -113,7 +113,7 @@ final class LinkSchedulesTest {
     return results;
   }
 
-  /** Faults at random moments until it is closed; then the network is sound. */
+  /** Injects faults at random moments until it is closed; then the network works again. */
   private static final class Schedule implements AutoCloseable {
 
     private final FaultForwarder network;
@@ -174,7 +174,7 @@ final class LinkSchedulesTest {
       }
     }
 
-    /** Waits; whether the schedule is over. */
+    /** Waits for at most {@code millis}; returns whether the schedule is over. */
     private boolean over(int millis) {
       try {
         return over.await(millis, TimeUnit.MILLISECONDS);

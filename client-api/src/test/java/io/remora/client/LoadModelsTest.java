@@ -40,7 +40,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 
-/** Models on the disk of a node in another process, loaded there and saved there. */
+/** Models on the disk of a node in another process. The node loads and saves them. */
 @Tag("fast")
 @Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class LoadModelsTest {
@@ -304,7 +304,7 @@ final class LoadModelsTest {
     try (RandomAccessFile out = new RandomAccessFile(file.toFile(), "rw")) {
       out.write(layout.header());
       try {
-        out.setLength(layout.fileBytes()); // of holes
+        out.setLength(layout.fileBytes()); // a sparse file
       } catch (IOException e) {
         org.junit.jupiter.api.Assumptions.abort("no file of 8 TiB, not even of holes: " + e);
       }

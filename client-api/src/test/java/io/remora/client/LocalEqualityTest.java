@@ -37,7 +37,7 @@ import org.junit.jupiter.api.Timeout;
 /** Training gives the same bits on a remote CPU as on the local one. */
 @Tag("fast")
 @Timeout(value = 60, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
-@SuppressWarnings("try") // the scopes are opened for what closing them does
+@SuppressWarnings("try") // the scopes are opened only to be closed
 final class LocalEqualityTest {
 
   private static final int STEPS = 20;

@@ -18,7 +18,7 @@ import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
-/** A million storages that live on one machine at the same time. Prints what they cost. */
+/** A million storages that live on one machine at the same time. Prints their cost. */
 @Tag("full")
 @Timeout(value = 300, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class ManyStoragesTest {
@@ -46,7 +46,7 @@ final class ManyStoragesTest {
       machine.synchronize();
       double made = seconds(start);
       await().atMost(LIMIT).until(() -> machine.stats().get("storages") >= COUNT);
-      // So old that each would have an actor, were there no limit.
+      // By now every storage would have an actor if there were no limit.
       await().atMost(LIMIT).until(() -> machine.stats().get("storage.actors") == 10_000);
 
       System.gc();
@@ -61,7 +61,7 @@ final class ManyStoragesTest {
       assertThat(machine.storage(tensors[COUNT / 2]).bytes()).isEqualTo(4);
       assertThat(tensors[COUNT - 1].item_float()).isEqualTo(2f);
 
-      // The machine's actor answers, and a value is read, as quickly as ever.
+      // The machine's actor answers as quickly as before, and so does a read.
       double[] asked = new double[50];
       double[] read = new double[asked.length];
       for (int i = 0; i < asked.length; i++) {

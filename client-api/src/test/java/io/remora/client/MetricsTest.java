@@ -26,7 +26,7 @@ import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
-/** What a program counts, what its machine's actor counts and what the meters show are the same. */
+/** The counts of a program, of its machine's actor and of the meters agree. */
 @Tag("fast")
 @Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class MetricsTest {
@@ -81,7 +81,7 @@ final class MetricsTest {
       values.index_select(0, Tensor.create(99L).to(machine.device(), ScalarType.Long));
 
       assertThatThrownBy(machine::synchronize).isInstanceOf(RemoteOperationException.class);
-      // Whoever waits hears of it first, then it is counted.
+      // The waiting thread gets the failure before the machine counts it.
       await()
           .atMost(LIMIT)
           .untilAsserted(() -> assertThat(machine.stats()).containsEntry("operations.failed", 1.0));
@@ -103,7 +103,7 @@ final class MetricsTest {
     assertThat(stats.get("round.trip.seconds")).isPositive();
   }
 
-  /** Every figure of the machine that is not the node's is a meter. */
+  /** Every figure of the machine, except for the node's, is a meter. */
   private void assertMetersShow(Map<String, Double> stats, String machine) {
     Map<String, Double> figures = new TreeMap<>(stats);
     figures

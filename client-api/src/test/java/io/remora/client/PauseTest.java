@@ -55,11 +55,13 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 
-/** Machines whose nodes, processes of their own, come and go under a program that continues. */
+/**
+ * Machines whose nodes, in their own processes, end and start again while the program continues.
+ */
 @Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class PauseTest {
 
-  /** For all machines: the cluster reads them when it starts. */
+  /** Settings for all machines: the cluster reads them when it starts. */
   private static final Map<String, String> SETTINGS =
       Map.of(
           "remora.machine.resume-retry", "500 ms",
@@ -80,7 +82,7 @@ final class PauseTest {
     ConfigFactory.invalidateCaches();
   }
 
-  // What comes back
+  // What is restored
 
   @Test
   @Tag("fast")
@@ -202,7 +204,7 @@ final class PauseTest {
     assertThat(disturbed).hasSize(10).isEqualTo(undisturbed);
   }
 
-  /** What is done before a step. */
+  /** Runs before a step. */
   interface AtStep {
     void run(int step);
   }
@@ -441,7 +443,7 @@ final class PauseTest {
     Tensor a = ones(8).to(machine.device(), ScalarType.Float);
     machine.pause();
     assertThat(files()).hasSize(2);
-    Files.delete(java); // no node could be started now
+    Files.delete(java); // from now on no node can start
 
     machine.close();
 
@@ -495,7 +497,7 @@ final class PauseTest {
     return RemoteMachine.builder().provider("mock").gpuCount(2).config(config);
   }
 
-  /** A link to this JVM's launcher, for nodes, that can be taken away. */
+  /** A symbolic link to this JVM's launcher, for nodes. Tests delete it. */
   private Path java() throws IOException {
     Path real = Path.of(System.getProperty("java.home"), "bin", "java");
     return Files.createSymbolicLink(directory.resolve("java"), real);
@@ -509,12 +511,12 @@ final class PauseTest {
     return new TensorOptions().device(new DeviceOptional(machine.device()));
   }
 
-  /** The one node process; null: there is none. */
+  /** The only node process; null if there is none. */
   private static ProcessHandle node() {
     return ProcessHandle.current().children().filter(ProcessHandle::isAlive).findAny().orElse(null);
   }
 
-  /** All that is in the store. */
+  /** All files in the store. */
   private List<Path> files() {
     Path states = directory.resolve("states");
     if (!Files.exists(states)) {

@@ -26,7 +26,7 @@ final class ProgramRunner {
   }
 
   /**
-   * What a program did.
+   * The result of a program.
    *
    * @param exitCode of its JVM
    * @param output standard output
@@ -40,8 +40,8 @@ final class ProgramRunner {
   }
 
   /**
-   * Compiles {@code source} as {@code className} and starts its main method; {@link #await} tells
-   * what came of it.
+   * Compiles {@code source} as {@code className} and starts its main method; {@link #await} returns
+   * its result.
    */
   Process start(String className, String source) throws IOException {
     compile(className, source);
@@ -57,8 +57,8 @@ final class ProgramRunner {
     List<String> command =
         new ArrayList<>(
             List.of(
-                // A process group of its own, as in a terminal; and whoever runs the tests in the
-                // background may have them ignore Ctrl-C.
+                // The program gets its own process group, as in a terminal. Ctrl-C gets its default
+                // action, because background jobs may ignore it.
                 "setsid",
                 "env",
                 "--default-signal=INT",
@@ -76,7 +76,7 @@ final class ProgramRunner {
     return Files.readString(directory.resolve(OUTPUT));
   }
 
-  /** Waits for the program's end; after a minute it is killed. */
+  /** Waits for the program's end; kills it after a minute. */
   Outcome await(Process process) throws IOException, InterruptedException {
     Path errors = directory.resolve(ERRORS);
     try {
@@ -89,7 +89,7 @@ final class ProgramRunner {
     return new Outcome(process.exitValue(), output(), Files.readString(errors));
   }
 
-  /** Compiles {@code source}; fails with the compiler's messages when that is not possible. */
+  /** Compiles {@code source}; fails with the compiler's messages if it does not compile. */
   void compile(String className, String source) throws IOException {
     Path file = directory.resolve(className + ".java");
     Files.writeString(file, source);

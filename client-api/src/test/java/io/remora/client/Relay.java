@@ -13,7 +13,7 @@ import java.util.Collections;
 import java.util.List;
 import java.util.concurrent.atomic.AtomicLong;
 
-/** A port that passes connections on to another, until so many bytes have come back. */
+/** A port that forwards connections to another, until {@code limit} bytes have come back. */
 final class Relay implements AutoCloseable {
 
   private final ServerSocket listening;
@@ -26,7 +26,7 @@ final class Relay implements AutoCloseable {
   /**
    * Opens the port.
    *
-   * @param atLimit runs when so many bytes have come back, before the connection is cut
+   * @param atLimit runs when {@code limit} bytes have come back, before the connection is cut
    */
   Relay(InetSocketAddress target, long limit, Runnable atLimit) throws IOException {
     this.target = target;
@@ -91,7 +91,7 @@ final class Relay implements AutoCloseable {
               try {
                 action.run();
               } catch (IOException e) {
-                // One of the two has closed.
+                // One of the two ends has closed.
               }
             });
     thread.setDaemon(true);

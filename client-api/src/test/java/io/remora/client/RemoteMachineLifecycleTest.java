@@ -166,7 +166,7 @@ final class RemoteMachineLifecycleTest {
     RemoteMachine machine = RemoteMachine.open("mock");
     Tensor values = zeros(3).to(machine.device(), ScalarType.Float);
     Tensor index = Tensor.create(1L).to(machine.device(), ScalarType.Long);
-    values.index_select(0, index); // so that the next one does not have to ask for its shape
+    values.index_select(0, index); // so that the next call need not ask for its shape
     values.index_select(0, index.add(index).mul(index.add(index)).mul(index.add(index)));
 
     assertThatThrownBy(machine::close)
@@ -212,7 +212,7 @@ final class RemoteMachineLifecycleTest {
       assertThat(Duration.ofNanos(System.nanoTime() - begin)).isLessThan(Duration.ofSeconds(15));
       await().until(machine::state, MachineState.FAILED::equals);
       assertThat(machine.storage(tensor).state()).isEqualTo(StorageState.LOST);
-      manual_seed(1); // for all that are open
+      manual_seed(1); // seeds all open machines
       assertThatThrownBy(() -> tensor.add(tensor).sum().item_float())
           .isInstanceOf(NodeLostException.class);
     } finally {

@@ -31,7 +31,7 @@ final class RemoteMemoryTest {
       TensorOptions options = new TensorOptions().device(new DeviceOptional(machine.device()));
       use(options, 1);
       machine.synchronize();
-      System.gc(); // what the machine's start left behind must not be counted, or hide growth
+      System.gc(); // garbage of the machine's start must not count, or hide growth
       long before = residentBytes();
 
       List<Tensor> tensors = use(options, 64);
@@ -47,7 +47,7 @@ final class RemoteMemoryTest {
     List<Tensor> tensors = new ArrayList<>();
     for (int i = 0; i < count; i++) {
       Tensor tensor = empty(new long[] {GIBIBYTE / 4}, options, null);
-      tensor.reshape(1024, -1).t().close(); // views as well
+      tensor.reshape(1024, -1).t().close(); // tests views as well
       tensors.add(tensor);
     }
     return tensors;

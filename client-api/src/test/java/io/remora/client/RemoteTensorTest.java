@@ -41,7 +41,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 import org.slf4j.LoggerFactory;
 
-/** What a program does with tensors, on a machine in another process with two devices. */
+/** Operations of programs on tensors, on a machine in another process with two devices. */
 @Tag("fast")
 @Timeout(value = 60, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class RemoteTensorTest {

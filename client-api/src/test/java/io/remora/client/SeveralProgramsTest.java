@@ -19,7 +19,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 
-/** Two programs, in processes of their own, on one machine through a gateway. */
+/** Two programs, each in its own process, on one machine through a gateway. */
 @Tag("full")
 @Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class SeveralProgramsTest {
@@ -51,7 +51,7 @@ final class SeveralProgramsTest {
                       .replace("STORAGE", Long.toString(storage)));
 
       assertThat(other.output()).as(other.errors()).contains("2000.0 own failure alike as seeded");
-      // Its storages are gone, exactly they.
+      // Exactly the other program's storages are gone.
       await().atMost(LIMIT).until(() -> machine.stats().get("sessions") == 1);
       await()
           .atMost(LIMIT)
@@ -59,7 +59,8 @@ final class SeveralProgramsTest {
       assertThat(mine.sum().item_float()).isEqualTo(1000f);
       assertThatThrownBy(() -> failed.sum().item_float())
           .isInstanceOf(RemoteOperationException.class);
-      // It has drawn numbers meanwhile; this program's continue where they were.
+      // The other program has drawn numbers meanwhile; this program's sequence continues where it
+      // was.
       Tensor second = drawnOn(machine);
       manual_seed(SEED);
       assertThat(first.cpu().equal(zeros(100).uniform_())).isTrue();
@@ -77,7 +78,7 @@ final class SeveralProgramsTest {
     return zeros(100).to(machine.device(), ScalarType.Float).uniform_();
   }
 
-  /** Has a session on the other program's machine, and a storage of the same number. */
+  /** Opens a session on the other program's machine, and makes a storage of the same number. */
   private static final String PROGRAM =
       """
       package io.remora.client;
@@ -116,11 +117,11 @@ final class SeveralProgramsTest {
             System.out.print(" own failure");
           }
           failed.close();
-          session.synchronize(); // throws what nobody has read: not the other program's failure
+          session.synchronize(); // throws unread failures, but not the other program's
 
           long deadline = System.nanoTime() + 20_000_000_000L;
           Map<String, Double> now = host.stats();
-          // Its own storages and the other's are all that there are.
+          // Its own storages and the other program's are all the storages there are.
           while (now.get("storages") - before.get("storages") != session.statistics().liveStorages()
               && System.nanoTime() < deadline) {
             Thread.onSpinWait();

@@ -26,14 +26,14 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
 /**
- * Small values are read over a slow line while large ones travel on it. What is measured is
- * compared with how long those take.
+ * Small values are read over a slow line while large ones travel on it. The times of the reads are
+ * compared with those of the large values.
  */
 @Tag("full")
 @Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class ShortReadsTest {
 
-  /** Takes 3.2 seconds; more than one session may have under way. */
+  /** Takes 3.2 seconds to transfer. It is more than one session may have in flight. */
   private static final long LARGE_BYTES = 128L << 20;
 
   private static final Duration LIMIT = Duration.ofSeconds(60);
@@ -73,7 +73,7 @@ final class ShortReadsTest {
     }
   }
 
-  /** Reads a value again and again while {@code work} continues. */
+  /** Reads a value repeatedly while {@code work} runs. */
   private static void assertShortWhile(RemoteMachine machine, Device device, Runnable work) {
     Tensor small = ones(10).to(device, ScalarType.Float);
     assertThat(small.sum().item_float()).isEqualTo(10f);

@@ -52,7 +52,7 @@ class SpringBootJarTest {
 
   /**
    * The layout is that of "The Executable Jar Format" in Spring Boot's reference. Nothing is
-   * compressed, because Spring Boot reads libraries where they lie.
+   * compressed, because Spring Boot reads libraries inside the jar in place.
    */
   private Path pack(Path classes) throws IOException {
     Path content = Files.createDirectory(folder.resolve("content"));
@@ -87,7 +87,7 @@ class SpringBootJarTest {
     return jar(folder.resolve("application.jar"), content, "--manifest=" + manifest);
   }
 
-  /** Puts the classes of a jar below a folder. */
+  /** Extracts the classes of a jar into a folder. */
   private static void extractClasses(Path jar, Path to) throws IOException {
     try (JarFile file = new JarFile(jar.toFile())) {
       for (JarEntry entry : (Iterable<JarEntry>) file.stream()::iterator) {
@@ -100,7 +100,7 @@ class SpringBootJarTest {
     }
   }
 
-  /** Packs what a folder contains, with the JDK's tool. */
+  /** Packs a folder's content with the JDK's tool. */
   private static Path jar(Path file, Path content, String... options) {
     List<String> arguments =
         new ArrayList<>(List.of("--create", "--no-compress", "--file=" + file));

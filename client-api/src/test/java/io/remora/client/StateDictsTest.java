@@ -61,7 +61,7 @@ final class StateDictsTest {
       TensorOptions options = new TensorOptions().device(new DeviceOptional(new Device(device)));
       Tensor shared = empty(new long[] {3, 3}, options, new MemoryFormatOptional());
       Tensor three = empty(new long[] {3}, options, new MemoryFormatOptional());
-      // Copies: what these methods return lies in a list that grows.
+      // These are copies, because the methods return elements of a list that grows.
       weight = new Tensor(register_parameter("encoder", shared, true));
       register_parameter("decoder", weight, true);
       scale = new Tensor(register_buffer("scale", three));

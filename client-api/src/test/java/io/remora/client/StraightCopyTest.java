@@ -41,7 +41,7 @@ import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
-/** Tensors that move between machines, each in a process of its own. */
+/** Tensors that move between machines, each in its own process. */
 @Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class StraightCopyTest {
 
@@ -50,7 +50,7 @@ final class StraightCopyTest {
   private static RemoteMachine from;
   private static RemoteMachine to;
 
-  /** Of machines that a test opens for itself. */
+  /** Numbers the machines that tests open themselves. */
   private static final AtomicLong numbers = new AtomicLong();
 
   @BeforeAll
@@ -173,7 +173,7 @@ final class StraightCopyTest {
   @Test
   @Tag("fast")
   void aLargeTensorDoesNotPassThroughThisProcess() throws Exception {
-    // Two pieces, the second of them short.
+    // Two pieces; the second is short.
     Tensor source = arange(new Scalar((260 << 20) / 4), on(from.device())).to(ScalarType.Float);
     from.synchronize();
     move(source.narrow(0, 0, 1 << 20)).close();
@@ -189,7 +189,7 @@ final class StraightCopyTest {
             () -> {
               while (!done.get()) {
                 peak.accumulateAndGet(residentBytes(), Math::max);
-                // Without a break it would be the watching itself that fills the heap.
+                // Without pauses the watching thread itself would fill the heap.
                 LockSupport.parkNanos(TimeUnit.MILLISECONDS.toNanos(2));
               }
             });
@@ -287,12 +287,12 @@ final class StraightCopyTest {
 
   // ---------------------------------------------------------------------------------------------
 
-  /** A CPU copy of what the tensor is on the other machine. */
+  /** Copies the tensor to the other machine, and returns a CPU copy of the result. */
   private static Tensor move(Tensor remote) {
     return remote.to(to.device(), remote.scalar_type().intern()).cpu();
   }
 
-  /** What this answers, having made sure that nothing was uploaded for it. */
+  /** Runs the copy and checks that nothing was uploaded or downloaded for it. */
   private static Tensor straight(Supplier<Tensor> copy) {
     long sent = from.statistics().batches();
     long uploaded = to.statistics().uploadedBytes();

@@ -18,7 +18,7 @@ record TestGateway(RemoraCluster cluster, Gateway gateway) implements AutoClosea
 
   private static final long LIMIT_SECONDS = 60;
 
-  /** Starts one, with these settings laid over the configuration. */
+  /** Starts a gateway with these settings laid over the configuration. */
   static TestGateway start(String settings) throws Exception {
     Config config =
         ConfigFactory.parseString("remora.gateway.port = 0\n" + settings)

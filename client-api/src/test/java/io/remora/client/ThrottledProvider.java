@@ -21,8 +21,8 @@ import java.util.concurrent.CompletionStage;
 import java.util.concurrent.locks.LockSupport;
 
 /**
- * The mock provider's machines behind a slow line: both ways carry so many bytes a second, and keep
- * next to nothing on the way.
+ * The mock provider's machines behind a slow line: each way carries {@link #BYTES_PER_SECOND} and
+ * buffers next to nothing.
  */
 public final class ThrottledProvider implements MachineProvider {
 
@@ -124,7 +124,7 @@ public final class ThrottledProvider implements MachineProvider {
                 try {
                   action.run();
                 } catch (IOException e) {
-                  // One of the two has closed.
+                  // One of the two ends has closed.
                 }
               },
               "slow-line");

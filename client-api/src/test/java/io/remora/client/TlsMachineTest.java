@@ -21,12 +21,12 @@ import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
-/** What a program sees of links with TLS: nothing. */
+/** A program notices no difference on links with TLS. */
 @Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
-@SuppressWarnings("try") // the scopes are opened for what closing them does
+@SuppressWarnings("try") // the scopes are opened only to be closed
 final class TlsMachineTest {
 
-  /** Program and nodes show one certificate, and take no other. */
+  /** Program and nodes show the same certificate, and accept no other. */
   private static final Map<String, String> SETTINGS = settings();
 
   private static Map<String, String> settings() {
@@ -39,7 +39,7 @@ final class TlsMachineTest {
         "remora.link.tls.pins.0", certificate.pin());
   }
 
-  /** As a program's application.conf would have it. */
+  /** Sets them as a program's application.conf would. */
   @BeforeAll
   static void configure() {
     SETTINGS.forEach(System::setProperty);

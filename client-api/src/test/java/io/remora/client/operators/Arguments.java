@@ -24,20 +24,20 @@ import org.bytedeco.pytorch.global.torch;
 import org.bytedeco.pytorch.global.torch.ScalarType;
 import org.bytedeco.pytorch.global.torch.TypeKind;
 
-/** A sample's arguments on one device: the same numbers and the same layout on each. */
+/** A sample's arguments on one device. Numbers and layouts are the same on each device. */
 final class Arguments {
 
   static final long SEED = 42;
 
   private static final Device CPU = new Device("cpu");
 
-  /** What the call takes. */
+  /** The call's arguments. */
   final IValueVector stack;
 
   /** Tensors among the arguments, in order, whose values can be compared after the call. */
   final List<Tensor> tensors = new ArrayList<>();
 
-  /** For each of them the whole of its storage. */
+  /** For each of these tensors, a view of its whole storage. */
   final List<Tensor> bases = new ArrayList<>();
 
   /** Leaves of the autograd graph. */
@@ -55,7 +55,7 @@ final class Arguments {
   /** Whether tensors must not be views. */
   private final boolean whole;
 
-  /** How an out argument must look; sizes null: unknown, so empty. */
+  /** The form of an out argument; sizes are null if they are unknown, which makes it empty. */
   record OutShape(ScalarType dtype, long[] sizes) {}
 
   private Arguments(

@@ -36,7 +36,7 @@ final class BothDevices implements AutoCloseable {
     return machine;
   }
 
-  /** Runs a program on each, with the same seeds, and compares what it returns. */
+  /** Runs a program on each device with the same seeds, and compares the results. */
   void assertSame(Function<Device, List<Tensor>> program) {
     try (PointerScope scope = new PointerScope()) {
       Snapshot local = snapshot(cpu, program);
@@ -45,7 +45,7 @@ final class BothDevices implements AutoCloseable {
     }
   }
 
-  /** Both refuse a program, with messages that begin alike. */
+  /** Asserts that both devices refuse a program with messages that begin alike. */
   void assertBothThrow(Function<Device, List<Tensor>> program, String message) {
     for (Device device : List.of(cpu, machine.device())) {
       try (PointerScope scope = new PointerScope()) {

@@ -16,9 +16,9 @@ final class Dispatched {
   private Dispatched() {}
 
   /**
-   * What an overload returns.
+   * Calls an overload and returns its results.
    *
-   * @param arguments all that it takes: tensors, lists of tensors, numbers, truth values, null
+   * @param arguments all its arguments: tensors, lists of tensors, numbers, booleans, null
    */
   static IValueVector call(String operator, String overload, Object... arguments) {
     OperatorHandle handle = Dispatcher.realSingleton().findSchemaOrThrow(operator, overload);

@@ -7,7 +7,7 @@ import java.util.Set;
 import java.util.TreeMap;
 import java.util.TreeSet;
 
-/** What is not tried, or not compared bit by bit, and why. */
+/** The operators that are not tried, or not compared bit by bit, and why. */
 final class Exclusions {
 
   private static final String PACKED = "packed weights that are opaque to every other operator";
@@ -106,8 +106,8 @@ final class Exclusions {
           Map.entry("_backward", GRAPH));
 
   /**
-   * Results whose values libtorch leaves undefined, or in whose last bits the CPU differs from
-   * itself: {@code linalg_lstsq}, by how its working memory is aligned.
+   * Operators whose results libtorch leaves undefined. The last bits of {@code linalg_lstsq} on the
+   * CPU depend on the alignment of its working memory.
    */
   private static final Set<String> UNDEFINED =
       Set.of(
@@ -129,8 +129,8 @@ final class Exclusions {
           "linalg_lstsq");
 
   /**
-   * Trials that are left out because libtorch's own CPU code is at fault or does what it does for
-   * CPU tensors only: {@code operator layout}.
+   * Trials that are left out because libtorch's own CPU code is wrong, or treats CPU tensors
+   * specially: {@code operator layout}.
    */
   private static final Map<String, String> TRIALS =
       Map.ofEntries(

@@ -44,10 +44,10 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
 /**
- * Random views, also of other dtypes, in-place writes, out= arguments and other operators over
- * shared storages that grow leave the same tensors on a remote device and on the CPU. The first
- * seed is {@code -Dremora.fuzz.seed}, 1 by default; with {@code -Dremora.fuzz.every-step=true} the
- * step that makes the difference is the last of those printed.
+ * Runs random operators over shared storages that grow: views, also of other dtypes, in-place
+ * writes, out= arguments and others. They leave the same tensors on a remote device and on the CPU.
+ * The first seed is {@code -Dremora.fuzz.seed}, 1 by default; with {@code
+ * -Dremora.fuzz.every-step=true} the last printed step is the one that makes the difference.
  */
 @Timeout(value = 12, unit = TimeUnit.MINUTES)
 final class FuzzedSequencesTest {
@@ -101,7 +101,7 @@ final class FuzzedSequencesTest {
     run(machine, seeds(150), 200, Garbage.SCOPE);
   }
 
-  /** Short ones start from more places: {@code -Dremora.fuzz.short} says how many. */
+  /** Short sequences cover more starting points; {@code -Dremora.fuzz.short} sets their number. */
   @Test
   @Tag("full")
   @Timeout(value = 3, unit = TimeUnit.HOURS)
@@ -129,7 +129,7 @@ final class FuzzedSequencesTest {
     return LongStream.range(first, first + count);
   }
 
-  /** A thread for each machine named, with sequences of its own. */
+  /** Runs a thread for each listed machine, each with its own sequences. */
   private static void together(
       List<RemoteMachine> machines, int sequences, int steps, Garbage garbage) throws Exception {
     ExecutorService threads = Executors.newFixedThreadPool(machines.size());
@@ -141,14 +141,14 @@ final class FuzzedSequencesTest {
           threads.submit(() -> run(mine, seeds(sequences).map(s -> s + offset), steps, garbage)));
     }
     threads.shutdown();
-    // Not interrupted when one fails: that would lose the machine for the tests that follow.
+    // The threads are not interrupted when one fails: later tests would lose the machine.
     assertThat(threads.awaitTermination(10, TimeUnit.MINUTES)).isTrue();
     for (Future<?> each : running) {
       each.get();
     }
   }
 
-  /** Who frees the tensors that nothing refers to any more. */
+  /** What frees unreachable tensors. */
   private enum Garbage {
     SCOPE,
     COLLECTOR
@@ -174,7 +174,7 @@ final class FuzzedSequencesTest {
         });
   }
 
-  /** The same tensor here and there. */
+  /** The same tensor on both devices. */
   private record Pair(Tensor local, Tensor remote) {
     Pair map(UnaryOperator<Tensor> operation) {
       return new Pair(operation.apply(local), operation.apply(remote));
@@ -354,7 +354,7 @@ final class FuzzedSequencesTest {
                 pair.remote().normal_(0, 1, new GeneratorOptional(remoteNumbers)));
         case 14 -> {
           Pair other = live.get(random.nextInt(live.size())).map(Tensor::clone);
-          if ((pair.isFloat() || !other.isFloat()) // what does not fit an integer is undefined
+          if ((pair.isFloat() || !other.isFloat()) // too large for an integer is undefined
               && broadcastable(other.local().shape(), pair.local().shape())) {
             new Pair(pair.local().copy_(other.local()), pair.remote().copy_(other.remote()));
           }
@@ -372,7 +372,7 @@ final class FuzzedSequencesTest {
       long[] sizes = new long[1 + random.nextInt(2)];
       Arrays.setAll(sizes, i -> random.nextLong(1, 7));
       pair.map(t -> t.resize_(sizes));
-      pair.map(t -> t.fill_(number(pair, 0.5))); // what has grown has no values
+      pair.map(t -> t.fill_(number(pair, 0.5))); // grown parts have no values
     }
 
     /** A number of the tensor's kind. */
@@ -380,14 +380,14 @@ final class FuzzedSequencesTest {
       return pair.isFloat() ? new Scalar(value) : new Scalar(Math.round(value * 8));
     }
 
-    /** Backward runs on a thread of libtorch's. */
+    /** Runs backward, which uses a thread of libtorch. */
     private void differentiate(Pair pair) {
       Pair leaf = pair.map(t -> t.detach().clone().requires_grad_(true));
       Pair loss = leaf.map(t -> t.mul(t).tanh().sum().add(t.mean()));
       loss.local().backward();
       loss.remote().backward();
       try {
-        keep(leaf.map(t -> t.grad().clone())); // a reference into the leaf
+        keep(leaf.map(t -> t.grad().clone())); // the gradient is a reference into the leaf
       } finally {
         Reference.reachabilityFence(leaf);
       }
@@ -401,7 +401,7 @@ final class FuzzedSequencesTest {
       new Pair(pair.local().set_(other.local()), pair.remote().set_(other.remote()));
     }
 
-    /** Somewhere in the storage of another tensor, or beyond its end. */
+    /** Sets the tensor to a place in the storage of another tensor, or beyond its end. */
     private void setWithin(Pair pair) {
       Pair other = live.get(random.nextInt(live.size()));
       long room = other.local().storage().nbytes() / pair.local().element_size();
@@ -409,13 +409,14 @@ final class FuzzedSequencesTest {
       long[] sizes = new long[random.nextInt(3)];
       Arrays.setAll(sizes, i -> random.nextLong(1, 5));
       if (!pair.local().is_contiguous() && Arrays.equals(sizes, pair.local().sizes().vec().get())) {
-        return; // libtorch keeps the strides then, but looks whether contiguous ones fit: it writes
-        // beyond its memory
+        // libtorch keeps the strides but checks that contiguous ones fit: it would write out of
+        // bounds.
+        return;
       }
       Tensor local = orRefused(() -> pair.local().set_(other.local().storage(), offset, sizes));
       Tensor remote = orRefused(() -> pair.remote().set_(other.remote().storage(), offset, sizes));
       assertThat(remote == null).as("%s at %d", other, offset).isEqualTo(local == null);
-      pair.map(t -> t.fill_(number(pair, 0.75))); // what has grown has no values
+      pair.map(t -> t.fill_(number(pair, 0.75))); // grown parts have no values
     }
 
     private void viewAsOtherDtype(Pair pair) {
@@ -501,8 +502,8 @@ final class FuzzedSequencesTest {
     }
 
     /**
-     * Whether the CPU refuses, as it does where output and input overlap in part. It may resize the
-     * output before, so it is asked with copies that share storages as the tensors do.
+     * Whether the CPU refuses the call, as it does if output and input partly overlap. It may
+     * resize the output first, so the call uses copies that share storages as the tensors do.
      */
     private static boolean isRefused(OutputOperator operator, Tensor... tensors) {
       Map<Long, Tensor> storages = new HashMap<>();
@@ -526,7 +527,7 @@ final class FuzzedSequencesTest {
           == null;
     }
 
-    /** Whether several elements are at one place: writing there has no defined result. */
+    /** Whether several elements share a place in memory: writing to them has no defined result. */
     private static boolean overlapping(Tensor tensor) {
       long[] sizes = tensor.shape();
       long[] strides = tensor.strides().vec().get();

@@ -22,8 +22,8 @@ import org.bytedeco.pytorch.global.torch.ScalarType;
  *
  * <ul>
  *   <li>{@code v[2,3]}: a tensor of the trial's dtype; {@code f d h bf f8 c i i32 i16 i8 u8 b}
- *       instead of {@code v}: of this dtype; {@code :kind} or {@code :kind(1,2)} behind it: what
- *       its values are like (see {@link Input.Fill.Kind}; {@code :<5} is short for indices below 5)
+ *       instead of {@code v}: of this dtype; a suffix {@code :kind} or {@code :kind(1,2)} sets the
+ *       kind of values (see {@link Input.Fill.Kind}; {@code :<5} is short for indices below 5)
  *   <li>{@code cpu:i[2]}: a tensor that stays on the CPU; {@code storage:v[2]}: a tensor's storage
  *   <li>{@code [1,2]}, {@code (v[2],v[3])}: lists
  *   <li>{@code 1}, {@code 0.5}, {@code true}, {@code none}, {@code "text"}, {@code 1+2j}
@@ -88,7 +88,10 @@ final class Hints {
     }
   }
 
-  /** Samples of an overload, else of its operator, else of the operator it does in place. */
+  /**
+   * Samples of an overload, or else of its operator, or else of the operator of which it is the
+   * in-place form.
+   */
   List<Map<String, Input>> of(OperatorSchema schema) {
     String name = schema.shortName();
     String functional = name.endsWith("_") ? name.substring(0, name.length() - 1) : name;

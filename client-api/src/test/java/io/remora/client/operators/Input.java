@@ -6,15 +6,15 @@ import java.util.List;
 import java.util.stream.Collectors;
 import org.bytedeco.pytorch.global.torch.ScalarType;
 
-/** What stands for one argument before it is made on a device. */
+/** Describes one argument before it is made on a device. */
 sealed interface Input {
 
   /**
    * A tensor.
    *
-   * @param dtype null: the one that the trial is about
+   * @param dtype null for the trial's dtype
    * @param sizes its shape
-   * @param fill what its values are like
+   * @param fill its kind of values
    */
   record OfTensor(ScalarType dtype, List<Long> sizes, Fill fill) implements Input {
     @Override
@@ -33,7 +33,7 @@ sealed interface Input {
     }
   }
 
-  /** A number, a text, a truth value; null is None. */
+  /** A number, a text or a boolean; null is None. */
   record Plain(Object value) implements Input {
     @Override
     public String toString() {
@@ -49,7 +49,7 @@ sealed interface Input {
     }
   }
 
-  /** The device that the trial is about. */
+  /** The trial's device. */
   record OnDevice() implements Input {
     @Override
     public String toString() {
@@ -65,7 +65,7 @@ sealed interface Input {
     }
   }
 
-  /** The dtype that the trial is about. */
+  /** The trial's dtype. */
   record OfDtype() implements Input {
     @Override
     public String toString() {
@@ -73,7 +73,7 @@ sealed interface Input {
     }
   }
 
-  /** What the schema says. */
+  /** The schema's default. */
   record Default() implements Input {
     @Override
     public String toString() {
@@ -89,7 +89,7 @@ sealed interface Input {
     }
   }
 
-  /** A tensor that is on the CPU whatever the device: libtorch wants it there. */
+  /** A tensor that is always on the CPU, because libtorch requires it. */
   record OnCpu(OfTensor tensor) implements Input {
     @Override
     public String toString() {
@@ -106,7 +106,7 @@ sealed interface Input {
   }
 
   /**
-   * What a tensor's values are like.
+   * The kind of values of a tensor.
    *
    * @param kind the family
    * @param numbers its parameters

@@ -22,7 +22,7 @@ import java.util.TreeSet;
 import java.util.stream.Collectors;
 import java.util.stream.Stream;
 
-/** What a walk found, as text. */
+/** The findings of a walk, as text. */
 final class OperatorReport {
 
   private static final Map<String, String> DTYPES = dtypes();
@@ -60,8 +60,8 @@ final class OperatorReport {
   /**
    * Walks every operator, prints what fails and writes the report.
    *
-   * @param args the report's file, and a directory for the walking processes' logs; behind them
-   *     operators or overloads, if not all are meant, of which more is printed
+   * @param args the report's file, and a directory for the walking processes' logs; after them,
+   *     optionally, the only operators or overloads to walk, about which it prints more
    */
   public static void main(String[] args) throws Exception {
     TorchLibrary.bytedeco();

@@ -14,8 +14,8 @@ import org.bytedeco.pytorch.global.torch;
  *
  * @param name with namespace, {@code aten::add}
  * @param overload {@code Tensor}, or empty
- * @param parameters what it takes
- * @param results what it returns
+ * @param parameters its parameters
+ * @param results its results
  * @param text the schema itself
  */
 record OperatorSchema(
@@ -30,9 +30,9 @@ record OperatorSchema(
    *
    * @param type without alias annotation: {@code Tensor?[]}
    * @param name empty for most results
-   * @param alias what stands in parentheses behind the type, or empty: {@code a!}
-   * @param hasDefault whether callers may leave it out
-   * @param keyword whether it stands behind the star
+   * @param alias the text in parentheses after the type, such as {@code a!}, or empty
+   * @param hasDefault whether callers may omit it
+   * @param keyword whether it comes after the star
    */
   record Parameter(String type, String name, String alias, boolean hasDefault, boolean keyword) {
     boolean written() {
@@ -166,7 +166,7 @@ record OperatorSchema(
     return new Parameter(type.toString(), name, alias, equals >= 0, keyword);
   }
 
-  /** Parts between separators that stand outside of brackets, parentheses and quotes. */
+  /** Parts between separators outside of brackets, parentheses and quotes. */
   static List<String> splitTop(String text, char separator) {
     List<String> parts = new ArrayList<>();
     int depth = 0;

@@ -32,7 +32,7 @@ import org.bytedeco.pytorch.TensorVector;
 import org.bytedeco.pytorch.global.torch;
 import org.bytedeco.pytorch.global.torch.ScalarType;
 
-/** Calls operators on the CPU and on a remote device, and compares. For one thread. */
+/** Calls operators on the CPU and on a remote device, and compares the results. Not thread-safe. */
 final class OperatorTrials implements AutoCloseable {
 
   private static final List<ScalarType> DTYPES =
@@ -44,7 +44,7 @@ final class OperatorTrials implements AutoCloseable {
           ScalarType.ComplexFloat,
           ScalarType.BFloat16);
 
-  /** Tried with contiguous inputs only, and only where the CPU takes them. */
+  /** Tried only with contiguous inputs, and only if the CPU accepts them. */
   private static final List<ScalarType> FURTHER_DTYPES =
       List.of(
           ScalarType.Half,
@@ -75,7 +75,7 @@ final class OperatorTrials implements AutoCloseable {
   private static final int GARBAGE = 64;
   private static final int CRASHES_OF_ONE_OPERATOR = 2;
 
-  /** What happens, as it happens: whoever listens sees where the process was when it died. */
+  /** Receives each step before it runs, so that the last step is known when the process dies. */
   interface Listener {
     void step(int number, boolean remote, String description);
 
@@ -85,7 +85,7 @@ final class OperatorTrials implements AutoCloseable {
   /** How remote differed: CRASH, HANG, THROWS, ACCEPTS, DIFFERS. */
   record Failure(String kind, String operator, String sample, String variant, String message) {}
 
-  /** What was found about one overload. */
+  /** The findings about one overload. */
   record Result(
       Set<ScalarType> forward,
       Set<ScalarType> backward,
@@ -137,11 +137,11 @@ final class OperatorTrials implements AutoCloseable {
     try {
       machine.close();
     } catch (RemoraException e) {
-      // What it says has been recorded as a failure already.
+      // This failure has been recorded already.
     }
   }
 
-  /** A trial's sides. */
+  /** One side of a trial. */
   private record Side(Snapshot snapshot, boolean differentiated, RuntimeException thrown) {}
 
   /** A trial of one overload. */
@@ -231,7 +231,7 @@ final class OperatorTrials implements AutoCloseable {
       return crashes >= CRASHES_OF_ONE_OPERATOR || counters.get(3) >= FAILURES_OF_ONE_OPERATOR;
     }
 
-    /** Arguments that the CPU takes, with the first dtype that it took. */
+    /** Arguments that the CPU accepts, with the first dtype that it accepted. */
     private record Accepted(List<Input> sample, ScalarType dtype, List<ScalarType> outs) {}
 
     private boolean explore(List<Input> sample, List<ScalarType> dtypes, List<Accepted> accepted) {
@@ -264,7 +264,7 @@ final class OperatorTrials implements AutoCloseable {
       return (int) schema.parameters().stream().filter(OperatorSchema.Parameter::out).count();
     }
 
-    /** Dtypes for the out arguments: those of the overload without them, else any that work. */
+    /** Dtypes for the out arguments: those of the overload without them, or else any that work. */
     private List<List<ScalarType>> outDtypes(List<Input> sample, ScalarType dtype) {
       int count = outCount();
       if (count == 0) {
@@ -293,7 +293,10 @@ final class OperatorTrials implements AutoCloseable {
       return candidates;
     }
 
-    /** The overload without out arguments, whose layouts are tried thoroughly; or null. */
+    /**
+     * The overload without out arguments, whose layouts are tried thoroughly; null if there is
+     * none.
+     */
     private OperatorSchema twin() {
       return twin;
     }
@@ -558,7 +561,9 @@ final class OperatorTrials implements AutoCloseable {
       }
     }
 
-    /** Whether the CPU itself gives other values another time, over memory with other contents. */
+    /**
+     * Whether the CPU itself gives different values when repeated over memory with other contents.
+     */
     private boolean undefined(Side local, java.util.function.Supplier<Side> again) {
       boolean any = false;
       for (int i = 1; i <= REPETITIONS; i++) {
@@ -636,7 +641,7 @@ final class OperatorTrials implements AutoCloseable {
         }
         snapshot.complete();
         if (!device.is_cpu()) {
-          machine.synchronize(); // shows failures that no value shows
+          machine.synchronize(); // throws failures that affect no value
         }
         return new Side(snapshot, differentiated, null);
       } catch (RuntimeException e) {
@@ -644,7 +649,7 @@ final class OperatorTrials implements AutoCloseable {
       }
     }
 
-    /** Null where none is needed. */
+    /** Null if none is needed. */
     private ForwardMode level(Variant variant) {
       boolean needed =
           variant.derivative() == Variant.Derivative.FORWARD_MODE
@@ -690,8 +695,9 @@ final class OperatorTrials implements AutoCloseable {
     }
 
     /**
-     * As on every device but the CPU. Sums of gradients of gradients are added up in an order that
-     * depends on the thread that made them: libtorch counts operations by thread.
+     * Runs backward on another thread, as on every device except the CPU. The order in which
+     * gradients of gradients are summed depends on the thread, because libtorch counts operations
+     * by thread.
      */
     private TensorVector onItsOwnThread(
         TensorVector outputs, TensorVector inputs, TensorVector gradients) {

@@ -29,8 +29,8 @@ import java.util.concurrent.atomic.AtomicInteger;
 import java.util.function.Consumer;
 
 /**
- * Takes operators through {@link OperatorTrials} in processes of their own. One that dies or hangs
- * is started again, and the step that ended it is left out.
+ * Runs operators through {@link OperatorTrials} in separate processes. A process that dies or hangs
+ * is started again, and the step that ended it is skipped.
  */
 final class OperatorWalk {
 
@@ -39,7 +39,7 @@ final class OperatorWalk {
   private static final int RESTARTS_FOR_ONE_OPERATOR = 8;
   private static final int PROGRESS = 250;
 
-  /** What is known about one overload. */
+  /** The findings about one overload. */
   record Entry(
       String operator,
       List<String> forward,
@@ -65,11 +65,10 @@ final class OperatorWalk {
 
   /**
    * @param operators keys of overloads
-   * @param processes how many at a time
+   * @param processes how many run at a time
    * @param stepLimit after which a process counts as hanging
-   * @param logs where the processes' standard errors go
-   * @param progress told of every failure, of every end of a process, and now and then how far it
-   *     is
+   * @param logs folder for the processes' standard errors
+   * @param progress receives every failure, every end of a process, and occasional progress
    */
   OperatorWalk(
       List<String> operators,
@@ -84,7 +83,10 @@ final class OperatorWalk {
     this.progress = progress;
   }
 
-  /** Steps that ended the process while the CPU was computing: left out, nothing to compare. */
+  /**
+   * Number of steps that ended the process while the CPU was computing. They are skipped, because
+   * there is nothing to compare.
+   */
   int localCrashes() {
     return localCrashes.get();
   }
@@ -218,8 +220,8 @@ final class OperatorWalk {
                     System.getProperty("java.class.path"),
                     OperatorWorker.class.getName())
                 .redirectError(Redirect.appendTo(log.toFile()));
-        // Memory that a kernel of libtorch's reads before anything has written it looks the same in
-        // this process and its node: glibc fills what it hands out.
+        // glibc fills the memory that it allocates. Memory that a libtorch kernel reads before
+        // writing to it then looks the same in this process and its node.
         builder.environment().put("MALLOC_PERTURB_", "85");
         process = builder.start();
       } catch (IOException e) {
@@ -249,7 +251,7 @@ final class OperatorWalk {
           }
         }
       } catch (IOException e) {
-        // It was ended.
+        // The process was ended.
       }
       queue.add("");
     }
@@ -266,11 +268,11 @@ final class OperatorWalk {
                 + "\n");
         toProcess.flush();
       } catch (IOException e) {
-        // It has ended; its output says where.
+        // The process has ended; its output says at which step.
       }
     }
 
-    /** Null when it has ended, or has said nothing for this long. */
+    /** The next line; null if the process has ended or was silent for this long. */
     String[] next(Duration limit) {
       try {
         String line = lines.poll(limit.toMillis(), TimeUnit.MILLISECONDS);

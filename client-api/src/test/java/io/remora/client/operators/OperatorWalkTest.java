@@ -18,7 +18,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 
-/** Operators give on a remote device what they give on the CPU. */
+/** Operators give the same results on a remote device as on the CPU. */
 final class OperatorWalkTest {
 
   private static final Duration STEP_LIMIT = Duration.ofSeconds(30);
@@ -106,8 +106,8 @@ final class OperatorWalkTest {
   }
 
   /**
-   * About four minutes on two cores. What it finds is also in {@code target/operators.md}, to be
-   * copied to {@code docs} when it is better than what stands there.
+   * Takes about four minutes on two cores. It also writes its findings to {@code
+   * target/operators.md}; copy the file to {@code docs} if they are better than those there.
    */
   @Test
   @Tag("full")

@@ -12,8 +12,8 @@ import java.util.stream.Collectors;
 import org.bytedeco.pytorch.global.torch.ScalarType;
 
 /**
- * The process that {@link OperatorWalk} starts: whatever an operator does to it, the walk
- * continues. Reads {@code key<tab>steps to skip} and writes what happens, a line each.
+ * The process that {@link OperatorWalk} starts, so that the walk survives whatever an operator
+ * does. Reads lines {@code key<tab>steps to skip} and writes a line for each event.
  */
 final class OperatorWorker {
 

@@ -41,7 +41,9 @@ import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
-/** What programs do beyond single operators gives on a remote device what it gives on the CPU. */
+/**
+ * Programs of more than single operators give the same results on a remote device as on the CPU.
+ */
 @Tag("fast")
 @Timeout(value = 60, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class ProgramsTest {
@@ -177,7 +179,7 @@ final class ProgramsTest {
     }
   }
 
-  /** As `capturable` does it: steps, rate and whether to skip are tensors on the device. */
+  /** As with `capturable`, steps, rate and whether to skip are tensors on the device. */
   private static List<Tensor> trainFused(String operator, Device device) {
     Tensor weight = parameter(device, 6, 3);
     Tensor bias = parameter(device, 3);
@@ -234,7 +236,8 @@ final class ProgramsTest {
           List<Tensor> results = new ArrayList<>();
           for (int step = 0; step < 6; step++) {
             Tensor loss;
-            torch.set_autocast_cache_enabled(false); // keeps casts of weights until its end
+            // The cache keeps casts of weights until autocast ends.
+            torch.set_autocast_cache_enabled(false);
             torch.set_autocast_enabled(type, true);
             torch.set_autocast_dtype(type, ScalarType.BFloat16);
             try {
@@ -266,7 +269,7 @@ final class ProgramsTest {
         });
   }
 
-  /** What a checkpoint does: the segment's values are not kept but computed again for backward. */
+  /** Gradient checkpointing: the segment's values are not kept but computed again for backward. */
   @Test
   void aSegmentIsComputedAgainInBackwardWithTheSameRandomNumbers() {
     both.assertSame(
@@ -284,7 +287,7 @@ final class ProgramsTest {
             output = segment.apply(input);
           }
           Tensor continued = output.detach().requires_grad_(true);
-          try (VoidTensorHook recompute = // runs on the thread of the device, within backward
+          try (VoidTensorHook recompute = // runs on the device's thread, within backward
               new VoidTensorHook() {
                 @Override
                 public void call(TensorBase gradient) {

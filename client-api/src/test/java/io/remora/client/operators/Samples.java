@@ -28,7 +28,7 @@ final class Samples {
     this.hints = hints;
   }
 
-  /** From the table; empty when there are none. */
+  /** Samples from the table; empty if it has none. */
   List<List<Input>> hinted(OperatorSchema schema) {
     List<List<Input>> samples = new ArrayList<>();
     for (Map<String, Input> hint : hints.of(schema)) {
@@ -37,7 +37,7 @@ final class Samples {
     return samples;
   }
 
-  /** From types and names alone. */
+  /** Samples made from types and names alone. */
   List<List<Input>> generic(OperatorSchema schema) {
     List<List<Input>> samples = new ArrayList<>();
     for (long[] shape : SHAPES) {

@@ -25,12 +25,12 @@ import org.bytedeco.pytorch.global.torch;
 import org.bytedeco.pytorch.global.torch.Layout;
 import org.bytedeco.pytorch.global.torch.ScalarType;
 
-/** Everything that can be told about a call's results and about what it did to its arguments. */
+/** Everything observable about a call's results and about its effects on its arguments. */
 final class Snapshot {
 
   /**
-   * One fact: of what ({@code result 0}); dtype, shape, strides and aliasing, or the value itself
-   * if it is no tensor; a tensor's values in row-major order.
+   * One fact: its place ({@code result 0}); dtype, shape, strides and aliasing, or the value itself
+   * if it is not a tensor; and a tensor's values in row-major order.
    */
   private static final class Fact {
     private final String place;
@@ -98,7 +98,7 @@ final class Snapshot {
 
   private final List<Fact> facts = new ArrayList<>();
 
-  /** Whether some result is a tensor that no remote device holds: sparse, quantized. */
+  /** Whether some result is a tensor that remote devices do not support: sparse or quantized. */
   boolean exotic;
 
   /** Tensors among the results, flattened. */
@@ -125,16 +125,16 @@ final class Snapshot {
     this.reader = reader;
   }
 
-  /** An empty one. */
+  /** An empty snapshot. */
   static Snapshot reading(Function<Tensor, CompletionStage<Tensor>> reader) {
     return new Snapshot(reader);
   }
 
   /**
-   * Looks at everything; {@link #complete()} waits for the values.
+   * Records everything; {@link #complete()} waits for the values.
    *
-   * @param values whether results' values count
-   * @param inputs whether the arguments are looked at as well
+   * @param values whether to record the results' values
+   * @param inputs whether to record the arguments as well
    * @param reader gives a tensor's values on the CPU
    */
   static Snapshot of(
@@ -223,7 +223,7 @@ final class Snapshot {
     facts.add(new Fact(place, text, dtype, values ? reader.apply(solid(tensor.detach())) : null));
   }
 
-  /** Zeros that have no memory get some. */
+  /** Gives memory to a zero tensor that has none. */
   private static Tensor solid(Tensor tensor) {
     return tensor._is_zerotensor() ? torch.zeros(tensor.shape(), options(tensor)) : tensor;
   }
@@ -284,7 +284,7 @@ final class Snapshot {
         new BytePointer(plain.data_ptr()).capacity(bytes.length).get(bytes);
       }
     } finally {
-      Reference.reachabilityFence(plain); // its memory is read
+      Reference.reachabilityFence(plain); // keeps the memory alive while it is read
     }
     return bytes;
   }
@@ -294,7 +294,7 @@ final class Snapshot {
     facts.forEach(Fact::complete);
   }
 
-  /** Takes note of values that are different in another run of the same: nobody defined them. */
+  /** Marks values that differ in another run of the same call: they are undefined. */
   boolean markUndefined(Snapshot again) {
     boolean any = false;
     for (int i = 0; i < Math.min(facts.size(), again.facts.size()); i++) {
@@ -316,7 +316,7 @@ final class Snapshot {
     return any;
   }
 
-  /** What differs, or empty. */
+  /** The first difference, or empty. */
   static String difference(Snapshot cpu, Snapshot remote) {
     if (cpu.facts.size() != remote.facts.size()) {
       return "CPU gives " + cpu.facts.size() + " values, remote " + remote.facts.size();

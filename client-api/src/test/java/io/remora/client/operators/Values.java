@@ -10,7 +10,7 @@ final class Values {
 
   private Values() {}
 
-  /** Numbers of this kind; the same for the same random state. */
+  /** Numbers of this kind. The same random state gives the same numbers. */
   static double[] of(Input.Fill fill, long[] sizes, Random random, boolean integers) {
     int count = Math.toIntExact(Arrays.stream(sizes).reduce(1, (a, b) -> a * b));
     double[] values = new double[count];

@@ -9,8 +9,8 @@ import org.bytedeco.pytorch.global.torch.ScalarType;
  *
  * @param dtype of the tensors that leave it open
  * @param layout of all tensors
- * @param out what out arguments look like
- * @param derivative what is derived as well
+ * @param out the form of out arguments
+ * @param derivative which derivatives are computed as well
  */
 record Variant(ScalarType dtype, Layout layout, OutForm out, Derivative derivative) {
 
