@@ -35,7 +35,7 @@ import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
-/** What a link keeps of its sessions from one connection to the next. */
+/** Tests that a link keeps its sessions from one connection to the next. */
 @Tag("fast")
 @Timeout(60)
 class LinkResumeTest {
@@ -92,7 +92,7 @@ class LinkResumeTest {
       second.sendBatches(1, 2, batches.get(1));
       assertThat(second.next(FrameType.ACK).header().sequence()).isEqualTo(2);
 
-      // The first connection's greeting, late.
+      // A late Hello of an earlier connection.
       try (Owner late = Owner.dial(node.address())) {
         late.hello(owner.helloAgain());
         late.awaitClosed();
@@ -255,7 +255,7 @@ class LinkResumeTest {
         .build();
   }
 
-  /** The first so many batches of a program. */
+  /** The first {@code count} batches of a program. */
   private static List<ByteBuffer> record(int count) {
     List<ByteBuffer> batches = Collections.synchronizedList(new ArrayList<>());
     MachineSession session = session();

@@ -25,7 +25,7 @@ import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
-/** What the link port does not put up with. */
+/** Connections that the link port refuses or ends. */
 @Tag("fast")
 @Timeout(60)
 class LinkServerTest {
@@ -103,7 +103,7 @@ class LinkServerTest {
       session.connect(owner.sink(1, session));
       Tensor one = ones(1).to(session.device(0), ScalarType.Float);
       session.synchronize();
-      // A few seconds of arithmetic, which hold up what comes after it.
+      // A few seconds of arithmetic, which delay the batches after it.
       Tensor matrix = one.expand(4000, 4000).contiguous();
       Tensor product = matrix.mm(matrix);
       assertThat(product.size(0)).isEqualTo(4000);

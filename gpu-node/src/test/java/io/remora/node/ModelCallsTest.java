@@ -29,7 +29,7 @@ import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
-/** What a session answers to calls about models, malformed ones among them. */
+/** A session's answers to calls about models, including malformed calls. */
 @Tag("critical")
 @Timeout(60)
 class ModelCallsTest {
@@ -111,7 +111,7 @@ class ModelCallsTest {
 
   @Test
   void hasAsManyLoadsUnderWayAsAreAllowed() throws IOException {
-    // A hub that takes connections and never says anything.
+    // A hub that accepts connections and never answers.
     try (ServerSocket silent = new ServerSocket(0, 50, InetAddress.getLoopbackAddress())) {
       String hub = "http://127.0.0.1:" + silent.getLocalPort();
       try (ModelCalls two = calls("max-loads = 2, endpoints = [\"" + hub + "\"]")) {

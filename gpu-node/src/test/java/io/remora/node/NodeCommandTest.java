@@ -23,7 +23,7 @@ import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 import picocli.CommandLine;
 
-/** What the command says before anything is started. */
+/** The command's messages before it starts anything. */
 @Tag("critical")
 class NodeCommandTest {
 

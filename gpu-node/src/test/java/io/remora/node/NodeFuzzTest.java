@@ -34,15 +34,17 @@ import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 
 /**
- * Whatever a machine or another node sends, the node continues for everybody else. Prints its
- * seeds.
+ * Whatever a machine or another node sends, the node keeps serving all others. Prints its seeds.
  */
 @Timeout(120)
 class NodeFuzzTest {
 
   private static final LaunchToken TOKEN = LaunchToken.random();
 
-  /** Sound messages, to be damaged and then framed properly, so that what reads them gets them. */
+  /**
+   * Valid messages. The tests damage them and frame them correctly, so that the damage reaches
+   * their readers.
+   */
   private static final List<Map.Entry<FrameType, byte[]>> MESSAGES =
       List.of(
           message(FrameType.HELLO, Owner.hello(TOKEN)),
@@ -104,7 +106,7 @@ class NodeFuzzTest {
     Random random = new Random(seed);
     try (Owner owner = Owner.connect(node.address(), TOKEN)) {
       for (int round = 0; round < rounds; round++) {
-        // Every other time with a token that lets it in.
+        // Every other round has a valid token.
         LaunchToken token = round % 2 == 0 ? owner.issueToken() : TOKEN;
         send(random, message(FrameType.HELLO, Owner.hello(token)), seed);
         if (round % 100 == 0) {
@@ -133,10 +135,10 @@ class NodeFuzzTest {
             random);
       }
       socket.shutdownOutput();
-      // The end of what it answers is the end of the connection: within the socket's timeout.
+      // The answer ends when the node closes the connection, within the socket's timeout.
       assertThat(socket.getInputStream().readAllBytes()).as("seed %d", seed).isNotNull();
     } catch (SocketException e) {
-      // It has closed while there was more to read.
+      // The node has closed the connection with unread bytes.
     }
   }
 

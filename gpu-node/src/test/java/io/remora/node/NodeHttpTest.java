@@ -133,7 +133,7 @@ class NodeHttpTest {
   @Test
   @Tag("fast")
   void saysWhyItIsNotReady() throws Exception {
-    // Nobody is there to let it in.
+    // The seed node does not exist.
     try (NodeProcess node = start("--device=cpu", "--seed-nodes", "127.0.0.1:1")) {
       HttpResponse<String> ready = get(endpoint(node) + "/health/ready");
 
@@ -160,7 +160,7 @@ class NodeHttpTest {
     try {
       return socket.getInputStream().read() < 0;
     } catch (SocketException e) {
-      return true; // It was reset.
+      return true; // The connection was reset.
     }
   }
 

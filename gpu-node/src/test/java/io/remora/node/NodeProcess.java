@@ -23,7 +23,7 @@ import java.util.function.Consumer;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
-/** A real node process with what it prints; killed when closed. */
+/** A real node process and its output. Closing it kills the process. */
 final class NodeProcess implements AutoCloseable {
 
   private static final Pattern ANNOUNCEMENT =
@@ -46,7 +46,7 @@ final class NodeProcess implements AutoCloseable {
     return start(Map.of(), token, configuration, arguments);
   }
 
-  /** The same with more in its environment. */
+  /** The same with more environment variables. */
   static NodeProcess start(
       Map<String, String> more, LaunchToken token, String configuration, String... arguments) {
     List<String> command =
@@ -72,7 +72,7 @@ final class NodeProcess implements AutoCloseable {
     }
   }
 
-  /** The announced address; waits for it. */
+  /** Waits for the announced address. */
   InetSocketAddress address() throws Exception {
     CompletableFuture<Object> either =
         CompletableFuture.anyOf(address, process.onExit().thenApply(p -> "ended"));
@@ -82,7 +82,7 @@ final class NodeProcess implements AutoCloseable {
     return address.join();
   }
 
-  /** Waits for the end, and for the last line of the log. */
+  /** Waits for the end of the process and of its log. */
   int exitCode(Duration limit) throws InterruptedException {
     assertThat(process.waitFor(limit.toMillis(), TimeUnit.MILLISECONDS))
         .as("node has ended within %s; it logged %s", limit, log)

@@ -29,7 +29,7 @@ import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
-/** The node as a process, and who it lets in. */
+/** The node as a process, and which links it accepts. */
 @Timeout(120)
 class NodeProcessTest {
 
@@ -298,7 +298,7 @@ class NodeProcessTest {
     assertLogs("Refused a connection from 127.0.0.1", reason);
   }
 
-  /** Soon there is a line with all of this; the token is in none. */
+  /** Asserts that a line with all these parts is logged soon, and that no line has the token. */
   private static void assertLogs(String... parts) {
     await()
         .atMost(Duration.ofSeconds(5))
@@ -323,11 +323,11 @@ class NodeProcessTest {
       socket.getOutputStream().flush();
       socket.shutdownOutput();
       socket.setSoTimeout(10_000);
-      // Until the node closes: it has dealt with it then.
+      // When the node closes the connection, it has handled the bytes.
       try {
         socket.getInputStream().readAllBytes();
       } catch (SocketException e) {
-        // A reset is an end as well.
+        // A reset also ends the connection.
       }
     }
   }

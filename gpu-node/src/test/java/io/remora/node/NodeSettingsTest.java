@@ -18,7 +18,7 @@ import org.junit.jupiter.api.Test;
 @Tag("critical")
 class NodeSettingsTest {
 
-  /** This module's file alone, so that no other module's keys can stand in. */
+  /** Only this module's file, so that other modules' keys cannot hide a missing key. */
   private static final Config REFERENCE =
       ConfigFactory.parseFile(Path.of("src/main/resources/reference.conf").toFile()).resolve();
 

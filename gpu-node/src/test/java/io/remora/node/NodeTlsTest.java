@@ -28,7 +28,7 @@ import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
-/** A node process that others can reach, launched with a certificate for it alone. */
+/** A node process that other computers can reach, launched with its own certificate. */
 @Tag("fast")
 @Timeout(90)
 class NodeTlsTest {
@@ -42,7 +42,7 @@ class NodeTlsTest {
 
   private static NodeProcess node;
 
-  /** The one whom the launch token has let in; others get theirs from it. */
+  /** The owner with the launch token. Other owners get their tokens through it. */
   private static Owner first;
 
   @BeforeAll
@@ -68,7 +68,7 @@ class NodeTlsTest {
     node.close();
   }
 
-  /** An address of this computer that is not loopback's, where there is one. */
+  /** A non-loopback address of this computer, if it has one. */
   private static InetSocketAddress address() throws Exception {
     int port = node.address().getPort();
     return NetworkInterface.networkInterfaces()

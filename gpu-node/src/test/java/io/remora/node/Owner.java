@@ -42,8 +42,8 @@ import java.util.concurrent.ThreadLocalRandom;
 import java.util.concurrent.TimeUnit;
 
 /**
- * A machine's side of a link, by hand: real frames over a real connection, every one of the node's
- * in a queue or at its session's listener.
+ * A machine's side of a link, driven by hand with real frames over a real connection. The node's
+ * frames go to a queue or to their session's listener.
  */
 final class Owner implements LinkConnection.Handler, AutoCloseable {
 
@@ -78,7 +78,7 @@ final class Owner implements LinkConnection.Handler, AutoCloseable {
             this);
   }
 
-  /** Connects without a word. */
+  /** Connects without sending a frame. */
   static Owner dial(InetSocketAddress address) throws IOException {
     return dial(address, LinkTls.OFF);
   }
@@ -88,7 +88,7 @@ final class Owner implements LinkConnection.Handler, AutoCloseable {
     return new Owner(address, tls);
   }
 
-  /** Connects and is welcomed. */
+  /** Connects and waits for the Welcome. */
   static Owner connect(InetSocketAddress address, LaunchToken token) throws Exception {
     return connect(address, hello(token));
   }
@@ -115,7 +115,7 @@ final class Owner implements LinkConnection.Handler, AutoCloseable {
     return LaunchToken.of(next(FrameType.TOKEN).as(Token.parser()).getToken());
   }
 
-  /** What a further connection of this link says. */
+  /** The Hello of a further connection of this link. */
   Hello helloAgain(SessionPosition... positions) {
     return hello.toBuilder()
         .clearToken()
@@ -126,7 +126,7 @@ final class Owner implements LinkConnection.Handler, AutoCloseable {
         .build();
   }
 
-  /** A further connection of this link; its welcome is the first frame to be received. */
+  /** Opens a further connection of this link; its first received frame is the Welcome. */
   Owner again(SessionPosition... positions) throws Exception {
     Owner next = dial(address);
     next.hello(helloAgain(positions));
@@ -141,17 +141,17 @@ final class Owner implements LinkConnection.Handler, AutoCloseable {
         .build();
   }
 
-  /** From now on nothing is confirmed by itself that listeners hear. */
+  /** From now on, answers that listeners receive are not confirmed automatically. */
   void confirmNothing() {
     confirms = false;
   }
 
-  /** Says that the answers up to this one have come. */
+  /** Confirms the answers up to this one. */
   void confirm(long session, long sequence) {
     connection.send(OutboundFrame.empty(FrameType.RECEIVED, session, sequence));
   }
 
-  /** Breaks the connection off: the link lives on. */
+  /** Breaks the connection; the link survives. */
   void cut() {
     connection.close();
   }
@@ -200,7 +200,7 @@ final class Owner implements LinkConnection.Handler, AutoCloseable {
     connection.send(OutboundFrame.of(FrameType.BATCH, session, firstSequence, null, payload));
   }
 
-  /** A sink that sends each batch at once; what comes back goes to the listener. */
+  /** A sink that sends each batch at once; the answers go to the listener. */
   BatchSink sink(long session, SessionListener listener) {
     listeners.put(session, listener);
     return batch -> submit(session, batch);
@@ -256,9 +256,7 @@ final class Owner implements LinkConnection.Handler, AutoCloseable {
     received.add(new Received(header, copy));
   }
 
-  /**
-   * False for the acknowledgement of a batch that was sent twice; tests look at those themselves.
-   */
+  /** False for the acknowledgement of a batch that was sent twice; tests check those themselves. */
   private boolean isNew(FrameHeader acknowledgement) {
     Long last = acknowledged.put(acknowledgement.session(), acknowledgement.sequence());
     if (last == null || last < acknowledgement.sequence()) {
@@ -292,7 +290,7 @@ final class Owner implements LinkConnection.Handler, AutoCloseable {
     closed.complete(null);
   }
 
-  /** Says goodbye: the link ends. */
+  /** Says goodbye, which ends the link. */
   @Override
   public void close() {
     connection.finish(

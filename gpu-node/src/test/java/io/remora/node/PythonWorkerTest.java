@@ -27,8 +27,8 @@ import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 
 /**
- * What goes wrong with worker processes. They are real Python processes that speak the frames of
- * {@code remora.worker}, but need no torch: they do what the request's text says.
+ * Failures of worker processes. The workers are real Python processes that speak the frames of
+ * {@code remora.worker} but need no torch: they do what the request's text says.
  */
 @Tag("fast")
 @Timeout(60)
@@ -209,7 +209,7 @@ class PythonWorkerTest {
 
   @Test
   void tellsAnInterpreterWithoutRemora() {
-    // Python's own words: in isolation it has its standard library only.
+    // The error is Python's: an isolated Python has only its standard library.
     PythonWorker worker;
     try {
       worker = worker("#!/bin/sh\nexec python3 -I -S \"$@\"\n");

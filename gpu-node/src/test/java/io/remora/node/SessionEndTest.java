@@ -26,7 +26,7 @@ import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
-/** What is left of sessions in a node process when they end the hard way. */
+/** Leftovers in a node process of sessions that end abruptly. */
 @Tag("fast")
 @Timeout(120)
 class SessionEndTest {
@@ -92,7 +92,7 @@ class SessionEndTest {
 
       node.closeStandardInput();
 
-      // Killed by itself: destructors beneath a running operator would crash it.
+      // The node kills itself, because destructors during a running operator would crash it.
       assertThat(node.exitCode(Duration.ofSeconds(10))).isEqualTo(128 + 9);
       assertThat(catchThrowable(() -> executed.get(10, TimeUnit.SECONDS)))
           .hasCauseInstanceOf(NodeLostException.class);

@@ -71,7 +71,7 @@ class SessionInboxTest {
     assertThat(inbox.abandoned()).isTrue();
   }
 
-  /** One thread puts and one takes; a lost wake-up would stop the taking one for good. */
+  /** One thread puts and one takes; a lost wake-up would block the taking thread forever. */
   @Test
   @Timeout(20)
   void losesNoWakeUpAndKeepsTheOrder() throws Exception {

@@ -158,7 +158,7 @@ class SessionTest {
       session.synchronize();
       int before = sent.size();
 
-      // As after a lost connection: everything again, one by one and then in one frame.
+      // As after a lost connection, all batches again, one by one and then in one frame.
       for (int i = 0; i < before; i++) {
         owner.sendBatches(1, i + 1L, sent.get(i));
       }
@@ -256,7 +256,7 @@ class SessionTest {
         other.openSession(2);
         other.openSession(3);
       }
-      // The limit of three is free again as soon as the node has seen the end.
+      // The three sessions are free again as soon as the node has noticed the end.
       await()
           .atMost(Duration.ofSeconds(10))
           .untilAsserted(

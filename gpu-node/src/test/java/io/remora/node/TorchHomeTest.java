@@ -26,11 +26,12 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
 /**
- * The node on the libtorch of a torch installation from PyPI, driven by a program on bytedeco's.
+ * The node on the libtorch of a torch installation from PyPI, driven by a program on bytedeco's
+ * libtorch.
  *
  * <p>Environment variable {@code REMORA_TORCH_HOME} names the {@code torch} folder of an
- * installation to use. Without it one is made under {@code target}: torch itself (900 MB) and the
- * two small libraries that its CPU part needs, without the rest of CUDA.
+ * installation to use. Without it the test installs one under {@code target}: torch itself (900 MB)
+ * and the two small libraries that its CPU part needs, without the rest of CUDA.
  */
 @Tag("full")
 @Timeout(value = 30, unit = TimeUnit.MINUTES)

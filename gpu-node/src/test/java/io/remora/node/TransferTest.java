@@ -29,7 +29,7 @@ import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
-/** Tensors that other nodes fetch, over a real connection. */
+/** Tensors that other nodes fetch over a real connection. */
 @Tag("fast")
 @Timeout(60)
 class TransferTest {
