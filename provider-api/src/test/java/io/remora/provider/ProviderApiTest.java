@@ -100,7 +100,7 @@ class ProviderApiTest {
         .isEqualTo("exit code 1, last lines of its log:\n  one\n  two");
   }
 
-  /** Is found, and gives nothing. */
+  /** A provider for the look-up, which provides nothing. */
   public static final class TestProvider implements MachineProvider {
 
     @Override

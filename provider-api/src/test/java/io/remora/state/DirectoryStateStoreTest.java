@@ -127,7 +127,10 @@ class DirectoryStateStoreTest {
     return new DirectoryStateStore(directory.resolve("states"));
   }
 
-  /** Writes the contents, and says so, but for {@code wrong} bits of them. */
+  /**
+   * Writes the contents with the bits {@code wrong} flipped, and returns the record of the correct
+   * contents.
+   */
   private static SavedSession write(Path file, int wrong) throws IOException {
     CRC32C checksum = new CRC32C();
     checksum.update(CONTENTS);
