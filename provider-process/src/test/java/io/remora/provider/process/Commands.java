@@ -15,7 +15,7 @@ final class Commands {
 
   private Commands() {}
 
-  /** The words that run a node, with the options of all examples. */
+  /** The words of a command that runs a node, with the options that all examples share. */
   static List<String> node(String... options) {
     List<String> words =
         new ArrayList<>(
@@ -36,8 +36,8 @@ final class Commands {
   }
 
   /**
-   * Plays {@code ssh HOST COMMAND…}: runs the command by a shell that has none of this process's
-   * environment, only its standard input and output, below a process of its own.
+   * Imitates {@code ssh HOST COMMAND…}: runs the command in a shell below another process. The
+   * shell has this process's standard input and output, but none of its environment.
    */
   static Path ssh(Path folder) throws IOException {
     Path script = folder.resolve("ssh");
@@ -54,7 +54,7 @@ final class Commands {
     return script;
   }
 
-  /** A command as a setting. */
+  /** A setting whose value is a command. */
   static String setting(String key, List<String> words) {
     return "remora.provider.process.%s = %s\n"
         .formatted(

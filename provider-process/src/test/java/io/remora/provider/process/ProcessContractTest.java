@@ -44,7 +44,7 @@ final class ProcessContractTest extends ProviderContractTest {
   protected boolean kill(ProvisionedNode node) {
     String description = node.description();
     long pid = Long.parseLong(description.substring(description.lastIndexOf(' ') + 1));
-    // The node, at the far end; what is between ends with it.
+    // The node, at the far end. The processes in between end with it.
     return ProcessHandle.of(pid)
         .orElseThrow()
         .descendants()

@@ -26,7 +26,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 
-/** What is the process provider's own, beyond the contract. */
+/** Behaviour of the process provider beyond the contract. */
 @Tag("fast")
 @Timeout(60)
 class ProcessProviderTest {
@@ -34,7 +34,7 @@ class ProcessProviderTest {
   private static final ExecutorService BLOCKING = Executors.newCachedThreadPool();
   private static final Duration LIMIT = Duration.ofSeconds(30);
 
-  /** What a node would say that is dialled where it says. */
+  /** A script that announces an address as a node would. */
   private static final String ANNOUNCING =
       "echo 'remora-node listening on 10.1.2.3:7000'; exec cat > /dev/null";
 
@@ -45,7 +45,7 @@ class ProcessProviderTest {
     BLOCKING.shutdownNow();
   }
 
-  /** As with docker -e and srun. */
+  /** Passes secrets as docker -e and srun do. */
   @Test
   void passesTheSecretsByTheEnvironmentWhereTheCommandPassesItOn() throws Exception {
     List<String> command = new ArrayList<>(List.of("/bin/sh", "-c", "exec \"$0\" \"$@\""));

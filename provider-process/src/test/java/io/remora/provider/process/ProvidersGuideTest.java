@@ -21,12 +21,12 @@ import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
-/** What docs/providers.md shows is Java, and settings. */
+/** The Java in docs/providers.md compiles, and its settings are valid. */
 class ProvidersGuideTest {
 
   private static final Path GUIDE = Path.of("../docs/providers.md");
 
-  /** What the skeleton takes for granted. */
+  /** The classes that the skeleton assumes. */
   private static final String CLOUD =
       """
       import akka.Done;
