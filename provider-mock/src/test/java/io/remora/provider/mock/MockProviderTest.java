@@ -319,7 +319,7 @@ class MockProviderTest {
     assertThat(get(node.exited()).code()).isZero();
   }
 
-  /** The case that costs money: the program is killed and can clean up nothing. */
+  /** A leftover node would cost money: a killed program cannot clean up. */
   @Test
   @Tag("fast")
   void leavesNoChildBehindWhenTheProgramIsKilled() throws Exception {
@@ -343,14 +343,14 @@ class MockProviderTest {
       child = ProcessHandle.of(pid(line)).orElseThrow();
       assertThat(child.isAlive()).isTrue();
     } finally {
-      // Signal 9: no hook, no finally, nothing.
+      // SIGKILL: the program runs no hook and no finally.
       program.destroyForcibly();
     }
 
     child.onExit().get(5, TimeUnit.SECONDS);
   }
 
-  /** A program with a node that never closes it. */
+  /** A program that never closes its node. */
   static final class Program {
 
     private Program() {}
@@ -386,7 +386,7 @@ class MockProviderTest {
     return await().atMost(LIMIT).until(MockProviderTest::nodes, nodes -> nodes.size() == 1).get(0);
   }
 
-  /** The children of this JVM that run a node, or a shell that is about to. */
+  /** The children of this JVM: nodes, and shells that are about to run one. */
   private static List<ProcessHandle> nodes() {
     try (Stream<ProcessHandle> children = ProcessHandle.current().children()) {
       return children.filter(ProcessHandle::isAlive).toList();
@@ -413,7 +413,7 @@ class MockProviderTest {
     }
   }
 
-  /** A handshake with the node's own token. */
+  /** Shakes hands with the node, using its token. */
   private static Welcome greet(ProvisionedNode node) throws Exception {
     CompletableFuture<Welcome> welcome = new CompletableFuture<>();
     LinkConnection.Handler handler =
