@@ -51,7 +51,7 @@ final class FakeModalCommandTest {
               "",
               Optional.empty());
       try (ModalApi api = ModalApi.of(account)) {
-        // Images are built, not taken for granted: this one is not there.
+        // The server checks images: this one does not exist.
         assertThatThrownBy(
                 () -> TestModal.create(api, TestModal.sandbox("im-none", "sleep 100"), List.of()))
             .isInstanceOf(ModalApi.RefusedException.class)

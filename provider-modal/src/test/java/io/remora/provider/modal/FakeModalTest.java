@@ -47,10 +47,10 @@ import org.junit.jupiter.api.Timeout;
 @Timeout(value = 60, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class FakeModalTest {
 
-  /** Seconds to wait for what does not come. */
+  /** Seconds to wait for something that must not arrive. */
   private static final float SHORT = 0.1f;
 
-  /** Seconds to wait at most for what comes. */
+  /** The most seconds to wait for something that arrives. */
   private static final float LONG = 9;
 
   private FakeModal modal;
@@ -178,7 +178,7 @@ final class FakeModalTest {
       assertThat(modal.running()).extracting(FakeSandbox::id).containsExactly(connected);
     }
     assertThat(result(connected).getStatus())
-        .as("when the connection has gone")
+        .as("when the connection has ended")
         .isEqualTo(GenericStatus.GENERIC_STATUS_IDLE_TIMEOUT);
     assertThatThrownBy(
             () -> new Socket(tunnel.getUnencryptedHost(), tunnel.getUnencryptedPort()).close())
@@ -284,7 +284,7 @@ final class FakeModalTest {
     return TestModal.create(api, TestModal.sandbox(modal, command), List.of());
   }
 
-  /** A program that takes a connection at the port, for as long as it lasts. */
+  /** A program that accepts a connection at the port and holds it until the peer ends it. */
   private static String listening() {
     return "exec python3 -c '"
         + "import socket; h,p=\"0.0.0.0:7070\".split(\":\"); s=socket.create_server((h,int(p)));"

@@ -49,7 +49,7 @@ import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 
-/** The rules of calls, against a server that answers as it is told. */
+/** The rules of calls, against a server that gives the answers a test sets. */
 @Tag("fast")
 class ModalApiTest {
 
@@ -59,7 +59,7 @@ class ModalApiTest {
 
   private static ActorTestKit testKit;
   private static ServerBinding server;
-  // Set by each test, on whose behalf the one server answers.
+  // The test that is running; the only server answers for it.
   private static volatile ModalApiTest current;
 
   private final List<Call> calls = new CopyOnWriteArrayList<>();
@@ -249,10 +249,10 @@ class ModalApiTest {
     assertThat(other).isSameAs(api);
     other.close();
 
-    assertThat(app()).as("it is open still").isEqualTo(ANSWER);
+    assertThat(app()).as("it is still open").isEqualTo(ANSWER);
   }
 
-  @SuppressWarnings("FutureReturnValueIgnored") // the proxy hands it on
+  @SuppressWarnings("FutureReturnValueIgnored") // the proxy passes it on
   private Object answer(String method) {
     if (method.equals("sandboxGetLogs")) {
       return Source.from(List.of(logs("one"), logs("two")));

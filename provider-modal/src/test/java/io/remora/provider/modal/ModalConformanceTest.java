@@ -35,9 +35,9 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
 /**
- * What the provider says to Modal in the life of one machine, on a day with throttled, failing and
- * lost calls and a queue, against what is known of Modal's interface. The numbers stand here once
- * more, apart from the {@code .proto} that the client is generated from.
+ * Compares the provider's calls during the life of one machine, with throttled, failing and lost
+ * calls and a queue, with the known interface of Modal. This class repeats the field numbers,
+ * independently of the {@code .proto} from which the client is generated.
  */
 @Tag("fast")
 @Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
@@ -67,7 +67,7 @@ final class ModalConformanceTest {
 
   private static final Set<String> STREAMS = Set.of("ImageJoinStreaming", "SandboxGetLogs");
 
-  /** Three layers, and a shell that says what a node says. */
+  /** Three layers, and a shell that prints what a node prints. */
   private static final String SETTINGS =
       """
       remora.provider.modal {
@@ -89,7 +89,7 @@ final class ModalConformanceTest {
   private static List<RecordedCall> calls;
   private static String token;
 
-  /** The machine's life, once for all tests. */
+  /** Runs the machine's life once for all tests. */
   @BeforeAll
   static void live() throws Exception {
     modal = FakeModal.start(FakeModal.Options.defaults().withTokenLife(Duration.ofSeconds(5)));
@@ -181,7 +181,7 @@ final class ModalConformanceTest {
         .containsSubsequence("AppGetOrCreate", "SecretGetOrCreate", "SandboxCreate")
         .containsSubsequence("SandboxCreate", "SandboxGetLogs", "SandboxTerminate")
         .containsSubsequence("SandboxCreate", "SandboxWait");
-    assertThat(order).as("nothing that is not known").isSubsetOf(FIELDS.keySet());
+    assertThat(order).as("only known calls").isSubsetOf(FIELDS.keySet());
   }
 
   @Test
@@ -260,7 +260,7 @@ final class ModalConformanceTest {
     UnknownFieldSet gpu = message(message(sandbox, 5), 4);
     assertThat(number(gpu, 2)).as("count").isEqualTo(2);
     assertThat(text(gpu, 4)).as("gpu_type").isEqualTo("A100-80GB");
-    assertThat(gpu.hasField(1)).as("the type's number is not used any more").isFalse();
+    assertThat(gpu.hasField(1)).as("the type's number is no longer used").isFalse();
     UnknownFieldSet port = message(message(sandbox, 20), 1);
     assertThat(number(port, 1)).isBetween(1L, 65535L);
     assertThat(number(port, 2)).as("unencrypted: raw TCP").isEqualTo(1);
@@ -316,7 +316,7 @@ final class ModalConformanceTest {
     return UnknownFieldSet.parseFrom(call.message());
   }
 
-  /** The first message of this number; without any field where there is none. */
+  /** The first message of this number; empty if there is none. */
   private static UnknownFieldSet message(UnknownFieldSet in, int number)
       throws InvalidProtocolBufferException {
     Field field = in.getField(number);

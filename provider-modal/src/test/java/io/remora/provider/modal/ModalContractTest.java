@@ -63,7 +63,7 @@ final class ModalContractTest extends ProviderContractTest {
         .destroyForcibly();
   }
 
-  /** Processes, and sandboxes that cost. */
+  /** Processes, and sandboxes that cost money. */
   @Override
   protected Set<String> running() {
     Set<String> running = new HashSet<>(super.running());

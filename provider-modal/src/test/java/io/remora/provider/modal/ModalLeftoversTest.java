@@ -34,7 +34,7 @@ import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
-/** What dead programs have left, and starts that come to nothing. */
+/** Sandboxes that dead programs have left, and starts that fail. */
 @Tag("fast")
 @Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class ModalLeftoversTest {
@@ -94,7 +94,7 @@ final class ModalLeftoversTest {
     assertThat(running)
         .filteredOn(node -> !node.leftOver())
         .extracting(RunningNode::id)
-        .as("those of others are not ours to end")
+        .as("other programs' sandboxes are not ended")
         .containsExactlyInAnyOrderElementsOf(alive)
         .doesNotContain(others);
     assertThat(running).extracting(RunningNode::machine).contains("dead-0", "alive-2");

@@ -38,7 +38,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 
-/** What programs see of machines on Modal, good and bad days. */
+/** Machines on Modal as programs see them, with and without faults. */
 @Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class ModalMachineTest {
 
@@ -147,7 +147,7 @@ final class ModalMachineTest {
     assertThat(modal.sandboxes()).isEmpty();
   }
 
-  /** The case that costs money: nobody is there to end the sandbox. */
+  /** A leftover sandbox would cost money: no program is left to end it. */
   @Test
   @Tag("full")
   void theSandboxOfAKilledProgramEndsByItself() throws Exception {
@@ -176,7 +176,7 @@ final class ModalMachineTest {
     assertThat(modal.sandboxes().get(0).printed()).contains("it has not come back");
   }
 
-  /** A program with a machine that never closes it. */
+  /** A program that never closes its machine. */
   static final class Program {
 
     private Program() {}
@@ -197,7 +197,7 @@ final class ModalMachineTest {
         .open();
   }
 
-  /** On all volumes. */
+  /** The number of files on all volumes. */
   private long files() throws IOException {
     long files = 0;
     for (Path volume : modal.volumes()) {

@@ -28,7 +28,7 @@ class ModalSettingsTest {
   static final Config REFERENCE =
       ConfigFactory.parseFile(Path.of("src/main/resources/reference.conf").toFile()).resolve();
 
-  /** Their keys are names that anybody may add. */
+  /** Settings whose keys users choose. */
   private static final List<String> TABLES = List.of("prices.gpu-hour");
 
   @Test
@@ -115,7 +115,7 @@ class ModalSettingsTest {
         .doesNotContain("hidden");
   }
 
-  /** The reference with other settings before it, each a key below the provider's. */
+  /** The reference configuration with these settings of the provider laid over it. */
   static ModalSettings with(String settings) {
     return ModalSettings.from(config(settings));
   }

@@ -24,9 +24,9 @@ import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 
 /**
- * Modal's own clients, the newest ones, against the server of the tests: what it refuses or lacks
- * of that which they send, Modal does not. They are fetched by pip and go, into the user's cache,
- * and the tests are skipped where these tools, or the network, are missing.
+ * Runs the newest versions of Modal's own clients against the tests' server, which must accept what
+ * Modal accepts. pip and go download them to the user's cache; without these tools or the network,
+ * the tests are skipped.
  */
 @Tag("full")
 @Timeout(value = 900, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)

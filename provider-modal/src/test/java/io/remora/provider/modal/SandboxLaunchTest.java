@@ -25,7 +25,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.EnumSource;
 
-/** What a sandbox is started with, and what Modal's words for it mean. */
+/** The parameters with which a sandbox starts, and the meaning of Modal's results. */
 @Tag("critical")
 class SandboxLaunchTest {
 

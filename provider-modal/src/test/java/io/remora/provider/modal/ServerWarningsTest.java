@@ -16,7 +16,7 @@ import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.slf4j.LoggerFactory;
 
-/** What the server says beside its answers stands in the log. */
+/** The server's warnings are logged. */
 @Tag("fast")
 class ServerWarningsTest {
 

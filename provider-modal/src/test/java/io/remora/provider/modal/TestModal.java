@@ -24,14 +24,14 @@ import java.time.Duration;
 import java.util.List;
 import java.util.Optional;
 
-/** What tests do with a {@link FakeModal}. */
+/** Calls that tests make to a {@link FakeModal}. */
 final class TestModal {
 
   static final Limits LIMITS = new Limits(Duration.ofSeconds(10), Duration.ofSeconds(30));
 
   private TestModal() {}
 
-  /** Settings for nodes that start fast, with an image that the server has by this name. */
+  /** Settings for nodes that start fast, with an image that the server has under this name. */
   static String settings(FakeModal modal) {
     return modal.settings()
         + """
@@ -76,7 +76,7 @@ final class TestModal {
         .setTimeoutSecs(3600);
   }
 
-  /** Has an image built, of one layer. */
+  /** Builds an image of one layer. */
   static String build(ModalApi api) {
     ImageGetOrCreateRequest request =
         ImageGetOrCreateRequest.newBuilder()
