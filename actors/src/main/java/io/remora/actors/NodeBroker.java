@@ -35,7 +35,7 @@ import java.util.stream.Collectors;
  */
 public final class NodeBroker extends AbstractBehavior<NodeBroker.Command> {
 
-  /** How often a request is to be repeated. */
+  /** How long to wait before a request is repeated. */
   public static final Duration REPEAT_AFTER = Duration.ofSeconds(1);
 
   /** A request that was not repeated for so long is dropped. */

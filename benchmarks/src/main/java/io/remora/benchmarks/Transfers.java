@@ -48,7 +48,7 @@ final class Transfers implements Workload {
         there.close();
         back.close();
         if (!intact) {
-          throw new IllegalStateException("What came back is not what was sent");
+          throw new IllegalStateException("The downloaded tensor differs from the uploaded one");
         }
         return new double[] {
           bytes * 1e3 / (uploaded - begin), bytes * 1e3 / (downloaded - uploaded)

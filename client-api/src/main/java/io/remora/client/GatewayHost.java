@@ -39,7 +39,7 @@ final class GatewayHost implements MachineHost {
   private static final int FLOW_CONTROL_WINDOW = 8 << 20;
   private static final Duration KEEP_ALIVE = Duration.ofSeconds(10);
 
-  /** With a limit, the client would give up for good. Calls fail at once either way. */
+  /** With a limit, the client would stop reconnecting. Calls fail at once either way. */
   private static final int WITHOUT_LIMIT = Integer.MAX_VALUE;
 
   private final String name;

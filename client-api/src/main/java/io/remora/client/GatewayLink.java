@@ -403,7 +403,7 @@ final class GatewayLink implements BatchSink {
     }
   }
 
-  // What comes back -----------------------------------------------------------------------------
+  // Frames from the gateway ---------------------------------------------------------------------
 
   private void onFrame(Outgoing stream, ServerFrame frame) {
     switch (frame.getFrameCase()) {

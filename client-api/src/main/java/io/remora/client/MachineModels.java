@@ -71,7 +71,7 @@ final class MachineModels {
   private static final Pattern OUT_OF_MEMORY =
       Pattern.compile("out of memory|can't allocate memory");
 
-  /** The kinds of errors.proto but for GatedRepositoryException, which has a page besides. */
+  /** The kinds of errors.proto, except for GatedRepositoryException, which also has a page. */
   static final ErrorTable<ModelException> ERRORS =
       new ErrorTable<>(
           Stream.of(

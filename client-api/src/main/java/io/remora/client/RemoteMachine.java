@@ -675,7 +675,7 @@ public final class RemoteMachine implements AutoCloseable {
     }
 
     /**
-     * The program's own actor system, a member of the cluster that the machine is to be in.
+     * The program's own actor system, a member of the cluster in which to open the machine.
      * Default: the cluster of the settings under {@code remora.cluster}, which the program starts
      * or joins. {@link io.remora.actors.RemoraCluster#init} describes what the system needs. It
      * must outlive the machine.

@@ -62,10 +62,10 @@ import picocli.CommandLine.TypeConversionException;
       "  REMORA_NODE_CONFIG       HOCON text laid over the configuration, e.g.",
       "                           'remora.node.orphan-timeout = 5m'",
       "  REMORA_NODE_TLS_CERTIFICATE, REMORA_NODE_TLS_PRIVATE_KEY",
-      "                           what this node shows, in PEM format, or the files",
+      "                           this node's own, in PEM format, or the files",
       "                           that hold it; turns TLS on for all addresses",
       "  REMORA_NODE_TLS_TRUSTED_CERTIFICATES, REMORA_NODE_TLS_PINS",
-      "                           whom it takes links from: certificates in PEM format,",
+      "                           the peers it trusts: certificates in PEM format,",
       "                           or a file; SHA-256 of certificates, with commas",
       "  REMORA_NODE_LOG_LEVEL    level of the node's own loggers. Default: INFO",
       "  REMORA_NODE_LOG_PATTERN  Logback pattern of the log's lines"

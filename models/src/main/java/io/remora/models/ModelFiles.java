@@ -72,11 +72,12 @@ public record ModelFiles(Path folder, SortedMap<String, Weights> directories) {
    * <p>Where several files count, their tensors are joined; the shards of a numbered series must
    * all be there. With an index every tensor must be in the shard that the index names.
    *
-   * <p>A file's variant is what stands behind the last dot before its ending and its shard's
-   * number, if that begins with a letter: fp16 in {@code model.fp16.safetensors}, {@code
+   * <p>A file's variant is the text after the last dot before its ending and its shard's number, if
+   * that text begins with a letter: fp16 in {@code model.fp16.safetensors}, {@code
    * model.fp16-00001-of-00002.safetensors} and {@code model.safetensors.index.fp16.json}. Of one
-   * kind those files count that have the variant asked for; where there are none, those without a
-   * variant; and where there are none of these either, all, if they have one and the same variant.
+   * kind, the files with the requested variant count. If there are none, those without a variant
+   * count. If there are none of these either, all files count, provided that they have the same
+   * variant.
    *
    * @param variant such as {@code fp16}; "" for none
    * @throws ModelFileException when a file is damaged, a shard is missing, a tensor is not in its
@@ -226,7 +227,10 @@ public record ModelFiles(Path folder, SortedMap<String, Weights> directories) {
   /** The contents of one file. */
   private record Content(Map<String, TensorEntry> tensors, Map<String, String> metadata) {
 
-    /** Told by how the file begins; its name decides only what is said of one that is neither. */
+    /**
+     * The file's first bytes decide the format; its name decides only the error for a file that has
+     * neither.
+     */
     static Content of(Path file) {
       if (isTorch(file)) {
         return new Content(TorchCheckpoint.open(file).tensors(), Map.of());

@@ -501,7 +501,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
     hold = new Hold(System.nanoTime() + limit.toNanos());
   }
 
-  // ---------------------------------------------------------------- what comes back
+  // ---------------------------------------------------------------- the node's answers
 
   @Override
   public void onExecuted(long sequence, ByteBuffer report) {

@@ -121,7 +121,7 @@ final class Host {
     sessions.onUse(this::reportUse);
   }
 
-  /** Reports what waits for the paused machine already, or else the next work. */
+  /** Reports work that already waits for the paused machine, or else the next work. */
   void reportWaiting() {
     reportNextUse();
     if (!stash.isEmpty()) {

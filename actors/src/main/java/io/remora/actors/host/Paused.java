@@ -53,7 +53,7 @@ final class Paused extends HostBehavior {
     return link(way, made -> new Restoring(host, made));
   }
 
-  /** The machine was not resumed. It is told again what waits for it. */
+  /** The machine was not resumed. The host reports its waiting work to it again. */
   @Override
   Behavior<Command> onOffline() {
     host.reportWaiting();

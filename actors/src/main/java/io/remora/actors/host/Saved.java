@@ -10,7 +10,7 @@ import io.remora.runtime.RemoraException;
 
 /**
  * All sessions are saved, if there are any. The machine waits for other hosts, or ends its node,
- * and then decides: it is paused, or the host goes on.
+ * and then decides: it is paused, or the host continues.
  */
 final class Saved extends HostBehavior {
 

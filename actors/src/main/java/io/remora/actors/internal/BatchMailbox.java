@@ -31,10 +31,10 @@ import java.util.concurrent.locks.ReentrantLock;
  * has finished with it.
  *
  * <p>At most {@code remora.link.max-in-flight-bytes} are unacknowledged, and while there is a line
- * to the node at most {@code remora.link.max-unsent-bytes} wait for it, so that whoever reads a
- * value has no more than that before him; {@link #awaitRoom} blocks until there is room. While the
- * machine pauses and is paused, and while its link is broken, batches wait here; on the next
- * connection those that the node has not received go out again. Thread-safe.
+ * to the node at most {@code remora.link.max-unsent-bytes} wait for it, so that a read waits behind
+ * no more than that; {@link #awaitRoom} blocks until there is room. While the machine pauses and is
+ * paused, and while its link is broken, batches wait here; on the next connection those that the
+ * node has not received go out again. Thread-safe.
  */
 public final class BatchMailbox implements BatchSink, OutboundSource {
 
@@ -42,7 +42,8 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
   public static final int PREFIX_BYTES = 4;
 
   /**
-   * Up to this size a batch is written at once where nothing else is under way: that cannot block.
+   * Up to this size a batch is written at once if nothing else is in flight. Such a write cannot
+   * block.
    */
   private static final int DIRECT_BYTES = 16 * 1024;
 
@@ -244,7 +245,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
     return lost != null || detached || fits(bytes);
   }
 
-  /** With the lock. What waits only delays others while there is a line that it waits for. */
+  /** Call it with the lock. Waiting batches delay others only while there is a line to the node. */
   private boolean fits(int size) {
     boolean flowing = connection != null && heldAfter == Long.MAX_VALUE;
     return batches.fits(
@@ -341,10 +342,10 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
   }
 
   /**
-   * Says what is to be done, once, when work is submitted; if work waits already, it is done at
-   * once. Batches that only free things are no work.
+   * Sets an action to run once when work is submitted; if work waits already, it runs at once.
+   * Batches that only free things do not count as work.
    *
-   * @param action must not block; null: nothing any more
+   * @param action must not block; null for none
    */
   public void onUse(Runnable action) {
     lock.lock();
@@ -556,8 +557,8 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
   // The end -------------------------------------------------------------------------------------
 
   /**
-   * Ends the session: blocked and later {@link #submit}s throw {@code cause}, the listener hears of
-   * it, all batches are released. Only the first call counts.
+   * Ends the session: blocked and later {@link #submit}s throw {@code cause}, the listener is told,
+   * and all batches are released. Only the first call counts.
    */
   public void lose(RemoraException cause) {
     requireNonNull(cause, "cause");

@@ -80,7 +80,7 @@ public final class MachineFigures {
     return machine;
   }
 
-  // Who is there --------------------------------------------------------------------------------
+  // Open machines -------------------------------------------------------------------------------
 
   /** Reports all open machines, and from now on changes, on the threads that make them. */
   public static void watch(Watcher watcher) {

@@ -13,8 +13,8 @@ import io.remora.provider.NodeExit;
 import io.remora.runtime.RemoraException;
 
 /**
- * The link is lost for good. The provider has {@code remora.machine.exit-report-wait} to report why
- * the node ended, which is a better cause for the failure.
+ * The link is permanently lost. The provider has {@code remora.machine.exit-report-wait} to report
+ * why the node ended, which is a better cause for the failure.
  */
 final class Losing extends MachineBehavior {
 

@@ -72,8 +72,8 @@ public interface MachineProtocol {
 
   /**
    * Asks for the description of a storage. Errors: {@link StaleReferenceException} if there is no
-   * such storage, or not any more; {@link MachineStateException} if there is no such session, or
-   * the machine is not open.
+   * such storage, or it no longer exists; {@link MachineStateException} if there is no such
+   * session, or the machine is not open.
    */
   record GetStorage(long session, long storage, ActorRef<StatusReply<StorageInfo>> replyTo)
       implements Command {}

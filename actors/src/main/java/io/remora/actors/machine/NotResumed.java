@@ -7,8 +7,8 @@ import io.remora.actors.machine.MachineProtocol.Command;
 import io.remora.actors.machine.MachineProtocol.HostUsed;
 
 /**
- * The machine is paused, and its last resume has failed. What waits for it, here or at hosts,
- * resumes it again only after {@code remora.machine.resume-retry}; a command does so at once.
+ * The machine is paused, and its last resume has failed. Waiting work, here or at hosts, resumes it
+ * only after {@code remora.machine.resume-retry}; a command does so at once.
  */
 final class NotResumed extends Paused {
 

@@ -129,14 +129,14 @@ class Paused extends MachineBehavior {
   @Override
   Behavior<Command> onOpenSession(OpenSession command) {
     machine.later(command);
-    return resume("a session is to be opened", new Askers<>());
+    return resume("a program opens a session", new Askers<>());
   }
 
   @Override
   Behavior<Command> onCloseSession(CloseSession command) {
     if (machine.sessions.hasWork(command.session())) {
       machine.later(command);
-      return resume("a session is to be closed after what it has sent", new Askers<>());
+      return resume("a program closes a session that has work left", new Askers<>());
     }
     if (machine.sessions.closing(command.session(), command.replyTo())) {
       machine.sessions.end(command.session(), null);

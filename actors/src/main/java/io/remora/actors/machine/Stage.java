@@ -32,7 +32,7 @@ enum Stage {
   ENDING_NODE(MachineState.PAUSING),
   /** Saved, without a node. */
   PAUSED(MachineState.PAUSED),
-  /** The same after a resume that failed. What waits is tried again later. */
+  /** The same after a resume that failed. Waiting work resumes the machine later. */
   NOT_RESUMED(MachineState.PAUSED),
   /** The link is lost; the provider may still report why the node ended. */
   LOSING(null),

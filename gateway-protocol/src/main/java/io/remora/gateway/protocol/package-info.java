@@ -1,3 +1,3 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-/** What both ends of a gateway's protocol know besides {@code gateway.proto}. */
+/** What both ends of a gateway's protocol share in addition to {@code gateway.proto}. */
 package io.remora.gateway.protocol;

@@ -164,7 +164,7 @@ final class HubHttp implements AutoCloseable {
   }
 
   /**
-   * Repeats an attempt until it succeeds, fails for good, or has failed as often in a row as the
+   * Repeats an attempt until it succeeds, fails permanently, or has failed as often in a row as the
    * settings allow.
    *
    * @throws HubUnreachableException after the last attempt

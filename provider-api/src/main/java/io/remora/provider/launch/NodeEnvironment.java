@@ -86,7 +86,7 @@ public final class NodeEnvironment {
     byte[] line = json.getBytes(StandardCharsets.UTF_8);
     if (line.length > MAX_LINE_BYTES) {
       throw new IllegalArgumentException(
-          "what the node is to be told is too long: %d bytes of %d"
+          "the node's variables take %d bytes, but the limit is %d: shorten its configuration"
               .formatted(line.length, MAX_LINE_BYTES));
     }
     return line;
