@@ -34,9 +34,9 @@ import picocli.CommandLine.Spec;
     showDefaultValues = true,
     description = {
       "Compares a remote machine with local libtorch, in one run.",
-      "Each workload runs on both in turns; the table shows medians. A ratio of 1 means that remote"
-          + " is as good as local, less means worse. Times and rates also stand as multiples of what a"
-          + " bare socket over the loopback address does in the same rounds."
+      "Each workload runs on both in turn; the table shows medians. A ratio of 1 means that remote"
+          + " is as good as local; less is worse. The table also shows times and rates as multiples"
+          + " of those of a bare socket over the loopback address in the same rounds."
     })
 public final class Compare implements Callable<Integer> {
 

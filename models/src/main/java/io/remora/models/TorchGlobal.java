@@ -82,7 +82,7 @@ final class TorchGlobal {
    * @param begin of the part, in bytes from the storage's first
    * @param end of the part
    * @param place where the storage's bytes lie; asked when the whole file was read
-   * @param bigEndian whether the highest byte of each number stands first
+   * @param bigEndian whether the highest byte of each number comes first
    */
   record Storage(DType dtype, long begin, long end, Supplier<StorageKey> place, boolean bigEndian) {
     StorageKey of(DType elements) {

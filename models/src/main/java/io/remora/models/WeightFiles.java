@@ -140,7 +140,7 @@ record WeightFiles(List<String> indices, List<String> files) {
       String variant = isIndex && index.group(3) != null ? index.group(3) : "";
       int shard = 0;
       int shards = 0;
-      // The variant stands before the shard's number in some versions of the libraries, behind it
+      // The variant comes before the shard's number in some versions of the libraries, after it
       // in others.
       for (int i = 0; i < 2; i++) {
         Matcher withVariant = VARIANT.matcher(stem);

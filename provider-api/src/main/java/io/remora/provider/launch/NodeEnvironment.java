@@ -86,7 +86,7 @@ public final class NodeEnvironment {
     byte[] line = json.getBytes(StandardCharsets.UTF_8);
     if (line.length > MAX_LINE_BYTES) {
       throw new IllegalArgumentException(
-          "the node's variables take %d bytes, but the limit is %d: shorten its configuration"
+          "the node's variables are too long: %d bytes, but at most %d fit. Shorten its settings"
               .formatted(line.length, MAX_LINE_BYTES));
     }
     return line;

@@ -150,7 +150,7 @@ public abstract class ProviderContractTest {
     ProvisionedNode node = provision(name("killed"), settings(), OPEN_LIMIT, new AtomicBoolean());
     try {
       assertThat(node.exited().toCompletableFuture()).isNotDone();
-      assumeTrue(kill(node), "there is no way to kill such a node");
+      assumeTrue(kill(node), "such a node cannot be killed");
       get(node.exited());
     } finally {
       get(node.terminate());
@@ -173,7 +173,7 @@ public abstract class ProviderContractTest {
   @Test
   @Tag("fast")
   void keepsTheMachinesTimeLimit() {
-    assumeTrue(!hangingSettings().isEmpty(), "a start cannot be held up");
+    assumeTrue(!hangingSettings().isEmpty(), "a start cannot be delayed");
     long start = System.nanoTime();
 
     assertThat(
