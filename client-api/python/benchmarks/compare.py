@@ -348,7 +348,7 @@ ITEM_BESIDE_WORK: Aim = (
     lambda f: f.remote - (f.local or 0) <= 3 * (f.bare or 0),
 )
 
-# name, unit, work, aim; the unit says what of the bare socket stands beside it
+# name, unit, work, aim; the unit decides which figure of the bare socket is shown beside it
 BENCHMARKS: list[tuple[str, str, Callable[[torch.device], Work], Aim]] = [
     ("chained adds 8x8", "ops/s", adds(8), least_ratio(0.55)),
     ("chained adds 256x256", "ops/s", adds(256), least_ratio(0.9)),

@@ -284,9 +284,8 @@ def test_a_result_of_which_values_decide_the_size_fits_in_a_part_or_changes_noth
         z.set_(base.untyped_storage()[16:32], 0, (2,), (1,))
         x = torch.tensor([0, 1, 2, 3], device=where)
         written = outcome(lambda: OF_VALUES[name](x, base, z))
-        if isinstance(
-            written, str
-        ):  # the CPU leaves the part with a shape that is larger than its memory
+        # After an error the CPU leaves the part with a shape that is larger than its memory.
+        if isinstance(written, str):
             return written, base.tolist()
         return written, z.shape, z.stride(), z.tolist(), base.tolist()
 

@@ -61,7 +61,7 @@ def test_a_test_that_is_slow_on_the_cpu_may_take_longer_on_the_machine(
     assert some.limits("file", "cpu") == {}
 
     reading, writing = os.pipe()
-    lines = runner._lines(reading, 0, limits)  # a test has no time at all, unless it is slow
+    lines = runner._lines(reading, 0, limits)  # only slow tests have any time
     with os.fdopen(reading, "rb"), os.fdopen(writing, "wb", buffering=0) as report:
         report.write(b'{"start": "slow"}\n')
         assert next(lines) == {"start": "slow"}

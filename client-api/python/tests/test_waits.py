@@ -56,7 +56,7 @@ def train(net: nn.Module, x: Tensor, y: Tensor, how: type[torch.optim.Optimizer]
 
 @pytest.fixture
 def waits(machine) -> Iterator[Callable[[], dict[str, float]]]:
-    """Returns a function that gives the waits since its last call, by cause and operator."""
+    """Returns a function that returns the waits since its last call, by cause and operator."""
     seen: dict[str, float] = {}
 
     def since() -> dict[str, float]:
@@ -231,7 +231,7 @@ def test_waits_are_counted_by_cause(machine, device, waits):
     x.nonzero()
     assert waits() == {"shape_waits": 1}
     for _ in range(3):
-        torch.ops.aten._stack([x, x])  # no rule
+        torch.ops.aten._stack([x, x])  # has no rule for its result's shape
     assert waits() == {"metadata_waits": 1, "aten::_stack": 1}
     x.sum().item()
     assert waits() == {"value_waits": 1}
@@ -311,11 +311,11 @@ def test_later_of_a_stopped_machine(device):
 
 
 def test_what_is_recorded_after_many_reads_is_sent_without_a_read(machine, device):
-    """The thread that sends what nobody reads rests while the program's own reads send all."""
+    """The thread that sends unread work rests while the program's own reads send everything."""
     x = torch.ones(4, device=device)
     for _ in range(200):
         x.sum().item()
-    for _ in range(3):  # it rests, it has something to send, it waits for more
+    for _ in range(3):  # the thread rests, has work to send, then waits for more
         sent = machine._session.statistics()["batches"]
         x.add_(1)
         limit = time.monotonic() + 20

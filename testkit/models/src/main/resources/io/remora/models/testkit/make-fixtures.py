@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Makes the files beside it: python make-fixtures.py, with torch 2.10.0 and safetensors 0.8.0."""
+"""Makes the files next to this script: python make-fixtures.py, with torch 2.10.0 and safetensors 0.8.0."""
 
 import zipfile
 from collections import OrderedDict
