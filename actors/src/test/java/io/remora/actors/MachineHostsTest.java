@@ -185,6 +185,54 @@ class MachineHostsTest extends MachineFixture {
   }
 
   @Test
+  void letsAHostContinueThatHasNotLearnedThatThePauseHasFailed() {
+    open(node);
+    TestProbe<SessionHost.Command> host = join(true);
+    TestProbe<SessionHost.Command> other = join(true);
+    TestProbe<StatusReply<MachineInfo>> pausing =
+        ask(MachineProtocol.Pause::new, MachineInfo.class);
+    SessionHost.Save asked = host.expectMessageClass(SessionHost.Save.class);
+    saved(other, "no space left on device");
+    failure(pausing);
+    host.expectMessageClass(SessionHost.GoOn.class);
+
+    machine.tell(new MachineProtocol.HostSaved(host.getRef(), asked.pause(), ""));
+
+    host.expectMessageClass(SessionHost.GoOn.class);
+  }
+
+  @Test
+  void tellsAHostAgainThatItIsPausedAndGivesItTheWayWhenItResumes() {
+    open(node);
+    TestProbe<SessionHost.Command> host = join(true);
+    TestProbe<StatusReply<MachineInfo>> pausing =
+        ask(MachineProtocol.Pause::new, MachineInfo.class);
+    SessionHost.Save asked = host.expectMessageClass(SessionHost.Save.class);
+    MachineProtocol.HostSaved saved =
+        new MachineProtocol.HostSaved(host.getRef(), asked.pause(), "");
+    machine.tell(saved);
+    success(pausing);
+    host.expectMessageClass(SessionHost.Offline.class);
+
+    machine.tell(saved);
+    host.expectMessageClass(SessionHost.Offline.class);
+
+    TestNode next = new TestNode();
+    plan(next);
+    TestProbe<StatusReply<MachineInfo>> resuming =
+        ask(MachineProtocol.Resume::new, MachineInfo.class);
+    await().atMost(LIMIT).until(() -> next.connections.get() == 1);
+    machine.tell(saved);
+    host.expectMessageClass(SessionHost.Offline.class);
+    machine.tell(new MachineProtocol.HostPresent(host.getRef(), false, 0));
+    host.expectMessageClass(SessionHost.Way.class)
+        .replyTo()
+        .tell(new MachineProtocol.HostRestored(host.getRef(), null));
+    assertThat(success(resuming).state()).isEqualTo(MachineState.READY);
+    next.closeSockets();
+  }
+
+  @Test
   void waitsBeforeItTriesAgainToResumeForWorkAtAHost() {
     open(node);
     TestProbe<SessionHost.Command> host = join(true);

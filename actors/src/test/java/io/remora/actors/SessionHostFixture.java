@@ -165,14 +165,6 @@ abstract class SessionHostFixture {
     }
 
     @Override
-    public ByteBuffer valueDestination(long request, long offset, int length) {
-      return null;
-    }
-
-    @Override
-    public void onValueReceived(long request, long offset, int length) {}
-
-    @Override
     public void onLost(RemoraException cause) {
       lost.complete(cause);
     }

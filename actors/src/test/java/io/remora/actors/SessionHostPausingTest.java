@@ -202,6 +202,28 @@ class SessionHostPausingTest extends SessionHostFixture {
   }
 
   @Test
+  void reportsAgainThatItsSessionsAreSavedUntilTheMachineAnswers() throws Exception {
+    host.tell(way(node, ""));
+    Session session = openSession();
+    save();
+
+    awaitReport(new MachineProtocol.HostSaved(host, "pause-1", ""));
+    node.sayGoodbye("the machine pauses");
+    awaitUnlinked();
+    awaitReport(new MachineProtocol.HostSaved(host, "pause-1", ""));
+    host.tell(new SessionHost.Offline());
+
+    TestNode next = new TestNode();
+    host.tell(way(next, ""));
+    machine.expectMessageClass(MachineProtocol.HostRestored.class, LIMIT);
+    awaitReport(new MachineProtocol.HostRestored(host, null));
+    host.tell(new SessionHost.GoOn());
+    session.submit(1);
+    assertThat(session.executed()).isEqualTo(1);
+    next.closeSockets();
+  }
+
+  @Test
   void continuesAtOnceWhenASessionCannotBeSaved() throws Exception {
     host.tell(way(node, ""));
     Session session = openSession();
@@ -253,6 +275,12 @@ class SessionHostPausingTest extends SessionHostFixture {
     host.tell(way(next, ""));
     machine.expectMessageClass(MachineProtocol.HostRestored.class, LIMIT);
     host.tell(new SessionHost.GoOn());
+  }
+
+  /** Waits until the host tells the machine this of its own accord. */
+  private void awaitReport(MachineProtocol.FromHost report) {
+    awaitHost();
+    while (!machines.receiveMessage(LIMIT).equals(report)) {}
   }
 
   /** Waits until the host tells the machine that it has no link. */

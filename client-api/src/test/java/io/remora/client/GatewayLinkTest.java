@@ -147,14 +147,6 @@ class GatewayLinkTest {
     }
 
     @Override
-    public ByteBuffer valueDestination(long request, long offset, int length) {
-      return null;
-    }
-
-    @Override
-    public void onValueReceived(long request, long offset, int length) {}
-
-    @Override
     public void onLost(RemoraException cause) {
       lost.complete(cause);
     }

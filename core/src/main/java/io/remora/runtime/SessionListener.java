@@ -17,7 +17,7 @@ public interface SessionListener {
   void onExecuted(long sequence, ByteBuffer report);
 
   /**
-   * The destination for bytes of a value.
+   * The destination for bytes of a value. By default they are discarded.
    *
    * @param request the request for the value
    * @param offset position of the first byte in the value
@@ -25,12 +25,14 @@ public interface SessionListener {
    * @return a direct buffer with exactly {@code length} bytes remaining; null when the value is not
    *     wanted any more
    */
-  ByteBuffer valueDestination(long request, long offset, int length);
+  default ByteBuffer valueDestination(long request, long offset, int length) {
+    return null;
+  }
 
   /**
    * Called when the bytes are in the last {@link #valueDestination}, and their checksum is correct.
    */
-  void onValueReceived(long request, long offset, int length);
+  default void onValueReceived(long request, long offset, int length) {}
 
   /**
    * Called when the session is lost. All waiting calls, and every later call, fail with this cause.

@@ -11,7 +11,6 @@ import akka.actor.typed.javadsl.StashBuffer;
 import akka.actor.typed.javadsl.TimerScheduler;
 import akka.cluster.sharding.typed.javadsl.ClusterSharding;
 import akka.cluster.sharding.typed.javadsl.EntityRef;
-import akka.pattern.StatusReply;
 import io.remora.actors.ActorsSettings;
 import io.remora.actors.LocalSessions;
 import io.remora.actors.MachineActor;
@@ -19,9 +18,8 @@ import io.remora.actors.SessionTable;
 import io.remora.actors.host.HostEvent.Beat;
 import io.remora.actors.host.HostEvent.StorageTick;
 import io.remora.actors.host.HostEvent.TimeUp;
-import io.remora.actors.host.SessionHost.CloseSession;
 import io.remora.actors.host.SessionHost.Command;
-import io.remora.actors.host.SessionHost.OpenSession;
+import io.remora.actors.internal.CommandStash;
 import io.remora.actors.internal.MachineFigures;
 import io.remora.actors.machine.MachineProtocol;
 import io.remora.runtime.MachineStateException;
@@ -41,7 +39,7 @@ final class Host {
   final SessionTable sessions;
   final LocalSessions localSessions;
   private final TimerScheduler<Command> timers;
-  private final StashBuffer<Command> stash;
+  private final CommandStash<Command> stash;
   private final EntityRef<MachineProtocol.Command> entity;
   private HostBehavior current;
   private int links;
@@ -55,7 +53,7 @@ final class Host {
     this.context = context;
     this.self = context.getSelf();
     this.timers = timers;
-    this.stash = stash;
+    this.stash = new CommandStash<>(stash, () -> "machine " + machine);
     this.machine = requireNonNull(machine, "machine");
     this.sessions = new SessionTable(context, new MachineFigures(machine), settings);
     this.localSessions = LocalSessions.get(context.getSystem());
@@ -85,7 +83,7 @@ final class Host {
     }
     current = next;
     Behavior<Command> begun = next.begin();
-    return begun == next ? stash.unstashAll(next) : begun;
+    return begun == next ? stash.releaseTo(next) : begun;
   }
 
   /** Sets the state's time limit. */
@@ -105,12 +103,17 @@ final class Host {
    * @param linked whether it needs no way to the node
    */
   void present(boolean linked) {
-    entity.tell(new MachineProtocol.HostPresent(self, linked, sessions.idle().toMillis()));
+    tell(new MachineProtocol.HostPresent(self, linked, sessions.idle().toMillis()));
   }
 
   /** Reports that something waits for the paused machine. */
   void reportUse() {
-    entity.tell(new MachineProtocol.HostUsed(self));
+    tell(new MachineProtocol.HostUsed(self));
+  }
+
+  /** Tells the machine's actor, on whichever member it is. */
+  void tell(MachineProtocol.FromHost news) {
+    entity.tell(news);
   }
 
   /**
@@ -133,24 +136,7 @@ final class Host {
 
   /** Keeps a command for the next state. */
   Behavior<Command> later(Command command) {
-    if (stash.isFull()) {
-      refuse(
-          command,
-          new MachineStateException(
-              "%d commands wait for machine %s (remora.machine.stash-capacity)"
-                  .formatted(stash.size(), machine)));
-    } else {
-      stash.stash(command);
-    }
-    return Behaviors.same();
-  }
-
-  private static void refuse(Command command, RemoraException cause) {
-    if (command instanceof OpenSession open) {
-      open.replyTo().tell(StatusReply.error(cause));
-    } else if (command instanceof CloseSession close) {
-      close.replyTo().tell(StatusReply.error(cause));
-    }
+    return stash.add(command);
   }
 
   // The end -------------------------------------------------------------------------------------
@@ -163,8 +149,7 @@ final class Host {
   /** Ends all sessions and refuses the commands that wait. */
   void endSessions(RemoraException cause) {
     sessions.endAll(cause);
-    stash.forEach(command -> refuse(command, cause));
-    stash.clear();
+    stash.refuseAll(cause);
   }
 
   /** Makes sessions that are opened from now on get another host. */

@@ -113,11 +113,18 @@ abstract class HostBehavior extends AbstractBehavior<Command> {
   Behavior<Command> onBeat() {
     if (host.isUsed()) {
       host.present(link != null);
+      report();
       return Behaviors.same();
     }
     return end(
         new MachineStateException("the last session on machine " + host.machine + " was closed"));
   }
+
+  /**
+   * Reports again what the machine must answer before this state can end: a message between members
+   * can be lost.
+   */
+  void report() {}
 
   Behavior<Command> onWay(Way way) {
     return Behaviors.same();

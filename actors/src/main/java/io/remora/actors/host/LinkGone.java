@@ -3,6 +3,7 @@ package io.remora.actors.host;
 
 import akka.actor.typed.Behavior;
 import io.remora.actors.host.SessionHost.Command;
+import io.remora.actors.machine.MachineProtocol;
 import io.remora.runtime.RemoraException;
 
 /**
@@ -12,12 +13,19 @@ import io.remora.runtime.RemoraException;
 final class LinkGone extends HostBehavior {
 
   private final RemoraException cause;
+  private final MachineProtocol.HostSaved saved;
 
   LinkGone(Saved from, RemoraException cause) {
     super(from.host, Stage.LINK_GONE, null);
     this.cause = cause;
+    this.saved = from.saved();
     from.link.drop();
     host.sessions.disconnect();
+  }
+
+  @Override
+  void report() {
+    host.tell(saved);
   }
 
   @Override

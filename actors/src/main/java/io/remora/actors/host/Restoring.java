@@ -47,6 +47,13 @@ final class Restoring extends HostBehavior {
     return this;
   }
 
+  @Override
+  void report() {
+    if (link.isMade() && host.sessions.areRestored()) {
+      host.tell(new MachineProtocol.HostRestored(host.self, notRestored));
+    }
+  }
+
   /** The machine is ready. */
   @Override
   Behavior<Command> onGoOn() {

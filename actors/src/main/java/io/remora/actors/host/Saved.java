@@ -24,13 +24,22 @@ final class Saved extends HostBehavior {
   @Override
   Behavior<Command> begin() {
     host.reportNextUse();
-    asked.replyTo().tell(new MachineProtocol.HostSaved(host.self, asked.pause(), ""));
+    asked.replyTo().tell(saved());
     return this;
   }
 
   @Override
   Behavior<Command> onSessionSaved(NodeLink.SessionSaved event) {
     return event.pause().equals(asked.pause()) ? this : super.onSessionSaved(event);
+  }
+
+  @Override
+  void report() {
+    host.tell(saved());
+  }
+
+  MachineProtocol.HostSaved saved() {
+    return new MachineProtocol.HostSaved(host.self, asked.pause(), "");
   }
 
   /** The machine asks again for another pause: it has given up this one. */

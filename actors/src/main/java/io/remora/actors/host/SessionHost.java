@@ -9,6 +9,7 @@ import akka.pattern.StatusReply;
 import io.remora.actors.ActorsSettings;
 import io.remora.actors.MachineInfo;
 import io.remora.actors.RemoraMessage;
+import io.remora.actors.Request;
 import io.remora.actors.StorageInfo;
 import io.remora.actors.machine.MachineProtocol;
 import io.remora.runtime.RemoraException;
@@ -50,15 +51,15 @@ public final class SessionHost {
 
   /** As {@link MachineProtocol.OpenSession}. */
   public record OpenSession(ActorRef<StatusReply<MachineProtocol.SessionOpened>> replyTo)
-      implements Command {}
+      implements Command, Request<MachineProtocol.SessionOpened> {}
 
   /** As {@link MachineProtocol.CloseSession}. */
   public record CloseSession(long session, ActorRef<StatusReply<Done>> replyTo)
-      implements Command {}
+      implements Command, Request<Done> {}
 
   /** As {@link MachineProtocol.GetStorage}. */
   public record GetStorage(long session, long storage, ActorRef<StatusReply<StorageInfo>> replyTo)
-      implements Command {}
+      implements Command, Request<StorageInfo> {}
 
   /** The messages of the machine. */
   public sealed interface FromMachine extends Command permits Way, Save, GoOn, Offline, Ended {}

@@ -13,7 +13,6 @@ import akka.actor.typed.javadsl.Behaviors;
 import akka.actor.typed.javadsl.StashBuffer;
 import akka.actor.typed.javadsl.TimerScheduler;
 import akka.cluster.sharding.typed.javadsl.ClusterSharding;
-import akka.pattern.StatusReply;
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
 import com.typesafe.config.ConfigRenderOptions;
@@ -26,6 +25,7 @@ import io.remora.actors.MachineState;
 import io.remora.actors.MachineStats;
 import io.remora.actors.SessionTable;
 import io.remora.actors.host.SessionHost;
+import io.remora.actors.internal.CommandStash;
 import io.remora.actors.internal.MachineFigures;
 import io.remora.actors.link.LinkSettings;
 import io.remora.actors.link.LinkTls;
@@ -66,7 +66,7 @@ public final class Machine {
   final MachineHosts hosts = new MachineHosts();
   final StoredPause saved;
   private final TimerScheduler<Command> timers;
-  private final StashBuffer<Command> stash;
+  private final CommandStash<Command> stash;
   private final ActorRef<ClusterSharding.ShardCommand> shard;
 
   // The state, and the state that users see.
@@ -119,7 +119,7 @@ public final class Machine {
     this.system = context.getSystem();
     this.blocking = system.dispatchers().lookup(DispatcherSelector.blocking());
     this.timers = timers;
-    this.stash = stash;
+    this.stash = new CommandStash<>(stash, () -> "machine " + name + ", which is " + shown);
     this.name = requireNonNull(name, "name");
     this.settings = requireNonNull(settings, "settings");
     this.shard = shard;
@@ -162,7 +162,7 @@ public final class Machine {
         return left;
       }
     }
-    return stash.unstashAll(next);
+    return stash.releaseTo(next);
   }
 
   private void show(Optional<MachineState> state, String why) {
@@ -326,16 +326,7 @@ public final class Machine {
 
   /** Keeps a command for the next state. */
   Behavior<Command> later(Command command) {
-    if (stash.isFull()) {
-      refuse(
-          command,
-          new MachineStateException(
-              "machine %s is %s and %d commands wait for it (remora.machine.stash-capacity)"
-                  .formatted(name, shown, stash.size())));
-    } else {
-      stash.stash(command);
-    }
-    return Behaviors.same();
+    return stash.add(command);
   }
 
   /** Refuses a command that the state does not allow. */
@@ -348,36 +339,18 @@ public final class Machine {
               ? "machine " + name + " has failed; close it before it is opened again: " + reason
               : "machine " + name + " is open already: it is " + shown + " (" + reason + ")";
     }
-    refuse(command, new MachineStateException(message));
+    CommandStash.refuse(command, new MachineStateException(message));
     return Behaviors.same();
   }
 
   /** Refuses all commands that wait. */
   void refuseWaiting(RemoraException cause) {
-    stash.forEach(command -> refuse(command, cause));
-    stash.clear();
+    stash.refuseAll(cause);
   }
 
   /** Like {@link #refuseWaiting(RemoraException)}, with the state as the reason. */
   void refuseWaiting() {
-    stash.forEach(this::refuse);
-    stash.clear();
-  }
-
-  private static void refuse(Command command, RemoraException error) {
-    if (command instanceof MachineProtocol.Open open) {
-      open.replyTo().tell(StatusReply.error(error));
-    } else if (command instanceof MachineProtocol.OpenSession open) {
-      open.replyTo().tell(StatusReply.error(error));
-    } else if (command instanceof MachineProtocol.CloseSession close) {
-      close.replyTo().tell(StatusReply.error(error));
-    } else if (command instanceof MachineProtocol.GetStorage query) {
-      query.replyTo().tell(StatusReply.error(error));
-    } else if (command instanceof MachineProtocol.Pause asked) {
-      asked.replyTo().tell(StatusReply.error(error));
-    } else if (command instanceof MachineProtocol.Resume asked) {
-      asked.replyTo().tell(StatusReply.error(error));
-    }
+    stash.drain(this::refuse);
   }
 
   /** Forwards a command of an actor that is about to stop to the next actor of this name. */
@@ -388,8 +361,7 @@ public final class Machine {
 
   /** Forwards all commands that wait. */
   void forwardWaiting() {
-    stash.forEach(this::forward);
-    stash.clear();
+    stash.drain(this::forward);
   }
 
   // Leaving -------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import io.remora.actors.LocalSessions;
 import io.remora.actors.MachineInfo;
 import io.remora.actors.MachineStats;
 import io.remora.actors.RemoraMessage;
+import io.remora.actors.Request;
 import io.remora.actors.StorageInfo;
 import io.remora.actors.host.SessionHost;
 import io.remora.provider.MachineSpec;
@@ -46,7 +47,7 @@ public interface MachineProtocol {
    *     until it is closed
    */
   record Open(MachineSpec spec, ActorRef<?> owner, ActorRef<StatusReply<MachineInfo>> replyTo)
-      implements Command {
+      implements Command, Request<MachineInfo> {
 
     /** Opens a machine without an owner. */
     public Open(MachineSpec spec, ActorRef<StatusReply<MachineInfo>> replyTo) {
@@ -59,10 +60,12 @@ public interface MachineProtocol {
    * and {@link LocalSessions#open} then opens the session at its host. Errors: {@link
    * MachineStateException}, {@link NodeLostException}.
    */
-  record OpenSession(ActorRef<StatusReply<SessionOpened>> replyTo) implements Command {}
+  record OpenSession(ActorRef<StatusReply<SessionOpened>> replyTo)
+      implements Command, Request<SessionOpened> {}
 
   /** Closes a session after the work that it has sent. Error: {@link MachineStateException}. */
-  record CloseSession(long session, ActorRef<StatusReply<Done>> replyTo) implements Command {}
+  record CloseSession(long session, ActorRef<StatusReply<Done>> replyTo)
+      implements Command, Request<Done> {}
 
   /** Asks for the machine's {@code MachineInfo}; answered in every state. */
   record GetState(ActorRef<MachineInfo> replyTo) implements Command {}
@@ -76,14 +79,15 @@ public interface MachineProtocol {
    * session, or the machine is not open.
    */
   record GetStorage(long session, long storage, ActorRef<StatusReply<StorageInfo>> replyTo)
-      implements Command {}
+      implements Command, Request<StorageInfo> {}
 
   /**
    * Saves the sessions and ends the node. Answered when that is done, at once with success if the
    * machine is already paused. Errors: {@link MachineStateException} if the machine is not open, or
    * could not be paused; in that case it stays open.
    */
-  record Pause(ActorRef<StatusReply<MachineInfo>> replyTo) implements Command {}
+  record Pause(ActorRef<StatusReply<MachineInfo>> replyTo)
+      implements Command, Request<MachineInfo> {}
 
   /**
    * Starts a node for a paused machine and restores its sessions; answered when that is done, at
@@ -92,14 +96,15 @@ public interface MachineProtocol {
    * paused; {@link NodeLostException} if a session's saved state is damaged, and that session is
    * lost.
    */
-  record Resume(ActorRef<StatusReply<MachineInfo>> replyTo) implements Command {}
+  record Resume(ActorRef<StatusReply<MachineInfo>> replyTo)
+      implements Command, Request<MachineInfo> {}
 
   /**
    * Ends sessions, link and node, and deletes the saved state of a pause. Answered when the node
    * has ended; closing a machine that is not open succeeds. Error: {@link ProviderException} if the
    * node cannot be ended.
    */
-  record Close(ActorRef<StatusReply<Done>> replyTo) implements Command {}
+  record Close(ActorRef<StatusReply<Done>> replyTo) implements Command, Request<Done> {}
 
   /**
    * Makes a machine count as closed after its {@link Open} has failed and its program is gone, so

@@ -9,6 +9,7 @@ import io.remora.actors.host.SessionHost;
 import io.remora.actors.machine.MachineProtocol.CloseSession;
 import io.remora.actors.machine.MachineProtocol.Command;
 import io.remora.actors.machine.MachineProtocol.GetStorage;
+import io.remora.actors.machine.MachineProtocol.HostSaved;
 import io.remora.actors.machine.MachineProtocol.OpenSession;
 import io.remora.actors.machine.MachineProtocol.Pause;
 import io.remora.actors.machine.MachineProtocol.Resume;
@@ -106,6 +107,16 @@ abstract class Opening extends WithNode {
   }
 
   // Hosts and successor -------------------------------------------------------------------------
+
+  /** Tells a host that the machine was paused: it has not learned it, and needs the way again. */
+  @Override
+  Behavior<Command> onHostSaved(HostSaved event) {
+    if (!isSaved()) {
+      return super.onHostSaved(event);
+    }
+    event.host().tell(new SessionHost.Offline());
+    return Behaviors.same();
+  }
 
   @Override
   void onHostJoined(ActorRef<SessionHost.Command> host) {

@@ -10,6 +10,7 @@ import io.remora.actors.host.SessionHost;
 import io.remora.actors.machine.MachineEvent.Used;
 import io.remora.actors.machine.MachineProtocol.CloseSession;
 import io.remora.actors.machine.MachineProtocol.Command;
+import io.remora.actors.machine.MachineProtocol.HostSaved;
 import io.remora.actors.machine.MachineProtocol.HostUsed;
 import io.remora.actors.machine.MachineProtocol.OpenSession;
 import io.remora.actors.machine.MachineProtocol.Pause;
@@ -151,6 +152,13 @@ class Paused extends MachineBehavior {
   }
 
   // Hosts and successor -------------------------------------------------------------------------
+
+  /** Tells a host again that the machine is paused: it has not learned it. */
+  @Override
+  Behavior<Command> onHostSaved(HostSaved event) {
+    event.host().tell(new SessionHost.Offline());
+    return Behaviors.same();
+  }
 
   @Override
   void onHostJoined(ActorRef<SessionHost.Command> host) {

@@ -7,6 +7,7 @@ import io.remora.actors.MachineInfo;
 import io.remora.actors.host.SessionHost;
 import io.remora.actors.machine.MachineProtocol.CloseSession;
 import io.remora.actors.machine.MachineProtocol.Command;
+import io.remora.actors.machine.MachineProtocol.HostSaved;
 import io.remora.actors.machine.MachineProtocol.HostUsed;
 import io.remora.actors.machine.MachineProtocol.OpenSession;
 import io.remora.actors.machine.MachineProtocol.Pause;
@@ -84,6 +85,12 @@ abstract class Pausing extends Running {
   @Override
   Behavior<Command> onCloseSession(CloseSession command) {
     return machine.later(command);
+  }
+
+  @Override
+  Behavior<Command> onHostSaved(HostSaved event) {
+    forgetUnlessOfThisPause(event.pause());
+    return Behaviors.same();
   }
 
   /** Keeps the report for the paused machine, which resumes before it handles a later pause. */

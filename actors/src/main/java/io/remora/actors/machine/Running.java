@@ -6,6 +6,7 @@ import akka.actor.typed.javadsl.Behaviors;
 import io.remora.actors.host.SessionHost;
 import io.remora.actors.machine.MachineProtocol.Command;
 import io.remora.actors.machine.MachineProtocol.HostRestored;
+import io.remora.actors.machine.MachineProtocol.HostSaved;
 import io.remora.actors.node.NodeLink;
 import io.remora.provider.NodeExit;
 import io.remora.runtime.NodeLostException;
@@ -22,6 +23,13 @@ abstract class Running extends WithNode {
   Behavior<Command> onSessionEnded(NodeLink.SessionEnded ended) {
     end(ended);
     return Behaviors.same();
+  }
+
+  /** Lets a host continue that has not learned that its pause is over. */
+  @Override
+  Behavior<Command> onHostSaved(HostSaved event) {
+    event.host().tell(new SessionHost.GoOn());
+    return super.onHostSaved(event);
   }
 
   /** Lets a host continue that has restored its sessions later than the machine waited for it. */

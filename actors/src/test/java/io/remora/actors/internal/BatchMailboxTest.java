@@ -510,14 +510,6 @@ class BatchMailboxTest {
     public void onExecuted(long sequence, ByteBuffer report) {}
 
     @Override
-    public ByteBuffer valueDestination(long request, long offset, int length) {
-      return null;
-    }
-
-    @Override
-    public void onValueReceived(long request, long offset, int length) {}
-
-    @Override
     public void onLost(RemoraException cause) {
       lost.set(cause);
     }
