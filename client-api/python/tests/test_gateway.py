@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import threading
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -351,6 +352,49 @@ def test_a_gateway_that_does_not_start_shows_its_last_lines(run_plain):
     )
     assert "exit code 1" in result.stderr
     assert "io.remora.gateway.Main" in result.stderr
+
+
+@pytest.mark.full
+def test_a_second_start_takes_the_classes_from_an_archive(tmp_path, monkeypatch):
+    monkeypatch.setenv("REMORA_CACHE", str(tmp_path / "cache"))
+    class_path = os.pathsep.join(
+        str(jar_of(Path(entry), tmp_path / f"{number}.jar") if Path(entry).is_dir() else entry)
+        for number, entry in enumerate(_gateway.class_path().split(os.pathsep))
+    )
+    _gateway.GatewayProcess(class_path, Settings.from_environment()).stop()
+    archives = tmp_path / "cache" / "classes"
+    deadline = time.monotonic() + 120
+    while not list(archives.glob("gateway-*.jsa")):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+    loaded = tmp_path / "loaded"
+    monkeypatch.setenv("REMORA_GATEWAY_JVM_OPTIONS", f"-Xlog:class+load:file={loaded}")
+    _gateway.GatewayProcess(class_path, Settings.from_environment()).stop()
+
+    shared = [
+        line for line in loaded.read_text().splitlines() if "shared objects file (top)" in line
+    ]
+    assert any("io.remora.gateway.Gateway " in line for line in shared)
+    assert any(" akka." in line for line in shared)
+
+
+def jar_of(folder: Path, jar: Path) -> Path:
+    with zipfile.ZipFile(jar, "w") as archive:
+        for file in sorted(folder.rglob("*")):
+            archive.write(file, file.relative_to(folder))
+    return jar
+
+
+def test_class_paths_with_folders_have_no_archive(tmp_path):
+    (tmp_path / "a.jar").write_bytes(b"a")
+    java = _gateway._java()
+    one = _gateway._class_archive(java, f"{tmp_path}/a.jar")
+    assert one == _gateway._class_archive(java, f"{tmp_path}/a.jar")
+    assert one != _gateway._class_archive(java, f"{tmp_path}/*{os.pathsep}{tmp_path}/a.jar")
+    assert _gateway._class_archive(java, f"{tmp_path}/a.jar{os.pathsep}{tmp_path}") is None
+    (tmp_path / "a.jar").write_bytes(b"ab")
+    assert one != _gateway._class_archive(java, f"{tmp_path}/a.jar")
 
 
 @pytest.fixture

@@ -13,14 +13,18 @@ import io.remora.core.ProcessEnd;
 import io.remora.gateway.internal.MachineRequests;
 import io.remora.gateway.v1.OpenRequest;
 import io.remora.provider.Preparation;
+import io.remora.provider.launch.ClassArchive;
 import io.remora.runtime.RemoraException;
 import java.io.IOException;
 import java.io.InputStream;
 import java.io.PrintStream;
+import java.lang.management.ManagementFactory;
 import java.net.InetSocketAddress;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.Base64;
+import java.util.List;
 import java.util.Map;
 import java.util.Optional;
 import java.util.concurrent.Callable;
@@ -56,7 +60,9 @@ import picocli.CommandLine.Option;
       "  REMORA_GATEWAY_LOG_LEVEL  level of Remora's loggers. Default: INFO",
       "  REMORA_GATEWAY_PREPARE    the first request to open a machine, an OpenRequest in Base64:",
       "                            its node starts together with the gateway, if its provider",
-      "                            can do that"
+      "                            can do that",
+      "  REMORA_GATEWAY_CLASS_ARCHIVE  a file: the gateway makes an archive of its classes there",
+      "                            in the background, for -XX:SharedArchiveFile of later starts"
     },
     exitCodeListHeading = "%nExit codes:%n",
     exitCodeList = {
@@ -71,6 +77,7 @@ final class GatewayCommand implements Callable<Integer> {
   static final String TOKEN_VARIABLE = "REMORA_GATEWAY_TOKEN";
   static final String CONFIG_VARIABLE = "REMORA_GATEWAY_CONFIG";
   static final String PREPARE_VARIABLE = "REMORA_GATEWAY_PREPARE";
+  static final String ARCHIVE_VARIABLE = "REMORA_GATEWAY_CLASS_ARCHIVE";
 
   private static final int EXIT_LISTEN = 5;
   private static final int EXIT_CONFIGURATION = 6;
@@ -172,6 +179,7 @@ final class GatewayCommand implements Callable<Integer> {
             "remora-gateway-end");
     Runtime.getRuntime().addShutdownHook(hook);
     announce(gateway.address());
+    archiveClasses();
     end.await();
     return CommandLine.ExitCode.OK; // the shutdown hook does the rest
   }
@@ -192,6 +200,21 @@ final class GatewayCommand implements Callable<Integer> {
           .debug("{} could not be prepared", PREPARE_VARIABLE, e);
       return Preparation.NOTHING;
     }
+  }
+
+  /** Has another JVM with the options of this one load what a gateway needs to start. */
+  private void archiveClasses() {
+    String file = environment.get(ARCHIVE_VARIABLE);
+    if (file == null || file.isBlank()) {
+      return;
+    }
+    List<String> command = new ArrayList<>();
+    command.add(Path.of(System.getProperty("java.home"), "bin", "java").toString());
+    command.addAll(ManagementFactory.getRuntimeMXBean().getInputArguments());
+    command.addAll(List.of("-cp", System.getProperty("java.class.path"), Main.class.getName()));
+    command.addAll(List.of("--host", "127.0.0.1", "--port", "0", "--exit-with-stdin"));
+    ClassArchive.at(Path.of(file))
+        .makeLater(command, Map.of(ARCHIVE_VARIABLE, "", PREPARE_VARIABLE, ""));
   }
 
   /** Watches the parent from the start: it may be gone before the gateway is up. */

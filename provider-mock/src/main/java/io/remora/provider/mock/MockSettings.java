@@ -3,6 +3,7 @@ package io.remora.provider.mock;
 
 import com.typesafe.config.Config;
 import io.remora.node.DeviceChoice;
+import io.remora.provider.launch.ClassArchive;
 import java.nio.file.Path;
 import java.time.Duration;
 import java.util.List;
@@ -21,6 +22,7 @@ import java.util.Optional;
  * @param java the java command; empty for this program's
  * @param classPath the children's class path; empty for this program's
  * @param jvmOptions the children's JVM options
+ * @param classArchives folder of the archives of the children's classes; empty for none
  */
 public record MockSettings(
     Mode mode,
@@ -31,7 +33,8 @@ public record MockSettings(
     Duration stopTimeout,
     Optional<Path> java,
     Optional<String> classPath,
-    List<String> jvmOptions) {
+    List<String> jvmOptions,
+    Optional<Path> classArchives) {
 
   /** Where a node runs. */
   public enum Mode {
@@ -104,7 +107,8 @@ public record MockSettings(
         mock.getDuration("stop-timeout"),
         nonEmpty(mock.getString("java")).map(Path::of),
         nonEmpty(mock.getString("class-path")),
-        mock.getStringList("jvm-options"));
+        mock.getStringList("jvm-options"),
+        archives(mock.getString("class-archives")));
   }
 
   /** Threads of a child's operators; by default all cores but one. */
@@ -112,6 +116,12 @@ public record MockSettings(
     return computeThreads > 0
         ? computeThreads
         : Math.max(1, Runtime.getRuntime().availableProcessors() - 1);
+  }
+
+  private static Optional<Path> archives(String folder) {
+    return folder.equals("auto")
+        ? Optional.of(ClassArchive.userFolder())
+        : nonEmpty(folder).map(Path::of);
   }
 
   private static Optional<String> nonEmpty(String text) {

@@ -5,6 +5,7 @@ import io.remora.node.DeviceChoice;
 import io.remora.node.Main;
 import io.remora.provider.LaunchToken;
 import io.remora.provider.MachineSpec;
+import io.remora.provider.launch.ClassArchive;
 import io.remora.provider.launch.NodeEnvironment;
 import io.remora.provider.launch.NodeLog;
 import io.remora.runtime.ProviderException;
@@ -21,6 +22,7 @@ import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
 import java.util.stream.Collectors;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
@@ -41,6 +43,8 @@ final class NodeLaunch {
           "org.springframework.boot.loader.launch.PropertiesLauncher",
           "org.springframework.boot.loader.PropertiesLauncher");
 
+  private static final String MAIN = Main.class.getName();
+
   private static final Logger log = LoggerFactory.getLogger(NodeLaunch.class);
 
   private NodeLaunch() {}
@@ -50,8 +54,20 @@ final class NodeLaunch {
    *
    * @param builder starts the child
    * @param argumentFile a file that the child needs until it is up, or null
+   * @param plain the command line without an archive of classes
+   * @param archive the archive of the child's classes, if it can have one
    */
-  record Command(ProcessBuilder builder, Path argumentFile) implements AutoCloseable {
+  record Command(
+      ProcessBuilder builder, Path argumentFile, List<String> plain, Optional<ClassArchive> archive)
+      implements AutoCloseable {
+
+    /** Makes the archive of the child's classes, if there is none yet. Returns at once. */
+    void archiveClasses(String nodeSettings, NodeLog nodeLog) {
+      archive.ifPresent(
+          of ->
+              of.makeLater(plain, NodeEnvironment.of(LaunchToken.random(), nodeSettings, nodeLog)));
+    }
+
     @Override
     public void close() {
       if (argumentFile == null) {
@@ -72,8 +88,9 @@ final class NodeLaunch {
       String nodeSettings,
       NodeLog nodeLog) {
     int threads = settings.childComputeThreads();
+    Path java = settings.java().orElseGet(NodeLaunch::javaCommand);
     List<String> command = new ArrayList<>();
-    command.add(settings.java().orElseGet(NodeLaunch::javaCommand).toString());
+    command.add(java.toString());
     command.addAll(settings.jvmOptions());
     command.addAll(nativeAccessOptions(settings));
     Classes classes =
@@ -83,11 +100,18 @@ final class NodeLaunch {
     command.add(classes.mainClass());
     command.addAll(nodeArguments(spec, settings, threads));
 
-    ProcessBuilder builder = new ProcessBuilder(command);
+    Optional<ClassArchive> archive =
+        settings
+            .classArchives()
+            .filter(folder -> argumentFile == null && classes.mainClass().equals(MAIN))
+            .flatMap(folder -> ClassArchive.of(folder, java, classes.classPath(), MAIN));
+    List<String> archived = new ArrayList<>(command);
+    archive.ifPresent(of -> archived.addAll(1, of.options()));
+    ProcessBuilder builder = new ProcessBuilder(archived);
     Map<String, String> environment = builder.environment();
     THREAD_VARIABLES.forEach(variable -> environment.put(variable, Integer.toString(threads)));
     environment.putAll(NodeEnvironment.of(token, nodeSettings, nodeLog));
-    return new Command(builder, argumentFile);
+    return new Command(builder, argumentFile, command, archive);
   }
 
   private static List<String> nodeArguments(MachineSpec spec, MockSettings settings, int threads) {
@@ -139,7 +163,7 @@ final class NodeLaunch {
   record Classes(List<String> options, String classPath, String mainClass) {
     /** The node's main class with this class path. */
     static Classes of(String classPath) {
-      return new Classes(List.of(), classPath, Main.class.getName());
+      return new Classes(List.of(), classPath, MAIN);
     }
   }
 
@@ -179,8 +203,7 @@ final class NodeLaunch {
         String path = found.getPath(); // file:/folder/app.jar!/org/springframework/…
         try {
           Path jar = file(new URL(path.substring(0, path.indexOf("!/"))));
-          return new Classes(
-              List.of("-Dloader.main=" + Main.class.getName()), jar.toString(), launcher);
+          return new Classes(List.of("-Dloader.main=" + MAIN), jar.toString(), launcher);
         } catch (MalformedURLException e) {
           throw new ProviderException("not the address of a jar: " + found, e);
         }

@@ -20,13 +20,15 @@ import java.net.InetSocketAddress;
  * @param token the node's launch token
  * @param command what was started
  * @param process the process
+ * @param nodeLog the node's log
  */
 record StartingChild(
     MockSettings settings,
     String nodeSettings,
     LaunchToken token,
     Command command,
-    NodeProcess process) {
+    NodeProcess process,
+    NodeLog nodeLog) {
 
   /**
    * Starts the process.
@@ -41,7 +43,7 @@ record StartingChild(
     Command command = NodeLaunch.command(spec, settings, token, nodeSettings, nodeLog);
     try {
       NodeProcess process = NodeProcess.start(spec, command.builder(), new byte[0], nodeLog);
-      return new StartingChild(settings, nodeSettings, token, command, process);
+      return new StartingChild(settings, nodeSettings, token, command, process, nodeLog);
     } catch (RuntimeException e) {
       command.close();
       throw e;
@@ -66,6 +68,7 @@ record StartingChild(
       InetSocketAddress address =
           process.awaitAddress(
               settings.startTimeout(), "remora.provider.mock.start-timeout", context);
+      command.archiveClasses(nodeSettings, nodeLog);
       return new ChildNode(process, address, token, settings.stopTimeout());
     }
   }
