@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Trains and generates with a node that is some milliseconds away, and prints what each step costs.
 
-    benchmarks/distance [--rtt MS …] [--mbit N] [--json FILE]
+    benchmarks/distance --python [--rtt MS …] [--mbit N] [--json FILE]
 
 A forwarder between the machine and its node holds every byte back for half the round trip, in both directions, and
 passes no more than --mbit megabits a second. Each column of the table is a process of its own, with the local CPU

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Uses one session for a long time, and detects figures that grow.
 
-    python benchmarks/soak.py [--minutes M] [--csv FILE] [--seed N]
+    python benchmarks/soak.py [--minutes M] [--csv FILE] [--plot FILE.svg] [--seed N]
 
 Several kinds of work alternate: training with changing shapes, events, generators, functions, models that the node
 loads and saves, transfers, failing operations, and pauses. Once a minute, everything that the rounds have made is
@@ -274,6 +274,7 @@ def main() -> int:
         "--minutes", type=float, default=20, help="duration; default 20, at least 2"
     )
     parser.add_argument("--csv", type=Path, help="write the figures of each minute to this file")
+    parser.add_argument("--plot", type=Path, help="draw memory and live storages as SVG")
     parser.add_argument("--seed", type=int, default=1, help="seed of the random choices; default 1")
     options = parser.parse_args()
     if options.minutes < 2:
@@ -291,6 +292,8 @@ def main() -> int:
             samples = soak(Soak(machine, Path(folder), options.seed), options.minutes)
     if options.csv:
         write(options.csv, samples)
+    if options.plot:
+        options.plot.write_text(plot(samples))
     return report(samples)
 
 
@@ -356,6 +359,73 @@ def write(path: Path, samples: list[dict[str, Any]]) -> None:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(samples)
+
+
+# ---------------------------------------------------------------- the plot
+
+WIDTH, PANEL, LEFT, TOP, GAP = 720, 220, 64, 30, 56
+COLOURS = {"program": "#1f77b4", "gateway": "#ff7f0e", "node": "#2ca02c", "worker": "#9467bd"}
+
+
+def plot(samples: list[dict[str, Any]]) -> str:
+    """Draws the memory of the processes, and the live storages below, over the minutes, as SVG."""
+    memory = {
+        what: [
+            (s["minute"], s[f"{what}.rss"] / MIB, s[f"{what}.process"])
+            for s in samples
+            if f"{what}.rss" in s
+        ]
+        for what in COLOURS
+    }
+    storages = {"storages": [(s["minute"], s["storages"], 0) for s in samples]}
+    height = TOP + 2 * PANEL + 2 * GAP
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
+        f'font-family="sans-serif" font-size="12">',
+        f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
+        *panel("resident memory, MiB", memory, TOP),
+        *panel("live storages of the program", storages, TOP + PANEL + GAP),
+        f'<text x="{WIDTH / 2}" y="{height - 12}" text-anchor="middle">minutes</text>',
+        "</svg>",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def panel(title: str, lines: dict[str, list[tuple[float, float, int]]], top: float) -> list[str]:
+    """Draws one panel: its lines of (minute, value, process), from zero on. A new process begins a new line."""
+    points = [point for line in lines.values() for point in line]
+    last = max((minute for minute, _, _ in points), default=1)
+    most = 1.1 * max((value for _, value, _ in points), default=1) or 1
+
+    def place(minute: float, value: float) -> str:
+        x = LEFT + (WIDTH - LEFT - 110) * minute / last
+        return f"{x:.1f},{top + PANEL * (1 - value / most):.1f}"
+
+    parts = [f'<text x="{LEFT}" y="{top - 10}">{title}</text>']
+    for step in range(5):
+        value, y = most * step / 4, top + PANEL * (1 - step / 4)
+        parts.append(
+            f'<path d="M{LEFT} {y:.1f}H{WIDTH - 110}" stroke="#ddd"/>'
+            f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.0f}</text>'
+        )
+    for step in range(5):
+        x = LEFT + (WIDTH - LEFT - 110) * step / 4
+        parts.append(
+            f'<text x="{x:.1f}" y="{top + PANEL + 16}" text-anchor="middle">{last * step / 4:g}</text>'
+        )
+    for i, (name, line) in enumerate(lines.items()):
+        colour = COLOURS.get(name, "#444")
+        for process in dict.fromkeys(process for _, _, process in line):
+            path = " ".join(place(minute, value) for minute, value, p in line if p == process)
+            parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}"/>')
+        for minute, value, _ in line:
+            across, down = place(minute, value).split(",")
+            parts.append(f'<circle cx="{across}" cy="{down}" r="1.5" fill="{colour}"/>')
+        if len(lines) > 1:
+            parts.append(
+                f'<text x="{WIDTH - 100}" y="{top + 14 + 18 * i}" fill="{colour}">{name}</text>'
+            )
+    return parts
 
 
 if __name__ == "__main__":

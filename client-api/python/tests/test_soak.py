@@ -8,6 +8,7 @@ import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -34,6 +35,27 @@ def test_a_nodes_figures_are_compared_with_its_own_first_minute(capsys):
     assert soak.report([sample, young, young]) == 0
     assert soak.report([sample, young, young | {"node.rss": 400 * MIB}]) == 1
     assert "node.rss grew from 300.0 MiB to 400.0 MiB" in capsys.readouterr().out
+
+
+@pytest.mark.critical
+def test_the_plot_has_a_line_for_each_process_that_ran():
+    minute = {"storages": 8, "program.rss": 300 * MIB, "program.process": 1}
+    samples = [
+        minute | {"minute": 1, "node.rss": 200 * MIB, "node.process": 2},
+        minute | {"minute": 2, "node.rss": 400 * MIB, "node.process": 3},
+    ]
+    drawing = ElementTree.fromstring(soak.plot(samples))
+    lines = drawing.findall("{http://www.w3.org/2000/svg}polyline")
+    assert len(lines) == 4  # the program, two nodes, and the storages
+    program, first_node, second_node = (
+        [*map(height, line.get("points").split())] for line in lines[:3]
+    )
+    assert program[0] == program[1]
+    assert first_node[0] > program[0] > second_node[0]  # in SVG, what is more is further up
+
+
+def height(point):
+    return float(point.split(",")[1])
 
 
 @pytest.mark.full

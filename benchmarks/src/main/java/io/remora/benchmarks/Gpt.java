@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.benchmarks;
 
+import static org.bytedeco.pytorch.global.torch.cat;
 import static org.bytedeco.pytorch.global.torch.gelu;
 import static org.bytedeco.pytorch.global.torch.scaled_dot_product_attention;
 
@@ -16,7 +17,7 @@ import org.bytedeco.pytorch.Tensor;
 import org.bytedeco.pytorch.TensorOptional;
 import org.bytedeco.pytorch.TensorVector;
 
-/** A GPT of two blocks, 128 wide, with four heads and 512 words. It has no cache. */
+/** A GPT of two blocks, 128 wide, with four heads and 512 words. */
 final class Gpt extends Module {
 
   static final long WORDS = 512;
@@ -43,6 +44,31 @@ final class Gpt extends Module {
     return head.forward(norm.forward(hidden));
   }
 
+  /** The keys and values of one block for the words so far; empty at first. */
+  static final class Cache {
+    private Tensor keys;
+    private Tensor values;
+
+    private void add(Tensor moreKeys, Tensor moreValues) {
+      keys = keys == null ? moreKeys : cat(new TensorVector(keys, moreKeys), 2);
+      values = values == null ? moreValues : cat(new TensorVector(values, moreValues), 2);
+    }
+  }
+
+  /** Empty caches, for {@link #next}. */
+  List<Cache> newCaches() {
+    return blocks.stream().map(block -> new Cache()).toList();
+  }
+
+  /** {@code [batch, 1]}, the words after those in the caches, to {@code [batch, 1, words]}. */
+  Tensor next(Tensor token, List<Cache> caches) {
+    Tensor hidden = words.forward(token);
+    for (int i = 0; i < blocks.size(); i++) {
+      hidden = blocks.get(i).forward(hidden, caches.get(i));
+    }
+    return head.forward(norm.forward(hidden));
+  }
+
   private static LayerNormImpl newNorm() {
     return new LayerNormImpl(new LongVector(new long[] {WIDTH}));
   }
@@ -56,15 +82,26 @@ final class Gpt extends Module {
     private final LinearImpl narrow = register_module("narrow", new LinearImpl(4 * WIDTH, WIDTH));
 
     Tensor forward(Tensor x) {
+      return forward(x, null);
+    }
+
+    Tensor forward(Tensor x, Cache cache) {
       TensorVector parts = qkv.forward(first.forward(x)).split(WIDTH, 2);
+      Tensor keys = heads(parts.get(1));
+      Tensor values = heads(parts.get(2));
+      if (cache != null) {
+        cache.add(keys, values);
+        keys = cache.keys;
+        values = cache.values;
+      }
       Tensor attended =
           scaled_dot_product_attention(
               heads(parts.get(0)),
-              heads(parts.get(1)),
-              heads(parts.get(2)),
+              keys,
+              values,
               new TensorOptional(),
               0.0,
-              true,
+              cache == null,
               new DoubleOptional(),
               false);
       Tensor joined = attended.transpose(1, 2).reshape(x.size(0), x.size(1), WIDTH);

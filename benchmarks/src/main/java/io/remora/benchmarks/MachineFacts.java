@@ -29,7 +29,16 @@ final class MachineFacts {
    * The largest resident size this process has had, in bytes; 0 if the system does not report it.
    */
   static long peakResidentBytes(long pid) {
-    String value = firstValue(Path.of("/proc/" + pid + "/status"), "VmHWM");
+    return bytesOf(pid, "VmHWM");
+  }
+
+  /** The resident size of this process, in bytes; 0 where the system does not tell. */
+  static long residentBytes(long pid) {
+    return bytesOf(pid, "VmRSS");
+  }
+
+  private static long bytesOf(long pid, String key) {
+    String value = firstValue(Path.of("/proc/" + pid + "/status"), key);
     String digits = value.replaceAll("[^0-9]", "");
     return digits.isEmpty() ? 0 : Long.parseLong(digits) * 1024;
   }

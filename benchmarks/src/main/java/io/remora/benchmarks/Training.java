@@ -137,7 +137,8 @@ final class Training implements Workload {
     }
   }
 
-  private static final class Convolutions extends Module {
+  /** Two convolutions for images of 3 x 32 x 32 in ten classes. */
+  static final class Convolutions extends Module {
     private final Conv2dImpl first = register_module("first", convolution(3, 16));
     private final Conv2dImpl second = register_module("second", convolution(16, 32));
     private final LinearImpl last = register_module("last", new LinearImpl(32, 10));

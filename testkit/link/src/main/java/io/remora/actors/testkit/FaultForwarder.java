@@ -9,14 +9,17 @@ import java.net.InetSocketAddress;
 import java.net.ServerSocket;
 import java.net.Socket;
 import java.time.Duration;
+import java.util.ArrayDeque;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.Deque;
 import java.util.EnumMap;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.locks.Condition;
 import java.util.concurrent.locks.ReentrantLock;
+import java.util.function.BooleanSupplier;
 
 /**
  * A port on loopback that passes TCP connections on to another, and does to them what networks do:
@@ -35,6 +38,7 @@ public final class FaultForwarder implements AutoCloseable {
 
   private static final int CHUNK_BYTES = 64 * 1024;
   private static final int SLOW_CHUNK_BYTES = 4 * 1024;
+  private static final long MOST_HELD_BYTES = 64L * 1024 * 1024;
   private static final int CONNECT_MILLIS = 5_000;
 
   private final InetSocketAddress target;
@@ -136,7 +140,10 @@ public final class FaultForwarder implements AutoCloseable {
                     }));
   }
 
-  /** Keeps each piece, of 64 KiB at most, for so long before it is sent, each way. */
+  /**
+   * Keeps all bytes for so long before they are sent, each way, as a long line does: later bytes
+   * follow in the same intervals. Bytes that were on their way keep the delay that they had.
+   */
   public void delay(Duration duration) {
     locked(() -> ways.values().forEach(way -> way.delayNanos = duration.toNanos()));
   }
@@ -195,6 +202,7 @@ public final class FaultForwarder implements AutoCloseable {
     int lateUntil = -1;
     boolean answeredOnce;
     int directionsFinished;
+    boolean failed;
 
     Connection(Socket caller, Socket called) {
       this.caller = caller;
@@ -215,27 +223,117 @@ public final class FaultForwarder implements AutoCloseable {
     }
 
     void pass(Direction direction) {
-      Socket from = direction == Direction.UP ? caller : called;
-      Socket to = direction == Direction.UP ? called : caller;
+      Passage passage = new Passage(this, direction);
+      daemon(passage::take);
+      daemon(passage::give);
+    }
+
+    /** One of its sockets has failed: nothing passes any more. */
+    private void fail() {
+      closeQuietly(caller);
+      closeQuietly(called);
+      locked(
+          () -> {
+            failed = true;
+          });
+    }
+  }
+
+  /**
+   * What has been read and not been sent.
+   *
+   * @param bytes null for the end of the stream
+   * @param due the time at which the delay is over
+   */
+  private record Piece(byte[] bytes, long due) {}
+
+  /** One direction of a connection. A thread reads, another one sends; between them pieces wait. */
+  private final class Passage {
+
+    final Connection connection;
+    final Direction direction;
+    final Socket from;
+    final Socket to;
+    // Guarded by the lock. Without a delay there is one piece at most.
+    final Deque<Piece> pieces = new ArrayDeque<>();
+    long heldBytes;
+
+    Passage(Connection connection, Direction direction) {
+      this.connection = connection;
+      this.direction = direction;
+      this.from = direction == Direction.UP ? connection.caller : connection.called;
+      this.to = direction == Direction.UP ? connection.called : connection.caller;
+    }
+
+    void take() {
       byte[] buffer = new byte[CHUNK_BYTES];
       try {
         InputStream in = from.getInputStream();
-        OutputStream out = to.getOutputStream();
-        while (true) {
-          int count = in.read(buffer, 0, chunk(direction));
-          if (count < 0) {
-            break;
-          }
-          int times = awaitTurn(direction, this, buffer, count);
-          for (int i = 0; i < times; i++) {
-            out.write(buffer, 0, count);
-          }
+        int count = 0;
+        while (count >= 0 && awaitRoom()) {
+          count = in.read(buffer, 0, chunk(direction));
+          hold(count < 0 ? null : Arrays.copyOf(buffer, count));
         }
-        to.shutdownOutput();
-        finished();
       } catch (IOException e) {
-        closeQuietly(caller);
-        closeQuietly(called);
+        connection.fail();
+      }
+    }
+
+    private boolean awaitRoom() {
+      return awaiting(
+          () ->
+              connection.failed
+                  || pieces.isEmpty()
+                  || (ways.get(direction).delayNanos > 0 && heldBytes < MOST_HELD_BYTES),
+          () -> !connection.failed);
+    }
+
+    private void hold(byte[] bytes) {
+      locked(
+          () -> {
+            pieces.add(new Piece(bytes, System.nanoTime() + ways.get(direction).delayNanos));
+            heldBytes += bytes == null ? 0 : bytes.length;
+          });
+    }
+
+    void give() {
+      try {
+        OutputStream out = to.getOutputStream();
+        while (awaiting(() -> connection.failed || !pieces.isEmpty(), () -> !connection.failed)) {
+          Piece piece = locked(pieces::peek);
+          if (piece.bytes() == null) {
+            to.shutdownOutput();
+            connection.finished();
+            return;
+          }
+          int times = awaitTurn(direction, connection, piece);
+          for (int i = 0; i < times; i++) {
+            out.write(piece.bytes());
+          }
+          locked(
+              () -> {
+                pieces.remove();
+                heldBytes -= piece.bytes().length;
+              });
+        }
+      } catch (IOException e) {
+        connection.fail();
+      }
+    }
+
+    /** Waits for {@code condition} and then returns {@code result}; false if interrupted. */
+    private boolean awaiting(BooleanSupplier condition, BooleanSupplier result) {
+      lock.lock();
+      try {
+        while (!condition.getAsBoolean()) {
+          changed.await();
+        }
+        return result.getAsBoolean();
+      } catch (InterruptedException e) {
+        Thread.currentThread().interrupt();
+        return false;
+      } finally {
+        lock.unlock();
       }
     }
   }
@@ -247,13 +345,16 @@ public final class FaultForwarder implements AutoCloseable {
   }
 
   /** Waits until these bytes may be sent, and damages them; how often they are to be sent. */
-  private int awaitTurn(Direction direction, Connection connection, byte[] bytes, int count) {
+  private int awaitTurn(Direction direction, Connection connection, Piece piece) {
     lock.lock();
     try {
       Way way = ways.get(direction);
-      long delay = way.delayNanos;
-      while (delay > 0 && way.delayNanos > 0 && !closed) {
-        delay = changed.awaitNanos(delay);
+      byte[] bytes = piece.bytes();
+      int count = bytes.length;
+      long delay = piece.due() - System.nanoTime();
+      while (delay > 0 && way.delayNanos > 0 && !closed && !connection.failed) {
+        changed.awaitNanos(delay);
+        delay = piece.due() - System.nanoTime();
       }
       if (way.bytesPerSecond != Long.MAX_VALUE) {
         long nanos = TimeUnit.SECONDS.toNanos(count) / way.bytesPerSecond;
@@ -313,8 +414,8 @@ public final class FaultForwarder implements AutoCloseable {
               connections.add(connection);
               made++;
             });
-        daemon(() -> connection.pass(Direction.UP));
-        daemon(() -> connection.pass(Direction.DOWN));
+        connection.pass(Direction.UP);
+        connection.pass(Direction.DOWN);
       } catch (IOException e) {
         if (server.isClosed()) {
           return;
