@@ -186,9 +186,9 @@ public final class LocalSessions implements Extension {
   /**
    * Like {@link #attach(long, SessionListener)}, for submitting threads that are never interrupted.
    *
-   * @param writesDirectly whether to write a short batch on the submitting thread when nothing else
-   *     is under way, which saves the switch to the link's writer thread. An interrupt of the
-   *     submitting thread would end the link
+   * @param writesDirectly whether to write a short batch on the submitting thread, when nothing
+   *     else is under way, over TLS, too, which saves the switch to the link's writer thread. An
+   *     interrupt of the submitting thread would end a link with TLS
    */
   public BatchSink attach(long session, SessionListener listener, boolean writesDirectly) {
     requireNonNull(listener, "listener");

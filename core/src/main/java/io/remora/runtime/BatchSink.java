@@ -2,6 +2,10 @@
 package io.remora.runtime;
 
 import java.time.Duration;
+import java.util.concurrent.ExecutionException;
+import java.util.concurrent.Future;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.TimeoutException;
 
 /** The destination of a session's closed batches. */
 @FunctionalInterface
@@ -31,6 +35,22 @@ public interface BatchSink {
    */
   default boolean awaitRoom(int bytes, Duration limit) {
     return true;
+  }
+
+  /**
+   * Waits for a value or an answer that the node sends. The calling thread may receive it itself,
+   * with all that arrives before it.
+   *
+   * @param done is done when it has arrived, or the session is lost
+   * @param limit time limit of the wait; then {@code done} is not done, which is no error
+   * @throws InterruptedException if the thread is interrupted
+   */
+  default void await(Future<?> done, Duration limit) throws InterruptedException {
+    try {
+      done.get(limit.toNanos(), TimeUnit.NANOSECONDS);
+    } catch (ExecutionException | TimeoutException e) {
+      // The caller looks for itself.
+    }
   }
 
   /**

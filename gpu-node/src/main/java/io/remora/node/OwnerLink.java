@@ -25,7 +25,8 @@ import java.util.stream.Collectors;
  * have. A new connection takes over the link from the one before at an exact position in each
  * session's stream.
  *
- * <p>Thread-safe: a connection's reader thread holds the link's lock while it delivers a frame.
+ * <p>Thread-safe: the thread that reads a connection holds the link's lock while it delivers a
+ * frame.
  */
 final class OwnerLink {
 
@@ -221,10 +222,12 @@ final class OwnerLink {
     }
     session.lastReceived = Math.max(last, session.lastReceived);
     PooledBuffer kept = payload.retain();
-    boolean accepted =
-        session.inbox.put(
-            new SessionInbox.Batches(
-                header.sequence(), kept.bytes(), header.length(), kept::release));
+    SessionInbox.Batches batches =
+        new SessionInbox.Batches(header.sequence(), kept.bytes(), header.length(), kept::release);
+    if (batches.isShort() && session.inbox.isIdle() && sessions.size() == 1) {
+      from.lend(); // the session's thread reads what follows its answer
+    }
+    boolean accepted = session.inbox.put(batches);
     if (!accepted) {
       throw new ProtocolException(
           ("session %d has sent more than %d bytes that are not yet executed"

@@ -94,6 +94,7 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
   // The batches being executed. Their payload's position is before the next batch.
   private SessionInbox.Batches current;
   private long currentSequence;
+  private boolean answeredShort;
   private SessionSaved lastSaved;
   private boolean measuring;
   private Duration measureAfter = MEASURE_AFTER;
@@ -202,8 +203,11 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
       if (!outbox.hasRoom(wakeUp)) {
         return this;
       }
-      SessionInbox.Entry entry = current == null ? inbox.take() : current;
+      SessionInbox.Entry entry = current == null ? inbox.take(this::readNext) : current;
       if (entry == null) {
+        if (inbox.abandoned()) {
+          continue; // meanwhile, and without a wake-up
+        }
         return this;
       }
       if (entry instanceof SessionInbox.Close) {
@@ -284,7 +288,20 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
       ByteBuffer batch = nextBatch(payload);
       execute(currentSequence++, batch, !payload.hasRemaining() && inbox.isEmpty());
     }
+    answeredShort = current.isShort();
     releaseCurrent();
+  }
+
+  /**
+   * Reads the connection on this thread for a moment, after an answer to a short frame: whoever
+   * waited for the answer often sends the next frame at once, and a wake-up would take longer than
+   * the frame.
+   */
+  private void readNext() {
+    if (answeredShort) {
+      answeredShort = false;
+      outbox.readUntil(() -> !inbox.isEmpty() || inbox.abandoned());
+    }
   }
 
   private void releaseCurrent() {

@@ -30,13 +30,21 @@ final class SessionInbox {
    * @param release gives the buffer back
    */
   record Batches(long firstSequence, ByteBuffer payload, int bytes, Runnable release)
-      implements Entry {}
+      implements Entry {
+
+    /** Whether the frame is so short that reading it costs less than waking a thread. */
+    boolean isShort() {
+      return bytes <= SHORT_BYTES;
+    }
+  }
 
   /** A request to save the session after the entries before this one. */
   record Save(String pause) implements Entry {}
 
   /** A request to end the session after the entries before this one. */
   record Close() implements Entry {}
+
+  private static final int SHORT_BYTES = 16 * 1024;
 
   private final long maxBytes;
   private final ConcurrentLinkedQueue<Entry> entries = new ConcurrentLinkedQueue<>();
@@ -101,10 +109,15 @@ final class SessionInbox {
   /**
    * Takes the next entry. Only on the session's thread.
    *
+   * @param bringMore called when there is no entry, without wake-ups; may put entries itself
    * @return the entry, or null if there is none; then the next {@link #put} wakes the session again
    */
-  Entry take() {
+  Entry take(Runnable bringMore) {
     Entry entry = poll();
+    if (entry == null) {
+      bringMore.run();
+      entry = poll();
+    }
     if (entry != null) {
       return entry;
     }
@@ -119,6 +132,11 @@ final class SessionInbox {
   /** The bytes of the waiting batches. */
   long waitingBytes() {
     return bytes.get();
+  }
+
+  /** Whether the session's thread has run out of work, so that the next {@link #put} wakes it. */
+  boolean isIdle() {
+    return wakeUp != null && !wakeUpPending.get();
   }
 
   /** Whether the inbox is empty at the moment. */

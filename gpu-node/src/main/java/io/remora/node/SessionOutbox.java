@@ -14,6 +14,7 @@ import java.util.ArrayDeque;
 import java.util.ArrayList;
 import java.util.Deque;
 import java.util.List;
+import java.util.function.BooleanSupplier;
 
 /**
  * The queue of a session's answers, in the order of its batches: the large values of a batch in
@@ -32,6 +33,9 @@ final class SessionOutbox {
 
   /** The memory that a result takes besides its report and values. */
   private static final long RESULT_OVERHEAD = 256;
+
+  /** How long a session's thread waits for the next frame before the reader thread does. */
+  private static final long READ_NANOS = 1_000_000;
 
   private final long session;
   private final long maxBytes;
@@ -139,6 +143,20 @@ final class SessionOutbox {
     }
     onRoom = later;
     return false;
+  }
+
+  /**
+   * Reads what the connection brings on this thread, for a short time, until {@code done} is true.
+   * Does nothing without a connection, or where another thread reads it.
+   */
+  void readUntil(BooleanSupplier done) {
+    LinkConnection from;
+    synchronized (this) {
+      from = connection;
+    }
+    if (from != null) {
+      boolean unused = from.readUntil(done, READ_NANOS);
+    }
   }
 
   /** Whether the session's last message was put. */

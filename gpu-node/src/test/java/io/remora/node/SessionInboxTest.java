@@ -29,9 +29,9 @@ class SessionInboxTest {
     inbox.put(batches(2, 10));
     assertThat(wakeUps).hasValue(1);
 
-    assertThat(inbox.take()).isNotNull();
-    assertThat(inbox.take()).isNotNull();
-    assertThat(inbox.take()).isNull();
+    assertThat(take(inbox)).isNotNull();
+    assertThat(take(inbox)).isNotNull();
+    assertThat(take(inbox)).isNull();
     inbox.put(batches(3, 10));
     assertThat(wakeUps).hasValue(2);
   }
@@ -53,7 +53,7 @@ class SessionInboxTest {
     assertThat(inbox.put(batches(1, 100))).isTrue();
     assertThat(inbox.put(batches(2, 1))).isFalse();
 
-    inbox.take();
+    take(inbox);
     assertThat(inbox.put(batches(3, 1))).isTrue();
   }
 
@@ -67,8 +67,27 @@ class SessionInboxTest {
     inbox.put(batches(2, 10));
 
     assertThat(released).hasValue(2);
-    assertThat(inbox.take()).isNull();
+    assertThat(take(inbox)).isNull();
     assertThat(inbox.abandoned()).isTrue();
+  }
+
+  @Test
+  void takesWhatIsBroughtWithoutAWakeUp() {
+    SessionInbox inbox = new SessionInbox(1000);
+    inbox.onWork(wakeUps::incrementAndGet);
+    inbox.put(batches(1, 10));
+    assertThat(take(inbox)).isNotNull();
+
+    assertThat(inbox.take(() -> inbox.put(batches(2, 10)))).isNotNull();
+
+    assertThat(wakeUps).hasValue(1);
+    assertThat(inbox.isIdle()).isFalse();
+    assertThat(take(inbox)).isNull();
+    assertThat(inbox.isIdle()).isTrue();
+  }
+
+  private static SessionInbox.Entry take(SessionInbox inbox) {
+    return inbox.take(() -> {});
   }
 
   /** One thread puts and one takes; a lost wake-up would block the taking thread forever. */
@@ -87,7 +106,7 @@ class SessionInboxTest {
                 if (!tryAcquire(work, Duration.ofSeconds(10))) {
                   return;
                 }
-                for (SessionInbox.Entry entry = inbox.take(); entry != null; entry = inbox.take()) {
+                for (SessionInbox.Entry entry = take(inbox); entry != null; entry = take(inbox)) {
                   taken.add(((SessionInbox.Batches) entry).firstSequence());
                 }
               }

@@ -24,7 +24,6 @@ import java.util.concurrent.ExecutionException;
 import java.util.concurrent.Executor;
 import java.util.concurrent.Executors;
 import java.util.concurrent.TimeUnit;
-import java.util.concurrent.TimeoutException;
 import java.util.concurrent.atomic.AtomicLong;
 import java.util.stream.Collectors;
 import java.util.stream.LongStream;
@@ -770,15 +769,14 @@ public final class MachineSession implements SessionListener, AutoCloseable {
   private void awaitDone(Pending read) {
     Progress watch = new Progress("a value");
     try {
-      while (true) {
-        try {
-          read.done.get(PROGRESS_CHECK.toMillis(), TimeUnit.MILLISECONDS);
-          return;
-        } catch (TimeoutException e) {
+      while (!read.done.isDone()) {
+        sink.await(read.done, PROGRESS_CHECK);
+        if (!read.done.isDone()) {
           awaitEnd();
           watch.check();
         }
       }
+      read.done.get();
     } catch (InterruptedException e) {
       throw interrupted(e);
     } catch (ExecutionException e) {

@@ -22,6 +22,7 @@ import java.nio.ByteOrder;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.concurrent.Future;
 import java.util.concurrent.locks.ReentrantLock;
 
 /**
@@ -110,8 +111,8 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
   /**
    * Sets the session's listener.
    *
-   * @param writesDirectly whether {@link #submit} may write short batches itself; not if its thread
-   *     may be interrupted, which would end the link
+   * @param writesDirectly whether {@link #submit} may write short batches itself even where writing
+   *     blocks; not if its thread may be interrupted, which would end the link then
    * @throws RemoraException if the session was lost or closed already
    * @throws IllegalStateException if a program is already attached
    */
@@ -168,7 +169,12 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
           throw new RemoraException(
               "session " + session + " on machine " + machine + " is detached");
         }
-        now = directly && batches.bytes() == 0 && batch.size() <= DIRECT_BYTES;
+        target = connection;
+        now =
+            target != null
+                && (directly || target.sendsWithoutBlocking())
+                && batches.bytes() == 0
+                && batch.size() <= DIRECT_BYTES;
         Entry entry = new Entry(batch);
         batches.add(batch.sequence(), entry);
         figures.submitted(batch.size(), batch.operations());
@@ -178,7 +184,6 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
           used = onUse;
           onUse = null;
         }
-        target = connection;
         schedule = target != null && !scheduled && canSend();
         scheduled |= schedule;
       } finally {
@@ -225,6 +230,22 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
   @Override
   public boolean awaitRoom(int bytes, Duration limit) {
     return room.await(bytes, limit);
+  }
+
+  @Override
+  public void await(Future<?> done, Duration limit) throws InterruptedException {
+    LinkConnection source;
+    lock.lock();
+    try {
+      source = connection;
+    } finally {
+      lock.unlock();
+    }
+    if (source == null) {
+      BatchSink.super.await(done, limit);
+    } else {
+      source.await(done, limit.toNanos());
+    }
   }
 
   @Override

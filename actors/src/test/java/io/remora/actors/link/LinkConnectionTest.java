@@ -24,6 +24,10 @@ import java.time.Duration;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
+import java.util.Map;
+import java.util.Set;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.SynchronousQueue;
 import java.util.concurrent.TimeUnit;
@@ -507,14 +511,15 @@ class LinkConnectionTest {
   }
 
   @Test
-  void mayBeClosedWhileAnotherThreadWritesItself() throws Exception {
+  void neverMakesAThreadThatWritesItselfWaitForThePeer() throws Exception {
     Recorder near = new Recorder();
     AtomicInteger released = new AtomicInteger();
     LinkConnection dialled = start(pair.near, "far", settings(), near);
-    // The peer reads nothing, so that the write gets stuck.
+    // The peer reads nothing, so that the socket takes only a part.
     Thread sender =
         new Thread(
             () -> {
+              Thread.currentThread().interrupt();
               for (int i = 0; i < 16; i++) {
                 dialled.sendNow(
                     OutboundFrame.of(
@@ -522,16 +527,216 @@ class LinkConnectionTest {
               }
             });
     sender.start();
-    await()
-        .atMost(LIMIT)
-        .until(() -> dialled.bytesSent() > 0 && sender.getState() == Thread.State.RUNNABLE);
+
+    sender.join(LIMIT.toMillis());
+
+    assertThat(sender.isAlive()).isFalse();
+    assertThat(dialled.isOpen()).isTrue();
+    assertThat(released.get()).isLessThan(16);
+    dialled.close();
+    assertThat(near.cause()).isNull();
+    assertThat(released).hasValue(16);
+  }
+
+  @Test
+  void writesTheRestOfWhatTheSocketDidNotTake() throws Exception {
+    Recorder far = new Recorder();
+    LinkConnection dialled = start(pair.near, "far", settings(), new Recorder());
+    for (int i = 0; i < 16; i++) {
+      dialled.sendNow(OutboundFrame.of(FrameType.BATCH, 1, i, null, pattern(1 << 20, i)));
+    }
+
+    start(pair.far, "near", settings(), far);
+
+    for (int i = 0; i < 16; i++) {
+      assertThat(ByteBuffer.wrap(far.next().payload()).equals(pattern(1 << 20, i))).isTrue();
+    }
+  }
+
+  // Threads that read themselves -----------------------------------------------------------------
+
+  /** Completes the future of a frame's sequence, and notes which threads have handled frames. */
+  private static final class Answers extends Recorder {
+
+    final Map<Long, CompletableFuture<Void>> waiting = new ConcurrentHashMap<>();
+    final Set<Thread> readers = ConcurrentHashMap.newKeySet();
+
+    CompletableFuture<Void> expect(long key) {
+      return waiting.computeIfAbsent(key, unused -> new CompletableFuture<>());
+    }
+
+    @Override
+    public void onFrame(LinkConnection connection, FrameHeader header, PooledBuffer payload) {
+      readers.add(Thread.currentThread());
+      expect(header.sequence()).complete(null);
+      super.onFrame(connection, header, payload);
+    }
+  }
+
+  /** Sends each frame back. */
+  private static final class Echo extends Recorder {
+    @Override
+    public void onFrame(LinkConnection connection, FrameHeader header, PooledBuffer payload) {
+      connection.sendNow(OutboundFrame.empty(FrameType.ACK, header.session(), header.sequence()));
+    }
+  }
+
+  /** Asks until this thread has read an answer itself, as it may soon after another answer. */
+  private static void readHere(LinkConnection connection, Answers answers, long firstKey)
+      throws Exception {
+    long end = System.nanoTime() + LIMIT.toNanos();
+    for (long key = firstKey; !answers.readers.contains(Thread.currentThread()); key++) {
+      CompletableFuture<Void> answer = answers.expect(key);
+      connection.sendNow(OutboundFrame.empty(FrameType.BATCH, 1, key));
+      connection.await(answer, LIMIT.toNanos());
+      assertThat(answer).isDone();
+      assertThat(System.nanoTime() - end).as("time left").isNegative();
+    }
+  }
+
+  @Test
+  void letsAThreadThatWaitsReadAndReadsAgainWhenNobodyWaits() throws Exception {
+    Answers near = new Answers();
+    LinkConnection dialled = start(pair.near, "far", settings(), near);
+    LinkConnection accepted = start(pair.far, "near", settings(), new Echo());
+
+    readHere(dialled, near, 0);
+
+    assertThat(near.readers).contains(Thread.currentThread());
+    near.readers.clear();
+    accepted.send(OutboundFrame.empty(FrameType.ACK, 1, -1));
+    near.expect(-1).get(LIMIT.toSeconds(), TimeUnit.SECONDS);
+    assertThat(near.readers).doesNotContain(Thread.currentThread());
+  }
+
+  @Test
+  void staysOpenWhenAThreadIsInterruptedThatReads() throws Exception {
+    Answers near = new Answers();
+    LinkConnection dialled = start(pair.near, "far", settings(), near);
+    LinkConnection accepted = start(pair.far, "near", settings(), new Echo());
+    AtomicReference<Throwable> thrown = new AtomicReference<>();
+    CompletableFuture<Void> reads = new CompletableFuture<>();
+    Thread waiting =
+        new Thread(
+            () -> {
+              try {
+                readHere(dialled, near, 0);
+                reads.complete(null);
+                dialled.await(near.expect(-1), LIMIT.toNanos());
+              } catch (Throwable e) {
+                thrown.set(e);
+              }
+            });
+    waiting.start();
+    reads.get(LIMIT.toSeconds(), TimeUnit.SECONDS);
+
+    waiting.interrupt();
+    waiting.join(LIMIT.toMillis());
+
+    assertThat(thrown.get()).isInstanceOf(InterruptedException.class);
+    assertThat(dialled.isOpen()).isTrue();
+    accepted.send(OutboundFrame.empty(FrameType.ACK, 1, -1));
+    near.expect(-1).get(LIMIT.toSeconds(), TimeUnit.SECONDS);
+  }
+
+  @Test
+  void continuesAFrameOfWhichAnotherThreadHasReadAPart() throws Exception {
+    ByteBuffer first = encoded(0, FrameType.ACK, 1, 0, new byte[100]);
+    ByteBuffer second = encoded(1, FrameType.ACK, 1, 1, new byte[100_000]);
+    for (int cut : new int[] {10, FrameHeader.BYTES, 70_000}) {
+      try (LinkPair raw = LinkPair.open()) {
+        Answers answers = new Answers();
+        LinkConnection reading = start(raw.near, "far", settings(), answers);
+        writeAll(raw.far, first.duplicate());
+        reading.await(answers.expect(0), LIMIT.toNanos());
+        writeAll(raw.far, second.duplicate().limit(cut));
+        reading.await(answers.expect(1), Duration.ofMillis(50).toNanos());
+        assertThat(answers.expect(1)).isNotDone();
+
+        writeAll(raw.far, second.duplicate().position(cut));
+
+        answers.expect(1).get(LIMIT.toSeconds(), TimeUnit.SECONDS);
+        assertThat(reading.isOpen()).isTrue();
+      }
+    }
+  }
+
+  @Test
+  void endsTheWaitOfAThreadThatReadsWhenItIsClosed() throws Exception {
+    Answers near = new Answers();
+    LinkConnection dialled = start(pair.near, "far", settings(), near);
+    start(pair.far, "near", settings(), new Echo());
+    CompletableFuture<Boolean> result = new CompletableFuture<>();
+    CompletableFuture<Void> reads = new CompletableFuture<>();
+    Thread waiting =
+        new Thread(
+            () -> {
+              try {
+                readHere(dialled, near, 0);
+                reads.complete(null);
+                result.complete(dialled.readUntil(() -> false, LIMIT.toNanos()));
+              } catch (Exception e) {
+                result.completeExceptionally(e);
+              }
+            });
+    waiting.start();
+    reads.get(LIMIT.toSeconds(), TimeUnit.SECONDS);
 
     dialled.close();
 
+    assertThat(result.get(LIMIT.toSeconds(), TimeUnit.SECONDS)).isFalse();
     assertThat(near.cause()).isNull();
-    sender.join(LIMIT.toMillis());
-    assertThat(sender.isAlive()).isFalse();
-    assertThat(released).hasValue(16);
+  }
+
+  @Test
+  void reportsDamageThatAThreadFindsThatWaits() throws Exception {
+    Answers near = new Answers();
+    LinkConnection dialled = start(pair.near, "far", settings(), near);
+    writeAll(pair.far, encoded(0, FrameType.ACK, 1, 0, new byte[10]));
+    dialled.await(near.expect(0), LIMIT.toNanos());
+    ByteBuffer damaged = encoded(1, FrameType.ACK, 1, 1, new byte[1000]);
+    damaged.put(FrameHeader.BYTES + 500, (byte) 1);
+
+    writeAll(pair.far, damaged);
+
+    dialled.await(near.closed, LIMIT.toNanos());
+    assertThat(near.cause())
+        .isInstanceOf(ProtocolException.class)
+        .hasMessageContaining("damaged payload of a frame of type ACK");
+  }
+
+  @Test
+  void answersManyThreadsThatWaitAtOnce() throws Exception {
+    Answers near = new Answers();
+    LinkConnection dialled = start(pair.near, "far", settings(), near);
+    start(pair.far, "near", settings(), new Echo());
+    int each = 2000;
+    AtomicInteger answered = new AtomicInteger();
+    List<Thread> threads = new ArrayList<>();
+    for (int t = 0; t < 4; t++) {
+      long firstKey = t * 1_000_000L;
+      Thread thread =
+          new Thread(
+              () -> {
+                try {
+                  for (int i = 0; i < each; i++) {
+                    CompletableFuture<Void> answer = near.expect(firstKey + i);
+                    dialled.sendNow(OutboundFrame.empty(FrameType.BATCH, 1, firstKey + i));
+                    dialled.await(answer, LIMIT.toNanos());
+                    answered.addAndGet(answer.isDone() ? 1 : 0);
+                  }
+                } catch (InterruptedException e) {
+                  Thread.currentThread().interrupt();
+                }
+              });
+      threads.add(thread);
+      thread.start();
+    }
+    for (Thread thread : threads) {
+      thread.join(LIMIT.toMillis());
+    }
+
+    assertThat(answered).hasValue(4 * each);
   }
 
   @Test

@@ -11,13 +11,19 @@ import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.time.Duration;
 import java.util.Arrays;
+import java.util.Set;
+import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.ConcurrentLinkedQueue;
+import java.util.concurrent.ExecutionException;
+import java.util.concurrent.Future;
 import java.util.concurrent.ScheduledFuture;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.TimeoutException;
 import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.concurrent.atomic.AtomicReference;
 import java.util.concurrent.locks.LockSupport;
 import java.util.concurrent.locks.ReentrantLock;
+import java.util.function.BooleanSupplier;
 import java.util.zip.CRC32C;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
@@ -31,6 +37,10 @@ import org.slf4j.LoggerFactory;
  * that the handler names. Frames of one source arrive in the order sent. Nothing is resent: what
  * was queued when the connection ended is dropped (its release runs all the same).
  *
+ * <p>Each wake-up of another thread costs more than reading a short frame. So without TLS, a thread
+ * that waits for a frame reads the socket itself, see {@link #await} and {@link #readUntil}. At any
+ * time one thread reads. The reader thread reads when no other has read for a millisecond.
+ *
  * <p>The connection ends with {@link #close}, with {@link #finish}, when the peer closes, when
  * anything received is damaged, when the handler throws, or when nothing was heard for {@code
  * remora.link.heartbeat-timeout}. Then both threads end, and {@link Handler#onClosed} is called,
@@ -38,7 +48,7 @@ import org.slf4j.LoggerFactory;
  */
 public final class LinkConnection implements AutoCloseable {
 
-  /** What the owner does with what arrives. All calls come from the reader thread. */
+  /** What the owner does with what arrives. All calls come from the thread that reads. */
   public interface Handler {
 
     /**
@@ -83,6 +93,9 @@ public final class LinkConnection implements AutoCloseable {
 
   private static final long GATHER_BYTES = 4L << 20;
 
+  /** How long the reader thread leaves reading to the threads that wait. */
+  private static final long LEND_NANOS = 1_000_000;
+
   private final LinkChannel channel;
   private final String name;
   private final LinkSettings settings;
@@ -99,6 +112,26 @@ public final class LinkConnection implements AutoCloseable {
   private final AtomicBoolean closing = new AtomicBoolean();
   private final AtomicReference<Throwable> cause = new AtomicReference<>();
 
+  /** Held by whoever reads the socket; guards {@link #receiver}. */
+  private final ReentrantLock reading = new ReentrantLock();
+
+  private final Receiver receiver = new Receiver();
+
+  /** The waits of threads that do not read themselves. */
+  private final Set<Wait> waits = ConcurrentHashMap.newKeySet();
+
+  /** How often other threads than the reader thread have begun to read. */
+  private volatile int loans;
+
+  /** The reader thread waits for the end of a long loan. */
+  private volatile boolean readerWaits;
+
+  /** The reader thread shall read at once. */
+  private volatile boolean readerCalled;
+
+  /** Another thread is about to read. Guarded by {@link #reading}. */
+  private boolean lend;
+
   private volatile boolean writerWaits;
   private volatile boolean finishing;
   private volatile long lastSentNanos = System.nanoTime();
@@ -110,6 +143,9 @@ public final class LinkConnection implements AutoCloseable {
   private volatile long bytesSent;
   private volatile long bytesReceived;
   private volatile ScheduledFuture<?> watch;
+
+  // The reader thread's.
+  private boolean started;
 
   private LinkConnection(LinkChannel channel, String name, LinkSettings settings, Handler handler) {
     this.channel = requireNonNull(channel, "channel");
@@ -132,6 +168,11 @@ public final class LinkConnection implements AutoCloseable {
       LinkChannel channel, String name, LinkSettings settings, Handler handler) {
     LinkConnection connection = new LinkConnection(channel, name, settings, handler);
     connection.watch = LinkWatch.watch(connection, settings.heartbeatInterval());
+    try {
+      channel.start();
+    } catch (IOException e) {
+      connection.closeBecause(e);
+    }
     connection.writer.start();
     connection.reader.start();
     return connection;
@@ -148,9 +189,9 @@ public final class LinkConnection implements AutoCloseable {
 
   /**
    * As {@link #send}, but writes on this thread if nobody else is writing and nothing else waits:
-   * spares the switch to the writer thread, for short frames whose arrival somebody waits for. May
-   * block while the peer does not read. Not for threads that may be interrupted: an interrupt
-   * during the write closes the connection.
+   * spares the switch to the writer thread, for short frames whose arrival somebody waits for. With
+   * TLS this may block while the peer does not read, and an interrupt during the write closes the
+   * connection.
    */
   public void sendNow(OutboundSource source) {
     boolean othersWait = !queue.isEmpty();
@@ -172,18 +213,18 @@ public final class LinkConnection implements AutoCloseable {
     }
     try {
       // Once only: a caller shall not end up writing what others keep queueing.
-      if (gather.collect()) {
-        gather.writeAll();
+      if (!gather.isWritten() || gather.collect()) {
+        gather.write();
       }
     } catch (IOException | RuntimeException | Error e) {
+      gather.release();
       closeBecause(e);
     } finally {
-      gather.release();
       writing.unlock();
     }
-    // What came while this thread was about to stop writing, and the end of output, are the
-    // writer's.
-    if (!queue.isEmpty() || gather.endOfOutput) {
+    // What the socket did not take, what came while this thread was about to stop writing, and the
+    // end of output, are the writer's.
+    if (!queue.isEmpty() || gather.endOfOutput || !gather.isWritten()) {
       wakeWriter();
     }
   }
@@ -231,6 +272,7 @@ public final class LinkConnection implements AutoCloseable {
       log.debug("Closing the socket of {} failed", name, e);
     }
     LockSupport.unpark(writer);
+    LockSupport.unpark(reader);
   }
 
   /** Whether the connection has not begun to close. */
@@ -241,6 +283,11 @@ public final class LinkConnection implements AutoCloseable {
   /** Who is at the other end, as given to {@link #start}. */
   public String name() {
     return name;
+  }
+
+  /** Whether {@link #sendNow} never blocks, so that an interrupt cannot hurt the connection. */
+  public boolean sendsWithoutBlocking() {
+    return !channel.blocks();
   }
 
   /** The settings given to {@link #start}. */
@@ -312,20 +359,26 @@ public final class LinkConnection implements AutoCloseable {
   private boolean writeQueued() throws IOException {
     writing.lock();
     try {
-      if (!gather.collect()) {
+      if (gather.isWritten() && !gather.collect()) {
         return false;
       }
-      gather.writeAll();
+      gather.write();
+      while (!gather.isWritten() && !closing.get()) {
+        channel.awaitWritable();
+        gather.write();
+      }
       return true;
-    } finally {
+    } catch (IOException | RuntimeException | Error e) {
       gather.release();
+      throw e;
+    } finally {
       writing.unlock();
     }
   }
 
   private void awaitWork(long nanos) {
     writerWaits = true;
-    if (queue.isEmpty() && !closing.get()) {
+    if (queue.isEmpty() && gather.isWritten() && !closing.get()) {
       LockSupport.parkNanos(this, nanos);
     }
     writerWaits = false;
@@ -353,6 +406,9 @@ public final class LinkConnection implements AutoCloseable {
     private int bufferCount;
     private long byteCount;
     private int framesBefore;
+    // The first buffer that is not yet written.
+    private int first;
+    private volatile boolean written = true;
     private volatile boolean endOfOutput;
 
     Gather() {
@@ -361,6 +417,11 @@ public final class LinkConnection implements AutoCloseable {
         headers[i] =
             slab.slice(i * FrameHeader.BYTES, FrameHeader.BYTES).order(ByteOrder.LITTLE_ENDIAN);
       }
+    }
+
+    /** Whether nothing is left of the last write. */
+    boolean isWritten() {
+      return written;
     }
 
     /** Takes what waits; false if there is nothing to write. */
@@ -428,12 +489,17 @@ public final class LinkConnection implements AutoCloseable {
       buffers[bufferCount++] = buffer;
     }
 
-    void writeAll() throws IOException {
-      int first = 0;
+    /** Writes what the socket takes; the rest stays for the next call. */
+    void write() throws IOException {
       while (first < bufferCount) {
-        addSent(channel.write(buffers, first, bufferCount - first));
+        long count = channel.write(buffers, first, bufferCount - first);
+        addSent(count);
         while (first < bufferCount && !buffers[first].hasRemaining()) {
           first++;
+        }
+        if (count == 0 && first < bufferCount) {
+          written = false;
+          return;
         }
       }
       lastSentNanos = System.nanoTime();
@@ -441,6 +507,8 @@ public final class LinkConnection implements AutoCloseable {
     }
 
     void release() {
+      written = true;
+      first = 0;
       Arrays.fill(buffers, 0, bufferCount, null);
       bufferCount = 0;
       byteCount = 0;
@@ -475,17 +543,191 @@ public final class LinkConnection implements AutoCloseable {
 
   private void read() {
     try {
-      new Receiver().run();
+      while (!closing.get() && awaitTurn()) {
+        if (reading.tryLock()) {
+          try {
+            readUntilLent();
+          } finally {
+            reading.unlock();
+          }
+        }
+      }
     } catch (IOException | RuntimeException | Error e) {
       closeBecause(e);
     } finally {
       close();
       joinWriter();
+      joinReaders();
       try {
         handler.onClosed(this, cause.get());
       } catch (RuntimeException e) {
         log.error("The owner of the link to {} failed when it was told of its end", name, e);
       }
+    }
+  }
+
+  /** Reads on the reader thread until another thread is to read, or the connection is closed. */
+  private void readUntilLent() throws IOException {
+    lend = false;
+    while (!closing.get()) {
+      if (!receiver.advance()) {
+        channel.awaitReadable(0);
+      } else if (lend || (!waits.isEmpty() && !channel.blocks() && nobodyWaits())) {
+        return;
+      }
+    }
+  }
+
+  /** A thread waits for what another thread reads. */
+  private static final class Wait {
+
+    final Future<?> until;
+
+    Wait(Future<?> until) {
+      this.until = until;
+    }
+  }
+
+  /** Whether all that threads wait for, without reading, has arrived. */
+  private boolean nobodyWaits() {
+    for (Wait one : waits) {
+      if (!one.until.isDone()) {
+        return false;
+      }
+    }
+    return true;
+  }
+
+  /**
+   * Waits until no other thread has read for a while, or has called the reader thread; false if the
+   * connection is closed. The first turn is the reader thread's.
+   */
+  private boolean awaitTurn() {
+    if (!started) {
+      started = true;
+      return true;
+    }
+    while (!closing.get()) {
+      int before = loans;
+      boolean lent = reading.isLocked();
+      LockSupport.parkNanos(this, LEND_NANOS);
+      if (readerCalled) {
+        readerCalled = false;
+        return true;
+      }
+      if (before != loans) {
+        continue;
+      }
+      if (!reading.isLocked()) {
+        return true;
+      }
+      if (lent) {
+        // A long loan: its end wakes this thread, which then waits for the next loan as before.
+        readerWaits = true;
+        if (reading.isLocked() && before == loans && !readerCalled && !closing.get()) {
+          LockSupport.park(this);
+        }
+        readerWaits = false;
+      }
+    }
+    return false;
+  }
+
+  /**
+   * Waits until {@code done} is done, for at most {@code nanos}. Meanwhile this thread reads the
+   * socket, if it can without blocking and no other thread does. Whether it is done, the caller
+   * asks it.
+   *
+   * @throws InterruptedException if the thread is interrupted; the connection stays open
+   */
+  public void await(Future<?> done, long nanos) throws InterruptedException {
+    long end = System.nanoTime() + nanos;
+    if (readUntil(done::isDone, nanos)) {
+      return;
+    }
+    if (Thread.interrupted()) {
+      throw new InterruptedException();
+    }
+    Wait wait = new Wait(done);
+    waits.add(wait);
+    try {
+      done.get(Math.max(0, end - System.nanoTime()), TimeUnit.NANOSECONDS);
+    } catch (TimeoutException | ExecutionException e) {
+      // The caller looks for itself.
+    } finally {
+      waits.remove(wait);
+    }
+  }
+
+  /**
+   * Reads the socket on this thread until {@code done} is true, for at most {@code nanos}. Returns
+   * early, with the reader thread reading again, when the thread is interrupted or the connection
+   * is closed. Not for threads that hold a lock that the {@link Handler} takes.
+   *
+   * @return whether {@code done} is true; false at once if another thread reads, or reading would
+   *     block
+   */
+  @SuppressWarnings("NonAtomicVolatileUpdate") // loans: only with the lock for reading
+  public boolean readUntil(BooleanSupplier done, long nanos) {
+    if (done.getAsBoolean()) {
+      return true;
+    }
+    if (channel.blocks()
+        || closing.get()
+        || reading.isHeldByCurrentThread()
+        || !reading.tryLock()) {
+      return false;
+    }
+    boolean finished = false;
+    try {
+      loans++;
+      finished = readHere(done, System.nanoTime() + nanos);
+    } catch (IOException | RuntimeException | Error e) {
+      closeBecause(e);
+    } finally {
+      reading.unlock();
+    }
+    if (!finished || !nobodyWaits()) {
+      readerCalled = true;
+      LockSupport.unpark(reader);
+    } else if (readerWaits) {
+      LockSupport.unpark(reader);
+    }
+    return finished;
+  }
+
+  /** With the lock for reading. */
+  private boolean readHere(BooleanSupplier done, long endNanos) throws IOException {
+    while (!done.getAsBoolean()) {
+      if (closing.get() || Thread.currentThread().isInterrupted()) {
+        return false;
+      }
+      if (!receiver.advance()) {
+        long left = TimeUnit.NANOSECONDS.toMillis(endNanos - System.nanoTime() + 999_999);
+        if (left <= 0) {
+          return false;
+        }
+        channel.awaitReadable(left);
+      }
+    }
+    return true;
+  }
+
+  /**
+   * Makes the reader thread leave the next frames to a thread that is about to call {@link
+   * #readUntil}. Only for the {@link Handler}, while it handles a frame.
+   */
+  public void lend() {
+    lend = !channel.blocks();
+  }
+
+  /** Waits for the threads that still read the closed connection. */
+  private void joinReaders() {
+    reading.lock();
+    try {
+      receiver.release();
+    } finally {
+      reading.unlock();
     }
   }
 
@@ -502,6 +744,7 @@ public final class LinkConnection implements AutoCloseable {
     // Somebody in sendNow may still be on the way out of a write to the closed socket.
     writing.lock();
     try {
+      gather.release();
       dropQueued();
     } finally {
       writing.unlock();
@@ -511,7 +754,7 @@ public final class LinkConnection implements AutoCloseable {
     }
   }
 
-  /** The reader thread's state. */
+  /** What has been received. Guarded by {@link #reading}. */
   private final class Receiver {
 
     /** Between position and limit: read from the socket, not yet used. */
@@ -522,53 +765,111 @@ public final class LinkConnection implements AutoCloseable {
     private ByteBuffer discard;
     private int framesBefore;
 
-    void run() throws IOException {
-      while (awaitBytes(FrameHeader.BYTES, true)) {
-        FrameHeader header =
-            FrameHeader.read(received, crc, framesBefore++, settings.maxFrameBytes());
-        switch (header.type()) {
-          case HEARTBEAT -> readHeartbeat(header);
-          case VALUE -> readValue(header);
-          default -> readFrame(header);
+    // The frame under way.
+    private FrameHeader header;
+    private PooledBuffer payload;
+    private ValueHeader value;
+    private ByteBuffer destination;
+    private int destinationStart;
+    private int discarded;
+
+    /**
+     * Reads until a frame is handled. Returns false if nothing more is there at present, or the
+     * peer has ended its output; the next call continues.
+     */
+    boolean advance() throws IOException {
+      if (header == null) {
+        if (!haveBytes(FrameHeader.BYTES)) {
+          return false;
         }
+        header = FrameHeader.read(received, crc, framesBefore++, settings.maxFrameBytes());
+      }
+      boolean complete =
+          switch (header.type()) {
+            case HEARTBEAT -> readHeartbeat();
+            case VALUE -> readValue();
+            default -> readFrame();
+          };
+      if (complete) {
+        header = null;
+      }
+      return complete;
+    }
+
+    /** Gives back the buffer of a frame that did not arrive whole. */
+    void release() {
+      PooledBuffer rest = payload;
+      payload = null;
+      if (rest != null) {
+        rest.release();
       }
     }
 
-    private void readHeartbeat(FrameHeader header) {
+    private boolean readHeartbeat() {
       if (header.length() != 0) {
         throw new ProtocolException("a HEARTBEAT frame has a payload");
       }
+      return true;
     }
 
-    private void readFrame(FrameHeader header) throws IOException {
-      PooledBuffer payload = pool.take(header.length());
+    private boolean readFrame() throws IOException {
+      if (payload == null) {
+        payload = pool.take(header.length());
+      }
+      ByteBuffer bytes = payload.bytes();
+      if (!readInto(bytes)) {
+        return false;
+      }
+      bytes.flip();
+      crc.reset();
+      crc.update(bytes);
+      bytes.rewind();
+      verify();
       try {
-        ByteBuffer bytes = payload.bytes();
-        readInto(bytes);
-        bytes.flip();
-        crc.reset();
-        crc.update(bytes);
-        bytes.rewind();
-        verify(header);
         if (!finishing) {
           handling = true;
           handler.onFrame(LinkConnection.this, header, payload);
           handled();
         }
       } finally {
-        payload.release();
+        release();
       }
+      return true;
     }
 
-    private void readValue(FrameHeader header) throws IOException {
+    private boolean readValue() throws IOException {
+      if (value == null && !readValueHeader()) {
+        return false;
+      }
+      if (destination == null) {
+        if (!discardRest()) {
+          return false;
+        }
+        verify();
+      } else {
+        if (!readInto(destination)) {
+          return false;
+        }
+        updateCrc(destination, destinationStart, destination.limit());
+        verify();
+        handler.onValue(header, value);
+      }
+      value = null;
+      destination = null;
+      return true;
+    }
+
+    private boolean readValueHeader() throws IOException {
       if (header.length() < ValueHeader.BYTES) {
         throw new ProtocolException("a VALUE frame of " + header.length() + " bytes is too short");
       }
-      awaitBytes(ValueHeader.BYTES, false);
+      if (!haveBytes(ValueHeader.BYTES)) {
+        return false;
+      }
       int start = received.position();
-      ValueHeader value = ValueHeader.read(received, header.length());
+      value = ValueHeader.read(received, header.length());
       handling = true;
-      ByteBuffer destination = finishing ? null : handler.valueDestination(header, value);
+      destination = finishing ? null : handler.valueDestination(header, value);
       handled();
       if (destination != null && destination.remaining() != value.length()) {
         throw new IllegalStateException(
@@ -577,18 +878,11 @@ public final class LinkConnection implements AutoCloseable {
                 + " bytes, not "
                 + value.length());
       }
+      destinationStart = destination == null ? 0 : destination.position();
+      discarded = 0;
       crc.reset();
       updateCrc(received, start, start + ValueHeader.BYTES);
-      if (destination == null) {
-        discardBytes(value.length());
-        verify(header);
-      } else {
-        int position = destination.position();
-        readInto(destination);
-        updateCrc(destination, position, destination.limit());
-        verify(header);
-        handler.onValue(header, value);
-      }
+      return true;
     }
 
     /** The time that the handler took is not the peer's silence. */
@@ -605,7 +899,7 @@ public final class LinkConnection implements AutoCloseable {
       buffer.limit(limit).position(position);
     }
 
-    private void verify(FrameHeader header) {
+    private void verify() {
       int actual = (int) crc.getValue();
       if (actual != header.payloadChecksum()) {
         throw new DamagedFrameException(
@@ -614,81 +908,94 @@ public final class LinkConnection implements AutoCloseable {
       }
     }
 
-    private void discardBytes(int count) throws IOException {
+    private boolean discardRest() throws IOException {
       if (discard == null) {
         discard = ByteBuffer.allocateDirect(DISCARD_BYTES);
       }
-      int left = count;
-      while (left > 0) {
-        discard.clear().limit(Math.min(left, DISCARD_BYTES));
-        left -= discard.remaining();
-        readInto(discard);
+      while (discarded < value.length()) {
+        discard.clear().limit(Math.min(value.length() - discarded, DISCARD_BYTES));
+        if (take(discard) == 0 && readSome(discard) == 0) {
+          return false;
+        }
+        discarded += discard.position();
         discard.flip();
         crc.update(discard);
       }
+      return true;
     }
 
-    /** Fills {@code destination}, first with what was received already. */
-    private void readInto(ByteBuffer destination) throws IOException {
-      int ready = Math.min(received.remaining(), destination.remaining());
-      if (ready > 0) {
-        destination.put(destination.position(), received, received.position(), ready);
-        destination.position(destination.position() + ready);
-        received.position(received.position() + ready);
+    /** Moves received bytes to {@code target}; returns how many. */
+    private int take(ByteBuffer target) {
+      int count = Math.min(received.remaining(), target.remaining());
+      if (count > 0) {
+        target.put(target.position(), received, received.position(), count);
+        target.position(target.position() + count);
+        received.position(received.position() + count);
       }
-      while (destination.hasRemaining()) {
-        if (destination.remaining() < RECEIVE_BYTES) {
+      return count;
+    }
+
+    /** Fills {@code target}, first with what was received already; false if more is to come. */
+    private boolean readInto(ByteBuffer target) throws IOException {
+      take(target);
+      while (target.hasRemaining()) {
+        if (target.remaining() < RECEIVE_BYTES) {
           // The rest of a short payload: read what follows it with the same call.
-          int rest = destination.remaining();
-          awaitBytes(rest, false);
-          destination.put(destination.position(), received, received.position(), rest);
-          destination.position(destination.position() + rest);
-          received.position(received.position() + rest);
-        } else if (readSome(destination) < 0) {
-          throw new EOFException(closedInsideFrame());
+          received.clear();
+          int count = readSome(received);
+          received.flip();
+          if (count == 0) {
+            return false;
+          }
+          take(target);
+        } else if (readSome(target) == 0) {
+          return false;
         }
       }
+      return true;
     }
 
-    /**
-     * Waits until {@code count} bytes are in {@code received}; false: the peer has closed, as it
-     * may between frames.
-     */
-    private boolean awaitBytes(int count, boolean betweenFrames) throws IOException {
+    /** Whether {@code count} bytes are in {@code received}, after reading what is there. */
+    private boolean haveBytes(int count) throws IOException {
       if (received.remaining() >= count) {
         return true;
       }
       received.compact();
-      while (received.position() < count) {
-        if (readSome(received) < 0) {
-          if (!betweenFrames || received.position() > 0) {
-            throw new EOFException(closedInsideFrame());
+      try {
+        while (received.position() < count) {
+          if (readSome(received) == 0) {
+            return false;
           }
-          if (!finishing) {
-            closeBecause(new EOFException(name + " closed the connection"));
-          }
-          return false;
         }
+      } finally {
+        received.flip();
       }
-      received.flip();
       return true;
     }
 
+    /**
+     * Reads what is there. Returns 0 if nothing is, and at the end of the peer's output, which
+     * closes the connection.
+     */
     private int readSome(ByteBuffer target) throws IOException {
       int count = channel.read(target);
+      if (count < 0) {
+        boolean betweenFrames = header == null && received.position() == 0;
+        if (!betweenFrames) {
+          throw new EOFException(name + " closed the connection in the middle of a frame");
+        }
+        closeBecause(new EOFException(name + " closed the connection"));
+        return 0;
+      }
       if (count > 0) {
         lastReceivedNanos = System.nanoTime();
         addReceived(count);
       }
       return count;
     }
-
-    private String closedInsideFrame() {
-      return name + " closed the connection in the middle of a frame";
-    }
   }
 
-  @SuppressWarnings("NonAtomicVolatileUpdate") // only the reader thread writes it
+  @SuppressWarnings("NonAtomicVolatileUpdate") // only whoever reads writes it
   private void addReceived(long count) {
     bytesReceived += count;
   }

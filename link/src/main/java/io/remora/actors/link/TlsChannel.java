@@ -70,6 +70,20 @@ final class TlsChannel extends LinkChannel {
   }
 
   @Override
+  void start() {}
+
+  @Override
+  boolean blocks() {
+    return true;
+  }
+
+  @Override
+  void awaitReadable(long millis) {}
+
+  @Override
+  void awaitWritable() {}
+
+  @Override
   int read(ByteBuffer target) throws IOException {
     if (!established) {
       shakeHands();
