@@ -34,6 +34,9 @@ final class NodeLaunch {
   private static final List<String> THREAD_VARIABLES =
       List.of("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS");
 
+  /** Makes libtorch ask the kernel for large pages, for tensors of 2 MiB and more. */
+  private static final String HUGE_PAGES = "THP_MEM_ALLOC_ENABLE";
+
   /** Longer class paths go through a file: the system limits a single argument to 128 KiB. */
   private static final int LONGEST_CLASS_PATH_ARGUMENT = 32 * 1024;
 
@@ -110,6 +113,7 @@ final class NodeLaunch {
     ProcessBuilder builder = new ProcessBuilder(archived);
     Map<String, String> environment = builder.environment();
     THREAD_VARIABLES.forEach(variable -> environment.put(variable, Integer.toString(threads)));
+    environment.putIfAbsent(HUGE_PAGES, "1");
     environment.putAll(NodeEnvironment.of(token, nodeSettings, nodeLog));
     return new Command(builder, argumentFile, command, archive);
   }

@@ -4,6 +4,10 @@ package io.remora.provider.mock;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
+import com.typesafe.config.ConfigFactory;
+import io.remora.provider.LaunchToken;
+import io.remora.provider.MachineSpec;
+import io.remora.provider.launch.NodeLog;
 import io.remora.provider.mock.NodeLaunch.Classes;
 import io.remora.runtime.ProviderException;
 import java.io.File;
@@ -13,6 +17,7 @@ import java.net.URL;
 import java.net.URLClassLoader;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.time.Duration;
 import java.util.List;
 import java.util.jar.JarEntry;
 import java.util.jar.JarOutputStream;
@@ -34,6 +39,19 @@ class NodeLaunchTest {
     try (URLClassLoader loader = new URLClassLoader(new URL[] {one, other})) {
       assertThat(NodeLaunch.classes(loader))
           .isEqualTo(Classes.of(folder.resolve("one.jar") + File.pathSeparator + folder));
+    }
+  }
+
+  @Test
+  void givesTheNodeLargePages() throws Exception {
+    MachineSpec spec = new MachineSpec("a", "mock", null, 1, null, Duration.ofSeconds(1));
+    MockSettings settings = MockSettings.from(ConfigFactory.defaultReference());
+    try (NodeLaunch.Command command =
+        NodeLaunch.command(spec, settings, LaunchToken.random(), "", new NodeLog("a"))) {
+      assertThat(command.builder().environment())
+          .containsEntry(
+              "THP_MEM_ALLOC_ENABLE",
+              System.getenv().getOrDefault("THP_MEM_ALLOC_ENABLE", "1"));
     }
   }
 
