@@ -172,8 +172,8 @@ public final class LocalSessions implements Extension {
   /**
    * Connects a program to a session that was opened for it.
    *
-   * @param listener receives the session's events, on the link's reader thread, until the session
-   *     is lost, closed or detached
+   * @param listener receives the session's events, on the thread that reads the link, until the
+   *     session is lost, closed or detached
    * @return the sink for the session's batches
    * @throws RemoraException if the session was lost meanwhile
    * @throws MachineStateException if there is no such session

@@ -22,6 +22,8 @@ import io.remora.runtime.SessionStatistics;
 import java.nio.FloatBuffer;
 import java.time.Duration;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicBoolean;
+import java.util.concurrent.atomic.AtomicInteger;
 import org.awaitility.Awaitility;
 import org.bytedeco.pytorch.Device;
 import org.bytedeco.pytorch.DeviceOptional;
@@ -84,6 +86,43 @@ final class RemoteTensorTest {
     assertThat(remote.device().equals(device)).isTrue();
     assertThat(back.is_cpu()).isTrue();
     assertThat(back.equal(local)).isTrue();
+  }
+
+  @Test
+  void anInterruptEndsAWaitForAValueAndNotTheLink() throws Exception {
+    Tensor x = ones(4).to(device, ScalarType.Float);
+    AtomicInteger read = new AtomicInteger();
+    AtomicInteger interrupted = new AtomicInteger();
+    AtomicBoolean stop = new AtomicBoolean();
+    Thread reading =
+        new Thread(
+            () -> {
+              while (!stop.get()) {
+                try {
+                  read.addAndGet((int) x.add(x).sum().item_float() / 8);
+                } catch (RuntimeException e) {
+                  interrupted.addAndGet(Thread.interrupted() ? 1 : 0);
+                }
+              }
+            });
+    reading.start();
+    try {
+      for (int i = 0; i < 200; i++) {
+        int before = read.get();
+        Awaitility.await()
+            .pollInterval(Duration.ofMillis(1))
+            .atMost(Duration.ofSeconds(10))
+            .until(() -> read.get() > before);
+        reading.interrupt();
+      }
+    } finally {
+      stop.set(true);
+      reading.join(10_000);
+    }
+
+    assertThat(interrupted.get()).isPositive();
+    assertThat(values(x.add(x))).containsOnly(2f);
+    assertThat(machine.stats()).containsEntry("reconnections", 0.0);
   }
 
   @Test

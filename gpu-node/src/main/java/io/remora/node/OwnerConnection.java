@@ -31,8 +31,8 @@ import org.slf4j.LoggerFactory;
  * has succeeded. Then the connection passes frames to their sessions. A connection of another node
  * shows a ticket instead, and gets only the bytes of that ticket's tensor.
  *
- * <p>Frames are handled on the connection's reader thread, which never waits. It passes them to the
- * {@link OwnerLink} that the connection carries.
+ * <p>Frames are handled on the thread that reads the connection. It never waits here, and passes
+ * them to the {@link OwnerLink} that the connection carries.
  */
 final class OwnerConnection implements LinkConnection.Handler {
 

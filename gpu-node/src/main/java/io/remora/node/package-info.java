@@ -10,5 +10,8 @@
  * reader thread of the connection -> SessionInbox -> SessionActor (pinned thread) -> BatchExecutor
  *                                                          -> SessionOutbox -> writer thread
  * }</pre>
+ *
+ * <p>After a short batch the session's thread reads the connection itself for a moment, see {@link
+ * io.remora.node.SessionOutbox#readUntil}.
  */
 package io.remora.node;

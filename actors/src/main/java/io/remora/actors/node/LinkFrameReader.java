@@ -26,8 +26,8 @@ import java.util.Map;
 import java.util.function.Consumer;
 
 /**
- * Handles the node's frames on the connection's reader thread. Acknowledgements and values go to
- * the sessions' listeners; all other frames go to the link's actor.
+ * Handles the node's frames on the thread that reads the connection. Acknowledgements and values go
+ * to the sessions' listeners; all other frames go to the link's actor.
  */
 final class LinkFrameReader implements LinkConnection.Handler {
 
@@ -37,7 +37,7 @@ final class LinkFrameReader implements LinkConnection.Handler {
 
   /**
    * @param sessions the link's sessions, by number; its actor may change the map at any time
-   * @param owner receives, on the reader thread, the changes that batches have made
+   * @param owner receives, on the thread that reads, the changes that batches have made
    */
   LinkFrameReader(
       ActorRef<NodeLink.Command> actor,

@@ -20,7 +20,7 @@ import java.util.function.Consumer;
 /**
  * The machine's end of the link to its node. It connects, shakes hands, opens and closes sessions,
  * and reports the link's events to its owner. Bytes do not pass through the actor: the writer
- * thread sends batches from each session's mailbox to the socket, and the reader thread passes
+ * thread sends batches from each session's mailbox to the socket, and the thread that reads passes
  * acknowledgements and values from the socket to the session's listener.
  *
  * <p>A link may need several connections, one after the other. When one breaks (closed, reset,
