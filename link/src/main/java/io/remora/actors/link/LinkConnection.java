@@ -699,15 +699,12 @@ public final class LinkConnection implements AutoCloseable {
   /** With the lock for reading. */
   private boolean readHere(BooleanSupplier done, long endNanos) throws IOException {
     while (!done.getAsBoolean()) {
-      if (closing.get() || Thread.currentThread().isInterrupted()) {
+      long left = endNanos - System.nanoTime();
+      if (left <= 0 || closing.get() || Thread.currentThread().isInterrupted()) {
         return false;
       }
       if (!receiver.advance()) {
-        long left = TimeUnit.NANOSECONDS.toMillis(endNanos - System.nanoTime() + 999_999);
-        if (left <= 0) {
-          return false;
-        }
-        channel.awaitReadable(left);
+        channel.awaitReadable(TimeUnit.NANOSECONDS.toMillis(left + 999_999));
       }
     }
     return true;
