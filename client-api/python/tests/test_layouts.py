@@ -130,6 +130,32 @@ def test_gradients_of_transforms_of_transposed_tensors_have_the_strides_of_the_c
         assert found(device, order) == found(CPU, order)
 
 
+@pytest.mark.parametrize("affine", [True, False], ids=["affine", "plain"])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_gradients_of_group_norm_have_the_layout_of_the_cpu(device, dims, affine):
+    memory = torch.channels_last if dims == 2 else torch.channels_last_3d
+    values = torch.arange(2 * 6 * 5**dims).sin().view(2, 6, *[5] * dims)
+
+    def found(where: torch.device, layout: torch.memory_format) -> Any:
+        layer = torch.nn.GroupNorm(3, 6, affine=affine).to(where)
+        x = values.to(where).contiguous(memory_format=layout).requires_grad_()
+        y = layer(x)
+        (y * y.detach().cos()).sum().backward()
+        gradients = [x.grad, *(p.grad for p in layer.parameters())]
+        return y.stride(), [(g.stride(), g.cpu().tolist()) for g in gradients]
+
+    def twice(where: torch.device) -> Any:
+        x = values.to(where).contiguous(memory_format=memory).requires_grad_()
+        y = torch.nn.functional.group_norm(x, 3)
+        (first,) = torch.autograd.grad((y**3).sum(), x, create_graph=True)
+        (second,) = torch.autograd.grad((first**2).sum(), x)
+        return second.stride(), second.cpu().tolist()
+
+    for layout in (memory, torch.contiguous_format):
+        assert found(device, layout) == found(CPU, layout)
+    assert twice(device) == twice(CPU)
+
+
 # ---------------------------------------------------------------- names
 
 NAMED: dict[str, Callable[[Tensor], Any]] = {
