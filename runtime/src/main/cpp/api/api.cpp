@@ -528,6 +528,12 @@ int64_t remora_machine_statistic(int64_t machine, int32_t statistic) {
     case REMORA_SHAPE_WAITS: return m->waits.of(remora::Waits::kShape);
     case REMORA_METADATA_WAITS: return m->waits.of(remora::Waits::kMetadata);
     case REMORA_ROOM_WAITS: return m->waits.of(remora::Waits::kRoom);
+    case REMORA_PLANS: return m->kept_plans;
+    case REMORA_FROM_VIEWS: return m->of_origin(remora::Origin::kView);
+    case REMORA_FROM_RULES: return m->of_origin(remora::Origin::kRule);
+    case REMORA_FROM_LIBTORCH: return m->of_origin(remora::Origin::kLibtorch);
+    case REMORA_FROM_NODE: return m->of_origin(remora::Origin::kNode);
+    case REMORA_FROM_VALUES: return m->of_origin(remora::Origin::kValues);
     default: return -1;
   }
 }

@@ -230,7 +230,15 @@ enum remora_statistic {
   REMORA_VALUE_WAITS = 9,      // for a tensor's elements
   REMORA_SHAPE_WAITS = 10,     // for a result's shape that depends on values
   REMORA_METADATA_WAITS = 11,  // for a result's metadata that only the node could tell
-  REMORA_ROOM_WAITS = 12       // for room to send more
+  REMORA_ROOM_WAITS = 12,      // for room to send more
+  REMORA_PLANS = 13,           // kept predictions of outputs
+  // Calls whose outputs' metadata came from: the memory of arguments, Remora's rules, libtorch's own code, the node
+  // (asked once for such a call), the node (asked each time, because values decide).
+  REMORA_FROM_VIEWS = 14,
+  REMORA_FROM_RULES = 15,
+  REMORA_FROM_LIBTORCH = 16,
+  REMORA_FROM_NODE = 17,
+  REMORA_FROM_VALUES = 18
 };
 // The operators that metadata waits were for: a line "name count" for each. Valid until the thread's next call.
 REMORA_API const char* remora_machine_metadata_waits(int64_t machine);

@@ -5,7 +5,6 @@
 #include <c10/core/Allocator.h>
 #include <c10/core/ScalarTypeToTypeMeta.h>
 
-#include <map>
 #include <memory>
 #include <mutex>
 #include <utility>
@@ -42,12 +41,12 @@ class Addresses {
     }
     storage->address = next_;
     storage->room = room;
-    ranges_.emplace_hint(ahead, next_, storage);
+    storage->place = ranges_.emplace_hint(ahead, next_, storage);
     next_ += room;
   }
   void give_back(StorageContext* storage) {
     std::lock_guard<std::mutex> guard(mutex_);
-    ranges_.erase(storage->address);
+    ranges_.erase(storage->place);
   }
   StorageContext* find(const void* pointer) {
     auto address = reinterpret_cast<uint64_t>(pointer);
@@ -65,7 +64,7 @@ class Addresses {
   static constexpr uint64_t kEnd = uint64_t{1} << 63;
   static constexpr uint64_t kAlignment = 512;
   std::mutex mutex_;
-  std::map<uint64_t, StorageContext*> ranges_;
+  AddressRanges ranges_;
   uint64_t next_ = kFirst;
 };
 Addresses& addresses() {

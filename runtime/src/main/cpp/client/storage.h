@@ -6,12 +6,16 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <map>
 
 #include "common/tensor_meta.h"
 
 namespace remora {
 
 class Machine;
+
+struct StorageContext;
+using AddressRanges = std::map<uint64_t, StorageContext*>;  // live storages by their addresses
 
 // The context of a storage's DataPtr. Its data pointer is an address at which no memory exists. Each live storage has a
 // range of such addresses of its own, and distances within the range are distances in the storage.
@@ -21,10 +25,11 @@ struct StorageContext {
   int32_t device;  // number on the machine
   uint64_t bytes;
   uint64_t address = 0;
-  uint64_t room = 0;   // bytes from the address on that no other storage uses
-  uint64_t born = 0;   // sequence of the batch that first used it; 0: the node does not know it yet
-  uint32_t birth = 0;  // its index in that batch's list of births
-  int64_t call = 0;    // the last call that named it
+  AddressRanges::iterator place{};  // of the address; a search by address costs more among many storages
+  uint64_t room = 0;                // bytes from the address on that no other storage uses
+  uint64_t born = 0;                // sequence of the batch that first used it; 0: the node does not know it yet
+  uint32_t birth = 0;               // its index in that batch's list of births
+  int64_t call = 0;                 // the last call that named it
 };
 
 StorageContext* context_of(const at::Tensor& t);  // nullptr for tensors without a remote storage

@@ -10,6 +10,13 @@
 
 namespace remora {
 
+namespace {
+
+constexpr size_t kKeptBuckets = 4096;
+constexpr size_t kShrinkBelow = 8;  // the part of the buckets in use below which the table shrinks
+
+}  // namespace
+
 int64_t Executor::storage_bytes() const {
   int64_t bytes = 0;
   for (const auto& [id, storage] : storages_) {
@@ -103,6 +110,10 @@ void Executor::free(Reader& r) {
   }
   account(it->second, true);
   storages_.erase(it);
+  // The table does not shrink by itself. It is at most half full afterwards, so a shrink is paid for by the frees before.
+  if (storages_.bucket_count() > kKeptBuckets && storages_.size() * kShrinkBelow < storages_.bucket_count()) {
+    storages_.shrink_to_fit();
+  }
 }
 
 void Executor::resize(Reader& r) {

@@ -48,6 +48,7 @@ void Machine::close() {
   note_end();
   Lock lock(*this);
   plans.clear();
+  kept_plans = 0;
   open.abandon();
   frees_.abandon();
   answers_.clear();

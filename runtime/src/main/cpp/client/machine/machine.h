@@ -55,6 +55,10 @@ class Machine {
   void write_bind(int64_t request,
                   const std::vector<at::Tensor>& outputs);  // binds an asked call's outputs
   void end_record(bool operation = true);                   // submits the batch if it is full
+  void count(Origin origin) {                               // of a call's outputs
+    auto& calls = origins_[static_cast<size_t>(origin)];
+    calls.store(calls.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+  }
   // Closes the batch and submits it; releases the lock meanwhile.
   void submit_open_batch(int64_t request = 0, at::Tensor destination = {});
 
@@ -106,6 +110,8 @@ class Machine {
   std::atomic<bool> call_sites{false};  // report each operation before it is recorded
   std::atomic<int64_t> operations{0}, batches{0}, batch_bytes{0}, uploaded{0}, downloaded{0}, misses{0}, storages{0},
       storage_bytes{0};
+  int64_t of_origin(Origin origin) const { return origins_[static_cast<size_t>(origin)].load(); }
+  std::atomic<int64_t> kept_plans{0};
 
   friend void lock_machines();
   friend void unlock_machines();
@@ -114,6 +120,7 @@ class Machine {
   void note_end();  // the machine is no longer open
 
   const size_t max_batch_bytes_;
+  std::array<std::atomic<int64_t>, static_cast<size_t>(Origin::kCount)> origins_{};
   int64_t submitted_operations_ = 0;
   std::mutex mutex_;
   std::mutex submit_mutex_;  // locked while holding mutex_, held after mutex_ is released

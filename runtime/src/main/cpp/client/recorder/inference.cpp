@@ -170,6 +170,7 @@ bool infer(const OperatorInfo& info, Arguments arguments, bool cuda, Plan& plan)
   if (stack.size() != info.returns.size()) {
     return false;
   }
+  plan.origin = info.only_views ? Origin::kView : used_rule() ? Origin::kRule : Origin::kLibtorch;
   for (size_t r = 0; r < info.returns.size(); r++) {
     OutputPlan output;
     auto kind = info.returns[r];

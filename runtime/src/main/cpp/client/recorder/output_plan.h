@@ -13,6 +13,16 @@
 
 namespace remora {
 
+// What the metadata of a call's outputs come from.
+enum class Origin : uint8_t {
+  kView,      // the arguments' memory, seen otherwise
+  kRule,      // a rule of Remora's (client/shapes)
+  kLibtorch,  // libtorch's own code on shape tensors, or an operator's Meta kernel
+  kNode,      // the node, which was asked, at least the first time
+  kValues,    // the node, which must be asked each time: values decide
+  kCount
+};
+
 // One output of a Plan. A plan stores a call's outputs, so that calls with equal metadata need not compute them again.
 struct OutputPlan {
   enum Kind : uint8_t { kAlias, kView, kTensor, kUndefined, kList, kValue } kind = kUndefined;
@@ -27,6 +37,7 @@ struct Plan {
   // Written arguments (numbered over all tensors of all written arguments) to which the operator gives other metadata.
   // They keep their places in their storages: their offsets are the tensors' own, not the plan's.
   std::vector<std::pair<uint32_t, TensorMeta>> resized;
+  Origin origin = Origin::kNode;
 };
 
 }  // namespace remora

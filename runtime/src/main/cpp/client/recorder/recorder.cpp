@@ -27,6 +27,7 @@ using Outputs = c10::SmallVector<c10::IValue, 4>;
 void record_planned(const Caller& caller, Arguments arguments, const Plan& plan, Outputs& outputs) {
   auto& machine = *caller.machine;
   check_resizable(caller.info, arguments, plan);
+  machine.count(plan.origin);
   for (const auto& output : plan.outputs) {
     outputs.push_back(make_output(machine, caller.slot, output, arguments));
   }
@@ -108,14 +109,16 @@ void record_call(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit:
       }
       auto request = machine.next_request();
       *plan = ask(caller, arguments, request, ask_always);
+      plan->origin = ask_always ? Origin::kValues : Origin::kNode;
       resize_written(info, arguments, *plan, [](uint32_t, const at::Tensor&) {});
       for (const auto& output : plan->outputs) {
         outputs.push_back(make_output(machine, caller.slot, output, arguments));
       }
       std::vector<at::Tensor> fresh;
       for (size_t i = 0; i < plan->outputs.size(); i++) collect_new(plan->outputs[i], outputs[i], fresh);
+      Machine::Lock lock(machine);
+      machine.count(plan->origin);
       if (!fresh.empty()) {
-        Machine::Lock lock(machine);
         machine.begin_record();
         machine.write_bind(request, fresh);
       }
@@ -126,6 +129,7 @@ void record_call(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit:
         machine.plans.clear();
       }
       machine.plans.emplace(*key, std::move(plan));
+      machine.kept_plans.store(static_cast<int64_t>(machine.plans.size()), std::memory_order_relaxed);
     }
   }
   log_call(caller);

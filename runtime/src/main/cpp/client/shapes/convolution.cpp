@@ -29,8 +29,9 @@ Results convolution(const Call& call) {
   bool transposed = call.flag(6);
   auto groups = call.integer(8);
   auto rank = input.dim();
-  if (rank < 3 || rank > 5 || weight.dim() != rank || groups < 1 || input.numel() == 0 || weight.numel() == 0 ||
-      input.scalar_type() != weight.scalar_type() || !input.is_floating_point()) {
+  bool none = rank > 0 && input.size(0) == 0;  // no image at all
+  if (rank < 3 || rank > 5 || weight.dim() != rank || groups < 1 || (input.numel() == 0 && !none) ||
+      weight.numel() == 0 || input.scalar_type() != weight.scalar_type() || !input.is_floating_point()) {
     unsure("a convolution of another kind");
   }
   for (const auto* list : {&stride, &padding, &dilation}) {
@@ -53,6 +54,7 @@ Results convolution(const Call& call) {
     if (size < 1 || (!transposed && input.size(d) + 2 * p < kernel)) unsure("no output");
     sizes.push_back(size);
   }
+  if (none) return {shape_tensor(sizes, input.scalar_type())};
   if (rank == 3) {
     // Computed with a height of one.
     auto view = [](const at::Tensor& t) { return t.unsqueeze(2); };
@@ -68,15 +70,17 @@ Results convolution_backward(const Call& call) {
   auto grad = call.tensor(0), input = call.tensor(1), weight = call.tensor(2);
   auto mask = call.flags(10);
   auto rank = input.dim();
-  if (rank < 3 || rank > 5 || weight.dim() != rank || grad.dim() != rank || input.numel() == 0 || weight.numel() == 0 ||
-      grad.numel() == 0 || input.scalar_type() != weight.scalar_type() || !input.is_floating_point()) {
+  bool none = rank > 0 && input.size(0) == 0 && grad.numel() == 0;
+  if (rank < 3 || rank > 5 || weight.dim() != rank || grad.dim() != rank ||
+      ((input.numel() == 0 || grad.numel() == 0) && !none) || weight.numel() == 0 ||
+      input.scalar_type() != weight.scalar_type() || !input.is_floating_point()) {
     unsure("a convolution of another kind");
   }
   auto view = [&](const at::Tensor& t) { return rank == 3 ? t.unsqueeze(2) : t; };
   auto format = format_of(view(rank == 3 ? contiguous(input) : input), view(weight));
   check_format(format, call.flag(7), call.ints(6));
   auto like = [&](const at::Tensor& t) {
-    auto made = shape_tensor(view(t).sizes(), t.scalar_type(), format);
+    auto made = none ? at::empty_like(view(t)) : shape_tensor(view(t).sizes(), t.scalar_type(), format);
     return rank == 3 ? made.squeeze(2) : made;
   };
   return {mask[0] ? like(input) : at::Tensor(), mask[1] ? like(weight) : at::Tensor(),

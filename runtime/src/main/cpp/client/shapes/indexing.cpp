@@ -236,6 +236,32 @@ Results places_of_nonzero(const Call& call) {
   return {shape_tensor({call.integer(1), call.tensor(0).dim()}, at::kLong)};
 }
 
+// Whether a number is among the elements of a tensor.
+Results is_in(const Call& call) {
+  auto dtype = call.tensor(1).scalar_type();
+  bool plain = dtype == at::kFloat || dtype == at::kDouble || (c10::isIntegralType(dtype, false) && dtype <= at::kLong);
+  if (!plain || call.value(0).isComplexDouble() || call.value(0).isBool()) unsure("a dtype");
+  return {shape_tensor({}, at::kBool)};
+}
+
+// Sobol sequences: the state is written in place.
+Results sobol_state(const Call& call) {
+  if (call.tensor(0).scalar_type() != at::kLong || call.tensor(0).dim() != 2) unsure("the state");
+  return {call.tensor(0)};
+}
+
+Results sobol_draw(const Call& call) {
+  auto last = call.tensor(0), state = call.tensor(2);
+  auto count = call.integer(1), dimension = call.integer(3);
+  auto dtype = call.dtype(5).value_or(at::kFloat);
+  if (last.scalar_type() != at::kLong || last.dim() != 1 || last.size(0) != dimension || count < 1 ||
+      state.scalar_type() != at::kLong || state.dim() != 2 || state.size(0) != dimension ||
+      !c10::isFloatingType(dtype)) {
+    unsure("the state");
+  }
+  return {shape_tensor({count, dimension}, dtype), contiguous(last)};
+}
+
 Results zeros_of_sizes(const Call& call) { return {shape_tensor(call.ints(1), call.tensor(0).scalar_type())}; }
 
 }  // namespace
@@ -262,7 +288,10 @@ Rules indexing_rules() {
       {eye, {"eye.out", "eye.m_out"}},
       {lower, {"tril_indices"}},
       {upper, {"triu_indices"}},
-      {places_of_nonzero, {"nonzero_static"}},
+      {places_of_nonzero, {"nonzero_static", "nonzero_static.out"}},
+      {is_in, {"isin.Scalar_Tensor", "isin.Scalar_Tensor_out"}},
+      {sobol_state, {"_sobol_engine_initialize_state_", "_sobol_engine_scramble_"}},
+      {sobol_draw, {"_sobol_engine_draw"}},
       {zeros_of_sizes, {"unfold_backward"}},
   };
 }

@@ -50,8 +50,6 @@ Results distances_within(const Call& call) {
   return {shape_tensor({n * (n - 1) / 2}, rows.scalar_type())};
 }
 
-Results distances_within_backward(const Call& call) { return {contiguous(call.tensor(1))}; }
-
 Results integer_product(const Call& call) {
   auto a = call.tensor(0), b = call.tensor(1);
   if (a.dim() != 2 || b.dim() != 2 || a.size(1) != b.size(0) || a.scalar_type() != at::kChar ||
@@ -79,7 +77,7 @@ Rules linear_algebra_rules() {
       {distances, {"_cdist_forward"}},
       {distances_backward, {"_cdist_backward"}},
       {distances_within, {"_pdist_forward"}},
-      {distances_within_backward, {"_pdist_backward"}},
+      {like_second, {"_pdist_backward"}},
       {integer_product, {"_int_mm"}},
       {weight_norm, {"_weight_norm_interface"}},
       {weight_norm_backward, {"_weight_norm_interface_backward"}},

@@ -33,8 +33,6 @@ Results alignment(const Call& call) {
           shape_tensor({odds.size(1), odds.size(0), 2 * longest + 1}, odds.scalar_type())};
 }
 
-Results gradient(const Call& call) { return {contiguous(call.tensor(1))}; }
-
 // A row of scores for each element of a batch.
 void check_rows(const at::Tensor& rows) {
   if (rows.dim() != 2 || rows.numel() == 0 || !rows.is_floating_point()) unsure("the scores");
@@ -69,10 +67,10 @@ Results margin_of_many(const Call& call) {
 Rules loss_rules() {
   return {
       {alignment, {"_ctc_loss"}},
-      {gradient,
+      {like_second,
        {"_ctc_loss_backward", "_ctc_loss_backward.Tensor", "multi_margin_loss_backward",
         "multilabel_margin_loss_backward"}},
-      {margin, {"multi_margin_loss"}},
+      {margin, {"multi_margin_loss", "multi_margin_loss.out"}},
       {margin_of_many, {"multilabel_margin_loss_forward"}},
   };
 }

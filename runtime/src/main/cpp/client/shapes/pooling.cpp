@@ -16,9 +16,9 @@ c10::MemoryFormat format_of(const at::Tensor& input, int64_t dims) {
   return input.dim() == dims ? input.suggest_memory_format() : c10::MemoryFormat::Contiguous;
 }
 
-// The gradient of the second argument.
+// The gradient of the second argument, in its format if that is a batch.
 template <int64_t dims>
-Results like_second(const Call& call) {
+Results like_second_batch(const Call& call) {
   auto input = call.tensor(1);
   return {shape_tensor(input.sizes(), input.scalar_type(), format_of(input, dims))};
 }
@@ -154,8 +154,6 @@ Results pixel_loss(const Call& call) {
   return {shape_tensor(each, input.scalar_type()), shape_tensor({}, input.scalar_type())};
 }
 
-Results pixel_loss_backward(const Call& call) { return {contiguous(call.tensor(1))}; }
-
 // The edge is repeated as often as wanted. A reflection ends at the other edge.
 template <bool reflects>
 Results pad(const Call& call) {
@@ -175,17 +173,30 @@ Results pad(const Call& call) {
   return {shape_tensor(sizes, input.scalar_type(), input.suggest_memory_format())};
 }
 
+// Kernels of pads give an output of the right size the strides of a new one, too.
+template <Rule rule>
+Results restrided(const Call& call) {
+  auto made = rule(call)[0].toTensor();
+  auto out = call.tensor(call.size() - 1);
+  if (out.scalar_type() != made.scalar_type()) unsure("an output's dtype");
+  return {out.resize_(made.sizes(), made.suggest_memory_format())};
+}
+
 }  // namespace
 
 Rules pooling_rules() {
   return {
       {adaptive_average, {"_adaptive_avg_pool2d", "_adaptive_avg_pool3d"}},
-      {like_second<4>, {"_adaptive_avg_pool2d_backward", "reflection_pad2d_backward", "replication_pad2d_backward"}},
-      {like_second<0>, {"_adaptive_avg_pool3d_backward", "fractional_max_pool3d_backward"}},
+      {like_second_batch<4>,
+       {"_adaptive_avg_pool2d_backward", "reflection_pad2d_backward", "replication_pad2d_backward"}},
+      {like_second, {"_adaptive_avg_pool3d_backward", "fractional_max_pool3d_backward", "nll_loss2d_backward"}},
       {pad<true>, {"reflection_pad2d", "reflection_pad3d"}},
       {pad<false>, {"replication_pad2d", "replication_pad3d"}},
+      {restrided<pad<true>>, {"reflection_pad3d.out"}},
+      {restrided<pad<false>>, {"replication_pad2d.out", "replication_pad3d.out"}},
+      {restrided<like_second_in_any_format>, {"reflection_pad3d_backward.grad_input"}},
       {max_pool3d, {"max_pool3d_with_indices"}},
-      {like_second<5>, {"max_pool3d_with_indices_backward"}},
+      {like_second_batch<5>, {"max_pool3d_with_indices_backward"}},
       {like_second_in_any_format, {"reflection_pad3d_backward", "replication_pad3d_backward"}},
       {max_unpool, {"max_unpool2d", "max_unpool3d"}},
       {grid_sampler, {"grid_sampler_2d", "grid_sampler_3d"}},
@@ -195,7 +206,6 @@ Rules pooling_rules() {
       {columns, {"im2col"}},
       {image, {"col2im"}},
       {pixel_loss, {"nll_loss2d_forward"}},
-      {pixel_loss_backward, {"nll_loss2d_backward"}},
   };
 }
 

@@ -56,6 +56,7 @@ at::Tensor elementwise(c10::ArrayRef<at::Tensor> inputs, c10::ScalarType dtype);
 at::Tensor contiguous(const at::Tensor& like);
 at::Tensor in_format_of(const at::Tensor& like);  // in its suggested memory format
 Results nothing(const Call& call);                // of operators that return nothing
+Results like_second(const Call& call);            // contiguous: often the gradient of the second argument
 // What `rule` says, contiguous: for outputs (out=) that libtorch resizes before it copies a result into them.
 template <Rule rule>
 Results resized(const Call& call) {

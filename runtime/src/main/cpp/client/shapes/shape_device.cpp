@@ -24,6 +24,7 @@ namespace {
 
 thread_local bool shapes_only = false;
 thread_local bool cuda_node = false;
+thread_local bool rule_ran = false;
 
 struct NoMemory final : c10::Allocator {
   c10::DataPtr allocate(size_t) override { return {nullptr, nullptr, raw_deleter(), c10::Device(kShapes, 0)}; }
@@ -110,6 +111,7 @@ Rule rule_of(const c10::FunctionSchema& schema) {
 }
 
 void run_rule(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+  rule_ran = true;
   size_t arguments = op.schema().arguments().size();
   c10::ArrayRef<c10::IValue> values(stack->data() + stack->size() - arguments, arguments);
   auto results = rule_of(op.schema())(Call(op.schema(), values));
@@ -195,6 +197,7 @@ void run_out(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
     torch::jit::Stack made;
     bool as_it_is = false;
     if (auto rule = rule_of(schema)) {
+      rule_ran = true;
       made = rule(Call(schema, c10::ArrayRef<c10::IValue>(stack->data() + base, count)));
     } else {
       auto functional = sibling(op, false);
@@ -238,14 +241,18 @@ void run(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
 
 }  // namespace
 
-ShapesOnly::ShapesOnly(bool cuda) : before_(shapes_only), cuda_before_(cuda_node) {
+ShapesOnly::ShapesOnly(bool cuda) : before_(shapes_only), cuda_before_(cuda_node), rule_before_(rule_ran) {
   shapes_only = true;
   cuda_node = cuda;
+  rule_ran = false;
 }
 ShapesOnly::~ShapesOnly() {
   shapes_only = before_;
   cuda_node = cuda_before_;
+  rule_ran = rule_before_;
 }
+
+bool used_rule() { return rule_ran; }
 
 bool for_cuda() { return cuda_node; }
 

@@ -29,7 +29,11 @@ class ShapesOnly {
  private:
   bool before_;
   bool cuda_before_;
+  bool rule_before_;
 };
+
+// Whether a rule has run since the innermost ShapesOnly was made.
+bool used_rule();
 
 // Whether the call is for a CUDA node, for rules whose results differ there.
 bool for_cuda();
