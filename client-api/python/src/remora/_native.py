@@ -114,6 +114,12 @@ STATISTICS = (
     "shape_waits",
     "metadata_waits",
     "room_waits",
+    "kept_plans",
+    "from_views",
+    "from_rules",
+    "from_libtorch",
+    "from_node",
+    "from_values",
 )
 
 

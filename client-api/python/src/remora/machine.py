@@ -520,7 +520,11 @@ class RemoteMachine:
         value that was read: ``item``, ``cpu``, ``print``, ``if tensor``), ``shape_waits`` (a result's shape
         that depends on values), ``metadata_waits`` (a result's metadata that only the node could tell; see
         :meth:`metadata_waits`) and questions, such as that for a device's memory. ``room_waits`` are waits
-        for room to send more. ``plan_misses`` are
+        for room to send more. ``from_views``, ``from_rules``, ``from_libtorch``, ``from_node`` and
+        ``from_values`` count operations by the origin of their results' metadata: the arguments' memory, Remora's
+        rules, libtorch's code, the node that was asked once for such arguments, and the node that is asked
+        each time because values decide. ``kept_plans`` are predictions of results that are kept, 65,536 at
+        most. ``plan_misses`` are
         operations whose results' shapes had to be computed because the operation was not recorded with such
         arguments before. They grow during a program's first steps and hardly after that, unless shapes
         change with each step. The other figures are the machine's, over all its sessions, under the names

@@ -12,6 +12,7 @@ import java.lang.ref.Reference;
 import java.nio.ByteBuffer;
 import java.time.Duration;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
@@ -57,6 +58,8 @@ public final class MachineSession implements SessionListener, AutoCloseable {
 
   /** Logs each operation with its tensors' ids and metadata hashes, if the settings ask for it. */
   private static final Logger operations = LoggerFactory.getLogger("io.remora.operations");
+
+  private static final int KEPT_PLANS = 13;
 
   /** The most different warnings that are logged for a session, each once. */
   private static final int MOST_WARNINGS = 100;
@@ -446,7 +449,13 @@ public final class MachineSession implements SessionListener, AutoCloseable {
         NativeCore.machineStatistic(machine, 10),
         NativeCore.machineStatistic(machine, 11),
         NativeCore.machineStatistic(machine, 12),
-        metadataWaits());
+        metadataWaits(),
+        NativeCore.machineStatistic(machine, KEPT_PLANS),
+        Arrays.stream(MetadataOrigin.values())
+            .collect(
+                Collectors.toUnmodifiableMap(
+                    origin -> origin,
+                    origin -> NativeCore.machineStatistic(machine, origin.statistic))));
   }
 
   /**

@@ -24,6 +24,9 @@ import java.util.Map;
  * @param roomWaits times it waited for room to send more
  * @param metadataWaitsByOperator the operators of the metadata waits, such as {@code
  *     aten::_fft_r2c}, and how often each was waited for
+ * @param keptPlans predictions of results that the session keeps at present, 65,536 at most
+ * @param metadataOrigins calls by the origin of their results' metadata; a call whose results were
+ *     predicted before counts for the origin of that prediction
  */
 public record SessionStatistics(
     long operations,
@@ -39,4 +42,6 @@ public record SessionStatistics(
     long shapeWaits,
     long metadataWaits,
     long roomWaits,
-    Map<String, Long> metadataWaitsByOperator) {}
+    Map<String, Long> metadataWaitsByOperator,
+    long keptPlans,
+    Map<MetadataOrigin, Long> metadataOrigins) {}

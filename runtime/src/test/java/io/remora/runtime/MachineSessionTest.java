@@ -313,6 +313,32 @@ class MachineSessionTest {
     }
   }
 
+  /** Each of the 10,000 shapes needs predictions of its own, more than the session keeps. */
+  @Test
+  void keepsNoMorePredictionsThanItsLimitWhateverShapesItTrainsWith() {
+    try (LoopbackMachine machine = new LoopbackMachine();
+        PointerScope kept = new PointerScope()) {
+      Tensor weight = to(randn(1), machine);
+      weight.requires_grad_(true);
+      long most = 0;
+      for (int i = 0; i < 10_000; i++) {
+        try (PointerScope step = new PointerScope()) {
+          Tensor input = to(randn(1 + i % 100, 1 + i / 100), machine);
+          input.mul(weight).relu().sigmoid().tanh().exp().mean().backward();
+          weight.grad().zero_();
+          most = Math.max(most, machine.session.statistics().keptPlans());
+        }
+      }
+      SessionStatistics statistics = machine.session.statistics();
+      assertThat(statistics.planMisses()).isGreaterThan(65_536);
+      assertThat(most).isBetween(10_000L, 65_536L);
+      assertThat(statistics.metadataWaits()).isZero();
+      assertThat(statistics.liveStorages()).isLessThan(10);
+      cpu(weight); // its batch frees what the last steps have left
+      assertThat(machine.storages()).isLessThan(10);
+    }
+  }
+
   @Test
   void asksTheNodeOnceForOperatorsWithoutRule() {
     try (LoopbackMachine machine = new LoopbackMachine()) {
@@ -320,18 +346,29 @@ class MachineSessionTest {
       Tensor remote = to(a, machine);
       Tensor positive = remote.relu();
       assertThat(machine.session.statistics().blockingReads()).isZero();
-      Tensor once = isin(new Scalar(1), remote);
-      Tensor twice = isin(new Scalar(1), remote);
+      Tensor rare = to(a.to(ScalarType.BFloat16), machine); // a dtype that the rule leaves out
+      Tensor once = isin(new Scalar(1), rare);
+      Tensor twice = isin(new Scalar(1), rare);
       SessionStatistics statistics = machine.session.statistics();
       assertThat(statistics.blockingReads()).isEqualTo(1);
       assertThat(statistics.metadataWaits()).isEqualTo(1);
       assertThat(statistics.metadataWaitsByOperator())
           .isEqualTo(Map.of("aten::isin.Scalar_Tensor", 1L));
+      assertThat(statistics.metadataOrigins())
+          .isEqualTo(
+              Map.of(
+                  MetadataOrigin.VIEW, 0L,
+                  MetadataOrigin.RULE, 1L,
+                  MetadataOrigin.LIBTORCH, 0L,
+                  MetadataOrigin.QUESTION, 2L,
+                  MetadataOrigin.DATA, 0L));
       assertThat(cpu(twice).equal(cpu(once))).isTrue();
       assertThat(cpu(positive).equal(a.relu())).isTrue();
       assertThat(machine.session.statistics().valueWaits()).isEqualTo(3);
       Tensor places = remote.nonzero();
       assertThat(machine.session.statistics().shapeWaits()).isEqualTo(1);
+      assertThat(machine.session.statistics().metadataOrigins())
+          .containsEntry(MetadataOrigin.DATA, 1L);
       assertThat(places.size(0)).isEqualTo(256);
     }
   }

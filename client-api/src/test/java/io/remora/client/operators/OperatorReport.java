@@ -25,6 +25,11 @@ import java.util.stream.Stream;
 /** The findings of a walk, as text. */
 final class OperatorReport {
 
+  /** The origin of metadata where a call records no operator. */
+  static final String NOT_RECORDED = "program";
+
+  private static final List<String> ORIGINS =
+      List.of(NOT_RECORDED, "view", "rule", "libtorch", "question", "data");
   private static final Map<String, String> DTYPES = dtypes();
 
   private final Collection<OperatorWalk.Entry> entries;
@@ -211,20 +216,27 @@ final class OperatorReport {
         differs from itself (`linalg_lstsq`, by the alignment of its working memory), are not compared; such operators carry a
         star.
 
-        | operator | overloads | forward | backward | and |
-        |---|---|---|---|---|
+        `metadata`: where the program has the sizes, strides and dtypes of the results from, as its native core has counted in these
+        calls. `program`: nothing is recorded, because the call makes only a view or a tensor without values. `view`: views of the
+        arguments. `rule`: a rule of Remora's. `libtorch`: libtorch's own code on tensors without memory. `question`: the node is asked,
+        once for such arguments. `data`: the node is asked each time, because the results depend on values. An operator that calls
+        others has the origins of those. Only `question` and `data` make the program wait.
+
+        | operator | overloads | forward | backward | and | metadata |
+        |---|---|---|---|---|---|
         """);
     byName.forEach(
         (name, found) ->
             text.append(
-                "| `%s`%s | %d | %s | %s | %s |%n"
+                "| `%s`%s | %d | %s | %s | %s | %s |%n"
                     .formatted(
                         name,
                         found.stream().anyMatch(OperatorWalk.Entry::undefinedValues) ? " *" : "",
                         found.size(),
                         dtypes(found, true),
                         dtypes(found, false),
-                        derivatives(found))));
+                        derivatives(found),
+                        origins(found))));
     text.append('\n');
   }
 
@@ -245,6 +257,19 @@ final class OperatorReport {
         .filter(found::contains)
         .map(name -> name.equals("FORWARD_MODE") ? "forward mode" : "twice")
         .collect(Collectors.joining(", "));
+  }
+
+  private static String origins(List<OperatorWalk.Entry> entries) {
+    Set<String> found =
+        entries.stream().flatMap(e -> e.origins().stream()).collect(Collectors.toSet());
+    return ORIGINS.stream().filter(found::contains).collect(Collectors.joining(", "));
+  }
+
+  /** The lines of the table of operators that passed. */
+  List<String> rows() {
+    StringBuilder text = new StringBuilder();
+    covered(text);
+    return text.toString().lines().filter(line -> line.startsWith("| `")).toList();
   }
 
   private void uncovered(StringBuilder text) {

@@ -3,6 +3,7 @@ package io.remora.client.operators;
 
 import com.typesafe.config.ConfigFactory;
 import io.remora.client.RemoteMachine;
+import io.remora.runtime.MetadataOrigin;
 import io.remora.runtime.NodeLostException;
 import io.remora.runtime.ReadTimeoutException;
 import io.remora.runtime.RemoraException;
@@ -12,9 +13,11 @@ import java.util.Arrays;
 import java.util.Collections;
 import java.util.EnumSet;
 import java.util.List;
+import java.util.Locale;
 import java.util.Map;
 import java.util.Random;
 import java.util.Set;
+import java.util.TreeSet;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.ExecutorService;
@@ -94,9 +97,10 @@ final class OperatorTrials implements AutoCloseable {
       int bothThrew,
       int failures,
       boolean undefinedValues,
+      Set<String> origins,
       String notCovered) {
     static Result notCovered(String reason) {
-      return new Result(Set.of(), Set.of(), Set.of(), 0, 0, 0, false, reason);
+      return new Result(Set.of(), Set.of(), Set.of(), 0, 0, 0, false, Set.of(), reason);
     }
   }
 
@@ -159,6 +163,7 @@ final class OperatorTrials implements AutoCloseable {
     private String sampleText = "";
     private int crashes;
     private boolean undefinedValues;
+    private final Set<String> origins = new TreeSet<>();
 
     Trial(OperatorSchema schema, Set<Integer> skipped, Listener listener) {
       this.schema = schema;
@@ -224,6 +229,7 @@ final class OperatorTrials implements AutoCloseable {
           counters.get(2),
           counters.get(3),
           undefinedValues || Exclusions.undefinedValues(schema),
+          origins,
           "");
     }
 
@@ -624,7 +630,11 @@ final class OperatorTrials implements AutoCloseable {
       try (ForwardMode level = level(variant)) {
         Arguments arguments = Arguments.make(schema, handle, sample, variant, outs, device);
         seed(device);
+        Map<MetadataOrigin, Long> before = device.is_cpu() ? Map.of() : origins();
         handle.callBoxed(arguments.stack);
+        if (!device.is_cpu()) {
+          noteOrigins(before);
+        }
         boolean values = !Exclusions.undefinedValues(schema);
         Snapshot snapshot =
             Snapshot.of(
@@ -646,6 +656,25 @@ final class OperatorTrials implements AutoCloseable {
         return new Side(snapshot, differentiated, null);
       } catch (RuntimeException e) {
         return new Side(null, differentiated, e);
+      }
+    }
+
+    private Map<MetadataOrigin, Long> origins() {
+      return machine.statistics().metadataOrigins();
+    }
+
+    /** Where the core had the metadata of this call's results from. */
+    private void noteOrigins(Map<MetadataOrigin, Long> before) {
+      Map<MetadataOrigin, Long> after = origins();
+      boolean recorded = false;
+      for (MetadataOrigin origin : MetadataOrigin.values()) {
+        if (after.get(origin) > before.get(origin)) {
+          origins.add(origin.name().toLowerCase(Locale.ROOT));
+          recorded = true;
+        }
+      }
+      if (!recorded) {
+        origins.add(OperatorReport.NOT_RECORDED);
       }
     }
 

@@ -48,6 +48,7 @@ final class OperatorWalk {
       int equal,
       int bothThrew,
       boolean undefinedValues,
+      List<String> origins,
       List<OperatorTrials.Failure> failures,
       String notCovered) {
     boolean passed() {
@@ -155,8 +156,9 @@ final class OperatorWalk {
                 Integer.parseInt(line[4]),
                 Integer.parseInt(line[5]),
                 Boolean.parseBoolean(line[6]),
+                names(line[7]),
                 List.copyOf(failures.values()),
-                line[7].isEmpty() || lastDeath.isEmpty() ? line[7] : line[7] + lastDeath);
+                line[8].isEmpty() || lastDeath.isEmpty() ? line[8] : line[8] + lastDeath);
           }
           default -> {}
         }
@@ -188,6 +190,7 @@ final class OperatorWalk {
         0,
         0,
         false,
+        List.of(),
         List.copyOf(failures.values()),
         "the local CPU crashes with every input tried");
   }

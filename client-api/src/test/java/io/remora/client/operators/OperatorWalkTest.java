@@ -130,7 +130,8 @@ final class OperatorWalkTest {
         .noneMatch(entry -> entry.notCovered().startsWith("no inputs found"));
     assertThat(Files.readString(Path.of("..", "docs", "operators.md")))
         .as("the figures; target/operators.md has the file as it should be")
-        .contains(report.figures());
+        .contains(report.figures())
+        .contains(report.rows());
   }
 
   private static Set<String> failed(OperatorReport report) {

@@ -48,6 +48,7 @@ final class OperatorWorker {
             String.valueOf(result.equal()),
             String.valueOf(result.bothThrew()),
             String.valueOf(result.undefinedValues()),
+            String.join(",", result.origins()),
             result.notCovered());
       }
     }
