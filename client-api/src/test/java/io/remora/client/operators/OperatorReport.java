@@ -165,7 +165,7 @@ final class OperatorReport {
         Inputs: contiguous, transposed, strided with an offset, channels_last, expanded, empty, 0-dim, with NaN and infinities,
         lazily conjugated and negated; out arguments empty, of the right size, and transposed. These in f32, or what the operator
         takes instead; in the other dtypes contiguous inputs. The test `OperatorWalkTest` repeats this: for common operators in
-        the fast tier, for all in the full tier, where it also compares this file's table of figures with what it finds.
+        the fast tier, for all in the full tier, where it also compares this file's tables of figures and of operators that passed.
         `FuzzedSequencesTest` compares random sequences of views, writes and gradients.
 
         """);
