@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
 // What a small operation costs on each side, apart from Java, Python and the network: records operations without a node
-// and executes the recorded batches again and again, with the same operations on local tensors beside it. Prints
-// nanoseconds of this thread's CPU time per operation, the least of several rounds. benchmarks/operation builds it.
+// and executes the recorded batches, with the same operations on local tensors beside it. Prints nanoseconds of this
+// thread's CPU time per operation, the least of several rounds, and the wire bytes per operation when a step is recorded
+// first and when it is recorded again. benchmarks/operation builds it.
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 #include <sys/resource.h>
@@ -44,11 +45,11 @@ double cpu_seconds() {
   return usage.ru_utime.tv_sec + usage.ru_stime.tv_sec + (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1e-6;
 }
 
-double least_nanos(const std::function<void()>& operations) {
+double least_nanos(const std::function<void(int round)>& operations) {
   double least = 1e9;
   for (int i = 0; i < kRounds; i++) {
     double start = cpu_seconds();
-    operations();
+    operations(i);
     least = std::min(least, (cpu_seconds() - start) / kOperations * 1e9);
   }
   return least;
@@ -72,6 +73,12 @@ void execute(int64_t executor, const std::vector<std::string>& all) {
   }
 }
 
+double bytes_of(const std::vector<std::string>& all) {
+  double bytes = 0;
+  for (const auto& batch : all) bytes += static_cast<double>(batch.size());
+  return bytes;
+}
+
 }  // namespace
 
 int main() {
@@ -81,7 +88,7 @@ int main() {
     return 1;
   }
   at::NoGradGuard no_grad;
-  std::printf("%-32s %8s %8s %8s %8s\n", "ns per operation", "local", "record", "execute", "bytes");
+  std::printf("%-32s %8s %8s %8s %8s %8s\n", "ns per operation", "local", "record", "execute", "bytes", "again");
   const Work all[] = {
       {"chained adds 8x8", 1, [](auto& z, auto& y, auto&) { return at::add(z, y); }},
       {"add_ 8x8", 1, [](auto& z, auto& y, auto&) { return at::Tensor(z).add_(y); }},
@@ -91,35 +98,37 @@ int main() {
   for (const auto& work : all) {
     auto machine = remora_machine_open("cost", 1, 1 << 20);
     at::Device device(c10::DeviceType::PrivateUse1, static_cast<int8_t>(remora_machine_slot(machine, 0)));
-    auto program = [&work](at::Device where) {
+    auto program = [&work](at::Device where, int operations, int64_t size) {
       auto options = at::TensorOptions().device(where);
-      auto y = at::full({8, 8}, 1e-6, options);
-      auto b = at::ones({8}, options);
-      auto z = at::ones({8, 8}, options);
-      for (int i = 0; i < kOperations; i += work.operations) z = work.step(z, y, b);
+      auto y = at::full({size, size}, 1e-6, options);
+      auto b = at::ones({size}, options);
+      auto z = at::ones({size, size}, options);
+      for (int i = 0; i < operations; i += work.operations) z = work.step(z, y, b);
     };
-    auto record = [&] {
-      program(device);
+    auto recorded_batches = [&](int operations, int64_t size) {
+      batches.clear();
+      program(device, operations, size);
       remora_machine_flush(machine);
+      return batches;
     };
     keeping = true;
-    batches.clear();
-    record();  // defines the operators
-    auto first = batches;
-    batches.clear();
-    record();
-    auto again = batches;
+    auto start = recorded_batches(work.operations, 4);  // defines the operators
+    auto none = recorded_batches(0, 8);                 // what is made before the first step
+    auto first = recorded_batches(work.operations, 8);
+    std::vector<std::vector<std::string>> rounds;
+    for (int i = 0; i <= kRounds; i++) rounds.push_back(recorded_batches(kOperations, 8));
     keeping = false;
-    size_t bytes = 0;
-    for (const auto& batch : again) bytes += batch.size();
 
     auto executor = remora_executor_create("cpu", "");
-    execute(executor, first);
-    auto local = least_nanos([&] { program(at::kCPU); });
-    auto recorded = least_nanos(record);
-    auto executed = least_nanos([&] { execute(executor, again); });
-    std::printf("%-32s %8.0f %8.0f %8.0f %8.1f\n", work.name, local, recorded, executed,
-                static_cast<double>(bytes) / kOperations);
+    for (const auto* each : {&start, &none, &first}) execute(executor, *each);
+    auto local = least_nanos([&](int) { program(at::kCPU, kOperations, 8); });
+    auto executed = least_nanos([&](int round) { execute(executor, rounds[round]); });
+    auto recorded = least_nanos([&](int) {
+      program(device, kOperations, 8);
+      remora_machine_flush(machine);
+    });
+    std::printf("%-32s %8.0f %8.0f %8.0f %8.1f %8.2f\n", work.name, local, recorded, executed,
+                (bytes_of(first) - bytes_of(none)) / work.operations, bytes_of(rounds.back()) / kOperations);
     remora_executor_destroy(executor);
     remora_machine_close(machine);
   }

@@ -52,7 +52,6 @@ int64_t record_run(Machine& machine, Callee callee, int device, int64_t timeout_
   try {
     Machine::Lock lock(machine);
     machine.begin_record();
-    NamedTensors named;
     auto& open = machine.open;
     open.code(callee == Callee::kWorker ? Record::kRun : Record::kCallNode);
     open.varint(request);
@@ -62,7 +61,7 @@ int64_t record_run(Machine& machine, Callee callee, int device, int64_t timeout_
     open.varint(bytes);
     open.raw(payload, bytes);
     open.varint(count);
-    for (size_t i = 0; i < count; i++) machine.open.write_tensor(tensor_at(tensors[i]), named);
+    for (size_t i = 0; i < count; i++) machine.open.write_tensor(tensor_at(tensors[i]));
     machine.operations.fetch_add(1, std::memory_order_relaxed);
     machine.submit_open_batch(request);
   } catch (...) {

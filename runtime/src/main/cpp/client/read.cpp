@@ -22,10 +22,9 @@ std::atomic<int64_t> read_piece{int64_t{64} << 20};
 void record_read_piece(Machine& machine, int64_t request, const at::Tensor& source, const at::Tensor& destination) {
   Machine::Lock lock(machine);
   machine.begin_record();
-  NamedTensors named;
   machine.open.code(Record::kRead);
   machine.open.varint(request);
-  machine.open.write_tensor(source, named);
+  machine.open.write_tensor(source);
   machine.downloaded.fetch_add(static_cast<int64_t>(destination.nbytes()), std::memory_order_relaxed);
   machine.submit_open_batch(request, destination);
 }

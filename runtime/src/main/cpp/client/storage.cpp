@@ -16,8 +16,6 @@ namespace remora {
 
 namespace {
 
-std::atomic<int64_t> next_storage_id{1};
-
 // Assigns addresses to live storages. None of them is an address of this process's memory: they begin above every
 // process's address space.
 class Addresses {
@@ -81,7 +79,7 @@ void delete_context(void* context) {
 }  // namespace
 
 c10::DataPtr new_memory(Machine& machine, int slot, size_t bytes) {
-  auto id = next_storage_id.fetch_add(1, std::memory_order_relaxed);
+  auto id = machine.next_storage();
   auto context = std::make_unique<StorageContext>(StorageContext{&machine, id, machine.device_of_slot(slot), bytes});
   addresses().take(context.get());
   machine.storages.fetch_add(1, std::memory_order_relaxed);

@@ -155,10 +155,9 @@ int64_t copy_direct(const at::Tensor& source, const at::Tensor& target, bool tem
     auto place = target.narrow(0, start, length);
     Ticket ticket(from);
     auto held = read_reply(from.question(Question::kHoldTransfer, [&] {
-      NamedTensors named;
       from.open.string(ticket.text);
       from.open.u8(temporary ? 1 : 0);
-      from.open.write_tensor(piece, named);
+      from.open.write_tensor(piece);
     }));
     if (held.result != TransferResult::kDone) {
       ticket.fetched = true;  // the node has nothing to drop
@@ -166,10 +165,9 @@ int64_t copy_direct(const at::Tensor& source, const at::Tensor& target, bool tem
       return start;
     }
     auto fetched = read_reply(to.question(Question::kFetchTransfer, [&] {
-      NamedTensors named;
       to.open.string(ticket.text);
       to.open.string(address);
-      to.open.write_tensor(place, named);
+      to.open.write_tensor(place);
     }));
     if (fetched.result != TransferResult::kDone) {
       if (fetched.result == TransferResult::kRefused) {

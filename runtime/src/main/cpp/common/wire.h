@@ -1,9 +1,19 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// The wire format of batches (program -> node) and reports (node -> program), version 2. Little-endian; integers are
-// LEB128 varints, signed ones zigzag-encoded. This file contains everything that both sides must agree on.
+// The wire format of batches (program -> node) and reports (node -> program), version 3. Little-endian; integers are
+// LEB128 varints, signed ones zigzag-encoded. This file and history.h contain everything that both sides must agree on.
 //
 // A batch is a header and records up to its end. A report is a header and events up to its end.
+//
+// A call is a form and operands. The form is what repeats: the operator, the structure of the arguments, their dtypes,
+// sizes, strides and integers, and the metadata of the outputs and of the resized arguments. The operands are what
+// differs: storages, offsets, and numbers that are no integers, in the order in which the form names them. A form
+// travels whole once and gets the next number; later calls name the number. Both sides also keep the last calls and
+// frees (history.h), so that a stretch of them that was sent before travels as a reference (kRepeat), and a call of
+// which few operands differ as these (kLike). Forms and history last from batch to batch.
+//
+// A storage is written as the signed distance of its number from the newest, which is the largest number in the records
+// before. In a call, all its storages are written relative to the newest before the call.
 #pragma once
 
 #include <c10/core/ScalarType.h>
@@ -24,7 +34,7 @@ inline void copy_bytes(void* to, const void* from, size_t size) {
 
 constexpr uint8_t kBatchMagic = 0xB7;
 constexpr uint8_t kReportMagic = 0xB8;
-constexpr uint8_t kWireVersion = 2;
+constexpr uint8_t kWireVersion = 3;
 
 // Limits that the decoder enforces. The program refuses a call that exceeds one of them, because a batch that does so
 // ends the session.
@@ -36,6 +46,11 @@ constexpr uint64_t kMaxGenerators = 64 * 1024;  // alive at one time
 constexpr uint64_t kMaxEvents = 1024 * 1024;    // alive at one time
 constexpr uint64_t kMaxArguments = 1024;
 constexpr int kMaxNesting = 16;  // of lists in an argument
+// Both sides forget all forms and the history before they would exceed one of these. A longer form gets no number.
+constexpr size_t kMaxForms = 8 * 1024;
+constexpr size_t kMaxFormsBytes = 4 * 1024 * 1024;
+constexpr size_t kMaxFormBytes = 64 * 1024;
+constexpr uint64_t kMaxRepeats = 16 * 1024;  // in one record
 constexpr uint64_t kMaxRunMillis = uint64_t{366} * 24 * 3600 * 1000;
 // A value of up to this size travels inside the report, a larger one next to it.
 constexpr uint64_t kInlineValueBytes = 16 * 1024;
@@ -54,11 +69,11 @@ enum class Record : uint8_t {
   // index, name, overload name, schema hash (8 bytes), count of arguments, count of returns, count of written arguments,
   // their numbers: enough to find the end of its calls where the node has no such operator
   kDefineOperator = 1,
-  kCall = 2,               // operator index, arguments, outputs, resized arguments
-  kAsk = 3,                // operator index, request, arguments: the node answers with the outputs' metadata
+  kCall = 2,               // FormReference, the form if it is whole, operands
+  kAsk = 3,                // request, a form without outputs, operands: the node answers with the outputs' metadata
   kBind = 4,               // request, count, storage ids: names the outputs of an asked call; without ids, drops them
   kFree = 5,               // storage id
-  kWrite = 6,              // storage, byte offset, byte count, bytes
+  kWrite = 6,              // storage (1 = new, 0; number [, device * 2, bytes]), byte offset, byte count, bytes
   kRead = 7,               // request, tensor
   kResize = 8,             // storage, bytes
   kSeed = 9,               // generator, device, seed
@@ -72,6 +87,40 @@ enum class Record : uint8_t {
   kRun = 17,  // request, device, time limit in milliseconds, name, byte count, bytes, count, tensors: a Python function
   kCallNode = 18,  // the same fields: a call that the executor's own process answers
   kTold = 19,      // failure number: the program has thrown all failures up to it
+  kFreeMany = 20,  // count, storage ids: frees that the history does not keep
+  // start, count: the records of the history from the start on, again. The start is a count of records back from the
+  // history's end, or 0: behind the record that the last kRepeat or kLike ended with.
+  kRepeat = 21,
+  kLike = 22,    // start, count, changes: a call of the history with changed operands; see Change
+  kForget = 23,  // all forms and the history
+};
+
+// What a kCall begins with.
+enum FormReference : uint8_t {
+  kWhole = 0,            // the form follows and gets the next number
+  kWholeUnnumbered = 1,  // the form follows; neither it nor the call is kept
+  kNumbered = 2,         // plus the form's number
+};
+
+// A form: operator index, arguments (Tag), outputs (Output), count of resized arguments, (number of the written tensor,
+// TensorMeta) of each.
+
+// What one operand of a form is, and so how its value is written.
+enum class Operand : uint8_t {
+  kStorage = 0,  // signed distance from the newest
+  kOffset = 1,   // in elements
+  kInteger = 2,  // signed
+  kByte = 3,     // bits of these many bytes
+  kTwoBytes = 4,
+  kFourBytes = 5,
+  kEightBytes = 6,
+};
+
+// A change in kLike: the count of operands that are left out since the last change, times 4, plus one of these.
+enum class Change : uint8_t {
+  kRelative = 0,  // the storage at the same distance from the newest
+  kSame = 1,      // the same storage
+  kValue = 2,     // the value follows
 };
 
 enum class Question : uint8_t {
@@ -92,13 +141,14 @@ enum class TransferResult : uint8_t {
   kBroken = 2,   // the transfer ended before it was complete
 };
 
-// First byte of an argument. Values from 0x80 on are tensors: 0x80 | TensorBits.
+// First byte of an argument. Values from 0x80 on are tensors: 0x80 | TensorBits. A tensor's storage is an operand, and so
+// is its offset, if it has one. A tensor outside of a call is written with its operands right behind it.
 enum class Tag : uint8_t {
   kNone = 0,
   kUndefined = 1,     // an undefined tensor
-  kScalarTensor = 2,  // 0-dim CPU tensor by value: dtype, wrapped number?, bytes
+  kScalarTensor = 2,  // 0-dim CPU tensor by value, an operand: dtype, wrapped number? [, bytes if it is no operand]
   kInt = 3,
-  kDouble = 4,
+  kDouble = 4,  // an operand
   kTrue = 5,
   kFalse = 6,
   kComplex = 7,
@@ -120,7 +170,7 @@ enum TensorBits : uint8_t {
   kTensor = 0x80,
   kSameMeta = 0x01,  // dtype, sizes, strides and offset of the previous tensor in this record
   kStrided = 0x02,   // strides follow; otherwise contiguous
-  kOffset = 0x04,    // storage offset follows
+  kOffset = 0x04,    // the storage offset is an operand
   kConj = 0x08,
   kNeg = 0x10,
   kNew = 0x20,  // the storage is new: device * 2 + (the tensor covers it exactly ? 1 : 0) [, bytes]
@@ -255,6 +305,29 @@ class Writer {
   size_t capacity_ = 0;
 };
 
+// How the value of a CPU scalar tensor is written as an operand.
+inline bool scalar_operand(c10::ScalarType dtype, Operand* operand) {
+  switch (c10::elementSize(dtype)) {
+    case 1: *operand = Operand::kByte; return true;
+    case 2: *operand = Operand::kTwoBytes; return true;
+    case 4: *operand = Operand::kFourBytes; return true;
+    case 8: *operand = dtype == c10::ScalarType::Long ? Operand::kInteger : Operand::kEightBytes; return true;
+    default: return false;
+  }
+}
+
+inline void write_operand(Writer& w, Operand kind, int64_t value, int64_t newest) {
+  switch (kind) {
+    case Operand::kStorage: w.zigzag(value - newest); break;
+    case Operand::kOffset: w.varint(static_cast<uint64_t>(value)); break;
+    case Operand::kInteger: w.zigzag(value); break;
+    case Operand::kByte: w.raw(&value, 1); break;
+    case Operand::kTwoBytes: w.raw(&value, 2); break;
+    case Operand::kFourBytes: w.raw(&value, 4); break;
+    case Operand::kEightBytes: w.raw(&value, 8); break;
+  }
+}
+
 // Thrown if the input does not follow the format in this file.
 class WireError : public std::runtime_error {
  public:
@@ -353,5 +426,32 @@ class Reader {
   const uint8_t* p_;
   const uint8_t* end_;
 };
+
+// A storage's number: positive.
+inline int64_t read_storage(Reader& r, int64_t newest) {
+  int64_t id = 0;
+  if (__builtin_add_overflow(newest, r.zigzag(), &id) || id <= 0) {
+    r.fail("storage number " + std::to_string(id) + " is not valid");
+  }
+  return id;
+}
+
+inline int64_t read_operand(Reader& r, Operand kind, int64_t newest) {
+  int64_t value = 0;
+  auto bits = [&](size_t bytes) {
+    std::memcpy(&value, r.raw(bytes), bytes);
+    return value;
+  };
+  switch (kind) {
+    case Operand::kStorage: return read_storage(r, newest);
+    case Operand::kOffset: return static_cast<int64_t>(r.bounded(kMaxStorageBytes, "an offset"));
+    case Operand::kInteger: return r.zigzag();
+    case Operand::kByte: return bits(1);
+    case Operand::kTwoBytes: return bits(2);
+    case Operand::kFourBytes: return bits(4);
+    case Operand::kEightBytes: return bits(8);
+  }
+  r.fail("unknown operand");
+}
 
 }  // namespace remora

@@ -17,9 +17,11 @@ const char* error_class(const std::exception& error);
 // Whether an argument has the type that the operator's schema declares. The kernel would misread any other type.
 bool fits(const c10::IValue& value, const c10::TypePtr& type);
 
-// A call, from its first byte to its bound outputs. Decoding never throws for a mistake that concerns this call alone:
-// it notes the failure and continues, so that it finds the records after the call.
+// A call, from its form and operands to its bound outputs. A mistake that concerns this call alone throws nothing: it
+// is noted, and becomes the call's failure once all inputs are known.
 struct Executor::Call {
+  PreparedCall* prepared = nullptr;
+  const int64_t* operands = nullptr;
   OperatorInfo* info = nullptr;
   std::string_view name;
   uint64_t number = 0;  // among the session's calls
@@ -27,21 +29,16 @@ struct Executor::Call {
   std::shared_ptr<Failure> failure;
   std::string refusal;        // becomes a failure once all inputs are decoded
   std::string refusal_error;  // the class of the error, as in Failure
-  TensorMeta previous;        // of the tensor decoded last
-  uint64_t covered = 0;       // its end in bytes
-  bool has_previous = false;
-  c10::SmallVector<std::pair<int64_t, at::Tensor>, 6> inputs;  // by storage id, in order
-  c10::SmallVector<int64_t, 6> written;                        // storage ids
-  struct Written {
+  struct Input {
+    int64_t id;
+    Storage* storage;
     at::Tensor tensor;
-    TensorMeta expected;
-    int64_t storage;
   };
-  std::vector<Written> written_tensors;
+  c10::SmallVector<Input, 6> inputs;
   c10::SmallVector<const c10::StorageImpl*, 4> adopted;
   uint32_t device = 0;
   bool device_known = false;
-  bool overwrites = false;  // the operator ignores the old values of the argument being decoded
+  bool overwrites = false;  // the operator ignores the old values of the current argument
   std::vector<std::string> described;
 
   void refuse(const std::string& why, const char* error = "") {

@@ -34,7 +34,6 @@ std::unique_ptr<ExecutionResult> Executor::execute(const uint8_t* data, size_t b
   born_.clear();
   freed_.clear();
   warned_.clear();
-  last_id_ = 0;
   result->report.u8(kReportMagic);
   result->report.u8(kWireVersion);
 
@@ -45,6 +44,7 @@ std::unique_ptr<ExecutionResult> Executor::execute(const uint8_t* data, size_t b
   at::AutoDispatchBelowADInplaceOrView below_autograd;
   at::NoGradGuard no_grad;
   Reader r(data, bytes);
+  reader_ = &r;
   if (r.u8() != kBatchMagic) {
     r.fail("the input is not a batch");
   }
@@ -57,10 +57,19 @@ std::unique_ptr<ExecutionResult> Executor::execute(const uint8_t* data, size_t b
     auto record = r.u8();
     switch (static_cast<Record>(record)) {
       case Record::kDefineOperator: define_operator(r); break;
-      case Record::kCall: call(r, false); break;
-      case Record::kAsk: call(r, true); break;
+      case Record::kCall: call(r); break;
+      case Record::kAsk: ask(r); break;
+      case Record::kRepeat: repeat(r); break;
+      case Record::kLike: like(r); break;
+      case Record::kForget: forget(); break;
       case Record::kBind: bind(r); break;
-      case Record::kFree: free(r); break;
+      case Record::kFree: {
+        operands_.assign({read_storage(r, newest_)});
+        auto mode = Mode::kRelative;
+        free(*keep(nullptr, &mode, operands_));
+        break;
+      }
+      case Record::kFreeMany: free_many(r); break;
       case Record::kWrite: write(r); break;
       case Record::kRead: read(r); break;
       case Record::kResize: resize(r); break;
@@ -103,9 +112,9 @@ std::unique_ptr<ExecutionResult> Executor::execute(const uint8_t* data, size_t b
   auto& report = result->report;
   std::vector<int64_t> alive;
   for (auto id : born_) {
-    auto it = storages_.find(id);
-    if (it != storages_.end() && !it->second.reported) {
-      it->second.reported = true;
+    auto* storage = storages_.find(id);
+    if (storage != nullptr && !storage->reported) {
+      storage->reported = true;
       alive.push_back(id);
     }
   }
@@ -113,7 +122,7 @@ std::unique_ptr<ExecutionResult> Executor::execute(const uint8_t* data, size_t b
     report.code(remora::Event::kRealized);
     report.varint(alive.size());
     for (auto id : alive) {
-      const auto& storage = storages_.find(id)->second;
+      const auto& storage = *storages_.find(id);
       report.varint(id);
       report.varint(storage.memory ? storage.memory.nbytes() : storage.bytes);
       report.varint(storage.device);
@@ -237,7 +246,7 @@ bool Executor::run(Call& call) {
     }
   }
   if (!call.failure) {
-    for (const auto& [id, t] : call.inputs) {
+    for (const auto& [id, storage, t] : call.inputs) {
       if (call.described.size() < 16) {
         call.described.push_back((t.defined() ? describe(t.scalar_type(), t.sizes(), t.strides()) : "?") + "#" +
                                  std::to_string(id));
@@ -248,28 +257,14 @@ bool Executor::run(Call& call) {
   return false;
 }
 
-static void each_tensor(const c10::IValue& value, const std::function<void(const at::Tensor&)>& visit) {
-  if (value.isTensor()) {
-    visit(value.toTensor());
-  } else if (value.isTensorList() || value.isOptionalTensorList()) {
-    for (const auto& element : value.toListRef()) {
-      if (element.isTensor()) visit(element.toTensor());
-    }
-  }
-}
-
-void Executor::call(Reader& r, bool asked) {
-  auto index = r.varint();
-  if (index >= operators_.size()) {
-    r.fail("operator " + std::to_string(index) + " is not defined");
-  }
-  auto& op = operators_[index];
+// Makes the arguments and runs the operator. Returns false, with the call's failure set, if it did not complete.
+bool Executor::run_prepared(Call& call) {
+  auto& prepared = *call.prepared;
+  auto& op = operators_[prepared.operation];
   if (op.info != nullptr && op.info->gone.load(std::memory_order_acquire)) {
     op.info = nullptr;
     op.refusal = "the library of operator " + op.name + " was unloaded on the node";
   }
-  int64_t request = asked ? static_cast<int64_t>(r.varint()) : 0;
-  Call call;
   call.stack.swap(stack_);
   call.info = op.info;
   call.name = op.name;
@@ -277,80 +272,90 @@ void Executor::call(Reader& r, bool asked) {
   if (!op.refusal.empty()) {
     call.refuse(op.refusal);
   }
-  static const c10::TypePtr kUnknown = c10::AnyType::get();
-  const auto* schema = op.info ? &op.info->handle.schema().arguments() : nullptr;
-  for (size_t i = 0; i < op.arguments; i++) {
-    auto first = call.inputs.size();
-    const c10::TypePtr& type = op.info ? (*schema)[i].type() : kUnknown;
+  for (size_t i = 0; i < prepared.arguments.size(); i++) {
     call.overwrites = op.info && std::find(op.info->overwritten.begin(), op.info->overwritten.end(), i) !=
                                      op.info->overwritten.end();
-    call.stack.push_back(argument(r, call, type));
-    if (op.info && !fits(call.stack.back(), type)) {
-      call.refuse("argument '" + (*schema)[i].name() + "' is a " + call.stack.back().tagKind() + ", not a " +
-                  type->str());
+    call.stack.push_back(argument(prepared.arguments[i], call));
+  }
+  if (op.info && !prepared.checked) {
+    // The kinds of the arguments are the same in all calls of the form.
+    const auto& schema = op.info->handle.schema().arguments();
+    for (size_t i = 0; i < call.stack.size() && prepared.refusal.empty(); i++) {
+      if (!fits(call.stack[i], schema[i].type())) {
+        prepared.refusal = "argument '" + schema[i].name() + "' is a " + call.stack[i].tagKind() + ", not a " +
+                           schema[i].type()->str();
+      }
     }
-    if (std::find(op.written.begin(), op.written.end(), i) != op.written.end()) {
-      for (size_t k = first; k < call.inputs.size(); k++) call.written.push_back(call.inputs[k].first);
-      auto next = first;
-      each_tensor(call.stack.back(), [&](const at::Tensor& t) {
-        auto known = t.defined() && next < call.inputs.size();
-        call.written_tensors.push_back(
-            {t, t.defined() ? TensorMeta::of(t) : TensorMeta(), known ? call.inputs[next++].first : 0});
-      });
-    }
+    prepared.checked = true;
+  }
+  if (!prepared.refusal.empty()) {
+    call.refuse(prepared.refusal);
   }
   bool ran = run(call);
   lease_.yield();
+  return ran;
+}
 
-  if (asked) {
-    Writer answer;
-    std::vector<at::Tensor> bound;
-    if (ran) {
-      try {
-        check_places(call);
-        for (const auto& written : call.written_tensors) {
-          if (written.tensor.defined()) TensorMeta::of(written.tensor).write(answer);
-        }
-        for (size_t i = 0; i < op.info->returns.size(); i++) {
-          answer_output(call, answer, call.stack[i], op.info->returns[i], bound);
-        }
-      } catch (const std::exception& e) {
-        call.failure = fail(call, e);
+void Executor::execute(PreparedCall& prepared, const int64_t* operands) {
+  Call call;
+  call.prepared = &prepared;
+  call.operands = operands;
+  bool ran = run_prepared(call);
+  if (!ran) {
+    call.stack.assign(prepared.outputs.size(), c10::IValue());
+  }
+  for (size_t i = 0; i < prepared.outputs.size(); i++) output(prepared.outputs[i], call, call.stack[i]);
+  if (ran) {
+    check_written(call);
+  }
+  finish(call);
+}
+
+void Executor::ask(Reader& r) {
+  auto request = static_cast<int64_t>(r.varint());
+  auto prepared = prepare(r, true);
+  read_operands(r, *prepared);
+  note_newest(*prepared, operands_.data());
+  Call call;
+  call.prepared = prepared.get();
+  call.operands = operands_.data();
+  bool ran = run_prepared(call);
+  Writer answer;
+  std::vector<at::Tensor> bound;
+  if (ran) {
+    try {
+      check_places(call);
+      for (auto number : prepared->written) {
+        if (number >= 0) TensorMeta::of(call.inputs[number].tensor).write(answer);
       }
-    }
-    if (call.failure) {
-      request_failed(request, *call.failure);
-    } else {
-      answered(request, answer.data(), answer.size());
-      if (!bound.empty()) {
-        asked_[request] = std::move(bound);
+      for (size_t i = 0; i < call.info->returns.size(); i++) {
+        answer_output(call, answer, call.stack[i], call.info->returns[i], bound);
       }
-    }
-  } else {
-    if (!ran) {
-      call.stack.assign(op.returns, c10::IValue());
-    }
-    for (size_t i = 0; i < op.returns; i++) outputs(r, call, call.stack[i]);
-    std::vector<std::pair<uint64_t, TensorMeta>> resized;
-    for (auto n = r.count("a count of resized arguments"); n > 0; n--) {
-      auto which = r.varint();
-      resized.emplace_back(which, TensorMeta::read(r));
-    }
-    if (ran) {
-      for (auto& [which, meta] : resized) {
-        if (which < call.written_tensors.size()) call.written_tensors[which].expected = meta;
-      }
-      check_written(call);
+    } catch (const std::exception& e) {
+      call.failure = fail(call, e);
     }
   }
-  for (auto id : call.written) {
-    auto it = storages_.find(id);
-    if (it == storages_.end()) continue;
+  if (call.failure) {
+    request_failed(request, *call.failure);
+  } else {
+    answered(request, answer.data(), answer.size());
+    if (!bound.empty()) {
+      asked_[request] = std::move(bound);
+    }
+  }
+  finish(call);
+}
+
+// Says of the written storages whether they have values now.
+void Executor::finish(Call& call) {
+  for (auto number : call.prepared->written) {
+    if (number < 0) continue;
+    auto& storage = *call.inputs[number].storage;
     if (call.failure) {
-      spoil(it->second, call.failure);
+      spoil(storage, call.failure);
     } else {
-      it->second.failure = nullptr;
-      it->second.has_values = true;
+      storage.failure = nullptr;
+      storage.has_values = true;
     }
   }
   call.stack.clear();

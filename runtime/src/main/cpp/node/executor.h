@@ -6,7 +6,6 @@
 #include <ATen/ATen.h>
 #include <ATen/core/stack.h>
 #include <c10/core/Event.h>
-#include <c10/util/flat_hash_map.h>
 
 #include <chrono>
 #include <map>
@@ -16,24 +15,16 @@
 #include <unordered_set>
 #include <vector>
 
+#include "common/history.h"
 #include "common/operators.h"
 #include "common/settings.h"
 #include "common/tensor_meta.h"
 #include "common/wire.h"
 #include "node/node_calls.h"
+#include "node/prepared_call.h"
+#include "node/storage_table.h"
 
 namespace remora {
-
-// The reason why values are missing. All storages that a failed operation should have written share it.
-struct Failure {
-  uint64_t number;
-  uint64_t call;  // its number in the session; 0 if the failed record is no operator call
-  std::string operation;
-  std::string error;  // PyTorch's class of the error; empty if the error is the node's own
-  std::string message;
-  std::vector<std::string> inputs;
-  bool told = false;  // the program has thrown it
-};
 
 struct LargeValue {
   int64_t request;
@@ -44,6 +35,8 @@ struct ExecutionResult {
   Writer report;
   std::vector<LargeValue> values;
 };
+
+class StateReader;
 
 class Executor {
  public:
@@ -69,24 +62,7 @@ class Executor {
   Snapshot load(const std::string& path);
 
  private:
-  struct Storage {
-    c10::Storage memory;  // undefined while lazy; see keep()
-    at::Tensor tensor;    // the one made last on this memory: the next record often names the same one
-    uint64_t bytes = 0;
-    uint32_t device = 0;
-    uint64_t accounted = 0;            // bytes counted as allocated on its device
-    bool reported = false;             // the program knows that it is realized
-    std::shared_ptr<Failure> failure;  // if set, the values are missing
-    // There were values before the failure. Once the program has been told of the failure, the storage holds values
-    // again: whatever the failed operator left, as on a local device.
-    bool has_values = false;
-    uint64_t rewritten = 0;  // bytes, from the start, that uploads have replaced since the failure
-
-    void keep(c10::Storage other) {
-      memory = std::move(other);
-      tensor.reset();
-    }
-  };
+  using Storage = NodeStorage;
   struct WireOperator {
     OperatorInfo* info = nullptr;  // null if this libtorch does not have the operator
     std::string definition;        // as the program sent it
@@ -103,9 +79,24 @@ class Executor {
   struct Call;  // one call being decoded and run
 
   void define_operator(Reader& r);
-  void call(Reader& r, bool asked);
+  // Calls and references to earlier ones; see repeating.cpp.
+  void call(Reader& r);
+  void ask(Reader& r);
+  void repeat(Reader& r);
+  void like(Reader& r);
+  void forget();
+  void load_history(StateReader& r);
+  uint64_t start(Reader& r);
+  int64_t* keep(PreparedCall* form, const Mode* modes, const std::vector<int64_t>& operands);
+  void read_operands(Reader& r, const PreparedCall& form);
+  void note_newest(const PreparedCall& form, const int64_t* operands);
+  std::unique_ptr<PreparedCall> prepare(Reader& r, bool asked);
+  void execute(PreparedCall& form, const int64_t* operands);
+  bool run_prepared(Call& call);
+  void finish(Call& call);
   void bind(Reader& r);
-  void free(Reader& r);
+  void free(int64_t id);
+  void free_many(Reader& r);
   void write(Reader& r);
   void read(Reader& r);
   void resize(Reader& r);
@@ -115,13 +106,14 @@ class Executor {
   void run(Reader& r, Callee callee);
 
   Storage& storage_record(Reader& r, int64_t* id);
-  at::Tensor tensor(Reader& r, uint8_t bits, Call& call, bool output);
-  c10::IValue argument(Reader& r, Call& call, const c10::TypePtr& type, int depth = 0);
-  void outputs(Reader& r, Call& call, const c10::IValue& value, int depth = 0);
+  at::Tensor tensor(Reader& r, uint8_t bits, Call& call);
+  at::Tensor tensor(const PreparedTensor& form, const int64_t* operands, Call& call);
+  c10::IValue argument(const PreparedArgument& form, Call& call);
+  void output(const PreparedOutput& form, Call& call, const c10::IValue& value);
   bool run(Call& call);
   void check_places(const Call& call);
   void check_written(Call& call);
-  void adopt(Call& call, int64_t id, uint32_t device, const TensorMeta& predicted, const at::Tensor& actual);
+  void adopt(Call& call, const PreparedTensor& predicted, const at::Tensor& actual);
   at::Tensor own(Call& call, const at::Tensor& actual, const TensorMeta* layout);
   void answer_output(Call& call, Writer& w, const c10::IValue& value, int32_t kind, std::vector<at::Tensor>& bound);
   void realize(Storage& storage);
@@ -146,7 +138,7 @@ class Executor {
 
   const std::vector<c10::Device> devices_;
   const std::unordered_set<std::string> denied_;
-  ska::flat_hash_map<int64_t, Storage> storages_;
+  StorageTable storages_;
   std::vector<WireOperator> operators_;
   Settings settings_;                                 // of the session
   SettingsLease lease_;                               // held only while a batch is executed
@@ -161,7 +153,16 @@ class Executor {
   uint64_t calls_ = 0;
   uint64_t failures_ = 0;
   uint64_t told_ = 0;  // the program has thrown the failures up to this number
-  int64_t last_id_ = 0;
+  // ---- what the program may refer to; see wire.h
+  int64_t newest_ = 0;  // the largest storage number in the records so far
+  std::vector<std::unique_ptr<PreparedCall>> forms_;
+  size_t forms_bytes_ = 0;
+  History<PreparedCall> history_;
+  uint64_t cursor_ = 0;  // behind the record that the last reference ended with
+  std::vector<int64_t> operands_;
+  std::vector<Mode> modes_;
+  const Reader* reader_ = nullptr;  // of the batch
+
   std::vector<int64_t> born_;        // storages first named in this batch
   std::vector<int64_t> freed_;       // storages freed in this batch that the program knows as realized
   std::vector<std::string> warned_;  // operators and texts of this batch's warnings

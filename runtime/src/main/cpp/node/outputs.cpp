@@ -22,8 +22,9 @@ at::Tensor Executor::own(Call& call, const at::Tensor& actual, const TensorMeta*
   }
   auto* storage = t.storage().unsafeGetStorageImpl();
   bool shared = std::find(call.adopted.begin(), call.adopted.end(), storage) != call.adopted.end();
-  for (const auto& [id, input] : call.inputs) {
-    shared = shared || (input.defined() && input.storage().unsafeGetStorageImpl() == storage);
+  for (const auto& [id, place, input] : call.inputs) {
+    shared = shared ||
+             (input.defined() && input.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl() == storage);
   }
   bool fits = !layout || (t.strides() == c10::IntArrayRef(layout->strides));
   auto covered = at::detail::computeStorageNbytes(t.sizes(), t.strides(), t.element_size(), t.storage_offset());
@@ -40,7 +41,11 @@ at::Tensor Executor::own(Call& call, const at::Tensor& actual, const TensorMeta*
   return t;
 }
 
-void Executor::adopt(Call& call, int64_t id, uint32_t device, const TensorMeta& predicted, const at::Tensor& actual) {
+void Executor::adopt(Call& call, const PreparedTensor& form, const at::Tensor& actual) {
+  auto id = call.operands[form.storage];
+  auto end = form.end_in(call.operands);
+  if (end > kMaxStorageBytes) reader_->fail("a new tensor covers more bytes than a storage can have");
+  const auto& predicted = form.meta;
   if (!call.failure) {
     try {
       TORCH_CHECK(actual.defined(), "the program expects ", describe(predicted), ", the operator returned no tensor");
@@ -49,9 +54,9 @@ void Executor::adopt(Call& call, int64_t id, uint32_t device, const TensorMeta& 
                   "the program expects ", describe(predicted), ", the operator returned ",
                   describe(TensorMeta::of(actual)));
       auto t = own(call, actual, &predicted);
-      auto& storage = born(id, t.storage().nbytes(), device);
+      auto& storage = born(id, t.storage().nbytes(), form.device);
       storage.memory = t.storage();
-      storage.tensor = t;
+      storage.tensor = std::move(t);
       storage.has_values = true;
       account(storage);
       return;
@@ -59,23 +64,14 @@ void Executor::adopt(Call& call, int64_t id, uint32_t device, const TensorMeta& 
       call.failure = fail(call, e);
     }
   }
-  born(id, predicted.bytes(), device).failure = call.failure;
+  born(id, end, form.device).failure = call.failure;
 }
 
-void Executor::outputs(Reader& r, Call& call, const c10::IValue& value, int depth) {
-  auto code = r.u8();
-  if (code & kTensor) {
-    if (!(code & kNew)) r.fail("an output's storage must be new");
-    auto known = call.device;
-    tensor(r, code, call, true);
-    auto [id, nothing] = call.inputs.back();
-    call.inputs.pop_back();
-    auto device = call.device;
-    call.device = known;
-    adopt(call, id, device, call.previous, value.isTensor() ? value.toTensor() : at::Tensor());
-    return;
-  }
-  switch (static_cast<Output>(code)) {
+void Executor::output(const PreparedOutput& form, Call& call, const c10::IValue& value) {
+  switch (form.kind) {
+    case Output::kTensor:
+      adopt(call, call.prepared->tensors[form.tensor], value.isTensor() ? value.toTensor() : at::Tensor());
+      break;
     case Output::kAlias: break;
     case Output::kUndefined:
       if (!call.failure && value.isTensor() && value.toTensor().defined()) {
@@ -84,29 +80,47 @@ void Executor::outputs(Reader& r, Call& call, const c10::IValue& value, int dept
       }
       break;
     case Output::kList: {
-      if (depth > 2) r.fail("the outputs are nested too deeply");
-      auto n = r.count("a list's length");
+      auto n = form.list.size();
       bool fits = value.isTensorList() && value.toListRef().size() == n;
       if (!call.failure && !fits) {
         call.failure = fail(call, "the program expects a list of " + std::to_string(n) + " tensors");
       }
-      for (uint64_t i = 0; i < n; i++) {
-        outputs(r, call, fits ? value.toListRef()[i] : c10::IValue(), depth + 1);
-      }
+      for (size_t i = 0; i < n; i++) output(form.list[i], call, fits ? value.toListRef()[i] : c10::IValue());
       break;
     }
-    default: r.fail("unknown output " + std::to_string(code));
+  }
+}
+
+// Calls visit(input, the metadata that the program expects, the offset that it expects) for each written tensor.
+template <class Call, class Visit>
+static void each_written(Call& call, const Visit& visit) {
+  const auto& prepared = *call.prepared;
+  for (size_t i = 0; i < prepared.written.size(); i++) {
+    auto number = prepared.written[i];
+    if (number < 0) continue;
+    auto& input = call.inputs[number];
+    if (!input.tensor.defined()) continue;
+    const auto& named = prepared.tensors[prepared.inputs[number]];
+    const auto* expected = &named.meta;
+    auto offset = named.offset_in(call.operands);
+    for (const auto& [which, meta] : prepared.resized) {
+      if (which == i) {
+        expected = &meta;
+        offset = meta.offset;
+      }
+    }
+    visit(input, *expected, offset);
   }
 }
 
 // A written argument must stay in its storage, at its offset: the program keeps both.
 void Executor::check_places(const Call& call) {
-  for (const auto& [t, expected, id] : call.written_tensors) {
-    auto it = storages_.find(id);
-    TORCH_CHECK(!t.defined() || (it != storages_.end() && t.storage_offset() == expected.offset &&
-                                 t.storage().unsafeGetStorageImpl() == it->second.memory.unsafeGetStorageImpl()),
+  each_written(call, [](const Call::Input& input, const TensorMeta&, int64_t offset) {
+    const auto* impl = input.tensor.unsafeGetTensorImpl();
+    TORCH_CHECK(impl->storage_offset() == offset &&
+                    impl->unsafe_storage().unsafeGetStorageImpl() == input.storage->memory.unsafeGetStorageImpl(),
                 "the operator moved a written argument to other memory, which a remote tensor does not support");
-  }
+  });
 }
 
 // A written argument must also have the metadata that the program expects.
@@ -116,33 +130,33 @@ void Executor::check_written(Call& call) {
   } catch (const std::exception& e) {
     call.failure = fail(call, error_text(e));
   }
-  for (const auto& [t, expected, id] : call.written_tensors) {
-    if (!t.defined() || call.failure) {
-      continue;
+  each_written(call, [&](Call::Input& input, const TensorMeta& expected, int64_t offset) {
+    if (call.failure) {
+      return;
     }
+    const auto& t = input.tensor;
+    auto& storage = *input.storage;
     bool same_values = t.scalar_type() == expected.dtype && t.sizes() == c10::IntArrayRef(expected.sizes);
     bool same_layout = t.strides() == c10::IntArrayRef(expected.strides);
     if (same_values && same_layout) {
-      continue;
+      return;
     }
-    auto it = storages_.find(id);
-    if (same_values && it != storages_.end() && t.storage_offset() == 0 && expected.offset == 0 &&
-        expected.bytes() == t.storage().nbytes()) {
+    if (same_values && t.storage_offset() == 0 && offset == 0 && expected.bytes() == t.storage().nbytes()) {
       try {  // the operator chose another layout for its whole output: convert it
         auto copy = at::empty_strided(expected.sizes, expected.strides, t.options());
         copy.copy_(t);
-        it->second.keep(copy.storage());
-        account(it->second);
-        continue;
+        storage.keep(copy.storage());
+        account(storage);
+        return;
       } catch (const std::exception& e) {
         call.failure = fail(call, e);
-        continue;
+        return;
       }
     }
-    if (it != storages_.end()) it->second.has_values = false;  // not the values that the program expects
+    storage.has_values = false;  // not the values that the program expects
     call.failure = fail(call, "the program expects the written argument to be " + describe(expected) +
                                   ", the operator returned " + describe(TensorMeta::of(t)));
-  }
+  });
 }
 
 void Executor::answer_output(Call& call, Writer& w, const c10::IValue& value, int32_t kind,

@@ -145,7 +145,7 @@ void Executor::question(Reader& r) {
       }
       case Question::kElapsed: answer.f64(elapsed(first, second)); break;
       case Question::kMemory: {
-        for (auto& [id, storage] : storages_) account(storage);
+        storages_.each([&](int64_t, Storage& storage) { account(storage); });
         auto device = devices_[first];
         if (device.is_cpu()) {
           const auto& memory = memory_[first];
@@ -196,7 +196,7 @@ void Executor::transfer(Reader& r, int64_t request, Question kind) {
   if (!(bits & kTensor)) {
     r.fail("a transfer names no tensor");
   }
-  auto t = tensor(r, bits, call, false);
+  auto t = tensor(r, bits, call);
   if (!call.failure && call.refusal.empty()) {
     try {
       TORCH_CHECK(t.is_contiguous() && !t.is_conj() && !t.is_neg(), "only contiguous tensors can be transferred");
@@ -250,8 +250,8 @@ void Executor::run(Reader& r, Callee callee) {
     if (!(bits & kTensor)) {
       r.fail("a function's argument is not a tensor");
     }
-    function.tensors.push_back(tensor(r, bits, call, false));
-    function.tensor_devices.push_back(storages_.find(call.inputs.back().first)->second.device);
+    function.tensors.push_back(tensor(r, bits, call));
+    function.tensor_devices.push_back(call.inputs.back().storage->device);
   }
   if (!call.failure && call.refusal.empty()) {
     try {
@@ -299,7 +299,7 @@ void Executor::read(Reader& r) {
   if (!(bits & kTensor)) {
     r.fail("a read names no tensor");
   }
-  auto t = tensor(r, bits, call, false);
+  auto t = tensor(r, bits, call);
   if (!call.failure && call.refusal.empty()) {
     try {
       c10::DeviceGuard guard(devices_[call.device]);

@@ -30,7 +30,7 @@ namespace remora {
 namespace {
 
 constexpr char kStateMagic[8] = {'R', 'M', 'R', 'S', 'T', 'A', 'T', 'E'};
-constexpr uint32_t kStateVersion = 2;
+constexpr uint32_t kStateVersion = 3;
 constexpr size_t kChunkBytes = size_t{4} << 20;
 
 enum class Section : uint8_t {
@@ -42,6 +42,10 @@ enum class Section : uint8_t {
   kAsked = 5,       // count, then (request, count, then (device, bytes, the values)): outputs not bound yet
   kGenerators = 6,  // count, then (generator, device, byte count, state)
   kEvents = 7,      // count, then (event, nanoseconds since it happened)
+  kForms = 8,       // count, then forms as in wire.h
+  // newest storage, records from the end to what the next reference expects, count, then (form + 1 or 0 for a free,
+  // newest storage before it, count, then (mode, operand))
+  kHistory = 9,
 };
 
 enum StorageBits : uint8_t {
@@ -166,6 +170,8 @@ class StateWriter {
   uint64_t bytes_ = 0;
   bool finished_ = false;
 };
+
+}  // namespace
 
 class StateReader {
  public:
@@ -303,6 +309,8 @@ class StateReader {
   Crc32c all_;
 };
 
+namespace {
+
 // ---------------------------------------------------------------- values
 
 at::Tensor bytes_of(const c10::Storage& storage, uint64_t offset, uint64_t bytes) {
@@ -373,12 +381,12 @@ Executor::Snapshot Executor::save(const std::string& path, uint64_t sequence) {
   ids.reserve(storages_.size());
   std::vector<const Failure*> failures;
   std::unordered_map<const Failure*, uint64_t> numbers;
-  for (const auto& [id, storage] : storages_) {
+  storages_.each([&](int64_t id, const Storage& storage) {
     ids.push_back(id);
     if (storage.failure && numbers.emplace(storage.failure.get(), failures.size()).second) {
       failures.push_back(storage.failure.get());
     }
-  }
+  });
   std::sort(ids.begin(), ids.end());
   w.code(Section::kFailures);
   w.varint(failures.size());
@@ -396,7 +404,7 @@ Executor::Snapshot Executor::save(const std::string& path, uint64_t sequence) {
   w.code(Section::kStorages);
   w.varint(ids.size());
   for (auto id : ids) {
-    const auto& storage = storages_.find(id)->second;
+    const auto& storage = *storages_.find(id);
     // Nobody can read what a failed operation left in memory that had no values before.
     bool values = storage.memory && (!storage.failure || storage.has_values);
     w.varint(static_cast<uint64_t>(id));
@@ -439,6 +447,29 @@ Executor::Snapshot Executor::save(const std::string& path, uint64_t sequence) {
     w.varint(static_cast<uint64_t>(std::max<int64_t>(since, 0)));
   }
 
+  w.code(Section::kForms);
+  w.varint(forms_.size());
+  std::unordered_map<const PreparedCall*, uint64_t> form_numbers;
+  for (const auto& form : forms_) {
+    w.string(form->bytes);
+    form_numbers.emplace(form.get(), form_numbers.size() + 1);
+  }
+
+  w.code(Section::kHistory);
+  w.varint(static_cast<uint64_t>(newest_));
+  w.varint(history_.end() - std::max(cursor_, history_.begin()));
+  w.varint(history_.end() - history_.begin());
+  for (auto position = history_.begin(); position != history_.end(); position++) {
+    const auto& record = history_.at(position);
+    w.varint(record.form == nullptr ? 0 : form_numbers[record.form]);
+    w.varint(static_cast<uint64_t>(record.newest));
+    w.varint(record.operands);
+    for (uint32_t i = 0; i < record.operands; i++) {
+      w.code(history_.modes(record)[i]);
+      w.varint(static_cast<uint64_t>(history_.operands(record)[i]));
+    }
+  }
+
   w.code(Section::kEnd);
   w.finish();
   return {w.bytes(), w.checksum(), ids.size(), sequence};
@@ -446,8 +477,41 @@ Executor::Snapshot Executor::save(const std::string& path, uint64_t sequence) {
 
 // ---------------------------------------------------------------- loading
 
+void Executor::load_history(StateReader& r) {
+  auto newest = static_cast<int64_t>(r.bounded(INT64_MAX, "a storage"));
+  auto back = r.varint();
+  for (auto n = r.bounded(History<PreparedCall>::kMostRecords, "a count of records"); n > 0; n--) {
+    auto number = r.bounded(forms_.size(), "a form's number");
+    auto* form = number == 0 ? nullptr : forms_[number - 1].get();
+    newest_ = static_cast<int64_t>(r.bounded(static_cast<uint64_t>(newest), "a storage"));
+    operands_.resize(r.count("a count of operands"));
+    modes_.resize(operands_.size());
+    if (operands_.size() != (form == nullptr ? 1 : form->operands.size()) ||
+        operands_.size() > History<PreparedCall>::kMostOperandsOfOne) {
+      r.fail("a record has " + std::to_string(operands_.size()) + " operands");
+    }
+    for (size_t i = 0; i < operands_.size(); i++) {
+      auto kind = form == nullptr ? Operand::kStorage : form->operands[i];
+      auto mode = r.bounded(1, "a mode");
+      modes_[i] = static_cast<Mode>(mode);
+      auto value = r.varint();
+      auto most = kind == Operand::kStorage  ? static_cast<uint64_t>(INT64_MAX)
+                  : kind == Operand::kOffset ? kMaxStorageBytes
+                                             : UINT64_MAX;
+      if (value > most || (kind == Operand::kStorage ? value == 0 : modes_[i] != Mode::kSame)) {
+        r.fail("an operand is not valid");
+      }
+      operands_[i] = static_cast<int64_t>(value);
+    }
+    keep(form, modes_.data(), operands_);
+  }
+  if (newest < newest_) r.fail("a storage is newer than the newest one");
+  newest_ = newest;
+  cursor_ = history_.end() - std::min(back, history_.end() - history_.begin());
+}
+
 Executor::Snapshot Executor::load(const std::string& path) {
-  TORCH_CHECK(operators_.empty() && storages_.empty() && calls_ == 0,
+  TORCH_CHECK(operators_.empty() && storages_.size() == 0 && calls_ == 0,
               "a saved state can be loaded only into a new executor");
   StateReader r(path);
   Snapshot snapshot;
@@ -522,7 +586,7 @@ Executor::Snapshot Executor::load(const std::string& path) {
           auto id = static_cast<int64_t>(r.bounded(INT64_MAX, "a storage"));
           if (id <= last) r.fail("the storages are out of order");
           last = id;
-          auto& storage = storages_[id];
+          auto& storage = storages_.at(id, nullptr);
           storage.bytes = r.bounded(kMaxStorageBytes, "a storage's size");
           storage.device = device();
           auto bits = r.u8();
@@ -569,6 +633,16 @@ Executor::Snapshot Executor::load(const std::string& path) {
         }
         break;
       }
+      case Section::kForms:
+        for (auto n = r.bounded(kMaxForms, "a count of forms"); n > 0; n--) {
+          auto bytes = r.string();
+          Reader form(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size());
+          forms_.push_back(prepare(form, false));
+          forms_bytes_ += bytes.size();
+          if (!form.done()) r.fail("bytes follow a form");
+        }
+        break;
+      case Section::kHistory: load_history(r); break;
       case Section::kEnd: more = false; break;
       default: r.fail("unknown section " + std::to_string(static_cast<int>(section)));
     }

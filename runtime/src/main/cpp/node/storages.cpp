@@ -10,38 +10,26 @@
 
 namespace remora {
 
-namespace {
-
-constexpr size_t kKeptBuckets = 4096;
-constexpr size_t kShrinkBelow = 8;  // the part of the buckets in use below which the table shrinks
-
-}  // namespace
-
 int64_t Executor::storage_bytes() const {
   int64_t bytes = 0;
-  for (const auto& [id, storage] : storages_) {
-    if (storage.memory) {
-      bytes += static_cast<int64_t>(storage.memory.nbytes());
-    }
-  }
+  storages_.each([&](int64_t, const Storage& storage) {
+    if (storage.memory) bytes += static_cast<int64_t>(storage.memory.nbytes());
+  });
   return bytes;
 }
 
 c10::Allocator* Executor::allocator(uint32_t device) const { return c10::GetAllocator(devices_[device].type()); }
 
 int64_t Executor::next_id(Reader& r) {
-  int64_t id = 0;
-  if (__builtin_add_overflow(last_id_, r.zigzag(), &id) || id <= 0) {
-    r.fail("storage number " + std::to_string(id) + " is not valid");
-  }
-  last_id_ = id;
+  auto id = read_storage(r, newest_);
+  newest_ = std::max(newest_, id);
   return id;
 }
 
 Executor::Storage& Executor::born(int64_t id, uint64_t bytes, uint32_t device) {
-  auto known = storages_.size();
-  auto& storage = storages_[id];
-  if (storages_.size() == known) {  // a hostile batch may create a storage twice
+  bool created = false;
+  auto& storage = storages_.at(id, &created);
+  if (!created) {  // a hostile batch may create a storage twice
     account(storage, true);
     storage = Storage();
   }
@@ -93,26 +81,30 @@ Executor::Storage& Executor::storage_record(Reader& r, int64_t* id) {
     auto bytes = r.bounded(kMaxStorageBytes, "a storage's size");
     return born(*id, bytes, static_cast<uint32_t>(device));
   }
-  auto it = storages_.find(*id);
-  if (it == storages_.end()) {
+  auto* storage = storages_.find(*id);
+  if (storage == nullptr) {
     r.fail("storage " + std::to_string(*id) + " is not on this node");
   }
-  return it->second;
+  return *storage;
 }
 
-void Executor::free(Reader& r) {
-  auto it = storages_.find(next_id(r));
-  if (it == storages_.end()) {
-    r.fail("storage " + std::to_string(last_id_) + " cannot be freed: it is not on this node");
+void Executor::free(int64_t id) {
+  auto* storage = storages_.find(id);
+  if (storage == nullptr) {
+    reader_->fail("storage " + std::to_string(id) + " cannot be freed: it is not on this node");
   }
-  if (it->second.reported) {
-    freed_.push_back(it->first);
+  if (storage->reported) {
+    freed_.push_back(id);
   }
-  account(it->second, true);
-  storages_.erase(it);
-  // The table does not shrink by itself. It is at most half full afterwards, so a shrink is paid for by the frees before.
-  if (storages_.bucket_count() > kKeptBuckets && storages_.size() * kShrinkBelow < storages_.bucket_count()) {
-    storages_.shrink_to_fit();
+  account(*storage, true);
+  storages_.erase(id);
+}
+
+void Executor::free_many(Reader& r) {
+  auto previous = newest_;
+  for (auto n = r.count("a count of frees"); n > 0; n--) {
+    previous = read_storage(r, previous);
+    free(previous);
   }
 }
 

@@ -18,6 +18,7 @@ struct Batch {
   Machine* machine = nullptr;
   uint64_t sequence = 0;
   Writer bytes;
+  size_t weight = 0;          // about the bytes that it would take without references to earlier batches
   std::vector<int64_t> born;  // triples id, bytes, device
   std::vector<int64_t> freed;
   int64_t operations = 0;  // recorded since the previous batch

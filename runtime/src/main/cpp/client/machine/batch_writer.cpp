@@ -21,12 +21,14 @@ void BatchWriter::open() {
   u8(kBatchMagic);
   u8(kWireVersion);
   empty_size_ = size();
-  last_id_ = 0;
+  saved_ = 0;
 }
 
 std::unique_ptr<Batch> BatchWriter::close(size_t reserve) {
+  end_repetition();
   auto batch = std::make_unique<Batch>();
   batch->sequence = sequence_;
+  batch->weight = weight();
   batch->bytes.reserve(reserve);
   batch->bytes.swap(*this);
   batch->born.reserve(born_.size());
@@ -44,23 +46,29 @@ std::unique_ptr<Batch> BatchWriter::close(size_t reserve) {
 
 void BatchWriter::abandon() {
   Writer().swap(*this);
+  repeated_ = 0;
   open();
 }
 
 // ---------------------------------------------------------------- records
 
 void BatchWriter::begin_record() {
-  before_record_ = {size(), born_.size(), last_id_, defined_, calls, settings_};
+  before_record_ = {size(), born_.size(), newest_, defined_, calls, settings_};
   record_births_.clear();
   recording_ = true;
 }
 
-void BatchWriter::end_record() {
-  if (recording_ && size() > kMaxBatchBytes) {
+void BatchWriter::check_size() const {
+  auto bytes = size() + form_.size() + operands_.size() * 10;
+  if (recording_ && bytes > kMaxBatchBytes) {
     raise("RemoraException", "the description of one operation is limited to " + std::to_string(kMaxBatchBytes) +
-                                 " bytes, this one takes " + std::to_string(size() - before_record_.bytes) +
+                                 " bytes, this one takes " + std::to_string(bytes - before_record_.bytes) +
                                  "; call it with fewer tensors or values at a time");
   }
+}
+
+void BatchWriter::end_record() {
+  check_size();
   recording_ = false;
 }
 
@@ -72,7 +80,7 @@ void BatchWriter::take_back_record() {
   truncate(before_record_.bytes);
   born_.resize(before_record_.born);
   for (auto* context : record_births_) context->born = 0;
-  last_id_ = before_record_.last_id;
+  newest_ = before_record_.newest;
   for (auto& index : wire_indices_) {
     if (index >= static_cast<int32_t>(before_record_.defined)) index = -1;
   }
@@ -88,20 +96,6 @@ void BatchWriter::write_seed(int64_t generator, int device, uint64_t seed) {
   varint(seed);
 }
 
-void BatchWriter::write_free(const StorageContext& storage) {
-  if (storage.born == 0) {
-    return;
-  }
-  code(Record::kFree);
-  zigzag(storage.id - last_id_);
-  last_id_ = storage.id;
-  if (storage.born == sequence_) {
-    born_[storage.birth] = 0;
-  } else {
-    freed_.push_back(storage.id);
-  }
-}
-
 // ---------------------------------------------------------------- storages and tensors
 
 void BatchWriter::note_birth(StorageContext& storage) {
@@ -111,11 +105,15 @@ void BatchWriter::note_birth(StorageContext& storage) {
   born_.insert(born_.end(), {storage.id, static_cast<int64_t>(storage.bytes), storage.device});
 }
 
+void BatchWriter::write_id(int64_t id) {
+  zigzag(id - newest_);
+  newest_ = std::max(newest_, id);
+}
+
 void BatchWriter::write_storage(StorageContext& storage) {
   bool is_new = storage.born == 0;
   u8(is_new ? 1 : 0);
-  zigzag(storage.id - last_id_);
-  last_id_ = storage.id;
+  write_id(storage.id);
   if (is_new) {
     varint(static_cast<uint64_t>(storage.device) * 2);
     varint(storage.bytes);
@@ -151,130 +149,167 @@ void write_meta(Writer& w, uint8_t bits, const TensorView& now) {
   if (bits & kStrided) {
     for (auto stride : now.strides) w.zigzag(stride);
   }
-  if (bits & kOffset) {
-    w.varint(now.offset);
-  }
 }
 
 }  // namespace
 
-void BatchWriter::write_tensor(const at::Tensor& t, NamedTensors& named) {
+void BatchWriter::put_tensor(const at::Tensor& t) {
   auto* context = context_of(t);  // storage_of() has checked the tensor
   auto shift = byte_shift(t, *context) / static_cast<int64_t>(t.element_size());
   TensorView now{t.scalar_type(), t.sizes(), t.strides(), t.storage_offset() + shift};
   if (t.unsafeGetTensorImpl()->is_wrapped_number()) {
-    code(Tag::kWrapped);
+    form_.code(Tag::kWrapped);
   }
-  uint8_t bits = meta_bits(now, named.previous);
+  uint8_t bits = meta_bits(now, previous_);
   if (t.is_conj()) bits |= kConj;
   if (t.is_neg()) bits |= kNeg;
   bool is_new = context->born == 0;
   if (is_new) bits |= kNew;
-  u8(bits);
-  zigzag(context->id - last_id_);
-  last_id_ = context->id;
+  form_.u8(bits);
+  put_operand(Operand::kStorage, context->id);
   if (is_new) {
     size_t covered = at::detail::computeStorageNbytes(now.sizes, now.strides, t.element_size(), now.offset);
     bool exact = covered == context->bytes;
-    varint(static_cast<uint64_t>(context->device) * 2 + (exact ? 1 : 0));
+    form_.varint(static_cast<uint64_t>(context->device) * 2 + (exact ? 1 : 0));
     if (!exact) {
-      varint(context->bytes);
+      form_.varint(context->bytes);
     }
     note_birth(*context);
   }
-  write_meta(*this, bits, now);
-  named.previous = now;
+  write_meta(form_, bits, now);
+  if (bits & kOffset) {
+    put_operand(Operand::kOffset, now.offset);
+  }
+  previous_ = now;
+}
+
+void BatchWriter::write_tensor(const at::Tensor& t) {
+  end_parts();
+  put_tensor(t);
+  raw(form_.data(), form_.size());
+  write_operands();
+  note_newest();
+  end_parts();
+}
+
+void BatchWriter::write_operands() {
+  for (size_t i = 0; i < operands_.size(); i++) write_operand(*this, kinds_[i], operands_[i], newest_);
+}
+
+void BatchWriter::note_newest() {
+  for (size_t i = 0; i < operands_.size(); i++) {
+    if (kinds_[i] == Operand::kStorage) newest_ = std::max(newest_, operands_[i]);
+  }
+}
+
+void BatchWriter::end_parts() {
+  form_.clear();
+  kinds_.clear();
+  operands_.clear();
+  previous_ = {};
+  named_tensors_.clear();
 }
 
 // ---------------------------------------------------------------- arguments
 
-void BatchWriter::write_argument(const c10::IValue& value, NamedTensors& named) {
+void BatchWriter::write_argument(const c10::IValue& value) {
   auto tensor = [&](const at::Tensor& t) {
     if (!t.defined()) {
-      code(Tag::kUndefined);
+      form_.code(Tag::kUndefined);
     } else if (t.device().type() == kRemora) {
       const auto* impl = t.unsafeGetTensorImpl();
       auto* context = context_of(t);
-      auto& known = named.arguments;
+      auto& known = named_tensors_;
       auto same = std::exchange(context->call, calls) == calls ? std::find(known.begin(), known.end(), impl)
                                                                : known.end();
       if (same == known.end()) {
-        write_tensor(t, named);
+        put_tensor(t);
       } else {
-        code(Tag::kSameTensor);
-        varint(same - known.begin());
+        form_.code(Tag::kSameTensor);
+        form_.varint(same - known.begin());
       }
       known.push_back(impl);
     } else {  // a 0-dim CPU tensor is sent by value
       auto plain = t.is_conj() || t.is_neg() ? t.resolve_conj().resolve_neg() : t;
-      code(Tag::kScalarTensor);
-      code(plain.scalar_type());
-      u8(t.unsafeGetTensorImpl()->is_wrapped_number() ? 1 : 0);
-      raw(plain.const_data_ptr(), plain.element_size());
+      form_.code(Tag::kScalarTensor);
+      form_.code(plain.scalar_type());
+      form_.u8(t.unsafeGetTensorImpl()->is_wrapped_number() ? 1 : 0);
+      auto operand = Operand::kEightBytes;
+      if (scalar_operand(plain.scalar_type(), &operand)) {
+        int64_t bits = 0;
+        std::memcpy(&bits, plain.const_data_ptr(), plain.element_size());
+        put_operand(operand, bits);
+      } else {
+        form_.raw(plain.const_data_ptr(), plain.element_size());
+      }
     }
   };
   if (value.isTensor()) {
     tensor(value.toTensor());
   } else if (value.isNone()) {
-    code(Tag::kNone);
+    form_.code(Tag::kNone);
   } else if (value.isInt()) {
-    code(Tag::kInt);
-    zigzag(value.toInt());
+    form_.code(Tag::kInt);
+    form_.zigzag(value.toInt());
   } else if (is_unsigned(value)) {
-    code(Tag::kUnsigned);
-    varint(unsigned_of(value));
+    form_.code(Tag::kUnsigned);
+    form_.varint(unsigned_of(value));
   } else if (value.isDouble()) {
-    code(Tag::kDouble);
-    f64(value.toDouble());
+    form_.code(Tag::kDouble);
+    auto number = value.toDouble();
+    int64_t bits = 0;
+    std::memcpy(&bits, &number, sizeof bits);
+    put_operand(Operand::kEightBytes, bits);
   } else if (value.isBool()) {
-    code(value.toBool() ? Tag::kTrue : Tag::kFalse);
+    form_.code(value.toBool() ? Tag::kTrue : Tag::kFalse);
   } else if (value.isTensorList()) {
     auto list = value.toListRef();
-    code(Tag::kTensorList);
-    varint(list.size());
+    form_.code(Tag::kTensorList);
+    form_.varint(list.size());
     for (const auto& element : list) tensor(element.toTensor());
   } else if (value.isIntList()) {
     auto list = value.toIntVector();
-    code(Tag::kIntList);
-    varint(list.size());
-    for (auto element : list) zigzag(element);
+    form_.code(Tag::kIntList);
+    form_.varint(list.size());
+    for (auto element : list) form_.zigzag(element);
   } else if (value.isDoubleList()) {
     auto list = value.toDoubleVector();
-    code(Tag::kDoubleList);
-    varint(list.size());
-    for (auto element : list) f64(element);
+    form_.code(Tag::kDoubleList);
+    form_.varint(list.size());
+    for (auto element : list) form_.f64(element);
   } else if (value.isBoolList()) {
     auto list = value.toBoolList();
-    code(Tag::kBoolList);
-    varint(list.size());
-    for (bool element : list) u8(element ? 1 : 0);
+    form_.code(Tag::kBoolList);
+    form_.varint(list.size());
+    for (bool element : list) form_.u8(element ? 1 : 0);
   } else if (value.isOptionalTensorList()) {
     auto list = value.toListRef();
-    code(Tag::kOptionalTensorList);
-    varint(list.size());
+    form_.code(Tag::kOptionalTensorList);
+    form_.varint(list.size());
     for (const auto& element : list) tensor(element.isNone() ? at::Tensor() : element.toTensor());
   } else if (value.isComplexDouble()) {
     auto number = value.toComplexDouble();
-    code(Tag::kComplex);
-    f64(number.real());
-    f64(number.imag());
+    form_.code(Tag::kComplex);
+    form_.f64(number.real());
+    form_.f64(number.imag());
   } else if (value.isString()) {
-    code(Tag::kString);
-    text(value.toStringView());
+    form_.code(Tag::kString);
+    form_.text(value.toStringView());
   } else if (value.isDevice()) {
     auto device = value.toDevice();
-    code(Tag::kDevice);
-    varint(device.type() == kRemora ? device_of_slot(device.has_index() ? device.index() : current_slot()) + 1 : 0);
+    form_.code(Tag::kDevice);
+    form_.varint(device.type() == kRemora ? device_of_slot(device.has_index() ? device.index() : current_slot()) + 1
+                                          : 0);
   } else if (value.isGenerator()) {
     auto generator = value.toGenerator();
-    code(Tag::kGenerator);
-    varint(generator_id(generator));
-    varint(device_of_slot(generator.device().index()));
+    form_.code(Tag::kGenerator);
+    form_.varint(generator_id(generator));
+    form_.varint(device_of_slot(generator.device().index()));
   } else if (value.isList()) {
     auto list = value.toListRef();
-    code(Tag::kList);
-    varint(list.size());
-    for (const auto& element : list) write_argument(element, named);
+    form_.code(Tag::kList);
+    form_.varint(list.size());
+    for (const auto& element : list) write_argument(element);
   } else {
     raise("RemoraException", "an argument of kind " + value.tagKind() + " cannot be sent to a remote device");
   }
@@ -311,6 +346,41 @@ void BatchWriter::write_settings(const OperatorInfo& info, Settings settings) {
     code(Record::kSettings);
     settings.write(*this);
   }
+}
+
+// ---------------------------------------------------------------- calls
+
+void BatchWriter::begin_call(const OperatorInfo& info, const Settings& settings) {
+  write_settings(info, settings);
+  auto index = wire_index(info);
+  end_parts();
+  form_.varint(index);
+}
+
+void BatchWriter::end_asked_call(int64_t request) {
+  check_size();
+  code(Record::kAsk);
+  varint(request);
+  raw(form_.data(), form_.size());
+  write_operands();
+  note_newest();
+  end_parts();
+}
+
+void BatchWriter::end_call() {
+  check_size();
+  if (form_.size() > kMaxFormBytes || operands_.size() > History<CallForm>::kMostOperandsOfOne) {
+    code(Record::kCall);
+    varint(kWholeUnnumbered);
+    raw(form_.data(), form_.size());
+    write_operands();
+    note_newest();
+  } else {
+    auto* form = history_.has(expected_) ? history_.at(expected_).form : nullptr;
+    if (form == nullptr || !form->is(form_)) form = forms_.find(form_);
+    if (form == nullptr || !refer(*form)) write_whole(form);
+  }
+  end_parts();
 }
 
 }  // namespace remora

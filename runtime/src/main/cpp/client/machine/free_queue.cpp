@@ -37,10 +37,8 @@ void FreeQueue::record(BatchWriter& open) {
     handles.swap(handles_);
     has_frees_.store(!storages_.empty(), std::memory_order_release);
   }
-  for (auto* context : storages) {
-    open.write_free(*context);
-    delete context;
-  }
+  open.write_frees(storages);
+  for (auto* context : storages) delete context;
   for (auto [record, handle] : handles) {
     open.code(record);
     open.varint(handle);

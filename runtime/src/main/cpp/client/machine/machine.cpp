@@ -68,7 +68,7 @@ void Machine::begin_record() {
   check_usable();
   while (!frees_.empty()) {
     frees_.record(open);
-    if (open.size() >= max_batch_bytes_) {
+    if (open.weight() >= max_batch_bytes_) {
       submit_open_batch();
     }
   }
@@ -101,7 +101,7 @@ void Machine::end_record(bool operation) {
   if (operation) {
     operations.fetch_add(1, std::memory_order_relaxed);
   }
-  if (open.size() >= max_batch_bytes_ ||
+  if (open.weight() >= max_batch_bytes_ ||
       storage_bytes.load(std::memory_order_relaxed) >= notable_bytes.load(std::memory_order_relaxed)) {
     submit_open_batch();
   } else if (flusher_waits_) {

@@ -93,6 +93,8 @@ class Machine {
   void check_carries() { state_.check_carries(); }
   // Whether the program knows that the machine has failed.
   bool failure_told() const { return state_.failure_told(); }
+  // Storages are numbered for each machine, so that equal steps use equal distances whatever other machines do.
+  int64_t next_storage() { return storage_ids_.fetch_add(1, std::memory_order_relaxed) + 1; }
   int64_t next_request(int64_t count = 1) { return requests_.fetch_add(count) + 1; }  // the first of `count` numbers
   // These throw if too many are alive; free_handle() makes room.
   int64_t next_generator() { return kSlots + generators_.next(name); }
@@ -128,6 +130,7 @@ class Machine {
   FreeQueue frees_;
   Answers answers_;
   std::atomic<int64_t> requests_{0};
+  std::atomic<int64_t> storage_ids_{0};
   Handles generators_{"generators", kMaxGenerators - kSlots};
   Handles events_{"events", kMaxEvents};
   std::mutex address_mutex_;

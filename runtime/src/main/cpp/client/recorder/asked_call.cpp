@@ -84,14 +84,10 @@ Plan ask(const Caller& caller, Arguments arguments, int64_t request, bool values
   {
     Machine::Lock lock(machine);
     machine.begin_record();
-    machine.open.write_settings(caller.info, caller.settings);
-    auto index = machine.open.wire_index(caller.info);
-    NamedTensors named;
-    machine.open.code(Record::kAsk);
-    machine.open.varint(index);
-    machine.open.varint(request);
-    for (const auto& argument : arguments) machine.open.write_argument(argument, named);
+    machine.open.begin_call(caller.info, caller.settings);
+    for (const auto& argument : arguments) machine.open.write_argument(argument);
     announce(caller, arguments, {});
+    machine.open.end_asked_call(request);
     machine.operations.fetch_add(1, std::memory_order_relaxed);
     machine.submit_open_batch(request);
   }

@@ -34,21 +34,19 @@ void record_planned(const Caller& caller, Arguments arguments, const Plan& plan,
   if (caller.info.only_views) {
     return;
   }
-  machine.open.write_settings(caller.info, caller.settings);
-  auto index = machine.open.wire_index(caller.info);
-  NamedTensors named;
-  machine.open.code(Record::kCall);
-  machine.open.varint(index);
-  for (const auto& argument : arguments) machine.open.write_argument(argument, named);
-  for (size_t i = 0; i < plan.outputs.size(); i++) write_output(machine, plan.outputs[i], outputs[i], named);
-  machine.open.varint(plan.resized.size());
+  machine.open.begin_call(caller.info, caller.settings);
+  for (const auto& argument : arguments) machine.open.write_argument(argument);
+  for (size_t i = 0; i < plan.outputs.size(); i++) write_output(machine, plan.outputs[i], outputs[i]);
+  auto& form = machine.open.form();
+  form.varint(plan.resized.size());
   resize_written(caller.info, arguments, plan, [&](uint32_t which, const at::Tensor& t) {
     auto meta = TensorMeta::of(t);
     meta.offset += byte_shift(t, *context_of(t)) / static_cast<int64_t>(t.element_size());
-    machine.open.varint(which);
-    meta.write(machine.open);
+    form.varint(which);
+    meta.write(form);
   });
   announce(caller, arguments, outputs);
+  machine.open.end_call();
   machine.end_record();
 }
 

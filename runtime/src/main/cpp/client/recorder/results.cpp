@@ -79,18 +79,19 @@ c10::IValue make_output(Machine& machine, int slot, const OutputPlan& plan, Argu
   return {};
 }
 
-void write_output(Machine& machine, const OutputPlan& plan, const c10::IValue& value, NamedTensors& named) {
+void write_output(Machine& machine, const OutputPlan& plan, const c10::IValue& value) {
+  auto& form = machine.open.form();
   switch (plan.kind) {
-    case OutputPlan::kTensor: machine.open.write_tensor(value.toTensor(), named); break;
+    case OutputPlan::kTensor: machine.open.write_output(value.toTensor()); break;
     case OutputPlan::kList: {
-      machine.open.code(Output::kList);
-      machine.open.varint(plan.list.size());
+      form.code(Output::kList);
+      form.varint(plan.list.size());
       auto list = value.toListRef();
-      for (size_t i = 0; i < plan.list.size(); i++) write_output(machine, plan.list[i], list[i], named);
+      for (size_t i = 0; i < plan.list.size(); i++) write_output(machine, plan.list[i], list[i]);
       break;
     }
-    case OutputPlan::kUndefined: machine.open.code(Output::kUndefined); break;
-    default: machine.open.code(Output::kAlias);
+    case OutputPlan::kUndefined: form.code(Output::kUndefined); break;
+    default: form.code(Output::kAlias);
   }
 }
 

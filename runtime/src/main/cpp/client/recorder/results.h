@@ -13,7 +13,6 @@
 namespace remora {
 
 class Machine;
-struct NamedTensors;
 
 // Checks, before anything is recorded, whether the storages that the operator enlarges can be resized.
 void check_resizable(const OperatorInfo& info, Arguments arguments, const Plan& plan);
@@ -22,7 +21,7 @@ void resize_written(const OperatorInfo& info, Arguments arguments, const Plan& p
                     const std::function<void(uint32_t, const at::Tensor&)>& resized);
 c10::IValue make_output(Machine& machine, int slot, const OutputPlan& plan, Arguments arguments);
 // Writes what the node compares the output with.
-void write_output(Machine& machine, const OutputPlan& plan, const c10::IValue& value, NamedTensors& named);
+void write_output(Machine& machine, const OutputPlan& plan, const c10::IValue& value);
 // Adds the tensors of an output that have new storages.
 void collect_new(const OutputPlan& plan, const c10::IValue& value, std::vector<at::Tensor>& result);
 

@@ -125,7 +125,7 @@ void Session::submit(std::unique_ptr<Batch> batch) {
   if (is_waited_for) {
     requests_[request].batch = batch.get();
   }
-  in_flight_ += static_cast<int64_t>(batch->bytes.size());
+  in_flight_ += static_cast<int64_t>(batch->weight);
   batches_.push_back(std::move(batch));
   auto stream = stream_;
   if (stream != nullptr) {
@@ -525,7 +525,7 @@ void Session::executed(uint64_t sequence, const uint8_t* report, size_t bytes) {
   }
   while (!r.done()) event(r, lock);
   while (!batches_.empty() && batches_.front()->sequence <= sequence) {
-    in_flight_ -= static_cast<int64_t>(batches_.front()->bytes.size());
+    in_flight_ -= static_cast<int64_t>(batches_.front()->weight);
     auto request = requests_.find(batches_.front()->request);
     if (request != requests_.end()) {
       request->second.batch = nullptr;

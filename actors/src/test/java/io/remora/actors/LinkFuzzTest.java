@@ -20,6 +20,7 @@ import io.remora.actors.link.proto.Refused;
 import io.remora.actors.link.proto.SessionClosed;
 import io.remora.actors.link.proto.Welcome;
 import io.remora.actors.node.NodeLink;
+import io.remora.core.WireFormat;
 import io.remora.provider.LaunchToken;
 import io.remora.runtime.ProtocolException;
 import io.remora.runtime.RemoraException;
@@ -87,7 +88,7 @@ class LinkFuzzTest {
                   .setMessage("bye")
                   .build()
                   .toByteArray()),
-          new Message(FrameType.ACK, new byte[] {(byte) 0xB8, 2, 1, 1, 5, 4, 0}),
+          new Message(FrameType.ACK, new byte[] {(byte) 0xB8, WireFormat.WIRE_VERSION, 1, 1, 5, 4, 0}),
           new Message(FrameType.VALUE, new byte[40]),
           new Message(FrameType.SESSION_OPENED, new byte[0]),
           new Message(FrameType.HEARTBEAT, new byte[0]),

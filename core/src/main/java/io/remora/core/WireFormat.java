@@ -8,7 +8,7 @@ package io.remora.core;
 public final class WireFormat {
 
   /** Version of batches and reports. */
-  public static final int WIRE_VERSION = 2;
+  public static final int WIRE_VERSION = 3;
 
   /** First byte of a report. */
   public static final int REPORT_MAGIC = 0xB8;
@@ -24,6 +24,7 @@ public final class WireFormat {
     public static final int FREE_GENERATOR = 12;
     public static final int FREE_EVENT = 15;
     public static final int DROP_TRANSFER = 16;
+    public static final int FREE_MANY = 20;
 
     private Records() {}
   }

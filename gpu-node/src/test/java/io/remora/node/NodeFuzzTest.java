@@ -14,6 +14,7 @@ import io.remora.actors.link.proto.Goodbye;
 import io.remora.actors.link.proto.OpenSession;
 import io.remora.actors.link.proto.SaveSession;
 import io.remora.actors.link.proto.SavedState;
+import io.remora.core.WireFormat;
 import io.remora.provider.LaunchToken;
 import java.io.IOException;
 import java.net.Socket;
@@ -57,7 +58,9 @@ class NodeFuzzTest {
           message(FrameType.FETCH, Fetch.newBuilder().setTicket("ticket").setBytes(100).build()),
           message(FrameType.GOODBYE, Goodbye.newBuilder().setMessage("bye").build()),
           // One batch: its length, then a storage of four floats, and a request.
-          Map.entry(FrameType.BATCH, new byte[] {6, 0, 0, 0, (byte) 0xB7, 2, 17, 1, 0, 8}),
+          Map.entry(
+              FrameType.BATCH,
+              new byte[] {6, 0, 0, 0, (byte) 0xB7, WireFormat.WIRE_VERSION, 17, 1, 0, 8}),
           Map.entry(FrameType.CLOSE_SESSION, new byte[0]),
           Map.entry(FrameType.VALUE, new byte[40]),
           Map.entry(FrameType.ACK, new byte[3]));

@@ -11,6 +11,7 @@ import io.remora.actors.link.LinkSettings;
 import io.remora.actors.link.proto.Fetch;
 import io.remora.actors.link.proto.Reason;
 import io.remora.actors.link.proto.Refused;
+import io.remora.core.WireFormat;
 import io.remora.provider.LaunchToken;
 import io.remora.runtime.BatchExecutor;
 import io.remora.runtime.RemoraException;
@@ -186,9 +187,9 @@ class TransferTest {
   /** Runs a batch that makes a tensor of {@link #BYTES} bytes, and holds it under the ticket. */
   private static void hold(String ticket) {
     ByteBuffer batch = ByteBuffer.allocateDirect(BYTES + 256).order(ByteOrder.LITTLE_ENDIAN);
-    batch.put((byte) 0xB7).put((byte) 2);
+    batch.put((byte) 0xB7).put((byte) WireFormat.WIRE_VERSION);
     // kWrite: a new storage, on device 0, of so many bytes; from byte 0 on, so many bytes
-    batch.put((byte) 6).put((byte) 1).put((byte) (2 * ++storages)).put((byte) 0);
+    batch.put((byte) 6).put((byte) 1).put((byte) 2).put((byte) 0);
     varint(batch, BYTES);
     batch.put((byte) 0);
     varint(batch, BYTES);
@@ -198,8 +199,9 @@ class TransferTest {
     // kQuestion 1: kHoldTransfer, the ticket, not temporary, a tensor of uint8[n] on that storage
     batch.put((byte) 10).put((byte) 1).put((byte) 8).put((byte) ticket.length());
     batch.put(ticket.getBytes(StandardCharsets.UTF_8)).put((byte) 0);
-    batch.put((byte) 0x80).put((byte) 0).put((byte) 0).put((byte) 1);
+    batch.put((byte) 0x80).put((byte) 0).put((byte) 1);
     varint(batch, BYTES);
+    batch.put((byte) 0);
     executor.execute(1, batch.flip()).close();
   }
 

@@ -170,7 +170,7 @@ class BatchExecutorTest {
     assertThatThrownBy(() -> ExecutionReport.decode(ByteBuffer.allocate(3)))
         .isInstanceOf(ProtocolException.class);
     assertThatThrownBy(
-            () -> ExecutionReport.decode(ByteBuffer.wrap(new byte[] {(byte) 0xB8, 2, 2, 100})))
+            () -> ExecutionReport.decode(ByteBuffer.wrap(new byte[] {(byte) 0xB8, Batch.WIRE_VERSION, 2, 100})))
         .isInstanceOf(ProtocolException.class);
     assertThat(ExecutionReport.decode(RecordedBatches.emptyReport()).isEmpty()).isTrue();
   }
@@ -221,16 +221,17 @@ class BatchExecutorTest {
             .text("")
             .put(1, 2, 3, 4, 5, 6, 7, 8)
             .put(4, 2, 1, 0) // 4 arguments, 2 returns, the first argument is written
-            .put(2, 0) // called
-            .put(0x80, 0, 6, 1, 4)
+            .put(2, 0, 0) // called
+            .put(0x80, 6, 1, 4)
             .put(15, 2, 3, 2, 15, 1, 5) // [1, [true]]
             .put(8)
             .text("a text")
             .put(9, 1)
-            .put(0xA0, 2, 1, 6, 2, 2, 2) // storage 2 is new
-            .put(2, 2, 0xA1, 2, 1, 1) // a list of a tensor and an undefined one
+            .put(0xA0, 1, 6, 2, 2, 2) // a new storage
+            .put(2, 2, 0xA1, 1, 1) // a list of a tensor and an undefined one
             .put(0)
-            .put(3, 0, 9) // asked
+            .put(0, 2, 4) // the operands: storages 1, 2 and 3
+            .put(3, 9, 0) // asked
             .put(0, 0, 0, 0)
             .put(5, 1) // storage 2 is freed
             .array();
@@ -277,15 +278,15 @@ class BatchExecutorTest {
     for (int i = 0; i < 3; i++) {
       batch.put(0, 0, 0x80, 0x3F);
     }
-    batch.put(7, 1, 0x80, 0, 6).varint(300);
+    batch.put(7, 1, 0x80, 6).varint(300);
     for (int i = 0; i < 299; i++) {
       batch.put(1);
     }
-    batch.put(3);
+    batch.put(3, 0);
     // Three rows at one place, at a stride beyond any storage for the only column.
-    batch.put(7, 2, 0x82, 0, 6, 2, 1, 3).varint(1L << 62).put(2);
+    batch.put(7, 2, 0x82, 6, 2, 1, 3).varint(1L << 62).put(2, 0);
     // What lies outside of the storage fails the read.
-    batch.put(7, 3, 0x82, 0, 6, 2, 2, 3).varint(1L << 62).put(2);
+    batch.put(7, 3, 0x82, 6, 2, 2, 3).varint(1L << 62).put(2, 0);
     try (BatchExecutor executor = executor()) {
       List<OperationFailure> failures = run(executor, batch.array()).failures();
       assertThat(failures).hasSize(1);

@@ -32,6 +32,6 @@ final class RecordedBatches {
 
   /** The report of a batch without effects. */
   static ByteBuffer emptyReport() {
-    return ByteBuffer.wrap(new byte[] {(byte) 0xB8, 2});
+    return ByteBuffer.wrap(new byte[] {(byte) 0xB8, Batch.WIRE_VERSION});
   }
 }

@@ -33,11 +33,11 @@ class RemoteFunctionDecodingTest {
   /** A float32 tensor of 4 elements, new, and a function that is given it. */
   private static final byte[] BATCH =
       new Bytes()
-          .put(0xB7, 2)
+          .put(0xB7, Batch.WIRE_VERSION)
           .put(17, 1, 0, 0x88, 0x27) // kRun, request, device, 5000 ms
           .text("f")
           .text("payload")
-          .put(1, 0xA0, 2, 1, 6, 1, 4)
+          .put(1, 0xA0, 1, 6, 1, 4, 2)
           .array();
 
   /** The argument's first two elements, and a new storage of no bytes. */

@@ -179,7 +179,7 @@ class SessionStateTest {
       if (round % 3 == 0) {
         contents = Arrays.copyOf(contents, 1 + random.nextInt(contents.length));
       }
-      Files.write(file, forged(contents));
+      Files.write(file, forged(contents, whole));
       try (BatchExecutor executor = BatchExecutor.create(List.of("cpu"), List.of())) {
         executor.load(file);
       } catch (RemoraException e) {
@@ -200,11 +200,11 @@ class SessionStateTest {
     }
   }
 
-  /** A file of one chunk with these contents. */
-  private static byte[] forged(byte[] contents) {
+  /** A file of one chunk with these contents, of the version of a sound file. */
+  private static byte[] forged(byte[] contents, byte[] sound) {
     byte[] file = new byte[contents.length + 32];
     ByteBuffer buffer = ByteBuffer.wrap(file).order(ByteOrder.LITTLE_ENDIAN);
-    buffer.put("RMRSTATE".getBytes(US_ASCII)).putInt(1);
+    buffer.put(sound, 0, 12);
     buffer.putInt(checksum(file, 12)).putInt(contents.length);
     buffer.putInt(checksum(contents, contents.length)).put(contents);
     buffer.putInt(0).putInt(checksum(file, file.length - 8));

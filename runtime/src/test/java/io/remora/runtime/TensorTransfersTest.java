@@ -169,14 +169,14 @@ class TensorTransfersTest {
   private static void hold(BatchExecutor executor, int storage, String ticket, String text) {
     byte[] bytes = text.getBytes(StandardCharsets.UTF_8);
     ByteBuffer batch = ByteBuffer.allocateDirect(256);
-    batch.put((byte) 0xB7).put((byte) 2);
+    batch.put((byte) 0xB7).put((byte) Batch.WIRE_VERSION);
     // kWrite: a new storage, on device 0, of so many bytes; from byte 0 on, so many bytes
     batch.put((byte) 6).put((byte) 1).put((byte) (2 * storage)).put((byte) 0);
     batch.put((byte) bytes.length).put((byte) 0).put((byte) bytes.length).put(bytes);
     // kQuestion 1: kHoldTransfer, the ticket, not temporary, a tensor of uint8[n] on that storage
     batch.put((byte) 10).put((byte) 1).put((byte) 8).put((byte) ticket.length());
     batch.put(ticket.getBytes(StandardCharsets.UTF_8)).put((byte) 0);
-    batch.put((byte) 0x80).put((byte) 0).put((byte) 0).put((byte) 1).put((byte) bytes.length);
+    batch.put((byte) 0x80).put((byte) 0).put((byte) 1).put((byte) bytes.length).put((byte) 0);
     executor.execute(1, batch.flip()).close();
   }
 }

@@ -23,17 +23,31 @@ final class BatchContents {
         at += 1 + batch.get(at); // a ticket: a short text
         continue;
       }
-      if (record != Records.FREE
+      long numbers = 1;
+      if (record == Records.FREE_MANY) { // their count, and as many numbers
+        for (int shift = 0; ; shift += 7) {
+          if (at >= batch.limit() || shift > 28) {
+            return true;
+          }
+          int each = batch.get(at++);
+          numbers = shift == 0 ? each & 0x7F : numbers | (each & 0x7FL) << shift;
+          if (each >= 0) {
+            break;
+          }
+        }
+      } else if (record != Records.FREE
           && record != Records.FREE_GENERATOR
           && record != Records.FREE_EVENT) {
         return true;
       }
-      // Each has one number, which ends at the first byte without its top bit set.
-      do {
-        if (at >= batch.limit()) {
-          return true;
-        }
-      } while (batch.get(at++) < 0);
+      // A number ends at the first byte without its top bit set.
+      for (; numbers > 0; numbers--) {
+        do {
+          if (at >= batch.limit()) {
+            return true;
+          }
+        } while (batch.get(at++) < 0);
+      }
     }
     return false;
   }

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+//
+// A session's storages on the node, by number.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/util/flat_hash_map.h>
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace remora {
+
+// The reason why values are missing. All storages that a failed operation should have written share it.
+struct Failure {
+  uint64_t number;
+  uint64_t call;  // its number in the session; 0 if the failed record is no operator call
+  std::string operation;
+  std::string error;  // PyTorch's class of the error; empty if the error is the node's own
+  std::string message;
+  std::vector<std::string> inputs;
+  bool told = false;  // the program has thrown it
+};
+
+struct NodeStorage {
+  c10::Storage memory;  // undefined while lazy; see keep()
+  at::Tensor tensor;    // the one made last on this memory: the next record often names the same one
+  uint64_t bytes = 0;
+  uint32_t device = 0;
+  uint64_t accounted = 0;            // bytes counted as allocated on its device
+  bool reported = false;             // the program knows that it is realized
+  std::shared_ptr<Failure> failure;  // if set, the values are missing
+  // There were values before the failure. Once the program has been told of the failure, the storage holds values
+  // again: whatever the failed operator left, as on a local device.
+  bool has_values = false;
+  uint64_t rewritten = 0;  // bytes, from the start, that uploads have replaced since the failure
+
+  void keep(c10::Storage other) {
+    memory = std::move(other);
+    tensor.reset();
+  }
+};
+
+// Not thread-safe. A storage stays at its address until it is erased.
+class StorageTable {
+ public:
+  size_t size() const { return by_id_.size(); }
+  // nullptr if there is none.
+  NodeStorage* find(int64_t id) const {
+    auto it = by_id_.find(id);
+    return it == by_id_.end() ? nullptr : it->second;
+  }
+  // Finds a storage or creates it; `created` tells which.
+  NodeStorage& at(int64_t id, bool* created) {
+    auto [it, is_new] = by_id_.emplace(id, nullptr);
+    if (created != nullptr) *created = is_new;
+    if (is_new) {
+      if (spare_.empty()) {
+        all_.emplace_back();
+        it->second = &all_.back();
+      } else {
+        it->second = spare_.back();
+        spare_.pop_back();
+      }
+    }
+    return *it->second;
+  }
+  void erase(int64_t id) {
+    auto it = by_id_.find(id);
+    *it->second = NodeStorage();
+    spare_.push_back(it->second);
+    by_id_.erase(it);
+  }
+  template <class Visit>
+  void each(const Visit& visit) const {
+    for (const auto& [id, storage] : by_id_) visit(id, *storage);
+  }
+
+ private:
+  struct Hash {
+    using hash_policy = ska::fibonacci_hash_policy;
+    size_t operator()(int64_t id) const { return static_cast<size_t>(id); }
+  };
+  ska::flat_hash_map<int64_t, NodeStorage*, Hash> by_id_;
+  std::deque<NodeStorage> all_;
+  std::vector<NodeStorage*> spare_;
+};
+
+}  // namespace remora
