@@ -7,6 +7,7 @@
 #include <c10/core/ScalarTypeToTypeMeta.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "common/torch_version.h"
 
@@ -24,6 +25,9 @@ static bool can_name_again(const at::Tensor& t, const c10::Storage& memory, cons
          t.strides() == c10::IntArrayRef(meta.strides) && t.is_conj() == meta.conj && t.is_neg() == meta.neg &&
          !impl->is_wrapped_number() && !impl->requires_grad();
 }
+
+// Whether nobody but its owner has the tensor or its memory.
+static bool is_unused(const at::Tensor& t) { return t.use_count() == 1 && t.storage().use_count() == 1; }
 
 at::Tensor Executor::tensor(const PreparedTensor& form, const int64_t* operands, Call& call) {
   auto id = operands[form.storage];
@@ -77,7 +81,7 @@ at::Tensor Executor::tensor(const PreparedTensor& form, const int64_t* operands,
   return t;
 }
 
-c10::IValue Executor::argument(const PreparedArgument& form, Call& call) {
+c10::IValue Executor::argument(PreparedArgument& form, Call& call) {
   const auto* operands = call.operands;
   auto number = form.number;
   switch (form.kind) {
@@ -89,10 +93,14 @@ c10::IValue Executor::argument(const PreparedArgument& form, Call& call) {
       return same.tensor;
     }
     case PreparedArgument::kScalarTensor: {
-      auto t = at::empty({}, at::TensorOptions().dtype(form.dtype));
+      if (!form.value.isTensor() || !is_unused(form.value.toTensor())) {
+        auto t = at::empty({}, at::TensorOptions().dtype(form.dtype));
+        if (form.wrapped) t.unsafeGetTensorImpl()->set_wrapped_number(true);
+        form.value = t;
+      }
+      const auto& t = form.value.toTensor();
       std::memcpy(t.mutable_data_ptr(), &operands[number], t.element_size());
-      if (form.wrapped) t.unsafeGetTensorImpl()->set_wrapped_number(true);
-      return t;
+      return form.is_written ? std::exchange(form.value, {}) : form.value;
     }
     case PreparedArgument::kDouble: {
       double value = 0;
@@ -109,12 +117,12 @@ c10::IValue Executor::argument(const PreparedArgument& form, Call& call) {
     case PreparedArgument::kTensorList: {
       std::vector<at::Tensor> list;
       list.reserve(form.elements.size());
-      for (const auto& element : form.elements) list.push_back(argument(element, call).toTensor());
+      for (auto& element : form.elements) list.push_back(argument(element, call).toTensor());
       return list;
     }
     case PreparedArgument::kOptionalTensorList: {
       c10::List<std::optional<at::Tensor>> list;
-      for (const auto& element : form.elements) {
+      for (auto& element : form.elements) {
         auto t = argument(element, call).toTensor();
         list.push_back(t.defined() ? std::optional<at::Tensor>(t) : std::nullopt);
       }
@@ -122,12 +130,12 @@ c10::IValue Executor::argument(const PreparedArgument& form, Call& call) {
     }
     case PreparedArgument::kList: {
       c10::impl::GenericList list(form.type);
-      for (const auto& element : form.elements) list.push_back(argument(element, call));
+      for (auto& element : form.elements) list.push_back(argument(element, call));
       return list;
     }
     case PreparedArgument::kListOfUnknown:
       call.refuse("the operator takes no list here");
-      for (const auto& element : form.elements) argument(element, call);
+      for (auto& element : form.elements) argument(element, call);
       return {};
   }
   return {};

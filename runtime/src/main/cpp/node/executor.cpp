@@ -18,6 +18,19 @@
 
 namespace remora {
 
+namespace {
+
+// Collects libtorch's warnings on this thread.
+struct CollectedWarnings final : c10::WarningHandler {
+  explicit CollectedWarnings(std::vector<c10::Warning>& list) : list(list) {}
+  void process(const c10::Warning& warning) override {
+    if (list.size() < kMaxWarnings) list.push_back(warning);
+  }
+  std::vector<c10::Warning>& list;
+};
+
+}  // namespace
+
 Executor::Executor(std::vector<c10::Device> devices, std::unordered_set<std::string> denied)
     : devices_(std::move(devices)), denied_(std::move(denied)), memory_(devices_.size()) {
   settings_ = Settings::of_program();
@@ -43,6 +56,8 @@ std::unique_ptr<ExecutionResult> Executor::execute(const uint8_t* data, size_t b
   } release{lease_};
   at::AutoDispatchBelowADInplaceOrView below_autograd;
   at::NoGradGuard no_grad;
+  CollectedWarnings warnings(warnings_);
+  c10::WarningUtils::WarningHandlerGuard collect(&warnings);
   Reader r(data, bytes);
   reader_ = &r;
   if (r.u8() != kBatchMagic) {
@@ -203,24 +218,15 @@ class BorrowedDefaultGenerator {
   at::Tensor saved_;
 };
 
-// Collects libtorch's warnings on this thread.
-struct CollectedWarnings final : c10::WarningHandler {
-  void process(const c10::Warning& warning) override {
-    if (list.size() < kMaxWarnings) list.push_back(warning);
-  }
-  std::vector<c10::Warning> list;
-};
-
 }  // namespace
 
 // Returns false, with the call's failure set, if the operator did not complete.
 bool Executor::run(Call& call) {
   if (!call.failure && call.refusal.empty()) {
-    CollectedWarnings warnings;
+    warnings_.clear();
     auto tell = c10::make_scope_exit([&] {
-      for (const auto& warning : warnings.list) write_warning(call, warning);
+      for (const auto& warning : warnings_) write_warning(call, warning);
     });
-    c10::WarningUtils::WarningHandlerGuard collect(&warnings);
     try {
       c10::OptionalDeviceGuard guard;
       if (!devices_[call.device].is_cpu()) guard.reset_device(devices_[call.device]);
@@ -228,7 +234,8 @@ bool Executor::run(Call& call) {
       if (seeded >= 0 && call.stack[seeded].isNone()) {
         call.stack[seeded] = generator(call.device, call.device);
       }
-      at::AutoGradMode gradients(call.info->needs_grad_mode);
+      std::optional<at::AutoGradMode> gradients;
+      if (call.info->needs_grad_mode) gradients.emplace(true);
       lease_.acquire(settings_);
       if (call.info->draws_random_numbers) {
         BorrowedDefaultGenerator borrowed(devices_[call.device], generator(call.device, call.device));
@@ -272,10 +279,9 @@ bool Executor::run_prepared(Call& call) {
   if (!op.refusal.empty()) {
     call.refuse(op.refusal);
   }
-  for (size_t i = 0; i < prepared.arguments.size(); i++) {
-    call.overwrites = op.info && std::find(op.info->overwritten.begin(), op.info->overwritten.end(), i) !=
-                                     op.info->overwritten.end();
-    call.stack.push_back(argument(prepared.arguments[i], call));
+  for (auto& form : prepared.arguments) {
+    call.overwrites = form.overwrites;
+    call.stack.push_back(argument(form, call));
   }
   if (op.info && !prepared.checked) {
     // The kinds of the arguments are the same in all calls of the form.

@@ -6,6 +6,7 @@
 #include <ATen/ATen.h>
 #include <ATen/core/stack.h>
 #include <c10/core/Event.h>
+#include <c10/util/Exception.h>
 
 #include <chrono>
 #include <map>
@@ -108,7 +109,7 @@ class Executor {
   Storage& storage_record(Reader& r, int64_t* id);
   at::Tensor tensor(Reader& r, uint8_t bits, Call& call);
   at::Tensor tensor(const PreparedTensor& form, const int64_t* operands, Call& call);
-  c10::IValue argument(const PreparedArgument& form, Call& call);
+  c10::IValue argument(PreparedArgument& form, Call& call);
   void output(const PreparedOutput& form, Call& call, const c10::IValue& value);
   bool run(Call& call);
   void check_places(const Call& call);
@@ -163,9 +164,10 @@ class Executor {
   std::vector<Mode> modes_;
   const Reader* reader_ = nullptr;  // of the batch
 
-  std::vector<int64_t> born_;        // storages first named in this batch
-  std::vector<int64_t> freed_;       // storages freed in this batch that the program knows as realized
-  std::vector<std::string> warned_;  // operators and texts of this batch's warnings
+  std::vector<int64_t> born_;           // storages first named in this batch
+  std::vector<int64_t> freed_;          // storages freed in this batch that the program knows as realized
+  std::vector<c10::Warning> warnings_;  // of the operator that runs
+  std::vector<std::string> warned_;     // operators and texts of this batch's warnings
   ExecutionResult* result_ = nullptr;
   torch::jit::Stack stack_;  // empty between calls; keeps its memory
 };

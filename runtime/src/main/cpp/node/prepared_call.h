@@ -56,9 +56,11 @@ struct PreparedArgument {
     kListOfUnknown,  // the operator takes no list here, or the node lacks the operator
   } kind = kValue;
   bool wrapped = false;
+  bool is_written = false;
+  bool overwrites = false;  // the operator ignores the argument's old values
   c10::ScalarType dtype = c10::ScalarType::Undefined;
   uint32_t number = 0;
-  c10::IValue value;
+  c10::IValue value;  // of a kScalarTensor: the tensor of the last call, for the next one
   c10::TypePtr type;
   std::vector<PreparedArgument> elements;
 };

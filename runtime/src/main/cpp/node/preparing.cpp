@@ -251,6 +251,10 @@ class FormReader {
   const size_t devices_;
 };
 
+static bool contains(const std::vector<uint32_t>& list, size_t number) {
+  return std::find(list.begin(), list.end(), number) != list.end();
+}
+
 std::unique_ptr<PreparedCall> Executor::prepare(Reader& r, bool asked) {
   auto start = r.position();
   auto index = r.varint();
@@ -268,9 +272,10 @@ std::unique_ptr<PreparedCall> Executor::prepare(Reader& r, bool asked) {
   for (size_t i = 0; i < op.arguments; i++) {
     auto first = call.inputs.size();
     call.arguments.push_back(reader.argument(schema ? (*schema)[i].type() : kUnknown));
-    if (std::find(op.written.begin(), op.written.end(), i) != op.written.end()) {
-      reader.written(call.arguments.back(), first);
-    }
+    auto& argument = call.arguments.back();
+    argument.is_written = contains(op.written, i);
+    argument.overwrites = known && contains(op.info->overwritten, i);
+    if (argument.is_written) reader.written(argument, first);
   }
   if (!asked) {
     for (size_t i = 0; i < op.returns; i++) call.outputs.push_back(reader.output());

@@ -10,7 +10,7 @@ namespace remora {
 
 namespace {
 
-constexpr uint32_t kMostPatience = 16;
+constexpr uint32_t kMostLooks = 16;
 constexpr uint32_t kMissesOfDeepSearch = 16;
 constexpr int kMostFreesSkipped = 64;
 // More frees at a time are those of a garbage collection, which do not repeat.
@@ -174,11 +174,11 @@ bool BatchWriter::refer(CallForm& form) {
       return true;
     }
   }
-  auto looks = misses_ % kMissesOfDeepSearch == kMissesOfDeepSearch - 1 ? 2 * kMostPatience : patience_;
+  auto looks = misses_ % kMissesOfDeepSearch == kMissesOfDeepSearch - 1 ? 2 * kMostLooks : patience_;
   for (auto position = form.last; looks > 0 && history_.has(position); looks--) {
     const auto& record = history_.at(position);
     if (repeats(record)) {
-      patience_ = kMostPatience;
+      patience_ = kMostLooks;
       misses_ = 0;
       repeat(position);
       return true;
@@ -192,7 +192,7 @@ bool BatchWriter::refer(CallForm& form) {
     position = record.before;
   }
   if (found) {
-    patience_ = kMostPatience;
+    patience_ = kMostLooks;
     misses_ = 0;
     write_like(best);
     return true;

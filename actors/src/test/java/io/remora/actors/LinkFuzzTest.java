@@ -88,7 +88,8 @@ class LinkFuzzTest {
                   .setMessage("bye")
                   .build()
                   .toByteArray()),
-          new Message(FrameType.ACK, new byte[] {(byte) 0xB8, WireFormat.WIRE_VERSION, 1, 1, 5, 4, 0}),
+          new Message(
+              FrameType.ACK, new byte[] {(byte) 0xB8, WireFormat.WIRE_VERSION, 1, 1, 5, 4, 0}),
           new Message(FrameType.VALUE, new byte[40]),
           new Message(FrameType.SESSION_OPENED, new byte[0]),
           new Message(FrameType.HEARTBEAT, new byte[0]),

@@ -70,7 +70,7 @@ final class GatewayLink implements BatchSink {
   private final Room room = new Room(lock, this::fits);
 
   // Guarded by the lock.
-  private final ReplayQueue<Batch> batches = new ReplayQueue<>("batch", Batch::size);
+  private final ReplayQueue<Batch> batches = new ReplayQueue<>("batch", Batch::load);
   private Outgoing outgoing;
   private long maxInFlightBytes;
   private long ackBytes;

@@ -67,6 +67,14 @@ public final class Batch {
     return bytes.remaining();
   }
 
+  /**
+   * Bytes that a limit of work under way counts for this batch: its wire bytes, but at least 16 for
+   * each operation. Operations that repeat take next to no wire bytes and are as much work.
+   */
+  public int load() {
+    return (int) Math.max(size(), Math.min(16 * operations, Integer.MAX_VALUE));
+  }
+
   /** Storages first used in this batch that are still alive at its end. */
   public List<StorageBirth> born() {
     return born;

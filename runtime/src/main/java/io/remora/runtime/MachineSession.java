@@ -653,7 +653,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
         if (to == null) {
           throw new MachineStateException("machine '" + machineName + "' is not connected yet");
         }
-        noRoom = awaitRoom(to, batch.size());
+        noRoom = awaitRoom(to, batch.load());
         if (request != 0) {
           // The batch keeps the destination alive until it is released, after its acknowledgement.
           pending.put(

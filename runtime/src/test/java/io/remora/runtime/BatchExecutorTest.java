@@ -170,7 +170,9 @@ class BatchExecutorTest {
     assertThatThrownBy(() -> ExecutionReport.decode(ByteBuffer.allocate(3)))
         .isInstanceOf(ProtocolException.class);
     assertThatThrownBy(
-            () -> ExecutionReport.decode(ByteBuffer.wrap(new byte[] {(byte) 0xB8, Batch.WIRE_VERSION, 2, 100})))
+            () ->
+                ExecutionReport.decode(
+                    ByteBuffer.wrap(new byte[] {(byte) 0xB8, Batch.WIRE_VERSION, 2, 100})))
         .isInstanceOf(ProtocolException.class);
     assertThat(ExecutionReport.decode(RecordedBatches.emptyReport()).isEmpty()).isTrue();
   }

@@ -57,7 +57,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
   private final Room room = new Room(lock, this::hasRoomNow);
 
   // Guarded by the lock.
-  private final ReplayQueue<Entry> batches = new ReplayQueue<>("batch", entry -> entry.size);
+  private final ReplayQueue<Entry> batches = new ReplayQueue<>("batch", entry -> entry.load);
   private final ByteBuffer[] prefixes;
   private LinkConnection connection;
   private boolean scheduled;
@@ -671,6 +671,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
 
     final Batch batch;
     final int size;
+    final int load;
     final boolean work;
     // Guarded by the lock.
     long sentNanos;
@@ -680,6 +681,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
     Entry(Batch batch) {
       this.batch = batch;
       this.size = batch.size();
+      this.load = batch.load();
       this.work = BatchContents.hasWork(batch.bytes());
     }
 
