@@ -265,6 +265,10 @@ class Writer {
   }
   void varint(uint64_t value) {
     reserve(10);
+    if (__builtin_expect(value < 0x80, 1)) {
+      data_[size_++] = static_cast<uint8_t>(value);
+      return;
+    }
     while (value >= 0x80) {
       data_[size_++] = static_cast<uint8_t>(value) | 0x80;
       value >>= 7;
@@ -290,7 +294,8 @@ class Writer {
   }
 
  private:
-  void grow(size_t more) {
+  // Apart from its callers, so that these are small enough to be inlined.
+  __attribute__((noinline)) void grow(size_t more) {
     size_t capacity = std::max(size_ + more, capacity_ * 2);
     auto* data = static_cast<uint8_t*>(std::realloc(data_, capacity));
     if (data == nullptr) {

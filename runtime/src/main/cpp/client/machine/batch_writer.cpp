@@ -155,7 +155,8 @@ void write_meta(Writer& w, uint8_t bits, const TensorView& now) {
 
 void BatchWriter::put_tensor(const at::Tensor& t) {
   auto* context = context_of(t);  // storage_of() has checked the tensor
-  auto shift = byte_shift(t, *context) / static_cast<int64_t>(t.element_size());
+  auto shift = byte_shift(t, *context);
+  if (shift != 0) shift /= static_cast<int64_t>(t.element_size());
   TensorView now{t.scalar_type(), t.sizes(), t.strides(), t.storage_offset() + shift};
   if (t.unsafeGetTensorImpl()->is_wrapped_number()) {
     form_.code(Tag::kWrapped);
@@ -184,7 +185,7 @@ void BatchWriter::put_tensor(const at::Tensor& t) {
 }
 
 void BatchWriter::write_tensor(const at::Tensor& t) {
-  end_parts();
+  begin_parts();
   put_tensor(t);
   raw(form_.data(), form_.size());
   write_operands();
@@ -202,12 +203,16 @@ void BatchWriter::note_newest() {
   }
 }
 
-void BatchWriter::end_parts() {
-  form_.clear();
+void BatchWriter::begin_parts() {
+  end_parts();
   kinds_.clear();
-  operands_.clear();
   previous_ = {};
   named_tensors_.clear();
+}
+
+void BatchWriter::end_parts() {
+  form_.clear();
+  operands_.clear();
 }
 
 // ---------------------------------------------------------------- arguments
@@ -353,7 +358,7 @@ void BatchWriter::write_settings(const OperatorInfo& info, Settings settings) {
 void BatchWriter::begin_call(const OperatorInfo& info, const Settings& settings) {
   write_settings(info, settings);
   auto index = wire_index(info);
-  end_parts();
+  begin_parts();
   form_.varint(index);
 }
 

@@ -109,6 +109,7 @@ class BatchWriter : public Writer {
   void write_id(int64_t id);
   void write_operands();
   void note_newest();
+  void begin_parts();
   void end_parts();
   void check_size() const;
   bool note_free(const StorageContext& storage);

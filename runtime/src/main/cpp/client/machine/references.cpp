@@ -51,10 +51,16 @@ BatchWriter::Fit BatchWriter::fit(const History<CallForm>::Record& record) const
 void BatchWriter::keep(CallForm* form, const Mode* modes) {
   auto position = history_.end();
   auto& record = history_.add(form, newest_, form == nullptr ? 0 : form->last, static_cast<uint32_t>(operands_.size()));
-  std::copy(operands_.begin(), operands_.end(), history_.operands(record));
-  std::copy(modes, modes + operands_.size(), history_.modes(record));
+  auto* kept = history_.operands(record);
+  auto* kept_modes = history_.modes(record);
+  auto newest = newest_;
+  for (size_t i = 0; i < operands_.size(); i++) {
+    kept[i] = operands_[i];
+    kept_modes[i] = modes[i];
+    if (kinds_[i] == Operand::kStorage && operands_[i] > newest) newest = operands_[i];
+  }
+  newest_ = newest;
   if (form != nullptr) form->last = position;
-  note_newest();
 }
 
 // ---------------------------------------------------------------- references

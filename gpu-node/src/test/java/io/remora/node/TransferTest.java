@@ -47,7 +47,6 @@ class TransferTest {
 
   private static EmbeddedNode node;
   private static BatchExecutor executor;
-  private static int storages;
 
   private final TransferClient client =
       new TransferClient(LinkSettings.from(CONFIG), NodeSettings.from(CONFIG).transfer());
