@@ -7,7 +7,6 @@
 #include <c10/util/flat_hash_map.h>
 
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <string>
 #include <utility>
@@ -48,6 +47,13 @@ struct NodeStorage {
 // Not thread-safe. A storage stays at its address until it is erased.
 class StorageTable {
  public:
+  StorageTable() = default;
+  StorageTable(const StorageTable&) = delete;
+  StorageTable& operator=(const StorageTable&) = delete;
+  ~StorageTable() {
+    for (auto& [id, storage] : by_id_) delete storage;
+  }
+
   size_t size() const { return by_id_.size(); }
   // nullptr if there is none.
   NodeStorage* find(int64_t id) const {
@@ -59,21 +65,22 @@ class StorageTable {
     auto [it, is_new] = by_id_.emplace(id, nullptr);
     if (created != nullptr) *created = is_new;
     if (is_new) {
-      if (spare_.empty()) {
-        all_.emplace_back();
-        it->second = &all_.back();
-      } else {
-        it->second = spare_.back();
-        spare_.pop_back();
-      }
+      if (spare_.empty()) spare_.push_back(std::make_unique<NodeStorage>());
+      it->second = spare_.back().release();
+      spare_.pop_back();
     }
     return *it->second;
   }
   void erase(int64_t id) {
     auto it = by_id_.find(id);
-    *it->second = NodeStorage();
-    spare_.push_back(it->second);
+    std::unique_ptr<NodeStorage> storage(it->second);
     by_id_.erase(it);
+    *storage = NodeStorage();
+    if (spare_.size() < kMostSpare) spare_.push_back(std::move(storage));
+    // The table does not shrink by itself. The frees before pay for a shrink.
+    if (by_id_.bucket_count() > kKeptBuckets && by_id_.size() * kShrinkBelow < by_id_.bucket_count()) {
+      by_id_.shrink_to_fit();
+    }
   }
   template <class Visit>
   void each(const Visit& visit) const {
@@ -81,13 +88,16 @@ class StorageTable {
   }
 
  private:
+  static constexpr size_t kMostSpare = 4096;
+  static constexpr size_t kKeptBuckets = 4096;
+  static constexpr size_t kShrinkBelow = 8;  // the part of the buckets in use below which the table shrinks
+
   struct Hash {
     using hash_policy = ska::fibonacci_hash_policy;
     size_t operator()(int64_t id) const { return static_cast<size_t>(id); }
   };
   ska::flat_hash_map<int64_t, NodeStorage*, Hash> by_id_;
-  std::deque<NodeStorage> all_;
-  std::vector<NodeStorage*> spare_;
+  std::vector<std::unique_ptr<NodeStorage>> spare_;
 };
 
 }  // namespace remora
