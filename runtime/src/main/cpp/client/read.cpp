@@ -10,6 +10,7 @@
 #include "client/machine/batch_writer.h"
 #include "client/machine/machine.h"
 #include "client/storage.h"
+#include "common/huge_pages.h"
 
 namespace remora {
 
@@ -41,6 +42,7 @@ Reads record_read(const at::Tensor& source, const at::Tensor& destination) {
   auto& storage = storage_of(source);
   auto& machine = *storage.machine;
   machine.check_usable(storage.id);
+  prefer_huge_pages(destination.mutable_data_ptr(), destination.nbytes());
   auto step = std::max<int64_t>(1, read_piece.load() / static_cast<int64_t>(source.element_size()));
   if (source.numel() <= step) {
     auto request = machine.next_request();
