@@ -6,7 +6,7 @@
 // first and when it is recorded again. benchmarks/operation builds it.
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
-#include <sys/resource.h>
+#include <time.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -40,9 +40,9 @@ int32_t no_answer(int64_t, int64_t, char* error, int32_t capacity) {
 }
 
 double cpu_seconds() {
-  rusage usage{};
-  getrusage(RUSAGE_THREAD, &usage);
-  return usage.ru_utime.tv_sec + usage.ru_stime.tv_sec + (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1e-6;
+  timespec now{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
 }
 
 double least_nanos(const std::function<void(int round)>& operations) {
