@@ -20,7 +20,10 @@ const at::Tensor& tensor_at(int64_t address) { return *reinterpret_cast<at::Tens
 
 void forget_run(int64_t machine, int64_t request) {
   std::lock_guard<std::mutex> guard(runs_mutex);
-  runs[machine].erase(request);
+  auto it = runs.find(machine);
+  if (it == runs.end()) return;
+  it->second.erase(request);
+  if (it->second.empty()) runs.erase(it);
 }
 
 }  // namespace
@@ -28,7 +31,9 @@ void forget_run(int64_t machine, int64_t request) {
 int64_t longest_run(int64_t machine) {
   std::lock_guard<std::mutex> guard(runs_mutex);
   int64_t longest = 0;
-  for (const auto& [request, millis] : runs[machine]) longest = std::max(longest, millis);
+  auto it = runs.find(machine);
+  if (it == runs.end()) return 0;
+  for (const auto& [request, millis] : it->second) longest = std::max(longest, millis);
   return longest;
 }
 

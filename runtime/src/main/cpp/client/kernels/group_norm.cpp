@@ -20,6 +20,34 @@ namespace autograd = torch::autograd;
 using Libtorch = autograd::generated::NativeGroupNormBackward0;
 using Results = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
 
+using NodePointer = std::decay_t<decltype(std::declval<const at::Tensor&>().grad_fn())>;
+
+// Nodes are owned by std::shared_ptr, and in newer versions of libtorch by c10::intrusive_ptr.
+template <class Node>
+std::shared_ptr<Node> pointer_to(Node* node, std::shared_ptr<Node>*) {
+  return node->getptr();
+}
+template <class Node>
+c10::intrusive_ptr<Node> pointer_to(Node* node, c10::intrusive_ptr<Node>*) {
+  return c10::intrusive_ptr<Node>::reclaim_copy(node);
+}
+template <class Node>
+std::shared_ptr<Node> owned(Node* made, std::shared_ptr<Node>*) {
+  return std::shared_ptr<Node>(made, [](Node* node) { deleteNode(node); });
+}
+template <class Node>
+c10::intrusive_ptr<Node> owned(Node* made, c10::intrusive_ptr<Node>*) {
+  return c10::intrusive_ptr<Node>::unsafe_steal_from_new(made);
+}
+
+// Older versions save eps as well.
+template <class Node>
+auto copy_eps(Node& to, const Node& from, int) -> decltype(to.eps, void()) {
+  to.eps = from.eps;
+}
+template <class Node>
+void copy_eps(Node&, const Node&, long) {}
+
 // libtorch's node with everything that it has saved, in its place.
 class GroupNormBackward final : public Libtorch {
  public:
@@ -27,7 +55,7 @@ class GroupNormBackward final : public Libtorch {
     N = from.N;
     C = from.C;
     HxW = from.HxW;
-    eps = from.eps;
+    copy_eps<Libtorch>(*this, from, 0);
     group = from.group;
     input_ = std::move(from.input_);
     weight_ = std::move(from.weight_);
@@ -42,11 +70,12 @@ class GroupNormBackward final : public Libtorch {
     std::lock_guard<std::mutex> lock(mutex_);
     std::array<bool, 3> wanted{};
     for (size_t i = 0; i < wanted.size(); i++) wanted[i] = task_should_compute_output(i);
+    auto self = pointer_to(static_cast<autograd::Node*>(this), static_cast<NodePointer*>(nullptr));
     auto input = input_.unpack();
     auto format = input.suggest_memory_format();
     auto [dx, dweight, dbias] = at::native_group_norm_backward_symint(
-        grads[0].contiguous(format), input.contiguous(format), result1_.unpack(shared_from_this()),
-        result2_.unpack(shared_from_this()), weight_.unpack(), N, C, HxW, group, wanted);
+        grads[0].contiguous(format), input.contiguous(format), result1_.unpack(self), result2_.unpack(self),
+        weight_.unpack(), N, C, HxW, group, wanted);
     return {dx, dweight, dbias};
   }
 };
@@ -58,12 +87,13 @@ Results group_norm(c10::DispatchKeySet keys, const at::Tensor& input, const std:
   auto libtorch = keys.remove(c10::DispatchKey::AutogradPrivateUse1).add(c10::DispatchKey::AutogradOther);
   auto results = at::_ops::native_group_norm::redispatch(libtorch, input, weight, bias, n, channels, pixels, groups,
                                                          eps);
-  auto inner = std::dynamic_pointer_cast<Libtorch>(std::get<0>(results).grad_fn());
-  if (inner && !input.is_contiguous() && !machine_of(input.device()).on_cuda() &&
+  auto node = std::get<0>(results).grad_fn();
+  auto* inner = dynamic_cast<Libtorch*>(node.get());
+  if (inner != nullptr && !input.is_contiguous() && !machine_of(input.device()).on_cuda() &&
       input.suggest_memory_format() != at::MemoryFormat::Contiguous) {
-    auto node = std::make_shared<GroupNormBackward>(*inner);
+    autograd::Node* ours = new GroupNormBackward(*inner);
     autograd::set_history(std::vector<at::Tensor>{std::get<0>(results), std::get<1>(results), std::get<2>(results)},
-                          node);
+                          owned(ours, static_cast<NodePointer*>(nullptr)));
   }
   return results;
 }
