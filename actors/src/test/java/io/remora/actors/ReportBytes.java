@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.actors;
 
+import io.remora.core.WireFormat;
 import io.remora.runtime.StorageBirth;
 import java.io.ByteArrayOutputStream;
 import java.util.List;
@@ -17,7 +18,7 @@ final class ReportBytes {
   static byte[] of(List<StorageBirth> realized, long... freed) {
     ByteArrayOutputStream out = new ByteArrayOutputStream();
     out.write(0xB8);
-    out.write(2);
+    out.write(WireFormat.WIRE_VERSION);
     if (!realized.isEmpty()) {
       out.write(1);
       varint(out, realized.size());
