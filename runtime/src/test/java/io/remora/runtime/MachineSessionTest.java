@@ -650,10 +650,12 @@ class MachineSessionTest {
     try (LoopbackMachine machine = new LoopbackMachine()) {
       LSTMImpl layer = new LSTMImpl(5, 7);
       Tensor x = randn(3, 4, 5);
-      Tensor local = layer.forward(x).get0();
-      layer.to(machine.device(), false);
-      Tensor remote = layer.forward(to(x, machine)).get0();
-      assertThat(cpu(remote).allclose(local, 1e-5, 1e-6, false)).isTrue();
+      try (var local = layer.forward(x)) { // the tuple owns the tensor that get0() returns
+        layer.to(machine.device(), false);
+        try (var remote = layer.forward(to(x, machine))) {
+          assertThat(cpu(remote.get0()).allclose(local.get0(), 1e-5, 1e-6, false)).isTrue();
+        }
+      }
     }
   }
 
