@@ -50,8 +50,7 @@ class NodeLaunchTest {
         NodeLaunch.command(spec, settings, LaunchToken.random(), "", new NodeLog("a"))) {
       assertThat(command.builder().environment())
           .containsEntry(
-              "THP_MEM_ALLOC_ENABLE",
-              System.getenv().getOrDefault("THP_MEM_ALLOC_ENABLE", "1"));
+              "THP_MEM_ALLOC_ENABLE", System.getenv().getOrDefault("THP_MEM_ALLOC_ENABLE", "1"));
     }
   }
 
