@@ -18,6 +18,7 @@ import com.google.protobuf.ByteString;
 import io.grpc.Metadata;
 import io.grpc.Status;
 import io.grpc.StatusRuntimeException;
+import io.remora.core.WireFormat;
 import io.remora.gateway.internal.health.HealthCheckRequest;
 import io.remora.gateway.internal.health.HealthCheckResponse.ServingStatus;
 import io.remora.gateway.internal.health.HealthClient;
@@ -270,7 +271,7 @@ final class GatewayTest {
         connect(hello(machine).setWireVersion(77)),
         Status.Code.FAILED_PRECONDITION,
         "ProtocolException",
-        "wire version 2, the program's native core writes 77");
+        "wire version %d, the program's native core writes 77".formatted(WireFormat.WIRE_VERSION));
     assertRefused(
         connect(hello(machine).setTorchVersion("2.7.1+cu126")),
         Status.Code.FAILED_PRECONDITION,
@@ -349,8 +350,10 @@ final class GatewayTest {
   void endsASessionWhoseProgramReceivesNothing() throws Exception {
     Machine machine = open(OpenRequest.newBuilder());
     // Storage 1 of 40 MiB is written to, then read: records 6 and 7 of wire.h.
-    ByteString write = bytes(0xb7, 2, 6, 1, 2, 0, 0x80, 0x80, 0x80, 0x14, 0, 4, 1, 2, 3, 4);
-    ByteString read = bytes(0xb7, 2, 7, 1, 0x80, 2, 6, 1, 0x80, 0x80, 0x80, 5);
+    ByteString write =
+        bytes(0xb7, WireFormat.WIRE_VERSION, 6, 1, 2, 0, 0x80, 0x80, 0x80, 0x14, 0, 4, 1, 2, 3, 4);
+    ByteString read =
+        bytes(0xb7, WireFormat.WIRE_VERSION, 7, 1, 0x80, 6, 1, 0x80, 0x80, 0x80, 5, 0);
     Batches batches =
         Batches.newBuilder()
             .addBatches(
@@ -414,7 +417,9 @@ final class GatewayTest {
                     .addBatches(
                         Batch.newBuilder()
                             .setSequence(1)
-                            .setData(bytes(0xb7, 2, 6, 1, 2, 0, 4, 0, 4, 1, 2, 3, 4))
+                            .setData(
+                                bytes(
+                                    0xb7, WireFormat.WIRE_VERSION, 6, 1, 2, 0, 4, 0, 4, 1, 2, 3, 4))
                             .addAllBorn(List.of(1L, 4L, 0L))))
             .build());
 
@@ -537,7 +542,7 @@ final class GatewayTest {
   private static Hello.Builder hello(Machine machine) {
     return Hello.newBuilder()
         .setProtocol(1)
-        .setWireVersion(2)
+        .setWireVersion(WireFormat.WIRE_VERSION)
         .setTorchVersion("2.10.0")
         .setMachine(machine.getName());
   }
