@@ -66,11 +66,12 @@ final class CompareTest {
     }
     assertThat(json.getDouble("figures.roundTripP50.multipleOfBare")).isPositive();
     assertThat(json.getDouble("figures.upload.multipleOfBare")).isPositive();
-    for (String runs : List.of("first", "repeated")) {
-      assertThat(json.getDouble("wireBytesPerOperation.\"chainedAdds8x8." + runs + "\""))
-          .as(runs)
-          .isBetween(1.0, 200.0);
-    }
+    assertThat(json.getDouble("wireBytesPerOperation.\"chainedAdds8x8.first\""))
+        .isPositive()
+        .isLessThanOrEqualTo(30);
+    assertThat(json.getDouble("wireBytesPerOperation.\"chainedAdds8x8.repeated\""))
+        .isPositive()
+        .isLessThanOrEqualTo(4);
     assertThat(json.getInt("machine.computeThreadsRemote")).isEqualTo(1);
     assertThat(json.getString("machine.libtorch")).startsWith("2.");
     assertThat(json.getLong("peakResidentBytes.childProcesses")).isPositive();
