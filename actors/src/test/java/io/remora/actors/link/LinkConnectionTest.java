@@ -33,6 +33,7 @@ import java.util.concurrent.SynchronousQueue;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.concurrent.atomic.AtomicReference;
+import java.util.function.Consumer;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Tag;
@@ -581,6 +582,32 @@ class LinkConnectionTest {
     }
   }
 
+  /** What a thread does while it reads. */
+  private interface Reading {
+    void run() throws Exception;
+  }
+
+  /** Starts a thread that reads the connection and then does more. Returns when it reads. */
+  private static Thread startReading(
+      LinkConnection connection, Answers answers, Reading then, Consumer<Throwable> failed)
+      throws Exception {
+    CompletableFuture<Void> reads = new CompletableFuture<>();
+    Thread thread =
+        new Thread(
+            () -> {
+              try {
+                readHere(connection, answers, 0);
+                reads.complete(null);
+                then.run();
+              } catch (Throwable e) {
+                failed.accept(e);
+              }
+            });
+    thread.start();
+    reads.get(LIMIT.toSeconds(), TimeUnit.SECONDS);
+    return thread;
+  }
+
   /** Asks until this thread has read an answer itself, as it may soon after another answer. */
   private static void readHere(LinkConnection connection, Answers answers, long firstKey)
       throws Exception {
@@ -615,20 +642,9 @@ class LinkConnectionTest {
     LinkConnection dialled = start(pair.near, "far", settings(), near);
     LinkConnection accepted = start(pair.far, "near", settings(), new Echo());
     AtomicReference<Throwable> thrown = new AtomicReference<>();
-    CompletableFuture<Void> reads = new CompletableFuture<>();
     Thread waiting =
-        new Thread(
-            () -> {
-              try {
-                readHere(dialled, near, 0);
-                reads.complete(null);
-                dialled.await(near.expect(-1), LIMIT.toNanos());
-              } catch (Throwable e) {
-                thrown.set(e);
-              }
-            });
-    waiting.start();
-    reads.get(LIMIT.toSeconds(), TimeUnit.SECONDS);
+        startReading(
+            dialled, near, () -> dialled.await(near.expect(-1), LIMIT.toNanos()), thrown::set);
 
     waiting.interrupt();
     waiting.join(LIMIT.toMillis());
@@ -667,20 +683,11 @@ class LinkConnectionTest {
     LinkConnection dialled = start(pair.near, "far", settings(), near);
     start(pair.far, "near", settings(), new Echo());
     CompletableFuture<Boolean> result = new CompletableFuture<>();
-    CompletableFuture<Void> reads = new CompletableFuture<>();
-    Thread waiting =
-        new Thread(
-            () -> {
-              try {
-                readHere(dialled, near, 0);
-                reads.complete(null);
-                result.complete(dialled.readUntil(() -> false, LIMIT.toNanos()));
-              } catch (Exception e) {
-                result.completeExceptionally(e);
-              }
-            });
-    waiting.start();
-    reads.get(LIMIT.toSeconds(), TimeUnit.SECONDS);
+    startReading(
+        dialled,
+        near,
+        () -> result.complete(dialled.readUntil(() -> false, LIMIT.toNanos())),
+        result::completeExceptionally);
 
     dialled.close();
 
