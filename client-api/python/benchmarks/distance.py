@@ -117,6 +117,7 @@ def device_at(rtt: str, mbit: float | None) -> Iterator[tuple[torch.device, Any]
     forwarder = Forwarder(node, float(rtt) / 2000, mbit * 125_000 if mbit else None)
     command = ["java", "-XX:+UseSerialGC", "-cp", os.environ["REMORA_NODE_CLASSPATH"]]
     command += ["io.remora.node.Main", "--listen", f"127.0.0.1:{node}", "--device", "cpu"]
+    command += ["--compute-threads", "1"]
     command += ["--secrets-from-stdin", "--exit-with-stdin"]
     settings = {f"command.{i}": word for i, word in enumerate(command)}
     settings |= {"host": "127.0.0.1", "port": str(forwarder.port), "tls": "off"}
