@@ -5,6 +5,7 @@ import java.time.Duration;
 import java.util.ArrayList;
 import java.util.LinkedHashSet;
 import java.util.List;
+import java.util.Optional;
 import java.util.Set;
 import org.bytedeco.pytorch.Device;
 import org.slf4j.Logger;
@@ -40,7 +41,11 @@ final class OpenMachines {
   }
 
   static boolean hasDevice(Device device) {
-    return snapshot().stream().anyMatch(machine -> machine.owns(device));
+    return of(device).isPresent();
+  }
+
+  static Optional<RemoteMachine> of(Device device) {
+    return snapshot().stream().filter(machine -> machine.owns(device)).findFirst();
   }
 
   private static synchronized List<RemoteMachine> snapshot() {

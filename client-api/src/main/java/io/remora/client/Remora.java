@@ -4,9 +4,12 @@ package io.remora.client;
 import com.typesafe.config.ConfigFactory;
 import io.remora.runtime.MachineStateException;
 import io.remora.runtime.RemoraException;
+import io.remora.runtime.StaleReferenceException;
 import io.remora.runtime.TensorIdentity;
 import io.remora.runtime.TorchLibrary;
 import java.util.Objects;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CompletionStage;
 import org.bytedeco.pytorch.Device;
 import org.bytedeco.pytorch.Tensor;
 import org.bytedeco.pytorch.global.torch;
@@ -43,6 +46,29 @@ public final class Remora {
    */
   public static long metadataHash(Tensor tensor) {
     return TensorIdentity.metadataHash(requireDefined(tensor));
+  }
+
+  /**
+   * Starts reading a tensor of any open machine and returns at once, like {@link
+   * RemoteMachine#read}. A tensor that is not on a remote device is copied.
+   *
+   * @return a stage with the same values in a CPU tensor, which the caller closes, or with the
+   *     error that a blocking read would have thrown
+   * @throws IllegalArgumentException when the tensor is undefined
+   * @throws StaleReferenceException when the tensor's machine is closed
+   */
+  public static CompletionStage<Tensor> read(Tensor tensor) {
+    if (!requireDefined(tensor).is_privateuseone()) {
+      return CompletableFuture.completedStage(tensor.detach().cpu().clone());
+    }
+    Device device = tensor.device();
+    return OpenMachines.of(device)
+        .orElseThrow(
+            () ->
+                new StaleReferenceException(
+                    "The machine of the tensor on %s is closed. Read a tensor before its machine is closed."
+                        .formatted(device.str().getString())))
+        .read(tensor);
   }
 
   /**
