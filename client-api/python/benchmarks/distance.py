@@ -116,6 +116,7 @@ def device_at(rtt: str, mbit: float | None) -> Iterator[tuple[torch.device, Any]
     node = free_port()
     forwarder = Forwarder(node, float(rtt) / 2000, mbit * 125_000 if mbit else None)
     command = ["java", "-XX:+UseSerialGC", "-cp", os.environ["REMORA_NODE_CLASSPATH"]]
+    command += ["-Dremora.link.shared-memory-bytes=0"]
     command += ["io.remora.node.Main", "--listen", f"127.0.0.1:{node}", "--device", "cpu"]
     command += ["--compute-threads", "1"]
     command += ["--secrets-from-stdin", "--exit-with-stdin"]

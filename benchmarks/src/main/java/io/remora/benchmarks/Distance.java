@@ -210,6 +210,8 @@ public final class Distance implements Callable<Integer> {
             Map.of(
                 "remora.provider.mock.compute-threads",
                 1,
+                "remora.link.shared-memory-bytes",
+                0,
                 DistantProvider.DELAY,
                 Math.round(Double.parseDouble(one) * 500_000) + " ns",
                 DistantProvider.RATE,

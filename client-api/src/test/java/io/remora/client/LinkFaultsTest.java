@@ -43,6 +43,7 @@ final class LinkFaultsTest {
   private static final String QUICK =
       """
       remora.link {
+        shared-memory-bytes = 0
         heartbeat-interval = 100 ms
         heartbeat-timeout = 1 s
         handshake-timeout = 1 s

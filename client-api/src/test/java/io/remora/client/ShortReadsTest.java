@@ -64,7 +64,10 @@ final class ShortReadsTest {
   }
 
   private static RemoteMachine open() {
-    return RemoteMachine.builder().provider(ThrottledProvider.NAME).open();
+    return RemoteMachine.builder()
+        .provider(ThrottledProvider.NAME)
+        .config(ConfigFactory.parseString("remora.link.shared-memory-bytes = 0"))
+        .open();
   }
 
   private static Tensor upload(Device device) {

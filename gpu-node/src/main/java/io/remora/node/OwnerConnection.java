@@ -18,7 +18,9 @@ import io.remora.actors.link.proto.OpenSession;
 import io.remora.actors.link.proto.Reason;
 import io.remora.actors.link.proto.Refused;
 import io.remora.actors.link.proto.SaveSession;
+import io.remora.actors.link.proto.SharedMemory;
 import io.remora.actors.link.proto.Token;
+import io.remora.actors.link.proto.Welcome;
 import io.remora.runtime.ProtocolException;
 import io.remora.runtime.TensorTransfers;
 import java.nio.ByteBuffer;
@@ -167,8 +169,13 @@ final class OwnerConnection implements LinkConnection.Handler {
     name = hello.getMachine().isBlank() ? peer : hello.getMachine();
     link = verdict.link();
     server.ownerArrived(this, link);
+    Welcome.Builder welcome = verdict.welcome().toBuilder();
+    SharedMemory memory = connection.offerMemory(hello.getMemoryChallenge());
+    if (memory != null) {
+      welcome.setSharedMemory(memory);
+    }
     if (!link.connect(
-        connection, hello.getConnection(), hello.getSessionsList(), verdict.welcome())) {
+        connection, hello.getConnection(), hello.getSessionsList(), welcome.build())) {
       log.info("Closing a connection of {} from {}: a newer one carries its link", name, peer);
       connection.close();
       return;

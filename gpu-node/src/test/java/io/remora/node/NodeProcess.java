@@ -49,6 +49,21 @@ final class NodeProcess implements AutoCloseable {
   /** The same with more environment variables. */
   static NodeProcess start(
       Map<String, String> more, LaunchToken token, String configuration, String... arguments) {
+    return start(more, "", token, configuration, arguments);
+  }
+
+  /** The same after a shell command that changes the file systems that the node sees. */
+  static NodeProcess start(
+      String mount, LaunchToken token, String configuration, String... arguments) {
+    return start(Map.of(), mount, token, configuration, arguments);
+  }
+
+  private static NodeProcess start(
+      Map<String, String> more,
+      String mount,
+      LaunchToken token,
+      String configuration,
+      String... arguments) {
     List<String> command =
         new ArrayList<>(
             List.of(
@@ -59,6 +74,10 @@ final class NodeProcess implements AutoCloseable {
                 System.getProperty("java.class.path"),
                 Main.class.getName()));
     command.addAll(List.of(arguments));
+    if (!mount.isEmpty()) {
+      // In a name space of its own, in which every user may mount.
+      command.addAll(0, List.of("unshare", "-rm", "sh", "-c", mount + " && exec \"$0\" \"$@\""));
+    }
     ProcessBuilder builder = new ProcessBuilder(command);
     Map<String, String> environment = builder.environment();
     environment.put("REMORA_NODE_TOKEN", token.value());

@@ -102,7 +102,10 @@ final class Owner implements LinkConnection.Handler, AutoCloseable {
 
   void hello(Hello said) {
     hello = said;
-    send(FrameType.HELLO, 0, said);
+    send(
+        FrameType.HELLO,
+        0,
+        said.toBuilder().setMemoryChallenge(connection.memoryChallenge()).build());
   }
 
   /** Connects another link, with a token that the node issues for it. */
@@ -151,6 +154,10 @@ final class Owner implements LinkConnection.Handler, AutoCloseable {
     connection.send(OutboundFrame.empty(FrameType.RECEIVED, session, sequence));
   }
 
+  boolean sharesMemory() {
+    return connection.sharesMemory();
+  }
+
   /** Breaks the connection; the link survives. */
   void cut() {
     connection.close();
@@ -170,7 +177,11 @@ final class Owner implements LinkConnection.Handler, AutoCloseable {
   }
 
   Welcome welcome() throws Exception {
-    return next(FrameType.WELCOME).as(Welcome.parser());
+    Welcome welcome = next(FrameType.WELCOME).as(Welcome.parser());
+    if (welcome.hasSharedMemory()) {
+      assertThat(connection.openMemory(welcome.getSharedMemory())).isTrue();
+    }
+    return welcome;
   }
 
   void openSession(long session) throws Exception {

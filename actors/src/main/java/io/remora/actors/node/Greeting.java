@@ -6,6 +6,7 @@ import io.remora.actors.link.FrameType;
 import io.remora.actors.link.LinkChannel;
 import io.remora.actors.link.LinkConnection;
 import io.remora.actors.link.OutboundFrame;
+import io.remora.actors.link.proto.Hello;
 import io.remora.actors.link.proto.Welcome;
 import io.remora.actors.node.LinkEvent.GiveUp;
 import io.remora.actors.node.LinkEvent.HandshakeTimedOut;
@@ -36,7 +37,8 @@ final class Greeting extends WithConnection {
             link.settings,
             new LinkFrameReader(link.context.getSelf(), link.sessions, link.owner));
     link.timers.startSingleTimer(HandshakeTimedOut.INSTANCE, link.settings.handshakeTimeout());
-    connection.send(OutboundFrame.control(FrameType.HELLO, 0, link.hello()));
+    Hello hello = link.hello().toBuilder().setMemoryChallenge(connection.memoryChallenge()).build();
+    connection.send(OutboundFrame.control(FrameType.HELLO, 0, hello));
     return new Greeting(link, connection, outage);
   }
 
@@ -54,6 +56,9 @@ final class Greeting extends WithConnection {
     if (!link.isUp() && welcome.getSecret().isEmpty()) {
       connection.closeBecause(new ProtocolException("a first WELCOME without the link's secret"));
       return this;
+    }
+    if (welcome.hasSharedMemory()) {
+      boolean unused = connection.openMemory(welcome.getSharedMemory());
     }
     link.timers.cancel(HandshakeTimedOut.INSTANCE);
     link.timers.cancel(GiveUp.INSTANCE);

@@ -10,6 +10,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.awaitility.Awaitility.await;
 
+import com.google.protobuf.ByteString;
 import com.typesafe.config.ConfigFactory;
 import io.remora.actors.link.LinkPair.Frame;
 import io.remora.actors.link.LinkPair.Recorder;
@@ -118,6 +119,17 @@ class LinkTlsTest {
       assertThat(tap.seen()).hasSizeGreaterThan(500);
       assertThat(new String(tap.seen(), ISO_8859_1)).doesNotContain("secret");
     }
+  }
+
+  @Test
+  void doesNotShareMemory() throws Exception {
+    Port port = listen(tls(node, authority, ""));
+    LinkConnection dialled = dial(port, tls(program, authority, ""), new Recorder());
+    dialled.send(OutboundFrame.empty(FrameType.HELLO, 0, 0));
+    Accepted accepted = port.next();
+
+    assertThat(dialled.memoryChallenge().isEmpty()).isTrue();
+    assertThat(accepted.connection.offerMemory(ByteString.copyFrom(new byte[16]))).isNull();
   }
 
   @Test

@@ -23,8 +23,15 @@ final class FrameGather {
 
   private static final long GATHER_BYTES = 4L << 20;
 
+  /** From this size on a payload goes through shared memory, if there is any. */
+  static final int SHARED_FROM = 64 * 1024;
+
+  /** Room for a header, and for what follows it if the payload lies in shared memory. */
+  private static final int SLOT_BYTES = 128;
+
   private final Queue<OutboundSource> queue;
   private final LinkChannel channel;
+  private final MemorySharing sharing;
   private final LinkSettings settings;
   private final String name;
   private final ByteBuffer[] headers = new ByteBuffer[GATHER_FRAMES];
@@ -49,15 +56,19 @@ final class FrameGather {
    * @param name who is at the other end, for the log
    */
   FrameGather(
-      Queue<OutboundSource> queue, LinkChannel channel, LinkSettings settings, String name) {
+      Queue<OutboundSource> queue,
+      LinkChannel channel,
+      MemorySharing sharing,
+      LinkSettings settings,
+      String name) {
     this.queue = queue;
     this.channel = channel;
+    this.sharing = sharing;
     this.settings = settings;
     this.name = name;
-    ByteBuffer slab = ByteBuffer.allocateDirect(GATHER_FRAMES * FrameHeader.BYTES);
+    ByteBuffer slab = ByteBuffer.allocateDirect(GATHER_FRAMES * SLOT_BYTES);
     for (int i = 0; i < GATHER_FRAMES; i++) {
-      headers[i] =
-          slab.slice(i * FrameHeader.BYTES, FrameHeader.BYTES).order(ByteOrder.LITTLE_ENDIAN);
+      headers[i] = slab.slice(i * SLOT_BYTES, SLOT_BYTES).order(ByteOrder.LITTLE_ENDIAN);
     }
   }
 
@@ -81,8 +92,13 @@ final class FrameGather {
     return lastSentNanos;
   }
 
-  /** Takes what waits; false if there is nothing to write. */
-  boolean collect() {
+  /**
+   * Takes what waits; false if there is nothing to write.
+   *
+   * @param mayShare whether payloads may go through shared memory; not on a thread that may be
+   *     interrupted, because an interrupt closes the file
+   */
+  boolean collect(boolean mayShare) {
     while (frameCount < GATHER_FRAMES && byteCount < GATHER_BYTES && !endOfOutput) {
       OutboundSource source = queue.poll();
       if (source == null) {
@@ -94,28 +110,21 @@ final class FrameGather {
       }
       OutboundFrame frame = source.nextFrame();
       if (frame != null) {
-        add(frame);
+        add(frame, mayShare);
       }
     }
     return frameCount > 0;
   }
 
-  private void add(OutboundFrame frame) {
-    ByteBuffer header = headers[frameCount];
+  private void add(OutboundFrame frame, boolean mayShare) {
+    ByteBuffer slot = headers[frameCount];
     frames[frameCount++] = frame;
-    int headerIndex = bufferCount;
-    push(header);
-    payloadCrc.reset();
+    ByteBuffer[] parts = frame.payload();
     long length = 0;
-    for (ByteBuffer part : frame.payload()) {
-      int position = part.position();
+    for (ByteBuffer part : parts) {
       length += part.remaining();
-      payloadCrc.update(part);
-      part.position(position);
-      push(part);
     }
     if (length > settings.maxFrameBytes()) {
-      bufferCount = headerIndex;
       throw new IllegalArgumentException(
           "a "
               + frame.type()
@@ -125,18 +134,63 @@ final class FrameGather {
               + settings.maxFrameBytes()
               + " (remora.link.max-frame-bytes)");
     }
+    byteCount += FrameHeader.BYTES + length;
+    if (mayShare && length >= SHARED_FROM && share(frame, slot, (int) length)) {
+      return;
+    }
+    push(slot);
+    payloadCrc.reset();
+    for (ByteBuffer part : parts) {
+      int position = part.position();
+      payloadCrc.update(part);
+      part.position(position);
+      push(part);
+    }
+    writeHeader(slot, frame, 0, (int) length);
+    slot.flip();
+  }
+
+  private void writeHeader(ByteBuffer slot, OutboundFrame frame, int flags, int length) {
     FrameHeader.write(
-        header.clear(),
+        slot.clear(),
         headerCrc,
         framesBefore++,
         frame.type(),
-        0,
-        (int) length,
+        flags,
+        length,
         frame.session(),
         frame.sequence(),
         (int) payloadCrc.getValue());
-    header.flip();
-    byteCount += FrameHeader.BYTES + length;
+  }
+
+  /** Puts the payload into shared memory, and only its place into the frame; false if it cannot. */
+  private boolean share(OutboundFrame frame, ByteBuffer slot, int length) {
+    RingWriter ring = sharing.writer();
+    boolean value = frame.type() == FrameType.VALUE;
+    if (ring == null || !(value || frame.type() == FrameType.BATCH)) {
+      return false;
+    }
+    ByteBuffer[] parts = frame.payload();
+    // The header of a value is a part of its own.
+    int inline = value ? parts[0].remaining() : 0;
+    if (value && inline != ValueHeader.BYTES) {
+      return false;
+    }
+    long position = ring.put(parts, value ? 1 : 0, length - inline);
+    if (position == RingWriter.NO_ROOM) {
+      return false;
+    }
+    slot.clear().position(FrameHeader.BYTES);
+    if (value) {
+      slot.put(parts[0].duplicate());
+    }
+    slot.putLong(position).putLong(length - inline);
+    int end = slot.position();
+    payloadCrc.reset();
+    payloadCrc.update(slot.limit(end).position(FrameHeader.BYTES));
+    writeHeader(slot, frame, FrameHeader.SHARED, end - FrameHeader.BYTES);
+    push(slot.position(0).limit(end));
+    return true;
   }
 
   private void push(ByteBuffer buffer) {

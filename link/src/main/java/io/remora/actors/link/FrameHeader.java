@@ -21,12 +21,17 @@ import java.util.zip.CRC32C;
  * its direction. A frame that is missing, repeated or from another connection is therefore detected
  * like a damaged one.
  *
+ * <p>With the flag {@link #SHARED}, most of the payload lies in {@link LinkMemory}. What follows
+ * the header is the {@link ValueHeader} of a VALUE frame, and then the place of the other bytes:
+ * {@code u64 position, u64 length}. Length and checksum of the header are those of what follows it.
+ * The bytes in memory have no checksum, because memory does not lose or change them.
+ *
  * <p>HELLO and REFUSED, the first frames of a connection, are read whatever their version, so that
  * two versions can report the difference to each other. This layout, and the fields of these two
  * messages, must not change.
  *
  * @param type the type of the payload
- * @param flags 0 in this version
+ * @param flags 0 or {@link #SHARED}
  * @param length bytes of payload after the header
  * @param session the session, 0 for the connection itself
  * @param sequence the batch's number, 0 for none
@@ -38,7 +43,16 @@ public record FrameHeader(
   /** Bytes of an encoded header. */
   public static final int BYTES = 32;
 
-  /** The version of the protocol. Any change of frames or their payloads raises it. */
+  /** The flag of BATCH and VALUE frames whose bytes lie in shared memory. */
+  static final int SHARED = 1;
+
+  /** Bytes of a place in shared memory. */
+  static final int PLACE_BYTES = 16;
+
+  /**
+   * The version of the protocol. Any change of frames or their payloads raises it, unless a peer
+   * meets the change only after it has asked for it.
+   */
   public static final int PROTOCOL_VERSION = 3;
 
   private static final int CHECKED_BYTES = 28;
@@ -137,7 +151,8 @@ public record FrameHeader(
     }
     FrameType type = FrameType.ofCode(code);
     int flags = source.get(start + 5) & 0xff;
-    if (flags != 0) {
+    boolean known = flags == SHARED && (type == FrameType.BATCH || type == FrameType.VALUE);
+    if (flags != 0 && !known) {
       throw new ProtocolException(
           "unknown flags 0x%02x in a %s frame of protocol version %d"
               .formatted(flags, type, version));
@@ -163,6 +178,16 @@ public record FrameHeader(
             source.getInt(start + 24));
     source.position(start + BYTES);
     return header;
+  }
+
+  /** Whether the payload lies in shared memory. */
+  boolean isShared() {
+    return flags == SHARED;
+  }
+
+  /** The header of the whole payload, when it was found in shared memory. */
+  FrameHeader ofPayload(int bytes) {
+    return new FrameHeader(type, 0, bytes, session, sequence, payloadChecksum);
   }
 
   private static int checksum(ByteBuffer bytes, int start, CRC32C crc) {

@@ -21,6 +21,7 @@ final class FrameReceiver {
 
   private final LinkConnection connection;
   private final LinkChannel channel;
+  private final MemorySharing sharing;
   private final LinkSettings settings;
   private final LinkConnection.Handler handler;
   private final BufferPool pool;
@@ -51,10 +52,12 @@ final class FrameReceiver {
   FrameReceiver(
       LinkConnection connection,
       LinkChannel channel,
+      MemorySharing sharing,
       LinkSettings settings,
       LinkConnection.Handler handler) {
     this.connection = connection;
     this.channel = channel;
+    this.sharing = sharing;
     this.settings = settings;
     this.handler = handler;
     this.pool = new BufferPool(settings.poolBytes());
@@ -86,9 +89,10 @@ final class FrameReceiver {
     }
     boolean complete =
         switch (header.type()) {
-          case HEARTBEAT -> readHeartbeat();
-          case VALUE -> readValue();
-          default -> readFrame();
+          case HEARTBEAT -> isEmpty();
+          case SHARED_MEMORY -> isEmpty() && readAnswer();
+          case VALUE -> header.isShared() ? readSharedValue() : readValue();
+          default -> header.isShared() ? readSharedFrame() : readFrame();
         };
     if (complete) {
       header = null;
@@ -105,10 +109,15 @@ final class FrameReceiver {
     }
   }
 
-  private boolean readHeartbeat() {
+  private boolean isEmpty() {
     if (header.length() != 0) {
-      throw new ProtocolException("a HEARTBEAT frame has a payload");
+      throw new ProtocolException("a " + header.type() + " frame has a payload");
     }
+    return true;
+  }
+
+  private boolean readAnswer() {
+    sharing.answered(header.sequence() == FrameType.OPENED);
     return true;
   }
 
@@ -125,6 +134,11 @@ final class FrameReceiver {
     crc.update(bytes);
     bytes.rewind();
     verify();
+    deliver();
+    return true;
+  }
+
+  private void deliver() {
     try {
       if (!connection.isFinishing()) {
         handling = true;
@@ -134,7 +148,76 @@ final class FrameReceiver {
     } finally {
       release();
     }
+  }
+
+  private boolean readSharedFrame() throws IOException {
+    if (!haveShared(0)) {
+      return false;
+    }
+    payload = takeShared();
+    header = header.ofPayload(payload.bytes().remaining());
+    deliver();
     return true;
+  }
+
+  private boolean readSharedValue() throws IOException {
+    if (!haveShared(ValueHeader.BYTES)) {
+      return false;
+    }
+    ByteBuffer beginning = received.slice().order(ByteOrder.LITTLE_ENDIAN);
+    received.position(received.position() + ValueHeader.BYTES);
+    payload = takeShared();
+    try {
+      ByteBuffer bytes = payload.bytes();
+      header = header.ofPayload(ValueHeader.BYTES + bytes.remaining());
+      ByteBuffer target = destination(ValueHeader.read(beginning, header.length()));
+      if (target != null) {
+        target.put(bytes);
+        sharing.check();
+        handler.onValue(header, value);
+      }
+    } catch (InternalError e) {
+      throw LinkMemory.gone(e);
+    } finally {
+      value = null;
+      release();
+    }
+    return true;
+  }
+
+  /** Whether all that follows the header of a shared payload has arrived; it is right then. */
+  private boolean haveShared(int before) throws IOException {
+    int bytes = before + FrameHeader.PLACE_BYTES;
+    if (header.length() != bytes) {
+      throw new DamagedFrameException(
+          "a %s frame in shared memory has %d bytes, not %d"
+              .formatted(header.type(), header.length(), bytes));
+    }
+    if (!haveBytes(bytes)) {
+      return false;
+    }
+    crc.reset();
+    updateCrc(received, received.position(), received.position() + bytes);
+    verify();
+    return true;
+  }
+
+  /** The payload whose place has been received. */
+  private PooledBuffer takeShared() {
+    long position = received.getLong();
+    long bytes = received.getLong();
+    RingReader ring = sharing.reader();
+    if (ring == null) {
+      throw new ProtocolException(
+          "a %s frame in shared memory, which the connection does not have"
+              .formatted(header.type()));
+    }
+    if (bytes > settings.maxFrameBytes()) {
+      throw new DamagedFrameException(
+          "a payload of %d bytes in shared memory; the limit is %d (remora.link.max-frame-bytes)"
+              .formatted(bytes, settings.maxFrameBytes()));
+    }
+    return ring.take(position, bytes);
   }
 
   private boolean readValue() throws IOException {
@@ -167,22 +250,28 @@ final class FrameReceiver {
       return false;
     }
     int start = received.position();
-    value = ValueHeader.read(received, header.length());
-    handling = true;
-    destination = connection.isFinishing() ? null : handler.valueDestination(header, value);
-    handled();
-    if (destination != null && destination.remaining() != value.length()) {
-      throw new IllegalStateException(
-          "the destination of a value has room for "
-              + destination.remaining()
-              + " bytes, not "
-              + value.length());
-    }
+    destination = destination(ValueHeader.read(received, header.length()));
     destinationStart = destination == null ? 0 : destination.position();
     discarded = 0;
     crc.reset();
     updateCrc(received, start, start + ValueHeader.BYTES);
     return true;
+  }
+
+  /** Where the bytes of this value go, or null. */
+  private ByteBuffer destination(ValueHeader of) {
+    value = of;
+    handling = true;
+    ByteBuffer target = connection.isFinishing() ? null : handler.valueDestination(header, of);
+    handled();
+    if (target != null && target.remaining() != of.length()) {
+      throw new IllegalStateException(
+          "the destination of a value has room for "
+              + target.remaining()
+              + " bytes, not "
+              + of.length());
+    }
+    return target;
   }
 
   /** The time that the handler took is not the peer's silence. */

@@ -53,12 +53,20 @@ public enum FrameType {
   /** Machine to node: asks for a token for another link; no payload. */
   ISSUE_TOKEN(19),
   /** Node to machine: {@code Token}. */
-  TOKEN(20);
+  TOKEN(20),
+  /**
+   * Machine to node: whether the machine's side has opened the shared memory of {@code Welcome}, in
+   * the sequence: {@link #OPENED} or 0. No payload.
+   */
+  SHARED_MEMORY(21);
+
+  /** The sequence of a {@link #SHARED_MEMORY} frame of a side that has opened the memory. */
+  static final long OPENED = 1;
 
   /** The sequence of a {@link #RECEIVED} frame that confirms the session's end. */
   public static final long END = -1;
 
-  private static final FrameType[] BY_CODE = new FrameType[21];
+  private static final FrameType[] BY_CODE = new FrameType[22];
 
   static {
     for (FrameType type : values()) {

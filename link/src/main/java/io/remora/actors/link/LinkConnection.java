@@ -3,6 +3,8 @@ package io.remora.actors.link;
 
 import static java.util.Objects.requireNonNull;
 
+import com.google.protobuf.ByteString;
+import io.remora.actors.link.proto.SharedMemory;
 import java.io.IOException;
 import java.net.SocketTimeoutException;
 import java.nio.ByteBuffer;
@@ -27,6 +29,9 @@ import org.slf4j.LoggerFactory;
  * it to the {@link Handler}; the bytes of values are read from the socket right into the memory
  * that the handler names. Frames of one source arrive in the order sent. Nothing is resent: what
  * was queued when the connection ended is dropped (its release runs all the same).
+ *
+ * <p>The bytes of large payloads go through {@link LinkMemory} where both ends are on one computer
+ * and have agreed on it; the socket carries their frames, so that the order is the same.
  *
  * <p>Each wake-up of another thread costs more than reading a short frame. So without TLS, a thread
  * that waits for a frame reads the socket itself, see {@link #await} and {@link #readUntil}. At any
@@ -78,6 +83,7 @@ public final class LinkConnection implements AutoCloseable {
   private final String name;
   private final LinkSettings settings;
   private final Handler handler;
+  private final MemorySharing sharing;
   private final Thread reader;
   private final FrameReceiver receiver;
   private final ReadingRole role;
@@ -100,11 +106,12 @@ public final class LinkConnection implements AutoCloseable {
     this.name = requireNonNull(name, "name");
     this.settings = requireNonNull(settings, "settings");
     this.handler = requireNonNull(handler, "handler");
+    this.sharing = new MemorySharing(name, mayShare(channel) ? settings.sharedMemoryBytes() : 0);
     this.reader = new Thread(this::read, "remora-link-read-" + name);
     this.writer = new Thread(this::write, "remora-link-write-" + name);
-    this.receiver = new FrameReceiver(this, channel, settings, handler);
+    this.receiver = new FrameReceiver(this, channel, sharing, settings, handler);
     this.role = new ReadingRole(this, channel, receiver, reader);
-    this.gather = new FrameGather(queue, channel, settings, name);
+    this.gather = new FrameGather(queue, channel, sharing, settings, name);
     reader.setDaemon(true);
     writer.setDaemon(true);
   }
@@ -163,7 +170,7 @@ public final class LinkConnection implements AutoCloseable {
     }
     try {
       // Once only: a caller shall not end up writing what others keep queueing.
-      if (!gather.isWritten() || gather.collect()) {
+      if (!gather.isWritten() || gather.collect(false)) {
         gather.write();
       }
     } catch (IOException | RuntimeException | Error e) {
@@ -245,6 +252,53 @@ public final class LinkConnection implements AutoCloseable {
     return !channel.blocks();
   }
 
+  // Shared memory ------------------------------------------------------------------------------
+
+  /** Only a peer on this computer can share memory, and TLS protects more than memory does. */
+  private static boolean mayShare(LinkChannel channel) {
+    try {
+      return !channel.blocks() && channel.remoteAddress().getAddress().isLoopbackAddress();
+    } catch (IOException e) {
+      return false; // closed already
+    }
+  }
+
+  /**
+   * What the dialling end sends so that its peer may {@linkplain #offerMemory offer} shared memory:
+   * 16 random bytes, or nothing if this end cannot or shall not share memory.
+   */
+  public ByteString memoryChallenge() {
+    return sharing.challenge();
+  }
+
+  /**
+   * Makes memory to share with the dialling end, for large batches and values in both directions.
+   * It is used when the peer has opened it.
+   *
+   * @param challenge what the peer has sent
+   * @return what the peer needs for {@link #openMemory}; null if there is no memory to share
+   */
+  public SharedMemory offerMemory(ByteString challenge) {
+    return sharing.offer(challenge);
+  }
+
+  /**
+   * Opens, on the dialling end, the memory that the peer has offered, and tells the peer whether
+   * this has succeeded. If it has not, all bytes go over the socket.
+   *
+   * @return whether it has succeeded
+   */
+  public boolean openMemory(SharedMemory offered) {
+    boolean opened = sharing.open(offered);
+    send(OutboundFrame.empty(FrameType.SHARED_MEMORY, 0, opened ? FrameType.OPENED : 0));
+    return opened;
+  }
+
+  /** Whether this end writes large payloads to shared memory. */
+  public boolean sharesMemory() {
+    return sharing.writer() != null;
+  }
+
   /** The settings given to {@link #start}. */
   public LinkSettings settings() {
     return settings;
@@ -314,7 +368,7 @@ public final class LinkConnection implements AutoCloseable {
   private boolean writeQueued() throws IOException {
     writing.lock();
     try {
-      if (gather.isWritten() && !gather.collect()) {
+      if (gather.isWritten() && !gather.collect(true)) {
         return false;
       }
       gather.write();
@@ -383,6 +437,7 @@ public final class LinkConnection implements AutoCloseable {
       close();
       joinWriter();
       role.join();
+      sharing.end();
       try {
         handler.onClosed(this, cause.get());
       } catch (RuntimeException e) {

@@ -18,6 +18,8 @@ import java.time.Duration;
  * @param maxInFlightBytes unacknowledged bytes of a session at which recording blocks
  * @param maxUnsentBytes unsent bytes of a session at which recording blocks
  * @param poolBytes unused receive buffers kept per connection, in bytes
+ * @param sharedMemoryBytes size of each ring of memory that a node shares with a machine's side on
+ *     the same computer, in bytes; 0: none
  * @param heartbeatInterval after how long without sending a heartbeat is sent
  * @param heartbeatTimeout after how long without receiving the connection counts as broken
  * @param connectTimeout limit of making the TCP connection
@@ -34,6 +36,7 @@ public record LinkSettings(
     long maxInFlightBytes,
     long maxUnsentBytes,
     long poolBytes,
+    int sharedMemoryBytes,
     Duration heartbeatInterval,
     Duration heartbeatTimeout,
     Duration connectTimeout,
@@ -64,6 +67,12 @@ public record LinkSettings(
     check(maxInFlightBytes >= 1, "max-in-flight-bytes must be at least 1");
     check(maxUnsentBytes >= 1, "max-unsent-bytes must be at least 1");
     check(poolBytes >= 0, "pool-bytes must not be negative");
+    check(
+        sharedMemoryBytes == 0
+            || (sharedMemoryBytes >= FrameGather.SHARED_FROM
+                && sharedMemoryBytes <= LinkMemory.LARGEST_RING
+                && sharedMemoryBytes % LinkMemory.PAGE_BYTES == 0),
+        "shared-memory-bytes must be 0, or a multiple of 4 KiB from 64 KiB to 512 MiB");
     check(isPositive(heartbeatInterval), "heartbeat-interval must be positive");
     check(
         heartbeatTimeout.compareTo(heartbeatInterval) > 0,
@@ -97,6 +106,7 @@ public record LinkSettings(
         link.getBytes("max-in-flight-bytes"),
         link.getBytes("max-unsent-bytes"),
         link.getBytes("pool-bytes"),
+        bytes(link, "shared-memory-bytes"),
         link.getDuration("heartbeat-interval"),
         link.getDuration("heartbeat-timeout"),
         link.getDuration("connect-timeout"),
@@ -119,6 +129,7 @@ public record LinkSettings(
         maxInFlightBytes,
         maxUnsentBytes,
         poolBytes,
+        sharedMemoryBytes,
         heartbeatInterval,
         heartbeatTimeout,
         connectTimeout,

@@ -6,21 +6,34 @@ import java.nio.ByteOrder;
 import java.util.concurrent.atomic.AtomicInteger;
 
 /**
- * A payload in reused native memory. It may be used during the call of {@link
- * LinkConnection.Handler#onFrame}. To use it longer, call {@link #retain()}, and later {@link
- * #release()}, on any thread.
+ * A payload in reused native memory, or in memory that a peer shares. It may be used during the
+ * call of {@link LinkConnection.Handler#onFrame}. To use it longer, call {@link #retain()}, and
+ * later {@link #release()}, on any thread.
  */
 public final class PooledBuffer {
 
-  private final BufferPool pool;
   private final int sizeClass;
   private final ByteBuffer memory;
+  private final Runnable free;
   private final AtomicInteger holders = new AtomicInteger();
 
   PooledBuffer(BufferPool pool, int sizeClass, int capacity) {
-    this.pool = pool;
     this.sizeClass = sizeClass;
     this.memory = ByteBuffer.allocateDirect(capacity).order(ByteOrder.LITTLE_ENDIAN);
+    this.free = () -> pool.giveBack(this);
+  }
+
+  /**
+   * A payload outside the pools, with one hold.
+   *
+   * @param memory direct and little-endian
+   * @param free called once, after the last hold
+   */
+  PooledBuffer(ByteBuffer memory, Runnable free) {
+    this.sizeClass = -1;
+    this.memory = memory;
+    this.free = free;
+    holders.set(1);
   }
 
   /**
@@ -53,7 +66,7 @@ public final class PooledBuffer {
       throw new IllegalStateException("the buffer was already released");
     }
     if (after == 0) {
-      pool.giveBack(this);
+      free.run();
     }
   }
 
