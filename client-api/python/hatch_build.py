@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Puts the native core, and its sources for other versions of torch, into the wheel."""
+"""Puts the native core, its sources for other versions of torch, and the jars of the Java programs into the wheel."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,11 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 _LIBRARY = "runtime/src/main/resources/io/remora/runtime/native/linux-x86_64/libremora.so"
 _SOURCES = "runtime/src/main/cpp"
+_CLASS_PATH = "distribution/target/class-path.txt"
+# Not in the wheel: nodes take libtorch from the Python torch, and the benchmarks need bytedeco's.
+_LEFT_OUT = re.compile(
+    r"(pytorch|openblas)-.*-linux-x86_64\.jar|remora-(benchmarks|link-testkit)-.*\.jar"
+)
 
 
 def _prebuilt_libraries(root: Path, repository: Path) -> dict[str, Path]:
@@ -24,7 +31,22 @@ def _prebuilt_libraries(root: Path, repository: Path) -> dict[str, Path]:
     return libraries
 
 
-class NativeCoreHook(BuildHookInterface):  # type: ignore[type-arg]
+def _jars(repository: Path) -> list[Path]:
+    """Returns the jars that Maven's build of the module distribution has listed; none without that build."""
+    try:
+        listed = (repository / _CLASS_PATH).read_text().strip().split(os.pathsep)
+    except FileNotFoundError:
+        return []
+    jars = [Path(entry) for entry in listed if not _LEFT_OUT.fullmatch(Path(entry).name)]
+    for jar in jars:
+        if not jar.is_file():
+            raise FileNotFoundError(
+                f"{jar} of {_CLASS_PATH} is no jar: mvn -q -pl distribution -am package -DskipTests"
+            )
+    return jars
+
+
+class PackageHook(BuildHookInterface):  # type: ignore[type-arg]
     """Adds files from the repository around this folder, or from a source distribution."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
@@ -44,6 +66,14 @@ class NativeCoreHook(BuildHookInterface):  # type: ignore[type-arg]
                 for source in sorted((repository / _SOURCES).rglob(pattern)):
                     name = source.relative_to(repository / _SOURCES)
                     include[str(source)] = f"{prefix}/_cpp/{name}"
+            jars = _jars(repository)
+            for jar in jars:
+                include[str(jar)] = f"{prefix}_command/jars/{jar.name}"
+            if not jars:
+                self.app.display_warning(
+                    "without Remora's jars, which a program needs to start machines itself: build them first by "
+                    "mvn -q -pl distribution -am package -DskipTests"
+                )
         if self.target_name == "wheel":
             build_data["pure_python"] = False
             build_data["tag"] = "py3-none-linux_x86_64"

@@ -388,7 +388,7 @@ def jar_of(folder: Path, jar: Path) -> Path:
 
 def test_class_paths_with_folders_have_no_archive(tmp_path):
     (tmp_path / "a.jar").write_bytes(b"a")
-    java = _gateway._java()
+    java = _gateway._java().command
     one = _gateway._class_archive(java, f"{tmp_path}/a.jar")
     assert one == _gateway._class_archive(java, f"{tmp_path}/a.jar")
     assert one != _gateway._class_archive(java, f"{tmp_path}/*{os.pathsep}{tmp_path}/a.jar")

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import torch
 
+from remora_command import SHIPPED_TORCH
+
 from ._prebuilt import prebuilt_libraries
 
-# The version of torch that the shipped library was built for.
-SHIPPED_TORCH = "2.10.0"
 # The range of supported minor versions, as in pyproject.toml.
 OLDEST_TORCH = (2, 6)
 NEWEST_TORCH = (2, 15)

@@ -16,7 +16,6 @@ import logging
 import os
 import re
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
@@ -29,8 +28,11 @@ from typing import IO, Any, TypeVar
 import grpc
 import torch
 
+import remora_command
+from remora_command import SHIPPED_TORCH, Java, StartError, find_java
+
 from . import exceptions
-from ._build import SHIPPED_TORCH, cache_folder
+from ._build import cache_folder
 from ._native import core
 from ._proto import gateway_pb2 as pb
 from ._settings import Settings
@@ -66,14 +68,6 @@ _OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.enable_http_proxy", 0),
 ]
-
-HOW_TO_GET_A_GATEWAY = """\
-Remora reaches its machines through its gateway, a Java program, and found none. Either
-  - set REMORA_HOME to a folder with Remora's jars (in it or in its folder lib),
-  - set REMORA_GATEWAY_CLASSPATH to a Java class path that holds io.remora.gateway.Main,
-    in a checkout: mvn -q -pl client-api -am package, then see docs/python.md,
-  - or set REMORA_GATEWAY (and REMORA_GATEWAY_TOKEN) to the host:port of a running gateway,
-    or use remora.RemoteMachine.connect("host:port", token=…)."""
 
 Response = TypeVar("Response")
 
@@ -296,13 +290,13 @@ class GatewayProcess:
         self.token = secrets.token_urlsafe(32)
         options = os.environ.get("REMORA_GATEWAY_JVM_OPTIONS", "").split()
         java = _java()
-        archive = _class_archive(java, class_path)
+        archive = _class_archive(java.command, class_path)
         command = [
-            java,
+            java.command,
             *_archive_options(archive),
             "-XX:+UseSerialGC",
             "-Xshare:auto",
-            "-Djava.util.concurrent.ForkJoinPool.common.parallelism=2",
+            *java.options(),
             *_same_libtorch(),
             # Nodes on this computer run functions with this Python, which has the program's packages.
             f"-Dremora.node.python={sys.executable}",
@@ -422,18 +416,11 @@ _own_lock = threading.Lock()
 _own: tuple[GatewayProcess, Gateway] | None = None
 
 
-def _java() -> str:
-    home = os.environ.get("JAVA_HOME")
-    candidates = [str(Path(home, "bin", "java"))] if home else []
-    for candidate in [*candidates, "java"]:
-        found = shutil.which(candidate)
-        if found:
-            return found
-    raise exceptions.ProviderException(
-        "Remora's gateway needs Java 17 or newer, and found none: install one (Debian, Ubuntu: "
-        "apt-get install openjdk-17-jre-headless), set JAVA_HOME, or use a running gateway with "
-        "RemoteMachine.connect"
-    )
+def _java() -> Java:
+    try:
+        return find_java()
+    except StartError as e:
+        raise exceptions.ProviderException(str(e)) from None
 
 
 def _class_archive(java: str, class_path: str) -> Path | None:
@@ -474,30 +461,16 @@ def class_path(path: str | os.PathLike[str] | None = None) -> str:
     """Returns the gateway's Java class path.
 
     Args:
-        path: a folder of jars, or a class path; None for the settings in the environment.
+        path: a folder of jars, or a class path; None for the settings in the environment, or else the package's jars.
 
     Raises:
-        ProviderException: neither `path` nor the environment names the gateway.
+        ProviderException: nothing names the gateway, and the package has no jars.
 
     """
-    if path is not None:
-        return _jars(Path(path)) if Path(path).is_dir() else os.fspath(path)
-    named = os.environ.get("REMORA_GATEWAY_CLASSPATH")
-    if named:
-        if named.startswith("@"):  # a file that contains it, as in java's own options
-            return Path(named[1:]).read_text().strip()
-        return named
-    home = os.environ.get("REMORA_HOME")
-    if home:
-        return _jars(Path(home))
-    raise exceptions.ProviderException(HOW_TO_GET_A_GATEWAY)
-
-
-def _jars(folder: Path) -> str:
-    for place in (folder / "lib", folder):
-        if any(place.glob("*.jar")):
-            return f"{place}/*"
-    raise exceptions.ProviderException(f"there are no jars in {folder} or {folder / 'lib'}")
+    try:
+        return remora_command.class_path(path)
+    except StartError as e:
+        raise exceptions.ProviderException(str(e)) from None
 
 
 def own_gateway(

@@ -2,6 +2,7 @@
 package io.remora.command;
 
 import com.typesafe.config.Config;
+import io.remora.core.CommandOutput;
 import io.remora.provider.MachineProvider;
 import io.remora.provider.MachineProviders;
 import io.remora.provider.ProviderContext;
@@ -34,8 +35,19 @@ import picocli.CommandLine.Spec;
       "Lists a provider's running nodes, including those of other programs and computers: the"
           + " provider's name for each node, its machine, its owner (host-process) and its start"
           + " time.",
-      "A node is left over if its owner has given no sign of life for so long that the owner must be"
-          + " gone."
+      "A node is left over if its owner has given no sign of life for so long that the owner must"
+          + " be gone."
+    },
+    footerHeading = "%nExamples:%n",
+    footer = {
+      "  remora machines --provider modal            what runs in the account's app",
+      "  remora machines --provider modal --sweep    ends what dead programs have left"
+    },
+    exitCodeListHeading = "%nExit codes:%n",
+    exitCodeList = {
+      "0:success",
+      "1:the provider did not answer, or a node could not be ended",
+      "2:wrong command line"
     })
 final class MachinesCommand implements Callable<Integer> {
 
@@ -63,6 +75,7 @@ final class MachinesCommand implements Callable<Integer> {
   public Integer call() {
     PrintWriter out = command.commandLine().getOut();
     PrintWriter err = command.commandLine().getErr();
+    CommandOutput.log("io/remora/command/logback-command.xml");
     ExecutorService blocking = Executors.newCachedThreadPool();
     try {
       MachineProvider asked = MachineProviders.named(provider);
@@ -91,6 +104,9 @@ final class MachinesCommand implements Callable<Integer> {
       out.printf("%d running, %d left over%n", nodes.size(), leftOver);
       out.flush();
       return failed == 0 ? CommandLine.ExitCode.OK : CommandLine.ExitCode.SOFTWARE;
+    } catch (ProviderException e) {
+      err.println(command.qualifiedName() + ": " + e.getMessage());
+      return CommandLine.ExitCode.SOFTWARE;
     } finally {
       blocking.shutdownNow();
     }

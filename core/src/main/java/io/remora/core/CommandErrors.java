@@ -44,6 +44,6 @@ public final class CommandErrors {
   }
 
   private static void tell(CommandLine command, String error) {
-    command.getErr().println(command.getCommandName() + ": " + error);
+    command.getErr().println(command.getCommandSpec().qualifiedName() + ": " + error);
   }
 }

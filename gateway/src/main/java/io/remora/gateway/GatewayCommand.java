@@ -9,7 +9,10 @@ import com.typesafe.config.ConfigValueFactory;
 import io.micrometer.core.instrument.Metrics;
 import io.remora.actors.RemoraCluster;
 import io.remora.core.CommandErrors;
+import io.remora.core.CommandOutput;
+import io.remora.core.CommandVersion;
 import io.remora.core.ProcessEnd;
+import io.remora.core.RemoraCommand;
 import io.remora.gateway.internal.MachineRequests;
 import io.remora.gateway.v1.OpenRequest;
 import io.remora.provider.Preparation;
@@ -22,6 +25,7 @@ import java.lang.management.ManagementFactory;
 import java.net.InetSocketAddress;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.time.Duration;
 import java.util.ArrayList;
 import java.util.Base64;
 import java.util.List;
@@ -33,6 +37,7 @@ import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
+import java.util.function.Supplier;
 import org.slf4j.LoggerFactory;
 import picocli.CommandLine;
 import picocli.CommandLine.IExitCodeGenerator;
@@ -42,7 +47,7 @@ import picocli.CommandLine.Option;
 @CommandLine.Command(
     name = "remora-gateway",
     mixinStandardHelpOptions = true,
-    versionProvider = GatewayVersion.class,
+    versionProvider = CommandVersion.class,
     sortOptions = false,
     usageHelpAutoWidth = true,
     description = {
@@ -83,7 +88,7 @@ final class GatewayCommand implements Callable<Integer> {
   private static final int EXIT_CONFIGURATION = 6;
   private static final long STOP_SECONDS = 8;
 
-  private final PrintStream announcements;
+  private final Supplier<PrintStream> standardOutput;
   private final Map<String, String> environment;
   private final InputStream standardInput;
   private final CountDownLatch end = new CountDownLatch(1);
@@ -149,20 +154,32 @@ final class GatewayCommand implements Callable<Integer> {
   private Long parentPid;
 
   private GatewayCommand(
-      PrintStream announcements, Map<String, String> environment, InputStream standardInput) {
-    this.announcements = announcements;
+      Supplier<PrintStream> standardOutput,
+      Map<String, String> environment,
+      InputStream standardInput) {
+    this.standardOutput = standardOutput;
     this.environment = environment;
     this.standardInput = standardInput;
   }
 
+  /**
+   * The command line.
+   *
+   * @param standardOutput asked for announcements' stream when the command runs
+   * @param environment the environment variables
+   * @param standardInput to see the end of the process that started this one
+   */
   static CommandLine commandLine(
-      PrintStream announcements, Map<String, String> environment, InputStream standardInput) {
+      Supplier<PrintStream> standardOutput,
+      Map<String, String> environment,
+      InputStream standardInput) {
     return CommandErrors.reportedBy(
-        new CommandLine(new GatewayCommand(announcements, environment, standardInput)));
+        new CommandLine(new GatewayCommand(standardOutput, environment, standardInput)));
   }
 
   @Override
   public Integer call() throws Exception {
+    PrintStream announcements = standardOutput.get();
     watchParent();
     Config configuration = configuration();
     GatewaySettings settings = settings(configuration);
@@ -178,7 +195,7 @@ final class GatewayCommand implements Callable<Integer> {
             },
             "remora-gateway-end");
     Runtime.getRuntime().addShutdownHook(hook);
-    announce(gateway.address());
+    announce(announcements, gateway.address());
     archiveClasses();
     end.await();
     return CommandLine.ExitCode.OK; // the shutdown hook does the rest
@@ -276,7 +293,7 @@ final class GatewayCommand implements Callable<Integer> {
     cluster.release();
   }
 
-  private void announce(InetSocketAddress address) throws IOException {
+  private void announce(PrintStream announcements, InetSocketAddress address) throws IOException {
     String text = "%s:%d".formatted(address.getAddress().getHostAddress(), address.getPort());
     if (portFile != null) {
       Path directory = portFile.toAbsolutePath().getParent();
@@ -364,6 +381,28 @@ final class GatewayCommand implements Callable<Integer> {
     @Override
     public int getExitCode() {
       return exitCode;
+    }
+  }
+
+  /** {@code remora gateway}, and the program of {@link Main}. */
+  public static final class Subcommand implements RemoraCommand {
+
+    private static final String LOGBACK = "io/remora/gateway/logback-gateway.xml";
+
+    /** The program: the same command by its own name. */
+    CommandLine program() {
+      return GatewayCommand.commandLine(
+          () -> CommandOutput.forAnnouncements(LOGBACK), System.getenv(), System.in);
+    }
+
+    @Override
+    public CommandLine commandLine() {
+      return program().setCommandName("gateway");
+    }
+
+    @Override
+    public Duration longestEnd() {
+      return Duration.ofSeconds(10);
     }
   }
 }

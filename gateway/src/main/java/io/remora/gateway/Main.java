@@ -2,9 +2,6 @@
 package io.remora.gateway;
 
 import io.remora.core.ProcessEnd;
-import java.io.PrintStream;
-import java.time.Duration;
-import picocli.CommandLine;
 
 /**
  * A gateway in a process of its own. {@code java -cp … io.remora.gateway.Main --help} explains its
@@ -15,8 +12,6 @@ import picocli.CommandLine;
  */
 public final class Main {
 
-  private static final Duration LONGEST_END = Duration.ofSeconds(10);
-
   private Main() {}
 
   /**
@@ -25,12 +20,7 @@ public final class Main {
    * @param arguments the command line
    */
   public static void main(String[] arguments) {
-    PrintStream announcements = System.out;
-    System.setOut(System.err);
-    if (System.getProperty("logback.configurationFile") == null) {
-      System.setProperty("logback.configurationFile", "io/remora/gateway/logback-gateway.xml");
-    }
-    CommandLine command = GatewayCommand.commandLine(announcements, System.getenv(), System.in);
-    ProcessEnd.exit(command.execute(arguments), LONGEST_END);
+    GatewayCommand.Subcommand command = new GatewayCommand.Subcommand();
+    ProcessEnd.exit(command.program().execute(arguments), command.longestEnd());
   }
 }

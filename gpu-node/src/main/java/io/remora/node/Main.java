@@ -2,9 +2,6 @@
 package io.remora.node;
 
 import io.remora.core.ProcessEnd;
-import java.io.PrintStream;
-import java.time.Duration;
-import picocli.CommandLine;
 
 /**
  * The node process. {@code java -cp … io.remora.node.Main --help} explains its options.
@@ -14,8 +11,6 @@ import picocli.CommandLine;
  */
 public final class Main {
 
-  private static final Duration LONGEST_END = Duration.ofSeconds(2);
-
   private Main() {}
 
   /**
@@ -24,12 +19,7 @@ public final class Main {
    * @param arguments the command line
    */
   public static void main(String[] arguments) {
-    PrintStream announcements = System.out;
-    System.setOut(System.err);
-    if (System.getProperty("logback.configurationFile") == null) {
-      System.setProperty("logback.configurationFile", "io/remora/node/logback-node.xml");
-    }
-    CommandLine command = NodeCommand.commandLine(announcements, System.getenv(), System.in);
-    ProcessEnd.exit(command.execute(arguments), LONGEST_END);
+    NodeCommand.Subcommand command = new NodeCommand.Subcommand();
+    ProcessEnd.exit(command.program().execute(arguments), command.longestEnd());
   }
 }

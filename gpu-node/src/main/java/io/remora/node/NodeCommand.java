@@ -7,7 +7,10 @@ import com.typesafe.config.ConfigFactory;
 import com.typesafe.config.ConfigValueFactory;
 import io.remora.actors.link.LinkTls;
 import io.remora.core.CommandErrors;
+import io.remora.core.CommandOutput;
+import io.remora.core.CommandVersion;
 import io.remora.core.ProcessEnd;
+import io.remora.core.RemoraCommand;
 import io.remora.provider.GpuType;
 import io.remora.provider.LaunchToken;
 import io.remora.provider.launch.NodeEnvironment;
@@ -30,6 +33,7 @@ import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
+import java.util.function.Supplier;
 import org.slf4j.LoggerFactory;
 import picocli.CommandLine;
 import picocli.CommandLine.ITypeConverter;
@@ -46,7 +50,7 @@ import picocli.CommandLine.TypeConversionException;
 @CommandLine.Command(
     name = "remora-node",
     mixinStandardHelpOptions = true,
-    versionProvider = NodeVersion.class,
+    versionProvider = CommandVersion.class,
     sortOptions = false,
     usageHelpAutoWidth = true,
     description = {
@@ -56,7 +60,8 @@ import picocli.CommandLine.TypeConversionException;
     },
     footerHeading = "%nEnvironment:%n",
     footer = {
-      "  REMORA_NODE_TOKEN        required outside of clusters: the secret that an owner must show, 32",
+      "  REMORA_NODE_TOKEN        required outside of clusters: the secret that an owner must show,"
+          + " 32",
       "                           random bytes in URL-safe Base64. Never an argument,",
       "                           so that it does not show in process lists.",
       "  REMORA_NODE_CONFIG       HOCON text laid over the configuration, e.g.",
@@ -67,6 +72,7 @@ import picocli.CommandLine.TypeConversionException;
       "  REMORA_NODE_TLS_TRUSTED_CERTIFICATES, REMORA_NODE_TLS_PINS",
       "                           the peers it trusts: certificates in PEM format,",
       "                           or a file; SHA-256 of certificates, with commas",
+      "  REMORA_NODE_TORCH_HOME   as --torch-home",
       "  REMORA_NODE_LOG_LEVEL    level of the node's own loggers. Default: INFO",
       "  REMORA_NODE_LOG_PATTERN  Logback pattern of the log's lines"
     },
@@ -92,7 +98,7 @@ final class NodeCommand implements Callable<Integer> {
   /** The time limit for the line of {@code --secrets-from-stdin}. */
   private static final Duration SECRETS_LIMIT = Duration.ofMinutes(1);
 
-  private final PrintStream announcements;
+  private final Supplier<PrintStream> standardOutput;
   private Map<String, String> environment;
   private final InputStream standardInput;
 
@@ -114,7 +120,8 @@ final class NodeCommand implements Callable<Integer> {
       paramLabel = "DIR",
       description =
           "Takes libtorch from this folder, the 'torch' folder of a 'pip install torch' of the same"
-              + " version (with lib/libtorch_cpu.so). Default: the natives that come with Remora (CPU)")
+              + " version (with lib/libtorch_cpu.so). Default: REMORA_NODE_TORCH_HOME, or else the"
+              + " natives that come with Remora (CPU)")
   private Path torchHome;
 
   @Option(
@@ -139,8 +146,8 @@ final class NodeCommand implements Callable<Integer> {
       names = "--gpu-type",
       paramLabel = "NAME",
       description =
-          "Name of the simulated GPUs of a node on the CPU: T4, L4, A10G, A100, A100-40GB, A100-80GB,"
-              + " L40S, H100, H200 or B200. Default: none, the devices are called CPU")
+          "Name of the simulated GPUs of a node on the CPU: T4, L4, A10G, A100, A100-40GB,"
+              + " A100-80GB, L40S, H100, H200 or B200. Default: none, the devices are called CPU")
   private String gpuType;
 
   @Option(
@@ -188,20 +195,32 @@ final class NodeCommand implements Callable<Integer> {
   private boolean secretsFromStdin;
 
   private NodeCommand(
-      PrintStream announcements, Map<String, String> environment, InputStream standardInput) {
-    this.announcements = announcements;
+      Supplier<PrintStream> standardOutput,
+      Map<String, String> environment,
+      InputStream standardInput) {
+    this.standardOutput = standardOutput;
     this.environment = environment;
     this.standardInput = standardInput;
   }
 
+  /**
+   * The command line.
+   *
+   * @param standardOutput asked for announcements' stream when the command runs
+   * @param environment the environment variables
+   * @param standardInput for secrets, and to see the end of the process that started this one
+   */
   static CommandLine commandLine(
-      PrintStream announcements, Map<String, String> environment, InputStream standardInput) {
+      Supplier<PrintStream> standardOutput,
+      Map<String, String> environment,
+      InputStream standardInput) {
     return CommandErrors.reportedBy(
-        new CommandLine(new NodeCommand(announcements, environment, standardInput)));
+        new CommandLine(new NodeCommand(standardOutput, environment, standardInput)));
   }
 
   @Override
   public Integer call() throws Exception {
+    PrintStream announcements = standardOutput.get();
     if (secretsFromStdin) {
       environment = withSecrets();
     }
@@ -283,8 +302,17 @@ final class NodeCommand implements Callable<Integer> {
         Optional.ofNullable(gpuCount),
         Optional.ofNullable(gpuType).map(this::gpuTypeName),
         checkedThreads(),
-        Optional.ofNullable(torchHome),
+        torchHome(),
         seedNodes);
+  }
+
+  private Optional<Path> torchHome() {
+    return Optional.ofNullable(torchHome)
+        .or(
+            () ->
+                Optional.ofNullable(environment.get(NodeEnvironment.TORCH_HOME))
+                    .filter(folder -> !folder.isBlank())
+                    .map(Path::of));
   }
 
   private LaunchToken token() {
@@ -376,6 +404,28 @@ final class NodeCommand implements Callable<Integer> {
       } catch (IllegalArgumentException e) {
         throw new TypeConversionException(e.getMessage());
       }
+    }
+  }
+
+  /** {@code remora node}, and the program of {@link Main}. */
+  public static final class Subcommand implements RemoraCommand {
+
+    private static final String LOGBACK = "io/remora/node/logback-node.xml";
+
+    /** The program: the same command by its own name. */
+    CommandLine program() {
+      return NodeCommand.commandLine(
+          () -> CommandOutput.forAnnouncements(LOGBACK), System.getenv(), System.in);
+    }
+
+    @Override
+    public CommandLine commandLine() {
+      return program().setCommandName("node");
+    }
+
+    @Override
+    public Duration longestEnd() {
+      return Duration.ofSeconds(2);
     }
   }
 }

@@ -211,7 +211,8 @@ class NodeCommandTest {
 
   private int execute(Map<String, String> environment, String... arguments) {
     CommandLine command =
-        NodeCommand.commandLine(new PrintStream(announcements, true, UTF_8), environment, input);
+        NodeCommand.commandLine(
+            () -> new PrintStream(announcements, true, UTF_8), environment, input);
     command.setOut(new PrintWriter(out, true));
     command.setErr(new PrintWriter(err, true));
     return command.execute(arguments);

@@ -31,6 +31,9 @@ public final class NodeEnvironment {
   /** HOCON text that overrides the node's configuration. */
   public static final String CONFIG = "REMORA_NODE_CONFIG";
 
+  /** The folder that libtorch is taken from where the command line names none. */
+  public static final String TORCH_HOME = "REMORA_NODE_TORCH_HOME";
+
   /** The level of the node's own loggers. */
   public static final String LOG_LEVEL = "REMORA_NODE_LOG_LEVEL";
 

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.command;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import com.typesafe.config.ConfigFactory;
+import java.io.IOException;
+import java.io.PrintWriter;
+import java.io.StringWriter;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.Map;
+import java.util.concurrent.TimeUnit;
+import org.junit.jupiter.api.Tag;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.ValueSource;
+import picocli.CommandLine;
+
+/** The command and its subcommands, which come from the modules on this class path. */
+@Tag("critical")
+final class MainTest {
+
+  private final StringWriter out = new StringWriter();
+  private final StringWriter err = new StringWriter();
+
+  @TempDir private Path folder;
+
+  @Test
+  void offersTheCommandsOfTheModulesThatAreThere() {
+    assertThat(run("--help")).isZero();
+
+    assertThat(out.toString())
+        .contains("Usage: remora", "node", "gateway", "machines", "completion")
+        .contains("Examples:", "Exit codes:");
+  }
+
+  @ParameterizedTest
+  @ValueSource(strings = {"node", "gateway", "machines", "completion"})
+  void explainsEachCommand(String name) {
+    assertThat(run(name, "--help")).isZero();
+
+    assertThat(out.toString()).contains("Usage: remora " + name);
+  }
+
+  @ParameterizedTest
+  @ValueSource(strings = {"node", "gateway"})
+  void reportsAWrongOptionOfAServerByItsName(String name) {
+    assertThat(run(name, "--no-such-option")).isEqualTo(2);
+
+    assertThat(err.toString()).contains("remora " + name + ": ", "--no-such-option", "Try --help.");
+  }
+
+  @Test
+  void saysWhatToAddForACommandThatIsElsewhere() {
+    assertThat(run("bench", "compare", "--quick")).isOne();
+
+    assertThat(err.toString()).contains("remora bench", "add io.remora:remora-benchmarks");
+  }
+
+  @Test
+  void showsItsHelpWithoutACommand() {
+    assertThat(run()).isEqualTo(2);
+
+    assertThat(err.toString()).contains("Usage: remora");
+  }
+
+  @Test
+  void tellsItsVersion() {
+    assertThat(run("--version")).isZero();
+    assertThat(run("gateway", "--version")).isZero();
+
+    assertThat(out.toString().lines())
+        .satisfiesExactly(
+            line -> assertThat(line).startsWith("remora "),
+            line -> assertThat(line).startsWith("remora gateway "));
+  }
+
+  @Test
+  void completesWordsInBash() throws Exception {
+    assertThat(run("completion", "bash")).isZero();
+    Path script = Files.writeString(folder.resolve("completion"), out.toString());
+
+    assertThat(completed(script, "remora", "ma")).contains("machines").doesNotContain("node");
+    assertThat(completed(script, "remora", "machines", "--s")).contains("--sweep");
+  }
+
+  /** What Bash offers for the last of these words. */
+  private static String completed(Path script, String... words)
+      throws IOException, InterruptedException {
+    String program =
+        "source %s; COMP_WORDS=(%s); COMP_CWORD=%d; _complete_remora; echo \"${COMPREPLY[*]}\""
+            .formatted(script, String.join(" ", words), words.length - 1);
+    Process bash = new ProcessBuilder("bash", "-c", program).redirectErrorStream(true).start();
+    String printed = new String(bash.getInputStream().readAllBytes(), StandardCharsets.UTF_8);
+    assertThat(bash.waitFor(30, TimeUnit.SECONDS)).isTrue();
+    return printed;
+  }
+
+  private int run(String... arguments) {
+    CommandLine command = Main.commandLine(ConfigFactory.empty(), Map.of());
+    command.setOut(new PrintWriter(out, true));
+    command.setErr(new PrintWriter(err, true));
+    return command.execute(arguments);
+  }
+}
