@@ -28,6 +28,7 @@
 #include "common/error.h"
 #include "common/python_lock.h"
 #include "node/executor.h"
+#include "node/freed_memory.h"
 #include "node/held_transfers.h"
 #include "node/node_calls.h"
 
@@ -596,7 +597,10 @@ int64_t remora_executor_create(const char* devices, const char* denied) {
     return address_of(new remora::Executor(std::move(list), {names.begin(), names.end()}));
   });
 }
-void remora_executor_destroy(int64_t executor) { delete executor_at(executor); }
+void remora_executor_destroy(int64_t executor) {
+  delete executor_at(executor);
+  remora::return_freed_memory();
+}
 int64_t remora_executor_execute(int64_t executor, const uint8_t* data, int64_t bytes) {
   return guarded([&]() -> int64_t {
     return address_of(executor_at(executor)->execute(data, static_cast<size_t>(bytes)).release());

@@ -138,7 +138,7 @@ REMORA_API int32_t remora_machine_slot(int64_t machine, int32_t device);
 REMORA_API int32_t remora_machine_flush(int64_t machine);
 // Waits up to timeout_micros until the open batch contains something and the node has executed everything before it.
 // Then lets the batch grow for linger_micros more (up to 16 times that while the node is faster than the program) and
-// submits it. Returns 1 if it submitted the batch, 0 if not, and a negative number once the machine is closed or has
+// submits it. While the node has not answered n batches, the open batch grows for (4 + n) * linger_micros. Returns 1 if it submitted the batch, 0 if not, and a negative number once the machine is closed or has
 // failed. For the machine's only flusher thread.
 REMORA_API int32_t remora_machine_flush_when_idle(int64_t machine, int64_t timeout_micros, int64_t linger_micros);
 // Sequence number of the last closed batch; 0 before the first.

@@ -14,6 +14,7 @@
 #include <mutex>
 
 #include "node/call.h"
+#include "node/freed_memory.h"
 #include "node/held_transfers.h"
 
 namespace remora {
@@ -33,6 +34,7 @@ struct CollectedWarnings final : c10::WarningHandler {
 
 Executor::Executor(std::vector<c10::Device> devices, std::unordered_set<std::string> denied)
     : devices_(std::move(devices)), denied_(std::move(denied)), memory_(devices_.size()) {
+  keep_freed_memory();
   settings_ = Settings::of_program();
   settings_.add_precision();
 }

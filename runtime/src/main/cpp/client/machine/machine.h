@@ -143,6 +143,8 @@ class Machine {
   int needless_ = 0;      // how many times in a row the flusher woke up for what the program submitted itself
   uint64_t flushed_ = 0;  // the batch that the flusher submitted last, and when
   std::chrono::steady_clock::time_point last_flush_;
+  uint64_t noticed_ = 0;  // the open batch that the flusher saw last, and when it saw records in it first
+  std::chrono::steady_clock::time_point noticed_at_;
 };
 
 class Machine::Lock {

@@ -249,9 +249,11 @@ class MachineSessionTest {
 
   @Test
   void aClosedBatchCostsOneCallAndFreesCostNone() {
-    try (LoopbackMachine machine = new LoopbackMachine(LoopbackMachine.SETTINGS, 1, false)) {
+    SessionSettings patient =
+        new SessionSettings(64 << 10, Duration.ofMinutes(1), Duration.ofMinutes(1), false);
+    try (LoopbackMachine machine = new LoopbackMachine(patient, 1, false)) {
       Tensor x = to(ones(8, 8), machine);
-      // The node does not execute yet, so only full batches are closed.
+      // The flusher waits for a minute, so only full batches are closed.
       long before = machine.batches.get();
       for (int i = 0; i < 1000; i++) {
         try (PointerScope scope = new PointerScope()) {
@@ -474,6 +476,22 @@ class MachineSessionTest {
         .isInstanceOf(ReadTimeoutException.class)
         .hasMessageContaining("remora.session.read-timeout");
     machine.gate.countDown();
+    machine.close();
+  }
+
+  @Test
+  @SuppressWarnings("try") // the tensors are only recorded
+  void whatIsRecordedWhileANodeHasNotAnsweredIsSentWithoutARead() throws Exception {
+    LoopbackMachine machine = new LoopbackMachine(LoopbackMachine.SETTINGS, 1, false);
+    Tensor a = to(ones(2), machine);
+    for (int sent = 1; sent <= 3; sent++) {
+      while (machine.batches.get() < sent) { // the class has a time limit
+        Thread.sleep(1);
+      }
+      a.add_(a);
+    }
+    machine.gate.countDown();
+    assertThat(cpu(a).equal(ones(2).mul(new Scalar(8)))).isTrue();
     machine.close();
   }
 
