@@ -43,7 +43,7 @@ def _gpu_type(name: str) -> str:
 
 @dataclass(frozen=True)
 class DeviceInfo:
-    """A device of a machine: name, kind (``"cuda"`` or ``"cpu"``), and memory in bytes (0: unknown)."""
+    """A device of a machine: name, kind (``"cuda"``, ``"cpu"``, …), and memory in bytes (0: unknown)."""
 
     name: str
     kind: str
@@ -453,7 +453,7 @@ class RemoteMachine:
             if wanted.type == kind or (wanted.type == "cuda" and "cuda" not in kinds)
         ]
         index = wanted.index or 0
-        if wanted.type not in ("cuda", "cpu") or index >= len(matching):
+        if index >= len(matching):
             raise ValueError(
                 f"{self} has no device '{which}': it has {len(kinds)} ({', '.join(kinds)})"
             )

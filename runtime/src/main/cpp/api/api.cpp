@@ -24,9 +24,9 @@
 #include "client/session/session.h"
 #include "client/storage.h"
 #include "client/transfer.h"
-#include "common/cuda_driver.h"
 #include "common/error.h"
 #include "common/python_lock.h"
+#include "node/device.h"
 #include "node/executor.h"
 #include "node/freed_memory.h"
 #include "node/held_transfers.h"
@@ -109,34 +109,29 @@ void remora_set_compute_threads(int32_t threads) {
   }
 }
 int32_t remora_compute_threads(void) { return at::get_num_threads(); }
-int32_t remora_cuda_device_count(void) {
-  return guarded([]() -> int32_t {
+int32_t remora_device_count(const char* type) {
+  return guarded([&]() -> int32_t {
     last_error.clear();
-    if (!at::globalContext().hasCUDA()) {
-      last_error = "this libtorch was loaded without CUDA, or its CUDA driver reports no device";
-      return 0;
+    auto count = remora::device_count(remora::accelerator_type(type));
+    if (count == 0) {
+      last_error = std::string("no library that this process has loaded reports a device of type ") + type;
     }
-    return static_cast<int32_t>(at::detail::getCUDAHooks().deviceCount());
+    return count;
   });
 }
-
-const char* remora_cuda_device_name(int32_t device) {
-  static thread_local char name[256];
-  const auto& driver = remora::CudaDriver::get();
-  int handle = 0;
-  if (driver.device_name == nullptr || driver.device_get(&handle, device) != 0 ||
-      driver.device_name(name, sizeof name, handle) != 0) {
-    name[0] = 0;
-  }
-  return name;
+const char* remora_device_name(const char* type, int32_t device) {
+  static thread_local std::string name;
+  name.clear();
+  guarded([&]() -> int32_t {
+    name = remora::device_name({remora::accelerator_type(type), static_cast<c10::DeviceIndex>(device)});
+    return 0;
+  });
+  return name.c_str();
 }
-int64_t remora_cuda_device_memory(int32_t device) {
-  const auto& driver = remora::CudaDriver::get();
-  int handle = 0;
-  size_t bytes = 0;
-  bool known = driver.device_memory != nullptr && driver.device_get(&handle, device) == 0 &&
-               driver.device_memory(&bytes, handle) == 0;
-  return known ? static_cast<int64_t>(bytes) : -1;
+int64_t remora_device_memory(const char* type, int32_t device) {
+  return guarded([&]() -> int64_t {
+    return remora::device_total_memory({remora::accelerator_type(type), static_cast<c10::DeviceIndex>(device)});
+  });
 }
 
 int32_t remora_install(remora_submit_callback submit, remora_await_callback await, remora_trace_callback trace) {
@@ -583,14 +578,7 @@ int32_t remora_current_device(void) { return remora::current_slot(); }
 int64_t remora_executor_create(const char* devices, const char* denied) {
   return guarded([&]() -> int64_t {
     std::vector<c10::Device> list;
-    for (const auto& name : split(devices)) {
-      list.emplace_back(name);
-      TORCH_CHECK(list.back().is_cpu() || list.back().is_cuda(), "a node runs on cpu or cuda devices, not on ", name);
-      if (list.back().is_cuda()) {
-        at::globalContext().lazyInitDevice(c10::DeviceType::CUDA);
-        if (!list.back().has_index()) list.back().set_index(0);
-      }
-    }
+    for (const auto& name : split(devices)) list.push_back(remora::open_device(name));
     TORCH_CHECK(!list.empty() && list.size() <= remora::kMaxDevices, "a node has 1 to ", remora::kMaxDevices,
                 " devices");
     auto names = split(denied);

@@ -36,11 +36,12 @@ REMORA_API const char* remora_last_error(void);
 // Sets the number of threads with which libtorch computes inside one operator, in this process.
 REMORA_API void remora_set_compute_threads(int32_t threads);
 REMORA_API int32_t remora_compute_threads(void);
-// The number of CUDA devices that libtorch reports; 0 without CUDA, with the reason in remora_last_error().
-REMORA_API int32_t remora_cuda_device_count(void);
-// The name of a CUDA device as its driver reports it ("" if there is no such device), and its memory in bytes (or -1).
-REMORA_API const char* remora_cuda_device_name(int32_t device);
-REMORA_API int64_t remora_cuda_device_memory(int32_t device);
+// The number of devices of a type ("cuda" or another accelerator of libtorch's) that libtorch reports; 0 without any,
+// with the reason in remora_last_error(); -1 if libtorch has no such accelerator.
+REMORA_API int32_t remora_device_count(const char* type);
+// The name of such a device as its driver reports it, or else libtorch's, and its memory in bytes (-1 if unknown).
+REMORA_API const char* remora_device_name(const char* type, int32_t device);
+REMORA_API int64_t remora_device_memory(const char* type, int32_t device);
 
 // ---------------------------------------------------------------- recorder
 
@@ -273,7 +274,7 @@ REMORA_API int32_t remora_current_device(void);
 
 // ---------------------------------------------------------------- executor
 
-// devices: "cpu" or "cuda:<n>", separated by commas; a device may be named several times. denied: operators to refuse,
+// devices: "cpu", "cuda:<n>" or another accelerator's, separated by commas; a device may be named several times. denied: operators to refuse,
 // by name ("aten::from_file"), overload ("aten::add.out") or namespace ("c10d::*"), separated by commas. Returns a
 // handle, or a negative number. An executor may be used by only one thread at a time.
 REMORA_API int64_t remora_executor_create(const char* devices, const char* denied);

@@ -65,8 +65,8 @@ at::Tensor Executor::tensor(const PreparedTensor& form, const int64_t* operands,
     } else if (can_name_again(storage.tensor, storage.memory, meta, offset)) {
       t = storage.tensor;
     } else {
-      auto key = devices_[storage.device].is_cpu() ? c10::DispatchKey::CPU : c10::DispatchKey::CUDA;
-      t = at::detail::make_tensor<c10::TensorImpl>(c10::Storage(storage.memory), c10::DispatchKeySet(key),
+      t = at::detail::make_tensor<c10::TensorImpl>(c10::Storage(storage.memory),
+                                                   c10::DispatchKeySet(dispatch_keys_[storage.device]),
                                                    c10::scalarTypeToTypeMeta(meta.dtype));
       t.unsafeGetTensorImpl()->set_sizes_and_strides(meta.sizes, meta.strides, offset);
       if (meta.conj) t._set_conj(true);

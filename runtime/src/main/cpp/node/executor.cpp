@@ -6,6 +6,7 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/GradMode.h>
+#include <c10/core/TensorOptions.h>
 #include <c10/util/Exception.h>
 #include <c10/util/ScopeExit.h>
 
@@ -35,6 +36,9 @@ struct CollectedWarnings final : c10::WarningHandler {
 Executor::Executor(std::vector<c10::Device> devices, std::unordered_set<std::string> denied)
     : devices_(std::move(devices)), denied_(std::move(denied)), memory_(devices_.size()) {
   keep_freed_memory();
+  for (auto device : devices_) {
+    dispatch_keys_.push_back(c10::computeDispatchKey(std::nullopt, c10::kStrided, device));
+  }
   settings_ = Settings::of_program();
   settings_.add_precision();
 }

@@ -75,7 +75,7 @@ class Executor {
   };
   struct Event {
     std::chrono::steady_clock::time_point time;  // on the CPU
-    std::optional<c10::Event> device;            // on CUDA
+    std::optional<c10::Event> device;            // unless it is the CPU's
   };
   struct Call;  // one call being decoded and run
 
@@ -138,6 +138,7 @@ class Executor {
   int64_t next_id(Reader& r);
 
   const std::vector<c10::Device> devices_;
+  std::vector<c10::DispatchKey> dispatch_keys_;  // of each device's tensors
   const std::unordered_set<std::string> denied_;
   StorageTable storages_;
   std::vector<WireOperator> operators_;

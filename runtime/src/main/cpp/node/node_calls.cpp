@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "node/device.h"
 #include "node/file_bytes.h"
 #include "node/shared_memory.h"
 
@@ -32,6 +33,14 @@ struct Running {
   bool answered = false;
 };
 thread_local Running* running = nullptr;
+
+// How a device's memory gets to a worker. Only CUDA lets another process open its allocations.
+Memory shared_as(c10::Device device) {
+  TORCH_CHECK_NOT_IMPLEMENTED(device.is_cpu() || device.is_cuda(), "a Python function takes and returns tensors on ",
+                              "cpu and cuda devices; their memory on device ", device,
+                              " cannot be shared with its process");
+  return device.is_cpu() ? Memory::kShared : Memory::kCuda;
+}
 
 Writer write_request(Running& run) {
   Writer w;
@@ -62,13 +71,13 @@ Writer write_request(Running& run) {
     storages.push_back(storage);
     run.first_tensor.push_back(static_cast<uint32_t>(i));
     auto device = run.devices[run.call.tensor_devices[i]];
-    memory.code(storage->nbytes() == 0 ? Memory::kNone : device.is_cpu() ? Memory::kShared : Memory::kCuda);
+    memory.code(storage->nbytes() == 0 ? Memory::kNone : shared_as(device));
     memory.varint(storage->nbytes());
     memory.varint(run.call.tensor_devices[i]);
     if (storage->nbytes() == 0) {
       continue;
     }
-    if (device.is_cpu()) {
+    if (shared_as(device) == Memory::kShared) {
       memory.string(share(storage));
     } else {
       write_cuda(memory, storage);
@@ -81,9 +90,7 @@ Writer write_request(Running& run) {
     w.varint(numbers[i]);
     write_tensor(w, TensorMeta::of(run.call.tensors[i]));
   }
-  for (const auto& device : run.devices) {
-    if (!device.is_cpu()) synchronize(device);
-  }
+  for (const auto& device : run.devices) synchronize(device);
   return w;
 }
 
@@ -111,7 +118,6 @@ void read_answer(Running& run, Reader& r) {
     auto bytes = r.bounded(kMaxStorageBytes, "a storage's size");
     auto device = r.bounded(run.devices.size() - 1, "a device");
     auto options = at::TensorOptions().dtype(at::kByte).device(run.devices[device]);
-    auto on_cpu = run.devices[device].is_cpu();
     auto by_node = run.call.callee == Callee::kNode;
     at::Tensor memory;
     if (kind == Memory::kNone && bytes == 0) {
@@ -120,11 +126,11 @@ void read_answer(Running& run, Reader& r) {
       std::string path(r.string());
       auto offset = r.bounded(kMaxStorageBytes, "an offset");
       files[i] = FileBytes{std::move(path), offset, bytes, r.u8() != 0};
-    } else if (kind == Memory::kShared && on_cpu && !by_node && bytes > 0) {
+    } else if (kind == Memory::kShared && !by_node && bytes > 0 && kind == shared_as(run.devices[device])) {
       c10::Storage storage(c10::Storage::use_byte_size_t(), static_cast<int64_t>(bytes), open_shared(r.string(), bytes),
                            c10::GetAllocator(c10::kCPU), true);
       memory = at::empty({0}, options).set_(storage, 0, {static_cast<int64_t>(bytes)}, {1});
-    } else if (kind == Memory::kCuda && !on_cpu && !by_node && bytes > 0) {
+    } else if (kind == Memory::kCuda && !by_node && bytes > 0 && kind == shared_as(run.devices[device])) {
       memory = read_cuda(r, run.devices[device], bytes);
     } else {
       r.fail("a result's memory is of kind " + std::to_string(static_cast<int>(kind)) + ", which device " +

@@ -4,63 +4,13 @@
 #include "node/call.h"
 
 #include <ATen/ATen.h>
-#include <ATen/CPUGeneratorImpl.h>
-#include <ATen/Context.h>
-#include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
-#include "common/torch_version.h"
+#include "node/device.h"
 #include "node/held_transfers.h"
 
 namespace remora {
-
-namespace {
-
-// The allocator of a CUDA device. libtorch has an interface for it since 2.9, which reports the device's size since
-// 2.10.
-#if REMORA_TORCH >= 209
-void cuda_memory(c10::Device device, Writer& answer) {
-  auto* cache = c10::getDeviceAllocator(device.type());
-  auto stats = cache->getDeviceStats(device.index());
-  for (const auto& stat : {stats.allocated_bytes[0], stats.reserved_bytes[0]}) {
-    answer.varint(stat.current);
-    answer.varint(stat.peak);
-  }
-#if REMORA_TORCH >= 210
-  answer.varint(cache->getMemoryInfo(device.index()).second);
-#else
-  answer.varint(0);
-#endif
-}
-// The memory that the driver has free plus the memory that the allocator keeps for reuse; 0 if unknown.
-uint64_t available_memory(c10::Device device) {
-#if REMORA_TORCH >= 210
-  if (!device.is_cpu()) {
-    auto* cache = c10::getDeviceAllocator(device.type());
-    auto stats = cache->getDeviceStats(device.index());
-    return cache->getMemoryInfo(device.index()).first +
-           static_cast<uint64_t>(stats.reserved_bytes[0].current - stats.allocated_bytes[0].current);
-  }
-#endif
-  return 0;
-}
-void empty_cache(c10::Device device) { c10::getDeviceAllocator(device.type())->emptyCache(); }
-void reset_peak(c10::Device device) { c10::getDeviceAllocator(device.type())->resetPeakStats(device.index()); }
-#else
-[[noreturn]] void cuda_memory(c10::Device, Writer&) {
-  TORCH_CHECK_NOT_IMPLEMENTED(
-      false, "libtorch " TORCH_VERSION " does not report the memory of CUDA devices; use 2.9 or newer");
-}
-uint64_t available_memory(c10::Device) { return 0; }
-void empty_cache(c10::Device device) {
-  Writer none;
-  cuda_memory(device, none);
-}
-void reset_peak(c10::Device device) { empty_cache(device); }
-#endif
-
-}  // namespace
 
 // Finds an event, or creates it when the program first names it. The program keeps to the limit.
 Executor::Event& Executor::event(uint64_t id) {
@@ -131,11 +81,7 @@ void Executor::question(Reader& r) {
         answer.raw(state.const_data_ptr(), state.nbytes());
         break;
       }
-      case Question::kSynchronize:
-        if (!devices_[first].is_cpu()) {
-          c10::impl::VirtualGuardImpl(devices_[first].type()).synchronizeDevice(devices_[first].index());
-        }
-        break;
+      case Question::kSynchronize: synchronize(devices_[first]); break;
       case Question::kSynchronizeEvent: {
         auto it = events_.find(first);
         if (it != events_.end() && it->second.device) {
@@ -153,7 +99,11 @@ void Executor::question(Reader& r) {
             answer.varint(bytes);
           }
         } else {
-          cuda_memory(device, answer);
+          auto memory = device_memory(device);
+          for (auto bytes :
+               {memory.allocated, memory.peak_allocated, memory.reserved, memory.peak_reserved, memory.total}) {
+            answer.varint(static_cast<uint64_t>(bytes));
+          }
         }
         break;
       }
@@ -165,7 +115,7 @@ void Executor::question(Reader& r) {
       case Question::kResetPeakMemory:
         memory_[first].peak = memory_[first].allocated;
         if (!devices_[first].is_cpu()) {
-          reset_peak(devices_[first]);
+          reset_peak_memory(devices_[first]);
         }
         break;
       case Question::kHoldTransfer:
@@ -222,10 +172,7 @@ at::Generator& Executor::generator(uint64_t id, uint32_t device) {
     throw WireError("there are more than " + std::to_string(kMaxGenerators) + " generators");
   }
   if (!generator.defined()) {
-    generator = devices_[device].is_cpu() ? at::make_generator<at::CPUGeneratorImpl>(c10::default_rng_seed_val)
-                                          : at::globalContext()
-                                                .getAcceleratorHooksInterface(devices_[device].type())
-                                                .getNewGenerator(devices_[device].index());
+    generator = new_generator(devices_[device]);
   }
   return generator;
 }

@@ -3,7 +3,6 @@
 
 #include <ATen/ATen.h>
 #include <c10/core/DeviceGuard.h>
-#include <c10/core/impl/VirtualGuardImpl.h>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -13,6 +12,7 @@
 #include <utility>
 
 #include "common/cuda_driver.h"
+#include "node/device.h"
 #include "node/errno_error.h"
 #include "node/file_descriptor.h"
 
@@ -111,8 +111,6 @@ void check_cuda(int code, const char* what) {
 }
 
 }  // namespace
-
-void synchronize(c10::Device device) { c10::impl::VirtualGuardImpl(device.type()).synchronizeDevice(device.index()); }
 
 void write_cuda(Writer& w, const c10::StorageImpl* storage) {
   const auto& cuda = cuda_driver();

@@ -24,7 +24,4 @@ c10::DataPtr open_shared(std::string_view path, size_t bytes);
 void write_cuda(Writer& w, const c10::StorageImpl* storage);
 at::Tensor read_cuda(Reader& r, c10::Device device, size_t bytes);
 
-// Waits until the device has finished its work.
-void synchronize(c10::Device device);
-
 }  // namespace remora

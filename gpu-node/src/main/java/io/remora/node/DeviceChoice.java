@@ -10,12 +10,19 @@ public enum DeviceChoice {
   /** The CPU, even where there is a GPU. */
   CPU,
   /** CUDA; the node does not start without it. */
-  CUDA;
+  CUDA,
+  /** Devices that libtorch calls {@code xpu}, from a library that the node loads. */
+  XPU,
+  /** Devices that libtorch calls {@code hpu}, from a library that the node loads. */
+  HPU,
+  /** Devices that libtorch calls {@code mtia}, from a library that the node loads. */
+  MTIA;
 
   /**
    * Parses the name used on the command line.
    *
-   * @param name {@code auto}, {@code cpu} or {@code cuda}, in any case
+   * @param name {@code auto}, {@code cpu}, {@code cuda}, {@code xpu}, {@code hpu} or {@code mtia},
+   *     in any case
    * @return the choice
    * @throws IllegalArgumentException for any other name; lists the valid ones
    */
@@ -26,11 +33,17 @@ public enum DeviceChoice {
       }
     }
     throw new IllegalArgumentException(
-        "unknown device '%s': use auto, cpu or cuda".formatted(name));
+        "unknown device '%s': use auto, cpu or cuda, or xpu, hpu or mtia".formatted(name));
   }
 
+  /** The name used on the command line, which is libtorch's name of the type. */
   @Override
   public String toString() {
     return name().toLowerCase(Locale.ROOT);
+  }
+
+  /** Whether the devices exist: neither the CPU, whose devices are simulated, nor undecided. */
+  public boolean isAccelerator() {
+    return this != AUTO && this != CPU;
   }
 }

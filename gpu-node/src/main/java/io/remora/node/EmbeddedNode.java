@@ -124,7 +124,10 @@ public final class EmbeddedNode implements AutoCloseable {
       loadOperators(settings.operatorLibraries());
       GpuInventory inventory =
           GpuInventory.choose(
-              GpuInventory.Cuda.of(torch), options.device(), options.gpuCount(), options.gpuType());
+              kind -> GpuInventory.Accelerator.of(torch, kind),
+              options.device(),
+              options.gpuCount(),
+              options.gpuType());
       log.info("libtorch {} from {}", torch.version(), torch.source());
       log.info(
           "Computing with {}; {} compute threads", inventory.summary(), torch.computeThreads());

@@ -8,6 +8,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
 import java.util.Optional;
+import java.util.function.Function;
 import java.util.function.IntFunction;
 import java.util.function.IntToLongFunction;
 import java.util.regex.Matcher;
@@ -16,8 +17,8 @@ import java.util.stream.IntStream;
 import java.util.stream.Stream;
 
 /**
- * The devices that a node offers, and the reason for this choice: CUDA if libtorch reports it, or
- * else the CPU, which may simulate several devices. Immutable.
+ * The devices that a node offers, and the reason for this choice: the wanted accelerator, or CUDA
+ * if libtorch reports it, or else the CPU, which may simulate several devices. Immutable.
  *
  * @param devices the devices in the order of their index
  * @param reason one sentence for the log
@@ -32,33 +33,49 @@ record GpuInventory(List<NodeDevice> devices, String reason) {
   /**
    * One device.
    *
-   * @param executorName the name libtorch knows it by: {@code cpu} or {@code cuda:N}
+   * @param executorName the name libtorch knows it by: {@code cpu}, {@code cuda:N} or another
+   *     accelerator's
    * @param name the GPU's name, or that of the simulated one
-   * @param kind {@code cpu} or {@code cuda}
+   * @param kind {@code cpu}, {@code cuda} or another accelerator's type
    * @param memoryBytes its memory, 0 where unknown
    */
   record NodeDevice(String executorName, String name, String kind, long memoryBytes) {}
 
   /**
-   * What libtorch reports about CUDA.
+   * What libtorch reports about a type of accelerator.
    *
-   * @param count number of usable GPUs, 0 for none
-   * @param unavailableReason why there is no usable GPU, if there is none
-   * @param description name and memory of a GPU by index, as text
-   * @param memoryBytes memory of a GPU by index; not positive where unknown
+   * @param kind the type's name, such as {@code cuda}
+   * @param count number of usable devices, 0 for none
+   * @param unavailableReason why there is no usable device, if there is none
+   * @param description name and memory of a device by index, as text
+   * @param memoryBytes memory of a device by index; not positive where unknown
    */
-  record Cuda(
+  record Accelerator(
+      String kind,
       int count,
       String unavailableReason,
       IntFunction<String> description,
       IntToLongFunction memoryBytes) {
 
-    static Cuda of(TorchLibrary torch) {
-      return new Cuda(
-          torch.cudaDeviceCount(),
-          torch.cudaUnavailableReason(),
-          torch::deviceDescription,
-          torch::cudaDeviceMemory);
+    static Accelerator of(TorchLibrary torch, String kind) {
+      return new Accelerator(
+          kind,
+          torch.deviceCount(kind),
+          torch.unavailableReason(kind),
+          index -> torch.deviceDescription(kind, index),
+          index -> torch.deviceMemory(kind, index));
+    }
+
+    /** The name in messages. */
+    String title() {
+      return kind.equals("cuda") ? "CUDA" : kind;
+    }
+
+    /** What to do where it is missing. */
+    String remedy() {
+      return kind.equals("cuda")
+          ? "--torch-home naming a torch installation with CUDA"
+          : "remora.node.operator-libraries naming the library that has its devices";
     }
   }
 
@@ -69,33 +86,43 @@ record GpuInventory(List<NodeDevice> devices, String reason) {
   /**
    * Chooses the devices.
    *
-   * @param cuda what libtorch reports
+   * @param reported what libtorch reports about a type of accelerator
    * @param choice the requested kind of device
-   * @param count how many devices; empty for all GPUs, or one CPU device
+   * @param count how many devices; empty for all of an accelerator, or one CPU device
    * @param gpuType name of the simulated GPUs on the CPU, if any
    * @return the devices, 1 to 8
    * @throws NodeStartException if the requested devices do not exist; the message has libtorch's
    *     reason
    */
   static GpuInventory choose(
-      Cuda cuda, DeviceChoice choice, Optional<Integer> count, Optional<String> gpuType) {
+      Function<String, Accelerator> reported,
+      DeviceChoice choice,
+      Optional<Integer> count,
+      Optional<String> gpuType) {
     count.ifPresent(GpuInventory::checkCount);
     return switch (choice) {
       case CPU -> cpu(count, gpuType, "--device cpu was given");
-      case CUDA -> {
-        if (cuda.count() == 0) {
+      case AUTO -> {
+        Accelerator cuda = reported.apply(DeviceChoice.CUDA.toString());
+        yield cuda.count() == 0
+            ? cpu(count, gpuType, "no CUDA: " + stripped(cuda.unavailableReason()))
+            : all(cuda, count, "libtorch reports %d CUDA GPU(s)".formatted(cuda.count()));
+      }
+      case CUDA, XPU, HPU, MTIA -> {
+        Accelerator accelerator = reported.apply(choice.toString());
+        if (accelerator.count() == 0) {
           throw new NodeStartException(
               NodeStartException.Kind.DEVICE,
-              ("--device cuda was given, but this libtorch cannot use CUDA: %s. Start the node with"
-                      + " --torch-home naming a torch installation with CUDA, or with --device cpu")
-                  .formatted(stripped(cuda.unavailableReason())));
+              ("--device %s was given, but this libtorch cannot use %s: %s. Start the node with %s,"
+                      + " or with --device cpu")
+                  .formatted(
+                      choice,
+                      accelerator.title(),
+                      stripped(accelerator.unavailableReason()),
+                      accelerator.remedy()));
         }
-        yield cuda(cuda, count, "--device cuda was given");
+        yield all(accelerator, count, "--device %s was given".formatted(choice));
       }
-      case AUTO ->
-          cuda.count() == 0
-              ? cpu(count, gpuType, "no CUDA: " + stripped(cuda.unavailableReason()))
-              : cuda(cuda, count, "libtorch reports %d CUDA GPU(s)".formatted(cuda.count()));
     };
   }
 
@@ -121,23 +148,27 @@ record GpuInventory(List<NodeDevice> devices, String reason) {
         reason);
   }
 
-  private static GpuInventory cuda(Cuda cuda, Optional<Integer> count, String reason) {
-    int wanted = count.orElse(Math.min(cuda.count(), MAX_DEVICES));
-    if (wanted > cuda.count()) {
+  private static GpuInventory all(
+      Accelerator accelerator, Optional<Integer> count, String reason) {
+    int wanted = count.orElse(Math.min(accelerator.count(), MAX_DEVICES));
+    if (wanted > accelerator.count()) {
       throw new NodeStartException(
           NodeStartException.Kind.DEVICE,
-          "--gpu-count %d was given, but libtorch reports %d CUDA GPU(s): ask for fewer"
-              .formatted(wanted, cuda.count()));
+          "--gpu-count %d was given, but libtorch reports %d %s: ask for fewer"
+              .formatted(
+                  wanted,
+                  accelerator.count(),
+                  accelerator.title() + (accelerator.kind().equals("cuda") ? " GPU(s)" : " device(s)")));
     }
     return new GpuInventory(
         IntStream.range(0, wanted)
             .mapToObj(
                 index ->
                     new NodeDevice(
-                        "cuda:" + index,
-                        cuda.description().apply(index),
-                        "cuda",
-                        Math.max(0, cuda.memoryBytes().applyAsLong(index))))
+                        accelerator.kind() + ":" + index,
+                        accelerator.description().apply(index),
+                        accelerator.kind(),
+                        Math.max(0, accelerator.memoryBytes().applyAsLong(index))))
             .toList(),
         reason);
   }

@@ -126,20 +126,21 @@ final class NodeCommand implements Callable<Integer> {
 
   @Option(
       names = "--device",
-      paramLabel = "auto|cpu|cuda",
+      paramLabel = "auto|cpu|cuda|TYPE",
       defaultValue = "auto",
       converter = DeviceConverter.class,
       description =
-          "Where to compute; auto uses CUDA if libtorch reports it, or else the CPU."
-              + " Default: ${DEFAULT-VALUE}")
+          "Where to compute; auto uses CUDA if libtorch reports it, or else the CPU. TYPE is xpu, hpu or"
+              + " mtia, whose devices a library of remora.node.operator-libraries has. Default:"
+              + " ${DEFAULT-VALUE}")
   private DeviceChoice device;
 
   @Option(
       names = "--gpu-count",
       paramLabel = "N",
       description =
-          "Number of devices, 1 to 8. On the CPU they are simulated. Default: all GPUs, or 1 on the"
-              + " CPU")
+          "Number of devices, 1 to 8. On the CPU they are simulated. Default: all of an accelerator, or 1"
+              + " on the CPU")
   private Integer gpuCount;
 
   @Option(

@@ -4,19 +4,28 @@ package io.remora.node;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
-import io.remora.node.GpuInventory.Cuda;
+import io.remora.node.GpuInventory.Accelerator;
 import io.remora.node.GpuInventory.NodeDevice;
 import java.util.Optional;
+import java.util.function.Function;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 
 @Tag("critical")
 class GpuInventoryTest {
 
-  private static final Cuda NONE =
-      new Cuda(0, "libtorch was built without CUDA.", index -> "never asked", index -> -1);
-  private static final Cuda TWO =
-      new Cuda(2, "", index -> "GPU %d, 80.0 GiB".formatted(index), index -> 80L << 30);
+  private static final Function<String, Accelerator> NONE =
+      kind ->
+          new Accelerator(
+              kind,
+              0,
+              "libtorch was built without %s.".formatted(kind),
+              index -> "never asked",
+              index -> -1);
+  private static final Function<String, Accelerator> TWO =
+      kind ->
+          new Accelerator(
+              kind, 2, "", index -> "GPU %d, 80.0 GiB".formatted(index), index -> 80L << 30);
 
   @Test
   void takesCudaWhereThereIsAny() {
@@ -38,7 +47,7 @@ class GpuInventoryTest {
 
     assertThat(inventory.executorNames()).containsExactly("cpu");
     assertThat(inventory.summary())
-        .isEqualTo("1 x CPU on cpu (no CUDA: libtorch was built without CUDA)");
+        .isEqualTo("1 x CPU on cpu (no CUDA: libtorch was built without cuda)");
   }
 
   @Test
@@ -61,10 +70,26 @@ class GpuInventoryTest {
     assertThatThrownBy(
             () -> GpuInventory.choose(NONE, DeviceChoice.CUDA, Optional.empty(), Optional.empty()))
         .isInstanceOf(NodeStartException.class)
-        .hasMessageContaining("libtorch was built without CUDA")
+        .hasMessageContaining("libtorch was built without cuda")
         .hasMessageContaining("--torch-home")
         .extracting(e -> ((NodeStartException) e).kind().exitCode())
         .isEqualTo(4);
+  }
+
+  @Test
+  void takesAnotherAcceleratorOnlyIfItIsNamed() {
+    GpuInventory inventory =
+        GpuInventory.choose(TWO, DeviceChoice.MTIA, Optional.of(1), Optional.empty());
+
+    assertThat(inventory.devices())
+        .containsExactly(new NodeDevice("mtia:0", "GPU 0, 80.0 GiB", "mtia", 80L << 30));
+    assertThatThrownBy(
+            () -> GpuInventory.choose(NONE, DeviceChoice.MTIA, Optional.empty(), Optional.empty()))
+        .isInstanceOf(NodeStartException.class)
+        .hasMessage(
+            "--device mtia was given, but this libtorch cannot use mtia: libtorch was built without"
+                + " mtia. Start the node with remora.node.operator-libraries naming the library"
+                + " that has its devices, or with --device cpu");
   }
 
   @Test

@@ -24,8 +24,8 @@ public final class BatchExecutor implements AutoCloseable {
   /**
    * Creates an executor without storages. A {@link TorchLibrary} must have been loaded.
    *
-   * @param devices {@code cpu} or {@code cuda:0} …, one for each device of the machine; a device
-   *     may be repeated to simulate several
+   * @param devices {@code cpu}, {@code cuda:0} … or another accelerator's, one for each device of
+   *     the machine; a device may be repeated to simulate several
    * @param deniedOperators operators that fail when called, e.g. {@code aten::from_file}; a name
    *     without an overload means all overloads
    * @throws RemoraException when a device does not exist

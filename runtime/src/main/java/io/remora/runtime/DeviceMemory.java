@@ -2,9 +2,9 @@
 package io.remora.runtime;
 
 /**
- * Memory of one of a machine's devices, in bytes, as the node counts it. On CUDA the figures are
- * those of libtorch's caching allocator, for the whole node process; on the CPU those of the
- * session's storages.
+ * Memory of one of a machine's devices, in bytes, as the node counts it. On an accelerator the
+ * figures are those of libtorch's caching allocator, for the whole node process; on the CPU those
+ * of the session's storages.
  *
  * @param allocated bytes that tensors use
  * @param peakAllocated the peak of {@code allocated} since the start or {@link

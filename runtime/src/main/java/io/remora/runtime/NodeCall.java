@@ -12,7 +12,7 @@ import java.util.OptionalLong;
  * A program's call of the node itself.
  *
  * @param payload the request, in a format that both sides know
- * @param deviceName this process's name of the program's device: {@code cpu}, {@code cuda:0}
+ * @param deviceName this process's name of the program's device: {@code cpu}, {@code cuda:0} …
  * @param device the device's index on the machine
  * @param available bytes of free memory on the device; empty if not known
  * @param timeout how long the program waits

@@ -34,16 +34,15 @@ public final class TorchLibrary {
   private final String version;
   private final String source;
   private final Path home;
-  private final int cudaDevices;
-  private final String cudaUnavailable;
+
+  /** Why the libraries of CUDA are not loaded; empty if they are. */
+  private final String cudaLibraries;
 
   private TorchLibrary(String version, String source, Path home, String cudaLibraries) {
     this.version = version;
     this.source = source;
     this.home = home;
-    this.cudaDevices = Math.max(0, NativeCore.cudaDeviceCount());
-    this.cudaUnavailable =
-        cudaDevices > 0 ? "" : cudaLibraries.isEmpty() ? NativeCore.lastError() : cudaLibraries;
+    this.cudaLibraries = cudaLibraries;
   }
 
   /**
@@ -195,30 +194,46 @@ public final class TorchLibrary {
     return source;
   }
 
-  /** Whether libtorch reports a CUDA device. */
-  public boolean cudaAvailable() {
-    return cudaDevices > 0;
+  /**
+   * The number of accelerators of a type that libtorch reports, with the libraries loaded so far.
+   *
+   * @param type libtorch's name of the type, such as {@code cuda}
+   */
+  public int deviceCount(String type) {
+    return Math.max(0, NativeCore.deviceCount(type));
   }
 
-  /** Number of CUDA devices; 0 without CUDA. */
-  public int cudaDeviceCount() {
-    return cudaDevices;
+  /**
+   * The reason why there is no accelerator of a type; empty when there is one.
+   *
+   * @param type libtorch's name of the type, such as {@code cuda}
+   */
+  public String unavailableReason(String type) {
+    if (NativeCore.deviceCount(type) > 0) {
+      return "";
+    }
+    return type.equals("cuda") && !cudaLibraries.isEmpty() ? cudaLibraries : NativeCore.lastError();
   }
 
-  /** The reason why there is no CUDA device; empty when there is one. */
-  public String cudaUnavailableReason() {
-    return cudaUnavailable;
+  /**
+   * Name and memory of an accelerator, e.g. {@code NVIDIA H200, 139.8 GiB}.
+   *
+   * @param type libtorch's name of the type, such as {@code cuda}
+   * @param index its index, from 0
+   */
+  public String deviceDescription(String type, int index) {
+    double gib = deviceMemory(type, index) / (double) (1L << 30);
+    return String.format("%s, %.1f GiB", NativeCore.deviceName(type, index), gib);
   }
 
-  /** Name and memory of a CUDA device, e.g. {@code NVIDIA H200, 139.8 GiB}. */
-  public String deviceDescription(int cudaIndex) {
-    double gib = cudaDeviceMemory(cudaIndex) / (double) (1L << 30);
-    return String.format("%s, %.1f GiB", NativeCore.cudaDeviceName(cudaIndex), gib);
-  }
-
-  /** Memory of a CUDA device in bytes; -1 when the driver does not say. */
-  public long cudaDeviceMemory(int cudaIndex) {
-    return NativeCore.cudaDeviceMemory(cudaIndex);
+  /**
+   * Memory of an accelerator in bytes; -1 where unknown.
+   *
+   * @param type libtorch's name of the type, such as {@code cuda}
+   * @param index its index, from 0
+   */
+  public long deviceMemory(String type, int index) {
+    return NativeCore.deviceMemory(type, index);
   }
 
   /**

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.provider.mock;
 
-import io.remora.node.DeviceChoice;
 import io.remora.node.Main;
 import io.remora.provider.LaunchToken;
 import io.remora.provider.MachineSpec;
@@ -123,7 +122,7 @@ final class NodeLaunch {
     arguments.addAll(List.of("--listen", "127.0.0.1:0"));
     arguments.addAll(List.of("--device", settings.device().toString()));
     arguments.addAll(List.of("--gpu-count", Integer.toString(spec.gpuCount())));
-    if (spec.gpuType() != null && settings.device() != DeviceChoice.CUDA) {
+    if (spec.gpuType() != null && !settings.device().isAccelerator()) {
       arguments.addAll(List.of("--gpu-type", spec.gpuType().displayName()));
     }
     arguments.addAll(List.of("--compute-threads", Integer.toString(threads)));

@@ -53,7 +53,7 @@ class MockSettingsTest {
       delimiter = '|',
       value = {
         "mode = somewhere | remora.provider.mock.mode must be child-jvm or in-jvm",
-        "device = tpu | use auto, cpu or cuda",
+        "device = tpu | use auto, cpu or cuda, or xpu",
         "compute-threads = -1 | remora.provider.mock.compute-threads must be between 0 and 1024",
         "start-timeout = 0s | remora.provider.mock.start-timeout must be at least 1 s",
         "stop-timeout = -1s | remora.provider.mock.stop-timeout must not be negative",

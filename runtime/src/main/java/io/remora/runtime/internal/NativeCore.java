@@ -120,14 +120,14 @@ public final class NativeCore {
   @Name("remora_declare_fixed_shapes")
   public static native void declareFixedShapes(String operator);
 
-  @Name("remora_cuda_device_count")
-  public static native int cudaDeviceCount();
+  @Name("remora_device_count")
+  public static native int deviceCount(String type);
 
-  @Name("remora_cuda_device_name")
-  public static native String cudaDeviceName(int device);
+  @Name("remora_device_name")
+  public static native String deviceName(String type, int device);
 
-  @Name("remora_cuda_device_memory")
-  public static native long cudaDeviceMemory(int device);
+  @Name("remora_device_memory")
+  public static native long deviceMemory(String type, int device);
 
   @Name("remora_install")
   public static native int install(
