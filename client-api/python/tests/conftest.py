@@ -113,6 +113,37 @@ def run_program(
     return run
 
 
+ACCELERATOR = Path(__file__).parents[3] / "runtime" / "src" / "test" / "cpp" / "accelerator" / "run"
+
+
+@pytest.fixture(scope="session")
+def accelerator_library() -> Path:
+    """The library of simulated accelerators, built if it is not up to date."""
+    return Path(_on_accelerators())
+
+
+@pytest.fixture(scope="session")
+def accelerator_options(accelerator_library: Path) -> str:
+    """The JAVA_TOOL_OPTIONS with which nodes compute on simulated accelerators."""
+    return _on_accelerators("printenv", "JAVA_TOOL_OPTIONS")
+
+
+def _on_accelerators(*command: str) -> str:
+    environment = os.environ | {"TORCH": str(Path(torch.__file__).parent)}
+    done = subprocess.run(
+        [ACCELERATOR, *command],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env=environment,
+        check=False,
+    )
+    if "SKIPPED" in done.stderr:
+        pytest.skip(done.stderr.strip())
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
 def write_program(folder: Path, text: str, config: pytest.Config) -> Path:
     """Writes a file with a program in which `machine` and `device` are defined."""
     local = config.getoption("--machine") == "local"

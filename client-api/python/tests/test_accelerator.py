@@ -19,32 +19,19 @@ pytestmark = [
     ),
 ]
 
-SOURCES = Path(__file__).parents[3] / "runtime" / "src" / "test" / "cpp" / "accelerator"
 TORCH = Path(torch.__file__).parent
 LIBTORCH = ("libc10.so", "libtorch_cpu.so")
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory) -> Path:
-    build = tmp_path_factory.mktemp("accelerator")
-    paths = [f"-DTORCH_INCLUDE={TORCH}/include", f"-DTORCH_LIB={TORCH}/lib"]
-    for command in (
-        ["cmake", "-S", str(SOURCES), "-B", str(build), *paths],
-        ["cmake", "--build", str(build), "--parallel", "2"],
-    ):
-        subprocess.run(command, check=True, capture_output=True, timeout=600)
-    return build / "libsimulated.so"
-
-
 @pytest.fixture
-def run(library):
+def run(accelerator_library):
     """Runs statements in a process with the devices, since they cannot be unloaded."""
 
     def process(text: str, **variables: str) -> subprocess.CompletedProcess[str]:
         # The devices come before torch asks for them for the first time.
         begin = (
             "import ctypes\n"
-            f"for name in {[*(str(TORCH / 'lib' / name) for name in LIBTORCH), str(library)]!r}:\n"
+            f"for name in {[*(str(TORCH / 'lib' / name) for name in LIBTORCH), str(accelerator_library)]!r}:\n"
             "    ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)\n"
             "import torch\n"
             "torch.mtia._lazy_init = lambda: None\n"
