@@ -3,8 +3,12 @@
 // Feeds the native core's decoders with damaged copies of what it has written itself: batches, reports, snapshot files,
 // answers of Python workers. Built with sanitizers, which end it at the first mistake; it prints what it did.
 //
-//   fuzz_decoders [INPUTS [SEED]]     inputs for each decoder; default 20000, and a seed from the clock
+//   fuzz_decoders [INPUTS [SEED [DEVICE LIBRARY]]]
+//
+// INPUTS is for each decoder, by default 20000; SEED by default from the clock. The node's side runs on the CPU, or on
+// DEVICE, which LIBRARY has.
 #include <ATen/ATen.h>
+#include <dlfcn.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -113,8 +117,10 @@ struct Corpus {
   std::vector<Bytes> answers;
 };
 
+std::string node_device = "cpu";
+
 int64_t executor() {
-  int64_t handle = remora_executor_create("cpu", "aten::from_file,c10d::*");
+  int64_t handle = remora_executor_create(node_device.c_str(), "aten::from_file,c10d::*");
   require(handle > 0, "no executor");
   return handle;
 }
@@ -401,6 +407,10 @@ int main(int argc, char** argv) {
     int inputs = argc > 1 ? std::atoi(argv[1]) : 20'000;
     uint64_t seed = argc > 2 ? std::strtoull(argv[2], nullptr, 10)
                              : static_cast<uint64_t>(std::chrono::system_clock::now().time_since_epoch().count());
+    if (argc > 4) {
+      node_device = argv[3];
+      if (dlopen(argv[4], RTLD_NOW | RTLD_GLOBAL) == nullptr) throw std::runtime_error(dlerror());
+    }
     return run(inputs, seed);
   } catch (const std::exception& e) {
     std::fprintf(stderr, "fuzz_decoders: %s\n", e.what());

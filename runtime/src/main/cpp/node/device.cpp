@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 #include "node/device.h"
 
+#include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Context.h>
 #include <c10/core/CachingDeviceAllocator.h>
@@ -80,6 +81,13 @@ void synchronize(c10::Device device) {
 at::Generator new_generator(c10::Device device) {
   return device.is_cpu() ? at::make_generator<at::CPUGeneratorImpl>(c10::default_rng_seed_val)
                          : hooks(device.type()).getNewGenerator(device.index());
+}
+
+// at::empty would ask the process's accelerator, which in the program's process is Remora itself.
+at::Tensor pinned_bytes(c10::Device accelerator, int64_t bytes) {
+  c10::Storage storage(c10::Storage::use_byte_size_t(), bytes, hooks(accelerator.type()).getPinnedMemoryAllocator(),
+                       false);
+  return at::empty({0}, at::TensorOptions().dtype(at::kByte)).set_(storage, 0, {bytes}, {1});
 }
 
 // libtorch has an interface for the allocators of accelerators since 2.9, which reports the device's size since 2.10.

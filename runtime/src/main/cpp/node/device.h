@@ -5,6 +5,7 @@
 #pragma once
 
 #include <ATen/core/Generator.h>
+#include <ATen/core/Tensor.h>
 #include <c10/core/Device.h>
 
 #include <cstdint>
@@ -26,6 +27,8 @@ c10::Device open_device(const std::string& name);
 // Waits until the device has finished its work.
 void synchronize(c10::Device device);
 at::Generator new_generator(c10::Device device);
+// Bytes of host memory from which an accelerator copies without a detour.
+at::Tensor pinned_bytes(c10::Device accelerator, int64_t bytes);
 
 // ---- of the allocator of an accelerator. On libtorch before 2.9 all but available_memory() throw.
 

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "node/device.h"
 #include "node/errno_error.h"
 
 namespace remora {
@@ -96,7 +97,7 @@ at::Tensor FileStorages::make(const FileBytes& from, c10::Device device) {
     return memory;
   }
   if (!staging_.defined()) {
-    staging_ = at::empty({static_cast<int64_t>(kStagingBytes)}, options.pinned_memory(true));
+    staging_ = pinned_bytes(device, static_cast<int64_t>(kStagingBytes));
   }
   for (int64_t done = 0; done < size;) {
     auto part = std::min<int64_t>(kStagingBytes, size - done);

@@ -148,8 +148,7 @@ record GpuInventory(List<NodeDevice> devices, String reason) {
         reason);
   }
 
-  private static GpuInventory all(
-      Accelerator accelerator, Optional<Integer> count, String reason) {
+  private static GpuInventory all(Accelerator accelerator, Optional<Integer> count, String reason) {
     int wanted = count.orElse(Math.min(accelerator.count(), MAX_DEVICES));
     if (wanted > accelerator.count()) {
       throw new NodeStartException(
@@ -158,7 +157,8 @@ record GpuInventory(List<NodeDevice> devices, String reason) {
               .formatted(
                   wanted,
                   accelerator.count(),
-                  accelerator.title() + (accelerator.kind().equals("cuda") ? " GPU(s)" : " device(s)")));
+                  accelerator.title()
+                      + (accelerator.kind().equals("cuda") ? " GPU(s)" : " device(s)")));
     }
     return new GpuInventory(
         IntStream.range(0, wanted)

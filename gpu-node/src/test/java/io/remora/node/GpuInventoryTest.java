@@ -7,30 +7,31 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import io.remora.node.GpuInventory.Accelerator;
 import io.remora.node.GpuInventory.NodeDevice;
 import java.util.Optional;
-import java.util.function.Function;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 
 @Tag("critical")
 class GpuInventoryTest {
 
-  private static final Function<String, Accelerator> NONE =
-      kind ->
-          new Accelerator(
-              kind,
-              0,
-              "libtorch was built without %s.".formatted(kind),
-              index -> "never asked",
-              index -> -1);
-  private static final Function<String, Accelerator> TWO =
-      kind ->
-          new Accelerator(
-              kind, 2, "", index -> "GPU %d, 80.0 GiB".formatted(index), index -> 80L << 30);
+  private static Accelerator none(String kind) {
+    return new Accelerator(
+        kind,
+        0,
+        "libtorch was built without %s.".formatted(kind),
+        index -> "never asked",
+        index -> -1);
+  }
+
+  private static Accelerator two(String kind) {
+    return new Accelerator(
+        kind, 2, "", index -> "GPU %d, 80.0 GiB".formatted(index), index -> 80L << 30);
+  }
 
   @Test
   void takesCudaWhereThereIsAny() {
     GpuInventory inventory =
-        GpuInventory.choose(TWO, DeviceChoice.AUTO, Optional.empty(), Optional.empty());
+        GpuInventory.choose(
+            GpuInventoryTest::two, DeviceChoice.AUTO, Optional.empty(), Optional.empty());
 
     assertThat(inventory.devices())
         .containsExactly(
@@ -43,7 +44,8 @@ class GpuInventoryTest {
   @Test
   void takesTheCpuOtherwiseAndSaysWhy() {
     GpuInventory inventory =
-        GpuInventory.choose(NONE, DeviceChoice.AUTO, Optional.empty(), Optional.empty());
+        GpuInventory.choose(
+            GpuInventoryTest::none, DeviceChoice.AUTO, Optional.empty(), Optional.empty());
 
     assertThat(inventory.executorNames()).containsExactly("cpu");
     assertThat(inventory.summary())
@@ -53,7 +55,8 @@ class GpuInventoryTest {
   @Test
   void simulatesSeveralGpusOnTheCpu() {
     GpuInventory inventory =
-        GpuInventory.choose(TWO, DeviceChoice.CPU, Optional.of(8), Optional.of("H100"));
+        GpuInventory.choose(
+            GpuInventoryTest::two, DeviceChoice.CPU, Optional.of(8), Optional.of("H100"));
 
     assertThat(inventory.executorNames()).hasSize(8).containsOnly("cpu");
     assertThat(inventory.devices())
@@ -68,7 +71,9 @@ class GpuInventoryTest {
   @Test
   void refusesCudaThatIsNotThereWithTheReason() {
     assertThatThrownBy(
-            () -> GpuInventory.choose(NONE, DeviceChoice.CUDA, Optional.empty(), Optional.empty()))
+            () ->
+                GpuInventory.choose(
+                    GpuInventoryTest::none, DeviceChoice.CUDA, Optional.empty(), Optional.empty()))
         .isInstanceOf(NodeStartException.class)
         .hasMessageContaining("libtorch was built without cuda")
         .hasMessageContaining("--torch-home")
@@ -79,12 +84,15 @@ class GpuInventoryTest {
   @Test
   void takesAnotherAcceleratorOnlyIfItIsNamed() {
     GpuInventory inventory =
-        GpuInventory.choose(TWO, DeviceChoice.MTIA, Optional.of(1), Optional.empty());
+        GpuInventory.choose(
+            GpuInventoryTest::two, DeviceChoice.MTIA, Optional.of(1), Optional.empty());
 
     assertThat(inventory.devices())
         .containsExactly(new NodeDevice("mtia:0", "GPU 0, 80.0 GiB", "mtia", 80L << 30));
     assertThatThrownBy(
-            () -> GpuInventory.choose(NONE, DeviceChoice.MTIA, Optional.empty(), Optional.empty()))
+            () ->
+                GpuInventory.choose(
+                    GpuInventoryTest::none, DeviceChoice.MTIA, Optional.empty(), Optional.empty()))
         .isInstanceOf(NodeStartException.class)
         .hasMessage(
             "--device mtia was given, but this libtorch cannot use mtia: libtorch was built without"
@@ -95,7 +103,9 @@ class GpuInventoryTest {
   @Test
   void refusesMoreGpusThanThereAre() {
     assertThatThrownBy(
-            () -> GpuInventory.choose(TWO, DeviceChoice.AUTO, Optional.of(3), Optional.empty()))
+            () ->
+                GpuInventory.choose(
+                    GpuInventoryTest::two, DeviceChoice.AUTO, Optional.of(3), Optional.empty()))
         .isInstanceOf(NodeStartException.class)
         .hasMessageContaining("--gpu-count 3")
         .hasMessageContaining("2 CUDA GPU(s)");
@@ -104,7 +114,9 @@ class GpuInventoryTest {
   @Test
   void refusesACountOutOfItsRange() {
     assertThatThrownBy(
-            () -> GpuInventory.choose(NONE, DeviceChoice.CPU, Optional.of(9), Optional.empty()))
+            () ->
+                GpuInventory.choose(
+                    GpuInventoryTest::none, DeviceChoice.CPU, Optional.of(9), Optional.empty()))
         .isInstanceOf(NodeStartException.class)
         .hasMessage("--gpu-count must be between 1 and 8, but is 9");
   }
