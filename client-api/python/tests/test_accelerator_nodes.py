@@ -3,7 +3,7 @@
 
 A node that touches device memory ends by a signal, and one that does not wait for a stream finds other bytes, so that
 every comparison with the CPU here is one of the node's synchronisation. REMORA_SIMULATED_SEEDS has the seeds of the
-delays, by default "1,2".
+delays, by default "1".
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ pytestmark = [
     ),
 ]
 
-SEEDS = os.environ.get("REMORA_SIMULATED_SEEDS", "1,2").split(",")
+SEEDS = os.environ.get("REMORA_SIMULATED_SEEDS", "1").split(",")
 MIB = 1 << 20
 
 
@@ -98,7 +98,7 @@ def work(device: torch.device, other: torch.device, steps: int = 6) -> list[torc
         loss.backward()
         optimizer.step()
         seen.append(torch.tensor(loss.item()))  # a wait
-        moved = net[0].weight.detach().to(other).mul_(2).to(device)
+        moved = net[0].weight.detach().to(other).mul(2).to(device)
         seen.append(moved[moved > 0].cpu())  # sizes that the values decide
         x = torch.zeros(7, device=device)
         x[::2] = step
@@ -246,7 +246,9 @@ def test_memory_runs_out_for_one_and_comes_back(accelerator_options):
                     held.append(make())
                     machine.synchronize()
             assert isinstance(caught.value, exceptions.RemoteOutOfMemoryError)
-            return len(held)
+            count = len(held)
+            held.clear()  # the error's traceback keeps the list
+            return count
 
         x = torch.ones(MIB, device=device)
         kept = torch.full((3,), 4.0, device=other.device())
@@ -284,7 +286,7 @@ def test_operators_of_pytorch_s_database(machine):
             if backward and not (op.supports_autograd and dtype == torch.float32):
                 continue
             try:
-                run_operator(op, device, dtype, backward, 3)
+                run_operator(op, device, dtype, backward, 2)
             except Exception as e:
                 if type(e).__name__ != "Skipped":
                     wrong.append(f"{name_of(op)}: {type(e).__name__}: {e}")

@@ -74,6 +74,9 @@ class Call {
                 "Expected all tensors to be on the same device, but found at least two "
                 "devices, ",
                 t.device(), " and ", c10::Device(kType, device_), "!");
+    for (auto& [ours, cpu] : arguments_) {
+      if (ours.is_same(t)) return cpu;  // an output that is an input, too, is one tensor for the kernel
+    }
     auto& its = storage(t);
     if (!its.cpu) {
       its.cpu = its.written ? copy_of(its.device) : view_of(its.device);
@@ -372,4 +375,17 @@ TORCH_LIBRARY_IMPL(aten, MTIA, m) {
   m.impl("set_", set_nothing);
   m.impl("copy_", copy);
   m.impl("record_stream", record_stream);
+  // libtorch's own kernels of these choose by the device, and know no such device.
+  for (const char* name : {"convolution", "convolution_backward", "_convolution"}) {
+    m.impl(name, torch::CppFunction::makeFromBoxedFunction<&any>());
+  }
+  // libtorch would compute these by other operators, although the CPU, as every device that it knows, has a kernel.
+  auto& dispatcher = c10::Dispatcher::singleton();
+  for (const auto& name : dispatcher.getAllOpNames()) {
+    auto op = dispatcher.findOp(name);
+    if (name.name.rfind("aten::", 0) == 0 && op && op->hasKernelForDispatchKey(c10::DispatchKey::CPU) &&
+        op->hasKernelForDispatchKey(c10::DispatchKey::CompositeExplicitAutograd)) {
+      m.impl(toString(name).c_str(), torch::CppFunction::makeFromBoxedFunction<&any>());
+    }
+  }
 }
