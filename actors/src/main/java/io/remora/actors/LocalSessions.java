@@ -201,6 +201,19 @@ public final class LocalSessions implements Extension {
     return mailbox;
   }
 
+  /**
+   * The way of a session past this JVM.
+   *
+   * @throws MachineStateException if there is no such session
+   */
+  public DirectWay directWay(long session) {
+    BatchMailbox mailbox = mailboxes.get(session);
+    if (mailbox == null) {
+      throw new MachineStateException("there is no session " + session + " in this JVM");
+    }
+    return mailbox;
+  }
+
   /** Disconnects the listener and refuses further batches. The session itself stays open. */
   public void detach(long session) {
     BatchMailbox mailbox = mailboxes.get(session);

@@ -54,6 +54,20 @@ public final class ReplayQueue<T> {
     unsentBytes += added;
   }
 
+  /**
+   * Continues after this number in an empty queue, whose items up to it went another way.
+   *
+   * @throws IllegalStateException if the queue has items, or is past the number
+   */
+  public void skipTo(long number) {
+    if (!sent.isEmpty() || !unsent.isEmpty() || number < last) {
+      throw new IllegalStateException(
+          "%s %d cannot follow %s %d, with %d under way"
+              .formatted(noun, number + 1, noun, last, sent.size() + unsent.size()));
+    }
+    last = number;
+  }
+
   /** The first unsent item, which stays unsent; null if there is none. */
   public T peekUnsent() {
     return unsent.peekFirst();

@@ -105,6 +105,23 @@ final class Handshake {
     return new Verdict(known, welcome.toBuilder().setSecret(known.secret()).build(), null);
   }
 
+  /**
+   * The link of the session that this token admits a direct connection of; null if there is none.
+   */
+  OwnerLink directLink(long session, String token) {
+    List<OwnerLink> all;
+    synchronized (this) {
+      all = List.copyOf(links.values());
+    }
+    OwnerLink found = null;
+    for (OwnerLink link : all) {
+      if (link.admits(session, token)) {
+        found = link;
+      }
+    }
+    return found;
+  }
+
   /** Creates a token that admits one more link. */
   synchronized LaunchToken issueToken() {
     return tokens.issue();

@@ -43,6 +43,9 @@ final class LinkServer implements AutoCloseable {
   /** How often to check for expired tickets. */
   private static final Duration EXPIRE_INTERVAL = Duration.ofSeconds(5);
 
+  /** How late a machine may learn what came and went over a direct connection. */
+  private static final Duration PROGRESS_INTERVAL = Duration.ofMillis(50);
+
   private final ServerSocketChannel listening;
   private final InetSocketAddress address;
   private final Handshake handshake;
@@ -189,8 +192,20 @@ final class LinkServer implements AutoCloseable {
         restoredFrom,
         maxQueuedBytes,
         settings.maxUnconfirmedBytes(),
+        task -> system.scheduler().scheduleOnce(PROGRESS_INTERVAL, task, system.executionContext()),
         (inbox, outbox) ->
             system.tell(new NodeActor.OpenSession(link, session, inbox, outbox, restoredFrom)));
+  }
+
+  /** How long a token for a direct connection may wait to be used. */
+  Duration tokenLifetime() {
+    return settings.tokenLifetime();
+  }
+
+  /** Whether a direct connection leaves room for connections of machines. */
+  boolean hasRoomForDirect() {
+    return 2 * connections.keySet().stream().filter(OwnerConnection::isDirect).count()
+        < settings.maxConnections();
   }
 
   /** Deletes the saved state of a pause in the background, and confirms this on the connection. */

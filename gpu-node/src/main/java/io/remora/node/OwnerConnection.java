@@ -10,6 +10,7 @@ import io.remora.actors.link.LinkConnection;
 import io.remora.actors.link.OutboundFrame;
 import io.remora.actors.link.PooledBuffer;
 import io.remora.actors.link.ValueTransfer;
+import io.remora.actors.link.proto.DirectHello;
 import io.remora.actors.link.proto.Fetch;
 import io.remora.actors.link.proto.ForgetState;
 import io.remora.actors.link.proto.Goodbye;
@@ -53,6 +54,11 @@ final class OwnerConnection implements LinkConnection.Handler {
   /** The link that the connection carries, since its handshake. */
   private volatile OwnerLink link;
 
+  /** The link of the session that the program's own connection carries; null for a link's. */
+  private volatile OwnerLink directLink;
+
+  private volatile long directSession;
+
   private volatile boolean fetching;
   private volatile boolean closed;
 
@@ -76,6 +82,14 @@ final class OwnerConnection implements LinkConnection.Handler {
   public void onFrame(LinkConnection connection, FrameHeader header, PooledBuffer payload) {
     try {
       OwnerLink carried = link;
+      if (directLink != null) {
+        onDirect(connection, header, payload);
+        return;
+      }
+      if (carried == null && header.type() == FrameType.DIRECT_HELLO && !fetching) {
+        onDirectHello(connection, header.session(), payload);
+        return;
+      }
       if (carried == null && header.type() == FrameType.FETCH && !fetching) {
         onFetch(connection, payload);
         return;
@@ -100,6 +114,9 @@ final class OwnerConnection implements LinkConnection.Handler {
         case FORGET_STATE ->
             server.forgetState(parse(ForgetState.parser(), payload).getPause(), connection);
         case ISSUE_TOKEN -> onIssueToken(connection);
+        case OPEN_DIRECT -> carried.issueDirectToken(connection, session, server.tokenLifetime());
+        case CLOSE_DIRECT -> carried.closeDirect(connection, session);
+        case DIRECT_PROGRESS -> carried.toldProgress(connection, session, header.sequence());
         case GOODBYE -> onGoodbye(carried, connection, payload);
         default ->
             throw new ProtocolException(
@@ -119,6 +136,12 @@ final class OwnerConnection implements LinkConnection.Handler {
       carried.disconnect(connection);
       log.info(
           "The connection of {} has ended{}", name, cause == null ? "" : ": " + cause.getMessage());
+    } else if (directLink != null) {
+      directLink.directEnded(connection, directSession);
+      log.info(
+          "The direct connection of {} has ended{}",
+          name,
+          cause == null ? "" : ": " + cause.getMessage());
     } else if (fetching) {
       log.debug("{} has closed its connection", peer);
     } else if (cause != null) {
@@ -129,7 +152,12 @@ final class OwnerConnection implements LinkConnection.Handler {
 
   /** Whether the connection has shown neither a token nor a ticket so far. */
   boolean isInHandshake() {
-    return link == null && !fetching && !closed;
+    return link == null && directLink == null && !fetching && !closed;
+  }
+
+  /** Whether a program's own connection carries one session. */
+  boolean isDirect() {
+    return directLink != null;
   }
 
   /** The connection's age, in nanoseconds. */
@@ -219,6 +247,48 @@ final class OwnerConnection implements LinkConnection.Handler {
     server.transferStarted(connection);
     // The other node closes the connection when it has everything.
     ValueTransfer.start(connection, 0, 0, 0, bytes, held::close);
+  }
+
+  /** Answers a program that wants to carry its session itself. */
+  private void onDirectHello(LinkConnection connection, long session, PooledBuffer payload) {
+    DirectHello hello = parse(DirectHello.parser(), payload);
+    OwnerLink its = handshake.directLink(session, hello.getToken());
+    String refusal =
+        its != null && !server.hasRoomForDirect()
+            ? "the node has too many direct connections (remora.node.max-connections)"
+            : null;
+    if (its == null) {
+      refusal = "the token is wrong, was used before, or is out of date";
+    } else if (refusal == null) {
+      directSession = session;
+      directLink = its;
+      name = its.name() + "/" + session;
+      refusal =
+          its.connectDirectly(
+              connection, session, hello.getToken(), hello.getLastAcknowledgedSequence());
+    }
+    if (refusal == null) {
+      log.info("Session {} has a direct connection from {}", name, peer);
+      return;
+    }
+    directLink = null;
+    log.warn("Refused a direct connection from {}: {}", peer, refusal);
+    connection.finish(
+        OutboundFrame.control(
+            FrameType.REFUSED,
+            0,
+            Refused.newBuilder().setReason(Reason.REASON_TOKEN).setMessage(refusal).build()),
+        FAREWELL);
+  }
+
+  private void onDirect(LinkConnection connection, FrameHeader header, PooledBuffer payload) {
+    switch (header.type()) {
+      case DIRECT_BATCH -> directLink.directBatches(connection, directSession, header, payload);
+      case RECEIVED -> directLink.directReceived(connection, directSession, header.sequence());
+      default ->
+          throw new ProtocolException(
+              "a program must not send %s frames to a node".formatted(header.type()));
+    }
   }
 
   private void refuse(LinkConnection connection, Reason reason, String message) {

@@ -2,21 +2,33 @@
 package io.remora.node;
 
 import com.google.protobuf.ByteString;
+import com.google.protobuf.InvalidProtocolBufferException;
 import io.remora.actors.link.FrameHeader;
 import io.remora.actors.link.FrameType;
 import io.remora.actors.link.LinkConnection;
 import io.remora.actors.link.OutboundFrame;
 import io.remora.actors.link.PooledBuffer;
+import io.remora.actors.link.proto.DirectNotes;
+import io.remora.actors.link.proto.DirectProgress;
+import io.remora.actors.link.proto.DirectToken;
+import io.remora.actors.link.proto.DirectWelcome;
 import io.remora.actors.link.proto.Reason;
 import io.remora.actors.link.proto.SavedState;
 import io.remora.actors.link.proto.SessionClosed;
 import io.remora.actors.link.proto.SessionPosition;
 import io.remora.actors.link.proto.SessionProgress;
 import io.remora.actors.link.proto.Welcome;
+import io.remora.provider.LaunchToken;
 import io.remora.runtime.ProtocolException;
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
+import java.time.Duration;
+import java.util.ArrayDeque;
+import java.util.Deque;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.function.Consumer;
 import java.util.stream.Collectors;
 
 /**
@@ -35,6 +47,9 @@ final class OwnerLink {
    */
   private static final int MOST_SESSIONS = 4096;
 
+  /** A machine that has not confirmed this many reports of progress does not keep up. */
+  private static final int MOST_PROGRESS = 256;
+
   private final ByteString id;
   private final ByteString secret;
   private final String name;
@@ -50,12 +65,38 @@ final class OwnerLink {
 
     final SessionInbox inbox;
     final SessionOutbox outbox;
+    final DirectAccount account;
     long lastReceived;
 
-    Session(SessionInbox inbox, SessionOutbox outbox, long lastReceived) {
+    /** Admits a direct connection; null: none is to come. */
+    LaunchToken directToken;
+
+    long directTokenEndNanos;
+
+    /** The program's own connection for this session; null if there is none. */
+    LinkConnection direct;
+
+    /** The last acknowledged batch at the start of the direct connection. */
+    long directSince;
+
+    long lastProgress;
+
+    /** What the machine was told of direct connections and has not confirmed. */
+    final Deque<Progress> progress = new ArrayDeque<>();
+
+    Session(SessionInbox inbox, SessionOutbox outbox, long lastReceived, Runnable onDirect) {
       this.inbox = inbox;
       this.outbox = outbox;
+      this.account = new DirectAccount(onDirect);
       this.lastReceived = lastReceived;
+    }
+  }
+
+  private record Progress(long number, DirectProgress message) {
+
+    OutboundFrame frame(long session) {
+      return OutboundFrame.of(
+          FrameType.DIRECT_PROGRESS, session, number, null, ByteBuffer.wrap(message.toByteArray()));
     }
   }
 
@@ -105,6 +146,7 @@ final class OwnerLink {
     }
     if (connection != null) {
       connection.close();
+      disconnect(connection);
     }
     connection = by;
     connectionNumber = number;
@@ -130,7 +172,11 @@ final class OwnerLink {
                     .setSession(session)
                     .setLastReceivedSequence(its.lastReceived)));
     by.send(OutboundFrame.control(FrameType.WELCOME, 0, answer.build()));
-    sessions.forEach((session, its) -> its.outbox.connect(by, acknowledged.get(session)));
+    sessions.forEach(
+        (session, its) -> {
+          its.progress.forEach(progress -> by.send(progress.frame(session)));
+          its.outbox.connect(by, acknowledged.get(session));
+        });
     return true;
   }
 
@@ -141,7 +187,11 @@ final class OwnerLink {
   synchronized void disconnect(LinkConnection from) {
     if (connection == from) {
       connection = null;
-      sessions.values().forEach(session -> session.outbox.disconnect());
+      sessions.forEach(
+          (session, its) -> {
+            closeDirect(session, its);
+            its.outbox.disconnect();
+          });
     }
   }
 
@@ -162,6 +212,9 @@ final class OwnerLink {
   synchronized void end() {
     ended = true;
     for (Session session : sessions.values()) {
+      if (session.direct != null) {
+        session.direct.close();
+      }
       session.inbox.abandon();
       session.outbox.abandon();
     }
@@ -182,6 +235,7 @@ final class OwnerLink {
       SavedState restoredFrom,
       long maxQueuedBytes,
       long maxUnconfirmedBytes,
+      Consumer<Runnable> later,
       Opening opening) {
     if (connection != from) {
       return;
@@ -200,7 +254,9 @@ final class OwnerLink {
         new Session(
             new SessionInbox(maxQueuedBytes),
             new SessionOutbox(session, maxUnconfirmedBytes),
-            restoredFrom == null ? 0 : restoredFrom.getLastExecutedSequence());
+            restoredFrom == null ? 0 : restoredFrom.getLastExecutedSequence(),
+            () -> later.accept(() -> tellProgress(session)));
+    opened.outbox.serveDirectly(opened.account, () -> closeDirect(session));
     sessions.put(session, opened);
     opened.outbox.connect(from, 0);
     opening.open(opened.inbox, opened.outbox);
@@ -227,17 +283,21 @@ final class OwnerLink {
     if (batches.isShort() && session.inbox.isIdle() && sessions.size() == 1) {
       from.lend(); // the session's thread reads what follows its answer
     }
-    boolean accepted = session.inbox.put(batches);
+    put(header.session(), session.inbox, batches);
+  }
+
+  private static void put(long session, SessionInbox inbox, SessionInbox.Batches batches) {
+    boolean accepted = inbox.put(batches);
     if (!accepted) {
       throw new ProtocolException(
           ("session %d has sent more than %d bytes that are not yet executed"
                   + " (see remora.link.max-in-flight-bytes): the machine must wait for"
                   + " acknowledgements")
-              .formatted(header.session(), session.inbox.maxBytes()));
+              .formatted(session, inbox.maxBytes()));
     }
   }
 
-  /** Puts another entry into a session's inbox. */
+  /** Puts another entry into a session's inbox. Ends the session's direct connection. */
   synchronized void put(LinkConnection from, long session, SessionInbox.Entry entry) {
     if (connection != from) {
       return;
@@ -247,6 +307,7 @@ final class OwnerLink {
       from.send(unknownSession(session));
       return;
     }
+    closeDirect(session, its);
     its.inbox.put(entry);
   }
 
@@ -261,6 +322,213 @@ final class OwnerLink {
     } else if (its.outbox.hasEnded()) {
       sessions.remove(session);
       its.outbox.abandon();
+    }
+  }
+
+  // Direct connections --------------------------------------------------------------------------
+
+  /**
+   * Sends the machine a token that admits one direct connection of a session. An earlier token
+   * becomes useless.
+   */
+  synchronized void issueDirectToken(LinkConnection from, long session, Duration lifetime) {
+    Session its = sessions.get(session);
+    if (connection != from) {
+      return;
+    }
+    if (its == null) {
+      from.send(unknownSession(session));
+      return;
+    }
+    its.directToken = LaunchToken.random();
+    its.directTokenEndNanos = System.nanoTime() + lifetime.toNanos();
+    from.send(
+        OutboundFrame.control(
+            FrameType.DIRECT_TOKEN,
+            session,
+            DirectToken.newBuilder().setToken(its.directToken.value()).build()));
+  }
+
+  /** Whether this token admits a direct connection of this session now. */
+  synchronized boolean admits(long session, String token) {
+    Session its = sessions.get(session);
+    return its != null
+        && its.directToken != null
+        && its.directToken.matches(token)
+        && its.directTokenEndNanos - System.nanoTime() > 0;
+  }
+
+  /**
+   * Makes a connection carry a session's batches and answers until it ends, if the token admits it
+   * and nothing is under way. The token becomes useless.
+   *
+   * @param lastAcknowledged the last batch whose report the program has
+   * @return why not; null if it does
+   */
+  synchronized String connectDirectly(
+      LinkConnection by, long session, String token, long lastAcknowledged) {
+    if (!admits(session, token)) {
+      return "the token is wrong, was used before, or is out of date";
+    }
+    Session its = sessions.get(session);
+    its.directToken = null;
+    if (connection == null || its.outbox.hasEnded()) {
+      return "the session has no connection of its machine at present, or has ended";
+    }
+    if (its.lastReceived != lastAcknowledged) {
+      return "batch %d has come, but the program has the reports up to %d"
+          .formatted(its.lastReceived, lastAcknowledged);
+    }
+    its.direct = by;
+    its.directSince = lastAcknowledged;
+    its.account.open(lastAcknowledged);
+    by.send(
+        OutboundFrame.control(
+            FrameType.DIRECT_WELCOME,
+            session,
+            DirectWelcome.newBuilder().setLastReceivedSequence(its.lastReceived).build()));
+    its.outbox.connect(by, lastAcknowledged);
+    return null;
+  }
+
+  /** Puts batches of a direct connection into their session's inbox. */
+  synchronized void directBatches(
+      LinkConnection from, long session, FrameHeader header, PooledBuffer payload) {
+    Session its = sessions.get(session);
+    if (its == null || its.direct != from) {
+      return;
+    }
+    ByteBuffer bytes = payload.bytes().duplicate().order(ByteOrder.LITTLE_ENDIAN);
+    DirectNotes notes = takeNotes(bytes);
+    long last = header.sequence() + SessionInbox.batchCount(bytes) - 1;
+    if (header.sequence() != its.lastReceived + 1 || last < header.sequence()) {
+      throw new ProtocolException(
+          "batches %d to %d came after batch %d"
+              .formatted(header.sequence(), last, its.lastReceived));
+    }
+    its.lastReceived = last;
+    its.account.received(last, notes, bytes.remaining());
+    PooledBuffer kept = payload.retain();
+    SessionInbox.Batches batches =
+        new SessionInbox.Batches(header.sequence(), bytes, header.length(), kept::release);
+    if (batches.isShort() && its.inbox.isIdle()) {
+      from.lend(); // the session's thread reads what follows its answer
+    }
+    put(session, its.inbox, batches);
+  }
+
+  /** Reads the notes at the start of a payload, and advances its position to the batches. */
+  private static DirectNotes takeNotes(ByteBuffer bytes) {
+    int length = bytes.remaining() < Integer.BYTES ? -1 : bytes.getInt();
+    if (length < 0 || length > bytes.remaining()) {
+      throw new ProtocolException(
+          "notes of %d bytes in a frame that has %d left".formatted(length, bytes.remaining()));
+    }
+    try {
+      DirectNotes notes = DirectNotes.parseFrom(bytes.slice(bytes.position(), length));
+      if (notes.getBornCount() % 3 != 0) {
+        throw new ProtocolException("%d numbers in born".formatted(notes.getBornCount()));
+      }
+      bytes.position(bytes.position() + length);
+      return notes;
+    } catch (InvalidProtocolBufferException e) {
+      throw new ProtocolException("unreadable notes: " + e.getMessage(), e);
+    }
+  }
+
+  /** Drops the session's answers up to this position: the program has received them. */
+  synchronized void directReceived(LinkConnection from, long session, long sequence) {
+    Session its = sessions.get(session);
+    if (its != null && its.direct == from) {
+      its.outbox.confirm(sequence);
+    }
+  }
+
+  /** Ends a session's direct connection on request, and revokes its token. */
+  synchronized void closeDirect(LinkConnection from, long session) {
+    Session its = sessions.get(session);
+    if (connection != from) {
+      return;
+    }
+    if (its == null) {
+      from.send(unknownSession(session));
+    } else if (!closeDirect(session, its)) {
+      tell(
+          session,
+          its,
+          DirectProgress.newBuilder()
+              .setReceivedSequence(its.lastReceived)
+              .setExecutedSequence(its.lastReceived)
+              .setConfirmedSequence(its.lastReceived)
+              .setClosed(true)
+              .build());
+    }
+  }
+
+  /** Called when a direct connection has ended. */
+  synchronized void directEnded(LinkConnection from, long session) {
+    Session its = sessions.get(session);
+    if (its != null && its.direct == from) {
+      closeDirect(session, its);
+    }
+  }
+
+  private synchronized void closeDirect(long session) {
+    Session its = sessions.get(session);
+    if (its != null) {
+      closeDirect(session, its);
+    }
+  }
+
+  /**
+   * Ends a session's direct connection, and gives the session back to the link. Called with the
+   * lock held. Returns false if there is none.
+   */
+  private boolean closeDirect(long session, Session its) {
+    its.directToken = null; // the machine knows no token of a session that it gets back
+    if (its.direct == null) {
+      return false;
+    }
+    its.outbox.disconnect();
+    its.direct.close();
+    its.direct = null;
+    tell(session, its, its.account.take(confirmed(its), true));
+    if (connection != null) {
+      its.outbox.connect(connection, 0);
+    }
+    return true;
+  }
+
+  private static long confirmed(Session its) {
+    return Math.max(its.directSince, its.outbox.lastConfirmed());
+  }
+
+  private synchronized void tellProgress(long session) {
+    Session its = sessions.get(session);
+    if (its == null || its.direct == null) {
+      return;
+    }
+    if (its.progress.size() >= MOST_PROGRESS) {
+      closeDirect(session, its); // the machine does not keep up
+    } else {
+      tell(session, its, its.account.take(confirmed(its), false));
+    }
+  }
+
+  /** Called with the lock held. */
+  private void tell(long session, Session its, DirectProgress message) {
+    Progress progress = new Progress(++its.lastProgress, message);
+    its.progress.addLast(progress);
+    if (connection != null) {
+      connection.send(progress.frame(session));
+    }
+  }
+
+  /** The machine has what it was told of a session's direct connections up to this number. */
+  synchronized void toldProgress(LinkConnection from, long session, long number) {
+    Session its = sessions.get(session);
+    if (connection == from && its != null) {
+      its.progress.removeIf(progress -> progress.number() <= number);
     }
   }
 

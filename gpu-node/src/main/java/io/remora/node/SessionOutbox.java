@@ -50,7 +50,13 @@ final class SessionOutbox {
   private boolean ended;
   private boolean abandoned;
   private long bytes;
+  private long lastConfirmed;
   private Runnable onRoom;
+
+  /** What goes over a direct connection. */
+  private volatile DirectAccount account;
+
+  private volatile Runnable beforeEnd = () -> {};
 
   /**
    * @param session its number in frames
@@ -90,6 +96,13 @@ final class SessionOutbox {
    *     session has nothing else to do; otherwise the connection's writer thread writes
    */
   void executed(long sequence, ExecutionResult result, boolean now) {
+    DirectAccount direct = account;
+    if (direct != null) {
+      direct.executed(
+          sequence,
+          result.report(),
+          result.values().stream().mapToLong(value -> value.bytes().remaining()).sum());
+    }
     synchronized (this) {
       if (!abandoned) {
         Result answer = new Result(sequence, result, now);
@@ -121,6 +134,7 @@ final class SessionOutbox {
    * effect.
    */
   void end(FrameType type, MessageLite message) {
+    beforeEnd.run();
     synchronized (this) {
       if (ended || abandoned) {
         return;
@@ -204,6 +218,23 @@ final class SessionOutbox {
     drain();
   }
 
+  /**
+   * Prepares for direct connections.
+   *
+   * @param noted notes what goes over them
+   * @param end ends the direct connection, if there is one; called before the session's last
+   *     message
+   */
+  void serveDirectly(DirectAccount noted, Runnable end) {
+    account = noted;
+    beforeEnd = end;
+  }
+
+  /** The last batch whose result was confirmed; 0 = none. */
+  synchronized long lastConfirmed() {
+    return lastConfirmed;
+  }
+
   /** Makes answers wait for the next connection. */
   synchronized void disconnect() {
     connection = null;
@@ -217,6 +248,7 @@ final class SessionOutbox {
       while (!unconfirmed.isEmpty() && unconfirmed.peekFirst().isConfirmedBy(sequence)) {
         Answer answer = unconfirmed.removeFirst();
         bytes -= answer.bytes;
+        lastConfirmed = answer.sequence();
         done.add(answer);
       }
       if (bytes <= maxBytes) {
@@ -294,6 +326,11 @@ final class SessionOutbox {
 
     boolean isConfirmedBy(long sequence) {
       return false;
+    }
+
+    /** The batch that this answers. */
+    long sequence() {
+      throw new IllegalStateException("the answer is to no batch");
     }
 
     void startAgain() {}
@@ -378,6 +415,11 @@ final class SessionOutbox {
     @Override
     boolean isConfirmedBy(long confirmedSequence) {
       return sequence <= confirmedSequence;
+    }
+
+    @Override
+    long sequence() {
+      return sequence;
     }
 
     @Override

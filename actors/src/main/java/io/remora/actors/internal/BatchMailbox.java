@@ -3,11 +3,13 @@ package io.remora.actors.internal;
 
 import static java.util.Objects.requireNonNull;
 
+import io.remora.actors.DirectWay;
 import io.remora.actors.link.FrameType;
 import io.remora.actors.link.LinkConnection;
 import io.remora.actors.link.LinkSettings;
 import io.remora.actors.link.OutboundFrame;
 import io.remora.actors.link.OutboundSource;
+import io.remora.actors.link.proto.DirectProgress;
 import io.remora.core.ReplayQueue;
 import io.remora.core.Room;
 import io.remora.runtime.Batch;
@@ -37,7 +39,7 @@ import java.util.concurrent.locks.ReentrantLock;
  * paused, and while its link is broken, batches wait here; on the next connection those that the
  * node has not received go out again. Thread-safe.
  */
-public final class BatchMailbox implements BatchSink, OutboundSource {
+public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay {
 
   /** The size of the length field before each batch in a frame. */
   public static final int PREFIX_BYTES = 4;
@@ -47,6 +49,10 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
    * block.
    */
   private static final int DIRECT_BYTES = 16 * 1024;
+
+  private static final String NO_CONNECTION = "there is no connection to its node at present";
+
+  private static final ByteBuffer NOTHING = ByteBuffer.allocate(0);
 
   private final long session;
   private final String machine;
@@ -69,6 +75,23 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
   private long heldAfter = Long.MAX_VALUE;
   private Runnable onUse;
   private long lastUseNanos = System.nanoTime();
+
+  /** The state of the way past this JVM. */
+  private enum Direct {
+    /** Closed. */
+    NONE,
+    /** The node was asked for a token. */
+    ASKED,
+    /** The node admits a connection, or has one. */
+    OPEN
+  }
+
+  private Direct direct = Direct.NONE;
+  private DirectWay.Listener directListener;
+  private boolean closesDirect;
+  private long directReceived;
+  private long directExecuted;
+  private long directOperations;
 
   private volatile SessionListener listener;
 
@@ -165,6 +188,11 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
         if (lost != null) {
           throw thrownAgain(lost);
         }
+        if (direct != Direct.NONE) {
+          throw new ProtocolException(
+              "batch %d of session %d came while the program has a connection of its own to the node"
+                  .formatted(batch.sequence(), session));
+        }
         if (detached) {
           throw new RemoraException(
               "session " + session + " on machine " + machine + " is detached");
@@ -255,7 +283,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
       if (heldAfter != Long.MAX_VALUE) {
         return "the machine is pausing or paused, and no node has resumed it; see its log for the reason";
       }
-      return connection == null ? "there is no connection to its node at present" : "";
+      return connection == null ? NO_CONNECTION : "";
     } finally {
       lock.unlock();
     }
@@ -316,7 +344,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
   public void reconnect(LinkConnection newConnection, long lastReceived) {
     lock.lock();
     try {
-      if (!batches.canBeLastReceived(lastReceived)) {
+      if (direct == Direct.NONE && !batches.canBeLastReceived(lastReceived)) {
         throw new ProtocolException(
             "the node of machine %s has received batch %d of session %d last, but batch %d was acknowledged and batch %d sent last"
                 .formatted(
@@ -326,7 +354,11 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
                     batches.lastAcknowledged(),
                     batches.lastSent()));
       }
-      batches.replayAfter(lastReceived);
+      if (direct == Direct.NONE) {
+        batches.replayAfter(lastReceived);
+      } else if (closesDirect) {
+        newConnection.send(OutboundFrame.empty(FrameType.CLOSE_DIRECT, session, 0));
+      }
     } finally {
       lock.unlock();
     }
@@ -352,13 +384,21 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
    * There is no connection any more; {@link #hold} stays in force, frames after all are forgotten.
    */
   public void disconnect() {
+    DirectWay.Listener refused = null;
     lock.lock();
     try {
       connection = null;
       afterAll = null;
       room.changed();
+      if (direct == Direct.ASKED) { // the answer is lost
+        direct = Direct.NONE;
+        refused = directListener;
+      }
     } finally {
       lock.unlock();
+    }
+    if (refused != null) {
+      refused.onDirectRefused(NO_CONNECTION);
     }
   }
 
@@ -414,7 +454,9 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
   public long idleNanos() {
     lock.lock();
     try {
-      return hasWork() || batches.sent().anyMatch(entry -> entry.work)
+      return hasWork()
+              || (direct == Direct.OPEN && directExecuted < directReceived)
+              || batches.sent().anyMatch(entry -> entry.work)
           ? 0
           : System.nanoTime() - lastUseNanos;
     } finally {
@@ -567,9 +609,173 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
       if (entry.work) {
         lastUseNanos = now;
       }
-      figures.acknowledged(entry.batch.operations(), now - entry.sentNanos);
+      if (sequence > directExecuted) {
+        figures.acknowledged(entry.batch.operations(), now - entry.sentNanos);
+      }
       room.changed();
       return entry;
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  // The way past this JVM -----------------------------------------------------------------------
+
+  @Override
+  public void openDirect(DirectWay.Listener its) {
+    String refusal = null;
+    lock.lock();
+    try {
+      if (lost != null || detached) {
+        refusal = "the session has ended";
+      } else if (heldAfter != Long.MAX_VALUE) {
+        refusal = "the machine is pausing or paused";
+      } else if (connection == null) {
+        refusal = NO_CONNECTION;
+      } else if (!connection.sendsWithoutBlocking()) {
+        refusal = "the link to its node is encrypted";
+      } else if (direct != Direct.NONE
+          || afterAll != null
+          || batches.lastAcknowledged() != batches.last()) {
+        refusal = "batches are under way to its node";
+      } else {
+        direct = Direct.ASKED;
+        directListener = its;
+        closesDirect = false;
+        connection.send(OutboundFrame.empty(FrameType.OPEN_DIRECT, session, 0));
+      }
+    } finally {
+      lock.unlock();
+    }
+    if (refusal != null) {
+      its.onDirectRefused(refusal);
+    }
+  }
+
+  @Override
+  public void closeDirect() {
+    lock.lock();
+    try {
+      if (direct != Direct.NONE && !closesDirect) {
+        closesDirect = true;
+        if (connection != null) {
+          connection.send(OutboundFrame.empty(FrameType.CLOSE_DIRECT, session, 0));
+        }
+      }
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  /** The node admits a connection of the program; its link port is {@code address}. */
+  public void directAdmitted(String token, String address) {
+    DirectWay.Listener told;
+    lock.lock();
+    try {
+      if (direct != Direct.ASKED) {
+        return;
+      }
+      direct = Direct.OPEN;
+      directReceived = batches.last();
+      directExecuted = batches.last();
+      told = directListener;
+    } finally {
+      lock.unlock();
+    }
+    told.onDirectOffer(
+        new DirectWay.Offer(
+            address,
+            token,
+            settings.heartbeatInterval().toMillis(),
+            settings.heartbeatTimeout().toMillis(),
+            settings.maxFrameBytes()));
+  }
+
+  /**
+   * Notes what came and went past this JVM.
+   *
+   * @throws ProtocolException if it contradicts what is known
+   */
+  public void directProgress(DirectProgress progress) {
+    DirectWay.Listener told;
+    long received = progress.getReceivedSequence();
+    long executed = progress.getExecutedSequence();
+    long confirmed = progress.getConfirmedSequence();
+    lock.lock();
+    try {
+      if (direct != Direct.OPEN) {
+        return;
+      }
+      if (executed < directExecuted
+          || received < Math.max(executed, directReceived)
+          || confirmed < batches.last()
+          || confirmed > executed) {
+        throw new ProtocolException(
+            "the node of machine %s tells of batches %d, %d and %d of session %d after batch %d"
+                .formatted(machine, received, executed, confirmed, session, directReceived));
+      }
+      long operations = progress.getNotes().getOperations();
+      figures.submittedDirectly(received - directReceived, progress.getBatchBytes(), operations);
+      directOperations += operations;
+      long done = executed == received ? directOperations : 0; // which, is not known before
+      directOperations -= done;
+      figures.executedDirectly(executed - directExecuted, done);
+      figures.received(progress.getValueBytes());
+      directReceived = received;
+      directExecuted = executed;
+      lastUseNanos = System.nanoTime();
+      batches.skipTo(confirmed);
+      if (progress.getClosed()) {
+        takeBack();
+      }
+      told = directListener;
+    } finally {
+      lock.unlock();
+    }
+    if (progress.getClosed()) {
+      told.onDirectClosed(received, confirmed);
+    } else {
+      told.onDirectProgress(received, executed);
+    }
+  }
+
+  /** Called with the lock held. The reports that the program has not confirmed come here. */
+  private void takeBack() {
+    for (long number = batches.last() + 1; number <= directReceived; number++) {
+      Batch gone =
+          new Batch(
+              number,
+              NOTHING,
+              List.of(),
+              new long[0],
+              number == directReceived ? directOperations : 0,
+              () -> {});
+      batches.add(number, new Entry(gone));
+      batches.send().sentNanos = System.nanoTime();
+    }
+    directOperations = 0;
+    direct = Direct.NONE;
+    if (heldAfter != Long.MAX_VALUE) {
+      heldAfter = directReceived;
+    }
+    room.changed();
+  }
+
+  /** Whether {@link #directProgress} is to come: the way is open. */
+  public boolean isDirect() {
+    lock.lock();
+    try {
+      return direct == Direct.OPEN;
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  /** Whether the node has told of the execution of this batch already, see {@link DirectWay}. */
+  public boolean wasToldDirectly(long sequence) {
+    lock.lock();
+    try {
+      return sequence <= directExecuted;
     } finally {
       lock.unlock();
     }
@@ -591,6 +797,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource {
       }
       lost = cause;
       connection = null;
+      direct = Direct.NONE;
       entries = batches.clear();
       room.changed();
     } finally {

@@ -143,6 +143,18 @@ public final class MachineFigures {
     operations.add(recorded);
   }
 
+  void submittedDirectly(long count, long bytes, long recorded) {
+    batches.add(count);
+    batchBytes.add(bytes);
+    operations.add(recorded);
+  }
+
+  /** Counts batches whose round trips were not seen here. */
+  void executedDirectly(long count, long recorded) {
+    executedBatches.add(count);
+    executedOperations.add(recorded);
+  }
+
   void acknowledged(long recorded, long nanos) {
     executedBatches.increment();
     executedOperations.add(recorded);

@@ -7,6 +7,7 @@ import akka.actor.typed.javadsl.AbstractBehavior;
 import akka.actor.typed.javadsl.Behaviors;
 import akka.actor.typed.javadsl.Receive;
 import io.remora.actors.link.FrameType;
+import io.remora.actors.link.LinkTransport;
 import io.remora.actors.link.OutboundFrame;
 import io.remora.actors.node.LinkEvent.ConfirmTick;
 import io.remora.actors.node.LinkEvent.ConnectionClosed;
@@ -67,7 +68,9 @@ abstract class LinkBehavior extends AbstractBehavior<Command> {
   void send(OutboundFrame frame) {}
 
   private Behavior<Command> onOpenSession(OpenSession command) {
-    LinkedSession session = new LinkedSession(command.mailbox(), command.restoredFrom());
+    LinkedSession session =
+        new LinkedSession(
+            command.mailbox(), command.restoredFrom(), LinkTransport.text(link.address));
     link.sessions.put(session.number(), session);
     send(session.openFrame());
     return this;

@@ -5,11 +5,15 @@ import akka.actor.typed.ActorRef;
 import com.google.protobuf.InvalidProtocolBufferException;
 import com.google.protobuf.Parser;
 import io.remora.actors.internal.BatchMailbox;
-import io.remora.actors.internal.MachineFigures;
 import io.remora.actors.link.FrameHeader;
+import io.remora.actors.link.FrameType;
 import io.remora.actors.link.LinkConnection;
+import io.remora.actors.link.OutboundFrame;
 import io.remora.actors.link.PooledBuffer;
 import io.remora.actors.link.ValueHeader;
+import io.remora.actors.link.proto.DirectNotes;
+import io.remora.actors.link.proto.DirectProgress;
+import io.remora.actors.link.proto.DirectToken;
 import io.remora.actors.link.proto.Goodbye;
 import io.remora.actors.link.proto.Refused;
 import io.remora.actors.link.proto.SessionClosed;
@@ -17,11 +21,13 @@ import io.remora.actors.link.proto.SessionSaved;
 import io.remora.actors.link.proto.StateForgotten;
 import io.remora.actors.link.proto.Token;
 import io.remora.actors.link.proto.Welcome;
-import io.remora.runtime.Batch;
 import io.remora.runtime.ExecutionReport;
 import io.remora.runtime.ProtocolException;
 import io.remora.runtime.SessionListener;
+import io.remora.runtime.StorageBirth;
 import java.nio.ByteBuffer;
+import java.util.ArrayList;
+import java.util.List;
 import java.util.Map;
 import java.util.function.Consumer;
 
@@ -59,6 +65,9 @@ final class LinkFrameReader implements LinkConnection.Handler {
       case SESSION_OPENED -> tell(from, header, "");
       case STATE_FORGOTTEN -> tell(from, header, parse(header, StateForgotten.parser(), payload));
       case TOKEN -> tell(from, header, parse(header, Token.parser(), payload));
+      case DIRECT_TOKEN -> onDirectToken(header, parse(header, DirectToken.parser(), payload));
+      case DIRECT_PROGRESS ->
+          onDirectProgress(from, header, parse(header, DirectProgress.parser(), payload));
       case SESSION_SAVED -> tell(from, header, parse(header, SessionSaved.parser(), payload));
       default -> throw new ProtocolException("a node does not send " + header.type() + " frames");
     }
@@ -76,6 +85,45 @@ final class LinkFrameReader implements LinkConnection.Handler {
     }
   }
 
+  private void onDirectToken(FrameHeader header, DirectToken token) {
+    LinkedSession session = sessions.get(header.session());
+    if (session != null) {
+      session.mailbox.directAdmitted(token.getToken(), session.nodeAddress);
+    }
+  }
+
+  private void onDirectProgress(LinkConnection from, FrameHeader header, DirectProgress progress) {
+    from.send(OutboundFrame.empty(FrameType.DIRECT_PROGRESS, header.session(), header.sequence()));
+    LinkedSession session = sessions.get(header.session());
+    if (session == null
+        || !session.isNewProgress(header.sequence())
+        || !session.mailbox.isDirect()) {
+      return;
+    }
+    // Tell the owner first: whoever waits for the progress may ask at once for its changes.
+    session.mailbox.figures().failed((int) progress.getFailures());
+    DirectNotes notes = progress.getNotes();
+    tellStorages(
+        header.session(),
+        births(notes.getBornList()),
+        births(progress.getRealizedList()),
+        notes.getFreedList().stream().mapToLong(Long::longValue).toArray(),
+        progress.getFreedList().stream().mapToLong(Long::longValue).toArray());
+    session.mailbox.directProgress(progress);
+  }
+
+  private static List<StorageBirth> births(List<Long> numbers) {
+    if (numbers.size() % 3 != 0) {
+      throw new ProtocolException(numbers.size() + " numbers in a list of storages");
+    }
+    List<StorageBirth> births = new ArrayList<>(numbers.size() / 3);
+    for (int i = 0; i < numbers.size(); i += 3) {
+      births.add(
+          new StorageBirth(numbers.get(i), numbers.get(i + 1), numbers.get(i + 2).intValue()));
+    }
+    return births;
+  }
+
   private void onAcknowledged(LinkConnection from, FrameHeader header, ByteBuffer report) {
     LinkedSession session = sessions.get(header.session());
     if (session == null) {
@@ -87,11 +135,16 @@ final class LinkFrameReader implements LinkConnection.Handler {
     }
     try {
       // Tell the owner first: a thread that waited for the batch may ask at once for its changes.
-      tellStorages(
-          header.session(),
-          acknowledged.batch(),
-          report.duplicate().order(report.order()),
-          session.mailbox.figures());
+      if (!session.mailbox.wasToldDirectly(header.sequence())) {
+        ExecutionReport result = ExecutionReport.decode(report.duplicate().order(report.order()));
+        session.mailbox.figures().failed(result.failures().size());
+        tellStorages(
+            header.session(),
+            acknowledged.batch().born(),
+            result.realized(),
+            acknowledged.batch().freed(),
+            result.freed());
+      }
       SessionListener listener = session.mailbox.listener();
       if (listener != null) {
         listener.onExecuted(header.sequence(), report);
@@ -104,18 +157,19 @@ final class LinkFrameReader implements LinkConnection.Handler {
     }
   }
 
-  private void tellStorages(long session, Batch batch, ByteBuffer report, MachineFigures figures) {
-    ExecutionReport result = ExecutionReport.decode(report);
-    figures.failed(result.failures().size());
-    if (batch.born().isEmpty()
-        && batch.freed().length == 0
-        && result.realized().isEmpty()
-        && result.freed().length == 0) {
-      return;
+  private void tellStorages(
+      long session,
+      List<StorageBirth> born,
+      List<StorageBirth> realized,
+      long[] freedByProgram,
+      long[] freedByNode) {
+    if (!born.isEmpty()
+        || !realized.isEmpty()
+        || freedByProgram.length != 0
+        || freedByNode.length != 0) {
+      owner.accept(
+          new NodeLink.StoragesChanged(session, born, realized, freedByProgram, freedByNode));
     }
-    owner.accept(
-        new NodeLink.StoragesChanged(
-            session, batch.born(), result.realized(), batch.freed(), result.freed()));
   }
 
   @Override

@@ -32,6 +32,9 @@ final class LinkedSession {
   final BatchMailbox mailbox;
   final SavedState restoredFrom;
 
+  /** The node's link port. */
+  final String nodeAddress;
+
   // The link's actor alone.
   private boolean open;
   private boolean closing;
@@ -40,15 +43,17 @@ final class LinkedSession {
   // Used by the connection's reader only. Values of one batch arrive at a time.
   private long valuesOf;
   private final Map<Long, Long> values = new HashMap<>();
+  private long lastProgress;
 
   // Guarded by this.
   private long acknowledged;
   private long confirmed;
   private long unconfirmedBytes;
 
-  LinkedSession(BatchMailbox mailbox, SavedState restoredFrom) {
+  LinkedSession(BatchMailbox mailbox, SavedState restoredFrom, String nodeAddress) {
     this.mailbox = mailbox;
     this.restoredFrom = restoredFrom;
+    this.nodeAddress = nodeAddress;
   }
 
   // What was asked ------------------------------------------------------------------------------
@@ -149,6 +154,13 @@ final class LinkedSession {
     throw new ProtocolException(
         "the value of request %d: bytes at offset %d arrived after the first %d bytes"
             .formatted(value.request(), value.offset(), received));
+  }
+
+  /** Whether this message about a direct connection is new. The node repeats unconfirmed ones. */
+  boolean isNewProgress(long number) {
+    boolean isNew = number > lastProgress;
+    lastProgress = Math.max(lastProgress, number);
+    return isNew;
   }
 
   /** Notes that the value is not wanted any more: none of its bytes count as new. */

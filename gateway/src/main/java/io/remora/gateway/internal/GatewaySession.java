@@ -5,10 +5,13 @@ import akka.Done;
 import akka.grpc.GrpcServiceException;
 import akka.util.ByteString;
 import io.grpc.Status;
+import io.remora.actors.DirectWay;
 import io.remora.actors.MachineInfo;
 import io.remora.core.ErrorTable;
 import io.remora.core.ReplayQueue;
 import io.remora.core.errors.ErrorKind;
+import io.remora.gateway.v1.Direct;
+import io.remora.gateway.v1.DirectClosed;
 import io.remora.gateway.v1.Executed;
 import io.remora.gateway.v1.Held;
 import io.remora.gateway.v1.Lost;
@@ -40,7 +43,7 @@ import java.util.function.Consumer;
  * Above {@code remora.gateway.max-unreceived-bytes} the thread that reads the machine's link waits,
  * which slows down the machine instead of filling the memory. Thread-safe.
  */
-final class GatewaySession implements SessionListener {
+final class GatewaySession implements SessionListener, DirectWay.Listener {
 
   private static final SecureRandom RANDOM = new SecureRandom();
   private static final int SECRET_BYTES = 32;
@@ -65,7 +68,7 @@ final class GatewaySession implements SessionListener {
   }
 
   /** A call that comes after the batches up to this one. */
-  private record Follower(long batch, CompletableFuture<Done> turn) {}
+  private record Follower(long batch, boolean executed, CompletableFuture<Done> turn) {}
 
   private final long number;
   private final MachineInfo machine;
@@ -80,6 +83,14 @@ final class GatewaySession implements SessionListener {
 
   // Guarded by the lock.
   private BatchSink sink;
+  private DirectWay way;
+
+  /** The program has, or may make, a connection of its own to the node. */
+  private boolean direct;
+
+  private boolean closesDirect;
+  private long directReceived;
+  private long directExecuted;
   private Stream stream;
   private boolean waitsForFrames;
   private boolean waitsForRoom;
@@ -139,11 +150,12 @@ final class GatewaySession implements SessionListener {
     return MessageDigest.isEqual(secret, shown.toByteArray());
   }
 
-  /** Sets the sink for batches. Called once, before the first stream. */
-  void attached(BatchSink to) {
+  /** Sets where batches go. Called once, before the first stream. */
+  void attached(BatchSink to, DirectWay past) {
     lock.lock();
     try {
       sink = to;
+      way = past;
     } finally {
       lock.unlock();
     }
@@ -237,6 +249,13 @@ final class GatewaySession implements SessionListener {
         batch.release();
         return true;
       }
+      if (direct) {
+        batch.release();
+        throw GatewayErrors.refusal(
+            Status.Code.INVALID_ARGUMENT,
+            ErrorKind.ProtocolException,
+            "batch %d came before DirectClosed".formatted(batch.sequence()));
+      }
       if (batch.sequence() != inFlight.last() + 1) {
         throw GatewayErrors.refusal(
             Status.Code.INVALID_ARGUMENT,
@@ -290,12 +309,15 @@ final class GatewaySession implements SessionListener {
   /**
    * Completes when the batches up to this one have been passed on; at once while none is passed on,
    * because the session is held or has ended.
+   *
+   * @param executed whether to wait for the execution of batches that were not passed on here, but
+   *     went directly to the node
    */
-  CompletableFuture<Done> after(long batch) {
+  CompletableFuture<Done> after(long batch, boolean executed) {
     lock.lock();
     try {
       followers.removeIf(follower -> follower.turn().isDone());
-      Follower follower = new Follower(batch, new CompletableFuture<>());
+      Follower follower = new Follower(batch, executed, new CompletableFuture<>());
       followers.add(follower);
       callFollowers();
       return follower.turn();
@@ -307,12 +329,16 @@ final class GatewaySession implements SessionListener {
   private void callFollowers() {
     followers.removeIf(
         follower -> {
-          boolean itsTurn = held || ended || follower.batch() <= inFlight.last();
+          boolean itsTurn = held || ended || follower.batch() <= reached(follower.executed());
           if (itsTurn) {
             follower.turn().completeAsync(Done::getInstance);
           }
           return itsTurn;
         });
+  }
+
+  private long reached(boolean executed) {
+    return !direct ? inFlight.last() : executed ? directExecuted : directReceived;
   }
 
   /** Stops passing on batches until {@link #release}. Earlier batches are still executed. */
@@ -349,6 +375,117 @@ final class GatewaySession implements SessionListener {
         tell(ServerFrame.newBuilder().setHeld(Held.getDefaultInstance()));
       }
       wakeStream();
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  // The program's own connection to the node ----------------------------------------------------
+
+  /** The program wants a connection of its own to the node. */
+  void openDirect() {
+    lock.lock();
+    try {
+      if (direct || ended) {
+        return;
+      }
+      if (held || inFlight.lastAcknowledged() != inFlight.last()) {
+        onDirectRefused("the machine is paused, or batches are under way");
+        return;
+      }
+      direct = true;
+      closesDirect = false;
+      directReceived = inFlight.last();
+      directExecuted = inFlight.last();
+      way.openDirect(this);
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  /** The program has no such connection any more, and makes none. */
+  void closeDirect() {
+    lock.lock();
+    try {
+      closesDirect = true;
+      if (direct) {
+        way.closeDirect();
+      } else {
+        tellDirectClosed();
+      }
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  /** Called with the lock held. */
+  private void tellDirectClosed() {
+    if (closesDirect) {
+      closesDirect = false;
+      tell(
+          ServerFrame.newBuilder()
+              .setDirectClosed(DirectClosed.newBuilder().setLastBatch(inFlight.last())));
+    }
+  }
+
+  @Override
+  public void onDirectOffer(DirectWay.Offer offer) {
+    lock.lock();
+    try {
+      tell(
+          ServerFrame.newBuilder()
+              .setDirect(
+                  Direct.newBuilder()
+                      .setAddress(offer.address())
+                      .setToken(offer.token())
+                      .setHeartbeatIntervalMillis(offer.heartbeatIntervalMillis())
+                      .setHeartbeatTimeoutMillis(offer.heartbeatTimeoutMillis())
+                      .setMaxFrameBytes(offer.maxFrameBytes())));
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  @Override
+  public void onDirectRefused(String reason) {
+    lock.lock();
+    try {
+      direct = false;
+      tell(ServerFrame.newBuilder().setDirect(Direct.newBuilder().setRefusal(reason)));
+      tellDirectClosed();
+      callFollowers();
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  @Override
+  public void onDirectProgress(long received, long executed) {
+    lock.lock();
+    try {
+      directReceived = received;
+      directExecuted = executed;
+      callFollowers();
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  @Override
+  public void onDirectClosed(long received, long confirmed) {
+    lock.lock();
+    try {
+      if (ended) {
+        return;
+      }
+      direct = false;
+      inFlight.skipTo(confirmed);
+      for (long number = confirmed + 1; number <= received; number++) {
+        inFlight.add(number, BATCH_OVERHEAD);
+        inFlight.send();
+      }
+      tellDirectClosed();
+      callFollowers();
     } finally {
       lock.unlock();
     }

@@ -136,7 +136,9 @@ final class GatewaySessions {
             settings.maxUnreceivedBytes(),
             settings.sessionLease(),
             this::close);
-    session.attached(LocalSessions.get(system).attach(opened.session(), session, true));
+    LocalSessions here = LocalSessions.get(system);
+    session.attached(
+        here.attach(opened.session(), session, true), here.directWay(opened.session()));
     sessions.put(session.number(), session);
     machines.sessionOpened(opened.machine().name(), session);
     lease(session);
@@ -213,14 +215,15 @@ final class GatewaySessions {
    * Completes when a session's batches up to this one have been passed on, or the session passes
    * none on; at once if there is no such session.
    *
+   * @param executed as in {@link GatewaySession#after}
    * @return fails with DEADLINE_EXCEEDED past the limit
    */
-  CompletionStage<Done> after(long session, long batch, Duration limit) {
+  CompletionStage<Done> after(long session, long batch, boolean executed, Duration limit) {
     GatewaySession found = sessions.get(session);
     return found == null
         ? CompletableFuture.completedFuture(Done.getInstance())
         : found
-            .after(batch)
+            .after(batch, executed)
             .orTimeout(limit.toMillis(), TimeUnit.MILLISECONDS)
             .exceptionally(
                 late -> {

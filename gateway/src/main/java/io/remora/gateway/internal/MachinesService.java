@@ -87,20 +87,20 @@ final class MachinesService implements Machines {
 
   @Override
   public CompletionStage<Machine> get(MachineRequest request) {
-    return after(request, settings.askTimeout())
+    return after(request, false, settings.askTimeout())
         .thenCompose(done -> machines.get(request.getName()))
         .thenApply(MachinesService::machine);
   }
 
   @Override
   public CompletionStage<Machine> pause(MachineRequest request) {
-    return after(request, machines.pauseLimit())
+    return after(request, false, machines.pauseLimit())
         .thenCompose(done -> machines.pause(request.getName()))
         .thenApply(MachinesService::machine);
   }
 
-  private CompletionStage<Done> after(MachineRequest request, Duration limit) {
-    return sessions.after(request.getSession(), request.getAfterBatch(), limit);
+  private CompletionStage<Done> after(MachineRequest request, boolean executed, Duration limit) {
+    return sessions.after(request.getSession(), request.getAfterBatch(), executed, limit);
   }
 
   @Override
@@ -115,8 +115,8 @@ final class MachinesService implements Machines {
 
   @Override
   public CompletionStage<MachineStats> stats(MachineRequest request) {
-    return machines
-        .stats(request.getName())
+    return after(request, true, settings.askTimeout())
+        .thenCompose(done -> machines.stats(request.getName()))
         .thenApply(
             stats ->
                 MachineStats.newBuilder()
@@ -128,7 +128,7 @@ final class MachinesService implements Machines {
   @Override
   public CompletionStage<Storage> getStorage(StorageRequest request) {
     return sessions
-        .after(request.getSession(), request.getAfterBatch(), settings.askTimeout())
+        .after(request.getSession(), request.getAfterBatch(), true, settings.askTimeout())
         .thenCompose(
             done ->
                 sessions.storage(request.getMachine(), request.getSession(), request.getStorage()))

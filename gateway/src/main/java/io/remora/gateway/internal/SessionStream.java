@@ -164,6 +164,8 @@ final class SessionStream extends GraphStage<FlowShape<ByteString, HttpEntity.Ch
           ping = frame.getPing().getNumber();
           pushNext();
         }
+        case OPEN_DIRECT -> session.openDirect();
+        case CLOSE_DIRECT -> session.closeDirect();
         case FRAME_NOT_SET -> {
           // The frame only confirmed what was received.
         }
@@ -214,6 +216,7 @@ final class SessionStream extends GraphStage<FlowShape<ByteString, HttpEntity.Ch
                           .setMachine(MachinesService.machine(opened.machine()))
                           .setLastBatch(lastBatch)
                           .setMaxInFlightBytes(sessions.maxInFlightBytes())
+                          .setDirect(true)
                           .setMaxUnreceivedBytes(sessions.settings().maxUnreceivedBytes())
                           .setLeaseMillis(sessions.settings().sessionLease().toMillis()))
                   .build());

@@ -53,7 +53,7 @@ public record FrameHeader(
    * The version of the protocol. Any change of frames or their payloads raises it, unless a peer
    * meets the change only after it has asked for it.
    */
-  public static final int PROTOCOL_VERSION = 3;
+  public static final int PROTOCOL_VERSION = 4;
 
   private static final int CHECKED_BYTES = 28;
 

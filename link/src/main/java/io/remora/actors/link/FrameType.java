@@ -58,7 +58,24 @@ public enum FrameType {
    * Machine to node: whether the machine's side has opened the shared memory of {@code Welcome}, in
    * the sequence: {@link #OPENED} or 0. No payload.
    */
-  SHARED_MEMORY(21);
+  SHARED_MEMORY(21),
+  /** Machine to node: asks for a token for a direct connection of the session; no payload. */
+  OPEN_DIRECT(22),
+  /** Node to machine: {@code DirectToken}. */
+  DIRECT_TOKEN(23),
+  /** Program to node, first frame of a direct connection: {@code DirectHello}. */
+  DIRECT_HELLO(24),
+  /** Node to program, the answer: {@code DirectWelcome}, or REFUSED. */
+  DIRECT_WELCOME(25),
+  /** Program to node: {@code DirectNotes} after its length (u32), then batches as in BATCH. */
+  DIRECT_BATCH(26),
+  /**
+   * Machine to node: ends the session's direct connection, if there is one, and revokes its token;
+   * no payload. The answer is {@code DirectProgress} that says so.
+   */
+  CLOSE_DIRECT(27),
+  /** Node to machine: {@code DirectProgress}. Machine to node: confirms it; no payload. */
+  DIRECT_PROGRESS(28);
 
   /** The sequence of a {@link #SHARED_MEMORY} frame of a side that has opened the memory. */
   static final long OPENED = 1;
@@ -66,7 +83,7 @@ public enum FrameType {
   /** The sequence of a {@link #RECEIVED} frame that confirms the session's end. */
   public static final long END = -1;
 
-  private static final FrameType[] BY_CODE = new FrameType[22];
+  private static final FrameType[] BY_CODE = new FrameType[29];
 
   static {
     for (FrameType type : values()) {
