@@ -273,6 +273,15 @@ int32_t remora_session_resume(int64_t machine, int64_t last_batch) {
     return 0;
   });
 }
+int32_t remora_session_use_direct(int64_t machine, int64_t session) {
+  return guarded([&]() -> int32_t {
+    remora::session_of(machine).use_direct(static_cast<uint64_t>(session));
+    return 0;
+  });
+}
+int64_t remora_session_last_executed(int64_t machine) {
+  return guarded([&]() -> int64_t { return static_cast<int64_t>(machine_at(machine).progress.executed()); });
+}
 int64_t remora_session_received(int64_t machine) {
   return guarded([&]() -> int64_t { return static_cast<int64_t>(remora::session_of(machine).received()); });
 }

@@ -118,6 +118,11 @@ REMORA_API void remora_session_disconnect(int64_t machine);
 // Over any connection:
 // The gateway has the batches up to this one; the session sends those after it (again).
 REMORA_API int32_t remora_session_resume(int64_t machine, int64_t last_batch);
+// The gateway may arrange a connection of the core's own to the node, for the session of this number: batches, reports
+// and values go over that when it is there. Only with remora_session_connect().
+REMORA_API int32_t remora_session_use_direct(int64_t machine, int64_t session);
+// The last batch whose report has arrived.
+REMORA_API int64_t remora_session_last_executed(int64_t machine);
 // Index of the last ServerFrame received.
 REMORA_API int64_t remora_session_received(int64_t machine);
 

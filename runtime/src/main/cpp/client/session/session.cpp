@@ -23,6 +23,13 @@ constexpr size_t kMostPending = 100;                        // warnings kept for
 constexpr auto kLongestSilence = std::chrono::seconds(10);  // then the gateway gets a sign of life
 constexpr auto kAcknowledgeAfter = std::chrono::milliseconds(50);
 constexpr int64_t kAcknowledgeBytes = 4 * 1024 * 1024;
+// The node keeps results until they are confirmed.
+constexpr uint64_t kConfirmReports = 64;
+constexpr int64_t kConfirmBytes = 1024 * 1024;
+// How long the gateway, or the node, may take to answer before batches go through the gateway.
+constexpr auto kDirectAnswer = std::chrono::seconds(5);
+constexpr auto kFirstAskPause = std::chrono::milliseconds(1000);
+constexpr auto kLongestAskPause = std::chrono::milliseconds(64'000);
 
 // The warning handler of threads outside the functions of libtorch's Python binding.
 c10::WarningHandler* plain_warnings = nullptr;
@@ -42,9 +49,21 @@ std::string seconds(int64_t millis) {
 }
 
 // Field numbers of gateway.proto.
-enum ClientField : uint32_t { kReceived = 1, kBatches = 3, kGoodbye = 4, kPing = 5 };
+enum ClientField : uint32_t { kReceived = 1, kBatches = 3, kGoodbye = 4, kPing = 5, kOpenDirect = 6, kCloseDirect = 7 };
 enum BatchField : uint32_t { kSequence = 1, kData = 2, kBorn = 3, kFreed = 4, kOperations = 5 };
-enum ServerField : uint32_t { kIndex = 1, kWelcome = 2, kExecuted = 3, kValue = 4, kLost = 5, kHeld = 7, kNotice = 8 };
+enum ServerField : uint32_t {
+  kIndex = 1,
+  kWelcome = 2,
+  kExecuted = 3,
+  kValue = 4,
+  kLost = 5,
+  kHeld = 7,
+  kNotice = 8,
+  kDirect = 9,
+  kDirectClosed = 10
+};
+// Field numbers of DirectNotes in link.proto.
+enum NotesField : uint32_t { kNotedBorn = 1, kNotedFreed = 2, kNotedOperations = 3 };
 
 void write_packed(Writer& out, uint32_t field, const std::vector<int64_t>& numbers) {
   if (!numbers.empty()) {
@@ -129,8 +148,9 @@ void Session::submit(std::unique_ptr<Batch> batch) {
   batches_.push_back(std::move(batch));
   auto stream = stream_;
   if (stream != nullptr) {
+    auto line = this->line();
     lock.unlock();
-    stream->write();
+    line->write();
     if (!is_waited_for) {
       stream->expect_nobody_reads();
     }
@@ -222,17 +242,17 @@ void Session::wait(std::unique_lock<std::mutex>& lock, const char* what, F&& rea
     if (!held_.empty()) {
       raise("MachineStateException", held_);
     }
-    if (stream_ != nullptr && !waiter_reads_) {
-      auto stream = stream_;
-      waiter_reads_ = true;
+    auto line = this->line();
+    if (line != nullptr && waiter_reads_ == nullptr) {
+      waiter_reads_ = line.get();
       lock.unlock();
       auto left = duration_cast<milliseconds>(check - steady_clock::now()) + milliseconds(1);
-      bool input = stream->await_input(std::max(left, milliseconds(0)));
+      bool input = line->await_input(std::max(left, milliseconds(0)));
       lock.lock();
-      waiter_reads_ = false;
+      waiter_reads_ = nullptr;
       if (input) {
         lock.unlock();
-        stream->read();
+        line->read();
         lock.lock();
       }
     } else {
@@ -269,9 +289,18 @@ void Session::wait(std::unique_lock<std::mutex>& lock, const char* what, F&& rea
 // With the lock.
 void Session::wake_waiters() {
   wake_.notify_all();
-  if (waiter_reads_ && stream_ != nullptr) {
-    stream_->nudge_reader();
+  if (waiter_reads_ != nullptr) {
+    if (stream_ != nullptr) stream_->nudge_reader();
+    if (direct_ != nullptr) direct_->nudge_reader();
   }
+}
+
+// With the lock. The line that carries batches at present; may be null.
+std::shared_ptr<Line> Session::line() {
+  if (direct_ != nullptr && !direct_->ended()) {
+    return direct_;
+  }
+  return stream_;
 }
 
 void Session::lost() {
@@ -331,6 +360,8 @@ void Session::set_stream(std::shared_ptr<Stream> stream) {
   wake_waiters();  // including the thread that reads from the old stream
   stream_ = std::move(stream);
   sending_ = false;
+  told_closing_ = false;
+  leave_direct("");
 }
 
 std::shared_ptr<Stream> Session::stream() {
@@ -342,8 +373,7 @@ void Session::resume(uint64_t last_batch) {
   std::shared_ptr<Stream> stream;
   {
     std::lock_guard<std::mutex> guard(mutex_);
-    taken_ = 0;
-    while (taken_ < batches_.size() && batches_[taken_]->sequence <= last_batch) taken_++;
+    take_after(last_batch);
     sending_ = true;
     acknowledged_ = received_;  // the Hello has acknowledged it
     unacknowledged_bytes_ = 0;
@@ -354,6 +384,12 @@ void Session::resume(uint64_t last_batch) {
   if (stream != nullptr) {
     stream->write();
   }
+}
+
+// With the lock.
+void Session::take_after(uint64_t last_batch) {
+  taken_ = 0;
+  while (taken_ < batches_.size() && batches_[taken_]->sequence <= last_batch) taken_++;
 }
 
 bool Session::next_message(const Stream* by, Message& message) {
@@ -380,12 +416,21 @@ bool Session::next_message(Message& message) {
   }
   message = {};
   auto now = Clock::now();
-  if (taken_ < batches_.size()) {
+  bool over_gateway = way_ == Way::kGateway;
+  if (over_gateway && taken_ < batches_.size()) {
     message.batch = batches_[taken_++];
     write_batch(message.head, received_, *message.batch);
-  } else if (machine_.closed()) {
+  } else if (over_gateway && machine_.closed()) {
     begin_frame(message.head, received_, kGoodbye, 0);
     message.last = said_goodbye_ = true;
+  } else if (over_gateway && may_ask_for_direct()) {
+    begin_frame(message.head, received_, kOpenDirect, 0);
+    way_ = Way::kAsking;
+    way_since_ = now;
+  } else if (way_ == Way::kClosing && !told_closing_) {
+    begin_frame(message.head, received_, kCloseDirect, 1 + varint_size(closings_));
+    write_number(message.head, 1, closings_);
+    told_closing_ = true;
   } else if (machine_.open_for_work() &&
              (unacknowledged_bytes_ > max_unacknowledged_bytes_ ||
               (received_ != acknowledged_ && now - said_ > kAcknowledgeAfter) || now - said_ > kLongestSilence)) {
@@ -405,9 +450,244 @@ uint64_t Session::received() {
   return received_;
 }
 
-bool Session::waiter_reads() {
+bool Session::waiter_reads(const Line* line) {
   std::lock_guard<std::mutex> guard(mutex_);
-  return waiter_reads_;
+  return waiter_reads_ != nullptr && (line == nullptr || waiter_reads_ == line);
+}
+
+void Session::nudge_carrier() {
+  if (auto stream = this->stream()) {
+    stream->nudge_carrier();
+  }
+}
+
+// ---------------------------------------------------------------- directly to the node
+
+void Session::use_direct(uint64_t session_number) {
+  std::shared_ptr<Stream> stream;
+  {
+    std::lock_guard<std::mutex> guard(mutex_);
+    uses_direct_ = true;
+    number_ = session_number;
+    stream = stream_;
+  }
+  if (stream != nullptr) {
+    stream->write();
+  }
+}
+
+std::shared_ptr<Direct> Session::direct() {
+  std::lock_guard<std::mutex> guard(mutex_);
+  return direct_;
+}
+
+// With the lock. A direct connection begins when nothing is under way.
+bool Session::may_ask_for_direct() const {
+  return uses_direct_ && stream_ != nullptr && batches_.empty() && held_.empty() && machine_.open_for_work() &&
+         Clock::now() >= ask_after_;
+}
+
+// With the lock.
+void Session::log_once(const std::string& reason) {
+  if (!reason.empty() && reason != logged_ && machine_.open_for_work() && to_log_.size() < kMostFailures) {
+    logged_ = reason;
+    to_log_.push_back("Info: data goes through the gateway, not straight to the node: " + reason);
+  }
+}
+
+// With the lock. Batches wait until the gateway has told which of them the node has.
+void Session::leave_direct(const std::string& reason) {
+  if (way_ == Way::kGateway || way_ == Way::kClosing) {
+    return;
+  }
+  if (way_ == Way::kDirect) ask_pause_ = kFirstAskPause;
+  ask_after_ = Clock::now() + ask_pause_;
+  ask_pause_ = std::min(ask_pause_ * 2, kLongestAskPause);
+  way_ = Way::kClosing;
+  closings_++;
+  told_closing_ = false;
+  if (direct_ != nullptr) {
+    direct_->end("the session has left it");
+    wake_waiters();
+    direct_ = nullptr;
+  }
+  log_once(reason);
+}
+
+void Session::attend_direct() {
+  DirectOffer offer;
+  {
+    std::lock_guard<std::mutex> guard(mutex_);
+    if (way_ == Way::kGateway || way_ == Way::kClosing) {
+      return;
+    }
+    if (machine_.closed()) {
+      leave_direct("");
+    } else if (direct_ != nullptr && direct_->ended()) {
+      leave_direct(direct_->reason());
+    } else if ((way_ == Way::kAsking || way_ == Way::kDialled) && Clock::now() - way_since_ > kDirectAnswer) {
+      leave_direct(way_ == Way::kAsking ? "the gateway has not answered in time" : "the node has not answered in time");
+    }
+    if (way_ != Way::kOffered) {
+      return;
+    }
+    offer = offer_;
+  }
+  std::shared_ptr<Direct> made;
+  std::string reason;
+  try {
+    made = std::make_shared<Direct>(*this, number_, std::move(offer), machine_.progress.executed());
+  } catch (const std::exception& e) {
+    reason = e.what();
+  }
+  {
+    std::lock_guard<std::mutex> guard(mutex_);
+    if (way_ != Way::kOffered) {
+      return;
+    }
+    if (made == nullptr) {
+      leave_direct(reason);
+      return;
+    }
+    way_ = Way::kDialled;
+    way_since_ = Clock::now();
+    direct_ = made;
+    wake_waiters();  // the thread that reads from the stream is to read from this
+  }
+  made->write();
+}
+
+bool Session::next_frame(const Direct& by, DirectFrame& frame) {
+  std::lock_guard<std::mutex> guard(mutex_);
+  if (direct_.get() != &by || way_ != Way::kDirect) {
+    return false;
+  }
+  frame = {};
+  auto now = Clock::now();
+  auto unconfirmed = direct_executed_ - direct_confirmed_;
+  if (unconfirmed >= kConfirmReports || unconfirmed_bytes_ >= kConfirmBytes ||
+      (unconfirmed > 0 && now - confirmed_at_ > kAcknowledgeAfter)) {
+    frame.type = FrameType::kReceived;
+    frame.sequence = direct_confirmed_ = direct_executed_;
+    unconfirmed_bytes_ = 0;
+    confirmed_at_ = now;
+  } else if (taken_ < batches_.size()) {
+    frame.type = FrameType::kDirectBatch;
+    frame.batch = batches_[taken_++];
+    frame.sequence = frame.batch->sequence;
+    Writer notes;
+    write_packed(notes, kNotedBorn, frame.batch->born);
+    write_packed(notes, kNotedFreed, frame.batch->freed);
+    write_number(notes, kNotedOperations, static_cast<uint64_t>(frame.batch->operations));
+    auto append_length = [&](size_t length) {
+      for (int shift = 0; shift < 32; shift += 8) frame.head.push_back(static_cast<char>(length >> shift));
+    };
+    append_length(notes.size());
+    frame.head.append(reinterpret_cast<const char*>(notes.data()), notes.size());
+    append_length(frame.batch->bytes.size());
+  } else if (now - direct_said_ > by.heartbeat_interval()) {
+    frame.type = FrameType::kHeartbeat;
+  } else {
+    return false;
+  }
+  direct_said_ = now;
+  return true;
+}
+
+void Session::on_direct_welcome(const Direct& by, uint64_t last_received) {
+  std::lock_guard<std::mutex> guard(mutex_);
+  if (direct_.get() != &by || way_ != Way::kDialled) {
+    return;
+  }
+  auto executed = machine_.progress.executed();
+  if (last_received != executed) {
+    direct_->end("the node has batch " + std::to_string(last_received) + ", and this program the reports up to " +
+                 std::to_string(executed));
+    return;
+  }
+  way_ = Way::kDirect;
+  taken_ = 0;
+  direct_executed_ = direct_confirmed_ = executed;
+  unconfirmed_bytes_ = 0;
+  logged_.clear();
+}
+
+void Session::on_report(const Direct& by, uint64_t sequence, ProtoBytes report) {
+  std::lock_guard<std::mutex> receiving(receiving_);
+  {
+    std::lock_guard<std::mutex> guard(mutex_);
+    if (direct_.get() != &by || way_ != Way::kDirect) {
+      return;
+    }
+    if (sequence != direct_executed_ + 1 || sequence > machine_.progress.submitted()) {
+      raise("ProtocolException", "the report of batch " + std::to_string(sequence) + " arrived after that of batch " +
+                                     std::to_string(direct_executed_));
+    }
+  }
+  try {
+    executed(sequence, report.data, report.size);
+  } catch (const WireError& e) {
+    raise("ProtocolException", std::string("cannot parse a report from the node: ") + e.what());
+  }
+  std::lock_guard<std::mutex> guard(mutex_);
+  if (direct_.get() == &by) {
+    direct_executed_ = sequence;
+    unconfirmed_bytes_ += static_cast<int64_t>(report.size);
+  }
+}
+
+void Session::on_value_chunk(const Direct& by, int64_t request, int64_t offset, ProtoBytes data) {
+  std::lock_guard<std::mutex> receiving(receiving_);
+  {
+    std::lock_guard<std::mutex> guard(mutex_);
+    if (direct_.get() != &by || way_ != Way::kDirect) {
+      return;
+    }
+    unconfirmed_bytes_ += static_cast<int64_t>(data.size);
+  }
+  value(request, offset, data.data, static_cast<int64_t>(data.size));
+}
+
+// With receiving_ held.
+void Session::on_direct(ProtoBytes message) {
+  DirectOffer offer;
+  std::string refusal;
+  for (ProtoReader in(message); in.next();) {
+    if (in.is_bytes(1)) refusal = in.bytes.text();
+    if (in.is_bytes(2)) offer.address = in.bytes.text();
+    if (in.is_bytes(3)) offer.token = in.bytes.text();
+    if (in.is_number(4)) offer.heartbeat_interval = std::chrono::milliseconds(in.number);
+    if (in.is_number(5)) offer.heartbeat_timeout = std::chrono::milliseconds(in.number);
+    if (in.is_number(6)) offer.max_frame_bytes = in.number;
+  }
+  std::lock_guard<std::mutex> guard(mutex_);
+  if (way_ != Way::kAsking) {
+    return;
+  }
+  if (refusal.empty()) {
+    offer_ = std::move(offer);
+    way_ = Way::kOffered;
+  } else {
+    way_ = Way::kGateway;
+    ask_after_ = Clock::now() + ask_pause_;
+    ask_pause_ = std::min(ask_pause_ * 2, kLongestAskPause);
+    log_once(refusal);
+  }
+  if (stream_ != nullptr) stream_->nudge_carrier();
+}
+
+// With receiving_ held.
+void Session::on_direct_closed(ProtoBytes message) {
+  uint64_t last_batch = 0, number = 0;
+  for (ProtoReader in(message); in.next();) {
+    if (in.is_number(1)) last_batch = in.number;
+    if (in.is_number(2)) number = in.number;
+  }
+  std::lock_guard<std::mutex> guard(mutex_);
+  if (way_ == Way::kClosing && number == closings_) {
+    way_ = Way::kGateway;
+    take_after(last_batch);
+  }
 }
 
 // ---------------------------------------------------------------- receiving
@@ -461,6 +741,8 @@ bool Session::read_message(ProtoBytes message) {
       throw_error(error + ": " + text);
     }
     case kHeld: set_held(text_of(body)); break;
+    case kDirect: on_direct(body); break;
+    case kDirectClosed: on_direct_closed(body); break;
     case kNotice: {
       std::lock_guard<std::mutex> guard(mutex_);
       if (to_log_.size() < kMostFailures) to_log_.push_back("Notice: " + text_of(body));
@@ -510,10 +792,19 @@ void Session::value(int64_t request, int64_t offset, const uint8_t* data, int64_
   TORCH_CHECK(bytes >= 0 && offset >= 0 && offset <= room && bytes <= room - offset, "ProtocolException: ", bytes,
               " bytes at offset ", offset, " of the value of request ", request, " do not fit into its destination");
   copy_bytes(static_cast<uint8_t*>(destination.mutable_data_ptr()) + offset, data, static_cast<size_t>(bytes));
-  it->second.received += bytes;
+  // Another connection may bring the value again, from its start.
+  if (offset > it->second.received) {
+    raise("ProtocolException", "bytes at offset " + std::to_string(offset) + " of the value of request " +
+                                   std::to_string(request) + " arrived after the first " +
+                                   std::to_string(it->second.received));
+  }
+  it->second.received = std::max(it->second.received, offset + bytes);
 }
 
 void Session::executed(uint64_t sequence, const uint8_t* report, size_t bytes) {
+  if (sequence <= machine_.progress.executed()) {
+    return;  // the report came over another connection already
+  }
   machine_.progress.note_executed(sequence);  // first, so that threads woken by the report see the batch as executed
   std::unique_lock<std::mutex> lock(mutex_);
   Reader r(report, bytes);

@@ -13,6 +13,8 @@
 
 #include "client/machine/batch.h"
 #include "client/machine/machine.h"
+#include "client/session/direct.h"
+#include "client/session/line.h"
 #include "client/session/protobuf.h"
 #include "common/callbacks.h"
 
@@ -74,8 +76,20 @@ class Session {
   // invalid, or with the error of a Lost.
   bool on_message(ProtoBytes message);
   uint64_t received();  // index of the last ServerFrame
-  // Whether a waiting thread reads from the stream at present.
-  bool waiter_reads();
+  // Whether a waiting thread reads from this line at present; null: from any.
+  bool waiter_reads(const Line* line);
+  void nudge_carrier();
+
+  // ---- for a connection of the program's own to the node
+  // The gateway may arrange one for the session of this number.
+  void use_direct(uint64_t session_number);
+  std::shared_ptr<Direct> direct();
+  // Makes such a connection, or leaves it, when it is time to. For the thread that carries.
+  void attend_direct();
+  bool next_frame(const Direct& by, DirectFrame& frame);  // the next frame to send; false if there is none
+  void on_direct_welcome(const Direct& by, uint64_t last_received);
+  void on_report(const Direct& by, uint64_t sequence, ProtoBytes report);
+  void on_value_chunk(const Direct& by, int64_t request, int64_t offset, ProtoBytes data);
   bool has_failures();
   // The reason why the machine rests until it is resumed; "" if it works. Waits fail while it rests, and nothing is
   // lost.
@@ -94,7 +108,14 @@ class Session {
   template <class F>
   void wait(std::unique_lock<std::mutex>& lock, const char* what, F&& ready);
   void wake_waiters();
+  std::shared_ptr<Line> line();
   bool next_message(Message& message);
+  bool may_ask_for_direct() const;
+  void on_direct(ProtoBytes message);
+  void on_direct_closed(ProtoBytes message);
+  void leave_direct(const std::string& reason);
+  void take_after(uint64_t last_batch);
+  void log_once(const std::string& reason);
   bool read_message(ProtoBytes message);
   void on_executed(ProtoBytes message);
   void on_value(ProtoBytes message);
@@ -130,13 +151,40 @@ class Session {
   std::shared_ptr<Stream> stream_;
   bool sending_ = false;  // the gateway has told its last batch
   bool said_goodbye_ = false;
-  int waiting_ = 0;            // number of waiting threads
-  bool waiter_reads_ = false;  // one of them waits for the stream's input
-  uint64_t received_ = 0;      // index of the last ServerFrame
+  int waiting_ = 0;                     // number of waiting threads
+  const Line* waiter_reads_ = nullptr;  // one of them waits for this line's input
+  uint64_t received_ = 0;               // index of the last ServerFrame
   uint64_t acknowledged_ = 0;
   int64_t unacknowledged_bytes_ = 0;
   int64_t max_unacknowledged_bytes_ = 4 * 1024 * 1024;
   Clock::time_point said_ = Clock::now();  // when something was sent last
+
+  // Which way batches go.
+  enum class Way {
+    kGateway,
+    kAsking,   // the gateway was asked to arrange a connection to the node; batches wait
+    kOffered,  // it has done so
+    kDialled,  // the node was sent the hello
+    kDirect,   // over direct_
+    kClosing,  // direct_ is gone, and the gateway has not told which batches the node has; batches wait
+  };
+  Way way_ = Way::kGateway;
+  bool uses_direct_ = false;
+  uint64_t number_ = 0;
+  DirectOffer offer_;
+  std::shared_ptr<Direct> direct_;
+  Clock::time_point way_since_ = Clock::now();
+  Clock::time_point ask_after_ = Clock::now();
+  std::chrono::milliseconds ask_pause_{1000};
+  uint64_t closings_ = 0;  // numbers them
+  bool told_closing_ = false;
+  std::string logged_;
+  // What was received over direct_ and was not confirmed to the node.
+  uint64_t direct_executed_ = 0;
+  uint64_t direct_confirmed_ = 0;
+  int64_t unconfirmed_bytes_ = 0;
+  Clock::time_point confirmed_at_ = Clock::now();
+  Clock::time_point direct_said_ = Clock::now();
 };
 
 // Sessions are never deleted, like machines: a thread may still be leaving a wait.
@@ -157,11 +205,11 @@ enum class Carried : int32_t {
 // A connection to a gateway: HTTP/2 (RFC 9113) with the one stream that carries a session. A thread that has something
 // to send writes it, unless another thread is writing. A thread that waits for a value reads. The carrying thread does
 // all other work. Thread-safe.
-class Stream {
+class Stream : public Line {
  public:
   // Takes ownership of the socket. `headers` is the request's header block, `hello` the first message.
   Stream(Session& session, int socket, ProtoBytes headers, ProtoBytes hello);
-  ~Stream();
+  ~Stream() override;
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
 
@@ -172,12 +220,10 @@ class Stream {
   // Ends the connection. May be called from any thread.
   void cancel();
 
-  // Writes as much as possible without waiting.
-  void write();
-  // Waits for input or nudge_reader(). Returns whether there is input.
-  bool await_input(std::chrono::milliseconds timeout);
-  void read();
-  void nudge_reader();
+  void write() override;
+  bool await_input(std::chrono::milliseconds timeout) override;
+  void read() override;
+  void nudge_reader() override;
   void nudge_carrier();
   // Called by a thread that has sent something and does not wait for the answer.
   void expect_nobody_reads();

@@ -133,21 +133,37 @@ Carried Stream::carry() {
       end(Carried::kFailed, "the machine has failed");
       continue;
     }
-    bool parked = session_.waiter_reads();
-    parked_.store(parked, std::memory_order_release);
-    short wanted = static_cast<short>((parked ? 0 : POLLIN) | (blocked_.load() ? POLLOUT : 0));
-    pollfd both[] = {{socket_, wanted, 0}, {carrier_event_, POLLIN, 0}};
-    ::poll(both, 2, kTickMillis);
+    auto direct = session_.direct();
+    parked_.store(session_.waiter_reads(nullptr), std::memory_order_release);
+    auto wanted = [&](const Line* line, bool blocked) {
+      return static_cast<short>((session_.waiter_reads(line) ? 0 : POLLIN) | (blocked ? POLLOUT : 0));
+    };
+    pollfd all[] = {{socket_, wanted(this, blocked_.load()), 0}, {carrier_event_, POLLIN, 0}, {-1, 0, 0}};
+    if (direct != nullptr && !direct->ended()) {
+      all[2] = {direct->socket(), wanted(direct.get(), direct->blocked()), 0};
+    }
+    ::poll(all, 3, kTickMillis);
     parked_.store(false, std::memory_order_release);
-    if (both[1].revents != 0) {
+    if (all[1].revents != 0) {
       clear(carrier_event_);
     }
-    if ((both[0].revents & POLLOUT) != 0) {
+    if ((all[0].revents & POLLOUT) != 0) {
       blocked_.store(false);
     }
-    if ((both[0].revents & ~POLLOUT) != 0 && !session_.waiter_reads()) {
+    if ((all[0].revents & ~POLLOUT) != 0 && !session_.waiter_reads(this)) {
       read();
     }
+    if (direct != nullptr) {
+      if ((all[2].revents & POLLOUT) != 0) {
+        direct->unblock();
+      }
+      if ((all[2].revents & ~POLLOUT) != 0 && !session_.waiter_reads(direct.get())) {
+        direct->read();
+      }
+      direct->watch();
+      direct->write();
+    }
+    session_.attend_direct();
     watch();
     write();
   }

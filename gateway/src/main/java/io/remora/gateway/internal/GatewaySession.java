@@ -88,7 +88,10 @@ final class GatewaySession implements SessionListener, DirectWay.Listener {
   /** The program has, or may make, a connection of its own to the node. */
   private boolean direct;
 
-  private boolean closesDirect;
+
+  /** The number of the program's unanswered request to close it; 0: none. */
+  private long closesDirect;
+
   private long directReceived;
   private long directExecuted;
   private Stream stream;
@@ -394,7 +397,7 @@ final class GatewaySession implements SessionListener, DirectWay.Listener {
         return;
       }
       direct = true;
-      closesDirect = false;
+      closesDirect = 0;
       directReceived = inFlight.last();
       directExecuted = inFlight.last();
       way.openDirect(this);
@@ -404,10 +407,10 @@ final class GatewaySession implements SessionListener, DirectWay.Listener {
   }
 
   /** The program has no such connection any more, and makes none. */
-  void closeDirect() {
+  void closeDirect(long request) {
     lock.lock();
     try {
-      closesDirect = true;
+      closesDirect = request;
       if (direct) {
         way.closeDirect();
       } else {
@@ -420,11 +423,14 @@ final class GatewaySession implements SessionListener, DirectWay.Listener {
 
   /** Called with the lock held. */
   private void tellDirectClosed() {
-    if (closesDirect) {
-      closesDirect = false;
+    if (closesDirect != 0) {
       tell(
           ServerFrame.newBuilder()
-              .setDirectClosed(DirectClosed.newBuilder().setLastBatch(inFlight.last())));
+              .setDirectClosed(
+                  DirectClosed.newBuilder()
+                      .setLastBatch(inFlight.last())
+                      .setNumber(closesDirect)));
+      closesDirect = 0;
     }
   }
 

@@ -165,7 +165,7 @@ final class SessionStream extends GraphStage<FlowShape<ByteString, HttpEntity.Ch
           pushNext();
         }
         case OPEN_DIRECT -> session.openDirect();
-        case CLOSE_DIRECT -> session.closeDirect();
+        case CLOSE_DIRECT -> session.closeDirect(frame.getCloseDirect().getNumber());
         case FRAME_NOT_SET -> {
           // The frame only confirmed what was received.
         }
