@@ -166,9 +166,11 @@ class Gateway:
         """Returns a machine to its provider."""
         self._of_machine("Stop", name, pb.StopResponse.FromString, timeout)
 
-    def stats(self, name: str, timeout: float) -> dict[str, float]:
+    def stats(self, request: pb.MachineRequest, timeout: float) -> dict[str, float]:
         """Returns the gateway's metrics of a machine."""
-        return dict(self._of_machine("Stats", name, pb.MachineStats.FromString, timeout).values)
+        what = f"asking for the figures of machine '{request.name}'"
+        answer = self._call("Machines/Stats", request, pb.MachineStats.FromString, what, timeout)
+        return dict(answer.values)
 
     def storage(self, request: pb.StorageRequest, timeout: float) -> pb.Storage:
         """Returns the gateway's data about a storage."""

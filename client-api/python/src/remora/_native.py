@@ -77,6 +77,8 @@ _DECLARATIONS: dict[str, tuple[Any, list[Any]]] = {
     "session_welcome": (c_int64, [c_int64, POINTER(c_void_p)]),
     "session_disconnect": (None, [c_int64]),
     "session_resume": (c_int32, [c_int64, c_int64]),
+    "session_use_direct": (c_int32, [c_int64, c_int64]),
+    "session_last_executed": (c_int64, [c_int64]),
     "session_received": (c_int64, [c_int64]),
     "session_outgoing": (c_int64, [c_int64, c_int64, POINTER(c_void_p)]),
     "session_incoming": (c_int32, [c_int64, c_char_p, c_int64]),

@@ -32,7 +32,7 @@ from ._native import STATISTICS, core, text_of
 from ._pauses import GrowingPause
 from ._proto import gateway_pb2 as pb
 from ._settings import Settings
-from ._transport import BrokenError, Transport
+from ._transport import BrokenError, DirectTransport, Transport
 
 log = logging.getLogger("remora")
 
@@ -193,7 +193,9 @@ class Session:
     def log_failures(self) -> None:
         """Logs the operations that have failed since the last call, and the gateway's notices."""
         while (text := text_of(core.session_next_failure, self.handle)) is not None:
-            log.warning("Machine '%s': %s", self.machine_name, text.partition(": ")[2] or text)
+            kind, _, message = text.partition(": ")
+            level = logging.INFO if kind == "Info" else logging.WARNING
+            log.log(level, "Machine '%s': %s", self.machine_name, message or text)
 
 
 def session_of(slot: int) -> tuple[Session, int]:
@@ -426,6 +428,15 @@ class GatewaySession(Session):
             )
         )
         core.check(core.session_resume(self.handle, welcome.last_batch))
+        if settings.direct and welcome.direct:
+            if isinstance(self._transport, DirectTransport):
+                core.check(core.session_use_direct(self.handle, self.session_id))
+            elif not self._opened.is_set():
+                log.info(
+                    "Machine '%s': data goes through the gateway, not straight to the node: "
+                    "the connection to the gateway is not the native core's",
+                    self.machine_name,
+                )
         self._welcomed = True
         self._opened.set()
 

@@ -20,11 +20,11 @@ def _number(name: str, default: float) -> float:
     return value
 
 
-def _switch(name: str) -> bool:
+def _switch(name: str, default: bool = False) -> bool:
     text = os.environ.get(name, "").strip().lower()
     if text not in ("", "0", "1", "on", "off", "true", "false"):
         raise ValueError(f"{name} must be 1 or 0, not {text!r}")
-    return text in ("1", "on", "true")
+    return text in ("1", "on", "true") if text else default
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,8 @@ class Settings:
     call_sites: bool
     # Each operation is logged at DEBUG by the logger remora.operations: REMORA_LOG_OPERATIONS.
     log_operations: bool
+    # Batches and values go straight to a node on this computer, not through the gateway: REMORA_DIRECT.
+    direct: bool
 
     @staticmethod
     def from_environment() -> Settings:
@@ -72,4 +74,5 @@ class Settings:
             exit_seconds=_number("REMORA_EXIT_TIMEOUT", 5),
             call_sites=_switch("REMORA_CALL_SITES"),
             log_operations=_switch("REMORA_LOG_OPERATIONS"),
+            direct=_switch("REMORA_DIRECT", default=True),
         )

@@ -537,7 +537,12 @@ class RemoteMachine:
             return {name: float(value) for name, value in self._last_statistics.items()}
         result = {name: float(value) for name, value in session.statistics().items()}
         if gateway is not None and machine is not None:
-            for name, value in gateway.stats(machine.name, session.settings.call_seconds).items():
+            request = pb.MachineRequest(name=machine.name)
+            if isinstance(session, GatewaySession):
+                # The gateway may learn later than this program what a node has executed.
+                request.session = session.session_id
+                request.after_batch = core.session_last_executed(session.handle)
+            for name, value in gateway.stats(request, session.settings.call_seconds).items():
                 result[name if name not in result else "machine." + name] = value
         return result
 

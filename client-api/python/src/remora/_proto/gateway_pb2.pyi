@@ -152,18 +152,22 @@ class LogLine(_message.Message):
     def __init__(self, unix_millis: _Optional[int] = ..., level: _Optional[str] = ..., source: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
 
 class ClientFrame(_message.Message):
-    __slots__ = ("received", "hello", "batches", "goodbye", "ping")
+    __slots__ = ("received", "hello", "batches", "goodbye", "ping", "open_direct", "close_direct")
     RECEIVED_FIELD_NUMBER: _ClassVar[int]
     HELLO_FIELD_NUMBER: _ClassVar[int]
     BATCHES_FIELD_NUMBER: _ClassVar[int]
     GOODBYE_FIELD_NUMBER: _ClassVar[int]
     PING_FIELD_NUMBER: _ClassVar[int]
+    OPEN_DIRECT_FIELD_NUMBER: _ClassVar[int]
+    CLOSE_DIRECT_FIELD_NUMBER: _ClassVar[int]
     received: int
     hello: Hello
     batches: Batches
     goodbye: Goodbye
     ping: Ping
-    def __init__(self, received: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., batches: _Optional[_Union[Batches, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ...) -> None: ...
+    open_direct: OpenDirect
+    close_direct: CloseDirect
+    def __init__(self, received: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., batches: _Optional[_Union[Batches, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., open_direct: _Optional[_Union[OpenDirect, _Mapping]] = ..., close_direct: _Optional[_Union[CloseDirect, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("protocol", "wire_version", "torch_version", "machine", "session", "secret")
@@ -211,8 +215,18 @@ class Ping(_message.Message):
     number: int
     def __init__(self, number: _Optional[int] = ...) -> None: ...
 
+class OpenDirect(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class CloseDirect(_message.Message):
+    __slots__ = ("number",)
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    def __init__(self, number: _Optional[int] = ...) -> None: ...
+
 class ServerFrame(_message.Message):
-    __slots__ = ("index", "welcome", "executed", "value", "lost", "pong", "held", "notice")
+    __slots__ = ("index", "welcome", "executed", "value", "lost", "pong", "held", "notice", "direct", "direct_closed")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     EXECUTED_FIELD_NUMBER: _ClassVar[int]
@@ -221,6 +235,8 @@ class ServerFrame(_message.Message):
     PONG_FIELD_NUMBER: _ClassVar[int]
     HELD_FIELD_NUMBER: _ClassVar[int]
     NOTICE_FIELD_NUMBER: _ClassVar[int]
+    DIRECT_FIELD_NUMBER: _ClassVar[int]
+    DIRECT_CLOSED_FIELD_NUMBER: _ClassVar[int]
     index: int
     welcome: Welcome
     executed: Executed
@@ -229,10 +245,12 @@ class ServerFrame(_message.Message):
     pong: Pong
     held: Held
     notice: Notice
-    def __init__(self, index: _Optional[int] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., executed: _Optional[_Union[Executed, _Mapping]] = ..., value: _Optional[_Union[Value, _Mapping]] = ..., lost: _Optional[_Union[Lost, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., held: _Optional[_Union[Held, _Mapping]] = ..., notice: _Optional[_Union[Notice, _Mapping]] = ...) -> None: ...
+    direct: Direct
+    direct_closed: DirectClosed
+    def __init__(self, index: _Optional[int] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., executed: _Optional[_Union[Executed, _Mapping]] = ..., value: _Optional[_Union[Value, _Mapping]] = ..., lost: _Optional[_Union[Lost, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., held: _Optional[_Union[Held, _Mapping]] = ..., notice: _Optional[_Union[Notice, _Mapping]] = ..., direct: _Optional[_Union[Direct, _Mapping]] = ..., direct_closed: _Optional[_Union[DirectClosed, _Mapping]] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("session", "secret", "machine", "last_batch", "max_in_flight_bytes", "lease_millis", "max_unreceived_bytes")
+    __slots__ = ("session", "secret", "machine", "last_batch", "max_in_flight_bytes", "lease_millis", "max_unreceived_bytes", "direct")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     SECRET_FIELD_NUMBER: _ClassVar[int]
     MACHINE_FIELD_NUMBER: _ClassVar[int]
@@ -240,6 +258,7 @@ class Welcome(_message.Message):
     MAX_IN_FLIGHT_BYTES_FIELD_NUMBER: _ClassVar[int]
     LEASE_MILLIS_FIELD_NUMBER: _ClassVar[int]
     MAX_UNRECEIVED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DIRECT_FIELD_NUMBER: _ClassVar[int]
     session: int
     secret: bytes
     machine: Machine
@@ -247,7 +266,8 @@ class Welcome(_message.Message):
     max_in_flight_bytes: int
     lease_millis: int
     max_unreceived_bytes: int
-    def __init__(self, session: _Optional[int] = ..., secret: _Optional[bytes] = ..., machine: _Optional[_Union[Machine, _Mapping]] = ..., last_batch: _Optional[int] = ..., max_in_flight_bytes: _Optional[int] = ..., lease_millis: _Optional[int] = ..., max_unreceived_bytes: _Optional[int] = ...) -> None: ...
+    direct: bool
+    def __init__(self, session: _Optional[int] = ..., secret: _Optional[bytes] = ..., machine: _Optional[_Union[Machine, _Mapping]] = ..., last_batch: _Optional[int] = ..., max_in_flight_bytes: _Optional[int] = ..., lease_millis: _Optional[int] = ..., max_unreceived_bytes: _Optional[int] = ..., direct: _Optional[bool] = ...) -> None: ...
 
 class Executed(_message.Message):
     __slots__ = ("sequence", "reports")
@@ -286,6 +306,30 @@ class Held(_message.Message):
     REASON_FIELD_NUMBER: _ClassVar[int]
     reason: str
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
+class Direct(_message.Message):
+    __slots__ = ("refusal", "address", "token", "heartbeat_interval_millis", "heartbeat_timeout_millis", "max_frame_bytes")
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_INTERVAL_MILLIS_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_TIMEOUT_MILLIS_FIELD_NUMBER: _ClassVar[int]
+    MAX_FRAME_BYTES_FIELD_NUMBER: _ClassVar[int]
+    refusal: str
+    address: str
+    token: str
+    heartbeat_interval_millis: int
+    heartbeat_timeout_millis: int
+    max_frame_bytes: int
+    def __init__(self, refusal: _Optional[str] = ..., address: _Optional[str] = ..., token: _Optional[str] = ..., heartbeat_interval_millis: _Optional[int] = ..., heartbeat_timeout_millis: _Optional[int] = ..., max_frame_bytes: _Optional[int] = ...) -> None: ...
+
+class DirectClosed(_message.Message):
+    __slots__ = ("last_batch", "number")
+    LAST_BATCH_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    last_batch: int
+    number: int
+    def __init__(self, last_batch: _Optional[int] = ..., number: _Optional[int] = ...) -> None: ...
 
 class Notice(_message.Message):
     __slots__ = ("text",)

@@ -422,8 +422,8 @@ final class GatewayLink implements BatchSink {
         }
       }
       case NOTICE -> log.warn("Machine {}: {}", machine, frame.getNotice().getText());
-      case PONG, FRAME_NOT_SET -> {
-        // Carries nothing.
+      case PONG, DIRECT, DIRECT_CLOSED, FRAME_NOT_SET -> {
+        // Carries nothing, or was not asked for.
       }
     }
     if (frame.getIndex() != 0) {

@@ -88,7 +88,6 @@ final class GatewaySession implements SessionListener, DirectWay.Listener {
   /** The program has, or may make, a connection of its own to the node. */
   private boolean direct;
 
-
   /** The number of the program's unanswered request to close it; 0: none. */
   private long closesDirect;
 
@@ -427,9 +426,7 @@ final class GatewaySession implements SessionListener, DirectWay.Listener {
       tell(
           ServerFrame.newBuilder()
               .setDirectClosed(
-                  DirectClosed.newBuilder()
-                      .setLastBatch(inFlight.last())
-                      .setNumber(closesDirect)));
+                  DirectClosed.newBuilder().setLastBatch(inFlight.last()).setNumber(closesDirect)));
       closesDirect = 0;
     }
   }
