@@ -388,6 +388,7 @@ final class OwnerLink {
             session,
             DirectWelcome.newBuilder().setLastReceivedSequence(its.lastReceived).build()));
     its.outbox.connect(by, lastAcknowledged);
+    tell(session, its, its.account.take(confirmed(its), false)); // that there is a connection
     return null;
   }
 

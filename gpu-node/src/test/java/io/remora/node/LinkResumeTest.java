@@ -256,7 +256,7 @@ class LinkResumeTest {
   }
 
   /** The first {@code count} batches of a program. */
-  private static List<ByteBuffer> record(int count) {
+  static List<ByteBuffer> record(int count) {
     List<ByteBuffer> batches = Collections.synchronizedList(new ArrayList<>());
     MachineSession session = session();
     session.connect(

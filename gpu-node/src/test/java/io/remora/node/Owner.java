@@ -16,6 +16,7 @@ import io.remora.actors.link.LinkTransport;
 import io.remora.actors.link.OutboundFrame;
 import io.remora.actors.link.PooledBuffer;
 import io.remora.actors.link.ValueHeader;
+import io.remora.actors.link.proto.DirectNotes;
 import io.remora.actors.link.proto.Goodbye;
 import io.remora.actors.link.proto.Hello;
 import io.remora.actors.link.proto.OpenSession;
@@ -204,6 +205,21 @@ final class Owner implements LinkConnection.Handler, AutoCloseable {
       payload.putInt(batch.remaining()).put(batch.duplicate());
     }
     sendRaw(session, firstSequence, payload.flip());
+  }
+
+  /** Sends a session's batch over a connection of the program's own. */
+  void sendDirectly(long session, long sequence, DirectNotes notes, ByteBuffer batch) {
+    byte[] said = notes.toByteArray();
+    ByteBuffer payload =
+        ByteBuffer.allocateDirect(2 * Integer.BYTES + said.length + batch.remaining())
+            .order(ByteOrder.LITTLE_ENDIAN);
+    payload.putInt(said.length).put(said).putInt(batch.remaining()).put(batch.duplicate());
+    send(FrameType.DIRECT_BATCH, session, sequence, payload.flip());
+  }
+
+  /** Sends a frame with this payload. */
+  void send(FrameType type, long session, long sequence, ByteBuffer payload) {
+    connection.send(OutboundFrame.of(type, session, sequence, null, payload));
   }
 
   /** Sends a BATCH frame with this payload. */

@@ -88,6 +88,9 @@ final class GatewaySession implements SessionListener, DirectWay.Listener {
   /** The program has, or may make, a connection of its own to the node. */
   private boolean direct;
 
+  /** The node has accepted that connection. */
+  private boolean connectsDirectly;
+
   /** The number of the program's unanswered request to close it; 0: none. */
   private long closesDirect;
 
@@ -207,6 +210,16 @@ final class GatewaySession implements SessionListener, DirectWay.Listener {
     lock.lock();
     try {
       return stream != null;
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  /** Whether the program has a connection of its own to the node. */
+  boolean isDirect() {
+    lock.lock();
+    try {
+      return connectsDirectly;
     } finally {
       lock.unlock();
     }
@@ -466,6 +479,7 @@ final class GatewaySession implements SessionListener, DirectWay.Listener {
   public void onDirectProgress(long received, long executed) {
     lock.lock();
     try {
+      connectsDirectly = true;
       directReceived = received;
       directExecuted = executed;
       callFollowers();
@@ -478,10 +492,11 @@ final class GatewaySession implements SessionListener, DirectWay.Listener {
   public void onDirectClosed(long received, long confirmed) {
     lock.lock();
     try {
+      direct = false;
+      connectsDirectly = false;
       if (ended) {
         return;
       }
-      direct = false;
       inFlight.skipTo(confirmed);
       for (long number = confirmed + 1; number <= received; number++) {
         inFlight.add(number, BATCH_OVERHEAD);

@@ -253,6 +253,7 @@ final class GatewaySessions {
     Predicate<GatewaySession> onIt = session -> session.machine().name().equals(machine);
     return Map.of(
         "streams", (double) sum(onIt, GatewaySession::streams),
+        "direct", (double) sum(onIt, session -> session.isDirect() ? 1 : 0),
         "unreceived.bytes", (double) sum(onIt, GatewaySession::unreceivedBytes));
   }
 
