@@ -55,17 +55,15 @@ def sockets(machine: remora.RemoteMachine) -> list[socket.socket]:
     """Returns copies of this process's sockets that are connected to the machine's node."""
     assert machine._machine is not None
     node = machine._machine.node_address.rpartition(":")[2]
-    found = []
+    found: dict[int, socket.socket] = {}  # by their own ports: copies are listed, too
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError, IndexError):
             if not stat.S_ISSOCK(os.stat(f"/proc/self/fd/{name}").st_mode):
                 continue
             each = socket.socket(fileno=os.dup(int(name)))
             if each.getpeername()[1] == int(node):
-                found.append(each)
-            else:
-                each.close()
-    return found
+                found.setdefault(each.getsockname()[1], each)
+    return list(found.values())
 
 
 def is_direct(machine: remora.RemoteMachine) -> bool:
@@ -77,6 +75,19 @@ def await_that(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def differences(machine: remora.RemoteMachine) -> dict[str, float]:
+    """Returns the machine's figures that differ from those of this process, its only program."""
+    now = machine.stats()
+    expected = {
+        "machine.batches": now["batches"],
+        "batches.executed": now["batches"],
+        "machine.operations": now["operations"],
+        "operations.executed": now["operations"],
+        "machine.storages": now["storages"],
+    }
+    return {name: now[name] for name, value in expected.items() if now[name] != value}
 
 
 def work(device: torch.device) -> list[torch.Tensor]:
@@ -118,15 +129,12 @@ def test_the_machine_s_figures_and_storages_are_those_of_the_node(gateway):
             x = x + 1
             assert x.sum().item() > 0
         big = torch.ones(100_000, device=device).cpu()
+        await_that(lambda: not differences(machine))
         after = machine.stats()
         assert is_direct(machine)
-        counted = {name: after[name] - before[name] for name in after if name in before}
-        assert counted["machine.batches"] == counted["batches"] == counted["batches.executed"]
-        assert counted["machine.operations"] == counted["operations"]
-        assert counted["operations.executed"] == counted["operations"]
-        assert counted["batch.bytes"] >= counted["batch_bytes"]
-        assert counted["value.bytes"] == big.nbytes
-        assert after["machine.storages"] == after["storages"]
+        assert after["batches"] > before["batches"]
+        assert after["batch.bytes"] >= after["batch_bytes"] > 0
+        assert after["value.bytes"] - before["value.bytes"] == big.nbytes
         info = machine.storage(x)
         assert (info.state, info.bytes) == ("REALIZED", 4000)
         bad = torch.ones(2, device=device)[torch.tensor([5], device=device)]
@@ -154,7 +162,7 @@ def test_a_cut_connection_loses_nothing_and_repeats_nothing(gateway, large, capl
                 read = steps.cpu()
                 assert bool((read == i).all()), (i, read)
         assert cuts > 0
-        assert machine.stats()["machine.storages"] == machine.stats()["storages"]
+        await_that(lambda: not differences(machine))
         # The program asks again after a while.
         await_that(lambda: (steps + 1).sum().item() > 0 and is_direct(machine))
         steps += 1
@@ -185,7 +193,7 @@ def test_a_pause_ends_it_and_a_resumed_machine_gets_another(gateway):
             x = x + 1
         machine.pause()
         assert machine.state == "PAUSED"
-        assert not sockets(machine)
+        assert not is_direct(machine)
         assert torch.equal(x.cpu(), torch.arange(1000.0) + 200)  # this resumes it
         await_that(lambda: (x + 1).sum().item() > 0 and is_direct(machine))
         assert torch.equal((x * 2).cpu(), (torch.arange(1000.0) + 200) * 2)
