@@ -13,6 +13,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from remora._native import core
 from remora._proto import gateway_pb2 as pb
@@ -43,6 +44,15 @@ class Silent:
         pass
 
 
+@dataclass
+class Executed:
+    """What became of a batch."""
+
+    sequence: int
+    values: list[tuple[int, bytes]]
+    report: bytes
+
+
 class SmallGateway:
     """Serves sessions of one machine, one connection at a time."""
 
@@ -55,6 +65,8 @@ class SmallGateway:
         self.pings_received = 0
         self.mangle = lambda data: data
         self.goodbyes = 0
+        self.node: SmallNode | None = None  # what it offers for direct connections
+        self.closings = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self.executor = core.check(core.executor_create(b"cpu", b""))
@@ -107,6 +119,7 @@ class SmallGateway:
             if sent.WhichOneof("frame") == "hello":
                 self._index_of(sent)
                 welcome = pb.Welcome(session=7, secret=b"s", last_batch=self._last_batch)
+                welcome.direct = self.node is not None
                 self._say(pb.ServerFrame(welcome=welcome))
                 for kept in self._kept:
                     self._say(kept)
@@ -114,6 +127,19 @@ class SmallGateway:
                 self._index_of(sent)
                 for batch in sent.batches.batches:
                     self._execute(batch)
+            elif sent.WhichOneof("frame") == "open_direct":
+                assert self.node is not None
+                self._tell(direct=self.node.offer())
+            elif sent.WhichOneof("frame") == "close_direct":
+                assert self.node is not None
+                self.closings += 1
+                left = self.node.end()
+                closed = pb.DirectClosed(
+                    last_batch=self._last_batch, number=sent.close_direct.number
+                )
+                self._tell(direct_closed=closed)
+                for executed in left:
+                    self._report(executed)
             elif sent.WhichOneof("frame") == "goodbye":
                 self.goodbyes += 1
                 self._send(frame(HEADERS, END_HEADERS | END_STREAM, 1, b""))
@@ -123,25 +149,32 @@ class SmallGateway:
         self._kept = [each for each in self._kept if each.index > sent.received]
 
     def _execute(self, batch: pb.Batch) -> None:
-        if batch.sequence <= self._last_batch:
-            return
-        assert batch.sequence == self._last_batch + 1
-        self._last_batch = batch.sequence
-        result = core.check(core.executor_execute(self.executor, batch.data, len(batch.data)))
-        for i in range(core.result_value_count(result)):
-            size = core.result_value_bytes(result, i)
-            data = ctypes.string_at(core.result_value(result, i), size)
-            for at in range(0, size, 1 << 20):
-                self._tell(
-                    value=pb.Value(
-                        request=core.result_value_request(result, i),
-                        offset=at,
-                        data=data[at : at + (1 << 20)],
-                    )
-                )
+        if batch.sequence > self._last_batch:
+            self._report(self.run(batch.sequence, batch.data))
+
+    def run(self, sequence: int, data: bytes) -> Executed:
+        """Executes the next batch."""
+        assert sequence == self._last_batch + 1
+        self._last_batch = sequence
+        result = core.check(core.executor_execute(self.executor, data, len(data)))
+        values = [
+            (
+                core.result_value_request(result, i),
+                ctypes.string_at(core.result_value(result, i), core.result_value_bytes(result, i)),
+            )
+            for i in range(core.result_value_count(result))
+        ]
         report = ctypes.string_at(core.result_report(result), core.result_report_bytes(result))
         core.result_release(result)
-        self._tell(executed=pb.Executed(sequence=batch.sequence, reports=[report]))
+        return Executed(sequence, values, report)
+
+    def _report(self, executed: Executed) -> None:
+        for request, data in executed.values:
+            for at in range(0, len(data), 1 << 20):
+                self._tell(
+                    value=pb.Value(request=request, offset=at, data=data[at : at + (1 << 20)])
+                )
+        self._tell(executed=pb.Executed(sequence=executed.sequence, reports=[executed.report]))
 
     def _tell(self, **what: object) -> None:
         self._index += 1
@@ -195,3 +228,137 @@ class SmallGateway:
                 room = 0
                 if struct.unpack(">I", more)[0]:
                     self._send(frame(WINDOW_UPDATE, 0, 0, more) + frame(WINDOW_UPDATE, 0, 1, more))
+
+
+# The types of frames of the link that a direct connection has.
+ACK_FRAME, VALUE_FRAME, HEARTBEAT, GOODBYE, RECEIVED = 9, 10, 11, 12, 18
+REFUSED, DIRECT_HELLO, DIRECT_WELCOME, DIRECT_BATCH = 3, 23, 24, 25
+LINK_VERSION = 4
+SESSION = 7
+
+
+def crc32c(data: bytes) -> int:
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = _CRC[(crc ^ byte) & 0xFF] ^ crc >> 8
+    return crc ^ 0xFFFFFFFF
+
+
+def _table() -> list[int]:
+    table = []
+    for number in range(256):
+        crc = number
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+        table.append(crc)
+    return table
+
+
+_CRC = _table()
+
+
+def link_frame(kind: int, sequence: int, payload: bytes, index: int) -> bytes:
+    """Encodes a frame of the link, as FrameHeader.java does."""
+    header = struct.pack(
+        "<IBBHQQI", len(payload), kind, 0, LINK_VERSION, SESSION, sequence, crc32c(payload)
+    )
+    return header + struct.pack("<I", crc32c(header) ^ index) + payload
+
+
+class SmallNode:
+    """A node for direct connections to a small gateway, whose executor it uses. Frames are of `piece` bytes."""
+
+    def __init__(self, gateway: SmallGateway, *, piece: int = 1 << 20):
+        self.piece = piece
+        self.mangle = lambda kind, data: data  # of each frame that it sends
+        self.connections = 0
+        self.batches = 0
+        self._gateway = gateway
+        self._kept: list[Executed] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._client: socket.socket | None = None
+        self._idle = threading.Lock()  # held while it serves a connection
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+        gateway.node = self
+
+    def offer(self) -> pb.Direct:
+        return pb.Direct(
+            address=f"127.0.0.1:{self._listener.getsockname()[1]}",
+            token="small",
+            heartbeat_interval_millis=200,
+            heartbeat_timeout_millis=60_000,
+            max_frame_bytes=16 << 20,
+        )
+
+    def end(self) -> list[Executed]:
+        """Ends the connection; returns what the program has not confirmed."""
+        client = self._client
+        if client is not None:
+            with contextlib.suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
+        with self._idle:
+            left, self._kept = self._kept, []
+            return left
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.end()
+        self._thread.join(10)
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client = self._listener.accept()[0]
+                with self._idle, contextlib.suppress(OSError), client:
+                    self._client = client
+                    self.connections += 1
+                    self._carry(client)
+
+    def _carry(self, client: socket.socket) -> None:
+        file = client.makefile("rb")
+        sent = 0
+        received = 0
+
+        def send(kind: int, sequence: int, payload: bytes) -> None:
+            nonlocal sent
+            data = self.mangle(kind, link_frame(kind, sequence, payload, sent))
+            sent += 1
+            for at in range(0, len(data), self.piece):
+                client.sendall(data[at : at + self.piece])
+
+        while len(header := file.read(32)) == 32:
+            size, kind, _, _, session, sequence, _ = struct.unpack("<IBBHQQI", header[:28])
+            payload = file.read(size)
+            assert header + payload == link_frame(kind, sequence, payload, received)
+            assert session == SESSION
+            received += 1
+            if kind == DIRECT_HELLO:
+                assert b"small" in payload
+                send(DIRECT_WELCOME, 0, b"\x08" + _varint(self._gateway._last_batch))
+            elif kind == RECEIVED:
+                self._kept = [each for each in self._kept if each.sequence > sequence]
+            elif kind == DIRECT_BATCH:
+                notes = int.from_bytes(payload[:4], "little")
+                batch = payload[8 + notes :]
+                assert int.from_bytes(payload[4 + notes : 8 + notes], "little") == len(batch)
+                executed = self._gateway.run(sequence, batch)
+                self.batches += 1
+                self._kept.append(executed)
+                send(HEARTBEAT, 0, b"")
+                for request, data in executed.values:
+                    for at in range(0, len(data), 1 << 16):
+                        head = struct.pack("<QQQ", request, at, len(data))
+                        send(VALUE_FRAME, sequence, head + data[at : at + (1 << 16)])
+                send(ACK_FRAME, sequence, executed.report)
+            else:
+                assert kind == HEARTBEAT
+
+
+def _varint(number: int) -> bytes:
+    data = bytearray()
+    while number >= 128:
+        data.append(number % 128 + 128)
+        number //= 128
+    return bytes(data) + bytes([number])

@@ -8,13 +8,13 @@ import logging
 import os
 import signal
 import socket
-import stat
 import struct
 import subprocess
 import sys
 import textwrap
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -56,11 +56,11 @@ def sockets(machine: remora.RemoteMachine) -> list[socket.socket]:
     assert machine._machine is not None
     node = machine._machine.node_address.rpartition(":")[2]
     found: dict[int, socket.socket] = {}  # by their own ports: copies are listed, too
-    for name in os.listdir("/proc/self/fd"):
+    for path in list(Path("/proc/self/fd").iterdir()):
         with contextlib.suppress(OSError, IndexError):
-            if not stat.S_ISSOCK(os.stat(f"/proc/self/fd/{name}").st_mode):
+            if not path.is_socket():
                 continue
-            each = socket.socket(fileno=os.dup(int(name)))
+            each = socket.socket(fileno=os.dup(int(path.name)))
             if each.getpeername()[1] == int(node):
                 found.setdefault(each.getsockname()[1], each)
     return list(found.values())
@@ -116,7 +116,7 @@ def test_results_are_the_same_bits_with_and_without(gateway, monkeypatch):
         assert not is_direct(machine)
         assert not sockets(machine)
     assert len(direct) == len(through_gateway)
-    assert all(torch.equal(a, b) for a, b in zip(direct, through_gateway))
+    assert all(torch.equal(a, b) for a, b in zip(direct, through_gateway, strict=True))
 
 
 def test_the_machine_s_figures_and_storages_are_those_of_the_node(gateway):

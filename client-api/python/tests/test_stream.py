@@ -11,18 +11,26 @@ import time
 import pytest
 import torch
 from small_gateway import (
+    ACK_FRAME,
     DATA,
+    DIRECT_WELCOME,
     END_HEADERS,
     END_STREAM,
     GO_AWAY,
+    GOODBYE,
     HEADERS,
     PADDED,
     PING,
+    REFUSED,
     RESET,
     SETTINGS,
+    VALUE_FRAME,
     WINDOW_UPDATE,
     SmallGateway,
+    SmallNode,
+    crc32c,
     frame,
+    link_frame,
     message,
 )
 
@@ -233,3 +241,104 @@ def test_frames_with_wrong_bytes_are_errors_and_not_crashes(opened, monkeypatch,
         finally:
             gateway.mangle = lambda data: data
             session.close()
+
+
+# ---------------------------------------------------------------- straight to the node
+
+
+def _work(session: GatewaySession) -> None:
+    device = session.device(0)
+    x = torch.randn(100, 700)
+    remote = x.to(device)
+    for i in range(30):
+        assert torch.equal((remote + i).cpu(), x + i)
+        assert (remote[0, :3] + i).sum().item() == pytest.approx(float((x[0, :3] + i).sum()))
+
+
+@pytest.mark.parametrize("piece", [7, 1 << 20])
+def test_frames_of_the_node_may_be_cut_anywhere(opened, piece):
+    gateway = SmallGateway()
+    node = SmallNode(gateway, piece=piece)
+    session = opened(gateway)
+    _work(session)
+    assert node.connections == 1
+    assert node.batches > 30
+    session.close()
+    node.close()
+
+
+def _flip(at: int):
+    def mangle(data: bytes) -> bytes:
+        where = at if at >= 0 else len(data) + at
+        return data[:where] + bytes([data[where] ^ 4]) + data[where + 1 :]
+
+    return mangle
+
+
+def _checked(change):
+    """Changes a header and gives it a correct checksum."""
+
+    def mangle(data: bytes) -> bytes:
+        index = int.from_bytes(data[28:32], "little") ^ crc32c(data[:28])
+        header = change(data[:28])
+        return header + struct.pack("<I", crc32c(header) ^ index) + data[32:]
+
+    return mangle
+
+
+@pytest.mark.parametrize("kind", [DIRECT_WELCOME, VALUE_FRAME, ACK_FRAME])
+@pytest.mark.parametrize(
+    "mangle",
+    [
+        *[_flip(at) for at in (0, 3, 4, 6, 9, 17, 25, 30, -1)],
+        _checked(lambda header: struct.pack("<I", 17 << 20) + header[4:]),  # too long
+        _checked(lambda header: header[:4] + b"\x63" + header[5:]),  # an unknown type
+        _checked(lambda header: header[:5] + b"\1" + header[6:]),  # unknown flags
+        _checked(lambda header: header[:6] + b"\3" + header[7:]),  # another version
+        lambda data: data[:40] + b"!" * 100,
+        lambda data: data[:-1],
+        lambda data: data + data,  # the same frame again
+        lambda data: b"",  # a frame is missing
+        lambda data: link_frame(REFUSED, 0, b"\x12\3no!", 0),
+        lambda data: link_frame(GOODBYE, 0, b"\x12\3bye", 0),
+    ],
+)
+def test_after_damaged_frames_of_the_node_the_session_continues_through_the_gateway(
+    opened, kind, mangle
+):
+    gateway = SmallGateway()
+    node = SmallNode(gateway)
+    seen = 0
+
+    def damage(of: int, data: bytes) -> bytes:
+        nonlocal seen
+        seen += of == kind
+        return mangle(data) if of == kind and seen == (1 if kind == DIRECT_WELCOME else 5) else data
+
+    node.mangle = damage
+    session = opened(gateway)
+    _work(session)
+    assert gateway.closings >= 1
+    session.close()
+    node.close()
+
+
+def test_a_report_of_the_node_that_cannot_be_read_fails_the_machine(opened):
+    gateway = SmallGateway()
+    node = SmallNode(gateway)
+    session = opened(gateway)
+    remote = torch.ones(3).to(session.device(0))
+    assert remote.sum().item() == 3
+    assert node.batches > 0
+
+    def spoil(kind: int, data: bytes) -> bytes:
+        if kind != ACK_FRAME:
+            return data
+        index = int.from_bytes(data[28:32], "little") ^ crc32c(data[:28])
+        sequence = int.from_bytes(data[16:24], "little")
+        return link_frame(ACK_FRAME, sequence, b"\xb8\x03\xff", index)
+
+    node.mangle = spoil
+    with pytest.raises(exceptions.ProtocolException, match="from the node"):
+        remote.sum().item()
+    node.close()
