@@ -268,8 +268,9 @@ def link_frame(kind: int, sequence: int, payload: bytes, index: int) -> bytes:
 class SmallNode:
     """A node for direct connections to a small gateway, whose executor it uses. Frames are of `piece` bytes."""
 
-    def __init__(self, gateway: SmallGateway, *, piece: int = 1 << 20):
-        self.piece = piece
+    def __init__(self, gateway: SmallGateway, *, piece: int = 1 << 20, silence: int = 60_000):
+        """The program may hear nothing for `silence` milliseconds."""
+        self.piece, self.silence = piece, silence
         self.mangle = lambda kind, data: data  # of each frame that it sends
         self.connections = 0
         self.batches = 0
@@ -287,7 +288,7 @@ class SmallNode:
             address=f"127.0.0.1:{self._listener.getsockname()[1]}",
             token="small",
             heartbeat_interval_millis=200,
-            heartbeat_timeout_millis=60_000,
+            heartbeat_timeout_millis=self.silence,
             max_frame_bytes=16 << 20,
         )
 

@@ -307,7 +307,7 @@ def test_after_damaged_frames_of_the_node_the_session_continues_through_the_gate
     opened, kind, mangle
 ):
     gateway = SmallGateway()
-    node = SmallNode(gateway)
+    node = SmallNode(gateway, silence=1000)
     seen = 0
 
     def damage(of: int, data: bytes) -> bytes:
