@@ -27,9 +27,9 @@ enum class FrameType : uint8_t {
   kHeartbeat = 11,
   kGoodbye = 12,
   kReceived = 18,
-  kDirectHello = 23,
-  kDirectWelcome = 24,
-  kDirectBatch = 25,
+  kDirectHello = 24,
+  kDirectWelcome = 25,
+  kDirectBatch = 26,
 };
 
 // As in FrameHeader.java, where the layout is.
