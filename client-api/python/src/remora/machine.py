@@ -116,7 +116,7 @@ class RemoteMachine:
             name: unique among the gateway's machines; None lets the gateway choose.
             options: the provider's settings, such as ``{"mode": "in-jvm"}``.
             gateway: folder of jars, or class path, of the gateway to start; None for the value of
-                ``REMORA_GATEWAY``, ``REMORA_GATEWAY_CLASSPATH`` or ``REMORA_HOME``.
+                ``REMORA_GATEWAY``, ``REMORA_GATEWAY_CLASSPATH`` or ``REMORA_HOME``, or else the package's jars.
 
         Raises:
             ValueError: an argument is out of range.

@@ -77,6 +77,17 @@ final class DoctorCommandTest {
   }
 
   @Test
+  void findsAGatewaysKeyThatIsNone() throws IOException {
+    Path file = Files.writeString(folder.resolve("gateway.pem"), "not a certificate");
+    settings +=
+        "remora.gateway.tls { certificate = \"%s\", private-key = \"%s\" }".formatted(file, file);
+
+    assertThat(run()).isOne();
+
+    assertThat(line("TLS of gateway")).startsWith("problem").contains("cannot be used");
+  }
+
+  @Test
   void findsAKeyWithoutItsCertificate() {
     settings += "remora.gateway.tls.private-key = \"%s/gateway.key\"".formatted(folder);
 

@@ -184,6 +184,27 @@ final class ArchiveTest {
     }
   }
 
+  @Test
+  void givesANewerJavaTheFlagsItNeeds() throws Exception {
+    Path jdk = Files.createDirectories(work.resolve("jdk/bin")).getParent();
+    Path java = Files.writeString(jdk.resolve("bin/java"), "#!/bin/sh\nprintf '%s\\n' \"$@\"\n");
+    assertThat(java.toFile().setExecutable(true)).isTrue();
+    Map<String, String> environment =
+        Map.of("JAVA_HOME", jdk.toString(), "REMORA_JAVA_OPTIONS", "-Xmx1g -Da=b");
+    for (String version : List.of("17.0.1", "25.0.3")) {
+      Files.writeString(jdk.resolve("release"), "JAVA_VERSION=\"%s\"\n".formatted(version));
+
+      List<String> words = run(environment, "gateway", "--port", "0").text().lines().toList();
+
+      assertThat(words.contains("--sun-misc-unsafe-memory-access=allow"))
+          .isEqualTo(version.startsWith("25"));
+      assertThat(words)
+          .contains("-Dconfig.file=" + home.toRealPath().resolve("conf/application.conf"))
+          .contains("-Xmx1g", "-Da=b")
+          .endsWith("io.remora.command.Main", "gateway", "--port", "0");
+    }
+  }
+
   private static Path where(String tool) {
     return Arrays.stream(System.getenv("PATH").split(File.pathSeparator))
         .map(each -> Path.of(each, tool))
