@@ -5,6 +5,7 @@ import static org.bytedeco.pytorch.global.torch.full;
 
 import io.remora.client.LoadOptions;
 import io.remora.client.RemoteMachine;
+import io.remora.train.LRScheduler;
 import java.io.IOException;
 import java.io.PrintWriter;
 import java.nio.file.Files;
@@ -252,7 +253,7 @@ public final class FineTune implements Callable<Integer> {
 
   private Trainer.Plan plan() {
     return new Trainer.Plan(
-        new CosineSchedule(learningRate, warmUp, steps),
+        LRScheduler.cosineAnnealingLR(learningRate, Math.max(1, steps - warmUp), 0).warmUp(warmUp),
         accumulate,
         clip,
         FusedAdamW.Options.withWeightDecay(weightDecay));

@@ -4,6 +4,8 @@ package io.remora.examples.language;
 import static org.bytedeco.pytorch.global.torch.zeros;
 import static org.bytedeco.pytorch.global.torch.zeros_like;
 
+import io.remora.train.Gradients;
+import io.remora.train.Operators;
 import java.util.LinkedHashMap;
 import java.util.Map;
 import org.bytedeco.pytorch.Device;
@@ -80,16 +82,33 @@ final class FusedAdamW {
    */
   void step(double learningRate, double mostNorm) {
     try (NoGradGuard noGradients = new NoGradGuard()) {
+      Gradients.clip_grad_norm_(parameters, mostNorm);
       TensorVector gradients = new TensorVector();
       for (Tensor parameter : parameters.get()) {
         gradients.push_back(parameter.mutable_grad());
       }
-      // The same as clip_grad_norm_, whose C++ version reads the norm in each step.
-      Tensor factor = Operators.norm(gradients).add(new Scalar(1e-6)).reciprocal();
-      Operators.scale(gradients, factor.mul(new Scalar(mostNorm)).clamp_max(new Scalar(1.0)));
       counter.add_(new Scalar(1.0));
+      // As a tensor: a number that changes with each step would make each step a call that the
+      // machine has not seen before.
       rate.fill_(new Scalar(learningRate));
-      Operators.adamW(parameters, gradients, means, squares, counters, rate, options);
+      Operators.call(
+          "aten::_fused_adamw_",
+          "tensor_lr",
+          parameters,
+          gradients,
+          means,
+          squares,
+          new TensorVector(),
+          counters,
+          rate,
+          options.beta1(),
+          options.beta2(),
+          options.weightDecay(),
+          options.epsilon(),
+          false, // amsgrad
+          false, // maximize
+          null, // scale of the gradients
+          null);
       for (Tensor parameter : parameters.get()) {
         parameter.mutable_grad().reset();
       }

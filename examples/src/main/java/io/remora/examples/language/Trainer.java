@@ -3,6 +3,7 @@ package io.remora.examples.language;
 
 import static org.bytedeco.pytorch.global.torch.zeros;
 
+import io.remora.train.LRScheduler;
 import java.util.LinkedHashMap;
 import java.util.Map;
 import org.bytedeco.javacpp.PointerScope;
@@ -20,13 +21,13 @@ final class Trainer {
   /**
    * How to train.
    *
-   * @param schedule learning rates and number of steps
+   * @param scheduler the learning rate of each step
    * @param accumulate batches whose gradients are added up for one step
    * @param mostNorm the largest norm of the gradients; larger ones are scaled down
    * @param optimizer AdamW's other parameters
    */
   record Plan(
-      CosineSchedule schedule, int accumulate, double mostNorm, FusedAdamW.Options optimizer) {}
+      LRScheduler scheduler, int accumulate, double mostNorm, FusedAdamW.Options optimizer) {}
 
   private final LlamaForCausalLM model;
   private final Plan plan;
@@ -66,7 +67,7 @@ final class Trainer {
 
   /** The learning rate of the last step. */
   double learningRate() {
-    return plan.schedule().at(Math.max(0, done - 1));
+    return plan.scheduler().at(Math.max(0, done - 1));
   }
 
   /** One step: some batches, then the optimizer. */
@@ -82,7 +83,7 @@ final class Trainer {
       }
     }
     try (PointerScope temporaries = new PointerScope()) {
-      optimizer.step(plan.schedule().at(done), plan.mostNorm());
+      optimizer.step(plan.scheduler().at(done), plan.mostNorm());
     }
     loss.close();
     done++;

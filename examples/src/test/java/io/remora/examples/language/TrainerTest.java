@@ -6,6 +6,7 @@ import static org.bytedeco.pytorch.global.torch.manual_seed;
 
 import io.remora.client.RemoteMachine;
 import io.remora.runtime.TorchLibrary;
+import io.remora.train.LRScheduler;
 import java.util.Random;
 import org.bytedeco.javacpp.PointerScope;
 import org.bytedeco.pytorch.global.torch.ScalarType;
@@ -21,7 +22,10 @@ final class TrainerTest {
   private static final int BLOCK = 16;
   private static final Trainer.Plan PLAN =
       new Trainer.Plan(
-          new CosineSchedule(3e-3, 3, 40), 2, 1, FusedAdamW.Options.withWeightDecay(0.01));
+          LRScheduler.cosineAnnealingLR(3e-3, 37, 0).warmUp(3),
+          2,
+          1,
+          FusedAdamW.Options.withWeightDecay(0.01));
 
   private static RemoteMachine machine;
 
@@ -65,17 +69,6 @@ final class TrainerTest {
       assertThat(machine.statistics().blockingReads() - reads).isEqualTo(1);
       assertThat(storages()).isEqualTo(storages);
     }
-  }
-
-  @Test
-  void theLearningRateRisesThenFallsAlongACosine() {
-    CosineSchedule schedule = new CosineSchedule(1, 4, 12);
-
-    assertThat(schedule.at(0)).isZero();
-    assertThat(schedule.at(2)).isEqualTo(0.5);
-    assertThat(schedule.at(4)).isEqualTo(1);
-    assertThat(schedule.at(8)).isEqualTo(0.5);
-    assertThat(schedule.at(12)).isZero();
   }
 
   private static Trainer trainer(Place place) {
