@@ -23,6 +23,9 @@ import org.bytedeco.pytorch.named_attribute_list;
  * tree.
  */
 final class Archive {
+  /** The size of a {@code std::shared_ptr}. */
+  private static final long UNIT_BYTES = 2L * Long.BYTES;
+
   /** The values by name: {@link Archive}, {@link Tensor}, {@link TensorList} or {@link IValue}. */
   private final Map<String, Object> values = new LinkedHashMap<>();
 
@@ -33,20 +36,20 @@ final class Archive {
 
   /**
    * Whether the contents of an archive that was written can be read: the binding has no method for
-   * it. They are a {@code torch::jit::Module}, the second of the archive's two members. The sizes of
-   * the members leave no room for a third, and the address of the first shows their order.
+   * it. They are a {@code torch::jit::Module}, the second of the archive's two members; the first
+   * is a shared pointer to a compilation unit. The sizes of the members leave no room for a third,
+   * and the address of the unit shows their order.
    */
   static boolean canRead(OutputArchive archive) {
     try (CompilationUnit unit = archive.compilation_unit()) {
-      return Loader.sizeof(OutputArchive.class) == 3 * Long.BYTES
-          && Loader.sizeof(JitModule.class) == Long.BYTES
+      return Loader.sizeof(OutputArchive.class) == UNIT_BYTES + Loader.sizeof(JitModule.class)
           && new BytePointer(archive).getLong(0) == unit.address();
     }
   }
 
   /** The tree in an archive for which {@link #canRead} holds. Its tensors are the archive's own. */
   static Archive of(OutputArchive archive) {
-    return of(new JitModule(new BytePointer(archive).getPointer(2L * Long.BYTES)));
+    return of(new JitModule(new BytePointer(archive).getPointer(UNIT_BYTES)));
   }
 
   /** The tree of an archive that was read, from the value that has it. */

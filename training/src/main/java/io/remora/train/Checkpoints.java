@@ -50,6 +50,7 @@ import org.bytedeco.pytorch.OutputArchive;
  *
  * <p>One process at a time may write to a folder, and one thread at a time may use an object.
  */
+@SuppressWarnings("try") // the scopes are opened only to be closed
 public final class Checkpoints {
   private static final String PREFIX = "checkpoint-";
   private static final Pattern NAME = Pattern.compile(PREFIX + "(\\d{12})\\.pt");

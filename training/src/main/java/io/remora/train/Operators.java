@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.train;
 
-import static org.bytedeco.pytorch.global.torch.toString;
-
 import java.util.Map;
 import java.util.concurrent.ConcurrentHashMap;
 import org.bytedeco.pytorch.Argument;
@@ -14,6 +12,7 @@ import org.bytedeco.pytorch.IValueVector;
 import org.bytedeco.pytorch.OperatorHandle;
 import org.bytedeco.pytorch.Tensor;
 import org.bytedeco.pytorch.TensorVector;
+import org.bytedeco.pytorch.global.torch;
 
 /**
  * Calls libtorch's operators by name: those on lists of tensors ({@code _foreach_…}, {@code
@@ -42,7 +41,7 @@ public final class Operators {
     FunctionSchema schema = handle.schema();
     int expected =
         argumentCounts.computeIfAbsent(
-            operator + "." + overload, name -> count(toString(schema).getString()));
+            operator + "." + overload, name -> count(torch.toString(schema).getString()));
     if (expected != arguments.length) {
       throw new IllegalArgumentException(
           "%s.%s has %d arguments, not %d"

@@ -6,7 +6,6 @@ import static org.bytedeco.pytorch.global.torch.getDefaultCPUGenerator;
 import io.remora.client.Remora;
 import io.remora.client.RemoteMachine;
 import io.remora.client.StateDicts;
-import io.remora.client.TensorScope;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.IdentityHashMap;
@@ -142,7 +141,7 @@ public final class TrainingState {
     nest(
         archive,
         "random",
-        random -> generators().forEach((name, generator) -> write(random, name, generator.get())));
+        random -> generators().forEach((name, generator) -> write(random, key(name), generator.get())));
     nest(
         archive,
         "models",
@@ -151,10 +150,10 @@ public final class TrainingState {
                 (name, tensors) ->
                     nest(
                         all,
-                        name,
+                        key(name),
                         model ->
                             tensors.forEach(
-                                (key, tensor) -> write(model, key, reads.result(tensor))))));
+                                (key, tensor) -> write(model, key(key), reads.result(tensor))))));
     nest(
         archive,
         "optimizers",
@@ -163,9 +162,9 @@ public final class TrainingState {
                 (name, own) ->
                     nest(
                         all,
-                        name,
+                        key(name),
                         optimizer -> {
-                          optimizer.write("class", new IValue(className(optimizers.get(name))));
+                          optimizer.write("type", new IValue(className(optimizers.get(name))));
                           Archive state = states.get(name);
                           if (state == null) {
                             optimizer.write("state", own); // libtorch reads one tensor at a time
@@ -181,11 +180,11 @@ public final class TrainingState {
                 (name, resumable) ->
                     nest(
                         all,
-                        name,
+                        key(name),
                         numbers ->
                             resumable
                                 .state()
-                                .forEach((key, value) -> numbers.write(key, new IValue(value.doubleValue()))))));
+                                .forEach((key, value) -> numbers.write(key(key), new IValue(value.doubleValue()))))));
     return archive;
   }
 
@@ -194,6 +193,18 @@ public final class TrainingState {
     OutputArchive nested = new OutputArchive(archive.compilation_unit());
     contents.accept(nested);
     archive.write(name, nested);
+  }
+
+  /**
+   * The key of a name in an archive. libtorch's format is Python code, in which a name that is a
+   * Python keyword cannot be read again, unless it has a character that identifiers do not have.
+   */
+  private static String key(String name) {
+    return "/" + name;
+  }
+
+  private static List<String> names(Archive archive) {
+    return archive.names().stream().map(key -> key.substring(1)).toList();
   }
 
   private static void write(OutputArchive archive, String name, Tensor tensor) {
@@ -309,30 +320,30 @@ public final class TrainingState {
     Map<String, RandomState> generators = generators();
     List<String> differences = new ArrayList<>();
     Map<String, Map<String, Tensor>> weights = new LinkedHashMap<>();
-    compareNames("random generator", random.names(), generators.keySet(), differences);
-    compareNames("model", savedModels.names(), models.keySet(), differences);
-    compareNames("optimizer", savedOptimizers.names(), optimizers.keySet(), differences);
-    compareNames("numbers", numbers.names(), resumables.keySet(), differences);
+    compareNames("random generator", names(random), generators.keySet(), differences);
+    compareNames("model", names(savedModels), models.keySet(), differences);
+    compareNames("optimizer", names(savedOptimizers), optimizers.keySet(), differences);
+    compareNames("numbers", names(numbers), resumables.keySet(), differences);
     models.forEach(
         (name, model) -> {
-          if (savedModels.tree(name) != null) {
+          if (savedModels.tree(key(name)) != null) {
             Map<String, Tensor> places = StateDicts.of(model);
             weights.put(name, places);
-            compareWeights(name, savedModels.tree(name).tensors(), places, differences);
+            compareWeights(name, savedModels.tree(key(name)), places, differences);
           }
         });
     optimizers.forEach(
         (name, optimizer) -> {
-          if (savedOptimizers.tree(name) != null) {
-            compareOptimizer(name, savedOptimizers.tree(name), optimizer, differences);
+          if (savedOptimizers.tree(key(name)) != null) {
+            compareOptimizer(name, savedOptimizers.tree(key(name)), optimizer, differences);
           }
         });
     resumables.forEach(
         (name, resumable) -> {
-          if (numbers.tree(name) != null) {
+          if (numbers.tree(key(name)) != null) {
             compareNames(
                 name + " number",
-                numbers.tree(name).names(),
+                names(numbers.tree(key(name))),
                 resumable.state().keySet(),
                 differences);
           }
@@ -345,15 +356,15 @@ public final class TrainingState {
       weights.forEach(
           (name, places) ->
               places.forEach(
-                  (key, place) -> place.copy_(savedModels.tree(name).tensor(key))));
-      optimizers.forEach((name, optimizer) -> load(input, name, savedOptimizers.tree(name), optimizer));
+                  (key, place) -> place.copy_(savedModels.tree(key(name)).tensor(key(key)))));
+      optimizers.forEach((name, optimizer) -> load(input, name, savedOptimizers.tree(key(name)), optimizer));
     }
-    generators.forEach((name, generator) -> generator.set(random.tensor(name)));
+    generators.forEach((name, generator) -> generator.set(random.tensor(key(name))));
     resumables.forEach(
         (name, resumable) -> {
           Map<String, Double> state = new LinkedHashMap<>();
-          Archive saved = numbers.tree(name);
-          saved.names().forEach(key -> state.put(key, saved.value(key).toDouble()));
+          Archive saved = numbers.tree(key(name));
+          names(saved).forEach(key -> state.put(key, saved.value(key(key)).toDouble()));
           resumable.restore(state);
         });
     return parts.get("step").toInt();
@@ -364,7 +375,7 @@ public final class TrainingState {
     InputArchive own = new InputArchive();
     InputArchive state = new InputArchive();
     input.read("optimizers", all);
-    all.read(name, own);
+    all.read(key(name), own);
     own.read("state", state);
     optimizer.load(state);
     // The optimizer has the very tensors of the archive, which are on the CPU. They move to the
@@ -416,21 +427,22 @@ public final class TrainingState {
   }
 
   private static void compareWeights(
-      String model, Map<String, Tensor> saved, Map<String, Tensor> here, List<String> differences) {
-    compareNames(model + " tensor", List.copyOf(saved.keySet()), here.keySet(), differences);
+      String model, Archive saved, Map<String, Tensor> here, List<String> differences) {
+    compareNames(model + " tensor", names(saved), here.keySet(), differences);
     here.forEach(
         (name, tensor) -> {
-          if (saved.containsKey(name) && !alike(saved.get(name), tensor)) {
+          Tensor other = saved.tensor(key(name));
+          if (other != null && !alike(other, tensor)) {
             differences.add(
                 "%s tensor %s is %s in the checkpoint, but %s here"
-                    .formatted(model, name, describe(saved.get(name)), describe(tensor)));
+                    .formatted(model, name, describe(other), describe(tensor)));
           }
         });
   }
 
   private static void compareOptimizer(
       String name, Archive saved, Optimizer optimizer, List<String> differences) {
-    String savedClass = saved.value("class").toStringRef().getString();
+    String savedClass = saved.value("type").toStringRef().getString();
     if (!savedClass.equals(className(optimizer))) {
       differences.add(
           "%s is %s in the checkpoint, but %s here"
