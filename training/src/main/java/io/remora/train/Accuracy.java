@@ -42,7 +42,9 @@ public final class Accuracy implements AutoCloseable {
     }
   }
 
-  /** The share of the samples since the last {@link #reset()}, 0 to 1; NaN without samples. Waits. */
+  /**
+   * The share of the samples since the last {@link #reset()}, 0 to 1; NaN without samples. Waits.
+   */
   public double value() {
     return correct.value();
   }

@@ -178,7 +178,8 @@ public final class Checkpoints {
     }
     byte[] buffer = new byte[1 << 16];
     try (ZipFile zip = new ZipFile(file.toFile())) {
-      for (ZipEntry entry : (Iterable<ZipEntry>) () -> zip.stream().map(ZipEntry.class::cast).iterator()) {
+      for (ZipEntry entry :
+          (Iterable<ZipEntry>) () -> zip.stream().map(ZipEntry.class::cast).iterator()) {
         CRC32 checksum = new CRC32();
         try (InputStream part = zip.getInputStream(entry)) {
           for (int count = part.read(buffer); count >= 0; count = part.read(buffer)) {

@@ -38,8 +38,8 @@ public final class EarlyStopping implements Resumable {
   /**
    * A rule that has seen no value.
    *
-   * @param patience how many values in a row may bring no improvement, 0 or more; the next one stops
-   *     the training
+   * @param patience how many values in a row may bring no improvement, 0 or more; the next one
+   *     stops the training
    * @param threshold the smallest improvement that counts, in the unit of the values, 0 or more
    */
   public EarlyStopping(Mode mode, int patience, double threshold) {

@@ -7,8 +7,8 @@ import static org.bytedeco.pytorch.global.torch.stack;
 import io.remora.client.TensorScope;
 import java.util.LinkedHashMap;
 import java.util.Map;
-import org.bytedeco.pytorch.NoGradGuard;
 import org.bytedeco.pytorch.LongArrayRefOptional;
+import org.bytedeco.pytorch.NoGradGuard;
 import org.bytedeco.pytorch.Scalar;
 import org.bytedeco.pytorch.ScalarTypeOptional;
 import org.bytedeco.pytorch.Tensor;
@@ -39,8 +39,8 @@ public final class Gradients {
    *
    * @param parameters the tensors whose gradients are limited; those without a gradient are ignored
    * @param maxNorm the limit
-   * @param normType the power of the norm; {@link Double#POSITIVE_INFINITY} for the largest absolute
-   *     value
+   * @param normType the power of the norm; {@link Double#POSITIVE_INFINITY} for the largest
+   *     absolute value
    * @return the norm before the change, a scalar on the device of the first gradient; the caller
    *     closes it. Without gradients it is a 0 on the CPU. Reading it waits
    */

@@ -141,7 +141,8 @@ public final class TrainingState {
     nest(
         archive,
         "random",
-        random -> generators().forEach((name, generator) -> write(random, key(name), generator.get())));
+        random ->
+            generators().forEach((name, generator) -> write(random, key(name), generator.get())));
     nest(
         archive,
         "models",
@@ -184,7 +185,10 @@ public final class TrainingState {
                         numbers ->
                             resumable
                                 .state()
-                                .forEach((key, value) -> numbers.write(key(key), new IValue(value.doubleValue()))))));
+                                .forEach(
+                                    (key, value) ->
+                                        numbers.write(
+                                            key(key), new IValue(value.doubleValue()))))));
     return archive;
   }
 
@@ -304,7 +308,8 @@ public final class TrainingState {
         parts.put(keys.get(i).getString(), value);
       }
     }
-    if (!parts.keySet()
+    if (!parts
+        .keySet()
         .containsAll(List.of("version", "step", "random", "models", "optimizers", "numbers"))) {
       throw new CheckpointException(title + " is not a checkpoint of a training");
     }
@@ -357,7 +362,8 @@ public final class TrainingState {
           (name, places) ->
               places.forEach(
                   (key, place) -> place.copy_(savedModels.tree(key(name)).tensor(key(key)))));
-      optimizers.forEach((name, optimizer) -> load(input, name, savedOptimizers.tree(key(name)), optimizer));
+      optimizers.forEach(
+          (name, optimizer) -> load(input, name, savedOptimizers.tree(key(name)), optimizer));
     }
     generators.forEach((name, generator) -> generator.set(random.tensor(key(name))));
     resumables.forEach(
@@ -388,8 +394,7 @@ public final class TrainingState {
             tensors
                 .allTensors()
                 .forEach(
-                    tensor ->
-                        tensor.set_data(tensor.to(parameter.device(), tensor.scalar_type())));
+                    tensor -> tensor.set_data(tensor.to(parameter.device(), tensor.scalar_type())));
           }
         });
   }
@@ -421,7 +426,8 @@ public final class TrainingState {
     saved.forEach(missing::remove);
     Set<String> unexpected = new LinkedHashSet<>(saved);
     unexpected.removeAll(here);
-    missing.forEach(name -> differences.add("%s %s is not in the checkpoint".formatted(what, name)));
+    missing.forEach(
+        name -> differences.add("%s %s is not in the checkpoint".formatted(what, name)));
     unexpected.forEach(
         name -> differences.add("%s %s is only in the checkpoint".formatted(what, name)));
   }
@@ -453,8 +459,7 @@ public final class TrainingState {
     List<Long> savedSizes = new ArrayList<>();
     Archive savedGroups = state.tree("param_groups");
     for (long g = 0; savedGroups.tree("param_groups/" + g) != null; g++) {
-      savedSizes.add(
-          savedGroups.tree("param_groups/" + g).tensor("params/size").item_long());
+      savedSizes.add(savedGroups.tree("param_groups/" + g).tensor("params/size").item_long());
     }
     List<Long> sizes = new ArrayList<>();
     OptimizerParamGroupVector groups = optimizer.param_groups();
@@ -490,11 +495,7 @@ public final class TrainingState {
                         differences.add(
                             "%s has a %s of %s for %s in the checkpoint, but the parameter is %s"
                                 .formatted(
-                                    name,
-                                    key,
-                                    describe(tensor),
-                                    index,
-                                    describe(parameter)));
+                                    name, key, describe(tensor), index, describe(parameter)));
                       }
                     });
           }
@@ -502,7 +503,8 @@ public final class TrainingState {
   }
 
   private static boolean alike(Tensor one, Tensor other) {
-    return one.scalar_type() == other.scalar_type() && Arrays.equals(one.shape(), other.shape());
+    return one.scalar_type().intern() == other.scalar_type().intern()
+        && Arrays.equals(one.shape(), other.shape());
   }
 
   private static String describe(Tensor tensor) {

@@ -7,7 +7,7 @@
  * <pre>{@code
  * TrainingState state = new TrainingState().machine(machine).model(model).optimizer(optimizer);
  * Checkpoints checkpoints = new Checkpoints(folder.resolve("package"), 3);
- * LRScheduler scheduler = LRScheduler.cosineAnnealingLR(1e-3, steps, 0).warmUp(2);
+ * LearningRateScheduler scheduler = LearningRateScheduler.cosineAnnealingLR(1e-3, steps, 0).warmUp(2);
  * try (RunningMean mean = new RunningMean()) {
  *   for (long step = checkpoints.restoreLatest(state).orElse(0); step < steps; step++) {
  *     try (TensorScope scope = TensorScope.open()) {

@@ -128,7 +128,8 @@ final class CheckpointsTest {
     final Optimizer optimizer;
     final Device device;
     final EarlyStopping stopping = new EarlyStopping(EarlyStopping.Mode.MIN, 3, 0);
-    final LRScheduler scheduler = LRScheduler.cosineAnnealingLR(0.02, 10, 0).warmUp(3);
+    final LearningRateScheduler scheduler =
+        LearningRateScheduler.cosineAnnealingLR(0.02, 10, 0).warmUp(3);
     final TrainingState state;
 
     Training(Kind kind, RemoteMachine machine, long seed) {
@@ -237,7 +238,8 @@ final class CheckpointsTest {
           .hasMessageContaining(file.toString())
           .hasMessageContaining(
               "model tensor out.weight is Float [2, 8] in the checkpoint, but Float [3, 8] here")
-          .hasMessageContaining("optimizer has a exp_avg of Float [2, 8] for parameter 4 of group 0");
+          .hasMessageContaining(
+              "optimizer has a exp_avg of Float [2, 8] for parameter 4 of group 0");
       assertThat(weights(wider)).isEqualTo(weights);
 
       Training other = new Training(Kind.ADAGRAD, second, 2);

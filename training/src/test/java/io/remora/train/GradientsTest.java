@@ -99,7 +99,8 @@ final class GradientsTest {
   @Test
   void ignoresParametersWithoutGradients() {
     try (PointerScope scope = new PointerScope()) {
-      TensorVector parameters = new TensorVector(Tensor.create(1f).to(machine.device(), ScalarType.Float));
+      TensorVector parameters =
+          new TensorVector(Tensor.create(1f).to(machine.device(), ScalarType.Float));
       assertThat(Gradients.clip_grad_norm_(parameters, 1).item_float()).isZero();
       Gradients.clip_grad_value_(parameters, 1);
     }
@@ -107,7 +108,8 @@ final class GradientsTest {
 
   @Test
   void operatorsAreCalledWithAllTheirArgumentsOrNotAtAll() {
-    assertThat(Operators.count("f(Tensor[] self, *, int[2] x=[0, 1]) -> (Tensor, Tensor)")).isEqualTo(2);
+    assertThat(Operators.count("f(Tensor[] self, *, int[2] x=[0, 1]) -> (Tensor, Tensor)"))
+        .isEqualTo(2);
     assertThat(Operators.count("f() -> ()")).isZero();
     assertThatThrownBy(() -> Operators.call("aten::_foreach_mul_", "Scalar", new TensorVector()))
         .isInstanceOf(IllegalArgumentException.class)

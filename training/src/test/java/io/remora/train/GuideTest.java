@@ -25,7 +25,9 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 
-/** Runs the Java of docs/training.md, and of the package's documentation, one block after another. */
+/**
+ * Runs the Java of docs/training.md, and of the package's documentation, one block after another.
+ */
 @Tag("fast")
 @Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class GuideTest {

@@ -46,8 +46,7 @@ final class ProgressBarTest {
     assertThat(text()).isEmpty();
     bar.close();
     bar.close();
-    assertThat(text())
-        .isEqualTo("epoch 1 100% 50/50  0.5/s  in 1:40" + System.lineSeparator());
+    assertThat(text()).isEqualTo("epoch 1 100% 50/50  0.5/s  in 1:40" + System.lineSeparator());
   }
 
   @Test

@@ -5,7 +5,7 @@ import static org.bytedeco.pytorch.global.torch.full;
 
 import io.remora.client.LoadOptions;
 import io.remora.client.RemoteMachine;
-import io.remora.train.LRScheduler;
+import io.remora.train.LearningRateScheduler;
 import java.io.IOException;
 import java.io.PrintWriter;
 import java.nio.file.Files;
@@ -253,7 +253,8 @@ public final class FineTune implements Callable<Integer> {
 
   private Trainer.Plan plan() {
     return new Trainer.Plan(
-        LRScheduler.cosineAnnealingLR(learningRate, Math.max(1, steps - warmUp), 0).warmUp(warmUp),
+        LearningRateScheduler.cosineAnnealingLR(learningRate, Math.max(1, steps - warmUp), 0)
+            .warmUp(warmUp),
         accumulate,
         clip,
         FusedAdamW.Options.withWeightDecay(weightDecay));

@@ -3,7 +3,7 @@ package io.remora.examples.language;
 
 import static org.bytedeco.pytorch.global.torch.zeros;
 
-import io.remora.train.LRScheduler;
+import io.remora.train.LearningRateScheduler;
 import java.util.LinkedHashMap;
 import java.util.Map;
 import org.bytedeco.javacpp.PointerScope;
@@ -27,7 +27,10 @@ final class Trainer {
    * @param optimizer AdamW's other parameters
    */
   record Plan(
-      LRScheduler scheduler, int accumulate, double mostNorm, FusedAdamW.Options optimizer) {}
+      LearningRateScheduler scheduler,
+      int accumulate,
+      double mostNorm,
+      FusedAdamW.Options optimizer) {}
 
   private final LlamaForCausalLM model;
   private final Plan plan;

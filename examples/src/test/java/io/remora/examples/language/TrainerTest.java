@@ -6,7 +6,7 @@ import static org.bytedeco.pytorch.global.torch.manual_seed;
 
 import io.remora.client.RemoteMachine;
 import io.remora.runtime.TorchLibrary;
-import io.remora.train.LRScheduler;
+import io.remora.train.LearningRateScheduler;
 import java.util.Random;
 import org.bytedeco.javacpp.PointerScope;
 import org.bytedeco.pytorch.global.torch.ScalarType;
@@ -22,7 +22,7 @@ final class TrainerTest {
   private static final int BLOCK = 16;
   private static final Trainer.Plan PLAN =
       new Trainer.Plan(
-          LRScheduler.cosineAnnealingLR(3e-3, 37, 0).warmUp(3),
+          LearningRateScheduler.cosineAnnealingLR(3e-3, 37, 0).warmUp(3),
           2,
           1,
           FusedAdamW.Options.withWeightDecay(0.01));

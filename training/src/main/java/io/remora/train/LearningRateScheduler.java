@@ -11,7 +11,7 @@ import org.bytedeco.pytorch.OptimizerParamGroupVector;
  * and nothing else.
  *
  * <pre>{@code
- * LRScheduler scheduler = LRScheduler.cosineAnnealingLR(3e-4, 990, 0).warmUp(10);
+ * LearningRateScheduler scheduler = LearningRateScheduler.cosineAnnealingLR(3e-4, 990, 0).warmUp(10);
  * for (long step = 0; step < 1000; step++) {
  *   scheduler.apply(optimizer, step);
  *   …
@@ -27,7 +27,7 @@ import org.bytedeco.pytorch.OptimizerParamGroupVector;
  * IllegalArgumentException} for a negative step.
  */
 @FunctionalInterface
-public interface LRScheduler {
+public interface LearningRateScheduler {
 
   /**
    * The learning rate of a step.
@@ -56,7 +56,8 @@ public interface LRScheduler {
    * @param schedulers one for each group, in the order of the groups
    * @throws IllegalArgumentException if there are more or fewer groups than schedulers
    */
-  static void apply(Optimizer optimizer, List<? extends LRScheduler> schedulers, long step) {
+  static void apply(
+      Optimizer optimizer, List<? extends LearningRateScheduler> schedulers, long step) {
     try (OptimizerParamGroupVector groups = optimizer.param_groups()) {
       if (groups.size() != schedulers.size()) {
         throw new IllegalArgumentException(
@@ -77,14 +78,13 @@ public interface LRScheduler {
    *
    * @param steps the length of the rise, 0 or more
    */
-  default LRScheduler warmUp(long steps) {
+  default LearningRateScheduler warmUp(long steps) {
     require(steps >= 0, "steps must not be negative", steps);
-    return step ->
-        checked(step) < steps ? at(0) * ((double) step / steps) : at(step - steps);
+    return step -> checked(step) < steps ? at(0) * ((double) step / steps) : at(step - steps);
   }
 
   /** The same rate for all steps. */
-  static LRScheduler constant(double lr) {
+  static LearningRateScheduler constant(double lr) {
     return step -> {
       checked(step);
       return lr;
@@ -97,7 +97,7 @@ public interface LRScheduler {
    * @param factor PyTorch's default is 1/3
    * @param totalIters the number of steps with the factor; PyTorch's default is 5
    */
-  static LRScheduler constantLR(double lr, double factor, long totalIters) {
+  static LearningRateScheduler constantLR(double lr, double factor, long totalIters) {
     require(factor >= 0 && factor <= 1, "factor must be 0 to 1", factor);
     require(totalIters >= 0, "totalIters must not be negative", totalIters);
     return step -> checked(step) < totalIters ? lr * factor : lr;
@@ -109,13 +109,13 @@ public interface LRScheduler {
    * @param stepSize steps until the next decay, at least 1
    * @param gamma PyTorch's default is 0.1
    */
-  static LRScheduler stepLR(double lr, long stepSize, double gamma) {
+  static LearningRateScheduler stepLR(double lr, long stepSize, double gamma) {
     require(stepSize >= 1, "stepSize must be at least 1", stepSize);
     return step -> lr * Math.pow(gamma, checked(step) / stepSize);
   }
 
   /** PyTorch's {@code ExponentialLR}: {@code lr * gamma ** step}. */
-  static LRScheduler exponentialLR(double lr, double gamma) {
+  static LearningRateScheduler exponentialLR(double lr, double gamma) {
     return step -> lr * Math.pow(gamma, checked(step));
   }
 
@@ -126,10 +126,9 @@ public interface LRScheduler {
    * @param tMax steps from {@code lr} to {@code etaMin}, at least 1
    * @param etaMin the lowest rate; PyTorch's default is 0
    */
-  static LRScheduler cosineAnnealingLR(double lr, long tMax, double etaMin) {
+  static LearningRateScheduler cosineAnnealingLR(double lr, long tMax, double etaMin) {
     require(tMax >= 1, "tMax must be at least 1", tMax);
-    return step ->
-        etaMin + (lr - etaMin) * (1 + Math.cos(Math.PI * checked(step) / tMax)) / 2;
+    return step -> etaMin + (lr - etaMin) * (1 + Math.cos(Math.PI * checked(step) / tMax)) / 2;
   }
 
   /**
@@ -140,7 +139,8 @@ public interface LRScheduler {
    * @param endFactor 0 to 1; PyTorch's default is 1
    * @param totalIters steps until {@code endFactor}, at least 1; PyTorch's default is 5
    */
-  static LRScheduler linearLR(double lr, double startFactor, double endFactor, long totalIters) {
+  static LearningRateScheduler linearLR(
+      double lr, double startFactor, double endFactor, long totalIters) {
     require(startFactor > 0 && startFactor <= 1, "startFactor must be above 0 to 1", startFactor);
     require(endFactor >= 0 && endFactor <= 1, "endFactor must be 0 to 1", endFactor);
     require(totalIters >= 1, "totalIters must be at least 1", totalIters);
@@ -151,7 +151,7 @@ public interface LRScheduler {
   }
 
   /** {@link #oneCycleLR(double, long, OneCycle)} with PyTorch's defaults. */
-  static LRScheduler oneCycleLR(double maxLr, long totalSteps) {
+  static LearningRateScheduler oneCycleLR(double maxLr, long totalSteps) {
     return oneCycleLR(maxLr, totalSteps, OneCycle.DEFAULTS);
   }
 
@@ -163,7 +163,7 @@ public interface LRScheduler {
    * @param maxLr the highest rate
    * @param totalSteps the number of steps, at least 1
    */
-  static LRScheduler oneCycleLR(double maxLr, long totalSteps, OneCycle cycle) {
+  static LearningRateScheduler oneCycleLR(double maxLr, long totalSteps, OneCycle cycle) {
     require(totalSteps >= 1, "totalSteps must be at least 1", totalSteps);
     double first = maxLr / cycle.divFactor;
     double last = first / cycle.finalDivFactor;
