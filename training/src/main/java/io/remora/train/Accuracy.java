@@ -38,7 +38,7 @@ public final class Accuracy implements AutoCloseable {
     try (NoGradGuard noGradients = new NoGradGuard();
         TensorScope scope = TensorScope.open()) {
       Tensor hits = scores.argmax(new LongOptional(1), false).eq(labels);
-      correct.update(hits.to(hits.device(), ScalarType.Double).mean(), labels.size(0));
+      correct.update(hits.to(hits.device(), ScalarType.Double).mean(), (double) labels.size(0));
     }
   }
 

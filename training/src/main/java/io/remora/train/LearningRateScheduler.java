@@ -111,12 +111,15 @@ public interface LearningRateScheduler {
    */
   static LearningRateScheduler stepLR(double lr, long stepSize, double gamma) {
     require(stepSize >= 1, "stepSize must be at least 1", stepSize);
-    return step -> lr * Math.pow(gamma, checked(step) / stepSize);
+    return step -> {
+      long decays = checked(step) / stepSize;
+      return lr * Math.pow(gamma, (double) decays);
+    };
   }
 
   /** PyTorch's {@code ExponentialLR}: {@code lr * gamma ** step}. */
   static LearningRateScheduler exponentialLR(double lr, double gamma) {
-    return step -> lr * Math.pow(gamma, checked(step));
+    return step -> lr * Math.pow(gamma, (double) checked(step));
   }
 
   /**

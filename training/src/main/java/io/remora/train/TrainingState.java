@@ -221,9 +221,10 @@ public final class TrainingState {
 
   /** Tensors that are on their way to the CPU. */
   private static final class Reads {
-    private final Map<Tensor, CompletableFuture<Tensor>> reads = new IdentityHashMap<>();
+    private final IdentityHashMap<Tensor, CompletableFuture<Tensor>> reads =
+        new IdentityHashMap<>();
     private final Map<String, CompletableFuture<Tensor>> remote = new LinkedHashMap<>();
-    private final Map<Tensor, Boolean> kept = new IdentityHashMap<>();
+    private final IdentityHashMap<Tensor, Boolean> kept = new IdentityHashMap<>();
 
     void start(Tensor tensor) {
       // Weights that are tied are read once.
