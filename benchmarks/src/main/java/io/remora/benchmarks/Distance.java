@@ -13,6 +13,7 @@ import com.typesafe.config.ConfigFactory;
 import com.typesafe.config.ConfigRenderOptions;
 import com.typesafe.config.ConfigValueFactory;
 import io.remora.client.RemoteMachine;
+import io.remora.core.OwnJava;
 import io.remora.runtime.SessionStatistics;
 import io.remora.runtime.TorchLibrary;
 import java.io.BufferedReader;
@@ -141,7 +142,7 @@ public final class Distance implements Callable<Integer> {
   private Map<String, Double> inItsOwnProgram(String where) throws IOException {
     Process process =
         new ProcessBuilder(
-                Path.of(System.getProperty("java.home"), "bin", "java").toString(),
+                OwnJava.command().toString(),
                 "-Djava.util.concurrent.ForkJoinPool.common.parallelism=2",
                 "-cp",
                 System.getProperty("java.class.path"),

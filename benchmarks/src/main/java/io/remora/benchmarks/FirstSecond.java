@@ -4,12 +4,12 @@ package io.remora.benchmarks;
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
 import io.remora.client.RemoteMachine;
+import io.remora.core.OwnJava;
 import io.remora.runtime.TorchLibrary;
 import java.io.BufferedReader;
 import java.io.IOException;
 import java.io.InputStreamReader;
 import java.nio.charset.StandardCharsets;
-import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
@@ -29,7 +29,7 @@ final class FirstSecond {
   static double measure(String workload, boolean remote, int computeThreads, String provider)
       throws IOException {
     List<String> command = new ArrayList<>();
-    command.add(Path.of(System.getProperty("java.home"), "bin", "java").toString());
+    command.add(OwnJava.command().toString());
     command.addAll(List.of("-cp", System.getProperty("java.class.path")));
     command.add("-Djava.util.concurrent.ForkJoinPool.common.parallelism=2");
     command.add(FirstSecond.class.getName());

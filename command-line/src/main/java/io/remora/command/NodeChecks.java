@@ -3,6 +3,7 @@ package io.remora.command;
 
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigValueFactory;
+import io.remora.core.OwnJava;
 import io.remora.core.ProgramLibtorch;
 import io.remora.provider.LaunchToken;
 import io.remora.provider.launch.NodeEnvironment;
@@ -86,12 +87,9 @@ final class NodeChecks {
     }
     Optional<String> home = torchHome();
     List<String> command = new ArrayList<>();
-    command.add(Path.of(System.getProperty("java.home"), "bin", "java").toString());
+    command.add(OwnJava.command().toString());
     command.addAll(List.of("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"));
-    if (Runtime.version().feature() >= 24) {
-      command.add("--enable-native-access=ALL-UNNAMED");
-      command.add("--sun-misc-unsafe-memory-access=allow");
-    }
+    command.addAll(OwnJava.nativeAccessOptions());
     command.addAll(List.of(NODE, "--listen", "127.0.0.1:0", "--exit-with-stdin"));
     home.ifPresent(folder -> command.addAll(List.of("--torch-home", folder)));
     Map<String, String> variables = new HashMap<>();
@@ -139,7 +137,7 @@ final class NodeChecks {
 
   private Optional<String> torchHome() {
     return Optional.ofNullable(environment.get(NodeEnvironment.TORCH_HOME))
-        .or(() -> text(MOCK_TORCH_HOME))
+        .or(() -> ConfigText.of(config, MOCK_TORCH_HOME))
         .filter(folder -> !folder.isBlank());
   }
 
@@ -152,7 +150,7 @@ final class NodeChecks {
   }
 
   Finding python() {
-    String python = text(NODE_PYTHON).orElse("python3");
+    String python = ConfigText.of(config, NODE_PYTHON).orElse("python3");
     String need = "only functions that run on nodes (@remora.remote) need Python";
     try {
       ChildProgram.Result said =
@@ -177,11 +175,5 @@ final class NodeChecks {
           python + " cannot be started",
           need + ": install it, or name another by " + NODE_PYTHON);
     }
-  }
-
-  private Optional<String> text(String key) {
-    return config.hasPath(key)
-        ? Optional.of(config.getString(key)).filter(each -> !each.isBlank())
-        : Optional.empty();
   }
 }

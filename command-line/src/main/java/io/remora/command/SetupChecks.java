@@ -68,9 +68,9 @@ final class SetupChecks {
 
   Finding gatewayTls() {
     String name = "TLS of gateway";
-    String certificate = text("remora.gateway.tls.certificate").orElse("");
-    String key = text("remora.gateway.tls.private-key").orElse("");
-    String host = text("remora.gateway.host").orElse("127.0.0.1");
+    String certificate = ConfigText.of(config, "remora.gateway.tls.certificate").orElse("");
+    String key = ConfigText.of(config, "remora.gateway.tls.private-key").orElse("");
+    String host = ConfigText.of(config, "remora.gateway.host").orElse("127.0.0.1");
     if (certificate.isEmpty() && key.isEmpty()) {
       return isLoopback(host)
           ? Finding.ok(name, "no certificate: the gateway listens within this computer")
@@ -142,9 +142,9 @@ final class SetupChecks {
     boolean gateway = !environment.getOrDefault("REMORA_GATEWAY_TOKEN", "").isBlank();
     if (gateway) {
       found.add("REMORA_GATEWAY_TOKEN");
-    } else if (text("remora.gateway.token").isPresent()) {
+    } else if (ConfigText.of(config, "remora.gateway.token").isPresent()) {
       found.add("remora.gateway.token");
-    } else if (!isLoopback(text("remora.gateway.host").orElse("127.0.0.1"))) {
+    } else if (!isLoopback(ConfigText.of(config, "remora.gateway.host").orElse("127.0.0.1"))) {
       return Finding.problem(
           "tokens",
           "the gateway's address is one that other computers reach, but it has no token",
@@ -170,14 +170,14 @@ final class SetupChecks {
   /** The ports that servers on this computer would take. */
   List<Finding> ports() {
     Map<String, String> addresses = new LinkedHashMap<>();
-    text("remora.gateway.port")
+    ConfigText.of(config, "remora.gateway.port")
         .ifPresent(
             port ->
                 addresses.put(
                     "remora.gateway.port",
-                    text("remora.gateway.host").orElse("127.0.0.1") + ":" + port));
+                    ConfigText.of(config, "remora.gateway.host").orElse("127.0.0.1") + ":" + port));
     for (String key : List.of("remora.cluster.listen", "remora.metrics.http", "remora.node.http")) {
-      text(key).ifPresent(address -> addresses.put(key, address));
+      ConfigText.of(config, key).ifPresent(address -> addresses.put(key, address));
     }
     List<Finding> found = new ArrayList<>();
     addresses.forEach((key, address) -> port(key, address).ifPresent(found::add));
@@ -236,14 +236,17 @@ final class SetupChecks {
     folders.put("cache", environment.getOrDefault("REMORA_CACHE", caches + "/remora"));
     folders.put(
         "model cache",
-        text("remora.node.models.cache")
+        ConfigText.of(config, "remora.node.models.cache")
             .orElseGet(
                 () ->
                     environment.getOrDefault(
                         "HF_HUB_CACHE",
                         environment.getOrDefault("HF_HOME", caches + "/huggingface") + "/hub")));
-    folders.put("saved states", text("remora.state.directory").orElse(home(".remora/state")));
-    text("remora.node.python-packages").ifPresent(each -> folders.put("Python packages", each));
+    folders.put(
+        "saved states",
+        ConfigText.of(config, "remora.state.directory").orElse(home(".remora/state")));
+    ConfigText.of(config, "remora.node.python-packages")
+        .ifPresent(each -> folders.put("Python packages", each));
     if (config.hasPath("remora.node.models.save-directories")) {
       config
           .getStringList("remora.node.models.save-directories")
@@ -282,11 +285,5 @@ final class SetupChecks {
 
   private static String home(String folder) {
     return Path.of(System.getProperty("user.home"), folder).toString();
-  }
-
-  private Optional<String> text(String key) {
-    return config.hasPath(key)
-        ? Optional.of(config.getString(key)).filter(each -> !each.isBlank())
-        : Optional.empty();
   }
 }

@@ -11,6 +11,7 @@ import io.remora.actors.RemoraCluster;
 import io.remora.core.CommandErrors;
 import io.remora.core.CommandOutput;
 import io.remora.core.CommandVersion;
+import io.remora.core.OwnJava;
 import io.remora.core.ProcessEnd;
 import io.remora.core.RemoraCommand;
 import io.remora.gateway.internal.MachineRequests;
@@ -226,7 +227,7 @@ final class GatewayCommand implements Callable<Integer> {
       return;
     }
     List<String> command = new ArrayList<>();
-    command.add(Path.of(System.getProperty("java.home"), "bin", "java").toString());
+    command.add(OwnJava.command().toString());
     command.addAll(ManagementFactory.getRuntimeMXBean().getInputArguments());
     command.addAll(List.of("-cp", System.getProperty("java.class.path"), Main.class.getName()));
     command.addAll(List.of("--host", "127.0.0.1", "--port", "0", "--exit-with-stdin"));

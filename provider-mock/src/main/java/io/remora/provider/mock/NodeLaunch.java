@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.provider.mock;
 
+import io.remora.core.OwnJava;
 import io.remora.node.Main;
 import io.remora.provider.LaunchToken;
 import io.remora.provider.MachineSpec;
@@ -90,11 +91,13 @@ final class NodeLaunch {
       String nodeSettings,
       NodeLog nodeLog) {
     int threads = settings.childComputeThreads();
-    Path java = settings.java().orElseGet(NodeLaunch::javaCommand);
+    Path java = settings.java().orElseGet(OwnJava::command);
     List<String> command = new ArrayList<>();
     command.add(java.toString());
     command.addAll(settings.jvmOptions());
-    command.addAll(nativeAccessOptions(settings));
+    if (settings.java().isEmpty()) { // another JDK's version is not known
+      command.addAll(OwnJava.nativeAccessOptions());
+    }
     Classes classes =
         settings.classPath().map(Classes::of).orElseGet(() -> classes(Main.class.getClassLoader()));
     command.addAll(classes.options());
@@ -131,29 +134,6 @@ final class NodeLaunch {
         .ifPresent(home -> arguments.addAll(List.of("--torch-home", home.toString())));
     arguments.add("--exit-with-stdin");
     return arguments;
-  }
-
-  private static Path javaCommand() {
-    return Path.of(System.getProperty("java.home"), "bin", "java");
-  }
-
-  /**
-   * Options that make newer JDKs let libraries use native code and memory without a warning. Used
-   * only if the child has this program's JDK, whose version is known.
-   */
-  private static List<String> nativeAccessOptions(MockSettings settings) {
-    if (settings.java().isPresent()) {
-      return List.of();
-    }
-    int version = Runtime.version().feature();
-    List<String> options = new ArrayList<>();
-    if (version >= 22) {
-      options.add("--enable-native-access=ALL-UNNAMED");
-    }
-    if (version >= 23) {
-      options.add("--sun-misc-unsafe-memory-access=allow");
-    }
-    return options;
   }
 
   /**
