@@ -110,7 +110,9 @@ def _states(diagram: str) -> str:
     lines = [f'  {name} [label = "{labels.get(name, name)}"];' for name in names]
     for number, (start, end) in enumerate(_EDGE.findall(diagram)):
         if "[*]" in (start, end):  # one dot for each beginning and each end
-            lines.append(f'  end{number} [shape = point, color = "#555555", fillcolor = "#555555", width = 0.12];')
+            lines.append(
+                f'  end{number} [shape = point, color = "#555555", fillcolor = "#555555", width = 0.12];'
+            )
         lines.append(
             f"  {start.replace('[*]', f'end{number}')} -> {end.replace('[*]', f'end{number}')};"
         )

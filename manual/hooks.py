@@ -50,7 +50,8 @@ def on_files(files, config):
     for path, place in OUTSIDE.items():
         files.append(File.generated(config, place, content=(ROOT / path).read_text()))
         _repository_path[place] = path
-    files.append(File.generated(config, "manual.css", content=(HERE / "manual.css").read_text()))
+    for name in ("manual.css", "iframe-worker.js"):
+        files.append(File.generated(config, name, content=(HERE / name).read_text()))
     shown: set[str] = set()
     for path in list(_repository_path.values()):
         text = _without_fences((ROOT / path).read_text())

@@ -145,7 +145,7 @@ def as_markdown(root: Path) -> str:
         parts.append("| setting | default | unit or values | meaning |\n|---|---|---|---|")
         for comment, together in rows:
             members = list(together)
-            keys = "<br>".join(f"`{each.key}`" for each in members)
+            keys = "<br>".join(_breakable(each.key) for each in members)
             defaults = "<br>".join(_code(each.default) for each in members)
             units = "<br>".join(each.unit for each in members)
             parts.append(f"| {keys} | {defaults} | {units} | {_cell(comment)} |")
@@ -189,6 +189,11 @@ def _unit(default: str, comment: str) -> str:
 
 def _code(value: str) -> str:
     return f"`{value}`".replace("|", "\\|") if value not in ('""', "[]", "{}") else "empty"
+
+
+def _breakable(key: str) -> str:
+    """The key as code that a narrow column may break after a dot."""
+    return f"<code>{key.replace('.', '.<wbr>')}</code>"
 
 
 def _escaped(text: str) -> str:
