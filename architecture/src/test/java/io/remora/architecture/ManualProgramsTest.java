@@ -3,6 +3,8 @@ package io.remora.architecture;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
+import com.typesafe.config.Config;
+import com.typesafe.config.ConfigFactory;
 import io.remora.architecture.ManualPages.Program;
 import io.remora.client.RemoteMachine;
 import io.remora.runtime.TorchLibrary;
@@ -18,6 +20,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Map;
 import java.util.regex.Pattern;
 import javax.tools.JavaCompiler;
 import javax.tools.StandardJavaFileManager;
@@ -31,7 +34,7 @@ import org.junit.jupiter.api.io.TempDir;
 /**
  * Compiles every program in Java of the manual, and runs those that can run by themselves. The
  * comment above each says how it is tested: {@code <!-- test: run -->}, {@code <!-- test: compile
- * -->}, or {@code <!-- test: compile with Cloud -->} for one that needs a frame of its own.
+ * -->}, or {@code <!-- test: compile with CloudProvider -->} for one that needs a frame of its own.
  */
 @Tag("fast")
 @Timeout(value = 180, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
@@ -110,7 +113,8 @@ final class ManualProgramsTest {
                   messages, files, null, options, null, files.getJavaFileObjectsFromPaths(sources))
               .call();
       if (!compiled) {
-        throw new AssertionError(messages + "\n" + Files.readString(sources.get(sources.size() - 1)));
+        throw new AssertionError(
+            messages + "\n" + Files.readString(sources.get(sources.size() - 1)));
       }
     }
   }
@@ -118,7 +122,9 @@ final class ManualProgramsTest {
   private void run(List<Program> programs) throws IOException, ReflectiveOperationException {
     TorchLibrary.bytedeco();
     torch.manual_seed(1);
-    try (RemoteMachine machine = RemoteMachine.open("mock");
+    Config state =
+        ConfigFactory.parseMap(Map.of("remora.state.directory", folder.resolve("state").toString()));
+    try (RemoteMachine machine = RemoteMachine.builder().provider("mock").config(state).open();
         URLClassLoader classes = new URLClassLoader(new URL[] {folder.toUri().toURL()})) {
       Class<?> manual = classes.loadClass(FRAME);
       Object made =

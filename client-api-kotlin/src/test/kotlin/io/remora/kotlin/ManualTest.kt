@@ -50,9 +50,14 @@ class ManualTest {
   @Test
   fun everyProgramStandsInThisFile() {
     val here = lines(Path.of("src/test/kotlin/io/remora/kotlin/ManualTest.kt").readText())
-    val programs = pages().flatMap { FENCE.findAll(it.readText()) }.map { it.groupValues[1] }.toList()
+    val blocks = pages().flatMap { BLOCK.findAll(it.readText()) }.map { it.destructured.toList() }.toList()
+    val (programs, scripts) = blocks.partition { (test) -> test != "build script" }
 
-    assertThat(programs).hasSizeGreaterThanOrEqualTo(3).allSatisfy { assertThat(here).contains(lines(it)) }
+    assertThat(programs).hasSizeGreaterThanOrEqualTo(3).allSatisfy { (test, text) ->
+      assertThat(test).describedAs("how is it tested? <!-- test: … --> of\n%s", text).isEqualTo("run")
+      assertThat(here).contains(lines(text))
+    }
+    assertThat(scripts).allSatisfy { (_, text) -> assertThat(text).contains("plugins {") }
   }
 
   private fun pages(): Sequence<Path> {
@@ -64,6 +69,11 @@ class ManualTest {
   private fun lines(text: String) = text.lines().joinToString("\n") { it.trim() }.trim()
 
   private companion object {
-    val FENCE = Regex("^ *```kotlin\\n(.*?)^ *```", setOf(RegexOption.DOT_MATCHES_ALL, RegexOption.MULTILINE))
+    // A fenced block, with the comment above it that says how it is tested.
+    val BLOCK =
+      Regex(
+        "(?:^ *<!-- test: ([^\\n]*) -->\\n)?^ *```kotlin\\n(.*?)^ *```",
+        setOf(RegexOption.DOT_MATCHES_ALL, RegexOption.MULTILINE),
+      )
   }
 }
