@@ -90,7 +90,7 @@ final class ProgramRunner {
   }
 
   /** Compiles {@code source}; fails with the compiler's messages if it does not compile. */
-  private void compile(String className, String source) throws IOException {
+  void compile(String className, String source) throws IOException {
     Path file = directory.resolve(className + ".java");
     Files.writeString(file, source);
     JavaCompiler compiler = ToolProvider.getSystemJavaCompiler();
