@@ -123,7 +123,8 @@ final class ManualProgramsTest {
     TorchLibrary.bytedeco();
     torch.manual_seed(1);
     Config state =
-        ConfigFactory.parseMap(Map.of("remora.state.directory", folder.resolve("state").toString()));
+        ConfigFactory.parseMap(
+            Map.of("remora.state.directory", folder.resolve("state").toString()));
     try (RemoteMachine machine = RemoteMachine.builder().provider("mock").config(state).open();
         URLClassLoader classes = new URLClassLoader(new URL[] {folder.toUri().toURL()})) {
       Class<?> manual = classes.loadClass(FRAME);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.kotlin
 
+import com.typesafe.config.ConfigFactory
 import io.remora.client.RemoteMachine
 import java.nio.file.Files
 import java.nio.file.Path
@@ -34,7 +35,8 @@ class ManualTest {
 
   @Test
   fun theScopesResultIsRead() {
-    RemoteMachine.open("mock").use { machine ->
+    val here = ConfigFactory.parseString("remora.client.remote-execution = off") // needs no process
+    RemoteMachine.builder().provider("mock").config(here).open().use { machine ->
       val model = LinearImpl(4, 3)
       model.to(machine.device(), false)
       val images = rand(8, 4).to(machine.device(), ScalarType.Float)
