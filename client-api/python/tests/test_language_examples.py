@@ -167,32 +167,27 @@ def test_generate_gives_the_tokens_of_transformers(kind, tmp_path):
     assert difference < 1e-4
 
 
-@pytest.mark.fast
-def test_fine_tune_gives_the_losses_of_transformers(tmp_path):
-    steps, batch, accumulate, block, peak, warm_up = 20, 2, 2, 16, 1e-3, 5
-    model, tokenizer = save_model("smollm2", tmp_path / "model")
-    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+def losses_of(output: str) -> list[float]:
+    return [float(line.split()[3]) for line in output.splitlines() if line.startswith("step ")]
 
-    output = run(
-        "FineTune",
-        f"--model={tmp_path / 'model'}",
-        f"--text={tmp_path / 'text.txt'}",
-        f"--output={tmp_path / 'trained'}",
-        f"--steps={steps}",
-        f"--batch={batch}",
-        f"--accumulate={accumulate}",
-        f"--block={block}",
-        f"--lr={peak}",
-        f"--warm-up={warm_up}",
-        "--seed=3",
-        "--save-every=0",
-    )
 
-    losses = [float(line.split()[3]) for line in output.splitlines() if line.startswith("step ")]
+def train(
+    model: Any,
+    tokenizer: Any,
+    orders: torch.Generator,
+    *,
+    steps: int,
+    batch: int,
+    accumulate: int,
+    block: int,
+    lr: float,
+    warm_up: int,
+) -> list[float]:
+    """Trains as FineTune does, and returns the losses."""
     tokens = torch.tensor(tokenizer.encode(TEXT).ids)
     blocks = tokens[: len(tokens) // block * block].view(-1, block)
-    orders = torch.Generator().manual_seed(3)
-    optimizer = torch.optim.AdamW(model.train().parameters(), lr=peak)
+    trained = [each for each in model.train().parameters() if each.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=lr)
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
         lambda step: (
@@ -202,7 +197,7 @@ def test_fine_tune_gives_the_losses_of_transformers(tmp_path):
         ),
     )
     per_epoch = len(blocks) // batch
-    expected = []
+    losses = []
     for step in range(steps):
         loss = 0.0
         for index in range(step * accumulate, (step + 1) * accumulate):
@@ -212,11 +207,33 @@ def test_fine_tune_gives_the_losses_of_transformers(tmp_path):
             share = model(input_ids=chosen, labels=chosen).loss / accumulate
             share.backward()
             loss += share.item()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad()
-        expected.append(loss)
+        losses.append(loss)
+    return losses
+
+
+@pytest.mark.fast
+def test_fine_tune_gives_the_losses_of_transformers(tmp_path):
+    how = {"steps": 20, "batch": 2, "accumulate": 2, "block": 16, "lr": 1e-3, "warm_up": 5}
+    model, tokenizer = save_model("smollm2", tmp_path / "model")
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+
+    output = run(
+        "FineTune",
+        f"--model={tmp_path / 'model'}",
+        f"--text={tmp_path / 'text.txt'}",
+        f"--output={tmp_path / 'trained'}",
+        *(f"--{name.replace('_', '-')}={value}" for name, value in how.items()),
+        "--seed=3",
+        "--save-every=0",
+    )
+
+    losses = losses_of(output)
+    orders = torch.Generator().manual_seed(3)
+    expected = train(model, tokenizer, orders, **how)
     assert losses == pytest.approx(expected, rel=1e-4)
     assert expected[-1] < expected[0]
 
@@ -225,3 +242,192 @@ def test_fine_tune_gives_the_losses_of_transformers(tmp_path):
     trained = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "trained").state_dict()
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(trained[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def generated_by_transformers(
+    model: Any, tokenizer: Any, text: str = PROMPT
+) -> list[tuple[int, float]]:
+    """The likeliest tokens after the text, with the logarithms of their probabilities."""
+    prompt = torch.tensor([tokenizer.encode(text).ids])
+    generated = model.eval().generate(
+        input_ids=prompt,
+        max_new_tokens=30,
+        do_sample=False,
+        pad_token_id=0,
+        eos_token_id=None,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    tokens = generated.sequences[0, prompt.shape[1] :].tolist()
+    return [
+        (token, torch.log_softmax(scores[0], -1)[token].item())
+        for token, scores in zip(tokens, generated.logits, strict=True)
+    ]
+
+
+def assert_generates(
+    expected: list[tuple[int, float]], *arguments: str, prompt: str = PROMPT
+) -> None:
+    output = run("Generate", *arguments, "--prompt=-", "--tokens", "--max-tokens=30", stdin=prompt)
+    lines = [line.split() for line in output.splitlines()]
+    assert [int(token) for token, _ in lines] == [token for token, _ in expected]
+    assert [float(logarithm) for _, logarithm in lines] == pytest.approx(
+        [logarithm for _, logarithm in expected], abs=1e-4
+    )
+
+
+@pytest.mark.full
+def test_peft_loads_an_adapter_that_java_has_trained_as_peft_trains_it(tmp_path):
+    import peft
+
+    how = {"steps": 20, "batch": 2, "accumulate": 1, "block": 16, "lr": 1e-2, "warm_up": 5}
+    model, tokenizer = save_model("smollm2", tmp_path / "model")
+    base = generated_by_transformers(model, tokenizer)
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+
+    output = run(
+        "FineTune",
+        f"--model={tmp_path / 'model'}",
+        f"--text={tmp_path / 'text.txt'}",
+        f"--output={tmp_path / 'adapter'}",
+        *(f"--{name.replace('_', '-')}={value}" for name, value in how.items()),
+        "--seed=3",
+        "--save-every=0",
+        "--lora-rank=4",
+        "--lora-alpha=8",
+        "--lora-target=q_proj,v_proj",
+    )
+
+    loaded = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter")
+    expected = generated_by_transformers(loaded, tokenizer)
+    assert expected != base
+    assert_generates(expected, f"--model={tmp_path / 'model'}", f"--adapter={tmp_path / 'adapter'}")
+
+    draws = torch.Generator().manual_seed(3)
+    adapted = peft.get_peft_model(
+        model, peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"])
+    )
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_A" in name:
+                bound = parameter.shape[1] ** -0.5
+                parameter.uniform_(-bound, bound, generator=draws)
+    losses = train(adapted, tokenizer, draws, **how)
+    assert losses_of(output) == pytest.approx(losses, rel=1e-4)
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("llama3", {"target_modules": ["q_proj", "k_proj", "down_proj"], "lora_dropout": 0.1}),
+        ("qwen2", {"target_modules": "all-linear", "use_rslora": True}),
+        ("smollm2", {"target_modules": r".*\.1\..*_proj"}),
+    ],
+)
+def test_java_loads_an_adapter_of_peft(kind, options, tmp_path):
+    import peft
+
+    model, tokenizer = save_model(kind, tmp_path / "model")
+    base = generated_by_transformers(model, tokenizer)
+    torch.manual_seed(1)
+    adapted = peft.get_peft_model(
+        model, peft.LoraConfig(task_type="CAUSAL_LM", r=6, lora_alpha=9, **options)
+    )
+    with torch.no_grad():  # otherwise the adapter changes nothing
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    adapted.save_pretrained(tmp_path / "adapter")
+    expected = generated_by_transformers(adapted, tokenizer)
+    assert expected != base
+
+    arguments = (f"--model={tmp_path / 'model'}", f"--adapter={tmp_path / 'adapter'}")
+    assert_generates(expected, *arguments)
+    assert_generates(expected, *arguments, "--merge")
+
+
+# The forms of well-known templates: ChatML with a default system prompt, Llama 3's, and one that checks the roles.
+TEMPLATES = {
+    "chatml": """\
+{%- if messages[0]['role'] != 'system' %}
+    {{- '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}
+{%- endif %}
+{%- for message in messages %}
+    {%- if message.role in ["user", "system"] or (message.role == "assistant" and not message.tool_calls) %}
+        {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+{%- endif %}
+""",
+    "llama3": """\
+{{- bos_token }}
+{%- if not date_string is defined %}{% set date_string = "26 Jul 2024" %}{% endif %}
+{%- if messages[0]['role'] == 'system' %}
+    {%- set system_message = messages[0]['content']|trim %}
+    {%- set messages = messages[1:] %}
+{%- else %}
+    {%- set system_message = "" %}
+{%- endif %}
+{{- "<|start_header_id|>system<|end_header_id|>\\n\\n" }}
+{%- if tools is not none %}{{ raise_exception("no tools") }}{% endif %}
+{{- "Today Date: " + date_string + "\\n\\n" + system_message + "<|eot_id|>" }}
+{%- for message in messages %}
+    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'+ message['content'] | trim + '<|eot_id|>' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
+{%- endif %}
+""",
+    "mistral": """\
+{%- if messages[0]["role"] == "system" %}
+    {%- set system_message = messages[0]["content"] %}
+    {%- set loop_messages = messages[1:] %}
+{%- else %}
+    {%- set loop_messages = messages %}
+{%- endif %}
+{%- set ns = namespace(index=0) %}
+{%- for message in loop_messages %}
+    {%- if (message["role"] == "user") != (ns.index % 2 == 0) %}
+        {{- raise_exception("roles must alternate") }}
+    {%- endif %}
+    {%- set ns.index = ns.index + 1 %}
+{%- endfor %}
+{{- bos_token }}
+{%- for message in loop_messages %}
+  {%- if message["role"] == "user" %}
+    {%- if loop.last and system_message is defined %}
+        {{- "[INST]" + system_message + "\\n\\n" + message["content"] + "[/INST]" }}
+    {%- else %}
+        {{- "[INST]" + message["content"] + "[/INST]" }}
+    {%- endif %}
+  {%- endif %}
+{%- endfor %}
+""",
+}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_chat_templates_give_the_texts_of_transformers(name, tmp_path):
+    import transformers
+
+    model, tokenizer = save_model("smollm2", tmp_path)
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<|endoftext|>", chat_template=TEMPLATES[name]
+    )
+    fast.save_pretrained(tmp_path)
+    question = '  Wie weit ist es zum "Mond"?\n'
+    system = [] if name == "chatml" else [{"role": "system", "content": "Antworte kurz."}]
+    text = fast.apply_chat_template(
+        [*system, {"role": "user", "content": question}],
+        add_generation_prompt=True,
+        tokenize=False,
+    )
+    expected = generated_by_transformers(model, tokenizer, text)
+
+    arguments = [f"--system={system[0]['content']}"] if system else []
+    assert_generates(expected, f"--model={tmp_path}", "--chat", *arguments, prompt=question)

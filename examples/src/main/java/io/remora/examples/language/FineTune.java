@@ -5,11 +5,23 @@ import static org.bytedeco.pytorch.global.torch.full;
 
 import io.remora.client.LoadOptions;
 import io.remora.client.RemoteMachine;
+import io.remora.language.FusedAdamW;
+import io.remora.language.LanguageModel;
+import io.remora.language.LlamaConfig;
+import io.remora.language.LoraAdapter;
+import io.remora.language.LoraConfig;
+import io.remora.language.ModelFolder;
+import io.remora.language.Place;
+import io.remora.language.TextTokenizer;
+import io.remora.language.TokenBlocks;
+import io.remora.language.Trainer;
 import io.remora.train.LearningRateScheduler;
 import java.io.IOException;
 import java.io.PrintWriter;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.LinkedHashMap;
+import java.util.List;
 import java.util.Locale;
 import java.util.Map;
 import java.util.concurrent.Callable;
@@ -31,7 +43,8 @@ import picocli.CommandLine.Spec;
     sortOptions = false,
     description = {
       "Trains a language model on a text file, on a remote machine that loads the weights and saves"
-          + " checkpoints itself. At the end, the output folder is a model that generate can load."
+          + " checkpoints itself. At the end, the output folder is a model that generate can load;"
+          + " with --lora-rank, an adapter for --adapter, in the format of Python's PEFT."
     })
 public final class FineTune implements Callable<Integer> {
   private static final String STEP = "step";
@@ -124,6 +137,35 @@ public final class FineTune implements Callable<Integer> {
   private double clip;
 
   @Option(
+      names = "--lora-rank",
+      paramLabel = "N",
+      description = "Trains a LoRA adapter of this rank instead of the model; 0: the model.",
+      defaultValue = "0")
+  private int loraRank;
+
+  @Option(
+      names = "--lora-alpha",
+      paramLabel = "ALPHA",
+      description = "What the adapter's output is multiplied by, divided by the rank.",
+      defaultValue = "16")
+  private double loraAlpha;
+
+  @Option(
+      names = "--lora-dropout",
+      paramLabel = "SHARE",
+      description = "Share of its inputs that the adapter does not see in training.",
+      defaultValue = "0")
+  private double loraDropout;
+
+  @Option(
+      names = "--lora-target",
+      paramLabel = "NAME",
+      description = "Linear modules that get an adapter, as in PEFT. May be given several times.",
+      defaultValue = "q_proj,v_proj",
+      split = ",")
+  private List<String> loraTargets;
+
+  @Option(
       names = "--seed",
       paramLabel = "N",
       description = "Seed for the order of the blocks.",
@@ -166,7 +208,7 @@ public final class FineTune implements Callable<Integer> {
     }
     Files.createDirectories(output);
     require(!Files.isSameFile(folder.folder(), output), "--output must not be the model's folder");
-    try (RemoteMachine machine = options.open(folder, checkpointFolder());
+    try (RemoteMachine machine = options.open(folder, null, checkpointFolder());
         PointerScope everything = new PointerScope()) {
       Map<String, Tensor> checkpoint =
           resume
@@ -174,28 +216,47 @@ public final class FineTune implements Callable<Integer> {
                   .loadStateDicts(checkpointFolder().toString(), LoadOptions.defaults())
                   .get("")
               : Map.of();
-      LoadedModel model =
-          resume
-              ? LoadedModel.of(config, checkpoint)
-              : LoadedModel.load(machine, config, folder.source(), options.loadOptions(folder));
+      LanguageModel model =
+          resume && loraRank == 0
+              ? LanguageModel.of(config, checkpoint)
+              : LanguageModel.load(machine, config, folder.source(), options.loadOptions(folder));
       machine.manualSeed(seed);
       Place place = new Place.Machine(machine);
+      LoraAdapter adapter = loraRank == 0 ? null : adapter(model, place, checkpoint);
+      Map<String, Tensor> trained = adapter == null ? model.weights() : adapter.weights();
       TokenBlocks blocks = new TokenBlocks(tokens, block, batch, place);
-      PositionTable table = new PositionTable(config, block, place.device(), model.dtype());
-      Trainer trainer =
-          new Trainer(
-              model.module(), table.at(table.first(block), block), blocks, plan(), place, logEvery);
+      Trainer trainer = new Trainer(model, trained, blocks, plan(), place, logEvery);
       if (resume) {
         trainer.restore(checkpoint, Math.toIntExact(checkpoint.get(STEP).item_long()));
       }
-      train(machine, model, trainer);
-      machine.save(model.module().weights(), output.resolve("model.safetensors"), FORMAT);
-      folder.copyTo(output);
+      train(machine, trained, trainer);
+      if (adapter == null) {
+        machine.save(trained, output.resolve("model.safetensors"), FORMAT);
+        folder.copyTo(output);
+      } else {
+        adapter.save(machine, output, folder);
+      }
     }
     return 0;
   }
 
-  private void train(RemoteMachine machine, LoadedModel model, Trainer trainer) throws IOException {
+  /** A new adapter, or that of the checkpoint. */
+  private LoraAdapter adapter(LanguageModel model, Place place, Map<String, Tensor> checkpoint) {
+    LoraConfig config =
+        LoraConfig.of(loraRank, loraAlpha, loraTargets.toArray(String[]::new))
+            .withDropout(loraDropout);
+    if (!resume) {
+      return LoraAdapter.add(model, config, place);
+    }
+    Map<String, Tensor> saved = new LinkedHashMap<>(checkpoint);
+    saved.keySet().removeIf(name -> !name.startsWith(LoraAdapter.PREFIX));
+    LoraAdapter adapter = LoraAdapter.of(model, config, saved);
+    adapter.train();
+    return adapter;
+  }
+
+  private void train(RemoteMachine machine, Map<String, Tensor> trained, Trainer trainer)
+      throws IOException {
     PrintWriter out = spec.commandLine().getOut();
     long start = System.nanoTime();
     int counted = 0;
@@ -220,7 +281,7 @@ public final class FineTune implements Callable<Integer> {
         start = System.nanoTime();
       }
       if (saveEvery > 0 && done % saveEvery == 0 && done < steps) {
-        saveCheckpoint(machine, model, trainer);
+        saveCheckpoint(machine, trained, trainer);
       }
     }
   }
@@ -229,10 +290,10 @@ public final class FineTune implements Callable<Integer> {
    * Saves everything to one file, which replaces the previous one only when it is complete.
    * Whenever the training stops, there is a checkpoint, and its parts belong together.
    */
-  private void saveCheckpoint(RemoteMachine machine, LoadedModel model, Trainer trainer)
+  private void saveCheckpoint(RemoteMachine machine, Map<String, Tensor> trained, Trainer trainer)
       throws IOException {
     try (PointerScope temporaries = new PointerScope()) {
-      Map<String, Tensor> everything = model.module().weights();
+      Map<String, Tensor> everything = new LinkedHashMap<>(trained);
       everything.putAll(trainer.state());
       everything.put(
           STEP,
@@ -267,6 +328,8 @@ public final class FineTune implements Callable<Integer> {
     require(accumulate >= 1, "--accumulate must be at least 1");
     require(learningRate > 0, "--lr must be above 0");
     require(warmUp >= 0, "--warm-up must not be negative");
+    require(loraRank >= 0, "--lora-rank must not be negative");
+    require(loraDropout >= 0 && loraDropout < 1, "--lora-dropout must be at least 0 and below 1");
     require(clip > 0, "--clip must be above 0");
     require(logEvery >= 1, "--log-every must be at least 1");
     require(saveEvery >= 0, "--save-every must not be negative");

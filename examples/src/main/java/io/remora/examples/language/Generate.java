@@ -2,10 +2,21 @@
 package io.remora.examples.language;
 
 import io.remora.client.RemoteMachine;
+import io.remora.language.ChatTemplate;
+import io.remora.language.Generation;
+import io.remora.language.LanguageModel;
+import io.remora.language.LlamaConfig;
+import io.remora.language.LoraAdapter;
+import io.remora.language.ModelFolder;
+import io.remora.language.Place;
+import io.remora.language.Sampler;
+import io.remora.language.TextTokenizer;
+import io.remora.language.TokenText;
 import java.io.IOException;
 import java.io.PrintWriter;
 import java.io.UncheckedIOException;
 import java.nio.charset.StandardCharsets;
+import java.util.ArrayList;
 import java.util.List;
 import java.util.Locale;
 import java.util.Set;
@@ -33,6 +44,27 @@ public final class Generate implements Callable<Integer> {
   @Mixin private ModelOptions options;
 
   @Option(
+      names = "--adapter",
+      paramLabel = "ADAPTER",
+      description = {
+        "A LoRA adapter for the model, in PEFT's format: a folder, which the machine must see under"
+            + " the same path, or a repository of the Hugging Face hub."
+      })
+  private String adapter;
+
+  @Option(
+      names = "--adapter-revision",
+      paramLabel = "REVISION",
+      description = "Branch, tag or commit of the adapter's repository.",
+      defaultValue = "main")
+  private String adapterRevision;
+
+  @Option(
+      names = "--merge",
+      description = "With --adapter: adds the adapter to the model's weights first.")
+  private boolean merge;
+
+  @Option(
       names = "--prompt",
       required = true,
       paramLabel = "TEXT",
@@ -42,16 +74,15 @@ public final class Generate implements Callable<Integer> {
   @Option(
       names = "--chat",
       description = {
-        "The prompt is a question, and the model answers it. For models that know ChatML, such as"
-            + " SmolLM2-Instruct and Qwen2-Instruct."
+        "The prompt is a question, and the model answers it. For models whose tokenizer has a chat"
+            + " template."
       })
   private boolean chat;
 
   @Option(
       names = "--system",
       paramLabel = "TEXT",
-      description = "With --chat: the system prompt.",
-      defaultValue = "You are a helpful AI assistant.")
+      description = "With --chat: the system prompt. Default: the template's, if it has one.")
   private String system;
 
   @Option(
@@ -132,13 +163,20 @@ public final class Generate implements Callable<Integer> {
   public Integer call() {
     checkOptions();
     ModelFolder folder = options.folder();
+    ModelFolder adapterFolder = adapter == null ? null : ModelFolder.of(adapter, adapterRevision);
     LlamaConfig config = folder.config();
     try (TextTokenizer tokenizer = folder.tokenizer()) {
-      long[] text = tokenize(tokenizer, config);
-      try (RemoteMachine machine = options.open(folder, null);
+      long[] text = tokenize(folder, tokenizer, config);
+      try (RemoteMachine machine = options.open(folder, adapterFolder, null);
           PointerScope everything = new PointerScope()) {
-        LoadedModel model =
-            LoadedModel.load(machine, config, folder.source(), options.loadOptions(folder));
+        LanguageModel model =
+            LanguageModel.load(machine, config, folder.source(), options.loadOptions(folder));
+        if (adapterFolder != null) {
+          LoraAdapter loaded = LoraAdapter.load(machine, model, adapterFolder);
+          if (merge) {
+            loaded.merge();
+          }
+        }
         machine.manualSeed(seed);
         Place place = new Place.Machine(machine);
         Generation.Plan plan =
@@ -147,8 +185,8 @@ public final class Generate implements Callable<Integer> {
                 maxTokens,
                 checkEvery,
                 tokens);
-        Output output = new Output(tokenizer, ends(folder, tokenizer));
-        new Generation(config, model.module(), place, model.dtype()).run(text, plan, output);
+        Output output = new Output(tokenizer, folder.endTokens());
+        new Generation(model, place).run(text, plan, output);
         output.end();
       }
     }
@@ -156,6 +194,7 @@ public final class Generate implements Callable<Integer> {
   }
 
   private void checkOptions() {
+    require(adapter != null || !merge, "--merge needs --adapter");
     require(maxTokens >= 1, "--max-tokens must be at least 1");
     require(checkEvery >= 1, "--check-every must be at least 1");
     require(temperature >= 0, "--temperature must not be negative");
@@ -169,12 +208,9 @@ public final class Generate implements Callable<Integer> {
     }
   }
 
-  private long[] tokenize(TextTokenizer tokenizer, LlamaConfig config) {
+  private long[] tokenize(ModelFolder folder, TextTokenizer tokenizer, LlamaConfig config) {
     String text = prompt.equals("-") ? standardInput() : prompt;
-    if (chat) {
-      tokenizer.token(ChatPrompt.BEGIN); // throws if the model does not know ChatML
-    }
-    long[] encoded = tokenizer.encode(chat ? ChatPrompt.of(system, text) : text, !chat);
+    long[] encoded = tokenizer.encode(chat ? conversation(folder, text) : text, !chat);
     require(encoded.length > 0, "The prompt has no tokens");
     int room = config.maxPositions() - encoded.length;
     require(
@@ -184,20 +220,24 @@ public final class Generate implements Callable<Integer> {
     return encoded;
   }
 
+  /** The text that the model continues with its answer. */
+  private String conversation(ModelFolder folder, String question) {
+    ChatTemplate template = folder.chatTemplate().orElse(null);
+    require(template != null, "The model has no chat template: write the prompt in its format");
+    List<ChatTemplate.Message> messages = new ArrayList<>();
+    if (system != null) {
+      messages.add(new ChatTemplate.Message("system", system));
+    }
+    messages.add(new ChatTemplate.Message("user", question));
+    return template.render(messages, true);
+  }
+
   private static String standardInput() {
     try {
       return new String(System.in.readAllBytes(), StandardCharsets.UTF_8);
     } catch (IOException e) {
       throw new UncheckedIOException(e);
     }
-  }
-
-  private Set<Long> ends(ModelFolder folder, TextTokenizer tokenizer) {
-    Set<Long> ends = folder.endTokens();
-    if (chat) {
-      ends.add(tokenizer.token(ChatPrompt.END));
-    }
-    return ends;
   }
 
   /** Prints the tokens, and at the end their rate. */

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.examples.language;
 
-import static org.bytedeco.pytorch.global.torch.manual_seed;
-import static org.bytedeco.pytorch.global.torch.randn;
-
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
 import io.remora.client.RemoteMachine;
+import io.remora.language.Generation;
+import io.remora.language.LanguageModel;
+import io.remora.language.LlamaConfig;
+import io.remora.language.Place;
+import io.remora.language.Sampler;
 import io.remora.runtime.TorchLibrary;
 import java.io.PrintWriter;
 import java.util.ArrayList;
@@ -16,10 +18,6 @@ import java.util.Locale;
 import java.util.Map;
 import java.util.concurrent.Callable;
 import org.bytedeco.javacpp.PointerScope;
-import org.bytedeco.pytorch.NoGradGuard;
-import org.bytedeco.pytorch.Scalar;
-import org.bytedeco.pytorch.Tensor;
-import org.bytedeco.pytorch.global.torch.ScalarType;
 import picocli.CommandLine;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Option;
@@ -82,29 +80,27 @@ public final class MeasureGeneration implements Callable<Integer> {
         PointerScope everything = new PointerScope()) {
       Place.Machine there = new Place.Machine(machine);
       Place.Local here = new Place.Local();
-      Generation remote =
-          new Generation(config, random(config, there, 0.02), there, ScalarType.Float);
-      Generation local = new Generation(config, random(config, here, 0.02), here, ScalarType.Float);
+      Generation remote = new Generation(LanguageModel.random(config, there, 0.02), there);
+      Generation local = new Generation(LanguageModel.random(config, here, 0.02), here);
       List<Figures> remotely = new ArrayList<>();
       List<Figures> locally = new ArrayList<>();
       for (int round = 0; round <= rounds; round++) {
-        remotely.add(measure(remote, there));
-        locally.add(measure(local, here));
+        remotely.add(measure(remote));
+        locally.add(measure(local));
       }
       report(remotely.subList(1, rounds + 1), locally.subList(1, rounds + 1));
       return 0;
     }
   }
 
-  private Figures measure(Generation generation, Place place) {
+  private Figures measure(Generation generation) {
     long[] prompt = new long[promptTokens];
     Arrays.setAll(prompt, i -> 1000L + i);
-    Sampler greedy = new Sampler(0, 0, 1, place.generator());
     List<Long> times = new ArrayList<>();
     long start = System.nanoTime();
     generation.run(
         prompt,
-        new Generation.Plan(greedy, tokens, checkEvery, false),
+        new Generation.Plan(Sampler.greedy(), tokens, checkEvery, false),
         (token, logProbability) -> times.add(System.nanoTime()));
     long first = times.get(0);
     long last = times.get(times.size() - 1);
@@ -140,21 +136,5 @@ public final class MeasureGeneration implements Callable<Integer> {
     return new LlamaConfig(
         49_152, 576, 1_536, layers, 9, 3, 64, 8_192, 1e-5, rope, false, false, false, true,
         List.of());
-  }
-
-  /** A model with random weights, the same ones everywhere. */
-  static LlamaForCausalLM random(LlamaConfig config, Place place, double scale) {
-    try (NoGradGuard noGradients = new NoGradGuard()) {
-      LlamaForCausalLM model =
-          new LlamaForCausalLM(config, Place.options(place.device(), ScalarType.Float));
-      manual_seed(0);
-      for (Tensor parameter : model.weights().values()) {
-        try (PointerScope temporaries = new PointerScope()) {
-          Tensor drawn = randn(parameter.shape()).mul(new Scalar(scale));
-          parameter.copy_(parameter.dim() == 1 ? drawn.add(new Scalar(1.0)) : drawn);
-        }
-      }
-      return model;
-    }
   }
 }

@@ -5,6 +5,7 @@ import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
 import io.remora.client.LoadOptions;
 import io.remora.client.RemoteMachine;
+import io.remora.language.ModelFolder;
 import java.nio.file.Path;
 import java.util.HashMap;
 import java.util.List;
@@ -80,11 +81,12 @@ final class ModelOptions {
   /**
    * Opens the machine.
    *
+   * @param adapter what it loads besides the model; null for nothing
    * @param checkpoints where it may write and read on its own disk; null: nowhere
    */
-  RemoteMachine open(ModelFolder folder, Path checkpoints) {
+  RemoteMachine open(ModelFolder folder, ModelFolder adapter, Path checkpoints) {
     RemoteMachine.Builder builder =
-        RemoteMachine.builder().provider(provider).config(settings(folder, checkpoints));
+        RemoteMachine.builder().provider(provider).config(settings(folder, adapter, checkpoints));
     return (gpu == null ? builder : builder.gpu(gpu)).open();
   }
 
@@ -98,12 +100,14 @@ final class ModelOptions {
    * A node that this program starts may load what the program names; other nodes have their own
    * settings.
    */
-  private Config settings(ModelFolder folder, Path checkpoints) {
+  private Config settings(ModelFolder folder, ModelFolder adapter, Path checkpoints) {
     Map<String, Object> settings = new HashMap<>();
     Optional<String> written = Optional.ofNullable(checkpoints).map(ModelOptions::absolute);
-    List<String> read = folder.revision().isEmpty() ? List.of(folder.source()) : List.of();
-    settings.put(
-        "remora.node.models.directories", Stream.concat(read.stream(), written.stream()).toList());
+    Stream<String> read =
+        Stream.of(folder, adapter)
+            .filter(each -> each != null && each.revision().isEmpty())
+            .map(ModelFolder::source);
+    settings.put("remora.node.models.directories", Stream.concat(read, written.stream()).toList());
     written.ifPresent(path -> settings.put("remora.node.models.save-directories", List.of(path)));
     if (computeThreads != null) {
       settings.put("remora.provider.mock.compute-threads", computeThreads);

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 
 /**
- * Language models of the Llama family as ordinary libtorch modules, and two programs: {@link
- * io.remora.examples.language.Generate} continues a text, {@link
- * io.remora.examples.language.FineTune} trains on one. Names of modules and parameters are those of
- * the transformers library, so that its checkpoints fit.
+ * Programs for language models: {@link io.remora.examples.language.Generate} continues a text,
+ * {@link io.remora.examples.language.FineTune} trains on one. Names of modules and parameters are
+ * those of the transformers library, so that its checkpoints fit.
  */
 package io.remora.examples.language;

@@ -3,7 +3,17 @@ package io.remora.examples.language;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
+import com.typesafe.config.Config;
+import com.typesafe.config.ConfigFactory;
+import io.remora.client.LoadOptions;
 import io.remora.client.RemoteMachine;
+import io.remora.language.Generation;
+import io.remora.language.LanguageModel;
+import io.remora.language.ModelFolder;
+import io.remora.language.Place;
+import io.remora.language.Sampler;
+import io.remora.language.TextTokenizer;
+import io.remora.models.testkit.SmallLanguageModel;
 import java.io.IOException;
 import java.io.PrintWriter;
 import java.io.StringWriter;
@@ -11,8 +21,9 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Map;
+import java.util.stream.Stream;
 import org.bytedeco.javacpp.PointerScope;
-import org.bytedeco.pytorch.global.torch.ScalarType;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
@@ -39,8 +50,10 @@ final class ProgramsTest {
     model = Files.createDirectory(folder.resolve("model"));
     text =
         Files.writeString(folder.resolve("text.txt"), "One says this, another that.\n".repeat(26));
-    try (RemoteMachine machine = RemoteMachine.open("mock")) {
-      SmallModel.save(machine, model);
+    SmallLanguageModel.write(model);
+    Config allowed =
+        ConfigFactory.parseMap(Map.of("remora.node.models.directories", List.of(model.toString())));
+    try (RemoteMachine machine = RemoteMachine.builder().provider("mock").config(allowed).open()) {
       continued = continued(machine);
     }
   }
@@ -50,15 +63,17 @@ final class ProgramsTest {
     try (TextTokenizer tokenizer = TextTokenizer.read(model.resolve("tokenizer.json"));
         PointerScope everything = new PointerScope()) {
       Place place = new Place.Machine(machine);
-      LoadedModel loaded =
-          LoadedModel.of(
-              SmallModel.CONFIG, MeasureGeneration.random(SmallModel.CONFIG, place, 0.3).weights());
-      Sampler greedy = new Sampler(0, 0, 1, place.generator());
+      LanguageModel loaded =
+          LanguageModel.load(
+              machine,
+              ModelFolder.of(model.toString(), "main").config(),
+              model.toString(),
+              LoadOptions.defaults());
       List<Long> tokens = new ArrayList<>();
-      new Generation(SmallModel.CONFIG, loaded.module(), place, ScalarType.Float)
+      new Generation(loaded, place)
           .run(
               tokenizer.encode(PROMPT, true),
-              new Generation.Plan(greedy, 60, 60, false),
+              new Generation.Plan(Sampler.greedy(), 60, 60, false),
               (token, logProbability) -> tokens.add(token));
       return tokenizer.decode(tokens.stream().mapToLong(Long::longValue).toArray());
     }
@@ -84,6 +99,28 @@ final class ProgramsTest {
   }
 
   @Test
+  void trainsAnAdapterThatContinuesATextAsTheMergedOneDoes() {
+    Path output = folder.resolve("adapter");
+    String[] lora = {"--lora-rank=4", "--lora-dropout=0.1", "--lora-target=q_proj,v_proj,up_proj"};
+    List<String> undisturbed = losses(fineTune(output, with(lora, "--steps=9", "--save-every=7")));
+
+    List<String> resumed =
+        losses(fineTune(output, with(lora, "--steps=9", "--save-every=0", "--resume")));
+    Run added = run(Generate.commandLine(), generate("--adapter=" + output));
+    Run merged = run(Generate.commandLine(), generate("--adapter=" + output, "--merge"));
+
+    assertThat(resumed).hasSize(2).isEqualTo(undisturbed.subList(7, 9));
+    assertThat(output).isDirectoryNotContaining("glob:**/model.safetensors");
+    assertThat(added.exitCode()).as(added.errors()).isZero();
+    assertThat(added.output()).isEqualTo(merged.output());
+    assertThat(added.output()).isNotEqualTo(run(Generate.commandLine(), generate()).output());
+  }
+
+  private static String[] with(String[] arguments, String... more) {
+    return Stream.concat(Stream.of(arguments), Stream.of(more)).toArray(String[]::new);
+  }
+
+  @Test
   void continuesATextUntilAStopString() {
     String stop = continued.substring(continued.length() / 2, continued.length() / 2 + 2);
 
@@ -102,7 +139,7 @@ final class ProgramsTest {
     assertThat(run(Generate.commandLine(), generate("--max-tokens=600")).errors())
         .contains("leaves room for 507 more in this model, not for 600");
     assertThat(run(Generate.commandLine(), generate("--chat")).errors())
-        .contains("no token <|im_start|>");
+        .contains("The model has no chat template");
   }
 
   private static String[] generate(String... more) {
