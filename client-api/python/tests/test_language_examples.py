@@ -251,6 +251,9 @@ def generated_by_transformers(
     prompt = torch.tensor([tokenizer.encode(text).ids])
     generated = model.eval().generate(
         input_ids=prompt,
+        attention_mask=torch.ones_like(
+            prompt
+        ),  # otherwise tokens that are the padding's are left out
         max_new_tokens=30,
         do_sample=False,
         pad_token_id=0,

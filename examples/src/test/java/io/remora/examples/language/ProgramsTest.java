@@ -99,21 +99,19 @@ final class ProgramsTest {
   }
 
   @Test
-  void trainsAnAdapterThatContinuesATextAsTheMergedOneDoes() {
+  void aResumedTrainingOfAnAdapterHasTheBitsOfAnUndisturbedOne() throws IOException {
     Path output = folder.resolve("adapter");
     String[] lora = {"--lora-rank=4", "--lora-dropout=0.1", "--lora-target=q_proj,v_proj,up_proj"};
-    List<String> undisturbed = losses(fineTune(output, with(lora, "--steps=9", "--save-every=7")));
+    List<String> undisturbed = losses(fineTune(output, with(lora, "--steps=5", "--save-every=3")));
 
     List<String> resumed =
-        losses(fineTune(output, with(lora, "--steps=9", "--save-every=0", "--resume")));
-    Run added = run(Generate.commandLine(), generate("--adapter=" + output));
-    Run merged = run(Generate.commandLine(), generate("--adapter=" + output, "--merge"));
+        losses(fineTune(output, with(lora, "--steps=5", "--save-every=0", "--resume")));
+    Run adapted = run(Generate.commandLine(), generate("--max-tokens=60", "--adapter=" + output));
 
-    assertThat(resumed).hasSize(2).isEqualTo(undisturbed.subList(7, 9));
+    assertThat(resumed).hasSize(2).isEqualTo(undisturbed.subList(3, 5));
     assertThat(output).isDirectoryNotContaining("glob:**/model.safetensors");
-    assertThat(added.exitCode()).as(added.errors()).isZero();
-    assertThat(added.output()).isEqualTo(merged.output());
-    assertThat(added.output()).isNotEqualTo(run(Generate.commandLine(), generate()).output());
+    assertThat(adapted.exitCode()).as(adapted.errors()).isZero();
+    assertThat(adapted.output()).isNotEqualTo(continued + System.lineSeparator());
   }
 
   private static String[] with(String[] arguments, String... more) {
