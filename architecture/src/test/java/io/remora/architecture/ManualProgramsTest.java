@@ -19,6 +19,7 @@ import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.regex.Pattern;
@@ -34,13 +35,15 @@ import org.junit.jupiter.api.io.TempDir;
 /**
  * Compiles every program in Java of the manual, and runs those that can run by themselves. The
  * comment above each says how it is tested: {@code <!-- test: run -->}, {@code <!-- test: compile
- * -->}, or {@code <!-- test: compile with CloudProvider -->} for one that needs a frame of its own.
+ * -->}, {@code <!-- test: compile in Language -->} for a method of another frame than the usual
+ * one, or {@code <!-- test: compile with CloudProvider -->} for one that is a frame's only program.
  */
 @Tag("fast")
 @Timeout(value = 180, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class ManualProgramsTest {
   private static final String FRAME = "Manual";
   private static final String WITH = "compile with ";
+  private static final String IN = "compile in ";
   private static final Path PACKAGE =
       Modules.ROOT.resolve("training/src/main/java/io/remora/train/package-info.java");
   private static final Path QUICK_START =
@@ -57,21 +60,27 @@ final class ManualProgramsTest {
             program ->
                 assertThat(program.test())
                     .as("%s: how is it tested? <!-- test: … -->", program.place())
-                    .matches("run|compile|compile with \\w+"));
+                    .matches("run|compile|compile (with|in) \\w+"));
 
     List<Path> sources = new ArrayList<>();
-    StringBuilder methods = new StringBuilder();
+    Map<String, StringBuilder> frames = new LinkedHashMap<>();
     for (int i = 0; i < programs.size(); i++) {
       Program program = programs.get(i);
       if (program.test().startsWith(WITH)) {
         sources.add(source(program.test().substring(WITH.length()), program.text()));
       } else {
-        methods.append(
-            "  // %s%n  public void program%d() throws Exception {%n%s  }%n%n"
-                .formatted(program.place(), i, program.text()));
+        String frame =
+            program.test().startsWith(IN) ? program.test().substring(IN.length()) : FRAME;
+        frames
+            .computeIfAbsent(frame, name -> new StringBuilder())
+            .append(
+                "  // %s%n  public void program%d() throws Exception {%n%s  }%n%n"
+                    .formatted(program.place(), i, program.text()));
       }
     }
-    sources.add(source(FRAME, methods.toString()));
+    for (Map.Entry<String, StringBuilder> frame : frames.entrySet()) {
+      sources.add(source(frame.getKey(), frame.getValue().toString()));
+    }
     compile(sources);
     run(programs);
   }

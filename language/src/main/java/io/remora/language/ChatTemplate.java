@@ -55,7 +55,7 @@ public final class ChatTemplate {
    * Reads a template.
    *
    * @param specialTokens the values of names such as {@code bos_token}
-   * @throws TemplateException when it is wrong or uses what is not supported
+   * @throws IllegalArgumentException when it is wrong or uses what is not supported
    */
   public static ChatTemplate of(String jinja, Map<String, String> specialTokens) {
     return new ChatTemplate(TemplateParser.parse(jinja), Map.copyOf(specialTokens));
@@ -66,7 +66,7 @@ public final class ChatTemplate {
    * chat_template} of {@code tokenizer_config.json}. Of several, the one named {@code default}.
    *
    * @return empty if the model has none
-   * @throws TemplateException when it is wrong or uses what is not supported
+   * @throws IllegalArgumentException when it is wrong or uses what is not supported
    * @throws UncheckedIOException when a file cannot be read
    */
   public static Optional<ChatTemplate> read(Path folder) {
@@ -110,7 +110,7 @@ public final class ChatTemplate {
    *
    * @param addGenerationPrompt whether the text ends with the beginning of the assistant's next
    *     message
-   * @throws TemplateException when the template refuses the conversation
+   * @throws IllegalArgumentException when the template refuses the conversation
    */
   public String render(List<Message> messages, boolean addGenerationPrompt) {
     StringBuilder text = new StringBuilder();

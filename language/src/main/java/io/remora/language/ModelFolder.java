@@ -87,7 +87,7 @@ public record ModelFolder(String source, Optional<String> revision, Path folder)
   /**
    * How the model has learned to read conversations; empty if it has no template.
    *
-   * @throws TemplateException when the template uses what is not supported
+   * @throws IllegalArgumentException when the template uses what is not supported
    */
   public Optional<ChatTemplate> chatTemplate() {
     return ChatTemplate.read(folder);

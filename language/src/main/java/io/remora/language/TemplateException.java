@@ -2,7 +2,7 @@
 package io.remora.language;
 
 /** A chat template is wrong, uses what is not supported, or refuses the conversation. */
-public final class TemplateException extends IllegalArgumentException {
+final class TemplateException extends IllegalArgumentException {
   private static final long serialVersionUID = 1;
 
   TemplateException(String message) {
