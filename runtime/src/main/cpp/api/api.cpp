@@ -62,6 +62,7 @@ const at::Tensor& tensor_at(int64_t address) { return *reinterpret_cast<at::Tens
 remora::Batch* batch_at(int64_t address) { return reinterpret_cast<remora::Batch*>(address); }
 remora::RemoteEvent* event_at(int64_t address) { return reinterpret_cast<remora::RemoteEvent*>(address); }
 remora::Executor* executor_at(int64_t address) { return reinterpret_cast<remora::Executor*>(address); }
+remora::CapturedSession* captured_at(int64_t address) { return reinterpret_cast<remora::CapturedSession*>(address); }
 remora::ExecutionResult* result_at(int64_t address) { return reinterpret_cast<remora::ExecutionResult*>(address); }
 remora::NodeAnswer* answer_at(int64_t address) { return reinterpret_cast<remora::NodeAnswer*>(address); }
 remora::HeldTransfer* transfer_at(int64_t address) { return reinterpret_cast<remora::HeldTransfer*>(address); }
@@ -635,6 +636,18 @@ int32_t remora_executor_save(int64_t executor, int64_t sequence, const char* pat
     return 0;
   });
 }
+int64_t remora_executor_capture(int64_t executor, int64_t sequence) {
+  return guarded([&]() -> int64_t {
+    return address_of(executor_at(executor)->capture(static_cast<uint64_t>(sequence)).release());
+  });
+}
+int32_t remora_captured_write(int64_t captured, const char* path, int64_t* summary) {
+  return guarded([&]() -> int32_t {
+    summarize(captured_at(captured)->write(path), summary);
+    return 0;
+  });
+}
+void remora_captured_release(int64_t captured) { delete captured_at(captured); }
 int32_t remora_executor_load(int64_t executor, const char* path, int64_t* summary) {
   return guarded([&]() -> int32_t {
     summarize(executor_at(executor)->load(path), summary);

@@ -304,6 +304,11 @@ REMORA_API int64_t remora_executor_storage_bytes(int64_t executor);
 // `sequence` is the last batch that it has executed. `summary` has room for four numbers: the file's bytes, its
 // CRC-32C, the number of storages, the sequence. Afterwards the file is either complete and on disk, or does not exist.
 REMORA_API int32_t remora_executor_save(int64_t executor, int64_t sequence, const char* path, int64_t* summary);
+// Copies the whole session, to be written later while the executor works. Returns a handle, or -1. `remora_captured_write`
+// writes the file that `remora_executor_save` would have written, once and on any thread.
+REMORA_API int64_t remora_executor_capture(int64_t executor, int64_t sequence);
+REMORA_API int32_t remora_captured_write(int64_t captured, const char* path, int64_t* summary);
+REMORA_API void remora_captured_release(int64_t captured);
 // Loads a saved session into an executor that has executed nothing. The file need not be trusted: if it is not a saved
 // session, the call fails with a message, and the executor must not be used any more.
 REMORA_API int32_t remora_executor_load(int64_t executor, const char* path, int64_t* summary);

@@ -34,7 +34,7 @@ inline void copy_bytes(void* to, const void* from, size_t size) {
 
 constexpr uint8_t kBatchMagic = 0xB7;
 constexpr uint8_t kReportMagic = 0xB8;
-constexpr uint8_t kWireVersion = 3;
+constexpr uint8_t kWireVersion = 4;
 
 // Limits that the decoder enforces. The program refuses a call that exceeds one of them, because a batch that does so
 // ends the session.
@@ -193,6 +193,8 @@ enum class Event : uint8_t {
   kAnswer = 6,         // request, byte count, answer
   kRequestFailed = 7,  // request, Failure
   kWarning = 8,        // number of the call, operator name, WarningKind, text
+  kOutputs = 9,        // like kAnswer, for an asked call: executed again, the batch gives the same bytes
+  kUnrepeatable = 10,  // name: the batch did what it cannot do again on another node
 };
 // Failure: failure number, number of the call in the session (0 = none), operator name, class of the error, message,
 // input count, inputs as text. The class is PyTorch's, such as IndexError; it is empty if the error is not libtorch's.

@@ -350,7 +350,7 @@ void Executor::ask(Reader& r) {
   if (call.failure) {
     request_failed(request, *call.failure);
   } else {
-    answered(request, answer.data(), answer.size());
+    answered(request, answer.data(), answer.size(), remora::Event::kOutputs);
     if (!bound.empty()) {
       asked_[request] = std::move(bound);
     }

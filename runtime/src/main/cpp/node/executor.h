@@ -37,7 +37,9 @@ struct ExecutionResult {
   std::vector<LargeValue> values;
 };
 
+class CapturedSession;
 class StateReader;
+class StateSink;
 
 class Executor {
  public:
@@ -59,6 +61,9 @@ class Executor {
   // Writes the whole session to a file; see snapshot.cpp. Changes nothing in the session. On failure it throws and
   // leaves no file.
   Snapshot save(const std::string& path, uint64_t sequence);
+  // Copies the whole session, with the values of its storages, to be written while the session continues. The copies
+  // take as much memory of the host as the storages take on their devices.
+  std::unique_ptr<CapturedSession> capture(uint64_t sequence);
   // Loads a saved session into a new executor. If this throws, the executor must not be used any more.
   Snapshot load(const std::string& path);
 
@@ -86,6 +91,7 @@ class Executor {
   void repeat(Reader& r);
   void like(Reader& r);
   void forget();
+  Snapshot write_to(StateSink& w, uint64_t sequence);
   void load_history(StateReader& r);
   uint64_t start(Reader& r);
   int64_t* keep(PreparedCall* form, const Mode* modes, const std::vector<int64_t>& operands);
@@ -128,7 +134,8 @@ class Executor {
   void write_failure(const Failure& failure);
   void write_warning(const Call& call, const c10::Warning& warning);
   void request_failed(int64_t request, Failure& failure);
-  void answered(int64_t request, const void* data, size_t bytes);
+  void answered(int64_t request, const void* data, size_t bytes, remora::Event kind = remora::Event::kAnswer);
+  void cannot_be_repeated(std::string_view what);
   void refuse(int64_t request, Call& call);
   void value(int64_t request, const at::Tensor& value);
   Storage& born(int64_t id, uint64_t bytes, uint32_t device);
@@ -171,6 +178,20 @@ class Executor {
   std::vector<std::string> warned_;     // operators and texts of this batch's warnings
   ExecutionResult* result_ = nullptr;
   torch::jit::Stack stack_;  // empty between calls; keeps its memory
+};
+
+class SessionImage;
+
+// What Executor::capture has copied. It does not depend on the executor.
+class CapturedSession {
+ public:
+  explicit CapturedSession(std::unique_ptr<SessionImage> image);
+  ~CapturedSession();
+  // Like Executor::save; call it once, on any thread. The file has the same bytes.
+  Executor::Snapshot write(const std::string& path);
+
+ private:
+  const std::unique_ptr<SessionImage> image_;
 };
 
 }  // namespace remora

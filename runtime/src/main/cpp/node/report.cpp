@@ -66,11 +66,16 @@ void Executor::write_warning(const Call& call, const c10::Warning& warning) {
 }
 
 // Answers a question, an asked call or a function.
-void Executor::answered(int64_t request, const void* data, size_t bytes) {
-  result_->report.code(remora::Event::kAnswer);
+void Executor::answered(int64_t request, const void* data, size_t bytes, remora::Event kind) {
+  result_->report.code(kind);
   result_->report.varint(request);
   result_->report.varint(bytes);
   result_->report.raw(data, bytes);
+}
+
+void Executor::cannot_be_repeated(std::string_view what) {
+  result_->report.code(remora::Event::kUnrepeatable);
+  result_->report.string(what);
 }
 
 void Executor::refuse(int64_t request, Call& call) {

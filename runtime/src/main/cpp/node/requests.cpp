@@ -147,6 +147,7 @@ void Executor::transfer(Reader& r, int64_t request, Question kind) {
     r.fail("a transfer names no tensor");
   }
   auto t = tensor(r, bits, call);
+  if (!holding) cannot_be_repeated(call.name);
   if (!call.failure && call.refusal.empty()) {
     try {
       TORCH_CHECK(t.is_contiguous() && !t.is_conj() && !t.is_neg(), "only contiguous tensors can be transferred");
@@ -200,6 +201,7 @@ void Executor::run(Reader& r, Callee callee) {
     function.tensors.push_back(tensor(r, bits, call));
     function.tensor_devices.push_back(call.inputs.back().storage->device);
   }
+  if (callee == Callee::kNode) cannot_be_repeated(call.name);
   if (!call.failure && call.refusal.empty()) {
     try {
       if (callee == Callee::kNode) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// A session of the node as a file, and back. Pausing a machine uses it.
+// A session of the node as a file, and back. Pausing a machine writes the file at once. A checkpoint first copies the
+// session, so that it can continue while another thread writes the file.
 //
 // The file starts with the magic, the format's version and a checksum of both. Then come chunks: length, CRC-32C,
 // bytes. A chunk of length 0 ends the file; its checksum is that of the whole file before it. The bytes of all chunks
@@ -72,8 +73,44 @@ void sync_folder_of(const std::string& path) {
               system_error("make durable", folder));
 }
 
+}  // namespace
+
+// Takes the bytes of a session.
+class StateSink {
+ public:
+  virtual ~StateSink() = default;
+  virtual void raw(const void* data, size_t bytes) = 0;
+  virtual void values(const c10::Storage& storage) = 0;
+
+  void u8(uint8_t value) { raw(&value, 1); }
+  template <class E>
+  void code(E value) {
+    u8(static_cast<uint8_t>(value));
+  }
+  void varint(uint64_t value) {
+    small_.clear();
+    small_.varint(value);
+    raw(small_.data(), small_.size());
+  }
+  void string(std::string_view text) {
+    auto bytes = std::min<size_t>(text.size(), kMaxStringBytes);
+    varint(bytes);
+    raw(text.data(), bytes);
+  }
+
+ private:
+  Writer small_;
+};
+
+namespace {
+
+at::Tensor bytes_of(const c10::Storage& storage, uint64_t offset, uint64_t bytes) {
+  return at::empty({0}, at::TensorOptions().dtype(at::kByte).device(storage.device()))
+      .set_(storage, static_cast<int64_t>(offset), {static_cast<int64_t>(bytes)}, {1});
+}
+
 // A file that appears under its name only when it is complete.
-class StateWriter {
+class StateWriter final : public StateSink {
  public:
   explicit StateWriter(const std::string& path)
       : path_(path),
@@ -91,23 +128,7 @@ class StateWriter {
     if (!finished_) ::unlink(part_.c_str());
   }
 
-  void u8(uint8_t value) { raw(&value, 1); }
-  template <class E>
-  void code(E value) {
-    u8(static_cast<uint8_t>(value));
-  }
-  void varint(uint64_t value) {
-    small_.clear();
-    small_.varint(value);
-    raw(small_.data(), small_.size());
-  }
-  void u64(uint64_t value) { raw(&value, sizeof value); }
-  void string(std::string_view text) {
-    auto bytes = std::min<size_t>(text.size(), kMaxStringBytes);
-    varint(bytes);
-    raw(text.data(), bytes);
-  }
-  void raw(const void* data, size_t bytes) {
+  void raw(const void* data, size_t bytes) override {
     auto* p = static_cast<const uint8_t*>(data);
     while (bytes > 0) {
       auto n = std::min(bytes, kChunkBytes - chunk_.size());
@@ -115,6 +136,18 @@ class StateWriter {
       p += n;
       bytes -= n;
       if (chunk_.size() == kChunkBytes) end_chunk();
+    }
+  }
+  void values(const c10::Storage& storage) override {
+    if (storage.device().is_cpu()) {
+      raw(storage.data(), storage.nbytes());
+      return;
+    }
+    c10::DeviceGuard guard(storage.device());
+    for (uint64_t offset = 0; offset < storage.nbytes(); offset += kChunkBytes) {
+      auto n = std::min<uint64_t>(kChunkBytes, storage.nbytes() - offset);
+      auto here = bytes_of(storage, offset, n).cpu();
+      raw(here.const_data_ptr(), n);
     }
   }
 
@@ -165,13 +198,60 @@ class StateWriter {
   const std::string part_;
   FileDescriptor file_;
   Writer chunk_;
-  Writer small_;
   Crc32c all_;
   uint64_t bytes_ = 0;
   bool finished_ = false;
 };
 
 }  // namespace
+
+// Copies of the values, and the bytes between them.
+class SessionImage final : public StateSink {
+ public:
+  void raw(const void* data, size_t bytes) override {
+    if (parts_.empty() || parts_.back().values.defined()) parts_.emplace_back();
+    parts_.back().bytes.raw(data, bytes);
+  }
+  void values(const c10::Storage& storage) override {
+    c10::DeviceGuard guard(storage.device());
+    auto there = bytes_of(storage, 0, storage.nbytes());
+    parts_.emplace_back();
+    parts_.back().values = storage.device().is_cpu() ? there.clone() : there.cpu();
+  }
+  // Gives each part's memory back once it is written.
+  void write(StateSink& to) {
+    for (auto& part : parts_) {
+      if (part.values.defined()) {
+        to.raw(part.values.const_data_ptr(), part.values.nbytes());
+      } else {
+        to.raw(part.bytes.data(), part.bytes.size());
+      }
+      part = Part();
+    }
+  }
+
+  Executor::Snapshot summary;
+
+ private:
+  struct Part {
+    Writer bytes;
+    at::Tensor values;
+  };
+  std::vector<Part> parts_;
+};
+
+CapturedSession::CapturedSession(std::unique_ptr<SessionImage> image) : image_(std::move(image)) {}
+CapturedSession::~CapturedSession() = default;
+
+Executor::Snapshot CapturedSession::write(const std::string& path) {
+  StateWriter w(path);
+  image_->write(w);
+  w.finish();
+  auto summary = image_->summary;
+  summary.bytes = w.bytes();
+  summary.checksum = w.checksum();
+  return summary;
+}
 
 class StateReader {
  public:
@@ -313,24 +393,6 @@ namespace {
 
 // ---------------------------------------------------------------- values
 
-at::Tensor bytes_of(const c10::Storage& storage, uint64_t offset, uint64_t bytes) {
-  return at::empty({0}, at::TensorOptions().dtype(at::kByte).device(storage.device()))
-      .set_(storage, static_cast<int64_t>(offset), {static_cast<int64_t>(bytes)}, {1});
-}
-
-void write_values(StateWriter& w, const c10::Storage& storage) {
-  if (storage.device().is_cpu()) {
-    w.raw(storage.data(), storage.nbytes());
-    return;
-  }
-  c10::DeviceGuard guard(storage.device());
-  for (uint64_t offset = 0; offset < storage.nbytes(); offset += kChunkBytes) {
-    auto n = std::min<uint64_t>(kChunkBytes, storage.nbytes() - offset);
-    auto here = bytes_of(storage, offset, n).cpu();
-    w.raw(here.const_data_ptr(), n);
-  }
-}
-
 void read_values(StateReader& r, const c10::Storage& storage) {
   if (storage.device().is_cpu()) {
     r.raw(storage.mutable_data(), storage.nbytes());
@@ -351,9 +413,23 @@ void read_values(StateReader& r, const c10::Storage& storage) {
 // ---------------------------------------------------------------- saving
 
 Executor::Snapshot Executor::save(const std::string& path, uint64_t sequence) {
+  StateWriter w(path);
+  auto summary = write_to(w, sequence);
+  w.finish();
+  summary.bytes = w.bytes();
+  summary.checksum = w.checksum();
+  return summary;
+}
+
+std::unique_ptr<CapturedSession> Executor::capture(uint64_t sequence) {
+  auto image = std::make_unique<SessionImage>();
+  image->summary = write_to(*image, sequence);
+  return std::make_unique<CapturedSession>(std::move(image));
+}
+
+Executor::Snapshot Executor::write_to(StateSink& w, uint64_t sequence) {
   at::AutoDispatchBelowADInplaceOrView below_autograd;
   at::NoGradGuard no_grad;
-  StateWriter w(path);
   auto device_number = [&](c10::Device device) -> uint64_t {
     auto it = std::find_if(devices_.begin(), devices_.end(), [&](c10::Device each) {
       return each.type() == device.type() && (device.is_cpu() || each.index() == device.index());
@@ -413,7 +489,7 @@ Executor::Snapshot Executor::save(const std::string& path, uint64_t sequence) {
     w.u8((values ? kValues : 0) | (storage.reported ? kReported : 0) | (storage.failure ? kFailed : 0) |
          (storage.has_values ? kHadValues : 0));
     if (storage.failure) w.varint(numbers[storage.failure.get()]);
-    if (values) write_values(w, storage.memory);
+    if (values) w.values(storage.memory);
   }
 
   w.code(Section::kAsked);
@@ -424,7 +500,7 @@ Executor::Snapshot Executor::save(const std::string& path, uint64_t sequence) {
     for (const auto& output : outputs) {
       w.varint(device_number(output.device()));
       w.varint(output.storage().nbytes());
-      write_values(w, output.storage());
+      w.values(output.storage());
     }
   }
 
@@ -471,8 +547,7 @@ Executor::Snapshot Executor::save(const std::string& path, uint64_t sequence) {
   }
 
   w.code(Section::kEnd);
-  w.finish();
-  return {w.bytes(), w.checksum(), ids.size(), sequence};
+  return {0, 0, ids.size(), sequence};
 }
 
 // ---------------------------------------------------------------- loading

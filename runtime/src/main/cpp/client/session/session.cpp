@@ -867,7 +867,8 @@ void Session::event(Reader& r, std::unique_lock<std::mutex>& lock) {
       finish(request, "");
       break;
     }
-    case Event::kAnswer: {
+    case Event::kAnswer:
+    case Event::kOutputs: {
       auto number = static_cast<int64_t>(r.varint());
       auto n = r.count("an answer's size");
       auto* data = reinterpret_cast<const char*>(r.raw(n));
@@ -886,6 +887,7 @@ void Session::event(Reader& r, std::unique_lock<std::mutex>& lock) {
       break;
     }
     case Event::kWarning: warning(r, lock); break;
+    case Event::kUnrepeatable: r.string(); break;
     default: r.fail("unknown event");
   }
 }

@@ -8,7 +8,7 @@ package io.remora.core;
 public final class WireFormat {
 
   /** Version of batches and reports. */
-  public static final int WIRE_VERSION = 3;
+  public static final int WIRE_VERSION = 4;
 
   /** First byte of a report. */
   public static final int REPORT_MAGIC = 0xB8;
@@ -39,6 +39,8 @@ public final class WireFormat {
     public static final int ANSWER = 6;
     public static final int REQUEST_FAILED = 7;
     public static final int WARNING = 8;
+    public static final int OUTPUTS = 9;
+    public static final int UNREPEATABLE = 10;
 
     private Events() {}
   }

@@ -24,6 +24,14 @@ public final class ReportReader {
 
     default void answer(long request, ByteBuffer bytes) {}
 
+    /** The answer to an operator call whose results the program could not predict. */
+    default void outputs(long request, ByteBuffer bytes) {
+      answer(request, bytes);
+    }
+
+    /** The batch did what cannot be done again on another node. */
+    default void unrepeatable(String what) {}
+
     default void requestFailed(long request, OperationFailure failure) {}
 
     default void warning(OperationWarning warning) {}
@@ -82,6 +90,8 @@ public final class ReportReader {
         case WireFormat.Events.ANSWER -> events.answer(varint(), bytes(count()));
         case WireFormat.Events.REQUEST_FAILED -> events.requestFailed(varint(), failure());
         case WireFormat.Events.WARNING -> events.warning(warning());
+        case WireFormat.Events.OUTPUTS -> events.outputs(varint(), bytes(count()));
+        case WireFormat.Events.UNREPEATABLE -> events.unrepeatable(string());
         default -> throw new ProtocolException("the report has an unknown event " + event);
       }
     }

@@ -119,6 +119,21 @@ public final class BatchExecutor implements AutoCloseable {
   }
 
   /**
+   * Copies the whole state of the session, so that it can be written while the session continues.
+   * The copies take as much memory of the host as the storages take on their devices.
+   *
+   * @param sequence the last batch executed
+   * @throws RemoraException when there is not enough memory, or a device cannot be read
+   */
+  public CapturedSession capture(long sequence) {
+    long captured = NativeCore.executorCapture(open(), sequence);
+    if (captured == -1) {
+      throw new RemoraException("the session was not copied: " + NativeCore.lastError());
+    }
+    return new CapturedSession(captured);
+  }
+
+  /**
    * Restores a saved session. Call it once, before any other use. If it throws, close this
    * executor.
    *
@@ -152,7 +167,7 @@ public final class BatchExecutor implements AutoCloseable {
     return handle;
   }
 
-  private static SavedSession saved(LongPointer summary) {
+  static SavedSession saved(LongPointer summary) {
     return new SavedSession(summary.get(0), summary.get(1), summary.get(2), summary.get(3));
   }
 }

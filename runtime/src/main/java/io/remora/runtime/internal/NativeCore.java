@@ -339,6 +339,16 @@ public final class NativeCore {
   public static native int executorSave(
       long executor, long sequence, String path, @Cast("int64_t*") LongPointer summary);
 
+  @Name("remora_executor_capture")
+  public static native long executorCapture(long executor, long sequence);
+
+  @Name("remora_captured_write")
+  public static native int capturedWrite(
+      long captured, String path, @Cast("int64_t*") LongPointer summary);
+
+  @Name("remora_captured_release")
+  public static native void capturedRelease(long captured);
+
   @Name("remora_executor_load")
   public static native int executorLoad(
       long executor, String path, @Cast("int64_t*") LongPointer summary);
