@@ -99,6 +99,8 @@ class RemoteMachine:
         timeout: float | None = None,
         name: str | None = None,
         options: dict[str, str] | None = None,
+        recovery: str | None = None,
+        checkpoint_interval: float | None = None,
         gateway: str | os.PathLike[str] | None = None,
     ) -> None:
         """Describes a machine; does not start it.
@@ -115,6 +117,11 @@ class RemoteMachine:
                 :meth:`resume`, after which it may run for `timeout` seconds again.
             name: unique among the gateway's machines; None lets the gateway choose.
             options: the provider's settings, such as ``{"mode": "in-jvm"}``.
+            recovery: what the machine does when its node is lost. ``"off"``: it fails with
+                :class:`NodeLostException`. ``"replay"``: another node restores its last checkpoint and
+                executes what came after it again, and the program only waits. None for the gateway's setting.
+            checkpoint_interval: seconds between checkpoints, with ``recovery="replay"``; None for the
+                gateway's setting, by default 60.
             gateway: folder of jars, or class path, of the gateway to start; None for the value of
                 ``REMORA_GATEWAY``, ``REMORA_GATEWAY_CLASSPATH`` or ``REMORA_HOME``, or else the package's jars.
 
@@ -128,7 +135,13 @@ class RemoteMachine:
             raise ValueError(f"unknown GPU type {gpu_type!r}; the types are {', '.join(GPU_TYPES)}")
         if not 1 <= gpu_count <= 8:
             raise ValueError(f"gpu_count must be 1 to 8, not {gpu_count}")
-        for what, seconds in (("idle_timeout", idle_timeout), ("timeout", timeout)):
+        if recovery not in (None, "off", "replay"):
+            raise ValueError(f'recovery must be "off" or "replay", not {recovery!r}')
+        for what, seconds in (
+            ("idle_timeout", idle_timeout),
+            ("timeout", timeout),
+            ("checkpoint_interval", checkpoint_interval),
+        ):
             if seconds is not None and not (seconds > 0 and math.isfinite(seconds)):
                 raise ValueError(f"{what} must be a positive number of seconds, not {seconds}")
         if isinstance(packages, str):
@@ -141,6 +154,8 @@ class RemoteMachine:
         self._timeout = timeout
         self._wanted_name = name
         self._options = dict(options or {})
+        self._recovery = recovery
+        self._checkpoint_interval = checkpoint_interval
         self._gateway_path = gateway
         self._given_gateway: Gateway | None = None
         self._attach = False
@@ -166,6 +181,8 @@ class RemoteMachine:
         timeout: float | None = None,
         name: str | None = None,
         options: dict[str, str] | None = None,
+        recovery: str | None = None,
+        checkpoint_interval: float | None = None,
         tls: bool | None = None,
         ca_file: str | os.PathLike[str] | None = None,
     ) -> RemoteMachine:
@@ -184,6 +201,8 @@ class RemoteMachine:
             timeout: as in the constructor.
             name: as in the constructor.
             options: as in the constructor.
+            recovery: as in the constructor.
+            checkpoint_interval: as in the constructor.
             tls: whether the connection is encrypted; by default it is, except on the loopback address.
             ca_file: certificates (PEM) to trust instead of the system's.
 
@@ -215,6 +234,8 @@ class RemoteMachine:
             timeout=timeout,
             name=machine or name,
             options=options,
+            recovery=recovery,
+            checkpoint_interval=checkpoint_interval,
         )
         self._given_gateway = gateway
         self._attach = machine is not None
@@ -269,6 +290,8 @@ class RemoteMachine:
             timeout_millis=int((self._timeout or 0) * 1000),
             packages=self._packages,
             options=self._options,
+            recovery=self._recovery or "",
+            checkpoint_interval_millis=int((self._checkpoint_interval or 0) * 1000),
         )
         gateway = self._given_gateway or _gateway.own_gateway(
             settings, self._gateway_path, None if self._attach else request

@@ -13,14 +13,19 @@ import io.remora.actors.link.proto.SavedState;
 import io.remora.actors.machine.MachineProtocol;
 import io.remora.actors.node.NodeLink;
 import io.remora.runtime.MachineStateException;
+import io.remora.runtime.NodeLostException;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.StaleReferenceException;
 import io.remora.runtime.StorageBirth;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.HashMap;
+import java.util.HashSet;
+import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
+import java.util.Set;
 import java.util.SortedMap;
 import java.util.TreeMap;
 import java.util.function.Consumer;
@@ -44,11 +49,16 @@ public final class SessionTable {
     List<ActorRef<StorageActor.Command>> freedActors = new ArrayList<>();
     ActorRef<StatusReply<MachineProtocol.SessionOpened>> openedBy;
     final List<ActorRef<StatusReply<Done>>> closedBy = new ArrayList<>();
+    final SessionCheckpoints checkpoints;
     SavedState saved;
     boolean restored;
 
-    Session(BatchMailbox mailbox, ActorRef<StatusReply<MachineProtocol.SessionOpened>> openedBy) {
+    Session(
+        BatchMailbox mailbox,
+        RecoverySettings recovery,
+        ActorRef<StatusReply<MachineProtocol.SessionOpened>> openedBy) {
       this.mailbox = mailbox;
+      this.checkpoints = new SessionCheckpoints(mailbox, recovery);
       this.openedBy = openedBy;
     }
   }
@@ -62,6 +72,12 @@ public final class SessionTable {
 
   /** Sessions that were lost with the node. They still answer questions about their storages. */
   private final Map<Long, Session> lost = new HashMap<>();
+
+  /** Checkpoints that are no longer needed, and those of sessions that have ended. */
+  private final Set<String> unneededCheckpoints = new LinkedHashSet<>();
+
+  /** Those of them that the present node was asked to delete. */
+  private final Set<String> beingDeleted = new HashSet<>();
 
   /** No session yet. */
   public SessionTable(ActorContext<?> context, MachineFigures figures, ActorsSettings settings) {
@@ -78,14 +94,17 @@ public final class SessionTable {
    * Opens a session.
    *
    * @param openedBy gets the answer when the node has opened it
+   * @param recovery how it recovers from the loss of the node
    * @param link the link that opens it
    * @return the session's number
    */
   public long open(
       ActorRef<StatusReply<MachineProtocol.SessionOpened>> openedBy,
       LinkSettings settingsOfLink,
+      RecoverySettings recovery,
       Consumer<NodeLink.Command> link) {
-    Session session = new Session(localSessions.create(figures, settingsOfLink), openedBy);
+    Session session =
+        new Session(localSessions.create(figures, settingsOfLink, recovery), recovery, openedBy);
     sessions.put(session.mailbox.session(), session);
     link.accept(new NodeLink.OpenSession(session.mailbox, null));
     return session.mailbox.session();
@@ -147,6 +166,10 @@ public final class SessionTable {
   private void end(Session session, RemoraException cause) {
     long number = session.mailbox.session();
     localSessions.remove(number);
+    unneededCheckpoints.addAll(session.checkpoints.names());
+    if (recovering != null) {
+      recovering.replayed(number);
+    }
     if (cause == null) {
       session.mailbox.detach();
     }
@@ -257,11 +280,29 @@ public final class SessionTable {
     return sessions.values().stream().allMatch(session -> session.saved != null);
   }
 
-  /** Makes a new link open all sessions from their saved state. */
+  /**
+   * Makes a new link open all sessions from their saved state or, if the machine has lost its node,
+   * from their last checkpoints.
+   */
   public void restore(Consumer<NodeLink.Command> link) {
-    for (Session session : sessions.values()) {
-      session.restored = false;
+    sessions.values().forEach(session -> restore(session, link));
+  }
+
+  private void restore(Session session, Consumer<NodeLink.Command> link) {
+    session.restored = false;
+    if (session.saved != null || recovering == null) {
       link.accept(new NodeLink.OpenSession(session.mailbox, session.saved));
+      return;
+    }
+    long number = session.mailbox.session();
+    SavedState checkpoint = session.checkpoints.latest();
+    RecoveryProgress progress = recovering;
+    long again =
+        session.mailbox.rewindTo(session.checkpoints.executed(), last -> progress.replayed(number));
+    progress.restoring(number, checkpoint == null ? 0 : checkpoint.getBytes(), again);
+    link.accept(new NodeLink.OpenSession(session.mailbox, checkpoint));
+    if (!session.closedBy.isEmpty()) {
+      link.accept(new NodeLink.CloseSession(number));
     }
   }
 
@@ -288,6 +329,105 @@ public final class SessionTable {
     }
     countStorages();
     return bytes;
+  }
+
+  // Recovery ------------------------------------------------------------------------------------
+
+  private RecoveryProgress recovering;
+
+  /** Starts the checkpoints that are due. */
+  public void checkpoint(Consumer<NodeLink.Command> link) {
+    for (Session session : sessions.values()) {
+      if (session.openedBy == null && session.closedBy.isEmpty() && session.saved == null) {
+        session
+            .checkpoints
+            .begin()
+            .ifPresent(
+                name ->
+                    link.accept(new NodeLink.CheckpointSession(session.mailbox.session(), name)));
+      }
+    }
+    for (String name : unneededCheckpoints) {
+      if (beingDeleted.add(name)) {
+        link.accept(new NodeLink.ForgetState(name));
+      }
+    }
+  }
+
+  /** Notes that the node has deleted a saved state. */
+  public void deleted(String name) {
+    unneededCheckpoints.remove(name);
+    beingDeleted.remove(name);
+  }
+
+  /** Notes that the node has made a checkpoint. Returns false if this is not one of a session. */
+  public boolean checkpointed(NodeLink.SessionSaved event) {
+    Session session = sessions.get(event.session());
+    if (session == null || !session.checkpoints.has(event.pause())) {
+      return false;
+    }
+    unneededCheckpoints.addAll(session.checkpoints.saved(event));
+    return true;
+  }
+
+  /** The names of the checkpoints that are no longer needed; the caller deletes them. */
+  public List<String> takeUnneededCheckpoints() {
+    List<String> taken = List.copyOf(unneededCheckpoints);
+    unneededCheckpoints.clear();
+    beingDeleted.clear();
+    return taken;
+  }
+
+  /** Whether there are checkpoints that are no longer needed. */
+  public boolean hasUnneededCheckpoints() {
+    return !unneededCheckpoints.isEmpty();
+  }
+
+  /**
+   * Ends the sessions that cannot be recovered after the loss of the node, each with its reason.
+   *
+   * @return the error of the last of them; null if all can be recovered
+   */
+  public RemoraException endUnrecoverable(RemoraException cause) {
+    RemoraException last = null;
+    for (Session session : List.copyOf(sessions.values())) {
+      Optional<String> obstacle = session.checkpoints.obstacle();
+      if (obstacle.isPresent()) {
+        last =
+            new NodeLostException(
+                "%s. Session %d was not recovered: %s"
+                    .formatted(
+                        cause.getMessage(), session.mailbox.session(), obstacle.orElseThrow()),
+                cause);
+        end(session.mailbox.session(), last);
+      }
+    }
+    return last;
+  }
+
+  /** The node is lost: {@link #restore} recovers all sessions on another. */
+  public void recover(RecoveryProgress progress) {
+    recovering = progress;
+    beingDeleted.clear();
+    for (Session session : sessions.values()) {
+      unneededCheckpoints.addAll(session.checkpoints.abandonPending());
+      session.saved = null; // by a pause that has not succeeded
+      session.mailbox.disconnect();
+    }
+  }
+
+  /**
+   * Restores a session from the checkpoint before, since the last one cannot be read.
+   *
+   * @return false if there is none
+   */
+  public boolean restoreEarlier(NodeLink.SessionEnded ended, Consumer<NodeLink.Command> link) {
+    Session session = sessions.get(ended.session());
+    if (session == null || session.saved != null || !session.checkpoints.fallBack()) {
+      return false;
+    }
+    restore(session, link);
+    return true;
   }
 
   /** Notes that there is no link: batches wait. */

@@ -102,6 +102,19 @@ public final class RemoraMetrics implements MeterBinder {
           "redials", "Attempts to re-establish a broken link", null, MachineFigures::redials);
       of.counter(
           "reconnections", "Broken links re-established", null, MachineFigures::reconnections);
+      of.counter(
+          "recoveries",
+          "Times the machine recovered from the loss of its node",
+          null,
+          MachineFigures::recoveries);
+      of.counter("checkpoints", "Checkpoints of sessions", null, MachineFigures::checkpoints);
+      of.gauge(
+          "checkpoint.bytes", "Bytes of the last checkpoint", "bytes", MachineFigures::checkpointBytes);
+      of.gauge(
+          "recovery.log.bytes",
+          "Bytes of executed batches that are kept for recovery",
+          "bytes",
+          MachineFigures::keptBytes);
       of.gauge("sessions", "Open sessions", null, MachineFigures::sessions);
       of.gauge(
           "batches.waiting",

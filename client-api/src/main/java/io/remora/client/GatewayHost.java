@@ -11,6 +11,7 @@ import io.remora.actors.DeviceInfo;
 import io.remora.actors.LocalSystem;
 import io.remora.actors.MachineInfo;
 import io.remora.actors.MachineState;
+import io.remora.actors.RecoverySettings;
 import io.remora.actors.StorageInfo;
 import io.remora.actors.StorageState;
 import io.remora.gateway.v1.AttachRequest;
@@ -78,6 +79,7 @@ final class GatewayHost implements MachineHost {
 
   @Override
   public MachineInfo open(MachineSpec spec, boolean keep) {
+    Config own = ConfigFactory.parseString(spec.settings());
     OpenRequest request =
         OpenRequest.newBuilder()
             .setProvider(spec.provider())
@@ -86,6 +88,12 @@ final class GatewayHost implements MachineHost {
             .setGpuCount(spec.gpuCount())
             .setIdleTimeoutMillis(spec.idleTimeout() == null ? 0 : spec.idleTimeout().toMillis())
             .setKeep(keep)
+            .setRecovery(
+                own.hasPath(RecoverySettings.PATH + ".mode") ? own.getString(RecoverySettings.PATH + ".mode") : "")
+            .setCheckpointIntervalMillis(
+                own.hasPath(RecoverySettings.PATH + ".checkpoint-interval")
+                    ? own.getDuration(RecoverySettings.PATH + ".checkpoint-interval").toMillis()
+                    : 0)
             .putAllOptions(options(spec))
             .build();
     return info(

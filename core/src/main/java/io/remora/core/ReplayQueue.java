@@ -20,11 +20,14 @@ public final class ReplayQueue<T> {
 
   private final String noun;
   private final ToLongFunction<? super T> size;
+  private final ArrayDeque<T> kept = new ArrayDeque<>();
   private final ArrayDeque<T> sent = new ArrayDeque<>();
   private final ArrayDeque<T> unsent = new ArrayDeque<>();
   private long last;
   private long bytes;
   private long unsentBytes;
+  private boolean keeping;
+  private long keptBytes;
 
   /**
    * Makes an empty queue.
@@ -83,7 +86,18 @@ public final class ReplayQueue<T> {
     return item;
   }
 
-  /** Removes the first sent item if it has this number, and returns it; otherwise returns null. */
+  /**
+   * Keeps acknowledged items from now on, until {@link #forgetUpTo}, so that {@link #rewindTo} can
+   * send them again. Call it while the queue is empty.
+   */
+  public void keepAcknowledged() {
+    keeping = true;
+  }
+
+  /**
+   * Removes the first sent item, or only notes its acknowledgement where acknowledged items are
+   * kept, if it has this number, and returns it; otherwise returns null.
+   */
   public T acknowledge(long number) {
     return !sent.isEmpty() && number == lastAcknowledged() + 1 ? removeFirst() : null;
   }
@@ -104,7 +118,12 @@ public final class ReplayQueue<T> {
 
   private T removeFirst() {
     T item = sent.removeFirst();
-    bytes -= size.applyAsLong(item);
+    long removed = size.applyAsLong(item);
+    bytes -= removed;
+    if (keeping) {
+      kept.addLast(item);
+      keptBytes += removed;
+    }
     return item;
   }
 
@@ -122,10 +141,47 @@ public final class ReplayQueue<T> {
     }
   }
 
+  /** Removes the kept items with numbers up to this one, and returns them in order. */
+  public List<T> forgetUpTo(long number) {
+    List<T> removed = new ArrayList<>();
+    while (!kept.isEmpty() && lastForgotten() < number) {
+      T item = kept.removeFirst();
+      keptBytes -= size.applyAsLong(item);
+      removed.add(item);
+    }
+    return removed;
+  }
+
+  /**
+   * Makes all items with higher numbers unsent, the kept ones included: a peer that has received
+   * just the items up to this number is to receive them.
+   *
+   * @throws IllegalArgumentException if items after this number were not kept
+   */
+  public void rewindTo(long number) {
+    if (number < lastForgotten() || number > lastAcknowledged()) {
+      throw new IllegalArgumentException(
+          "cannot send from %s %d again: %d to %d are kept"
+              .formatted(noun, number + 1, lastForgotten() + 1, lastAcknowledged()));
+    }
+    replayAfter(lastAcknowledged());
+    while (lastAcknowledged() > number) {
+      T item = kept.removeLast();
+      long returned = size.applyAsLong(item);
+      keptBytes -= returned;
+      bytes += returned;
+      unsentBytes += returned;
+      unsent.addFirst(item);
+    }
+  }
+
   /** Removes all items, which then count as acknowledged, and returns them in order. */
   public List<T> clear() {
-    List<T> removed = new ArrayList<>(sent);
+    List<T> removed = new ArrayList<>(kept);
+    removed.addAll(sent);
     removed.addAll(unsent);
+    kept.clear();
+    keptBytes = 0;
     sent.clear();
     unsent.clear();
     bytes = 0;
@@ -160,6 +216,16 @@ public final class ReplayQueue<T> {
   /** The number of the last acknowledged item; 0 before the first. */
   public long lastAcknowledged() {
     return lastSent() - sent.size();
+  }
+
+  /** The items up to this number are acknowledged and not kept; 0 before the first. */
+  public long lastForgotten() {
+    return lastAcknowledged() - kept.size();
+  }
+
+  /** The bytes of the acknowledged items that are kept. */
+  public long keptBytes() {
+    return keptBytes;
   }
 
   /** The bytes of the items that are not acknowledged. */

@@ -106,11 +106,11 @@ final class OwnerConnection implements LinkConnection.Handler {
         case RECEIVED -> carried.received(connection, session, header.sequence());
         case OPEN_SESSION -> onOpenSession(carried, connection, session, payload);
         case CLOSE_SESSION -> carried.put(connection, session, new SessionInbox.Close());
-        case SAVE_SESSION ->
-            carried.put(
-                connection,
-                session,
-                new SessionInbox.Save(parse(SaveSession.parser(), payload).getPause()));
+        case SAVE_SESSION -> {
+          SaveSession save = parse(SaveSession.parser(), payload);
+          carried.put(
+              connection, session, new SessionInbox.Save(save.getPause(), save.getCheckpoint()));
+        }
         case FORGET_STATE ->
             server.forgetState(parse(ForgetState.parser(), payload).getPause(), connection);
         case ISSUE_TOKEN -> onIssueToken(connection);

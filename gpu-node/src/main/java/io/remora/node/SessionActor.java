@@ -3,16 +3,17 @@ package io.remora.node;
 
 import akka.actor.typed.ActorRef;
 import akka.actor.typed.Behavior;
+import akka.actor.typed.DispatcherSelector;
 import akka.actor.typed.PostStop;
 import akka.actor.typed.javadsl.AbstractBehavior;
 import akka.actor.typed.javadsl.ActorContext;
 import akka.actor.typed.javadsl.Behaviors;
 import akka.actor.typed.javadsl.Receive;
+import com.typesafe.config.Config;
 import io.remora.actors.link.FrameType;
 import io.remora.actors.link.proto.Reason;
 import io.remora.actors.link.proto.SavedState;
 import io.remora.actors.link.proto.SessionClosed;
-import io.remora.actors.link.proto.SessionSaved;
 import io.remora.runtime.BatchExecutor;
 import io.remora.runtime.ExecutionResult;
 import io.remora.runtime.ProtocolException;
@@ -23,7 +24,6 @@ import io.remora.state.StateStores;
 import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
-import java.nio.file.FileSystemException;
 import java.time.Duration;
 import java.util.List;
 import java.util.Optional;
@@ -82,7 +82,6 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
   private static final int FRAMES_PER_TURN = 16;
 
   private final String name;
-  private final long session;
   private final SessionInbox inbox;
   private final SessionOutbox outbox;
   private final BatchExecutor executor;
@@ -95,7 +94,7 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
   private SessionInbox.Batches current;
   private long currentSequence;
   private boolean answeredShort;
-  private SessionSaved lastSaved;
+  private final SessionSaver saver;
   private boolean measuring;
   private Duration measureAfter = MEASURE_AFTER;
   private String endReason = "the node ends";
@@ -140,7 +139,8 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
             } catch (IOException | RuntimeException e) {
               context.getLog().error("Session {} cannot be restored", name, e);
               executor.close();
-              outbox.end(FrameType.SESSION_CLOSED, closed(Reason.REASON_STATE, text(e)));
+              outbox.end(
+                  FrameType.SESSION_CLOSED, closed(Reason.REASON_STATE, SessionSaver.text(e)));
               inbox.close();
               return Behaviors.stopped();
             }
@@ -167,13 +167,20 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
       ModelCalls modelCalls) {
     super(context);
     this.name = name;
-    this.session = session;
     this.inbox = inbox;
     this.outbox = outbox;
     this.executor = executor;
     this.executed = executed;
     this.worker = worker;
     this.modelCalls = modelCalls;
+    Config config = context.getSystem().settings().config();
+    this.saver =
+        new SessionSaver(
+            name,
+            session,
+            () -> StateStores.open(config),
+            outbox,
+            context.getSystem().dispatchers().lookup(DispatcherSelector.blocking()));
     this.figures = NodeFigures.PROCESS.sessionOpened(inbox);
     figures.setStorages(executor.storageCount());
     outbox.opened();
@@ -214,7 +221,7 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
         return end(Reason.REASON_CLOSED, "");
       }
       if (entry instanceof SessionInbox.Save save) {
-        save(save.pause());
+        saver.save(save, executor, executed);
         continue;
       }
       if (current == null) {
@@ -347,42 +354,6 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
     return batch;
   }
 
-  /** Saves the session. The session continues afterwards, whether this succeeds or fails. */
-  private void save(String pause) {
-    if (lastSaved != null && lastSaved.getPause().equals(pause)) {
-      // The machine asks again over another connection: the first answer may not have arrived.
-      outbox.send(FrameType.SESSION_SAVED, lastSaved);
-      return;
-    }
-    SessionSaved.Builder answer = SessionSaved.newBuilder().setPause(pause);
-    long start = System.nanoTime();
-    try {
-      SavedSession saved =
-          store(getContext())
-              .save(new StateKey(pause, session), file -> executor.save(executed, file));
-      answer.setState(
-          SavedState.newBuilder()
-              .setPause(pause)
-              .setBytes(saved.bytes())
-              .setChecksum((int) saved.checksum())
-              .setStorages(saved.storages())
-              .setLastExecutedSequence(saved.sequence()));
-      getContext()
-          .getLog()
-          .info(
-              "Session {} is saved: {} storages, {} bytes, {} ms",
-              name,
-              saved.storages(),
-              saved.bytes(),
-              (System.nanoTime() - start) / 1_000_000);
-    } catch (IOException | RuntimeException e) {
-      getContext().getLog().warn("Session {} cannot be saved", name, e);
-      answer.setFailure(text(e));
-    }
-    lastSaved = answer.build();
-    outbox.send(FrameType.SESSION_SAVED, lastSaved);
-  }
-
   /** Loads a saved session. Returns the last batch that it had executed. */
   private static long restore(
       ActorContext<Command> context, long session, BatchExecutor executor, SavedState expected)
@@ -412,16 +383,6 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
 
   private static StateStore store(ActorContext<Command> context) {
     return StateStores.open(context.getSystem().settings().config());
-  }
-
-  /**
-   * The text of an error. It starts with the error's class if the message alone, such as a path,
-   * does not explain the error.
-   */
-  private static String text(Exception e) {
-    return e instanceof FileSystemException || e.getMessage() == null
-        ? e.toString()
-        : e.getMessage();
   }
 
   private Behavior<Command> end(Reason reason, String message) {

@@ -38,8 +38,13 @@ final class SessionInbox {
     }
   }
 
-  /** A request to save the session after the entries before this one. */
-  record Save(String pause) implements Entry {}
+  /**
+   * A request to save the session after the entries before this one.
+   *
+   * @param name under which it is saved
+   * @param checkpoint whether the session continues while a copy of it is written
+   */
+  record Save(String name, boolean checkpoint) implements Entry {}
 
   /** A request to end the session after the entries before this one. */
   record Close() implements Entry {}

@@ -2,6 +2,7 @@
 package io.remora.actors.host;
 
 import akka.actor.typed.Behavior;
+import io.remora.actors.RecoverySettings;
 import io.remora.actors.host.SessionHost.CloseSession;
 import io.remora.actors.host.SessionHost.Command;
 import io.remora.actors.host.SessionHost.OpenSession;
@@ -18,7 +19,8 @@ final class Linked extends HostBehavior {
   @Override
   Behavior<Command> onOpenSession(OpenSession command) {
     host.localSessions.hosted(
-        host.sessions.open(command.replyTo(), link.settings(), link::tell), host.self);
+        host.sessions.open(command.replyTo(), link.settings(), RecoverySettings.OFF, link::tell),
+        host.self);
     return this;
   }
 

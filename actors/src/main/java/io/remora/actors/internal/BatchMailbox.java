@@ -4,6 +4,7 @@ package io.remora.actors.internal;
 import static java.util.Objects.requireNonNull;
 
 import io.remora.actors.DirectWay;
+import io.remora.actors.RecoverySettings;
 import io.remora.actors.link.FrameType;
 import io.remora.actors.link.LinkConnection;
 import io.remora.actors.link.LinkSettings;
@@ -24,8 +25,13 @@ import java.nio.ByteOrder;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Map;
+import java.util.NavigableMap;
+import java.util.Optional;
+import java.util.TreeMap;
 import java.util.concurrent.Future;
 import java.util.concurrent.locks.ReentrantLock;
+import java.util.function.LongConsumer;
 
 /**
  * The queue of one session's batches to the node. The program's thread adds batches, and the link's
@@ -58,6 +64,9 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
   private final String machine;
   private final MachineFigures figures;
   private final LinkSettings settings;
+  private final RecoverySettings recovery;
+  private final ReceivedValues values;
+  private final ReceivedValues valuesAgain = new ReceivedValues(true);
 
   private final ReentrantLock lock = new ReentrantLock();
   private final Room room = new Room(lock, this::hasRoomNow);
@@ -71,6 +80,10 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
   private boolean detached;
   private boolean directly;
   private OutboundFrame afterAll;
+  // The last batch whose answers the program has, and what a later node can never do again.
+  private long delivered;
+  private final NavigableMap<Long, String> unrepeatable = new TreeMap<>();
+  private LongConsumer onReplayed;
   // Batches behind this one wait for the machine to resume.
   private long heldAfter = Long.MAX_VALUE;
   private Runnable onUse;
@@ -102,12 +115,22 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
    * @param machine the machine's name, for messages
    */
   public BatchMailbox(long session, String machine, LinkSettings settings) {
-    this(session, new MachineFigures(machine), settings);
+    this(session, new MachineFigures(machine), settings, RecoverySettings.OFF);
   }
 
-  /** As the other, counted among a machine's figures until it is lost. */
-  public BatchMailbox(long session, MachineFigures figures, LinkSettings settings) {
+  /**
+   * As the other, counted among a machine's figures until it is lost.
+   *
+   * @param recovery whether, and how much, to keep of what the node has executed
+   */
+  public BatchMailbox(
+      long session, MachineFigures figures, LinkSettings settings, RecoverySettings recovery) {
     this.session = session;
+    this.recovery = requireNonNull(recovery, "recovery");
+    this.values = new ReceivedValues(recovery.isOn());
+    if (recovery.isOn()) {
+      batches.keepAcknowledged();
+    }
     this.figures = requireNonNull(figures, "figures");
     this.machine = figures.machine();
     this.settings = requireNonNull(settings, "settings");
@@ -122,6 +145,24 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
   /** The session's number. */
   public long session() {
     return session;
+  }
+
+  /** The large values that are arriving for a batch. */
+  public ReceivedValues values(long sequence) {
+    return isExecutedAgain(sequence) ? valuesAgain : values;
+  }
+
+  /** Whether the program has the answers of this batch already. */
+  public boolean isExecutedAgain(long sequence) {
+    if (!recovery.isOn()) {
+      return false;
+    }
+    lock.lock();
+    try {
+      return sequence <= delivered;
+    } finally {
+      lock.unlock();
+    }
   }
 
   /** The machine's figures. */
@@ -296,6 +337,11 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
 
   /** Call it with the lock. Waiting batches delay others only while there is a line to the node. */
   private boolean fits(int size) {
+    if (batches.keptBytes() + size > recovery.logBytes()
+        && recovery.isOn()
+        && batches.keptBytes() > 0) {
+      return false; // until the next checkpoint
+    }
     boolean flowing = connection != null && heldAfter == Long.MAX_VALUE;
     return batches.fits(
         size, settings.maxInFlightBytes(), flowing ? settings.maxUnsentBytes() : Long.MAX_VALUE);
@@ -609,9 +655,10 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
       if (entry.work) {
         lastUseNanos = now;
       }
-      if (sequence > directExecuted) {
+      if (sequence > directExecuted && sequence > delivered) {
         figures.acknowledged(entry.batch.operations(), now - entry.sentNanos);
       }
+      entry.kept = recovery.isOn();
       room.changed();
       return entry;
     } finally {
@@ -632,6 +679,8 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
         refusal = "the machine is pausing or paused";
       } else if (connection == null) {
         refusal = NO_CONNECTION;
+      } else if (recovery.isOn()) {
+        refusal = "the machine keeps its batches for recovery (remora.recovery.mode)";
       } else if (!connection.sendsWithoutBlocking()) {
         refusal = "the link to its node is encrypted";
       } else if (direct != Direct.NONE
@@ -781,6 +830,150 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
     }
   }
 
+  // Recovery ------------------------------------------------------------------------------------
+
+  /** Whether executed batches are kept, so that another node can execute them again. */
+  public boolean isRecoverable() {
+    return recovery.isOn();
+  }
+
+  /**
+   * Notes what an acknowledged batch told, if executed batches are kept. For a batch that was
+   * executed again this compares, and the program must not be told a second time.
+   *
+   * @return false if the batch was executed again
+   * @throws ReplayDifference if it gave other answers than before
+   */
+  public boolean isNews(Acknowledged acknowledged, ByteBuffer report) {
+    if (!recovery.isOn()) {
+      return true;
+    }
+    Entry entry = (Entry) acknowledged;
+    long sequence = entry.batch.sequence();
+    Answers answers = Answers.of(report, values(sequence)::checksum);
+    LongConsumer told = null;
+    Answers before;
+    lock.lock();
+    try {
+      before = entry.answers;
+      entry.answers = answers;
+      answers.unrepeatable().ifPresent(what -> unrepeatable.put(sequence, what));
+      if (before != null && sequence == delivered) {
+        told = onReplayed;
+        onReplayed = null;
+      }
+      delivered = Math.max(delivered, sequence);
+    } finally {
+      lock.unlock();
+    }
+    if (before == null) {
+      return true;
+    }
+    before
+        .difference(answers)
+        .ifPresent(
+            how -> {
+              throw new ReplayDifference(
+                  "batch %d of session %d on machine %s, executed again by another node, gave another answer: %s"
+                      .formatted(sequence, session, machine, how));
+            });
+    if (told != null) {
+      told.accept(sequence);
+    }
+    return false;
+  }
+
+  /** Whether a batch after this one was executed. */
+  public boolean hasExecutedAfter(long sequence) {
+    lock.lock();
+    try {
+      return batches.lastAcknowledged() > sequence;
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  /** Bytes of the executed batches that are kept. */
+  public long keptBytes() {
+    lock.lock();
+    try {
+      return batches.keptBytes();
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  /** What a batch after this one did that cannot be done again; empty if there is none. */
+  public Optional<String> unrepeatableAfter(long sequence) {
+    lock.lock();
+    try {
+      return Optional.ofNullable(unrepeatable.higherEntry(sequence)).map(Map.Entry::getValue);
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  /**
+   * Whether all batches after this one are here, so that a node that has executed it can follow.
+   */
+  public boolean canRewindTo(long sequence) {
+    lock.lock();
+    try {
+      return lost == null
+          && sequence >= batches.lastForgotten()
+          && sequence <= batches.lastAcknowledged();
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  /** Gives up the kept batches up to this one: they are part of a checkpoint. */
+  public void forgetUpTo(long sequence) {
+    List<Entry> forgotten;
+    lock.lock();
+    try {
+      forgotten = batches.forgetUpTo(sequence);
+      unrepeatable.headMap(sequence, true).clear();
+      room.changed();
+    } finally {
+      lock.unlock();
+    }
+    forgotten.forEach(Entry::drop);
+  }
+
+  /**
+   * Prepares for a node that has executed the batches up to this one: all later ones are sent to
+   * it, on the next connection.
+   *
+   * @param replayed called once, on any thread, with the number of the last batch that is executed
+   *     again; not if there is none
+   * @return how many batches will be executed again
+   */
+  public long rewindTo(long sequence, LongConsumer replayed) {
+    lock.lock();
+    try {
+      batches.rewindTo(sequence);
+      heldAfter = Long.MAX_VALUE;
+      valuesAgain.clear();
+      long again = Math.max(0, delivered - sequence);
+      onReplayed = again == 0 ? null : replayed;
+      room.changed();
+      return again;
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  /** The last batch whose answers the program has; 0 = none. */
+  public long lastDelivered() {
+    lock.lock();
+    try {
+      return delivered;
+    } finally {
+      lock.unlock();
+    }
+  }
+
   // The end -------------------------------------------------------------------------------------
 
   /**
@@ -804,9 +997,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
       lock.unlock();
     }
     figures.remove(this);
-    for (Entry entry : entries) {
-      entry.release();
-    }
+    entries.forEach(Entry::drop);
     SessionListener hearing = listener;
     if (hearing != null) {
       hearing.onLost(cause);
@@ -884,6 +1075,9 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
     long sentNanos;
     boolean withWriter;
     boolean done;
+    boolean kept;
+    boolean released;
+    Answers answers;
 
     Entry(Batch batch) {
       this.batch = batch;
@@ -908,11 +1102,23 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
       releaseIfDone();
     }
 
+    /** Neither the program nor recovery needs the batch any more. */
+    void drop() {
+      lock.lock();
+      try {
+        kept = false;
+      } finally {
+        lock.unlock();
+      }
+      release();
+    }
+
     void releaseIfDone() {
       boolean free;
       lock.lock();
       try {
-        free = done && !withWriter;
+        free = done && !withWriter && !kept && !released;
+        released |= free;
       } finally {
         lock.unlock();
       }

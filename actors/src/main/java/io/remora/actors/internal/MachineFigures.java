@@ -4,6 +4,7 @@ package io.remora.actors.internal;
 import static java.util.Objects.requireNonNull;
 
 import io.remora.actors.MachineState;
+import java.time.Duration;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
@@ -67,6 +68,11 @@ public final class MachineFigures {
   private final LongAdder pauses = new LongAdder();
   private final LongAdder redials = new LongAdder();
   private final LongAdder reconnections = new LongAdder();
+  private final LongAdder recoveries = new LongAdder();
+  private final LongAdder recoveryNanos = new LongAdder();
+  private final LongAdder checkpoints = new LongAdder();
+  private final LongAdder checkpointNanos = new LongAdder();
+  private volatile long checkpointBytes;
   private volatile MachineState state = MachineState.STOPPED;
   private volatile Storages storages = Storages.NONE;
 
@@ -181,6 +187,19 @@ public final class MachineFigures {
     redials.add(attempts);
   }
 
+  /** Counts a checkpoint of a session and the time from its request to the node's answer. */
+  public void checkpointed(long bytes, Duration took) {
+    checkpoints.increment();
+    checkpointNanos.add(took.toNanos());
+    checkpointBytes = bytes;
+  }
+
+  /** Counts a recovery from the loss of a node and its time. */
+  public void recovered(Duration took) {
+    recoveries.increment();
+    recoveryNanos.add(took.toNanos());
+  }
+
   /** Sets the figures of the storages, from the machine's actor. */
   public void setStorages(Storages counted) {
     storages = counted;
@@ -258,6 +277,36 @@ public final class MachineFigures {
     return reconnections.sum();
   }
 
+  /** Times the machine recovered from the loss of its node. */
+  public long recoveries() {
+    return recoveries.sum();
+  }
+
+  /** The sum of the times that recoveries took. */
+  public long recoveryNanos() {
+    return recoveryNanos.sum();
+  }
+
+  /** Checkpoints of sessions. */
+  public long checkpoints() {
+    return checkpoints.sum();
+  }
+
+  /** The sum of the times from a checkpoint's request to its end. */
+  public long checkpointNanos() {
+    return checkpointNanos.sum();
+  }
+
+  /** Bytes of the last checkpoint. */
+  public long checkpointBytes() {
+    return checkpointBytes;
+  }
+
+  /** Bytes of executed batches that are kept for recovery. */
+  public long keptBytes() {
+    return sum(BatchMailbox::keptBytes);
+  }
+
   /** Batches that wait for the line. */
   public long waitingBatches() {
     return sum(BatchMailbox::waitingBatches);
@@ -309,6 +358,12 @@ public final class MachineFigures {
     values.put("pauses", (double) pauses());
     values.put("redials", (double) redials());
     values.put("reconnections", (double) reconnections());
+    values.put("recoveries", (double) recoveries());
+    values.put("recovery.seconds", recoveryNanos() * 1e-9 / Math.max(1, recoveries()));
+    values.put("checkpoints", (double) checkpoints());
+    values.put("checkpoint.seconds", checkpointNanos() * 1e-9 / Math.max(1, checkpoints()));
+    values.put("checkpoint.bytes", (double) checkpointBytes());
+    values.put("recovery.log.bytes", (double) keptBytes());
     return values;
   }
 

@@ -24,7 +24,7 @@ final class Connecting extends Opening {
 
   @Override
   Behavior<Command> leave() {
-    return !isSaved() && node.handle().isPresent()
+    return !purpose.hasSessions() && node.handle().isPresent()
         ? machine.enter(new HandingOver(this))
         : super.leave();
   }

@@ -23,6 +23,7 @@ import io.remora.actors.MachineRecord;
 import io.remora.actors.MachineRecords;
 import io.remora.actors.MachineState;
 import io.remora.actors.MachineStats;
+import io.remora.actors.RecoverySettings;
 import io.remora.actors.SessionTable;
 import io.remora.actors.host.SessionHost;
 import io.remora.actors.internal.CommandStash;
@@ -77,6 +78,7 @@ public final class Machine {
   // Of the last opening.
   private MachineSpec spec;
   private LinkSettings linkSettings;
+  private RecoverySettings recovery = RecoverySettings.OFF;
   private ActorRef<?> owner;
   private NodeUsage used;
   private NodeLink.Up up;
@@ -224,7 +226,9 @@ public final class Machine {
    * @throws IllegalArgumentException or another exception if a value is invalid
    */
   void open(MachineSpec with, ActorRef<?> newOwner) {
-    linkSettings = LinkSettings.from(configuration(with));
+    Config configuration = configuration(with);
+    linkSettings = LinkSettings.from(configuration);
+    recovery = RecoverySettings.from(configuration);
     spec = with;
     used = null;
     belongTo(newOwner);
@@ -236,6 +240,10 @@ public final class Machine {
 
   LinkSettings linkSettings() {
     return linkSettings;
+  }
+
+  RecoverySettings recovery() {
+    return recovery;
   }
 
   /** The system's configuration, overridden by the machine's own. */

@@ -205,12 +205,15 @@ abstract class MachineBehavior extends AbstractBehavior<Command> {
     if (event instanceof NodeLink.StoragesChanged changed) {
       machine.sessions.changed(changed);
       return Behaviors.same();
+    } else if (event instanceof NodeLink.StateForgotten forgotten) {
+      machine.sessions.deleted(forgotten.name());
+      return Behaviors.same();
     } else if (event instanceof NodeLink.SessionReady ready) {
       return onSessionReady(ready.session());
     } else if (event instanceof NodeLink.SessionEnded ended) {
       return onSessionEnded(ended);
     } else if (event instanceof NodeLink.SessionSaved saved) {
-      return onSessionSaved(saved);
+      return machine.sessions.checkpointed(saved) ? Behaviors.same() : onSessionSaved(saved);
     } else if (event instanceof NodeLink.Up up) {
       return onLinked(up);
     } else if (event instanceof NodeLink.Broken broken) {
@@ -308,8 +311,12 @@ abstract class MachineBehavior extends AbstractBehavior<Command> {
 
   private Behavior<Command> onStorageTick() {
     machine.sessions.tick();
+    checkpoint();
     return Behaviors.same();
   }
+
+  /** Starts the checkpoints that are due, in states in which the sessions work. */
+  void checkpoint() {}
 
   // Hosts ---------------------------------------------------------------------------------------
 

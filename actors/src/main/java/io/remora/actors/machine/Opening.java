@@ -61,12 +61,12 @@ abstract class Opening extends WithNode {
 
   @Override
   Behavior<Command> onCloseSession(CloseSession command) {
-    return isSaved() ? machine.later(command) : machine.refuse(command);
+    return purpose.hasSessions() ? machine.later(command) : machine.refuse(command);
   }
 
   @Override
   Behavior<Command> onGetStorage(GetStorage query) {
-    return isSaved() ? super.onGetStorage(query) : machine.refuse(query);
+    return purpose.hasSessions() ? super.onGetStorage(query) : machine.refuse(query);
   }
 
   @Override

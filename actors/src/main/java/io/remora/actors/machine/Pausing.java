@@ -61,6 +61,10 @@ abstract class Pausing extends Running {
             : new Reconnecting(this, reason, System.nanoTime(), new Askers<>()));
   }
 
+  /** The sessions are being saved anyway. */
+  @Override
+  void checkpoint() {}
+
   @Override
   void giveUp(RemoraException cause) {
     pausedBy.refuse(cause);

@@ -5,8 +5,10 @@ import akka.actor.typed.Behavior;
 import akka.pattern.StatusReply;
 import io.remora.actors.DeviceInfo;
 import io.remora.actors.MachineInfo;
+import io.remora.actors.RecoveryProgress;
 import io.remora.actors.machine.MachineProtocol.Command;
 import io.remora.actors.node.NodeLink;
+import io.remora.runtime.NodeLostException;
 import io.remora.runtime.ProviderException;
 import io.remora.runtime.RemoraException;
 import java.util.List;
@@ -16,6 +18,11 @@ import java.util.List;
  * there is none.
  */
 sealed interface Purpose {
+
+  /** Whether the machine has sessions, which wait for the node. */
+  default boolean hasSessions() {
+    return false;
+  }
 
   /** Called when the node is connected. */
   Behavior<Command> linked(Opening state, NodeLink.Up up);
@@ -62,11 +69,21 @@ sealed interface Purpose {
     public void giveUp(RemoraException cause) {}
   }
 
-  /** Resumes the paused machine. The saved state is kept until all of it is on the new node. */
-  record Resume(Askers<MachineInfo> resumedBy) implements Purpose {
+  /** The machine's sessions get another node, with the same devices. */
+  sealed interface Return extends Purpose permits Resume, Recover {
+
+    /**
+     * Called when the sessions are on the node. {@code failure}: of those that are not, or null.
+     */
+    void restored(MachineInfo info, RemoraException failure);
 
     @Override
-    public Behavior<Command> linked(Opening state, NodeLink.Up up) {
+    default boolean hasSessions() {
+      return true;
+    }
+
+    @Override
+    default Behavior<Command> linked(Opening state, NodeLink.Up up) {
       List<String> had = kinds(state.machine.up());
       List<String> has = kinds(up);
       return had.equals(has)
@@ -81,6 +98,15 @@ sealed interface Purpose {
     private static List<String> kinds(NodeLink.Up up) {
       return up.devices().stream().map(DeviceInfo::kind).toList();
     }
+  }
+
+  /** Resumes the paused machine. The saved state is kept until all of it is on the new node. */
+  record Resume(Askers<MachineInfo> resumedBy) implements Return {
+
+    @Override
+    public void restored(MachineInfo info, RemoraException failure) {
+      resumedBy.answer(failure == null ? StatusReply.success(info) : StatusReply.error(failure));
+    }
 
     @Override
     public Behavior<Command> failed(MachineBehavior state, RemoraException cause) {
@@ -91,5 +117,98 @@ sealed interface Purpose {
     public void giveUp(RemoraException cause) {
       resumedBy.refuse(cause);
     }
+  }
+
+  /**
+   * Recovers the machine, whose node is lost: another node restores the sessions' checkpoints and
+   * executes the batches after them again.
+   *
+   * @param lost why the node was lost
+   */
+  record Recover(RemoraException lost, RecoveryProgress progress) implements Return {
+
+    /** Begins a recovery, or fails the machine if none of its sessions can be recovered. */
+    static Behavior<Command> begin(Running from, RemoraException cause) {
+      Machine machine = from.machine;
+      boolean had = !machine.sessions.isEmpty();
+      RemoraException ended = machine.sessions.endUnrecoverable(cause);
+      if (had && machine.sessions.isEmpty()) {
+        return from.fail(ended);
+      }
+      MachineBehavior.log.warn(
+          "Machine {} has lost its node and recovers {} session(s): {}",
+          machine.name,
+          machine.sessions.size(),
+          firstLine(cause));
+      from.giveUp(cause);
+      RecoveryProgress progress = new RecoveryProgress(machine.figures);
+      machine.sessions.recover(progress);
+      return new Recover(cause, progress).next(from);
+    }
+
+    /** Asks for the next node. */
+    Behavior<Command> next(MachineBehavior from) {
+      Machine machine = from.machine;
+      dropNode(from);
+      int attempt = progress.attempt();
+      return machine.enter(
+          new AwaitingNode(
+              machine,
+              "recovering"
+                  + (attempt == 1 ? "" : ", attempt " + attempt)
+                  + ": "
+                  + firstLine(lost),
+              new NodeAttempt(machine, null),
+              this));
+    }
+
+    private static String firstLine(RemoraException cause) {
+      return cause.getMessage().lines().findFirst().orElse("");
+    }
+
+    private static void dropNode(MachineBehavior from) {
+      if (from.node != null) {
+        from.node.drop();
+        from.node.disconnect();
+        from.machine.countUsage(from.node);
+      }
+      from.machine.sessions.disconnect();
+    }
+
+    @Override
+    public Behavior<Command> linked(Opening state, NodeLink.Up up) {
+      progress.connected();
+      return Return.super.linked(state, up);
+    }
+
+    @Override
+    public void restored(MachineInfo info, RemoraException failure) {
+      progress.restored();
+    }
+
+    @Override
+    public Behavior<Command> failed(MachineBehavior state, RemoraException cause) {
+      Machine machine = state.machine;
+      if (progress.elapsed().compareTo(machine.recovery().giveUpAfter()) >= 0) {
+        return state.fail(
+            new NodeLostException(
+                "%s. The machine was not recovered within %d ms (remora.recovery.give-up-after): %s"
+                    .formatted(
+                        lost.getMessage(),
+                        machine.recovery().giveUpAfter().toMillis(),
+                        cause.getMessage()),
+                cause));
+      }
+      MachineBehavior.log.warn(
+          "Machine {} has no other node yet, and tries again in {} ms: {}",
+          machine.name,
+          machine.recovery().retry().toMillis(),
+          firstLine(cause));
+      dropNode(state);
+      return machine.enter(new WithoutNode(machine, this, cause));
+    }
+
+    @Override
+    public void giveUp(RemoraException cause) {}
   }
 }

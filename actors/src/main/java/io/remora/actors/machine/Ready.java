@@ -87,7 +87,8 @@ final class Ready extends Running {
   @Override
   Behavior<Command> onOpenSession(OpenSession command) {
     if (command.replyTo().path().address().hasLocalScope()) {
-      machine.sessions.open(command.replyTo(), machine.linkSettings(), node::tellLink);
+      machine.sessions.open(
+          command.replyTo(), machine.linkSettings(), machine.recovery(), node::tellLink);
     } else {
       command.replyTo().tell(StatusReply.success(new SessionOpened(0, machine.info())));
     }

@@ -4,7 +4,6 @@ package io.remora.actors.machine;
 import akka.actor.typed.ActorRef;
 import akka.actor.typed.Behavior;
 import akka.actor.typed.javadsl.Behaviors;
-import akka.pattern.StatusReply;
 import io.remora.actors.MachineInfo;
 import io.remora.actors.host.SessionHost;
 import io.remora.actors.machine.MachineProtocol.Command;
@@ -14,19 +13,20 @@ import io.remora.runtime.NodeLostException;
 import io.remora.runtime.RemoraException;
 
 /**
- * The new node is reading the saved state of the sessions of this JVM and of the hosts. No session
- * takes batches before all are restored, so that until then the machine can be paused again.
+ * The new node is reading the saved state of the sessions of this JVM and of the hosts. When the
+ * machine resumes, no session takes batches before all are restored, so that until then it can be
+ * paused again.
  */
 final class Restoring extends Opening {
 
-  private final Purpose.Resume resume;
+  private final Purpose.Return why;
 
   // The failure of a session that could not be restored.
   private RemoraException notRestored;
 
-  Restoring(Opening from, Purpose.Resume resume, NodeLink.Up up) {
-    super(from.machine, Stage.RESTORING, null, from.node, resume);
-    this.resume = resume;
+  Restoring(Opening from, Purpose.Return why, NodeLink.Up up) {
+    super(from.machine, Stage.RESTORING, null, from.node, why);
+    this.why = why;
     machine.up(up);
   }
 
@@ -49,11 +49,20 @@ final class Restoring extends Opening {
   @Override
   Behavior<Command> onSessionReady(long session) {
     machine.sessions.restored(session);
+    machine.sessions.opened(session, machine.info());
     return finishWhenRestored();
   }
 
   @Override
   Behavior<Command> onSessionEnded(NodeLink.SessionEnded ended) {
+    if (ended.cause() != null && machine.sessions.restoreEarlier(ended, node::tellLink)) {
+      log.warn(
+          "Machine {}: the last checkpoint of session {} cannot be used, so the one before is: {}",
+          machine.name,
+          ended.session(),
+          ended.cause().getMessage());
+      return Behaviors.same();
+    }
     notRestored =
         ended.cause() != null
             ? ended.cause()
@@ -93,8 +102,6 @@ final class Restoring extends Opening {
   }
 
   private void answer(MachineInfo info) {
-    resume
-        .resumedBy()
-        .answer(notRestored == null ? StatusReply.success(info) : StatusReply.error(notRestored));
+    why.restored(info, notRestored);
   }
 }

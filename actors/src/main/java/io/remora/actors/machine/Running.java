@@ -40,8 +40,14 @@ abstract class Running extends WithNode {
   }
 
   @Override
+  void checkpoint() {
+    machine.sessions.checkpoint(node::tellLink);
+  }
+
+  /** Recovers the sessions on another node, or fails. */
+  @Override
   Behavior<Command> lose(RemoraException cause) {
-    return fail(cause);
+    return machine.recovery().isOn() ? Purpose.Recover.begin(this, cause) : fail(cause);
   }
 
   @Override

@@ -34,6 +34,8 @@ enum Stage {
   PAUSED(MachineState.PAUSED),
   /** The same after a resume that failed. Waiting work resumes the machine later. */
   NOT_RESUMED(MachineState.PAUSED),
+  /** The node is lost, and the machine waits before it asks for another again. */
+  WITHOUT_NODE(MachineState.PROVISIONING),
   /** The link is lost; the provider may still report why the node ended. */
   LOSING(null),
   /** The machine has failed, and its node is being ended. */
@@ -53,20 +55,40 @@ enum Stage {
       Map.ofEntries(
           Map.entry(RECOVERING, Set.of(CLOSED, AWAITING_NODE, PAUSED, FAILING)),
           Map.entry(CLOSED, Set.of(AWAITING_NODE, DEPARTING)),
-          Map.entry(AWAITING_NODE, Set.of(CONNECTING, NOT_RESUMED, FAILING, CLOSING)),
+          Map.entry(AWAITING_NODE, Set.of(CONNECTING, NOT_RESUMED, WITHOUT_NODE, FAILING, CLOSING)),
           Map.entry(
               CONNECTING,
-              Set.of(READY, RESTORING, NOT_RESUMED, LOSING, FAILING, CLOSING, HANDING_OVER)),
-          Map.entry(RESTORING, Set.of(READY, NOT_RESUMED, LOSING, FAILING, CLOSING)),
-          Map.entry(READY, Set.of(RECONNECTING, SAVING, LOSING, FAILING, CLOSING, HANDING_OVER)),
-          Map.entry(RECONNECTING, Set.of(READY, LOSING, FAILING, CLOSING, HANDING_OVER)),
+              Set.of(
+                  READY,
+                  RESTORING,
+                  NOT_RESUMED,
+                  WITHOUT_NODE,
+                  LOSING,
+                  FAILING,
+                  CLOSING,
+                  HANDING_OVER)),
+          Map.entry(RESTORING, Set.of(READY, NOT_RESUMED, WITHOUT_NODE, LOSING, FAILING, CLOSING)),
+          Map.entry(
+              READY,
+              Set.of(RECONNECTING, SAVING, AWAITING_NODE, LOSING, FAILING, CLOSING, HANDING_OVER)),
+          Map.entry(
+              RECONNECTING, Set.of(READY, AWAITING_NODE, LOSING, FAILING, CLOSING, HANDING_OVER)),
           Map.entry(
               SAVING,
-              Set.of(ENDING_NODE, READY, RECONNECTING, LOSING, FAILING, CLOSING, HANDING_OVER)),
+              Set.of(
+                  ENDING_NODE,
+                  READY,
+                  RECONNECTING,
+                  AWAITING_NODE,
+                  LOSING,
+                  FAILING,
+                  CLOSING,
+                  HANDING_OVER)),
           Map.entry(ENDING_NODE, Set.of(PAUSED, READY, CLOSING, HANDING_OVER)),
           Map.entry(PAUSED, Set.of(AWAITING_NODE, CLOSING, HANDING_OVER)),
           Map.entry(NOT_RESUMED, Set.of(PAUSED, AWAITING_NODE, CLOSING, HANDING_OVER)),
-          Map.entry(LOSING, Set.of(NOT_RESUMED, FAILING, CLOSING)),
+          Map.entry(LOSING, Set.of(AWAITING_NODE, NOT_RESUMED, WITHOUT_NODE, FAILING, CLOSING)),
+          Map.entry(WITHOUT_NODE, Set.of(AWAITING_NODE, CLOSING)),
           Map.entry(FAILING, Set.of(FAILED, CLOSING)),
           Map.entry(FAILED, Set.of(AWAITING_NODE, CLOSED, CLOSING)),
           Map.entry(CLOSING, Set.of(CLOSED, FAILED, DELETING)),

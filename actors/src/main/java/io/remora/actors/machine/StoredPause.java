@@ -50,7 +50,7 @@ final class StoredPause {
   }
 
   boolean isEmpty() {
-    return pause.isEmpty();
+    return pause.isEmpty() && !machine.sessions.hasUnneededCheckpoints();
   }
 
   /** Whether this name belongs to the latest pause. */
@@ -68,6 +68,7 @@ final class StoredPause {
 
   private List<String> takeUnneeded() {
     List<String> taken = new ArrayList<>(machine.hosts.takeUnneeded());
+    taken.addAll(machine.sessions.takeUnneededCheckpoints());
     if (!pause.isEmpty()) {
       taken.add(pause);
     }

@@ -17,6 +17,8 @@ import io.remora.actors.node.LinkEvent.GiveUp;
 import io.remora.actors.node.LinkEvent.HandshakeTimedOut;
 import io.remora.actors.node.LinkEvent.NotDialled;
 import io.remora.actors.node.LinkEvent.Redial;
+import io.remora.actors.node.LinkEvent.SessionFailed;
+import io.remora.actors.node.NodeLink.CheckpointSession;
 import io.remora.actors.node.NodeLink.CloseSession;
 import io.remora.actors.node.NodeLink.Command;
 import io.remora.actors.node.NodeLink.ForgetState;
@@ -47,6 +49,7 @@ abstract class LinkBehavior extends AbstractBehavior<Command> {
         .onMessage(OpenSession.class, this::onOpenSession)
         .onMessage(CloseSession.class, this::onCloseSession)
         .onMessage(SaveSession.class, this::onSaveSession)
+        .onMessage(CheckpointSession.class, this::onCheckpointSession)
         .onMessage(ForgetState.class, this::onForgetState)
         .onMessage(IssueToken.class, this::onIssueToken)
         .onMessage(Shutdown.class, command -> onShutdown())
@@ -57,6 +60,7 @@ abstract class LinkBehavior extends AbstractBehavior<Command> {
         .onMessage(HandshakeTimedOut.class, event -> onHandshakeTimedOut())
         .onMessage(Redial.class, event -> onRedial())
         .onMessage(GiveUp.class, event -> onGiveUp())
+        .onMessage(SessionFailed.class, this::onSessionFailed)
         .onMessage(ConfirmTick.class, event -> onConfirmTick())
         .onSignal(PostStop.class, signal -> onPostStop())
         .build();
@@ -94,6 +98,14 @@ abstract class LinkBehavior extends AbstractBehavior<Command> {
     return this;
   }
 
+  private Behavior<Command> onCheckpointSession(CheckpointSession command) {
+    LinkedSession session = link.sessions.get(command.session());
+    if (session != null) {
+      send(session.checkpoint(command.name()));
+    }
+    return this;
+  }
+
   private Behavior<Command> onForgetState(ForgetState command) {
     link.sessions.values().forEach(session -> session.saved(command.pause()));
     link.forgetting.add(command.pause());
@@ -111,6 +123,16 @@ abstract class LinkBehavior extends AbstractBehavior<Command> {
   private Behavior<Command> onIssueToken(IssueToken command) {
     link.tokensFor.add(command.replyTo());
     send(OutboundFrame.empty(FrameType.ISSUE_TOKEN, 0, 0));
+    return this;
+  }
+
+  /** Closes a session that cannot continue. */
+  private Behavior<Command> onSessionFailed(SessionFailed event) {
+    LinkedSession session = link.sessions.get(event.session());
+    if (session != null) {
+      session.close();
+      link.endSession(event.session(), event.cause());
+    }
     return this;
   }
 

@@ -3,6 +3,7 @@ package io.remora.actors.node;
 
 import io.remora.actors.link.FrameType;
 import io.remora.actors.link.LinkConnection;
+import io.remora.runtime.RemoraException;
 
 /** The internal events of a link. */
 sealed interface LinkEvent extends NodeLink.Command {
@@ -19,6 +20,9 @@ sealed interface LinkEvent extends NodeLink.Command {
 
   /** A connection is closed; {@code cause} is null if there was no error. */
   record ConnectionClosed(LinkConnection from, Throwable cause) implements LinkEvent {}
+
+  /** A session cannot continue. */
+  record SessionFailed(long session, RemoraException cause) implements LinkEvent {}
 
   /** The time limit for the handshake has passed. */
   enum HandshakeTimedOut implements LinkEvent {

@@ -5,6 +5,8 @@ import akka.actor.typed.ActorRef;
 import com.google.protobuf.InvalidProtocolBufferException;
 import com.google.protobuf.Parser;
 import io.remora.actors.internal.BatchMailbox;
+import io.remora.actors.internal.ReceivedValues;
+import io.remora.actors.internal.ReplayDifference;
 import io.remora.actors.link.FrameHeader;
 import io.remora.actors.link.FrameType;
 import io.remora.actors.link.LinkConnection;
@@ -40,6 +42,7 @@ final class LinkFrameReader implements LinkConnection.Handler {
   private final ActorRef<NodeLink.Command> actor;
   private final Map<Long, LinkedSession> sessions;
   private final Consumer<NodeLink.Event> owner;
+  private ByteBuffer scratch = ByteBuffer.allocate(0);
 
   /**
    * @param sessions the link's sessions, by number; its actor may change the map at any time
@@ -134,6 +137,10 @@ final class LinkFrameReader implements LinkConnection.Handler {
       return;
     }
     try {
+      if (!session.mailbox.isNews(acknowledged, report)) {
+        confirm(from, session, header);
+        return;
+      }
       // Tell the owner first: a thread that waited for the batch may ask at once for its changes.
       if (!session.mailbox.wasToldDirectly(header.sequence())) {
         ExecutionReport result = ExecutionReport.decode(report.duplicate().order(report.order()));
@@ -149,9 +156,16 @@ final class LinkFrameReader implements LinkConnection.Handler {
       if (listener != null) {
         listener.onExecuted(header.sequence(), report);
       }
+    } catch (ReplayDifference e) {
+      actor.tell(new LinkEvent.SessionFailed(header.session(), e));
+      return;
     } finally {
       acknowledged.release();
     }
+    confirm(from, session, header);
+  }
+
+  private static void confirm(LinkConnection from, LinkedSession session, FrameHeader header) {
     if (session.acknowledged(header.sequence(), header.length())) {
       session.confirmTo(from);
     }
@@ -175,17 +189,21 @@ final class LinkFrameReader implements LinkConnection.Handler {
   @Override
   public ByteBuffer valueDestination(FrameHeader header, ValueHeader value) {
     LinkedSession session = sessions.get(header.session());
-    if (session == null || !session.isNew(header, value)) {
+    if (session == null) {
+      return null;
+    }
+    ReceivedValues values = session.mailbox.values(header.sequence());
+    if (!values.isNew(header, value)) {
       return null;
     }
     SessionListener listener = session.mailbox.listener();
-    ByteBuffer destination =
-        listener == null
-            ? null
-            : listener.valueDestination(value.request(), value.offset(), value.length());
-    if (destination == null) {
-      session.unwanted(value);
+    ByteBuffer destination = null;
+    if (session.mailbox.isExecutedAgain(header.sequence())) {
+      destination = scratch(value.length());
+    } else if (listener != null) {
+      destination = listener.valueDestination(value.request(), value.offset(), value.length());
     }
+    values.arriving(value, destination);
     return destination;
   }
 
@@ -196,11 +214,23 @@ final class LinkFrameReader implements LinkConnection.Handler {
       return;
     }
     session.received(value);
+    session.mailbox.values(header.sequence()).received(value);
+    if (session.mailbox.isExecutedAgain(header.sequence())) {
+      return;
+    }
     SessionListener listener = session.mailbox.listener();
     if (listener != null) {
       session.mailbox.figures().received(value.length());
       listener.onValueReceived(value.request(), value.offset(), value.length());
     }
+  }
+
+  /** Memory for bytes that are only compared. */
+  private ByteBuffer scratch(int bytes) {
+    if (scratch.capacity() < bytes) {
+      scratch = ByteBuffer.allocateDirect(bytes);
+    }
+    return scratch.clear().limit(bytes);
   }
 
   @Override

@@ -2,7 +2,6 @@
 package io.remora.actors.node;
 
 import io.remora.actors.internal.BatchMailbox;
-import io.remora.actors.link.FrameHeader;
 import io.remora.actors.link.FrameType;
 import io.remora.actors.link.LinkConnection;
 import io.remora.actors.link.OutboundFrame;
@@ -10,9 +9,6 @@ import io.remora.actors.link.ValueHeader;
 import io.remora.actors.link.proto.OpenSession;
 import io.remora.actors.link.proto.SaveSession;
 import io.remora.actors.link.proto.SavedState;
-import io.remora.runtime.ProtocolException;
-import java.util.HashMap;
-import java.util.Map;
 
 /**
  * The link's data about a session, over all connections: the unanswered requests to the node, which
@@ -39,10 +35,9 @@ final class LinkedSession {
   private boolean open;
   private boolean closing;
   private String saving;
+  private String checkpoint;
 
-  // Used by the connection's reader only. Values of one batch arrive at a time.
-  private long valuesOf;
-  private final Map<Long, Long> values = new HashMap<>();
+  // Used by the connection's reader only.
   private long lastProgress;
 
   // Guarded by this.
@@ -79,7 +74,7 @@ final class LinkedSession {
   void opened(LinkConnection connection) {
     open = true;
     mailbox.connect(connection);
-    sendLast();
+    sendAgain(connection);
   }
 
   /**
@@ -90,15 +85,18 @@ final class LinkedSession {
    */
   void reconnected(LinkConnection connection, long lastReceived) {
     mailbox.reconnect(connection, lastReceived);
-    sendLast();
+    sendAgain(connection);
   }
 
-  /** Sends the request that must follow all batches. */
-  private void sendLast() {
+  /** Sends the requests again that were not answered. */
+  private void sendAgain(LinkConnection connection) {
+    if (checkpoint != null && !closing) {
+      connection.send(saveFrame(checkpoint, true));
+    }
     if (closing) {
       mailbox.sendAfterAll(closeFrame());
     } else if (saving != null) {
-      mailbox.sendAfterAll(saveFrame());
+      mailbox.sendAfterAll(saveFrame(saving, false));
     }
   }
 
@@ -116,45 +114,34 @@ final class LinkedSession {
   void save(String pause) {
     if (!closing) {
       saving = pause;
-      mailbox.hold(saveFrame());
+      mailbox.hold(saveFrame(saving, false));
     }
   }
 
-  private OutboundFrame saveFrame() {
-    return OutboundFrame.control(
-        FrameType.SAVE_SESSION, number(), SaveSession.newBuilder().setPause(saving).build());
+  /** Requests a checkpoint, which holds nothing up. Returns the frame to send at once. */
+  OutboundFrame checkpoint(String name) {
+    checkpoint = name;
+    return saveFrame(name, true);
   }
 
-  /** Notes that the session was saved for this pause, or need not be saved any more. */
-  void saved(String pause) {
-    if (pause.equals(saving)) {
+  private OutboundFrame saveFrame(String name, boolean isCheckpoint) {
+    return OutboundFrame.control(
+        FrameType.SAVE_SESSION,
+        number(),
+        SaveSession.newBuilder().setPause(name).setCheckpoint(isCheckpoint).build());
+  }
+
+  /** Notes that the session was saved under this name, or need not be saved any more. */
+  void saved(String name) {
+    if (name.equals(saving)) {
       saving = null;
+    }
+    if (name.equals(checkpoint)) {
+      checkpoint = null;
     }
   }
 
   // What has come -------------------------------------------------------------------------------
-
-  /**
-   * Whether these bytes of a value are new. They are not if the node has sent the value again.
-   *
-   * @throws ProtocolException if bytes before them are missing
-   */
-  boolean isNew(FrameHeader header, ValueHeader value) {
-    if (header.sequence() != valuesOf) {
-      values.clear();
-      valuesOf = header.sequence();
-    }
-    long received = values.getOrDefault(value.request(), 0L);
-    if (value.offset() == received) {
-      return true;
-    }
-    if (value.offset() + value.length() <= received) {
-      return false;
-    }
-    throw new ProtocolException(
-        "the value of request %d: bytes at offset %d arrived after the first %d bytes"
-            .formatted(value.request(), value.offset(), received));
-  }
 
   /** Whether this message about a direct connection is new. The node repeats unconfirmed ones. */
   boolean isNewProgress(long number) {
@@ -163,17 +150,9 @@ final class LinkedSession {
     return isNew;
   }
 
-  /** Notes that the value is not wanted any more: none of its bytes count as new. */
-  void unwanted(ValueHeader value) {
-    values.put(value.request(), Long.MAX_VALUE);
-  }
-
-  /** Notes that these bytes are in place. */
-  void received(ValueHeader value) {
-    values.merge(value.request(), (long) value.length(), Long::sum);
-    synchronized (this) {
-      unconfirmedBytes += value.length();
-    }
+  /** Notes that these bytes of a value are in place. */
+  synchronized void received(ValueHeader value) {
+    unconfirmedBytes += value.length();
   }
 
   /**

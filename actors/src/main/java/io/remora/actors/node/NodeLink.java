@@ -65,6 +65,7 @@ public final class NodeLink {
       permits OpenSession,
           CloseSession,
           SaveSession,
+          CheckpointSession,
           ForgetState,
           IssueToken,
           Shutdown,
@@ -83,7 +84,14 @@ public final class NodeLink {
    */
   public record SaveSession(long session, String pause) implements Command {}
 
-  /** Deletes the saved state of a pause. */
+  /**
+   * Saves a copy of a session, which meanwhile continues. Answered by {@link SessionSaved}, with
+   * the last batch that is part of it; a session that is being closed answers only by {@link
+   * SessionEnded}.
+   */
+  public record CheckpointSession(long session, String name) implements Command {}
+
+  /** Deletes the saved state of a pause or a checkpoint. */
   public record ForgetState(String pause) implements Command {}
 
   /** Closes a session after the work that it has sent; answered by {@link SessionEnded}. */
@@ -110,6 +118,7 @@ public final class NodeLink {
           SessionReady,
           SessionEnded,
           SessionSaved,
+          StateForgotten,
           StoragesChanged {}
 
   /** The handshake is done. */
@@ -141,6 +150,9 @@ public final class NodeLink {
    */
   public record SessionSaved(long session, String pause, String failure, SavedState state)
       implements Event {}
+
+  /** The node has deleted a saved state, or never had it. */
+  public record StateForgotten(String name) implements Event {}
 
   /** An executed batch has changed storages. */
   @SuppressWarnings("ArrayRecordComponent") // never compared

@@ -72,6 +72,7 @@ abstract class WithConnection extends LinkBehavior {
       onSessionSaved(session, saved);
     } else if (frame.message() instanceof StateForgotten forgotten) {
       link.forgetting.remove(forgotten.getPause());
+      link.owner.accept(new NodeLink.StateForgotten(forgotten.getPause()));
     } else if (frame.message() instanceof Token issued) {
       onToken(issued);
     } else if (frame.type() == FrameType.SESSION_OPENED) {

@@ -6,6 +6,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import io.remora.actors.DirectWay;
+import io.remora.actors.RecoverySettings;
 import io.remora.actors.link.FrameType;
 import io.remora.actors.link.LinkChannel;
 import io.remora.actors.link.LinkConnection;
@@ -34,7 +35,8 @@ class DirectWayTest {
   private static final long SESSION = 5;
 
   private final MachineFigures figures = new MachineFigures("m");
-  private final BatchMailbox mailbox = new BatchMailbox(SESSION, figures, settings());
+  private final BatchMailbox mailbox =
+      new BatchMailbox(SESSION, figures, settings(), RecoverySettings.OFF);
   private final Way way = new Way();
   private LinkPair pair;
   private LinkConnection connection;

@@ -6,6 +6,7 @@ import com.typesafe.config.ConfigFactory;
 import com.typesafe.config.ConfigRenderOptions;
 import com.typesafe.config.ConfigValueFactory;
 import io.grpc.Status;
+import io.remora.actors.RecoverySettings;
 import io.remora.core.errors.ErrorKind;
 import io.remora.gateway.GatewaySettings;
 import io.remora.gateway.v1.OpenRequest;
@@ -47,6 +48,7 @@ public final class MachineRequests {
             : Duration.ofMillis(request.getIdleTimeoutMillis()),
         settings.openTimeout(),
         options(request, settings)
+            .withFallback(recovery(request))
             .withFallback(packages(request, config))
             .root()
             .render(ConfigRenderOptions.concise()));
@@ -69,6 +71,23 @@ public final class MachineRequests {
         .withValue(
             NODES + ".python-requirements",
             ConfigValueFactory.fromIterable(request.getPackagesList()));
+  }
+
+  private static Config recovery(OpenRequest request) {
+    Config config = ConfigFactory.empty();
+    if (!request.getRecovery().isEmpty()) {
+      config =
+          config.withValue(
+              RecoverySettings.PATH + ".mode",
+              ConfigValueFactory.fromAnyRef(request.getRecovery()));
+    }
+    if (request.getCheckpointIntervalMillis() != 0) {
+      config =
+          config.withValue(
+              RecoverySettings.PATH + ".checkpoint-interval",
+              ConfigValueFactory.fromAnyRef(request.getCheckpointIntervalMillis() + " ms"));
+    }
+    return config;
   }
 
   private static Config options(OpenRequest request, GatewaySettings settings) {

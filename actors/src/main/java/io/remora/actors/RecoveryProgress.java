@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors;
+
+import io.remora.actors.internal.MachineFigures;
+import java.time.Duration;
+import java.util.HashMap;
+import java.util.Map;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+
+/**
+ * One recovery of a machine from the loss of its node, for the log and the figures. Thread-safe:
+ * the threads that read the link report what was executed again.
+ */
+public final class RecoveryProgress {
+
+  private static final Logger log = LoggerFactory.getLogger(MachineActor.class);
+
+  private final MachineFigures figures;
+  private final long startNanos = System.nanoTime();
+  private int attempts;
+  private long nodeNanos;
+  private long restoredNanos;
+  private long restoredBytes;
+  private long batches;
+  private boolean ready;
+  private boolean finished;
+  private final Map<Long, Long> replaying = new HashMap<>();
+
+  /** Begins now. */
+  public RecoveryProgress(MachineFigures figures) {
+    this.figures = figures;
+  }
+
+  /** How long ago the node was lost. */
+  public Duration elapsed() {
+    return Duration.ofNanos(System.nanoTime() - startNanos);
+  }
+
+  /** Counts an attempt to get another node; returns its number, from 1. */
+  public synchronized int attempt() {
+    return ++attempts;
+  }
+
+  /** Another node is connected. */
+  public synchronized void connected() {
+    nodeNanos = System.nanoTime();
+    restoredBytes = 0;
+    batches = 0;
+    replaying.clear();
+  }
+
+  /** A session is being restored, and will execute so many batches again. */
+  synchronized void restoring(long session, long bytes, long again) {
+    restoredBytes += bytes;
+    batches += again;
+    if (again > 0) {
+      replaying.put(session, again);
+    }
+  }
+
+  /** The sessions take batches. */
+  public void restored() {
+    synchronized (this) {
+      restoredNanos = System.nanoTime();
+      ready = true;
+    }
+    finishWhenDone();
+  }
+
+  /** A session has executed all its batches again, or has ended. */
+  void replayed(long session) {
+    synchronized (this) {
+      replaying.remove(session);
+    }
+    finishWhenDone();
+  }
+
+  private void finishWhenDone() {
+    synchronized (this) {
+      if (!ready || finished || !replaying.isEmpty()) {
+        return;
+      }
+      finished = true;
+    }
+    figures.recovered(elapsed());
+    log.info(
+        "Machine {} is recovered after {} ms: another node after {} ms and {} attempt(s), {} bytes restored in {} ms, {} batch(es) executed again in {} ms",
+        figures.machine(),
+        elapsed().toMillis(),
+        millis(nodeNanos - startNanos),
+        attempts,
+        restoredBytes,
+        millis(restoredNanos - nodeNanos),
+        batches,
+        millis(System.nanoTime() - restoredNanos));
+  }
+
+  private static long millis(long nanos) {
+    return nanos / 1_000_000;
+  }
+}

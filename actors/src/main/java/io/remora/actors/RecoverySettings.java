@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors;
+
+import static java.util.Objects.requireNonNull;
+
+import com.typesafe.config.Config;
+import java.time.Duration;
+
+/**
+ * How a machine recovers from the loss of its node; {@code reference.conf} explains each setting.
+ *
+ * @param mode what is done when the node is lost, {@code remora.recovery.mode}
+ * @param checkpointInterval the longest time between checkpoints of a session that is used, {@code
+ *     remora.recovery.checkpoint-interval}
+ * @param checkpointBytes bytes of batches after which a checkpoint is made, {@code
+ *     remora.recovery.checkpoint-bytes}
+ * @param logBytes most bytes of batches that are kept for a session, {@code
+ *     remora.recovery.log-bytes}
+ * @param giveUpAfter how long the machine tries to get another node, {@code
+ *     remora.recovery.give-up-after}
+ * @param retry how long it waits between two attempts, {@code remora.recovery.retry}
+ */
+public record RecoverySettings(
+    Mode mode,
+    Duration checkpointInterval,
+    long checkpointBytes,
+    long logBytes,
+    Duration giveUpAfter,
+    Duration retry) {
+
+  /** The path of these settings. */
+  public static final String PATH = "remora.recovery";
+
+  /** What is done when the node is lost. */
+  public enum Mode {
+    /** The machine fails. */
+    OFF,
+    /** Another node restores the last checkpoint and executes the batches after it again. */
+    REPLAY
+  }
+
+  /** No recovery. */
+  public static final RecoverySettings OFF =
+      new RecoverySettings(
+          Mode.OFF, Duration.ofMinutes(1), 1, 1, Duration.ofMinutes(1), Duration.ofSeconds(1));
+
+  /** Checks the ranges. */
+  public RecoverySettings {
+    requireNonNull(mode, "mode");
+    checkPositive(checkpointInterval, "checkpoint-interval");
+    checkPositive(giveUpAfter, "give-up-after");
+    checkPositive(retry, "retry");
+    if (checkpointBytes < 1 || logBytes < checkpointBytes) {
+      throw new IllegalArgumentException(
+          "%s.checkpoint-bytes must be at least 1, and %s.log-bytes at least as much, but they are %d and %d"
+              .formatted(PATH, PATH, checkpointBytes, logBytes));
+    }
+  }
+
+  /**
+   * Reads {@code remora.recovery}.
+   *
+   * @param root the whole configuration, with the defaults of {@code reference.conf}
+   * @throws IllegalArgumentException if a value is out of range; the message names the key
+   */
+  public static RecoverySettings from(Config root) {
+    Config recovery = root.getConfig(PATH);
+    return new RecoverySettings(
+        mode(recovery.getString("mode")),
+        recovery.getDuration("checkpoint-interval"),
+        recovery.getBytes("checkpoint-bytes"),
+        recovery.getBytes("log-bytes"),
+        recovery.getDuration("give-up-after"),
+        recovery.getDuration("retry"));
+  }
+
+  private static Mode mode(String text) {
+    return switch (text) {
+      case "off", "false" -> Mode.OFF; // HOCON reads off as false in some places
+      case "replay" -> Mode.REPLAY;
+      default ->
+          throw new IllegalArgumentException(
+              PATH + ".mode must be \"off\" or \"replay\", but it is \"" + text + "\"");
+    };
+  }
+
+  /** Whether a lost node is replaced. */
+  public boolean isOn() {
+    return mode != Mode.OFF;
+  }
+
+  private static void checkPositive(Duration value, String key) {
+    if (value.isZero() || value.isNegative()) {
+      throw new IllegalArgumentException(
+          PATH + "." + key + " must be positive, but it is " + value);
+    }
+  }
+}

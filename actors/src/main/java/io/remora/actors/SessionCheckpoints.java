@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors;
+
+import io.remora.actors.internal.BatchMailbox;
+import io.remora.actors.link.proto.SavedState;
+import io.remora.actors.node.NodeLink;
+import java.time.Duration;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Optional;
+import java.util.UUID;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+
+/**
+ * The checkpoints of one session in the state store. The last two are kept, so that a damaged one
+ * does not lose the session, and the mailbox keeps the batches after the older one. When these are
+ * many, only the last checkpoint is kept. Only the actor that owns the session may use this class.
+ */
+final class SessionCheckpoints {
+
+  private static final Logger log = LoggerFactory.getLogger(SessionTable.class);
+
+  private final BatchMailbox mailbox;
+  private final RecoverySettings settings;
+
+  private SavedState latest;
+  private SavedState previous;
+  private String pending = "";
+  private long lastNanos = System.nanoTime();
+
+  SessionCheckpoints(BatchMailbox mailbox, RecoverySettings settings) {
+    this.mailbox = mailbox;
+    this.settings = settings;
+  }
+
+  private static long executedBy(SavedState checkpoint) {
+    return checkpoint == null ? 0 : checkpoint.getLastExecutedSequence();
+  }
+
+  // Making them ---------------------------------------------------------------------------------
+
+  /** Starts a checkpoint if one is due. Returns its name. */
+  Optional<String> begin() {
+    long done = executedBy(latest);
+    if (!settings.isOn() || !pending.isEmpty() || !mailbox.hasExecutedAfter(done)) {
+      return Optional.empty();
+    }
+    boolean due =
+        System.nanoTime() - lastNanos >= settings.checkpointInterval().toNanos()
+            || mailbox.keptBytes() >= settings.checkpointBytes()
+            || mailbox.unrepeatableAfter(done).isPresent();
+    return due ? Optional.of(beginNow()) : Optional.empty();
+  }
+
+  private String beginNow() {
+    lastNanos = System.nanoTime();
+    pending = "checkpoint-%s-%s".formatted(mailbox.figures().machine(), UUID.randomUUID());
+    return pending;
+  }
+
+  /** Whether this is the name of a checkpoint of the session. */
+  boolean has(String name) {
+    return name.equals(pending) || names().contains(name);
+  }
+
+  /** Notes the node's answer. Returns the names of the checkpoints that are no longer needed. */
+  List<String> saved(NodeLink.SessionSaved event) {
+    if (!event.pause().equals(pending)) {
+      return List.of();
+    }
+    pending = "";
+    Duration took = Duration.ofNanos(System.nanoTime() - lastNanos);
+    if (!event.failure().isEmpty()) {
+      notSaved(event.failure());
+      return List.of();
+    }
+    mailbox.figures().checkpointed(event.state().getBytes(), took);
+    List<String> unneeded = new ArrayList<>();
+    if (previous != null) {
+      unneeded.add(previous.getPause());
+    }
+    previous = latest;
+    latest = event.state();
+    mailbox.forgetUpTo(executedBy(previous));
+    if (mailbox.keptBytes() > settings.logBytes() / 2) {
+      // The program would soon wait: only the last checkpoint is kept.
+      mailbox.forgetUpTo(executedBy(latest));
+      if (previous != null) {
+        unneeded.add(previous.getPause());
+        previous = null;
+      }
+    }
+    return unneeded;
+  }
+
+  private void notSaved(String why) {
+    if (mailbox.keptBytes() < settings.logBytes() / 2) {
+      log.warn(
+          "Machine {}: no checkpoint was made of session {}, and the one before is kept: {}",
+          mailbox.figures().machine(),
+          mailbox.session(),
+          why);
+      return;
+    }
+    long upTo = mailbox.lastDelivered();
+    log.error(
+        "Machine {}: no checkpoint was made of session {}: {}. Its batches have reached half of remora.recovery.log-bytes = {}, so batch {} and those before it are given up: until the next checkpoint, the loss of the node loses the session",
+        mailbox.figures().machine(),
+        mailbox.session(),
+        why,
+        settings.logBytes(),
+        upTo);
+    mailbox.forgetUpTo(upTo);
+  }
+
+  // Using them ----------------------------------------------------------------------------------
+
+  /** Why the session cannot be recovered on another node; empty if it can. */
+  Optional<String> obstacle() {
+    if (!settings.isOn()) {
+      return Optional.of("recovery is off (remora.recovery.mode)");
+    }
+    long from = executedBy(latest);
+    if (!mailbox.canRewindTo(from)) {
+      return Optional.of(
+          "the batches after its last checkpoint are not kept any more (remora.recovery.log-bytes)");
+    }
+    return mailbox
+        .unrepeatableAfter(from)
+        .map(what -> "since its last checkpoint it did what cannot be repeated: " + what);
+  }
+
+  /** The checkpoint to restore; null if the session starts from its first batch. */
+  SavedState latest() {
+    return latest;
+  }
+
+  /** Gives up the checkpoint that was begun on a lost node. Returns its name, if there is one. */
+  List<String> abandonPending() {
+    List<String> abandoned = pending.isEmpty() ? List.of() : List.of(pending);
+    pending = "";
+    return abandoned;
+  }
+
+  /** The last batch that the restored node has executed. */
+  long executed() {
+    return executedBy(latest);
+  }
+
+  /**
+   * Gives up the last checkpoint, which cannot be read.
+   *
+   * @return whether the one before, or the session's start, can be restored
+   */
+  boolean fallBack() {
+    if (latest == null) {
+      return false;
+    }
+    latest = previous;
+    previous = null;
+    return obstacle().isEmpty();
+  }
+
+  /** The names of all checkpoints that are, or may be, in the store. */
+  List<String> names() {
+    List<String> names = new ArrayList<>();
+    if (latest != null) {
+      names.add(latest.getPause());
+    }
+    if (previous != null) {
+      names.add(previous.getPause());
+    }
+    if (!pending.isEmpty()) {
+      names.add(pending);
+    }
+    return names;
+  }
+}

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Machines that recover from the loss of their node."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+import remora
+
+pytestmark = pytest.mark.gateway
+
+
+def train(device: torch.device | str, at_step: Callable[[int], None] = lambda step: None) -> list[float]:
+    """Trains a net with dropout and a learning-rate schedule; returns the losses."""
+    torch.manual_seed(5)
+    model = nn.Sequential(nn.Linear(16, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Dropout(0.2), nn.Linear(64, 4))
+    model = model.to(device)
+    inputs = torch.randn(128, 16)
+    labels = torch.arange(128) % 4
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 4, 0.5)
+    torch.manual_seed(7)
+    losses = []
+    for step in range(12):
+        at_step(step)
+        part = slice(32 * (step % 4), 32 * (step % 4) + 32)
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(inputs[part].to(device)), labels[part].to(device))
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+    return losses
+
+
+def kill(machine: remora.RemoteMachine) -> None:
+    """Kills the machine's node and returns when it is gone."""
+    gateway = machine._gateway._process
+    children = ["pgrep", "-P", str(gateway.pid)]
+    (node,) = map(int, subprocess.run(children, capture_output=True, check=True).stdout.split())
+    os.kill(node, signal.SIGKILL)
+    while subprocess.run(children, capture_output=True).stdout.split() == [str(node).encode()]:
+        time.sleep(0.01)
+
+
+def await_checkpoint(machine: remora.RemoteMachine) -> None:
+    """Waits for a checkpoint that begins from now on."""
+    before = machine.stats()["checkpoints"]
+    end = time.monotonic() + 30
+    while machine.stats()["checkpoints"] < before + 1:
+        assert time.monotonic() < end, "no checkpoint was made"
+        time.sleep(0.05)
+
+
+@pytest.mark.fast
+def test_a_killed_node_changes_no_value() -> None:
+    with remora.RemoteMachine("mock", recovery="replay", checkpoint_interval=0.2) as machine:
+        undisturbed = train(machine.device())
+
+        def disturb(step: int) -> None:
+            if step == 5:
+                await_checkpoint(machine)
+            if step in (2, 7):
+                kill(machine)
+
+        assert train(machine.device(), disturb) == undisturbed
+        assert machine.stats()["recoveries"] == 2
+
+
+@pytest.mark.full
+def test_kills_at_any_moment_change_no_value() -> None:
+    seed = random.randrange(1 << 30)
+    print("seed", seed)
+    moments = random.Random(seed)
+    with remora.RemoteMachine("mock", recovery="replay", checkpoint_interval=0.5) as machine:
+        undisturbed = train(machine.device())
+        for _ in range(5):
+            at = moments.randrange(12)
+            assert train(machine.device(), lambda step, at=at: kill(machine) if step == at else None) == undisturbed
+        assert machine.stats()["recoveries"] == 5
+
+
+@pytest.mark.full
+def test_a_function_that_gives_another_value_ends_the_session_with_an_error() -> None:
+    @remora.remote
+    def drawn() -> torch.Tensor:
+        import random
+
+        import torch
+
+        return torch.tensor([random.random()])
+
+    with remora.RemoteMachine("mock", recovery="replay") as machine:
+        first = drawn()
+        assert 0 <= first.item() < 1
+        kill(machine)
+        with pytest.raises(remora.NodeLostException, match="executed again by another node, gave another answer"):
+            (first + 1).item()
+
+
+@pytest.mark.fast
+def test_without_recovery_a_killed_node_is_an_error() -> None:
+    with pytest.raises(ValueError, match="recovery must be"):
+        remora.RemoteMachine("mock", recovery="sometimes")

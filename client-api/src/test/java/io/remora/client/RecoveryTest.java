@@ -1,0 +1,330 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.client;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.assertj.core.api.Assertions.catchThrowable;
+import static org.awaitility.Awaitility.await;
+import static org.bytedeco.pytorch.global.torch.arange;
+import static org.bytedeco.pytorch.global.torch.cross_entropy_loss;
+import static org.bytedeco.pytorch.global.torch.manual_seed;
+import static org.bytedeco.pytorch.global.torch.nonzero;
+import static org.bytedeco.pytorch.global.torch.ones;
+import static org.bytedeco.pytorch.global.torch.randn;
+import static org.bytedeco.pytorch.global.torch.relu;
+
+import com.typesafe.config.Config;
+import com.typesafe.config.ConfigFactory;
+import com.typesafe.config.ConfigValueFactory;
+import io.remora.runtime.NodeLostException;
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.nio.ByteBuffer;
+import java.nio.channels.FileChannel;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.nio.file.StandardOpenOption;
+import java.time.Duration;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Random;
+import java.util.stream.Stream;
+import org.bytedeco.javacpp.PointerScope;
+import org.bytedeco.pytorch.AdamW;
+import org.bytedeco.pytorch.AdamWOptions;
+import org.bytedeco.pytorch.BatchNorm1dImpl;
+import org.bytedeco.pytorch.BatchNormOptions;
+import org.bytedeco.pytorch.DropoutImpl;
+import org.bytedeco.pytorch.LinearImpl;
+import org.bytedeco.pytorch.Scalar;
+import org.bytedeco.pytorch.Tensor;
+import org.bytedeco.pytorch.TensorVector;
+import org.bytedeco.pytorch.global.torch.ScalarType;
+import org.junit.jupiter.api.Tag;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.api.io.TempDir;
+
+/** A machine with recovery gets another node after its node was killed, with the same values. */
+@Timeout(value = 180, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
+final class RecoveryTest {
+
+  private static final int STEPS = 12;
+
+  @TempDir private Path directory;
+
+  /** What happens before a step. */
+  private interface AtStep {
+    void run(int step);
+  }
+
+  @Test
+  @Tag("fast")
+  void aNodeThatIsKilledChangesNoValue() {
+    try (RemoteMachine machine = open("")) {
+      List<Float> undisturbed = train(machine, step -> {});
+
+      List<Float> disturbed =
+          train(
+              machine,
+              step -> {
+                if (step == 2 || step == 7) {
+                  killNode();
+                }
+              });
+
+      assertThat(disturbed).isEqualTo(undisturbed);
+      assertThat(machine.stats()).containsEntry("recoveries", 2.0);
+      assertThat(machine.stats()).containsEntry("checkpoints", 0.0);
+    }
+    assertThat(files()).isEmpty();
+  }
+
+  @Test
+  @Tag("fast")
+  void theBatchesAfterTheLastCheckpointAreExecutedAgain() {
+    try (RemoteMachine machine = open("checkpoint-interval = 100 ms")) {
+      List<Float> undisturbed = train(machine, step -> {});
+
+      List<Float> disturbed =
+          train(
+              machine,
+              step -> {
+                if (step == 3 || step == 8) {
+                  awaitCheckpoints(machine, 1);
+                }
+                if (step == 4 || step == 10) {
+                  killNode();
+                }
+              });
+
+      assertThat(disturbed).isEqualTo(undisturbed);
+      assertThat(machine.stats()).containsEntry("recoveries", 2.0);
+      assertThat(files()).as("two checkpoints, each with a manifest").hasSizeLessThanOrEqualTo(6);
+    }
+    assertThat(files()).isEmpty();
+  }
+
+  @Test
+  @Tag("full")
+  void killsAtAnyMomentChangeNoValue() {
+    long seed = Long.getLong("remora.faults.seed", System.nanoTime());
+    Random random = new Random(seed);
+    try (RemoteMachine machine = open("checkpoint-interval = 300 ms, retry = 200 ms")) {
+      List<Float> undisturbed = train(machine, step -> {});
+      for (int round = 0; round < 8; round++) {
+        ProcessHandle victim = node();
+        int delay = random.nextInt(600);
+        Thread killer =
+            new Thread(
+                () -> {
+                  try {
+                    Thread.sleep(delay);
+                  } catch (InterruptedException e) {
+                    return;
+                  }
+                  victim.destroyForcibly();
+                });
+        killer.start();
+        assertThat(train(machine, step -> {}))
+            .as("round %d, killed after %d ms, seed %d", round, delay, seed)
+            .isEqualTo(undisturbed);
+        await().until(() -> !killer.isAlive());
+      }
+      // Some kills hit a node that was still recovering, which then is one recovery with another.
+      assertThat(machine.stats().get("recoveries")).isPositive();
+    }
+    assertThat(files()).isEmpty();
+  }
+
+  @Test
+  @Tag("full")
+  void aDamagedCheckpointIsReplacedByTheOneBefore() {
+    try (RemoteMachine machine = open("checkpoint-interval = 100 ms")) {
+      Tensor x = ones(1000).to(machine.device(), ScalarType.Float);
+      for (int made = 0; made < 2; made++) {
+        x.add_(new Scalar(1f));
+        awaitCheckpoints(machine, 1);
+      }
+      x.add_(new Scalar(1f));
+      assertThat(x.sum().item_float()).isEqualTo(4000f);
+
+      damage(newest("state"));
+      killNode();
+
+      assertThat(x.sum().item_float()).isEqualTo(4000f);
+      assertThat(machine.stats()).containsEntry("recoveries", 1.0);
+    }
+  }
+
+  @Test
+  @Tag("full")
+  void whatTheProgramHasSeenIsComparedAndNotToldAgain() {
+    try (RemoteMachine machine = open("")) {
+      Tensor x = randn(500).to(machine.device(), ScalarType.Float);
+      long found = nonzero(relu(x)).size(0); // its shape is asked from the node
+      Tensor large = ones(3_000_000).to(machine.device(), ScalarType.Float);
+      Tensor copy = large.cpu(); // travels in chunks
+      assertThat(found).isPositive();
+      assertThat(copy.sum().item_float()).isEqualTo(3_000_000f);
+
+      killNode();
+
+      assertThat(nonzero(relu(x)).size(0)).isEqualTo(found);
+      assertThat(large.sum().item_float()).isEqualTo(3_000_000f);
+      assertThat(machine.stats()).containsEntry("recoveries", 1.0);
+    }
+  }
+
+  @Test
+  @Tag("full")
+  void aFullLogMakesTheProgramWaitForACheckpoint() {
+    try (RemoteMachine machine =
+        open("checkpoint-bytes = 1 MiB, log-bytes = 4 MiB, checkpoint-interval = 1 h")) {
+      Tensor sum = ones(250_000).to(machine.device(), ScalarType.Float);
+      for (int i = 0; i < 20; i++) {
+        sum.add_(ones(250_000).to(machine.device(), ScalarType.Float));
+        assertThat(machine.stats().get("recovery.log.bytes")).isLessThan(8 << 20);
+      }
+      killNode();
+
+      assertThat(sum.sum().item_float()).isEqualTo(21 * 250_000f);
+      assertThat(machine.stats().get("checkpoints")).isGreaterThanOrEqualTo(2.0);
+    }
+    assertThat(files()).isEmpty();
+  }
+
+  @Test
+  @Tag("full")
+  void aMachineWithoutAnotherNodeFailsAfterATime() throws IOException {
+    Path java =
+        Files.createSymbolicLink(
+            directory.resolve("java"), Path.of(System.getProperty("java.home"), "bin", "java"));
+    RemoteMachine machine =
+        open("give-up-after = 1 s, retry = 200 ms", "remora.provider.mock.java = \"" + java + "\"");
+    Tensor x = ones(8).to(machine.device(), ScalarType.Float);
+    machine.synchronize();
+    Files.delete(java);
+
+    killNode();
+
+    assertThatThrownBy(() -> x.sum().item_float())
+        .isInstanceOf(NodeLostException.class)
+        .hasMessageContaining("lost its node")
+        .hasMessageContaining("was not recovered within 1000 ms")
+        .hasMessageContaining(java.toString());
+    assertThat(catchThrowable(machine::close)).isInstanceOf(NodeLostException.class);
+  }
+
+  // Tools
+
+  private RemoteMachine open(String recovery) {
+    return open(recovery, "");
+  }
+
+  private RemoteMachine open(String recovery, String more) {
+    Config settings =
+        ConfigFactory.parseString(
+                "remora.recovery { mode = replay, " + recovery + " }\n" + more)
+            .withValue(
+                "remora.state.directory",
+                ConfigValueFactory.fromAnyRef(directory.resolve("states").toString()));
+    return RemoteMachine.builder().provider("mock").config(settings).open();
+  }
+
+  /** Trains a network with batch norm and dropout; the losses of all steps. */
+  private static List<Float> train(RemoteMachine machine, AtStep atStep) {
+    List<Float> losses = new ArrayList<>();
+    try (PointerScope scope = new PointerScope()) {
+      manual_seed(3);
+      machine.manualSeed(3);
+      LinearImpl first = new LinearImpl(20, 32);
+      BatchNorm1dImpl norm = new BatchNorm1dImpl(new BatchNormOptions(32));
+      DropoutImpl dropout = new DropoutImpl(0.3);
+      LinearImpl last = new LinearImpl(32, 4);
+      Tensor images = randn(64, 20).to(machine.device(), ScalarType.Float);
+      Tensor labels = arange(new Scalar(64)).remainder(new Scalar(4)).to(ScalarType.Long);
+      labels = labels.to(machine.device(), ScalarType.Long);
+      first.to(machine.device(), ScalarType.Float, false);
+      norm.to(machine.device(), false);
+      last.to(machine.device(), ScalarType.Float, false);
+      TensorVector parameters = new TensorVector();
+      parameters.put(first.parameters());
+      for (TensorVector more : List.of(norm.parameters(), last.parameters())) {
+        for (long i = 0; i < more.size(); i++) {
+          parameters.push_back(more.get(i));
+        }
+      }
+      AdamW optimizer = new AdamW(parameters, new AdamWOptions(0.01));
+      for (int step = 0; step < STEPS; step++) {
+        atStep.run(step);
+        optimizer.zero_grad();
+        Tensor hidden = dropout.forward(relu(norm.forward(first.forward(images))));
+        Tensor loss = cross_entropy_loss(last.forward(hidden), labels);
+        loss.backward();
+        optimizer.step();
+        losses.add(loss.item_float());
+      }
+    }
+    return losses;
+  }
+
+  private static void awaitCheckpoints(RemoteMachine machine, int more) {
+    double before = machine.stats().get("checkpoints");
+    await()
+        .atMost(Duration.ofSeconds(20))
+        .until(() -> machine.stats().get("checkpoints") >= before + more);
+  }
+
+  private static ProcessHandle node() {
+    return await()
+        .until(
+            () ->
+                ProcessHandle.current()
+                    .children()
+                    .filter(ProcessHandle::isAlive)
+                    .findAny()
+                    .orElse(null),
+            found -> found != null);
+  }
+
+  private static void killNode() {
+    ProcessHandle node = node();
+    assertThat(node.destroyForcibly()).isTrue();
+    node.onExit().join();
+  }
+
+  private Path newest(String ending) {
+    return files().stream()
+        .filter(file -> file.toString().endsWith(ending))
+        .max(
+            (a, b) -> {
+              try {
+                return Files.getLastModifiedTime(a).compareTo(Files.getLastModifiedTime(b));
+              } catch (IOException e) {
+                throw new UncheckedIOException(e);
+              }
+            })
+        .orElseThrow();
+  }
+
+  private static void damage(Path file) {
+    try (FileChannel channel = FileChannel.open(file, StandardOpenOption.WRITE)) {
+      channel.write(ByteBuffer.wrap(new byte[] {1, 2, 3, 4}), channel.size() / 2);
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
+    }
+  }
+
+  private List<Path> files() {
+    Path states = directory.resolve("states");
+    if (!Files.exists(states)) {
+      return List.of();
+    }
+    try (Stream<Path> paths = Files.walk(states)) {
+      return paths.filter(Files::isRegularFile).toList();
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
+    }
+  }
+}

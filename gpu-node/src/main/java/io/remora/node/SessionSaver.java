@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.node;
+
+import io.remora.actors.link.FrameType;
+import io.remora.actors.link.proto.SavedState;
+import io.remora.actors.link.proto.SessionSaved;
+import io.remora.runtime.BatchExecutor;
+import io.remora.runtime.CapturedSession;
+import io.remora.runtime.SavedSession;
+import io.remora.state.StateKey;
+import io.remora.state.StateStore;
+import java.io.IOException;
+import java.nio.file.FileSystemException;
+import java.util.concurrent.Executor;
+import java.util.function.Supplier;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+
+/**
+ * Saves one session to the state store and answers the machine. For a pause the session's thread
+ * writes; for a checkpoint it only copies the session, and another thread writes the copy. Only the
+ * session's thread may call this class.
+ */
+final class SessionSaver {
+
+  private static final Logger log = LoggerFactory.getLogger(SessionActor.class);
+
+  /** Writes the session to the store. */
+  private interface Writing {
+    SavedSession write() throws IOException;
+  }
+
+  private final String name;
+  private final long session;
+  private final Supplier<StateStore> store;
+  private final SessionOutbox outbox;
+  private final Executor writers;
+
+  // The latest request, and its answer; null while the answer is being made.
+  private String latest = "";
+  private volatile SessionSaved answer;
+
+  /**
+   * @param name the session's name for the log
+   * @param session its number
+   * @param store opens the state store
+   * @param writers run what writes checkpoints
+   */
+  SessionSaver(
+      String name,
+      long session,
+      Supplier<StateStore> store,
+      SessionOutbox outbox,
+      Executor writers) {
+    this.name = name;
+    this.session = session;
+    this.store = store;
+    this.outbox = outbox;
+    this.writers = writers;
+  }
+
+  /**
+   * Saves the session, which continues afterwards, whether this succeeds or fails. A request that
+   * the machine repeats over another connection, because the first answer may not have arrived, is
+   * only answered again.
+   *
+   * @param executed the last batch executed
+   */
+  void save(SessionInbox.Save request, BatchExecutor executor, long executed) {
+    if (request.name().equals(latest)) {
+      SessionSaved again = answer;
+      if (again != null) {
+        outbox.send(FrameType.SESSION_SAVED, again);
+      }
+      return;
+    }
+    latest = request.name();
+    answer = null;
+    StateKey key = new StateKey(request.name(), session);
+    if (request.checkpoint()) {
+      checkpoint(key, executor, executed);
+    } else {
+      write(key, "saved", () -> store.get().save(key, file -> executor.save(executed, file)));
+    }
+  }
+
+  private void checkpoint(StateKey key, BatchExecutor executor, long executed) {
+    CapturedSession copy;
+    long start = System.nanoTime();
+    try {
+      copy = executor.capture(executed);
+    } catch (RuntimeException e) {
+      write(
+          key,
+          "saved",
+          () -> {
+            throw e;
+          });
+      return;
+    }
+    String how =
+        "saved for recovery, after it was copied in %d ms"
+            .formatted((System.nanoTime() - start) / 1_000_000);
+    writers.execute(
+        () -> {
+          try (copy) {
+            write(key, how, () -> store.get().save(key, copy::write));
+          }
+        });
+  }
+
+  private void write(StateKey key, String how, Writing writing) {
+    SessionSaved.Builder message = SessionSaved.newBuilder().setPause(key.pause());
+    long start = System.nanoTime();
+    try {
+      SavedSession saved = writing.write();
+      message.setState(
+          SavedState.newBuilder()
+              .setPause(key.pause())
+              .setBytes(saved.bytes())
+              .setChecksum((int) saved.checksum())
+              .setStorages(saved.storages())
+              .setLastExecutedSequence(saved.sequence()));
+      log.info(
+          "Session {} is {}: {} storages, {} bytes, {} ms",
+          name,
+          how,
+          saved.storages(),
+          saved.bytes(),
+          (System.nanoTime() - start) / 1_000_000);
+    } catch (IOException | RuntimeException e) {
+      log.warn("Session {} cannot be saved", name, e);
+      message.setFailure(text(e));
+    }
+    answer = message.build();
+    outbox.send(FrameType.SESSION_SAVED, answer);
+  }
+
+  /**
+   * The text of an error. It starts with the error's class if the message alone, such as a path,
+   * does not explain the error.
+   */
+  static String text(Exception e) {
+    return e instanceof FileSystemException || e.getMessage() == null
+        ? e.toString()
+        : e.getMessage();
+  }
+}
