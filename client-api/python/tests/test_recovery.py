@@ -44,7 +44,7 @@ def train(device: torch.device | str, at_step: Callable[[int], None] = lambda st
 
 def kill(machine: remora.RemoteMachine) -> None:
     """Kills the machine's node and returns when it is gone."""
-    gateway = machine._gateway._process
+    gateway = machine._gateway._process._process
     children = ["pgrep", "-P", str(gateway.pid)]
     (node,) = map(int, subprocess.run(children, capture_output=True, check=True).stdout.split())
     os.kill(node, signal.SIGKILL)
