@@ -45,6 +45,7 @@ import java.util.Optional;
  * @param http address of metrics and health of the embedded cluster's process, {@code
  *     remora.metrics.http}; empty for none
  * @param link settings of the links, {@code remora.link}
+ * @param recovery how machines recover from the loss of their nodes, {@code remora.recovery}
  */
 public record ActorsSettings(
     Duration openTimeout,
@@ -67,7 +68,8 @@ public record ActorsSettings(
     Config embeddedCluster,
     Config memberCluster,
     Optional<InetSocketAddress> http,
-    LinkSettings link) {
+    LinkSettings link,
+    RecoverySettings recovery) {
 
   /** Checks the ranges. */
   public ActorsSettings {
@@ -94,7 +96,7 @@ public record ActorsSettings(
 
   /**
    * Reads {@code remora.machine}, {@code remora.state}, {@code remora.cluster}, {@code
-   * remora.metrics} and {@code remora.link}.
+   * remora.metrics}, {@code remora.link} and {@code remora.recovery}.
    *
    * @param root the whole configuration, with the defaults of {@code reference.conf}
    * @throws IllegalArgumentException if a value is out of range; the message names the key
@@ -125,7 +127,8 @@ public record ActorsSettings(
         cluster.getConfig("embedded"),
         cluster.getConfig("member"),
         HttpEndpoint.address(root, "remora.metrics.http"),
-        LinkSettings.from(root));
+        LinkSettings.from(root),
+        RecoverySettings.from(root));
   }
 
   private static void checkPositive(Duration value, String key) {

@@ -109,7 +109,10 @@ public final class RemoraMetrics implements MeterBinder {
           MachineFigures::recoveries);
       of.counter("checkpoints", "Checkpoints of sessions", null, MachineFigures::checkpoints);
       of.gauge(
-          "checkpoint.bytes", "Bytes of the last checkpoint", "bytes", MachineFigures::checkpointBytes);
+          "checkpoint.bytes",
+          "Bytes of the last checkpoint",
+          "bytes",
+          MachineFigures::checkpointBytes);
       of.gauge(
           "recovery.log.bytes",
           "Bytes of executed batches that are kept for recovery",

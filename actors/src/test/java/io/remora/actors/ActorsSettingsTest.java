@@ -72,7 +72,7 @@ class ActorsSettingsTest {
 
   @Test
   void everyKeyIsExplained() throws Exception {
-    for (String key : List.of("machine", "state", "link", "metrics", "cluster")) {
+    for (String key : List.of("machine", "state", "link", "metrics", "cluster", "recovery")) {
       OWN.getConfig("remora." + key)
           .withoutPath("embedded")
           .withoutPath("member")
@@ -102,6 +102,12 @@ class ActorsSettingsTest {
     assertBad("remora.link.redial.min-backoff", "0 s");
     assertBad("remora.link.redial.max-backoff", "1 ms");
     assertBad("remora.link.redial.random-factor", 2);
+    assertBad("remora.recovery.mode", "sometimes");
+    assertBad("remora.recovery.checkpoint-interval", "0 s");
+    assertBad("remora.recovery.checkpoint-bytes", 0);
+    assertBad("remora.recovery.log-bytes", "1 MiB");
+    assertBad("remora.recovery.give-up-after", "0 s");
+    assertBad("remora.recovery.retry", "0 s");
     assertBad("remora.metrics.http", "localhost");
     assertBad("remora.metrics.http", "0.0.0.0:9100");
     assertBad("remora.metrics.http", "127.0.0.1:65536");

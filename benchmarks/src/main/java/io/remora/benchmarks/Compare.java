@@ -77,6 +77,13 @@ public final class Compare implements Callable<Integer> {
       description = "Measure only these figures, by their names in the JSON file.")
   private List<String> only = List.of();
 
+  @Option(
+      names = "--recovery",
+      description =
+          "Instead, compare training on a machine that recovers from the loss of its node, with a "
+              + "checkpoint each 10 seconds, with training on one that does not.")
+  private boolean recovery;
+
   @Spec private CommandLine.Model.CommandSpec spec;
 
   /** Runs the command and exits with its code. */
@@ -109,7 +116,11 @@ public final class Compare implements Callable<Integer> {
       report.put("quick", quick);
       report.put("machine", facts);
       printFacts(facts);
-      measureAll(machine, report);
+      if (recovery) {
+        measureRecovery(machine, config, report);
+      } else {
+        measureAll(machine, report);
+      }
     }
     if (json != null) {
       writeJson(report);
@@ -182,6 +193,38 @@ public final class Compare implements Callable<Integer> {
     out().printf("%nwire bytes per operation (target: <= 30 first, <= 4 repeated):%n");
     wireBytes.forEach((key, bytes) -> out().printf("  %-34s %12s%n", key, rounded(bytes)));
     out().flush();
+  }
+
+  private void measureRecovery(RemoteMachine plain, Config config, Map<String, Object> report)
+      throws IOException {
+    Config recovering =
+        ConfigFactory.parseString(
+                "remora.recovery { mode = replay, checkpoint-interval = 10 seconds }")
+            .withFallback(config);
+    Map<String, Object> figures = new LinkedHashMap<>();
+    out()
+        .printf(
+            "%n%-36s %12s %12s %8s  %-8s %-17s %s%n",
+            "", "recovery", "without", "ratio", "unit", "of a bare socket", "target");
+    try (RemoteMachine machine =
+            RemoteMachine.builder().provider(provider).config(recovering).open();
+        Loopback loopback = new Loopback()) {
+      List<Workload> workloads =
+          List.of(
+              Training.mlp(quick ? 10 : 400),
+              Training.gpt(quick ? 2 : 15),
+              Training.convolutions(quick ? 5 : 50),
+              Latency.item(quick ? 50 : 1_000));
+      for (Workload workload : workloads) {
+        for (Measurement measurement :
+            measure(workload, Side.remote(plain), Side.remote(machine), loopback)) {
+          figures.put(measurement.figure().key(), measurement.toJson());
+          print(measurement);
+        }
+      }
+      out().printf("%ncheckpoints: %s%n", machine.stats().get("checkpoints").longValue());
+    }
+    report.put("recovery", figures);
   }
 
   private void printBare(String title, List<Double> values) {

@@ -89,7 +89,9 @@ final class GatewayHost implements MachineHost {
             .setIdleTimeoutMillis(spec.idleTimeout() == null ? 0 : spec.idleTimeout().toMillis())
             .setKeep(keep)
             .setRecovery(
-                own.hasPath(RecoverySettings.PATH + ".mode") ? own.getString(RecoverySettings.PATH + ".mode") : "")
+                own.hasPath(RecoverySettings.PATH + ".mode")
+                    ? own.getString(RecoverySettings.PATH + ".mode")
+                    : "")
             .setCheckpointIntervalMillis(
                 own.hasPath(RecoverySettings.PATH + ".checkpoint-interval")
                     ? own.getDuration(RecoverySettings.PATH + ".checkpoint-interval").toMillis()

@@ -224,8 +224,7 @@ final class RecoveryTest {
 
   private RemoteMachine open(String recovery, String more) {
     Config settings =
-        ConfigFactory.parseString(
-                "remora.recovery { mode = replay, " + recovery + " }\n" + more)
+        ConfigFactory.parseString("remora.recovery { mode = replay, " + recovery + " }\n" + more)
             .withValue(
                 "remora.state.directory",
                 ConfigValueFactory.fromAnyRef(directory.resolve("states").toString()));

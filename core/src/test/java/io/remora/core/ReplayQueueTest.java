@@ -121,6 +121,35 @@ class ReplayQueueTest {
     assertCounts(4, 4);
   }
 
+  @Test
+  void keepsAcknowledgedItemsUntilTheyAreForgotten() {
+    queue.keepAcknowledged();
+    add("a", "bb", "ccc", "dddd");
+    send(3);
+    assertThat(queue.acknowledgeUpTo(2)).isTrue();
+    assertCounts(7, 4);
+    assertThat(queue.keptBytes()).isEqualTo(3);
+    assertThat(queue.lastForgotten()).isZero();
+
+    queue.rewindTo(1);
+    assertThat(queue.unsent()).containsExactly("bb", "ccc", "dddd");
+    assertThat(queue.sent()).isEmpty();
+    assertThat(queue.lastAcknowledged()).isEqualTo(1);
+    assertCounts(9, 9);
+    assertThat(queue.keptBytes()).isEqualTo(1);
+
+    send(2);
+    assertThat(queue.acknowledge(2)).isEqualTo("bb");
+    assertThat(queue.forgetUpTo(1)).containsExactly("a");
+    assertThat(queue.lastForgotten()).isEqualTo(1);
+    assertThatThrownBy(() -> queue.rewindTo(0))
+        .isInstanceOf(IllegalArgumentException.class)
+        .hasMessage("cannot send from letter 1 again: 2 to 2 are kept");
+    assertThatThrownBy(() -> queue.rewindTo(3)).isInstanceOf(IllegalArgumentException.class);
+    assertThat(queue.forgetUpTo(3)).as("only acknowledged ones").containsExactly("bb");
+    assertThat(queue.clear()).containsExactly("ccc", "dddd");
+  }
+
   private void add(String... items) {
     for (String item : items) {
       queue.add(queue.last() + 1, item);

@@ -3,8 +3,12 @@ package io.remora.examples;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
+import com.typesafe.config.ConfigFactory;
 import java.io.PrintWriter;
 import java.io.StringWriter;
+import java.util.Map;
+import java.util.Random;
+import java.util.concurrent.atomic.AtomicInteger;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import org.junit.jupiter.api.Tag;
@@ -44,11 +48,63 @@ final class TrainDigitsTest {
 
   @Test
   @Tag("full")
-  void remoteLossesHaveTheBitsOfLocalOnesToTheEnd() {
-    Run run = run("--verify", "--seed", "7");
+  void remoteLossesHaveTheBitsOfLocalOnesToTheEndThoughItsNodesAreKilled() throws Exception {
+    long seed = System.nanoTime();
+    Map<String, String> settings =
+        Map.of(
+            "remora.recovery.mode", "replay",
+            "remora.recovery.checkpoint-interval", "1 second",
+            "remora.recovery.retry", "100 ms");
+    settings.forEach(System::setProperty);
+    ConfigFactory.invalidateCaches();
+    try (NodeKiller killer = new NodeKiller(new Random(seed))) {
+      Run run = run("--verify", "--seed", "7");
 
-    assertThat(run.exitCode()).as(run.output()).isZero();
-    assertThat(run.output()).contains("900 steps compared, 900 with equal bits");
+      assertThat(run.exitCode()).as("seed %d: %s", seed, run.output()).isZero();
+      assertThat(run.output()).contains("900 steps compared, 900 with equal bits");
+      assertThat(killer.killed()).isPositive();
+    } finally {
+      settings.keySet().forEach(System::clearProperty);
+      ConfigFactory.invalidateCaches();
+    }
+  }
+
+  /** Kills the child processes of this JVM at random moments. */
+  private static final class NodeKiller implements AutoCloseable {
+
+    private static final int MOST = 5;
+
+    private final AtomicInteger killed = new AtomicInteger();
+    private final Thread thread;
+
+    NodeKiller(Random random) {
+      thread =
+          new Thread(
+              () -> {
+                try {
+                  while (killed.get() < MOST) {
+                    Thread.sleep(3_000 + random.nextInt(3_000));
+                    ProcessHandle.current()
+                        .children()
+                        .filter(ProcessHandle::destroyForcibly)
+                        .forEach(child -> killed.incrementAndGet());
+                  }
+                } catch (InterruptedException e) {
+                  // the training has ended
+                }
+              });
+      thread.start();
+    }
+
+    int killed() {
+      return killed.get();
+    }
+
+    @Override
+    public void close() throws InterruptedException {
+      thread.interrupt();
+      thread.join();
+    }
   }
 
   @Test

@@ -154,10 +154,7 @@ sealed interface Purpose {
       return machine.enter(
           new AwaitingNode(
               machine,
-              "recovering"
-                  + (attempt == 1 ? "" : ", attempt " + attempt)
-                  + ": "
-                  + firstLine(lost),
+              "recovering" + (attempt == 1 ? "" : ", attempt " + attempt) + ": " + firstLine(lost),
               new NodeAttempt(machine, null),
               this));
     }

@@ -8,6 +8,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.awaitility.Awaitility.await;
 
+import io.remora.actors.RecoverySettings;
 import io.remora.actors.link.FrameHeader;
 import io.remora.actors.link.FrameType;
 import io.remora.actors.link.LinkChannel;
@@ -18,7 +19,9 @@ import io.remora.actors.link.LinkPair.Recorder;
 import io.remora.actors.link.LinkSettings;
 import io.remora.actors.link.OutboundFrame;
 import io.remora.actors.link.PooledBuffer;
+import io.remora.core.WireFormat;
 import io.remora.runtime.Batch;
+import io.remora.runtime.MachineStateException;
 import io.remora.runtime.NodeLostException;
 import io.remora.runtime.ProtocolException;
 import io.remora.runtime.RemoraException;
@@ -133,6 +136,100 @@ class BatchMailboxTest {
       }
     }
     assertThat(firsts).containsExactly(1L, 4L, 6L, 7L, 8L);
+  }
+
+  @Test
+  void sendsExecutedBatchesToAnotherNodeAgainAndComparesTheirAnswers() throws Exception {
+    LinkSettings settings = settings();
+    BatchMailbox mailbox =
+        new BatchMailbox(SESSION, new MachineFigures("m"), settings, recovering(1 << 20));
+    mailbox.connect(connectedTo(settings));
+    for (int i = 1; i <= 4; i++) {
+      mailbox.submit(batch(i, 100));
+    }
+    awaitSent(mailbox);
+    for (int i = 1; i <= 3; i++) {
+      acknowledge(mailbox, i, i);
+    }
+    assertThat(releases(1)).as("it is kept").isZero();
+    assertThat(mailbox.keptBytes()).isEqualTo(300);
+    mailbox.forgetUpTo(1);
+    assertThat(releases(1)).isEqualTo(1);
+    assertThat(mailbox.canRewindTo(0)).isFalse();
+
+    mailbox.disconnect();
+    List<Long> replayed = new ArrayList<>();
+    assertThat(mailbox.rewindTo(1, replayed::add)).isEqualTo(2);
+    pair.close();
+    mailbox.connect(connectedTo(settings));
+    awaitSent(mailbox);
+
+    assertThat(acknowledge(mailbox, 2, 2)).as("the program knows it").isFalse();
+    assertThat(replayed).isEmpty();
+    assertThatThrownBy(() -> acknowledge(mailbox, 3, 9))
+        .isInstanceOf(ReplayDifference.class)
+        .hasMessageContaining("batch 3 of session " + SESSION + " on machine m")
+        .hasMessageContaining("request 1 had a value of 1 bytes");
+    assertThat(acknowledge(mailbox, 4, 4)).as("it is news").isTrue();
+    mailbox.lose(new MachineStateException("over"));
+    assertThat(List.of(releases(1), releases(2), releases(3), releases(4))).containsOnly(1);
+  }
+
+  @Test
+  void waitsForACheckpointWhenTooMuchIsKept() throws Exception {
+    LinkSettings settings = settings();
+    BatchMailbox mailbox =
+        new BatchMailbox(SESSION, new MachineFigures("m"), settings, recovering(250));
+    mailbox.connect(connectedTo(settings));
+    for (int i = 1; i <= 2; i++) {
+      submitWhenThereIsRoom(mailbox, batch(i, 100));
+      awaitSent(mailbox);
+      acknowledge(mailbox, i, i);
+    }
+    assertThat(mailbox.hasRoom(100)).isFalse();
+
+    mailbox.forgetUpTo(2);
+
+    assertThat(mailbox.hasRoom(100)).isTrue();
+  }
+
+  private static RecoverySettings recovering(long logBytes) {
+    return new RecoverySettings(
+        RecoverySettings.Mode.REPLAY,
+        Duration.ofMinutes(1),
+        1,
+        logBytes,
+        Duration.ofMinutes(1),
+        Duration.ofSeconds(1));
+  }
+
+  private LinkConnection connectedTo(LinkSettings settings) throws IOException {
+    Recorder unused = connect(settings);
+    return connection;
+  }
+
+  private static void awaitSent(BatchMailbox mailbox) {
+    await().until(() -> mailbox.waitingBatches() == 0);
+  }
+
+  /** A node's answer with a value of one byte; returns whether it is news for the program. */
+  private static boolean acknowledge(BatchMailbox mailbox, long sequence, int value) {
+    ByteBuffer report =
+        ByteBuffer.wrap(
+            new byte[] {
+              (byte) WireFormat.REPORT_MAGIC,
+              WireFormat.WIRE_VERSION,
+              WireFormat.Events.VALUE,
+              1,
+              1,
+              (byte) value
+            });
+    BatchMailbox.Acknowledged acknowledged = mailbox.acknowledge(sequence);
+    try {
+      return mailbox.isNews(acknowledged, report);
+    } finally {
+      acknowledged.release();
+    }
   }
 
   @Test
