@@ -9,6 +9,7 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.Optional;
 import java.util.UUID;
+import java.util.function.Consumer;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
@@ -151,12 +152,14 @@ final class SessionCheckpoints {
   /**
    * Gives up the last checkpoint, which cannot be read.
    *
+   * @param givenUp receives its name
    * @return whether the one before, or the session's start, can be restored
    */
-  boolean fallBack() {
+  boolean fallBack(Consumer<String> givenUp) {
     if (latest == null) {
       return false;
     }
+    givenUp.accept(latest.getPause());
     latest = previous;
     previous = null;
     return obstacle().isEmpty();

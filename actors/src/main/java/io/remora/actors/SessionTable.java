@@ -423,7 +423,9 @@ public final class SessionTable {
    */
   public boolean restoreEarlier(NodeLink.SessionEnded ended, Consumer<NodeLink.Command> link) {
     Session session = sessions.get(ended.session());
-    if (session == null || session.saved != null || !session.checkpoints.fallBack()) {
+    if (session == null
+        || session.saved != null
+        || !session.checkpoints.fallBack(unneededCheckpoints::add)) {
       return false;
     }
     restore(session, link);

@@ -10,7 +10,6 @@ import static org.bytedeco.pytorch.global.torch.randn;
 
 import com.typesafe.config.ConfigFactory;
 import io.remora.actors.testkit.FaultForwarder;
-import io.remora.actors.testkit.FaultForwarder.Direction;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
@@ -135,43 +134,11 @@ final class LinkSchedulesTest {
 
     private void run() {
       while (!over(5 + random.nextInt(40))) {
-        inject();
+        NetworkFaults.inject(network, random, this::over);
         faults.incrementAndGet();
       }
       network.refuse(false);
       network.heal();
-    }
-
-    private void inject() {
-      Direction direction = random.nextBoolean() ? Direction.UP : Direction.DOWN;
-      switch (random.nextInt(9)) {
-        case 0, 1 -> network.cut();
-        case 2 -> network.reset();
-        case 3 -> network.corrupt(direction, random.nextInt(50_000));
-        case 4 -> network.duplicate(direction);
-        case 5 -> {
-          network.stall(direction);
-          over(random.nextInt(300));
-          network.heal();
-        }
-        case 6 -> {
-          network.stall(Direction.UP);
-          over(random.nextInt(50));
-          network.breakLate();
-          network.heal();
-        }
-        case 7 -> {
-          network.slow(500_000);
-          over(random.nextInt(200));
-          network.heal();
-        }
-        default -> {
-          network.refuse(true);
-          network.cut();
-          over(random.nextInt(200));
-          network.refuse(false);
-        }
-      }
     }
 
     /** Waits for at most {@code millis}; returns whether the schedule is over. */

@@ -1,0 +1,384 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.client;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.awaitility.Awaitility.await;
+import static org.bytedeco.pytorch.global.torch.cross_entropy_loss;
+import static org.bytedeco.pytorch.global.torch.manual_seed;
+import static org.bytedeco.pytorch.global.torch.randint;
+import static org.bytedeco.pytorch.global.torch.randn;
+import static org.bytedeco.pytorch.global.torch.relu;
+import static org.bytedeco.pytorch.global.torch.softmax;
+
+import com.typesafe.config.ConfigFactory;
+import com.typesafe.config.ConfigValueFactory;
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.nio.ByteBuffer;
+import java.nio.channels.FileChannel;
+import java.nio.file.Files;
+import java.nio.file.NoSuchFileException;
+import java.nio.file.Path;
+import java.nio.file.StandardOpenOption;
+import java.time.Duration;
+import java.util.ArrayList;
+import java.util.Collections;
+import java.util.EnumMap;
+import java.util.HashSet;
+import java.util.List;
+import java.util.Locale;
+import java.util.Map;
+import java.util.Optional;
+import java.util.Random;
+import java.util.Set;
+import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.TimeUnit;
+import java.util.stream.Stream;
+import org.bytedeco.javacpp.LongPointer;
+import org.bytedeco.javacpp.PointerScope;
+import org.bytedeco.pytorch.AdamW;
+import org.bytedeco.pytorch.AdamWOptions;
+import org.bytedeco.pytorch.BatchNorm2dImpl;
+import org.bytedeco.pytorch.BatchNormOptions;
+import org.bytedeco.pytorch.Conv2dImpl;
+import org.bytedeco.pytorch.Conv2dOptions;
+import org.bytedeco.pytorch.DropoutImpl;
+import org.bytedeco.pytorch.LayerNormImpl;
+import org.bytedeco.pytorch.LayerNormOptions;
+import org.bytedeco.pytorch.LinearImpl;
+import org.bytedeco.pytorch.LongVector;
+import org.bytedeco.pytorch.Module;
+import org.bytedeco.pytorch.Scalar;
+import org.bytedeco.pytorch.Tensor;
+import org.bytedeco.pytorch.TensorVector;
+import org.bytedeco.pytorch.global.torch.ScalarType;
+import org.junit.jupiter.api.Tag;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.api.io.TempDir;
+
+/**
+ * Trainings of three networks on machines with recovery, whose nodes and links suffer random
+ * faults, with a seed for each schedule. Their losses are those of undisturbed runs, bit for bit.
+ * Prints what was survived. {@code -Dremora.faults.seed=17} sets the first seed, {@code
+ * -Dremora.faults.seconds=3600} how long it runs.
+ */
+@Timeout(value = 4, unit = TimeUnit.HOURS, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
+final class RecoverySchedulesTest {
+
+  private static final String SETTINGS =
+      """
+      remora.link {
+        heartbeat-interval = 100 ms
+        heartbeat-timeout = 700 ms
+        handshake-timeout = 700 ms
+        redial.max-backoff = 200 ms
+        give-up-after = 2 s
+      }
+      remora.recovery { mode = replay, checkpoint-interval = 250 ms, retry = 100 ms }
+      """;
+
+  private static final int STEPS = 12;
+
+  @TempDir private Path directory;
+
+  /** Files that were out of reach for a while, in which they could not be deleted. */
+  private final Set<Path> outOfReach = new HashSet<>();
+
+  /** What is done to the node, its link or its checkpoints. */
+  private enum Fault {
+    KILL,
+    KILL_TWICE,
+    TERMINATE,
+    SUSPEND,
+    CUT_OFF,
+    NETWORK,
+    DAMAGED_CHECKPOINT,
+    NO_ROOM_FOR_CHECKPOINTS
+  }
+
+  private enum Network {
+    PERCEPTRON,
+    CONVOLUTIONS,
+    TRANSFORMER
+  }
+
+  @Test
+  @Tag("full")
+  void manySchedulesChangeNoValue() throws Exception {
+    long seed = Long.getLong("remora.faults.seed", 1);
+    long end =
+        System.nanoTime() + Duration.ofSeconds(Long.getLong("remora.faults.seconds", 30)).toNanos();
+    Map<Fault, List<Double>> survived = new EnumMap<>(Fault.class);
+    try (RemoteMachine machine = open()) {
+      Map<Network, List<Float>> undisturbed = new EnumMap<>(Network.class);
+      for (Network network : Network.values()) {
+        undisturbed.put(network, train(network, machine, step -> {}));
+      }
+      for (; System.nanoTime() < end || survived.size() < Fault.values().length; seed++) {
+        Random random = new Random(seed);
+        // Each fault in turn, so that a short run has all of them.
+        Fault fault = Fault.values()[(int) (seed % Fault.values().length)];
+        Network network = Network.values()[random.nextInt(Network.values().length)];
+        int at = random.nextInt(STEPS);
+        double before = recoverySeconds(machine);
+
+        List<Float> losses =
+            train(
+                network,
+                machine,
+                step -> {
+                  if (step == at) {
+                    inject(fault, machine, random);
+                  }
+                });
+
+        assertThat(losses)
+            .as("%s, %s before step %d, seed %d", network, fault, at, seed)
+            .isEqualTo(undisturbed.get(network));
+        survived
+            .computeIfAbsent(fault, key -> new ArrayList<>())
+            .add(recoverySeconds(machine) - before);
+      }
+      await()
+          .atMost(Duration.ofSeconds(20))
+          .untilAsserted(() -> assertThat(machine.info().liveStorages()).isZero());
+    }
+    assertThat(files()).isSubsetOf(outOfReach);
+    await()
+        .atMost(Duration.ofSeconds(20))
+        .until(
+            () -> ProcessHandle.current().children().filter(ProcessHandle::isAlive).count() == 0);
+    print(survived, seed - 1);
+  }
+
+  private static void print(Map<Fault, List<Double>> survived, long lastSeed) {
+    System.out.printf("%-26s %8s %14s %14s%n", "fault", "survived", "recovery p50", "p99");
+    survived.forEach(
+        (fault, seconds) -> {
+          Collections.sort(seconds);
+          System.out.printf(
+              Locale.ROOT,
+              "%-26s %8d %12.2f s %12.2f s%n",
+              fault.name().toLowerCase(Locale.ROOT).replace('_', ' '),
+              seconds.size(),
+              seconds.get(seconds.size() / 2),
+              seconds.get((int) Math.ceil(seconds.size() * 0.99) - 1));
+        });
+    System.out.printf("seeds up to %d%n", lastSeed);
+  }
+
+  /** The time of all recoveries so far. */
+  private static double recoverySeconds(RemoteMachine machine) {
+    return machine.stats().get("recovery.seconds") * machine.stats().get("recoveries");
+  }
+
+  // Faults
+
+  private void inject(Fault fault, RemoteMachine machine, Random random) {
+    switch (fault) {
+      case KILL -> kill(node());
+      case KILL_TWICE -> {
+        kill(node());
+        ProcessHandle next = node();
+        sleep(random.nextInt(2_000));
+        kill(next);
+      }
+      case TERMINATE -> node().destroy();
+      case SUSPEND -> signal("STOP", node());
+      case CUT_OFF -> {
+        FaultyProvider.forwarder(machine).refuse(true);
+        FaultyProvider.forwarder(machine).cut();
+      }
+      case NETWORK -> {
+        for (int i = 0; i < 5; i++) {
+          NetworkFaults.inject(
+              FaultyProvider.forwarder(machine), random, RecoverySchedulesTest::sleep);
+        }
+      }
+      case DAMAGED_CHECKPOINT -> {
+        sleep(300);
+        newestCheckpoint().ifPresent(RecoverySchedulesTest::damage);
+        kill(node());
+      }
+      case NO_ROOM_FOR_CHECKPOINTS -> {
+        // Root may write everywhere, so the folder is replaced by a file.
+        Path states = directory.resolve("states");
+        Path aside = directory.resolve("aside");
+        try {
+          outOfReach.addAll(files());
+          Files.move(states, aside);
+          Files.createFile(states);
+          sleep(600);
+          Files.delete(states);
+          Files.move(aside, states);
+        } catch (IOException e) {
+          throw new UncheckedIOException(e);
+        }
+        kill(node());
+      }
+    }
+  }
+
+  private static ProcessHandle node() {
+    return await()
+        .until(
+            () ->
+                ProcessHandle.current()
+                    .children()
+                    .filter(ProcessHandle::isAlive)
+                    .findAny()
+                    .orElse(null),
+            found -> found != null);
+  }
+
+  private static void kill(ProcessHandle node) {
+    node.destroyForcibly();
+    node.onExit().join();
+  }
+
+  private static void signal(String name, ProcessHandle node) {
+    try {
+      Process kill = new ProcessBuilder("kill", "-" + name, Long.toString(node.pid())).start();
+      assertThat(kill.waitFor()).isZero();
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
+    } catch (InterruptedException e) {
+      throw new IllegalStateException(e);
+    }
+  }
+
+  private static boolean sleep(int millis) {
+    try {
+      return new CountDownLatch(1).await(millis, TimeUnit.MILLISECONDS);
+    } catch (InterruptedException e) {
+      throw new IllegalStateException(e);
+    }
+  }
+
+  private Optional<Path> newestCheckpoint() {
+    return files().stream()
+        .filter(file -> file.toString().endsWith(".state"))
+        .max((a, b) -> Long.compare(a.toFile().lastModified(), b.toFile().lastModified()));
+  }
+
+  private static void damage(Path file) {
+    try (FileChannel channel = FileChannel.open(file, StandardOpenOption.WRITE)) {
+      channel.write(ByteBuffer.wrap(new byte[] {1, 2, 3, 4}), channel.size() / 2);
+    } catch (NoSuchFileException e) {
+      // replaced by a newer one meanwhile
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
+    }
+  }
+
+  private List<Path> files() {
+    Path states = directory.resolve("states");
+    if (!Files.exists(states)) {
+      return List.of();
+    }
+    try (Stream<Path> paths = Files.walk(states)) {
+      return paths.filter(Files::isRegularFile).toList();
+    } catch (UncheckedIOException | IOException e) {
+      return List.of(); // a folder was deleted meanwhile
+    }
+  }
+
+  private RemoteMachine open() {
+    return RemoteMachine.builder()
+        .provider("faulty")
+        .config(
+            ConfigFactory.parseString(SETTINGS)
+                .withValue(
+                    "remora.state.directory",
+                    ConfigValueFactory.fromAnyRef(directory.resolve("states").toString())))
+        .open();
+  }
+
+  // Networks
+
+  private interface AtStep {
+    void run(int step);
+  }
+
+  private interface Forward {
+    Tensor logits(Tensor input);
+  }
+
+  /** Trains with AdamW and a learning rate that falls; the losses of all steps. */
+  private static List<Float> train(Network kind, RemoteMachine machine, AtStep atStep) {
+    List<Float> losses = new ArrayList<>();
+    try (PointerScope scope = new PointerScope()) {
+      manual_seed(3);
+      machine.manualSeed(4);
+      List<Module> modules = new ArrayList<>();
+      Forward forward =
+          switch (kind) {
+            case PERCEPTRON -> perceptron(modules);
+            case CONVOLUTIONS -> convolutions(modules);
+            case TRANSFORMER -> transformer(modules);
+          };
+      TensorVector parameters = new TensorVector();
+      for (Module module : modules) {
+        module.to(machine.device(), false);
+        TensorVector own = module.parameters();
+        for (long i = 0; i < own.size(); i++) {
+          parameters.push_back(own.get(i));
+        }
+      }
+      double rate = 0.01;
+      AdamW optimizer = new AdamW(parameters, new AdamWOptions(rate));
+      for (int step = 0; step < STEPS; step++) {
+        atStep.run(step);
+        try (PointerScope each = new PointerScope()) {
+          Tensor input = kind == Network.CONVOLUTIONS ? randn(16, 3, 12, 12) : randn(16, 8, 32);
+          input = input.to(machine.device(), ScalarType.Float);
+          Tensor labels = randint(4, new long[] {16}).to(machine.device(), ScalarType.Long);
+          optimizer.param_groups().get(0).options().set_lr(rate * Math.pow(0.9, step));
+          optimizer.zero_grad();
+          Tensor loss = cross_entropy_loss(forward.logits(input), labels);
+          loss.backward();
+          optimizer.step();
+          losses.add(loss.item_float());
+        }
+      }
+    }
+    return losses;
+  }
+
+  private static Forward perceptron(List<Module> modules) {
+    LinearImpl first = new LinearImpl(256, 64);
+    LinearImpl last = new LinearImpl(64, 4);
+    modules.addAll(List.of(first, last));
+    return input -> last.forward(relu(first.forward(input.reshape(16, 256))));
+  }
+
+  private static Forward convolutions(List<Module> modules) {
+    Conv2dImpl first = new Conv2dImpl(new Conv2dOptions(3, 8, new LongPointer(3, 3)));
+    BatchNorm2dImpl norm = new BatchNorm2dImpl(new BatchNormOptions(8));
+    DropoutImpl dropout = new DropoutImpl(0.25);
+    LinearImpl last = new LinearImpl(800, 4);
+    modules.addAll(List.of(first, norm, dropout, last));
+    return input ->
+        last.forward(dropout.forward(relu(norm.forward(first.forward(input))).reshape(16, 800)));
+  }
+
+  private static Forward transformer(List<Module> modules) {
+    LinearImpl keys = new LinearImpl(32, 96);
+    LinearImpl values = new LinearImpl(32, 32);
+    LayerNormImpl norm = new LayerNormImpl(new LayerNormOptions(new LongVector(new long[] {32})));
+    LinearImpl wide = new LinearImpl(32, 64);
+    LinearImpl narrow = new LinearImpl(64, 32);
+    DropoutImpl dropout = new DropoutImpl(0.1);
+    LinearImpl last = new LinearImpl(32, 4);
+    modules.addAll(List.of(keys, values, norm, wide, narrow, dropout, last));
+    return input -> {
+      TensorVector parts = keys.forward(norm.forward(input)).chunk(3, 2);
+      Tensor scores =
+          parts.get(0).matmul(parts.get(1).transpose(1, 2)).mul(new Scalar(1 / Math.sqrt(32)));
+      Tensor attended = input.add(values.forward(softmax(scores, 2).matmul(parts.get(2))));
+      Tensor fed = attended.add(dropout.forward(narrow.forward(relu(wide.forward(attended)))));
+      return last.forward(fed.mean(1));
+    };
+  }
+}
