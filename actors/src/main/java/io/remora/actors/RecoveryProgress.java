@@ -5,6 +5,7 @@ import io.remora.actors.internal.MachineFigures;
 import java.time.Duration;
 import java.util.HashMap;
 import java.util.Map;
+import java.util.function.LongSupplier;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
@@ -16,6 +17,8 @@ public final class RecoveryProgress {
 
   private static final Logger log = LoggerFactory.getLogger(MachineActor.class);
 
+  private static final Duration REPORT_AFTER = Duration.ofSeconds(1);
+
   private final MachineFigures figures;
   private final long startNanos = System.nanoTime();
   private int attempts;
@@ -25,7 +28,7 @@ public final class RecoveryProgress {
   private long batches;
   private boolean ready;
   private boolean finished;
-  private final Map<Long, Long> replaying = new HashMap<>();
+  private final Map<Long, LongSupplier> replaying = new HashMap<>();
 
   /** Begins now. */
   public RecoveryProgress(MachineFigures figures) {
@@ -50,12 +53,12 @@ public final class RecoveryProgress {
     replaying.clear();
   }
 
-  /** A session is being restored, and will execute so many batches again. */
-  synchronized void restoring(long session, long bytes, long again) {
+  /** A session is being restored, and will execute so many batches again; {@code left} of them. */
+  synchronized void restoring(long session, long bytes, long again, LongSupplier left) {
     restoredBytes += bytes;
     batches += again;
     if (again > 0) {
-      replaying.put(session, again);
+      replaying.put(session, left);
     }
   }
 
@@ -76,6 +79,24 @@ public final class RecoveryProgress {
     finishWhenDone();
   }
 
+  /** Writes to the log how far it is, if the batches take longer than a moment. */
+  void report() {
+    long left = 0;
+    synchronized (this) {
+      if (!ready || finished || System.nanoTime() - restoredNanos < REPORT_AFTER.toNanos()) {
+        return;
+      }
+      for (LongSupplier each : replaying.values()) {
+        left += each.getAsLong();
+      }
+    }
+    log.info(
+        "Machine {} recovers: {} of {} batch(es) are executed again",
+        figures.machine(),
+        batches - left,
+        batches);
+  }
+
   private void finishWhenDone() {
     synchronized (this) {
       if (!ready || finished || !replaying.isEmpty()) {
@@ -89,7 +110,7 @@ public final class RecoveryProgress {
         figures.machine(),
         elapsed().toMillis(),
         millis(nodeNanos - startNanos),
-        attempts,
+        Math.max(1, attempts),
         restoredBytes,
         millis(restoredNanos - nodeNanos),
         batches,

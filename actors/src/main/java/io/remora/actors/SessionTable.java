@@ -299,7 +299,11 @@ public final class SessionTable {
     RecoveryProgress progress = recovering;
     long again =
         session.mailbox.rewindTo(session.checkpoints.executed(), last -> progress.replayed(number));
-    progress.restoring(number, checkpoint == null ? 0 : checkpoint.getBytes(), again);
+    progress.restoring(
+        number,
+        checkpoint == null ? 0 : checkpoint.getBytes(),
+        again,
+        session.mailbox::leftToReplay);
     link.accept(new NodeLink.OpenSession(session.mailbox, checkpoint));
     if (!session.closedBy.isEmpty()) {
       link.accept(new NodeLink.CloseSession(number));
@@ -323,6 +327,9 @@ public final class SessionTable {
   public long offloaded() {
     long bytes = 0;
     for (Session session : sessions.values()) {
+      if (session.saved == null) {
+        continue; // it will be recovered
+      }
       bytes += session.saved.getBytes();
       session.storages.setOffloaded(true);
       session.actors.values().forEach(actor -> actor.tell(StorageActor.offloaded()));
@@ -405,14 +412,26 @@ public final class SessionTable {
     return last;
   }
 
-  /** The node is lost: {@link #restore} recovers all sessions on another. */
-  public void recover(RecoveryProgress progress) {
-    recovering = progress;
+  /**
+   * The node is lost: {@link #restore} recovers all sessions on another.
+   *
+   * @return for the figures, and for how long it takes
+   */
+  public RecoveryProgress recover() {
+    recovering = new RecoveryProgress(figures);
     beingDeleted.clear();
     for (Session session : sessions.values()) {
       unneededCheckpoints.addAll(session.checkpoints.abandonPending());
       session.saved = null; // by a pause that has not succeeded
       session.mailbox.disconnect();
+    }
+    return recovering;
+  }
+
+  /** The next node is connected. */
+  public void connected() {
+    if (recovering != null) {
+      recovering.connected();
     }
   }
 
@@ -464,6 +483,9 @@ public final class SessionTable {
       session.mailbox.resume();
     }
     countStorages();
+    if (recovering != null) {
+      recovering.restored();
+    }
   }
 
   // Storages ------------------------------------------------------------------------------------
@@ -597,6 +619,9 @@ public final class SessionTable {
       }
     }
     countStorages();
+    if (recovering != null) {
+      recovering.report();
+    }
   }
 
   /** Bytes that the sessions' storages take on the node. */

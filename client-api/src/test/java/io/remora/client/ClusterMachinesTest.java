@@ -146,6 +146,39 @@ final class ClusterMachinesTest {
 
   @Test
   @Tag("full")
+  void sessionsOfTwoMembersAreRecoveredWhenTheNodeIsKilled() throws Exception {
+    ClusterMember opener =
+        member(
+            ClusterMember.program(
+                seed,
+                state,
+                "remora.recovery.mode=replay",
+                "remora.recovery.checkpoint-interval=500ms"));
+    opener.order("keep mock recovering");
+    RemoteMachine machine = RemoteMachine.attach(cluster.system(), "recovering");
+    Tensor counter = torch.zeros(10).to(machine.device(), torch.ScalarType.Float);
+    for (int kills = 0; kills < 2; kills++) {
+      counter.add_(new Scalar(1));
+      assertThat(counter.sum().item_float()).isEqualTo(10 * (2 * kills + 1));
+      assertThat(opener.order("sum")).isEqualTo("100.0");
+      if (kills == 1) {
+        Thread.sleep(1_500); // a checkpoint
+      }
+
+      ProcessHandle node = opener.process().children().findAny().orElseThrow();
+      assertThat(node.destroyForcibly()).isTrue();
+      node.onExit().join();
+
+      counter.add_(new Scalar(1));
+      assertThat(counter.sum().item_float()).isEqualTo(10 * (2 * kills + 2));
+      assertThat(opener.order("sum")).isEqualTo("100.0");
+    }
+    assertThat(machine.stats()).containsEntry("recoveries", 2.0);
+    machine.stop();
+  }
+
+  @Test
+  @Tag("full")
   void aMachineEndsWithTheKilledProgramThatOpenedIt() throws Exception {
     ClusterMember opener = member(ClusterMember.program(seed, state));
     opener.order("open cluster owned");

@@ -69,14 +69,15 @@ final class ClusterMember implements AutoCloseable {
   }
 
   /** A program that takes orders: see {@link ClusterProgram}. */
-  static ClusterMember program(int seed, Path state) throws IOException {
-    return new ClusterMember(
-        start(
-            List.of(
-                "-Dremora.cluster.seed-nodes.0=127.0.0.1:" + seed,
-                "-Dremora.state.directory=" + state,
-                ClusterProgram.class.getName()),
-            Map.of()));
+  static ClusterMember program(int seed, Path state, String... properties) throws IOException {
+    List<String> arguments = new ArrayList<>();
+    arguments.add("-Dremora.cluster.seed-nodes.0=127.0.0.1:" + seed);
+    arguments.add("-Dremora.state.directory=" + state);
+    for (String property : properties) {
+      arguments.add("-D" + property);
+    }
+    arguments.add(ClusterProgram.class.getName());
+    return new ClusterMember(start(arguments, Map.of()));
   }
 
   private static Process start(List<String> arguments, Map<String, String> environment)

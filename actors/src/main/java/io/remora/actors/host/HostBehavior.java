@@ -104,8 +104,12 @@ abstract class HostBehavior extends AbstractBehavior<Command> {
 
   private Behavior<Command> onStorageTick() {
     host.sessions.tick();
+    checkpoint();
     return Behaviors.same();
   }
+
+  /** Starts the checkpoints that are due, while the sessions work. */
+  void checkpoint() {}
 
   // The machine ---------------------------------------------------------------------------------
 
@@ -185,7 +189,9 @@ abstract class HostBehavior extends AbstractBehavior<Command> {
     } else if (event instanceof NodeLink.SessionEnded ended) {
       return onSessionEnded(ended);
     } else if (event instanceof NodeLink.SessionSaved saved) {
-      return onSessionSaved(saved);
+      return host.sessions.checkpointed(saved) ? Behaviors.same() : onSessionSaved(saved);
+    } else if (event instanceof NodeLink.StateForgotten forgotten) {
+      host.sessions.deleted(forgotten.name());
     } else if (event instanceof NodeLink.Up) {
       return onLinked();
     } else if (event instanceof NodeLink.Broken broken) {
@@ -257,6 +263,11 @@ abstract class HostBehavior extends AbstractBehavior<Command> {
   final Behavior<Command> end(RemoraException cause) {
     host.retire();
     host.endSessions(cause);
+    if (link != null) {
+      host.sessions
+          .takeUnneededCheckpoints()
+          .forEach(name -> link.tell(new NodeLink.ForgetState(name)));
+    }
     return host.enter(link != null && link.sayGoodbye() ? new Parting(this) : new Parted(host));
   }
 }

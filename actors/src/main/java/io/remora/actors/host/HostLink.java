@@ -2,8 +2,10 @@
 package io.remora.actors.host;
 
 import akka.actor.typed.ActorRef;
+import com.typesafe.config.Config;
 import com.typesafe.config.ConfigException;
 import com.typesafe.config.ConfigFactory;
+import io.remora.actors.RecoverySettings;
 import io.remora.actors.host.HostEvent.LinkStopped;
 import io.remora.actors.host.HostEvent.OfLink;
 import io.remora.actors.host.SessionHost.Way;
@@ -13,6 +15,7 @@ import io.remora.actors.node.NodeLink;
 import io.remora.provider.LaunchToken;
 import io.remora.runtime.ProviderException;
 import io.remora.runtime.RemoraException;
+import java.util.function.Supplier;
 
 /**
  * A host's link to the machine's node. Its events reach the host's mailbox as {@link OfLink} with
@@ -29,6 +32,7 @@ final class HostLink {
   private final Host host;
   private final Way way;
   private final LinkSettings settings;
+  private final RecoverySettings recovery;
   private final ActorRef<NodeLink.Command> actor;
   private Line line = Line.NEW;
 
@@ -40,7 +44,9 @@ final class HostLink {
   HostLink(Host host, Way way) {
     this.host = host;
     this.way = way;
-    this.settings = settings(host, way);
+    Config config = config(host, way);
+    this.settings = read(host, () -> LinkSettings.from(config));
+    this.recovery = read(host, () -> RecoverySettings.from(config));
     this.actor =
         host.context.spawn(
             NodeLink.create(
@@ -53,12 +59,18 @@ final class HostLink {
     host.context.watchWith(actor, new LinkStopped(this));
   }
 
-  private static LinkSettings settings(Host host, Way way) {
+  private static Config config(Host host, Way way) {
+    return read(
+        host,
+        () ->
+            ConfigFactory.parseString(way.settings())
+                .withFallback(host.context.getSystem().settings().config())
+                .resolve());
+  }
+
+  private static <T> T read(Host host, Supplier<T> settings) {
     try {
-      return LinkSettings.from(
-          ConfigFactory.parseString(way.settings())
-              .withFallback(host.context.getSystem().settings().config())
-              .resolve());
+      return settings.get();
     } catch (RemoraException | ConfigException | IllegalArgumentException e) {
       throw new ProviderException(
           "this program cannot be linked to machine %s with its settings: %s"
@@ -73,6 +85,10 @@ final class HostLink {
 
   LinkSettings settings() {
     return settings;
+  }
+
+  RecoverySettings recovery() {
+    return recovery;
   }
 
   void tell(NodeLink.Command command) {

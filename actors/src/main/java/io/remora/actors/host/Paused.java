@@ -8,8 +8,9 @@ import io.remora.actors.host.SessionHost.OpenSession;
 import io.remora.actors.host.SessionHost.Way;
 
 /**
- * The machine is paused, and the sessions are in the state store. Work or a new session makes the
- * machine resume, and then it gives the way to its new node.
+ * The machine is paused, and the sessions are in the state store; or it has lost its node, and the
+ * sessions are recovered on the next one. Work or a new session makes a paused machine resume, and
+ * then it gives the way to its new node.
  */
 final class Paused extends HostBehavior {
 

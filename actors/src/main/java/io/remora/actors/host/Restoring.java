@@ -23,6 +23,7 @@ final class Restoring extends HostBehavior {
 
   @Override
   Behavior<Command> onLinked() {
+    host.sessions.connected();
     host.sessions.restore(link::tell);
     return reportWhenRestored();
   }
@@ -30,11 +31,15 @@ final class Restoring extends HostBehavior {
   @Override
   Behavior<Command> onSessionReady(long session) {
     host.sessions.restored(session);
+    host.sessions.opened(session, link.way().info());
     return reportWhenRestored();
   }
 
   @Override
   Behavior<Command> onSessionEnded(NodeLink.SessionEnded ended) {
+    if (ended.cause() != null && host.sessions.restoreEarlier(ended, link::tell)) {
+      return this;
+    }
     end(ended);
     notRestored = ended.cause();
     return reportWhenRestored();

@@ -964,6 +964,16 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
     }
   }
 
+  /** How many batches another node has still to execute again. */
+  public long leftToReplay() {
+    lock.lock();
+    try {
+      return Math.max(0, delivered - batches.lastAcknowledged());
+    } finally {
+      lock.unlock();
+    }
+  }
+
   /** The last batch whose answers the program has; 0 = none. */
   public long lastDelivered() {
     lock.lock();

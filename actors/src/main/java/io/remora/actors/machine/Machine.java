@@ -457,8 +457,9 @@ public final class Machine {
 
   /** The way for a host to reach the node. */
   SessionHost.Way way(NodeAttempt node, LaunchToken token) {
-    // The link settings that a host cannot know: the machine's own, and TLS as agreed with the
-    // node.
+    // The settings that a host cannot know: the machine's own for links and recovery, and TLS as
+    // agreed with the node.
+    Config all = configuration(spec);
     Config own = ConfigFactory.parseString(spec.settings()).withOnlyPath(LinkSettings.PATH);
     String given =
         node.node()
@@ -466,6 +467,7 @@ public final class Machine {
             .map(LinkTls::settings)
             .orElse(ConfigFactory.empty())
             .withFallback(own.withoutPath(LinkTls.PATH))
+            .withFallback(all.withOnlyPath(RecoverySettings.PATH))
             .root()
             .render(ConfigRenderOptions.concise());
     return new SessionHost.Way(node.address(), token.value(), given, info(), forHosts());

@@ -6,6 +6,7 @@ import akka.pattern.StatusReply;
 import io.remora.actors.DeviceInfo;
 import io.remora.actors.MachineInfo;
 import io.remora.actors.RecoveryProgress;
+import io.remora.actors.host.SessionHost;
 import io.remora.actors.machine.MachineProtocol.Command;
 import io.remora.actors.node.NodeLink;
 import io.remora.runtime.NodeLostException;
@@ -141,8 +142,8 @@ sealed interface Purpose {
           machine.sessions.size(),
           firstLine(cause));
       from.giveUp(cause);
-      RecoveryProgress progress = new RecoveryProgress(machine.figures);
-      machine.sessions.recover(progress);
+      RecoveryProgress progress = machine.sessions.recover();
+      machine.hosts.tell(new SessionHost.Offline());
       return new Recover(cause, progress).next(from);
     }
 
@@ -174,14 +175,12 @@ sealed interface Purpose {
 
     @Override
     public Behavior<Command> linked(Opening state, NodeLink.Up up) {
-      progress.connected();
+      state.machine.sessions.connected();
       return Return.super.linked(state, up);
     }
 
     @Override
-    public void restored(MachineInfo info, RemoraException failure) {
-      progress.restored();
-    }
+    public void restored(MachineInfo info, RemoraException failure) {}
 
     @Override
     public Behavior<Command> failed(MachineBehavior state, RemoraException cause) {
