@@ -44,13 +44,13 @@ final class SessionCheckpoints {
   /** Starts a checkpoint if one is due. Returns its name. */
   Optional<String> begin() {
     long done = executedBy(latest);
-    if (!settings.isOn() || !pending.isEmpty() || !mailbox.hasExecutedAfter(done)) {
+    if (!settings.isOn() || !pending.isEmpty() || !mailbox.recovery().hasExecutedAfter(done)) {
       return Optional.empty();
     }
     boolean due =
         System.nanoTime() - lastNanos >= settings.checkpointInterval().toNanos()
-            || mailbox.keptBytes() >= settings.checkpointBytes()
-            || mailbox.unrepeatableAfter(done).isPresent();
+            || mailbox.recovery().bytes() >= settings.checkpointBytes()
+            || mailbox.recovery().unrepeatableAfter(done).isPresent();
     return due ? Optional.of(beginNow()) : Optional.empty();
   }
 
@@ -83,10 +83,10 @@ final class SessionCheckpoints {
     }
     previous = latest;
     latest = event.state();
-    mailbox.forgetUpTo(executedBy(previous));
-    if (mailbox.keptBytes() > settings.logBytes() / 2) {
+    mailbox.recovery().forgetUpTo(executedBy(previous));
+    if (mailbox.recovery().bytes() > settings.logBytes() / 2) {
       // The program would soon wait: only the last checkpoint is kept.
-      mailbox.forgetUpTo(executedBy(latest));
+      mailbox.recovery().forgetUpTo(executedBy(latest));
       if (previous != null) {
         unneeded.add(previous.getPause());
         previous = null;
@@ -96,7 +96,7 @@ final class SessionCheckpoints {
   }
 
   private void notSaved(String why) {
-    if (mailbox.keptBytes() < settings.logBytes() / 2) {
+    if (mailbox.recovery().bytes() < settings.logBytes() / 2) {
       log.warn(
           "Machine {}: no checkpoint was made of session {}, and the one before is kept: {}",
           mailbox.figures().machine(),
@@ -104,7 +104,7 @@ final class SessionCheckpoints {
           why);
       return;
     }
-    long upTo = mailbox.lastDelivered();
+    long upTo = mailbox.recovery().lastDelivered();
     log.error(
         "Machine {}: no checkpoint was made of session {}: {}. Its batches have reached half of remora.recovery.log-bytes = {}, so batch {} and those before it are given up: until the next checkpoint, the loss of the node loses the session",
         mailbox.figures().machine(),
@@ -112,7 +112,7 @@ final class SessionCheckpoints {
         why,
         settings.logBytes(),
         upTo);
-    mailbox.forgetUpTo(upTo);
+    mailbox.recovery().forgetUpTo(upTo);
   }
 
   // Using them ----------------------------------------------------------------------------------
@@ -123,11 +123,12 @@ final class SessionCheckpoints {
       return Optional.of("recovery is off (remora.recovery.mode)");
     }
     long from = executedBy(latest);
-    if (!mailbox.canRewindTo(from)) {
+    if (!mailbox.recovery().reachesBackTo(from)) {
       return Optional.of(
           "the batches after its last checkpoint are not kept any more (remora.recovery.log-bytes)");
     }
     return mailbox
+        .recovery()
         .unrepeatableAfter(from)
         .map(what -> "since its last checkpoint it did what cannot be repeated: " + what);
   }

@@ -303,7 +303,7 @@ public final class SessionTable {
         number,
         checkpoint == null ? 0 : checkpoint.getBytes(),
         again,
-        session.mailbox::leftToReplay);
+        session.mailbox.recovery()::left);
     link.accept(new NodeLink.OpenSession(session.mailbox, checkpoint));
     if (!session.closedBy.isEmpty()) {
       link.accept(new NodeLink.CloseSession(number));

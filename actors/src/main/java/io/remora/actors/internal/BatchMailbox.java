@@ -25,10 +25,6 @@ import java.nio.ByteOrder;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
-import java.util.Map;
-import java.util.NavigableMap;
-import java.util.Optional;
-import java.util.TreeMap;
 import java.util.concurrent.Future;
 import java.util.concurrent.locks.ReentrantLock;
 import java.util.function.LongConsumer;
@@ -64,15 +60,13 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
   private final String machine;
   private final MachineFigures figures;
   private final LinkSettings settings;
-  private final RecoverySettings recovery;
-  private final ReceivedValues values;
-  private final ReceivedValues valuesAgain = new ReceivedValues(true);
 
   private final ReentrantLock lock = new ReentrantLock();
   private final Room room = new Room(lock, this::hasRoomNow);
 
   // Guarded by the lock.
-  private final ReplayQueue<Entry> batches = new ReplayQueue<>("batch", entry -> entry.load);
+  private final ReplayQueue<MailboxEntry> batches = new ReplayQueue<>("batch", entry -> entry.load);
+  private final RecoveryLog recovery;
   private final ByteBuffer[] prefixes;
   private LinkConnection connection;
   private boolean scheduled;
@@ -80,10 +74,6 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
   private boolean detached;
   private boolean directly;
   private OutboundFrame afterAll;
-  // The last batch whose answers the program has, and what a later node can never do again.
-  private long delivered;
-  private final NavigableMap<Long, String> unrepeatable = new TreeMap<>();
-  private LongConsumer onReplayed;
   // Batches behind this one wait for the machine to resume.
   private long heldAfter = Long.MAX_VALUE;
   private Runnable onUse;
@@ -126,11 +116,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
   public BatchMailbox(
       long session, MachineFigures figures, LinkSettings settings, RecoverySettings recovery) {
     this.session = session;
-    this.recovery = requireNonNull(recovery, "recovery");
-    this.values = new ReceivedValues(recovery.isOn());
-    if (recovery.isOn()) {
-      batches.keepAcknowledged();
-    }
+    this.recovery = new RecoveryLog(session, figures.machine(), recovery, lock, batches, room);
     this.figures = requireNonNull(figures, "figures");
     this.machine = figures.machine();
     this.settings = requireNonNull(settings, "settings");
@@ -145,24 +131,6 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
   /** The session's number. */
   public long session() {
     return session;
-  }
-
-  /** The large values that are arriving for a batch. */
-  public ReceivedValues values(long sequence) {
-    return isExecutedAgain(sequence) ? valuesAgain : values;
-  }
-
-  /** Whether the program has the answers of this batch already. */
-  public boolean isExecutedAgain(long sequence) {
-    if (!recovery.isOn()) {
-      return false;
-    }
-    lock.lock();
-    try {
-      return sequence <= delivered;
-    } finally {
-      lock.unlock();
-    }
   }
 
   /** The machine's figures. */
@@ -244,7 +212,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
                 && (directly || target.sendsWithoutBlocking())
                 && batches.bytes() == 0
                 && batch.size() <= DIRECT_BYTES;
-        Entry entry = new Entry(batch);
+        MailboxEntry entry = new MailboxEntry(lock, batch);
         batches.add(batch.sequence(), entry);
         figures.submitted(batch.size(), batch.operations());
         accepted = true;
@@ -337,9 +305,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
 
   /** Call it with the lock. Waiting batches delay others only while there is a line to the node. */
   private boolean fits(int size) {
-    if (batches.keptBytes() + size > recovery.logBytes()
-        && recovery.isOn()
-        && batches.keptBytes() > 0) {
+    if (!recovery.fits(size)) {
       return false; // until the next checkpoint
     }
     boolean flowing = connection != null && heldAfter == Long.MAX_VALUE;
@@ -551,11 +517,11 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
         afterAll = null;
         return last;
       }
-      List<Entry> entries = new ArrayList<>();
+      List<MailboxEntry> entries = new ArrayList<>();
       long bytes = 0;
       long now = System.nanoTime();
       do {
-        Entry entry = batches.send();
+        MailboxEntry entry = batches.send();
         entry.sentNanos = now;
         bytes += PREFIX_BYTES + entry.size;
         entry.withWriter = true;
@@ -566,7 +532,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
       room.changed();
       ByteBuffer[] payload = new ByteBuffer[2 * entries.size()];
       for (int i = 0; i < entries.size(); i++) {
-        Entry entry = entries.get(i);
+        MailboxEntry entry = entries.get(i);
         payload[2 * i] = prefixes[i].clear().putInt(entry.size).flip();
         payload[2 * i + 1] = entry.batch.bytes();
       }
@@ -603,11 +569,11 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
   }
 
   /** Notes that the writer has finished with these batches' memory. */
-  private void writerDone(List<Entry> entries) {
+  private void writerDone(List<MailboxEntry> entries) {
     LinkConnection again = null;
     lock.lock();
     try {
-      for (Entry entry : entries) {
+      for (MailboxEntry entry : entries) {
         entry.withWriter = false;
       }
       scheduled = lost == null && connection != null && (canSend() || afterAll != null);
@@ -617,7 +583,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
     } finally {
       lock.unlock();
     }
-    for (Entry entry : entries) {
+    for (MailboxEntry entry : entries) {
       entry.releaseIfDone();
     }
     if (again != null) {
@@ -639,7 +605,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
       if (sequence <= batches.lastAcknowledged()) {
         return null;
       }
-      Entry entry = batches.acknowledge(sequence);
+      MailboxEntry entry = batches.acknowledge(sequence);
       if (entry == null) {
         throw new ProtocolException(
             "the node of machine %s acknowledged batch %d of session %d, but %s"
@@ -655,7 +621,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
       if (entry.work) {
         lastUseNanos = now;
       }
-      if (sequence > directExecuted && sequence > delivered) {
+      if (sequence > directExecuted && !entry.isExecutedAgain()) {
         figures.acknowledged(entry.batch.operations(), now - entry.sentNanos);
       }
       entry.kept = recovery.isOn();
@@ -799,7 +765,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
               new long[0],
               number == directReceived ? directOperations : 0,
               () -> {});
-      batches.add(number, new Entry(gone));
+      batches.add(number, new MailboxEntry(lock, gone));
       batches.send().sentNanos = System.nanoTime();
     }
     directOperations = 0;
@@ -832,113 +798,9 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
 
   // Recovery ------------------------------------------------------------------------------------
 
-  /** Whether executed batches are kept, so that another node can execute them again. */
-  public boolean isRecoverable() {
-    return recovery.isOn();
-  }
-
-  /**
-   * Notes what an acknowledged batch told, if executed batches are kept. For a batch that was
-   * executed again this compares, and the program must not be told a second time.
-   *
-   * @return false if the batch was executed again
-   * @throws ReplayDifference if it gave other answers than before
-   */
-  public boolean isNews(Acknowledged acknowledged, ByteBuffer report) {
-    if (!recovery.isOn()) {
-      return true;
-    }
-    Entry entry = (Entry) acknowledged;
-    long sequence = entry.batch.sequence();
-    Answers answers = Answers.of(report, values(sequence)::checksum);
-    LongConsumer told = null;
-    Answers before;
-    lock.lock();
-    try {
-      before = entry.answers;
-      entry.answers = answers;
-      answers.unrepeatable().ifPresent(what -> unrepeatable.put(sequence, what));
-      if (before != null && sequence == delivered) {
-        told = onReplayed;
-        onReplayed = null;
-      }
-      delivered = Math.max(delivered, sequence);
-    } finally {
-      lock.unlock();
-    }
-    if (before == null) {
-      return true;
-    }
-    before
-        .difference(answers)
-        .ifPresent(
-            how -> {
-              throw new ReplayDifference(
-                  "batch %d of session %d on machine %s, executed again by another node, gave another answer: %s"
-                      .formatted(sequence, session, machine, how));
-            });
-    if (told != null) {
-      told.accept(sequence);
-    }
-    return false;
-  }
-
-  /** Whether a batch after this one was executed. */
-  public boolean hasExecutedAfter(long sequence) {
-    lock.lock();
-    try {
-      return batches.lastAcknowledged() > sequence;
-    } finally {
-      lock.unlock();
-    }
-  }
-
-  /** Bytes of the executed batches that are kept. */
-  public long keptBytes() {
-    lock.lock();
-    try {
-      return batches.keptBytes();
-    } finally {
-      lock.unlock();
-    }
-  }
-
-  /** What a batch after this one did that cannot be done again; empty if there is none. */
-  public Optional<String> unrepeatableAfter(long sequence) {
-    lock.lock();
-    try {
-      return Optional.ofNullable(unrepeatable.higherEntry(sequence)).map(Map.Entry::getValue);
-    } finally {
-      lock.unlock();
-    }
-  }
-
-  /**
-   * Whether all batches after this one are here, so that a node that has executed it can follow.
-   */
-  public boolean canRewindTo(long sequence) {
-    lock.lock();
-    try {
-      return lost == null
-          && sequence >= batches.lastForgotten()
-          && sequence <= batches.lastAcknowledged();
-    } finally {
-      lock.unlock();
-    }
-  }
-
-  /** Gives up the kept batches up to this one: they are part of a checkpoint. */
-  public void forgetUpTo(long sequence) {
-    List<Entry> forgotten;
-    lock.lock();
-    try {
-      forgotten = batches.forgetUpTo(sequence);
-      unrepeatable.headMap(sequence, true).clear();
-      room.changed();
-    } finally {
-      lock.unlock();
-    }
-    forgotten.forEach(Entry::drop);
+  /** What is kept for another node. */
+  public RecoveryLog recovery() {
+    return recovery;
   }
 
   /**
@@ -954,31 +816,8 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
     try {
       batches.rewindTo(sequence);
       heldAfter = Long.MAX_VALUE;
-      valuesAgain.clear();
-      long again = Math.max(0, delivered - sequence);
-      onReplayed = again == 0 ? null : replayed;
       room.changed();
-      return again;
-    } finally {
-      lock.unlock();
-    }
-  }
-
-  /** How many batches another node has still to execute again. */
-  public long leftToReplay() {
-    lock.lock();
-    try {
-      return Math.max(0, delivered - batches.lastAcknowledged());
-    } finally {
-      lock.unlock();
-    }
-  }
-
-  /** The last batch whose answers the program has; 0 = none. */
-  public long lastDelivered() {
-    lock.lock();
-    try {
-      return delivered;
+      return recovery.rewound(sequence, replayed);
     } finally {
       lock.unlock();
     }
@@ -992,7 +831,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
    */
   public void lose(RemoraException cause) {
     requireNonNull(cause, "cause");
-    List<Entry> entries;
+    List<MailboxEntry> entries;
     lock.lock();
     try {
       if (lost != null) {
@@ -1007,7 +846,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
       lock.unlock();
     }
     figures.remove(this);
-    entries.forEach(Entry::drop);
+    entries.forEach(MailboxEntry::drop);
     SessionListener hearing = listener;
     if (hearing != null) {
       hearing.onLost(cause);
@@ -1072,69 +911,5 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
 
     /** Gives the batch's memory back, once the writer is through with it. */
     void release();
-  }
-
-  /** A batch under way. */
-  private final class Entry implements Acknowledged {
-
-    final Batch batch;
-    final int size;
-    final int load;
-    final boolean work;
-    // Guarded by the lock.
-    long sentNanos;
-    boolean withWriter;
-    boolean done;
-    boolean kept;
-    boolean released;
-    Answers answers;
-
-    Entry(Batch batch) {
-      this.batch = batch;
-      this.size = batch.size();
-      this.load = batch.load();
-      this.work = BatchContents.hasWork(batch.bytes());
-    }
-
-    @Override
-    public Batch batch() {
-      return batch;
-    }
-
-    @Override
-    public void release() {
-      lock.lock();
-      try {
-        done = true;
-      } finally {
-        lock.unlock();
-      }
-      releaseIfDone();
-    }
-
-    /** Neither the program nor recovery needs the batch any more. */
-    void drop() {
-      lock.lock();
-      try {
-        kept = false;
-      } finally {
-        lock.unlock();
-      }
-      release();
-    }
-
-    void releaseIfDone() {
-      boolean free;
-      lock.lock();
-      try {
-        free = done && !withWriter && !kept && !released;
-        released |= free;
-      } finally {
-        lock.unlock();
-      }
-      if (free) {
-        batch.release();
-      }
-    }
   }
 }

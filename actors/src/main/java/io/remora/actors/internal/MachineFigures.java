@@ -304,7 +304,7 @@ public final class MachineFigures {
 
   /** Bytes of executed batches that are kept for recovery. */
   public long keptBytes() {
-    return sum(BatchMailbox::keptBytes);
+    return sum(mailbox -> mailbox.recovery().bytes());
   }
 
   /** Batches that wait for the line. */

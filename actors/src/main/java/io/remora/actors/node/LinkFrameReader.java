@@ -137,7 +137,7 @@ final class LinkFrameReader implements LinkConnection.Handler {
       return;
     }
     try {
-      if (!session.mailbox.isNews(acknowledged, report)) {
+      if (!session.mailbox.recovery().isNews(acknowledged, report)) {
         confirm(from, session, header);
         return;
       }
@@ -192,13 +192,13 @@ final class LinkFrameReader implements LinkConnection.Handler {
     if (session == null) {
       return null;
     }
-    ReceivedValues values = session.mailbox.values(header.sequence());
+    ReceivedValues values = session.mailbox.recovery().values(header.sequence());
     if (!values.isNew(header, value)) {
       return null;
     }
     SessionListener listener = session.mailbox.listener();
     ByteBuffer destination = null;
-    if (session.mailbox.isExecutedAgain(header.sequence())) {
+    if (session.mailbox.recovery().isExecutedAgain(header.sequence())) {
       destination = scratch(value.length());
     } else if (listener != null) {
       destination = listener.valueDestination(value.request(), value.offset(), value.length());
@@ -214,8 +214,8 @@ final class LinkFrameReader implements LinkConnection.Handler {
       return;
     }
     session.received(value);
-    session.mailbox.values(header.sequence()).received(value);
-    if (session.mailbox.isExecutedAgain(header.sequence())) {
+    session.mailbox.recovery().values(header.sequence()).received(value);
+    if (session.mailbox.recovery().isExecutedAgain(header.sequence())) {
       return;
     }
     SessionListener listener = session.mailbox.listener();

@@ -152,10 +152,10 @@ class BatchMailboxTest {
       acknowledge(mailbox, i, i);
     }
     assertThat(releases(1)).as("it is kept").isZero();
-    assertThat(mailbox.keptBytes()).isEqualTo(300);
-    mailbox.forgetUpTo(1);
+    assertThat(mailbox.recovery().bytes()).isEqualTo(300);
+    mailbox.recovery().forgetUpTo(1);
     assertThat(releases(1)).isEqualTo(1);
-    assertThat(mailbox.canRewindTo(0)).isFalse();
+    assertThat(mailbox.recovery().reachesBackTo(0)).isFalse();
 
     mailbox.disconnect();
     List<Long> replayed = new ArrayList<>();
@@ -188,7 +188,7 @@ class BatchMailboxTest {
     }
     assertThat(mailbox.hasRoom(100)).isFalse();
 
-    mailbox.forgetUpTo(2);
+    mailbox.recovery().forgetUpTo(2);
 
     assertThat(mailbox.hasRoom(100)).isTrue();
   }
@@ -226,7 +226,7 @@ class BatchMailboxTest {
             });
     BatchMailbox.Acknowledged acknowledged = mailbox.acknowledge(sequence);
     try {
-      return mailbox.isNews(acknowledged, report);
+      return mailbox.recovery().isNews(acknowledged, report);
     } finally {
       acknowledged.release();
     }

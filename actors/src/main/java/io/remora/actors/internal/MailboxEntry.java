@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors.internal;
+
+import io.remora.runtime.Batch;
+import java.util.concurrent.locks.ReentrantLock;
+
+/**
+ * A batch in a {@link BatchMailbox}. Its memory is given back once, when the program, the writer
+ * and recovery are through with it.
+ */
+final class MailboxEntry implements BatchMailbox.Acknowledged {
+
+  final Batch batch;
+  final int size;
+  final int load;
+  final boolean work;
+
+  private final ReentrantLock lock;
+
+  // Guarded by the lock.
+  long sentNanos;
+  boolean withWriter;
+  boolean kept;
+  Answers answers;
+  private boolean done;
+  private boolean released;
+
+  /**
+   * @param lock the mailbox's
+   */
+  MailboxEntry(ReentrantLock lock, Batch batch) {
+    this.lock = lock;
+    this.batch = batch;
+    this.size = batch.size();
+    this.load = batch.load();
+    this.work = BatchContents.hasWork(batch.bytes());
+  }
+
+  /** Whether the program has the batch's answers already. Call it with the lock. */
+  boolean isExecutedAgain() {
+    return answers != null;
+  }
+
+  @Override
+  public Batch batch() {
+    return batch;
+  }
+
+  @Override
+  public void release() {
+    lock.lock();
+    try {
+      done = true;
+    } finally {
+      lock.unlock();
+    }
+    releaseIfDone();
+  }
+
+  /** Neither the program nor recovery needs the batch any more. */
+  void drop() {
+    lock.lock();
+    try {
+      kept = false;
+    } finally {
+      lock.unlock();
+    }
+    release();
+  }
+
+  void releaseIfDone() {
+    boolean free;
+    lock.lock();
+    try {
+      free = done && !withWriter && !kept && !released;
+      released |= free;
+    } finally {
+      lock.unlock();
+    }
+    if (free) {
+      batch.release();
+    }
+  }
+}

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.actors.internal;
+
+import static java.util.Objects.requireNonNull;
+
+import io.remora.actors.RecoverySettings;
+import io.remora.core.ReplayQueue;
+import io.remora.core.Room;
+import java.nio.ByteBuffer;
+import java.util.List;
+import java.util.Map;
+import java.util.NavigableMap;
+import java.util.Optional;
+import java.util.TreeMap;
+import java.util.concurrent.locks.ReentrantLock;
+import java.util.function.LongConsumer;
+
+/**
+ * What a {@link BatchMailbox} keeps so that another node can take the place of a lost one: the
+ * batches that the node has executed since a checkpoint, in the mailbox's own queue, and what the
+ * program has learned from them. Without recovery it keeps nothing. Thread-safe: the mailbox's lock
+ * guards it.
+ */
+public final class RecoveryLog {
+
+  private final long session;
+  private final String machine;
+  private final RecoverySettings settings;
+  private final ReentrantLock lock;
+  private final ReplayQueue<MailboxEntry> batches;
+  private final Room room;
+  private final ReceivedValues values;
+  private final ReceivedValues valuesAgain = new ReceivedValues(true);
+
+  // Guarded by the lock: the last batch whose answers the program has, what the kept batches did
+  // that cannot be repeated, and who waits until they are executed again.
+  private long delivered;
+  private final NavigableMap<Long, String> unrepeatable = new TreeMap<>();
+  private LongConsumer onReplayed;
+
+  RecoveryLog(
+      long session,
+      String machine,
+      RecoverySettings settings,
+      ReentrantLock lock,
+      ReplayQueue<MailboxEntry> batches,
+      Room room) {
+    this.session = session;
+    this.machine = machine;
+    this.settings = requireNonNull(settings, "settings");
+    this.lock = lock;
+    this.batches = batches;
+    this.room = room;
+    this.values = new ReceivedValues(settings.isOn());
+    if (settings.isOn()) {
+      batches.keepAcknowledged();
+    }
+  }
+
+  /** Whether executed batches are kept, so that another node can execute them again. */
+  public boolean isOn() {
+    return settings.isOn();
+  }
+
+  // What arrives --------------------------------------------------------------------------------
+
+  /** The large values that are arriving for a batch. */
+  public ReceivedValues values(long sequence) {
+    return isExecutedAgain(sequence) ? valuesAgain : values;
+  }
+
+  /** Whether the program has the answers of this batch already. */
+  public boolean isExecutedAgain(long sequence) {
+    return isOn() && sequence <= lastDelivered();
+  }
+
+  /**
+   * Notes what an acknowledged batch told, if executed batches are kept. For a batch that was
+   * executed again this compares, and the program must not be told a second time.
+   *
+   * @return false if the batch was executed again
+   * @throws ReplayDifference if it gave other answers than before
+   */
+  public boolean isNews(BatchMailbox.Acknowledged acknowledged, ByteBuffer report) {
+    if (!isOn()) {
+      return true;
+    }
+    MailboxEntry entry = (MailboxEntry) acknowledged;
+    long sequence = entry.batch.sequence();
+    Answers answers = Answers.of(report, values(sequence)::checksum);
+    LongConsumer told = null;
+    Answers before;
+    lock.lock();
+    try {
+      before = entry.answers;
+      entry.answers = answers;
+      answers.unrepeatable().ifPresent(what -> unrepeatable.put(sequence, what));
+      if (before != null && sequence == delivered) {
+        told = onReplayed;
+        onReplayed = null;
+      }
+      delivered = Math.max(delivered, sequence);
+    } finally {
+      lock.unlock();
+    }
+    if (before == null) {
+      return true;
+    }
+    before
+        .difference(answers)
+        .ifPresent(
+            how -> {
+              throw new ReplayDifference(
+                  "batch %d of session %d on machine %s, executed again by another node, gave another answer: %s"
+                      .formatted(sequence, session, machine, how));
+            });
+    if (told != null) {
+      told.accept(sequence);
+    }
+    return false;
+  }
+
+  // What is kept --------------------------------------------------------------------------------
+
+  /** Called with the lock. Whether so many bytes more may be kept; else a checkpoint must come. */
+  boolean fits(int size) {
+    return !isOn() || batches.keptBytes() == 0 || batches.keptBytes() + size <= settings.logBytes();
+  }
+
+  /** Bytes of the executed batches that are kept. */
+  public long bytes() {
+    lock.lock();
+    try {
+      return batches.keptBytes();
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  /** The last batch whose answers the program has; 0 = none. */
+  public long lastDelivered() {
+    lock.lock();
+    try {
+      return delivered;
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  /** Whether a batch after this one was executed. */
+  public boolean hasExecutedAfter(long sequence) {
+    lock.lock();
+    try {
+      return batches.lastAcknowledged() > sequence;
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  /** What a batch after this one did that cannot be done again; empty if there is none. */
+  public Optional<String> unrepeatableAfter(long sequence) {
+    lock.lock();
+    try {
+      return Optional.ofNullable(unrepeatable.higherEntry(sequence)).map(Map.Entry::getValue);
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  /** Gives up the kept batches up to this one: they are part of a checkpoint. */
+  public void forgetUpTo(long sequence) {
+    List<MailboxEntry> forgotten;
+    lock.lock();
+    try {
+      forgotten = batches.forgetUpTo(sequence);
+      unrepeatable.headMap(sequence, true).clear();
+      room.changed();
+    } finally {
+      lock.unlock();
+    }
+    forgotten.forEach(MailboxEntry::drop);
+  }
+
+  // Executing it again --------------------------------------------------------------------------
+
+  /**
+   * Whether all batches after this one are here, so that a node that has executed it can follow.
+   */
+  public boolean reachesBackTo(long sequence) {
+    lock.lock();
+    try {
+      return sequence >= batches.lastForgotten() && sequence <= batches.lastAcknowledged();
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  /**
+   * Called with the lock, when the batches after this one are to be sent again.
+   *
+   * @return how many of them were executed before
+   */
+  long rewound(long sequence, LongConsumer replayed) {
+    valuesAgain.clear();
+    long again = Math.max(0, delivered - sequence);
+    onReplayed = again == 0 ? null : replayed;
+    return again;
+  }
+
+  /** How many batches another node has still to execute again. */
+  public long left() {
+    lock.lock();
+    try {
+      return Math.max(0, delivered - batches.lastAcknowledged());
+    } finally {
+      lock.unlock();
+    }
+  }
+}
