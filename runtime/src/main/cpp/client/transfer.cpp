@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 #include "client/transfer.h"
 
-#include <sys/random.h>
-
 #include <atomic>
 #include <chrono>
 #include <map>
@@ -15,6 +13,7 @@
 #include "client/machine/machine.h"
 #include "client/storage.h"
 #include "common/error.h"
+#include "common/platform.h"
 
 namespace remora {
 
@@ -68,7 +67,7 @@ Routes& routes() {
 
 std::string new_ticket() {
   uint8_t random[kTicketCharacters / 2];
-  if (getrandom(random, sizeof random, 0) != static_cast<ssize_t>(sizeof random)) {
+  if (!fill_with_random(random, sizeof random)) {
     raise("RemoraException", "the operating system returned no random numbers");
   }
   std::string ticket;

@@ -3,15 +3,13 @@
 
 #include <ATen/ATen.h>
 #include <c10/core/DeviceGuard.h>
-#include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <cstdio>
 #include <utility>
 
 #include "common/cuda_driver.h"
+#include "common/platform.h"
 #include "node/device.h"
 #include "node/errno_error.h"
 #include "node/file_descriptor.h"
@@ -41,12 +39,11 @@ SharedMemory* shared_memory(const c10::DataPtr& data) {
 }
 
 c10::DataPtr map(FileDescriptor file, size_t bytes) {
-  if (fcntl(file.number(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) != 0 && errno != EPERM) {
+  if (!seal_size(file.number()) && errno != EPERM) {
     fail_with_errno("memory to share with a Python function cannot be sealed");
   }
   struct stat status{};
-  auto seals = fcntl(file.number(), F_GET_SEALS);
-  if (seals < 0 || (seals & F_SEAL_SHRINK) == 0 || fstat(file.number(), &status) != 0 ||
+  if (!cannot_shrink(file.number()) || fstat(file.number(), &status) != 0 ||
       static_cast<uint64_t>(status.st_size) < bytes) {
     TORCH_CHECK(false, "the memory that a Python function's worker shares is not a sealed file of ", bytes, " bytes");
   }
@@ -57,9 +54,7 @@ c10::DataPtr map(FileDescriptor file, size_t bytes) {
   return {address, new SharedMemory{address, bytes, std::move(file)}, &unmap, c10::Device(c10::kCPU)};
 }
 
-std::string path_of(const SharedMemory& memory) {
-  return "/proc/" + std::to_string(getpid()) + "/fd/" + std::to_string(memory.file.number());
-}
+std::string path_of(const SharedMemory& memory) { return path_for_others(memory.file.number()); }
 
 }  // namespace
 
@@ -68,7 +63,7 @@ std::string share(c10::StorageImpl* storage) {
     return path_of(*memory);
   }
   auto bytes = storage->nbytes();
-  FileDescriptor file(memfd_create("remora", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  FileDescriptor file(make_memory_file());
   if (!file.valid()) {
     fail_with_errno("memory to share with a Python function cannot be created");
   }

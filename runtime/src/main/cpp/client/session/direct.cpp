@@ -5,7 +5,6 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
-#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -69,10 +68,11 @@ int connect_to(const std::string& address) {
   if (!loopback) {
     broken("the node is at " + address + ", which is not on this computer");
   }
-  int socket = ::socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  int socket = stream_socket(found->ai_family);
   if (socket < 0) {
     broken_by("there is no socket");
   }
+  ignore_broken_pipe(socket);
   timeval limit{kConnectSeconds, 0};
   int one = 1;
   ::setsockopt(socket, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
@@ -140,17 +140,13 @@ Direct::Direct(Session& session, uint64_t session_number, DirectOffer offer, uin
   frame.head.assign(reinterpret_cast<const char*>(hello.data()), hello.size());
   append(frame);
   socket_ = connect_to(offer_.address);
-  reader_event_ = ::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-  if (reader_event_ < 0) {
+  if (!reader_event_.valid()) {
     ::close(socket_);
     broken("this process has no file descriptors left");
   }
 }
 
-Direct::~Direct() {
-  ::close(socket_);
-  ::close(reader_event_);
-}
+Direct::~Direct() { ::close(socket_); }
 
 void Direct::end(std::string reason) {
   {
@@ -170,10 +166,7 @@ std::string Direct::reason() {
   return reason_;
 }
 
-void Direct::nudge_reader() {
-  uint64_t one = 1;
-  [[maybe_unused]] auto written = ::write(reader_event_, &one, sizeof one);
-}
+void Direct::nudge_reader() { reader_event_.nudge(); }
 
 void Direct::watch() {
   auto now = std::chrono::steady_clock::now();
@@ -249,7 +242,7 @@ bool Direct::flush() {
     msghdr message{};
     message.msg_iov = parts;
     message.msg_iovlen = 2;
-    auto count = ::sendmsg(socket_, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    auto count = ::sendmsg(socket_, &message, kSendFlags);
     if (count >= 0) {
       auto of_out = std::min(static_cast<size_t>(count), parts[0].iov_len);
       sent_ += of_out;
@@ -275,11 +268,10 @@ bool Direct::flush() {
 // ---------------------------------------------------------------- receiving
 
 bool Direct::await_input(std::chrono::milliseconds timeout) {
-  pollfd both[] = {{socket_, POLLIN, 0}, {reader_event_, POLLIN, 0}};
+  pollfd both[] = {{socket_, POLLIN, 0}, {reader_event_.descriptor(), POLLIN, 0}};
   ::poll(both, 2, static_cast<int>(timeout.count()));
   if (both[1].revents != 0) {
-    uint64_t count;
-    [[maybe_unused]] auto got = ::read(reader_event_, &count, sizeof count);
+    reader_event_.clear();
   }
   return both[0].revents != 0;
 }

@@ -14,6 +14,7 @@
 
 #include "client/machine/batch.h"
 #include "client/session/line.h"
+#include "common/platform.h"
 
 namespace remora {
 
@@ -100,7 +101,7 @@ class Direct : public Line {
   const uint64_t number_;
   const DirectOffer offer_;
   int socket_ = -1;
-  int reader_event_ = -1;
+  WakeEvent reader_event_;
 
   // For the writer: the thread that has raised write_wanted_ from 0.
   std::atomic<int> write_wanted_{0};

@@ -243,8 +243,8 @@ class Stream : public Line {
 
   Session& session_;
   const int socket_;
-  const int carrier_event_;
-  const int reader_event_;
+  WakeEvent carrier_event_;
+  WakeEvent reader_event_;
 
   // For the writer: the thread that has raised write_wanted_ from 0.
   std::atomic<int> write_wanted_{0};

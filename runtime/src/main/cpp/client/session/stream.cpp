@@ -1,8 +1,5 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 #include <poll.h>
-#include <linux/sockios.h>
-#include <sys/eventfd.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -66,28 +63,17 @@ struct Broken : std::runtime_error {
   Carried how;
 };
 
-void nudge(int event) {
-  uint64_t one = 1;
-  [[maybe_unused]] auto written = ::write(event, &one, sizeof one);
-}
-
-void clear(int event) {
-  uint64_t count;
-  [[maybe_unused]] auto got = ::read(event, &count, sizeof count);
-}
-
 }  // namespace
 
 Stream::Stream(Session& session, int socket, ProtoBytes headers, ProtoBytes hello)
     : session_(session),
       socket_(socket),
-      carrier_event_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)),
-      reader_event_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)),
       buffer_(kLargestFrame + (size_t{64} << 10)),
       connection_window_(kFirstWindow),
       stream_window_(kFirstWindow),
       initial_window_(kFirstWindow),
       max_frame_(kFirstMaxFrame) {
+  ignore_broken_pipe(socket_);
   out_ = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
   append_header(out_, 12, kSettingsFrame, 0, 0);
   append_number(out_, kInitialWindow, 2);
@@ -100,7 +86,7 @@ Stream::Stream(Session& session, int socket, ProtoBytes headers, ProtoBytes hell
   out_.append(reinterpret_cast<const char*>(headers.data), headers.size);
   write_grpc_prefix(message_.head, hello.size);
   message_.head.raw(hello.data, hello.size);
-  if (carrier_event_ < 0 || reader_event_ < 0) {
+  if (!carrier_event_.valid() || !reader_event_.valid()) {
     end(Carried::kBroken, "this process has no file descriptors left");
   } else if (headers.size > kFirstMaxFrame || hello.size > kFirstMaxFrame) {
     end(Carried::kBroken, "the request's headers are too large");
@@ -108,9 +94,7 @@ Stream::Stream(Session& session, int socket, ProtoBytes headers, ProtoBytes hell
 }
 
 Stream::~Stream() {
-  for (int each : {socket_, carrier_event_, reader_event_}) {
-    if (each >= 0) ::close(each);
-  }
+  if (socket_ >= 0) ::close(socket_);
 }
 
 // ---------------------------------------------------------------- the thread that carries
@@ -138,14 +122,14 @@ Carried Stream::carry() {
     auto wanted = [&](const Line* line, bool blocked) {
       return static_cast<short>((session_.waiter_reads(line) ? 0 : POLLIN) | (blocked ? POLLOUT : 0));
     };
-    pollfd all[] = {{socket_, wanted(this, blocked_.load()), 0}, {carrier_event_, POLLIN, 0}, {-1, 0, 0}};
+    pollfd all[] = {{socket_, wanted(this, blocked_.load()), 0}, {carrier_event_.descriptor(), POLLIN, 0}, {-1, 0, 0}};
     if (direct != nullptr && !direct->ended()) {
       all[2] = {direct->socket(), wanted(direct.get(), direct->blocked()), 0};
     }
     ::poll(all, 3, kTickMillis);
     parked_.store(false, std::memory_order_release);
     if (all[1].revents != 0) {
-      clear(carrier_event_);
+      carrier_event_.clear();
     }
     if ((all[0].revents & POLLOUT) != 0) {
       blocked_.store(false);
@@ -171,8 +155,7 @@ Carried Stream::carry() {
 
 // Pings a gateway that sends nothing, to detect a dead connection.
 void Stream::watch() {
-  int queued = 0;
-  ::ioctl(socket_, SIOCOUTQ, &queued);
+  int queued = unconfirmed_bytes(socket_);
   bool moves = queued > 0 && queued != queued_;  // a ping would queue behind the bytes in flight
   queued_ = queued;
   auto now = std::chrono::steady_clock::now();
@@ -209,8 +192,8 @@ void Stream::end(Carried how, std::string reason) {
   nudge_reader();
 }
 
-void Stream::nudge_reader() { nudge(reader_event_); }
-void Stream::nudge_carrier() { nudge(carrier_event_); }
+void Stream::nudge_reader() { reader_event_.nudge(); }
+void Stream::nudge_carrier() { carrier_event_.nudge(); }
 
 void Stream::expect_nobody_reads() {
   if (parked_.load(std::memory_order_acquire)) {
@@ -238,7 +221,7 @@ void Stream::write() {
 
 bool Stream::flush() {
   while (sent_ < out_.size()) {
-    auto count = ::send(socket_, out_.data() + sent_, out_.size() - sent_, MSG_DONTWAIT | MSG_NOSIGNAL);
+    auto count = ::send(socket_, out_.data() + sent_, out_.size() - sent_, kSendFlags);
     if (count >= 0) {
       sent_ += static_cast<size_t>(count);
     } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
@@ -310,10 +293,10 @@ void Stream::control(uint8_t kind, uint8_t flags, uint32_t stream, ProtoBytes pa
 // ---------------------------------------------------------------- receiving
 
 bool Stream::await_input(std::chrono::milliseconds timeout) {
-  pollfd both[] = {{socket_, POLLIN, 0}, {reader_event_, POLLIN, 0}};
+  pollfd both[] = {{socket_, POLLIN, 0}, {reader_event_.descriptor(), POLLIN, 0}};
   ::poll(both, 2, static_cast<int>(timeout.count()));
   if (both[1].revents != 0) {
-    clear(reader_event_);
+    reader_event_.clear();
   }
   return both[0].revents != 0;
 }
