@@ -129,7 +129,8 @@ at::Tensor saturate_weight_to_fp16(const at::Tensor& weight) {
 at::Tensor reshape_from_tensor(const at::Tensor& self, const at::Tensor& shape) {
   TORCH_CHECK(shape.dim() == 1, "the shape must be a 1-D tensor, not a ", shape.dim(), "-D one");
   auto local = shape.to(c10::kCPU, at::kLong).contiguous();
-  return self.reshape({local.const_data_ptr<int64_t>(), static_cast<size_t>(local.numel())});
+  auto* sizes = static_cast<const int64_t*>(local.const_data_ptr());  // as in read_sizes() of recurrent.cpp
+  return self.reshape({sizes, static_cast<size_t>(local.numel())});
 }
 
 // The split positions control a loop in the program, so they are read here, whatever their device.

@@ -219,7 +219,8 @@ BatchSizes read_sizes(const Tensor& batch_sizes) {
   auto local = batch_sizes.cpu().contiguous();
   TORCH_CHECK(local.scalar_type() == at::kLong && local.dim() == 1 && local.numel() > 0,
               "batch_sizes must be a 1-D tensor of int64 with at least one element");
-  auto* data = local.const_data_ptr<int64_t>();
+  // Not the template const_data_ptr<T>(): compilers disagree about its name in libtorch (clang 18).
+  auto* data = static_cast<const int64_t*>(local.const_data_ptr());
   return std::vector<int64_t>(data, data + local.numel());
 }
 
