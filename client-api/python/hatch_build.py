@@ -11,7 +11,8 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-_LIBRARY = "runtime/src/main/resources/io/remora/runtime/native/linux-x86_64/libremora.so"
+_PLATFORM = "linux-x86_64"
+_LIBRARY = f"runtime/src/main/resources/io/remora/runtime/native/{_PLATFORM}/libremora.so"
 _SOURCES = "runtime/src/main/cpp"
 _CLASS_PATH = "distribution/target/class-path.txt"
 # Not in the wheel: nodes take libtorch from the Python torch, and the benchmarks need bytedeco's.
@@ -56,10 +57,10 @@ class PackageHook(BuildHookInterface):  # type: ignore[type-arg]
         packed = root / "src" / "remora"
         prefix = "src/remora" if self.target_name == "sdist" else "remora"
         include: dict[str, str] = build_data["force_include"]
-        if (packed / "_lib" / "libremora.so").is_file():
+        if (packed / "_lib" / _PLATFORM / "libremora.so").is_file():
             return  # a source distribution: the files are already in place
         if version != "editable":  # an editable package finds both in the repository
-            include[str(repository / _LIBRARY)] = f"{prefix}/_lib/libremora.so"
+            include[str(repository / _LIBRARY)] = f"{prefix}/_lib/{_PLATFORM}/libremora.so"
             for torch, library in _prebuilt_libraries(root, repository).items():
                 include[str(library)] = f"{prefix}/_lib/torch-{torch}/libremora.so"
             for pattern in ("*.cpp", "*.h"):

@@ -179,7 +179,7 @@ def test_the_wheel_holds_the_core_and_its_sources(tmp_path):
     assert "linux_x86_64" in wheel.name
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {
-        "remora/_lib/libremora.so",
+        "remora/_lib/linux-x86_64/libremora.so",
         "remora/_cpp/client/session/session.cpp",
         "remora/_cpp/api/remora.h",
     } <= names

@@ -27,8 +27,13 @@ OLDEST_TORCH = (2, 6)
 NEWEST_TORCH = (2, 15)
 # The first version whose headers need C++20; older ones need C++17.
 _FIRST_WITH_CXX20 = (2, 14)
-LIBRARY = "libremora.so"
-_LINKED = ("-Wl,-soname,libremora.so", "-Wl,--as-needed", "-lc10", "-ltorch_cpu", "-ldl")
+_ON_MAC = sys.platform == "darwin"
+LIBRARY = "libremora.dylib" if _ON_MAC else "libremora.so"
+_LINKED = (
+    ("-Wl,-install_name,@rpath/libremora.dylib", "-lc10", "-ltorch_cpu")
+    if _ON_MAC
+    else ("-Wl,-soname,libremora.so", "-Wl,--as-needed", "-lc10", "-ltorch_cpu", "-ldl")
+)
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -49,8 +54,8 @@ def find_library() -> Path:
         if not Path(named).is_file():
             raise NativeCoreError(f"REMORA_NATIVE_LIBRARY does not name a file: {named}")
         return Path(named)
-    if sys.platform != "linux":
-        raise NativeCoreError(f"Remora runs on Linux, not on {sys.platform}")
+    if sys.platform not in ("linux", "darwin"):
+        raise NativeCoreError(f"Remora runs on Linux and macOS, not on {sys.platform}")
     version = torch.__version__.split("+")[0]
     if not OLDEST_TORCH <= minor_version(version) <= NEWEST_TORCH:
         oldest, newest, behind = (
@@ -61,11 +66,16 @@ def find_library() -> Path:
             f"Remora works with torch {oldest} to {newest}, and this is torch {version}: "
             f"pip install 'torch>={oldest},<{behind}'"
         )
-    if platform.machine() == "x86_64":
-        shipped = _shipped_library() if version == SHIPPED_TORCH else _prebuilt_library(version)
-        if shipped is not None:
-            return shipped
-    return _built_library(version)
+    if version == SHIPPED_TORCH:
+        shipped = _shipped_library()
+    else:
+        shipped = _prebuilt_library(version) if native_platform() == "linux-x86_64" else None
+    return shipped or _built_library(version)
+
+
+def native_platform() -> str:
+    """Returns the name of the folder of the libraries for this computer, such as ``linux-x86_64``."""
+    return f"{'macos' if _ON_MAC else sys.platform}-{platform.machine()}"
 
 
 def minor_version(version: str) -> tuple[int, ...]:
@@ -73,11 +83,18 @@ def minor_version(version: str) -> tuple[int, ...]:
 
 
 def _shipped_library() -> Path | None:
-    in_wheel = _PACKAGE / "_lib" / LIBRARY
-    if in_wheel.is_file():
-        return in_wheel
-    in_checkout = _checkout() / "main/resources/io/remora/runtime/native/linux-x86_64" / LIBRARY
-    return in_checkout if in_checkout.is_file() else None
+    places = (
+        _PACKAGE / "_lib" / native_platform() / LIBRARY,
+        _checkout() / "main/resources/io/remora/runtime/native" / native_platform() / LIBRARY,
+    )
+    return next((library for library in places if library.is_file()), None)
+
+
+def _shipped_platforms() -> str:
+    folders = (_PACKAGE / "_lib", _checkout() / "main/resources/io/remora/runtime/native")
+    libraries = [library for folder in folders for library in folder.glob("*/libremora.*")]
+    names = {library.parent.name for library in libraries}
+    return ", ".join(sorted(n for n in names if not n.startswith("torch-"))) or "no platform"
 
 
 def _prebuilt_library(version: str) -> Path | None:
@@ -151,10 +168,10 @@ def _compiler() -> str:
     found = shutil.which(wanted.split(maxsplit=1)[0])
     if found is None:
         raise NativeCoreError(
-            f"Remora ships its native core for torch {SHIPPED_TORCH} on x86_64. For torch {torch.__version__} on "
-            f"{platform.machine()} it is built on first import, which needs a {_standard()} compiler, but there is no "
-            f"'{wanted}'.\nInstall one (Debian, Ubuntu: apt-get install g++), set CXX to yours, or install "
-            f"torch=={SHIPPED_TORCH}."
+            f"This package has Remora's native core of torch {SHIPPED_TORCH} for {_shipped_platforms()}. For torch "
+            f"{torch.__version__} on {native_platform()} it is built on first import, which needs a {_standard()} "
+            f"compiler, but there is no '{wanted}'.\nInstall one (Debian, Ubuntu: apt-get install g++), set CXX to "
+            f"yours, or install torch=={SHIPPED_TORCH}."
         )
     return wanted
 

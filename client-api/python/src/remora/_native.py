@@ -8,6 +8,7 @@ thread.
 from __future__ import annotations
 
 import ctypes
+import sys
 import threading
 from ctypes import CFUNCTYPE, POINTER, c_char_p, c_int32, c_int64, c_void_p
 from pathlib import Path
@@ -194,7 +195,11 @@ def address_of(tensor: torch.Tensor) -> Any:
 
 # PyObject* THPGenerator_Wrap(const at::Generator&), torch/csrc/Generator.h
 _wrap_generator = ctypes.PyDLL(
-    str(Path(torch.__file__).parent / "lib" / "libtorch_python.so")
+    str(
+        Path(torch.__file__).parent
+        / "lib"
+        / f"libtorch_python.{'dylib' if sys.platform == 'darwin' else 'so'}"
+    )
 )._Z17THPGenerator_WrapRKN2at9GeneratorE
 _wrap_generator.restype, _wrap_generator.argtypes = ctypes.py_object, [c_void_p]
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.command;
 
+import io.remora.core.NativePlatform;
 import java.io.IOException;
 import java.lang.management.ManagementFactory;
 import java.nio.file.Files;
@@ -13,6 +14,7 @@ import java.util.OptionalLong;
 import java.util.Set;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
+import java.util.stream.Collectors;
 import java.util.stream.Stream;
 
 /** What {@code remora doctor} looks at on the computer itself. */
@@ -46,13 +48,20 @@ final class ComputerChecks {
   }
 
   static Finding processor() {
-    String kind = System.getProperty("os.name") + " " + System.getProperty("os.arch");
+    NativePlatform platform = NativePlatform.current();
     int cores = Runtime.getRuntime().availableProcessors();
-    if (!kind.equals("Linux amd64")) {
+    if (!NativePlatform.SUPPORTED.contains(platform)) {
       return Finding.problem(
           "processor",
-          kind,
-          "Remora's native core is built for Linux on x86_64: use such a computer");
+          platform.name(),
+          "Remora's native core can be built for %s: use such a computer"
+              .formatted(
+                  NativePlatform.SUPPORTED.stream()
+                      .map(NativePlatform::name)
+                      .collect(Collectors.joining(", "))));
+    }
+    if (!platform.name().endsWith("x86_64")) {
+      return Finding.ok("processor", "%s, %d cores".formatted(platform.name(), cores));
     }
     String flags = line(Path.of("/proc/cpuinfo"), "flags");
     Set<String> features = new HashSet<>(List.of(flags.split("\\s+")));

@@ -3,6 +3,7 @@ package io.remora.command;
 
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigValueFactory;
+import io.remora.core.NativePlatform;
 import io.remora.core.OwnJava;
 import io.remora.core.ProgramLibtorch;
 import io.remora.provider.LaunchToken;
@@ -25,7 +26,6 @@ import java.util.Optional;
 final class NodeChecks {
 
   private static final String NODE = "io.remora.node.Main";
-  private static final String CORE = "io/remora/runtime/native/linux-x86_64/libremora.so";
   private static final String MOCK_TORCH_HOME = "remora.provider.mock.torch-home";
   private static final String NODE_PYTHON = "remora.node.python";
   private static final Duration LIMIT = Duration.ofMinutes(1);
@@ -50,15 +50,17 @@ final class NodeChecks {
 
   Finding nativeCore() {
     String named = environment.getOrDefault(ProgramLibtorch.CORE_VARIABLE, "");
+    String core = NativePlatform.current().resource("remora");
     try (InputStream in =
         named.isEmpty()
-            ? NodeChecks.class.getClassLoader().getResourceAsStream(CORE)
+            ? NodeChecks.class.getClassLoader().getResourceAsStream(core)
             : Files.newInputStream(Path.of(named))) {
       if (in == null) {
         return Finding.warning(
             "native core",
-            "it is not on the class path, so no node can run here",
-            "add io.remora:remora-gpu-node");
+            "%s is not on the class path, so no node can run here; platforms that are: %s"
+                .formatted(core, NativePlatform.onClassPath()),
+            "add io.remora:remora-gpu-node, with the libraries of this platform");
       }
       MessageDigest digest = MessageDigest.getInstance("SHA-256");
       byte[] bytes = in.readAllBytes();

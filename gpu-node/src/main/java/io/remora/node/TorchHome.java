@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.node;
 
+import io.remora.core.NativePlatform;
 import io.remora.core.ProgramLibtorch;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.TorchLibrary;
@@ -12,7 +13,7 @@ import java.util.List;
 /** Checks the folder given by {@code --torch-home} before libtorch is loaded from it. */
 final class TorchHome {
 
-  private static final List<String> REQUIRED = List.of("libc10.so", "libtorch_cpu.so");
+  private static final List<String> REQUIRED = List.of("c10", "torch_cpu");
 
   /** The libtorch version whose ABI the shipped native core uses. */
   static final String SUPPORTED = "2.10";
@@ -29,7 +30,8 @@ final class TorchHome {
     if (!Files.isDirectory(home)) {
       throw unusable(home, "there is no such folder");
     }
-    for (String library : REQUIRED) {
+    for (String each : REQUIRED) {
+      String library = NativePlatform.current().fileName(each);
       if (!Files.isReadable(home.resolve("lib").resolve(library))) {
         throw unusable(home, "it has no lib/" + library);
       }

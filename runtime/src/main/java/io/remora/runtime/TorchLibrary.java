@@ -3,6 +3,7 @@ package io.remora.runtime;
 
 import static java.util.Objects.requireNonNull;
 
+import io.remora.core.NativePlatform;
 import io.remora.runtime.internal.BytedecoNatives;
 import io.remora.runtime.internal.NativeCore;
 import io.remora.runtime.internal.NativeLibraries;
@@ -121,15 +122,18 @@ public final class TorchLibrary {
           "this process has loaded " + loaded.source + " and cannot load the libtorch of " + home);
     }
     Path lib = home.resolve("lib");
-    if (!Files.isRegularFile(lib.resolve("libtorch_cpu.so"))) {
+    String main = NativePlatform.current().fileName("torch_cpu");
+    if (!Files.isRegularFile(lib.resolve(main))) {
       throw new RemoraException(
           home
-              + " is not a torch installation: it has no lib/libtorch_cpu.so. Name the folder that"
+              + " is not a torch installation: it has no lib/"
+              + main
+              + ". Name the folder that"
               + " `python3 -c 'import torch; print(torch.__path__[0])'` prints");
     }
     String version = versionOf(home);
-    load(lib, "libc10.so");
-    load(lib, "libtorch_cpu.so");
+    load(lib, NativePlatform.current().fileName("c10"));
+    load(lib, main);
     String cuda = "";
     if (Files.isRegularFile(lib.resolve("libtorch_cuda.so"))) {
       try {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.runtime.internal;
 
+import io.remora.core.NativePlatform;
 import io.remora.core.PartFiles;
 import io.remora.core.ProgramLibtorch;
 import io.remora.runtime.RemoraException;
@@ -26,49 +27,50 @@ public final class NativeLibraries {
   /** Environment variable that names the cache folder. */
   public static final String CACHE_VARIABLE = "REMORA_CACHE";
 
-  private static final String FOLDER = "/io/remora/runtime/native/";
-
   private NativeLibraries() {}
 
-  /** Loads {@code libremora.so} and {@code libjniremora.so}. */
+  /**
+   * Loads the libraries for this platform.
+   *
+   * @throws RemoraException if there are none on the class path
+   */
   public static void load() {
-    String platform = platform();
-    byte[] core = resource(platform, "libremora.so");
-    byte[] binding = resource(platform, "libjniremora.so");
-    Path folder = cache().resolve(hash(core, binding));
+    NativePlatform platform = NativePlatform.current();
     String named = System.getenv(ProgramLibtorch.CORE_VARIABLE);
+    boolean shipped = named == null || named.isBlank();
+    byte[] core = shipped ? resource(platform, "remora") : new byte[0];
+    byte[] binding = resource(platform, "jniremora");
+    Path folder = cache().resolve(hash(core, binding));
     // The binding finds the loaded core by its name.
-    System.load(
-        named != null && !named.isBlank()
-            ? named
-            : unpack(folder, "libremora.so", core).toString());
-    System.load(unpack(folder, "libjniremora.so", binding).toString());
+    System.load(shipped ? unpack(folder, platform.fileName("remora"), core).toString() : named);
+    System.load(unpack(folder, platform.fileName("jniremora"), binding).toString());
   }
 
-  private static String platform() {
-    String os = System.getProperty("os.name");
-    String arch = System.getProperty("os.arch");
-    if (!os.equals("Linux") || !(arch.equals("amd64") || arch.equals("x86_64"))) {
-      throw new RemoraException(
-          "Remora's native core is built for linux-x86_64, this is "
-              + os
-              + "-"
-              + arch
-              + "; build it for this platform with runtime/build-native");
-    }
-    return "linux-x86_64";
-  }
-
-  private static byte[] resource(String platform, String name) {
-    String path = FOLDER + platform + "/" + name;
-    try (InputStream in = NativeLibraries.class.getResourceAsStream(path)) {
+  private static byte[] resource(NativePlatform platform, String library) {
+    String path = platform.resource(library);
+    try (InputStream in = NativeLibraries.class.getClassLoader().getResourceAsStream(path)) {
       if (in == null) {
-        throw new RemoraException("The native library " + path + " is not on the class path");
+        throw new RemoraException(missing(platform, path));
       }
       return in.readAllBytes();
     } catch (IOException e) {
       throw new RemoraException("Cannot read the native library " + path, e);
     }
+  }
+
+  private static String missing(NativePlatform platform, String path) {
+    String message =
+        "This is "
+            + platform.name()
+            + ", and the native library "
+            + path
+            + " is not on the class path. Platforms whose libraries are there: "
+            + NativePlatform.onClassPath();
+    return NativePlatform.SUPPORTED.contains(platform)
+        ? message
+            + ". Build Remora with those of this one: runtime/build-native --platform "
+            + platform.name()
+        : message;
   }
 
   private static Path cache() {
