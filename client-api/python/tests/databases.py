@@ -60,7 +60,7 @@ def compare(expected: Any, got: Any, values: bool = True) -> None:
             if values:
                 torch.testing.assert_close(
                     b.detach().cpu().resolve_conj().resolve_neg(),
-                    a.detach().resolve_conj().resolve_neg(),
+                    a.detach().cpu().resolve_conj().resolve_neg(),
                     equal_nan=True,
                 )
         elif isinstance(a, (bool, int, float, complex)) and values:
@@ -68,9 +68,15 @@ def compare(expected: Any, got: Any, values: bool = True) -> None:
 
 
 def run_operator(
-    op: Any, device: torch.device, dtype: torch.dtype, backward: bool, most: int
+    op: Any,
+    device: torch.device,
+    dtype: torch.dtype,
+    backward: bool,
+    most: int,
+    *,
+    reference: torch.device = CPU,
 ) -> int:
-    """Compares samples of an OpInfo; returns their number."""
+    """Compares samples of an OpInfo on a device with those on another; returns their number."""
     try:
         samples: Iterator[Any] = iter(list(op.sample_inputs("cpu", dtype, requires_grad=backward)))
     except Exception as e:
@@ -82,7 +88,7 @@ def run_operator(
         given = (sample.input, sample.args, sample.kwargs)
         if any(each.layout != torch.strided for each in tensors(given)):
             continue
-        local, remote = on(CPU, given), on(device, given)
+        local, remote = on(reference, given), on(device, given)
         torch.manual_seed(0)
         try:
             expected = op(local[0], *local[1], **local[2])

@@ -226,13 +226,18 @@ def open_slots() -> list[int]:
 # ---------------------------------------------------------------- in this process
 
 
+# The type of the devices on which this process executes batches. Only benchmarks/gpu.py sets another.
+LOCAL_DEVICE = "cpu"
+
+
 class LocalSession(Session):
     """A session whose batches this process executes, on its CPU: remote execution is disabled."""
 
     def __init__(self, machine_name: str, devices: int, settings: Settings) -> None:
-        super().__init__(machine_name, devices, False, settings)
+        super().__init__(machine_name, devices, LOCAL_DEVICE == "cuda", settings)
+        names = ("cpu" if LOCAL_DEVICE == "cpu" else f"{LOCAL_DEVICE}:{i}" for i in range(devices))
         self._executor = core.check(
-            core.executor_create(b",".join([b"cpu"] * devices), b"aten::from_file")
+            core.executor_create(",".join(names).encode(), b"aten::from_file")
         )
         self._functions: concurrent.futures.Executor | None = None
         _LOCAL[self._executor] = self

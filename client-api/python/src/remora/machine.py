@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from . import _gateway, _torch_module, exceptions, functions, models
+from . import _gateway, _session, _torch_module, exceptions, functions, models
 from ._gateway import Gateway
 from ._native import address_of, core
 from ._proto import gateway_pb2 as pb
@@ -261,7 +261,8 @@ class RemoteMachine:
                 name = self._wanted_name or f"local-{next(_local_numbers)}"
                 self._machine = pb.Machine(name=name, provider="local", state="READY")
                 self._machine.devices.extend(
-                    pb.Device(name="CPU", kind="cpu") for _ in range(self._gpu_count)
+                    pb.Device(name=_session.LOCAL_DEVICE.upper(), kind=_session.LOCAL_DEVICE)
+                    for _ in range(self._gpu_count)
                 )
                 self._session = LocalSession(name, self._gpu_count, settings)
             else:

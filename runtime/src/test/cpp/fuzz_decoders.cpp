@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// Feeds the native core's decoders with damaged copies of what it has written itself: batches, reports, snapshot files,
-// answers of Python workers. Built with sanitizers, which end it at the first mistake; it prints what it did.
+// Lets several sessions compute at once, then feeds the native core's decoders with damaged copies of what it has written
+// itself: batches, reports, snapshot files, answers of Python workers. Built with sanitizers, which end it at the first
+// mistake; it prints what it did.
 //
-//   fuzz_decoders [INPUTS [SEED [DEVICE LIBRARY]]]
+//   fuzz_decoders [INPUTS [SEED [DEVICES LIBRARY]]]
 //
 // INPUTS is for each decoder, by default 20000; SEED by default from the clock. The node's side runs on the CPU, or on
-// DEVICE, which LIBRARY has.
+// DEVICES (names with commas between them), which LIBRARY has.
 #include <ATen/ATen.h>
 #include <dlfcn.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -117,10 +119,12 @@ struct Corpus {
   std::vector<Bytes> answers;
 };
 
-std::string node_device = "cpu";
+std::string node_devices = "cpu";
+
+int device_count() { return 1 + static_cast<int>(std::count(node_devices.begin(), node_devices.end(), ',')); }
 
 int64_t executor() {
-  int64_t handle = remora_executor_create(node_device.c_str(), "aten::from_file,c10d::*");
+  int64_t handle = remora_executor_create(node_devices.c_str(), "aten::from_file,c10d::*");
   require(handle > 0, "no executor");
   return handle;
 }
@@ -177,13 +181,65 @@ class Node {
 };
 
 int64_t open_machine() {
-  int64_t machine = remora_machine_open("fuzz", 1, 64 * 1024);
+  int64_t machine = remora_machine_open("fuzz", device_count(), 64 * 1024);
   require(machine > 0, "no machine");
   return machine;
 }
 
-at::Device device_of(int64_t machine) {
-  return at::Device(at::kPrivateUse1, static_cast<at::DeviceIndex>(remora_machine_slot(machine, 0)));
+at::Device device_of(int64_t machine, int number = 0) {
+  return at::Device(at::kPrivateUse1, static_cast<at::DeviceIndex>(remora_machine_slot(machine, number)));
+}
+
+// Work with uploads, copies between devices, writes into views, storages that grow, and values that the program reads.
+std::vector<at::Tensor> work(at::Device first, at::Device second, int rounds) {
+  std::vector<at::Tensor> seen;
+  at::Tensor x = at::arange(600, at::kFloat).reshape({20, 30}).div(600).to(first);
+  at::Tensor weight = at::arange(900, at::kFloat).reshape({30, 30}).sub(450).div(5000).to(first);
+  for (int i = 0; i < rounds; ++i) {
+    at::Tensor y = at::mm(x, weight).tanh();
+    at::Tensor there = y.to(second).mul(2).add_(1);
+    x = there.to(first).softmax(1).add(at::full({20, 30}, i, at::kFloat).to(first), 0.125);
+    x.select(0, i % 20).fill_(0.5);
+    weight.add_(y.t().mm(x), -0.001);
+    at::Tensor grows = at::zeros({3}, at::TensorOptions(first));
+    grows.resize_({100 + i}).fill_(1);
+    seen.push_back(grows.cpu());
+    seen.push_back(x.gt(0.3).nonzero().cpu());
+    if (i % 3 == 0) seen.push_back(y.sum().cpu());
+  }
+  seen.push_back(weight.cpu());
+  return seen;
+}
+
+// Several programs' sessions at once, each with threads of its own for the program and for the node.
+void compute_at_once(int sessions, int rounds) {
+  auto start = std::chrono::steady_clock::now();
+  const auto expected = work(at::kCPU, at::kCPU, rounds);
+  std::vector<std::thread> programs;
+  std::atomic<int> wrong{0};
+  for (int i = 0; i < sessions; ++i) {
+    programs.emplace_back([&] {
+      Corpus corpus;
+      int64_t machine = open_machine();
+      {
+        Node node(machine, corpus);
+        {
+          auto got = work(device_of(machine), device_of(machine, device_count() - 1), rounds);
+          bool same = got.size() == expected.size();
+          for (size_t k = 0; same && k < got.size(); ++k) same = got[k].equal(expected[k]);
+          if (!same) wrong++;
+        }
+        remora_machine_synchronize(machine);
+        remora_machine_close(machine);
+      }
+    });
+  }
+  for (auto& each : programs) each.join();
+  auto took = std::chrono::steady_clock::now() - start;
+  std::printf("%d sessions at once, %d rounds of work each, %d of them with wrong values, %5.1f s\n", sessions, rounds,
+              wrong.load(), std::chrono::duration<double>(took).count());
+  std::fflush(stdout);
+  require(wrong == 0, "values differ from the CPU's");
 }
 
 Corpus record(const std::string& snapshot) {
@@ -334,6 +390,7 @@ int run(int inputs, uint64_t seed) {
   random_numbers.seed(seed);
   remora_set_compute_threads(1);
   require(remora_install_sessions(nullptr, nullptr, nullptr) == 0, "not installed");
+  compute_at_once(3, 60);
   std::string snapshot = "fuzz-" + std::to_string(getpid()) + ".session";
   Corpus corpus = record(snapshot);
   answers_to_give = corpus.answers;
@@ -408,7 +465,7 @@ int main(int argc, char** argv) {
     uint64_t seed = argc > 2 ? std::strtoull(argv[2], nullptr, 10)
                              : static_cast<uint64_t>(std::chrono::system_clock::now().time_since_epoch().count());
     if (argc > 4) {
-      node_device = argv[3];
+      node_devices = argv[3];
       if (dlopen(argv[4], RTLD_NOW | RTLD_GLOBAL) == nullptr) throw std::runtime_error(dlerror());
     }
     return run(inputs, seed);

@@ -376,16 +376,23 @@ TORCH_LIBRARY_IMPL(aten, MTIA, m) {
   m.impl("copy_", copy);
   m.impl("record_stream", record_stream);
   // libtorch's own kernels of these choose by the device, and know no such device.
-  for (const char* name : {"convolution", "convolution_backward", "_convolution"}) {
+  for (const char* name : {"convolution", "convolution_backward", "_convolution", "conj_physical_", "mode",
+                           "mode.values", "kaiser_window", "kaiser_window.beta", "kaiser_window.periodic",
+                           "kaiser_window.out", "kaiser_window.beta_out", "kaiser_window.periodic_out"}) {
     m.impl(name, torch::CppFunction::makeFromBoxedFunction<&any>());
   }
   // libtorch would compute these by other operators, although the CPU, as every device that it knows, has a kernel.
   auto& dispatcher = c10::Dispatcher::singleton();
   for (const auto& name : dispatcher.getAllOpNames()) {
     auto op = dispatcher.findOp(name);
-    if (name.name.rfind("aten::", 0) == 0 && op && op->hasKernelForDispatchKey(c10::DispatchKey::CPU) &&
-        op->hasKernelForDispatchKey(c10::DispatchKey::CompositeExplicitAutograd)) {
-      m.impl(toString(name).c_str(), torch::CppFunction::makeFromBoxedFunction<&any>());
+    if (name.name.rfind("aten::", 0) != 0 || !op || !op->hasKernelForDispatchKey(c10::DispatchKey::CPU)) continue;
+    for (auto composite :
+         {c10::DispatchKey::CompositeExplicitAutograd, c10::DispatchKey::CompositeExplicitAutogradNonFunctional,
+          c10::DispatchKey::CompositeImplicitAutograd}) {
+      if (op->hasKernelForDispatchKey(composite)) {
+        m.impl(toString(name).c_str(), torch::CppFunction::makeFromBoxedFunction<&any>());
+        break;
+      }
     }
   }
 }

@@ -91,9 +91,9 @@ final class OperatorReport {
     System.out.println(report.summary());
   }
 
-  /** Overloads that are known to differ, from the resource {@code known-failures.txt}. */
-  static Set<String> knownFailures() {
-    try (InputStream stream = OperatorReport.class.getResourceAsStream("known-failures.txt");
+  /** Overloads that are known to differ, from a resource of this package. */
+  static Set<String> failures(String resource) {
+    try (InputStream stream = OperatorReport.class.getResourceAsStream(resource);
         BufferedReader lines =
             new BufferedReader(new InputStreamReader(stream, StandardCharsets.UTF_8))) {
       return lines
