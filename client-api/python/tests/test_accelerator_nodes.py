@@ -272,6 +272,19 @@ def test_a_function_says_that_its_process_has_no_such_memory(machine):
         double(torch.ones(3, device=machine.device()))
 
 
+def test_operators_of_the_host_alone_are_refused(machine):
+    device = machine.device(1)
+    x = torch.arange(64.0, device=device)
+    for call in (
+        lambda: torch.choose_qparams_optimized(x, 64, 200, 0.16, 8),
+        lambda: torch._saturate_weight_to_fp16(x.view(8, 8)).cpu(),
+        lambda: torch._sobol_engine_ff_(x.long(), 1, x.long().view(2, 32), 2, 0).cpu(),
+    ):
+        with pytest.raises(exceptions.RemoteOperationException, match="host's memory only"):
+            call()
+    assert (x + 1).sum().item() == 64 * 65 / 2
+
+
 def test_operators_of_pytorch_s_database(machine):
     from test_opinfo import OPERATORS, SOME, STEP, first_dtype, name_of
 

@@ -242,6 +242,27 @@ void compute_at_once(int sessions, int rounds) {
   require(wrong == 0, "values differ from the CPU's");
 }
 
+// An operator of the host alone is refused on an accelerator, and the node computes on.
+void refuse_operators_of_the_host() {
+  Corpus corpus;
+  int64_t machine = open_machine();
+  Node node(machine, corpus);
+  std::string refusal;
+  double sum = 0;
+  {
+    at::Tensor x = at::ones({64}, at::kFloat).to(device_of(machine));
+    try {
+      at::choose_qparams_optimized(x, 64, 200, 0.16, 8);
+    } catch (const std::exception& e) {
+      refusal = e.what();
+    }
+    sum = x.sum().cpu().item<double>();
+  }
+  remora_machine_close(machine);
+  std::printf("choose_qparams_optimized: %s\n", refusal.substr(0, refusal.find('\n')).c_str());
+  require(refusal.find("host's memory only") != std::string::npos && sum == 64, "not refused, or the node is broken");
+}
+
 Corpus record(const std::string& snapshot) {
   Corpus corpus;
   int64_t machine = open_machine();
@@ -391,6 +412,7 @@ int run(int inputs, uint64_t seed) {
   remora_set_compute_threads(1);
   require(remora_install_sessions(nullptr, nullptr, nullptr) == 0, "not installed");
   compute_at_once(3, 60);
+  if (node_devices != "cpu") refuse_operators_of_the_host();
   std::string snapshot = "fuzz-" + std::to_string(getpid()) + ".session";
   Corpus corpus = record(snapshot);
   answers_to_give = corpus.answers;

@@ -31,6 +31,24 @@ struct CollectedWarnings final : c10::WarningHandler {
   std::vector<c10::Warning>& list;
 };
 
+// Operators that have no kernel for any accelerator: libtorch's only one reads and writes the tensors' memory from the
+// host, whatever device they are on, which ends the process.
+bool only_for_the_host(const std::string& name) {
+  static const std::unordered_set<std::string> names = {"aten::_grid_sampler_2d_cpu_fallback",
+                                                        "aten::_grid_sampler_2d_cpu_fallback_backward",
+                                                        "aten::_nnpack_spatial_convolution",
+                                                        "aten::_rowwise_prune",
+                                                        "aten::_saturate_weight_to_fp16",
+                                                        "aten::_sobol_engine_draw",
+                                                        "aten::_sobol_engine_ff_",
+                                                        "aten::_sobol_engine_initialize_state_",
+                                                        "aten::_sobol_engine_scramble_",
+                                                        "aten::choose_qparams_optimized",
+                                                        "aten::range.out_"};
+  return names.count(name) > 0 || names.count(name.substr(0, name.find('.'))) > 0 ||
+         name.rfind("aten::fbgemm_", 0) == 0;
+}
+
 }  // namespace
 
 Executor::Executor(std::vector<c10::Device> devices, std::unordered_set<std::string> denied)
@@ -190,6 +208,9 @@ void Executor::define_operator(Reader& r) {
   }
   if (denied_.count(name) || denied_.count(op.name) || denied_.count(name.substr(0, name.find("::")) + "::*")) {
     op.refusal = op.name + " is not allowed on this node (remora.node.denied-operators)";
+  } else if (!devices_[0].is_cpu() && only_for_the_host(op.name)) {
+    op.refusal = op.name + " computes in the host's memory only, and the tensors are on " + devices_[0].str() +
+                 ": compute it in the program, on tensors that .cpu() returns";
   }
   operators_.push_back(std::move(op));
 }
