@@ -3,6 +3,7 @@ package io.remora.client;
 
 import com.typesafe.config.ConfigFactory;
 import io.remora.runtime.MachineStateException;
+import io.remora.runtime.ProgramClassPath;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.StaleReferenceException;
 import io.remora.runtime.TensorIdentity;
@@ -157,7 +158,7 @@ public final class Remora {
 
   /** Whether newly opened machines come from their provider; if not, they run in this process. */
   public static boolean isRemoteExecutionEnabled() {
-    return isRemoteExecutionEnabled(ClientSettings.from(ConfigFactory.load()));
+    return isRemoteExecutionEnabled(ClientSettings.from(ProgramClassPath.configuration(ConfigFactory.empty())));
   }
 
   /** The program's last choice, or else the setting. */

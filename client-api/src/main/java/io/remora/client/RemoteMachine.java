@@ -16,6 +16,7 @@ import io.remora.runtime.DeviceMemory;
 import io.remora.runtime.MachineSession;
 import io.remora.runtime.MachineStateException;
 import io.remora.runtime.NodeLostException;
+import io.remora.runtime.ProgramClassPath;
 import io.remora.runtime.ProviderException;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.RemoteEvent;
@@ -723,7 +724,7 @@ public final class RemoteMachine implements AutoCloseable {
       if (provider == null) {
         throw new IllegalArgumentException("provider must be set");
       }
-      Config config = overrides.withFallback(ConfigFactory.load()).resolve();
+      Config config = ProgramClassPath.configuration(overrides);
       ClientSettings settings = ClientSettings.from(config);
       String provider = this.provider;
       Config overrides = this.overrides;
@@ -804,7 +805,7 @@ public final class RemoteMachine implements AutoCloseable {
       if (name == null) {
         throw new IllegalArgumentException("name must be set");
       }
-      Config config = overrides.withFallback(ConfigFactory.load()).resolve();
+      Config config = ProgramClassPath.configuration(overrides);
       ClientSettings settings = ClientSettings.from(config);
       TorchLibrary.bytedeco();
       return with(

@@ -28,15 +28,12 @@ public final class MachineProviders {
     MachineProvider provider = found.get(name);
     if (provider == null) {
       throw new ProviderException(
-          found.isEmpty()
-              ? "unknown provider \""
-                  + name
-                  + "\": there is no provider on the class path (add remora-provider-mock, for"
-                  + " example)"
-              : "unknown provider \""
-                  + name
-                  + "\"; found on the class path: "
-                  + String.join(", ", found.keySet()));
+          "unknown provider \""
+              + name
+              + "\"; found on the class path: "
+              + (found.isEmpty() ? "none" : String.join(", ", found.keySet()))
+              + ". Add the artifact that has it, such as remora-provider-mock. A jar with everything"
+              + " in it also needs the merged META-INF/services files of its libraries");
     }
     return provider;
   }

@@ -49,14 +49,20 @@ public final class TorchLibrary {
   /**
    * Loads bytedeco's native libraries and their Java binding, which programs use.
    *
-   * @throws RemoraException when this process has already loaded another libtorch
+   * @throws RemoraException when a native library does not load, because it is not on the class
+   *     path for example, or when this process has already loaded another libtorch
    */
   public static synchronized TorchLibrary bytedeco() {
     if (loaded == null || (loaded.home == null && !bound)) {
-      Loader.load(torch.class);
-      String cuda = hasBytedecoCuda() ? loadBytedecoCuda() : NO_BYTEDECO_CUDA;
-      NativeLibraries.load();
-      NativeCore.translateThrows();
+      String cuda;
+      try {
+        Loader.load(torch.class);
+        cuda = hasBytedecoCuda() ? loadBytedecoCuda() : NO_BYTEDECO_CUDA;
+        NativeLibraries.load();
+        NativeCore.translateThrows();
+      } catch (LinkageError e) {
+        throw ProgramClassPath.notLoaded(e);
+      }
       bound = true;
       if (loaded == null) {
         loaded = ofBytedeco(cuda);
@@ -70,7 +76,7 @@ public final class TorchLibrary {
    * it, and without the search for the libraries of GPUs, this takes a third of the time of {@link
    * #bytedeco}. If bytedeco's GPU natives are on the class path, does as {@link #bytedeco}.
    *
-   * @throws RemoraException when this process has already loaded another libtorch
+   * @throws RemoraException as {@link #bytedeco} does
    */
   public static synchronized TorchLibrary bytedecoForNode() {
     if (loaded == null && !hasBytedecoCuda() && BytedecoNatives.load()) {
