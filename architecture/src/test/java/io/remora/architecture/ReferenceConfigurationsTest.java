@@ -66,8 +66,7 @@ final class ReferenceConfigurationsTest {
   }
 
   private static List<URL> references() throws IOException {
-    return Collections.list(
-        ReferenceConfigurationsTest.class.getClassLoader().getResources(FILE));
+    return Collections.list(ReferenceConfigurationsTest.class.getClassLoader().getResources(FILE));
   }
 
   /** Reads the configuration while only these reference.conf files are on the class path. */

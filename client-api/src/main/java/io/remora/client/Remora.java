@@ -158,7 +158,8 @@ public final class Remora {
 
   /** Whether newly opened machines come from their provider; if not, they run in this process. */
   public static boolean isRemoteExecutionEnabled() {
-    return isRemoteExecutionEnabled(ClientSettings.from(ProgramClassPath.configuration(ConfigFactory.empty())));
+    return isRemoteExecutionEnabled(
+        ClientSettings.from(ProgramClassPath.configuration(ConfigFactory.empty())));
   }
 
   /** The program's last choice, or else the setting. */

@@ -765,8 +765,8 @@ public final class RemoteMachine implements AutoCloseable {
               try {
                 RemoteMachine machine = connect(spec, settings, config, host, info, keep);
                 log.debug(
-                    "Opening machine {} took {} ms: loading libtorch {}, starting or reaching the cluster"
-                        + " or gateway {}, getting the node {}, opening the session {}",
+                    "Opening machine {} took {} ms: loading libtorch {}, starting or reaching the"
+                        + " cluster or gateway {}, getting the node {}, opening the session {}",
                     spec.name(),
                     millis(begin, System.nanoTime()),
                     millis(begin, loaded),

@@ -210,7 +210,7 @@ final class ConsumersTest {
 
   @Test
   void aProgramWithoutNativesSaysWhatToAdd() throws Exception {
-    for (String artifact : List.of("javacpp", "openblas", "pytorch")) {
+    for (String artifact : List.of("openblas", "pytorch")) {
       Result result =
           run(
               classPath.stream()
@@ -232,8 +232,7 @@ final class ConsumersTest {
     assumeThat(gradle).as("gradle is on the PATH").isPresent();
     Path project = project("gradle");
     Path source = Files.createDirectories(project.resolve("src/main/java"));
-    Files.copy(
-        folder.resolve("maven/src/main/java/Program.java"), source.resolve("Program.java"));
+    Files.copy(folder.resolve("maven/src/main/java/Program.java"), source.resolve("Program.java"));
 
     Result result =
         Commands.run(

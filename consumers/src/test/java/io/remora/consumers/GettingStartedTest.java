@@ -32,6 +32,10 @@ final class GettingStartedTest {
   private static List<String> between(String text, String begin, String end) {
     assertThat(text).contains(begin);
     int from = text.indexOf(begin) + begin.length();
-    return text.substring(from, text.indexOf(end, from)).strip().lines().map(String::strip).toList();
+    return text.substring(from, text.indexOf(end, from))
+        .strip()
+        .lines()
+        .map(String::strip)
+        .toList();
   }
 }

@@ -32,8 +32,8 @@ public final class MachineProviders {
               + name
               + "\"; found on the class path: "
               + (found.isEmpty() ? "none" : String.join(", ", found.keySet()))
-              + ". Add the artifact that has it, such as remora-provider-mock. A jar with everything"
-              + " in it also needs the merged META-INF/services files of its libraries");
+              + ". Add the artifact that has it, such as remora-provider-mock. A jar with"
+              + " everything in it also needs the merged META-INF/services files of its libraries");
     }
     return provider;
   }

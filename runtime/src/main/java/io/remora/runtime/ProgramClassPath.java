@@ -66,10 +66,7 @@ public final class ProgramClassPath {
 
   /** Artifacts of bytedeco with natives, and one library of each. */
   private static final List<List<String>> NATIVES =
-      List.of(
-          List.of("javacpp", "libjnijavacpp.so"),
-          List.of("openblas", "libopenblas.so.0"),
-          List.of("pytorch", "libtorch_cpu.so"));
+      List.of(List.of("openblas", "libopenblas.so.0"), List.of("pytorch", "libtorch_cpu.so"));
 
   private ProgramClassPath() {}
 
@@ -104,9 +101,7 @@ public final class ProgramClassPath {
   }
 
   private static Optional<Reference> missing(Config config) {
-    return REFERENCES.stream()
-        .filter(each -> !has(config, each.key) && each.isUsed())
-        .findFirst();
+    return REFERENCES.stream().filter(each -> !has(config, each.key) && each.isUsed()).findFirst();
   }
 
   private static boolean has(Config config, String key) {
