@@ -152,7 +152,7 @@ final class ConsumersTest {
   void aProgramHasTheLibrariesThatRemoraIsTestedWith() throws IOException {
     Set<String> tested =
         Arrays.stream(
-                Files.readString(Path.of("../examples/target/class-path.txt"))
+                Files.readString(Path.of("../client-api/target/class-path.txt"))
                     .split(File.pathSeparator, -1))
             .map(each -> Path.of(each).getFileName().toString())
             .collect(Collectors.toCollection(TreeSet::new));
