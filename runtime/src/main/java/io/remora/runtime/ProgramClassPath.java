@@ -6,7 +6,6 @@ import static java.util.Objects.requireNonNull;
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigException;
 import com.typesafe.config.ConfigFactory;
-import io.remora.runtime.internal.NativeLibraries;
 import java.io.IOException;
 import java.util.List;
 import java.util.Optional;
@@ -128,7 +127,6 @@ public final class ProgramClassPath {
 
   /** What to say, and to do, when bytedeco's libtorch does not load. */
   static RemoraException notLoaded(LinkageError error) {
-    NativeLibraries.platform();
     String missing =
         NATIVES.stream()
             .filter(each -> !hasNatives(each.get(0), each.get(1)))
