@@ -107,7 +107,17 @@ public final class RemoraMetrics implements MeterBinder {
           "Times the machine recovered from the loss of its node",
           null,
           MachineFigures::recoveries);
+      of.counter(
+          "recovery.seconds",
+          "Time that recoveries took",
+          "seconds",
+          MachineFigures::recoverySeconds);
       of.counter("checkpoints", "Checkpoints of sessions", null, MachineFigures::checkpoints);
+      of.counter(
+          "checkpoint.seconds",
+          "Time from the request for a checkpoint to its end",
+          "seconds",
+          MachineFigures::checkpointSeconds);
       of.gauge(
           "checkpoint.bytes",
           "Bytes of the last checkpoint",

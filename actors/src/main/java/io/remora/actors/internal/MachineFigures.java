@@ -283,8 +283,8 @@ public final class MachineFigures {
   }
 
   /** The sum of the times that recoveries took. */
-  public long recoveryNanos() {
-    return recoveryNanos.sum();
+  public double recoverySeconds() {
+    return recoveryNanos.sum() * 1e-9;
   }
 
   /** Checkpoints of sessions. */
@@ -293,8 +293,8 @@ public final class MachineFigures {
   }
 
   /** The sum of the times from a checkpoint's request to its end. */
-  public long checkpointNanos() {
-    return checkpointNanos.sum();
+  public double checkpointSeconds() {
+    return checkpointNanos.sum() * 1e-9;
   }
 
   /** Bytes of the last checkpoint. */
@@ -359,9 +359,9 @@ public final class MachineFigures {
     values.put("redials", (double) redials());
     values.put("reconnections", (double) reconnections());
     values.put("recoveries", (double) recoveries());
-    values.put("recovery.seconds", recoveryNanos() * 1e-9 / Math.max(1, recoveries()));
+    values.put("recovery.seconds", recoverySeconds());
     values.put("checkpoints", (double) checkpoints());
-    values.put("checkpoint.seconds", checkpointNanos() * 1e-9 / Math.max(1, checkpoints()));
+    values.put("checkpoint.seconds", checkpointSeconds());
     values.put("checkpoint.bytes", (double) checkpointBytes());
     values.put("recovery.log.bytes", (double) keptBytes());
     return values;
