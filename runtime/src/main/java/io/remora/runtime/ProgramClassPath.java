@@ -83,8 +83,8 @@ public final class ProgramClassPath {
     try {
       config = overrides.withFallback(ConfigFactory.load()).resolve();
     } catch (ConfigException.UnresolvedSubstitution e) {
-      // A reference.conf names the keys of another one.
-      missing(ConfigFactory.defaultReferenceUnresolved())
+      // A reference.conf names the keys of another one. Parsing resolves nothing.
+      missing(ConfigFactory.parseResources("reference.conf"))
           .ifPresent(
               reference -> {
                 throw notMerged(reference, e);
