@@ -19,10 +19,14 @@ import remora
 pytestmark = pytest.mark.gateway
 
 
-def train(device: torch.device | str, at_step: Callable[[int], None] = lambda step: None) -> list[float]:
+def train(
+    device: torch.device | str, at_step: Callable[[int], None] = lambda step: None
+) -> list[float]:
     """Trains a net with dropout and a learning-rate schedule; returns the losses."""
     torch.manual_seed(5)
-    model = nn.Sequential(nn.Linear(16, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Dropout(0.2), nn.Linear(64, 4))
+    model = nn.Sequential(
+        nn.Linear(16, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Dropout(0.2), nn.Linear(64, 4)
+    )
     model = model.to(device)
     inputs = torch.randn(128, 16)
     labels = torch.arange(128) % 4
@@ -48,7 +52,9 @@ def kill(machine: remora.RemoteMachine) -> None:
     children = ["pgrep", "-P", str(gateway.pid)]
     (node,) = map(int, subprocess.run(children, capture_output=True, check=True).stdout.split())
     os.kill(node, signal.SIGKILL)
-    while subprocess.run(children, capture_output=True).stdout.split() == [str(node).encode()]:
+    while subprocess.run(children, check=False, capture_output=True).stdout.split() == [
+        str(node).encode()
+    ]:
         time.sleep(0.01)
 
 
@@ -85,7 +91,10 @@ def test_kills_at_any_moment_change_no_value() -> None:
         undisturbed = train(machine.device())
         for _ in range(5):
             at = moments.randrange(12)
-            assert train(machine.device(), lambda step, at=at: kill(machine) if step == at else None) == undisturbed
+            assert (
+                train(machine.device(), lambda step, at=at: kill(machine) if step == at else None)
+                == undisturbed
+            )
         assert machine.stats()["recoveries"] == 5
 
 
@@ -103,7 +112,9 @@ def test_a_function_that_gives_another_value_ends_the_session_with_an_error() ->
         first = drawn()
         assert 0 <= first.item() < 1
         kill(machine)
-        with pytest.raises(remora.NodeLostException, match="executed again by another node, gave another answer"):
+        with pytest.raises(
+            remora.NodeLostException, match="executed again by another node, gave another answer"
+        ):
             (first + 1).item()
 
 
