@@ -6,14 +6,17 @@ import static org.assertj.core.api.Assertions.assertThat;
 import com.typesafe.config.ConfigFactory;
 import java.io.PrintWriter;
 import java.io.StringWriter;
+import java.nio.file.Path;
 import java.util.Map;
 import java.util.Random;
+import java.util.Set;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.api.io.TempDir;
 import picocli.CommandLine;
 
 @Timeout(value = 300, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
@@ -21,6 +24,8 @@ final class TrainDigitsTest {
 
   private static final Pattern ACCURACY =
       Pattern.compile("^(mlp|conv): test accuracy ([0-9.]+) %", Pattern.MULTILINE);
+
+  @TempDir private Path states;
 
   @Test
   @Tag("fast")
@@ -53,11 +58,12 @@ final class TrainDigitsTest {
     Map<String, String> settings =
         Map.of(
             "remora.recovery.mode", "replay",
-            "remora.recovery.checkpoint-interval", "1 second",
-            "remora.recovery.retry", "100 ms");
+            "remora.recovery.checkpoint-interval", "300 ms",
+            "remora.recovery.retry", "100 ms",
+            "remora.state.directory", states.toString());
     settings.forEach(System::setProperty);
     ConfigFactory.invalidateCaches();
-    try (NodeKiller killer = new NodeKiller(new Random(seed))) {
+    try (NodeKiller killer = new NodeKiller(states, new Random(seed))) {
       Run run = run("--verify", "--seed", "7");
 
       assertThat(run.exitCode()).as("seed %d: %s", seed, run.output()).isZero();
@@ -69,7 +75,9 @@ final class TrainDigitsTest {
     }
   }
 
-  /** Kills the child processes of this JVM at random moments. */
+  /**
+   * Kills the child processes of this JVM, each at a random moment after it has made a checkpoint.
+   */
   private static final class NodeKiller implements AutoCloseable {
 
     private static final int MOST = 5;
@@ -77,13 +85,20 @@ final class TrainDigitsTest {
     private final AtomicInteger killed = new AtomicInteger();
     private final Thread thread;
 
-    NodeKiller(Random random) {
+    NodeKiller(Path states, Random random) {
       thread =
           new Thread(
               () -> {
                 try {
+                  Set<String> before = Set.of();
                   while (killed.get() < MOST) {
-                    Thread.sleep(3_000 + random.nextInt(3_000));
+                    Set<String> checkpoints = names(states);
+                    if (before.containsAll(checkpoints)) {
+                      Thread.sleep(20);
+                      continue;
+                    }
+                    before = checkpoints;
+                    Thread.sleep(random.nextInt(300));
                     ProcessHandle.current()
                         .children()
                         .filter(ProcessHandle::destroyForcibly)
@@ -94,6 +109,11 @@ final class TrainDigitsTest {
                 }
               });
       thread.start();
+    }
+
+    private static Set<String> names(Path folder) {
+      String[] names = folder.toFile().list();
+      return names == null ? Set.of() : Set.of(names);
     }
 
     int killed() {
