@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -46,15 +48,35 @@ def train(
     return losses
 
 
+def node_of(machine: remora.RemoteMachine) -> int:
+    """Waits for the machine's node, and returns its process: the one that listens on the link's port."""
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        (here,) = (m for m in machine._gateway.list(10).machines if m.name == machine.name)
+        port = f":{int(here.node_address.rpartition(':')[2] or 0):04X}"
+        lines = [
+            line.split()
+            for file in ("/proc/net/tcp", "/proc/net/tcp6")
+            for line in Path(file).read_text().splitlines()
+        ]
+        sockets = {
+            f"socket:[{line[9]}]" for line in lines if line[1].endswith(port) and line[3] == "0A"
+        }
+        children = ["pgrep", "-P", str(machine._gateway._process._process.pid)]
+        for child in subprocess.run(children, check=False, capture_output=True).stdout.split():
+            with contextlib.suppress(FileNotFoundError):
+                files = Path(f"/proc/{int(child)}/fd")
+                if sockets & {str(file.readlink()) for file in files.iterdir()}:
+                    return int(child)
+        time.sleep(0.05)
+    raise AssertionError("the machine has no node")
+
+
 def kill(machine: remora.RemoteMachine) -> None:
     """Kills the machine's node and returns when it is gone."""
-    gateway = machine._gateway._process._process
-    children = ["pgrep", "-P", str(gateway.pid)]
-    (node,) = map(int, subprocess.run(children, capture_output=True, check=True).stdout.split())
+    node = node_of(machine)
     os.kill(node, signal.SIGKILL)
-    while subprocess.run(children, check=False, capture_output=True).stdout.split() == [
-        str(node).encode()
-    ]:
+    while Path(f"/proc/{node}").exists():
         time.sleep(0.01)
 
 
@@ -101,15 +123,13 @@ def test_kills_at_any_moment_change_no_value() -> None:
 @pytest.mark.full
 def test_a_function_that_gives_another_value_ends_the_session_with_an_error() -> None:
     @remora.remote
-    def drawn() -> torch.Tensor:
+    def drawn(zero: torch.Tensor) -> torch.Tensor:
         import random
 
-        import torch
-
-        return torch.tensor([random.random()])
+        return zero + random.random()
 
     with remora.RemoteMachine("mock", recovery="replay") as machine:
-        first = drawn()
+        first = drawn(torch.zeros(1, device=machine.device()))
         assert 0 <= first.item() < 1
         kill(machine)
         with pytest.raises(
