@@ -36,8 +36,9 @@ final class SessionSaver {
   private final SessionOutbox outbox;
   private final Executor writers;
 
-  // The latest request, and its answer; null while the answer is being made.
-  private String latest = "";
+  // The latest request, and its answer; null while the answer is being made. A checkpoint may end
+  // after the next request has come.
+  private volatile String latest = "";
   private volatile SessionSaved answer;
 
   /**
@@ -132,8 +133,11 @@ final class SessionSaver {
       log.warn("Session {} cannot be saved", name, e);
       message.setFailure(text(e));
     }
-    answer = message.build();
-    outbox.send(FrameType.SESSION_SAVED, answer);
+    SessionSaved made = message.build();
+    if (key.pause().equals(latest)) {
+      answer = made;
+    }
+    outbox.send(FrameType.SESSION_SAVED, made);
   }
 
   /**
