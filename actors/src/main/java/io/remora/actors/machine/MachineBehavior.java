@@ -122,16 +122,28 @@ abstract class MachineBehavior extends AbstractBehavior<Command> {
 
   // Commands ------------------------------------------------------------------------------------
 
+  /**
+   * Whether commands about sessions and pauses that this state does not handle wait for the next
+   * state. If not, they are refused.
+   */
+  boolean isPassing() {
+    return false;
+  }
+
+  private Behavior<Command> laterOrNever(Command command) {
+    return isPassing() ? machine.later(command) : machine.refuse(command);
+  }
+
   Behavior<Command> onOpen(Open command) {
     return machine.refuse(command);
   }
 
   Behavior<Command> onOpenSession(OpenSession command) {
-    return machine.refuse(command);
+    return laterOrNever(command);
   }
 
   Behavior<Command> onCloseSession(CloseSession command) {
-    return machine.refuse(command);
+    return laterOrNever(command);
   }
 
   Behavior<Command> onGetStorage(GetStorage query) {
@@ -140,11 +152,11 @@ abstract class MachineBehavior extends AbstractBehavior<Command> {
   }
 
   Behavior<Command> onPause(Pause command) {
-    return machine.refuse(command);
+    return laterOrNever(command);
   }
 
   Behavior<Command> onResume(Resume command) {
-    return machine.refuse(command);
+    return laterOrNever(command);
   }
 
   /**

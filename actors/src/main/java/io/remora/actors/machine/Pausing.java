@@ -5,13 +5,10 @@ import akka.actor.typed.Behavior;
 import akka.actor.typed.javadsl.Behaviors;
 import io.remora.actors.MachineInfo;
 import io.remora.actors.host.SessionHost;
-import io.remora.actors.machine.MachineProtocol.CloseSession;
 import io.remora.actors.machine.MachineProtocol.Command;
 import io.remora.actors.machine.MachineProtocol.HostSaved;
 import io.remora.actors.machine.MachineProtocol.HostUsed;
-import io.remora.actors.machine.MachineProtocol.OpenSession;
 import io.remora.actors.machine.MachineProtocol.Pause;
-import io.remora.actors.machine.MachineProtocol.Resume;
 import io.remora.runtime.MachineStateException;
 import io.remora.runtime.RemoraException;
 
@@ -77,18 +74,8 @@ abstract class Pausing extends Running {
   }
 
   @Override
-  Behavior<Command> onResume(Resume command) {
-    return machine.later(command);
-  }
-
-  @Override
-  Behavior<Command> onOpenSession(OpenSession command) {
-    return machine.later(command);
-  }
-
-  @Override
-  Behavior<Command> onCloseSession(CloseSession command) {
-    return machine.later(command);
+  boolean isPassing() {
+    return true;
   }
 
   @Override

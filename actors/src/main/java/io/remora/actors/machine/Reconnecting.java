@@ -3,11 +3,7 @@ package io.remora.actors.machine;
 
 import akka.actor.typed.Behavior;
 import io.remora.actors.MachineInfo;
-import io.remora.actors.machine.MachineProtocol.CloseSession;
 import io.remora.actors.machine.MachineProtocol.Command;
-import io.remora.actors.machine.MachineProtocol.OpenSession;
-import io.remora.actors.machine.MachineProtocol.Pause;
-import io.remora.actors.machine.MachineProtocol.Resume;
 import io.remora.runtime.RemoraException;
 
 /** The link is reconnecting; the node continues with the work that it has. */
@@ -38,23 +34,8 @@ final class Reconnecting extends Running {
   }
 
   @Override
-  Behavior<Command> onOpenSession(OpenSession command) {
-    return machine.later(command);
-  }
-
-  @Override
-  Behavior<Command> onCloseSession(CloseSession command) {
-    return machine.later(command);
-  }
-
-  @Override
-  Behavior<Command> onPause(Pause command) {
-    return machine.later(command);
-  }
-
-  @Override
-  Behavior<Command> onResume(Resume command) {
-    return machine.later(command);
+  boolean isPassing() {
+    return true;
   }
 
   @Override
