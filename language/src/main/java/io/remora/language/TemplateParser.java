@@ -10,6 +10,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
+import java.util.function.Supplier;
 
 /**
  * Reads the part of Jinja that chat templates use: {@code if}, {@code for}, {@code set}, {@code
@@ -336,28 +337,25 @@ final class TemplateParser {
   }
 
   private Expression orExpression() {
-    Expression value = andExpression();
-    while (acceptName("or")) {
-      Expression left = value;
-      Expression right = andExpression();
-      value =
-          scope -> {
-            Object first = left.value(scope);
-            return TemplateValues.isTrue(first) ? first : right.value(scope);
-          };
-    }
-    return value;
+    return logical("or", true, this::andExpression);
   }
 
   private Expression andExpression() {
-    Expression value = notExpression();
-    while (acceptName("and")) {
+    return logical("and", false, this::notExpression);
+  }
+
+  /**
+   * Operands with a word between them; the value is the first that {@code decides}, or the last.
+   */
+  private Expression logical(String word, boolean decides, Supplier<Expression> operand) {
+    Expression value = operand.get();
+    while (acceptName(word)) {
       Expression left = value;
-      Expression right = notExpression();
+      Expression right = operand.get();
       value =
           scope -> {
             Object first = left.value(scope);
-            return TemplateValues.isTrue(first) ? right.value(scope) : first;
+            return TemplateValues.isTrue(first) == decides ? first : right.value(scope);
           };
     }
     return value;
