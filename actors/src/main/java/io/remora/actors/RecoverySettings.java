@@ -76,7 +76,7 @@ public record RecoverySettings(
 
   private static Mode mode(String text) {
     return switch (text) {
-      case "off", "false" -> Mode.OFF; // HOCON reads off as false in some places
+      case "off", "false" -> Mode.OFF;
       case "replay" -> Mode.REPLAY;
       default ->
           throw new IllegalArgumentException(

@@ -51,18 +51,17 @@ final class SessionCheckpoints {
         System.nanoTime() - lastNanos >= settings.checkpointInterval().toNanos()
             || mailbox.recovery().bytes() >= settings.checkpointBytes()
             || mailbox.recovery().unrepeatableAfter(done).isPresent();
-    return due ? Optional.of(beginNow()) : Optional.empty();
-  }
-
-  private String beginNow() {
+    if (!due) {
+      return Optional.empty();
+    }
     lastNanos = System.nanoTime();
     pending = "checkpoint-%s-%s".formatted(mailbox.figures().machine(), UUID.randomUUID());
-    return pending;
+    return Optional.of(pending);
   }
 
   /** Whether this is the name of a checkpoint of the session. */
   boolean has(String name) {
-    return name.equals(pending) || names().contains(name);
+    return names().contains(name);
   }
 
   /** Notes the node's answer. Returns the names of the checkpoints that are no longer needed. */

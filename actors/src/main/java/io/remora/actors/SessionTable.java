@@ -298,7 +298,7 @@ public final class SessionTable {
     SavedState checkpoint = session.checkpoints.latest();
     RecoveryProgress progress = recovering;
     long again =
-        session.mailbox.rewindTo(session.checkpoints.executed(), last -> progress.replayed(number));
+        session.mailbox.rewindTo(session.checkpoints.executed(), () -> progress.replayed(number));
     progress.restoring(
         number,
         checkpoint == null ? 0 : checkpoint.getBytes(),

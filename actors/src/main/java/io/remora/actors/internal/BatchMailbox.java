@@ -27,7 +27,6 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.Future;
 import java.util.concurrent.locks.ReentrantLock;
-import java.util.function.LongConsumer;
 
 /**
  * The queue of one session's batches to the node. The program's thread adds batches, and the link's
@@ -807,11 +806,11 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
    * Prepares for a node that has executed the batches up to this one: all later ones are sent to
    * it, on the next connection.
    *
-   * @param replayed called once, on any thread, with the number of the last batch that is executed
-   *     again; not if there is none
+   * @param replayed runs once, on any thread, when all batches that were executed before are
+   *     executed again; not if there are none
    * @return how many batches will be executed again
    */
-  public long rewindTo(long sequence, LongConsumer replayed) {
+  public long rewindTo(long sequence, Runnable replayed) {
     lock.lock();
     try {
       batches.rewindTo(sequence);

@@ -13,7 +13,6 @@ import java.util.NavigableMap;
 import java.util.Optional;
 import java.util.TreeMap;
 import java.util.concurrent.locks.ReentrantLock;
-import java.util.function.LongConsumer;
 
 /**
  * What a {@link BatchMailbox} keeps so that another node can take the place of a lost one: the
@@ -36,7 +35,7 @@ public final class RecoveryLog {
   // that cannot be repeated, and who waits until they are executed again.
   private long delivered;
   private final NavigableMap<Long, String> unrepeatable = new TreeMap<>();
-  private LongConsumer onReplayed;
+  private Runnable onReplayed;
 
   RecoveryLog(
       long session,
@@ -88,7 +87,7 @@ public final class RecoveryLog {
     MailboxEntry entry = (MailboxEntry) acknowledged;
     long sequence = entry.batch.sequence();
     Answers answers = Answers.of(report, values(sequence)::checksum);
-    LongConsumer told = null;
+    Runnable told = null;
     Answers before;
     lock.lock();
     try {
@@ -115,7 +114,7 @@ public final class RecoveryLog {
                       .formatted(sequence, session, machine, how));
             });
     if (told != null) {
-      told.accept(sequence);
+      told.run();
     }
     return false;
   }
@@ -200,7 +199,7 @@ public final class RecoveryLog {
    *
    * @return how many of them were executed before
    */
-  long rewound(long sequence, LongConsumer replayed) {
+  long rewound(long sequence, Runnable replayed) {
     valuesAgain.clear();
     long again = Math.max(0, delivered - sequence);
     onReplayed = again == 0 ? null : replayed;

@@ -159,7 +159,7 @@ class BatchMailboxTest {
 
     mailbox.disconnect();
     List<Long> replayed = new ArrayList<>();
-    assertThat(mailbox.rewindTo(1, replayed::add)).isEqualTo(2);
+    assertThat(mailbox.rewindTo(1, () -> replayed.add(3L))).isEqualTo(2);
     pair.close();
     mailbox.connect(connectedTo(settings));
     awaitSent(mailbox);
