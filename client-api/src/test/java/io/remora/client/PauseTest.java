@@ -25,7 +25,6 @@ import io.remora.runtime.NodeLostException;
 import io.remora.runtime.ProviderException;
 import io.remora.runtime.RemoteOperationException;
 import java.io.IOException;
-import java.io.UncheckedIOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
@@ -37,7 +36,6 @@ import java.util.concurrent.Executors;
 import java.util.concurrent.Future;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicBoolean;
-import java.util.stream.Stream;
 import org.bytedeco.javacpp.PointerScope;
 import org.bytedeco.pytorch.Adam;
 import org.bytedeco.pytorch.AdamOptions;
@@ -518,14 +516,6 @@ final class PauseTest {
 
   /** All files in the store. */
   private List<Path> files() {
-    Path states = directory.resolve("states");
-    if (!Files.exists(states)) {
-      return List.of();
-    }
-    try (Stream<Path> paths = Files.walk(states)) {
-      return paths.filter(Files::isRegularFile).toList();
-    } catch (IOException e) {
-      throw new UncheckedIOException(e);
-    }
+    return new StateFiles(directory.resolve("states")).all();
   }
 }

@@ -14,12 +14,8 @@ import com.typesafe.config.ConfigFactory;
 import com.typesafe.config.ConfigValueFactory;
 import java.io.IOException;
 import java.io.UncheckedIOException;
-import java.nio.ByteBuffer;
-import java.nio.channels.FileChannel;
 import java.nio.file.Files;
-import java.nio.file.NoSuchFileException;
 import java.nio.file.Path;
-import java.nio.file.StandardOpenOption;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.Collections;
@@ -28,12 +24,10 @@ import java.util.HashSet;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
-import java.util.Optional;
 import java.util.Random;
 import java.util.Set;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
-import java.util.stream.Stream;
 import org.bytedeco.javacpp.LongPointer;
 import org.bytedeco.javacpp.PointerScope;
 import org.bytedeco.pytorch.AdamW;
@@ -144,7 +138,7 @@ final class RecoverySchedulesTest {
           .atMost(Duration.ofSeconds(20))
           .untilAsserted(() -> assertThat(machine.info().liveStorages()).isZero());
     }
-    assertThat(files()).isSubsetOf(outOfReach);
+    assertThat(states().all()).isSubsetOf(outOfReach);
     await()
         .atMost(Duration.ofSeconds(20))
         .until(
@@ -177,15 +171,15 @@ final class RecoverySchedulesTest {
 
   private void inject(Fault fault, RemoteMachine machine, Random random) {
     switch (fault) {
-      case KILL -> kill(node());
+      case KILL -> MockNodes.kill(MockNodes.any());
       case KILL_TWICE -> {
-        kill(node());
-        ProcessHandle next = node();
+        MockNodes.kill(MockNodes.any());
+        ProcessHandle next = MockNodes.any();
         sleep(random.nextInt(2_000));
-        kill(next);
+        MockNodes.kill(next);
       }
-      case TERMINATE -> node().destroy();
-      case SUSPEND -> signal("STOP", node());
+      case TERMINATE -> MockNodes.any().destroy();
+      case SUSPEND -> signal("STOP", MockNodes.any());
       case CUT_OFF -> {
         FaultyProvider.forwarder(machine).refuse(true);
         FaultyProvider.forwarder(machine).cut();
@@ -198,15 +192,15 @@ final class RecoverySchedulesTest {
       }
       case DAMAGED_CHECKPOINT -> {
         sleep(300);
-        newestCheckpoint().ifPresent(RecoverySchedulesTest::damage);
-        kill(node());
+        states().newestState().ifPresent(StateFiles::damage);
+        MockNodes.kill(MockNodes.any());
       }
       case NO_ROOM_FOR_CHECKPOINTS -> {
         // Root may write everywhere, so the folder is replaced by a file.
-        Path states = directory.resolve("states");
+        Path states = states().folder();
         Path aside = directory.resolve("aside");
         try {
-          outOfReach.addAll(files());
+          outOfReach.addAll(states().all());
           Files.move(states, aside);
           Files.createFile(states);
           sleep(600);
@@ -215,26 +209,9 @@ final class RecoverySchedulesTest {
         } catch (IOException e) {
           throw new UncheckedIOException(e);
         }
-        kill(node());
+        MockNodes.kill(MockNodes.any());
       }
     }
-  }
-
-  private static ProcessHandle node() {
-    return await()
-        .until(
-            () ->
-                ProcessHandle.current()
-                    .children()
-                    .filter(ProcessHandle::isAlive)
-                    .findAny()
-                    .orElse(null),
-            found -> found != null);
-  }
-
-  private static void kill(ProcessHandle node) {
-    node.destroyForcibly();
-    node.onExit().join();
   }
 
   private static void signal(String name, ProcessHandle node) {
@@ -256,32 +233,8 @@ final class RecoverySchedulesTest {
     }
   }
 
-  private Optional<Path> newestCheckpoint() {
-    return files().stream()
-        .filter(file -> file.toString().endsWith(".state"))
-        .max((a, b) -> Long.compare(a.toFile().lastModified(), b.toFile().lastModified()));
-  }
-
-  private static void damage(Path file) {
-    try (FileChannel channel = FileChannel.open(file, StandardOpenOption.WRITE)) {
-      channel.write(ByteBuffer.wrap(new byte[] {1, 2, 3, 4}), channel.size() / 2);
-    } catch (NoSuchFileException e) {
-      // replaced by a newer one meanwhile
-    } catch (IOException e) {
-      throw new UncheckedIOException(e);
-    }
-  }
-
-  private List<Path> files() {
-    Path states = directory.resolve("states");
-    if (!Files.exists(states)) {
-      return List.of();
-    }
-    try (Stream<Path> paths = Files.walk(states)) {
-      return paths.filter(Files::isRegularFile).toList();
-    } catch (UncheckedIOException | IOException e) {
-      return List.of(); // a folder was deleted meanwhile
-    }
+  private StateFiles states() {
+    return new StateFiles(directory.resolve("states"));
   }
 
   private RemoteMachine open() {

@@ -18,17 +18,12 @@ import com.typesafe.config.ConfigFactory;
 import com.typesafe.config.ConfigValueFactory;
 import io.remora.runtime.NodeLostException;
 import java.io.IOException;
-import java.io.UncheckedIOException;
-import java.nio.ByteBuffer;
-import java.nio.channels.FileChannel;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.nio.file.StandardOpenOption;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Random;
-import java.util.stream.Stream;
 import org.bytedeco.javacpp.PointerScope;
 import org.bytedeco.pytorch.AdamW;
 import org.bytedeco.pytorch.AdamWOptions;
@@ -77,7 +72,7 @@ final class RecoveryTest {
       assertThat(machine.stats()).containsEntry("recoveries", 2.0);
       assertThat(machine.stats()).containsEntry("checkpoints", 0.0);
     }
-    assertThat(files()).isEmpty();
+    assertThat(states().all()).isEmpty();
   }
 
   @Test
@@ -100,9 +95,11 @@ final class RecoveryTest {
 
       assertThat(disturbed).isEqualTo(undisturbed);
       assertThat(machine.stats()).containsEntry("recoveries", 2.0);
-      assertThat(files()).as("two checkpoints, each with a manifest").hasSizeLessThanOrEqualTo(6);
+      assertThat(states().all())
+          .as("two checkpoints, each with a manifest")
+          .hasSizeLessThanOrEqualTo(6);
     }
-    assertThat(files()).isEmpty();
+    assertThat(states().all()).isEmpty();
   }
 
   @Test
@@ -113,7 +110,7 @@ final class RecoveryTest {
     try (RemoteMachine machine = open("checkpoint-interval = 300 ms, retry = 200 ms")) {
       List<Float> undisturbed = train(machine, step -> {});
       for (int round = 0; round < 8; round++) {
-        ProcessHandle victim = node();
+        ProcessHandle victim = MockNodes.any();
         int delay = random.nextInt(600);
         Thread killer =
             new Thread(
@@ -134,7 +131,7 @@ final class RecoveryTest {
       // Some kills hit a node that was still recovering, which then is one recovery with another.
       assertThat(machine.stats().get("recoveries")).isPositive();
     }
-    assertThat(files()).isEmpty();
+    assertThat(states().all()).isEmpty();
   }
 
   @Test
@@ -149,7 +146,7 @@ final class RecoveryTest {
       x.add_(new Scalar(1f));
       assertThat(x.sum().item_float()).isEqualTo(4000f);
 
-      damage(newest("state"));
+      StateFiles.damage(states().newestState().orElseThrow());
       killNode();
 
       assertThat(x.sum().item_float()).isEqualTo(4000f);
@@ -191,7 +188,7 @@ final class RecoveryTest {
       assertThat(sum.sum().item_float()).isEqualTo(21 * 250_000f);
       assertThat(machine.stats().get("checkpoints")).isGreaterThanOrEqualTo(2.0);
     }
-    assertThat(files()).isEmpty();
+    assertThat(states().all()).isEmpty();
   }
 
   @Test
@@ -275,55 +272,13 @@ final class RecoveryTest {
         .until(() -> machine.stats().get("checkpoints") >= before + more);
   }
 
-  private static ProcessHandle node() {
-    return await()
-        .until(
-            () ->
-                ProcessHandle.current()
-                    .children()
-                    .filter(ProcessHandle::isAlive)
-                    .findAny()
-                    .orElse(null),
-            found -> found != null);
-  }
-
   private static void killNode() {
-    ProcessHandle node = node();
+    ProcessHandle node = MockNodes.any();
     assertThat(node.destroyForcibly()).isTrue();
     node.onExit().join();
   }
 
-  private Path newest(String ending) {
-    return files().stream()
-        .filter(file -> file.toString().endsWith(ending))
-        .max(
-            (a, b) -> {
-              try {
-                return Files.getLastModifiedTime(a).compareTo(Files.getLastModifiedTime(b));
-              } catch (IOException e) {
-                throw new UncheckedIOException(e);
-              }
-            })
-        .orElseThrow();
-  }
-
-  private static void damage(Path file) {
-    try (FileChannel channel = FileChannel.open(file, StandardOpenOption.WRITE)) {
-      channel.write(ByteBuffer.wrap(new byte[] {1, 2, 3, 4}), channel.size() / 2);
-    } catch (IOException e) {
-      throw new UncheckedIOException(e);
-    }
-  }
-
-  private List<Path> files() {
-    Path states = directory.resolve("states");
-    if (!Files.exists(states)) {
-      return List.of();
-    }
-    try (Stream<Path> paths = Files.walk(states)) {
-      return paths.filter(Files::isRegularFile).toList();
-    } catch (IOException e) {
-      throw new UncheckedIOException(e);
-    }
+  private StateFiles states() {
+    return new StateFiles(directory.resolve("states"));
   }
 }

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.client;
+
+import static org.awaitility.Awaitility.await;
+
+/** The node processes of the mock provider, which are this JVM's children. */
+final class MockNodes {
+
+  private MockNodes() {}
+
+  /** Waits for a node. */
+  static ProcessHandle any() {
+    return await()
+        .until(
+            () ->
+                ProcessHandle.current()
+                    .children()
+                    .filter(ProcessHandle::isAlive)
+                    .findAny()
+                    .orElse(null),
+            found -> found != null);
+  }
+
+  /** Kills a node and waits for its end. */
+  static void kill(ProcessHandle node) {
+    node.destroyForcibly();
+    node.onExit().join();
+  }
+}
