@@ -65,6 +65,14 @@ Results cumulated(const Call& call) {
   return {contiguous(call.tensor(0))};
 }
 
+// libtorch's fallback for conjugates and negatives writes a copied argument back from the operator's first result. These
+// operators have no result, so it reads past the end of the stack, unless the operator throws. The CPU and CUDA refuse
+// complex dtypes; the node is asked, because a refusal that comes with a later read would be too late.
+Results extremes_and_indices(const Call& call) {
+  if (call.tensor(0).is_complex() || call.tensor(1).is_complex()) unsure("a complex dtype");
+  return nothing(call);
+}
+
 Results histogram(const Call& call) {
   if (!call.tensor(0).is_floating_point() || call.integer(1) < 1) unsure("the input");
   return {shape_tensor({call.integer(1)}, call.tensor(0).scalar_type())};
@@ -88,7 +96,7 @@ Rules reduction_rules() {
       {product_of_vectors, {"dot", "vdot"}},
       {cumulated, {"_logcumsumexp"}},
       {histogram, {"histc"}},
-      {nothing, {"_cummax_helper", "_cummin_helper"}},
+      {extremes_and_indices, {"_cummax_helper", "_cummin_helper"}},
       {trace, {"trace"}},
   };
 }
