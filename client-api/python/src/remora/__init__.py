@@ -31,6 +31,7 @@ _dlpack.install()
 _compile.install()
 _libraries.install()
 
+from ._kept import Kept  # noqa: E402
 from ._later import Later, later  # noqa: E402
 from .exceptions import (  # noqa: E402
     AuthenticationException,
@@ -96,6 +97,7 @@ __all__ = [
     "HubException",
     "HubUnreachableException",
     "ImageBuildException",
+    "Kept",
     "Later",
     "LoadProgress",
     "MachineStateException",

@@ -18,8 +18,9 @@ from typing import Any
 
 import torch
 
-from . import _gateway, _session, _torch_module, exceptions, functions, models
+from . import _gateway, _kept, _session, _torch_module, exceptions, functions, models
 from ._gateway import Gateway
+from ._kept import Kept
 from ._native import address_of, core
 from ._proto import gateway_pb2 as pb
 from ._session import GatewaySession, LocalSession, Session
@@ -534,6 +535,62 @@ class RemoteMachine:
 
         """
         models.save(self._running()[0], state_dict, path, metadata, where)
+
+    def keep(self, name: str, state: Any, *, lease: float = _kept.DEFAULT_LEASE) -> Kept:
+        """Keeps the present values of tensors on the machine under a name.
+
+        ::
+
+            machine.keep("run", {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step})
+            …
+            state = machine.kept("run")  # in the next program
+
+        They replace what was kept under this name before, as a whole. They stay when the program ends or is
+        killed, when the machine is paused, stopped or moves, and when its node is lost: the node writes them to
+        its state store (``remora.state``). Any program with a machine of this name gets them, from Python, Java or
+        Kotlin. Only tensors of the CPU, such as an optimizer's number of steps, pass through the program.
+
+        The call returns when the values are stored. The node executes nothing else of this program meanwhile.
+
+        Args:
+            name: 1 to 64 letters, digits, ``-`` and ``_``. Machines of another name have names of their own.
+            state: a tensor, or dicts, lists and tuples of tensors, strings, numbers and None, such as state dicts.
+                Keys are strings or integers.
+            lease: seconds for which they are kept, from now on; a day by default.
+
+        Raises:
+            ModelException: the store has no room, or safetensors does not support a dtype. What was kept before
+                is kept still.
+            ValueError: a tensor is on another machine, or an argument is out of range.
+
+        """
+        return _kept.keep(self._running()[0], name, state, lease)
+
+    def kept(self, name: str, device: str | int | None = None) -> Any:
+        """Returns what was kept under a name, or None.
+
+        Tensors are in new memory of the machine, except for those that :meth:`keep` found on the CPU. From a Java
+        program it is a dict of tensors. They are kept further, until they are replaced or dropped, or their lease is
+        over.
+
+        Args:
+            name: as for :meth:`keep`.
+            device: the device for the tensors, as for :meth:`device`; the machine's first by default.
+
+        Raises:
+            ModelException: they cannot be read.
+
+        """
+        session, _, machine = self._running()
+        return _kept.kept(session, name, self._device_number(device, machine))
+
+    def list_kept(self) -> list[Kept]:
+        """Returns what is kept for machines of this name, sorted by name."""
+        return _kept.list_kept(self._running()[0])
+
+    def drop_kept(self, name: str) -> bool:
+        """Deletes what is kept under a name. Returns whether something was."""
+        return _kept.drop(self._running()[0], name)
 
     def stats(self) -> dict[str, float]:
         """Returns this machine's figures so far; those of this process remain available after :meth:`stop`.

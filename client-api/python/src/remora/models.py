@@ -127,7 +127,7 @@ def load_huggingface_state_dicts(
         raise ValueError(f"timeout must be a positive number of seconds, not {timeout}")
     if dtype is not None and not dtype.is_floating_point:
         raise ValueError(f"dtype must be a floating point type, not {dtype}")
-    session, number = _place(device)
+    session, number = place(device)
     load = pb.Load(
         id=random.SystemRandom().getrandbits(64),
         source=repo if isinstance(repo, str) else os.path.join(".", repo),  # noqa: PTH118 - Path drops "./"
@@ -146,7 +146,7 @@ def load_huggingface_state_dicts(
         raise
 
 
-def _place(device: torch.device | str | RemoteMachine) -> tuple[Session, int]:
+def place(device: torch.device | str | RemoteMachine) -> tuple[Session, int]:
     """Returns the session of a device, and its number on the machine."""
     if not isinstance(device, str | torch.device):
         device = device.device()
@@ -155,11 +155,12 @@ def _place(device: torch.device | str | RemoteMachine) -> tuple[Session, int]:
         raise ValueError(f"a model can be loaded only onto a machine's device, not onto {device}")
     slot = core.current_device() if device.index is None else device.index
     session, number = session_of(slot)
-    _require_node(session)
+    require_node(session)
     return session, number
 
 
-def _require_node(session: Session) -> None:
+def require_node(session: Session) -> None:
+    """Raises an error if the session has no node."""
     if isinstance(session, LocalSession):
         raise exceptions.MachineStateException(
             "a machine in this process cannot load or save models; only a node can"
@@ -189,7 +190,7 @@ def _poll(
             raise exceptions.RemoraException(
                 f"machine '{session.machine_name}' has not loaded {load.source} within {timeout:g} s (timeout)"
             )
-        answer, tensors = _ask(session, f"loading {load.source}", call, device=number, timeout=left)
+        answer, tensors = ask(session, f"loading {load.source}", call, device=number, timeout=left)
         if answer.HasField("loaded"):
             log.info(
                 "Machine '%s': %s is loaded, %d tensors in %.1f s",
@@ -225,7 +226,7 @@ def _cancel(session: Session, load: pb.Load) -> None:
     """Tells the node to stop loading. It does not matter if the message is lost."""
     call = pb.NodeCall(cancel_load=pb.CancelLoad(id=load.id))
     with contextlib.suppress(Exception):
-        _ask(session, "cancelling a load", call, timeout=_LONGEST_PAUSE)
+        ask(session, "cancelling a load", call, timeout=_LONGEST_PAUSE)
 
 
 def _state_dicts(
@@ -278,25 +279,30 @@ def save(
     """Writes tensors of a session's machine to a safetensors file; see ``RemoteMachine.save``."""
     if where not in ("node", "program"):
         raise ValueError(f"where must be 'node' or 'program', not {where!r}")
-    tensors, texts = _distinct(session, state_dict, metadata or {})
+    tensors, texts = distinct(session, state_dict, metadata or {})
     if where == "program":
         _write(Path(path), tensors, texts)
         return
-    _require_node(session)
+    require_node(session)
     call = pb.NodeCall(
         save=pb.Save(
             path=os.fspath(path),
-            tensors=[
-                pb.TensorToSave(name=name, dtype=_name(tensor.dtype), sizes=tensor.shape)
-                for name, tensor in tensors.items()
-            ],
+            tensors=descriptions(tensors),
             metadata=texts,
         )
     )
-    _ask(session, f"saving {os.fspath(path)}", call, tensors=[*tensors.values()], timeout=_TIMEOUT)
+    ask(session, f"saving {os.fspath(path)}", call, tensors=[*tensors.values()], timeout=_TIMEOUT)
 
 
-def _distinct(
+def descriptions(tensors: Mapping[str, torch.Tensor]) -> list[pb.TensorToSave]:
+    """Describes the distinct tensors of a call that writes them to a file."""
+    return [
+        pb.TensorToSave(name=name, dtype=_name(tensor.dtype), sizes=tensor.shape)
+        for name, tensor in tensors.items()
+    ]
+
+
+def distinct(
     session: Session, state_dict: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Returns the distinct tensors, and the metadata, which includes the names of duplicates."""
@@ -396,7 +402,7 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _ask(
+def ask(
     session: Session,
     what: str,
     call: pb.NodeCall,

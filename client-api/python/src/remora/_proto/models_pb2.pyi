@@ -8,28 +8,40 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class NodeCall(_message.Message):
-    __slots__ = ("load", "cancel_load", "save")
+    __slots__ = ("load", "cancel_load", "save", "keep", "find_kept", "load_kept", "drop_kept")
     LOAD_FIELD_NUMBER: _ClassVar[int]
     CANCEL_LOAD_FIELD_NUMBER: _ClassVar[int]
     SAVE_FIELD_NUMBER: _ClassVar[int]
+    KEEP_FIELD_NUMBER: _ClassVar[int]
+    FIND_KEPT_FIELD_NUMBER: _ClassVar[int]
+    LOAD_KEPT_FIELD_NUMBER: _ClassVar[int]
+    DROP_KEPT_FIELD_NUMBER: _ClassVar[int]
     load: Load
     cancel_load: CancelLoad
     save: Save
-    def __init__(self, load: _Optional[_Union[Load, _Mapping]] = ..., cancel_load: _Optional[_Union[CancelLoad, _Mapping]] = ..., save: _Optional[_Union[Save, _Mapping]] = ...) -> None: ...
+    keep: Keep
+    find_kept: FindKept
+    load_kept: LoadKept
+    drop_kept: DropKept
+    def __init__(self, load: _Optional[_Union[Load, _Mapping]] = ..., cancel_load: _Optional[_Union[CancelLoad, _Mapping]] = ..., save: _Optional[_Union[Save, _Mapping]] = ..., keep: _Optional[_Union[Keep, _Mapping]] = ..., find_kept: _Optional[_Union[FindKept, _Mapping]] = ..., load_kept: _Optional[_Union[LoadKept, _Mapping]] = ..., drop_kept: _Optional[_Union[DropKept, _Mapping]] = ...) -> None: ...
 
 class NodeAnswer(_message.Message):
-    __slots__ = ("progress", "loaded", "cancelled", "saved", "error")
+    __slots__ = ("progress", "loaded", "cancelled", "saved", "error", "kept", "kept_loaded")
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     LOADED_FIELD_NUMBER: _ClassVar[int]
     CANCELLED_FIELD_NUMBER: _ClassVar[int]
     SAVED_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
+    KEPT_LOADED_FIELD_NUMBER: _ClassVar[int]
     progress: LoadProgress
     loaded: Loaded
     cancelled: LoadCancelled
     saved: Saved
     error: ModelError
-    def __init__(self, progress: _Optional[_Union[LoadProgress, _Mapping]] = ..., loaded: _Optional[_Union[Loaded, _Mapping]] = ..., cancelled: _Optional[_Union[LoadCancelled, _Mapping]] = ..., saved: _Optional[_Union[Saved, _Mapping]] = ..., error: _Optional[_Union[ModelError, _Mapping]] = ...) -> None: ...
+    kept: KeptList
+    kept_loaded: KeptLoaded
+    def __init__(self, progress: _Optional[_Union[LoadProgress, _Mapping]] = ..., loaded: _Optional[_Union[Loaded, _Mapping]] = ..., cancelled: _Optional[_Union[LoadCancelled, _Mapping]] = ..., saved: _Optional[_Union[Saved, _Mapping]] = ..., error: _Optional[_Union[ModelError, _Mapping]] = ..., kept: _Optional[_Union[KeptList, _Mapping]] = ..., kept_loaded: _Optional[_Union[KeptLoaded, _Mapping]] = ...) -> None: ...
 
 class Load(_message.Message):
     __slots__ = ("id", "source", "revision", "allow_patterns", "ignore_patterns", "variant", "token", "endpoint", "dtype")
@@ -133,6 +145,76 @@ class Saved(_message.Message):
     BYTES_FIELD_NUMBER: _ClassVar[int]
     bytes: int
     def __init__(self, bytes: _Optional[int] = ...) -> None: ...
+
+class Keep(_message.Message):
+    __slots__ = ("name", "lease_seconds", "tensors", "metadata")
+    class MetadataEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    LEASE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    lease_seconds: int
+    tensors: _containers.RepeatedCompositeFieldContainer[TensorToSave]
+    metadata: _containers.ScalarMap[str, str]
+    def __init__(self, name: _Optional[str] = ..., lease_seconds: _Optional[int] = ..., tensors: _Optional[_Iterable[_Union[TensorToSave, _Mapping]]] = ..., metadata: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class FindKept(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class LoadKept(_message.Message):
+    __slots__ = ("key",)
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    def __init__(self, key: _Optional[str] = ...) -> None: ...
+
+class DropKept(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class KeptList(_message.Message):
+    __slots__ = ("kept",)
+    KEPT_FIELD_NUMBER: _ClassVar[int]
+    kept: _containers.RepeatedCompositeFieldContainer[Kept]
+    def __init__(self, kept: _Optional[_Iterable[_Union[Kept, _Mapping]]] = ...) -> None: ...
+
+class Kept(_message.Message):
+    __slots__ = ("name", "key", "kept_at_unix_millis", "lease_seconds")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    KEPT_AT_UNIX_MILLIS_FIELD_NUMBER: _ClassVar[int]
+    LEASE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    key: str
+    kept_at_unix_millis: int
+    lease_seconds: int
+    def __init__(self, name: _Optional[str] = ..., key: _Optional[str] = ..., kept_at_unix_millis: _Optional[int] = ..., lease_seconds: _Optional[int] = ...) -> None: ...
+
+class KeptLoaded(_message.Message):
+    __slots__ = ("tensors", "metadata")
+    class MetadataEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    tensors: _containers.RepeatedCompositeFieldContainer[NamedTensor]
+    metadata: _containers.ScalarMap[str, str]
+    def __init__(self, tensors: _Optional[_Iterable[_Union[NamedTensor, _Mapping]]] = ..., metadata: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class ModelError(_message.Message):
     __slots__ = ("kind", "message", "url")

@@ -4,7 +4,13 @@ package io.remora.client;
 import com.google.protobuf.InvalidProtocolBufferException;
 import io.remora.actors.models.proto.CancelLoad;
 import io.remora.actors.models.proto.Directory;
+import io.remora.actors.models.proto.DropKept;
+import io.remora.actors.models.proto.FindKept;
+import io.remora.actors.models.proto.Keep;
+import io.remora.actors.models.proto.Kept;
+import io.remora.actors.models.proto.KeptLoaded;
 import io.remora.actors.models.proto.Load;
+import io.remora.actors.models.proto.LoadKept;
 import io.remora.actors.models.proto.Loaded;
 import io.remora.actors.models.proto.ModelError;
 import io.remora.actors.models.proto.NamedTensor;
@@ -40,6 +46,7 @@ import java.net.URI;
 import java.nio.ByteBuffer;
 import java.nio.file.Path;
 import java.time.Duration;
+import java.time.Instant;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.HashMap;
@@ -57,7 +64,9 @@ import org.bytedeco.pytorch.global.torch.ScalarType;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
-/** The program's side of {@code models.proto}: makes a machine's node load and save models. */
+/**
+ * The program's side of {@code models.proto}: makes a machine's node load, save and keep tensors.
+ */
 final class MachineModels {
 
   private static final Logger log = LoggerFactory.getLogger(MachineModels.class);
@@ -265,6 +274,18 @@ final class MachineModels {
       return new ToSave(tensors, all);
     }
 
+    List<TensorToSave> descriptions() {
+      return tensors.entrySet().stream()
+          .map(
+              each ->
+                  TensorToSave.newBuilder()
+                      .setName(each.getKey())
+                      .setDtype(dtype(each).torchName())
+                      .addAllSizes(Arrays.stream(each.getValue().shape()).boxed().toList())
+                      .build())
+          .toList();
+    }
+
     private static boolean same(Tensor a, Tensor b) {
       return a.is_set_to(b)
           && a.scalar_type().value == b.scalar_type().value
@@ -308,14 +329,12 @@ final class MachineModels {
 
   void saveOnNode(Map<String, Tensor> stateDict, String path, Map<String, String> metadata) {
     ToSave save = ToSave.of(stateDict, metadata);
-    Save.Builder message = Save.newBuilder().setPath(path).putAllMetadata(save.metadata);
-    for (Map.Entry<String, Tensor> each : save.tensors.entrySet()) {
-      message.addTensors(
-          TensorToSave.newBuilder()
-              .setName(each.getKey())
-              .setDtype(dtype(each).torchName())
-              .addAllSizes(Arrays.stream(each.getValue().shape()).boxed().toList()));
-    }
+    Save message =
+        Save.newBuilder()
+            .setPath(path)
+            .putAllMetadata(save.metadata)
+            .addAllTensors(save.descriptions())
+            .build();
     ask(
         "saving " + path,
         NodeCall.newBuilder().setSave(message).build(),
@@ -333,7 +352,91 @@ final class MachineModels {
                     "%s: model files do not support dtype %s".formatted(named.getKey(), name)));
   }
 
-  // Both ----------------------------------------------------------------------------------------
+  // Keeping -------------------------------------------------------------------------------------
+
+  KeptTensors.Version keep(
+      String name, Map<String, Tensor> tensors, Map<String, String> metadata, Duration lease) {
+    if (lease.toSeconds() < 1) {
+      throw new IllegalArgumentException("tensors are kept for at least a second, not " + lease);
+    }
+    ToSave save = ToSave.of(tensors, metadata);
+    Keep message =
+        Keep.newBuilder()
+            .setName(name)
+            .setLeaseSeconds(lease.toSeconds())
+            .addAllTensors(save.descriptions())
+            .putAllMetadata(save.metadata)
+            .build();
+    Answer answer =
+        ask(
+            "keeping " + name,
+            NodeCall.newBuilder().setKeep(message).build(),
+            0,
+            List.copyOf(save.tensors.values()),
+            SAVE_TIMEOUT);
+    return version(answer.message.getKept().getKept(0));
+  }
+
+  Optional<KeptTensors> kept(String name, int device) {
+    List<Kept> found = find(requireName(name));
+    if (found.isEmpty()) {
+      return Optional.empty();
+    }
+    LoadKept load = LoadKept.newBuilder().setKey(found.get(0).getKey()).build();
+    Answer answer =
+        ask(
+            "getting " + name,
+            NodeCall.newBuilder().setLoadKept(load).build(),
+            device,
+            List.of(),
+            SAVE_TIMEOUT);
+    KeptLoaded loaded = answer.message.getKeptLoaded();
+    Map<String, Tensor> tensors = new LinkedHashMap<>();
+    loaded
+        .getTensorsList()
+        .forEach(n -> tensors.put(n.getName(), answer.tensors.get(n.getTensor())));
+    Map<String, String> metadata = new HashMap<>(loaded.getMetadataMap());
+    metadata.keySet().removeAll(tensors.keySet()); // other names of tensors
+    return Optional.of(new KeptTensors(version(found.get(0)), tensors, metadata));
+  }
+
+  List<KeptTensors.Version> kept() {
+    return find("").stream().map(MachineModels::version).toList();
+  }
+
+  boolean dropKept(String name) {
+    DropKept drop = DropKept.newBuilder().setName(requireName(name)).build();
+    NodeCall call = NodeCall.newBuilder().setDropKept(drop).build();
+    return ask("dropping " + name, call, 0, List.of(), SAVE_TIMEOUT)
+            .message
+            .getKept()
+            .getKeptCount()
+        > 0;
+  }
+
+  private List<Kept> find(String name) {
+    NodeCall call = NodeCall.newBuilder().setFindKept(FindKept.newBuilder().setName(name)).build();
+    return ask("looking for what is kept", call, 0, List.of(), SAVE_TIMEOUT)
+        .message
+        .getKept()
+        .getKeptList();
+  }
+
+  private static String requireName(String name) {
+    if (name.isEmpty()) {
+      throw new IllegalArgumentException("the name of kept tensors is not empty");
+    }
+    return name;
+  }
+
+  private static KeptTensors.Version version(Kept kept) {
+    return new KeptTensors.Version(
+        kept.getName(),
+        Instant.ofEpochMilli(kept.getKeptAtUnixMillis()),
+        Duration.ofSeconds(kept.getLeaseSeconds()));
+  }
+
+  // All -----------------------------------------------------------------------------------------
 
   private static String name(ScalarType dtype) {
     return torch.getDtypeNames(dtype).first().getString();

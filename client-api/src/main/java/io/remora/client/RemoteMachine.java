@@ -26,6 +26,7 @@ import io.remora.runtime.SessionStatistics;
 import io.remora.runtime.TorchLibrary;
 import java.nio.file.Path;
 import java.time.Duration;
+import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 import java.util.Optional;
@@ -257,6 +258,73 @@ public final class RemoteMachine implements AutoCloseable {
     requireOpen();
     stateDict.values().forEach(this::requireOwn);
     new MachineModels(name(), session).saveOnNode(stateDict, path, metadata);
+  }
+
+  /** {@link #keep(String, Map, Map, Duration)} for a day and without metadata. */
+  public KeptTensors.Version keep(String name, Map<String, Tensor> tensors) {
+    return keep(name, tensors, Map.of(), KeptTensors.DEFAULT_LEASE);
+  }
+
+  /**
+   * Keeps the present values of tensors on the machine under a name. They replace what was kept
+   * under it before, as a whole. They stay when this program ends or is killed, when the machine is
+   * paused, closed or moves, and when its node is lost: the node writes them to its state store
+   * ({@code remora.state}). Any program with a machine of this name gets them by {@link
+   * #kept(String)}, from Java, Kotlin or Python. No value passes through the program.
+   *
+   * <p>Returns when the values are stored. The node executes nothing else of this program
+   * meanwhile.
+   *
+   * @param name 1 to 64 letters, digits, {@code -} and {@code _}; other machines have names of
+   *     their own
+   * @param tensors by name, on this machine. A tensor under several names is kept once
+   * @param metadata texts to keep with them, such as the step of a training
+   * @param lease for so long they are kept, from now on; at least a second
+   * @return what is kept now
+   * @throws io.remora.models.ModelException when they cannot be kept, because the store has no room
+   *     or safetensors does not support a dtype. What was kept before is kept still
+   * @throws IllegalArgumentException when a tensor is not on this machine, or the lease is shorter
+   *     than a second
+   */
+  public KeptTensors.Version keep(
+      String name, Map<String, Tensor> tensors, Map<String, String> metadata, Duration lease) {
+    requireOpen();
+    tensors.values().forEach(this::requireOwn);
+    return new MachineModels(name(), session).keep(name, tensors, metadata, lease);
+  }
+
+  /** {@link #kept(String, int)} on the machine's first device. */
+  public Optional<KeptTensors> kept(String name) {
+    return kept(name, 0);
+  }
+
+  /**
+   * The tensors that this or another program has kept under a name, in new memory of a device. They
+   * are kept further, until they are replaced or dropped, or their lease is over.
+   *
+   * @param device 0 to {@link #deviceCount()} - 1
+   * @return nothing when nothing is kept under this name
+   * @throws io.remora.models.ModelException when they cannot be read
+   */
+  public Optional<KeptTensors> kept(String name, int device) {
+    requireOpen();
+    return new MachineModels(name(), session).kept(name, device);
+  }
+
+  /** What is kept for machines of this name, sorted by name. */
+  public List<KeptTensors.Version> kept() {
+    requireOpen();
+    return new MachineModels(name(), session).kept();
+  }
+
+  /**
+   * Deletes what is kept under a name.
+   *
+   * @return whether something was
+   */
+  public boolean dropKept(String name) {
+    requireOpen();
+    return new MachineModels(name(), session).dropKept(name);
   }
 
   /** The machine's state; {@link MachineState#STOPPED} once closed. */

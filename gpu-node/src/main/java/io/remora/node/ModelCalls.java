@@ -5,12 +5,13 @@ import static java.util.Objects.requireNonNull;
 
 import com.google.protobuf.InvalidProtocolBufferException;
 import io.remora.actors.models.proto.Directory;
+import io.remora.actors.models.proto.KeptList;
+import io.remora.actors.models.proto.KeptLoaded;
 import io.remora.actors.models.proto.Load;
 import io.remora.actors.models.proto.LoadCancelled;
 import io.remora.actors.models.proto.LoadProgress;
 import io.remora.actors.models.proto.Loaded;
 import io.remora.actors.models.proto.ModelError;
-import io.remora.actors.models.proto.NamedTensor;
 import io.remora.actors.models.proto.NodeAnswer;
 import io.remora.actors.models.proto.Save;
 import io.remora.actors.models.proto.Saved;
@@ -19,48 +20,43 @@ import io.remora.core.ErrorTable;
 import io.remora.core.errors.ErrorKind;
 import io.remora.models.DType;
 import io.remora.models.ModelException;
-import io.remora.models.ModelFiles;
 import io.remora.models.NewFile;
 import io.remora.models.NotEnoughMemoryException;
-import io.remora.models.PlainBytes;
 import io.remora.models.SafetensorsWriter;
-import io.remora.models.StorageKey;
-import io.remora.models.TensorEntry;
 import io.remora.models.hub.DownloadProgress;
 import io.remora.models.hub.GatedRepositoryException;
 import io.remora.runtime.NodeCall;
 import io.remora.runtime.NodeCallAnswer;
-import io.remora.runtime.NodeCallAnswer.FileStorage;
-import io.remora.runtime.NodeCallAnswer.FileTensor;
 import io.remora.runtime.NodeCallHandler;
 import io.remora.runtime.ProtocolException;
 import io.remora.runtime.RemoraException;
 import java.nio.ByteBuffer;
 import java.nio.file.Path;
 import java.util.ArrayList;
-import java.util.Arrays;
 import java.util.HashMap;
-import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
 import java.util.OptionalLong;
 
 /**
- * Loads and saves models for one session, as {@code models.proto} describes it. For the session's
- * thread, which never waits here for the network.
+ * Loads, saves and keeps tensors for one session, as {@code models.proto} describes it. For the
+ * session's thread, which never waits here for the network.
  */
 final class ModelCalls implements NodeCallHandler, AutoCloseable {
   private final String session;
   private final NodeModels models;
   private final Map<Long, ModelLoad> loads = new HashMap<>();
 
-  /** The bytes that the current answer needs until the native core has taken it. */
-  private Optional<PlainBytes> inAnswer = Optional.empty();
+  private final KeptTensors kept;
 
-  ModelCalls(String session, NodeModels models) {
+  /** Gives back the files that the current answer needs until the native core has taken it. */
+  private Runnable giveBack = () -> {};
+
+  ModelCalls(String session, NodeModels models, KeptTensors kept) {
     this.session = requireNonNull(session, "session");
     this.models = requireNonNull(models, "models");
+    this.kept = requireNonNull(kept, "kept");
   }
 
   @Override
@@ -76,6 +72,10 @@ final class ModelCalls implements NodeCallHandler, AutoCloseable {
         case LOAD -> load(call, message.getLoad());
         case CANCEL_LOAD -> cancel(message.getCancelLoad().getId());
         case SAVE -> save(call, message.getSave());
+        case KEEP -> answer(List.of(kept.keep(call, message.getKeep())));
+        case FIND_KEPT -> answer(kept.find(message.getFindKept().getName()));
+        case LOAD_KEPT -> loadKept(call, message.getLoadKept().getKey());
+        case DROP_KEPT -> answer(kept.drop(message.getDropKept().getName()));
         case CALL_NOT_SET -> throw new ProtocolException("this node does not know the call");
       };
     } catch (ProtocolException e) {
@@ -87,8 +87,8 @@ final class ModelCalls implements NodeCallHandler, AutoCloseable {
 
   @Override
   public void answered() {
-    inAnswer.ifPresent(PlainBytes::close);
-    inAnswer = Optional.empty();
+    giveBack.run();
+    giveBack = () -> {};
   }
 
   /** Cancels all running loads. */
@@ -124,7 +124,7 @@ final class ModelCalls implements NodeCallHandler, AutoCloseable {
       return answer(NodeAnswer.newBuilder().setProgress(progress(load.progress())));
     }
     loads.remove(request.getId());
-    inAnswer = Optional.of(found.get().plain());
+    giveBack = found.get().plain()::close;
     return loaded(call, request, found.get());
   }
 
@@ -136,82 +136,29 @@ final class ModelCalls implements NodeCallHandler, AutoCloseable {
     return answer(NodeAnswer.newBuilder().setCancelled(LoadCancelled.getDefaultInstance()));
   }
 
-  /** The key by which two entries are the same tensor. */
-  private record View(
-      StorageKey storage,
-      DType dtype,
-      List<Long> sizes,
-      List<Long> strides,
-      long offset,
-      boolean conjugated,
-      boolean negated) {
-    static View of(TensorEntry tensor) {
-      return new View(
-          tensor.storage(),
-          tensor.dtype(),
-          Arrays.stream(tensor.sizes()).boxed().toList(),
-          Arrays.stream(tensor.strides()).boxed().toList(),
-          tensor.storageOffset(),
-          tensor.conjugated(),
-          tensor.negated());
-    }
-  }
-
   private NodeCallAnswer loaded(NodeCall call, Load request, ModelLoad.Found found) {
-    Map<StorageKey, Integer> numbers = new LinkedHashMap<>();
-    Map<View, Integer> views = new HashMap<>();
-    List<FileTensor> tensors = new ArrayList<>();
     Loaded.Builder loaded = Loaded.newBuilder().setCommit(found.commit());
-    long converted = 0;
+    AnswerTensors tensors = new AnswerTensors();
+    found
+        .files()
+        .directories()
+        .forEach(
+            (path, weights) ->
+                loaded.addDirectories(
+                    Directory.newBuilder().setPath(path).addAllTensors(tensors.add(weights))));
     Optional<DType> dtype = DType.ofTorchName(request.getDtype());
-    for (Map.Entry<String, ModelFiles.Weights> each : found.files().directories().entrySet()) {
-      Directory.Builder directory = Directory.newBuilder().setPath(each.getKey());
-      Map<String, Integer> byName = new HashMap<>();
-      for (TensorEntry tensor : each.getValue().tensors().values()) {
-        int number = views.computeIfAbsent(View.of(tensor), view -> views.size());
-        byName.put(tensor.name(), number);
-        directory.addTensors(named(tensor.name(), number));
-        if (number == tensors.size()) {
-          int storage = numbers.computeIfAbsent(tensor.storage(), key -> numbers.size());
-          tensors.add(
-              new FileTensor(
-                  storage,
-                  tensor.dtype().torchName(),
-                  tensor.sizes(),
-                  tensor.strides(),
-                  tensor.storageOffset(),
-                  tensor.conjugated(),
-                  tensor.negated()));
-          converted += tensor.elements() * dtypeAfterwards(tensor.dtype(), dtype).bytes();
-        }
-      }
-      // A safetensors file stores a tensor with several names only once. By the convention of the
-      // format's own library, the metadata lists the other names.
-      each.getValue()
-          .metadata()
-          .forEach(
-              (alias, name) -> {
-                if (byName.containsKey(name) && !byName.containsKey(alias)) {
-                  directory.addTensors(named(alias, byName.get(name)));
-                }
-              });
-      loaded.addDirectories(directory);
+    long bytes = tensors.bytes();
+    if (dtype.isPresent()) {
+      bytes =
+          Math.max(
+              bytes,
+              tensors.sum(each -> each.elements() * dtypeAfterwards(each.dtype(), dtype).bytes()));
     }
-    long bytes = numbers.keySet().stream().mapToLong(StorageKey::bytes).sum();
-    requireMemory(
-        call, request.getSource(), dtype.isPresent() ? Math.max(bytes, converted) : bytes);
-    boolean map = models.settings().mapFiles();
-    PlainBytes plain = found.plain();
-    return new NodeCallAnswer(
+    requireMemory(call, request.getSource(), bytes);
+    return tensors.answer(
         NodeAnswer.newBuilder().setLoaded(loaded).build().toByteArray(),
-        numbers.keySet().stream()
-            .map(key -> storage(plain.place(key), map && key.isPlain()))
-            .toList(),
-        tensors);
-  }
-
-  private static FileStorage storage(StorageKey place, boolean map) {
-    return new FileStorage(place.file().toAbsolutePath(), place.offset(), place.bytes(), map);
+        found.plain(),
+        models.settings().mapFiles());
   }
 
   private static DType dtypeAfterwards(DType dtype, Optional<DType> wanted) {
@@ -239,17 +186,24 @@ final class ModelCalls implements NodeCallHandler, AutoCloseable {
         .build();
   }
 
-  private static NamedTensor named(String name, int tensor) {
-    return NamedTensor.newBuilder().setName(name).setTensor(tensor).build();
-  }
-
   // Saving --------------------------------------------------------------------------------------
 
   private NodeCallAnswer save(NodeCall call, Save request) {
     Path file = models.toSave(request.getPath());
+    long bytes = write(call, file, request.getTensorsList(), request.getMetadataMap());
+    return answer(NodeAnswer.newBuilder().setSaved(Saved.newBuilder().setBytes(bytes)));
+  }
+
+  /**
+   * Writes the call's tensors to a new safetensors file, and returns its size.
+   *
+   * @param descriptions of the call's tensors, in their order
+   */
+  static long write(
+      NodeCall call, Path file, List<TensorToSave> descriptions, Map<String, String> metadata) {
     Map<String, Integer> numbers = new HashMap<>();
     List<SafetensorsWriter.Tensor> tensors = new ArrayList<>();
-    for (TensorToSave tensor : request.getTensorsList()) {
+    for (TensorToSave tensor : descriptions) {
       numbers.put(tensor.getName(), tensors.size());
       tensors.add(
           new SafetensorsWriter.Tensor(
@@ -261,7 +215,7 @@ final class ModelCalls implements NodeCallHandler, AutoCloseable {
                               "model files do not support dtype " + tensor.getDtype())),
               tensor.getSizesList().stream().mapToLong(Long::longValue).toArray()));
     }
-    SafetensorsWriter.Layout layout = SafetensorsWriter.layout(tensors, request.getMetadataMap());
+    SafetensorsWriter.Layout layout = SafetensorsWriter.layout(tensors, metadata);
     try (NewFile output = NewFile.of(file, layout.fileBytes())) {
       output.write(ByteBuffer.wrap(layout.header()), 0);
       for (SafetensorsWriter.Place place : layout.places()) {
@@ -270,8 +224,34 @@ final class ModelCalls implements NodeCallHandler, AutoCloseable {
       }
       output.commit();
     }
-    return answer(
-        NodeAnswer.newBuilder().setSaved(Saved.newBuilder().setBytes(layout.fileBytes())));
+    return layout.fileBytes();
+  }
+
+  // Tensors under a name --------------------------------------------------------------------------
+
+  private NodeCallAnswer loadKept(NodeCall call, String key) {
+    KeptTensors.Opened opened = kept.open(key);
+    giveBack = opened::close;
+    AnswerTensors tensors = new AnswerTensors();
+    KeptLoaded.Builder loaded = KeptLoaded.newBuilder();
+    opened
+        .files()
+        .directories()
+        .values()
+        .forEach(
+            weights ->
+                loaded.addAllTensors(tensors.add(weights)).putAllMetadata(weights.metadata()));
+    requireMemory(call, "what is kept", tensors.bytes());
+    return tensors.answer(
+        NodeAnswer.newBuilder().setKeptLoaded(loaded).build().toByteArray(),
+        opened.plain(),
+        models.settings().mapFiles());
+  }
+
+  private static NodeCallAnswer answer(List<KeptTensors.Version> versions) {
+    KeptList.Builder list = KeptList.newBuilder();
+    versions.forEach(version -> list.addKept(version.message()));
+    return answer(NodeAnswer.newBuilder().setKept(list));
   }
 
   // Answers -------------------------------------------------------------------------------------

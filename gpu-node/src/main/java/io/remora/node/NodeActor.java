@@ -172,6 +172,11 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
               settings.pythonHubToken(),
               System.getenv());
     }
+    getContext()
+        .getSystem()
+        .dispatchers()
+        .lookup(DispatcherSelector.blocking())
+        .execute(models::deleteExpired);
     startOrphanTimer("no owner has connected");
     NodeReadiness.Status.of(getContext().getSystem()).ready();
     return this;
@@ -234,12 +239,11 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
       return this;
     }
     SessionKey key = new SessionKey(open.link, open.session);
-    String name = open.link.name() + "/" + open.session;
     ActorRef<SessionActor.Command> actor =
         getContext()
             .spawnAnonymous(
                 SessionActor.create(
-                    name,
+                    open.link.name(),
                     open.session,
                     open.inbox,
                     open.outbox,

@@ -7,10 +7,12 @@ import com.typesafe.config.Config;
 import io.remora.actors.models.proto.Load;
 import io.remora.models.ModelException;
 import io.remora.models.hub.HubSettings;
+import io.remora.state.StateStores;
 import java.io.IOException;
 import java.net.URI;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.time.Clock;
 import java.util.List;
 import java.util.Optional;
 
@@ -34,9 +36,20 @@ final class NodeModels {
     return settings;
   }
 
-  /** Creates the handler of a session's calls. Close it with the session. */
-  ModelCalls session(String name) {
-    return new ModelCalls(name, this);
+  /**
+   * Creates the handler of a session's calls. Close it with the session.
+   *
+   * @param machine whose session it is
+   * @param name of the session, for the log
+   */
+  ModelCalls session(String machine, String name) {
+    return new ModelCalls(
+        name, this, new KeptTensors(machine, () -> StateStores.open(config), Clock.systemUTC()));
+  }
+
+  /** Deletes what programs have kept in the state store and whose lease is over. */
+  void deleteExpired() {
+    KeptTensors.deleteExpired(StateStores.open(config), Clock.systemUTC());
   }
 
   /** The settings for the hub of a load. */

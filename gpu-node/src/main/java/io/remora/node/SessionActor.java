@@ -102,7 +102,7 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
   /**
    * Creates a session that takes batches from now on, and reports this to its owner.
    *
-   * @param name for the log
+   * @param machine whose session it is
    * @param session its number in the connection
    * @param devices the executor's devices
    * @param deniedOperators operators that are refused
@@ -111,7 +111,7 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
    * @param models loads and saves models
    */
   static Behavior<Command> create(
-      String name,
+      String machine,
       long session,
       SessionInbox inbox,
       SessionOutbox outbox,
@@ -123,6 +123,7 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
     return Behaviors.setup(
         context -> {
           context.setLoggerName(SessionActor.class);
+          String name = machine + "/" + session;
           BatchExecutor executor;
           try {
             executor = BatchExecutor.create(devices, deniedOperators);
@@ -148,7 +149,7 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
           Optional<PythonWorker> worker =
               python.map(environment -> new PythonWorker(name, environment, inbox::abandoned));
           worker.ifPresent(executor::runFunctionsWith);
-          ModelCalls modelCalls = models.session(name);
+          ModelCalls modelCalls = models.session(machine, name);
           executor.answerCallsWith(modelCalls);
           return new SessionActor(
               context, name, session, inbox, outbox, executor, executed, worker, modelCalls);

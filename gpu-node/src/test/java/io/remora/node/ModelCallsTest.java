@@ -40,7 +40,7 @@ class ModelCallsTest {
     Config config =
         ConfigFactory.parseString("remora.node.models { " + settings + " }")
             .withFallback(ConfigFactory.load());
-    return new NodeModels(NodeSettings.from(config).models(), config).session("test");
+    return new NodeModels(NodeSettings.from(config).models(), config).session("machine", "test");
   }
 
   @AfterEach

@@ -6,17 +6,17 @@ import static java.util.Objects.requireNonNull;
 import com.typesafe.config.Config;
 import io.remora.runtime.SavedSession;
 import java.io.IOException;
-import java.nio.ByteBuffer;
 import java.nio.channels.FileChannel;
 import java.nio.file.DirectoryNotEmptyException;
 import java.nio.file.DirectoryStream;
 import java.nio.file.Files;
 import java.nio.file.NoSuchFileException;
+import java.nio.file.NotDirectoryException;
 import java.nio.file.Path;
 import java.nio.file.attribute.PosixFilePermissions;
+import java.util.ArrayList;
 import java.util.List;
 import java.util.Properties;
-import java.util.zip.CRC32C;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
@@ -30,7 +30,6 @@ public final class DirectoryStateStore implements StateStore {
   /** The name for {@code remora.state.store}. */
   public static final String NAME = "directory";
 
-  private static final int CHUNK_BYTES = 1 << 20;
   private static final List<String> NOT_FOR_FOLDERS =
       List.of("Invalid argument", "not supported", "Bad file descriptor");
 
@@ -97,19 +96,11 @@ public final class DirectoryStateStore implements StateStore {
    * data.
    */
   private static void verify(Path file, SavedSession saved) throws IOException {
-    CRC32C checksum = new CRC32C();
-    ByteBuffer buffer = ByteBuffer.allocateDirect(CHUNK_BYTES);
-    long bytes = 0;
-    try (FileChannel channel = FileChannel.open(file)) {
-      while (channel.read(buffer.clear()) >= 0) {
-        bytes += buffer.flip().remaining();
-        checksum.update(buffer);
-      }
-    }
-    if (bytes != saved.bytes() || checksum.getValue() != saved.checksum()) {
+    SavedSession found = SavedSession.ofFile(file, saved.storages(), saved.sequence());
+    if (!found.equals(saved)) {
       throw new IOException(
           "%s has %d bytes with checksum %08x, but %d bytes with checksum %08x were written"
-              .formatted(file, bytes, checksum.getValue(), saved.bytes(), saved.checksum()));
+              .formatted(file, found.bytes(), found.checksum(), saved.bytes(), saved.checksum()));
     }
   }
 
@@ -163,6 +154,32 @@ public final class DirectoryStateStore implements StateStore {
       return;
     }
     Files.deleteIfExists(folder);
+  }
+
+  @Override
+  public List<String> list(String prefix) throws IOException {
+    List<String> found = new ArrayList<>();
+    try (DirectoryStream<Path> folders =
+        Files.newDirectoryStream(
+            directory, folder -> folder.getFileName().toString().startsWith(prefix))) {
+      for (Path folder : folders) {
+        if (hasManifest(folder)) {
+          found.add(folder.getFileName().toString());
+        }
+      }
+    } catch (NoSuchFileException e) {
+      return List.of(); // nothing has been saved so far
+    }
+    return found;
+  }
+
+  /** The manifest is written last. */
+  private static boolean hasManifest(Path folder) throws IOException {
+    try (DirectoryStream<Path> manifests = Files.newDirectoryStream(folder, "*.manifest")) {
+      return manifests.iterator().hasNext();
+    } catch (NoSuchFileException | NotDirectoryException e) {
+      return false; // deleted meanwhile, or not the store's
+    }
   }
 
   private Path folder(String pause) {

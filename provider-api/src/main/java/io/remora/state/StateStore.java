@@ -4,6 +4,7 @@ package io.remora.state;
 import io.remora.runtime.SavedSession;
 import java.io.IOException;
 import java.nio.file.Path;
+import java.util.List;
 
 /**
  * Keeps the sessions of paused machines: a folder, a volume, an object store. The node saves and
@@ -52,4 +53,18 @@ public interface StateStore {
    * @param pause the first part of the sessions' keys
    */
   void delete(String pause) throws IOException;
+
+  /**
+   * The pauses that are completely saved and whose names begin with these characters, in no order.
+   * Tensors that a program keeps under a name ({@code RemoteMachine.keep}) need it; pauses and
+   * recovery do not.
+   *
+   * @throws IOException if the store cannot list its contents, or cannot do so now; the message has
+   *     the reason
+   */
+  default List<String> list(String prefix) throws IOException {
+    throw new IOException(
+        getClass().getName()
+            + " cannot list what it holds (StateStore.list), so it keeps nothing by name");
+  }
 }
