@@ -302,6 +302,8 @@ class GatewayProcess:
             *_same_libtorch(),
             # Nodes on this computer run functions with this Python, which has the program's packages.
             f"-Dremora.node.python={sys.executable}",
+            # It runs as this program's user, and only this program knows its token.
+            "-Dremora.gateway.record-directory=/",
             *options,
             _MAIN,
             *("--host", "127.0.0.1", "--port", "0", "--exit-with-stdin"),

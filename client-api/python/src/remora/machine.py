@@ -8,6 +8,7 @@ import itertools
 import logging
 import math
 import os
+import pathlib
 import secrets
 import threading
 import time
@@ -102,6 +103,8 @@ class RemoteMachine:
         options: dict[str, str] | None = None,
         recovery: str | None = None,
         checkpoint_interval: float | None = None,
+        record: str | os.PathLike[str] | None = None,
+        record_values: bool = True,
         gateway: str | os.PathLike[str] | None = None,
     ) -> None:
         """Describes a machine; does not start it.
@@ -123,6 +126,12 @@ class RemoteMachine:
                 executes what came after it again, and the program only waits. None for the gateway's setting.
             checkpoint_interval: seconds between checkpoints, with ``recovery="replay"``; None for the
                 gateway's setting, by default 60.
+            record: a file in which the gateway writes what the machine's sessions do, for ``remora replay``. If
+                it is there, a number is added to its name. It is complete when the machine is stopped. The
+                gateway that this program starts writes anywhere; for others the name is one in their
+                ``remora.gateway.record-directory``. None for the value of ``REMORA_RECORD``, or else none.
+            record_values: whether the recording has the uploaded values; without them it can be executed and
+                measured, but not compared. ``REMORA_RECORD_VALUES=off`` is the same.
             gateway: folder of jars, or class path, of the gateway to start; None for the value of
                 ``REMORA_GATEWAY``, ``REMORA_GATEWAY_CLASSPATH`` or ``REMORA_HOME``, or else the package's jars.
 
@@ -157,6 +166,8 @@ class RemoteMachine:
         self._options = dict(options or {})
         self._recovery = recovery
         self._checkpoint_interval = checkpoint_interval
+        self._record = os.fspath(record) if record is not None else None
+        self._record_values = record_values
         self._gateway_path = gateway
         self._given_gateway: Gateway | None = None
         self._attach = False
@@ -184,6 +195,8 @@ class RemoteMachine:
         options: dict[str, str] | None = None,
         recovery: str | None = None,
         checkpoint_interval: float | None = None,
+        record: str | os.PathLike[str] | None = None,
+        record_values: bool = True,
         tls: bool | None = None,
         ca_file: str | os.PathLike[str] | None = None,
     ) -> RemoteMachine:
@@ -204,6 +217,8 @@ class RemoteMachine:
             options: as in the constructor.
             recovery: as in the constructor.
             checkpoint_interval: as in the constructor.
+            record: as in the constructor.
+            record_values: as in the constructor.
             tls: whether the connection is encrypted; by default it is, except on the loopback address.
             ca_file: certificates (PEM) to trust instead of the system's.
 
@@ -237,6 +252,8 @@ class RemoteMachine:
             options=options,
             recovery=recovery,
             checkpoint_interval=checkpoint_interval,
+            record=record,
+            record_values=record_values,
         )
         self._given_gateway = gateway
         self._attach = machine is not None
@@ -294,6 +311,9 @@ class RemoteMachine:
             options=self._options,
             recovery=self._recovery or "",
             checkpoint_interval_millis=int((self._checkpoint_interval or 0) * 1000),
+            record=self._recording(),
+            record_without_values=not self._record_values
+            or os.environ.get("REMORA_RECORD_VALUES") == "off",
         )
         gateway = self._given_gateway or _gateway.own_gateway(
             settings, self._gateway_path, None if self._attach else request
@@ -324,6 +344,14 @@ class RemoteMachine:
             ready - reached,
             time.monotonic() - ready,
         )
+
+    def _recording(self) -> str:
+        """Returns the name of the recording for the gateway; empty for none."""
+        record = self._record or os.environ.get("REMORA_RECORD", "")
+        elsewhere = self._given_gateway is not None or (
+            "REMORA_GATEWAY" in os.environ and self._gateway_path is None
+        )
+        return record if elsewhere or not record else str(pathlib.Path(record).absolute())
 
     def stop(self) -> None:
         """Waits until everything recorded is executed, then returns the machine to its provider.

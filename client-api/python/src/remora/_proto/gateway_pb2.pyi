@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class OpenRequest(_message.Message):
-    __slots__ = ("provider", "name", "gpu_type", "gpu_count", "idle_timeout_millis", "timeout_millis", "packages", "keep", "options", "recovery", "checkpoint_interval_millis")
+    __slots__ = ("provider", "name", "gpu_type", "gpu_count", "idle_timeout_millis", "timeout_millis", "packages", "keep", "options", "recovery", "checkpoint_interval_millis", "record", "record_without_values")
     class OptionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -27,6 +27,8 @@ class OpenRequest(_message.Message):
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     RECOVERY_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_INTERVAL_MILLIS_FIELD_NUMBER: _ClassVar[int]
+    RECORD_FIELD_NUMBER: _ClassVar[int]
+    RECORD_WITHOUT_VALUES_FIELD_NUMBER: _ClassVar[int]
     provider: str
     name: str
     gpu_type: str
@@ -38,7 +40,9 @@ class OpenRequest(_message.Message):
     options: _containers.ScalarMap[str, str]
     recovery: str
     checkpoint_interval_millis: int
-    def __init__(self, provider: _Optional[str] = ..., name: _Optional[str] = ..., gpu_type: _Optional[str] = ..., gpu_count: _Optional[int] = ..., idle_timeout_millis: _Optional[int] = ..., timeout_millis: _Optional[int] = ..., packages: _Optional[_Iterable[str]] = ..., keep: _Optional[bool] = ..., options: _Optional[_Mapping[str, str]] = ..., recovery: _Optional[str] = ..., checkpoint_interval_millis: _Optional[int] = ...) -> None: ...
+    record: str
+    record_without_values: bool
+    def __init__(self, provider: _Optional[str] = ..., name: _Optional[str] = ..., gpu_type: _Optional[str] = ..., gpu_count: _Optional[int] = ..., idle_timeout_millis: _Optional[int] = ..., timeout_millis: _Optional[int] = ..., packages: _Optional[_Iterable[str]] = ..., keep: _Optional[bool] = ..., options: _Optional[_Mapping[str, str]] = ..., recovery: _Optional[str] = ..., checkpoint_interval_millis: _Optional[int] = ..., record: _Optional[str] = ..., record_without_values: _Optional[bool] = ...) -> None: ...
 
 class AttachRequest(_message.Message):
     __slots__ = ("name",)

@@ -4,6 +4,7 @@ package io.remora.actors;
 import com.typesafe.config.Config;
 import io.remora.actors.link.LinkSettings;
 import io.remora.metrics.HttpEndpoint;
+import io.remora.recording.RecordingSettings;
 import io.remora.state.DirectoryStateStore;
 import java.net.InetSocketAddress;
 import java.nio.file.Path;
@@ -46,6 +47,7 @@ import java.util.Optional;
  *     remora.metrics.http}; empty for none
  * @param link settings of the links, {@code remora.link}
  * @param recovery how machines recover from the loss of their nodes, {@code remora.recovery}
+ * @param recording whether and where sessions are recorded, {@code remora.recording}
  */
 public record ActorsSettings(
     Duration openTimeout,
@@ -69,7 +71,8 @@ public record ActorsSettings(
     Config memberCluster,
     Optional<InetSocketAddress> http,
     LinkSettings link,
-    RecoverySettings recovery) {
+    RecoverySettings recovery,
+    RecordingSettings recording) {
 
   /** Checks the ranges. */
   public ActorsSettings {
@@ -96,7 +99,7 @@ public record ActorsSettings(
 
   /**
    * Reads {@code remora.machine}, {@code remora.state}, {@code remora.cluster}, {@code
-   * remora.metrics}, {@code remora.link} and {@code remora.recovery}.
+   * remora.metrics}, {@code remora.link}, {@code remora.recovery} and {@code remora.recording}.
    *
    * @param root the whole configuration, with the defaults of {@code reference.conf}
    * @throws IllegalArgumentException if a value is out of range; the message names the key
@@ -128,7 +131,8 @@ public record ActorsSettings(
         cluster.getConfig("member"),
         HttpEndpoint.address(root, "remora.metrics.http"),
         LinkSettings.from(root),
-        RecoverySettings.from(root));
+        RecoverySettings.from(root),
+        RecordingSettings.from(root));
   }
 
   private static void checkPositive(Duration value, String key) {

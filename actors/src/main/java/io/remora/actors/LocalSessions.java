@@ -175,7 +175,8 @@ public final class LocalSessions implements Extension {
    * @param listener receives the session's events, on the thread that reads the link, until the
    *     session is lost, closed or detached
    * @return the sink for the session's batches
-   * @throws RemoraException if the session was lost meanwhile
+   * @throws RemoraException if the session was lost meanwhile, or a recording of it was asked for
+   *     and cannot be made
    * @throws MachineStateException if there is no such session
    * @throws IllegalStateException if a program is already attached to it
    */
@@ -197,8 +198,7 @@ public final class LocalSessions implements Extension {
       throw new MachineStateException(
           "there is no session " + session + " in this JVM: it was closed, lost or never opened");
     }
-    mailbox.attach(listener, writesDirectly);
-    return mailbox;
+    return mailbox.attachRecorded(listener, writesDirectly);
   }
 
   /**

@@ -12,6 +12,7 @@ import io.remora.actors.link.LinkSettings;
 import io.remora.actors.link.proto.SavedState;
 import io.remora.actors.machine.MachineProtocol;
 import io.remora.actors.node.NodeLink;
+import io.remora.recording.RecordingSettings;
 import io.remora.runtime.MachineStateException;
 import io.remora.runtime.NodeLostException;
 import io.remora.runtime.RemoraException;
@@ -145,10 +146,15 @@ public final class SessionTable {
     return session.closedBy.size() == 1;
   }
 
-  /** The node has opened the session. */
-  public void opened(long number, MachineInfo info) {
+  /**
+   * The node has opened the session.
+   *
+   * @param recording whether and where it is recorded
+   */
+  public void opened(long number, MachineInfo info, RecordingSettings recording) {
     Session session = sessions.get(number);
     if (session != null && session.openedBy != null) {
+      session.mailbox.record(recording, info);
       session.openedBy.tell(StatusReply.success(new MachineProtocol.SessionOpened(number, info)));
       session.openedBy = null;
     }

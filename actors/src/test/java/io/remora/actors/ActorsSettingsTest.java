@@ -72,7 +72,8 @@ class ActorsSettingsTest {
 
   @Test
   void everyKeyIsExplained() throws Exception {
-    for (String key : List.of("machine", "state", "link", "metrics", "cluster", "recovery")) {
+    for (String key :
+        List.of("machine", "state", "link", "metrics", "cluster", "recovery", "recording")) {
       OWN.getConfig("remora." + key)
           .withoutPath("embedded")
           .withoutPath("member")
@@ -108,6 +109,7 @@ class ActorsSettingsTest {
     assertBad("remora.recovery.log-bytes", "1 MiB");
     assertBad("remora.recovery.give-up-after", "0 s");
     assertBad("remora.recovery.retry", "0 s");
+    assertBad("remora.recording.max-waiting-bytes", 0);
     assertBad("remora.metrics.http", "localhost");
     assertBad("remora.metrics.http", "0.0.0.0:9100");
     assertBad("remora.metrics.http", "127.0.0.1:65536");

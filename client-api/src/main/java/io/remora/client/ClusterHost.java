@@ -16,6 +16,7 @@ import io.remora.actors.RemoraCluster;
 import io.remora.actors.StorageInfo;
 import io.remora.actors.machine.MachineProtocol;
 import io.remora.provider.MachineSpec;
+import io.remora.recording.SessionRecorder;
 import io.remora.runtime.MachineSession;
 import io.remora.runtime.MachineStateException;
 import java.time.Duration;
@@ -142,6 +143,7 @@ final class ClusterHost implements MachineHost {
         sessions.close(name, session, settings.closeTimeout()),
         settings.closeTimeout(),
         "Closing a session on machine " + name);
+    awaitRecordings();
   }
 
   @Override
@@ -150,6 +152,15 @@ final class ClusterHost implements MachineHost {
         MachineProtocol.Close::new,
         settings.closeTimeout(),
         "Giving machine %s back".formatted(name));
+    awaitRecordings();
+  }
+
+  private void awaitRecordings() {
+    Void unused =
+        Answers.await(
+            SessionRecorder.written(name),
+            settings.closeTimeout(),
+            "Writing the recording of machine " + name);
   }
 
   @Override

@@ -24,7 +24,11 @@ import io.remora.gateway.v1.SessionsClient;
 import io.remora.gateway.v1.Storage;
 import io.remora.gateway.v1.StorageRequest;
 import io.remora.provider.MachineSpec;
+import io.remora.recording.RecordingHeader;
+import io.remora.recording.RecordingSettings;
+import io.remora.recording.SessionRecorder;
 import io.remora.runtime.MachineSession;
+import io.remora.runtime.SessionListener;
 import java.time.Duration;
 import java.util.HashMap;
 import java.util.Map;
@@ -46,13 +50,20 @@ final class GatewayHost implements MachineHost {
   private final String name;
   private final GatewayAddress gateway;
   private final ClientSettings settings;
+  private final RecordingSettings recording;
   private final ActorSystem<Void> system;
   private final MachinesClient machines;
   private final SessionsClient sessions;
   private GatewayLink link;
+  private SessionRecorder recorder;
 
-  GatewayHost(String name, GatewayAddress gateway, ClientSettings settings) {
+  /**
+   * @param recording whether and where this program records its session
+   */
+  GatewayHost(
+      String name, GatewayAddress gateway, ClientSettings settings, RecordingSettings recording) {
     this.name = name;
+    this.recording = recording;
     this.gateway = gateway;
     this.settings = settings;
     this.system = LocalSystem.start("remora-gateway-client", ConfigFactory.load());
@@ -134,10 +145,16 @@ final class GatewayHost implements MachineHost {
 
   @Override
   public void connect(MachineSession program) {
-    link = new GatewayLink(name, gateway, sessions, system, program);
+    SessionListener listener = program;
+    if (recording.isOn()) {
+      recorder = SessionRecorder.start(recording, RecordingHeader.of(info(), recording.values()));
+      listener = recorder.listener(program);
+    }
+    link = new GatewayLink(name, gateway, sessions, system, listener);
     Machine machine = link.open(settings.askTimeout());
     program.connect(
-        link, machine.getDevicesList().stream().anyMatch(d -> d.getKind().equals("cuda")));
+        recorder == null ? link : recorder.sink(link),
+        machine.getDevicesList().stream().anyMatch(d -> d.getKind().equals("cuda")));
   }
 
   @Override
@@ -237,8 +254,18 @@ final class GatewayHost implements MachineHost {
 
   @Override
   public void disconnect() {
-    if (link != null) {
-      link.close(settings.askTimeout());
+    try {
+      if (link != null) {
+        link.close(settings.askTimeout());
+      }
+    } finally {
+      if (recorder != null) {
+        Void unused =
+            Answers.await(
+                recorder.end("closed"),
+                settings.closeTimeout(),
+                "Writing the recording of machine " + name);
+      }
     }
   }
 

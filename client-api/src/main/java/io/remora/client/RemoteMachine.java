@@ -5,6 +5,7 @@ import akka.actor.typed.ActorSystem;
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
 import com.typesafe.config.ConfigRenderOptions;
+import com.typesafe.config.ConfigValueFactory;
 import io.remora.actors.MachineInfo;
 import io.remora.actors.MachineState;
 import io.remora.actors.RemoraCluster;
@@ -12,6 +13,7 @@ import io.remora.actors.StorageInfo;
 import io.remora.provider.GpuType;
 import io.remora.provider.MachineSpec;
 import io.remora.provider.Preparation;
+import io.remora.recording.RecordingSettings;
 import io.remora.runtime.DeviceMemory;
 import io.remora.runtime.MachineSession;
 import io.remora.runtime.MachineStateException;
@@ -646,6 +648,7 @@ public final class RemoteMachine implements AutoCloseable {
     private Duration idleTimeout;
     private Duration timeout;
     private Config overrides = ConfigFactory.empty();
+    private Config recording = ConfigFactory.empty();
     private GatewayAddress gateway;
     private ActorSystem<?> system;
     private boolean keep;
@@ -772,11 +775,30 @@ public final class RemoteMachine implements AutoCloseable {
      * {@code reference.conf} files.
      *
      * @param overrides keys under {@code remora.client}, {@code remora.batch}, {@code
-     *     remora.session}, {@code remora.link}, {@code remora.state} and {@code remora.provider};
-     *     other keys have no effect on a single machine
+     *     remora.session}, {@code remora.link}, {@code remora.recording}, {@code remora.recovery},
+     *     {@code remora.state} and {@code remora.provider}; other keys have no effect on a single
+     *     machine
      */
     public Builder config(Config overrides) {
       this.overrides = Objects.requireNonNull(overrides, "overrides").withOnlyPath("remora");
+      return this;
+    }
+
+    /**
+     * Writes what the machine's sessions do to a file, which {@code remora replay} executes again.
+     * If the file is there, or the machine has several sessions, further ones get numbers. The file
+     * is complete when the machine is closed. It has everything that the program uploads, unless
+     * {@code remora.recording.values} is off. A disk that is full ends the recording with a
+     * warning, and not the session. Default: {@code remora.recording.file}, which is none. Has no
+     * effect on {@link #attach()}.
+     */
+    public Builder record(Path file) {
+      this.recording =
+          ConfigFactory.empty()
+              .withValue(
+                  RecordingSettings.PATH + ".file",
+                  ConfigValueFactory.fromAnyRef(
+                      Objects.requireNonNull(file, "file").toAbsolutePath().toString()));
       return this;
     }
 
@@ -792,10 +814,10 @@ public final class RemoteMachine implements AutoCloseable {
       if (provider == null) {
         throw new IllegalArgumentException("provider must be set");
       }
+      Config overrides = recording.withFallback(this.overrides);
       Config config = ProgramClassPath.configuration(overrides);
       ClientSettings settings = ClientSettings.from(config);
       String provider = this.provider;
-      Config overrides = this.overrides;
       boolean remote = Remora.isRemoteExecutionEnabled(settings);
       if (!remote) {
         log.info("Remote execution is disabled: the machine runs in this process");
@@ -823,7 +845,7 @@ public final class RemoteMachine implements AutoCloseable {
         // The first call takes seconds. Make it before a machine is running and costs money.
         TorchLibrary.bytedeco();
         long loaded = System.nanoTime();
-        MachineHost reached = host(spec.name(), settings, remote);
+        MachineHost reached = host(spec.name(), settings, config, remote);
         long joined = System.nanoTime();
         return with(
             reached,
@@ -877,7 +899,7 @@ public final class RemoteMachine implements AutoCloseable {
       ClientSettings settings = ClientSettings.from(config);
       TorchLibrary.bytedeco();
       return with(
-          host(name, settings, true),
+          host(name, settings, config, true),
           host -> {
             MachineInfo info = host.attach();
             MachineSpec spec =
@@ -892,9 +914,10 @@ public final class RemoteMachine implements AutoCloseable {
           });
     }
 
-    private MachineHost host(String machine, ClientSettings settings, boolean remote) {
+    private MachineHost host(
+        String machine, ClientSettings settings, Config config, boolean remote) {
       if (gateway != null && remote) {
-        return new GatewayHost(machine, gateway, settings);
+        return new GatewayHost(machine, gateway, settings, RecordingSettings.from(config));
       }
       return system == null
           ? new ClusterHost(machine, settings)

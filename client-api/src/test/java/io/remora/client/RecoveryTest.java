@@ -44,12 +44,12 @@ import org.junit.jupiter.api.io.TempDir;
 @Timeout(value = 180, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class RecoveryTest {
 
-  private static final int STEPS = 12;
+  static final int STEPS = 12;
 
   @TempDir private Path directory;
 
   /** What happens before a step. */
-  private interface AtStep {
+  interface AtStep {
     void run(int step);
   }
 
@@ -229,7 +229,7 @@ final class RecoveryTest {
   }
 
   /** Trains a network with batch norm and dropout; the losses of all steps. */
-  private static List<Float> train(RemoteMachine machine, AtStep atStep) {
+  static List<Float> train(RemoteMachine machine, AtStep atStep) {
     List<Float> losses = new ArrayList<>();
     try (PointerScope scope = new PointerScope()) {
       manual_seed(3);

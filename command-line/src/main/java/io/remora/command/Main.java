@@ -37,6 +37,8 @@ import picocli.CommandLine.Spec;
       "  remora node --listen HOST:PORT     runs a node; REMORA_NODE_TOKEN is its secret",
       "  remora machines --provider modal   lists the machines that run at Modal",
       "  remora bench compare --quick       compares a machine with the local CPU",
+      "  remora record FILE COMMAND         records what a program does on its machines",
+      "  remora replay FILE                 executes it again and compares its reads",
       "  source <(remora completion bash)   completes words with the Tab key",
       "'remora COMMAND --help' explains a command."
     },
@@ -101,6 +103,9 @@ public final class Main implements Callable<Integer> {
         });
     remora.addSubcommand(new MachinesCommand(config));
     remora.addSubcommand(new DoctorCommand(config, environment));
+    // What follows its file belongs to the program.
+    remora.addSubcommand(new CommandLine(new RecordCommand()).setStopAtPositional(true));
+    remora.addSubcommand(new ReplayCommand(environment));
     remora.addSubcommand(new CompletionCommand());
     return CommandErrors.reportedBy(remora);
   }

@@ -38,7 +38,7 @@ final class MainTest {
   }
 
   @ParameterizedTest
-  @ValueSource(strings = {"node", "gateway", "machines", "completion"})
+  @ValueSource(strings = {"node", "gateway", "machines", "record", "replay", "completion"})
   void explainsEachCommand(String name) {
     assertThat(run(name, "--help")).isZero();
 
@@ -85,6 +85,43 @@ final class MainTest {
 
     assertThat(completed(script, "remora", "ma")).contains("machines").doesNotContain("node");
     assertThat(completed(script, "remora", "machines", "--s")).contains("--sweep");
+    assertThat(completed(script, "remora", "re")).contains("record", "replay");
+    assertThat(completed(script, "remora", "replay", "--n")).contains("--node");
+  }
+
+  @Test
+  void aReplaySaysWhatIsWrongWithItsFile() throws IOException {
+    Path other = Files.writeString(folder.resolve("other"), "this is no recording at all");
+    Path short_ = Files.writeString(folder.resolve("short"), "REM");
+
+    assertThat(run("replay", folder.resolve("none").toString())).isOne();
+    assertThat(run("replay", other.toString())).isOne();
+    assertThat(run("replay", short_.toString())).isOne();
+
+    assertThat(err.toString().lines())
+        .satisfiesExactly(
+            line -> assertThat(line).contains("there is no file"),
+            line -> assertThat(line).contains("no recording of Remora"),
+            line -> assertThat(line).contains("no recording of Remora"));
+  }
+
+  @Test
+  void aRecordingIsNotWrittenOverAnother() throws IOException {
+    Path file = Files.writeString(folder.resolve("run.remora"), "mine");
+
+    assertThat(run("record", file.toString(), "true")).isOne();
+
+    assertThat(err.toString()).contains("is there already");
+    assertThat(file).hasContent("mine");
+  }
+
+  @Test
+  void aRecordedProgramKeepsItsOptionsAndItsExitCode() {
+    Path file = folder.resolve("run.remora");
+
+    assertThat(run("record", file.toString(), "sh", "-c", "exit 7")).isEqualTo(7);
+
+    assertThat(err.toString()).contains("the program has opened no machine");
   }
 
   /** What Bash offers for the last of these words. */

@@ -10,6 +10,9 @@ public final class WireFormat {
   /** Version of batches and reports. */
   public static final int WIRE_VERSION = 4;
 
+  /** First byte of a batch. */
+  public static final int BATCH_MAGIC = 0xB7;
+
   /** First byte of a report. */
   public static final int REPORT_MAGIC = 0xB8;
 
@@ -20,11 +23,29 @@ public final class WireFormat {
 
   /** First bytes of the records of a batch. */
   public static final class Records {
+    public static final int DEFINE_OPERATOR = 1;
+    public static final int CALL = 2;
+    public static final int ASK = 3;
+    public static final int BIND = 4;
     public static final int FREE = 5;
+    public static final int WRITE = 6;
+    public static final int READ = 7;
+    public static final int RESIZE = 8;
+    public static final int SEED = 9;
+    public static final int QUESTION = 10;
+    public static final int WRITE_RANDOM_STATE = 11;
     public static final int FREE_GENERATOR = 12;
+    public static final int SETTINGS = 13;
+    public static final int RECORD_EVENT = 14;
     public static final int FREE_EVENT = 15;
     public static final int DROP_TRANSFER = 16;
+    public static final int RUN = 17;
+    public static final int CALL_NODE = 18;
+    public static final int TOLD = 19;
     public static final int FREE_MANY = 20;
+    public static final int REPEAT = 21;
+    public static final int LIKE = 22;
+    public static final int FORGET = 23;
 
     private Records() {}
   }

@@ -29,6 +29,7 @@ import java.util.Set;
  * @param closeTimeout limit for closing a machine
  * @param providerOptions provider settings that callers may give, without {@code
  *     remora.provider.<name>}
+ * @param recordDirectory the folder in which callers may have sessions recorded; empty for none
  * @param http the whole configuration with the gateway's own {@code akka.http.server}
  */
 public record GatewaySettings(
@@ -47,6 +48,7 @@ public record GatewaySettings(
     Duration openTimeout,
     Duration closeTimeout,
     Set<String> providerOptions,
+    Optional<Path> recordDirectory,
     Config http) {
 
   private static final int LARGEST_MESSAGE = 1 << 30;
@@ -108,6 +110,8 @@ public record GatewaySettings(
         machine.getDuration("open-timeout"),
         machine.getDuration("close-timeout"),
         Set.copyOf(gateway.getStringList("provider-options")),
+        text(gateway, "record-directory")
+            .map(folder -> Path.of(folder).toAbsolutePath().normalize()),
         gateway.getConfig("http").atPath("akka.http.server").withFallback(root));
   }
 
@@ -139,6 +143,7 @@ public record GatewaySettings(
         openTimeout,
         closeTimeout,
         providerOptions,
+        recordDirectory,
         http);
   }
 

@@ -13,6 +13,7 @@ import io.remora.actors.link.LinkSettings;
 import io.remora.actors.link.LinkTransport;
 import io.remora.actors.node.NodeLink;
 import io.remora.provider.LaunchToken;
+import io.remora.recording.RecordingSettings;
 import io.remora.runtime.ProviderException;
 import io.remora.runtime.RemoraException;
 import java.util.function.Supplier;
@@ -33,6 +34,7 @@ final class HostLink {
   private final Way way;
   private final LinkSettings settings;
   private final RecoverySettings recovery;
+  private final RecordingSettings recording;
   private final ActorRef<NodeLink.Command> actor;
   private Line line = Line.NEW;
 
@@ -47,6 +49,7 @@ final class HostLink {
     Config config = config(host, way);
     this.settings = read(host, () -> LinkSettings.from(config));
     this.recovery = read(host, () -> RecoverySettings.from(config));
+    this.recording = read(host, () -> RecordingSettings.from(config));
     this.actor =
         host.context.spawn(
             NodeLink.create(
@@ -89,6 +92,10 @@ final class HostLink {
 
   RecoverySettings recovery() {
     return recovery;
+  }
+
+  RecordingSettings recording() {
+    return recording;
   }
 
   void tell(NodeLink.Command command) {

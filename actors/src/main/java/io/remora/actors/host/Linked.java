@@ -27,7 +27,7 @@ final class Linked extends HostBehavior {
 
   @Override
   Behavior<Command> onSessionReady(long session) {
-    host.sessions.opened(session, link.way().info());
+    host.sessions.opened(session, link.way().info(), link.recording());
     return this;
   }
 

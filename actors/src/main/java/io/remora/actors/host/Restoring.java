@@ -31,7 +31,7 @@ final class Restoring extends HostBehavior {
   @Override
   Behavior<Command> onSessionReady(long session) {
     host.sessions.restored(session);
-    host.sessions.opened(session, link.way().info());
+    host.sessions.opened(session, link.way().info(), link.recording());
     return reportWhenRestored();
   }
 

@@ -33,7 +33,7 @@ final class Saving extends HostBehavior {
   /** The session was being opened when the machine asked. */
   @Override
   Behavior<Command> onSessionReady(long session) {
-    host.sessions.opened(session, link.way().info());
+    host.sessions.opened(session, link.way().info(), link.recording());
     return this;
   }
 

@@ -18,12 +18,13 @@ import java.util.zip.CRC32C;
  * @param checks one for each request, in the order of the report
  * @param unrepeatable what the batch did that another node cannot do again; empty if nothing
  */
-record Answers(List<Check> checks, Optional<String> unrepeatable) {
+public record Answers(List<Check> checks, Optional<String> unrepeatable) {
 
   /** An answer: its request, what kind it was, and its checksum. */
-  record Check(long request, String kind, long bytes, long checksum) {}
+  public record Check(long request, String kind, long bytes, long checksum) {}
 
-  Answers {
+  /** Copies the list. */
+  public Answers {
     checks = List.copyOf(checks);
   }
 
@@ -32,7 +33,7 @@ record Answers(List<Check> checks, Optional<String> unrepeatable) {
    *
    * @param large the checksum of a large value, by its request
    */
-  static Answers of(ByteBuffer report, LongUnaryOperator large) {
+  public static Answers of(ByteBuffer report, LongUnaryOperator large) {
     List<Check> checks = new ArrayList<>();
     List<String> unrepeatable = new ArrayList<>();
     ReportReader.read(
@@ -55,7 +56,9 @@ record Answers(List<Check> checks, Optional<String> unrepeatable) {
 
           @Override
           public void requestFailed(long request, OperationFailure failure) {
-            checks.add(new Check(request, "failure", 0, failure.operator().hashCode()));
+            checks.add(
+                new Check(
+                    request, "failure", 0, Integer.toUnsignedLong(failure.operator().hashCode())));
           }
 
           @Override

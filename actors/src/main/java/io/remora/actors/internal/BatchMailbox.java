@@ -4,6 +4,7 @@ package io.remora.actors.internal;
 import static java.util.Objects.requireNonNull;
 
 import io.remora.actors.DirectWay;
+import io.remora.actors.MachineInfo;
 import io.remora.actors.RecoverySettings;
 import io.remora.actors.link.FrameType;
 import io.remora.actors.link.LinkConnection;
@@ -13,6 +14,9 @@ import io.remora.actors.link.OutboundSource;
 import io.remora.actors.link.proto.DirectProgress;
 import io.remora.core.ReplayQueue;
 import io.remora.core.Room;
+import io.remora.recording.RecordingHeader;
+import io.remora.recording.RecordingSettings;
+import io.remora.recording.SessionRecorder;
 import io.remora.runtime.Batch;
 import io.remora.runtime.BatchSink;
 import io.remora.runtime.MachineStateException;
@@ -25,6 +29,7 @@ import java.nio.ByteOrder;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.concurrent.CompletionStage;
 import java.util.concurrent.Future;
 import java.util.concurrent.locks.ReentrantLock;
 
@@ -97,6 +102,10 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
 
   private volatile SessionListener listener;
 
+  private volatile RecordingSettings recording = RecordingSettings.OFF;
+  private volatile MachineInfo recorded;
+  private volatile SessionRecorder recorder;
+
   /**
    * Makes an empty mailbox without a connection.
    *
@@ -165,8 +174,45 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
     }
   }
 
+  /** Has the program that attaches recorded, if the settings say so. */
+  public void record(RecordingSettings how, MachineInfo of) {
+    recorded = of;
+    recording = how;
+  }
+
+  /**
+   * As {@link #attach(SessionListener, boolean)}.
+   *
+   * @return the sink for the session's batches
+   * @throws RemoraException also if a recording was asked for and cannot be made
+   */
+  public BatchSink attachRecorded(SessionListener program, boolean writesDirectly) {
+    if (!recording.isOn()) {
+      attach(program, writesDirectly);
+      return this;
+    }
+    SessionRecorder started =
+        SessionRecorder.start(recording, RecordingHeader.of(recorded, recording.values()));
+    recorder = started;
+    try {
+      attach(started.listener(program), writesDirectly);
+    } catch (RuntimeException e) {
+      endRecording("refused: " + e.getMessage());
+      throw e;
+    }
+    return started.sink(this);
+  }
+
+  private void endRecording(String how) {
+    SessionRecorder running = recorder;
+    if (running != null) {
+      CompletionStage<Void> unused = running.end(how);
+    }
+  }
+
   /** Removes the listener and refuses further batches. */
   public void detach() {
+    endRecording("closed");
     lock.lock();
     try {
       listener = null;
@@ -646,6 +692,8 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
         refusal = NO_CONNECTION;
       } else if (recovery.isOn()) {
         refusal = "the machine keeps its batches for recovery (remora.recovery.mode)";
+      } else if (recording.isOn()) {
+        refusal = "the session is recorded (remora.recording.file)";
       } else if (!connection.sendsWithoutBlocking()) {
         refusal = "the link to its node is encrypted";
       } else if (direct != Direct.NONE

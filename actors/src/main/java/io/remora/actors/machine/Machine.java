@@ -35,6 +35,7 @@ import io.remora.actors.node.NodeLink;
 import io.remora.provider.LaunchToken;
 import io.remora.provider.MachineSpec;
 import io.remora.provider.NodeUsage;
+import io.remora.recording.RecordingSettings;
 import io.remora.runtime.MachineStateException;
 import io.remora.runtime.ProviderException;
 import io.remora.runtime.RemoraException;
@@ -79,6 +80,7 @@ public final class Machine {
   private MachineSpec spec;
   private LinkSettings linkSettings;
   private RecoverySettings recovery = RecoverySettings.OFF;
+  private RecordingSettings recording = RecordingSettings.OFF;
   private ActorRef<?> owner;
   private NodeUsage used;
   private NodeLink.Up up;
@@ -229,6 +231,7 @@ public final class Machine {
     Config configuration = configuration(with);
     linkSettings = LinkSettings.from(configuration);
     recovery = RecoverySettings.from(configuration);
+    recording = RecordingSettings.from(configuration);
     spec = with;
     used = null;
     belongTo(newOwner);
@@ -244,6 +247,10 @@ public final class Machine {
 
   RecoverySettings recovery() {
     return recovery;
+  }
+
+  RecordingSettings recording() {
+    return recording;
   }
 
   /** The system's configuration, overridden by the machine's own. */
@@ -457,10 +464,11 @@ public final class Machine {
 
   /** The way for a host to reach the node. */
   SessionHost.Way way(NodeAttempt node, LaunchToken token) {
-    // The settings that a host cannot know: the machine's own for links and recovery, and TLS as
-    // agreed with the node.
+    // The settings that a host cannot know: the machine's own for links, recovery and recordings,
+    // and TLS as agreed with the node.
     Config all = configuration(spec);
-    Config own = ConfigFactory.parseString(spec.settings()).withOnlyPath(LinkSettings.PATH);
+    Config set = ConfigFactory.parseString(spec.settings());
+    Config own = set.withOnlyPath(LinkSettings.PATH);
     String given =
         node.node()
             .tls()
@@ -468,6 +476,7 @@ public final class Machine {
             .orElse(ConfigFactory.empty())
             .withFallback(own.withoutPath(LinkTls.PATH))
             .withFallback(all.withOnlyPath(RecoverySettings.PATH))
+            .withFallback(set.withOnlyPath(RecordingSettings.PATH))
             .root()
             .render(ConfigRenderOptions.concise());
     return new SessionHost.Way(node.address(), token.value(), given, info(), forHosts());

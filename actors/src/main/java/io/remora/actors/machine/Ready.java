@@ -105,7 +105,7 @@ final class Ready extends Running {
 
   @Override
   Behavior<Command> onSessionReady(long session) {
-    machine.sessions.opened(session, machine.info());
+    machine.sessions.opened(session, machine.info(), machine.recording());
     return pauseWhenSettled();
   }
 

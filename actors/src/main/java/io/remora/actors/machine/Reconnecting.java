@@ -29,7 +29,7 @@ final class Reconnecting extends Running {
 
   @Override
   Behavior<Command> onSessionReady(long session) {
-    machine.sessions.opened(session, machine.info());
+    machine.sessions.opened(session, machine.info(), machine.recording());
     return this;
   }
 

@@ -49,7 +49,7 @@ final class Restoring extends Opening {
   @Override
   Behavior<Command> onSessionReady(long session) {
     machine.sessions.restored(session);
-    machine.sessions.opened(session, machine.info());
+    machine.sessions.opened(session, machine.info(), machine.recording());
     return finishWhenRestored();
   }
 

@@ -12,6 +12,8 @@ import io.remora.gateway.GatewaySettings;
 import io.remora.gateway.v1.OpenRequest;
 import io.remora.provider.GpuType;
 import io.remora.provider.MachineSpec;
+import io.remora.recording.RecordingSettings;
+import java.nio.file.Path;
 import java.time.Duration;
 import java.util.Map;
 import java.util.UUID;
@@ -49,6 +51,7 @@ public final class MachineRequests {
         settings.openTimeout(),
         options(request, settings)
             .withFallback(recovery(request))
+            .withFallback(recording(request, settings))
             .withFallback(packages(request, config))
             .root()
             .render(ConfigRenderOptions.concise()));
@@ -88,6 +91,35 @@ public final class MachineRequests {
               ConfigValueFactory.fromAnyRef(request.getCheckpointIntervalMillis() + " ms"));
     }
     return config;
+  }
+
+  /** Settings that record the machine's sessions, if this gateway permits it. */
+  private static Config recording(OpenRequest request, GatewaySettings settings) {
+    if (request.getRecord().isEmpty()) {
+      return ConfigFactory.empty();
+    }
+    Path directory =
+        settings
+            .recordDirectory()
+            .orElseThrow(
+                () ->
+                    GatewayErrors.refusal(
+                        Status.Code.FAILED_PRECONDITION,
+                        ErrorKind.ProviderException,
+                        "this gateway records nothing for its programs (remora.gateway.record-directory)"));
+    Path file = directory.resolve(request.getRecord()).normalize();
+    if (!file.startsWith(directory) || file.equals(directory)) {
+      throw GatewayErrors.refusal(
+          Status.Code.INVALID_ARGUMENT,
+          ErrorKind.ProviderException,
+          "this gateway writes recordings in %s only (remora.gateway.record-directory), not to %s"
+              .formatted(directory, request.getRecord()));
+    }
+    return ConfigFactory.empty()
+        .withValue(RecordingSettings.PATH + ".file", ConfigValueFactory.fromAnyRef(file.toString()))
+        .withValue(
+            RecordingSettings.PATH + ".values",
+            ConfigValueFactory.fromAnyRef(!request.getRecordWithoutValues()));
   }
 
   private static Config options(OpenRequest request, GatewaySettings settings) {

@@ -22,6 +22,7 @@ import io.remora.gateway.v1.StopResponse;
 import io.remora.gateway.v1.Storage;
 import io.remora.gateway.v1.StorageRequest;
 import io.remora.provider.MachineSpec;
+import io.remora.recording.SessionRecorder;
 import java.time.Duration;
 import java.util.concurrent.CompletionStage;
 
@@ -110,7 +111,10 @@ final class MachinesService implements Machines {
 
   @Override
   public CompletionStage<StopResponse> stop(MachineRequest request) {
-    return machines.close(request.getName()).thenApply(done -> StopResponse.getDefaultInstance());
+    return machines
+        .close(request.getName())
+        .thenCompose(done -> SessionRecorder.written(request.getName()))
+        .thenApply(written -> StopResponse.getDefaultInstance());
   }
 
   @Override
