@@ -24,7 +24,9 @@ with remora.RemoteMachine("mock") as machine:
 """
 
 
-def run(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "remora", *arguments],
         env=os.environ | (environment or {}),

@@ -13,6 +13,7 @@ import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.time.Duration;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
@@ -121,6 +122,35 @@ final class RecordReplayTest {
     Outcome cut = remora(Map.of(), "replay", file.toString());
     assertThat(cut.code()).as(cut.toString()).isZero();
     assertThat(cut.out()).contains("the file ends early");
+  }
+
+  @Test
+  @Tag("full")
+  void whatIsAskedOfTheNodeItselfIsNotInTheFile() throws Exception {
+    Path file = folder.resolve("keeping.remora");
+    try (RemoteMachine machine =
+        RemoteMachine.builder()
+            .provider("mock")
+            .config(ConfigFactory.parseString("remora.state.directory = \"%s\"".formatted(folder)))
+            .record(file)
+            .open()) {
+      Tensor a = torch.ones(3, 4).to(machine.device(), ScalarType.Float);
+      machine.keep(
+          "checkpoint", Map.of("weight", a), Map.of("note", "a-secret"), Duration.ofMinutes(1));
+      assertThat(a.sum().item_float()).isEqualTo(12);
+      Tensor again = machine.kept("checkpoint").orElseThrow().tensors().get("weight");
+      assertThat(again.sum().item_float()).isEqualTo(12);
+    }
+
+    Outcome replay = remora(Map.of(), "replay", file.toString());
+
+    assertThat(new String(Files.readAllBytes(file), StandardCharsets.ISO_8859_1))
+        .doesNotContain("a-secret");
+    assertThat(replay.code()).as(replay.toString()).isOne();
+    assertThat(replay.out())
+        .contains(
+            "1 compared, 1 equal",
+            "uses tensors that the node has loaded, which a replay cannot do");
   }
 
   /** {@code ulimit -f} makes each write beyond it fail, as a full disk does. */

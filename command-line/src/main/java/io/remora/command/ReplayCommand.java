@@ -107,8 +107,9 @@ final class ReplayCommand implements Callable<Integer> {
       names = "--set",
       paramLabel = "KEY=VALUE",
       description =
-          "A setting of the machine, such as remora.provider.mock.compute-threads=4; may be repeated."
-              + " A mock machine gets the compute threads of the recording unless this sets them")
+          "A setting of the machine, such as remora.provider.mock.compute-threads=4; may be"
+              + " repeated. A mock machine gets the compute threads of the recording unless this"
+              + " sets them")
   private List<String> settings = List.of();
 
   @Option(

@@ -9,7 +9,9 @@ import java.nio.ByteOrder;
 import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.HashSet;
 import java.util.List;
+import java.util.Set;
 
 /**
  * Finds the calls, requests and payloads in a session's batches, without executing anything. {@code
@@ -104,6 +106,10 @@ public final class BatchWalk {
   private final List<Operator> operators = new ArrayList<>();
   private final List<Form> forms = new ArrayList<>();
   private final Form[] history = new Form[KEPT_RECORDS];
+
+  /** Calls of the node itself whose outputs are not named yet. */
+  private final Set<Long> nodeCalls = new HashSet<>();
+
   private long begin;
   private long end;
   private long cursor;
@@ -151,12 +157,7 @@ public final class BatchWalk {
       case Records.DEFINE_OPERATOR -> defineOperator();
       case Records.CALL -> call();
       case Records.ASK -> ask();
-      case Records.BIND -> {
-        varint();
-        for (int n = count(); n > 0; n--) {
-          storage();
-        }
-      }
+      case Records.BIND -> bind();
       case Records.FREE -> {
         varint();
         keep(FREE);
@@ -463,6 +464,17 @@ public final class BatchWalk {
     }
   }
 
+  private void bind() {
+    boolean ofNode = nodeCalls.remove(varint());
+    int outputs = count();
+    for (int n = outputs; n > 0; n--) {
+      storage();
+    }
+    if (ofNode && outputs > 0) {
+      visitor.outside("uses tensors that the node has loaded");
+    }
+  }
+
   private void question() {
     long request = varint();
     int kind = octet();
@@ -494,7 +506,7 @@ public final class BatchWalk {
       tensorAlone();
     }
     if (kind == Payload.NODE_CALL) {
-      visitor.outside("asks the node itself: " + name);
+      nodeCalls.add(request);
     }
     visitor.request(request, (kind == Payload.FUNCTION ? "the function " : "the call ") + name);
   }

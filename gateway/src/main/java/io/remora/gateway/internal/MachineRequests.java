@@ -106,7 +106,8 @@ public final class MachineRequests {
                     GatewayErrors.refusal(
                         Status.Code.FAILED_PRECONDITION,
                         ErrorKind.ProviderException,
-                        "this gateway records nothing for its programs (remora.gateway.record-directory)"));
+                        "this gateway records nothing for its programs"
+                            + " (remora.gateway.record-directory)"));
     Path file = directory.resolve(request.getRecord()).normalize();
     if (!file.startsWith(directory) || file.equals(directory)) {
       throw GatewayErrors.refusal(
