@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_recovery import train
 
 import remora
-from test_recovery import train
 
 pytestmark = pytest.mark.gateway
 
@@ -68,8 +68,7 @@ def test_the_command_records_a_program(tmp_path: Path) -> None:
 
 
 @pytest.mark.fast
-def test_a_gateway_refuses_recordings_elsewhere(tmp_path: Path) -> None:
-    """The gateway of this process permits every folder, but only absolute names mean what they say."""
+def test_a_file_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     machine = remora.RemoteMachine("mock", record=tmp_path / "no" / "folder" / "run.remora")
     with pytest.raises(remora.RemoraException, match="cannot be made"):
         machine.start()

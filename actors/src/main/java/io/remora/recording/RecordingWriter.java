@@ -4,7 +4,7 @@ package io.remora.recording;
 import io.remora.core.BatchWalk;
 import io.remora.runtime.Batch;
 import io.remora.runtime.ProtocolException;
-import io.remora.runtime.RemoraException;
+import io.remora.runtime.ProviderException;
 import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
@@ -93,7 +93,7 @@ final class RecordingWriter {
   /**
    * Makes a file and starts to write to it. If the file is there, a number is added to the name.
    *
-   * @throws RemoraException if the file cannot be made
+   * @throws ProviderException if the file cannot be made
    */
   static RecordingWriter open(RecordingSettings settings, RecordingHeader header) {
     Path wanted = settings.file().orElseThrow();
@@ -117,13 +117,13 @@ final class RecordingWriter {
       } catch (FileAlreadyExistsException e) {
         // The next number.
       } catch (IOException e) {
-        throw new RemoraException(
+        throw new ProviderException(
             "the recording %s cannot be made (%s.file): %s"
                 .formatted(file, RecordingSettings.PATH, e),
             e);
       }
     }
-    throw new RemoraException(
+    throw new ProviderException(
         "the recording %s cannot be made: there are %d already".formatted(wanted, MOST_FILES));
   }
 

@@ -36,7 +36,7 @@ public final class SessionRecorder {
    * Starts a recording.
    *
    * @param settings must be on
-   * @throws RemoraException if the file cannot be made
+   * @throws io.remora.runtime.ProviderException if the file cannot be made
    */
   public static SessionRecorder start(RecordingSettings settings, RecordingHeader header) {
     return new SessionRecorder(RecordingWriter.open(settings, header), settings.values());

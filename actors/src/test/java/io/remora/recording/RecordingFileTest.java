@@ -146,7 +146,7 @@ final class RecordingFileTest {
     Path damaged = folder.resolve("damaged");
     for (int position = 0; position < whole.length; position++) {
       byte[] bytes = whole.clone();
-      bytes[position] ^= 1 << position % 8;
+      bytes[position] = (byte) (bytes[position] ^ 1 << position % 8);
       Files.write(damaged, bytes);
 
       assertThatThrownBy(() -> readAll(damaged))

@@ -237,7 +237,8 @@ final class RecordReplayTest {
       }
     }
     assertThat(best[1]).isPositive();
-    bytes[best[0] + best[1] / 2 + 3] ^= 0x10;
+    int changed = best[0] + best[1] / 2 + 3;
+    bytes[changed] = (byte) (bytes[changed] ^ 0x10);
     Files.write(file, bytes);
     correctChecksums(file);
   }

@@ -184,7 +184,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
    * As {@link #attach(SessionListener, boolean)}.
    *
    * @return the sink for the session's batches
-   * @throws RemoraException also if a recording was asked for and cannot be made
+   * @throws io.remora.runtime.ProviderException if a recording was asked for and cannot be made
    */
   public BatchSink attachRecorded(SessionListener program, boolean writesDirectly) {
     if (!recording.isOn()) {
@@ -336,7 +336,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
     try {
       if (heldAfter != Long.MAX_VALUE) {
         return "the machine is pausing or paused, and no node has resumed it; see its log for the"
-                   + " reason";
+            + " reason";
       }
       return connection == null ? NO_CONNECTION : "";
     } finally {

@@ -137,8 +137,14 @@ final class GatewaySessions {
             settings.sessionLease(),
             this::close);
     LocalSessions here = LocalSessions.get(system);
-    session.attached(
-        here.attach(opened.session(), session, true), here.directWay(opened.session()));
+    try {
+      session.attached(
+          here.attach(opened.session(), session, true), here.directWay(opened.session()));
+    } catch (RuntimeException e) {
+      CompletionStage<Done> unused =
+          here.close(opened.machine().name(), opened.session(), settings.askTimeout());
+      throw e;
+    }
     sessions.put(session.number(), session);
     machines.sessionOpened(opened.machine().name(), session);
     lease(session);
