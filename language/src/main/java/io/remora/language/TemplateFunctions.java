@@ -10,10 +10,12 @@ import java.time.ZonedDateTime;
 import java.time.format.DateTimeFormatter;
 import java.util.ArrayList;
 import java.util.Collections;
+import java.util.HashSet;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
+import java.util.Set;
 import java.util.stream.Collectors;
 import java.util.stream.LongStream;
 
@@ -118,7 +120,7 @@ final class TemplateFunctions {
       case "map" ->
           (value, arguments, named) -> {
             List<Object> results = new ArrayList<>();
-            for (Object each : items(value)) {
+            for (Object each : itemsOrNone(value)) {
               results.add(
                   named.containsKey("attribute")
                       ? TemplateValues.attribute(each, named.get("attribute"))
@@ -127,6 +129,7 @@ final class TemplateFunctions {
             }
             return results;
           };
+      case "unique" -> (value, arguments, named) -> unique(value, arguments, named);
       case "select", "reject", "selectattr", "rejectattr" ->
           (value, arguments, named) ->
               selected(value, arguments, name.endsWith("attr"), name.startsWith("select"));
@@ -134,6 +137,30 @@ final class TemplateFunctions {
           throw new TemplateException(
               "The chat template uses the filter '" + name + "', which is not supported here");
     };
+  }
+
+  /** The items of a value; none of one that is false, which Jinja's filters of items accept. */
+  private static List<Object> itemsOrNone(Object value) {
+    return TemplateValues.isTrue(value) ? items(value) : List.of();
+  }
+
+  /** The first item of each kind. Texts that differ in case only are of one kind by default. */
+  private static List<Object> unique(
+      Object value, List<Object> arguments, Map<String, Object> named) {
+    boolean caseSensitive =
+        TemplateValues.isTrue(argument(arguments, named, 0, "case_sensitive", false));
+    Object attribute = argument(arguments, named, 1, "attribute", null);
+    Set<Object> kinds = new HashSet<>();
+    List<Object> chosen = new ArrayList<>();
+    for (Object each : items(value)) {
+      Object part = attribute == null ? each : TemplateValues.attribute(each, attribute);
+      Object kind =
+          part instanceof String text && !caseSensitive ? text.toLowerCase(Locale.ROOT) : part;
+      if (kinds.add(kind)) {
+        chosen.add(each);
+      }
+    }
+    return chosen;
   }
 
   private static List<Object> selected(
@@ -146,7 +173,7 @@ final class TemplateFunctions {
     List<Object> rest =
         arguments.size() > test ? arguments.subList(test + 1, arguments.size()) : List.of();
     List<Object> chosen = new ArrayList<>();
-    for (Object each : items(value)) {
+    for (Object each : itemsOrNone(value)) {
       Object tested = byAttribute ? TemplateValues.attribute(each, arguments.get(0)) : each;
       if (condition.holds(tested, rest) == wanted) {
         chosen.add(each);

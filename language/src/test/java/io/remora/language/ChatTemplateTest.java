@@ -86,6 +86,13 @@ final class ChatTemplateTest {
     values.put(
         "messages | selectattr('role', 'equalto', 'user') | map(attribute='content') | join('+')",
         " Hi +Why?");
+    values.put("['b', 'B', 'a', 'b'] | unique | list", "['b', 'a']");
+    values.put("['b', 'B'] | unique(case_sensitive=true) | join", "bB");
+    values.put(
+        "messages | unique(attribute='role') | map(attribute='content') | join",
+        "Be brief. Hi Hello");
+    values.put("tools | selectattr('type', 'equalto', 'x') | list | length", "0");
+    values.put("tools | map(attribute='type') | list", "[]");
     values.put("'x' * 3", "xxx");
     values.put("bos_token ~ eos_token", "<s>");
     values.put("range(3) | list", "[0, 1, 2]");
