@@ -37,8 +37,9 @@ final class Archive {
   /**
    * Whether the contents of an archive that was written can be read: the binding has no method for
    * it. They are a {@code torch::jit::Module}, the second of the archive's two members; the first
-   * is a shared pointer to a compilation unit. The sizes of the members leave no room for a third,
-   * and the address of the unit shows their order.
+   * is a shared pointer to a compilation unit. {@code archive_layout.cpp} proves that from
+   * libtorch's headers. For another libtorch, the sizes of the members must leave no room for a
+   * third, and the address of the unit shows their order.
    */
   static boolean canRead(OutputArchive archive) {
     try (CompilationUnit unit = archive.compilation_unit()) {
