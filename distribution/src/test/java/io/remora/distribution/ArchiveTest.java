@@ -79,6 +79,46 @@ final class ArchiveTest {
   }
 
   @Test
+  void namesTheLicenceOfEachLibraryAndHasItsText() throws IOException {
+    Path texts = home.resolve("licences");
+    LicenceTable table = LicenceTable.read(texts.resolve("licences.md"));
+    List<LicenceTable.Jar> jars;
+    try (Stream<Path> files = Files.list(home.resolve("lib"))) {
+      jars =
+          files
+              .map(each -> each.getFileName().toString())
+              .filter(each -> !each.startsWith("remora-"))
+              .map(LicenceTable.Jar::of)
+              .toList();
+    }
+
+    assertThat(jars).extracting(LicenceTable.Jar::artifact).containsAll(table.artifacts());
+    for (LicenceTable.Jar jar : jars) {
+      assertThat(table.rows(jar)).as("rows of licences.md for %s", jar).hasSize(1);
+      for (String licence : table.rows(jar).get(0).licences()) {
+        switch (licence) {
+          case "MIT" -> assertNotice(texts.resolve("MIT.txt"), jar);
+          case "BSD-2-Clause", "BSD-3-Clause" -> {
+            if (!jar.artifact().equals("pytorch")) { // PyTorch.txt is its own
+              assertNotice(texts.resolve("BSD.txt"), jar);
+            }
+          }
+          default -> assertThat(texts.resolve(licence + ".txt")).isNotEmptyFile();
+        }
+      }
+    }
+    assertThat(texts.resolve("PyTorch.txt")).isNotEmptyFile();
+    assertThat(texts.resolve("GCC-exception-3.1.txt")).isNotEmptyFile();
+  }
+
+  /** The left column of these texts has names of jars, the right one the holders of the rights. */
+  private static void assertNotice(Path text, LicenceTable.Jar jar) throws IOException {
+    assertThat(Files.readAllLines(text))
+        .as("%s names %s", text.getFileName(), jar.artifact())
+        .anyMatch(line -> List.of(line.split("  ", 2)[0].split(", ")).contains(jar.artifact()));
+  }
+
+  @Test
   void offersEveryCommand() throws Exception {
     Result help = run(Map.of(), "--help");
 
