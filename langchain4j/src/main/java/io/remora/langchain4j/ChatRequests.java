@@ -22,6 +22,7 @@ import dev.langchain4j.model.output.TokenUsage;
 import io.remora.language.ChatTemplate;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Locale;
 import java.util.UUID;
 
 /**
@@ -94,11 +95,11 @@ final class ChatRequests {
     refuse(name != null && !name.equals(model.name()), "modelName '" + name + "'");
     refuse(parameters.frequencyPenalty() != null, "frequencyPenalty");
     refuse(parameters.presencePenalty() != null, "presencePenalty");
+    refuse(parameters.toolChoice() != null, "ToolChoice." + parameters.toolChoice());
     List<?> tools = parameters.toolSpecifications();
     refuse(tools != null && !tools.isEmpty(), "tools");
-    refuse(parameters.toolChoice() != null, "toolChoice");
     ResponseFormat format = parameters.responseFormat();
-    refuse(format != null && format.type() == ResponseFormatType.JSON, "responseFormat JSON");
+    refuse(format != null && format.type() == ResponseFormatType.JSON, "JSON response format");
     Integer most = parameters.maxOutputTokens();
     if (most != null && most < 1) {
       throw new IllegalArgumentException("maxOutputTokens must be 1 or more, but is " + most);
@@ -122,7 +123,9 @@ final class ChatRequests {
     if (message instanceof UserMessage user) {
       List<String> texts = new ArrayList<>();
       for (Content content : user.contents()) {
-        refuse(!(content instanceof TextContent), "content of type " + content.type());
+        refuse(
+            !(content instanceof TextContent),
+            content.type().name().toLowerCase(Locale.ROOT) + " content");
         texts.add(((TextContent) content).text());
       }
       return new ChatTemplate.Message("user", String.join("\n", texts));

@@ -6,9 +6,12 @@ import static java.util.Objects.requireNonNull;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import dev.langchain4j.data.embedding.Embedding;
-import dev.langchain4j.data.segment.TextSegment;
 import dev.langchain4j.model.embedding.EmbeddingModel;
-import dev.langchain4j.model.output.Response;
+import dev.langchain4j.model.embedding.listener.EmbeddingModelListener;
+import dev.langchain4j.model.embedding.request.EmbeddingInput;
+import dev.langchain4j.model.embedding.request.EmbeddingRequest;
+import dev.langchain4j.model.embedding.response.EmbeddingResponse;
+import dev.langchain4j.model.embedding.response.EmbeddingResponseMetadata;
 import dev.langchain4j.model.output.TokenUsage;
 import java.io.IOException;
 import java.io.UncheckedIOException;
@@ -42,12 +45,14 @@ public final class RemoraEmbeddingModel implements EmbeddingModel {
   private final RemoraLanguageModel model;
   private final Pooling pooling;
   private final boolean normalized;
+  private final List<EmbeddingModelListener> listeners;
 
   private RemoraEmbeddingModel(Builder builder) {
     model = requireNonNull(builder.model, "model");
     Path folder = model.folder().folder();
     pooling = builder.pooling == null ? pooling(folder) : builder.pooling;
     normalized = builder.normalized == null ? isNormalized(folder) : builder.normalized;
+    listeners = builder.listeners;
   }
 
   /** A builder. */
@@ -56,15 +61,23 @@ public final class RemoraEmbeddingModel implements EmbeddingModel {
   }
 
   @Override
-  public Response<List<Embedding>> embedAll(List<TextSegment> segments) {
-    if (segments.isEmpty()) {
-      return Response.from(List.of(), new TokenUsage(0));
-    }
-    List<String> texts = segments.stream().map(TextSegment::text).toList();
+  public EmbeddingResponse doEmbed(EmbeddingRequest request) {
+    List<String> texts = request.inputs().stream().map(EmbeddingInput::text).toList();
     RemoraLanguageModel.Vectors vectors =
         model.thread().call(() -> model.embed(texts, pooling, normalized), () -> {});
-    return Response.from(
-        vectors.vectors().stream().map(Embedding::from).toList(), new TokenUsage(vectors.tokens()));
+    return EmbeddingResponse.builder()
+        .embeddings(vectors.vectors().stream().map(Embedding::from).toList())
+        .metadata(
+            EmbeddingResponseMetadata.builder()
+                .modelName(modelName())
+                .tokenUsage(new TokenUsage(vectors.tokens()))
+                .build())
+        .build();
+  }
+
+  @Override
+  public List<EmbeddingModelListener> listeners() {
+    return listeners;
   }
 
   @Override
@@ -127,6 +140,7 @@ public final class RemoraEmbeddingModel implements EmbeddingModel {
     private RemoraLanguageModel model;
     private Pooling pooling;
     private Boolean normalized;
+    private List<EmbeddingModelListener> listeners = List.of();
 
     private Builder() {}
 
@@ -148,6 +162,12 @@ public final class RemoraEmbeddingModel implements EmbeddingModel {
      */
     public Builder normalized(boolean normalized) {
       this.normalized = normalized;
+      return this;
+    }
+
+    /** What is told of requests, answers and errors. Default: nothing. */
+    public Builder listeners(List<EmbeddingModelListener> listeners) {
+      this.listeners = List.copyOf(listeners);
       return this;
     }
 

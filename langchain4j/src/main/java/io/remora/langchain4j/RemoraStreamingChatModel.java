@@ -16,9 +16,11 @@ import org.slf4j.LoggerFactory;
 
 /**
  * LangChain4j's streaming chat model on a remote machine, with the limits of {@link
- * RemoraChatModel}. A call returns at once; the handler is called on the model's thread, which
- * computes nothing meanwhile. An exception of the handler goes to its {@code onError}, and the text
- * continues. A cancelled text ends after the next token, without another call. Thread-safe.
+ * RemoraChatModel}. A call throws an exception for what the model cannot do, and returns at once;
+ * every other error goes to the handler's {@code onError}. The handler is called on the model's
+ * thread, which computes nothing meanwhile. An exception of the handler goes to its {@code
+ * onError}, and the text continues. A cancelled text ends after the next token, without another
+ * call. Thread-safe.
  */
 public final class RemoraStreamingChatModel implements StreamingChatModel {
   private static final Logger log = LoggerFactory.getLogger(RemoraStreamingChatModel.class);
@@ -37,7 +39,11 @@ public final class RemoraStreamingChatModel implements StreamingChatModel {
   @Override
   public void doChat(ChatRequest request, StreamingChatResponseHandler handler) {
     RemoraLanguageModel.Request generated = requests.read(request);
-    requests.model().thread().execute(() -> stream(generated, handler));
+    try {
+      requests.model().thread().execute(() -> stream(generated, handler));
+    } catch (IllegalStateException e) { // the model is closed
+      tellError(handler, e);
+    }
   }
 
   private void stream(RemoraLanguageModel.Request request, StreamingChatResponseHandler handler) {

@@ -47,8 +47,8 @@ import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 
 /**
- * The rules of LangChain4j's own tests for integrations, which need a model that knows answers, on
- * a model of random weights.
+ * What the models do beyond LangChain4j's own tests ({@link LangChain4jContractTest}), on a model
+ * of random weights.
  */
 @Tag("fast")
 @Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
@@ -179,7 +179,7 @@ final class RemoraModelsTest {
     assertThatThrownBy(
             () -> model.chat(UserMessage.from(ImageContent.from("https://example.org/cat.png"))))
         .isExactlyInstanceOf(UnsupportedFeatureException.class)
-        .hasMessageContaining("IMAGE")
+        .hasMessageContaining("image")
         .hasMessageContaining("not supported");
     assertThatThrownBy(() -> model.chat("x".repeat(600)))
         .isInstanceOf(IllegalArgumentException.class)
