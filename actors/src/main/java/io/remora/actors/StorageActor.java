@@ -10,12 +10,12 @@ import akka.actor.typed.javadsl.Receive;
 import akka.pattern.StatusReply;
 
 /**
- * Represents one storage that outlives its batch: Lazy -> Realized (<-> Offloaded) -> Freed, or
- * Lost with its machine's node. It answers questions about its storage from what the node has
- * acknowledged. The machine's actor tells it the changes, and stops it some time after the storage
- * is freed. Only storages that live for {@code remora.machine.storage-actor-after}, or that a
- * program asked about, have one, and at most {@code remora.machine.max-storage-actors} of them. For
- * the others the machine itself answers.
+ * Represents one storage that outlives its batch: Lazy, then Realized or Offloaded in turn, then
+ * Freed, or Lost with its machine's node. It answers questions about its storage from what the node
+ * has acknowledged. The machine's actor tells it the changes, and stops it some time after the
+ * storage is freed. Only storages that live for {@code remora.machine.storage-actor-after}, or that
+ * a program asked about, have one, and at most {@code remora.machine.max-storage-actors} of them.
+ * For the others the machine itself answers.
  */
 public final class StorageActor extends AbstractBehavior<StorageActor.Command> {
 

@@ -6,8 +6,8 @@ import java.util.List;
 /**
  * An operation failed on the node. Its outputs, and everything computed from them, have no values;
  * all other work continues. The message begins with PyTorch's own. Thrown when such a value is
- * read. If none was read, {@link MachineSession#synchronize()} and {@link MachineSession#close()}
- * throw it.
+ * read. If none was read, {@code MachineSession.synchronize} and {@code MachineSession.close} throw
+ * it.
  */
 public class RemoteOperationException extends RemoraException {
   private static final long serialVersionUID = 1L;
