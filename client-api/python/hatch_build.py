@@ -15,6 +15,7 @@ _PLATFORM = "linux-x86_64"
 _LIBRARY = f"runtime/src/main/resources/io/remora/runtime/native/{_PLATFORM}/libremora.so"
 _SOURCES = "runtime/src/main/cpp"
 _CLASS_PATH = "distribution/target/class-path.txt"
+_LICENCES = "distribution/src/archive/licences"
 # Not in the wheel: nodes take libtorch from the Python torch, and the benchmarks need bytedeco's.
 _LEFT_OUT = re.compile(
     r"(pytorch|openblas)-.*-linux-x86_64\.jar|remora-(benchmarks|link-testkit)-.*\.jar"
@@ -47,6 +48,12 @@ def _jars(repository: Path) -> list[Path]:
     return jars
 
 
+def _licences(repository: Path) -> list[Path]:
+    """Returns the list of the jars' licences, and their texts."""
+    texts = sorted((repository / _LICENCES).glob("*.txt"))
+    return [repository / "LICENSE", repository / "docs" / "licences.md", *texts]
+
+
 class PackageHook(BuildHookInterface):  # type: ignore[type-arg]
     """Adds files from the repository around this folder, or from a source distribution."""
 
@@ -70,6 +77,8 @@ class PackageHook(BuildHookInterface):  # type: ignore[type-arg]
             jars = _jars(repository)
             for jar in jars:
                 include[str(jar)] = f"{prefix}_command/jars/{jar.name}"
+            for text in _licences(repository) if jars else []:
+                include[str(text)] = f"{prefix}_command/licences/{text.name}"
             if not jars:
                 self.app.display_warning(
                     "without Remora's jars, which a program needs to start machines itself: build them first by "

@@ -18,6 +18,7 @@ import remora_command
 PACKAGE = Path(__file__).resolve().parent.parent
 README = PACKAGE.parent.parent / "README.md"
 JARS = PACKAGE.parent.parent / "distribution/target/class-path.txt"
+TEXTS = PACKAGE.parent.parent / "distribution/src/archive/licences"
 LIMIT = 300
 
 
@@ -110,6 +111,15 @@ def environment(tmp_path_factory) -> Path:
     (site,) = venv.glob("lib/python*/site-packages")
     (site / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return venv
+
+
+@pytest.mark.full
+def test_the_wheel_has_the_licences_of_its_jars(environment):
+    (package,) = environment.glob("lib/python*/site-packages/remora_command")
+    texts = {each.name for each in (package / "licences").iterdir() if each.stat().st_size > 0}
+    sources = {each.name for each in TEXTS.iterdir()}
+    assert "BSD.txt" in sources
+    assert sources | {"LICENSE", "licences.md"} == texts
 
 
 def run(venv: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
