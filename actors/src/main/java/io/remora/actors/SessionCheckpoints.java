@@ -59,6 +59,11 @@ final class SessionCheckpoints {
     return Optional.of(pending);
   }
 
+  /** Whether the node is making one. */
+  boolean isPending() {
+    return !pending.isEmpty();
+  }
+
   /** Whether this is the name of a checkpoint of the session. */
   boolean has(String name) {
     return names().contains(name);

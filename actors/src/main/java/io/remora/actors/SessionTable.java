@@ -281,6 +281,13 @@ public final class SessionTable {
     return null;
   }
 
+  /** The bytes of the sessions' saved states. */
+  public long savedBytes() {
+    return sessions.values().stream()
+        .mapToLong(session -> session.saved == null ? 0 : session.saved.getBytes())
+        .sum();
+  }
+
   /** Whether the node has saved all sessions, since {@link #save}. */
   public boolean areSaved() {
     return sessions.values().stream().allMatch(session -> session.saved != null);
@@ -297,6 +304,7 @@ public final class SessionTable {
   private void restore(Session session, Consumer<NodeLink.Command> link) {
     session.restored = false;
     if (session.saved != null || recovering == null) {
+      unneededCheckpoints.addAll(session.checkpoints.abandonPending());
       link.accept(new NodeLink.OpenSession(session.mailbox, session.saved));
       return;
     }
@@ -365,6 +373,11 @@ public final class SessionTable {
         link.accept(new NodeLink.ForgetState(name));
       }
     }
+  }
+
+  /** Whether the node is making a checkpoint. */
+  public boolean isCheckpointing() {
+    return sessions.values().stream().anyMatch(session -> session.checkpoints.isPending());
   }
 
   /** Notes that the node has deleted a saved state. */

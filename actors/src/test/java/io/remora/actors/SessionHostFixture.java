@@ -87,7 +87,8 @@ abstract class SessionHostFixture {
     MachineInfo info =
         new MachineInfo(name, MachineState.READY, "test", "", List.of(), "2.10.0", 1, 0, "");
     String address = "127.0.0.1:" + to.address().getPort();
-    return new SessionHost.Way(address, to.token().value(), settings, info, machine.getRef());
+    return new SessionHost.Way(
+        address, to.token().value(), settings, info, false, machine.getRef());
   }
 
   Session openSession() {

@@ -7,6 +7,7 @@ import akka.actor.typed.ActorSystem;
 import akka.cluster.sharding.typed.javadsl.ClusterSharding;
 import akka.cluster.sharding.typed.javadsl.EntityRef;
 import akka.pattern.StatusReply;
+import com.typesafe.config.ConfigRenderOptions;
 import io.remora.actors.LocalSessions;
 import io.remora.actors.MachineActor;
 import io.remora.actors.MachineInfo;
@@ -130,6 +131,21 @@ final class ClusterHost implements MachineHost {
         MachineProtocol.Resume::new,
         spec.openTimeout().plus(settings.pauseTimeout()),
         "Resuming machine " + name);
+  }
+
+  @Override
+  public MachineInfo migrate(Migration to, Duration limit) {
+    return ask(
+        replyTo ->
+            new MachineProtocol.Migrate(
+                to.provider(),
+                to.gpu(),
+                to.gpuCount(),
+                to.timeout(),
+                to.config().root().render(ConfigRenderOptions.concise()),
+                replyTo),
+        limit,
+        "Moving machine " + name);
   }
 
   @Override

@@ -19,6 +19,7 @@ import io.remora.gateway.v1.Machine;
 import io.remora.gateway.v1.MachineRequest;
 import io.remora.gateway.v1.MachineStats;
 import io.remora.gateway.v1.MachinesClient;
+import io.remora.gateway.v1.MigrateRequest;
 import io.remora.gateway.v1.OpenRequest;
 import io.remora.gateway.v1.SessionsClient;
 import io.remora.gateway.v1.Storage;
@@ -120,10 +121,13 @@ final class GatewayHost implements MachineHost {
 
   /** The provider's settings for this machine alone. */
   private static Map<String, String> options(MachineSpec spec) {
-    String path = "remora.provider." + spec.provider();
-    Config config = ConfigFactory.parseString(spec.settings());
+    return options(spec.provider(), ConfigFactory.parseString(spec.settings()));
+  }
+
+  private static Map<String, String> options(String provider, Config config) {
+    String path = "remora.provider." + provider;
     Map<String, String> options = new HashMap<>();
-    if (config.hasPath(path)) {
+    if (!provider.isEmpty() && config.hasPath(path)) {
       config
           .getConfig(path)
           .entrySet()
@@ -240,6 +244,24 @@ final class GatewayHost implements MachineHost {
         request(),
         spec.openTimeout().plus(settings.pauseTimeout()),
         "Resuming machine " + name);
+    return info();
+  }
+
+  @Override
+  public MachineInfo migrate(Migration to, Duration limit) {
+    String provider = to.provider().isEmpty() ? info().provider() : to.provider();
+    call(
+        machines.migrate(),
+        MigrateRequest.newBuilder()
+            .setName(name)
+            .setProvider(to.provider())
+            .setGpuType(to.gpu() == null ? "" : to.gpu().displayName())
+            .setGpuCount(to.gpuCount())
+            .setTimeoutMillis(to.timeout() == null ? 0 : to.timeout().toMillis())
+            .putAllOptions(options(provider, to.config()))
+            .build(),
+        limit,
+        "Moving machine " + name);
     return info();
   }
 

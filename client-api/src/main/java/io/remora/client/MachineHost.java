@@ -6,6 +6,7 @@ import io.remora.actors.StorageInfo;
 import io.remora.provider.MachineSpec;
 import io.remora.runtime.MachineSession;
 import io.remora.runtime.RemoraException;
+import java.time.Duration;
 import java.util.SortedMap;
 
 /**
@@ -48,6 +49,13 @@ interface MachineHost {
 
   /** Starts a node for a paused machine and restores its sessions. Returns when both are done. */
   MachineInfo resume(MachineSpec spec);
+
+  /**
+   * Moves the machine to another node. Returns when the former node has ended.
+   *
+   * @param limit time limit for all of it
+   */
+  MachineInfo migrate(Migration to, Duration limit);
 
   /** Stops passing on the session's batches and answers. */
   void disconnect();

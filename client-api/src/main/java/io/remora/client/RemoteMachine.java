@@ -471,6 +471,50 @@ public final class RemoteMachine implements AutoCloseable {
   }
 
   /**
+   * Moves the machine to another node of its provider, with the same specification. See {@link
+   * #migrate(Migration)}.
+   */
+  public void migrate() {
+    migrate(Migration.toAnotherNode());
+  }
+
+  /**
+   * Moves the machine to another node: of another provider, with GPUs of another kind, or just
+   * another one. Programs that use the machine, this one included, continue; while their tensors
+   * are on the way they wait. The other node is started first. Then the node saves its state to the
+   * state store ({@code remora.state}), which both nodes must reach, and the other node restores
+   * it: tensors, random generators and failures that have not been read. Returns when the former
+   * node has ended.
+   *
+   * <p>Values have the same bits as without a move if both nodes compute them alike; other GPUs may
+   * not. A paused machine is resumed first. All sessions of the machine move, also those of other
+   * programs.
+   *
+   * @throws ProviderException when the other node cannot be started, or has other devices; the
+   *     machine continues on its node
+   * @throws MachineStateException when the machine is closed, or its state could not be saved or
+   *     restored; the message gives the reason. The machine continues on its node, or stays paused
+   *     if that was lost meanwhile
+   * @throws NodeLostException when the node is lost before its state is saved, and the machine does
+   *     not recover ({@code remora.recovery})
+   * @throws RemoraException when this takes longer than the time limits of opening, pausing and
+   *     closing a machine together; the machine goes on moving
+   */
+  public void migrate(Migration to) {
+    requireOpen();
+    session.flush();
+    Duration start = to.timeout() == null ? spec.openTimeout() : to.timeout();
+    session.setNodeAddress(
+        host.migrate(
+                to,
+                start
+                    .plus(settings.pauseTimeout())
+                    .plus(settings.pauseTimeout())
+                    .plus(settings.closeTimeout()))
+            .nodeAddress());
+  }
+
+  /**
    * Waits until everything recorded has been executed, then gives the machine back to its provider.
    * A paused machine is not resumed; its saved state is deleted. The machine is given back even if
    * an earlier step fails. A second call does nothing. A call while another thread closes the

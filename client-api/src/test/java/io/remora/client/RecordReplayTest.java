@@ -51,7 +51,7 @@ final class RecordReplayTest {
     assertThat(report.getBoolean("cut")).isFalse();
     assertThat(report.getLong("operations"))
         .as("each item() is an operation of the program, and a read of the node")
-        .isEqualTo(recordedOperations - RecoveryTest.STEPS);
+        .isEqualTo(recordedOperations - SmallTraining.STEPS);
   }
 
   private long recordedOperations;
@@ -67,7 +67,7 @@ final class RecordReplayTest {
                         .formatted(settings)))
             .record(file)
             .open()) {
-      RecoveryTest.train(machine, step -> {});
+      SmallTraining.losses(machine, step -> {});
       Tensor large = torch.ones(64, 1024).to(machine.device(), ScalarType.Float);
       large.add(large).cpu();
       recordedOperations = machine.statistics().operations();

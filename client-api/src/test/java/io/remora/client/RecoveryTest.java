@@ -5,9 +5,6 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.assertj.core.api.Assertions.catchThrowable;
 import static org.awaitility.Awaitility.await;
-import static org.bytedeco.pytorch.global.torch.arange;
-import static org.bytedeco.pytorch.global.torch.cross_entropy_loss;
-import static org.bytedeco.pytorch.global.torch.manual_seed;
 import static org.bytedeco.pytorch.global.torch.nonzero;
 import static org.bytedeco.pytorch.global.torch.ones;
 import static org.bytedeco.pytorch.global.torch.randn;
@@ -21,19 +18,10 @@ import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
-import java.util.ArrayList;
 import java.util.List;
 import java.util.Random;
-import org.bytedeco.javacpp.PointerScope;
-import org.bytedeco.pytorch.AdamW;
-import org.bytedeco.pytorch.AdamWOptions;
-import org.bytedeco.pytorch.BatchNorm1dImpl;
-import org.bytedeco.pytorch.BatchNormOptions;
-import org.bytedeco.pytorch.DropoutImpl;
-import org.bytedeco.pytorch.LinearImpl;
 import org.bytedeco.pytorch.Scalar;
 import org.bytedeco.pytorch.Tensor;
-import org.bytedeco.pytorch.TensorVector;
 import org.bytedeco.pytorch.global.torch.ScalarType;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
@@ -44,23 +32,16 @@ import org.junit.jupiter.api.io.TempDir;
 @Timeout(value = 180, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class RecoveryTest {
 
-  static final int STEPS = 12;
-
   @TempDir private Path directory;
-
-  /** What happens before a step. */
-  interface AtStep {
-    void run(int step);
-  }
 
   @Test
   @Tag("fast")
   void aNodeThatIsKilledChangesNoValue() {
     try (RemoteMachine machine = open("")) {
-      List<Float> undisturbed = train(machine, step -> {});
+      List<Float> undisturbed = SmallTraining.losses(machine, step -> {});
 
       List<Float> disturbed =
-          train(
+          SmallTraining.losses(
               machine,
               step -> {
                 if (step == 2 || step == 7) {
@@ -79,10 +60,10 @@ final class RecoveryTest {
   @Tag("fast")
   void theBatchesAfterTheLastCheckpointAreExecutedAgain() {
     try (RemoteMachine machine = open("checkpoint-interval = 100 ms")) {
-      List<Float> undisturbed = train(machine, step -> {});
+      List<Float> undisturbed = SmallTraining.losses(machine, step -> {});
 
       List<Float> disturbed =
-          train(
+          SmallTraining.losses(
               machine,
               step -> {
                 if (step == 3 || step == 8) {
@@ -108,7 +89,7 @@ final class RecoveryTest {
     long seed = Long.getLong("remora.faults.seed", System.nanoTime());
     Random random = new Random(seed);
     try (RemoteMachine machine = open("checkpoint-interval = 300 ms, retry = 200 ms")) {
-      List<Float> undisturbed = train(machine, step -> {});
+      List<Float> undisturbed = SmallTraining.losses(machine, step -> {});
       for (int round = 0; round < 8; round++) {
         ProcessHandle victim = MockNodes.any();
         int delay = random.nextInt(600);
@@ -123,7 +104,7 @@ final class RecoveryTest {
                   victim.destroyForcibly();
                 });
         killer.start();
-        assertThat(train(machine, step -> {}))
+        assertThat(SmallTraining.losses(machine, step -> {}))
             .as("round %d, killed after %d ms, seed %d", round, delay, seed)
             .isEqualTo(undisturbed);
         await().until(() -> !killer.isAlive());
@@ -226,43 +207,6 @@ final class RecoveryTest {
                 "remora.state.directory",
                 ConfigValueFactory.fromAnyRef(directory.resolve("states").toString()));
     return RemoteMachine.builder().provider("mock").config(settings).open();
-  }
-
-  /** Trains a network with batch norm and dropout; the losses of all steps. */
-  static List<Float> train(RemoteMachine machine, AtStep atStep) {
-    List<Float> losses = new ArrayList<>();
-    try (PointerScope scope = new PointerScope()) {
-      manual_seed(3);
-      machine.manualSeed(3);
-      LinearImpl first = new LinearImpl(20, 32);
-      BatchNorm1dImpl norm = new BatchNorm1dImpl(new BatchNormOptions(32));
-      DropoutImpl dropout = new DropoutImpl(0.3);
-      LinearImpl last = new LinearImpl(32, 4);
-      Tensor images = randn(64, 20).to(machine.device(), ScalarType.Float);
-      Tensor labels = arange(new Scalar(64)).remainder(new Scalar(4)).to(ScalarType.Long);
-      labels = labels.to(machine.device(), ScalarType.Long);
-      first.to(machine.device(), ScalarType.Float, false);
-      norm.to(machine.device(), false);
-      last.to(machine.device(), ScalarType.Float, false);
-      TensorVector parameters = new TensorVector();
-      parameters.put(first.parameters());
-      for (TensorVector more : List.of(norm.parameters(), last.parameters())) {
-        for (long i = 0; i < more.size(); i++) {
-          parameters.push_back(more.get(i));
-        }
-      }
-      AdamW optimizer = new AdamW(parameters, new AdamWOptions(0.01));
-      for (int step = 0; step < STEPS; step++) {
-        atStep.run(step);
-        optimizer.zero_grad();
-        Tensor hidden = dropout.forward(relu(norm.forward(first.forward(images))));
-        Tensor loss = cross_entropy_loss(last.forward(hidden), labels);
-        loss.backward();
-        optimizer.step();
-        losses.add(loss.item_float());
-      }
-    }
-    return losses;
   }
 
   private static void awaitCheckpoints(RemoteMachine machine, int more) {

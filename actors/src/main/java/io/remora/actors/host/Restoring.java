@@ -40,6 +40,11 @@ final class Restoring extends HostBehavior {
     if (ended.cause() != null && host.sessions.restoreEarlier(ended, link::tell)) {
       return this;
     }
+    if (link.way().isMove() && ended.cause() != null) {
+      notRestored = ended.cause();
+      link.way().replyTo().tell(new MachineProtocol.HostRestored(host.self, notRestored));
+      return this;
+    }
     end(ended);
     notRestored = ended.cause();
     return reportWhenRestored();
@@ -54,7 +59,7 @@ final class Restoring extends HostBehavior {
 
   @Override
   void report() {
-    if (link.isMade() && host.sessions.areRestored()) {
+    if (link.isMade() && (host.sessions.areRestored() || notRestored != null)) {
       host.tell(new MachineProtocol.HostRestored(host.self, notRestored));
     }
   }

@@ -70,6 +70,8 @@ public final class SessionHost {
    * @param token a token for one link; not shown by {@link #toString}
    * @param settings settings of {@code remora.link} that override the host's own. They contain TLS
    *     as agreed between the provider and the node, with the private key, and are not shown either
+   * @param isMove whether the node is that of a move. If a session cannot be restored there, all go
+   *     back to the node before, so none is given up
    * @param replyTo receives {@link MachineProtocol.HostRestored} if there were saved sessions
    */
   public record Way(
@@ -77,6 +79,7 @@ public final class SessionHost {
       String token,
       String settings,
       MachineInfo info,
+      boolean isMove,
       ActorRef<MachineProtocol.FromHost> replyTo)
       implements FromMachine {
 

@@ -68,6 +68,7 @@ public final class ActorMessageClasses implements MessageClasses {
     registry.add(136, MachineProtocol.GetStats.class);
     registry.add(137, MachineStats.class);
     registry.add(138, MachineProtocol.ForgetFailure.class);
+    registry.add(139, MachineProtocol.Migrate.class);
     ErrorTable.MACHINES
         .types()
         .forEach((kind, type) -> registry.add(FIRST_ERROR + kind.getNumber(), type));

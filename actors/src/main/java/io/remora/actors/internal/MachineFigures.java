@@ -70,6 +70,9 @@ public final class MachineFigures {
   private final LongAdder reconnections = new LongAdder();
   private final LongAdder recoveries = new LongAdder();
   private final LongAdder recoveryNanos = new LongAdder();
+  private final LongAdder moves = new LongAdder();
+  private final LongAdder moveNanos = new LongAdder();
+  private final LongAdder moveWaitNanos = new LongAdder();
   private final LongAdder checkpoints = new LongAdder();
   private final LongAdder checkpointNanos = new LongAdder();
   private volatile long checkpointBytes;
@@ -200,6 +203,18 @@ public final class MachineFigures {
     recoveryNanos.add(took.toNanos());
   }
 
+  /**
+   * Counts a move to another node.
+   *
+   * @param took the time from its request to the first batch on the other node
+   * @param waited the part of it in which batches waited
+   */
+  public void moved(Duration took, Duration waited) {
+    moves.increment();
+    moveNanos.add(took.toNanos());
+    moveWaitNanos.add(waited.toNanos());
+  }
+
   /** Sets the figures of the storages, from the machine's actor. */
   public void setStorages(Storages counted) {
     storages = counted;
@@ -287,6 +302,21 @@ public final class MachineFigures {
     return recoveryNanos.sum() * 1e-9;
   }
 
+  /** Times the machine moved to another node. */
+  public long moves() {
+    return moves.sum();
+  }
+
+  /** The sum of the times that moves took. */
+  public double moveSeconds() {
+    return moveNanos.sum() * 1e-9;
+  }
+
+  /** The part of {@link #moveSeconds} in which batches waited. */
+  public double moveWaitSeconds() {
+    return moveWaitNanos.sum() * 1e-9;
+  }
+
   /** Checkpoints of sessions. */
   public long checkpoints() {
     return checkpoints.sum();
@@ -360,6 +390,9 @@ public final class MachineFigures {
     values.put("reconnections", (double) reconnections());
     values.put("recoveries", (double) recoveries());
     values.put("recovery.seconds", recoverySeconds());
+    values.put("moves", (double) moves());
+    values.put("move.seconds", moveSeconds());
+    values.put("move.wait.seconds", moveWaitSeconds());
     values.put("checkpoints", (double) checkpoints());
     values.put("checkpoint.seconds", checkpointSeconds());
     values.put("checkpoint.bytes", (double) checkpointBytes());

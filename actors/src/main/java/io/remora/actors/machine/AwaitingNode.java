@@ -4,16 +4,20 @@ package io.remora.actors.machine;
 import akka.actor.typed.Behavior;
 import io.remora.actors.machine.MachineProtocol.Command;
 import io.remora.provider.ProvisionedNode;
-import io.remora.runtime.ProviderException;
 import io.remora.runtime.ProvisioningTimeoutException;
-import io.remora.runtime.RemoraException;
-import java.util.concurrent.CompletionException;
 
 /** The provider is getting a node. */
 final class AwaitingNode extends Opening {
 
   AwaitingNode(Machine machine, String reason, NodeAttempt node, Purpose purpose) {
     super(machine, Stage.AWAITING_NODE, reason, node, purpose);
+  }
+
+  /** A node that was ordered before the last one was lost may have arrived already. */
+  @Override
+  Behavior<Command> begin() {
+    super.begin();
+    return node.isRunning() ? machine.enter(new Connecting(this)) : this;
   }
 
   @Override
@@ -24,17 +28,7 @@ final class AwaitingNode extends Opening {
 
   @Override
   Behavior<Command> onNotProvisioned(Throwable failure) {
-    Throwable cause = failure;
-    while (cause instanceof CompletionException && cause.getCause() != null) {
-      cause = cause.getCause();
-    }
-    return lose(
-        cause instanceof RemoraException ours
-            ? ours
-            : new ProviderException(
-                "provider %s failed for machine %s: %s"
-                    .formatted(machine.spec().provider(), machine.name, cause),
-                cause));
+    return lose(NodeAttempt.failure(machine.spec(), failure));
   }
 
   @Override

@@ -17,6 +17,10 @@ final class Closing extends BeingClosed {
   private final MachineBehavior from;
   private final RemoraException cause;
 
+  // The present node has ended, or could not be.
+  private boolean hasEnded;
+  private RemoraException notEnded;
+
   private Closing(
       MachineBehavior from, String reason, RemoraException cause, ActorRef<StatusReply<Done>> by) {
     super(from.machine, Stage.CLOSING, reason, from.node, new Askers<>(by));
@@ -88,7 +92,19 @@ final class Closing extends BeingClosed {
                 machine.name, node.description(), machine.settings.closeTimeout().toMillis()));
   }
 
+  /** Waits for the nodes from which the machine has moved, which end within the same time. */
   private Behavior<Command> closed(RemoraException failure) {
+    notEnded = failure;
+    hasEnded = true;
+    return machine.haveFormerNodesEnded() ? closedAll(failure) : this;
+  }
+
+  @Override
+  Behavior<Command> onFormerNodesEnded() {
+    return hasEnded && machine.haveFormerNodesEnded() ? closedAll(notEnded) : this;
+  }
+
+  private Behavior<Command> closedAll(RemoraException failure) {
     Deleting next = new Deleting(this, failure);
     return machine.saved.isEmpty() ? next.finish() : machine.enter(next);
   }

@@ -18,6 +18,12 @@ final class Connecting extends Opening {
   }
 
   @Override
+  Behavior<Command> begin() {
+    super.begin();
+    return node.up() == null ? this : purpose.linked(this, node.up());
+  }
+
+  @Override
   Behavior<Command> onLinked(NodeLink.Up up) {
     return purpose.linked(this, up);
   }

@@ -4,8 +4,10 @@ package io.remora.actors.machine;
 import akka.actor.typed.Behavior;
 import akka.actor.typed.javadsl.Behaviors;
 import akka.pattern.StatusReply;
+import io.remora.actors.machine.MachineEvent.OfNode;
 import io.remora.actors.machine.MachineProtocol.CloseSession;
 import io.remora.actors.machine.MachineProtocol.Command;
+import io.remora.actors.machine.MachineProtocol.Migrate;
 import io.remora.actors.machine.MachineProtocol.OpenSession;
 import io.remora.actors.machine.MachineProtocol.Pause;
 import io.remora.actors.machine.MachineProtocol.Resume;
@@ -31,6 +33,19 @@ final class Losing extends MachineBehavior {
   Behavior<Command> begin() {
     machine.limit(machine.settings.exitReportWait());
     return this;
+  }
+
+  /** Keeps the news of a move's other node for the next state. */
+  @Override
+  Behavior<Command> onOfOtherNode(OfNode news) {
+    return news.event() instanceof NodeAttempt.Ended
+        ? super.onOfOtherNode(news)
+        : machine.later(news);
+  }
+
+  @Override
+  Behavior<Command> onMigrate(Migrate command) {
+    return machine.later(command);
   }
 
   @Override

@@ -13,6 +13,7 @@ import akka.actor.typed.javadsl.Behaviors;
 import akka.actor.typed.javadsl.StashBuffer;
 import akka.actor.typed.javadsl.TimerScheduler;
 import akka.cluster.sharding.typed.javadsl.ClusterSharding;
+import akka.pattern.StatusReply;
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
 import com.typesafe.config.ConfigRenderOptions;
@@ -40,7 +41,9 @@ import io.remora.runtime.MachineStateException;
 import io.remora.runtime.ProviderException;
 import io.remora.runtime.RemoraException;
 import java.time.Duration;
+import java.util.HashMap;
 import java.util.List;
+import java.util.Map;
 import java.util.Optional;
 import java.util.SortedMap;
 import java.util.concurrent.CompletionStage;
@@ -85,6 +88,9 @@ public final class Machine {
   private NodeUsage used;
   private NodeLink.Up up;
   private int links;
+
+  // Nodes from which the machine has moved, and who waits for their ends.
+  private final Map<NodeAttempt, Askers<MachineInfo>> formerNodes = new HashMap<>();
 
   // The machine leaves in the first state that can. This must not wait behind other commands.
   private boolean leaving;
@@ -237,6 +243,12 @@ public final class Machine {
     belongTo(newOwner);
   }
 
+  /** Changes the specification and the link's settings, for another node. */
+  void adopt(MachineSpec other, LinkSettings itsLink) {
+    spec = other;
+    linkSettings = itsLink;
+  }
+
   MachineSpec spec() {
     return spec;
   }
@@ -335,6 +347,45 @@ public final class Machine {
   private NodeUsage usage(NodeAttempt of) {
     NodeUsage latest = of == null ? null : of.usage().orElse(null);
     return latest == null || used == null ? (latest == null ? used : latest) : used.plus(latest);
+  }
+
+  // Former nodes --------------------------------------------------------------------------------
+
+  /**
+   * Ends a node from which the machine has moved. Counts its usage.
+   *
+   * @param whoWaits get the machine's description when the node has ended
+   */
+  void endFormerNode(NodeAttempt former, Askers<MachineInfo> whoWaits) {
+    countUsage(former);
+    formerNodes.put(former, whoWaits);
+    former.tellLink(NodeLink.Shutdown.INSTANCE);
+    former.end(settings.closeTimeout());
+  }
+
+  /** Notes that a node has ended. Returns false if it is not a former node of this machine. */
+  boolean formerNodeEnded(NodeAttempt former, Throwable failure) {
+    Askers<MachineInfo> whoWaits = formerNodes.remove(former);
+    if (whoWaits == null) {
+      return false;
+    }
+    former.disconnect();
+    if (failure == null) {
+      log.info("Machine {}: its former node ({}) has ended", name, former.description());
+    } else {
+      log.warn(
+          "Machine {}: its former node ({}) could not be ended, and may still run",
+          name,
+          former.description(),
+          failure);
+    }
+    whoWaits.answer(StatusReply.success(info()));
+    return true;
+  }
+
+  /** Whether no former node is still being ended. */
+  boolean haveFormerNodesEnded() {
+    return formerNodes.isEmpty();
   }
 
   // Commands that wait, or are for the successor ------------------------------------------------
@@ -463,7 +514,7 @@ public final class Machine {
   }
 
   /** The way for a host to reach the node. */
-  SessionHost.Way way(NodeAttempt node, LaunchToken token) {
+  SessionHost.Way way(NodeAttempt node, LaunchToken token, boolean isMove) {
     // The settings that a host cannot know: the machine's own for links, recovery and recordings,
     // and TLS as agreed with the node.
     Config all = configuration(spec);
@@ -479,7 +530,7 @@ public final class Machine {
             .withFallback(set.withOnlyPath(RecordingSettings.PATH))
             .root()
             .render(ConfigRenderOptions.concise());
-    return new SessionHost.Way(node.address(), token.value(), given, info(), forHosts());
+    return new SessionHost.Way(node.address(), token.value(), given, info(), isMove, forHosts());
   }
 
   /** The actor to which hosts answer. */

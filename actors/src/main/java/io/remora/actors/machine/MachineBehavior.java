@@ -32,6 +32,7 @@ import io.remora.actors.machine.MachineProtocol.HostPresent;
 import io.remora.actors.machine.MachineProtocol.HostRestored;
 import io.remora.actors.machine.MachineProtocol.HostSaved;
 import io.remora.actors.machine.MachineProtocol.HostUsed;
+import io.remora.actors.machine.MachineProtocol.Migrate;
 import io.remora.actors.machine.MachineProtocol.Open;
 import io.remora.actors.machine.MachineProtocol.OpenSession;
 import io.remora.actors.machine.MachineProtocol.Pause;
@@ -87,6 +88,11 @@ abstract class MachineBehavior extends AbstractBehavior<Command> {
     return false;
   }
 
+  /** Whether the sessions are being restored for a move, which may still fail. */
+  boolean isMove() {
+    return false;
+  }
+
   /** Fails the actors that wait for the result of this state. */
   void giveUp(RemoraException cause) {}
 
@@ -99,6 +105,7 @@ abstract class MachineBehavior extends AbstractBehavior<Command> {
         .onMessage(GetStorage.class, this::onGetStorage)
         .onMessage(Pause.class, this::onPause)
         .onMessage(Resume.class, this::onResume)
+        .onMessage(Migrate.class, this::onMigrate)
         .onMessage(Close.class, command -> close(command.replyTo(), ""))
         .onMessage(ForgetFailure.class, this::onForgetFailure)
         .onMessage(GetState.class, this::onGetState)
@@ -159,6 +166,10 @@ abstract class MachineBehavior extends AbstractBehavior<Command> {
     return laterOrNever(command);
   }
 
+  Behavior<Command> onMigrate(Migrate command) {
+    return laterOrNever(command);
+  }
+
   /**
    * Closes the machine.
    *
@@ -188,10 +199,10 @@ abstract class MachineBehavior extends AbstractBehavior<Command> {
 
   // The node ------------------------------------------------------------------------------------
 
-  /** The one place that tells events of a former node from those of the present one. */
+  /** The one place that tells events of another node from those of the present one. */
   private Behavior<Command> onOfNode(OfNode news) {
     if (news.from() != node) {
-      return Behaviors.same();
+      return onOfOtherNode(news);
     }
     NodeAttempt.Event event = news.event();
     if (event instanceof NodeAttempt.OfLink link) {
@@ -213,6 +224,23 @@ abstract class MachineBehavior extends AbstractBehavior<Command> {
     throw new IllegalArgumentException("unknown news of a node: " + event);
   }
 
+  /**
+   * An event of another node than the present one: that of a move, in its states, or a former one,
+   * of which only the end counts.
+   */
+  Behavior<Command> onOfOtherNode(OfNode news) {
+    if (news.event() instanceof NodeAttempt.Ended ended
+        && machine.formerNodeEnded(news.from(), ended.failure())) {
+      return onFormerNodesEnded();
+    }
+    return Behaviors.same();
+  }
+
+  /** The last of the former nodes has ended. */
+  Behavior<Command> onFormerNodesEnded() {
+    return Behaviors.same();
+  }
+
   private Behavior<Command> onLinkEvent(NodeLink.Event event) {
     if (event instanceof NodeLink.StoragesChanged changed) {
       machine.sessions.changed(changed);
@@ -226,6 +254,8 @@ abstract class MachineBehavior extends AbstractBehavior<Command> {
       return onSessionEnded(ended);
     } else if (event instanceof NodeLink.SessionSaved saved) {
       return machine.sessions.checkpointed(saved) ? Behaviors.same() : onSessionSaved(saved);
+    } else if (event instanceof NodeLink.SessionsLeft) {
+      return onSessionsLeft();
     } else if (event instanceof NodeLink.Up up) {
       return onLinked(up);
     } else if (event instanceof NodeLink.Broken broken) {
@@ -283,6 +313,11 @@ abstract class MachineBehavior extends AbstractBehavior<Command> {
   }
 
   Behavior<Command> onSessionEnded(NodeLink.SessionEnded ended) {
+    return Behaviors.same();
+  }
+
+  /** The node's link no longer uses the mailboxes of the sessions. */
+  Behavior<Command> onSessionsLeft() {
     return Behaviors.same();
   }
 
@@ -359,7 +394,7 @@ abstract class MachineBehavior extends AbstractBehavior<Command> {
           issued.host().path().address(),
           issued.failure().getMessage());
     } else {
-      issued.host().tell(machine.way(node, issued.token()));
+      issued.host().tell(machine.way(node, issued.token(), isMove()));
     }
     return Behaviors.same();
   }

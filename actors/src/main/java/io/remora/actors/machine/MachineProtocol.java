@@ -11,12 +11,14 @@ import io.remora.actors.RemoraMessage;
 import io.remora.actors.Request;
 import io.remora.actors.StorageInfo;
 import io.remora.actors.host.SessionHost;
+import io.remora.provider.GpuType;
 import io.remora.provider.MachineSpec;
 import io.remora.runtime.MachineStateException;
 import io.remora.runtime.NodeLostException;
 import io.remora.runtime.ProviderException;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.StaleReferenceException;
+import java.time.Duration;
 
 /**
  * The messages between a machine and its users. {@link io.remora.actors.MachineActor} has these
@@ -34,6 +36,7 @@ public interface MachineProtocol {
           GetStorage,
           Pause,
           Resume,
+          Migrate,
           Close,
           ForgetFailure,
           FromHost,
@@ -98,6 +101,37 @@ public interface MachineProtocol {
    */
   record Resume(ActorRef<StatusReply<MachineInfo>> replyTo)
       implements Command, Request<MachineInfo> {}
+
+  /**
+   * Moves the machine to another node, while its programs continue. The other node is started, the
+   * sessions are saved, and the other node restores them; the former node is ended. Answered when
+   * it has ended. Errors: {@link ProviderException} if the other node could not be started or does
+   * not suit, {@link MachineStateException} for any other reason. In either case the machine
+   * continues on its node, or stays paused.
+   *
+   * @param provider the other node's provider; empty for the machine's present one
+   * @param gpuType the kind of its GPUs; null for the present one, or for the provider's choice if
+   *     the provider is another one
+   * @param gpuCount their number; 0 for the present one
+   * @param openTimeout time limit for starting it; null for that of the machine's opening
+   * @param settings settings of the machine, in HOCON, that override its present ones; may be
+   *     empty. Not shown by {@link #toString}
+   */
+  record Migrate(
+      String provider,
+      GpuType gpuType,
+      int gpuCount,
+      Duration openTimeout,
+      String settings,
+      ActorRef<StatusReply<MachineInfo>> replyTo)
+      implements Command, Request<MachineInfo> {
+
+    /** Leaves out the settings, which may contain secrets. */
+    @Override
+    public String toString() {
+      return "Migrate(%s, %d x %s)".formatted(provider, gpuCount, gpuType);
+    }
+  }
 
   /**
    * Ends sessions, link and node, and deletes the saved state of a pause. Answered when the node

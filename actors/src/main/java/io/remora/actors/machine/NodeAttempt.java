@@ -4,17 +4,23 @@ package io.remora.actors.machine;
 import akka.Done;
 import akka.actor.typed.ActorRef;
 import io.remora.actors.host.SessionHost;
+import io.remora.actors.link.LinkSettings;
 import io.remora.actors.link.LinkTransport;
 import io.remora.actors.node.NodeLink;
 import io.remora.provider.LaunchToken;
+import io.remora.provider.MachineSpec;
 import io.remora.provider.NodeExit;
 import io.remora.provider.NodeUsage;
 import io.remora.provider.ProvisionedNode;
+import io.remora.runtime.ProviderException;
+import io.remora.runtime.RemoraException;
 import java.time.Duration;
 import java.util.List;
 import java.util.Optional;
 import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CompletionException;
 import java.util.concurrent.CompletionStage;
+import java.util.concurrent.TimeUnit;
 
 /**
  * One attempt of a machine to get a node, from the request to the node's end. It asks the provider,
@@ -75,10 +81,12 @@ final class NodeAttempt {
   private final Machine machine;
   private final NodeOrder order;
   private final long deadlineNanos;
+  private final LinkSettings linkSettings;
   private Phase phase = Phase.ORDERED;
   private Line line = Line.NONE;
   private ProvisionedNode node;
   private ActorRef<NodeLink.Command> link;
+  private NodeLink.Up up;
 
   /**
    * Asks the provider for a node; {@link Arrived} or {@link NotProvisioned} follows.
@@ -86,13 +94,19 @@ final class NodeAttempt {
    * @param handle the handle of a node to take over; null for a new node
    */
   NodeAttempt(Machine machine, String handle) {
+    this(machine, machine.spec(), machine.linkSettings(), handle);
+  }
+
+  /** The same with another specification than the machine's. */
+  NodeAttempt(Machine machine, MachineSpec spec, LinkSettings linkSettings, String handle) {
     this.machine = machine;
-    this.deadlineNanos = System.nanoTime() + machine.spec().openTimeout().toNanos();
+    this.linkSettings = linkSettings;
+    this.deadlineNanos = System.nanoTime() + spec.openTimeout().toNanos();
     this.order =
         NodeOrder.begin(
-            machine.spec(),
+            spec,
             handle,
-            machine.configuration(machine.spec()),
+            machine.configuration(spec),
             machine.blocking,
             machine.system,
             arrived -> tell(new Arrived(arrived)),
@@ -101,6 +115,19 @@ final class NodeAttempt {
 
   private void tell(Event event) {
     machine.self.tell(new MachineEvent.OfNode(this, event));
+  }
+
+  /** The error for a provider's failure. */
+  static RemoraException failure(MachineSpec spec, Throwable failure) {
+    Throwable cause = failure;
+    while (cause instanceof CompletionException && cause.getCause() != null) {
+      cause = cause.getCause();
+    }
+    return cause instanceof RemoraException ours
+        ? ours
+        : new ProviderException(
+            "provider %s failed for machine %s: %s".formatted(spec.provider(), spec.name(), cause),
+            cause);
   }
 
   /** How much of the machine's open timeout is left. */
@@ -131,7 +158,7 @@ final class NodeAttempt {
                 machine.name,
                 node.address(),
                 node.token(),
-                machine.linkSettings().withTls(node.tls().orElse(machine.linkSettings().tls())),
+                linkSettings.withTls(node.tls().orElse(linkSettings.tls())),
                 event -> tell(new OfLink(event))),
             "link-" + machine.nextLink());
     machine.context.watchWith(link, new MachineEvent.OfNode(this, LinkStopped.INSTANCE));
@@ -170,14 +197,23 @@ final class NodeAttempt {
    * @return whether there is a node; if not, a node that arrives later is ended then
    */
   boolean end() {
+    return end(null);
+  }
+
+  /** As the other. After the limit, {@link Ended} follows in any case. */
+  boolean end(Duration limit) {
     abandonOrder();
     if (node == null) {
       return false;
     }
     if (phase != Phase.ENDING) {
       phase = Phase.ENDING;
+      CompletableFuture<Done> ended = NodeOrder.terminate(node).copy();
+      if (limit != null) {
+        ended.orTimeout(limit.toMillis(), TimeUnit.MILLISECONDS);
+      }
       CompletableFuture<Done> unused =
-          NodeOrder.terminate(node).whenComplete((done, failure) -> tell(new Ended(failure)));
+          ended.whenComplete((done, failure) -> tell(new Ended(failure)));
     }
     return true;
   }
@@ -207,6 +243,9 @@ final class NodeAttempt {
 
   /** Notes the link's state from its event. */
   void note(NodeLink.Event event) {
+    if (event instanceof NodeLink.Up itsUp) {
+      up = itsUp;
+    }
     if (event instanceof NodeLink.Up || event instanceof NodeLink.Restored) {
       line = Line.CONNECTED;
     } else if (event instanceof NodeLink.Broken) {
@@ -219,6 +258,11 @@ final class NodeAttempt {
   /** Whether the link has a connection. */
   boolean isConnected() {
     return line == Line.CONNECTED;
+  }
+
+  /** The node's description from the handshake; null before it. */
+  NodeLink.Up up() {
+    return up;
   }
 
   /** Sends a command to the link, if there is one. */
@@ -239,6 +283,20 @@ final class NodeAttempt {
       return false;
     }
     link.tell(NodeLink.Shutdown.INSTANCE);
+    return true;
+  }
+
+  /**
+   * Stops the link; {@link LinkStopped} follows.
+   *
+   * @return false if there is no link
+   */
+  boolean stopLink() {
+    if (link == null) {
+      return false;
+    }
+    machine.context.stop(link);
+    link = null;
     return true;
   }
 

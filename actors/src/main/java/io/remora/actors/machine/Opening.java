@@ -6,10 +6,12 @@ import akka.actor.typed.Behavior;
 import akka.actor.typed.javadsl.Behaviors;
 import io.remora.actors.MachineInfo;
 import io.remora.actors.host.SessionHost;
+import io.remora.actors.machine.MachineEvent.OfNode;
 import io.remora.actors.machine.MachineProtocol.CloseSession;
 import io.remora.actors.machine.MachineProtocol.Command;
 import io.remora.actors.machine.MachineProtocol.GetStorage;
 import io.remora.actors.machine.MachineProtocol.HostSaved;
+import io.remora.actors.machine.MachineProtocol.Migrate;
 import io.remora.actors.machine.MachineProtocol.OpenSession;
 import io.remora.actors.machine.MachineProtocol.Pause;
 import io.remora.actors.machine.MachineProtocol.Resume;
@@ -39,7 +41,17 @@ abstract class Opening extends WithNode {
 
   @Override
   boolean isSaved() {
-    return purpose instanceof Purpose.Resume;
+    return purpose.isSaved();
+  }
+
+  @Override
+  boolean isMove() {
+    return purpose instanceof Move;
+  }
+
+  @Override
+  Behavior<Command> onOfOtherNode(OfNode news) {
+    return purpose.onOfOtherNode(news) ? this : super.onOfOtherNode(news);
   }
 
   @Override
@@ -71,6 +83,11 @@ abstract class Opening extends WithNode {
 
   @Override
   Behavior<Command> onPause(Pause command) {
+    return machine.later(command);
+  }
+
+  @Override
+  Behavior<Command> onMigrate(Migrate command) {
     return machine.later(command);
   }
 

@@ -12,6 +12,7 @@ import io.remora.actors.machine.MachineProtocol.CloseSession;
 import io.remora.actors.machine.MachineProtocol.Command;
 import io.remora.actors.machine.MachineProtocol.HostSaved;
 import io.remora.actors.machine.MachineProtocol.HostUsed;
+import io.remora.actors.machine.MachineProtocol.Migrate;
 import io.remora.actors.machine.MachineProtocol.OpenSession;
 import io.remora.actors.machine.MachineProtocol.Pause;
 import io.remora.actors.machine.MachineProtocol.Resume;
@@ -125,6 +126,13 @@ class Paused extends MachineBehavior {
   @Override
   Behavior<Command> onResume(Resume command) {
     return resume("the program wants it", new Askers<>(command.replyTo()));
+  }
+
+  /** Resumes the machine, which then moves. */
+  @Override
+  Behavior<Command> onMigrate(Migrate command) {
+    machine.later(command);
+    return resume("the program moves it", new Askers<>());
   }
 
   @Override

@@ -19,7 +19,9 @@ abstract class Pausing extends Running {
   enum Why {
     ASKED,
     IDLE,
-    LEAVING
+    LEAVING,
+    /** To restore the sessions on another node. */
+    MOVING
   }
 
   final Why why;
@@ -37,25 +39,26 @@ abstract class Pausing extends Running {
   }
 
   /** Makes the machine ready again: the pause has failed. */
-  final Behavior<Command> notPaused(String cause) {
+  Behavior<Command> notPaused(String cause) {
     if (!isByItself()) {
       log.warn("Machine {} was not paused: {}", machine.name, cause);
     }
-    machine.saved.deleteOn(node);
-    machine.hosts.tell(new SessionHost.GoOn());
-    machine.sessions.goOn();
     pausedBy.refuse(
         new MachineStateException(
             "machine " + machine.name + " was not paused and continues: " + cause));
+    return goOn("not paused: " + cause);
+  }
+
+  /** Lets the sessions continue on their node. */
+  final Behavior<Command> goOn(String reason) {
+    machine.saved.deleteOn(node);
+    machine.hosts.tell(new SessionHost.GoOn());
+    machine.sessions.goOn();
     if (machine.isLeaving()) {
       // The pause was tried. A node that no other process can take over ends with this process.
       return node.handle().isPresent() ? machine.enter(new HandingOver(this)) : Behaviors.stopped();
     }
-    String reason = "not paused: " + cause;
-    return machine.enter(
-        node.isConnected()
-            ? Ready.notPaused(this, reason)
-            : new Reconnecting(this, reason, System.nanoTime(), new Askers<>()));
+    return machine.enter(Ready.orReconnecting(this, reason));
   }
 
   /** The sessions are being saved anyway. */

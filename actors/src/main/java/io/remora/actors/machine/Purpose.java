@@ -12,6 +12,7 @@ import io.remora.actors.node.NodeLink;
 import io.remora.runtime.NodeLostException;
 import io.remora.runtime.ProviderException;
 import io.remora.runtime.RemoraException;
+import java.time.Duration;
 import java.util.List;
 
 /**
@@ -22,6 +23,16 @@ sealed interface Purpose {
 
   /** Whether the machine has sessions, which wait for the node. */
   default boolean hasSessions() {
+    return false;
+  }
+
+  /** Whether the sessions are in the state store, so that the machine can be paused. */
+  default boolean isSaved() {
+    return false;
+  }
+
+  /** Handles an event of another node than the new one. Returns false if it is not of interest. */
+  default boolean onOfOtherNode(MachineEvent.OfNode news) {
     return false;
   }
 
@@ -71,7 +82,21 @@ sealed interface Purpose {
   }
 
   /** The machine's sessions get another node, with the same devices. */
-  sealed interface Return extends Purpose permits Resume, Recover {
+  sealed interface Return extends Purpose permits Resume, Recover, Move, MoveBack {
+
+    /**
+     * Whether to begin to restore the sessions now.
+     *
+     * @param news the latest event of another node; null at the beginning
+     */
+    default boolean mayRestore(MachineEvent.OfNode news) {
+      return news == null;
+    }
+
+    /** How long the sessions may take to be restored. */
+    default Duration restoreLimit(NodeAttempt node) {
+      return node.timeLeft();
+    }
 
     /**
      * Called when the sessions are on the node. {@code failure}: of those that are not, or null.
@@ -85,15 +110,21 @@ sealed interface Purpose {
 
     @Override
     default Behavior<Command> linked(Opening state, NodeLink.Up up) {
-      List<String> had = kinds(state.machine.up());
+      RemoraException unsuitable = unsuitable(state.machine, up);
+      return unsuitable == null
+          ? state.machine.enter(new Restoring(state, this, up))
+          : failed(state, unsuitable);
+    }
+
+    /** Why the machine's sessions cannot be on this node; null if they can. */
+    static RemoraException unsuitable(Machine machine, NodeLink.Up up) {
+      List<String> had = kinds(machine.up());
       List<String> has = kinds(up);
       return had.equals(has)
-          ? state.machine.enter(new Restoring(state, this, up))
-          : failed(
-              state,
-              new ProviderException(
-                  "machine %s had a node with devices %s, but the new node has %s"
-                      .formatted(state.machine.name, had, has)));
+          ? null
+          : new ProviderException(
+              "machine %s had a node with devices %s, but the new node has %s"
+                  .formatted(machine.name, had, has));
     }
 
     private static List<String> kinds(NodeLink.Up up) {
@@ -103,6 +134,11 @@ sealed interface Purpose {
 
   /** Resumes the paused machine. The saved state is kept until all of it is on the new node. */
   record Resume(Askers<MachineInfo> resumedBy) implements Return {
+
+    @Override
+    public boolean isSaved() {
+      return true;
+    }
 
     @Override
     public void restored(MachineInfo info, RemoraException failure) {
@@ -125,11 +161,22 @@ sealed interface Purpose {
    * executes the batches after them again.
    *
    * @param lost why the node was lost
+   * @param movedBy the askers of a move during which the node was lost
    */
-  record Recover(RemoraException lost, RecoveryProgress progress) implements Return {
+  record Recover(RemoraException lost, RecoveryProgress progress, Askers<MachineInfo> movedBy)
+      implements Return {
 
     /** Begins a recovery, or fails the machine if none of its sessions can be recovered. */
     static Behavior<Command> begin(Running from, RemoraException cause) {
+      return begin(from, cause, null);
+    }
+
+    /**
+     * As the other.
+     *
+     * @param move a move whose other node to use; null for a new one
+     */
+    static Behavior<Command> begin(Running from, RemoraException cause, Move move) {
       Machine machine = from.machine;
       boolean had = !machine.sessions.isEmpty();
       RemoraException ended = machine.sessions.endUnrecoverable(cause);
@@ -141,14 +188,20 @@ sealed interface Purpose {
           machine.name,
           machine.sessions.size(),
           firstLine(cause));
+      Askers<MachineInfo> movedBy = new Askers<>();
+      NodeAttempt other = move == null ? null : move.handOverTo(movedBy);
       from.giveUp(cause);
       RecoveryProgress progress = machine.sessions.recover();
       machine.hosts.tell(new SessionHost.Offline());
-      return new Recover(cause, progress).next(from);
+      return new Recover(cause, progress, movedBy).next(from, other);
     }
 
     /** Asks for the next node. */
     Behavior<Command> next(MachineBehavior from) {
+      return next(from, null);
+    }
+
+    private Behavior<Command> next(MachineBehavior from, NodeAttempt other) {
       Machine machine = from.machine;
       dropNode(from);
       int attempt = progress.attempt();
@@ -156,7 +209,7 @@ sealed interface Purpose {
           new AwaitingNode(
               machine,
               "recovering" + (attempt == 1 ? "" : ", attempt " + attempt) + ": " + firstLine(lost),
-              new NodeAttempt(machine, null),
+              other == null ? new NodeAttempt(machine, null) : other,
               this));
     }
 
@@ -180,7 +233,9 @@ sealed interface Purpose {
     }
 
     @Override
-    public void restored(MachineInfo info, RemoraException failure) {}
+    public void restored(MachineInfo info, RemoraException failure) {
+      movedBy.answer(failure == null ? StatusReply.success(info) : StatusReply.error(failure));
+    }
 
     @Override
     public Behavior<Command> failed(MachineBehavior state, RemoraException cause) {
@@ -205,6 +260,51 @@ sealed interface Purpose {
     }
 
     @Override
-    public void giveUp(RemoraException cause) {}
+    public void giveUp(RemoraException cause) {
+      movedBy.refuse(cause);
+    }
+  }
+
+  /**
+   * Restores the sessions on the node from which a move has failed. It still has them, unless its
+   * link was made again.
+   *
+   * @param cause why the move has failed
+   * @param awaitsLink whether the link to the other node, which may still use the sessions'
+   *     mailboxes, is being stopped
+   */
+  record MoveBack(Move move, RemoraException cause, boolean awaitsLink) implements Return {
+
+    @Override
+    public boolean mayRestore(MachineEvent.OfNode news) {
+      return news == null
+          ? !awaitsLink
+          : news.from() == move.next() && news.event() instanceof NodeAttempt.LinkStopped;
+    }
+
+    @Override
+    public boolean isSaved() {
+      return true;
+    }
+
+    @Override
+    public Duration restoreLimit(NodeAttempt node) {
+      return move.restoreLimit(node);
+    }
+
+    @Override
+    public void restored(MachineInfo info, RemoraException failure) {
+      move.failed(cause);
+    }
+
+    @Override
+    public Behavior<Command> failed(MachineBehavior state, RemoraException lost) {
+      return Paused.notResumed(state, lost, move.askedBy());
+    }
+
+    @Override
+    public void giveUp(RemoraException why) {
+      move.askedBy().refuse(why);
+    }
   }
 }

@@ -1,25 +1,20 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.actors.machine;
 
-import akka.actor.typed.ActorRef;
 import akka.actor.typed.Behavior;
 import akka.actor.typed.javadsl.Behaviors;
-import akka.pattern.StatusReply;
 import io.remora.actors.MachineInfo;
-import io.remora.actors.host.SessionHost;
-import io.remora.actors.machine.MachineProtocol.CloseSession;
 import io.remora.actors.machine.MachineProtocol.Command;
-import io.remora.actors.machine.MachineProtocol.OpenSession;
+import io.remora.actors.machine.MachineProtocol.Migrate;
 import io.remora.actors.machine.MachineProtocol.Pause;
-import io.remora.actors.machine.MachineProtocol.Resume;
-import io.remora.actors.machine.MachineProtocol.SessionOpened;
 import io.remora.actors.node.NodeLink;
+import io.remora.runtime.ProviderException;
 import io.remora.runtime.RemoraException;
 import java.time.Duration;
 import java.util.function.Consumer;
 
 /** Sessions can be opened and used. */
-final class Ready extends Running {
+final class Ready extends Serving {
 
   private static final Duration SHORTEST_IDLE_TICK = Duration.ofMillis(20);
 
@@ -65,9 +60,11 @@ final class Ready extends Running {
     return new Ready(from, how, from.sinceNanos, from.pausedBy, () -> {});
   }
 
-  /** The state after a pause that failed. */
-  static Ready notPaused(Pausing from, String why) {
-    return new Ready(from, why, System.nanoTime(), new Askers<>(), () -> {});
+  /** The state after a pause or a move that failed; Reconnecting if the link is broken. */
+  static Running orReconnecting(Running from, String why) {
+    return from.node.isConnected()
+        ? new Ready(from, why, System.nanoTime(), new Askers<>(), () -> {})
+        : new Reconnecting(from, why, System.nanoTime(), new Askers<>());
   }
 
   @Override
@@ -82,36 +79,8 @@ final class Ready extends Running {
     return pauseWhenSettled();
   }
 
-  // Sessions ------------------------------------------------------------------------------------
-
   @Override
-  Behavior<Command> onOpenSession(OpenSession command) {
-    if (command.replyTo().path().address().hasLocalScope()) {
-      machine.sessions.open(
-          command.replyTo(), machine.linkSettings(), machine.recovery(), node::tellLink);
-    } else {
-      command.replyTo().tell(StatusReply.success(new SessionOpened(0, machine.info())));
-    }
-    return Behaviors.same();
-  }
-
-  @Override
-  Behavior<Command> onCloseSession(CloseSession command) {
-    if (machine.sessions.closing(command.session(), command.replyTo())) {
-      node.tellLink(new NodeLink.CloseSession(command.session()));
-    }
-    return Behaviors.same();
-  }
-
-  @Override
-  Behavior<Command> onSessionReady(long session) {
-    machine.sessions.opened(session, machine.info(), machine.recording());
-    return pauseWhenSettled();
-  }
-
-  @Override
-  Behavior<Command> onSessionEnded(NodeLink.SessionEnded ended) {
-    end(ended);
+  Behavior<Command> sessionsChanged() {
     return pauseWhenSettled();
   }
 
@@ -132,11 +101,29 @@ final class Ready extends Running {
         : machine.enter(Saving.asked(this, pausedBy));
   }
 
+  // Moving --------------------------------------------------------------------------------------
+
   @Override
-  Behavior<Command> onResume(Resume command) {
-    command.replyTo().tell(StatusReply.success(machine.info()));
-    return Behaviors.same();
+  Behavior<Command> onMigrate(Migrate command) {
+    if (!pausedBy.isEmpty()) {
+      return machine.later(command);
+    }
+    Move move;
+    try {
+      move = Move.asked(this, command);
+    } catch (RemoraException e) {
+      command.refuse(e);
+      return Behaviors.same();
+    } catch (RuntimeException e) {
+      command.refuse(
+          new ProviderException(
+              "machine %s cannot move: %s".formatted(machine.name, e.getMessage()), e));
+      return Behaviors.same();
+    }
+    return machine.enter(new PreparingMove(this, move));
   }
+
+  // Idle time -----------------------------------------------------------------------------------
 
   private Duration idleTimeout() {
     Duration own = machine.spec().idleTimeout();
@@ -168,13 +155,6 @@ final class Ready extends Running {
   Behavior<Command> onLinkBroken(String cause) {
     return machine.enter(
         new Reconnecting(this, "the link is broken: " + cause, sinceNanos, pausedBy));
-  }
-
-  @Override
-  void giveWay(ActorRef<SessionHost.Command> host) {
-    if (machine.hosts.wantsWay(host)) {
-      node.issueToken(host);
-    }
   }
 
   /**

@@ -6,6 +6,7 @@ import akka.actor.typed.Behavior;
 import akka.actor.typed.javadsl.Behaviors;
 import io.remora.actors.MachineInfo;
 import io.remora.actors.host.SessionHost;
+import io.remora.actors.machine.MachineEvent.OfNode;
 import io.remora.actors.machine.MachineProtocol.Command;
 import io.remora.actors.machine.MachineProtocol.HostRestored;
 import io.remora.actors.node.NodeLink;
@@ -21,18 +22,34 @@ final class Restoring extends Opening {
 
   private final Purpose.Return why;
 
+  private boolean restoring;
+
   // The failure of a session that could not be restored.
   private RemoraException notRestored;
 
   Restoring(Opening from, Purpose.Return why, NodeLink.Up up) {
-    super(from.machine, Stage.RESTORING, null, from.node, why);
+    this(from.machine, null, from.node, why, up);
+  }
+
+  Restoring(Machine machine, String reason, NodeAttempt node, Purpose.Return why, NodeLink.Up up) {
+    super(machine, Stage.RESTORING, reason, node, why);
     this.why = why;
     machine.up(up);
   }
 
   @Override
   Behavior<Command> begin() {
-    super.begin();
+    machine.limit(why.restoreLimit(node));
+    return why.mayRestore(null) ? restore() : this;
+  }
+
+  @Override
+  Behavior<Command> onOfOtherNode(OfNode news) {
+    return !restoring && why.mayRestore(news) ? restore() : super.onOfOtherNode(news);
+  }
+
+  private Behavior<Command> restore() {
+    restoring = true;
     machine.sessions.restore(node::tellLink);
     machine.hosts.beginRestore();
     machine.hosts.all().forEach(this::giveWay);
@@ -63,6 +80,9 @@ final class Restoring extends Opening {
           ended.cause().getMessage());
       return Behaviors.same();
     }
+    if (isMove() && ended.cause() != null) {
+      return lose(ended.cause());
+    }
     notRestored =
         ended.cause() != null
             ? ended.cause()
@@ -75,6 +95,9 @@ final class Restoring extends Opening {
   Behavior<Command> onHostRestored(HostRestored event) {
     if (!machine.hosts.has(event.host())) {
       return Behaviors.same();
+    }
+    if (isMove() && event.failure() != null) {
+      return lose(event.failure());
     }
     machine.hosts.restored(event.host());
     if (event.failure() != null) {
@@ -89,7 +112,7 @@ final class Restoring extends Opening {
   }
 
   private Behavior<Command> finishWhenRestored() {
-    if (!machine.sessions.areRestored() || !machine.hosts.areRestored()) {
+    if (!restoring || !machine.sessions.areRestored() || !machine.hosts.areRestored()) {
       return Behaviors.same();
     }
     if (notRestored != null && machine.sessions.isEmpty() && machine.hosts.isEmpty()) {

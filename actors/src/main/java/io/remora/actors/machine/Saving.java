@@ -15,10 +15,14 @@ import io.remora.actors.node.NodeLink;
  * those of others. It ends when all sessions are saved, when one cannot be saved, or when {@code
  * remora.machine.pause-timeout} has passed.
  */
-final class Saving extends Pausing {
+class Saving extends Pausing {
 
   private Saving(MachineBehavior from, String reason, Why why, Askers<MachineInfo> pausedBy) {
-    super(from, Stage.SAVING, reason, why, pausedBy);
+    this(from, Stage.SAVING, reason, why, pausedBy);
+  }
+
+  Saving(MachineBehavior from, Stage stage, String reason, Why why, Askers<MachineInfo> pausedBy) {
+    super(from, stage, reason, why, pausedBy);
   }
 
   /** A pause on request. */
@@ -86,6 +90,11 @@ final class Saving extends Pausing {
     if (!machine.sessions.areSaved() || !machine.hosts.areSaved()) {
       return Behaviors.same();
     }
+    return saved();
+  }
+
+  /** Everything is saved. */
+  Behavior<Command> saved() {
     return isByItself() && machine.sessions.hasWork()
         ? notPaused("it is used again")
         : machine.enter(new EndingNode(this));

@@ -26,6 +26,10 @@ enum Stage {
   READY(MachineState.READY),
   /** The link has lost its connection and is reconnecting. */
   RECONNECTING(MachineState.RECONNECTING),
+  /** Sessions can be opened and used; another node, for a move, is started meanwhile. */
+  PREPARING_MOVE(MachineState.READY),
+  /** The sessions are being saved for a move. */
+  SAVING_TO_MOVE(MachineState.PAUSING),
   /** The sessions are being saved for a pause. */
   SAVING(MachineState.PAUSING),
   /** All sessions are saved; the node is being ended. */
@@ -67,10 +71,35 @@ enum Stage {
                   FAILING,
                   CLOSING,
                   HANDING_OVER)),
-          Map.entry(RESTORING, Set.of(READY, NOT_RESUMED, WITHOUT_NODE, LOSING, FAILING, CLOSING)),
+          Map.entry(
+              RESTORING,
+              Set.of(READY, RESTORING, NOT_RESUMED, WITHOUT_NODE, LOSING, FAILING, CLOSING)),
           Map.entry(
               READY,
-              Set.of(RECONNECTING, SAVING, AWAITING_NODE, LOSING, FAILING, CLOSING, HANDING_OVER)),
+              Set.of(
+                  RECONNECTING,
+                  PREPARING_MOVE,
+                  SAVING,
+                  AWAITING_NODE,
+                  LOSING,
+                  FAILING,
+                  CLOSING,
+                  HANDING_OVER)),
+          Map.entry(
+              PREPARING_MOVE,
+              Set.of(SAVING_TO_MOVE, READY, RECONNECTING, AWAITING_NODE, LOSING, FAILING, CLOSING)),
+          Map.entry(
+              SAVING_TO_MOVE,
+              Set.of(
+                  RESTORING,
+                  NOT_RESUMED,
+                  READY,
+                  RECONNECTING,
+                  AWAITING_NODE,
+                  LOSING,
+                  FAILING,
+                  CLOSING,
+                  HANDING_OVER)),
           Map.entry(
               RECONNECTING, Set.of(READY, AWAITING_NODE, LOSING, FAILING, CLOSING, HANDING_OVER)),
           Map.entry(
@@ -87,7 +116,9 @@ enum Stage {
           Map.entry(ENDING_NODE, Set.of(PAUSED, READY, CLOSING, HANDING_OVER)),
           Map.entry(PAUSED, Set.of(AWAITING_NODE, CLOSING, HANDING_OVER)),
           Map.entry(NOT_RESUMED, Set.of(PAUSED, AWAITING_NODE, CLOSING, HANDING_OVER)),
-          Map.entry(LOSING, Set.of(AWAITING_NODE, NOT_RESUMED, WITHOUT_NODE, FAILING, CLOSING)),
+          Map.entry(
+              LOSING,
+              Set.of(AWAITING_NODE, RESTORING, NOT_RESUMED, WITHOUT_NODE, FAILING, CLOSING)),
           Map.entry(WITHOUT_NODE, Set.of(AWAITING_NODE, CLOSING)),
           Map.entry(FAILING, Set.of(FAILED, CLOSING)),
           Map.entry(FAILED, Set.of(AWAITING_NODE, CLOSED, CLOSING)),

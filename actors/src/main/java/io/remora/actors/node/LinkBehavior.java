@@ -23,6 +23,7 @@ import io.remora.actors.node.NodeLink.CloseSession;
 import io.remora.actors.node.NodeLink.Command;
 import io.remora.actors.node.NodeLink.ForgetState;
 import io.remora.actors.node.NodeLink.IssueToken;
+import io.remora.actors.node.NodeLink.LeaveSessions;
 import io.remora.actors.node.NodeLink.OpenSession;
 import io.remora.actors.node.NodeLink.SaveSession;
 import io.remora.actors.node.NodeLink.Shutdown;
@@ -52,6 +53,7 @@ abstract class LinkBehavior extends AbstractBehavior<Command> {
         .onMessage(CheckpointSession.class, this::onCheckpointSession)
         .onMessage(ForgetState.class, this::onForgetState)
         .onMessage(IssueToken.class, this::onIssueToken)
+        .onMessage(LeaveSessions.class, command -> onLeaveSessions())
         .onMessage(Shutdown.class, command -> onShutdown())
         .onMessage(Dialled.class, this::onDialled)
         .onMessage(NotDialled.class, this::onNotDialled)
@@ -118,6 +120,13 @@ abstract class LinkBehavior extends AbstractBehavior<Command> {
         FrameType.FORGET_STATE,
         0,
         io.remora.actors.link.proto.ForgetState.newBuilder().setPause(pause).build());
+  }
+
+  private Behavior<Command> onLeaveSessions() {
+    link.sessions.values().forEach(session -> session.mailbox.disconnect());
+    link.sessions.clear();
+    link.owner.accept(NodeLink.SessionsLeft.INSTANCE);
+    return this;
   }
 
   private Behavior<Command> onIssueToken(IssueToken command) {

@@ -68,6 +68,7 @@ public final class NodeLink {
           CheckpointSession,
           ForgetState,
           IssueToken,
+          LeaveSessions,
           Shutdown,
           LinkEvent {}
 
@@ -104,6 +105,15 @@ public final class NodeLink {
    */
   public record IssueToken(ActorRef<StatusReply<LaunchToken>> replyTo) implements Command {}
 
+  /**
+   * Gives up all sessions, which are saved: another link takes them over. The node keeps them until
+   * this link ends or has another connection, so {@link OpenSession} with the same saved state
+   * takes them back. Answered by {@link SessionsLeft}, unless the link is lost.
+   */
+  public enum LeaveSessions implements Command {
+    INSTANCE
+  }
+
   /** Says goodbye and stops. */
   public enum Shutdown implements Command {
     INSTANCE
@@ -118,6 +128,7 @@ public final class NodeLink {
           SessionReady,
           SessionEnded,
           SessionSaved,
+          SessionsLeft,
           StateForgotten,
           StoragesChanged {}
 
@@ -150,6 +161,11 @@ public final class NodeLink {
    */
   public record SessionSaved(long session, String pause, String failure, SavedState state)
       implements Event {}
+
+  /** The link no longer uses the mailboxes of the sessions that it had. */
+  public enum SessionsLeft implements Event {
+    INSTANCE
+  }
 
   /** The node has deleted a saved state, or never had it. */
   public record StateForgotten(String name) implements Event {}

@@ -138,7 +138,7 @@ class KryoMessageSerializerTest {
     messages.add(new MachineProtocol.HostUsed(host));
     messages.add(new MachineProtocol.ForgetFailure());
     messages.add(
-        new SessionHost.Way("127.0.0.1:1", "token", "{}", info, refs.get(1).unsafeUpcast()));
+        new SessionHost.Way("127.0.0.1:1", "token", "{}", info, false, refs.get(1).unsafeUpcast()));
     messages.add(new SessionHost.Save("pause-1", true, refs.get(1).unsafeUpcast()));
     messages.add(new SessionHost.GoOn());
     messages.add(new SessionHost.Offline());

@@ -216,6 +216,25 @@ final class GatewayMachines {
             });
   }
 
+  /** Moves a machine to another node. */
+  CompletionStage<MachineInfo> migrate(String name, MachineRequests.Target to) {
+    Duration start = to.openTimeout() == null ? settings.openTimeout() : to.openTimeout();
+    return get(name)
+        .thenCompose(
+            known ->
+                ask(
+                    name,
+                    replyTo ->
+                        new MachineProtocol.Migrate(
+                            to.provider(),
+                            to.gpuType(),
+                            to.gpuCount(),
+                            to.openTimeout(),
+                            to.settings(known.provider()),
+                            replyTo),
+                    start.plus(pauseLimit()).plus(pauseLimit())));
+  }
+
   private void release(String name) {
     Entry entry = entries.get(name);
     if (entry != null) {

@@ -9,6 +9,7 @@ import io.grpc.Status;
 import io.remora.actors.RecoverySettings;
 import io.remora.core.errors.ErrorKind;
 import io.remora.gateway.GatewaySettings;
+import io.remora.gateway.v1.MigrateRequest;
 import io.remora.gateway.v1.OpenRequest;
 import io.remora.provider.GpuType;
 import io.remora.provider.MachineSpec;
@@ -49,7 +50,7 @@ public final class MachineRequests {
             ? null
             : Duration.ofMillis(request.getIdleTimeoutMillis()),
         settings.openTimeout(),
-        options(request, settings)
+        options(request.getProvider(), request.getOptionsMap(), settings)
             .withFallback(recovery(request))
             .withFallback(recording(request, settings))
             .withFallback(packages(request, config))
@@ -123,9 +124,52 @@ public final class MachineRequests {
             ConfigValueFactory.fromAnyRef(!request.getRecordWithoutValues()));
   }
 
-  private static Config options(OpenRequest request, GatewaySettings settings) {
+  /**
+   * The node to which a machine moves.
+   *
+   * @param provider the provider; empty for the machine's present one
+   * @param gpuType the kind of GPU; null if it is not given
+   * @param gpuCount their number; 0 if it is not given
+   * @param openTimeout the time limit for its start; null for that of the machine's opening
+   * @param options the provider's settings
+   */
+  record Target(
+      String provider,
+      GpuType gpuType,
+      int gpuCount,
+      Duration openTimeout,
+      Map<String, String> options,
+      GatewaySettings limits) {
+
+    /** The machine's settings for it. */
+    String settings(String presentProvider) {
+      String its = provider.isEmpty() ? presentProvider : provider;
+      return MachineRequests.options(its, options, limits).root().render(ConfigRenderOptions.concise());
+    }
+  }
+
+  /**
+   * Where a request moves a machine.
+   *
+   * @throws IllegalArgumentException if the request has a wrong value; the message names it
+   */
+  static Target target(MigrateRequest request, GatewaySettings settings) {
+    Target target =
+        new Target(
+            request.getProvider(),
+            request.getGpuType().isEmpty() ? null : GpuType.parse(request.getGpuType()),
+            request.getGpuCount(),
+            request.getTimeoutMillis() == 0 ? null : Duration.ofMillis(request.getTimeoutMillis()),
+            request.getOptionsMap(),
+            settings);
+    options("any", target.options(), settings); // refuses options before the machine is asked
+    return target;
+  }
+
+  private static Config options(
+      String provider, Map<String, String> options, GatewaySettings settings) {
     Config config = ConfigFactory.empty();
-    for (Map.Entry<String, String> option : request.getOptionsMap().entrySet()) {
+    for (Map.Entry<String, String> option : options.entrySet()) {
       if (!settings.providerOptions().contains(option.getKey())) {
         throw new IllegalArgumentException(
             ("this gateway does not accept the option \"%s\". It accepts: %s "
@@ -134,7 +178,7 @@ public final class MachineRequests {
       }
       config =
           config.withValue(
-              "remora.provider.%s.%s".formatted(request.getProvider(), option.getKey()),
+              "remora.provider.%s.%s".formatted(provider, option.getKey()),
               ConfigValueFactory.fromAnyRef(option.getValue()));
     }
     return config;

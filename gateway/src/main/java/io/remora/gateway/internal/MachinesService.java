@@ -17,6 +17,7 @@ import io.remora.gateway.v1.Machine;
 import io.remora.gateway.v1.MachineRequest;
 import io.remora.gateway.v1.MachineStats;
 import io.remora.gateway.v1.Machines;
+import io.remora.gateway.v1.MigrateRequest;
 import io.remora.gateway.v1.OpenRequest;
 import io.remora.gateway.v1.StopResponse;
 import io.remora.gateway.v1.Storage;
@@ -107,6 +108,13 @@ final class MachinesService implements Machines {
   @Override
   public CompletionStage<Machine> resume(MachineRequest request) {
     return machines.resume(request.getName()).thenApply(MachinesService::machine);
+  }
+
+  @Override
+  public CompletionStage<Machine> migrate(MigrateRequest request) {
+    return machines
+        .migrate(request.getName(), MachineRequests.target(request, settings))
+        .thenApply(MachinesService::machine);
   }
 
   @Override
