@@ -104,6 +104,26 @@ def test_a_killed_node_changes_no_value() -> None:
         assert machine.stats()["recoveries"] == 2
 
 
+@pytest.mark.fast
+def test_a_move_changes_no_value() -> None:
+    with remora.RemoteMachine("mock") as machine:
+        undisturbed = train(machine.device())
+
+        def disturb(step: int) -> None:
+            if step == 5:
+                former = node_of(machine)
+                machine.migrate()
+                assert node_of(machine) != former
+
+        assert train(machine.device(), disturb) == undisturbed
+        with pytest.raises(remora.ProviderException, match="continues on its node"):
+            machine.migrate(provider="nobody")
+        assert machine.stats()["moves"] == 1
+        assert machine.state == "READY"
+        with pytest.raises(ValueError, match="gpu_count must be"):
+            machine.migrate(gpu_count=9)
+
+
 @pytest.mark.full
 def test_kills_at_any_moment_change_no_value() -> None:
     seed = random.randrange(1 << 30)

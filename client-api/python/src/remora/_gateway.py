@@ -162,6 +162,11 @@ class Gateway:
         """Resumes a paused machine."""
         return self._of_machine("Resume", name, pb.Machine.FromString, timeout)
 
+    def migrate(self, request: pb.MigrateRequest, timeout: float) -> pb.Machine:
+        """Moves a machine to another node."""
+        what = f"moving machine '{request.name}'"
+        return self._call("Machines/Migrate", request, pb.Machine.FromString, what, timeout)
+
     def stop(self, name: str, timeout: float) -> None:
         """Returns a machine to its provider."""
         self._of_machine("Stop", name, pb.StopResponse.FromString, timeout)

@@ -426,6 +426,57 @@ class RemoteMachine:
         session.set_node_address(self._machine.node_address)
         core.check(core.session_release(session.handle))
 
+    def migrate(
+        self,
+        provider: str | None = None,
+        *,
+        gpu_type: str | None = None,
+        gpu_count: int | None = None,
+        timeout: float | None = None,
+        options: Mapping[str, str] | None = None,
+    ) -> None:
+        """Moves the machine to another node, while the program continues. Tensors are kept.
+
+        The other node is started first. Then the node saves its state to the state store, which both nodes must
+        reach, and the other node restores it. Returns when the former node has ended. A paused machine is resumed
+        first.
+
+        Args:
+            provider: the other node's provider; None for the machine's present one.
+            gpu_type: the kind of its GPUs; None for the present one, or for the provider's choice if the provider
+                is another one.
+            gpu_count: their number; None for as many as now. Another number of devices is refused.
+            timeout: seconds that the other node may take to start; None for the gateway's limit.
+            options: settings of the provider.
+
+        Raises:
+            ProviderException: the other node cannot be started, or has other devices. The machine continues on its
+                node.
+            MachineStateException: the machine does not run, or its state cannot be saved or restored. It continues
+                on its node.
+            ValueError: an argument is out of range.
+
+        """
+        if gpu_type is not None and _gpu_type(gpu_type) not in GPU_TYPES:
+            raise ValueError(f"unknown GPU type {gpu_type!r}; the types are {', '.join(GPU_TYPES)}")
+        if gpu_count is not None and not 1 <= gpu_count <= 8:
+            raise ValueError(f"gpu_count must be 1 to 8, not {gpu_count}")
+        if timeout is not None and not (timeout > 0 and math.isfinite(timeout)):
+            raise ValueError(f"timeout must be a positive number of seconds, not {timeout}")
+        session, gateway, machine = self._running()
+        if gateway is None:
+            raise exceptions.MachineStateException("a machine in this process cannot be moved")
+        request = pb.MigrateRequest(
+            name=machine.name,
+            provider=provider or "",
+            gpu_type=gpu_type or "",
+            gpu_count=gpu_count or 0,
+            timeout_millis=int((timeout or 0) * 1000),
+            options=dict(options or {}),
+        )
+        self._machine = gateway.migrate(request, (timeout or _OPEN_SECONDS) + 2 * _PAUSE_SECONDS)
+        session.set_node_address(self._machine.node_address)
+
     def pip_install(self, *packages: str) -> None:
         """Installs Python packages for functions of :func:`remora.remote`: now, or when the machine starts.
 

@@ -70,6 +70,29 @@ class MachineRequest(_message.Message):
     after_batch: int
     def __init__(self, name: _Optional[str] = ..., session: _Optional[int] = ..., after_batch: _Optional[int] = ...) -> None: ...
 
+class MigrateRequest(_message.Message):
+    __slots__ = ("name", "provider", "gpu_type", "gpu_count", "timeout_millis", "options")
+    class OptionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PROVIDER_FIELD_NUMBER: _ClassVar[int]
+    GPU_TYPE_FIELD_NUMBER: _ClassVar[int]
+    GPU_COUNT_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MILLIS_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    provider: str
+    gpu_type: str
+    gpu_count: int
+    timeout_millis: int
+    options: _containers.ScalarMap[str, str]
+    def __init__(self, name: _Optional[str] = ..., provider: _Optional[str] = ..., gpu_type: _Optional[str] = ..., gpu_count: _Optional[int] = ..., timeout_millis: _Optional[int] = ..., options: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
 class StopResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

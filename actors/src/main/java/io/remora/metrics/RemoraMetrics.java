@@ -112,6 +112,13 @@ public final class RemoraMetrics implements MeterBinder {
           "Time that recoveries took",
           "seconds",
           MachineFigures::recoverySeconds);
+      of.counter("moves", "Times the machine moved to another node", null, MachineFigures::moves);
+      of.counter("move.seconds", "Time that moves took", "seconds", MachineFigures::moveSeconds);
+      of.counter(
+          "move.wait.seconds",
+          "The part of move.seconds in which batches waited",
+          "seconds",
+          MachineFigures::moveWaitSeconds);
       of.counter("checkpoints", "Checkpoints of sessions", null, MachineFigures::checkpoints);
       of.counter(
           "checkpoint.seconds",
