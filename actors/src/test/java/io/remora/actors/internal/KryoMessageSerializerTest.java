@@ -127,7 +127,7 @@ class KryoMessageSerializerTest {
       messages.add(new MachineProtocol.GetStorage(1, 2, ref.unsafeUpcast()));
       messages.add(new MachineProtocol.Pause(ref));
       messages.add(new MachineProtocol.Resume(ref));
-      messages.add(new MachineProtocol.Migrate("process", GpuType.H100, 1, LIMIT, "{}", ref));
+      messages.add(new MachineProtocol.Migrate("process", GpuType.H100, 1, minute(), "{}", ref));
       messages.add(new MachineProtocol.Close(ref.unsafeUpcast()));
       messages.add(new StorageActor.GetInfo(ref.unsafeUpcast()));
     }

@@ -144,7 +144,9 @@ public final class MachineRequests {
     /** The machine's settings for it. */
     String settings(String presentProvider) {
       String its = provider.isEmpty() ? presentProvider : provider;
-      return MachineRequests.options(its, options, limits).root().render(ConfigRenderOptions.concise());
+      return MachineRequests.options(its, options, limits)
+          .root()
+          .render(ConfigRenderOptions.concise());
     }
   }
 
