@@ -14,6 +14,7 @@ import io.remora.actors.MachineState;
 import io.remora.runtime.MachineStateException;
 import io.remora.runtime.NodeLostException;
 import io.remora.runtime.ProviderException;
+import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
 import java.util.List;
@@ -121,6 +122,74 @@ final class MigrateTest {
       assertThat(node.isAlive()).isFalse();
       assertThat(machine.stats()).containsEntry("moves", 1.0);
     }
+    assertNothingIsLeft();
+  }
+
+  @Test
+  @Tag("fast")
+  void aNodeThatIsToldToEndIsLeftBeforeItEnds() {
+    try (RemoteMachine machine = open("remora.recovery.mode = replay")) {
+      List<Float> undisturbed = SmallTraining.losses(machine, step -> {});
+      ProcessHandle former = MockNodes.any();
+
+      List<Float> disturbed =
+          SmallTraining.losses(
+              machine,
+              step -> {
+                if (step == 3) {
+                  assertThat(former.destroy()).isTrue(); // SIGTERM
+                } else if (step == 6) {
+                  await().atMost(LIMIT).until(() -> machine.stats().get("moves") == 1);
+                }
+              });
+
+      assertThat(disturbed).isEqualTo(undisturbed);
+      await().atMost(LIMIT).until(() -> !former.isAlive());
+      assertThat(machine.stats()).containsEntry("moves", 1.0).containsEntry("recoveries", 0.0);
+    }
+    assertNothingIsLeft();
+  }
+
+  @Test
+  @Tag("full")
+  void aNodeThatEndsBeforeAnotherIsThereIsReplacedByOne() throws Exception {
+    Path java =
+        Files.createSymbolicLink(
+            directory.resolve("java"), Path.of(System.getProperty("java.home"), "bin", "java"));
+    try (RemoteMachine machine =
+        open(
+            """
+            remora.recovery { mode = replay, retry = 200 ms }
+            remora.node.notice-grace = 1 s
+            remora.provider.mock.java = "%s"
+            """
+                .formatted(java))) {
+      Tensor x = ones(1000).to(machine.device(), ScalarType.Float);
+      machine.synchronize();
+      ProcessHandle former = MockNodes.any();
+      Path away = Files.move(java, directory.resolve("java-away"));
+
+      former.destroy();
+      former.onExit().join();
+      Files.move(away, java);
+
+      assertThat(x.add_(new Scalar(1f)).sum().item_float()).isEqualTo(2000f);
+      assertThat(machine.stats()).containsEntry("moves", 0.0).containsEntry("recoveries", 1.0);
+    }
+    assertNothingIsLeft();
+  }
+
+  @Test
+  @Tag("full")
+  void aNodeThatIsToldToEndDoesNotWaitForAMachineWithoutRecovery() {
+    RemoteMachine machine = open("");
+    Tensor x = ones(8).to(machine.device(), ScalarType.Float);
+    machine.synchronize();
+
+    MockNodes.any().destroy();
+
+    assertThatThrownBy(() -> x.sum().item_float()).isInstanceOf(NodeLostException.class);
+    assertThat(catchThrowable(machine::close)).isInstanceOf(NodeLostException.class);
     assertNothingIsLeft();
   }
 

@@ -46,18 +46,18 @@ public final class EmbeddedNode implements AutoCloseable {
   private static final Duration HTTP_LIMIT = Duration.ofSeconds(10);
 
   private final ActorSystem<NodeActor.Command> system;
-  private final InetSocketAddress address;
+  private final LinkServer server;
   private final NodeSettings settings;
   private final CompletableFuture<Done> ending;
 
   private EmbeddedNode(
       ActorSystem<NodeActor.Command> system,
-      InetSocketAddress address,
+      LinkServer server,
       NodeSettings settings,
       CompletableFuture<Done> ending) {
     this.ending = ending;
     this.system = system;
-    this.address = address;
+    this.server = server;
     this.settings = settings;
   }
 
@@ -162,7 +162,7 @@ public final class EmbeddedNode implements AutoCloseable {
           "Listening on {} after {} ms",
           LinkServer.text(server.address()),
           TimeUnit.NANOSECONDS.toMillis(System.nanoTime() - startNanos));
-      return new EmbeddedNode(system, server.address(), settings, ending);
+      return new EmbeddedNode(system, server, settings, ending);
     } catch (RuntimeException | Error e) {
       close(listening);
       if (system != null) {
@@ -178,7 +178,7 @@ public final class EmbeddedNode implements AutoCloseable {
    * @return the address and the port
    */
   public InetSocketAddress address() {
-    return address;
+    return server.address();
   }
 
   /**
@@ -205,6 +205,27 @@ public final class EmbeddedNode implements AutoCloseable {
       log.warn(
           "An operator still runs {} ms after the node was told to end",
           settings.shutdownGrace().toMillis());
+    }
+  }
+
+  /**
+   * Tells the machines that recover from the loss of a node that this one will end, and waits until
+   * they have moved, for {@code remora.node.notice-grace} at most.
+   */
+  void giveNotice(String reason) {
+    long startNanos = System.nanoTime();
+    NodeReadiness.Status.of(system).ending(reason);
+    try {
+      int machines = server.giveNotice(reason, settings.noticeGrace());
+      if (machines > 0) {
+        log.info(
+            "{}. {} machine(s) were told, and the node has waited for them for {} ms",
+            reason,
+            machines,
+            TimeUnit.NANOSECONDS.toMillis(System.nanoTime() - startNanos));
+      }
+    } catch (InterruptedException e) {
+      Thread.currentThread().interrupt();
     }
   }
 

@@ -139,6 +139,11 @@ final class Handshake {
     return all;
   }
 
+  /** All links. */
+  synchronized List<OwnerLink> links() {
+    return List.copyOf(links.values());
+  }
+
   /** Forgets a link that has ended. */
   synchronized void forget(OwnerLink link) {
     links.remove(link.id(), link);

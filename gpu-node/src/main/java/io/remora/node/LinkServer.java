@@ -10,6 +10,7 @@ import io.remora.actors.link.LinkSettings;
 import io.remora.actors.link.LinkTls;
 import io.remora.actors.link.LinkTransport;
 import io.remora.actors.link.OutboundFrame;
+import io.remora.actors.link.proto.Notice;
 import io.remora.actors.link.proto.Reason;
 import io.remora.actors.link.proto.SavedState;
 import io.remora.actors.link.proto.StateForgotten;
@@ -29,6 +30,7 @@ import java.util.Map;
 import java.util.Optional;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.TimeUnit;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
@@ -55,6 +57,12 @@ final class LinkServer implements AutoCloseable {
   private final ActorSystem<NodeActor.Command> system;
   private final Map<OwnerConnection, LinkConnection> connections = new ConcurrentHashMap<>();
   private volatile boolean closed;
+
+  private final Object noticeLock = new Object();
+
+  // Guarded by it: the notice that was given; null if none was.
+  private String noticeReason;
+  private long noticeEndNanos;
 
   private LinkServer(
       ServerSocketChannel listening,
@@ -148,6 +156,61 @@ final class LinkServer implements AutoCloseable {
     return handshake.issueToken();
   }
 
+  // Notice --------------------------------------------------------------------------------------
+
+  /**
+   * Tells the machines that want to know it that the node was told to end, and waits until each has
+   * moved to another node or does not want to.
+   *
+   * @param reason why the node ends
+   * @param limit how long to wait at most
+   * @return how many machines it has told
+   */
+  int giveNotice(String reason, Duration limit) throws InterruptedException {
+    long endNanos = System.nanoTime() + limit.toNanos();
+    synchronized (noticeLock) {
+      noticeReason = reason;
+      noticeEndNanos = endNanos;
+    }
+    int told = 0;
+    for (OwnerLink link : handshake.links()) {
+      told += repeatNotice(link) ? 1 : 0;
+    }
+    synchronized (noticeLock) {
+      for (long left = limit.toNanos();
+          left > 0 && handshake.links().stream().anyMatch(OwnerLink::isMoving);
+          left = endNanos - System.nanoTime()) {
+        TimeUnit.NANOSECONDS.timedWait(noticeLock, left);
+      }
+    }
+    return told;
+  }
+
+  /** Tells a link of the notice that was given, if one was. Returns whether it was told. */
+  boolean repeatNotice(OwnerLink link) {
+    Notice notice;
+    synchronized (noticeLock) {
+      if (noticeReason == null) {
+        return false;
+      }
+      long left = TimeUnit.NANOSECONDS.toMillis(noticeEndNanos - System.nanoTime());
+      notice =
+          Notice.newBuilder().setReason(noticeReason).setWithinMillis(Math.max(0, left)).build();
+    }
+    return link.giveNotice(notice);
+  }
+
+  void noticeDeclined(OwnerLink link) {
+    link.declineNotice();
+    linksChanged();
+  }
+
+  private void linksChanged() {
+    synchronized (noticeLock) {
+      noticeLock.notifyAll();
+    }
+  }
+
   /** Ends all links with a goodbye and frees their sessions. */
   void endLinks(String why) {
     for (OwnerLink link : handshake.revokeAll()) {
@@ -181,6 +244,7 @@ final class LinkServer implements AutoCloseable {
   /** The link cannot come back. */
   void forget(OwnerLink link) {
     handshake.forget(link);
+    linksChanged();
   }
 
   /** Opens a session of this link, or sends again that it is open. */

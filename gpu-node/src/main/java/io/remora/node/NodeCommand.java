@@ -33,6 +33,7 @@ import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
+import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.function.Supplier;
 import org.slf4j.LoggerFactory;
 import picocli.CommandLine;
@@ -78,8 +79,8 @@ import picocli.CommandLine.TypeConversionException;
     },
     exitCodeListHeading = "%nExit codes:%n",
     exitCodeList = {
-      "0:normal end: its owner is gone, or it was told to end; 137 if an operator "
-          + "was still running",
+      "0:normal end: its owner is gone, or it was told to end; 143 after SIGTERM, 130 after"
+          + " SIGINT; 137 if an operator was still running",
       "1:an error in the node itself",
       "2:wrong command line or missing REMORA_NODE_TOKEN",
       "3:libtorch is missing, unusable or of another version",
@@ -101,6 +102,9 @@ final class NodeCommand implements Callable<Integer> {
   private final Supplier<PrintStream> standardOutput;
   private Map<String, String> environment;
   private final InputStream standardInput;
+
+  /** The end was decided here, rather than by a signal. */
+  private final AtomicBoolean endsByItself = new AtomicBoolean();
 
   @Spec private CommandSpec spec;
 
@@ -232,6 +236,7 @@ final class NodeCommand implements Callable<Integer> {
       ProcessEnd.whenAtEnd(
           standardInput,
           () -> {
+            endsByItself.set(true);
             LoggerFactory.getLogger(NodeCommand.class)
                 .info("Standard input has ended: the owner is gone, so the node ends");
             ProcessEnd.exit(CommandLine.ExitCode.OK, limit);
@@ -241,13 +246,23 @@ final class NodeCommand implements Callable<Integer> {
     // Before logging is set up, which takes a tenth of a second.
     TorchLoading torchLoading = TorchLoading.start(options.torchHome());
     EmbeddedNode node = EmbeddedNode.start(options, configuration, torchLoading);
-    Runtime.getRuntime().addShutdownHook(new Thread(() -> end(node), "remora-node-end"));
+    Runtime.getRuntime()
+        .addShutdownHook(
+            new Thread(
+                () -> {
+                  if (!endsByItself.get()) {
+                    node.giveNotice("The node's process has got a signal to end");
+                  }
+                  end(node);
+                },
+                "remora-node-end"));
     InetSocketAddress address = node.address();
     announcements.printf(
         "remora-node listening on %s:%d%n",
         address.getAddress().getHostAddress(), address.getPort());
     announcements.flush();
     node.ending().toCompletableFuture().get();
+    endsByItself.set(true);
     end(node);
     return CommandLine.ExitCode.OK;
   }

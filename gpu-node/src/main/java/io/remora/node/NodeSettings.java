@@ -22,6 +22,8 @@ import java.util.Optional;
  *     executes nothing; 4 MiB or more
  * @param tokenLifetime time within which an issued token must be used; 1 s or more
  * @param shutdownGrace time an ending node waits for running operators; not negative
+ * @param noticeGrace time that a node which gets a signal to end leaves its machines to move to
+ *     another; not negative
  * @param computeThreads threads of libtorch's CPU operators, 0 for libtorch's default
  * @param maxConnections connections open at the same time, 1 to 1024
  * @param maxSessions sessions open at the same time, 1 to 1024
@@ -43,6 +45,7 @@ public record NodeSettings(
     long maxUnconfirmedBytes,
     Duration tokenLifetime,
     Duration shutdownGrace,
+    Duration noticeGrace,
     int computeThreads,
     int maxConnections,
     int maxSessions,
@@ -78,6 +81,7 @@ public record NodeSettings(
     checkRange("max-unconfirmed-bytes", maxUnconfirmedBytes, 4L << 20, Long.MAX_VALUE);
     checkAtLeast("token-lifetime", tokenLifetime, Duration.ofSeconds(1));
     checkAtLeast("shutdown-grace", shutdownGrace, Duration.ZERO);
+    checkAtLeast("notice-grace", noticeGrace, Duration.ZERO);
     checkRange("compute-threads", computeThreads, 0, 1024);
     checkRange("max-connections", maxConnections, 1, 1024);
     checkRange("max-sessions", maxSessions, 1, 1024);
@@ -112,6 +116,7 @@ public record NodeSettings(
         node.getBytes("max-unconfirmed-bytes"),
         node.getDuration("token-lifetime"),
         node.getDuration("shutdown-grace"),
+        node.getDuration("notice-grace"),
         node.getInt("compute-threads"),
         node.getInt("max-connections"),
         node.getInt("max-sessions"),

@@ -117,6 +117,7 @@ final class OwnerConnection implements LinkConnection.Handler {
         case OPEN_DIRECT -> carried.issueDirectToken(connection, session, server.tokenLifetime());
         case CLOSE_DIRECT -> carried.closeDirect(connection, session);
         case DIRECT_PROGRESS -> carried.toldProgress(connection, session, header.sequence());
+        case NOTICE_DECLINED -> server.noticeDeclined(carried);
         case GOODBYE -> onGoodbye(carried, connection, payload);
         default ->
             throw new ProtocolException(
@@ -197,6 +198,7 @@ final class OwnerConnection implements LinkConnection.Handler {
     name = hello.getMachine().isBlank() ? peer : hello.getMachine();
     link = verdict.link();
     server.ownerArrived(this, link);
+    link.takesNotice(hello.getTakesNotice());
     Welcome.Builder welcome = verdict.welcome().toBuilder();
     SharedMemory memory = connection.offerMemory(hello.getMemoryChallenge());
     if (memory != null) {
@@ -208,6 +210,7 @@ final class OwnerConnection implements LinkConnection.Handler {
       connection.close();
       return;
     }
+    server.repeatNotice(link);
     log.info(
         "{} has connected from {}{}",
         name,

@@ -12,6 +12,7 @@ import io.remora.actors.link.proto.DirectNotes;
 import io.remora.actors.link.proto.DirectProgress;
 import io.remora.actors.link.proto.DirectToken;
 import io.remora.actors.link.proto.DirectWelcome;
+import io.remora.actors.link.proto.Notice;
 import io.remora.actors.link.proto.Reason;
 import io.remora.actors.link.proto.SavedState;
 import io.remora.actors.link.proto.SessionClosed;
@@ -60,6 +61,9 @@ final class OwnerLink {
   private LinkConnection connection;
   private long connectionNumber;
   private boolean ended;
+  private boolean takesNotice;
+  private boolean told;
+  private boolean declined;
 
   private static final class Session {
 
@@ -193,6 +197,36 @@ final class OwnerLink {
             its.outbox.disconnect();
           });
     }
+  }
+
+  // The node's end ------------------------------------------------------------------------------
+
+  /** Notes whether the machine wants to know when the node is told to end. */
+  synchronized void takesNotice(boolean itDoes) {
+    takesNotice = itDoes;
+  }
+
+  /**
+   * Tells the machine that the node was told to end, if it wants to know and has a connection.
+   * Returns whether it was told.
+   */
+  synchronized boolean giveNotice(Notice notice) {
+    if (connection == null || !takesNotice || ended) {
+      return false;
+    }
+    connection.send(OutboundFrame.control(FrameType.NOTICE, 0, notice));
+    told = true;
+    return true;
+  }
+
+  /** The machine does not move to another node. */
+  synchronized void declineNotice() {
+    declined = true;
+  }
+
+  /** Whether the node waits for the machine to move. */
+  synchronized boolean isMoving() {
+    return told && !ended && !declined;
   }
 
   synchronized boolean isConnected() {

@@ -9,6 +9,7 @@ import com.google.protobuf.ByteString;
 import io.remora.actors.link.FrameHeader;
 import io.remora.actors.link.FrameType;
 import io.remora.actors.link.proto.Goodbye;
+import io.remora.actors.link.proto.Notice;
 import io.remora.actors.link.proto.OpenSession;
 import io.remora.actors.link.proto.Reason;
 import io.remora.actors.link.proto.Refused;
@@ -279,7 +280,48 @@ class NodeProcessTest {
         Goodbye goodbye = owner.next(FrameType.GOODBYE).as(Goodbye.parser());
         assertThat(goodbye.getReason()).isEqualTo(Reason.REASON_SHUTTING_DOWN);
       }
-      child.exitCode(Duration.ofSeconds(5));
+      assertThat(child.exitCode(Duration.ofSeconds(5))).isEqualTo(128 + 15);
+    }
+  }
+
+  @Test
+  @Tag("fast")
+  void waitsAfterATerminationSignalUntilTheMachineThatWantsNoticeHasMoved() throws Exception {
+    try (NodeProcess child = NodeProcess.start(TOKEN, "", "--device=cpu")) {
+      try (Owner owner = Owner.dial(child.address())) {
+        owner.hello(Owner.hello(TOKEN).toBuilder().setTakesNotice(true).build());
+        owner.welcome();
+        child.process().destroy();
+
+        Notice notice = owner.next(FrameType.NOTICE).as(Notice.parser());
+        assertThat(notice.getReason()).contains("signal to end");
+        assertThat(notice.getWithinMillis()).isBetween(1L, 25_000L);
+        owner.openSession(1); // the node still works
+
+        owner.send(
+            FrameType.GOODBYE, 0, Goodbye.newBuilder().setReason(Reason.REASON_CLOSED).build());
+        assertThat(child.exitCode(Duration.ofSeconds(20))).isEqualTo(128 + 15);
+      }
+      assertThat(child.log()).contains("1 machine(s) were told");
+    }
+  }
+
+  @Test
+  @Tag("full")
+  void endsAfterATerminationSignalWhenTheMachineDeclinesOrTheGraceIsOver() throws Exception {
+    for (boolean declines : new boolean[] {true, false}) {
+      String grace = "remora.node.notice-grace = " + (declines ? "1 h" : "1 s");
+      try (NodeProcess child = NodeProcess.start(TOKEN, grace, "--device=cpu");
+          Owner owner = Owner.dial(child.address())) {
+        owner.hello(Owner.hello(TOKEN).toBuilder().setTakesNotice(true).build());
+        owner.welcome();
+        child.process().destroy();
+        assertThat(owner.next(FrameType.NOTICE).header().session()).isZero();
+        if (declines) {
+          owner.send(FrameType.NOTICE_DECLINED, 0, Notice.getDefaultInstance());
+        }
+        assertThat(child.exitCode(Duration.ofSeconds(20))).isEqualTo(128 + 15);
+      }
     }
   }
 

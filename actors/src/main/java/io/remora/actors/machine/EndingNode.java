@@ -32,6 +32,13 @@ final class EndingNode extends Pausing {
         : notEnded("ending its node failed: " + failure);
   }
 
+  /** Everything is saved, so the node need not wait. */
+  @Override
+  Behavior<Command> onNotice(NodeLink.Notice notice) {
+    node.tellLink(NodeLink.DeclineNotice.INSTANCE);
+    return Behaviors.same();
+  }
+
   @Override
   Behavior<Command> onTimeUp() {
     return notEnded(Closing.timeout(machine, node).getMessage());

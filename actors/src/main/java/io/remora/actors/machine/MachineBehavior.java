@@ -256,6 +256,8 @@ abstract class MachineBehavior extends AbstractBehavior<Command> {
       return machine.sessions.checkpointed(saved) ? Behaviors.same() : onSessionSaved(saved);
     } else if (event instanceof NodeLink.SessionsLeft) {
       return onSessionsLeft();
+    } else if (event instanceof NodeLink.Notice notice) {
+      return onNotice(notice);
     } else if (event instanceof NodeLink.Up up) {
       return onLinked(up);
     } else if (event instanceof NodeLink.Broken broken) {
@@ -313,6 +315,14 @@ abstract class MachineBehavior extends AbstractBehavior<Command> {
   }
 
   Behavior<Command> onSessionEnded(NodeLink.SessionEnded ended) {
+    return Behaviors.same();
+  }
+
+  /**
+   * The node was told to end, and waits for the machine to move, see {@link NodeLink.Notice}. A
+   * ready machine begins to move; one that is not ready does so when it is.
+   */
+  Behavior<Command> onNotice(NodeLink.Notice notice) {
     return Behaviors.same();
   }
 

@@ -83,6 +83,15 @@ final class Move implements Purpose.Return {
     return move;
   }
 
+  /** Begins a move from a node that was told to end. */
+  static Move noticed(Ready state, NodeLink.Notice notice) {
+    return new Move(
+        state,
+        state.machine.spec(),
+        state.machine.linkSettings(),
+        "its node will end: " + notice.reason());
+  }
+
   private static MachineSpec target(MachineSpec present, Migrate by) {
     String provider = by.provider().isEmpty() ? present.provider() : by.provider();
     boolean same = provider.equals(present.provider());

@@ -87,6 +87,8 @@ final class NodeAttempt {
   private ProvisionedNode node;
   private ActorRef<NodeLink.Command> link;
   private NodeLink.Up up;
+  private NodeLink.Notice notice;
+  private boolean triesToMove;
 
   /**
    * Asks the provider for a node; {@link Arrived} or {@link NotProvisioned} follows.
@@ -159,6 +161,7 @@ final class NodeAttempt {
                 node.address(),
                 node.token(),
                 linkSettings.withTls(node.tls().orElse(linkSettings.tls())),
+                machine.recovery().isOn(),
                 event -> tell(new OfLink(event))),
             "link-" + machine.nextLink());
     machine.context.watchWith(link, new MachineEvent.OfNode(this, LinkStopped.INSTANCE));
@@ -243,6 +246,9 @@ final class NodeAttempt {
 
   /** Notes the link's state from its event. */
   void note(NodeLink.Event event) {
+    if (event instanceof NodeLink.Notice given) {
+      notice = given;
+    }
     if (event instanceof NodeLink.Up itsUp) {
       up = itsUp;
     }
@@ -263,6 +269,21 @@ final class NodeAttempt {
   /** The node's description from the handshake; null before it. */
   NodeLink.Up up() {
     return up;
+  }
+
+  /** The node's notice that it will end; null if it has given none. */
+  NodeLink.Notice notice() {
+    return notice;
+  }
+
+  /** Notes that the machine tries to move because of the notice. */
+  void triesToMove() {
+    triesToMove = true;
+  }
+
+  /** Whether the machine has tried to move because of the notice. */
+  boolean hasTriedToMove() {
+    return triesToMove;
   }
 
   /** Sends a command to the link, if there is one. */

@@ -76,7 +76,14 @@ final class Ready extends Serving {
       Duration tick = idleTimeout().dividedBy(10);
       machine.tickIdle(tick.compareTo(SHORTEST_IDLE_TICK) > 0 ? tick : SHORTEST_IDLE_TICK);
     }
-    return pauseWhenSettled();
+    if (node.notice() == null || !pausedBy.isEmpty()) {
+      return pauseWhenSettled();
+    }
+    if (node.hasTriedToMove()) {
+      machine.limit(machine.recovery().retry());
+      return this;
+    }
+    return onNotice(node.notice());
   }
 
   @Override
@@ -121,6 +128,28 @@ final class Ready extends Serving {
       return Behaviors.same();
     }
     return machine.enter(new PreparingMove(this, move));
+  }
+
+  /**
+   * Moves to another node like this one. If there is none, tries again until this one has ended.
+   */
+  @Override
+  Behavior<Command> onNotice(NodeLink.Notice notice) {
+    if (!pausedBy.isEmpty()) {
+      return Behaviors.same(); // the pause ends the node
+    }
+    node.triesToMove();
+    log.warn(
+        "Machine {}: its node will end within {} ms, so it moves to another: {}",
+        machine.name,
+        notice.within().toMillis(),
+        notice.reason());
+    return machine.enter(new PreparingMove(this, Move.noticed(this, notice)));
+  }
+
+  @Override
+  Behavior<Command> onTimeUp() {
+    return onNotice(node.notice());
   }
 
   // Idle time -----------------------------------------------------------------------------------

@@ -44,6 +44,7 @@ final class Link {
   final InetSocketAddress address;
   final LinkSettings settings;
   final Consumer<Event> owner;
+  private final boolean takesNotice;
 
   /** The sessions by number. The reader thread reads this map, too. */
   final ConcurrentMap<Long, LinkedSession> sessions = new ConcurrentHashMap<>();
@@ -65,6 +66,7 @@ final class Link {
       InetSocketAddress address,
       LaunchToken token,
       LinkSettings settings,
+      boolean takesNotice,
       Consumer<Event> owner) {
     this.context = context;
     this.timers = timers;
@@ -72,6 +74,7 @@ final class Link {
     this.address = requireNonNull(address, "address");
     this.token = requireNonNull(token, "token");
     this.settings = requireNonNull(settings, "settings");
+    this.takesNotice = takesNotice;
     this.owner = requireNonNull(owner, "owner");
     this.blocking = context.getSystem().dispatchers().lookup(DispatcherSelector.blocking());
     context.setLoggerName(NodeLink.class);
@@ -95,6 +98,7 @@ final class Link {
             .setLibtorchVersion(ProgramLibtorch.version())
             .setMachine(machine)
             .setLink(id)
+            .setTakesNotice(takesNotice)
             .setConnection(++connections);
     if (isUp()) {
       hello.setSecret(secret);

@@ -21,6 +21,7 @@ import io.remora.actors.node.LinkEvent.SessionFailed;
 import io.remora.actors.node.NodeLink.CheckpointSession;
 import io.remora.actors.node.NodeLink.CloseSession;
 import io.remora.actors.node.NodeLink.Command;
+import io.remora.actors.node.NodeLink.DeclineNotice;
 import io.remora.actors.node.NodeLink.ForgetState;
 import io.remora.actors.node.NodeLink.IssueToken;
 import io.remora.actors.node.NodeLink.LeaveSessions;
@@ -54,6 +55,7 @@ abstract class LinkBehavior extends AbstractBehavior<Command> {
         .onMessage(ForgetState.class, this::onForgetState)
         .onMessage(IssueToken.class, this::onIssueToken)
         .onMessage(LeaveSessions.class, command -> onLeaveSessions())
+        .onMessage(DeclineNotice.class, command -> onDeclineNotice())
         .onMessage(Shutdown.class, command -> onShutdown())
         .onMessage(Dialled.class, this::onDialled)
         .onMessage(NotDialled.class, this::onNotDialled)
@@ -126,6 +128,11 @@ abstract class LinkBehavior extends AbstractBehavior<Command> {
     link.sessions.values().forEach(session -> session.mailbox.disconnect());
     link.sessions.clear();
     link.owner.accept(NodeLink.SessionsLeft.INSTANCE);
+    return this;
+  }
+
+  private Behavior<Command> onDeclineNotice() {
+    send(OutboundFrame.empty(FrameType.NOTICE_DECLINED, 0, 0));
     return this;
   }
 

@@ -17,6 +17,7 @@ import io.remora.actors.link.proto.DirectNotes;
 import io.remora.actors.link.proto.DirectProgress;
 import io.remora.actors.link.proto.DirectToken;
 import io.remora.actors.link.proto.Goodbye;
+import io.remora.actors.link.proto.Notice;
 import io.remora.actors.link.proto.Refused;
 import io.remora.actors.link.proto.SessionClosed;
 import io.remora.actors.link.proto.SessionSaved;
@@ -66,6 +67,7 @@ final class LinkFrameReader implements LinkConnection.Handler {
       case SESSION_CLOSED -> tell(from, header, parse(header, SessionClosed.parser(), payload));
       case GOODBYE -> tell(from, header, parse(header, Goodbye.parser(), payload));
       case SESSION_OPENED -> tell(from, header, "");
+      case NOTICE -> tell(from, header, parse(header, Notice.parser(), payload));
       case STATE_FORGOTTEN -> tell(from, header, parse(header, StateForgotten.parser(), payload));
       case TOKEN -> tell(from, header, parse(header, Token.parser(), payload));
       case DIRECT_TOKEN -> onDirectToken(header, parse(header, DirectToken.parser(), payload));

@@ -51,12 +51,29 @@ public final class NodeLink {
       LaunchToken token,
       LinkSettings settings,
       Consumer<Event> owner) {
+    return create(machine, address, token, settings, false, owner);
+  }
+
+  /**
+   * As the other.
+   *
+   * @param takesNotice whether the owner wants {@link Notice}s. It must answer each by moving to
+   *     another node or by {@link DeclineNotice}: the node waits for it
+   */
+  public static Behavior<Command> create(
+      String machine,
+      InetSocketAddress address,
+      LaunchToken token,
+      LinkSettings settings,
+      boolean takesNotice,
+      Consumer<Event> owner) {
     return Behaviors.setup(
         context ->
             Behaviors.withTimers(
                 timers ->
                     new Dialling(
-                        new Link(context, timers, machine, address, token, settings, owner),
+                        new Link(
+                            context, timers, machine, address, token, settings, takesNotice, owner),
                         null)));
   }
 
@@ -69,6 +86,7 @@ public final class NodeLink {
           ForgetState,
           IssueToken,
           LeaveSessions,
+          DeclineNotice,
           Shutdown,
           LinkEvent {}
 
@@ -114,6 +132,11 @@ public final class NodeLink {
     INSTANCE
   }
 
+  /** Tells a node that has given notice that it need not wait for this link. */
+  public enum DeclineNotice implements Command {
+    INSTANCE
+  }
+
   /** Says goodbye and stops. */
   public enum Shutdown implements Command {
     INSTANCE
@@ -129,6 +152,7 @@ public final class NodeLink {
           SessionEnded,
           SessionSaved,
           SessionsLeft,
+          Notice,
           StateForgotten,
           StoragesChanged {}
 
@@ -166,6 +190,12 @@ public final class NodeLink {
   public enum SessionsLeft implements Event {
     INSTANCE
   }
+
+  /**
+   * The node was told to end. It waits until the link has ended or is declined, for this time at
+   * most.
+   */
+  public record Notice(String reason, Duration within) implements Event {}
 
   /** The node has deleted a saved state, or never had it. */
   public record StateForgotten(String name) implements Event {}

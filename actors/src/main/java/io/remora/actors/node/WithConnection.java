@@ -9,6 +9,7 @@ import io.remora.actors.link.FrameType;
 import io.remora.actors.link.LinkConnection;
 import io.remora.actors.link.OutboundFrame;
 import io.remora.actors.link.proto.Goodbye;
+import io.remora.actors.link.proto.Notice;
 import io.remora.actors.link.proto.Reason;
 import io.remora.actors.link.proto.Refused;
 import io.remora.actors.link.proto.SessionClosed;
@@ -73,6 +74,9 @@ abstract class WithConnection extends LinkBehavior {
     } else if (frame.message() instanceof StateForgotten forgotten) {
       link.forgetting.remove(forgotten.getPause());
       link.owner.accept(new NodeLink.StateForgotten(forgotten.getPause()));
+    } else if (frame.message() instanceof Notice notice) {
+      link.owner.accept(
+          new NodeLink.Notice(notice.getReason(), Duration.ofMillis(notice.getWithinMillis())));
     } else if (frame.message() instanceof Token issued) {
       onToken(issued);
     } else if (frame.type() == FrameType.SESSION_OPENED) {

@@ -75,7 +75,11 @@ public enum FrameType {
    */
   CLOSE_DIRECT(27),
   /** Node to machine: {@code DirectProgress}. Machine to node: confirms it; no payload. */
-  DIRECT_PROGRESS(28);
+  DIRECT_PROGRESS(28),
+  /** Node to machine: {@code Notice}. */
+  NOTICE(29),
+  /** Machine to node, after NOTICE: the machine does not move; no payload. */
+  NOTICE_DECLINED(30);
 
   /** The sequence of a {@link #SHARED_MEMORY} frame of a side that has opened the memory. */
   static final long OPENED = 1;
@@ -83,7 +87,7 @@ public enum FrameType {
   /** The sequence of a {@link #RECEIVED} frame that confirms the session's end. */
   public static final long END = -1;
 
-  private static final FrameType[] BY_CODE = new FrameType[29];
+  private static final FrameType[] BY_CODE = new FrameType[31];
 
   static {
     for (FrameType type : values()) {
