@@ -186,7 +186,9 @@ final class MigrateTest {
     Tensor x = ones(8).to(machine.device(), ScalarType.Float);
     machine.synchronize();
 
-    MockNodes.any().destroy();
+    ProcessHandle node = MockNodes.any();
+    assertThat(node.destroy()).isTrue(); // SIGTERM
+    node.onExit().orTimeout(10, TimeUnit.SECONDS).join(); // less than remora.node.notice-grace
 
     assertThatThrownBy(() -> x.sum().item_float()).isInstanceOf(NodeLostException.class);
     assertThat(catchThrowable(machine::close)).isInstanceOf(NodeLostException.class);

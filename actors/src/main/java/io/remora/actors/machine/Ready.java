@@ -138,12 +138,14 @@ final class Ready extends Serving {
     if (!pausedBy.isEmpty()) {
       return Behaviors.same(); // the pause ends the node
     }
+    if (!node.hasTriedToMove()) {
+      log.warn(
+          "Machine {}: its node will end within {} ms, so it moves to another: {}",
+          machine.name,
+          notice.within().toMillis(),
+          notice.reason());
+    }
     node.triesToMove();
-    log.warn(
-        "Machine {}: its node will end within {} ms, so it moves to another: {}",
-        machine.name,
-        notice.within().toMillis(),
-        notice.reason());
     return machine.enter(new PreparingMove(this, Move.noticed(this, notice)));
   }
 
