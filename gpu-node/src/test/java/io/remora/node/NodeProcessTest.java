@@ -291,7 +291,8 @@ class NodeProcessTest {
       try (Owner owner = Owner.dial(child.address())) {
         owner.hello(Owner.hello(TOKEN).toBuilder().setTakesNotice(true).build());
         owner.welcome();
-        child.process().destroy();
+        // Process.destroy would close the streams, too.
+        assertThat(child.process().toHandle().destroy()).isTrue();
 
         Notice notice = owner.next(FrameType.NOTICE).as(Notice.parser());
         assertThat(notice.getReason()).contains("signal to end");
@@ -315,7 +316,8 @@ class NodeProcessTest {
           Owner owner = Owner.dial(child.address())) {
         owner.hello(Owner.hello(TOKEN).toBuilder().setTakesNotice(true).build());
         owner.welcome();
-        child.process().destroy();
+        // Process.destroy would close the streams, too.
+        assertThat(child.process().toHandle().destroy()).isTrue();
         assertThat(owner.next(FrameType.NOTICE).header().session()).isZero();
         if (declines) {
           owner.send(FrameType.NOTICE_DECLINED, 0, Notice.getDefaultInstance());
