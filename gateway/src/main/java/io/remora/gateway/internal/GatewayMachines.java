@@ -216,8 +216,13 @@ final class GatewayMachines {
             });
   }
 
-  /** Moves a machine to another node. */
+  /**
+   * Moves a machine to another node.
+   *
+   * @throws akka.grpc.GrpcServiceException if the machine is held
+   */
   CompletionStage<MachineInfo> migrate(String name, MachineRequests.Target to) {
+    checkNotHeld(name);
     Duration start = to.openTimeout() == null ? settings.openTimeout() : to.openTimeout();
     return get(name)
         .thenCompose(
