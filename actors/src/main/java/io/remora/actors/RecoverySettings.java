@@ -4,6 +4,7 @@ package io.remora.actors;
 import static java.util.Objects.requireNonNull;
 
 import com.typesafe.config.Config;
+import java.nio.file.Path;
 import java.time.Duration;
 
 /**
@@ -16,6 +17,9 @@ import java.time.Duration;
  *     remora.recovery.checkpoint-bytes}
  * @param logBytes most bytes of batches that are kept for a session, {@code
  *     remora.recovery.log-bytes}
+ * @param logDiskBytes most bytes of batches that are kept on disk besides, {@code
+ *     remora.recovery.log-disk-bytes}
+ * @param logDirectory the folder for them, {@code remora.recovery.log-directory}
  * @param giveUpAfter how long the machine tries to get another node, {@code
  *     remora.recovery.give-up-after}
  * @param retry how long it waits between two attempts, {@code remora.recovery.retry}
@@ -25,6 +29,8 @@ public record RecoverySettings(
     Duration checkpointInterval,
     long checkpointBytes,
     long logBytes,
+    long logDiskBytes,
+    Path logDirectory,
     Duration giveUpAfter,
     Duration retry) {
 
@@ -44,16 +50,40 @@ public record RecoverySettings(
       new RecoverySettings(
           Mode.OFF, Duration.ofMinutes(1), 1, 1, Duration.ofMinutes(1), Duration.ofSeconds(1));
 
+  /** Keeps nothing on disk. */
+  public RecoverySettings(
+      Mode mode,
+      Duration checkpointInterval,
+      long checkpointBytes,
+      long logBytes,
+      Duration giveUpAfter,
+      Duration retry) {
+    this(
+        mode,
+        checkpointInterval,
+        checkpointBytes,
+        logBytes,
+        0,
+        temporaryFiles(),
+        giveUpAfter,
+        retry);
+  }
+
   /** Checks the ranges. */
   public RecoverySettings {
     requireNonNull(mode, "mode");
     checkPositive(checkpointInterval, "checkpoint-interval");
     checkPositive(giveUpAfter, "give-up-after");
     checkPositive(retry, "retry");
-    if (checkpointBytes < 1 || logBytes < checkpointBytes) {
+    requireNonNull(logDirectory, "logDirectory");
+    if (logDiskBytes < 0) {
       throw new IllegalArgumentException(
-          "%s.checkpoint-bytes must be at least 1, and %s.log-bytes at least as much, but they are %d and %d"
-              .formatted(PATH, PATH, checkpointBytes, logBytes));
+          "%s.log-disk-bytes must not be negative, but it is %d".formatted(PATH, logDiskBytes));
+    }
+    if (checkpointBytes < 1 || logBytes < 1 || logBytes + logDiskBytes < checkpointBytes) {
+      throw new IllegalArgumentException(
+          "%s.checkpoint-bytes and log-bytes must be at least 1, and %s.log-bytes with log-disk-bytes at least as much as checkpoint-bytes, but they are %d, %d and %d"
+              .formatted(PATH, PATH, checkpointBytes, logBytes, logDiskBytes));
     }
   }
 
@@ -70,6 +100,8 @@ public record RecoverySettings(
         recovery.getDuration("checkpoint-interval"),
         recovery.getBytes("checkpoint-bytes"),
         recovery.getBytes("log-bytes"),
+        recovery.getBytes("log-disk-bytes"),
+        directory(recovery.getString("log-directory")),
         recovery.getDuration("give-up-after"),
         recovery.getDuration("retry"));
   }
@@ -82,6 +114,19 @@ public record RecoverySettings(
           throw new IllegalArgumentException(
               PATH + ".mode must be \"off\" or \"replay\", but it is \"" + text + "\"");
     };
+  }
+
+  private static Path directory(String text) {
+    return text.isBlank() ? temporaryFiles() : Path.of(text).toAbsolutePath();
+  }
+
+  private static Path temporaryFiles() {
+    return Path.of(System.getProperty("java.io.tmpdir"));
+  }
+
+  /** The most bytes of batches that are kept for a session, in memory and on disk. */
+  public long mostKeptBytes() {
+    return logBytes + logDiskBytes;
   }
 
   /** Whether a lost node is replaced. */

@@ -88,7 +88,7 @@ final class SessionCheckpoints {
     previous = latest;
     latest = event.state();
     mailbox.recovery().forgetUpTo(executedBy(previous));
-    if (mailbox.recovery().bytes() > settings.logBytes() / 2) {
+    if (mailbox.recovery().bytes() > settings.mostKeptBytes() / 2) {
       // The program would soon wait: only the last checkpoint is kept.
       mailbox.recovery().forgetUpTo(executedBy(latest));
       if (previous != null) {
@@ -100,7 +100,7 @@ final class SessionCheckpoints {
   }
 
   private void notSaved(String why) {
-    if (mailbox.recovery().bytes() < settings.logBytes() / 2) {
+    if (mailbox.recovery().bytes() < settings.mostKeptBytes() / 2) {
       log.warn(
           "Machine {}: no checkpoint was made of session {}, and the one before is kept: {}",
           mailbox.figures().machine(),
@@ -110,11 +110,11 @@ final class SessionCheckpoints {
     }
     long upTo = mailbox.recovery().lastDelivered();
     log.error(
-        "Machine {}: no checkpoint was made of session {}: {}. Its batches have reached half of remora.recovery.log-bytes = {}, so batch {} and those before it are given up: until the next checkpoint, the loss of the node loses the session",
+        "Machine {}: no checkpoint was made of session {}: {}. Its batches have reached half of remora.recovery.log-bytes and log-disk-bytes, {}, so batch {} and those before it are given up: until the next checkpoint, the loss of the node loses the session",
         mailbox.figures().machine(),
         mailbox.session(),
         why,
-        settings.logBytes(),
+        settings.mostKeptBytes(),
         upTo);
     mailbox.recovery().forgetUpTo(upTo);
   }

@@ -135,6 +135,11 @@ public final class RemoraMetrics implements MeterBinder {
           "Bytes of executed batches that are kept for recovery",
           "bytes",
           MachineFigures::keptBytes);
+      of.gauge(
+          "recovery.log.disk.bytes",
+          "Bytes of executed batches that are kept on disk for recovery",
+          "bytes",
+          MachineFigures::keptDiskBytes);
       of.gauge("sessions", "Open sessions", null, MachineFigures::sessions);
       of.gauge(
           "batches.waiting",

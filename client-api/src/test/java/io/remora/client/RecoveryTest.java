@@ -174,6 +174,29 @@ final class RecoveryTest {
 
   @Test
   @Tag("full")
+  void batchesOnDiskAreExecutedAgain() {
+    Path log = directory.resolve("log");
+    try (RemoteMachine machine =
+        open(
+            "checkpoint-bytes = 60 MiB, log-bytes = 1 MiB, log-disk-bytes = 64 MiB, checkpoint-interval = 1 h, log-directory = \"%s\""
+                .formatted(log))) {
+      Tensor sum = ones(250_000).to(machine.device(), ScalarType.Float);
+      for (int i = 0; i < 20; i++) {
+        sum.add_(ones(250_000).to(machine.device(), ScalarType.Float));
+      }
+      machine.synchronize();
+      assertThat(machine.stats().get("recovery.log.disk.bytes")).isGreaterThan(15 << 20);
+      assertThat(log).isEmptyDirectory();
+      killNode();
+
+      assertThat(sum.sum().item_float()).isEqualTo(21 * 250_000f);
+      assertThat(machine.stats()).containsEntry("checkpoints", 0.0);
+      assertThat(machine.stats()).containsEntry("recoveries", 1.0);
+    }
+  }
+
+  @Test
+  @Tag("full")
   void aMachineWithoutAnotherNodeFailsAfterATime() throws IOException {
     Path java =
         Files.createSymbolicLink(

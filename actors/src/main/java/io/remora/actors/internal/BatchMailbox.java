@@ -24,6 +24,7 @@ import io.remora.runtime.NodeLostException;
 import io.remora.runtime.ProtocolException;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.SessionListener;
+import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.time.Duration;
@@ -335,8 +336,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
     lock.lock();
     try {
       if (heldAfter != Long.MAX_VALUE) {
-        return "the machine is pausing or paused, and no node has resumed it; see its log for the"
-            + " reason";
+        return "the machine is pausing or paused, and no node has resumed it; see its log for the reason";
       }
       return connection == null ? NO_CONNECTION : "";
     } finally {
@@ -576,11 +576,10 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
           && entries.size() < prefixes.length
           && bytes + PREFIX_BYTES + batches.peekUnsent().size <= settings.coalesceBytes());
       room.changed();
-      ByteBuffer[] payload = new ByteBuffer[2 * entries.size()];
-      for (int i = 0; i < entries.size(); i++) {
-        MailboxEntry entry = entries.get(i);
-        payload[2 * i] = prefixes[i].clear().putInt(entry.size).flip();
-        payload[2 * i + 1] = entry.batch.bytes();
+      ByteBuffer[] payload = payload(entries);
+      if (payload == null) {
+        scheduled = false;
+        return null;
       }
       return OutboundFrame.of(
           FrameType.BATCH,
@@ -591,6 +590,29 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
     } finally {
       lock.unlock();
     }
+  }
+
+  /** Called with the lock held. Null if a batch cannot be read, which ends the session. */
+  private ByteBuffer[] payload(List<MailboxEntry> entries) {
+    ByteBuffer[] payload = new ByteBuffer[2 * entries.size()];
+    for (int i = 0; i < entries.size(); i++) {
+      MailboxEntry entry = entries.get(i);
+      payload[2 * i] = prefixes[i].clear().putInt(entry.size).flip();
+      try {
+        payload[2 * i + 1] = entry.bytes();
+      } catch (IOException e) {
+        entries.forEach(each -> each.withWriter = false);
+        recovery.later(
+            () ->
+                lose(
+                    new NodeLostException(
+                        "batch %d of session %d on machine %s was kept on disk for recovery, and cannot be read: %s"
+                            .formatted(entry.batch.sequence(), session, machine, e),
+                        e)));
+        return null;
+      }
+    }
+    return payload;
   }
 
   @Override
@@ -894,7 +916,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
       lock.unlock();
     }
     figures.remove(this);
-    entries.forEach(MailboxEntry::drop);
+    recovery.close(entries);
     SessionListener hearing = listener;
     if (hearing != null) {
       hearing.onLost(cause);

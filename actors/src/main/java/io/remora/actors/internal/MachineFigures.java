@@ -337,6 +337,11 @@ public final class MachineFigures {
     return sum(mailbox -> mailbox.recovery().bytes());
   }
 
+  /** Those of them that are on disk. */
+  public long keptDiskBytes() {
+    return sum(mailbox -> mailbox.recovery().diskBytes());
+  }
+
   /** Batches that wait for the line. */
   public long waitingBatches() {
     return sum(BatchMailbox::waitingBatches);
@@ -397,6 +402,7 @@ public final class MachineFigures {
     values.put("checkpoint.seconds", checkpointSeconds());
     values.put("checkpoint.bytes", (double) checkpointBytes());
     values.put("recovery.log.bytes", (double) keptBytes());
+    values.put("recovery.log.disk.bytes", (double) keptDiskBytes());
     return values;
   }
 

@@ -2,6 +2,8 @@
 package io.remora.actors.internal;
 
 import io.remora.runtime.Batch;
+import java.io.IOException;
+import java.nio.ByteBuffer;
 import java.util.concurrent.locks.ReentrantLock;
 
 /**
@@ -22,6 +24,16 @@ final class MailboxEntry implements BatchMailbox.Acknowledged {
   boolean withWriter;
   boolean kept;
   Answers answers;
+
+  /** Counts as memory of the recovery log. */
+  boolean counted;
+
+  /** Is being written to disk, from its memory. */
+  boolean spilling;
+
+  /** Where it is on disk; null if it is not. */
+  BatchFile.Place place;
+
   private boolean done;
   private boolean released;
 
@@ -39,6 +51,11 @@ final class MailboxEntry implements BatchMailbox.Acknowledged {
   /** Whether the program has the batch's answers already. Call it with the lock. */
   boolean isExecutedAgain() {
     return answers != null;
+  }
+
+  /** The batch's bytes, from the disk if they are not in memory. Call it with the lock. */
+  ByteBuffer bytes() throws IOException {
+    return released ? BatchFile.read(place) : batch.bytes();
   }
 
   @Override
@@ -72,7 +89,7 @@ final class MailboxEntry implements BatchMailbox.Acknowledged {
     boolean free;
     lock.lock();
     try {
-      free = done && !withWriter && !kept && !released;
+      free = done && !withWriter && !spilling && (!kept || place != null) && !released;
       released |= free;
     } finally {
       lock.unlock();

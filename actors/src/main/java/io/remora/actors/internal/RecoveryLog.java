@@ -6,13 +6,20 @@ import static java.util.Objects.requireNonNull;
 import io.remora.actors.RecoverySettings;
 import io.remora.core.ReplayQueue;
 import io.remora.core.Room;
+import java.io.IOException;
 import java.nio.ByteBuffer;
+import java.util.ArrayDeque;
+import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
 import java.util.NavigableMap;
 import java.util.Optional;
 import java.util.TreeMap;
+import java.util.concurrent.Executor;
+import java.util.concurrent.Executors;
 import java.util.concurrent.locks.ReentrantLock;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
 
 /**
  * What a {@link BatchMailbox} keeps so that another node can take the place of a lost one: the
@@ -21,6 +28,17 @@ import java.util.concurrent.locks.ReentrantLock;
  * guards it.
  */
 public final class RecoveryLog {
+
+  private static final Logger log = LoggerFactory.getLogger(RecoveryLog.class);
+
+  /** Writes the batches of all sessions of this JVM to disk. */
+  private static final Executor SPILLER =
+      Executors.newSingleThreadExecutor(
+          task -> {
+            Thread thread = new Thread(task, "remora-recovery-log");
+            thread.setDaemon(true);
+            return thread;
+          });
 
   private final long session;
   private final String machine;
@@ -37,6 +55,16 @@ public final class RecoveryLog {
   private final NavigableMap<Long, String> unrepeatable = new TreeMap<>();
   private Runnable onReplayed;
 
+  // Guarded by the lock: what of the kept batches is in memory, and what on disk.
+  private final BatchFile file;
+  private final ArrayDeque<MailboxEntry> inMemory = new ArrayDeque<>();
+  private long memoryBytes;
+  private long diskBytes;
+  private boolean spilling;
+  private boolean diskFailed;
+  private boolean toldOfDisk;
+  private boolean toldOfLimit;
+
   RecoveryLog(
       long session,
       String machine,
@@ -51,6 +79,7 @@ public final class RecoveryLog {
     this.batches = batches;
     this.room = room;
     this.values = new ReceivedValues(settings.isOn());
+    this.file = settings.logDiskBytes() > 0 ? new BatchFile(settings.logDirectory()) : null;
     if (settings.isOn()) {
       batches.keepAcknowledged();
     }
@@ -99,6 +128,7 @@ public final class RecoveryLog {
         onReplayed = null;
       }
       delivered = Math.max(delivered, sequence);
+      keep(entry);
     } finally {
       lock.unlock();
     }
@@ -123,7 +153,160 @@ public final class RecoveryLog {
 
   /** Called with the lock. Whether so many bytes more may be kept; else a checkpoint must come. */
   boolean fits(int size) {
-    return !isOn() || batches.keptBytes() == 0 || batches.keptBytes() + size <= settings.logBytes();
+    if (!isOn()) {
+      return true;
+    }
+    long bytes = file == null ? batches.keptBytes() : memoryBytes;
+    return bytes == 0 || bytes + size <= settings.logBytes();
+  }
+
+  /** Called with the lock. Counts a batch in memory, and has the oldest ones written to disk. */
+  private void keep(MailboxEntry entry) {
+    if (file == null || entry.counted || entry.place != null) {
+      return;
+    }
+    entry.counted = true;
+    memoryBytes += entry.load;
+    inMemory.addLast(entry);
+    if (!spilling && mustSpill()) {
+      spilling = true;
+      SPILLER.execute(this::spill);
+    }
+  }
+
+  /** Called with the lock. */
+  private boolean mustSpill() {
+    return memoryBytes > settings.logBytes() / 2
+        && diskBytes < settings.logDiskBytes()
+        && !diskFailed
+        && !inMemory.isEmpty();
+  }
+
+  private void spill() {
+    for (MailboxEntry entry = nextToSpill(); entry != null; entry = nextToSpill()) {
+      BatchFile.Place place = null;
+      IOException failure = null;
+      try {
+        place = file.write(entry.batch.bytes());
+      } catch (IOException e) {
+        failure = e;
+      }
+      lock.lock();
+      try {
+        entry.spilling = false;
+        diskFailed |= failure != null;
+        if (place != null && entry.kept) {
+          entry.place = place;
+          place = null;
+          entry.counted = false;
+          memoryBytes -= entry.load;
+          diskBytes += entry.load;
+          room.changed();
+        }
+      } finally {
+        lock.unlock();
+      }
+      if (place != null) {
+        file.release(place); // the batch was given up meanwhile
+      }
+      entry.releaseIfDone();
+      if (failure != null) {
+        log.warn(
+            "Machine {}: the batches of session {} cannot be kept on disk in {} (remora.recovery.log-directory), so the program may wait for checkpoints: {}",
+            machine,
+            session,
+            settings.logDirectory(),
+            failure.toString());
+      }
+    }
+  }
+
+  private MailboxEntry nextToSpill() {
+    lock.lock();
+    try {
+      while (mustSpill()) {
+        MailboxEntry entry = inMemory.pollFirst();
+        if (!entry.kept || entry.place != null) {
+          continue;
+        }
+        if (entry.withWriter) { // it is executed again, and kept again afterwards
+          inMemory.addLast(entry);
+          break;
+        }
+        tellOfDisk();
+        entry.spilling = true;
+        return entry;
+      }
+      spilling = false;
+      return null;
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  /** Called with the lock. */
+  private void tellOfDisk() {
+    if (!toldOfDisk) {
+      toldOfDisk = true;
+      log.info(
+          "Machine {}: batches of session {} since its last checkpoint go to disk, in {}, since they take half of remora.recovery.log-bytes = {}",
+          machine,
+          session,
+          settings.logDirectory(),
+          settings.logBytes());
+    }
+    if (!toldOfLimit && diskBytes > settings.logDiskBytes() / 10 * 8) {
+      toldOfLimit = true;
+      log.warn(
+          "Machine {}: the batches of session {} have taken 80 % of remora.recovery.log-disk-bytes = {}; at the limit the program waits for a checkpoint",
+          machine, session, settings.logDiskBytes());
+    }
+  }
+
+  /** Bytes of the executed batches that are kept on disk. */
+  public long diskBytes() {
+    lock.lock();
+    try {
+      return diskBytes;
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  /** Gives batches up: they are part of a checkpoint, or the session has ended. */
+  void drop(List<MailboxEntry> entries) {
+    List<BatchFile.Place> places = new ArrayList<>();
+    lock.lock();
+    try {
+      for (MailboxEntry entry : entries) {
+        if (entry.counted) {
+          entry.counted = false;
+          memoryBytes -= entry.load;
+        }
+        if (entry.place != null) {
+          diskBytes -= entry.load;
+          places.add(entry.place);
+        }
+      }
+      room.changed();
+    } finally {
+      lock.unlock();
+    }
+    entries.forEach(MailboxEntry::drop);
+    places.forEach(place -> file.release(place));
+  }
+
+  /** Runs something that must not run with the lock. */
+  void later(Runnable task) {
+    SPILLER.execute(task);
+  }
+
+  /** Gives everything up. */
+  void close(List<MailboxEntry> entries) {
+    drop(entries);
+    if (file != null) {
+      SPILLER.execute(file::close); // behind the writing of a batch
+    }
   }
 
   /** Bytes of the executed batches that are kept. */
@@ -177,7 +360,7 @@ public final class RecoveryLog {
     } finally {
       lock.unlock();
     }
-    forgotten.forEach(MailboxEntry::drop);
+    drop(forgotten);
   }
 
   // Executing it again --------------------------------------------------------------------------

@@ -29,6 +29,8 @@ import io.remora.runtime.SessionListener;
 import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.Arrays;
@@ -41,6 +43,7 @@ import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.api.io.TempDir;
 
 @Tag("fast")
 @Timeout(60)
@@ -191,6 +194,83 @@ class BatchMailboxTest {
     mailbox.recovery().forgetUpTo(2);
 
     assertThat(mailbox.hasRoom(100)).isTrue();
+  }
+
+  @Test
+  void executedBatchesBeyondTheMemoryGoToDiskAndComeBack(@TempDir Path folder) throws Exception {
+    LinkSettings settings = settings();
+    BatchMailbox mailbox =
+        new BatchMailbox(SESSION, new MachineFigures("m"), settings, onDisk(400, 1 << 20, folder));
+    mailbox.connect(connectedTo(settings));
+    for (int i = 1; i <= 20; i++) {
+      submitWhenThereIsRoom(mailbox, batch(i, 100));
+      awaitSent(mailbox);
+      acknowledge(mailbox, i, i);
+    }
+    await().until(() -> mailbox.recovery().diskBytes() >= 1800);
+    assertThat(mailbox.recovery().bytes()).isEqualTo(2000);
+    await().until(() -> releases(18) == 1);
+    assertThat(releases(20)).as("it is in memory").isZero();
+    assertThat(folder).as("the files have no names").isEmptyDirectory();
+    mailbox.recovery().forgetUpTo(5);
+    assertThat(mailbox.recovery().diskBytes()).isEqualTo(1300);
+
+    mailbox.disconnect();
+    assertThat(mailbox.rewindTo(5, () -> {})).isEqualTo(15);
+    pair.close();
+    Recorder far = connect(settings);
+    mailbox.connect(connection);
+    int next = 6;
+    while (next <= 20) {
+      for (byte[] bytes : split(far.next().payload())) {
+        assertThat(bytes).isEqualTo(bytesOf(next, 100));
+        next++;
+      }
+    }
+    awaitSent(mailbox);
+    for (int i = 6; i <= 20; i++) {
+      assertThat(acknowledge(mailbox, i, i)).isFalse();
+    }
+    mailbox.lose(new MachineStateException("over"));
+    assertThat(mailbox.recovery().diskBytes()).isZero();
+    await()
+        .untilAsserted(
+            () -> {
+              for (int i = 1; i <= 20; i++) {
+                assertThat(releases(i)).isEqualTo(1);
+              }
+            });
+  }
+
+  @Test
+  void aDiskThatTakesNothingLeavesTheLimitOfMemory(@TempDir Path folder) throws Exception {
+    Path file = Files.createFile(folder.resolve("file"));
+    LinkSettings settings = settings();
+    BatchMailbox mailbox =
+        new BatchMailbox(SESSION, new MachineFigures("m"), settings, onDisk(250, 1 << 20, file));
+    mailbox.connect(connectedTo(settings));
+    for (int i = 1; i <= 2; i++) {
+      submitWhenThereIsRoom(mailbox, batch(i, 100));
+      awaitSent(mailbox);
+      acknowledge(mailbox, i, i);
+    }
+    assertThat(mailbox.hasRoom(100)).isFalse();
+
+    mailbox.recovery().forgetUpTo(2);
+
+    assertThat(mailbox.hasRoom(100)).isTrue();
+  }
+
+  private static RecoverySettings onDisk(long logBytes, long diskBytes, Path folder) {
+    return new RecoverySettings(
+        RecoverySettings.Mode.REPLAY,
+        Duration.ofMinutes(1),
+        1,
+        logBytes,
+        diskBytes,
+        folder,
+        Duration.ofMinutes(1),
+        Duration.ofSeconds(1));
   }
 
   private static RecoverySettings recovering(long logBytes) {
