@@ -102,6 +102,7 @@ public final class Main implements Callable<Integer> {
           }
         });
     remora.addSubcommand(new MachinesCommand(config));
+    remora.addSubcommand(new StateCommand(config));
     remora.addSubcommand(new DoctorCommand(config, environment));
     // What follows its file belongs to the program.
     remora.addSubcommand(new CommandLine(new RecordCommand()).setStopAtPositional(true));

@@ -236,8 +236,8 @@ final class KeptTensors {
   private List<Version> versions(String name) {
     List<Version> found = new ArrayList<>();
     try {
-      for (String key : store.get().list(PREFIX + machine + ".")) {
-        Version.of(key)
+      for (StateStore.Stored stored : store.get().list(PREFIX + machine + ".")) {
+        Version.of(stored.pause())
             .filter(version -> version.machine().equals(machine))
             .filter(version -> name.isEmpty() || version.name().equals(name))
             .ifPresent(found::add);
@@ -251,8 +251,8 @@ final class KeptTensors {
   /** Deletes what machines have kept in a store and whose lease is over. */
   static void deleteExpired(StateStore store, Clock clock) {
     try {
-      for (String key : store.list(PREFIX)) {
-        Version.of(key)
+      for (StateStore.Stored stored : store.list(PREFIX)) {
+        Version.of(stored.pause())
             .filter(version -> version.isOver(clock))
             .ifPresent(version -> delete(store, version));
       }

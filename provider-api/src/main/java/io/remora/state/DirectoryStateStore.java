@@ -13,9 +13,12 @@ import java.nio.file.Files;
 import java.nio.file.NoSuchFileException;
 import java.nio.file.NotDirectoryException;
 import java.nio.file.Path;
+import java.nio.file.attribute.BasicFileAttributes;
+import java.nio.file.attribute.FileTime;
 import java.nio.file.attribute.PosixFilePermissions;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Optional;
 import java.util.Properties;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
@@ -157,15 +160,13 @@ public final class DirectoryStateStore implements StateStore {
   }
 
   @Override
-  public List<String> list(String prefix) throws IOException {
-    List<String> found = new ArrayList<>();
+  public List<Stored> list(String prefix) throws IOException {
+    List<Stored> found = new ArrayList<>();
     try (DirectoryStream<Path> folders =
         Files.newDirectoryStream(
             directory, folder -> folder.getFileName().toString().startsWith(prefix))) {
       for (Path folder : folders) {
-        if (hasManifest(folder)) {
-          found.add(folder.getFileName().toString());
-        }
+        describe(folder).ifPresent(found::add);
       }
     } catch (NoSuchFileException e) {
       return List.of(); // nothing has been saved so far
@@ -173,13 +174,26 @@ public final class DirectoryStateStore implements StateStore {
     return found;
   }
 
-  /** The manifest is written last. */
-  private static boolean hasManifest(Path folder) throws IOException {
-    try (DirectoryStream<Path> manifests = Files.newDirectoryStream(folder, "*.manifest")) {
-      return manifests.iterator().hasNext();
+  /** Nothing for a folder without a manifest, which is written last. */
+  private static Optional<Stored> describe(Path folder) throws IOException {
+    long bytes = 0;
+    FileTime savedAt = null;
+    try (DirectoryStream<Path> files = Files.newDirectoryStream(folder)) {
+      for (Path file : files) {
+        BasicFileAttributes attributes = Files.readAttributes(file, BasicFileAttributes.class);
+        bytes += attributes.size();
+        FileTime time = attributes.lastModifiedTime();
+        if (file.toString().endsWith(".manifest")
+            && (savedAt == null || time.compareTo(savedAt) > 0)) {
+          savedAt = time;
+        }
+      }
     } catch (NoSuchFileException | NotDirectoryException e) {
-      return false; // deleted meanwhile, or not the store's
+      return Optional.empty(); // deleted meanwhile, or not the store's
     }
+    return savedAt == null
+        ? Optional.empty()
+        : Optional.of(new Stored(folder.getFileName().toString(), bytes, savedAt.toInstant()));
   }
 
   private Path folder(String pause) {

@@ -4,6 +4,7 @@ package io.remora.state;
 import io.remora.runtime.SavedSession;
 import java.io.IOException;
 import java.nio.file.Path;
+import java.time.Instant;
 import java.util.List;
 
 /**
@@ -55,14 +56,23 @@ public interface StateStore {
   void delete(String pause) throws IOException;
 
   /**
-   * The pauses that are completely saved and whose names begin with these characters, in no order.
-   * Tensors that a program keeps under a name ({@code RemoteMachine.keep}) need it; pauses and
-   * recovery do not.
+   * What the store has under one name.
+   *
+   * @param pause the first part of the sessions' keys
+   * @param bytes of all its sessions
+   * @param savedAt when the last of them was saved, by the clock of the store or its writer
+   */
+  record Stored(String pause, long bytes, Instant savedAt) {}
+
+  /**
+   * What is completely saved under names that begin with these characters, in no order. Tensors
+   * that a program keeps under a name ({@code RemoteMachine.keep}) and the command {@code remora
+   * state} need it; pauses and recovery do not.
    *
    * @throws IOException if the store cannot list its contents, or cannot do so now; the message has
    *     the reason
    */
-  default List<String> list(String prefix) throws IOException {
+  default List<Stored> list(String prefix) throws IOException {
     throw new IOException(
         getClass().getName()
             + " cannot list what it holds (StateStore.list), so it keeps nothing by name");

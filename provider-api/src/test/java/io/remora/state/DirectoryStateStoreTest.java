@@ -13,6 +13,7 @@ import java.nio.file.Files;
 import java.nio.file.NoSuchFileException;
 import java.nio.file.Path;
 import java.nio.file.attribute.PosixFilePermissions;
+import java.time.Instant;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.zip.CRC32C;
@@ -54,6 +55,29 @@ class DirectoryStateStoreTest {
         .isInstanceOf(NoSuchFileException.class)
         .hasMessageContaining("session-1.state");
     store.load(new StateKey("pause-b", 1), loaded::add);
+  }
+
+  @Test
+  void listsWhatIsCompletelySaved() throws IOException {
+    StateStore store = store();
+    assertThat(store.list("")).as("before the folder is there").isEmpty();
+    Instant before = Instant.now().minusSeconds(60); // clocks of file systems
+    store.save(new StateKey("pause-a", 1), file -> write(file, 0));
+    store.save(new StateKey("pause-a", 2), file -> write(file, 0));
+    store.save(new StateKey("kept.a", 1), file -> write(file, 0));
+    Files.createDirectories(directory.resolve("states/pause-unfinished"));
+    Files.createFile(directory.resolve("states/pause-not-a-folder"));
+
+    assertThat(store.list("pause-"))
+        .singleElement()
+        .satisfies(
+            stored -> {
+              assertThat(stored.pause()).isEqualTo("pause-a");
+              assertThat(stored.bytes()).isGreaterThan(2L * CONTENTS.length);
+              assertThat(stored.savedAt()).isAfter(before);
+            });
+    assertThat(store.list("")).hasSize(2);
+    assertThat(store.list("other")).isEmpty();
   }
 
   @Test

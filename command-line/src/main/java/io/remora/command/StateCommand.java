@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.command;
+
+import com.typesafe.config.Config;
+import io.remora.core.CommandOutput;
+import io.remora.runtime.RemoraException;
+import io.remora.state.StateStore;
+import io.remora.state.StateStores;
+import java.io.IOException;
+import java.io.PrintWriter;
+import java.time.Duration;
+import java.time.Instant;
+import java.time.temporal.ChronoUnit;
+import java.util.Comparator;
+import java.util.List;
+import java.util.concurrent.Callable;
+import picocli.CommandLine;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.ITypeConverter;
+import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.Option;
+import picocli.CommandLine.Parameters;
+import picocli.CommandLine.Spec;
+
+/** {@code remora state}: lists what the state store holds, and deletes what is left over. */
+@Command(
+    name = "state",
+    mixinStandardHelpOptions = true,
+    sortOptions = false,
+    usageHelpAutoWidth = true,
+    description = {
+      "Lists what the state store of this configuration (remora.state) holds, oldest first: the time at"
+          + " which it was saved, its size and its name.",
+      "pause-MACHINE-… is a paused machine, checkpoint-MACHINE-… a checkpoint for recovery, kept.MACHINE.NAME.… what"
+          + " a program keeps under a name. Programs delete their pauses and checkpoints when they close their"
+          + " machines; those of killed programs stay."
+    },
+    footerHeading = "%nExamples:%n",
+    footer = {
+      "  remora state                               what is there",
+      "  remora state --older-than 7d --delete      deletes what is older than a week",
+      "  remora state 'checkpoint-trainer-' --delete"
+    },
+    exitCodeListHeading = "%nExit codes:%n",
+    exitCodeList = {
+      "0:success",
+      "1:the store cannot be read, or something could not be deleted",
+      "2:wrong command line"
+    })
+final class StateCommand implements Callable<Integer> {
+
+  private final Config config;
+
+  @Spec private CommandSpec command;
+
+  @Parameters(
+      paramLabel = "PREFIX",
+      arity = "0..1",
+      defaultValue = "",
+      description = "Only what has a name that begins with this")
+  private String prefix;
+
+  @Option(
+      names = "--older-than",
+      paramLabel = "AGE",
+      converter = Age.class,
+      description = "Only what was saved so long ago: 90m, 12h, 7d")
+  private Duration olderThan;
+
+  @Option(
+      names = "--delete",
+      description =
+          "Deletes what is listed. A machine whose pause is deleted cannot be resumed, so name an age or a prefix")
+  private boolean delete;
+
+  StateCommand(Config config) {
+    this.config = config;
+  }
+
+  /** Reads an age such as 7d. */
+  static final class Age implements ITypeConverter<Duration> {
+    @Override
+    public Duration convert(String text) {
+      String number = text.isEmpty() ? "" : text.substring(0, text.length() - 1);
+      ChronoUnit unit =
+          switch (text.isEmpty() ? ' ' : text.charAt(text.length() - 1)) {
+            case 's' -> ChronoUnit.SECONDS;
+            case 'm' -> ChronoUnit.MINUTES;
+            case 'h' -> ChronoUnit.HOURS;
+            case 'd' -> ChronoUnit.DAYS;
+            default -> null;
+          };
+      if (unit == null || !number.matches("\\d{1,6}")) {
+        throw new CommandLine.TypeConversionException(
+            "an age is a number with s, m, h or d, such as 7d, not \"%s\"".formatted(text));
+      }
+      return Duration.of(Long.parseLong(number), unit);
+    }
+  }
+
+  @Override
+  public Integer call() {
+    PrintWriter out = command.commandLine().getOut();
+    PrintWriter err = command.commandLine().getErr();
+    CommandOutput.log("io/remora/command/logback-command.xml");
+    if (delete && olderThan == null && prefix.isEmpty()) {
+      err.println(
+          command.qualifiedName() + ": --delete needs --older-than AGE or a PREFIX that says what");
+      return CommandLine.ExitCode.USAGE;
+    }
+    Instant latest = olderThan == null ? Instant.MAX : Instant.now().minus(olderThan);
+    int failed = 0;
+    long bytes = 0;
+    List<StateStore.Stored> found;
+    StateStore store;
+    try {
+      store = StateStores.open(config);
+      found =
+          store.list(prefix).stream()
+              .filter(stored -> !stored.savedAt().isAfter(latest))
+              .sorted(Comparator.comparing(StateStore.Stored::savedAt))
+              .toList();
+    } catch (IOException | RemoraException e) {
+      err.println(command.qualifiedName() + ": " + e.getMessage());
+      return CommandLine.ExitCode.SOFTWARE;
+    }
+    for (StateStore.Stored stored : found) {
+      bytes += stored.bytes();
+      out.printf(
+          "%s  %,15d  %s%n",
+          stored.savedAt().truncatedTo(ChronoUnit.SECONDS), stored.bytes(), stored.pause());
+      if (delete) {
+        try {
+          store.delete(stored.pause());
+        } catch (IOException e) {
+          failed++;
+          err.printf("%s  not deleted: %s%n", stored.pause(), e.getMessage());
+        }
+      }
+    }
+    out.printf(
+        "%d of %,d bytes%s%n",
+        found.size(), bytes, delete ? ", deleted " + (found.size() - failed) : "");
+    out.flush();
+    err.flush();
+    return failed == 0 ? CommandLine.ExitCode.OK : CommandLine.ExitCode.SOFTWARE;
+  }
+}
