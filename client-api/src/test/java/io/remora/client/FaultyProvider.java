@@ -11,6 +11,7 @@ import io.remora.provider.MachineSpec;
 import io.remora.provider.NodeExit;
 import io.remora.provider.ProviderContext;
 import io.remora.provider.ProvisionedNode;
+import io.remora.runtime.ProviderException;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.net.InetSocketAddress;
@@ -31,6 +32,14 @@ public final class FaultyProvider implements MachineProvider {
 
   private static final Map<String, Forwarded> NODES = new ConcurrentHashMap<>();
 
+  /** How many further requests for nodes are refused, by machine. */
+  private static final Map<String, Integer> REFUSALS = new ConcurrentHashMap<>();
+
+  /** Makes the provider refuse the next requests of a machine. */
+  static void refuse(RemoteMachine machine, int requests) {
+    REFUSALS.put(machine.name(), requests);
+  }
+
   /** The forwarder of this machine's link. */
   static FaultForwarder forwarder(RemoteMachine machine) {
     return NODES.get(machine.name()).forwarder;
@@ -44,6 +53,10 @@ public final class FaultyProvider implements MachineProvider {
   @Override
   public CompletionStage<ProvisionedNode> provision(MachineSpec spec, ProviderContext context) {
     Config config = context.config();
+    Integer left = REFUSALS.computeIfPresent(spec.name(), (key, n) -> n > 0 ? n - 1 : null);
+    if (left != null) {
+      return CompletableFuture.failedFuture(new ProviderException("there is no node at present"));
+    }
     if (config.hasPath(NODE)) {
       ProvisionedNode node = NODES.get(config.getString(NODE)).node;
       return CompletableFuture.completedFuture(

@@ -5,6 +5,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.awaitility.Awaitility.await;
 import static org.bytedeco.pytorch.global.torch.cross_entropy_loss;
 import static org.bytedeco.pytorch.global.torch.manual_seed;
+import static org.bytedeco.pytorch.global.torch.ones;
 import static org.bytedeco.pytorch.global.torch.randint;
 import static org.bytedeco.pytorch.global.torch.randn;
 import static org.bytedeco.pytorch.global.torch.relu;
@@ -24,6 +25,7 @@ import java.util.HashSet;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
+import java.util.Optional;
 import java.util.Random;
 import java.util.Set;
 import java.util.concurrent.CountDownLatch;
@@ -87,7 +89,9 @@ final class RecoverySchedulesTest {
     SUSPEND,
     CUT_OFF,
     NETWORK,
+    KILL_AT_CHECKPOINT,
     DAMAGED_CHECKPOINT,
+    NO_NODE_AT_FIRST,
     NO_ROOM_FOR_CHECKPOINTS
   }
 
@@ -190,6 +194,26 @@ final class RecoverySchedulesTest {
           NetworkFaults.inject(
               FaultyProvider.forwarder(machine), random, RecoverySchedulesTest::sleep);
         }
+      }
+      case KILL_AT_CHECKPOINT -> {
+        // The next state file appears when its writing begins.
+        Optional<Path> last = states().newestState();
+        await()
+            .pollDelay(Duration.ZERO)
+            .pollInterval(Duration.ofMillis(1))
+            .atMost(Duration.ofSeconds(5))
+            .until(
+                () -> {
+                  try (Tensor work = ones(1).to(machine.device(), ScalarType.Float)) {
+                    machine.synchronize(); // without work there is no checkpoint
+                  }
+                  return !states().newestState().equals(last);
+                });
+        MockNodes.kill(MockNodes.any());
+      }
+      case NO_NODE_AT_FIRST -> {
+        FaultyProvider.refuse(machine, 1 + random.nextInt(4));
+        MockNodes.kill(MockNodes.any());
       }
       case DAMAGED_CHECKPOINT -> {
         sleep(300);
