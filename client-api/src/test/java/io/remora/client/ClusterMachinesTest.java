@@ -25,6 +25,7 @@ import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.TestInfo;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 
@@ -41,14 +42,15 @@ final class ClusterMachinesTest {
 
   /** Starts a cluster of a node, which is the seed, and this program. */
   @BeforeEach
-  void joinNode() throws Exception {
+  void joinNode(TestInfo test) throws Exception {
     seed = freePort();
     ClusterMember node = member(ClusterMember.node(seed, seed, 1));
     node.await("remora-node listening on");
+    boolean recovers = test.getTags().contains("recovery");
     Config config =
         ConfigFactory.parseString(
-                "remora.cluster.seed-nodes = [\"127.0.0.1:%d\"], remora.state.directory = \"%s\""
-                    .formatted(seed, state))
+                "remora.recovery.mode = %s, remora.cluster.seed-nodes = [\"127.0.0.1:%d\"], remora.state.directory = \"%s\""
+                    .formatted(recovers ? "replay" : "off", seed, state))
             .withFallback(ConfigFactory.load())
             .resolve();
     cluster = RemoraCluster.acquire(config);
@@ -174,6 +176,37 @@ final class ClusterMachinesTest {
       assertThat(opener.order("sum")).isEqualTo("100.0");
     }
     assertThat(machine.stats()).containsEntry("recoveries", 2.0);
+    machine.stop();
+  }
+
+  /** The killed member is the owner of the machine's node, which ends with it. */
+  @Test
+  @Tag("full")
+  @Tag("recovery")
+  void aSessionIsRecoveredWhenTheMachinesMemberIsKilledWithItsNode() throws Exception {
+    ClusterMember opener =
+        member(
+            ClusterMember.program(
+                seed,
+                state,
+                "remora.recovery.mode=replay",
+                "remora.recovery.checkpoint-interval=500ms"));
+    opener.order("keep mock bereft");
+    RemoteMachine machine = RemoteMachine.attach(cluster.system(), "bereft");
+    Tensor counter = torch.zeros(10).to(machine.device(), torch.ScalarType.Float);
+    counter.add_(new Scalar(1));
+    assertThat(counter.sum().item_float()).isEqualTo(10);
+
+    opener.process().destroyForcibly().waitFor();
+    int steps = 1;
+    long end = System.nanoTime() + Duration.ofSeconds(10).toNanos();
+    while (System.nanoTime() < end) {
+      counter.add_(new Scalar(1));
+      steps++;
+      assertThat(counter.sum().item_float()).isEqualTo(10 * steps);
+    }
+
+    await().atMost(LIMIT).ignoreExceptions().until(() -> machine.state() == MachineState.READY);
     machine.stop();
   }
 

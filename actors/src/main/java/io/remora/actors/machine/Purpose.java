@@ -72,9 +72,12 @@ sealed interface Purpose {
       return Ready.opened(state, up, info -> {});
     }
 
+    /** The node is gone like the member; the sessions of other members may be recovered. */
     @Override
     public Behavior<Command> failed(MachineBehavior state, RemoraException cause) {
-      return state.fail(cause);
+      return state.machine.recovery().isOn()
+          ? Recover.ofOtherMembers(state, cause).failed(state, cause)
+          : state.fail(cause);
     }
 
     @Override
@@ -194,6 +197,18 @@ sealed interface Purpose {
       RecoveryProgress progress = machine.sessions.recover();
       machine.hosts.tell(new SessionHost.Offline());
       return new Recover(cause, progress, movedBy).next(from, other);
+    }
+
+    /**
+     * The recovery of a machine whose member is gone with its node. That member's sessions are lost
+     * with it; the other members keep theirs, and join the machine again.
+     */
+    static Recover ofOtherMembers(MachineBehavior from, RemoraException cause) {
+      MachineBehavior.log.warn(
+          "Machine {} has lost its node, and recovers the sessions of other members: {}",
+          from.machine.name,
+          firstLine(cause));
+      return new Recover(cause, from.machine.sessions.recover(), new Askers<>());
     }
 
     /** Asks for the next node. */

@@ -57,10 +57,13 @@ final class Recovering extends MachineBehavior {
           Paused.recovered(machine, "taken over, paused, from a member that is gone"));
     }
     if (record.handle().isEmpty()) {
-      return fail(
+      NodeLostException lost =
           new NodeLostException(
               "machine %s and its node (%s) were lost when the machine's cluster member failed"
-                  .formatted(machine.name, record.info().nodeAddress())));
+                  .formatted(machine.name, record.info().nodeAddress()));
+      return machine.recovery().isOn()
+          ? Purpose.Recover.ofOtherMembers(this, lost).next(this)
+          : fail(lost);
     }
     return machine.enter(
         new AwaitingNode(
