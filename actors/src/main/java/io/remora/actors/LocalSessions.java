@@ -225,7 +225,12 @@ public final class LocalSessions implements Extension {
   /** Creates the mailbox of a new session, with a number that this actor system has never used. */
   BatchMailbox create(MachineFigures figures, LinkSettings settings, RecoverySettings recovery) {
     BatchMailbox mailbox =
-        new BatchMailbox(lastSession.incrementAndGet(), figures, settings, recovery);
+        new BatchMailbox(
+            lastSession.incrementAndGet(),
+            figures,
+            settings,
+            recovery,
+            ActorsSetup.of(system).clock());
     mailboxes.put(mailbox.session(), mailbox);
     return mailbox;
   }

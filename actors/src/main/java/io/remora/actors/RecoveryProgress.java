@@ -20,7 +20,8 @@ public final class RecoveryProgress {
   private static final Duration REPORT_AFTER = Duration.ofSeconds(1);
 
   private final MachineFigures figures;
-  private final long startNanos = System.nanoTime();
+  private final LongSupplier clock;
+  private final long startNanos;
   private int attempts;
   private long nodeNanos;
   private long restoredNanos;
@@ -30,14 +31,16 @@ public final class RecoveryProgress {
   private boolean finished;
   private final Map<Long, LongSupplier> replaying = new HashMap<>();
 
-  /** Begins now. */
-  public RecoveryProgress(MachineFigures figures) {
+  /** Begins now, by this clock. */
+  public RecoveryProgress(MachineFigures figures, LongSupplier clock) {
     this.figures = figures;
+    this.clock = clock;
+    this.startNanos = clock.getAsLong();
   }
 
   /** How long ago the node was lost. */
   public Duration elapsed() {
-    return Duration.ofNanos(System.nanoTime() - startNanos);
+    return Duration.ofNanos(clock.getAsLong() - startNanos);
   }
 
   /** Counts an attempt to get another node; returns its number, from 1. */
@@ -47,7 +50,7 @@ public final class RecoveryProgress {
 
   /** Another node is connected. */
   public synchronized void connected() {
-    nodeNanos = System.nanoTime();
+    nodeNanos = clock.getAsLong();
     restoredBytes = 0;
     batches = 0;
     replaying.clear();
@@ -65,7 +68,7 @@ public final class RecoveryProgress {
   /** The sessions take batches. */
   public void restored() {
     synchronized (this) {
-      restoredNanos = System.nanoTime();
+      restoredNanos = clock.getAsLong();
       ready = true;
     }
     finishWhenDone();
@@ -83,7 +86,7 @@ public final class RecoveryProgress {
   void report() {
     long left = 0;
     synchronized (this) {
-      if (!ready || finished || System.nanoTime() - restoredNanos < REPORT_AFTER.toNanos()) {
+      if (!ready || finished || clock.getAsLong() - restoredNanos < REPORT_AFTER.toNanos()) {
         return;
       }
       for (LongSupplier each : replaying.values()) {
@@ -114,7 +117,7 @@ public final class RecoveryProgress {
         restoredBytes,
         millis(restoredNanos - nodeNanos),
         batches,
-        millis(System.nanoTime() - restoredNanos));
+        millis(clock.getAsLong() - restoredNanos));
   }
 
   private static long millis(long nanos) {

@@ -10,6 +10,7 @@ import java.util.List;
 import java.util.Optional;
 import java.util.UUID;
 import java.util.function.Consumer;
+import java.util.function.LongSupplier;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
@@ -24,15 +25,18 @@ final class SessionCheckpoints {
 
   private final BatchMailbox mailbox;
   private final RecoverySettings settings;
+  private final LongSupplier clock;
 
   private SavedState latest;
   private SavedState previous;
   private String pending = "";
-  private long lastNanos = System.nanoTime();
+  private long lastNanos;
 
-  SessionCheckpoints(BatchMailbox mailbox, RecoverySettings settings) {
+  SessionCheckpoints(BatchMailbox mailbox, RecoverySettings settings, LongSupplier clock) {
     this.mailbox = mailbox;
     this.settings = settings;
+    this.clock = clock;
+    this.lastNanos = clock.getAsLong();
   }
 
   private static long executedBy(SavedState checkpoint) {
@@ -48,13 +52,13 @@ final class SessionCheckpoints {
       return Optional.empty();
     }
     boolean due =
-        System.nanoTime() - lastNanos >= settings.checkpointInterval().toNanos()
+        clock.getAsLong() - lastNanos >= settings.checkpointInterval().toNanos()
             || mailbox.recovery().bytes() >= settings.checkpointBytes()
             || mailbox.recovery().unrepeatableAfter(done).isPresent();
     if (!due) {
       return Optional.empty();
     }
-    lastNanos = System.nanoTime();
+    lastNanos = clock.getAsLong();
     pending = "checkpoint-%s-%s".formatted(mailbox.figures().machine(), UUID.randomUUID());
     return Optional.of(pending);
   }
@@ -75,7 +79,7 @@ final class SessionCheckpoints {
       return List.of();
     }
     pending = "";
-    Duration took = Duration.ofNanos(System.nanoTime() - lastNanos);
+    Duration took = Duration.ofNanos(clock.getAsLong() - lastNanos);
     if (!event.failure().isEmpty()) {
       notSaved(event.failure());
       return List.of();

@@ -30,6 +30,7 @@ import java.util.Set;
 import java.util.SortedMap;
 import java.util.TreeMap;
 import java.util.function.Consumer;
+import java.util.function.LongSupplier;
 
 /**
  * The sessions of this JVM's programs on one machine, and their storages. Only the actor that owns
@@ -37,7 +38,6 @@ import java.util.function.Consumer;
  */
 public final class SessionTable {
 
-  private static final long START_NANOS = System.nanoTime();
   private static final int STORAGE_ACTORS_PER_TICK = 1000;
   private static final Duration LONGEST_TICK = Duration.ofSeconds(1);
 
@@ -57,9 +57,10 @@ public final class SessionTable {
     Session(
         BatchMailbox mailbox,
         RecoverySettings recovery,
+        LongSupplier clock,
         ActorRef<StatusReply<MachineProtocol.SessionOpened>> openedBy) {
       this.mailbox = mailbox;
-      this.checkpoints = new SessionCheckpoints(mailbox, recovery);
+      this.checkpoints = new SessionCheckpoints(mailbox, recovery, clock);
       this.openedBy = openedBy;
     }
   }
@@ -69,6 +70,8 @@ public final class SessionTable {
   private final String machine;
   private final ActorsSettings settings;
   private final LocalSessions localSessions;
+  private final LongSupplier clock;
+  private final long startNanos;
   private final Map<Long, Session> sessions = new HashMap<>();
 
   /** Sessions that were lost with the node. They still answer questions about their storages. */
@@ -87,6 +90,8 @@ public final class SessionTable {
     this.machine = figures.machine();
     this.settings = settings;
     this.localSessions = LocalSessions.get(context.getSystem());
+    this.clock = ActorsSetup.of(context.getSystem()).clock();
+    this.startNanos = clock.getAsLong();
   }
 
   // Sessions ------------------------------------------------------------------------------------
@@ -105,7 +110,8 @@ public final class SessionTable {
       RecoverySettings recovery,
       Consumer<NodeLink.Command> link) {
     Session session =
-        new Session(localSessions.create(figures, settingsOfLink, recovery), recovery, openedBy);
+        new Session(
+            localSessions.create(figures, settingsOfLink, recovery), recovery, clock, openedBy);
     sessions.put(session.mailbox.session(), session);
     link.accept(new NodeLink.OpenSession(session.mailbox, null));
     return session.mailbox.session();
@@ -437,7 +443,7 @@ public final class SessionTable {
    * @return for the figures, and for how long it takes
    */
   public RecoveryProgress recover() {
-    recovering = new RecoveryProgress(figures);
+    recovering = new RecoveryProgress(figures, clock);
     beingDeleted.clear();
     for (Session session : sessions.values()) {
       unneededCheckpoints.addAll(session.checkpoints.abandonPending());
@@ -686,7 +692,7 @@ public final class SessionTable {
     return stats;
   }
 
-  private static long nowMillis() {
-    return (System.nanoTime() - START_NANOS) / 1_000_000;
+  private long nowMillis() {
+    return (clock.getAsLong() - startNanos) / 1_000_000;
   }
 }

@@ -16,6 +16,7 @@ import io.remora.actors.link.LinkSettings;
 import io.remora.actors.link.proto.Device;
 import io.remora.actors.link.proto.Welcome;
 import io.remora.metrics.HttpEndpoint;
+import io.remora.runtime.BatchExecutor;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.TensorTransfers;
 import io.remora.runtime.TorchLibrary;
@@ -107,6 +108,7 @@ public final class EmbeddedNode implements AutoCloseable {
           ActorSystem.create(
               NodeActor.create(
                   settings,
+                  BatchExecutor::create,
                   !options.seedNodes().isEmpty(),
                   () -> ending.complete(Done.getInstance())),
               systemName,

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.node;
 
+import akka.actor.typed.ActorRef;
 import akka.actor.typed.ActorSystem;
 import akka.actor.typed.DispatcherSelector;
 import io.remora.actors.link.FrameType;
 import io.remora.actors.link.LinkChannel;
 import io.remora.actors.link.LinkConnection;
+import io.remora.actors.link.LinkLine;
 import io.remora.actors.link.LinkSettings;
 import io.remora.actors.link.LinkTls;
 import io.remora.actors.link.LinkTransport;
@@ -18,6 +20,7 @@ import io.remora.provider.LaunchToken;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.TensorTransfers;
 import io.remora.state.StateStores;
+import java.io.Closeable;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.net.InetSocketAddress;
@@ -48,13 +51,14 @@ final class LinkServer implements AutoCloseable {
   /** How late a machine may learn what came and went over a direct connection. */
   private static final Duration PROGRESS_INTERVAL = Duration.ofMillis(50);
 
-  private final ServerSocketChannel listening;
+  private final Closeable port;
   private final InetSocketAddress address;
   private final Handshake handshake;
   private final NodeSettings settings;
   private final LinkSettings linkSettings;
   private final long maxQueuedBytes;
-  private final ActorSystem<NodeActor.Command> system;
+  private final ActorRef<NodeActor.Command> node;
+  private final ActorSystem<?> system;
   private final Map<OwnerConnection, LinkConnection> connections = new ConcurrentHashMap<>();
   private volatile boolean closed;
 
@@ -64,15 +68,24 @@ final class LinkServer implements AutoCloseable {
   private String noticeReason;
   private long noticeEndNanos;
 
-  private LinkServer(
-      ServerSocketChannel listening,
+  /**
+   * A server whose lines others bring.
+   *
+   * @param port closed with the server
+   * @param address what machines dial
+   * @param node the node's actor
+   */
+  LinkServer(
+      Closeable port,
+      InetSocketAddress address,
       Handshake handshake,
       NodeSettings settings,
       LinkSettings linkSettings,
-      ActorSystem<NodeActor.Command> system)
-      throws IOException {
-    this.listening = listening;
-    this.address = (InetSocketAddress) listening.getLocalAddress();
+      ActorRef<NodeActor.Command> node,
+      ActorSystem<?> system) {
+    this.port = port;
+    this.address = address;
+    this.node = node;
     this.handshake = handshake;
     this.settings = settings;
     this.linkSettings = linkSettings;
@@ -114,12 +127,20 @@ final class LinkServer implements AutoCloseable {
       LinkSettings linkSettings,
       ActorSystem<NodeActor.Command> system) {
     try {
-      LinkServer server = new LinkServer(listening, handshake, settings, linkSettings, system);
+      LinkServer server =
+          new LinkServer(
+              listening,
+              (InetSocketAddress) listening.getLocalAddress(),
+              handshake,
+              settings,
+              linkSettings,
+              system,
+              system);
       system
           .scheduler()
           .scheduleWithFixedDelay(
               EXPIRE_INTERVAL, EXPIRE_INTERVAL, TensorTransfers::expire, system.executionContext());
-      Thread thread = new Thread(server::acceptAll, "remora-node-accept");
+      Thread thread = new Thread(() -> server.acceptAll(listening), "remora-node-accept");
       thread.setDaemon(true);
       thread.start();
       return server;
@@ -139,7 +160,7 @@ final class LinkServer implements AutoCloseable {
   public void close() {
     closed = true;
     try {
-      listening.close();
+      port.close();
     } catch (IOException e) {
       log.debug("Closing the link port failed", e);
     }
@@ -215,7 +236,7 @@ final class LinkServer implements AutoCloseable {
   void endLinks(String why) {
     for (OwnerLink link : handshake.revokeAll()) {
       link.end();
-      system.tell(new NodeActor.LinkEnded(link));
+      node.tell(new NodeActor.LinkEnded(link));
     }
     connections
         .values()
@@ -223,14 +244,14 @@ final class LinkServer implements AutoCloseable {
   }
 
   void ownerArrived(OwnerConnection connection, OwnerLink link) {
-    system.tell(new NodeActor.OwnerArrived(connection, link));
+    node.tell(new NodeActor.OwnerArrived(connection, link));
   }
 
   /** Called when a connection has ended that carried {@code link}; null if it carried none. */
   void connectionClosed(OwnerConnection connection, OwnerLink link) {
     connections.remove(connection);
     if (link != null) {
-      system.tell(new NodeActor.OwnerGone(connection, link));
+      node.tell(new NodeActor.OwnerGone(connection, link));
     }
   }
 
@@ -238,7 +259,7 @@ final class LinkServer implements AutoCloseable {
   void linkEnded(OwnerLink link) {
     forget(link);
     link.end();
-    system.tell(new NodeActor.LinkEnded(link));
+    node.tell(new NodeActor.LinkEnded(link));
   }
 
   /** The link cannot come back. */
@@ -258,7 +279,7 @@ final class LinkServer implements AutoCloseable {
         settings.maxUnconfirmedBytes(),
         task -> system.scheduler().scheduleOnce(PROGRESS_INTERVAL, task, system.executionContext()),
         (inbox, outbox) ->
-            system.tell(new NodeActor.OpenSession(link, session, inbox, outbox, restoredFrom)));
+            node.tell(new NodeActor.OpenSession(link, session, inbox, outbox, restoredFrom)));
   }
 
   /** How long a token for a direct connection may wait to be used. */
@@ -300,10 +321,11 @@ final class LinkServer implements AutoCloseable {
         .scheduleOnce(settings.transfer().timeout(), connection::close, system.executionContext());
   }
 
-  private void acceptAll() {
+  private void acceptAll(ServerSocketChannel listening) {
     while (!closed) {
       try {
-        serve(LinkTransport.accept(listening, linkSettings.tls()));
+        LinkChannel channel = LinkTransport.accept(listening, linkSettings.tls());
+        serve(channel, text(channel.remoteAddress()));
       } catch (AsynchronousCloseException e) {
         return;
       } catch (ClosedChannelException e) {
@@ -317,18 +339,18 @@ final class LinkServer implements AutoCloseable {
     }
   }
 
-  private void serve(LinkChannel channel) throws IOException {
-    String peer = text(channel.remoteAddress());
+  /** Serves a line of this peer until its connection ends. */
+  void serve(LinkLine line, String peer) throws IOException {
     if (connections.size() >= settings.maxConnections() && !closeOldestInHandshake()) {
       log.warn(
           "Closed a connection from {}: there are {} already (remora.node.max-connections)",
           peer,
           connections.size());
-      channel.close();
+      line.close();
       return;
     }
     OwnerConnection owner = new OwnerConnection(this, peer, handshake);
-    LinkConnection connection = LinkConnection.start(channel, peer, linkSettings, owner);
+    LinkConnection connection = line.start(peer, linkSettings, owner);
     connections.put(owner, connection);
     if (owner.isClosed()) {
       // The connection ended before it was in the map.

@@ -18,6 +18,7 @@ import io.remora.actors.link.FrameType;
 import io.remora.actors.link.proto.Reason;
 import io.remora.actors.link.proto.Refused;
 import io.remora.actors.link.proto.SavedState;
+import io.remora.runtime.BatchExecutor;
 import io.remora.runtime.ResourceExhaustedException;
 import java.util.HashSet;
 import java.util.List;
@@ -47,6 +48,12 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
           SessionEnded,
           Orphaned,
           End {}
+
+  /** Makes what executes the batches of one session; see {@link BatchExecutor#create}. */
+  @FunctionalInterface
+  interface Executors {
+    BatchExecutor create(List<String> devices, List<String> deniedOperators);
+  }
 
   private record FromCluster(ClusterNode.Command command) implements Command {}
 
@@ -92,6 +99,7 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
   private static final Object ORPHAN_TIMER = "orphan";
 
   private final NodeSettings settings;
+  private final Executors executors;
   private final TimerScheduler<Command> timers;
   private final Runnable onEnding;
   private final Set<OwnerConnection> owners = new HashSet<>();
@@ -109,20 +117,24 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
    * Creates a node that has no link port yet.
    *
    * @param settings the configuration
+   * @param executors makes the executors of sessions
    * @param inCluster whether it serves the machines of a cluster
    * @param onEnding runs when the node begins to end, even if operators still run
    */
-  static Behavior<Command> create(NodeSettings settings, boolean inCluster, Runnable onEnding) {
+  static Behavior<Command> create(
+      NodeSettings settings, Executors executors, boolean inCluster, Runnable onEnding) {
     return Behaviors.setup(
         context ->
             Behaviors.withTimers(
-                timers -> new NodeActor(context, timers, settings, inCluster, onEnding)));
+                timers ->
+                    new NodeActor(context, timers, settings, executors, inCluster, onEnding)));
   }
 
   private NodeActor(
       ActorContext<Command> context,
       TimerScheduler<Command> timers,
       NodeSettings settings,
+      Executors executors,
       boolean inCluster,
       Runnable onEnding) {
     super(context);
@@ -131,6 +143,7 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
         inCluster ? context.messageAdapter(ClusterNode.Command.class, FromCluster::new) : null;
     this.timers = timers;
     this.settings = settings;
+    this.executors = executors;
     this.onEnding = onEnding;
     this.models = new NodeModels(settings.models(), context.getSystem().settings().config());
   }
@@ -247,8 +260,7 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
                     open.session,
                     open.inbox,
                     open.outbox,
-                    listening.executorDevices,
-                    settings.deniedOperators(),
+                    () -> executors.create(listening.executorDevices, settings.deniedOperators()),
                     open.restoredFrom,
                     Optional.ofNullable(python),
                     models),

@@ -25,8 +25,8 @@ import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.time.Duration;
-import java.util.List;
 import java.util.Optional;
+import java.util.function.Supplier;
 
 /**
  * One program's session on this node. Runs on a pinned dispatcher. Only its thread executes the
@@ -104,8 +104,7 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
    *
    * @param machine whose session it is
    * @param session its number in the connection
-   * @param devices the executor's devices
-   * @param deniedOperators operators that are refused
+   * @param executors makes its executor
    * @param restoredFrom where the session was saved; null: it is new
    * @param python runs Python functions; empty if they are not allowed
    * @param models loads and saves models
@@ -115,8 +114,7 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
       long session,
       SessionInbox inbox,
       SessionOutbox outbox,
-      List<String> devices,
-      List<String> deniedOperators,
+      Supplier<BatchExecutor> executors,
       SavedState restoredFrom,
       Optional<PythonEnvironment> python,
       NodeModels models) {
@@ -126,7 +124,7 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
           String name = machine + "/" + session;
           BatchExecutor executor;
           try {
-            executor = BatchExecutor.create(devices, deniedOperators);
+            executor = executors.get();
           } catch (RuntimeException e) {
             context.getLog().error("Session {} cannot be opened", name, e);
             outbox.end(FrameType.SESSION_CLOSED, closed(Reason.REASON_INTERNAL, e.getMessage()));

@@ -1,25 +1,15 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.runtime;
 
-import static java.util.Objects.requireNonNull;
-
-import io.remora.runtime.internal.NativeCore;
-import io.remora.runtime.internal.RunCallbacks;
 import java.nio.ByteBuffer;
 import java.nio.file.Path;
 import java.util.List;
-import org.bytedeco.javacpp.LongPointer;
 
 /**
  * Runs a session's batches through libtorch on the devices of this process: the node's side of the
  * native core. It holds the session's storages. Only one thread may use it at a time.
  */
-public final class BatchExecutor implements AutoCloseable {
-  private long handle;
-
-  private BatchExecutor(long handle) {
-    this.handle = handle;
-  }
+public interface BatchExecutor extends AutoCloseable {
 
   /**
    * Creates an executor without storages. A {@link TorchLibrary} must have been loaded.
@@ -30,14 +20,8 @@ public final class BatchExecutor implements AutoCloseable {
    *     without an overload means all overloads
    * @throws RemoraException when a device does not exist
    */
-  public static BatchExecutor create(List<String> devices, List<String> deniedOperators) {
-    requireNonNull(devices, "devices");
-    long handle =
-        NativeCore.executorCreate(String.join(",", devices), String.join(",", deniedOperators));
-    if (handle == -1) {
-      throw new RemoraException("cannot compute on " + devices + ": " + NativeCore.lastError());
-    }
-    return new BatchExecutor(handle);
+  static BatchExecutor create(List<String> devices, List<String> deniedOperators) {
+    return NativeExecutor.create(devices, deniedOperators);
   }
 
   /**
@@ -49,55 +33,27 @@ public final class BatchExecutor implements AutoCloseable {
    * @throws ProtocolException when the bytes are not a well-formed batch; the session cannot
    *     continue then
    */
-  public ExecutionResult execute(long sequence, ByteBuffer batch) {
-    if (!batch.isDirect()) {
-      throw new IllegalArgumentException("batch must be a direct buffer");
-    }
-    long result =
-        NativeCore.executorExecute(open(), NativeMemory.pointer(batch), batch.remaining());
-    if (result == -1) {
-      throw new ProtocolException("batch " + sequence + " is malformed: " + NativeCore.lastError());
-    }
-    return new ExecutionResult(result);
-  }
+  ExecutionResult execute(long sequence, ByteBuffer batch);
 
   /**
    * Sets the runner for Python functions in batches. Without a runner they fail.
    *
    * @param runner called on the thread that calls {@link #execute}
    */
-  public void runFunctionsWith(FunctionRunner runner) {
-    RunCallbacks.add(open(), requireNonNull(runner, "runner"));
-  }
+  void runFunctionsWith(FunctionRunner runner);
 
   /**
    * Sets the handler for calls of the node itself. Without a handler they fail.
    *
    * @param handler called on the thread that calls {@link #execute}
    */
-  public void answerCallsWith(NodeCallHandler handler) {
-    requireNonNull(handler, "handler");
-    RunCallbacks.addNode(
-        open(),
-        (request, timeout, answer) -> {
-          NodeCall call = NodeCall.decode(request, timeout);
-          try {
-            answer.accept(handler.answer(call).encode(call.device()));
-          } finally {
-            handler.answered();
-          }
-        });
-  }
+  void answerCallsWith(NodeCallHandler handler);
 
   /** Number of storages that the session holds. */
-  public long storageCount() {
-    return NativeCore.executorStorageCount(open());
-  }
+  long storageCount();
 
   /** Bytes of memory that the session's storages take. */
-  public long storageBytes() {
-    return NativeCore.executorStorageBytes(open());
-  }
+  long storageBytes();
 
   /**
    * Writes the whole state of the session to a new file: storages with their values, random
@@ -109,14 +65,7 @@ public final class BatchExecutor implements AutoCloseable {
    * @throws RemoraException when the file cannot be written; the message names the cause, and no
    *     file is left
    */
-  public SavedSession save(long sequence, Path file) {
-    try (LongPointer summary = new LongPointer(4)) {
-      if (NativeCore.executorSave(open(), sequence, file.toString(), summary) != 0) {
-        throw new RemoraException("the session was not saved: " + NativeCore.lastError());
-      }
-      return saved(summary);
-    }
-  }
+  SavedSession save(long sequence, Path file);
 
   /**
    * Copies the whole state of the session, so that it can be written while the session continues.
@@ -125,13 +74,7 @@ public final class BatchExecutor implements AutoCloseable {
    * @param sequence the last batch executed
    * @throws RemoraException when there is not enough memory, or a device cannot be read
    */
-  public CapturedSession capture(long sequence) {
-    long captured = NativeCore.executorCapture(open(), sequence);
-    if (captured == -1) {
-      throw new RemoraException("the session was not copied: " + NativeCore.lastError());
-    }
-    return new CapturedSession(captured);
-  }
+  CapturedSession capture(long sequence);
 
   /**
    * Restores a saved session. Call it once, before any other use. If it throws, close this
@@ -141,33 +84,9 @@ public final class BatchExecutor implements AutoCloseable {
    * @return a description of the file, to compare with the result of {@link #save}
    * @throws RemoraException when the file cannot be read or is not a saved session
    */
-  public SavedSession load(Path file) {
-    try (LongPointer summary = new LongPointer(4)) {
-      if (NativeCore.executorLoad(open(), file.toString(), summary) != 0) {
-        throw new RemoraException("the session was not restored: " + NativeCore.lastError());
-      }
-      return saved(summary);
-    }
-  }
+  SavedSession load(Path file);
 
   /** Frees the session's storages. Idempotent. */
   @Override
-  public void close() {
-    if (handle != 0) {
-      RunCallbacks.remove(handle);
-      NativeCore.executorDestroy(handle);
-      handle = 0;
-    }
-  }
-
-  private long open() {
-    if (handle == 0) {
-      throw new IllegalStateException("the executor is closed");
-    }
-    return handle;
-  }
-
-  static SavedSession saved(LongPointer summary) {
-    return new SavedSession(summary.get(0), summary.get(1), summary.get(2), summary.get(3));
-  }
+  void close();
 }

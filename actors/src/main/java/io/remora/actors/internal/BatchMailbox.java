@@ -33,6 +33,7 @@ import java.util.List;
 import java.util.concurrent.CompletionStage;
 import java.util.concurrent.Future;
 import java.util.concurrent.locks.ReentrantLock;
+import java.util.function.LongSupplier;
 
 /**
  * The queue of one session's batches to the node. The program's thread adds batches, and the link's
@@ -65,6 +66,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
   private final String machine;
   private final MachineFigures figures;
   private final LinkSettings settings;
+  private final LongSupplier clock;
 
   private final ReentrantLock lock = new ReentrantLock();
   private final Room room = new Room(lock, this::hasRoomNow);
@@ -82,7 +84,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
   // Batches behind this one wait for the machine to resume.
   private long heldAfter = Long.MAX_VALUE;
   private Runnable onUse;
-  private long lastUseNanos = System.nanoTime();
+  private long lastUseNanos;
 
   /** The state of the way past this JVM. */
   private enum Direct {
@@ -114,21 +116,28 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
    * @param machine the machine's name, for messages
    */
   public BatchMailbox(long session, String machine, LinkSettings settings) {
-    this(session, new MachineFigures(machine), settings, RecoverySettings.OFF);
+    this(session, new MachineFigures(machine), settings, RecoverySettings.OFF, System::nanoTime);
   }
 
   /**
    * As the other, counted among a machine's figures until it is lost.
    *
    * @param recovery whether, and how much, to keep of what the node has executed
+   * @param clock as {@link System#nanoTime}
    */
   public BatchMailbox(
-      long session, MachineFigures figures, LinkSettings settings, RecoverySettings recovery) {
+      long session,
+      MachineFigures figures,
+      LinkSettings settings,
+      RecoverySettings recovery,
+      LongSupplier clock) {
     this.session = session;
     this.recovery = new RecoveryLog(session, figures.machine(), recovery, lock, batches, room);
     this.figures = requireNonNull(figures, "figures");
     this.machine = figures.machine();
     this.settings = requireNonNull(settings, "settings");
+    this.clock = requireNonNull(clock, "clock");
+    this.lastUseNanos = clock.getAsLong();
     this.prefixes = new ByteBuffer[settings.coalesceBatches()];
     ByteBuffer slab = ByteBuffer.allocateDirect(prefixes.length * PREFIX_BYTES);
     for (int i = 0; i < prefixes.length; i++) {
@@ -263,7 +272,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
         figures.submitted(batch.size(), batch.operations());
         accepted = true;
         if (entry.work) {
-          lastUseNanos = System.nanoTime();
+          lastUseNanos = clock.getAsLong();
           used = onUse;
           onUse = null;
         }
@@ -496,7 +505,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
     try {
       heldAfter = Long.MAX_VALUE;
       onUse = null;
-      lastUseNanos = System.nanoTime();
+      lastUseNanos = clock.getAsLong();
       target = connection;
       if (lost != null || target == null || scheduled || !canSend()) {
         return;
@@ -516,7 +525,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
               || (direct == Direct.OPEN && directExecuted < directReceived)
               || batches.sent().anyMatch(entry -> entry.work)
           ? 0
-          : System.nanoTime() - lastUseNanos;
+          : clock.getAsLong() - lastUseNanos;
     } finally {
       lock.unlock();
     }
@@ -565,7 +574,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
       }
       List<MailboxEntry> entries = new ArrayList<>();
       long bytes = 0;
-      long now = System.nanoTime();
+      long now = clock.getAsLong();
       do {
         MailboxEntry entry = batches.send();
         entry.sentNanos = now;
@@ -685,7 +694,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
                         ? "none is under way"
                         : "the next under way is " + (batches.lastAcknowledged() + 1)));
       }
-      long now = System.nanoTime();
+      long now = clock.getAsLong();
       if (entry.work) {
         lastUseNanos = now;
       }
@@ -808,7 +817,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
       figures.received(progress.getValueBytes());
       directReceived = received;
       directExecuted = executed;
-      lastUseNanos = System.nanoTime();
+      lastUseNanos = clock.getAsLong();
       batches.skipTo(confirmed);
       if (progress.getClosed()) {
         takeBack();
@@ -836,7 +845,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
               number == directReceived ? directOperations : 0,
               () -> {});
       batches.add(number, new MailboxEntry(lock, gone));
-      batches.send().sentNanos = System.nanoTime();
+      batches.send().sentNanos = clock.getAsLong();
     }
     directOperations = 0;
     direct = Direct.NONE;

@@ -18,6 +18,7 @@ import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
 import com.typesafe.config.ConfigRenderOptions;
 import io.remora.actors.ActorsSettings;
+import io.remora.actors.ActorsSetup;
 import io.remora.actors.MachineActor;
 import io.remora.actors.MachineInfo;
 import io.remora.actors.MachineRecord;
@@ -48,6 +49,7 @@ import java.util.Optional;
 import java.util.SortedMap;
 import java.util.concurrent.CompletionStage;
 import java.util.concurrent.Executor;
+import java.util.function.LongSupplier;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
@@ -64,6 +66,7 @@ public final class Machine {
   final ActorRef<Command> self;
   final ActorSystem<?> system;
   final Executor blocking;
+  final LongSupplier clock;
   final String name;
   final ActorsSettings settings;
   final MachineFigures figures;
@@ -128,6 +131,7 @@ public final class Machine {
     this.self = context.getSelf();
     this.system = context.getSystem();
     this.blocking = system.dispatchers().lookup(DispatcherSelector.blocking());
+    this.clock = ActorsSetup.of(system).clock();
     this.timers = timers;
     this.stash = new CommandStash<>(stash, () -> "machine " + name + ", which is " + shown);
     this.name = requireNonNull(name, "name");

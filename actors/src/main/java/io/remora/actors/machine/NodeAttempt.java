@@ -103,7 +103,7 @@ final class NodeAttempt {
   NodeAttempt(Machine machine, MachineSpec spec, LinkSettings linkSettings, String handle) {
     this.machine = machine;
     this.linkSettings = linkSettings;
-    this.deadlineNanos = System.nanoTime() + spec.openTimeout().toNanos();
+    this.deadlineNanos = machine.clock.getAsLong() + spec.openTimeout().toNanos();
     this.order =
         NodeOrder.begin(
             spec,
@@ -134,7 +134,7 @@ final class NodeAttempt {
 
   /** How much of the machine's open timeout is left. */
   Duration timeLeft() {
-    return Duration.ofNanos(Math.max(1, deadlineNanos - System.nanoTime()));
+    return Duration.ofNanos(Math.max(1, deadlineNanos - machine.clock.getAsLong()));
   }
 
   /** The provider's last report, to append to a message; empty if there is none. */

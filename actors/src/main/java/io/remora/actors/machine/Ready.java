@@ -47,7 +47,7 @@ final class Ready extends Serving {
             from,
             "node %s with %d device(s), libtorch %s"
                 .formatted(up.nodeId(), up.devices().size(), up.libtorchVersion()),
-            System.nanoTime(),
+            machine.clock.getAsLong(),
             new Askers<>(),
             () -> {
               whoWaits.accept(machine.info());
@@ -63,8 +63,8 @@ final class Ready extends Serving {
   /** The state after a pause or a move that failed; Reconnecting if the link is broken. */
   static Running orReconnecting(Running from, String why) {
     return from.node.isConnected()
-        ? new Ready(from, why, System.nanoTime(), new Askers<>(), () -> {})
-        : new Reconnecting(from, why, System.nanoTime(), new Askers<>());
+        ? new Ready(from, why, from.machine.clock.getAsLong(), new Askers<>(), () -> {})
+        : new Reconnecting(from, why, from.machine.clock.getAsLong(), new Askers<>());
   }
 
   @Override
@@ -167,7 +167,7 @@ final class Ready extends Serving {
     boolean idle =
         pausedBy.isEmpty()
             && machine.sessions.isSettled()
-            && System.nanoTime() - sinceNanos >= limit.toNanos()
+            && machine.clock.getAsLong() - sinceNanos >= limit.toNanos()
             && machine.sessions.idle().compareTo(limit) >= 0
             && machine.hosts.areIdle(limit);
     return idle

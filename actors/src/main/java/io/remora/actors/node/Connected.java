@@ -20,7 +20,7 @@ import java.util.stream.Collectors;
 /** The node has welcomed the connection. Requests to the node are sent at once. */
 final class Connected extends WithConnection {
 
-  private final long sinceNanos = System.nanoTime();
+  private final long sinceNanos;
   private final int vain;
 
   /**
@@ -28,6 +28,7 @@ final class Connected extends WithConnection {
    */
   private Connected(Link link, LinkConnection connection, int vain) {
     super(link, connection);
+    this.sinceNanos = link.clock.getAsLong();
     this.vain = vain;
   }
 
@@ -116,8 +117,9 @@ final class Connected extends WithConnection {
 
   @Override
   Behavior<Command> broken(Throwable cause) {
-    boolean lasted = System.nanoTime() - sinceNanos > link.settings.redial().longest().toNanos();
-    Outage outage = new Outage(cause, lasted ? 0 : vain);
+    boolean lasted =
+        link.clock.getAsLong() - sinceNanos > link.settings.redial().longest().toNanos();
+    Outage outage = new Outage(cause, link.clock.getAsLong(), lasted ? 0 : vain);
     link.timers.startSingleTimer(GiveUp.INSTANCE, link.settings.giveUpAfter());
     link.owner.accept(new NodeLink.Broken(Link.text(cause)));
     return new Waiting(link, outage, cause);

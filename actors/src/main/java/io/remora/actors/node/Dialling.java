@@ -2,7 +2,7 @@
 package io.remora.actors.node;
 
 import akka.actor.typed.Behavior;
-import io.remora.actors.link.LinkChannel;
+import io.remora.actors.link.LinkLine;
 import io.remora.actors.node.LinkEvent.Dialled;
 import io.remora.actors.node.LinkEvent.NotDialled;
 import io.remora.actors.node.NodeLink.Command;
@@ -20,15 +20,13 @@ final class Dialling extends LinkBehavior {
   Dialling(Link link, Outage outage) {
     super(link);
     this.outage = outage;
-    this.dialler =
-        NodeDialler.start(
-            link.address, link.settings, outage != null, link.context.getSelf(), link.blocking);
+    this.dialler = NodeDialler.start(link, outage != null);
   }
 
   @Override
   Behavior<Command> onDialled(Dialled event) {
-    LinkChannel channel = event.from() == dialler ? dialler.take() : null;
-    return channel == null ? super.onDialled(event) : Greeting.begin(link, channel, outage);
+    LinkLine line = event.from() == dialler ? dialler.take() : null;
+    return line == null ? super.onDialled(event) : Greeting.begin(link, line, outage);
   }
 
   @Override

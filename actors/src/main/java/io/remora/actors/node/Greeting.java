@@ -3,8 +3,8 @@ package io.remora.actors.node;
 
 import akka.actor.typed.Behavior;
 import io.remora.actors.link.FrameType;
-import io.remora.actors.link.LinkChannel;
 import io.remora.actors.link.LinkConnection;
+import io.remora.actors.link.LinkLine;
 import io.remora.actors.link.OutboundFrame;
 import io.remora.actors.link.proto.Hello;
 import io.remora.actors.link.proto.Welcome;
@@ -29,10 +29,9 @@ final class Greeting extends WithConnection {
    *
    * @param outage the outage that this connection is to end; null for the link's first connection
    */
-  static Greeting begin(Link link, LinkChannel channel, Outage outage) {
+  static Greeting begin(Link link, LinkLine line, Outage outage) {
     LinkConnection connection =
-        LinkConnection.start(
-            channel,
+        line.start(
             "node of machine " + link.machine,
             link.settings,
             new LinkFrameReader(link.context.getSelf(), link.sessions, link.owner));
@@ -70,7 +69,7 @@ final class Greeting extends WithConnection {
     link.timers.cancel(HandshakeTimedOut.INSTANCE);
     Outage current = outage;
     if (current == null) {
-      current = new Outage(cause, 0);
+      current = new Outage(cause, link.clock.getAsLong(), 0);
       link.timers.startSingleTimer(GiveUp.INSTANCE, link.settings.giveUpAfter());
     }
     return new Waiting(link, current, cause);

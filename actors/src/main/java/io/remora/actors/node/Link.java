@@ -9,7 +9,9 @@ import akka.actor.typed.javadsl.ActorContext;
 import akka.actor.typed.javadsl.TimerScheduler;
 import akka.pattern.StatusReply;
 import com.google.protobuf.ByteString;
+import io.remora.actors.ActorsSetup;
 import io.remora.actors.link.FrameHeader;
+import io.remora.actors.link.LinkLine;
 import io.remora.actors.link.LinkSettings;
 import io.remora.actors.link.proto.Hello;
 import io.remora.actors.link.proto.SessionPosition;
@@ -26,9 +28,10 @@ import java.util.Queue;
 import java.util.Set;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.ConcurrentMap;
-import java.util.concurrent.Executor;
 import java.util.function.Consumer;
+import java.util.function.LongSupplier;
 import java.util.stream.Collectors;
+import scala.concurrent.ExecutionContextExecutor;
 
 /**
  * The data that all states of a link share: the actor's context, and what outlives a connection,
@@ -39,7 +42,9 @@ final class Link {
 
   final ActorContext<Command> context;
   final TimerScheduler<Command> timers;
-  final Executor blocking;
+  final ExecutionContextExecutor blocking;
+  final LinkLine.Dialler dialler;
+  final LongSupplier clock;
   final String machine;
   final InetSocketAddress address;
   final LinkSettings settings;
@@ -77,6 +82,9 @@ final class Link {
     this.takesNotice = takesNotice;
     this.owner = requireNonNull(owner, "owner");
     this.blocking = context.getSystem().dispatchers().lookup(DispatcherSelector.blocking());
+    ActorsSetup setup = ActorsSetup.of(context.getSystem());
+    this.dialler = setup.dialler();
+    this.clock = setup.clock();
     context.setLoggerName(NodeLink.class);
     timers.startTimerWithFixedDelay(LinkEvent.ConfirmTick.INSTANCE, settings.heartbeatInterval());
   }

@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.actors.node;
 
+import akka.actor.Cancellable;
 import akka.actor.typed.ActorRef;
-import io.remora.actors.link.LinkChannel;
+import akka.actor.typed.Scheduler;
+import io.remora.actors.link.LinkLine;
 import io.remora.actors.link.LinkSettings;
-import io.remora.actors.link.LinkTransport;
 import java.io.IOException;
 import java.net.InetSocketAddress;
 import java.time.Duration;
-import java.util.concurrent.CompletableFuture;
-import java.util.concurrent.Executor;
+import java.util.function.LongSupplier;
+import scala.concurrent.ExecutionContext;
 
 /**
- * Makes one connection to a node on a thread that may block. It reports {@link LinkEvent.Dialled}
- * or {@link LinkEvent.NotDialled}, with itself as the sender. Thread-safe.
+ * Makes one line to a node on threads that may block. It reports {@link LinkEvent.Dialled} or
+ * {@link LinkEvent.NotDialled}, with itself as the sender. Thread-safe.
  */
 final class NodeDialler {
 
@@ -21,20 +22,26 @@ final class NodeDialler {
 
   private final InetSocketAddress address;
   private final LinkSettings settings;
+  private final LinkLine.Dialler dialler;
+  private final LongSupplier clock;
   private final boolean once;
   private final ActorRef<NodeLink.Command> to;
+  private final Scheduler scheduler;
+  private final ExecutionContext blocking;
+  private final long deadlineNanos;
   private volatile boolean abandoned;
-  private LinkChannel made;
+  private LinkLine made;
 
-  private NodeDialler(
-      InetSocketAddress address,
-      LinkSettings settings,
-      boolean once,
-      ActorRef<NodeLink.Command> to) {
-    this.address = address;
-    this.settings = settings;
+  private NodeDialler(Link link, boolean once) {
+    this.address = link.address;
+    this.settings = link.settings;
+    this.dialler = link.dialler;
+    this.clock = link.clock;
     this.once = once;
-    this.to = to;
+    this.to = link.context.getSelf();
+    this.scheduler = link.context.getSystem().scheduler();
+    this.blocking = link.blocking;
+    this.deadlineNanos = clock.getAsLong() + settings.connectTimeout().toNanos();
   }
 
   /**
@@ -43,65 +50,47 @@ final class NodeDialler {
    * @param once whether to report the first failure; if not, it tries until {@code
    *     remora.link.connect-timeout}, since the node may be about to listen
    */
-  static NodeDialler start(
-      InetSocketAddress address,
-      LinkSettings settings,
-      boolean once,
-      ActorRef<NodeLink.Command> to,
-      Executor blocking) {
-    NodeDialler dialler = new NodeDialler(address, settings, once, to);
-    CompletableFuture<Void> unused = CompletableFuture.runAsync(dialler::run, blocking);
-    return dialler;
+  static NodeDialler start(Link link, boolean once) {
+    NodeDialler started = new NodeDialler(link, once);
+    link.blocking.execute(started::dial);
+    return started;
   }
 
-  private void run() {
-    long deadline = System.nanoTime() + settings.connectTimeout().toNanos();
-    while (!abandoned) {
-      long left = deadline - System.nanoTime();
-      try {
-        offer(
-            LinkTransport.dial(
-                address, Duration.ofNanos(Math.max(left, 1_000_000)), settings.tls()));
-        to.tell(new LinkEvent.Dialled(this));
-        return;
-      } catch (IOException e) {
-        if (once || deadline - System.nanoTime() < AGAIN_AFTER.toNanos() || !pause()) {
-          to.tell(new LinkEvent.NotDialled(this, e));
-          return;
-        }
-      } catch (RuntimeException e) {
-        to.tell(new LinkEvent.NotDialled(this, e));
-        return;
-      }
-    }
-  }
-
-  private static boolean pause() {
-    try {
-      Thread.sleep(AGAIN_AFTER.toMillis());
-      return true;
-    } catch (InterruptedException e) {
-      Thread.currentThread().interrupt();
-      return false;
-    }
-  }
-
-  private synchronized void offer(LinkChannel channel) {
+  private void dial() {
     if (abandoned) {
-      close(channel);
-    } else {
-      made = channel;
+      return;
+    }
+    try {
+      long left = Math.max(deadlineNanos - clock.getAsLong(), 1_000_000);
+      offer(dialler.dial(address, Duration.ofNanos(left), settings.tls()));
+      to.tell(new LinkEvent.Dialled(this));
+    } catch (IOException e) {
+      if (once || deadlineNanos - clock.getAsLong() < AGAIN_AFTER.toNanos()) {
+        to.tell(new LinkEvent.NotDialled(this, e));
+      } else {
+        Cancellable unused = scheduler.scheduleOnce(AGAIN_AFTER, this::dial, blocking);
+      }
+    } catch (RuntimeException e) {
+      to.tell(new LinkEvent.NotDialled(this, e));
     }
   }
 
-  /** Takes over the connection that was made. */
-  synchronized LinkChannel take() {
-    LinkChannel taken = made;
+  private synchronized void offer(LinkLine line) {
+    if (abandoned) {
+      close(line);
+    } else {
+      made = line;
+    }
+  }
+
+  /** Takes over the line that was made. */
+  synchronized LinkLine take() {
+    LinkLine taken = made;
     made = null;
     return taken;
   }
 
-  /** Gives up the connection: closes it, at once or as soon as it is made. */
+  /** Gives up the line: closes it, at once or as soon as it is made. */
   synchronized void abandon() {
     abandoned = true;
     if (made != null) {
@@ -110,11 +99,11 @@ final class NodeDialler {
     }
   }
 
-  private static void close(LinkChannel channel) {
+  private static void close(LinkLine line) {
     try {
-      channel.close();
+      line.close();
     } catch (IOException e) {
-      // Do not report an abandoned connection.
+      // Do not report an abandoned line.
     }
   }
 }

@@ -10,7 +10,7 @@ import java.time.Duration;
 final class Outage {
 
   final Throwable cause;
-  final long sinceNanos = System.nanoTime();
+  final long sinceNanos;
   private Throwable lastFailure;
   private int attempts;
 
@@ -18,10 +18,12 @@ final class Outage {
   private int vain;
 
   /**
+   * @param sinceNanos when it began, by the link's clock
    * @param vain number of earlier attempts since the last connection that lasted
    */
-  Outage(Throwable cause, int vain) {
+  Outage(Throwable cause, long sinceNanos, int vain) {
     this.cause = cause;
+    this.sinceNanos = sinceNanos;
     this.lastFailure = cause;
     this.vain = vain;
   }

@@ -145,7 +145,8 @@ class BatchMailboxTest {
   void sendsExecutedBatchesToAnotherNodeAgainAndComparesTheirAnswers() throws Exception {
     LinkSettings settings = settings();
     BatchMailbox mailbox =
-        new BatchMailbox(SESSION, new MachineFigures("m"), settings, recovering(1 << 20));
+        new BatchMailbox(
+            SESSION, new MachineFigures("m"), settings, recovering(1 << 20), System::nanoTime);
     mailbox.connect(connectedTo(settings));
     for (int i = 1; i <= 4; i++) {
       mailbox.submit(batch(i, 100));
@@ -182,7 +183,8 @@ class BatchMailboxTest {
   void waitsForACheckpointWhenTooMuchIsKept() throws Exception {
     LinkSettings settings = settings();
     BatchMailbox mailbox =
-        new BatchMailbox(SESSION, new MachineFigures("m"), settings, recovering(250));
+        new BatchMailbox(
+            SESSION, new MachineFigures("m"), settings, recovering(250), System::nanoTime);
     mailbox.connect(connectedTo(settings));
     for (int i = 1; i <= 2; i++) {
       submitWhenThereIsRoom(mailbox, batch(i, 100));

@@ -36,7 +36,7 @@ class DirectWayTest {
 
   private final MachineFigures figures = new MachineFigures("m");
   private final BatchMailbox mailbox =
-      new BatchMailbox(SESSION, figures, settings(), RecoverySettings.OFF);
+      new BatchMailbox(SESSION, figures, settings(), RecoverySettings.OFF, System::nanoTime);
   private final Way way = new Way();
   private LinkPair pair;
   private LinkConnection connection;

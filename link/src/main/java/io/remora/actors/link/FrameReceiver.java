@@ -19,7 +19,7 @@ final class FrameReceiver {
 
   private static final int DISCARD_BYTES = 64 * 1024;
 
-  private final LinkConnection connection;
+  private final SocketConnection connection;
   private final LinkChannel channel;
   private final MemorySharing sharing;
   private final LinkSettings settings;
@@ -50,7 +50,7 @@ final class FrameReceiver {
   private volatile long bytesReceived;
 
   FrameReceiver(
-      LinkConnection connection,
+      SocketConnection connection,
       LinkChannel channel,
       MemorySharing sharing,
       LinkSettings settings,

@@ -3,7 +3,6 @@ package io.remora.actors.link;
 
 import static java.util.Objects.requireNonNull;
 
-import java.io.Closeable;
 import java.io.IOException;
 import java.net.InetSocketAddress;
 import java.nio.ByteBuffer;
@@ -21,8 +20,7 @@ import java.nio.channels.SocketChannel;
  * #awaitWritable} wait. An interrupt ends the wait and leaves the channel open, so that any thread
  * may read or write. With TLS, reading and writing block, and an interrupt closes the channel.
  */
-public abstract sealed class LinkChannel implements Closeable
-    permits LinkChannel.Plain, TlsChannel {
+public abstract sealed class LinkChannel implements LinkLine permits LinkChannel.Plain, TlsChannel {
 
   private final SocketChannel socket;
 
@@ -33,6 +31,12 @@ public abstract sealed class LinkChannel implements Closeable
   /** A channel without TLS over this connected, blocking socket. */
   public static LinkChannel plain(SocketChannel socket) {
     return new Plain(socket);
+  }
+
+  @Override
+  public final LinkConnection start(
+      String name, LinkSettings settings, LinkConnection.Handler handler) {
+    return LinkConnection.start(this, name, settings, handler);
   }
 
   /** Prepares for reading and writing. Call it once, before both. */

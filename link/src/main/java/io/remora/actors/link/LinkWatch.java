@@ -13,8 +13,8 @@ final class LinkWatch {
 
   private LinkWatch() {}
 
-  /** Calls {@link LinkConnection#checkAlive} every {@code interval} until cancelled. */
-  static ScheduledFuture<?> watch(LinkConnection connection, Duration interval) {
+  /** Calls {@link SocketConnection#checkAlive} every {@code interval} until cancelled. */
+  static ScheduledFuture<?> watch(SocketConnection connection, Duration interval) {
     long nanos = interval.toNanos();
     return TIMER.scheduleWithFixedDelay(
         new Check(connection, nanos), nanos, nanos, TimeUnit.NANOSECONDS);
@@ -39,11 +39,11 @@ final class LinkWatch {
 
   private static final class Check implements Runnable {
 
-    private final LinkConnection connection;
+    private final SocketConnection connection;
     private final long intervalNanos;
     private long lastRunNanos = System.nanoTime();
 
-    Check(LinkConnection connection, long intervalNanos) {
+    Check(SocketConnection connection, long intervalNanos) {
       this.connection = connection;
       this.intervalNanos = intervalNanos;
     }

@@ -22,7 +22,7 @@ final class ReadingRole {
   /** How long the reader thread leaves reading to the threads that wait. */
   private static final long LEND_NANOS = 1_000_000;
 
-  private final LinkConnection connection;
+  private final SocketConnection connection;
   private final LinkChannel channel;
   private final Thread reader;
 
@@ -53,7 +53,7 @@ final class ReadingRole {
    * @param reader the connection's reader thread, which calls {@link #readWhileOpen}
    */
   ReadingRole(
-      LinkConnection connection, LinkChannel channel, FrameReceiver receiver, Thread reader) {
+      SocketConnection connection, LinkChannel channel, FrameReceiver receiver, Thread reader) {
     this.connection = connection;
     this.channel = channel;
     this.receiver = receiver;
