@@ -20,8 +20,8 @@ import io.remora.runtime.StaleReferenceException;
 import io.remora.runtime.StorageBirth;
 import java.time.Duration;
 import java.util.ArrayList;
+import java.util.Collection;
 import java.util.HashMap;
-import java.util.HashSet;
 import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Map;
@@ -77,11 +77,11 @@ public final class SessionTable {
   /** Sessions that were lost with the node. They still answer questions about their storages. */
   private final Map<Long, Session> lost = new HashMap<>();
 
-  /** Checkpoints that are no longer needed, and those of sessions that have ended. */
-  private final Set<String> unneededCheckpoints = new LinkedHashSet<>();
+  /** The names of saved states that may be in the store and that nobody needs any more. */
+  private final Set<String> unneededStates = new LinkedHashSet<>();
 
-  /** Those of them that the present node was asked to delete. */
-  private final Set<String> beingDeleted = new HashSet<>();
+  /** How often the present node was asked to delete each of them and has not answered. */
+  private final Map<String, Integer> beingDeleted = new HashMap<>();
 
   /** No session yet. */
   public SessionTable(ActorContext<?> context, MachineFigures figures, ActorsSettings settings) {
@@ -171,14 +171,18 @@ public final class SessionTable {
     Session session = sessions.remove(number);
     if (session != null) {
       end(session, cause);
-      session.actors.values().forEach(context::stop);
+      stop(session.actors.values());
     }
+  }
+
+  private static void stop(Collection<ActorRef<StorageActor.Command>> actors) {
+    actors.forEach(actor -> actor.tell(StorageActor.stop()));
   }
 
   private void end(Session session, RemoraException cause) {
     long number = session.mailbox.session();
     localSessions.remove(number);
-    unneededCheckpoints.addAll(session.checkpoints.names());
+    unneededStates.addAll(session.checkpoints.names());
     if (recovering != null) {
       recovering.replayed(number);
     }
@@ -190,7 +194,7 @@ public final class SessionTable {
             ? cause
             : new MachineStateException(
                 "session " + number + " on machine " + machine + " is closed"));
-    session.freedActors.forEach(context::stop);
+    stop(session.freedActors);
     if (session.openedBy != null) {
       session.openedBy.tell(StatusReply.error(cause != null ? cause : noSession(number)));
     }
@@ -223,7 +227,7 @@ public final class SessionTable {
 
   /** Forgets the lost sessions. They no longer answer questions about their storages. */
   public void forgetLost() {
-    lost.values().forEach(session -> session.actors.values().forEach(context::stop));
+    lost.values().forEach(session -> stop(session.actors.values()));
     lost.clear();
   }
 
@@ -304,13 +308,14 @@ public final class SessionTable {
    * from their last checkpoints.
    */
   public void restore(Consumer<NodeLink.Command> link) {
+    beingDeleted.clear(); // another node was asked
     sessions.values().forEach(session -> restore(session, link));
   }
 
   private void restore(Session session, Consumer<NodeLink.Command> link) {
     session.restored = false;
     if (session.saved != null || recovering == null) {
-      unneededCheckpoints.addAll(session.checkpoints.abandonPending());
+      unneededStates.addAll(session.checkpoints.abandonPending());
       link.accept(new NodeLink.OpenSession(session.mailbox, session.saved));
       return;
     }
@@ -374,22 +379,62 @@ public final class SessionTable {
                     link.accept(new NodeLink.CheckpointSession(session.mailbox.session(), name)));
       }
     }
-    for (String name : unneededCheckpoints) {
-      if (beingDeleted.add(name)) {
-        link.accept(new NodeLink.ForgetState(name));
+    deleteUnneeded(link);
+  }
+
+  // States that nobody needs --------------------------------------------------------------------
+
+  /** A saved state that may be in the store is no longer needed. */
+  public void giveUp(String name) {
+    unneededStates.add(name);
+  }
+
+  /** Makes the node delete what it was not asked to delete yet. */
+  public void deleteUnneeded(Consumer<NodeLink.Command> link) {
+    for (String name : unneededStates) {
+      if (!beingDeleted.containsKey(name)) {
+        delete(name, link);
       }
     }
   }
 
-  /** Whether the node is making a checkpoint. */
-  public boolean isCheckpointing() {
-    return sessions.values().stream().anyMatch(session -> session.checkpoints.isPending());
+  /** Makes the node delete a state that it has saved after it was given up. */
+  public void deleteLate(String name, Consumer<NodeLink.Command> link) {
+    giveUp(name);
+    delete(name, link);
+  }
+
+  private void delete(String name, Consumer<NodeLink.Command> link) {
+    beingDeleted.merge(name, 1, Integer::sum);
+    link.accept(new NodeLink.ForgetState(name));
   }
 
   /** Notes that the node has deleted a saved state. */
   public void deleted(String name) {
-    unneededCheckpoints.remove(name);
-    beingDeleted.remove(name);
+    if (beingDeleted.merge(name, -1, Integer::sum) <= 0) {
+      beingDeleted.remove(name);
+      unneededStates.remove(name);
+    }
+  }
+
+  /** The names of the saved states that nobody needs; the caller deletes them. */
+  public List<String> takeUnneeded() {
+    List<String> taken = List.copyOf(unneededStates);
+    unneededStates.clear();
+    beingDeleted.clear();
+    return taken;
+  }
+
+  /** Whether there are saved states that nobody needs. */
+  public boolean hasUnneeded() {
+    return !unneededStates.isEmpty();
+  }
+
+  // Checkpoints ---------------------------------------------------------------------------------
+
+  /** Whether the node is making a checkpoint. */
+  public boolean isCheckpointing() {
+    return sessions.values().stream().anyMatch(session -> session.checkpoints.isPending());
   }
 
   /** Notes that the node has made a checkpoint. Returns false if this is not one of a session. */
@@ -398,21 +443,8 @@ public final class SessionTable {
     if (session == null || !session.checkpoints.has(event.pause())) {
       return false;
     }
-    unneededCheckpoints.addAll(session.checkpoints.saved(event));
+    unneededStates.addAll(session.checkpoints.saved(event));
     return true;
-  }
-
-  /** The names of the checkpoints that are no longer needed; the caller deletes them. */
-  public List<String> takeUnneededCheckpoints() {
-    List<String> taken = List.copyOf(unneededCheckpoints);
-    unneededCheckpoints.clear();
-    beingDeleted.clear();
-    return taken;
-  }
-
-  /** Whether there are checkpoints that are no longer needed. */
-  public boolean hasUnneededCheckpoints() {
-    return !unneededCheckpoints.isEmpty();
   }
 
   /**
@@ -444,9 +476,8 @@ public final class SessionTable {
    */
   public RecoveryProgress recover() {
     recovering = new RecoveryProgress(figures, clock);
-    beingDeleted.clear();
     for (Session session : sessions.values()) {
-      unneededCheckpoints.addAll(session.checkpoints.abandonPending());
+      unneededStates.addAll(session.checkpoints.abandonPending());
       session.saved = null; // by a pause that has not succeeded
       session.mailbox.disconnect();
     }
@@ -469,7 +500,7 @@ public final class SessionTable {
     Session session = sessions.get(ended.session());
     if (session == null
         || session.saved != null
-        || !session.checkpoints.fallBack(unneededCheckpoints::add)) {
+        || !session.checkpoints.fallBack(unneededStates::add)) {
       return false;
     }
     restore(session, link);
@@ -636,7 +667,7 @@ public final class SessionTable {
     long latestBirth = nowMillis() - settings.storageActorAfter().toMillis();
     int room = Math.min(roomForStorageActors(), STORAGE_ACTORS_PER_TICK);
     for (Session session : sessions.values()) {
-      session.freedActors.forEach(context::stop);
+      stop(session.freedActors);
       session.freedActors = new ArrayList<>();
       for (long storage : session.storages.unpromotedBornBy(latestBirth, room)) {
         storageActor(session, storage);

@@ -20,7 +20,7 @@ import akka.pattern.StatusReply;
 public final class StorageActor extends AbstractBehavior<StorageActor.Command> {
 
   /** The commands of the actor. */
-  public sealed interface Command extends RemoraMessage permits GetInfo, Changed {}
+  public sealed interface Command extends RemoraMessage permits GetInfo, Changed, Stop {}
 
   /** Asks for the storage's {@link StorageInfo}. */
   public record GetInfo(ActorRef<StatusReply<StorageInfo>> replyTo) implements Command {}
@@ -37,6 +37,10 @@ public final class StorageActor extends AbstractBehavior<StorageActor.Command> {
   private record Lost(String reason) implements Changed {}
 
   private enum Freed implements Changed {
+    INSTANCE
+  }
+
+  private enum Stop implements Command {
     INSTANCE
   }
 
@@ -67,6 +71,11 @@ public final class StorageActor extends AbstractBehavior<StorageActor.Command> {
     return Freed.INSTANCE;
   }
 
+  /** Stops the actor after the questions that it was asked before. */
+  static Command stop() {
+    return Stop.INSTANCE;
+  }
+
   private StorageActor(ActorContext<Command> context, StorageInfo info) {
     super(context);
     this.info = info;
@@ -80,6 +89,7 @@ public final class StorageActor extends AbstractBehavior<StorageActor.Command> {
         .onMessage(Offloaded.class, this::onOffloaded)
         .onMessage(Lost.class, this::onLost)
         .onMessage(Freed.class, this::onFreed)
+        .onMessage(Stop.class, command -> Behaviors.stopped())
         .build();
   }
 

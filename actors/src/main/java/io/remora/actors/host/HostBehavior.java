@@ -249,7 +249,7 @@ abstract class HostBehavior extends AbstractBehavior<Command> {
 
   /** Deletes the state that was saved for a cancelled pause. */
   Behavior<Command> onSessionSaved(NodeLink.SessionSaved event) {
-    link.tell(new NodeLink.ForgetState(event.pause()));
+    host.sessions.deleteLate(event.pause(), link::tell);
     return Behaviors.same();
   }
 
@@ -264,9 +264,7 @@ abstract class HostBehavior extends AbstractBehavior<Command> {
     host.retire();
     host.endSessions(cause);
     if (link != null) {
-      host.sessions
-          .takeUnneededCheckpoints()
-          .forEach(name -> link.tell(new NodeLink.ForgetState(name)));
+      host.sessions.takeUnneeded().forEach(name -> link.tell(new NodeLink.ForgetState(name)));
     }
     return host.enter(link != null && link.sayGoodbye() ? new Parting(this) : new Parted(host));
   }

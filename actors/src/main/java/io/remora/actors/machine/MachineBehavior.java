@@ -339,7 +339,7 @@ abstract class MachineBehavior extends AbstractBehavior<Command> {
 
   final void forgetUnlessOfThisPause(String pause) {
     if (node != null && !machine.saved.has(pause)) {
-      node.tellLink(new NodeLink.ForgetState(pause));
+      machine.sessions.deleteLate(pause, node::tellLink);
     }
   }
 

@@ -41,7 +41,7 @@ final class Move implements Purpose.Return {
   private final LinkSettings linkSettings;
   private final String why;
   private final Askers<MachineInfo> askedBy = new Askers<>();
-  private final long startNanos = System.nanoTime();
+  private final long startNanos;
   private long linkedNanos;
   private long heldNanos;
   private long savedNanos;
@@ -55,6 +55,7 @@ final class Move implements Purpose.Return {
 
   private Move(Ready state, MachineSpec spec, LinkSettings linkSettings, String why) {
     this.machine = state.machine;
+    this.startNanos = machine.clock.getAsLong();
     this.from = state.node;
     this.specBefore = machine.spec();
     this.linkBefore = machine.linkSettings();
@@ -156,7 +157,7 @@ final class Move implements Purpose.Return {
       if (link.event() instanceof NodeLink.Lost gone) {
         return gone.cause();
       } else if (link.event() instanceof NodeLink.Up up) {
-        linkedNanos = System.nanoTime();
+        linkedNanos = machine.clock.getAsLong();
         return Purpose.Return.unsuitable(machine, up);
       }
     }
@@ -172,7 +173,7 @@ final class Move implements Purpose.Return {
 
   /** From now on batches wait. */
   void holds() {
-    heldNanos = System.nanoTime();
+    heldNanos = machine.clock.getAsLong();
   }
 
   /** Notes that the first node is lost. */
@@ -182,7 +183,7 @@ final class Move implements Purpose.Return {
 
   /** All sessions are saved, and no link has them. Restores them on the other node. */
   Behavior<Command> restore() {
-    savedNanos = System.nanoTime();
+    savedNanos = machine.clock.getAsLong();
     bytes = machine.sessions.savedBytes();
     machine.adopt(spec, linkSettings);
     return machine.enter(
@@ -226,7 +227,7 @@ final class Move implements Purpose.Return {
 
   @Override
   public void restored(MachineInfo info, RemoraException failure) {
-    long now = System.nanoTime();
+    long now = machine.clock.getAsLong();
     machine.figures.moved(Duration.ofNanos(now - startNanos), Duration.ofNanos(now - heldNanos));
     log.info(
         "Machine {} has moved from {} to {} in {} ms: the other node after {} ms, {} bytes saved in {} ms and restored in {} ms; its batches waited for {} ms",

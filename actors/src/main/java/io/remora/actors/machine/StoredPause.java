@@ -3,7 +3,6 @@ package io.remora.actors.machine;
 
 import io.remora.actors.MachineActor;
 import io.remora.actors.MachineRecord;
-import io.remora.actors.node.NodeLink;
 import io.remora.provider.MachineSpec;
 import io.remora.state.StateStores;
 import java.io.IOException;
@@ -50,7 +49,7 @@ final class StoredPause {
   }
 
   boolean isEmpty() {
-    return pause.isEmpty() && !machine.sessions.hasUnneededCheckpoints();
+    return pause.isEmpty() && !machine.sessions.hasUnneeded();
   }
 
   /** Whether this name belongs to the latest pause. */
@@ -67,18 +66,22 @@ final class StoredPause {
   }
 
   private List<String> takeUnneeded() {
-    List<String> taken = new ArrayList<>(machine.hosts.takeUnneeded());
-    taken.addAll(machine.sessions.takeUnneededCheckpoints());
-    if (!pause.isEmpty()) {
-      taken.add(pause);
-    }
-    pause = "";
-    return taken;
+    giveUp();
+    return new ArrayList<>(machine.sessions.takeUnneeded());
   }
 
-  /** Makes the node delete the saved state that is no longer needed. */
+  private void giveUp() {
+    machine.hosts.takeUnneeded().forEach(machine.sessions::giveUp);
+    if (!pause.isEmpty()) {
+      machine.sessions.giveUp(pause);
+    }
+    pause = "";
+  }
+
+  /** Makes the node, or if it is lost the next one, delete the state that is no longer needed. */
   void deleteOn(NodeAttempt node) {
-    takeUnneeded().forEach(name -> node.tellLink(new NodeLink.ForgetState(name)));
+    giveUp();
+    machine.sessions.deleteUnneeded(node::tellLink);
   }
 
   /** Deletes the saved state without a node. Never fails; the log reports what was not deleted. */

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.node;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import java.time.Duration;
+import java.util.ArrayList;
+import java.util.List;
+import org.junit.jupiter.api.Tag;
+import org.junit.jupiter.api.Test;
+
+/** Schedules of faults over a recovering machine, see {@link RecoverySimulation}. */
+class RecoverySimulationTest {
+
+  private static final int FAST = 300;
+  private static final int TRACE = Integer.getInteger("remora.simulation.trace", 400);
+  private static final long FIRST_OF_FULL = 1_000_000;
+
+  @Test
+  void theSameSeedDoesTheSameAgain() {
+    long seed = 17;
+    long first = fingerprint(seed);
+
+    assertThat(fingerprint(seed)).isEqualTo(first);
+    assertThat(fingerprint(seed + 1)).isNotEqualTo(first);
+  }
+
+  private static long fingerprint(long seed) {
+    try (RecoverySimulation simulation = new RecoverySimulation()) {
+      RecoverySimulation.Outcome unused = simulation.run(seed, null);
+      return simulation.fingerprint();
+    }
+  }
+
+  @Test
+  void noScheduleLosesOrRepeatsAnything() {
+    long first = Long.getLong("remora.simulation.seed", 1);
+    run(first, Duration.ZERO, FAST);
+  }
+
+  @Test
+  @Tag("full")
+  void noneOfManySchedulesDoes() {
+    long first = Long.getLong("remora.simulation.seed", FIRST_OF_FULL);
+    run(first, Duration.ofSeconds(Long.getLong("remora.simulation.seconds", 10)), 1);
+  }
+
+  /** Runs schedules until this time has passed, and at least so many. */
+  private static void run(long first, Duration limit, int least) {
+    long start = System.nanoTime();
+    long steps = 0;
+    int lost = 0;
+    int moved = 0;
+    int replayed = 0;
+    long seed = first;
+    RecoverySimulation simulation = new RecoverySimulation();
+    try {
+      while (seed < first + least || System.nanoTime() - start < limit.toNanos()) {
+        RecoverySimulation.Outcome outcome;
+        try {
+          outcome = simulation.run(seed, null);
+        } catch (RecoverySimulation.Broken e) {
+          throw new AssertionError(story(seed, e), e);
+        }
+        steps += outcome.steps();
+        lost += outcome.lost() ? 1 : 0;
+        moved += outcome.recoveries();
+        replayed += outcome.replayed();
+        seed++;
+      }
+    } finally {
+      simulation.close();
+    }
+    double minutes = (System.nanoTime() - start) / 60e9;
+    System.out.printf(
+        "%d schedules (seeds %d to %d), %.0f a minute: %d steps, %d further nodes, %d batches executed again, %d sessions lost as documented%n",
+        seed - first, first, seed - 1, (seed - first) / minutes, steps, moved, replayed, lost);
+    assertThat(moved).isGreaterThan((int) (seed - first) / 10);
+  }
+
+  /** What happened in the schedule of this seed, which was broken. */
+  private static String story(long seed, RecoverySimulation.Broken how) {
+    List<String> trace = new ArrayList<>();
+    try (RecoverySimulation again = new RecoverySimulation()) {
+      again.withLog(
+          () -> {
+            try {
+              RecoverySimulation.Outcome unused = again.run(seed, trace);
+              trace.add("it did not break again");
+            } catch (RecoverySimulation.Broken e) {
+              trace.add(e.toString());
+            }
+          });
+    }
+    int from = Math.max(0, trace.size() - TRACE);
+    return "%s: run it again with -Dremora.simulation.seed=%d%n%s"
+        .formatted(how.getMessage(), seed, String.join("\n", trace.subList(from, trace.size())));
+  }
+}

@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+package io.remora.node;
+
+import io.remora.core.WireFormat;
+import io.remora.runtime.BatchExecutor;
+import io.remora.runtime.CapturedSession;
+import io.remora.runtime.ExecutionResult;
+import io.remora.runtime.FunctionRunner;
+import io.remora.runtime.NodeCallHandler;
+import io.remora.runtime.RemoraException;
+import io.remora.runtime.SavedSession;
+import java.io.ByteArrayOutputStream;
+import java.nio.ByteBuffer;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Path;
+import java.util.List;
+import java.util.zip.CRC32C;
+
+/**
+ * Executes batches of {@link SimulatedProgram}. A session's state is one number, which depends on
+ * all bytes of all batches and on their order, and the number of batches. Every answer depends on
+ * the state, too.
+ */
+final class SimulatedExecutor implements BatchExecutor {
+
+  /** What a batch asks for; its place in the batch is {@link #KIND_AT}. */
+  enum Kind {
+    NOTHING,
+    VALUE,
+    LARGE_VALUE,
+    OUTPUTS,
+    STORAGE,
+    UNREPEATABLE
+  }
+
+  static final int KIND_AT = 3;
+  static final int LARGE_BYTES = 2500;
+
+  /** The node's process. */
+  interface Host {
+    /** Called before each batch; false if the process is gone. */
+    boolean executes(long sequence);
+
+    /** Called before a state is written; throws if it cannot be. */
+    void writes();
+
+    /** Called before a state is read; whether it is damaged. */
+    boolean findsDamaged();
+
+    SimulatedStore store();
+  }
+
+  private final Host host;
+  private long state;
+  private long count;
+
+  SimulatedExecutor(Host host) {
+    this.host = host;
+  }
+
+  /** The state after one more batch. */
+  static long after(long state, ByteBuffer batch) {
+    CRC32C crc = new CRC32C();
+    crc.update(batch.duplicate());
+    long mixed = (state ^ crc.getValue()) * 0x9E3779B97F4A7C15L;
+    return mixed ^ (mixed >>> 29);
+  }
+
+  /** A byte of a large value of this state. */
+  static byte large(long state, int at) {
+    return (byte) (state >>> (at % 8 * 8) ^ at);
+  }
+
+  @Override
+  public ExecutionResult execute(long sequence, ByteBuffer batch) {
+    if (!host.executes(sequence)) {
+      throw new RemoraException("the process was killed");
+    }
+    state = after(state, batch);
+    count++;
+    Kind kind = kind(batch);
+    byte[] report = report(kind, sequence, state);
+    List<ExecutionResult.LargeValue> values = List.of();
+    if (kind == Kind.LARGE_VALUE) {
+      ByteBuffer bytes = ByteBuffer.allocate(LARGE_BYTES);
+      for (int i = 0; i < LARGE_BYTES; i++) {
+        bytes.put(i, large(state, i));
+      }
+      values = List.of(new ExecutionResult.LargeValue(sequence, bytes));
+    }
+    return new Result(ByteBuffer.wrap(report), values);
+  }
+
+  static Kind kind(ByteBuffer batch) {
+    return batch.remaining() <= KIND_AT
+        ? Kind.NOTHING
+        : Kind.values()[batch.get(batch.position() + KIND_AT)];
+  }
+
+  /** The report of a batch that has left this state. */
+  static byte[] report(Kind kind, long sequence, long state) {
+    ByteArrayOutputStream out = new ByteArrayOutputStream();
+    out.write(WireFormat.REPORT_MAGIC);
+    out.write(WireFormat.WIRE_VERSION);
+    switch (kind) {
+      case VALUE, OUTPUTS -> {
+        out.write(kind == Kind.VALUE ? WireFormat.Events.VALUE : WireFormat.Events.OUTPUTS);
+        varint(out, sequence);
+        varint(out, Long.BYTES);
+        out.writeBytes(ByteBuffer.allocate(Long.BYTES).putLong(state).array());
+      }
+      case LARGE_VALUE -> {
+        out.write(WireFormat.Events.LARGE_VALUE);
+        varint(out, sequence);
+        varint(out, LARGE_BYTES);
+      }
+      case STORAGE -> {
+        out.write(WireFormat.Events.REALIZED);
+        varint(out, 1);
+        varint(out, sequence);
+        varint(out, 100);
+        varint(out, 0);
+      }
+      case UNREPEATABLE -> {
+        byte[] text = "loaded a model".getBytes(StandardCharsets.UTF_8);
+        out.write(WireFormat.Events.UNREPEATABLE);
+        varint(out, text.length);
+        out.writeBytes(text);
+      }
+      case NOTHING -> {}
+    }
+    return out.toByteArray();
+  }
+
+  private static void varint(ByteArrayOutputStream out, long value) {
+    long rest = value;
+    while (rest >= 0x80) {
+      out.write((int) ((rest & 0x7F) | 0x80));
+      rest >>>= 7;
+    }
+    out.write((int) rest);
+  }
+
+  private static final class Result implements ExecutionResult {
+
+    private final ByteBuffer report;
+    private final List<LargeValue> values;
+    private boolean closed;
+
+    Result(ByteBuffer report, List<LargeValue> values) {
+      this.report = report;
+      this.values = values;
+    }
+
+    @Override
+    public ByteBuffer report() {
+      if (closed) {
+        throw new IllegalStateException("the result is closed");
+      }
+      return report.duplicate();
+    }
+
+    @Override
+    public List<LargeValue> values() {
+      return values;
+    }
+
+    /** Makes later use visible. */
+    @Override
+    public void close() {
+      closed = true;
+      for (int i = 0; i < report.capacity(); i++) {
+        report.put(i, (byte) 0x5A);
+      }
+    }
+  }
+
+  // States --------------------------------------------------------------------------------------
+
+  @Override
+  public SavedSession save(long sequence, Path file) {
+    return write(host, file, state, count, sequence);
+  }
+
+  private static SavedSession write(Host host, Path file, long state, long count, long sequence) {
+    host.writes();
+    host.store().write(file, new long[] {state, count, sequence});
+    return new SavedSession(24, (int) state, count, sequence);
+  }
+
+  @Override
+  public CapturedSession capture(long sequence) {
+    long captured = state;
+    long executed = count;
+    return new CapturedSession() {
+      @Override
+      public SavedSession write(Path file) {
+        return SimulatedExecutor.write(host, file, captured, executed, sequence);
+      }
+
+      @Override
+      public void close() {}
+    };
+  }
+
+  @Override
+  public SavedSession load(Path file) {
+    if (host.findsDamaged()) {
+      throw new RemoraException("the session was not restored: the file is damaged");
+    }
+    long[] saved = host.store().read(file);
+    state = saved[0];
+    count = saved[1];
+    return new SavedSession(24, (int) state, count, saved[2]);
+  }
+
+  // The rest ------------------------------------------------------------------------------------
+
+  @Override
+  public void runFunctionsWith(FunctionRunner runner) {}
+
+  @Override
+  public void answerCallsWith(NodeCallHandler handler) {}
+
+  @Override
+  public long storageCount() {
+    return 0;
+  }
+
+  @Override
+  public long storageBytes() {
+    return 0;
+  }
+
+  @Override
+  public void close() {}
+}
