@@ -61,6 +61,8 @@ final class RecoverySimulation implements SimulatedConnection.World, AutoCloseab
     KILL_AT_SAVE,
     /** The next state is not written. */
     FAIL_SAVE,
+    /** A batch that is executed again gives another answer than before. */
+    DIFFER,
     /** The next state that is read is damaged. */
     DAMAGE,
     /** The provider gives no node the next time. */
@@ -85,6 +87,7 @@ final class RecoverySimulation implements SimulatedConnection.World, AutoCloseab
   record Outcome(
       long steps, Duration time, int recoveries, int faults, int replayed, boolean lost) {}
 
+  private static final List<Fault> FAULTS = List.of(Fault.values());
   private static final int MOST_STEPS = 200_000;
   private static final Duration LONGEST = Duration.ofHours(12);
 
@@ -141,6 +144,10 @@ final class RecoverySimulation implements SimulatedConnection.World, AutoCloseab
   private long fingerprint;
   private int executions;
   private boolean damagedPause;
+  private SimulatedProgram program;
+  private SimulatedNode differing;
+  private long differingBatch;
+  private boolean differed;
   private Broken broken;
 
   RecoverySimulation() {
@@ -174,6 +181,8 @@ final class RecoverySimulation implements SimulatedConnection.World, AutoCloseab
     fingerprint = 0;
     executions = 0;
     damagedPause = false;
+    differing = null;
+    differed = false;
     broken = null;
     Random random = time.random();
     int batches = 5 + random.nextInt(60);
@@ -203,19 +212,24 @@ final class RecoverySimulation implements SimulatedConnection.World, AutoCloseab
     ActorRef<MachineProtocol.Command> machine =
         system.systemActorOf(
             MachineActor.create(name, ActorsSettings.from(configuration)), name, Props.empty());
-    SimulatedProgram program = new SimulatedProgram(this, machine, spec, batches, risky);
+    program = new SimulatedProgram(this, machine, spec, batches, risky);
     time.execute(program::start);
     long begin = time.nanos();
     while (!program.isDone()) {
       if (faultsLeft > 0 && time.oneIn(faultEvery)) {
         faultsLeft--;
-        fault(Fault.values()[random.nextInt(Fault.values().length)]);
+        fault(FAULTS.get(random.nextInt(FAULTS.size())));
       }
       step(program, begin);
     }
     String complaint = program.complaint();
     if (complaint != null) {
       throw failure(complaint, null);
+    }
+    if (differed && program.lost() == null) {
+      throw failure(
+          "the program did not hear that batch %d gave another answer".formatted(differingBatch),
+          null);
     }
     if (program.lost() != null && !isExcused(program.lost().getMessage(), risky, logBytes)) {
       throw failure("the session was lost without need", program.lost());
@@ -258,13 +272,34 @@ final class RecoverySimulation implements SimulatedConnection.World, AutoCloseab
   private boolean isExcused(String message, boolean risky, int logBytes) {
     int damaged = happened.getOrDefault(Fault.DAMAGE, 0);
     boolean shortLog = logBytes < 10_000;
-    return (message.contains("cannot be repeated") && risky)
+    return (message.contains("gave another answer") && differed)
+        || (message.contains("cannot be repeated") && risky)
         || (message.contains("are not kept any more")
             && shortLog
             && happened.containsKey(Fault.FAIL_SAVE))
         || (message.contains("is damaged") && (damagedPause || damaged > 1 || shortLog || risky))
         || (message.contains("remora.recovery.give-up-after")
             && (happened.containsKey(Fault.SLOW_NODE) || happened.containsKey(Fault.REFUSE_NODE)));
+  }
+
+  /** Whether a node answers this batch, of which the program has the answer, in another way. */
+  boolean differs(SimulatedNode node, long sequence, SimulatedExecutor.Kind kind) {
+    boolean differs =
+        sequence <= program.executed()
+            && (kind == SimulatedExecutor.Kind.VALUE || kind == SimulatedExecutor.Kind.OUTPUTS)
+            && isDue(Fault.DIFFER);
+    if (differs) {
+      note("batch %d differs".formatted(sequence));
+      differing = node;
+      differingBatch = sequence;
+    }
+    return differs;
+  }
+
+  @Override
+  public void acknowledged(SimulatedConnection by, long sequence) {
+    differed |=
+        differing != null && sequence == differingBatch && differing.connections().contains(by);
   }
 
   /** The state of a pause is damaged, which loses the session. */

@@ -30,7 +30,10 @@ final class SimulatedExecutor implements BatchExecutor {
     LARGE_VALUE,
     OUTPUTS,
     STORAGE,
-    UNREPEATABLE
+    UNREPEATABLE;
+
+    /** All, by their number in a batch. The last is for programs that take the risk. */
+    static final List<Kind> ALL = List.of(values());
   }
 
   static final int KIND_AT = 3;
@@ -40,6 +43,9 @@ final class SimulatedExecutor implements BatchExecutor {
   interface Host {
     /** Called before each batch; false if the process is gone. */
     boolean executes(long sequence);
+
+    /** Whether a batch of this kind gets another answer than before. */
+    boolean differs(long sequence, Kind kind);
 
     /** Called before a state is written; throws if it cannot be. */
     void writes();
@@ -79,7 +85,7 @@ final class SimulatedExecutor implements BatchExecutor {
     state = after(state, batch);
     count++;
     Kind kind = kind(batch);
-    byte[] report = report(kind, sequence, state);
+    byte[] report = report(kind, sequence, host.differs(sequence, kind) ? ~state : state);
     List<ExecutionResult.LargeValue> values = List.of();
     if (kind == Kind.LARGE_VALUE) {
       ByteBuffer bytes = ByteBuffer.allocate(LARGE_BYTES);
@@ -94,7 +100,7 @@ final class SimulatedExecutor implements BatchExecutor {
   static Kind kind(ByteBuffer batch) {
     return batch.remaining() <= KIND_AT
         ? Kind.NOTHING
-        : Kind.values()[batch.get(batch.position() + KIND_AT)];
+        : Kind.ALL.get(batch.get(batch.position() + KIND_AT));
   }
 
   /** The report of a batch that has left this state. */

@@ -191,6 +191,11 @@ final class SimulatedNode implements ProvisionedNode, SimulatedExecutor.Host {
   }
 
   @Override
+  public boolean differs(long sequence, SimulatedExecutor.Kind kind) {
+    return alive && simulation.differs(this, sequence, kind);
+  }
+
+  @Override
   public void writes() {
     if (alive && simulation.isDue(RecoverySimulation.Fault.KILL_AT_SAVE)) {
       kill("killed while it saved");

@@ -15,6 +15,7 @@ import io.remora.node.SimulatedExecutor.Kind;
 import io.remora.provider.MachineSpec;
 import io.remora.runtime.Batch;
 import io.remora.runtime.BatchSink;
+import io.remora.runtime.NodeLostException;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.SessionListener;
 import io.remora.runtime.StorageBirth;
@@ -94,6 +95,11 @@ final class SimulatedProgram implements SessionListener {
   /** The error with which the session ended; null if it was not lost. */
   RemoraException lost() {
     return lost;
+  }
+
+  /** The last batch whose answer the program has. */
+  int executed() {
+    return executed;
   }
 
   /** What is wrong at the end; null if nothing is. */
@@ -253,7 +259,7 @@ final class SimulatedProgram implements SessionListener {
 
   private boolean submit() {
     int sequence = made + 1;
-    Kind kind = Kind.values()[random.nextInt(Kind.values().length - (risky ? 0 : 1))];
+    Kind kind = Kind.ALL.get(random.nextInt(Kind.ALL.size() - (risky ? 0 : 1)));
     int size = SimulatedExecutor.KIND_AT + 1 + random.nextInt(random.nextInt(4) == 0 ? 900 : 60);
     boolean onlyFrees = random.nextInt(12) == 0 && sequence < batches;
     ByteBuffer bytes;
@@ -263,7 +269,7 @@ final class SimulatedProgram implements SessionListener {
     } else {
       bytes = ByteBuffer.allocate(size);
       random.nextBytes(bytes.array());
-      bytes.put(2, (byte) 1).put(SimulatedExecutor.KIND_AT, (byte) kind.ordinal());
+      bytes.put(2, (byte) 1).put(SimulatedExecutor.KIND_AT, (byte) Kind.ALL.indexOf(kind));
     }
     if (!sink.hasRoom(bytes.remaining())) {
       return false;
@@ -347,7 +353,12 @@ final class SimulatedProgram implements SessionListener {
     ask(
         Done.class,
         to -> new MachineProtocol.CloseSession(session, to),
-        (done, failure) -> closeMachine());
+        (done, failure) -> {
+          if (lost == null && failure instanceof NodeLostException cause) {
+            lost = cause;
+          }
+          closeMachine();
+        });
   }
 
   private void closeMachine() {

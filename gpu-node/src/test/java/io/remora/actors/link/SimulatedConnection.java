@@ -37,6 +37,9 @@ public final class SimulatedConnection implements LinkConnection, LinkLine {
 
     /** Notes what happens. */
     void note(String text);
+
+    /** The dialling end has handled the acknowledgement of a batch. */
+    void acknowledged(SimulatedConnection by, long sequence);
   }
 
   private record Frame(FrameType type, long session, long sequence, byte[] payload) {
@@ -238,6 +241,9 @@ public final class SimulatedConnection implements LinkConnection, LinkLine {
         PooledBuffer payload = new PooledBuffer(bytes, () -> wipe(bytes));
         handler.onFrame(this, header, payload);
         payload.release();
+      }
+      if (frame.type == FrameType.ACK) {
+        world.acknowledged(peer, frame.sequence);
       }
     } catch (RuntimeException e) {
       closeBecause(e);
