@@ -202,7 +202,12 @@ class BatchMailboxTest {
   void executedBatchesBeyondTheMemoryGoToDiskAndComeBack(@TempDir Path folder) throws Exception {
     LinkSettings settings = settings();
     BatchMailbox mailbox =
-        new BatchMailbox(SESSION, new MachineFigures("m"), settings, onDisk(400, 1 << 20, folder), System::nanoTime);
+        new BatchMailbox(
+            SESSION,
+            new MachineFigures("m"),
+            settings,
+            onDisk(400, 1 << 20, folder),
+            System::nanoTime);
     mailbox.connect(connectedTo(settings));
     for (int i = 1; i <= 20; i++) {
       submitWhenThereIsRoom(mailbox, batch(i, 100));
@@ -249,7 +254,12 @@ class BatchMailboxTest {
     Path file = Files.createFile(folder.resolve("file"));
     LinkSettings settings = settings();
     BatchMailbox mailbox =
-        new BatchMailbox(SESSION, new MachineFigures("m"), settings, onDisk(250, 1 << 20, file), System::nanoTime);
+        new BatchMailbox(
+            SESSION,
+            new MachineFigures("m"),
+            settings,
+            onDisk(250, 1 << 20, file),
+            System::nanoTime);
     mailbox.connect(connectedTo(settings));
     for (int i = 1; i <= 2; i++) {
       submitWhenThereIsRoom(mailbox, batch(i, 100));
