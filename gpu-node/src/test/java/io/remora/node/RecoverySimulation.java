@@ -30,9 +30,11 @@ import java.net.InetSocketAddress;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.EnumMap;
+import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Random;
+import java.util.Set;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionStage;
 import org.slf4j.LoggerFactory;
@@ -86,6 +88,9 @@ final class RecoverySimulation implements SimulatedConnection.World, AutoCloseab
   /** What a schedule has come to. */
   record Outcome(
       long steps, Duration time, int recoveries, int faults, int replayed, boolean lost) {}
+
+  /** A node has answered a batch in another way than the program knows. */
+  private record Difference(SimulatedNode node, long batch) {}
 
   private static final List<Fault> FAULTS = List.of(Fault.values());
   private static final int MOST_STEPS = 200_000;
@@ -145,8 +150,7 @@ final class RecoverySimulation implements SimulatedConnection.World, AutoCloseab
   private int executions;
   private boolean damagedPause;
   private SimulatedProgram program;
-  private SimulatedNode differing;
-  private long differingBatch;
+  private final Set<Difference> differences = new HashSet<>();
   private boolean differed;
   private Broken broken;
 
@@ -181,7 +185,7 @@ final class RecoverySimulation implements SimulatedConnection.World, AutoCloseab
     fingerprint = 0;
     executions = 0;
     damagedPause = false;
-    differing = null;
+    differences.clear();
     differed = false;
     broken = null;
     Random random = time.random();
@@ -227,9 +231,7 @@ final class RecoverySimulation implements SimulatedConnection.World, AutoCloseab
       throw failure(complaint, null);
     }
     if (differed && program.lost() == null) {
-      throw failure(
-          "the program did not hear that batch %d gave another answer".formatted(differingBatch),
-          null);
+      throw failure("the program did not hear of another answer to one of " + differences, null);
     }
     if (program.lost() != null && !isExcused(program.lost().getMessage(), risky, logBytes)) {
       throw failure("the session was lost without need", program.lost());
@@ -290,8 +292,7 @@ final class RecoverySimulation implements SimulatedConnection.World, AutoCloseab
             && isDue(Fault.DIFFER);
     if (differs) {
       note("batch %d differs".formatted(sequence));
-      differing = node;
-      differingBatch = sequence;
+      differences.add(new Difference(node, sequence));
     }
     return differs;
   }
@@ -299,7 +300,8 @@ final class RecoverySimulation implements SimulatedConnection.World, AutoCloseab
   @Override
   public void acknowledged(SimulatedConnection by, long sequence) {
     differed |=
-        differing != null && sequence == differingBatch && differing.connections().contains(by);
+        differences.stream()
+            .anyMatch(each -> each.batch == sequence && each.node.connections().contains(by));
   }
 
   /** The state of a pause is damaged, which loses the session. */
@@ -315,8 +317,8 @@ final class RecoverySimulation implements SimulatedConnection.World, AutoCloseab
       step(program, begin);
     }
     for (SimulatedNode node : nodes) {
-      if (node.isAlive()) {
-        throw failure(node.description() + " still runs", null);
+      if (node.isAlive() || !node.isTerminated()) {
+        throw failure("the provider was not told to end the " + node.description(), null);
       }
       stop(node.actor());
     }
@@ -343,7 +345,8 @@ final class RecoverySimulation implements SimulatedConnection.World, AutoCloseab
 
   // Faults --------------------------------------------------------------------------------------
 
-  private void fault(Fault fault) {
+  /** Makes something go wrong, which happens now or later. */
+  void fault(Fault fault) {
     Random random = time.random();
     List<SimulatedNode> alive = nodes.stream().filter(SimulatedNode::isAlive).toList();
     SimulatedNode node = alive.isEmpty() ? null : alive.get(random.nextInt(alive.size()));

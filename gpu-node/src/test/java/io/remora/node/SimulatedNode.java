@@ -85,6 +85,11 @@ final class SimulatedNode implements ProvisionedNode, SimulatedExecutor.Host {
     return alive;
   }
 
+  /** Whether the provider was told to end it. */
+  boolean isTerminated() {
+    return termination != null;
+  }
+
   List<SimulatedConnection> connections() {
     return connections;
   }

@@ -359,6 +359,9 @@ final class SimulatedProgram implements SessionListener {
           }
           closeMachine();
         });
+    if (random.nextInt(6) == 0) {
+      simulation.fault(RecoverySimulation.Fault.KILL);
+    }
   }
 
   private void closeMachine() {
