@@ -60,6 +60,7 @@ final class LinkServer implements AutoCloseable {
   private final ActorRef<NodeActor.Command> node;
   private final ActorSystem<?> system;
   private final Map<OwnerConnection, LinkConnection> connections = new ConcurrentHashMap<>();
+  private final StateWrites writes = new StateWrites();
   private volatile boolean closed;
 
   private final Object noticeLock = new Object();
@@ -282,6 +283,11 @@ final class LinkServer implements AutoCloseable {
             node.tell(new NodeActor.OpenSession(link, session, inbox, outbox, restoredFrom)));
   }
 
+  /** What the node is writing to the store. */
+  StateWrites writes() {
+    return writes;
+  }
+
   /** How long a token for a direct connection may wait to be used. */
   Duration tokenLifetime() {
     return settings.tokenLifetime();
@@ -298,6 +304,7 @@ final class LinkServer implements AutoCloseable {
     CompletableFuture<Void> unused =
         CompletableFuture.runAsync(
             () -> {
+              writes.forget(pause);
               try {
                 StateStores.open(system.settings().config()).delete(pause);
               } catch (IOException | RuntimeException e) {

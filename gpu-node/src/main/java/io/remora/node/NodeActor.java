@@ -263,7 +263,8 @@ public final class NodeActor extends AbstractBehavior<NodeActor.Command> {
                     () -> executors.create(listening.executorDevices, settings.deniedOperators()),
                     open.restoredFrom,
                     Optional.ofNullable(python),
-                    models),
+                    models,
+                    server.writes()),
                 DispatcherSelector.fromConfig(NodeSettings.SESSION_DISPATCHER));
     sessions.add(key);
     getContext().watchWith(actor, new SessionEnded(key));

@@ -108,6 +108,7 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
    * @param restoredFrom where the session was saved; null: it is new
    * @param python runs Python functions; empty if they are not allowed
    * @param models loads and saves models
+   * @param writes knows what the node is writing to the store
    */
   static Behavior<Command> create(
       String machine,
@@ -117,7 +118,8 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
       Supplier<BatchExecutor> executors,
       SavedState restoredFrom,
       Optional<PythonEnvironment> python,
-      NodeModels models) {
+      NodeModels models,
+      StateWrites writes) {
     return Behaviors.setup(
         context -> {
           context.setLoggerName(SessionActor.class);
@@ -150,7 +152,16 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
           ModelCalls modelCalls = models.session(machine, name);
           executor.answerCallsWith(modelCalls);
           return new SessionActor(
-              context, name, session, inbox, outbox, executor, executed, worker, modelCalls);
+              context,
+              name,
+              session,
+              inbox,
+              outbox,
+              executor,
+              executed,
+              worker,
+              modelCalls,
+              writes);
         });
   }
 
@@ -163,7 +174,8 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
       BatchExecutor executor,
       long executed,
       Optional<PythonWorker> worker,
-      ModelCalls modelCalls) {
+      ModelCalls modelCalls,
+      StateWrites writes) {
     super(context);
     this.name = name;
     this.inbox = inbox;
@@ -179,7 +191,8 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
             session,
             () -> StateStores.open(config),
             outbox,
-            context.getSystem().dispatchers().lookup(DispatcherSelector.blocking()));
+            context.getSystem().dispatchers().lookup(DispatcherSelector.blocking()),
+            writes);
     this.figures = NodeFigures.PROCESS.sessionOpened(inbox);
     figures.setStorages(executor.storageCount());
     outbox.opened();

@@ -35,6 +35,7 @@ final class SessionSaver {
   private final Supplier<StateStore> store;
   private final SessionOutbox outbox;
   private final Executor writers;
+  private final StateWrites writes;
 
   // The latest request, and its answer; null while the answer is being made. A checkpoint may end
   // after the next request has come.
@@ -46,18 +47,21 @@ final class SessionSaver {
    * @param session its number
    * @param store opens the state store
    * @param writers run what writes checkpoints
+   * @param writes knows what is being written
    */
   SessionSaver(
       String name,
       long session,
       Supplier<StateStore> store,
       SessionOutbox outbox,
-      Executor writers) {
+      Executor writers,
+      StateWrites writes) {
     this.name = name;
     this.session = session;
     this.store = store;
     this.outbox = outbox;
     this.writers = writers;
+    this.writes = writes;
   }
 
   /**
@@ -78,6 +82,7 @@ final class SessionSaver {
     latest = request.name();
     answer = null;
     StateKey key = new StateKey(request.name(), session);
+    writes.begin(key);
     if (request.checkpoint()) {
       checkpoint(key, executor, executed);
     } else {
@@ -133,11 +138,23 @@ final class SessionSaver {
       log.warn("Session {} cannot be saved", name, e);
       message.setFailure(text(e));
     }
+    if (writes.end(key)) {
+      delete(key.pause());
+    }
     SessionSaved made = message.build();
     if (key.pause().equals(latest)) {
       answer = made;
     }
     outbox.send(FrameType.SESSION_SAVED, made);
+  }
+
+  /** Deletes what nobody needed any more while it was written. */
+  private void delete(String pause) {
+    try {
+      store.get().delete(pause);
+    } catch (IOException | RuntimeException e) {
+      log.warn("The saved state {} cannot be deleted: {}", pause, e.toString());
+    }
   }
 
   /**

@@ -304,6 +304,11 @@ final class RecoverySimulation implements SimulatedConnection.World, AutoCloseab
             .anyMatch(each -> each.batch == sequence && each.node.connections().contains(by));
   }
 
+  /** Whether the machine has got another answer than the program knows. */
+  boolean hasDiffered() {
+    return differed;
+  }
+
   /** The state of a pause is damaged, which loses the session. */
   void damagedPause() {
     damagedPause = true;

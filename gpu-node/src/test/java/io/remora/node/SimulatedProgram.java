@@ -388,6 +388,9 @@ final class SimulatedProgram implements SessionListener {
     if (sequence != executed + 1) {
       simulation.fail("batch %d was answered after batch %d".formatted(sequence, executed), null);
     }
+    if (simulation.hasDiffered()) {
+      simulation.fail("batch %d was answered by a node that differs".formatted(sequence), null);
+    }
     long state = states.get((int) sequence);
     Kind kind = kinds.get((int) sequence);
     ByteBuffer right = ByteBuffer.wrap(SimulatedExecutor.report(kind, sequence, state));
@@ -413,6 +416,9 @@ final class SimulatedProgram implements SessionListener {
 
   @Override
   public ByteBuffer valueDestination(long request, long offset, int length) {
+    if (lost != null) {
+      return null;
+    }
     if (request != executed + 1 || kinds.get((int) request) != Kind.LARGE_VALUE) {
       simulation.fail("bytes of value %d came after batch %d".formatted(request, executed), null);
     }
@@ -421,7 +427,7 @@ final class SimulatedProgram implements SessionListener {
 
   @Override
   public void onValueReceived(long request, long offset, int length) {
-    if (offset != largeReceived) {
+    if (lost == null && offset != largeReceived) {
       simulation.fail("bytes at %d came after %d".formatted(offset, largeReceived), null);
     }
     largeReceived += length;
@@ -429,12 +435,12 @@ final class SimulatedProgram implements SessionListener {
 
   @Override
   public void onLost(RemoraException cause) {
-    if (closing) {
+    if (closing && !(cause instanceof NodeLostException)) {
       return; // the session was closed
     }
     simulation.note("lost: " + cause.getMessage());
     lost = cause;
-    if (sink != null) {
+    if (sink != null && !closing) {
       soon();
     }
   }

@@ -159,6 +159,7 @@ final class LinkFrameReader implements LinkConnection.Handler {
         listener.onExecuted(header.sequence(), report);
       }
     } catch (ReplayDifference e) {
+      session.mailbox.lose(e); // at once: the program must not get what this node answers next
       actor.tell(new LinkEvent.SessionFailed(header.session(), e));
       return;
     } finally {
