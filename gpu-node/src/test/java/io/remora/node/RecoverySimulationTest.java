@@ -12,7 +12,9 @@ import org.junit.jupiter.api.Test;
 /** Schedules of faults over a recovering machine, see {@link RecoverySimulation}. */
 class RecoverySimulationTest {
 
-  private static final int FAST = 300;
+  /** Seeds 19, 98 and 246 have found faults. */
+  private static final int FAST = 250;
+
   private static final int TRACE = Integer.getInteger("remora.simulation.trace", 400);
   private static final long FIRST_OF_FULL = 1_000_000;
 
@@ -47,13 +49,13 @@ class RecoverySimulationTest {
 
   /** Runs schedules until this time has passed, and at least so many. */
   private static void run(long first, Duration limit, int least) {
-    long start = System.nanoTime();
     long steps = 0;
     int lost = 0;
     int moved = 0;
     int replayed = 0;
     long seed = first;
     RecoverySimulation simulation = new RecoverySimulation();
+    long start = 0;
     try {
       while (seed < first + least || System.nanoTime() - start < limit.toNanos()) {
         RecoverySimulation.Outcome outcome;
@@ -61,6 +63,9 @@ class RecoverySimulationTest {
           outcome = simulation.run(seed, null);
         } catch (RecoverySimulation.Broken e) {
           throw new AssertionError(story(seed, e), e);
+        }
+        if (seed == first) {
+          start = System.nanoTime(); // the first also loads the classes
         }
         steps += outcome.steps();
         lost += outcome.lost() ? 1 : 0;
