@@ -86,6 +86,7 @@ final class SeveralProgramsTest {
       import static org.bytedeco.pytorch.global.torch.*;
 
       import com.typesafe.config.ConfigFactory;
+      import io.remora.recording.RecordingSettings;
       import io.remora.runtime.*;
       import java.util.*;
       import org.bytedeco.pytorch.*;
@@ -95,7 +96,8 @@ final class SeveralProgramsTest {
         public static void main(String[] arguments) {
           ClientSettings settings = ClientSettings.from(ConfigFactory.load());
           GatewayHost host =
-              new GatewayHost("MACHINE", GatewayAddress.parse("ADDRESS", null), settings);
+              new GatewayHost(
+                  "MACHINE", GatewayAddress.parse("ADDRESS", null), settings, RecordingSettings.OFF);
           Map<String, Double> before = host.stats();
           MachineSession session =
               MachineSession.open("MACHINE", 1, SessionSettings.from(ConfigFactory.load()));
