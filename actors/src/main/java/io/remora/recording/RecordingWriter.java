@@ -19,6 +19,7 @@ import java.util.Set;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.concurrent.locks.Condition;
 import java.util.concurrent.locks.ReentrantLock;
 import java.util.zip.CRC32C;
@@ -48,10 +49,19 @@ final class RecordingWriter {
 
   private static final Set<RecordingWriter> OPEN = ConcurrentHashMap.newKeySet();
 
-  static {
-    Runtime.getRuntime()
-        .addShutdownHook(
-            new Thread(() -> OPEN.forEach(RecordingWriter::awaitWritten), "remora-recordings"));
+  private static final AtomicBoolean HOOKED = new AtomicBoolean();
+
+  /** Waits for all recordings at the JVM's end, from the first recording on. */
+  private static void awaitAtExit() {
+    if (HOOKED.compareAndSet(false, true)) {
+      try {
+        Runtime.getRuntime()
+            .addShutdownHook(
+                new Thread(() -> OPEN.forEach(RecordingWriter::awaitWritten), "remora-recordings"));
+      } catch (IllegalStateException e) {
+        log.debug("The JVM is ending: nothing waits for recordings", e);
+      }
+    }
   }
 
   /** Something to write, and what it holds until then. */
@@ -104,6 +114,7 @@ final class RecordingWriter {
             FileChannel.open(file, StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE);
         RecordingWriter writer = new RecordingWriter(file, channel, settings, header.machine());
         OPEN.add(writer);
+        awaitAtExit();
         writer.add(header, 0, 0);
         Thread thread = new Thread(writer::run, "remora-recording-" + file.getFileName());
         thread.setDaemon(true);
