@@ -3,6 +3,7 @@ package io.remora.client;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.awaitility.Awaitility.await;
 import static org.bytedeco.pytorch.global.torch.full;
 import static org.bytedeco.pytorch.global.torch.randn;
 
@@ -46,7 +47,9 @@ final class KeptTensorsTest {
                     "remora.state.directory",
                     directory.toString(),
                     "remora.recovery.mode",
-                    recovery)))
+                    recovery,
+                    "remora.recovery.checkpoint-interval",
+                    "200 ms")))
         .open();
   }
 
@@ -144,7 +147,16 @@ final class KeptTensorsTest {
       machine.keep("x", Map.of("x", filled(machine, 1)));
       Tensor kept = machine.kept("x").orElseThrow().tensors().get("x");
       machine.keep("x", Map.of("x", kept.add(new Scalar(1))));
-      machine.synchronize();
+      // Only a checkpoint lets another node continue after that. The next may have begun before.
+      double made = machine.stats().get("checkpoints");
+      await()
+          .atMost(Duration.ofSeconds(30))
+          .until(
+              () -> {
+                filled(machine, 0).close();
+                machine.synchronize();
+                return machine.stats().get("checkpoints") >= made + 2;
+              });
       MockNodes.kill(MockNodes.any());
 
       assertThat(kept.mean().item_float()).isEqualTo(1f);

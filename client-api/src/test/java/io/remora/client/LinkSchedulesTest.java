@@ -48,7 +48,7 @@ final class LinkSchedulesTest {
       """;
 
   private static final int STEPS = 150;
-  private static final Duration LONG_RUN = Duration.ofSeconds(60);
+  private static final Duration LONG_RUN = Duration.ofSeconds(30);
 
   @Test
   @Tag("full")

@@ -106,7 +106,7 @@ final class FuzzedSequencesTest {
   @Tag("full")
   @Timeout(value = 3, unit = TimeUnit.HOURS)
   void manyShortSequences() {
-    run(machine, seeds(Integer.getInteger("remora.fuzz.short", 5_000)), 25, Garbage.SCOPE);
+    run(machine, seeds(Integer.getInteger("remora.fuzz.short", 2_500)), 25, Garbage.SCOPE);
   }
 
   @Test
