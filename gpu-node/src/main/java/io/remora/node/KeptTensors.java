@@ -126,7 +126,9 @@ final class KeptTensors {
           "tensors are kept for 1 to %d seconds, not %s"
               .formatted(LONGEST_LEASE_SECONDS, Long.toUnsignedString(lease)));
     }
-    List<Version> before = versions(name);
+    StateStore used = store.get();
+    List<Version> all = versions(used, PREFIX);
+    List<Version> before = all.stream().filter(version -> isKeptHere(version, name)).toList();
     // Another node's clock may have been ahead.
     long millis =
         before.stream().mapToLong(each -> each.millis() + 1).reduce(clock.millis(), Math::max);
@@ -135,15 +137,12 @@ final class KeptTensors {
         Version.of(key).orElseThrow(() -> new IllegalStateException("not a key: " + key));
     try {
       SavedSession saved =
-          store
-              .get()
-              .save(
-                  new StateKey(key, SESSION),
-                  file -> {
-                    ModelCalls.write(
-                        call, file, request.getTensorsList(), request.getMetadataMap());
-                    return SavedSession.ofFile(file, request.getTensorsCount(), 0);
-                  });
+          used.save(
+              new StateKey(key, SESSION),
+              file -> {
+                ModelCalls.write(call, file, request.getTensorsList(), request.getMetadataMap());
+                return SavedSession.ofFile(file, request.getTensorsCount(), 0);
+              });
       log.info(
           "Machine {}: {} tensors are kept as {}, {} bytes, for {} s",
           machine,
@@ -157,8 +156,9 @@ final class KeptTensors {
               .formatted(name, SessionSaver.text(e)),
           e);
     }
-    before.forEach(each -> delete(store.get(), each));
-    deleteExpired(store.get(), clock);
+    all.stream()
+        .filter(each -> before.contains(each) || each.isOver(clock))
+        .forEach(each -> delete(used, each));
     return version;
   }
 
@@ -168,8 +168,12 @@ final class KeptTensors {
    * @param name only of this one; "" for all
    */
   List<Version> find(String name) {
+    return newest(kept(store.get(), name));
+  }
+
+  private List<Version> newest(List<Version> versions) {
     Map<String, Version> newest = new HashMap<>();
-    for (Version version : versions(name)) {
+    for (Version version : versions) {
       newest.merge(
           version.name(), version, (one, other) -> one.millis() > other.millis() ? one : other);
     }
@@ -181,9 +185,10 @@ final class KeptTensors {
 
   /** Deletes what is kept under a name, and returns it. */
   List<Version> drop(String name) {
-    List<Version> dropped = find(name);
-    versions(name).forEach(version -> delete(store.get(), version));
-    return dropped;
+    StateStore used = store.get();
+    List<Version> versions = kept(used, name);
+    versions.forEach(version -> delete(used, version));
+    return newest(versions);
   }
 
   /**
@@ -233,31 +238,35 @@ final class KeptTensors {
     }
   }
 
-  private List<Version> versions(String name) {
-    List<Version> found = new ArrayList<>();
+  /** All versions of a name of this machine, or of all names if it is "". */
+  private List<Version> kept(StateStore used, String name) {
+    return versions(used, PREFIX + machine + ".").stream()
+        .filter(version -> isKeptHere(version, name))
+        .toList();
+  }
+
+  private boolean isKeptHere(Version version, String name) {
+    return version.machine().equals(machine) && (name.isEmpty() || version.name().equals(name));
+  }
+
+  private static List<Version> versions(StateStore store, String prefix) {
     try {
-      for (StateStore.Stored stored : store.get().list(PREFIX + machine + ".")) {
-        Version.of(stored.pause())
-            .filter(version -> version.machine().equals(machine))
-            .filter(version -> name.isEmpty() || version.name().equals(name))
-            .ifPresent(found::add);
-      }
+      return store.list(prefix).stream()
+          .flatMap(stored -> Version.of(stored.pause()).stream())
+          .toList();
     } catch (IOException e) {
       throw new ModelException("the node's state store cannot be read: " + SessionSaver.text(e), e);
     }
-    return found;
   }
 
   /** Deletes what machines have kept in a store and whose lease is over. */
   static void deleteExpired(StateStore store, Clock clock) {
     try {
-      for (StateStore.Stored stored : store.list(PREFIX)) {
-        Version.of(stored.pause())
-            .filter(version -> version.isOver(clock))
-            .ifPresent(version -> delete(store, version));
-      }
-    } catch (IOException e) {
-      log.debug("Cannot look for kept tensors whose lease is over: {}", SessionSaver.text(e));
+      versions(store, PREFIX).stream()
+          .filter(version -> version.isOver(clock))
+          .forEach(version -> delete(store, version));
+    } catch (ModelException e) {
+      log.debug("Cannot look for kept tensors whose lease is over: {}", e.getMessage());
     }
   }
 
