@@ -17,7 +17,6 @@ from ._session import Session
 
 DEFAULT_LEASE = 86400.0
 _STRUCTURE = "remora.structure"  # the metadata's entry with what is not a tensor
-_TIMEOUT = 7200.0
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def keep(session: Session, name: str, state: Any, lease: float) -> Kept:
         )
     )
     answer, _ = models.ask(
-        session, f"keeping {name}", call, tensors=[*distinct.values()], timeout=_TIMEOUT
+        session, f"keeping {name}", call, tensors=[*distinct.values()], timeout=models.TIMEOUT
     )
     return _kept(answer.kept.kept[0])
 
@@ -64,7 +63,9 @@ def kept(session: Session, name: str, device: int) -> Any:
     if not found:
         return None
     call = pb.NodeCall(load_kept=pb.LoadKept(key=found[0].key))
-    answer, results = models.ask(session, f"getting {name}", call, device=device, timeout=_TIMEOUT)
+    answer, results = models.ask(
+        session, f"getting {name}", call, device=device, timeout=models.TIMEOUT
+    )
     tensors = {each.name: results[each.tensor] for each in answer.kept_loaded.tensors}
     structure = answer.kept_loaded.metadata.get(_STRUCTURE)
     if structure is None:  # kept by a Java program
@@ -79,14 +80,14 @@ def list_kept(session: Session) -> list[Kept]:
 def drop(session: Session, name: str) -> bool:
     models.require_node(session)
     call = pb.NodeCall(drop_kept=pb.DropKept(name=_checked(name)))
-    answer, _ = models.ask(session, f"dropping {name}", call, timeout=_TIMEOUT)
+    answer, _ = models.ask(session, f"dropping {name}", call, timeout=models.TIMEOUT)
     return len(answer.kept.kept) > 0
 
 
 def _find(session: Session, name: str) -> list[pb.Kept]:
     models.require_node(session)
     call = pb.NodeCall(find_kept=pb.FindKept(name=name))
-    answer, _ = models.ask(session, "looking for what is kept", call, timeout=_TIMEOUT)
+    answer, _ = models.ask(session, "looking for what is kept", call, timeout=models.TIMEOUT)
     return list(answer.kept.kept)
 
 

@@ -43,6 +43,18 @@ def _gpu_type(name: str) -> str:
     return name.strip().upper().replace("_", "-")
 
 
+def _check_gpus(gpu_type: str | None, gpu_count: int | None) -> None:
+    if gpu_type is not None and _gpu_type(gpu_type) not in GPU_TYPES:
+        raise ValueError(f"unknown GPU type {gpu_type!r}; the types are {', '.join(GPU_TYPES)}")
+    if gpu_count is not None and not 1 <= gpu_count <= 8:
+        raise ValueError(f"gpu_count must be 1 to 8, not {gpu_count}")
+
+
+def _check_seconds(what: str, seconds: float | None) -> None:
+    if seconds is not None and not (seconds > 0 and math.isfinite(seconds)):
+        raise ValueError(f"{what} must be a positive number of seconds, not {seconds}")
+
+
 @dataclass(frozen=True)
 class DeviceInfo:
     """A device of a machine: name, kind (``"cuda"``, ``"cpu"``, …), and memory in bytes (0: unknown)."""
@@ -141,10 +153,7 @@ class RemoteMachine:
         """
         if not provider:
             raise ValueError("provider must not be empty")
-        if gpu_type is not None and _gpu_type(gpu_type) not in GPU_TYPES:
-            raise ValueError(f"unknown GPU type {gpu_type!r}; the types are {', '.join(GPU_TYPES)}")
-        if not 1 <= gpu_count <= 8:
-            raise ValueError(f"gpu_count must be 1 to 8, not {gpu_count}")
+        _check_gpus(gpu_type, gpu_count)
         if recovery not in (None, "off", "replay"):
             raise ValueError(f'recovery must be "off" or "replay", not {recovery!r}')
         for what, seconds in (
@@ -152,8 +161,7 @@ class RemoteMachine:
             ("timeout", timeout),
             ("checkpoint_interval", checkpoint_interval),
         ):
-            if seconds is not None and not (seconds > 0 and math.isfinite(seconds)):
-                raise ValueError(f"{what} must be a positive number of seconds, not {seconds}")
+            _check_seconds(what, seconds)
         if isinstance(packages, str):
             raise ValueError("packages must be a list of names, not one string")
         self._provider = provider
@@ -457,12 +465,8 @@ class RemoteMachine:
             ValueError: an argument is out of range.
 
         """
-        if gpu_type is not None and _gpu_type(gpu_type) not in GPU_TYPES:
-            raise ValueError(f"unknown GPU type {gpu_type!r}; the types are {', '.join(GPU_TYPES)}")
-        if gpu_count is not None and not 1 <= gpu_count <= 8:
-            raise ValueError(f"gpu_count must be 1 to 8, not {gpu_count}")
-        if timeout is not None and not (timeout > 0 and math.isfinite(timeout)):
-            raise ValueError(f"timeout must be a positive number of seconds, not {timeout}")
+        _check_gpus(gpu_type, gpu_count)
+        _check_seconds("timeout", timeout)
         session, gateway, machine = self._running()
         if gateway is None:
             raise exceptions.MachineStateException("a machine in this process cannot be moved")

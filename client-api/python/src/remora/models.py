@@ -41,7 +41,7 @@ _LEFT_BEHIND_SECONDS = 3600.0  # a file without writes for so long is abandoned
 _METADATA = "__metadata__"  # no tensor of a safetensors file can have this name
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.2
 _BETWEEN_LOG_LINES = 5.0
-_TIMEOUT = 7200.0
+TIMEOUT = 7200.0
 _OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")
 
 
@@ -80,7 +80,7 @@ def load_huggingface_state_dicts(
     token: str | None = None,
     endpoint: str | None = None,
     progress: Callable[[LoadProgress], None] | None = None,
-    timeout: float = _TIMEOUT,
+    timeout: float = TIMEOUT,
 ) -> dict[str, dict[str, torch.Tensor]]:
     """Makes a machine's node load a model's weights onto one of its devices.
 
@@ -127,7 +127,7 @@ def load_huggingface_state_dicts(
         raise ValueError(f"timeout must be a positive number of seconds, not {timeout}")
     if dtype is not None and not dtype.is_floating_point:
         raise ValueError(f"dtype must be a floating point type, not {dtype}")
-    session, number = place(device)
+    session, number = _place(device)
     load = pb.Load(
         id=random.SystemRandom().getrandbits(64),
         source=repo if isinstance(repo, str) else os.path.join(".", repo),  # noqa: PTH118 - Path drops "./"
@@ -146,7 +146,7 @@ def load_huggingface_state_dicts(
         raise
 
 
-def place(device: torch.device | str | RemoteMachine) -> tuple[Session, int]:
+def _place(device: torch.device | str | RemoteMachine) -> tuple[Session, int]:
     """Returns the session of a device, and its number on the machine."""
     if not isinstance(device, str | torch.device):
         device = device.device()
@@ -291,7 +291,7 @@ def save(
             metadata=texts,
         )
     )
-    ask(session, f"saving {os.fspath(path)}", call, tensors=[*tensors.values()], timeout=_TIMEOUT)
+    ask(session, f"saving {os.fspath(path)}", call, tensors=[*tensors.values()], timeout=TIMEOUT)
 
 
 def descriptions(tensors: Mapping[str, torch.Tensor]) -> list[pb.TensorToSave]:
