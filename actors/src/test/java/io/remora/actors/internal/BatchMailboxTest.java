@@ -94,6 +94,15 @@ class BatchMailboxTest {
     mailbox.submit(batch);
   }
 
+  /** Batches of 100 bytes, each of which the node has executed before the next. */
+  private void executeOneByOne(BatchMailbox mailbox, int count) throws Exception {
+    for (int i = 1; i <= count; i++) {
+      submitWhenThereIsRoom(mailbox, batch(i, 100));
+      awaitSent(mailbox);
+      acknowledge(mailbox, i, i);
+    }
+  }
+
   @Test
   void sendsWaitingBatchesTogetherInOneFrame() throws Exception {
     LinkSettings settings = settings();
@@ -186,11 +195,7 @@ class BatchMailboxTest {
         new BatchMailbox(
             SESSION, new MachineFigures("m"), settings, recovering(250), System::nanoTime);
     mailbox.connect(connectedTo(settings));
-    for (int i = 1; i <= 2; i++) {
-      submitWhenThereIsRoom(mailbox, batch(i, 100));
-      awaitSent(mailbox);
-      acknowledge(mailbox, i, i);
-    }
+    executeOneByOne(mailbox, 2);
     assertThat(mailbox.hasRoom(100)).isFalse();
 
     mailbox.recovery().forgetUpTo(2);
@@ -209,11 +214,7 @@ class BatchMailboxTest {
             onDisk(400, 1 << 20, folder),
             System::nanoTime);
     mailbox.connect(connectedTo(settings));
-    for (int i = 1; i <= 20; i++) {
-      submitWhenThereIsRoom(mailbox, batch(i, 100));
-      awaitSent(mailbox);
-      acknowledge(mailbox, i, i);
-    }
+    executeOneByOne(mailbox, 20);
     await().until(() -> mailbox.recovery().diskBytes() >= 1800);
     assertThat(mailbox.recovery().bytes()).isEqualTo(2000);
     await().until(() -> releases(18) == 1);
@@ -261,11 +262,7 @@ class BatchMailboxTest {
             onDisk(250, 1 << 20, file),
             System::nanoTime);
     mailbox.connect(connectedTo(settings));
-    for (int i = 1; i <= 2; i++) {
-      submitWhenThereIsRoom(mailbox, batch(i, 100));
-      awaitSent(mailbox);
-      acknowledge(mailbox, i, i);
-    }
+    executeOneByOne(mailbox, 2);
     assertThat(mailbox.hasRoom(100)).isFalse();
 
     mailbox.recovery().forgetUpTo(2);
