@@ -152,6 +152,25 @@ final class MigrateTest {
 
   @Test
   @Tag("full")
+  void aNodeWhoseLifeTimeEndsIsLeftBefore() {
+    try (RemoteMachine machine =
+        open(
+            """
+            remora.recovery.mode = replay
+            remora.node.life-time = 20 s
+            """)) {
+      List<Float> undisturbed = SmallTraining.losses(machine, step -> {});
+      ProcessHandle former = MockNodes.any();
+      await().atMost(LIMIT).until(() -> machine.stats().get("moves") >= 1);
+
+      assertThat(SmallTraining.losses(machine, step -> {})).isEqualTo(undisturbed);
+      await().atMost(LIMIT).until(() -> !former.isAlive());
+    }
+    assertNothingIsLeft();
+  }
+
+  @Test
+  @Tag("full")
   void aNodeThatEndsBeforeAnotherIsThereIsReplacedByOne() throws Exception {
     Path java =
         Files.createSymbolicLink(

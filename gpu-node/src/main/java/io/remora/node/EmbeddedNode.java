@@ -25,6 +25,7 @@ import java.net.InetSocketAddress;
 import java.nio.channels.ServerSocketChannel;
 import java.time.Duration;
 import java.util.List;
+import java.util.Optional;
 import java.util.UUID;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionStage;
@@ -210,15 +211,37 @@ public final class EmbeddedNode implements AutoCloseable {
     }
   }
 
+  /** When the node is to give notice that its life-time ends, measured from its start. */
+  Optional<Duration> untilNotice() {
+    return settings.untilNotice();
+  }
+
+  /**
+   * Tells the machines that recover from the loss of a node that this one's life-time ends, and
+   * waits until they have moved, or the time is over.
+   *
+   * @return whether there was such a machine; if not, the node had better work on
+   */
+  boolean giveNoticeOfEnd() {
+    return giveNotice(
+        "The node's life-time of %d s ends (remora.node.life-time)"
+            .formatted(settings.lifeTime().toSeconds()),
+        settings.noticeOfEnd());
+  }
+
   /**
    * Tells the machines that recover from the loss of a node that this one will end, and waits until
    * they have moved, for {@code remora.node.notice-grace} at most.
    */
   void giveNotice(String reason) {
-    long startNanos = System.nanoTime();
     NodeReadiness.Status.of(system).ending(reason);
+    giveNotice(reason, settings.noticeGrace());
+  }
+
+  private boolean giveNotice(String reason, Duration limit) {
+    long startNanos = System.nanoTime();
     try {
-      int machines = server.giveNotice(reason, settings.noticeGrace());
+      int machines = server.giveNotice(reason, limit);
       if (machines > 0) {
         log.info(
             "{}. {} machine(s) were told, and the node has waited for them for {} ms",
@@ -226,8 +249,10 @@ public final class EmbeddedNode implements AutoCloseable {
             machines,
             TimeUnit.NANOSECONDS.toMillis(System.nanoTime() - startNanos));
       }
+      return machines > 0;
     } catch (InterruptedException e) {
       Thread.currentThread().interrupt();
+      return false;
     }
   }
 

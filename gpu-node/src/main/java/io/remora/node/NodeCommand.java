@@ -256,6 +256,7 @@ final class NodeCommand implements Callable<Integer> {
                   end(node);
                 },
                 "remora-node-end"));
+    node.untilNotice().ifPresent(time -> endAfter(time, node));
     InetSocketAddress address = node.address();
     announcements.printf(
         "remora-node listening on %s:%d%n",
@@ -302,6 +303,25 @@ final class NodeCommand implements Callable<Integer> {
       Thread.currentThread().interrupt();
       throw new RemoraException("interrupted while the node started", e);
     }
+  }
+
+  /** Ends the process when its machines have moved away, because its life-time ends. */
+  private void endAfter(Duration time, EmbeddedNode node) {
+    Thread timer =
+        new Thread(
+            () -> {
+              try {
+                TimeUnit.NANOSECONDS.sleep(time.toNanos());
+              } catch (InterruptedException e) {
+                return;
+              }
+              if (node.giveNoticeOfEnd()) {
+                end(node);
+              }
+            },
+            "remora-life-time");
+    timer.setDaemon(true);
+    timer.start();
   }
 
   private static void end(EmbeddedNode node) {

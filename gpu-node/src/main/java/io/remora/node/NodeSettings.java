@@ -24,6 +24,8 @@ import java.util.Optional;
  * @param shutdownGrace time an ending node waits for running operators; not negative
  * @param noticeGrace time that a node which gets a signal to end leaves its machines to move to
  *     another; not negative
+ * @param lifeTime how long the node's computer lives; zero if that is not known
+ * @param lifeTimeNotice how long before its end the node gives notice; positive
  * @param computeThreads threads of libtorch's CPU operators, 0 for libtorch's default
  * @param maxConnections connections open at the same time, 1 to 1024
  * @param maxSessions sessions open at the same time, 1 to 1024
@@ -46,6 +48,8 @@ public record NodeSettings(
     Duration tokenLifetime,
     Duration shutdownGrace,
     Duration noticeGrace,
+    Duration lifeTime,
+    Duration lifeTimeNotice,
     int computeThreads,
     int maxConnections,
     int maxSessions,
@@ -82,6 +86,8 @@ public record NodeSettings(
     checkAtLeast("token-lifetime", tokenLifetime, Duration.ofSeconds(1));
     checkAtLeast("shutdown-grace", shutdownGrace, Duration.ZERO);
     checkAtLeast("notice-grace", noticeGrace, Duration.ZERO);
+    checkAtLeast("life-time", lifeTime, Duration.ZERO);
+    checkAtLeast("life-time-notice", lifeTimeNotice, Duration.ofMillis(1));
     checkRange("compute-threads", computeThreads, 0, 1024);
     checkRange("max-connections", maxConnections, 1, 1024);
     checkRange("max-sessions", maxSessions, 1, 1024);
@@ -98,6 +104,17 @@ public record NodeSettings(
     if (remoteFunctions && python.isBlank()) {
       throw new IllegalArgumentException(PATH + ".python must not be empty");
     }
+  }
+
+  /** How long after its start the node gives notice that its life-time ends, if it has one. */
+  Optional<Duration> untilNotice() {
+    return lifeTime.isZero() ? Optional.empty() : Optional.of(lifeTime.minus(noticeOfEnd()));
+  }
+
+  /** How long before the end of its life-time the node gives notice. */
+  Duration noticeOfEnd() {
+    Duration half = lifeTime.dividedBy(2);
+    return lifeTimeNotice.compareTo(half) < 0 ? lifeTimeNotice : half;
   }
 
   /**
@@ -117,6 +134,8 @@ public record NodeSettings(
         node.getDuration("token-lifetime"),
         node.getDuration("shutdown-grace"),
         node.getDuration("notice-grace"),
+        node.getDuration("life-time"),
+        node.getDuration("life-time-notice"),
         node.getInt("compute-threads"),
         node.getInt("max-connections"),
         node.getInt("max-sessions"),

@@ -46,6 +46,7 @@ class NodeSettingsTest {
     assertThat(settings.orphanTimeout()).isEqualTo(Duration.ofSeconds(60));
     assertThat(settings.shutdownGrace()).isEqualTo(Duration.ofMillis(500));
     assertThat(settings.noticeGrace()).isEqualTo(Duration.ofSeconds(25));
+    assertThat(settings.untilNotice()).isEmpty();
     assertThat(settings.computeThreads()).isZero();
     assertThat(settings.deniedOperators()).contains("aten::from_file");
   }

@@ -59,6 +59,11 @@ final class SandboxLaunch {
           + " && export REMORA_I6PN_ADDRESS"
           + " && export JDK_JAVA_OPTIONS=\"-Dremora.cluster.listen=[$REMORA_I6PN_ADDRESS]:%d\"\n";
 
+  private static final String LIFE_TIME = "remora.node.life-time";
+
+  /** From the sandbox's creation, with which Modal begins to count, to the node's start. */
+  private static final Duration START_MARGIN = Duration.ofMinutes(2);
+
   private final MachineSpec spec;
   private final ModalSettings settings;
   private final Config config;
@@ -106,6 +111,9 @@ final class SandboxLaunch {
   /** The node's environment variables, including secrets. */
   Map<String, String> environment() {
     Config forNode = config.withoutPath("remora.link.tls");
+    if (!forNode.hasPath(LIFE_TIME) || forNode.getDuration(LIFE_TIME).isZero()) {
+      forNode = set(forNode, LIFE_TIME, lifeOfNode().toMillis() + " ms");
+    }
     boolean inFolder = config.getString(STORE).equals(DirectoryStateStore.NAME);
     if (inFolder && settings.sandbox().stateVolume().isEmpty()) {
       // There is no such store, so a pause fails with a message. Otherwise the saved state would be
@@ -121,6 +129,13 @@ final class SandboxLaunch {
     }
     variables.putAll(settings.node().environment());
     return variables;
+  }
+
+  /** The sandbox's time, less what may pass before its node is up. */
+  private Duration lifeOfNode() {
+    Duration whole = settings.sandbox().lifeTime();
+    Duration half = whole.dividedBy(2);
+    return half.compareTo(START_MARGIN) < 0 ? half : whole.minus(START_MARGIN);
   }
 
   private static Config set(Config config, String key, String value) {

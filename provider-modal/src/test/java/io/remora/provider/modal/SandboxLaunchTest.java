@@ -115,6 +115,21 @@ class SandboxLaunchTest {
   }
 
   @Test
+  void tellsTheNodeHowLongItLives() {
+    assertThat(nodeConfig("life-time = 1 h").getDuration("remora.node.life-time"))
+        .isEqualTo(Duration.ofMinutes(58));
+    assertThat(nodeConfig("life-time = 2 min").getDuration("remora.node.life-time"))
+        .isEqualTo(Duration.ofMinutes(1));
+  }
+
+  private static Config nodeConfig(String settings) {
+    return ConfigFactory.parseString(
+        launch(ModalSettingsTest.config(settings).withFallback(PROGRAM), GpuType.T4, 1)
+            .environment()
+            .get("REMORA_NODE_CONFIG"));
+  }
+
+  @Test
   void doesNotLetAMachinePauseToADiskThatEndsWithIt() {
     SandboxLaunch launch =
         launch(ModalSettingsTest.config("state-volume = ''").withFallback(PROGRAM), GpuType.T4, 1);
