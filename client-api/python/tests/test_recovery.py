@@ -102,6 +102,9 @@ def test_a_killed_node_changes_no_value() -> None:
 
         assert train(machine.device(), disturb) == undisturbed
         assert machine.stats()["recoveries"] == 2
+        assert machine.stats()["recovering_wait_seconds"] > 0
+        recovering = [wait for wait in machine.waits() if wait.cause == "recovering"]
+        assert all(wait.line.startswith(__file__) for wait in recovering)
 
 
 @pytest.mark.fast

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import logging
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import permutations
@@ -323,3 +325,57 @@ def test_what_is_recorded_after_many_reads_is_sent_without_a_read(machine, devic
             assert time.monotonic() < limit
             time.sleep(0.001)
     assert x.tolist() == [4.0] * 4
+
+
+def test_waits_are_counted_at_the_lines_of_the_program(device, machine):
+    before = {(w.cause, w.line): w for w in machine.waits()}
+    x = torch.ones(3).to(device).sum()
+    for _ in range(500):
+        x.item()
+        x.item(), x.item()
+    x.nonzero()
+    line = sys._getframe().f_lineno - 3
+    lines = {}
+    for wait in machine.waits():
+        count = wait.count - (before[key].count if (key := (wait.cause, wait.line)) in before else 0)
+        if wait.line.startswith(f"{__file__}:") and count > 0:
+            assert wait.line.endswith(f" in {sys._getframe().f_code.co_name}")
+            lines[wait.cause, wait.subject, int(wait.line[len(__file__) + 1 :].split()[0])] = count
+    assert set(lines) == {
+        ("value", "item()", line - 1),
+        ("value", "item()", line),
+        ("shape", "aten::nonzero", line + 1),
+    }
+    assert lines["value", "item()", line - 1] + lines["value", "item()", line] == 1500
+    assert 200 < lines["value", "item()", line - 1] < 900
+    assert lines["shape", "aten::nonzero", line + 1] == 1
+
+
+def test_waits_of_functions_and_threads_are_counted(device, machine):
+    def count(cause: str) -> tuple[int, float]:
+        waits = [wait for wait in machine.waits() if wait.cause == cause]
+        return sum(wait.count for wait in waits), sum(wait.seconds for wait in waits)
+
+    before, x = count("value"), torch.ones(3).to(device)
+    threads = [threading.Thread(target=lambda: [x.sum().item() for _ in range(50)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    after = count("value")
+    assert after[0] - before[0] == 200
+    assert after[1] == pytest.approx(machine.stats()["value_wait_seconds"])
+    asked = count("question")[0]
+    machine.synchronize()
+    assert count("question")[0] == asked + 1
+    assert machine.waits()[0].seconds >= machine.waits()[-1].seconds
+
+
+def test_the_log_has_the_longest_waits_at_the_end(caplog, monkeypatch):
+    caplog.set_level(logging.INFO, "remora")
+    monkeypatch.setattr("remora.machine._NOTABLE_WAITS", 0.0)
+    with remora.RemoteMachine("mock") as machine:
+        torch.ones(3).to(machine.device()).sum().item()
+    (line,) = [r.getMessage() for r in caplog.records if "has waited" in r.getMessage()]
+    assert f"{__file__}:" in line and "item() " in line
+    assert machine.waits()[0].subject == "item()"

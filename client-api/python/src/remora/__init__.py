@@ -33,6 +33,7 @@ _libraries.install()
 
 from ._kept import Kept  # noqa: E402
 from ._later import Later, later  # noqa: E402
+from ._waits import Wait  # noqa: E402
 from .exceptions import (  # noqa: E402
     AuthenticationException,
     CorruptDownloadException,
@@ -128,6 +129,7 @@ __all__ = [
     "StaleReferenceException",
     "StorageInfo",
     "UnsupportedGpuException",
+    "Wait",
     "__version__",
     "declare_fixed_shapes",
     "disable_remote_execution",

@@ -26,7 +26,7 @@ from types import CodeType, FrameType
 import torch
 
 _REMEMBERED = 1 << 16
-_OURS = tuple(f"{Path(module).resolve().parent}/" for module in (__file__, torch.__file__))
+OURS = tuple(f"{Path(module).resolve().parent}/" for module in (__file__, torch.__file__))
 _sites: dict[int, list[tuple[int, CodeType, int] | None]] = {}
 
 
@@ -72,7 +72,7 @@ def forget(machine: int) -> None:
 
 def _caller(frame: FrameType | None) -> FrameType | None:
     """Returns the nearest frame outside PyTorch and Remora; None in a thread of libtorch."""
-    while frame is not None and frame.f_code.co_filename.startswith(_OURS):
+    while frame is not None and frame.f_code.co_filename.startswith(OURS):
         frame = frame.f_back
     return frame
 

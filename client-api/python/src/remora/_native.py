@@ -62,6 +62,9 @@ _DECLARATIONS: dict[str, tuple[Any, list[Any]]] = {
     "machine_close": (None, [c_int64]),
     "machine_statistic": (c_int64, [c_int64, c_int32]),
     "machine_metadata_waits": (c_char_p, [c_int64]),
+    "machine_waits": (c_char_p, [c_int64]),
+    "machine_hinder": (None, [c_int64, c_int32]),
+    "set_python_functions": (c_int32, [c_void_p, c_int64, c_char_p]),
     "session_read": (c_int64, [c_int64, c_void_p, c_void_p, POINTER(c_int64)]),
     "session_await": (c_int32, [c_int64, c_int64, c_int64]),
     "session_forget": (None, [c_int64, c_int64, c_int64]),
@@ -102,6 +105,8 @@ _DECLARATIONS: dict[str, tuple[Any, list[Any]]] = {
     "result_release": (None, [c_int64]),
 }
 
+RECONNECTING = 2  # of remora_hindrance in remora.h
+
 # The order of remora_statistic in remora.h.
 STATISTICS = (
     "operations",
@@ -123,6 +128,14 @@ STATISTICS = (
     "from_libtorch",
     "from_node",
     "from_values",
+    "value_wait_nanos",
+    "shape_wait_nanos",
+    "metadata_wait_nanos",
+    "room_wait_nanos",
+    "question_wait_nanos",
+    "paused_wait_nanos",
+    "reconnecting_wait_nanos",
+    "recovering_wait_nanos",
 )
 
 
@@ -173,6 +186,23 @@ core = _load()
 _interrupted = CFUNCTYPE(c_int32)(ctypes.pythonapi.PyOS_InterruptOccurred)
 
 
+# The order of PythonFunctions in python_line.cpp.
+_LINE_FUNCTIONS = (
+    "PyGILState_GetThisThreadState",
+    "PyGILState_Ensure",
+    "PyGILState_Release",
+    "PyEval_GetFrame",
+    "PyFrame_GetBack",
+    "PyFrame_GetCode",
+    "PyFrame_GetLineNumber",
+    "PyObject_GetAttrString",
+    "PyUnicode_AsUTF8",
+    "Py_IncRef",
+    "Py_DecRef",
+    "PyErr_Clear",
+)
+
+
 def install() -> None:
     """Registers the backend "remora" with PyTorch. Once per process."""
     for name, kind in exceptions.BY_NAME.items():
@@ -181,6 +211,11 @@ def install() -> None:
     python = ctypes.pythonapi
     locks = (python.PyGILState_Check, python.PyEval_SaveThread, python.PyEval_RestoreThread)
     core.set_python_lock(*(ctypes.cast(function, c_void_p).value for function in locks))
+    functions = (c_int64 * len(_LINE_FUNCTIONS))(
+        *(ctypes.cast(getattr(python, name), c_void_p).value for name in _LINE_FUNCTIONS)
+    )
+    ours = "\n".join(_call_sites.OURS).encode()
+    core.check(core.set_python_functions(functions, len(functions), ours))
     told = (_interrupted, _call_sites.on_call, _call_sites.where)
     core.check(core.install_sessions(*(ctypes.cast(function, c_void_p) for function in told)))
 

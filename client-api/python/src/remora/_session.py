@@ -28,11 +28,12 @@ import torch
 
 from . import _call_sites, exceptions
 from ._gateway import Gateway
-from ._native import STATISTICS, core, text_of
+from ._native import RECONNECTING, STATISTICS, core, text_of
 from ._pauses import GrowingPause
 from ._proto import gateway_pb2 as pb
 from ._settings import Settings
 from ._transport import BrokenError, DirectTransport, Transport
+from ._waits import Wait
 
 log = logging.getLogger("remora")
 
@@ -144,6 +145,11 @@ class Session:
         """Returns the operators whose results' metadata only the node could tell, and how often."""
         lines = core.machine_metadata_waits(self.handle).decode().splitlines()
         return {name: int(count) for name, count in (line.split() for line in lines)}
+
+    def waits(self) -> list[Wait]:
+        """Returns where this process has waited, the longest wait first."""
+        lines = core.machine_waits(self.handle).decode(errors="replace").splitlines()
+        return [Wait._parse(line) for line in lines]
 
     def close(self) -> None:
         """Ends the session; operations not yet executed are lost. Its tensors become stale. Idempotent."""
@@ -369,6 +375,7 @@ class GatewaySession(Session):
             if self._welcomed:
                 broken_since = None
                 pause.reset()
+            core.machine_hinder(self.handle, RECONNECTING)  # until session_resume
             now = time.monotonic()
             broken_since = broken_since or now
             explain = error.unexplained

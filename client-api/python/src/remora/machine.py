@@ -26,17 +26,28 @@ from ._native import address_of, core
 from ._proto import gateway_pb2 as pb
 from ._session import GatewaySession, LocalSession, Session
 from ._settings import Settings
+from ._waits import Wait
 
 log = logging.getLogger("remora")
 
 _OPEN_SECONDS = 600.0
 _PAUSE_SECONDS = 720.0  # longer than the gateway's time limit for saving a machine
+_NOTABLE_WAITS = 1.0  # from these seconds on the waits are in the log when a machine is stopped
+_MOST_LOGGED_WAITS = 3
 _open_machines: list[RemoteMachine] = []
 _local_numbers = itertools.count(1)
 _remote_execution = True
 
 GPU_TYPES = ("T4", "L4", "A10G", "A100", "A100-40GB", "A100-80GB", "L40S", "H100", "H200", "B200")
 """The kinds of GPU that a machine can have, in upper or lower case, with ``-`` or ``_``."""
+
+
+def _figures(statistics: dict[str, int]) -> dict[str, float]:
+    """Returns the core's counters as figures: times in seconds."""
+    return {
+        name.replace("_nanos", "_seconds"): value / 1e9 if name.endswith("_nanos") else float(value)
+        for name, value in statistics.items()
+    }
 
 
 def _gpu_type(name: str) -> str:
@@ -185,6 +196,7 @@ class RemoteMachine:
         self._machine: pb.Machine | None = None
         self._stopped = False
         self._last_statistics: dict[str, int] = {}
+        self._last_waits: list[Wait] = []
 
     @classmethod
     def connect(
@@ -390,6 +402,8 @@ class RemoteMachine:
             finally:
                 try:
                     self._last_statistics = session.statistics()
+                    self._last_waits = session.waits()
+                    self._log_waits(session.machine_name)
                     session.close()
                 finally:
                     if gateway is not None and machine is not None and not self._attach:
@@ -684,7 +698,10 @@ class RemoteMachine:
         value that was read: ``item``, ``cpu``, ``print``, ``if tensor``), ``shape_waits`` (a result's shape
         that depends on values), ``metadata_waits`` (a result's metadata that only the node could tell; see
         :meth:`metadata_waits`) and questions, such as that for a device's memory. ``room_waits`` are waits
-        for room to send more. ``from_views``, ``from_rules``, ``from_libtorch``, ``from_node`` and
+        for room to send more. ``value_wait_seconds``, ``shape_wait_seconds``, ``metadata_wait_seconds``,
+        ``question_wait_seconds`` and ``room_wait_seconds`` are how long this process has waited;
+        ``paused_wait_seconds``, ``reconnecting_wait_seconds`` and ``recovering_wait_seconds`` how long it has
+        waited because the machine was in such a state. :meth:`waits` has the program's lines. ``from_views``, ``from_rules``, ``from_libtorch``, ``from_node`` and
         ``from_values`` count operations by the origin of their results' metadata: the arguments' memory, Remora's
         rules, libtorch's code, the node that was asked once for such arguments, and the node that is asked
         each time because values decide. ``kept_plans`` are predictions of results that are kept, 65,536 at
@@ -698,8 +715,8 @@ class RemoteMachine:
         with self._lock:
             session, gateway, machine = self._session, self._gateway, self._machine
         if session is None:
-            return {name: float(value) for name, value in self._last_statistics.items()}
-        result = {name: float(value) for name, value in session.statistics().items()}
+            return _figures(self._last_statistics)
+        result = _figures(session.statistics())
         if gateway is not None and machine is not None:
             request = pb.MachineRequest(name=machine.name)
             if isinstance(session, GatewaySession):
@@ -709,6 +726,23 @@ class RemoteMachine:
             for name, value in gateway.stats(request, session.settings.call_seconds).items():
                 result[name if name not in result else "machine." + name] = value
         return result
+
+    def waits(self) -> list[Wait]:
+        """Returns where this process has waited for the machine, the longest wait first.
+
+        Also available after :meth:`stop`. The log ``remora`` has the first three at INFO when the machine is
+        stopped, if the process has waited for a second or more.
+        """
+        with self._lock:
+            session = self._session
+        return session.waits() if session is not None else list(self._last_waits)
+
+    def _log_waits(self, name: str) -> None:
+        waits = self._last_waits
+        seconds = sum(wait.seconds for wait in waits)
+        if seconds >= _NOTABLE_WAITS:
+            first = "; ".join(str(wait) for wait in waits[:_MOST_LOGGED_WAITS])
+            log.info("Machine %s: this program has waited %.2f s for it: %s", name, seconds, first)
 
     def metadata_waits(self) -> dict[str, int]:
         """Returns the operators for which this process waited to learn the metadata of their results.

@@ -19,6 +19,7 @@
 #include "client/machine/machine.h"
 #include "client/machine/slots.h"
 #include "client/node_calls.h"
+#include "client/python_line.h"
 #include "client/read.h"
 #include "client/recorder/call_log.h"
 #include "client/session/session.h"
@@ -200,7 +201,7 @@ int32_t remora_session_await(int64_t machine, int64_t first, int64_t count) {
     auto* m = remora::find_machine(machine);
     TORCH_CHECK(m != nullptr, "MachineStateException: the machine was closed before the value was read");
     try {
-      remora::await_read(*m, {first, count});
+      remora::await_read(*m, {first, count}, "a read");
     } catch (...) {
       remora::session_of(machine).forget(first, count);
       throw;
@@ -540,6 +541,14 @@ int64_t remora_machine_statistic(int64_t machine, int32_t statistic) {
     case REMORA_FROM_LIBTORCH: return m->of_origin(remora::Origin::kLibtorch);
     case REMORA_FROM_NODE: return m->of_origin(remora::Origin::kNode);
     case REMORA_FROM_VALUES: return m->of_origin(remora::Origin::kValues);
+    case REMORA_VALUE_WAIT_NANOS: return m->waits.nanos_of(remora::Waits::kValue);
+    case REMORA_SHAPE_WAIT_NANOS: return m->waits.nanos_of(remora::Waits::kShape);
+    case REMORA_METADATA_WAIT_NANOS: return m->waits.nanos_of(remora::Waits::kMetadata);
+    case REMORA_ROOM_WAIT_NANOS: return m->waits.nanos_of(remora::Waits::kRoom);
+    case REMORA_QUESTION_WAIT_NANOS: return m->waits.nanos_of(remora::Waits::kOther);
+    case REMORA_PAUSED_WAIT_NANOS: return m->waits.nanos_of(remora::Waits::kPaused);
+    case REMORA_RECONNECTING_WAIT_NANOS: return m->waits.nanos_of(remora::Waits::kReconnecting);
+    case REMORA_RECOVERING_WAIT_NANOS: return m->waits.nanos_of(remora::Waits::kRecovering);
     default: return -1;
   }
 }
@@ -550,10 +559,28 @@ const char* remora_machine_metadata_waits(int64_t machine) {
   lines = m == nullptr ? "" : m->waits.operators();
   return lines.c_str();
 }
-void remora_machine_waited_for_room(int64_t machine) {
+void remora_machine_waited_for_room(int64_t machine, int64_t nanos) {
   if (auto* m = remora::find_machine(machine)) {
-    m->waits.count(remora::Waits::kRoom);
+    m->waits.waited_for_room(nanos);
   }
+}
+const char* remora_machine_waits(int64_t machine) {
+  thread_local std::string lines;
+  auto* m = remora::find_machine(machine);
+  lines = m == nullptr ? "" : m->waits.places();
+  return lines.c_str();
+}
+void remora_machine_hinder(int64_t machine, int32_t state) {
+  if (auto* m = remora::find_machine(machine)) {
+    m->waits.hinder(state);
+  }
+}
+void remora_set_line_callback(remora_line_callback line) { remora::set_line_callback(line); }
+int32_t remora_set_python_functions(const int64_t* functions, int64_t count, const char* not_the_programs) {
+  return guarded([&]() -> int32_t {
+    remora::set_python_functions(functions, count, not_the_programs);
+    return 0;
+  });
 }
 
 int64_t remora_batch_sequence(int64_t batch) { return static_cast<int64_t>(batch_at(batch)->sequence); }

@@ -244,12 +244,33 @@ enum remora_statistic {
   REMORA_FROM_RULES = 15,
   REMORA_FROM_LIBTORCH = 16,
   REMORA_FROM_NODE = 17,
-  REMORA_FROM_VALUES = 18
+  REMORA_FROM_VALUES = 18,
+  // How long the program has waited, by cause, in nanoseconds. The time of the last three does not count for the others.
+  REMORA_VALUE_WAIT_NANOS = 19,
+  REMORA_SHAPE_WAIT_NANOS = 20,
+  REMORA_METADATA_WAIT_NANOS = 21,
+  REMORA_ROOM_WAIT_NANOS = 22,
+  REMORA_QUESTION_WAIT_NANOS = 23,      // for the answers to questions, and for calls of the node
+  REMORA_PAUSED_WAIT_NANOS = 24,        // while the machine was pausing, paused or resuming
+  REMORA_RECONNECTING_WAIT_NANOS = 25,  // while it had no connection to its node
+  REMORA_RECOVERING_WAIT_NANOS = 26     // while it recovered from the loss of its node
 };
 // The operators that metadata waits were for: a line "name count" for each. Valid until the thread's next call.
 REMORA_API const char* remora_machine_metadata_waits(int64_t machine);
-// To be called by a binding whose own submit function waits for room.
-REMORA_API void remora_machine_waited_for_room(int64_t machine);
+// To be called by a binding whose own submit function has waited for room.
+REMORA_API void remora_machine_waited_for_room(int64_t machine, int64_t nanos);
+// The program's waits by cause, subject and line of the program, the longest first. A text line for each has, between
+// tabs: the cause ("value", "shape", "metadata", "room", "question", "paused", "reconnecting", "recovering"), how often,
+// nanoseconds, the subject ("item()", an operator, …), the program's line, which may be empty. Short waits are looked at
+// by sample, so the counts and times of lines are estimates; their sums are exact. Valid until the thread's next call.
+REMORA_API const char* remora_machine_waits(int64_t machine);
+// The machine has entered a state in which its node cannot answer, or left it.
+REMORA_API void remora_machine_hinder(int64_t machine, int32_t state);
+enum remora_hindrance { REMORA_UNHINDERED = 0, REMORA_PAUSED = 1, REMORA_RECONNECTING = 2, REMORA_RECOVERING = 3 };
+// How the core finds the program's line at which a thread waits: by a callback, or by the addresses of Python's
+// functions, see client/python_line.h.
+REMORA_API void remora_set_line_callback(remora_line_callback line);
+REMORA_API int32_t remora_set_python_functions(const int64_t* functions, int64_t count, const char* not_the_programs);
 
 // A batch's parts. The addresses stay valid until remora_batch_release().
 REMORA_API int64_t remora_batch_sequence(int64_t batch);

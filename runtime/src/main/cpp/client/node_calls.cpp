@@ -14,9 +14,18 @@ namespace remora {
 namespace {
 
 std::mutex runs_mutex;
-std::map<int64_t, std::map<int64_t, int64_t>> runs;  // time limits by machine and request
+struct Run {
+  int64_t timeout_millis;
+  std::string name;
+};
+std::map<int64_t, std::map<int64_t, Run>> runs;  // by machine and request
 
 const at::Tensor& tensor_at(int64_t address) { return *reinterpret_cast<at::Tensor*>(address); }
+
+std::string name_of_run(int64_t machine, int64_t request) {
+  std::lock_guard<std::mutex> guard(runs_mutex);
+  return runs[machine][request].name;
+}
 
 void forget_run(int64_t machine, int64_t request) {
   std::lock_guard<std::mutex> guard(runs_mutex);
@@ -33,7 +42,7 @@ int64_t longest_run(int64_t machine) {
   int64_t longest = 0;
   auto it = runs.find(machine);
   if (it == runs.end()) return 0;
-  for (const auto& [request, millis] : it->second) longest = std::max(longest, millis);
+  for (const auto& [request, run] : it->second) longest = std::max(longest, run.timeout_millis);
   return longest;
 }
 
@@ -52,7 +61,7 @@ int64_t record_run(Machine& machine, Callee callee, int device, int64_t timeout_
   auto request = machine.next_request();
   {
     std::lock_guard<std::mutex> guard(runs_mutex);
-    runs[machine.handle][request] = timeout_millis;
+    runs[machine.handle][request] = {timeout_millis, name};
   }
   try {
     Machine::Lock lock(machine);
@@ -81,7 +90,7 @@ std::string await_run(Machine& machine, int64_t request) {
     int64_t machine, request;
     ~Forget() { forget_run(machine, request); }
   } forget{machine.handle, request};
-  return machine.await_outputs(request);
+  return machine.await_outputs(request, Waits::kOther, name_of_run(machine.handle, request));
 }
 
 void bind_run(Machine& machine, int64_t request, const std::vector<at::Tensor>& tensors) {

@@ -62,9 +62,9 @@ Reads record_read(const at::Tensor& source, const at::Tensor& destination) {
   return {first, count};
 }
 
-void await_read(Machine& machine, const Reads& reads) {
+void await_read(Machine& machine, const Reads& reads, std::string_view what) {
   for (auto request = reads.first; request < reads.first + reads.count; request++) {
-    machine.await(request, Waits::kValue);
+    machine.await(request, Waits::kValue, what);
   }
 }
 

@@ -6,6 +6,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <string_view>
 
 namespace remora {
 
@@ -18,8 +19,8 @@ struct Reads {
 };
 // Records the download of `source` into `destination`, which is contiguous and has the same dtype and sizes.
 Reads record_read(const at::Tensor& source, const at::Tensor& destination);
-// Waits for all pieces.
-void await_read(Machine& machine, const Reads& reads);
+// Waits for all pieces. `what` is what the program calls the read, see Waits.
+void await_read(Machine& machine, const Reads& reads, std::string_view what);
 void set_read_piece(int64_t bytes);
 
 }  // namespace remora

@@ -29,6 +29,8 @@ typedef int32_t (*remora_interrupt_callback)(void);
 // Writes where the program made a call (`call` as in remora_trace_callback) and returns the text's length; 0 when the
 // place is not known.
 typedef int32_t (*remora_call_site_callback)(int64_t machine, int64_t call, char* text, int32_t capacity);
+// Writes the program's line that the calling thread is at, and returns the text's length; 0 when it is at none.
+typedef int32_t (*remora_line_callback)(char* text, int32_t capacity);
 // Runs a Python function for a batch, on the thread that executes the batch: passes the request to a worker process and
 // the worker's answer to remora_run_answer(). common/node_call.h describes request and answer. Returns 0, or a negative
 // number after writing a NUL-terminated UTF-8 message of at most error_bytes to error.

@@ -77,7 +77,7 @@ void upload(const at::Tensor& source, const at::Tensor& target) {
               target.numel() * itemsize);
 }
 
-void download(const at::Tensor& source, const at::Tensor& target) {
+void download(const at::Tensor& source, const at::Tensor& target, std::string_view what) {
   if (source.numel() == 0) {
     return;
   }
@@ -86,7 +86,7 @@ void download(const at::Tensor& source, const at::Tensor& target) {
                 !target.is_conj() && !target.is_neg();
   auto received = direct ? target : at::empty(sizes, source.options().device(c10::kCPU));
   auto& machine = *storage_of(source).machine;
-  await_read(machine, record_read(source, received));
+  await_read(machine, record_read(source, received), what);
   if (!direct) {
     const_cast<at::Tensor&>(target).copy_(received);
   }
@@ -133,7 +133,7 @@ at::Tensor copy_from(const at::Tensor& source, const at::Tensor& target, bool) {
   } else {
     TORCH_CHECK(target.device().is_cpu(), "cannot copy from ", source.device(), " to ", target.device(),
                 " directly; use tensor.cpu() first");
-    download(source, target);
+    download(source, target, "a copy to the CPU");
   }
   return target;
 }
@@ -145,7 +145,7 @@ at::Tensor copy_from_and_resize(const at::Tensor& source, const at::Tensor& targ
 
 c10::Scalar local_scalar_dense(const at::Tensor& self) {
   auto value = at::empty({}, self.options().device(c10::kCPU));
-  download(self.dim() == 0 ? self : self.as_strided({}, {}), value);  // the first element
+  download(self.dim() == 0 ? self : self.as_strided({}, {}), value, "item()");  // the first element
   return value.item();
 }
 

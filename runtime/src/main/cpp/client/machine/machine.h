@@ -77,10 +77,10 @@ class Machine {
   // The "host:port" under which other nodes reach this machine's node; "" if unknown.
   std::string node_address();
   void set_node_address(std::string address);
-  // Blocks; returns the answer, which is empty for values.
-  std::string await(int64_t request, Waits::Cause cause = Waits::kOther);
+  // Blocks; returns the answer, which is empty for values. `what` is what the program waits for, see Waits.
+  std::string await(int64_t request, Waits::Cause cause, std::string_view what);
   // Like await(), for an asked call whose outputs will be bound. If the wait fails, the node drops the outputs.
-  std::string await_outputs(int64_t request, Waits::Cause cause = Waits::kOther);
+  std::string await_outputs(int64_t request, Waits::Cause cause, std::string_view what);
   void answer(int64_t request, std::string bytes);
   int flush();
   int flush_when_idle(int64_t timeout_micros, int64_t linger_micros);

@@ -8,8 +8,27 @@
 
 namespace remora {
 
-std::string Machine::await(int64_t request, Waits::Cause cause) {
-  waits.count(cause);
+namespace {
+
+const char* name_of(Question question) {
+  switch (question) {
+    case Question::kRandomState: return "a generator's state";
+    case Question::kSynchronize: return "synchronize()";
+    case Question::kSynchronizeEvent: return "an event";
+    case Question::kElapsed: return "the time between two events";
+    case Question::kMemory: return "memory figures";
+    case Question::kEmptyCache: return "empty_cache()";
+    case Question::kResetPeakMemory: return "reset_peak_memory_stats()";
+    case Question::kHoldTransfer:
+    case Question::kFetchTransfer: return "a copy to another machine";
+  }
+  return "a question";
+}
+
+}  // namespace
+
+std::string Machine::await(int64_t request, Waits::Cause cause, std::string_view what) {
+  Waiting waiting(waits, cause, what);
   try {
     callbacks().await(handle, request);
   } catch (...) {
@@ -19,9 +38,9 @@ std::string Machine::await(int64_t request, Waits::Cause cause) {
   return answers_.take(request);
 }
 
-std::string Machine::await_outputs(int64_t request, Waits::Cause cause) {
+std::string Machine::await_outputs(int64_t request, Waits::Cause cause, std::string_view what) {
   try {
-    return await(request, cause);
+    return await(request, cause, what);
   } catch (...) {
     try {
       Lock lock(*this);
@@ -53,7 +72,7 @@ std::string Machine::question(Question question, const std::function<void()>& wr
     write_arguments();
     submit_open_batch(request);
   }
-  return await(request);
+  return await(request, Waits::kOther, name_of(question));
 }
 
 std::array<int64_t, 5> Machine::memory(int device) {

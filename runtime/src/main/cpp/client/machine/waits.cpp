@@ -1,25 +1,143 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 #include "client/machine/waits.h"
 
+#include <algorithm>
+#include <vector>
+
 namespace remora {
 
-void Waits::note_operator(const std::string& full_name) {
-  std::lock_guard<std::mutex> guard(mutex_);
-  operators_[full_name]++;
+namespace {
+
+// A wait that takes this long costs so much more than a look at the program's stack that each one is looked at.
+constexpr int64_t kLong = 1'000'000;
+// Of the shorter ones, after the first of a subject, one in this many on average. The gaps are random: with equal gaps a
+// loop that waits at two lines would always be seen at the same one.
+constexpr int64_t kMeanGap = 16;
+constexpr int64_t kFirst = 64;
+constexpr size_t kMostPlaces = 1000;  // beyond, the program's line is not kept
+constexpr int32_t kMostText = 1000;
+
+constexpr const char* kNames[Waits::kCauses] = {"value",    "shape",  "metadata",     "room",
+                                                "question", "paused", "reconnecting", "recovering"};
+
+std::atomic<remora_line_callback> line_of_program{nullptr};
+
+std::string program_line() {
+  auto* line = line_of_program.load();
+  char text[kMostText];
+  auto length = line == nullptr ? 0 : line(text, kMostText);
+  std::string result(text, static_cast<size_t>(std::clamp(length, 0, kMostText)));
+  std::replace_if(result.begin(), result.end(), [](char c) { return c == '\t' || c == '\n'; }, ' ');
+  return result;
 }
 
-int64_t Waits::for_answers() const {
-  int64_t sum = 0;
-  for (int cause = 0; cause < kCauses; cause++) {
-    if (cause != kRoom) sum += of(static_cast<Cause>(cause));
+}  // namespace
+
+void set_line_callback(remora_line_callback line) { line_of_program.store(line); }
+
+void Waits::begin(Cause cause) { counts_[cause].fetch_add(1, std::memory_order_relaxed); }
+
+void Waits::hinder(int32_t hindrance) {
+  constexpr Cause kStates[] = {kUnhindered, kPaused, kReconnecting, kRecovering};
+  auto state = hindrance > 0 && hindrance < 4 ? kStates[hindrance] : kUnhindered;
+  std::lock_guard<std::mutex> guard(mutex_);
+  auto now = Clock::now();
+  if (state_ != kUnhindered) {
+    hindered_[state_] += std::chrono::duration_cast<std::chrono::nanoseconds>(now - state_since_).count();
   }
-  return sum;
+  state_ = state;
+  state_since_ = now;
+  if (state != kUnhindered) {
+    ever_hindered_.store(true);
+  }
 }
+
+Waits::Times Waits::hindered() const {
+  if (!ever_hindered_.load(std::memory_order_relaxed)) {
+    return {};
+  }
+  std::lock_guard<std::mutex> guard(mutex_);
+  auto times = hindered_;
+  if (state_ != kUnhindered) {
+    times[state_] += std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - state_since_).count();
+  }
+  return times;
+}
+
+void Waits::waited_for_room(int64_t nanos) {
+  begin(kRoom);
+  end(kRoom, "room to send more", nanos, hindered());
+}
+
+void Waits::end(Cause cause, std::string_view what, int64_t nanos, const Times& hindered_before) {
+  auto times = hindered();
+  int64_t own = nanos;
+  for (int state = kPaused; state < kCauses; state++) {
+    times[state] = std::min(times[state] - hindered_before[state], own);
+    own -= times[state];
+  }
+  std::string subject(what);
+  {
+    std::lock_guard<std::mutex> guard(mutex_);
+    if (cause == kMetadata) operators_[subject]++;
+    auto& sample = samples_[{cause, subject}];
+    if (nanos < kLong && sample.last != nullptr && sample.until_next > 0) {
+      sample.until_next--;
+      sample.last->add(1, own);
+      nanos_[cause].fetch_add(own, std::memory_order_relaxed);
+      return;
+    }
+  }
+  auto place = program_line();  // without the lock: it may have to wait for Python's
+  std::lock_guard<std::mutex> guard(mutex_);
+  auto& sum = sum_of(cause, subject, place);
+  sum.add(1, own);
+  nanos_[cause].fetch_add(own, std::memory_order_relaxed);
+  auto& sample = samples_[{cause, subject}];
+  sample.last = &sum;
+  sample.until_next = of(cause) < kFirst ? 0 : next_gap();
+  for (int state = kPaused; state < kCauses; state++) {
+    if (times[state] > 0) {
+      counts_[state].fetch_add(1, std::memory_order_relaxed);
+      nanos_[state].fetch_add(times[state], std::memory_order_relaxed);
+      sum_of(static_cast<Cause>(state), subject, place).add(1, times[state]);
+    }
+  }
+}
+
+int64_t Waits::next_gap() {
+  random_ = random_ * 1664525U + 1013904223U;
+  return static_cast<int64_t>(random_ >> 8) % (2 * kMeanGap - 1);
+}
+
+Waits::Sum& Waits::sum_of(Cause cause, const std::string& what, const std::string& place) {
+  auto found = places_.find({cause, what, place});
+  if (found != places_.end()) {
+    return found->second;
+  }
+  return places_[{cause, what, places_.size() < kMostPlaces ? place : ""}];
+}
+
+int64_t Waits::for_answers() const { return of(kValue) + of(kShape) + of(kMetadata) + of(kOther); }
 
 std::string Waits::operators() const {
   std::lock_guard<std::mutex> guard(mutex_);
   std::string lines;
   for (const auto& [name, count] : operators_) lines += name + " " + std::to_string(count) + "\n";
+  return lines;
+}
+
+std::string Waits::places() const {
+  std::lock_guard<std::mutex> guard(mutex_);
+  std::vector<const std::pair<const Place, Sum>*> sorted;
+  for (const auto& each : places_) sorted.push_back(&each);
+  std::stable_sort(sorted.begin(), sorted.end(), [](auto* a, auto* b) { return a->second.nanos > b->second.nanos; });
+  std::string lines;
+  for (auto* each : sorted) {
+    const auto& [cause, what, place] = each->first;
+    lines += std::string(kNames[cause]) + "\t" + std::to_string(each->second.count) + "\t" +
+             std::to_string(each->second.nanos) + "\t" + what + "\t" + place + "\n";
+  }
   return lines;
 }
 

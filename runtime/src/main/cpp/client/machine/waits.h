@@ -1,14 +1,20 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// How often the program has waited for its node, by cause. Thread-safe.
+// How often and how long the program has waited for its node, why, and at which of its lines. Thread-safe.
 #pragma once
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <map>
 #include <mutex>
 #include <string>
+#include <string_view>
+#include <tuple>
+#include <utility>
+
+#include "common/callbacks.h"
 
 namespace remora {
 
@@ -20,22 +26,89 @@ class Waits {
     kMetadata,  // only the node could tell a result's shape, dtype or strides
     kRoom,      // the node, or the way to it, took no more batches
     kOther,     // questions: memory, events, calls of functions
-    kCauses
+    // What kept the node from answering. The time of such a state counts for it, and not for the wait's own cause.
+    kPaused,
+    kReconnecting,
+    kRecovering,
+    kCauses,
+    kUnhindered = kCauses
   };
 
-  void count(Cause cause) { counts_[cause].fetch_add(1, std::memory_order_relaxed); }
-  // The operator of a metadata wait.
-  void note_operator(const std::string& full_name);
+  using Clock = std::chrono::steady_clock;
+  // How long each state has lasted, in nanoseconds. Only those of kPaused and the following are used.
+  using Times = std::array<int64_t, kCauses>;
+
+  // From now on waits are hindered by a state of remora_hindrance (remora.h), or by none.
+  void hinder(int32_t hindrance);
   int64_t of(Cause cause) const { return counts_[cause].load(std::memory_order_relaxed); }
+  int64_t nanos_of(Cause cause) const { return nanos_[cause].load(std::memory_order_relaxed); }
   // Times the program waited for an answer: all causes but the wait for room.
   int64_t for_answers() const;
   // The operators that metadata waits were for: a line "name count" for each, in the order of the names.
   std::string operators() const;
+  // The waits by cause, subject and line of the program, the longest first. A text line for each has, between tabs: the
+  // cause's name, a count, nanoseconds, the subject, and the program's line, which may be empty.
+  std::string places() const;
+  // Notes a wait for room, in a binding that waits itself.
+  void waited_for_room(int64_t nanos);
 
  private:
+  friend class Waiting;
+
+  struct Sum {
+    int64_t count = 0;
+    int64_t nanos = 0;
+    void add(int64_t more, int64_t time) { count += more, nanos += time; }
+  };
+  using Subject = std::pair<Cause, std::string>;
+  using Place = std::tuple<Cause, std::string, std::string>;
+  struct Sample {
+    Sum* last = nullptr;  // of the place that was seen last
+    int64_t until_next = 0;
+  };
+
+  void begin(Cause cause);
+  void end(Cause cause, std::string_view what, int64_t nanos, const Times& hindered_before);
+  Times hindered() const;
+  Sum& sum_of(Cause cause, const std::string& what, const std::string& place);  // with the lock
+  int64_t next_gap();                                                           // with the lock
+
   std::array<std::atomic<int64_t>, kCauses> counts_{};
+  std::array<std::atomic<int64_t>, kCauses> nanos_{};
+  std::atomic<bool> ever_hindered_{false};
   mutable std::mutex mutex_;
+  Cause state_ = kUnhindered;
+  Clock::time_point state_since_;
+  Times hindered_{};
   std::map<std::string, int64_t> operators_;  // as many as libtorch has operators
+  std::map<Subject, Sample> samples_;
+  std::map<Place, Sum> places_;
+  uint32_t random_ = 1;
 };
+
+// One wait, from its construction to its destruction. `what` must live as long.
+class Waiting {
+ public:
+  Waiting(Waits& waits, Waits::Cause cause, std::string_view what)
+      : waits_(waits), cause_(cause), what_(what), hindered_(waits.hindered()), since_(Waits::Clock::now()) {
+    waits.begin(cause);
+  }
+  ~Waiting() {
+    auto time = std::chrono::duration_cast<std::chrono::nanoseconds>(Waits::Clock::now() - since_);
+    waits_.end(cause_, what_, time.count(), hindered_);
+  }
+  Waiting(const Waiting&) = delete;
+  Waiting& operator=(const Waiting&) = delete;
+
+ private:
+  Waits& waits_;
+  const Waits::Cause cause_;
+  const std::string_view what_;
+  const Waits::Times hindered_;
+  const Waits::Clock::time_point since_;
+};
+
+// Sets the function that tells the calling thread's line of the program; null: none.
+void set_line_callback(remora_line_callback line);
 
 }  // namespace remora

@@ -93,9 +93,8 @@ Plan ask(const Caller& caller, Arguments arguments, int64_t request, bool values
   }
   log_call(caller);
   auto cause = values_decide ? Waits::kShape : Waits::kMetadata;
-  if (!values_decide) machine.waits.note_operator(caller.info.full_name);
   try {
-    return read_answer(caller.info, arguments, machine.await_outputs(request, cause));
+    return read_answer(caller.info, arguments, machine.await_outputs(request, cause, caller.info.full_name));
   } catch (const WireError& e) {
     raise("ProtocolException", caller.info.full_name + ": the node's answer is malformed " + e.what());
   }

@@ -60,7 +60,8 @@ enum ServerField : uint32_t {
   kHeld = 7,
   kNotice = 8,
   kDirect = 9,
-  kDirectClosed = 10
+  kDirectClosed = 10,
+  kHindered = 11
 };
 // Field numbers of DirectNotes in link.proto.
 enum NotesField : uint32_t { kNotedBorn = 1, kNotedFreed = 2, kNotedOperations = 3 };
@@ -160,7 +161,7 @@ void Session::submit(std::unique_ptr<Batch> batch) {
   }
   auto is_room = [&] { return in_flight_ <= max_in_flight_; };
   if (!is_room()) {
-    machine_.waits.count(Waits::kRoom);
+    Waiting waiting(machine_.waits, Waits::kRoom, "room to send more");
     lock.unlock();
     PythonUnlocked unlocked;
     lock.lock();
@@ -168,8 +169,10 @@ void Session::submit(std::unique_ptr<Batch> batch) {
       wait(lock, "its node to take more work", is_room);
     } catch (...) {
       requests_.erase(request);  // nothing will wait for it; 0 means no request
+      lock.unlock();
       throw;
     }
+    lock.unlock();
   }
 }
 
@@ -371,6 +374,7 @@ std::shared_ptr<Stream> Session::stream() {
 
 void Session::resume(uint64_t last_batch) {
   std::shared_ptr<Stream> stream;
+  machine_.waits.hinder(hindrance_);
   {
     std::lock_guard<std::mutex> guard(mutex_);
     take_after(last_batch);
@@ -743,6 +747,14 @@ bool Session::read_message(ProtoBytes message) {
     case kHeld: set_held(text_of(body)); break;
     case kDirect: on_direct(body); break;
     case kDirectClosed: on_direct_closed(body); break;
+    case kHindered: {
+      hindrance_ = 0;
+      for (ProtoReader in(body); in.next();) {
+        if (in.is_number(1)) hindrance_ = static_cast<int32_t>(std::min<uint64_t>(in.number, INT32_MAX));
+      }
+      machine_.waits.hinder(hindrance_);
+      break;
+    }
     case kNotice: {
       std::lock_guard<std::mutex> guard(mutex_);
       if (to_log_.size() < kMostFailures) to_log_.push_back("Notice: " + text_of(body));

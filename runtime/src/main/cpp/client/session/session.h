@@ -152,6 +152,7 @@ class Session {
   bool sending_ = false;  // the gateway has told its last batch
   bool said_goodbye_ = false;
   int waiting_ = 0;                     // number of waiting threads
+  std::atomic<int32_t> hindrance_{0};   // what the gateway has told last, see remora_hindrance
   const Line* waiter_reads_ = nullptr;  // one of them waits for this line's input
   uint64_t received_ = 0;               // index of the last ServerFrame
   uint64_t acknowledged_ = 0;

@@ -479,7 +479,7 @@ public final class SessionTable {
     for (Session session : sessions.values()) {
       unneededStates.addAll(session.checkpoints.abandonPending());
       session.saved = null; // by a pause that has not succeeded
-      session.mailbox.disconnect();
+      session.mailbox.loseNode();
     }
     return recovering;
   }

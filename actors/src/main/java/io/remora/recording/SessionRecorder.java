@@ -4,6 +4,7 @@ package io.remora.recording;
 import io.remora.actors.internal.Answers;
 import io.remora.runtime.Batch;
 import io.remora.runtime.BatchSink;
+import io.remora.runtime.Hindrance;
 import io.remora.runtime.OperationFailure;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.ReportReader;
@@ -181,6 +182,11 @@ public final class SessionRecorder {
         arriving = null;
       }
       to.onValueReceived(request, offset, length);
+    }
+
+    @Override
+    public void onHindered(Hindrance state) {
+      to.onHindered(state);
     }
 
     @Override

@@ -18,6 +18,7 @@ import io.remora.gateway.v1.ClientFrame;
 import io.remora.gateway.v1.Executed;
 import io.remora.gateway.v1.Goodbye;
 import io.remora.gateway.v1.Hello;
+import io.remora.gateway.v1.Hindered;
 import io.remora.gateway.v1.Machine;
 import io.remora.gateway.v1.Ping;
 import io.remora.gateway.v1.ServerFrame;
@@ -26,6 +27,7 @@ import io.remora.gateway.v1.Value;
 import io.remora.gateway.v1.Welcome;
 import io.remora.runtime.Batch;
 import io.remora.runtime.BatchSink;
+import io.remora.runtime.Hindrance;
 import io.remora.runtime.MachineStateException;
 import io.remora.runtime.NodeLostException;
 import io.remora.runtime.ProtocolException;
@@ -422,6 +424,7 @@ final class GatewayLink implements BatchSink {
         }
       }
       case NOTICE -> log.warn("Machine {}: {}", machine, frame.getNotice().getText());
+      case HINDERED -> program.onHindered(hindrance(frame.getHindered().getState()));
       case PONG, DIRECT, DIRECT_CLOSED, FRAME_NOT_SET -> {
         // Carries nothing, or was not asked for.
       }
@@ -464,6 +467,15 @@ final class GatewayLink implements BatchSink {
       lock.unlock();
     }
     opened.complete(welcome.getMachine());
+  }
+
+  private static Hindrance hindrance(Hindered.State state) {
+    return switch (state) {
+      case PAUSED -> Hindrance.PAUSED;
+      case RECONNECTING -> Hindrance.RECONNECTING;
+      case RECOVERING -> Hindrance.RECOVERING;
+      case NONE, UNRECOGNIZED -> Hindrance.NONE;
+    };
   }
 
   private void onExecuted(Executed executed) {

@@ -19,6 +19,7 @@ import io.remora.runtime.MachineSession;
 import io.remora.runtime.MachineStateException;
 import io.remora.runtime.NodeLostException;
 import io.remora.runtime.ProgramClassPath;
+import io.remora.runtime.ProgramWait;
 import io.remora.runtime.ProviderException;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.RemoteEvent;
@@ -39,6 +40,7 @@ import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicLong;
 import java.util.concurrent.locks.ReentrantLock;
 import java.util.function.Function;
+import java.util.stream.Collectors;
 import org.bytedeco.pytorch.Device;
 import org.bytedeco.pytorch.Generator;
 import org.bytedeco.pytorch.Tensor;
@@ -77,6 +79,11 @@ import org.slf4j.LoggerFactory;
 public final class RemoteMachine implements AutoCloseable {
 
   private static final Logger log = LoggerFactory.getLogger(RemoteMachine.class);
+
+  /** From this time on the waits are in the log when the machine is closed. */
+  private static final Duration NOTABLE_WAITS = Duration.ofSeconds(1);
+
+  private static final int MOST_LOGGED_WAITS = 3;
   private static final AtomicLong numbers = new AtomicLong();
 
   // Applied while remote execution is disabled: the machine's node runs in this process.
@@ -93,6 +100,7 @@ public final class RemoteMachine implements AutoCloseable {
   private final ReentrantLock closing = new ReentrantLock();
   private volatile boolean closed;
   private volatile SessionStatistics lastStatistics;
+  private volatile List<ProgramWait> lastWaits;
 
   private RemoteMachine(
       MachineSpec spec,
@@ -424,6 +432,16 @@ public final class RemoteMachine implements AutoCloseable {
   }
 
   /**
+   * Where this program has waited for the machine so far, the longest wait first; also known after
+   * {@link #close()}. The log has the first three lines at the machine's end if the program has
+   * waited for a second or more.
+   */
+  public List<ProgramWait> waits() {
+    List<ProgramWait> last = lastWaits;
+    return last == null ? session.waits() : last;
+  }
+
+  /**
    * The machine's figures by name: counters and current values, as the machine's actor knows them,
    * including the sessions of other programs. {@code docs/operations.md} lists them. The gateway,
    * Python and Micrometer report the same figures.
@@ -551,15 +569,31 @@ public final class RemoteMachine implements AutoCloseable {
         failure.keep(session::synchronize);
       }
       lastStatistics = session.statistics();
+      lastWaits = session.waits();
       failure.keep(atRest ? session::closeWithoutWaiting : session::close);
       failure.keep(host::disconnect);
       failure.keep(leave ? host::leave : host::close);
       failure.keep(host::release);
       OpenMachines.remove(this);
+      logWaits();
       failure.rethrow();
       log.info("Machine {} is closed", name());
     } finally {
       closing.unlock();
+    }
+  }
+
+  private void logWaits() {
+    Duration sum = lastWaits.stream().map(ProgramWait::time).reduce(Duration.ZERO, Duration::plus);
+    if (sum.compareTo(NOTABLE_WAITS) >= 0) {
+      log.info(
+          "Machine {}: this program has waited {} s for it: {}",
+          name(),
+          "%.2f".formatted(sum.toMillis() / 1e3),
+          lastWaits.stream()
+              .limit(MOST_LOGGED_WAITS)
+              .map(ProgramWait::toString)
+              .collect(Collectors.joining("; ")));
     }
   }
 

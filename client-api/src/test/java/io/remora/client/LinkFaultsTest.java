@@ -19,6 +19,7 @@ import io.remora.actors.testkit.FaultForwarder.Direction;
 import io.remora.provider.LaunchToken;
 import io.remora.runtime.AuthenticationException;
 import io.remora.runtime.NodeLostException;
+import io.remora.runtime.WaitCause;
 import java.time.Duration;
 import java.util.Set;
 import java.util.concurrent.CompletableFuture;
@@ -234,6 +235,7 @@ final class LinkFaultsTest {
       later(1500, () -> signal("CONT", node));
 
       assertThat(counter.item_float()).isEqualTo(50f);
+      assertThat(stopped.statistics().waited().get(WaitCause.RECONNECTING)).isPositive();
     }
   }
 

@@ -24,6 +24,7 @@ import io.remora.runtime.MachineStateException;
 import io.remora.runtime.NodeLostException;
 import io.remora.runtime.ProviderException;
 import io.remora.runtime.RemoteOperationException;
+import io.remora.runtime.WaitCause;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -240,6 +241,7 @@ final class PauseTest {
       assertThat(a.add(new Scalar(1f)).sum().item_float()).isEqualTo(16f);
 
       assertThat(machine.state()).isEqualTo(MachineState.READY);
+      assertThat(machine.statistics().waited().get(WaitCause.PAUSED)).isPositive();
     }
   }
 

@@ -14,6 +14,7 @@ import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
 import com.typesafe.config.ConfigValueFactory;
 import io.remora.runtime.NodeLostException;
+import io.remora.runtime.WaitCause;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -51,6 +52,12 @@ final class RecoveryTest {
 
       assertThat(disturbed).isEqualTo(undisturbed);
       assertThat(machine.stats()).containsEntry("recoveries", 2.0);
+      assertThat(machine.waits())
+          .anySatisfy(
+              wait -> {
+                assertThat(wait.cause()).isEqualTo(WaitCause.RECOVERING);
+                assertThat(wait.line()).contains("SmallTraining.java:");
+              });
       assertThat(machine.stats()).containsEntry("checkpoints", 0.0);
     }
     assertThat(states().all()).isEmpty();
@@ -76,6 +83,12 @@ final class RecoveryTest {
 
       assertThat(disturbed).isEqualTo(undisturbed);
       assertThat(machine.stats()).containsEntry("recoveries", 2.0);
+      assertThat(machine.waits())
+          .anySatisfy(
+              wait -> {
+                assertThat(wait.cause()).isEqualTo(WaitCause.RECOVERING);
+                assertThat(wait.line()).contains("SmallTraining.java:");
+              });
       assertThat(states().all())
           .as("two checkpoints, each with a manifest")
           .hasSizeLessThanOrEqualTo(6);

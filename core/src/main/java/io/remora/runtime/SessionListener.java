@@ -34,6 +34,9 @@ public interface SessionListener {
    */
   default void onValueReceived(long request, long offset, int length) {}
 
+  /** Called when the machine has entered a state in which its node cannot answer, or left it. */
+  default void onHindered(Hindrance state) {}
+
   /**
    * Called when the session is lost. All waiting calls, and every later call, fail with this cause.
    */

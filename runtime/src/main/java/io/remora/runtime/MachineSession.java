@@ -455,7 +455,19 @@ public final class MachineSession implements SessionListener, AutoCloseable {
             .collect(
                 Collectors.toUnmodifiableMap(
                     origin -> origin,
-                    origin -> NativeCore.machineStatistic(machine, origin.statistic))));
+                    origin -> NativeCore.machineStatistic(machine, origin.statistic))),
+        Arrays.stream(WaitCause.values())
+            .collect(
+                Collectors.toUnmodifiableMap(
+                    cause -> cause,
+                    cause ->
+                        Duration.ofNanos(
+                            NativeCore.machineStatistic(machine, cause.nanosStatistic)))));
+  }
+
+  /** Where the program has waited for the machine so far, the longest wait first. */
+  public List<ProgramWait> waits() {
+    return ProgramWait.parse(NativeCore.machineWaits(machine));
   }
 
   /**
@@ -540,6 +552,11 @@ public final class MachineSession implements SessionListener, AutoCloseable {
     if (read != null) {
       read.received += length;
     }
+  }
+
+  @Override
+  public void onHindered(Hindrance state) {
+    NativeCore.machineHinder(machine, state.number());
   }
 
   @Override
@@ -760,10 +777,11 @@ public final class MachineSession implements SessionListener, AutoCloseable {
    * the sink even then, since a gap in the sequence would end the session.
    */
   private RemoraException awaitRoom(BatchSink to, int bytes) {
-    Progress watch = new Progress("room to send more (remora.link.max-in-flight-bytes)");
-    if (!to.hasRoom(bytes)) {
-      NativeCore.machineWaitedForRoom(machine);
+    if (to.hasRoom(bytes)) {
+      return null;
     }
+    Progress watch = new Progress("room to send more (remora.link.max-in-flight-bytes)");
+    long begin = System.nanoTime();
     try {
       while (!to.awaitRoom(bytes, PROGRESS_CHECK)) {
         awaitEnd();
@@ -772,6 +790,8 @@ public final class MachineSession implements SessionListener, AutoCloseable {
       return null;
     } catch (ReadTimeoutException e) {
       return e;
+    } finally {
+      NativeCore.machineWaitedForRoom(machine, System.nanoTime() - begin);
     }
   }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.runtime;
 
+import java.time.Duration;
 import java.util.Map;
 
 /**
@@ -27,6 +28,7 @@ import java.util.Map;
  * @param keptPlans predictions of results that the session keeps at present, 65,536 at most
  * @param metadataOrigins calls by the origin of their results' metadata; a call whose results were
  *     predicted before counts for the origin of that prediction
+ * @param waited how long the program has waited, by cause
  */
 public record SessionStatistics(
     long operations,
@@ -44,4 +46,5 @@ public record SessionStatistics(
     long roomWaits,
     Map<String, Long> metadataWaitsByOperator,
     long keptPlans,
-    Map<MetadataOrigin, Long> metadataOrigins) {}
+    Map<MetadataOrigin, Long> metadataOrigins,
+    Map<WaitCause, Duration> waited) {}

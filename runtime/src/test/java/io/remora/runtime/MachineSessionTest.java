@@ -14,10 +14,12 @@ import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.charset.StandardCharsets;
 import java.time.Duration;
+import java.util.EnumMap;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.CompletionStage;
 import java.util.concurrent.TimeUnit;
+import java.util.stream.Collectors;
 import org.bytedeco.javacpp.PointerScope;
 import org.bytedeco.pytorch.AdamW;
 import org.bytedeco.pytorch.AdamWOptions;
@@ -372,6 +374,76 @@ class MachineSessionTest {
       assertThat(machine.session.statistics().metadataOrigins())
           .containsEntry(MetadataOrigin.DATA, 1L);
       assertThat(places.size(0)).isEqualTo(256);
+    }
+  }
+
+  @Test
+  void waitsAreCountedAtTheLinesOfTheProgram() {
+    try (LoopbackMachine machine = new LoopbackMachine()) {
+      Tensor remote = to(ones(3), machine).sum();
+      for (int i = 0; i < 1000; i++) {
+        remote.item_float();
+        remote.item_double();
+        remote.item_double();
+        remote.item_double();
+      }
+      remote.nonzero();
+      machine.session.synchronize();
+
+      List<ProgramWait> waits = machine.session.waits();
+      SessionStatistics statistics = machine.session.statistics();
+      Map<WaitCause, Long> counts =
+          waits.stream()
+              .collect(
+                  Collectors.groupingBy(
+                      ProgramWait::cause, Collectors.summingLong(ProgramWait::count)));
+      assertThat(counts)
+          .isEqualTo(Map.of(WaitCause.VALUE, 4000L, WaitCause.SHAPE, 1L, WaitCause.QUESTION, 1L));
+      Map<WaitCause, Duration> times = new EnumMap<>(WaitCause.class);
+      waits.forEach(wait -> times.merge(wait.cause(), wait.time(), Duration::plus));
+      times.forEach((cause, time) -> assertThat(time).isEqualTo(statistics.waited().get(cause)));
+      assertThat(waits)
+          .allSatisfy(
+              wait ->
+                  assertThat(wait.line())
+                      .contains("MachineSessionTest.waitsAreCountedAtTheLinesOfTheProgram(")
+                      .contains("MachineSessionTest.java:"));
+      List<Long> items =
+          waits.stream()
+              .filter(wait -> wait.subject().equals("item()"))
+              .map(ProgramWait::count)
+              .toList();
+      assertThat(items).as("four lines, seen by sample").hasSize(4).allMatch(n -> n > 300);
+      assertThat(waits.stream().map(ProgramWait::subject))
+          .contains("aten::nonzero", "synchronize()");
+    }
+  }
+
+  @Test
+  void aHindranceCountsForItselfAndNotForTheCauseOfTheWait() throws Exception {
+    Duration atLeast = Duration.ofMillis(50);
+    try (LoopbackMachine machine = new LoopbackMachine(LoopbackMachine.SETTINGS, 1, false)) {
+      Tensor remote = to(ones(3), machine).sum();
+      machine.session.onHindered(Hindrance.RECOVERING);
+      Thread reader = new Thread(remote::item_float);
+      reader.start();
+      while (machine.session.statistics().valueWaits() == 0) {
+        Thread.sleep(1);
+      }
+      Thread.sleep(atLeast.toMillis());
+      machine.session.onHindered(Hindrance.NONE);
+      machine.gate.countDown();
+      reader.join();
+
+      Map<WaitCause, Duration> waited = machine.session.statistics().waited();
+      assertThat(waited.get(WaitCause.RECOVERING)).isGreaterThanOrEqualTo(atLeast);
+      assertThat(waited.get(WaitCause.VALUE)).isPositive();
+      assertThat(waited.get(WaitCause.PAUSED)).isZero();
+      assertThat(machine.session.waits())
+          .anySatisfy(
+              wait ->
+                  assertThat(wait.toString())
+                      .startsWith("item() while the machine was recovering once, 0."));
     }
   }
 

@@ -19,6 +19,7 @@ import io.remora.recording.RecordingSettings;
 import io.remora.recording.SessionRecorder;
 import io.remora.runtime.Batch;
 import io.remora.runtime.BatchSink;
+import io.remora.runtime.Hindrance;
 import io.remora.runtime.MachineStateException;
 import io.remora.runtime.NodeLostException;
 import io.remora.runtime.ProtocolException;
@@ -83,6 +84,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
   private OutboundFrame afterAll;
   // Batches behind this one wait for the machine to resume.
   private long heldAfter = Long.MAX_VALUE;
+  private boolean recovering;
   private Runnable onUse;
   private long lastUseNanos;
 
@@ -104,6 +106,11 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
   private long directOperations;
 
   private volatile SessionListener listener;
+
+  /** Held while the listener is told, so that the last state it hears is the last there was. */
+  private final Object hindranceOrder = new Object();
+
+  private Hindrance told = Hindrance.NONE; // guarded by hindranceOrder
 
   private volatile RecordingSettings recording = RecordingSettings.OFF;
   private volatile MachineInfo recorded;
@@ -399,6 +406,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
     if (schedule) {
       newConnection.send(this);
     }
+    tellHindrance();
   }
 
   /**
@@ -444,6 +452,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
     } finally {
       lock.unlock();
     }
+    tellHindrance();
     sendAfterAll(frame);
   }
 
@@ -464,8 +473,46 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
     } finally {
       lock.unlock();
     }
+    tellHindrance();
     if (refused != null) {
       refused.onDirectRefused(NO_CONNECTION);
+    }
+  }
+
+  /** As {@link #disconnect}; the session will be recovered on another node. */
+  public void loseNode() {
+    lock.lock();
+    try {
+      recovering = true;
+    } finally {
+      lock.unlock();
+    }
+    disconnect();
+  }
+
+  /** Tells the listener what keeps the node from answering, when that has changed. */
+  private void tellHindrance() {
+    synchronized (hindranceOrder) {
+      Hindrance now = hindrance();
+      SessionListener hearing = listener;
+      if (now != told && hearing != null) {
+        told = now;
+        hearing.onHindered(now);
+      }
+    }
+  }
+
+  private Hindrance hindrance() {
+    lock.lock();
+    try {
+      if (heldAfter != Long.MAX_VALUE) {
+        return Hindrance.PAUSED;
+      } else if (recovering) {
+        return Hindrance.RECOVERING;
+      }
+      return connection == null ? Hindrance.RECONNECTING : Hindrance.NONE;
+    } finally {
+      lock.unlock();
     }
   }
 
@@ -506,15 +553,15 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
       heldAfter = Long.MAX_VALUE;
       onUse = null;
       lastUseNanos = clock.getAsLong();
-      target = connection;
-      if (lost != null || target == null || scheduled || !canSend()) {
-        return;
-      }
-      scheduled = true;
+      target = lost == null && !scheduled && canSend() ? connection : null;
+      scheduled |= target != null;
     } finally {
       lock.unlock();
     }
-    target.send(this);
+    tellHindrance();
+    if (target != null) {
+      target.send(this);
+    }
   }
 
   /** How long ago the session was used last, in nanoseconds; 0 while work is under way. */
@@ -896,10 +943,28 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
       batches.rewindTo(sequence);
       heldAfter = Long.MAX_VALUE;
       room.changed();
-      return recovery.rewound(sequence, replayed);
+      long again =
+          recovery.rewound(
+              sequence,
+              () -> {
+                recovered();
+                replayed.run();
+              });
+      recovering &= again > 0;
+      return again;
     } finally {
       lock.unlock();
     }
+  }
+
+  private void recovered() {
+    lock.lock();
+    try {
+      recovering = false;
+    } finally {
+      lock.unlock();
+    }
+    tellHindrance();
   }
 
   // The end -------------------------------------------------------------------------------------

@@ -14,11 +14,13 @@ import io.remora.gateway.v1.Direct;
 import io.remora.gateway.v1.DirectClosed;
 import io.remora.gateway.v1.Executed;
 import io.remora.gateway.v1.Held;
+import io.remora.gateway.v1.Hindered;
 import io.remora.gateway.v1.Lost;
 import io.remora.gateway.v1.Notice;
 import io.remora.gateway.v1.ServerFrame;
 import io.remora.runtime.Batch;
 import io.remora.runtime.BatchSink;
+import io.remora.runtime.Hindrance;
 import io.remora.runtime.MachineStateException;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.SessionListener;
@@ -582,6 +584,18 @@ final class GatewaySession implements SessionListener, DirectWay.Listener {
       closeReports();
       add(GrpcFrames.value(frames.last() + 1, request, offset, arriving.clear().limit(length)));
       wakeStream();
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  @Override
+  public void onHindered(Hindrance state) {
+    lock.lock();
+    try {
+      tell(
+          ServerFrame.newBuilder()
+              .setHindered(Hindered.newBuilder().setStateValue(state.number())));
     } finally {
       lock.unlock();
     }

@@ -9,24 +9,14 @@ import java.util.concurrent.atomic.AtomicReferenceArray;
  */
 public final class CallSites {
   private static final int REMEMBERED = 1 << 16;
-  private static final String SESSION = "io.remora.runtime.MachineSession";
-  private static final StackWalker WALKER = StackWalker.getInstance();
 
   private record Site(long call, StackTraceElement frame) {}
 
   private final AtomicReferenceArray<Site> sites = new AtomicReferenceArray<>(REMEMBERED);
 
-  /** Records the calling thread's nearest stack frame outside Remora and bytedeco for a call. */
+  /** Records the program's line that the calling thread is at for a call. */
   public void remember(long call) {
-    StackTraceElement frame =
-        WALKER.walk(
-            frames ->
-                frames
-                    .filter(each -> !isOurs(each.getClassName()))
-                    .findFirst()
-                    .map(StackWalker.StackFrame::toStackTraceElement)
-                    .orElse(null));
-    sites.set((int) (call % REMEMBERED), new Site(call, frame));
+    sites.set((int) (call % REMEMBERED), new Site(call, ProgramLines.here()));
   }
 
   /**
@@ -36,13 +26,5 @@ public final class CallSites {
   public StackTraceElement of(long call) {
     Site site = sites.get((int) (call % REMEMBERED));
     return site != null && site.call() == call ? site.frame() : null;
-  }
-
-  private static boolean isOurs(String className) {
-    return className.startsWith("io.remora.runtime.internal.")
-        || className.equals(SESSION)
-        || className.startsWith(SESSION + "$")
-        || className.startsWith("org.bytedeco.")
-        || className.startsWith("java.");
   }
 }

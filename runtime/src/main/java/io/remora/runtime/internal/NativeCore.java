@@ -54,6 +54,17 @@ public final class NativeCore {
     public native void call(long machine, long call, @Cast("const char*") BytePointer line);
   }
 
+  /** remora_line_callback. */
+  public static class LineCallback extends FunctionPointer {
+    protected LineCallback() {
+      allocate();
+    }
+
+    private native void allocate();
+
+    public native int call(@Cast("char*") BytePointer text, int capacity);
+  }
+
   /** remora_notice_callback. */
   public static class NoticeCallback extends FunctionPointer {
     protected NoticeCallback() {
@@ -260,7 +271,16 @@ public final class NativeCore {
   public static native String machineMetadataWaits(long machine);
 
   @Name("remora_machine_waited_for_room")
-  public static native void machineWaitedForRoom(long machine);
+  public static native void machineWaitedForRoom(long machine, long nanos);
+
+  @Name("remora_machine_waits")
+  public static native String machineWaits(long machine);
+
+  @Name("remora_machine_hinder")
+  public static native void machineHinder(long machine, int state);
+
+  @Name("remora_set_line_callback")
+  public static native void setLineCallback(LineCallback line);
 
   @Name("remora_batch_sequence")
   public static native long batchSequence(long batch);

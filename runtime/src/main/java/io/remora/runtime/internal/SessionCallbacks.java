@@ -38,6 +38,7 @@ public final class SessionCallbacks {
   private static final NativeCore.AwaitCallback AWAIT = new Await();
   private static final NativeCore.TraceCallback TRACE = new Trace();
   private static final NativeCore.NoticeCallback NOTICE = new Notice();
+  private static final NativeCore.LineCallback LINE = new ProgramLines.Callback();
 
   private SessionCallbacks() {}
 
@@ -47,6 +48,7 @@ public final class SessionCallbacks {
       throw new RemoraException("cannot register the remora backend: " + NativeCore.lastError());
     }
     NativeCore.setNoticeCallback(NOTICE);
+    NativeCore.setLineCallback(LINE);
   }
 
   /** Routes the machine's calls to this session. */
