@@ -212,7 +212,7 @@ def install() -> None:
     locks = (python.PyGILState_Check, python.PyEval_SaveThread, python.PyEval_RestoreThread)
     core.set_python_lock(*(ctypes.cast(function, c_void_p).value for function in locks))
     functions = (c_int64 * len(_LINE_FUNCTIONS))(
-        *(ctypes.cast(getattr(python, name), c_void_p).value for name in _LINE_FUNCTIONS)
+        *(ctypes.cast(getattr(python, name), c_void_p).value or 0 for name in _LINE_FUNCTIONS)
     )
     ours = "\n".join(_call_sites.OURS).encode()
     core.check(core.set_python_functions(functions, len(functions), ours))

@@ -701,7 +701,8 @@ class RemoteMachine:
         for room to send more. ``value_wait_seconds``, ``shape_wait_seconds``, ``metadata_wait_seconds``,
         ``question_wait_seconds`` and ``room_wait_seconds`` are how long this process has waited;
         ``paused_wait_seconds``, ``reconnecting_wait_seconds`` and ``recovering_wait_seconds`` how long it has
-        waited because the machine was in such a state. :meth:`waits` has the program's lines. ``from_views``, ``from_rules``, ``from_libtorch``, ``from_node`` and
+        waited because the machine was in such a state. :meth:`waits` has the program's lines.
+        ``from_views``, ``from_rules``, ``from_libtorch``, ``from_node`` and
         ``from_values`` count operations by the origin of their results' metadata: the arguments' memory, Remora's
         rules, libtorch's code, the node that was asked once for such arguments, and the node that is asked
         each time because values decide. ``kept_plans`` are predictions of results that are kept, 65,536 at

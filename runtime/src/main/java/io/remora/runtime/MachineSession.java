@@ -777,9 +777,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
    * the sink even then, since a gap in the sequence would end the session.
    */
   private RemoraException awaitRoom(BatchSink to, int bytes) {
-    if (to.hasRoom(bytes)) {
-      return null;
-    }
+    boolean waits = !to.hasRoom(bytes);
     Progress watch = new Progress("room to send more (remora.link.max-in-flight-bytes)");
     long begin = System.nanoTime();
     try {
@@ -791,7 +789,9 @@ public final class MachineSession implements SessionListener, AutoCloseable {
     } catch (ReadTimeoutException e) {
       return e;
     } finally {
-      NativeCore.machineWaitedForRoom(machine, System.nanoTime() - begin);
+      if (waits) {
+        NativeCore.machineWaitedForRoom(machine, System.nanoTime() - begin);
+      }
     }
   }
 
