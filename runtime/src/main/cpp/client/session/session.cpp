@@ -61,7 +61,7 @@ enum ServerField : uint32_t {
   kNotice = 8,
   kDirect = 9,
   kDirectClosed = 10,
-  kHindered = 11
+  kHindered = 12
 };
 // Field numbers of DirectNotes in link.proto.
 enum NotesField : uint32_t { kNotedBorn = 1, kNotedFreed = 2, kNotedOperations = 3 };
