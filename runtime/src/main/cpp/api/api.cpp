@@ -668,16 +668,36 @@ int64_t remora_executor_capture(int64_t executor, int64_t sequence) {
     return address_of(executor_at(executor)->capture(static_cast<uint64_t>(sequence)).release());
   });
 }
-int32_t remora_captured_write(int64_t captured, const char* path, int64_t* summary) {
-  return guarded([&]() -> int32_t {
-    summarize(captured_at(captured)->write(path), summary);
-    return 0;
-  });
+int64_t remora_captured_storages(int64_t captured) { return static_cast<int64_t>(captured_at(captured)->storages()); }
+int32_t remora_captured_next(int64_t captured, int64_t* part) {
+  remora::CapturedSession::Part next{};
+  if (!captured_at(captured)->next(next)) return 0;
+  part[0] = address_of(next.data);
+  part[1] = static_cast<int64_t>(next.bytes);
+  part[2] = next.values ? 1 : 0;
+  return 1;
 }
 void remora_captured_release(int64_t captured) { delete captured_at(captured); }
 int32_t remora_executor_load(int64_t executor, const char* path, int64_t* summary) {
   return guarded([&]() -> int32_t {
     summarize(executor_at(executor)->load(path), summary);
+    return 0;
+  });
+}
+int32_t remora_executor_load_pieces(int64_t executor, const char* files, const int64_t* pieces, int64_t count,
+                                    int64_t* summary) {
+  return guarded([&]() -> int32_t {
+    std::vector<std::string> paths;
+    std::istringstream lines(files);
+    for (std::string line; std::getline(lines, line);) paths.push_back(line);
+    std::vector<remora::StatePiece> list;
+    list.reserve(static_cast<size_t>(count));
+    for (int64_t i = 0; i < count; i++) {
+      const auto* piece = pieces + 3 * i;
+      list.push_back(
+          {static_cast<uint64_t>(piece[0]), static_cast<uint64_t>(piece[1]), static_cast<uint64_t>(piece[2])});
+    }
+    summarize(executor_at(executor)->load(paths, list), summary);
     return 0;
   });
 }

@@ -325,14 +325,21 @@ REMORA_API int64_t remora_executor_storage_bytes(int64_t executor);
 // `sequence` is the last batch that it has executed. `summary` has room for four numbers: the file's bytes, its
 // CRC-32C, the number of storages, the sequence. Afterwards the file is either complete and on disk, or does not exist.
 REMORA_API int32_t remora_executor_save(int64_t executor, int64_t sequence, const char* path, int64_t* summary);
-// Copies the whole session, to be written later while the executor works. Returns a handle, or -1. `remora_captured_write`
-// writes the file that `remora_executor_save` would have written, once and on any thread.
+// Copies the whole session, to be taken later while the executor works. Returns a handle, or -1.
 REMORA_API int64_t remora_executor_capture(int64_t executor, int64_t sequence);
-REMORA_API int32_t remora_captured_write(int64_t captured, const char* path, int64_t* summary);
+REMORA_API int64_t remora_captured_storages(int64_t captured);
+// Gives the next part of the copy, on any thread, and frees the part before; returns 0 when there is none. `part` has
+// room for three numbers: address, bytes, and 1 if these are the values of one storage.
+REMORA_API int32_t remora_captured_next(int64_t captured, int64_t* part);
 REMORA_API void remora_captured_release(int64_t captured);
 // Loads a saved session into an executor that has executed nothing. The file need not be trusted: if it is not a saved
 // session, the call fails with a message, and the executor must not be used any more.
 REMORA_API int32_t remora_executor_load(int64_t executor, const char* path, int64_t* summary);
+// Likewise, from the parts of a copy, which lie one behind the other in `count` pieces of files. `files` has the paths,
+// separated by line ends; a piece is three numbers: the file's place in this list, offset, bytes. Only the stream is
+// checked: the caller has verified the pieces. The summary has the bytes of all pieces, and no checksum.
+REMORA_API int32_t remora_executor_load_pieces(int64_t executor, const char* files, const int64_t* pieces,
+                                               int64_t count, int64_t* summary);
 
 // A result's report, and the values that are too large for it.
 REMORA_API int64_t remora_result_report(int64_t result);

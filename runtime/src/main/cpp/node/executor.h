@@ -41,6 +41,13 @@ class CapturedSession;
 class StateReader;
 class StateSink;
 
+// Bytes of one of several files.
+struct StatePiece {
+  uint64_t file;  // its place in the list of files
+  uint64_t offset;
+  uint64_t bytes;
+};
+
 class Executor {
  public:
   Executor(std::vector<c10::Device> devices, std::unordered_set<std::string> denied);
@@ -51,10 +58,10 @@ class Executor {
   int64_t storage_count() const { return static_cast<int64_t>(storages_.size()); }
   int64_t storage_bytes() const;
 
-  // The summary of a state file.
+  // The summary of a saved session.
   struct Snapshot {
-    uint64_t bytes = 0;     // of the file
-    uint32_t checksum = 0;  // CRC-32C of the file
+    uint64_t bytes = 0;     // of the file, or of all pieces
+    uint32_t checksum = 0;  // CRC-32C of the file; 0 for pieces
     uint64_t storages = 0;
     uint64_t sequence = 0;  // the last batch executed
   };
@@ -66,6 +73,8 @@ class Executor {
   std::unique_ptr<CapturedSession> capture(uint64_t sequence);
   // Loads a saved session into a new executor. If this throws, the executor must not be used any more.
   Snapshot load(const std::string& path);
+  // Likewise, from the parts of a captured session that lie in pieces of files.
+  Snapshot load(const std::vector<std::string>& files, const std::vector<StatePiece>& pieces);
 
  private:
   using Storage = NodeStorage;
@@ -92,6 +101,7 @@ class Executor {
   void like(Reader& r);
   void forget();
   Snapshot write_to(StateSink& w, uint64_t sequence);
+  Snapshot read_from(StateReader& r);
   void load_history(StateReader& r);
   uint64_t start(Reader& r);
   int64_t* keep(PreparedCall* form, const Mode* modes, const std::vector<int64_t>& operands);
@@ -187,8 +197,15 @@ class CapturedSession {
  public:
   explicit CapturedSession(std::unique_ptr<SessionImage> image);
   ~CapturedSession();
-  // Like Executor::save; call it once, on any thread. The file has the same bytes.
-  Executor::Snapshot write(const std::string& path);
+  uint64_t storages() const;
+
+  struct Part {
+    const void* data;
+    uint64_t bytes;
+    bool values;  // of one storage
+  };
+  // Takes the next part of the session's bytes, on any thread, and frees the part before. Returns false at the end.
+  bool next(Part& part);
 
  private:
   const std::unique_ptr<SessionImage> image_;

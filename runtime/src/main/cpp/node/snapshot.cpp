@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// A session of the node as a file, and back. Pausing a machine writes the file at once. A checkpoint first copies the
-// session, so that it can continue while another thread writes the file.
+// A session of the node as a stream of sections (enum Section), with integers as in wire.h, and back. Pausing a machine
+// writes the stream to a file at once. A checkpoint first copies the session, so that it can continue while another
+// thread takes the stream in parts and keeps them in its own files, in pieces (CheckpointFile.java).
 //
-// The file starts with the magic, the format's version and a checksum of both. Then come chunks: length, CRC-32C,
-// bytes. A chunk of length 0 ends the file; its checksum is that of the whole file before it. The bytes of all chunks
-// form one stream of sections (enum Section), with integers as in wire.h. The reader does not trust the file: it
-// verifies checksums first, and allocates nothing that the rest of the file could not fill.
+// The file of a pause starts with the magic, the format's version and a checksum of both. Then come chunks: length,
+// CRC-32C, bytes. A chunk of length 0 ends the file; its checksum is that of the whole file before it. The bytes of all
+// chunks form the stream. The reader does not trust the file: it verifies checksums first, and allocates nothing that
+// the rest of the file could not fill. Pieces were verified before by their SHA-256.
 #include <c10/core/DefaultDtype.h>
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/GradMode.h>
@@ -218,19 +219,17 @@ class SessionImage final : public StateSink {
     parts_.emplace_back();
     parts_.back().values = storage.device().is_cpu() ? there.clone() : there.cpu();
   }
-  // Gives each part's memory back once it is written.
-  void write(StateSink& to) {
-    for (auto& part : parts_) {
-      if (part.values.defined()) {
-        to.raw(part.values.const_data_ptr(), part.values.nbytes());
-      } else {
-        to.raw(part.bytes.data(), part.bytes.size());
-      }
-      part = Part();
-    }
+  bool next(CapturedSession::Part& to) {
+    if (next_ > 0) parts_[next_ - 1] = Part();
+    if (next_ == parts_.size()) return false;
+    const auto& part = parts_[next_++];
+    to.values = part.values.defined();
+    to.data = to.values ? part.values.const_data_ptr() : part.bytes.data();
+    to.bytes = to.values ? part.values.nbytes() : part.bytes.size();
+    return true;
   }
 
-  Executor::Snapshot summary;
+  uint64_t storages = 0;
 
  private:
   struct Part {
@@ -238,40 +237,20 @@ class SessionImage final : public StateSink {
     at::Tensor values;
   };
   std::vector<Part> parts_;
+  size_t next_ = 0;
 };
 
 CapturedSession::CapturedSession(std::unique_ptr<SessionImage> image) : image_(std::move(image)) {}
 CapturedSession::~CapturedSession() = default;
 
-Executor::Snapshot CapturedSession::write(const std::string& path) {
-  StateWriter w(path);
-  image_->write(w);
-  w.finish();
-  auto summary = image_->summary;
-  summary.bytes = w.bytes();
-  summary.checksum = w.checksum();
-  return summary;
-}
+uint64_t CapturedSession::storages() const { return image_->storages; }
+bool CapturedSession::next(Part& part) { return image_->next(part); }
 
+// Gives the bytes of a session.
 class StateReader {
  public:
-  explicit StateReader(const std::string& path)
-      : path_(path), file_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)), chunk_(kChunkBytes) {
-    TORCH_CHECK(file_.valid(), system_error("read", path));
-    struct stat status{};
-    TORCH_CHECK(::fstat(file_.number(), &status) == 0, system_error("read", path));
-    if (!S_ISREG(status.st_mode)) fail("not a regular file");
-    size_ = static_cast<uint64_t>(status.st_size);
-    uint8_t header[16];
-    read(header, sizeof header);
-    if (std::memcmp(header, kStateMagic, sizeof kStateMagic) != 0) fail("not a state file");
-    if (Crc32c::of(header, 12) != u32(header + 12)) fail("the header's checksum is wrong");
-    auto version = u32(header + 8);
-    if (version != kStateVersion) {
-      fail("the file has format version " + std::to_string(version) + ", this node reads " +
-           std::to_string(kStateVersion));
-    }
-  }
+  explicit StateReader(std::string name) : name_(std::move(name)), chunk_(kChunkBytes) {}
+  virtual ~StateReader() = default;
 
   uint8_t u8() {
     uint8_t value;
@@ -326,11 +305,58 @@ class StateReader {
   // At most this many bytes can still follow.
   uint64_t remaining() const { return end_ - next_ + (size_ - bytes_); }
   uint64_t bytes() const { return bytes_; }
-  uint32_t checksum() const { return all_.value(); }
 
   [[noreturn]] void fail(const std::string& what) const {
-    throw WireError("the state file " + path_ + " cannot be read: at byte " + std::to_string(bytes_) + ": " + what);
+    throw WireError(name_ + " cannot be read: at byte " + std::to_string(bytes_) + ": " + what);
   }
+
+ protected:
+  // Reads the next bytes into chunk_, or notes the end.
+  virtual void read_chunk() = 0;
+
+  const std::string name_;
+  std::vector<uint8_t> chunk_;
+  size_t next_ = 0;
+  size_t end_ = 0;
+  bool ended_ = false;
+  uint64_t size_ = 0;
+  uint64_t bytes_ = 0;  // read so far
+
+ private:
+  void next_chunk() {
+    if (!ended_) read_chunk();
+    if (ended_) fail("the file ends too early");
+  }
+};
+
+namespace {
+
+FileDescriptor open_to_read(const std::string& path) {
+  FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  TORCH_CHECK(file.valid(), system_error("read", path));
+  return file;
+}
+
+// Reads a file that StateWriter has written.
+class FileReader final : public StateReader {
+ public:
+  explicit FileReader(const std::string& path)
+      : StateReader("the state file " + path), path_(path), file_(open_to_read(path)) {
+    struct stat status{};
+    TORCH_CHECK(::fstat(file_.number(), &status) == 0, system_error("read", path));
+    if (!S_ISREG(status.st_mode)) fail("not a regular file");
+    size_ = static_cast<uint64_t>(status.st_size);
+    uint8_t header[16];
+    read(header, sizeof header);
+    if (std::memcmp(header, kStateMagic, sizeof kStateMagic) != 0) fail("not a state file");
+    if (Crc32c::of(header, 12) != u32(header + 12)) fail("the header's checksum is wrong");
+    auto version = u32(header + 8);
+    if (version != kStateVersion) {
+      fail("the file has format version " + std::to_string(version) + ", this node reads " +
+           std::to_string(kStateVersion));
+    }
+  }
+  uint32_t checksum() const { return all_.value(); }
 
  private:
   static uint32_t u32(const uint8_t* p) {
@@ -339,12 +365,7 @@ class StateReader {
     return value;
   }
 
-  void next_chunk() {
-    if (!ended_) read_chunk();
-    if (ended_) fail("the file ends too early");
-  }
-
-  void read_chunk() {
+  void read_chunk() override {
     auto before = all_.value();
     uint8_t header[8];
     read(header, sizeof header);
@@ -380,16 +401,54 @@ class StateReader {
 
   const std::string path_;
   FileDescriptor file_;
-  std::vector<uint8_t> chunk_;
-  size_t next_ = 0;
-  size_t end_ = 0;
-  bool ended_ = false;
-  uint64_t size_ = 0;
-  uint64_t bytes_ = 0;  // read so far
   Crc32c all_;
 };
 
-namespace {
+// Reads a stream that lies in pieces of files.
+class PieceReader final : public StateReader {
+ public:
+  PieceReader(const std::vector<std::string>& paths, const std::vector<StatePiece>& pieces)
+      : StateReader("the checkpoint"), paths_(paths), pieces_(pieces) {
+    for (const auto& path : paths) files_.push_back(open_to_read(path));
+    for (const auto& piece : pieces) {
+      if (piece.file >= paths.size()) fail("there is no file " + std::to_string(piece.file));
+      size_ += piece.bytes;
+    }
+  }
+
+ private:
+  void read_chunk() override {
+    while (piece_ < pieces_.size() && done_ == pieces_[piece_].bytes) {
+      piece_++;
+      done_ = 0;
+    }
+    next_ = 0;
+    end_ = 0;
+    if (piece_ == pieces_.size()) {
+      ended_ = true;
+      return;
+    }
+    const auto& piece = pieces_[piece_];
+    const auto& path = paths_[piece.file];
+    auto bytes = std::min<uint64_t>(kChunkBytes, piece.bytes - done_);
+    while (end_ < bytes) {
+      auto n = ::pread(files_[piece.file].number(), chunk_.data() + end_, bytes - end_,
+                       static_cast<off_t>(piece.offset + done_ + end_));
+      if (n < 0 && errno == EINTR) continue;
+      TORCH_CHECK(n >= 0, system_error("read", path));
+      if (n == 0) fail(path + " is shorter than it was");
+      end_ += static_cast<size_t>(n);
+    }
+    done_ += bytes;
+    bytes_ += bytes;
+  }
+
+  const std::vector<std::string>& paths_;
+  const std::vector<StatePiece>& pieces_;
+  std::vector<FileDescriptor> files_;
+  size_t piece_ = 0;
+  uint64_t done_ = 0;  // of the piece
+};
 
 // ---------------------------------------------------------------- values
 
@@ -423,7 +482,7 @@ Executor::Snapshot Executor::save(const std::string& path, uint64_t sequence) {
 
 std::unique_ptr<CapturedSession> Executor::capture(uint64_t sequence) {
   auto image = std::make_unique<SessionImage>();
-  image->summary = write_to(*image, sequence);
+  image->storages = write_to(*image, sequence).storages;
   return std::make_unique<CapturedSession>(std::move(image));
 }
 
@@ -586,9 +645,20 @@ void Executor::load_history(StateReader& r) {
 }
 
 Executor::Snapshot Executor::load(const std::string& path) {
+  FileReader r(path);
+  auto snapshot = read_from(r);
+  snapshot.checksum = r.checksum();
+  return snapshot;
+}
+
+Executor::Snapshot Executor::load(const std::vector<std::string>& files, const std::vector<StatePiece>& pieces) {
+  PieceReader r(files, pieces);
+  return read_from(r);
+}
+
+Executor::Snapshot Executor::read_from(StateReader& r) {
   TORCH_CHECK(operators_.empty() && storages_.size() == 0 && calls_ == 0,
               "a saved state can be loaded only into a new executor");
-  StateReader r(path);
   Snapshot snapshot;
   std::vector<std::shared_ptr<Failure>> failures;
   auto device = [&] { return static_cast<uint32_t>(r.bounded(devices_.size() - 1, "a device")); };
@@ -727,7 +797,6 @@ Executor::Snapshot Executor::load(const std::string& path) {
     memory_[i].peak = std::max(memory_[i].peak, peaks[i]);
   }
   snapshot.bytes = r.bytes();
-  snapshot.checksum = r.checksum();
   return snapshot;
 }
 

@@ -4,11 +4,12 @@ package io.remora.actors;
 import io.remora.actors.internal.BatchMailbox;
 import io.remora.actors.link.proto.SavedState;
 import io.remora.actors.node.NodeLink;
+import io.remora.state.CheckpointName;
 import java.time.Duration;
-import java.util.ArrayList;
+import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Optional;
-import java.util.UUID;
+import java.util.Set;
 import java.util.function.Consumer;
 import java.util.function.LongSupplier;
 import org.slf4j.Logger;
@@ -17,7 +18,8 @@ import org.slf4j.LoggerFactory;
 /**
  * The checkpoints of one session in the state store. The last two are kept, so that a damaged one
  * does not lose the session, and the mailbox keeps the batches after the older one. When these are
- * many, only the last checkpoint is kept. Only the actor that owns the session may use this class.
+ * many, only the last checkpoint is kept. A checkpoint may need files of earlier ones, which are
+ * kept with it. Only the actor that owns the session may use this class.
  */
 final class SessionCheckpoints {
 
@@ -26,16 +28,20 @@ final class SessionCheckpoints {
   private final BatchMailbox mailbox;
   private final RecoverySettings settings;
   private final LongSupplier clock;
+  private final String series;
 
+  private long begun;
   private SavedState latest;
   private SavedState previous;
   private String pending = "";
   private long lastNanos;
+  private String unreadable = "";
 
   SessionCheckpoints(BatchMailbox mailbox, RecoverySettings settings, LongSupplier clock) {
     this.mailbox = mailbox;
     this.settings = settings;
     this.clock = clock;
+    this.series = CheckpointName.newSeries(mailbox.figures().machine());
     this.lastNanos = clock.getAsLong();
   }
 
@@ -59,8 +65,13 @@ final class SessionCheckpoints {
       return Optional.empty();
     }
     lastNanos = clock.getAsLong();
-    pending = "checkpoint-%s-%s".formatted(mailbox.figures().machine(), UUID.randomUUID());
+    pending = new CheckpointName(series, ++begun).toString();
     return Optional.of(pending);
+  }
+
+  /** The last checkpoint, whose files the next one may share; "" if there is none. */
+  String base() {
+    return latest == null ? "" : latest.getPause();
   }
 
   /** Whether the node is making one. */
@@ -84,23 +95,19 @@ final class SessionCheckpoints {
       notSaved(event.failure());
       return List.of();
     }
-    mailbox.figures().checkpointed(event.state().getBytes(), took);
-    List<String> unneeded = new ArrayList<>();
-    if (previous != null) {
-      unneeded.add(previous.getPause());
-    }
+    mailbox.figures().checkpointed(event.state().getBytes(), event.state().getReusedBytes(), took);
+    Set<String> unneeded = files();
     previous = latest;
     latest = event.state();
+    unreadable = "";
     mailbox.recovery().forgetUpTo(executedBy(previous));
     if (mailbox.recovery().bytes() > settings.mostKeptBytes() / 2) {
       // The program would soon wait: only the last checkpoint is kept.
       mailbox.recovery().forgetUpTo(executedBy(latest));
-      if (previous != null) {
-        unneeded.add(previous.getPause());
-        previous = null;
-      }
+      previous = null;
     }
-    return unneeded;
+    unneeded.removeAll(files());
+    return List.copyOf(unneeded);
   }
 
   private void notSaved(String why) {
@@ -161,30 +168,45 @@ final class SessionCheckpoints {
   /**
    * Gives up the last checkpoint, which cannot be read.
    *
-   * @param givenUp receives its name
+   * @param why the reason
+   * @param givenUp receives the names of the checkpoints that are no longer needed
    * @return whether the one before, or the session's start, can be restored
    */
-  boolean fallBack(Consumer<String> givenUp) {
+  boolean fallBack(String why, Consumer<String> givenUp) {
     if (latest == null) {
       return false;
     }
-    givenUp.accept(latest.getPause());
+    Set<String> unneeded = files();
     latest = previous;
     previous = null;
+    unneeded.removeAll(files());
+    unneeded.forEach(givenUp);
+    unreadable = unreadable.isEmpty() ? why : unreadable + ". The one before: " + why;
     return obstacle().isEmpty();
   }
 
+  /** Why the checkpoints that were given up cannot be read; "" if there are none. */
+  String unreadable() {
+    return unreadable;
+  }
+
   /** The names of all checkpoints that are, or may be, in the store. */
-  List<String> names() {
-    List<String> names = new ArrayList<>();
-    if (latest != null) {
-      names.add(latest.getPause());
-    }
-    if (previous != null) {
-      names.add(previous.getPause());
-    }
+  Set<String> names() {
+    Set<String> names = files();
     if (!pending.isEmpty()) {
       names.add(pending);
+    }
+    return names;
+  }
+
+  /** The names of the kept checkpoints, and of those whose files they need. */
+  private Set<String> files() {
+    Set<String> names = new LinkedHashSet<>();
+    for (SavedState kept : new SavedState[] {latest, previous}) {
+      if (kept != null) {
+        names.add(kept.getPause());
+        names.addAll(kept.getNeedsList());
+      }
     }
     return names;
   }

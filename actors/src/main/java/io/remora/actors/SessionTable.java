@@ -326,7 +326,7 @@ public final class SessionTable {
         session.mailbox.rewindTo(session.checkpoints.executed(), () -> progress.replayed(number));
     progress.restoring(
         number,
-        checkpoint == null ? 0 : checkpoint.getBytes(),
+        checkpoint == null ? 0 : checkpoint.getBytes() + checkpoint.getReusedBytes(),
         again,
         session.mailbox.recovery()::left);
     link.accept(new NodeLink.OpenSession(session.mailbox, checkpoint));
@@ -376,7 +376,9 @@ public final class SessionTable {
             .begin()
             .ifPresent(
                 name ->
-                    link.accept(new NodeLink.CheckpointSession(session.mailbox.session(), name)));
+                    link.accept(
+                        new NodeLink.CheckpointSession(
+                            session.mailbox.session(), name, session.checkpoints.base())));
       }
     }
     deleteUnneeded(link);
@@ -492,19 +494,32 @@ public final class SessionTable {
   }
 
   /**
-   * Restores a session from the checkpoint before, since the last one cannot be read.
+   * Restores a session from the checkpoint before, if it has ended because the last one cannot be
+   * read.
    *
-   * @return false if there is none
+   * @return empty if it is being restored; else how it has ended, with the reasons of all
+   *     checkpoints
    */
-  public boolean restoreEarlier(NodeLink.SessionEnded ended, Consumer<NodeLink.Command> link) {
+  public Optional<NodeLink.SessionEnded> restoreEarlier(
+      NodeLink.SessionEnded ended, Consumer<NodeLink.Command> link) {
     Session session = sessions.get(ended.session());
-    if (session == null
-        || session.saved != null
-        || !session.checkpoints.fallBack(unneededStates::add)) {
-      return false;
+    if (session == null || session.saved != null || ended.cause() == null) {
+      return Optional.of(ended);
     }
-    restore(session, link);
-    return true;
+    if (session.checkpoints.fallBack(ended.cause().getMessage(), unneededStates::add)) {
+      restore(session, link);
+      return Optional.empty();
+    }
+    String reasons = session.checkpoints.unreadable();
+    return Optional.of(
+        reasons.isEmpty()
+            ? ended
+            : new NodeLink.SessionEnded(
+                ended.session(),
+                new NodeLostException(
+                    "Session %d was not recovered, since no checkpoint of it can be read: %s"
+                        .formatted(ended.session(), reasons),
+                    ended.cause())));
   }
 
   /** Notes that there is no link: batches wait. */

@@ -127,9 +127,14 @@ public final class RemoraMetrics implements MeterBinder {
           MachineFigures::checkpointSeconds);
       of.gauge(
           "checkpoint.bytes",
-          "Bytes of the last checkpoint",
+          "Bytes that the last checkpoint has written",
           "bytes",
           MachineFigures::checkpointBytes);
+      of.gauge(
+          "checkpoint.reused.bytes",
+          "Bytes of the session that the last checkpoint did not write, since earlier ones have them",
+          "bytes",
+          MachineFigures::checkpointReusedBytes);
       of.gauge(
           "recovery.log.bytes",
           "Bytes of executed batches that are kept for recovery",

@@ -4,6 +4,7 @@ package io.remora.command;
 import com.typesafe.config.Config;
 import io.remora.core.CommandOutput;
 import io.remora.runtime.RemoraException;
+import io.remora.state.CheckpointName;
 import io.remora.state.StateStore;
 import io.remora.state.StateStores;
 import java.io.IOException;
@@ -13,7 +14,9 @@ import java.time.Instant;
 import java.time.temporal.ChronoUnit;
 import java.util.Comparator;
 import java.util.List;
+import java.util.Map;
 import java.util.concurrent.Callable;
+import java.util.stream.Collectors;
 import picocli.CommandLine;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.ITypeConverter;
@@ -31,7 +34,7 @@ import picocli.CommandLine.Spec;
     description = {
       "Lists what the state store of this configuration (remora.state) holds, oldest first: the time at"
           + " which it was saved, its size and its name.",
-      "pause-MACHINE-… is a paused machine, checkpoint-MACHINE-… a checkpoint for recovery, kept.MACHINE.NAME.… what"
+      "pause-MACHINE-… is a paused machine, checkpoint-MACHINE-… the checkpoints of a session for recovery, kept.MACHINE.NAME.… what"
           + " a program keeps under a name. Programs delete their pauses and checkpoints when they close their"
           + " machines; those of killed programs stay."
     },
@@ -98,6 +101,32 @@ final class StateCommand implements Callable<Integer> {
     }
   }
 
+  /** What is listed and deleted as one: the checkpoints of a session may need each other. */
+  private record Entry(String name, List<StateStore.Stored> parts) {
+
+    Instant savedAt() {
+      return parts.stream().map(StateStore.Stored::savedAt).max(Instant::compareTo).orElseThrow();
+    }
+
+    long bytes() {
+      return parts.stream().mapToLong(StateStore.Stored::bytes).sum();
+    }
+  }
+
+  private static List<Entry> entries(List<StateStore.Stored> stored) {
+    Map<String, List<StateStore.Stored>> byName =
+        stored.stream()
+            .collect(
+                Collectors.groupingBy(
+                    each ->
+                        CheckpointName.of(each.pause())
+                            .map(CheckpointName::series)
+                            .orElse(each.pause())));
+    return byName.entrySet().stream()
+        .map(each -> new Entry(each.getKey(), each.getValue()))
+        .toList();
+  }
+
   @Override
   public Integer call() {
     PrintWriter out = command.commandLine().getOut();
@@ -111,30 +140,32 @@ final class StateCommand implements Callable<Integer> {
     Instant latest = olderThan == null ? Instant.MAX : Instant.now().minus(olderThan);
     int failed = 0;
     long bytes = 0;
-    List<StateStore.Stored> found;
+    List<Entry> found;
     StateStore store;
     try {
       store = StateStores.open(config);
       found =
-          store.list(prefix).stream()
-              .filter(stored -> !stored.savedAt().isAfter(latest))
-              .sorted(Comparator.comparing(StateStore.Stored::savedAt))
+          entries(store.list(prefix)).stream()
+              .filter(entry -> !entry.savedAt().isAfter(latest))
+              .sorted(Comparator.comparing(Entry::savedAt))
               .toList();
     } catch (IOException | RemoraException e) {
       err.println(command.qualifiedName() + ": " + e.getMessage());
       return CommandLine.ExitCode.SOFTWARE;
     }
-    for (StateStore.Stored stored : found) {
-      bytes += stored.bytes();
+    for (Entry entry : found) {
+      bytes += entry.bytes();
       out.printf(
           "%s  %,15d  %s%n",
-          stored.savedAt().truncatedTo(ChronoUnit.SECONDS), stored.bytes(), stored.pause());
+          entry.savedAt().truncatedTo(ChronoUnit.SECONDS), entry.bytes(), entry.name());
       if (delete) {
         try {
-          store.delete(stored.pause());
+          for (StateStore.Stored stored : entry.parts()) {
+            store.delete(stored.pause());
+          }
         } catch (IOException e) {
           failed++;
-          err.printf("%s  not deleted: %s%n", stored.pause(), e.getMessage());
+          err.printf("%s  not deleted: %s%n", entry.name(), e.getMessage());
         }
       }
     }

@@ -109,7 +109,9 @@ final class OwnerConnection implements LinkConnection.Handler {
         case SAVE_SESSION -> {
           SaveSession save = parse(SaveSession.parser(), payload);
           carried.put(
-              connection, session, new SessionInbox.Save(save.getPause(), save.getCheckpoint()));
+              connection,
+              session,
+              new SessionInbox.Save(save.getPause(), save.getCheckpoint(), save.getBase()));
         }
         case FORGET_STATE ->
             server.forgetState(parse(ForgetState.parser(), payload).getPause(), connection);

@@ -17,9 +17,6 @@ import io.remora.actors.link.proto.SessionClosed;
 import io.remora.runtime.BatchExecutor;
 import io.remora.runtime.ExecutionResult;
 import io.remora.runtime.ProtocolException;
-import io.remora.runtime.SavedSession;
-import io.remora.state.StateKey;
-import io.remora.state.StateStore;
 import io.remora.state.StateStores;
 import java.io.IOException;
 import java.nio.ByteBuffer;
@@ -134,9 +131,16 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
             return Behaviors.stopped();
           }
           long executed = 0;
+          CheckpointFile.Contents checkpoint = null;
           if (restoredFrom != null) {
             try {
-              executed = restore(context, session, executor, restoredFrom);
+              checkpoint =
+                  SessionRestore.restore(
+                      StateStores.open(context.getSystem().settings().config()),
+                      session,
+                      executor,
+                      restoredFrom);
+              executed = restoredFrom.getLastExecutedSequence();
             } catch (IOException | RuntimeException e) {
               context.getLog().error("Session {} cannot be restored", name, e);
               executor.close();
@@ -159,6 +163,7 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
               outbox,
               executor,
               executed,
+              checkpoint,
               worker,
               modelCalls,
               writes);
@@ -173,6 +178,7 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
       SessionOutbox outbox,
       BatchExecutor executor,
       long executed,
+      CheckpointFile.Contents checkpoint,
       Optional<PythonWorker> worker,
       ModelCalls modelCalls,
       StateWrites writes) {
@@ -192,7 +198,8 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
             () -> StateStores.open(config),
             outbox,
             context.getSystem().dispatchers().lookup(DispatcherSelector.blocking()),
-            writes);
+            writes,
+            checkpoint);
     this.figures = NodeFigures.PROCESS.sessionOpened(inbox);
     figures.setStorages(executor.storageCount());
     outbox.opened();
@@ -364,37 +371,6 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
     ByteBuffer batch = payload.slice(payload.position(), length).order(ByteOrder.LITTLE_ENDIAN);
     payload.position(payload.position() + length);
     return batch;
-  }
-
-  /** Loads a saved session. Returns the last batch that it had executed. */
-  private static long restore(
-      ActorContext<Command> context, long session, BatchExecutor executor, SavedState expected)
-      throws IOException {
-    store(context)
-        .load(
-            new StateKey(expected.getPause(), session),
-            file -> {
-              SavedSession found = executor.load(file);
-              if (found.bytes() != expected.getBytes()
-                  || (int) found.checksum() != expected.getChecksum()
-                  || found.sequence() != expected.getLastExecutedSequence()) {
-                throw new IOException(
-                    "%s is not what was saved: it has %d bytes with checksum %08x after batch %d, but %d bytes with checksum %08x after batch %d were written"
-                        .formatted(
-                            file,
-                            found.bytes(),
-                            found.checksum(),
-                            found.sequence(),
-                            expected.getBytes(),
-                            expected.getChecksum(),
-                            expected.getLastExecutedSequence()));
-              }
-            });
-    return expected.getLastExecutedSequence();
-  }
-
-  private static StateStore store(ActorContext<Command> context) {
-    return StateStores.open(context.getSystem().settings().config());
   }
 
   private Behavior<Command> end(Reason reason, String message) {

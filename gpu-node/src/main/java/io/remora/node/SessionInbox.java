@@ -43,8 +43,9 @@ final class SessionInbox {
    *
    * @param name under which it is saved
    * @param checkpoint whether the session continues while a copy of it is written
+   * @param base the last checkpoint that the machine keeps; "" if there is none
    */
-  record Save(String name, boolean checkpoint) implements Entry {}
+  record Save(String name, boolean checkpoint, String base) implements Entry {}
 
   /** A request to end the session after the entries before this one. */
   record Close() implements Entry {}

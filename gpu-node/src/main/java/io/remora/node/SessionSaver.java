@@ -7,12 +7,16 @@ import io.remora.actors.link.proto.SessionSaved;
 import io.remora.runtime.BatchExecutor;
 import io.remora.runtime.CapturedSession;
 import io.remora.runtime.SavedSession;
+import io.remora.state.CheckpointName;
 import io.remora.state.StateKey;
 import io.remora.state.StateStore;
 import java.io.IOException;
 import java.nio.file.FileSystemException;
+import java.util.Set;
 import java.util.concurrent.Executor;
+import java.util.concurrent.atomic.AtomicReference;
 import java.util.function.Supplier;
+import java.util.stream.Collectors;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
@@ -25,9 +29,9 @@ final class SessionSaver {
 
   private static final Logger log = LoggerFactory.getLogger(SessionActor.class);
 
-  /** Writes the session to the store. */
+  /** Writes the session to the store, and describes what was written. */
   private interface Writing {
-    SavedSession write() throws IOException;
+    SavedState.Builder write() throws IOException;
   }
 
   private final String name;
@@ -42,12 +46,16 @@ final class SessionSaver {
   private volatile String latest = "";
   private volatile SessionSaved answer;
 
+  /** The last checkpoint that was written, or from which the session was restored; may be null. */
+  private volatile CheckpointFile.Contents checkpoint;
+
   /**
    * @param name the session's name for the log
    * @param session its number
    * @param store opens the state store
    * @param writers run what writes checkpoints
    * @param writes knows what is being written
+   * @param checkpoint the one that the session was restored from; null if there is none
    */
   SessionSaver(
       String name,
@@ -55,13 +63,15 @@ final class SessionSaver {
       Supplier<StateStore> store,
       SessionOutbox outbox,
       Executor writers,
-      StateWrites writes) {
+      StateWrites writes,
+      CheckpointFile.Contents checkpoint) {
     this.name = name;
     this.session = session;
     this.store = store;
     this.outbox = outbox;
     this.writers = writers;
     this.writes = writes;
+    this.checkpoint = checkpoint;
   }
 
   /**
@@ -84,13 +94,22 @@ final class SessionSaver {
     StateKey key = new StateKey(request.name(), session);
     writes.begin(key);
     if (request.checkpoint()) {
-      checkpoint(key, executor, executed);
+      checkpoint(key, request.base(), executor, executed);
     } else {
-      write(key, "saved", () -> store.get().save(key, file -> executor.save(executed, file)));
+      write(
+          key, "saved", () -> state(store.get().save(key, file -> executor.save(executed, file))));
     }
   }
 
-  private void checkpoint(StateKey key, BatchExecutor executor, long executed) {
+  private static SavedState.Builder state(SavedSession saved) {
+    return SavedState.newBuilder()
+        .setBytes(saved.bytes())
+        .setChecksum((int) saved.checksum())
+        .setStorages(saved.storages())
+        .setLastExecutedSequence(saved.sequence());
+  }
+
+  private void checkpoint(StateKey key, String base, BatchExecutor executor, long executed) {
     CapturedSession copy;
     long start = System.nanoTime();
     try {
@@ -110,29 +129,58 @@ final class SessionSaver {
     writers.execute(
         () -> {
           try (copy) {
-            write(key, how, () -> store.get().save(key, copy::write));
+            write(key, how, () -> writeCheckpoint(key, base, copy));
           }
         });
+  }
+
+  private SavedState.Builder writeCheckpoint(StateKey key, String base, CapturedSession copy)
+      throws IOException {
+    StateStore used = store.get();
+    CheckpointFile.Contents last = checkpoint;
+    // Only the machine knows which checkpoints it keeps.
+    CheckpointFile.Contents before =
+        last != null && last.name().equals(base) && isThere(used, last) ? last : null;
+    AtomicReference<CheckpointFile.Contents> written = new AtomicReference<>();
+    SavedSession saved =
+        used.save(
+            key,
+            file -> {
+              CheckpointFile.Written done = CheckpointFile.write(file, key.pause(), copy, before);
+              written.set(done.contents());
+              return done.file();
+            });
+    CheckpointFile.Contents contents = written.get();
+    checkpoint = contents;
+    return state(saved).setReusedBytes(contents.reusedBytes()).addAllNeeds(contents.others());
+  }
+
+  /** Whether nobody has deleted the files of a checkpoint, if the store can say this. */
+  private static boolean isThere(StateStore store, CheckpointFile.Contents contents) {
+    String prefix =
+        CheckpointName.of(contents.name()).map(CheckpointName::prefix).orElse(contents.name());
+    try {
+      Set<String> there =
+          store.list(prefix).stream().map(StateStore.Stored::pause).collect(Collectors.toSet());
+      return there.containsAll(contents.files().keySet());
+    } catch (IOException e) {
+      return true; // nor can anybody delete them by a list
+    }
   }
 
   private void write(StateKey key, String how, Writing writing) {
     SessionSaved.Builder message = SessionSaved.newBuilder().setPause(key.pause());
     long start = System.nanoTime();
     try {
-      SavedSession saved = writing.write();
-      message.setState(
-          SavedState.newBuilder()
-              .setPause(key.pause())
-              .setBytes(saved.bytes())
-              .setChecksum((int) saved.checksum())
-              .setStorages(saved.storages())
-              .setLastExecutedSequence(saved.sequence()));
+      SavedState.Builder saved = writing.write().setPause(key.pause());
+      message.setState(saved);
       log.info(
-          "Session {} is {}: {} storages, {} bytes, {} ms",
+          "Session {} is {}: {} storages, {} bytes and {} of earlier checkpoints, {} ms",
           name,
           how,
-          saved.storages(),
-          saved.bytes(),
+          saved.getStorages(),
+          saved.getBytes(),
+          saved.getReusedBytes(),
           (System.nanoTime() - start) / 1_000_000);
     } catch (IOException | RuntimeException e) {
       log.warn("Session {} cannot be saved", name, e);

@@ -339,7 +339,7 @@ final class RecoverySimulation implements SimulatedConnection.World, AutoCloseab
     }
     if (!store.keys().isEmpty()) {
       String left = store.keys().toString();
-      store.keys().clear();
+      store.clear();
       throw failure("the store still has " + left, null);
     }
   }
@@ -536,5 +536,6 @@ final class RecoverySimulation implements SimulatedConnection.World, AutoCloseab
       }
     }
     logger.setLevel(level);
+    store.close();
   }
 }

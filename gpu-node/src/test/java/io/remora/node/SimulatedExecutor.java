@@ -10,8 +10,11 @@ import io.remora.runtime.NodeCallHandler;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.SavedSession;
 import java.io.ByteArrayOutputStream;
+import java.io.IOException;
+import java.io.UncheckedIOException;
 import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
 import java.util.zip.CRC32C;
@@ -39,6 +42,11 @@ final class SimulatedExecutor implements BatchExecutor {
   static final int KIND_AT = 3;
   static final int LARGE_BYTES = 2500;
 
+  private static final int SMALL_BYTES = 3 * Long.BYTES;
+
+  /** The storages of each session, by how often their values change. */
+  private static final int[] CHANGES_AFTER = {1, 4, 16, Integer.MAX_VALUE};
+
   /** The node's process. */
   interface Host {
     /** Called before each batch; false if the process is gone. */
@@ -52,8 +60,6 @@ final class SimulatedExecutor implements BatchExecutor {
 
     /** Called before a state is read; whether it is damaged. */
     boolean findsDamaged();
-
-    SimulatedStore store();
   }
 
   private final Host host;
@@ -185,23 +191,52 @@ final class SimulatedExecutor implements BatchExecutor {
 
   @Override
   public SavedSession save(long sequence, Path file) {
-    return write(host, file, state, count, sequence);
+    host.writes();
+    try {
+      Files.write(file, small(state, count, sequence).array());
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
+    }
+    return new SavedSession(SMALL_BYTES, (int) state, count, sequence);
   }
 
-  private static SavedSession write(Host host, Path file, long state, long count, long sequence) {
-    host.writes();
-    host.store().write(file, new long[] {state, count, sequence});
-    return new SavedSession(24, (int) state, count, sequence);
+  private static ByteBuffer small(long state, long count, long sequence) {
+    return ByteBuffer.allocate(SMALL_BYTES).putLong(state).putLong(count).putLong(sequence).flip();
+  }
+
+  /** The values of a storage after so many batches: it changes after every so many. */
+  private static ByteBuffer values(int changesAfter, long count) {
+    ByteBuffer values = ByteBuffer.allocate(CheckpointFile.LEAST_SHARED_BYTES);
+    long seed = changesAfter * 31L + count / changesAfter;
+    while (values.hasRemaining()) {
+      values.putLong(seed * 0x9E3779B97F4A7C15L + values.position());
+    }
+    return values.flip();
   }
 
   @Override
   public CapturedSession capture(long sequence) {
-    long captured = state;
+    ByteBuffer captured = small(state, count, sequence);
     long executed = count;
     return new CapturedSession() {
+
       @Override
-      public SavedSession write(Path file) {
-        return SimulatedExecutor.write(host, file, captured, executed, sequence);
+      public long storages() {
+        return executed;
+      }
+
+      @Override
+      public long sequence() {
+        return sequence;
+      }
+
+      @Override
+      public void takeAll(Taker taker) throws IOException {
+        host.writes();
+        taker.take(captured, false);
+        for (int changesAfter : CHANGES_AFTER) {
+          taker.take(values(changesAfter, executed), true);
+        }
       }
 
       @Override
@@ -211,13 +246,37 @@ final class SimulatedExecutor implements BatchExecutor {
 
   @Override
   public SavedSession load(Path file) {
+    return restore(List.of(new Piece(file, 0, SMALL_BYTES)), new int[0]);
+  }
+
+  @Override
+  public SavedSession load(List<Piece> pieces) {
+    return restore(pieces, CHANGES_AFTER);
+  }
+
+  private SavedSession restore(List<Piece> pieces, int[] storages) {
     if (host.findsDamaged()) {
       throw new RemoraException("the session was not restored: the file is damaged");
     }
-    long[] saved = host.store().read(file);
-    state = saved[0];
-    count = saved[1];
-    return new SavedSession(24, (int) state, count, saved[2]);
+    ByteBuffer small = read(pieces.get(0));
+    state = small.getLong();
+    count = small.getLong();
+    for (int i = 0; i < storages.length; i++) {
+      if (!read(pieces.get(i + 1)).equals(values(storages[i], count))) {
+        throw new IllegalStateException(
+            "storage %d has other values after %d batches".formatted(i, count));
+      }
+    }
+    return new SavedSession(SMALL_BYTES, (int) state, count, small.getLong());
+  }
+
+  private static ByteBuffer read(Piece piece) {
+    try {
+      return ByteBuffer.wrap(
+          Files.readAllBytes(piece.file()), (int) piece.offset(), (int) piece.bytes());
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
+    }
   }
 
   // The rest ------------------------------------------------------------------------------------

@@ -225,9 +225,4 @@ final class SimulatedNode implements ProvisionedNode, SimulatedExecutor.Host {
     }
     return damaged;
   }
-
-  @Override
-  public SimulatedStore store() {
-    return simulation.store();
-  }
 }

@@ -7,15 +7,21 @@ import io.remora.state.StateKey;
 import io.remora.state.StateStore;
 import io.remora.state.StateStoreProvider;
 import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.nio.file.Files;
 import java.nio.file.NoSuchFileException;
 import java.nio.file.Path;
-import java.util.HashMap;
+import java.time.Instant;
 import java.util.LinkedHashMap;
+import java.util.List;
 import java.util.Map;
 import java.util.Set;
 
-/** A store in memory. The store {@code simulated} is that of the simulation on this thread. */
-final class SimulatedStore implements StateStore {
+/**
+ * A store whose files are in a folder of their own. The store {@code simulated} is that of the
+ * simulation on this thread.
+ */
+final class SimulatedStore implements StateStore, AutoCloseable {
 
   private static final ThreadLocal<SimulatedStore> CURRENT = new ThreadLocal<>();
 
@@ -34,21 +40,18 @@ final class SimulatedStore implements StateStore {
   }
 
   private final Map<StateKey, Path> files = new LinkedHashMap<>();
-  private final Map<Path, long[]> contents = new HashMap<>();
+  private final Path directory;
   private int number;
   private StateKey loading;
 
   /** An empty store, which is the one of this thread from now on. */
   SimulatedStore() {
+    try {
+      directory = Files.createTempDirectory("simulated-store");
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
+    }
     CURRENT.set(this);
-  }
-
-  void write(Path file, long[] content) {
-    contents.put(file, content);
-  }
-
-  long[] read(Path file) {
-    return contents.get(file);
   }
 
   /** What is read, or was read last. */
@@ -60,12 +63,30 @@ final class SimulatedStore implements StateStore {
     return files.keySet();
   }
 
+  /** Deletes everything. */
+  void clear() {
+    for (StateKey key : List.copyOf(files.keySet())) {
+      delete(key.pause());
+    }
+  }
+
+  @Override
+  public void close() {
+    clear();
+    delete(directory);
+  }
+
   @Override
   public SavedSession save(StateKey key, Writer writer) throws IOException {
-    Path file = Path.of("file-" + ++number);
-    SavedSession saved = writer.writeTo(file);
-    files.put(key, file);
-    return saved;
+    Path file = directory.resolve("file-" + ++number);
+    try {
+      SavedSession saved = writer.writeTo(file);
+      files.put(key, file);
+      return saved;
+    } catch (IOException | RuntimeException e) {
+      delete(file);
+      throw e;
+    }
   }
 
   @Override
@@ -80,6 +101,26 @@ final class SimulatedStore implements StateStore {
 
   @Override
   public void delete(String pause) {
-    files.keySet().removeIf(key -> key.pause().equals(pause));
+    for (StateKey key : List.copyOf(files.keySet())) {
+      if (key.pause().equals(pause)) {
+        delete(files.remove(key));
+      }
+    }
+  }
+
+  private static void delete(Path file) {
+    try {
+      Files.deleteIfExists(file);
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
+    }
+  }
+
+  @Override
+  public List<Stored> list(String prefix) {
+    return files.keySet().stream()
+        .filter(key -> key.pause().startsWith(prefix))
+        .map(key -> new Stored(key.pause(), 1, Instant.EPOCH))
+        .toList();
   }
 }

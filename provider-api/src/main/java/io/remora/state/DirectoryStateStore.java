@@ -74,6 +74,7 @@ public final class DirectoryStateStore implements StateStore {
     Path file = file(key, "state");
     try {
       SavedSession saved = writer.writeTo(file);
+      makeDurable(file);
       verify(file, saved);
       writeManifest(key, saved);
       makeDurable(file(key, "manifest"));

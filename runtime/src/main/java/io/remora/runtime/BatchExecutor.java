@@ -68,8 +68,8 @@ public interface BatchExecutor extends AutoCloseable {
   SavedSession save(long sequence, Path file);
 
   /**
-   * Copies the whole state of the session, so that it can be written while the session continues.
-   * The copies take as much memory of the host as the storages take on their devices.
+   * Copies the whole state of the session, so that it can be taken while the session continues. The
+   * copies take as much memory of the host as the storages take on their devices.
    *
    * @param sequence the last batch executed
    * @throws RemoraException when there is not enough memory, or a device cannot be read
@@ -77,14 +77,32 @@ public interface BatchExecutor extends AutoCloseable {
   CapturedSession capture(long sequence);
 
   /**
-   * Restores a saved session. Call it once, before any other use. If it throws, close this
-   * executor.
+   * Restores a saved session. Call it, or {@link #load(List)}, once, before any other use. If it
+   * throws, close this executor.
    *
    * @param file a file that {@link #save} has written; any other file is refused
    * @return a description of the file, to compare with the result of {@link #save}
    * @throws RemoraException when the file cannot be read or is not a saved session
    */
   SavedSession load(Path file);
+
+  /**
+   * Bytes of a file.
+   *
+   * @param offset where they begin
+   * @param bytes how many they are
+   */
+  record Piece(Path file, long offset, long bytes) {}
+
+  /**
+   * Restores a session from the parts of a {@link CapturedSession}, as {@link #load(Path)} does
+   * from a file. Verify the pieces first: they have no checksums.
+   *
+   * @param pieces where the parts lie, in their order
+   * @return a description, with the bytes of all pieces and no checksum
+   * @throws RemoraException when the pieces cannot be read or are not a session
+   */
+  SavedSession load(List<Piece> pieces);
 
   /** Frees the session's storages. Idempotent. */
   @Override

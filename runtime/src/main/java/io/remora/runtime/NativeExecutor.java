@@ -7,7 +7,10 @@ import io.remora.runtime.internal.NativeCore;
 import io.remora.runtime.internal.RunCallbacks;
 import java.nio.ByteBuffer;
 import java.nio.file.Path;
+import java.util.LinkedHashMap;
 import java.util.List;
+import java.util.Map;
+import java.util.stream.Collectors;
 import org.bytedeco.javacpp.LongPointer;
 
 /** The executor of the native core. */
@@ -87,13 +90,36 @@ final class NativeExecutor implements BatchExecutor {
     if (captured == -1) {
       throw new RemoraException("the session was not copied: " + NativeCore.lastError());
     }
-    return new NativeCapture(captured);
+    return new NativeCapture(captured, sequence);
   }
 
   @Override
   public SavedSession load(Path file) {
     try (LongPointer summary = new LongPointer(4)) {
       if (NativeCore.executorLoad(open(), file.toString(), summary) != 0) {
+        throw new RemoraException("the session was not restored: " + NativeCore.lastError());
+      }
+      return saved(summary);
+    }
+  }
+
+  @Override
+  public SavedSession load(List<Piece> pieces) {
+    Map<Path, Long> files = new LinkedHashMap<>();
+    long[] numbers = new long[3 * pieces.size()];
+    int at = 0;
+    for (Piece piece : pieces) {
+      Long known = files.get(piece.file());
+      long file = known != null ? known : files.size();
+      files.putIfAbsent(piece.file(), file);
+      numbers[at++] = file;
+      numbers[at++] = piece.offset();
+      numbers[at++] = piece.bytes();
+    }
+    String paths = files.keySet().stream().map(Path::toString).collect(Collectors.joining("\n"));
+    try (LongPointer summary = new LongPointer(4);
+        LongPointer list = new LongPointer(numbers)) {
+      if (NativeCore.executorLoadPieces(open(), paths, list, pieces.size(), summary) != 0) {
         throw new RemoraException("the session was not restored: " + NativeCore.lastError());
       }
       return saved(summary);
@@ -117,7 +143,7 @@ final class NativeExecutor implements BatchExecutor {
     return handle;
   }
 
-  static SavedSession saved(LongPointer summary) {
+  private static SavedSession saved(LongPointer summary) {
     return new SavedSession(summary.get(0), summary.get(1), summary.get(2), summary.get(3));
   }
 }

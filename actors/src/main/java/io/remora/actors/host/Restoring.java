@@ -7,6 +7,7 @@ import io.remora.actors.machine.MachineProtocol;
 import io.remora.actors.node.NodeLink;
 import io.remora.runtime.NodeLostException;
 import io.remora.runtime.RemoraException;
+import java.util.Optional;
 
 /**
  * The machine's new node is reading the saved sessions. They take no batches before the machine is
@@ -36,10 +37,12 @@ final class Restoring extends HostBehavior {
   }
 
   @Override
-  Behavior<Command> onSessionEnded(NodeLink.SessionEnded ended) {
-    if (ended.cause() != null && host.sessions.restoreEarlier(ended, link::tell)) {
+  Behavior<Command> onSessionEnded(NodeLink.SessionEnded event) {
+    Optional<NodeLink.SessionEnded> end = host.sessions.restoreEarlier(event, link::tell);
+    if (end.isEmpty()) {
       return this;
     }
+    NodeLink.SessionEnded ended = end.orElseThrow();
     if (link.way().isMove() && ended.cause() != null) {
       notRestored = ended.cause();
       link.way().replyTo().tell(new MachineProtocol.HostRestored(host.self, notRestored));

@@ -76,6 +76,7 @@ public final class MachineFigures {
   private final LongAdder checkpoints = new LongAdder();
   private final LongAdder checkpointNanos = new LongAdder();
   private volatile long checkpointBytes;
+  private volatile long checkpointReusedBytes;
   private volatile MachineState state = MachineState.STOPPED;
   private volatile Storages storages = Storages.NONE;
 
@@ -190,11 +191,18 @@ public final class MachineFigures {
     redials.add(attempts);
   }
 
-  /** Counts a checkpoint of a session and the time from its request to the node's answer. */
-  public void checkpointed(long bytes, Duration took) {
+  /**
+   * Counts a checkpoint of a session.
+   *
+   * @param bytes of its file
+   * @param reused bytes of the session that were in files of earlier checkpoints
+   * @param took the time from its request to the node's answer
+   */
+  public void checkpointed(long bytes, long reused, Duration took) {
     checkpoints.increment();
     checkpointNanos.add(took.toNanos());
     checkpointBytes = bytes;
+    checkpointReusedBytes = reused;
   }
 
   /** Counts a recovery from the loss of a node and its time. */
@@ -327,9 +335,14 @@ public final class MachineFigures {
     return checkpointNanos.sum() * 1e-9;
   }
 
-  /** Bytes of the last checkpoint. */
+  /** Bytes that the last checkpoint has written. */
   public long checkpointBytes() {
     return checkpointBytes;
+  }
+
+  /** Bytes of the session that the last checkpoint did not write, since earlier ones have them. */
+  public long checkpointReusedBytes() {
+    return checkpointReusedBytes;
   }
 
   /** Bytes of executed batches that are kept for recovery. */
@@ -401,6 +414,7 @@ public final class MachineFigures {
     values.put("checkpoints", (double) checkpoints());
     values.put("checkpoint.seconds", checkpointSeconds());
     values.put("checkpoint.bytes", (double) checkpointBytes());
+    values.put("checkpoint.reused.bytes", (double) checkpointReusedBytes());
     values.put("recovery.log.bytes", (double) keptBytes());
     values.put("recovery.log.disk.bytes", (double) keptDiskBytes());
     return values;

@@ -12,6 +12,7 @@ import io.remora.actors.machine.MachineProtocol.HostRestored;
 import io.remora.actors.node.NodeLink;
 import io.remora.runtime.NodeLostException;
 import io.remora.runtime.RemoraException;
+import java.util.Optional;
 
 /**
  * The new node is reading the saved state of the sessions of this JVM and of the hosts. When the
@@ -71,15 +72,17 @@ final class Restoring extends Opening {
   }
 
   @Override
-  Behavior<Command> onSessionEnded(NodeLink.SessionEnded ended) {
-    if (ended.cause() != null && machine.sessions.restoreEarlier(ended, node::tellLink)) {
+  Behavior<Command> onSessionEnded(NodeLink.SessionEnded event) {
+    Optional<NodeLink.SessionEnded> end = machine.sessions.restoreEarlier(event, node::tellLink);
+    if (end.isEmpty()) {
       log.warn(
           "Machine {}: the last checkpoint of session {} cannot be used, so the one before is: {}",
           machine.name,
-          ended.session(),
-          ended.cause().getMessage());
+          event.session(),
+          event.cause().getMessage());
       return Behaviors.same();
     }
+    NodeLink.SessionEnded ended = end.orElseThrow();
     if (isMove() && ended.cause() != null) {
       return lose(ended.cause());
     }

@@ -105,7 +105,7 @@ abstract class LinkBehavior extends AbstractBehavior<Command> {
   private Behavior<Command> onCheckpointSession(CheckpointSession command) {
     LinkedSession session = link.sessions.get(command.session());
     if (session != null) {
-      send(session.checkpoint(command.name()));
+      send(session.checkpoint(command.name(), command.base()));
     }
     return this;
   }

@@ -35,7 +35,7 @@ final class LinkedSession {
   private boolean open;
   private boolean closing;
   private String saving;
-  private String checkpoint;
+  private SaveSession checkpoint;
 
   // Used by the connection's reader only.
   private long lastProgress;
@@ -91,12 +91,12 @@ final class LinkedSession {
   /** Sends the requests again that were not answered. */
   private void sendAgain(LinkConnection connection) {
     if (checkpoint != null && !closing) {
-      connection.send(saveFrame(checkpoint, true));
+      connection.send(saveFrame(checkpoint));
     }
     if (closing) {
       mailbox.sendAfterAll(closeFrame());
     } else if (saving != null) {
-      mailbox.sendAfterAll(saveFrame(saving, false));
+      mailbox.sendAfterAll(saveFrame(saving));
     }
   }
 
@@ -114,21 +114,22 @@ final class LinkedSession {
   void save(String pause) {
     if (!closing) {
       saving = pause;
-      mailbox.hold(saveFrame(saving, false));
+      mailbox.hold(saveFrame(saving));
     }
   }
 
   /** Requests a checkpoint, which holds nothing up. Returns the frame to send at once. */
-  OutboundFrame checkpoint(String name) {
-    checkpoint = name;
-    return saveFrame(name, true);
+  OutboundFrame checkpoint(String name, String base) {
+    checkpoint = SaveSession.newBuilder().setPause(name).setCheckpoint(true).setBase(base).build();
+    return saveFrame(checkpoint);
   }
 
-  private OutboundFrame saveFrame(String name, boolean isCheckpoint) {
-    return OutboundFrame.control(
-        FrameType.SAVE_SESSION,
-        number(),
-        SaveSession.newBuilder().setPause(name).setCheckpoint(isCheckpoint).build());
+  private OutboundFrame saveFrame(String pause) {
+    return saveFrame(SaveSession.newBuilder().setPause(pause).build());
+  }
+
+  private OutboundFrame saveFrame(SaveSession message) {
+    return OutboundFrame.control(FrameType.SAVE_SESSION, number(), message);
   }
 
   /** Notes that the session was saved under this name, or need not be saved any more. */
@@ -136,7 +137,7 @@ final class LinkedSession {
     if (name.equals(saving)) {
       saving = null;
     }
-    if (name.equals(checkpoint)) {
+    if (checkpoint != null && name.equals(checkpoint.getPause())) {
       checkpoint = null;
     }
   }

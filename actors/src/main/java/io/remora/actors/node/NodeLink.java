@@ -107,8 +107,11 @@ public final class NodeLink {
    * Saves a copy of a session, which meanwhile continues. Answered by {@link SessionSaved}, with
    * the last batch that is part of it; a session that is being closed answers only by {@link
    * SessionEnded}.
+   *
+   * @param base the last checkpoint that is kept, whose files the new one may share; "" if there is
+   *     none
    */
-  public record CheckpointSession(long session, String name) implements Command {}
+  public record CheckpointSession(long session, String name, String base) implements Command {}
 
   /** Deletes the saved state of a pause or a checkpoint. */
   public record ForgetState(String pause) implements Command {}

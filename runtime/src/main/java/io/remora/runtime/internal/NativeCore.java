@@ -362,9 +362,11 @@ public final class NativeCore {
   @Name("remora_executor_capture")
   public static native long executorCapture(long executor, long sequence);
 
-  @Name("remora_captured_write")
-  public static native int capturedWrite(
-      long captured, String path, @Cast("int64_t*") LongPointer summary);
+  @Name("remora_captured_storages")
+  public static native long capturedStorages(long captured);
+
+  @Name("remora_captured_next")
+  public static native int capturedNext(long captured, @Cast("int64_t*") LongPointer part);
 
   @Name("remora_captured_release")
   public static native void capturedRelease(long captured);
@@ -372,6 +374,14 @@ public final class NativeCore {
   @Name("remora_executor_load")
   public static native int executorLoad(
       long executor, String path, @Cast("int64_t*") LongPointer summary);
+
+  @Name("remora_executor_load_pieces")
+  public static native int executorLoadPieces(
+      long executor,
+      String files,
+      @Cast("const int64_t*") LongPointer pieces,
+      long count,
+      @Cast("int64_t*") LongPointer summary);
 
   @Name("remora_result_report")
   public static native long resultReport(long result);
