@@ -5,6 +5,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.assertj.core.api.Assertions.catchThrowable;
 import static org.awaitility.Awaitility.await;
+import static org.bytedeco.pytorch.global.torch.manual_seed;
 import static org.bytedeco.pytorch.global.torch.nonzero;
 import static org.bytedeco.pytorch.global.torch.ones;
 import static org.bytedeco.pytorch.global.torch.randn;
@@ -19,8 +20,10 @@ import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
+import java.util.ArrayList;
 import java.util.List;
 import java.util.Random;
+import org.bytedeco.javacpp.PointerScope;
 import org.bytedeco.pytorch.Scalar;
 import org.bytedeco.pytorch.Tensor;
 import org.bytedeco.pytorch.global.torch.ScalarType;
@@ -149,6 +152,62 @@ final class RecoveryTest {
   }
 
   @Test
+  @Tag("fast")
+  void aCheckpointWritesOnlyWhatHasChanged() {
+    List<Float> undisturbed = new ArrayList<>();
+    try (RemoteMachine machine = open("")) {
+      Adapter adapter = new Adapter(machine);
+      for (int step = 0; step < 9; step++) {
+        undisturbed.add(adapter.step());
+      }
+    }
+    try (RemoteMachine machine = open("checkpoint-interval = 100 ms")) {
+      Adapter adapter = new Adapter(machine);
+      List<Float> disturbed = new ArrayList<>();
+      for (int step = 0; step < 9; step++) {
+        if (step % 3 == 2) {
+          awaitSharing(machine);
+          assertThat(machine.stats().get("checkpoint.bytes")).isLessThan(Adapter.BYTES / 8);
+          killNode();
+        }
+        disturbed.add(adapter.step());
+      }
+
+      assertThat(disturbed).isEqualTo(undisturbed);
+      assertThat(machine.stats()).containsEntry("recoveries", 3.0);
+      assertThat(machine.stats().get("checkpoints")).isGreaterThanOrEqualTo(4);
+      assertThat(states().all().stream().mapToLong(file -> file.toFile().length()).sum())
+          .as("the frozen part is there once")
+          .isLessThan(2L * Adapter.BYTES);
+    }
+    assertThat(states().all()).isEmpty();
+  }
+
+  @Test
+  @Tag("full")
+  void damageThatAllCheckpointsShareLosesTheSessionWithTheReason() {
+    RemoteMachine machine = open("checkpoint-interval = 100 ms");
+    Adapter adapter = new Adapter(machine);
+    adapter.step();
+    awaitSharing(machine);
+    awaitSharing(machine);
+    StateFiles.damage(
+        states().all().stream()
+            .filter(file -> file.toFile().length() > Adapter.BYTES)
+            .findFirst()
+            .orElseThrow());
+    killNode();
+
+    assertThatThrownBy(adapter::step)
+        .isInstanceOf(NodeLostException.class)
+        .hasMessageContaining("no checkpoint of it can be read")
+        .hasMessageContaining("is damaged")
+        .hasMessageContaining("which both share");
+    assertThat(catchThrowable(machine::close)).isInstanceOf(NodeLostException.class);
+    assertThat(states().all()).isEmpty();
+  }
+
+  @Test
   @Tag("full")
   void whatTheProgramHasSeenIsComparedAndNotToldAgain() {
     try (RemoteMachine machine = open("")) {
@@ -231,6 +290,44 @@ final class RecoveryTest {
   }
 
   // Tools
+
+  /** A small part is trained on top of a frozen one of 8 MiB. */
+  private static final class Adapter {
+
+    static final int BYTES = 8 << 20;
+
+    private final Tensor frozen;
+    private final Tensor trained;
+
+    Adapter(RemoteMachine machine) {
+      manual_seed(5);
+      frozen = randn(2048, 1024).to(machine.device(), ScalarType.Float);
+      trained = randn(1024, 8).to(machine.device(), ScalarType.Float);
+    }
+
+    float step() {
+      try (PointerScope scope = new PointerScope()) {
+        Tensor out = frozen.matmul(trained);
+        trained.sub_(frozen.t().matmul(out), new Scalar(1e-5f));
+        return out.pow(new Scalar(2)).mean().item_float();
+      }
+    }
+  }
+
+  /** Works until one more checkpoint shares the frozen part with an earlier one. */
+  private static void awaitSharing(RemoteMachine machine) {
+    double before = machine.stats().get("checkpoints");
+    await()
+        .atMost(Duration.ofSeconds(30))
+        .until(
+            () -> {
+              try (Tensor work = ones(1).to(machine.device(), ScalarType.Float)) {
+                machine.synchronize(); // without work there is no checkpoint
+              }
+              return machine.stats().get("checkpoints") > before
+                  && machine.stats().get("checkpoint.reused.bytes") >= Adapter.BYTES;
+            });
+  }
 
   private RemoteMachine open(String recovery) {
     return open(recovery, "");

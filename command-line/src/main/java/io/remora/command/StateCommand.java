@@ -12,6 +12,7 @@ import java.io.PrintWriter;
 import java.time.Duration;
 import java.time.Instant;
 import java.time.temporal.ChronoUnit;
+import java.util.ArrayList;
 import java.util.Comparator;
 import java.util.List;
 import java.util.Map;
@@ -144,8 +145,10 @@ final class StateCommand implements Callable<Integer> {
     StateStore store;
     try {
       store = StateStores.open(config);
+      List<StateStore.Stored> stored = new ArrayList<>(store.list(prefix));
+      stored.addAll(store.unfinished(prefix));
       found =
-          entries(store.list(prefix)).stream()
+          entries(stored).stream()
               .filter(entry -> !entry.savedAt().isAfter(latest))
               .sorted(Comparator.comparing(Entry::savedAt))
               .toList();

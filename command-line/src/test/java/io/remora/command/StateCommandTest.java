@@ -5,6 +5,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 
 import com.typesafe.config.ConfigFactory;
 import io.remora.runtime.SavedSession;
+import io.remora.state.CheckpointName;
 import io.remora.state.DirectoryStateStore;
 import io.remora.state.StateKey;
 import java.io.IOException;
@@ -33,11 +34,12 @@ class StateCommandTest {
     save("pause-a-1", Duration.ofDays(9));
     save("checkpoint-a-1", Duration.ofDays(8));
     save("checkpoint-b-1", Duration.ofHours(1));
-    Files.createDirectories(folder.resolve("checkpoint-incomplete"));
+    Files.createDirectories(folder.resolve("pause-unfinished"));
 
     assertThat(run("state")).isZero();
     assertThat(out.toString().lines().map(line -> line.replaceAll(".* ", "")))
-        .containsExactly("pause-a-1", "checkpoint-a-1", "checkpoint-b-1", "bytes");
+        .containsExactly(
+            "pause-a-1", "checkpoint-a-1", "checkpoint-b-1", "pause-unfinished", "bytes");
 
     assertThat(run("state", "--delete")).isEqualTo(2);
     assertThat(err.toString()).contains("--older-than");
@@ -45,8 +47,23 @@ class StateCommandTest {
     assertThat(names()).containsExactlyInAnyOrder("pause-a-1", "checkpoint-b-1");
     assertThat(run("state", "pause-", "--delete")).isZero();
     assertThat(names()).containsExactly("checkpoint-b-1");
+    assertThat(folder.resolve("pause-unfinished")).doesNotExist();
     assertThat(run("state", "--older-than", "a week")).isEqualTo(2);
     assertThat(err.toString()).contains("such as 7d");
+  }
+
+  @Test
+  void theCheckpointsOfASessionAreListedAndDeletedTogether() throws IOException {
+    String running = CheckpointName.newSeries("a");
+    String ended = CheckpointName.newSeries("b");
+    save(running + ".1", Duration.ofDays(9));
+    save(running + ".200", Duration.ofMinutes(1));
+    save(ended + ".1", Duration.ofDays(9));
+    save(ended + ".7", Duration.ofDays(8));
+
+    assertThat(run("state", "--older-than", "7d", "--delete")).isZero();
+    assertThat(out.toString()).contains(ended + System.lineSeparator(), "1 of", "deleted 1");
+    assertThat(names()).containsExactlyInAnyOrder(running + ".1", running + ".200");
   }
 
   @Test

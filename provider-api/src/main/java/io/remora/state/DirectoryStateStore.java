@@ -162,12 +162,21 @@ public final class DirectoryStateStore implements StateStore {
 
   @Override
   public List<Stored> list(String prefix) throws IOException {
+    return list(prefix, true);
+  }
+
+  @Override
+  public List<Stored> unfinished(String prefix) throws IOException {
+    return list(prefix, false);
+  }
+
+  private List<Stored> list(String prefix, boolean complete) throws IOException {
     List<Stored> found = new ArrayList<>();
     try (DirectoryStream<Path> folders =
         Files.newDirectoryStream(
             directory, folder -> folder.getFileName().toString().startsWith(prefix))) {
       for (Path folder : folders) {
-        describe(folder).ifPresent(found::add);
+        describe(folder, complete).ifPresent(found::add);
       }
     } catch (NoSuchFileException e) {
       return List.of(); // nothing has been saved so far
@@ -175,26 +184,34 @@ public final class DirectoryStateStore implements StateStore {
     return found;
   }
 
-  /** Nothing for a folder without a manifest, which is written last. */
-  private static Optional<Stored> describe(Path folder) throws IOException {
+  /** Nothing if the folder has a manifest, which is written last, and should not, or conversely. */
+  private static Optional<Stored> describe(Path folder, boolean complete) throws IOException {
     long bytes = 0;
-    FileTime savedAt = null;
+    FileTime manifest = null;
+    FileTime written;
     try (DirectoryStream<Path> files = Files.newDirectoryStream(folder)) {
+      written = Files.getLastModifiedTime(folder);
       for (Path file : files) {
         BasicFileAttributes attributes = Files.readAttributes(file, BasicFileAttributes.class);
         bytes += attributes.size();
         FileTime time = attributes.lastModifiedTime();
-        if (file.toString().endsWith(".manifest")
-            && (savedAt == null || time.compareTo(savedAt) > 0)) {
-          savedAt = time;
+        written = later(written, time);
+        if (file.toString().endsWith(".manifest")) {
+          manifest = later(manifest, time);
         }
       }
     } catch (NoSuchFileException | NotDirectoryException e) {
       return Optional.empty(); // deleted meanwhile, or not the store's
     }
-    return savedAt == null
-        ? Optional.empty()
-        : Optional.of(new Stored(folder.getFileName().toString(), bytes, savedAt.toInstant()));
+    if (complete != (manifest != null)) {
+      return Optional.empty();
+    }
+    FileTime time = complete ? manifest : written;
+    return Optional.of(new Stored(folder.getFileName().toString(), bytes, time.toInstant()));
+  }
+
+  private static FileTime later(FileTime one, FileTime other) {
+    return one == null || other.compareTo(one) > 0 ? other : one;
   }
 
   private Path folder(String pause) {

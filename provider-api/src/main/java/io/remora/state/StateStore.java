@@ -60,7 +60,8 @@ public interface StateStore {
    *
    * @param pause the first part of the sessions' keys
    * @param bytes of all its sessions
-   * @param savedAt when the last of them was saved, by the clock of the store or its writer
+   * @param savedAt when the last of them was saved, or written to, by the clock of the store or its
+   *     writer
    */
   record Stored(String pause, long bytes, Instant savedAt) {}
 
@@ -76,5 +77,16 @@ public interface StateStore {
     throw new IOException(
         getClass().getName()
             + " cannot list what it holds (StateStore.list), so it keeps nothing by name");
+  }
+
+  /**
+   * What is not completely saved under names that begin with these characters, in no order: it is
+   * being written, or its writer was killed. The command {@code remora state} deletes it with the
+   * rest. A store that cannot have such remains need not implement this.
+   *
+   * @throws IOException if the store cannot list it now; the message has the reason
+   */
+  default List<Stored> unfinished(String prefix) throws IOException {
+    return List.of();
   }
 }

@@ -66,6 +66,7 @@ class DirectoryStateStoreTest {
     store.save(new StateKey("pause-a", 2), file -> write(file, 0));
     store.save(new StateKey("kept.a", 1), file -> write(file, 0));
     Files.createDirectories(directory.resolve("states/pause-unfinished"));
+    Files.write(directory.resolve("states/pause-unfinished/session-1.state"), CONTENTS);
     Files.createFile(directory.resolve("states/pause-not-a-folder"));
 
     assertThat(store.list("pause-"))
@@ -78,6 +79,15 @@ class DirectoryStateStoreTest {
             });
     assertThat(store.list("")).hasSize(2);
     assertThat(store.list("other")).isEmpty();
+    assertThat(store.unfinished("pause-"))
+        .singleElement()
+        .satisfies(
+            stored -> {
+              assertThat(stored.pause()).isEqualTo("pause-unfinished");
+              assertThat(stored.bytes()).isEqualTo(CONTENTS.length);
+              assertThat(stored.savedAt()).isAfter(before);
+            });
+    assertThat(store.unfinished("kept.")).isEmpty();
   }
 
   @Test
@@ -131,6 +141,27 @@ class DirectoryStateStoreTest {
     }
     assertThatThrownBy(() -> new StateKey("pause-a", 0))
         .isInstanceOf(IllegalArgumentException.class);
+  }
+
+  @Test
+  void namesOfCheckpointsHaveASeriesAndANumber() {
+    String series = CheckpointName.newSeries("m.1");
+    CheckpointName name = new CheckpointName(series, 12);
+
+    assertThat(CheckpointName.of(name.toString())).contains(name);
+    assertThat(name.toString()).startsWith("checkpoint-m.1-").startsWith(name.prefix());
+    assertThat(CheckpointName.newSeries("m.1")).isNotEqualTo(series);
+    for (String other :
+        List.of("pause-m-1.2", series, series + ".0", series + ".x", "kept.m.n.1", "checkpoint-")) {
+      assertThat(CheckpointName.of(other)).as(other).isEmpty();
+    }
+    assertThat(
+            new StateKey(
+                new CheckpointName(CheckpointName.newSeries("m".repeat(100)), 9_999_999_999L)
+                    .toString(),
+                1))
+        .as("the longest name")
+        .isNotNull();
   }
 
   @Test

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.runtime;
 
+import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
+import java.nio.channels.FileChannel;
 import java.nio.file.Path;
+import java.nio.file.StandardOpenOption;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
@@ -36,6 +39,7 @@ final class LoopbackMachine implements AutoCloseable {
   private volatile boolean stopped;
   private volatile Path state;
   private volatile CompletableFuture<SavedSession> swapped;
+  private volatile boolean inPieces;
 
   LoopbackMachine() {
     this(SETTINGS, 1, true);
@@ -73,10 +77,53 @@ final class LoopbackMachine implements AutoCloseable {
 
   /** Saves the session, ends its executor, and continues with one that has loaded it. */
   SavedSession swap(Path file) throws Exception {
+    return swap(file, false);
+  }
+
+  /** Likewise, by a copy whose parts lie in pieces of the file. */
+  SavedSession swapInPieces(Path file) throws Exception {
+    return swap(file, true);
+  }
+
+  private SavedSession swap(Path file, boolean pieces) throws Exception {
     CompletableFuture<SavedSession> done = new CompletableFuture<>();
     swapped = done;
+    inPieces = pieces;
     state = file;
     return done.get(60, java.util.concurrent.TimeUnit.SECONDS);
+  }
+
+  /** Saves and loads; the executor is another one afterwards. */
+  private SavedSession swap(int devices, long executed, Path file) throws IOException {
+    if (!inPieces) {
+      SavedSession saved = executor.save(executed, file);
+      executor.close();
+      executor = create(devices);
+      SavedSession loaded = executor.load(file);
+      if (!saved.equals(loaded)) {
+        throw new RemoraException("saved " + saved + ", loaded " + loaded);
+      }
+      return saved;
+    }
+    List<BatchExecutor.Piece> pieces = new ArrayList<>();
+    long storages;
+    try (CapturedSession copy = executor.capture(executed);
+        FileChannel channel =
+            FileChannel.open(file, StandardOpenOption.CREATE, StandardOpenOption.WRITE)) {
+      storages = copy.storages();
+      copy.takeAll(
+          (bytes, values) -> {
+            pieces.add(new BatchExecutor.Piece(file, channel.position(), bytes.remaining()));
+            channel.write(bytes);
+          });
+    }
+    executor.close();
+    executor = create(devices);
+    SavedSession loaded = executor.load(pieces);
+    if (loaded.storages() != storages || loaded.sequence() != executed) {
+      throw new RemoraException("%d storages, loaded %s".formatted(storages, loaded));
+    }
+    return loaded;
   }
 
   private BatchExecutor create(int devices) {
@@ -95,19 +142,15 @@ final class LoopbackMachine implements AutoCloseable {
           executed = batch.sequence();
           execute(executor, batch);
         } else if (state != null) {
-          SavedSession saved = executor.save(executed, state);
-          executor.close();
-          executor = create(devices);
-          SavedSession loaded = executor.load(state);
+          SavedSession saved = swap(devices, executed, state);
           state = null;
-          if (!saved.equals(loaded)) {
-            throw new RemoraException("saved " + saved + ", loaded " + loaded);
-          }
           swapped.complete(saved);
         }
       }
     } catch (InterruptedException e) {
       Thread.currentThread().interrupt();
+    } catch (IOException e) {
+      swapped.completeExceptionally(e);
     } catch (RemoraException e) {
       session.onLost(e);
       if (swapped != null) {

@@ -56,6 +56,10 @@ class SessionStateTest {
       assertThat(saved.checksum()).isEqualTo(checksum.getValue());
       assertThat(Files.exists(folder.resolve("session.part"))).isFalse();
 
+      SavedSession inPieces = machine.swapInPieces(folder.resolve("pieces"));
+      assertThat(inPieces.storages()).isEqualTo(storages);
+      assertThat(inPieces.bytes()).isEqualTo(Files.size(folder.resolve("pieces")));
+
       whole.add_(new Scalar(1));
       assertThat(view.cpu().equal(local.add(new Scalar(1)).narrow(0, 5, 10).t())).isTrue();
       assertThat(second.cpu().equal(local)).isTrue();
@@ -70,6 +74,25 @@ class SessionStateTest {
       expected.normal_();
       expected.normal_();
       assertThat(drawn.cpu().equal(expected)).isTrue();
+    }
+  }
+
+  @Test
+  void piecesThatAreNotThereAreRefused() throws IOException {
+    Path file = Files.write(folder.resolve("short"), new byte[] {1});
+    Path missing = folder.resolve("missing");
+    try (BatchExecutor executor = BatchExecutor.create(List.of("cpu"), List.of())) {
+      assertThatThrownBy(() -> executor.load(List.of(new BatchExecutor.Piece(file, 0, 9))))
+          .isInstanceOf(RemoraException.class)
+          .hasMessageContaining(file + " is shorter than it was");
+    }
+    try (BatchExecutor executor = BatchExecutor.create(List.of("cpu"), List.of())) {
+      assertThatThrownBy(() -> executor.load(List.of(new BatchExecutor.Piece(missing, 0, 1))))
+          .isInstanceOf(RemoraException.class)
+          .hasMessageContaining(missing.toString());
+      assertThatThrownBy(() -> executor.load(List.of()))
+          .isInstanceOf(RemoraException.class)
+          .hasMessageContaining("ends too early");
     }
   }
 
