@@ -29,6 +29,7 @@ public final class RecoveryProgress {
   private long batches;
   private boolean ready;
   private boolean finished;
+  private boolean takenOver;
   private final Map<Long, LongSupplier> replaying = new HashMap<>();
 
   /** Begins now, by this clock. */
@@ -53,7 +54,13 @@ public final class RecoveryProgress {
     nodeNanos = clock.getAsLong();
     restoredBytes = 0;
     batches = 0;
+    takenOver = false;
     replaying.clear();
+  }
+
+  /** The standby continues a session. */
+  synchronized void takesOver() {
+    takenOver = true;
   }
 
   /** A session is being restored, and will execute so many batches again; {@code left} of them. */
@@ -107,7 +114,16 @@ public final class RecoveryProgress {
       }
       finished = true;
     }
-    figures.recovered(elapsed());
+    figures.recovered(elapsed(), takenOver);
+    if (takenOver) {
+      log.info(
+          "Machine {} continues on its standby after {} ms: {} batch(es) that the standby had not executed were executed in {} ms",
+          figures.machine(),
+          elapsed().toMillis(),
+          batches,
+          millis(clock.getAsLong() - restoredNanos));
+      return;
+    }
     log.info(
         "Machine {} is recovered after {} ms: another node after {} ms and {} attempt(s), {} bytes restored in {} ms, {} batch(es) executed again in {} ms",
         figures.machine(),

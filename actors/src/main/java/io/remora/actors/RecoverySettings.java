@@ -23,6 +23,7 @@ import java.time.Duration;
  * @param giveUpAfter how long the machine tries to get another node, {@code
  *     remora.recovery.give-up-after}
  * @param retry how long it waits between two attempts, {@code remora.recovery.retry}
+ * @param mirror whether a second node executes the same batches, {@code remora.recovery.mirror}
  */
 public record RecoverySettings(
     Mode mode,
@@ -32,7 +33,8 @@ public record RecoverySettings(
     long logDiskBytes,
     Path logDirectory,
     Duration giveUpAfter,
-    Duration retry) {
+    Duration retry,
+    boolean mirror) {
 
   /** The path of these settings. */
   public static final String PATH = "remora.recovery";
@@ -50,7 +52,7 @@ public record RecoverySettings(
       new RecoverySettings(
           Mode.OFF, Duration.ofMinutes(1), 1, 1, Duration.ofMinutes(1), Duration.ofSeconds(1));
 
-  /** Keeps nothing on disk. */
+  /** Keeps nothing on disk, and has no standby. */
   public RecoverySettings(
       Mode mode,
       Duration checkpointInterval,
@@ -66,7 +68,8 @@ public record RecoverySettings(
         0,
         temporaryFiles(),
         giveUpAfter,
-        retry);
+        retry,
+        false);
   }
 
   /** Checks the ranges. */
@@ -76,6 +79,13 @@ public record RecoverySettings(
     checkPositive(giveUpAfter, "give-up-after");
     checkPositive(retry, "retry");
     requireNonNull(logDirectory, "logDirectory");
+    if (mirror && mode != Mode.REPLAY) {
+      throw new IllegalArgumentException(
+          PATH
+              + ".mirror = on needs "
+              + PATH
+              + ".mode = replay, but the mode is off: a standby executes the batches that replay keeps");
+    }
     if (logDiskBytes < 0) {
       throw new IllegalArgumentException(
           "%s.log-disk-bytes must not be negative, but it is %d".formatted(PATH, logDiskBytes));
@@ -103,7 +113,8 @@ public record RecoverySettings(
         recovery.getBytes("log-disk-bytes"),
         directory(recovery.getString("log-directory")),
         recovery.getDuration("give-up-after"),
-        recovery.getDuration("retry"));
+        recovery.getDuration("retry"),
+        recovery.getBoolean("mirror"));
   }
 
   private static Mode mode(String text) {

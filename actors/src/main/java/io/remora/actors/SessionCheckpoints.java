@@ -59,7 +59,7 @@ final class SessionCheckpoints {
     }
     boolean due =
         clock.getAsLong() - lastNanos >= settings.checkpointInterval().toNanos()
-            || mailbox.recovery().bytes() >= settings.checkpointBytes()
+            || mailbox.recovery().recoveryBytes() >= settings.checkpointBytes()
             || mailbox.recovery().unrepeatableAfter(done).isPresent();
     if (!due) {
       return Optional.empty();
@@ -101,7 +101,7 @@ final class SessionCheckpoints {
     latest = event.state();
     unreadable = "";
     mailbox.recovery().forgetUpTo(executedBy(previous));
-    if (mailbox.recovery().bytes() > settings.mostKeptBytes() / 2) {
+    if (mailbox.recovery().recoveryBytes() > settings.mostKeptBytes() / 2) {
       // The program would soon wait: only the last checkpoint is kept.
       mailbox.recovery().forgetUpTo(executedBy(latest));
       previous = null;
@@ -111,7 +111,7 @@ final class SessionCheckpoints {
   }
 
   private void notSaved(String why) {
-    if (mailbox.recovery().bytes() < settings.mostKeptBytes() / 2) {
+    if (mailbox.recovery().recoveryBytes() < settings.mostKeptBytes() / 2) {
       log.warn(
           "Machine {}: no checkpoint was made of session {}, and the one before is kept: {}",
           mailbox.figures().machine(),

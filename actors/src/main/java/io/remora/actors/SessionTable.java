@@ -7,6 +7,7 @@ import akka.actor.typed.javadsl.ActorContext;
 import akka.pattern.StatusReply;
 import io.remora.actors.internal.BatchMailbox;
 import io.remora.actors.internal.MachineFigures;
+import io.remora.actors.internal.StandbyFeed;
 import io.remora.actors.internal.StorageTable;
 import io.remora.actors.link.LinkSettings;
 import io.remora.actors.link.proto.SavedState;
@@ -51,8 +52,10 @@ public final class SessionTable {
     ActorRef<StatusReply<MachineProtocol.SessionOpened>> openedBy;
     final List<ActorRef<StatusReply<Done>>> closedBy = new ArrayList<>();
     final SessionCheckpoints checkpoints;
+    final SessionStandby standby;
     SavedState saved;
     boolean restored;
+    boolean takenOver;
 
     Session(
         BatchMailbox mailbox,
@@ -61,6 +64,7 @@ public final class SessionTable {
         ActorRef<StatusReply<MachineProtocol.SessionOpened>> openedBy) {
       this.mailbox = mailbox;
       this.checkpoints = new SessionCheckpoints(mailbox, recovery, clock);
+      this.standby = new SessionStandby(mailbox, checkpoints);
       this.openedBy = openedBy;
     }
   }
@@ -183,6 +187,7 @@ public final class SessionTable {
     long number = session.mailbox.session();
     localSessions.remove(number);
     unneededStates.addAll(session.checkpoints.names());
+    session.standby.close();
     if (recovering != null) {
       recovering.replayed(number);
     }
@@ -309,17 +314,50 @@ public final class SessionTable {
    */
   public void restore(Consumer<NodeLink.Command> link) {
     beingDeleted.clear(); // another node was asked
-    sessions.values().forEach(session -> restore(session, link));
+    List<StandbyFeed> takenOver = new ArrayList<>();
+    for (Session session : List.copyOf(sessions.values())) {
+      StandbyFeed feed = recovering == null ? null : takeOver(session);
+      if (feed != null) {
+        takenOver.add(feed);
+      } else if (!session.standby.isClosing()) { // else it is restored when it is closed
+        restore(session, link);
+      }
+    }
+    if (!takenOver.isEmpty()) {
+      link.accept(new NodeLink.TakeOver(takenOver));
+    }
+  }
+
+  /** Null if the session is not on the standby. */
+  private StandbyFeed takeOver(Session session) {
+    long number = session.mailbox.session();
+    RecoveryProgress progress = recovering;
+    StandbyFeed feed =
+        session.standby.takeOver(
+            again -> progress.restoring(number, 0, again, session.mailbox.recovery()::left),
+            () -> progress.replayed(number));
+    session.takenOver = feed != null;
+    if (feed != null) {
+      session.restored = false;
+      progress.takesOver();
+    }
+    return feed;
   }
 
   private void restore(Session session, Consumer<NodeLink.Command> link) {
     session.restored = false;
+    session.takenOver = false;
     if (session.saved != null || recovering == null) {
       unneededStates.addAll(session.checkpoints.abandonPending());
       link.accept(new NodeLink.OpenSession(session.mailbox, session.saved));
       return;
     }
     long number = session.mailbox.session();
+    Optional<String> obstacle = session.checkpoints.obstacle();
+    if (obstacle.isPresent()) { // the standby was to continue it, and is lost, too
+      end(number, notRecovered(session, obstacle.orElseThrow(), null));
+      return;
+    }
     SavedState checkpoint = session.checkpoints.latest();
     RecoveryProgress progress = recovering;
     long again =
@@ -382,6 +420,60 @@ public final class SessionTable {
       }
     }
     deleteUnneeded(link);
+  }
+
+  // The standby ---------------------------------------------------------------------------------
+
+  /**
+   * Makes the standby follow the sessions that it does not follow yet, as far as that is possible
+   * now.
+   *
+   * @param link the link to its node
+   * @param changed runs when {@link #areFollowed} may have changed, on any thread
+   */
+  public void follow(Consumer<NodeLink.Command> link, Runnable changed) {
+    for (Session session : sessions.values()) {
+      if (session.openedBy == null && session.closedBy.isEmpty() && session.saved == null) {
+        session.standby.follow(link, changed);
+      }
+    }
+  }
+
+  /** Whether the standby executes what the first node has executed of all sessions. */
+  public boolean areFollowed() {
+    return sessions.values().stream().allMatch(session -> session.standby.follows());
+  }
+
+  /** The standby has restored a session. */
+  public void openedOnStandby(long number) {
+    if (has(number)) {
+      sessions.get(number).standby.opened();
+    }
+  }
+
+  /** The standby does not have a session any more. Returns whether that was asked for. */
+  public boolean endedOnStandby(long number) {
+    return !has(number) || sessions.get(number).standby.ended();
+  }
+
+  /**
+   * As {@link #endedOnStandby}, when the standby is the machine's node: the session is restored
+   * there from its last checkpoint. Returns false if this is another session's end.
+   */
+  public boolean restoreEnded(NodeLink.SessionEnded ended, Consumer<NodeLink.Command> link) {
+    Session session = sessions.get(ended.session());
+    boolean again =
+        session != null
+            && (session.standby.ended() || (session.takenOver && !session.mailbox.isLost()));
+    if (again) {
+      restore(session, link);
+    }
+    return again;
+  }
+
+  /** There is no standby any more. */
+  public void leaveStandby() {
+    sessions.values().forEach(session -> session.standby.leave());
   }
 
   // States that nobody needs --------------------------------------------------------------------
@@ -458,21 +550,27 @@ public final class SessionTable {
     RemoraException last = null;
     for (Session session : List.copyOf(sessions.values())) {
       Optional<String> obstacle = session.checkpoints.obstacle();
-      if (obstacle.isPresent()) {
-        last =
-            new NodeLostException(
-                "%s. Session %d was not recovered: %s"
-                    .formatted(
-                        cause.getMessage(), session.mailbox.session(), obstacle.orElseThrow()),
-                cause);
+      if (obstacle.isPresent() && !session.standby.follows()) {
+        last = notRecovered(session, obstacle.orElseThrow(), cause);
         end(session.mailbox.session(), last);
       }
     }
     return last;
   }
 
+  private NodeLostException notRecovered(Session session, String obstacle, RemoraException cause) {
+    return new NodeLostException(
+        "%s. Session %d was not recovered: %s"
+            .formatted(
+                cause == null ? "machine " + machine + " has lost its node" : cause.getMessage(),
+                session.mailbox.session(),
+                obstacle),
+        cause);
+  }
+
   /**
-   * The node is lost: {@link #restore} recovers all sessions on another.
+   * The node is lost: {@link #restore} recovers all sessions on another, which is that of the
+   * standby unless {@link #leaveStandby} was called.
    *
    * @return for the figures, and for how long it takes
    */
@@ -503,7 +601,10 @@ public final class SessionTable {
   public Optional<NodeLink.SessionEnded> restoreEarlier(
       NodeLink.SessionEnded ended, Consumer<NodeLink.Command> link) {
     Session session = sessions.get(ended.session());
-    if (session == null || session.saved != null || ended.cause() == null) {
+    if (session == null
+        || session.saved != null
+        || session.mailbox.isLost()
+        || ended.cause() == null) {
       return Optional.of(ended);
     }
     if (session.checkpoints.fallBack(ended.cause().getMessage(), unneededStates::add)) {
@@ -542,8 +643,10 @@ public final class SessionTable {
 
   /** Sends batches again after all sessions were restored. */
   public void resumed() {
+    leaveStandby(); // it is the node now
     for (Session session : sessions.values()) {
       session.saved = null;
+      session.takenOver = false;
       session.storages.setOffloaded(false);
       session.actors.forEach(
           (storage, actor) -> {

@@ -112,6 +112,17 @@ public final class RemoraMetrics implements MeterBinder {
           "Time that recoveries took",
           "seconds",
           MachineFigures::recoverySeconds);
+      of.counter(
+          "takeovers",
+          "Recoveries for which the machine continued on its standby",
+          null,
+          MachineFigures::takeovers);
+      of.gauge("standby", "Whether a standby follows all sessions", null, MachineFigures::standby);
+      of.gauge(
+          "standby.behind",
+          "Executed batches that the standby has still to execute",
+          null,
+          MachineFigures::standbyBehind);
       of.counter("moves", "Times the machine moved to another node", null, MachineFigures::moves);
       of.counter("move.seconds", "Time that moves took", "seconds", MachineFigures::moveSeconds);
       of.counter(

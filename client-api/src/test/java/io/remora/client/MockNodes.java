@@ -3,6 +3,10 @@ package io.remora.client;
 
 import static org.awaitility.Awaitility.await;
 
+import java.time.Instant;
+import java.util.Comparator;
+import java.util.List;
+
 /** The node processes of the mock provider, which are this JVM's children. */
 final class MockNodes {
 
@@ -19,6 +23,15 @@ final class MockNodes {
                     .findAny()
                     .orElse(null),
             found -> found != null);
+  }
+
+  /** All nodes, in the order in which they were started. */
+  static List<ProcessHandle> all() {
+    return ProcessHandle.current()
+        .children()
+        .filter(ProcessHandle::isAlive)
+        .sorted(Comparator.comparing(node -> node.info().startInstant().orElse(Instant.MAX)))
+        .toList();
   }
 
   /** Kills a node and waits for its end. */

@@ -228,6 +228,11 @@ public final class ReplayQueue<T> {
     return keptBytes;
   }
 
+  /** The acknowledged items that are kept, in order. */
+  public Stream<T> kept() {
+    return kept.stream();
+  }
+
   /** The bytes of the items that are not acknowledged. */
   public long bytes() {
     return bytes;

@@ -138,8 +138,19 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
       LinkSettings settings,
       RecoverySettings recovery,
       LongSupplier clock) {
+    this(session, figures, settings, recovery, clock, null);
+  }
+
+  private BatchMailbox(
+      long session,
+      MachineFigures figures,
+      LinkSettings settings,
+      RecoverySettings recovery,
+      LongSupplier clock,
+      Runnable onAnswered) {
     this.session = session;
-    this.recovery = new RecoveryLog(session, figures.machine(), recovery, lock, batches, room);
+    this.recovery =
+        new RecoveryLog(session, figures.machine(), recovery, lock, batches, room, onAnswered);
     this.figures = requireNonNull(figures, "figures");
     this.machine = figures.machine();
     this.settings = requireNonNull(settings, "settings");
@@ -151,6 +162,20 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
       prefixes[i] = slab.slice(i * PREFIX_BYTES, PREFIX_BYTES).order(ByteOrder.LITTLE_ENDIAN);
     }
     figures.add(this);
+  }
+
+  /**
+   * The mailbox of this session on a standby. It begins after a batch, takes batches by {@link
+   * #submitAgain}, and compares their answers.
+   *
+   * @param onAnswered runs after each batch that has given the same answers
+   */
+  BatchMailbox ofStandby(long after, Runnable onAnswered) {
+    BatchMailbox made =
+        new BatchMailbox(
+            session, new MachineFigures(machine), settings, recovery.settings(), clock, onAnswered);
+    made.batches.skipTo(after);
+    return made;
   }
 
   /** The session's number. */
@@ -247,6 +272,15 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
 
   @Override
   public void submit(Batch batch) {
+    submitAgain(batch, null);
+  }
+
+  /**
+   * As {@link #submit}, for a batch that another node has executed.
+   *
+   * @param answers what the program has got; null for a new batch
+   */
+  void submitAgain(Batch batch, Answers answers) {
     boolean accepted = false;
     boolean schedule;
     boolean now;
@@ -275,6 +309,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
                 && batches.bytes() == 0
                 && batch.size() <= DIRECT_BYTES;
         MailboxEntry entry = new MailboxEntry(lock, batch);
+        entry.answers = answers;
         batches.add(batch.sequence(), entry);
         figures.submitted(batch.size(), batch.operations());
         accepted = true;
@@ -748,7 +783,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
       if (sequence > directExecuted && !entry.isExecutedAgain()) {
         figures.acknowledged(entry.batch.operations(), now - entry.sentNanos);
       }
-      entry.kept = recovery.isOn();
+      entry.kept = recovery.keeps();
       room.changed();
       return entry;
     } finally {
@@ -967,6 +1002,40 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
     tellHindrance();
   }
 
+  /** The lock, for {@link StandbyFeed}, which hands this mailbox's batches to another one. */
+  ReentrantLock lock() {
+    return lock;
+  }
+
+  /**
+   * As {@link #rewindTo}, for a node to which batches were sent that it has not answered.
+   *
+   * @param sent the last of them
+   */
+  long rewindTo(long sequence, long sent, Runnable replayed) {
+    lock.lock();
+    try {
+      long again = rewindTo(sequence, replayed);
+      long now = clock.getAsLong();
+      while (batches.lastSent() < sent) {
+        batches.send().sentNanos = now;
+      }
+      return again;
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  /** The last batch that was sent; 0 = none. */
+  long lastSentSequence() {
+    lock.lock();
+    try {
+      return batches.lastSent();
+    } finally {
+      lock.unlock();
+    }
+  }
+
   // The end -------------------------------------------------------------------------------------
 
   /**
@@ -994,6 +1063,16 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
     SessionListener hearing = listener;
     if (hearing != null) {
       hearing.onLost(cause);
+    }
+  }
+
+  /** Whether {@link #lose} was called. */
+  public boolean isLost() {
+    lock.lock();
+    try {
+      return lost != null;
+    } finally {
+      lock.unlock();
     }
   }
 

@@ -70,6 +70,7 @@ public final class MachineFigures {
   private final LongAdder reconnections = new LongAdder();
   private final LongAdder recoveries = new LongAdder();
   private final LongAdder recoveryNanos = new LongAdder();
+  private final LongAdder takeovers = new LongAdder();
   private final LongAdder moves = new LongAdder();
   private final LongAdder moveNanos = new LongAdder();
   private final LongAdder moveWaitNanos = new LongAdder();
@@ -77,6 +78,7 @@ public final class MachineFigures {
   private final LongAdder checkpointNanos = new LongAdder();
   private volatile long checkpointBytes;
   private volatile long checkpointReusedBytes;
+  private volatile boolean standby;
   private volatile MachineState state = MachineState.STOPPED;
   private volatile Storages storages = Storages.NONE;
 
@@ -205,10 +207,22 @@ public final class MachineFigures {
     checkpointReusedBytes = reused;
   }
 
-  /** Counts a recovery from the loss of a node and its time. */
-  public void recovered(Duration took) {
+  /**
+   * Counts a recovery from the loss of a node and its time.
+   *
+   * @param byStandby whether the machine has continued on its standby
+   */
+  public void recovered(Duration took, boolean byStandby) {
     recoveries.increment();
     recoveryNanos.add(took.toNanos());
+    if (byStandby) {
+      takeovers.increment();
+    }
+  }
+
+  /** Sets whether a standby follows all sessions. */
+  public void standby(boolean follows) {
+    standby = follows;
   }
 
   /**
@@ -310,6 +324,21 @@ public final class MachineFigures {
     return recoveryNanos.sum() * 1e-9;
   }
 
+  /** Those of them for which the machine has continued on its standby. */
+  public long takeovers() {
+    return takeovers.sum();
+  }
+
+  /** 1 if a standby follows all sessions, else 0. */
+  public long standby() {
+    return standby ? 1 : 0;
+  }
+
+  /** Batches that the standby has still to execute, of all that the node has executed. */
+  public long standbyBehind() {
+    return sum(mailbox -> mailbox.recovery().standbyBehind());
+  }
+
   /** Times the machine moved to another node. */
   public long moves() {
     return moves.sum();
@@ -408,6 +437,9 @@ public final class MachineFigures {
     values.put("reconnections", (double) reconnections());
     values.put("recoveries", (double) recoveries());
     values.put("recovery.seconds", recoverySeconds());
+    values.put("takeovers", (double) takeovers());
+    values.put("standby", (double) standby());
+    values.put("standby.behind", (double) standbyBehind());
     values.put("moves", (double) moves());
     values.put("move.seconds", moveSeconds());
     values.put("move.wait.seconds", moveWaitSeconds());

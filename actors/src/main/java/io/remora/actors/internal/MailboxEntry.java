@@ -31,6 +31,9 @@ final class MailboxEntry implements BatchMailbox.Acknowledged {
   /** Is being written to disk, from its memory. */
   boolean spilling;
 
+  /** How many mailboxes of standbys use its memory. */
+  int lent;
+
   /** Where it is on disk; null if it is not. */
   BatchFile.Place place;
 
@@ -85,11 +88,22 @@ final class MailboxEntry implements BatchMailbox.Acknowledged {
     release();
   }
 
+  /** A standby's mailbox no longer uses the memory. */
+  void giveBack() {
+    lock.lock();
+    try {
+      lent--;
+    } finally {
+      lock.unlock();
+    }
+    releaseIfDone();
+  }
+
   void releaseIfDone() {
     boolean free;
     lock.lock();
     try {
-      free = done && !withWriter && !spilling && (!kept || place != null) && !released;
+      free = done && !withWriter && !spilling && lent == 0 && (!kept || place != null) && !released;
       released |= free;
     } finally {
       lock.unlock();

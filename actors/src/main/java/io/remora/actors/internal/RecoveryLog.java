@@ -18,6 +18,7 @@ import java.util.TreeMap;
 import java.util.concurrent.Executor;
 import java.util.concurrent.Executors;
 import java.util.concurrent.locks.ReentrantLock;
+import java.util.stream.Stream;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
@@ -55,6 +56,15 @@ public final class RecoveryLog {
   private final NavigableMap<Long, String> unrepeatable = new TreeMap<>();
   private Runnable onReplayed;
 
+  // Guarded by the lock: the way to the standby, null without one; what was given up but for it.
+  private StandbyFeed feed;
+  private long givenUp;
+  private long standbyBytes;
+  private boolean makingRoom;
+
+  // Of a standby's own log, which only compares: runs after each batch.
+  private final Runnable onAnswered;
+
   // Guarded by the lock: what of the kept batches is in memory, and what on disk.
   private final BatchFile file;
   private final ArrayDeque<MailboxEntry> inMemory = new ArrayDeque<>();
@@ -65,13 +75,19 @@ public final class RecoveryLog {
   private boolean toldOfDisk;
   private boolean toldOfLimit;
 
+  /**
+   * @param onAnswered null; for a standby's mailbox, runs after each batch that has given the same
+   *     answers as before. Such a log keeps nothing
+   */
   RecoveryLog(
       long session,
       String machine,
       RecoverySettings settings,
       ReentrantLock lock,
       ReplayQueue<MailboxEntry> batches,
-      Room room) {
+      Room room,
+      Runnable onAnswered) {
+    this.onAnswered = onAnswered;
     this.session = session;
     this.machine = machine;
     this.settings = requireNonNull(settings, "settings");
@@ -79,10 +95,18 @@ public final class RecoveryLog {
     this.batches = batches;
     this.room = room;
     this.values = new ReceivedValues(settings.isOn());
-    this.file = settings.logDiskBytes() > 0 ? new BatchFile(settings.logDirectory()) : null;
-    if (settings.isOn()) {
+    this.file =
+        keeps() && settings.logDiskBytes() > 0 ? new BatchFile(settings.logDirectory()) : null;
+    if (keeps()) {
       batches.keepAcknowledged();
+    } else if (onAnswered != null) {
+      delivered = Long.MAX_VALUE; // its batches were executed before
     }
+  }
+
+  /** Whether executed batches stay here. */
+  boolean keeps() {
+    return isOn() && onAnswered == null;
   }
 
   /** Whether executed batches are kept, so that another node can execute them again. */
@@ -116,7 +140,8 @@ public final class RecoveryLog {
     MailboxEntry entry = (MailboxEntry) acknowledged;
     long sequence = entry.batch.sequence();
     Answers answers = Answers.of(report, values(sequence)::checksum);
-    Runnable told = null;
+    Runnable told = onAnswered;
+    StandbyFeed following;
     Answers before;
     lock.lock();
     try {
@@ -129,8 +154,15 @@ public final class RecoveryLog {
       }
       delivered = Math.max(delivered, sequence);
       keep(entry);
+      following = feed;
+      if (following != null) {
+        following.executed(entry);
+      }
     } finally {
       lock.unlock();
+    }
+    if (following != null) {
+      following.feed();
     }
     if (before == null) {
       return true;
@@ -157,7 +189,29 @@ public final class RecoveryLog {
       return true;
     }
     long bytes = file == null ? batches.keptBytes() : memoryBytes;
-    return bytes == 0 || bytes + size <= settings.logBytes();
+    boolean fits = bytes == 0 || bytes + size <= settings.logBytes();
+    if (!fits && standbyBytes > 0 && !makingRoom) {
+      makingRoom = true;
+      later(this::dropStandby);
+    }
+    return fits;
+  }
+
+  /** The program must not wait for the standby. */
+  private void dropStandby() {
+    StandbyFeed slow;
+    lock.lock();
+    try {
+      makingRoom = false;
+      slow = standbyBytes > 0 ? feed : null;
+    } finally {
+      lock.unlock();
+    }
+    if (slow != null) {
+      slow.stop(
+          "it is so far behind that its batches fill remora.recovery.log-bytes = "
+              + settings.logBytes());
+    }
   }
 
   /** Called with the lock. Counts a batch in memory, and has the oldest ones written to disk. */
@@ -319,6 +373,16 @@ public final class RecoveryLog {
     }
   }
 
+  /** The same without those that only the standby needs. */
+  public long recoveryBytes() {
+    lock.lock();
+    try {
+      return batches.keptBytes() - standbyBytes;
+    } finally {
+      lock.unlock();
+    }
+  }
+
   /** The last batch whose answers the program has; 0 = none. */
   public long lastDelivered() {
     lock.lock();
@@ -349,18 +413,84 @@ public final class RecoveryLog {
     }
   }
 
-  /** Gives up the kept batches up to this one: they are part of a checkpoint. */
+  /**
+   * Gives up the kept batches up to this one: they are part of a checkpoint. Those that the standby
+   * has not executed stay until it has, or until the program would wait for room.
+   */
   public void forgetUpTo(long sequence) {
     List<MailboxEntry> forgotten;
     lock.lock();
     try {
-      forgotten = batches.forgetUpTo(sequence);
+      boolean more = sequence > givenUp;
+      givenUp = Math.max(givenUp, sequence);
       unrepeatable.headMap(sequence, true).clear();
+      forgotten = batches.forgetUpTo(feed == null ? givenUp : Math.min(givenUp, feed.executed()));
+      standbyBytes =
+          more
+              ? load(batches.kept().takeWhile(entry -> entry.batch.sequence() <= sequence))
+              : standbyBytes - load(forgotten.stream());
       room.changed();
     } finally {
       lock.unlock();
     }
     drop(forgotten);
+  }
+
+  private static long load(Stream<MailboxEntry> entries) {
+    return entries.mapToLong(entry -> entry.load).sum();
+  }
+
+  // The standby ---------------------------------------------------------------------------------
+
+  /** How the session recovers. */
+  RecoverySettings settings() {
+    return settings;
+  }
+
+  /**
+   * Called with the lock. From now on the feed gets each executed batch.
+   *
+   * @return the batches after this one that are executed; null if some are not here any more
+   */
+  List<MailboxEntry> startFeed(StandbyFeed started, long after) {
+    if (after < batches.lastForgotten() || after > batches.lastAcknowledged()) {
+      return null;
+    }
+    feed = started;
+    return batches
+        .kept()
+        .filter(entry -> entry.batch.sequence() > after && entry.isExecutedAgain())
+        .toList();
+  }
+
+  /** The feed needs nothing up to its latest batch any more, or nothing at all if it has ended. */
+  void fed(StandbyFeed by, boolean ended) {
+    boolean forget;
+    lock.lock();
+    try {
+      if (feed != by) {
+        return;
+      }
+      if (ended) {
+        feed = null;
+      }
+      forget = standbyBytes > 0;
+    } finally {
+      lock.unlock();
+    }
+    if (forget) {
+      forgetUpTo(0);
+    }
+  }
+
+  /** By how many batches the standby is behind the program; 0 without one. */
+  public long standbyBehind() {
+    lock.lock();
+    try {
+      return feed == null ? 0 : Math.max(0, delivered - feed.executed());
+    } finally {
+      lock.unlock();
+    }
   }
 
   // Executing it again --------------------------------------------------------------------------

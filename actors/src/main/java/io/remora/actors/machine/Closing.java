@@ -46,6 +46,7 @@ final class Closing extends BeingClosed {
 
   @Override
   Behavior<Command> begin() {
+    machine.standby.end();
     if (cause != null) {
       from.giveUp(cause);
       machine.sessions.endAll(cause);

@@ -20,6 +20,7 @@ final class EndingNode extends Pausing {
 
   @Override
   Behavior<Command> begin() {
+    machine.standby.end();
     node.end();
     machine.limit(machine.settings.closeTimeout());
     return this;

@@ -25,6 +25,7 @@ final class Failing extends NotOpen {
   @Override
   Behavior<Command> begin() {
     machine.stopStorageTicks();
+    machine.standby.end();
     from.giveUp(cause);
     machine.sessions.loseAll(cause);
     machine.endHosts(cause);

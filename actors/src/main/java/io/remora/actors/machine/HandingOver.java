@@ -23,6 +23,7 @@ final class HandingOver extends Gone {
   @Override
   Behavior<Command> begin() {
     log.info("Machine {} is handed over to another member", machine.name);
+    machine.standby.end();
     machine.forwardWaiting();
     machine.context.pipeToSelf(machine.writeRecord(), (done, failure) -> Recorded.INSTANCE);
     return this;

@@ -73,6 +73,7 @@ public final class Machine {
   final SessionTable sessions;
   final MachineHosts hosts = new MachineHosts();
   final StoredPause saved;
+  final Standby standby;
   private final TimerScheduler<Command> timers;
   private final CommandStash<Command> stash;
   private final ActorRef<ClusterSharding.ShardCommand> shard;
@@ -92,7 +93,7 @@ public final class Machine {
   private NodeLink.Up up;
   private int links;
 
-  // Nodes from which the machine has moved, and who waits for their ends.
+  // Nodes that the machine needs no longer, and who waits for their ends.
   private final Map<NodeAttempt, Askers<MachineInfo>> formerNodes = new HashMap<>();
 
   // The machine leaves in the first state that can. This must not wait behind other commands.
@@ -140,6 +141,7 @@ public final class Machine {
     this.figures = new MachineFigures(name);
     this.sessions = new SessionTable(context, figures, settings);
     this.saved = new StoredPause(this);
+    this.standby = new Standby(this);
     context.setLoggerName(MachineActor.class);
   }
 
@@ -244,6 +246,7 @@ public final class Machine {
     recording = RecordingSettings.from(configuration);
     spec = with;
     used = null;
+    standby.reset();
     belongTo(newOwner);
   }
 
@@ -334,7 +337,7 @@ public final class Machine {
     SortedMap<String, Double> values = figures.values();
     values.put("devices", up == null ? 0.0 : up.devices().size());
     values.put("compute.threads", up == null ? 0.0 : up.computeThreads());
-    NodeUsage usage = usage(current.node);
+    NodeUsage usage = plus(usage(current.node), standby.usage().orElse(null));
     if (usage != null) {
       values.put("gpu.seconds", usage.gpuSeconds());
       values.put("cost.dollars", usage.dollars());
@@ -349,14 +352,17 @@ public final class Machine {
 
   /** The machine's usage and cost since it was opened; null if the provider does not count them. */
   private NodeUsage usage(NodeAttempt of) {
-    NodeUsage latest = of == null ? null : of.usage().orElse(null);
-    return latest == null || used == null ? (latest == null ? used : latest) : used.plus(latest);
+    return plus(used, of == null ? null : of.usage().orElse(null));
+  }
+
+  private static NodeUsage plus(NodeUsage one, NodeUsage other) {
+    return one == null || other == null ? (one == null ? other : one) : one.plus(other);
   }
 
   // Former nodes --------------------------------------------------------------------------------
 
   /**
-   * Ends a node from which the machine has moved. Counts its usage.
+   * Ends a node from which the machine has moved, or its standby. Counts its usage.
    *
    * @param whoWaits get the machine's description when the node has ended
    */
@@ -375,10 +381,11 @@ public final class Machine {
     }
     former.disconnect();
     if (failure == null) {
-      log.info("Machine {}: its former node ({}) has ended", name, former.description());
+      log.info(
+          "Machine {}: a node that it no longer needs ({}) has ended", name, former.description());
     } else {
       log.warn(
-          "Machine {}: its former node ({}) could not be ended, and may still run",
+          "Machine {}: a node that it no longer needs ({}) could not be ended, and may still run",
           name,
           former.description(),
           failure);

@@ -201,6 +201,9 @@ abstract class MachineBehavior extends AbstractBehavior<Command> {
 
   /** The one place that tells events of another node from those of the present one. */
   private Behavior<Command> onOfNode(OfNode news) {
+    if (machine.standby.on(news)) {
+      return Behaviors.same();
+    }
     if (news.from() != node) {
       return onOfOtherNode(news);
     }
@@ -220,6 +223,8 @@ abstract class MachineBehavior extends AbstractBehavior<Command> {
       return onEnded(ended.failure());
     } else if (event instanceof NodeAttempt.TokenIssued issued) {
       return onTokenIssued(issued);
+    } else if (event instanceof NodeAttempt.FollowingChanged) {
+      return Behaviors.same(); // it is the machine's node now
     }
     throw new IllegalArgumentException("unknown news of a node: " + event);
   }
@@ -369,11 +374,15 @@ abstract class MachineBehavior extends AbstractBehavior<Command> {
   private Behavior<Command> onStorageTick() {
     machine.sessions.tick();
     checkpoint();
+    keepStandby();
     return Behaviors.same();
   }
 
   /** Starts the checkpoints that are due, in states in which the sessions work. */
   void checkpoint() {}
+
+  /** Sees to it that there is a standby, in states in which it can be used. */
+  void keepStandby() {}
 
   // Hosts ---------------------------------------------------------------------------------------
 
@@ -478,6 +487,7 @@ abstract class MachineBehavior extends AbstractBehavior<Command> {
     machine.refuseWaiting(cause);
     machine.sessions.endAll(cause);
     machine.figures.close();
+    machine.standby.drop();
     if (!outlivesActor()) {
       machine.endHosts(cause);
       if (node != null) {

@@ -185,6 +185,7 @@ final class Move implements Purpose.Return {
   Behavior<Command> restore() {
     savedNanos = machine.clock.getAsLong();
     bytes = machine.sessions.savedBytes();
+    machine.standby.end(); // the next one is like the other node
     machine.adopt(spec, linkSettings);
     return machine.enter(
         new Restoring(

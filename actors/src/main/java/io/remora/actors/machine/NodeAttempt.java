@@ -37,7 +37,14 @@ final class NodeAttempt {
 
   /** An event of the node. */
   sealed interface Event
-      permits Arrived, NotProvisioned, Exited, Ended, OfLink, LinkStopped, TokenIssued {}
+      permits Arrived,
+          NotProvisioned,
+          Exited,
+          Ended,
+          OfLink,
+          LinkStopped,
+          TokenIssued,
+          FollowingChanged {}
 
   /** The provider has a node. */
   record Arrived(ProvisionedNode node) implements Event {}
@@ -62,6 +69,11 @@ final class NodeAttempt {
   /** The node's answer to a request for a host's token; either the token or the failure is null. */
   record TokenIssued(ActorRef<SessionHost.Command> host, LaunchToken token, Throwable failure)
       implements Event {}
+
+  /** A standby has caught up with a session, or cannot follow it any more. */
+  enum FollowingChanged implements Event {
+    INSTANCE
+  }
 
   private enum Phase {
     ORDERED,
@@ -137,6 +149,11 @@ final class NodeAttempt {
     return Duration.ofNanos(Math.max(1, deadlineNanos - machine.clock.getAsLong()));
   }
 
+  /** Whether the machine's open timeout has passed. */
+  boolean isLate() {
+    return machine.clock.getAsLong() >= deadlineNanos;
+  }
+
   /** The provider's last report, to append to a message; empty if there is none. */
   String latestNews() {
     return order.latestNews();
@@ -170,6 +187,14 @@ final class NodeAttempt {
   /** Whether the node runs for this machine: it has arrived and is not being ended. */
   boolean isRunning() {
     return phase == Phase.RUNNING;
+  }
+
+  /** Whether the node is on its way or runs, and nothing speaks against it. */
+  boolean canBecome() {
+    return (phase == Phase.ORDERED || phase == Phase.RUNNING)
+        && line != Line.BROKEN
+        && line != Line.LOST
+        && notice == null;
   }
 
   /** The node; null before it has arrived. */

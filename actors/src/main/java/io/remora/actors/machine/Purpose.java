@@ -175,12 +175,16 @@ sealed interface Purpose {
     }
 
     /**
-     * As the other.
+     * As the other. A standby takes the place of the lost node.
      *
-     * @param move a move whose other node to use; null for a new one
+     * @param move a move whose other node to use if there is no standby; null for a new one
      */
     static Behavior<Command> begin(Running from, RemoraException cause, Move move) {
       Machine machine = from.machine;
+      boolean onStandby = machine.standby.isUsable();
+      if (!onStandby) {
+        machine.standby.end();
+      }
       boolean had = !machine.sessions.isEmpty();
       RemoraException ended = machine.sessions.endUnrecoverable(cause);
       if (had && machine.sessions.isEmpty()) {
@@ -192,7 +196,12 @@ sealed interface Purpose {
           machine.sessions.size(),
           firstLine(cause));
       Askers<MachineInfo> movedBy = new Askers<>();
-      NodeAttempt other = move == null ? null : move.handOverTo(movedBy);
+      NodeAttempt other = null;
+      if (onStandby) {
+        other = machine.standby.takeOver();
+      } else if (move != null) {
+        other = move.handOverTo(movedBy);
+      }
       from.giveUp(cause);
       RecoveryProgress progress = machine.sessions.recover();
       machine.hosts.tell(new SessionHost.Offline());
@@ -219,6 +228,9 @@ sealed interface Purpose {
     private Behavior<Command> next(MachineBehavior from, NodeAttempt other) {
       Machine machine = from.machine;
       dropNode(from);
+      if (other == null) {
+        machine.sessions.leaveStandby();
+      }
       int attempt = progress.attempt();
       return machine.enter(
           new AwaitingNode(

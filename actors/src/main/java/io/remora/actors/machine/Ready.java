@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.actors.machine;
 
+import akka.actor.typed.ActorRef;
 import akka.actor.typed.Behavior;
 import akka.actor.typed.javadsl.Behaviors;
 import io.remora.actors.MachineInfo;
+import io.remora.actors.host.SessionHost;
 import io.remora.actors.machine.MachineProtocol.Command;
 import io.remora.actors.machine.MachineProtocol.Migrate;
 import io.remora.actors.machine.MachineProtocol.Pause;
@@ -71,6 +73,7 @@ final class Ready extends Serving {
   Behavior<Command> begin() {
     greeting.run();
     machine.hosts.all().forEach(this::giveWay);
+    keepStandby();
     machine.tickStorages();
     if (idleTimeout() != null) {
       Duration tick = idleTimeout().dividedBy(10);
@@ -88,7 +91,18 @@ final class Ready extends Serving {
 
   @Override
   Behavior<Command> sessionsChanged() {
+    keepStandby();
     return pauseWhenSettled();
+  }
+
+  @Override
+  void keepStandby() {
+    machine.standby.keep();
+  }
+
+  @Override
+  void onHostJoined(ActorRef<SessionHost.Command> host) {
+    keepStandby();
   }
 
   // Pausing -------------------------------------------------------------------------------------

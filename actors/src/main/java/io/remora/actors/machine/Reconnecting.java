@@ -34,6 +34,11 @@ final class Reconnecting extends Running {
   }
 
   @Override
+  void keepStandby() {
+    machine.standby.keep();
+  }
+
+  @Override
   boolean isPassing() {
     return true;
   }

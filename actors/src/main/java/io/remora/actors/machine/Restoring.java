@@ -73,6 +73,9 @@ final class Restoring extends Opening {
 
   @Override
   Behavior<Command> onSessionEnded(NodeLink.SessionEnded event) {
+    if (machine.sessions.restoreEnded(event, node::tellLink)) {
+      return Behaviors.same();
+    }
     Optional<NodeLink.SessionEnded> end = machine.sessions.restoreEarlier(event, node::tellLink);
     if (end.isEmpty()) {
       log.warn(

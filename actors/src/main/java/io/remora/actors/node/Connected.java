@@ -92,6 +92,9 @@ final class Connected extends WithConnection {
   private void resume(LinkedSession session, long lastReceived) {
     try {
       session.reconnected(connection, lastReceived);
+      if (session.wasTakenOver()) {
+        link.owner.accept(new NodeLink.SessionReady(session.number()));
+      }
     } catch (ProtocolException e) {
       connection.closeBecause(e);
     }

@@ -6,6 +6,7 @@ import akka.actor.typed.PostStop;
 import akka.actor.typed.javadsl.AbstractBehavior;
 import akka.actor.typed.javadsl.Behaviors;
 import akka.actor.typed.javadsl.Receive;
+import io.remora.actors.internal.StandbyFeed;
 import io.remora.actors.link.FrameType;
 import io.remora.actors.link.LinkTransport;
 import io.remora.actors.link.OutboundFrame;
@@ -28,9 +29,11 @@ import io.remora.actors.node.NodeLink.LeaveSessions;
 import io.remora.actors.node.NodeLink.OpenSession;
 import io.remora.actors.node.NodeLink.SaveSession;
 import io.remora.actors.node.NodeLink.Shutdown;
+import io.remora.actors.node.NodeLink.TakeOver;
 import io.remora.runtime.NodeLostException;
 import io.remora.runtime.ProviderException;
 import io.remora.runtime.RemoraException;
+import java.util.List;
 
 /**
  * A state of a link. All states keep requests to the node. A connection that the node has welcomed
@@ -55,6 +58,7 @@ abstract class LinkBehavior extends AbstractBehavior<Command> {
         .onMessage(ForgetState.class, this::onForgetState)
         .onMessage(IssueToken.class, this::onIssueToken)
         .onMessage(LeaveSessions.class, command -> onLeaveSessions())
+        .onMessage(TakeOver.class, this::onTakeOver)
         .onMessage(DeclineNotice.class, command -> onDeclineNotice())
         .onMessage(Shutdown.class, command -> onShutdown())
         .onMessage(Dialled.class, this::onDialled)
@@ -90,8 +94,32 @@ abstract class LinkBehavior extends AbstractBehavior<Command> {
       link.owner.accept(new NodeLink.SessionEnded(command.session(), null));
     } else {
       session.close();
+      if (session.isOpen() && session.mailbox.isLost()) {
+        send(session.closeFrame()); // nothing is under way
+      }
     }
     return this;
+  }
+
+  /** Without a connection nothing arrives, so the mailboxes may change at once. */
+  Behavior<Command> onTakeOver(TakeOver command) {
+    return takeOver(command.sessions()) ? this : Behaviors.stopped();
+  }
+
+  /** Returns false, after the link's last event, if a session cannot continue. */
+  final boolean takeOver(List<StandbyFeed> sessions) {
+    try {
+      for (StandbyFeed feed : sessions) {
+        LinkedSession session = link.sessions.get(feed.session());
+        if (session != null && session.mailbox == feed.mailbox() && feed.takeOver()) {
+          session.takenOver(feed.program());
+        }
+      }
+      return true;
+    } catch (NodeLostException e) {
+      Behavior<Command> unused = lost(e);
+      return false;
+    }
   }
 
   private Behavior<Command> onSaveSession(SaveSession command) {

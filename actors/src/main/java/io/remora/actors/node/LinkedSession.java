@@ -25,7 +25,9 @@ final class LinkedSession {
 
   private static final long CONFIRM_BYTES = 1 << 20;
 
-  final BatchMailbox mailbox;
+  /** The link's actor changes it, while there is no connection. */
+  volatile BatchMailbox mailbox;
+
   final SavedState restoredFrom;
 
   /** The node's link port. */
@@ -34,6 +36,7 @@ final class LinkedSession {
   // The link's actor alone.
   private boolean open;
   private boolean closing;
+  private boolean takenOver;
   private String saving;
   private SaveSession checkpoint;
 
@@ -84,8 +87,23 @@ final class LinkedSession {
    * @throws ProtocolException if that is impossible
    */
   void reconnected(LinkConnection connection, long lastReceived) {
-    mailbox.reconnect(connection, lastReceived);
+    if (!mailbox.isLost()) {
+      mailbox.reconnect(connection, lastReceived);
+    }
     sendAgain(connection);
+  }
+
+  /** Continues with the mailbox of the session's program, on what was its standby. */
+  void takenOver(BatchMailbox program) {
+    mailbox = program;
+    takenOver = open; // else the node has still to say so
+  }
+
+  /** Whether the session was taken over, and its owner does not know yet that it takes batches. */
+  boolean wasTakenOver() {
+    boolean was = takenOver;
+    takenOver = false;
+    return was;
   }
 
   /** Sends the requests again that were not answered. */
@@ -93,7 +111,9 @@ final class LinkedSession {
     if (checkpoint != null && !closing) {
       connection.send(saveFrame(checkpoint));
     }
-    if (closing) {
+    if (closing && mailbox.isLost()) {
+      connection.send(closeFrame());
+    } else if (closing) {
       mailbox.sendAfterAll(closeFrame());
     } else if (saving != null) {
       mailbox.sendAfterAll(saveFrame(saving));
@@ -106,7 +126,7 @@ final class LinkedSession {
     mailbox.sendAfterAll(closeFrame());
   }
 
-  private OutboundFrame closeFrame() {
+  OutboundFrame closeFrame() {
     return OutboundFrame.empty(FrameType.CLOSE_SESSION, number(), 0);
   }
 

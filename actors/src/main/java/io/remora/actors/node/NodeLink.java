@@ -7,6 +7,7 @@ import akka.actor.typed.javadsl.Behaviors;
 import akka.pattern.StatusReply;
 import io.remora.actors.DeviceInfo;
 import io.remora.actors.internal.BatchMailbox;
+import io.remora.actors.internal.StandbyFeed;
 import io.remora.actors.link.LinkSettings;
 import io.remora.actors.link.proto.SavedState;
 import io.remora.provider.LaunchToken;
@@ -86,6 +87,7 @@ public final class NodeLink {
           ForgetState,
           IssueToken,
           LeaveSessions,
+          TakeOver,
           DeclineNotice,
           Shutdown,
           LinkEvent {}
@@ -133,6 +135,19 @@ public final class NodeLink {
    */
   public enum LeaveSessions implements Command {
     INSTANCE
+  }
+
+  /**
+   * Continues sessions that this link's node has followed as a standby: the mailboxes of their
+   * programs take the place of the standby's, on another connection to the node. Answered by {@link
+   * SessionReady} for each.
+   */
+  public record TakeOver(List<StandbyFeed> sessions) implements Command {
+
+    /** Copies the list. */
+    public TakeOver {
+      sessions = List.copyOf(sessions);
+    }
   }
 
   /** Tells a node that has given notice that it need not wait for this link. */

@@ -3,7 +3,9 @@ package io.remora.actors.node;
 
 import akka.actor.typed.ActorRef;
 import akka.actor.typed.Behavior;
+import akka.actor.typed.javadsl.Behaviors;
 import akka.pattern.StatusReply;
+import io.remora.actors.internal.StandbyFeed;
 import io.remora.actors.link.DamagedFrameException;
 import io.remora.actors.link.FrameType;
 import io.remora.actors.link.LinkConnection;
@@ -20,6 +22,7 @@ import io.remora.actors.link.proto.Welcome;
 import io.remora.actors.node.LinkEvent.ConnectionClosed;
 import io.remora.actors.node.LinkEvent.ControlFrame;
 import io.remora.actors.node.NodeLink.Command;
+import io.remora.actors.node.NodeLink.TakeOver;
 import io.remora.provider.LaunchToken;
 import io.remora.runtime.AuthenticationException;
 import io.remora.runtime.NodeLostException;
@@ -28,6 +31,7 @@ import io.remora.runtime.ProviderException;
 import io.remora.runtime.RemoraException;
 import java.io.IOException;
 import java.time.Duration;
+import java.util.List;
 
 /**
  * The states with a connection to the node: they handle the node's frames and the end of the
@@ -38,6 +42,9 @@ abstract class WithConnection extends LinkBehavior {
   private static final Duration GOODBYE_LIMIT = Duration.ofSeconds(2);
 
   final LinkConnection connection;
+
+  // What to take over when the connection is closed.
+  private List<StandbyFeed> takingOver = List.of();
 
   WithConnection(Link link, LinkConnection connection) {
     super(link);
@@ -158,6 +165,17 @@ abstract class WithConnection extends LinkBehavior {
     }
   }
 
+  /**
+   * Closes the connection first, so that what arrives over it is still for the standby's mailboxes,
+   * and what arrives later for the programs'. Both sides have kept what it carried.
+   */
+  @Override
+  final Behavior<Command> onTakeOver(TakeOver command) {
+    takingOver = command.sessions();
+    connection.closeBecause(new IOException("the machine continues on its standby"));
+    return this;
+  }
+
   // The end of the connection -------------------------------------------------------------------
 
   @Override
@@ -168,7 +186,7 @@ abstract class WithConnection extends LinkBehavior {
     Throwable cause = event.cause();
     if (cause instanceof IOException || cause instanceof DamagedFrameException) {
       link.sessions.values().forEach(session -> session.mailbox.disconnect());
-      return broken(cause);
+      return takeOver(takingOver) ? broken(cause) : Behaviors.stopped();
     }
     return lost(notRepairable(cause));
   }
