@@ -96,6 +96,11 @@ final class SessionStandby {
     }
   }
 
+  /** Whether the batches still go to the standby's own mailbox. */
+  boolean isFed() {
+    return feed != null && !feed.hasEnded();
+  }
+
   /** Whether the session is being closed on the standby. */
   boolean isClosing() {
     return closing;

@@ -126,6 +126,11 @@ public final class SessionTable {
     return sessions.containsKey(number);
   }
 
+  /** Whether there is a session of this number that is not lost. */
+  public boolean isUsed(long number) {
+    return has(number) && !sessions.get(number).mailbox.isLost();
+  }
+
   /** How many sessions there are. */
   public int size() {
     return sessions.size();
@@ -316,6 +321,7 @@ public final class SessionTable {
     beingDeleted.clear(); // another node was asked
     List<StandbyFeed> takenOver = new ArrayList<>();
     for (Session session : List.copyOf(sessions.values())) {
+      session.restored = false;
       StandbyFeed feed = recovering == null ? null : takeOver(session);
       if (feed != null) {
         takenOver.add(feed);
@@ -325,6 +331,14 @@ public final class SessionTable {
     }
     if (!takenOver.isEmpty()) {
       link.accept(new NodeLink.TakeOver(takenOver));
+      takenOver.forEach(feed -> closeAgain(sessions.get(feed.session()), link));
+    }
+  }
+
+  /** The lost node has not closed the session. */
+  private static void closeAgain(Session session, Consumer<NodeLink.Command> link) {
+    if (!session.closedBy.isEmpty()) {
+      link.accept(new NodeLink.CloseSession(session.mailbox.session()));
     }
   }
 
@@ -338,7 +352,6 @@ public final class SessionTable {
             () -> progress.replayed(number));
     session.takenOver = feed != null;
     if (feed != null) {
-      session.restored = false;
       progress.takesOver();
     }
     return feed;
@@ -368,15 +381,14 @@ public final class SessionTable {
         again,
         session.mailbox.recovery()::left);
     link.accept(new NodeLink.OpenSession(session.mailbox, checkpoint));
-    if (!session.closedBy.isEmpty()) {
-      link.accept(new NodeLink.CloseSession(number));
-    }
+    closeAgain(session, link);
   }
 
   /** Notes that the new node has restored a session. */
   public void restored(long number) {
     Session session = sessions.get(number);
-    if (session != null) {
+    // A standby may have opened the session just before it takes it over.
+    if (session != null && !(session.takenOver && session.standby.isFed())) {
       session.restored = true;
     }
   }

@@ -132,6 +132,7 @@ final class RecoverySimulation implements SimulatedConnection.World, AutoCloseab
           .withFallback(ConfigFactory.load())
           .resolve();
 
+  private final boolean mirror;
   private final SimulatedTime time = new SimulatedTime();
   private final SimulatedStore store = new SimulatedStore();
   private final NodeSettings nodeSettings = NodeSettings.from(CONFIG);
@@ -155,6 +156,14 @@ final class RecoverySimulation implements SimulatedConnection.World, AutoCloseab
   private Broken broken;
 
   RecoverySimulation() {
+    this(false);
+  }
+
+  /**
+   * @param mirror whether the machines have a standby
+   */
+  RecoverySimulation(boolean mirror) {
+    this.mirror = mirror;
     logger.setLevel(Level.OFF);
     SimulatedProvider.use(this);
     system =
@@ -198,6 +207,7 @@ final class RecoverySimulation implements SimulatedConnection.World, AutoCloseab
         """
         remora.recovery {
           mode = replay
+          mirror = %s
           checkpoint-interval = %d s
           checkpoint-bytes = %d
           log-bytes = %d
@@ -205,6 +215,7 @@ final class RecoverySimulation implements SimulatedConnection.World, AutoCloseab
         remora.machine.idle-timeout = "%s"
         """
             .formatted(
+                mirror,
                 5 + random.nextInt(60),
                 200 + random.nextInt(2000),
                 logBytes,
@@ -226,17 +237,17 @@ final class RecoverySimulation implements SimulatedConnection.World, AutoCloseab
       }
       step(program, begin);
     }
-    String complaint = program.complaint();
-    if (complaint != null) {
-      throw failure(complaint, null);
-    }
-    if (differed && program.lost() == null) {
+    if (differed && program.lost() == null && !mirror) { // else the standby was given up
       throw failure("the program did not hear of another answer to one of " + differences, null);
     }
     if (program.lost() != null && !isExcused(program.lost().getMessage(), risky, logBytes)) {
       throw failure("the session was lost without need", program.lost());
     }
     checkNothingIsLeft(machine, program, begin);
+    String complaint = program.complaint();
+    if (complaint != null) {
+      throw failure(complaint, null);
+    }
     Duration took = Duration.ofNanos(time.nanos() - begin);
     return new Outcome(
         time.steps(),
@@ -304,9 +315,9 @@ final class RecoverySimulation implements SimulatedConnection.World, AutoCloseab
             .anyMatch(each -> each.batch == sequence && each.node.connections().contains(by));
   }
 
-  /** Whether the machine has got another answer than the program knows. */
+  /** Whether the machine's node, which is not a standby, has given another answer than the program knows. */
   boolean hasDiffered() {
-    return differed;
+    return differed && !mirror;
   }
 
   /** The state of a pause is damaged, which loses the session. */

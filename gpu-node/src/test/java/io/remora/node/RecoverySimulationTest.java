@@ -15,6 +15,8 @@ class RecoverySimulationTest {
   /** Seeds 19, 98 and 246 have found faults. */
   private static final int FAST = 250;
 
+  private static final int FAST_WITH_STANDBY = 60;
+
   private static final int TRACE = Integer.getInteger("remora.simulation.trace", 400);
   private static final long FIRST_OF_FULL = 1_000_000;
 
@@ -37,24 +39,40 @@ class RecoverySimulationTest {
   @Test
   void noScheduleLosesOrRepeatsAnything() {
     long first = Long.getLong("remora.simulation.seed", 1);
-    run(first, Duration.ZERO, FAST);
+    run(false, first, Duration.ZERO, FAST);
+  }
+
+  @Test
+  void noScheduleWithAStandbyDoes() {
+    long first = Long.getLong("remora.simulation.seed", 1);
+    run(true, first, Duration.ZERO, FAST_WITH_STANDBY);
   }
 
   @Test
   @Tag("full")
   void noneOfManySchedulesDoes() {
+    runMany(false);
+  }
+
+  @Test
+  @Tag("full")
+  void noneOfManySchedulesWithAStandbyDoes() {
+    runMany(true);
+  }
+
+  private static void runMany(boolean mirror) {
     long first = Long.getLong("remora.simulation.seed", FIRST_OF_FULL);
-    run(first, Duration.ofSeconds(Long.getLong("remora.simulation.seconds", 10)), 1);
+    run(mirror, first, Duration.ofSeconds(Long.getLong("remora.simulation.seconds", 10)), 1);
   }
 
   /** Runs schedules until this time has passed, and at least so many. */
-  private static void run(long first, Duration limit, int least) {
+  private static void run(boolean mirror, long first, Duration limit, int least) {
     long steps = 0;
     int lost = 0;
     int moved = 0;
     int replayed = 0;
     long seed = first;
-    RecoverySimulation simulation = new RecoverySimulation();
+    RecoverySimulation simulation = new RecoverySimulation(mirror);
     long start = 0;
     try {
       while (seed < first + least || System.nanoTime() - start < limit.toNanos()) {
@@ -62,7 +80,7 @@ class RecoverySimulationTest {
         try {
           outcome = simulation.run(seed, null);
         } catch (RecoverySimulation.Broken e) {
-          throw new AssertionError(story(seed, e), e);
+          throw new AssertionError(story(mirror, seed, e), e);
         }
         if (seed == first) {
           start = System.nanoTime(); // the first also loads the classes
@@ -84,9 +102,9 @@ class RecoverySimulationTest {
   }
 
   /** What happened in the schedule of this seed, which was broken. */
-  private static String story(long seed, RecoverySimulation.Broken how) {
+  private static String story(boolean mirror, long seed, RecoverySimulation.Broken how) {
     List<String> trace = new ArrayList<>();
-    try (RecoverySimulation again = new RecoverySimulation()) {
+    try (RecoverySimulation again = new RecoverySimulation(mirror)) {
       again.withLog(
           () -> {
             try {

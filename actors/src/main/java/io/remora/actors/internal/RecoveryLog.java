@@ -60,7 +60,6 @@ public final class RecoveryLog {
   private StandbyFeed feed;
   private long givenUp;
   private long standbyBytes;
-  private boolean makingRoom;
 
   // Of a standby's own log, which only compares: runs after each batch.
   private final Runnable onAnswered;
@@ -188,30 +187,9 @@ public final class RecoveryLog {
     if (!isOn()) {
       return true;
     }
-    long bytes = file == null ? batches.keptBytes() : memoryBytes;
-    boolean fits = bytes == 0 || bytes + size <= settings.logBytes();
-    if (!fits && standbyBytes > 0 && !makingRoom) {
-      makingRoom = true;
-      later(this::dropStandby);
-    }
-    return fits;
-  }
-
-  /** The program must not wait for the standby. */
-  private void dropStandby() {
-    StandbyFeed slow;
-    lock.lock();
-    try {
-      makingRoom = false;
-      slow = standbyBytes > 0 ? feed : null;
-    } finally {
-      lock.unlock();
-    }
-    if (slow != null) {
-      slow.stop(
-          "it is so far behind that its batches fill remora.recovery.log-bytes = "
-              + settings.logBytes());
-    }
+    // What only the standby needs does not make the program wait. It has a limit of its own.
+    long bytes = Math.max(0, (file == null ? batches.keptBytes() : memoryBytes) - standbyBytes);
+    return bytes == 0 || bytes + size <= settings.logBytes();
   }
 
   /** Called with the lock. Counts a batch in memory, and has the oldest ones written to disk. */
@@ -415,10 +393,11 @@ public final class RecoveryLog {
 
   /**
    * Gives up the kept batches up to this one: they are part of a checkpoint. Those that the standby
-   * has not executed stay until it has, or until the program would wait for room.
+   * has not executed stay until it has. If they take more than half of the log, the standby stops.
    */
   public void forgetUpTo(long sequence) {
     List<MailboxEntry> forgotten;
+    StandbyFeed slow;
     lock.lock();
     try {
       boolean more = sequence > givenUp;
@@ -429,11 +408,17 @@ public final class RecoveryLog {
           more
               ? load(batches.kept().takeWhile(entry -> entry.batch.sequence() <= sequence))
               : standbyBytes - load(forgotten.stream());
+      slow = standbyBytes > settings.logBytes() / 2 ? feed : null;
       room.changed();
     } finally {
       lock.unlock();
     }
     drop(forgotten);
+    if (slow != null) {
+      slow.stop(
+          "it is so far behind that its batches take half of remora.recovery.log-bytes = "
+              + settings.logBytes());
+    }
   }
 
   private static long load(Stream<MailboxEntry> entries) {

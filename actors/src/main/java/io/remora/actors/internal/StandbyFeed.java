@@ -238,6 +238,16 @@ public final class StandbyFeed {
         new MachineStateException("session " + session() + " is not on its standby any more"));
   }
 
+  /** Whether the standby's mailbox is not used any more. */
+  public boolean hasEnded() {
+    program.lock().lock();
+    try {
+      return ended;
+    } finally {
+      program.lock().unlock();
+    }
+  }
+
   // Taking over ---------------------------------------------------------------------------------
 
   /**

@@ -6,6 +6,7 @@ import akka.actor.typed.Behavior;
 import akka.actor.typed.javadsl.Behaviors;
 import io.remora.actors.MachineInfo;
 import io.remora.actors.host.SessionHost;
+import io.remora.actors.internal.ReplayDifference;
 import io.remora.actors.machine.MachineEvent.OfNode;
 import io.remora.actors.machine.MachineProtocol.Command;
 import io.remora.actors.machine.MachineProtocol.HostRestored;
@@ -73,6 +74,9 @@ final class Restoring extends Opening {
 
   @Override
   Behavior<Command> onSessionEnded(NodeLink.SessionEnded event) {
+    if (event.cause() instanceof ReplayDifference && machine.sessions.isUsed(event.session())) {
+      return lose(event.cause()); // it was a standby, which has not told it before
+    }
     if (machine.sessions.restoreEnded(event, node::tellLink)) {
       return Behaviors.same();
     }

@@ -93,12 +93,16 @@ abstract class LinkBehavior extends AbstractBehavior<Command> {
     if (session == null) {
       link.owner.accept(new NodeLink.SessionEnded(command.session(), null));
     } else {
-      session.close();
-      if (session.isOpen() && session.mailbox.isLost()) {
-        send(session.closeFrame()); // nothing is under way
-      }
+      close(session);
     }
     return this;
+  }
+
+  private void close(LinkedSession session) {
+    session.close();
+    if (session.isOpen() && session.mailbox.isLost()) {
+      send(session.closeFrame()); // no work is under way
+    }
   }
 
   /** Without a connection nothing arrives, so the mailboxes may change at once. */
@@ -174,7 +178,7 @@ abstract class LinkBehavior extends AbstractBehavior<Command> {
   private Behavior<Command> onSessionFailed(SessionFailed event) {
     LinkedSession session = link.sessions.get(event.session());
     if (session != null) {
-      session.close();
+      close(session);
       link.endSession(event.session(), event.cause());
     }
     return this;
