@@ -89,6 +89,14 @@ def await_checkpoint(machine: remora.RemoteMachine) -> None:
         time.sleep(0.05)
 
 
+def await_standby(machine: remora.RemoteMachine) -> None:
+    """Waits until a second node follows the machine's sessions."""
+    end = time.monotonic() + 60
+    while machine.stats()["standby"] != 1:
+        assert time.monotonic() < end, "there is no standby"
+        time.sleep(0.05)
+
+
 @pytest.mark.fast
 def test_a_killed_node_changes_no_value() -> None:
     with remora.RemoteMachine("mock", recovery="replay", checkpoint_interval=0.2) as machine:
@@ -105,6 +113,26 @@ def test_a_killed_node_changes_no_value() -> None:
         assert machine.stats()["recovering_wait_seconds"] > 0
         recovering = [wait for wait in machine.waits() if wait.cause == "recovering"]
         assert all(wait.line.startswith(__file__) for wait in recovering)
+
+
+@pytest.mark.full
+def test_the_machine_continues_on_its_standby() -> None:
+    with remora.RemoteMachine("mock", recovery="replay", mirror=True) as machine:
+        undisturbed = train(machine.device())
+
+        def disturb(step: int) -> None:
+            if step == 6:
+                await_standby(machine)
+                kill(machine)
+
+        assert train(machine.device(), disturb) == undisturbed
+        assert machine.stats()["takeovers"] == 1
+        assert machine.stats()["recoveries"] == 1
+
+
+def test_a_standby_needs_replay() -> None:
+    with pytest.raises(ValueError, match='mirror=True needs recovery="replay"'):
+        remora.RemoteMachine("mock", recovery="off", mirror=True)
 
 
 @pytest.mark.fast
@@ -159,6 +187,28 @@ def test_a_function_that_gives_another_value_ends_the_session_with_an_error() ->
             remora.NodeLostException, match="executed again by another node, gave another answer"
         ):
             (first + 1).item()
+
+
+@pytest.mark.full
+def test_a_standby_that_differs_is_given_up_and_the_machine_continues() -> None:
+    @remora.remote
+    def drawn(zero: torch.Tensor) -> torch.Tensor:
+        import random
+
+        return zero + random.random()
+
+    with remora.RemoteMachine("mock", recovery="replay", mirror=True) as machine:
+        await_standby(machine)
+        first = drawn(torch.zeros(1, device=machine.device()))
+        value = first.item()
+        end = time.monotonic() + 60
+        while machine.stats()["standby"] == 1:
+            assert time.monotonic() < end, "the standby was not given up"
+            time.sleep(0.05)
+
+        assert first.item() == value
+        assert machine.state == "READY"
+        assert machine.stats()["recoveries"] == 0
 
 
 @pytest.mark.fast

@@ -126,6 +126,7 @@ class RemoteMachine:
         options: dict[str, str] | None = None,
         recovery: str | None = None,
         checkpoint_interval: float | None = None,
+        mirror: bool = False,
         record: str | os.PathLike[str] | None = None,
         record_values: bool = True,
         gateway: str | os.PathLike[str] | None = None,
@@ -149,6 +150,10 @@ class RemoteMachine:
                 executes what came after it again, and the program only waits. None for the gateway's setting.
             checkpoint_interval: seconds between checkpoints, with ``recovery="replay"``; None for the
                 gateway's setting, by default 60.
+            mirror: whether a second node executes the same batches as the first, so that the machine
+                continues there at once when the first is lost. It is a whole second node, which its
+                provider charges for. Needs ``recovery="replay"``. False for the gateway's setting, which
+                is off by default.
             record: a file in which the gateway writes what the machine's sessions do, for ``remora replay``. If
                 it is there, a number is added to its name. It is complete when the machine is stopped. The
                 gateway that this program starts writes anywhere; for others the name is one in their
@@ -167,6 +172,8 @@ class RemoteMachine:
         _check_gpus(gpu_type, gpu_count)
         if recovery not in (None, "off", "replay"):
             raise ValueError(f'recovery must be "off" or "replay", not {recovery!r}')
+        if mirror and recovery == "off":
+            raise ValueError('mirror=True needs recovery="replay", but recovery is "off"')
         for what, seconds in (
             ("idle_timeout", idle_timeout),
             ("timeout", timeout),
@@ -185,6 +192,7 @@ class RemoteMachine:
         self._options = dict(options or {})
         self._recovery = recovery
         self._checkpoint_interval = checkpoint_interval
+        self._mirror = mirror
         self._record = os.fspath(record) if record is not None else None
         self._record_values = record_values
         self._gateway_path = gateway
@@ -215,6 +223,7 @@ class RemoteMachine:
         options: dict[str, str] | None = None,
         recovery: str | None = None,
         checkpoint_interval: float | None = None,
+        mirror: bool = False,
         record: str | os.PathLike[str] | None = None,
         record_values: bool = True,
         tls: bool | None = None,
@@ -237,6 +246,7 @@ class RemoteMachine:
             options: as in the constructor.
             recovery: as in the constructor.
             checkpoint_interval: as in the constructor.
+            mirror: as in the constructor.
             record: as in the constructor.
             record_values: as in the constructor.
             tls: whether the connection is encrypted; by default it is, except on the loopback address.
@@ -272,6 +282,7 @@ class RemoteMachine:
             options=options,
             recovery=recovery,
             checkpoint_interval=checkpoint_interval,
+            mirror=mirror,
             record=record,
             record_values=record_values,
         )
@@ -331,6 +342,7 @@ class RemoteMachine:
             options=self._options,
             recovery=self._recovery or "",
             checkpoint_interval_millis=int((self._checkpoint_interval or 0) * 1000),
+            mirror=self._mirror,
             record=self._recording(),
             record_without_values=not self._record_values
             or os.environ.get("REMORA_RECORD_VALUES") == "off",

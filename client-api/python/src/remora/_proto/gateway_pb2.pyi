@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class OpenRequest(_message.Message):
-    __slots__ = ("provider", "name", "gpu_type", "gpu_count", "idle_timeout_millis", "timeout_millis", "packages", "keep", "options", "recovery", "checkpoint_interval_millis", "record", "record_without_values")
+    __slots__ = ("provider", "name", "gpu_type", "gpu_count", "idle_timeout_millis", "timeout_millis", "packages", "keep", "options", "recovery", "checkpoint_interval_millis", "record", "record_without_values", "mirror")
     class OptionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -29,6 +29,7 @@ class OpenRequest(_message.Message):
     CHECKPOINT_INTERVAL_MILLIS_FIELD_NUMBER: _ClassVar[int]
     RECORD_FIELD_NUMBER: _ClassVar[int]
     RECORD_WITHOUT_VALUES_FIELD_NUMBER: _ClassVar[int]
+    MIRROR_FIELD_NUMBER: _ClassVar[int]
     provider: str
     name: str
     gpu_type: str
@@ -42,7 +43,8 @@ class OpenRequest(_message.Message):
     checkpoint_interval_millis: int
     record: str
     record_without_values: bool
-    def __init__(self, provider: _Optional[str] = ..., name: _Optional[str] = ..., gpu_type: _Optional[str] = ..., gpu_count: _Optional[int] = ..., idle_timeout_millis: _Optional[int] = ..., timeout_millis: _Optional[int] = ..., packages: _Optional[_Iterable[str]] = ..., keep: _Optional[bool] = ..., options: _Optional[_Mapping[str, str]] = ..., recovery: _Optional[str] = ..., checkpoint_interval_millis: _Optional[int] = ..., record: _Optional[str] = ..., record_without_values: _Optional[bool] = ...) -> None: ...
+    mirror: bool
+    def __init__(self, provider: _Optional[str] = ..., name: _Optional[str] = ..., gpu_type: _Optional[str] = ..., gpu_count: _Optional[int] = ..., idle_timeout_millis: _Optional[int] = ..., timeout_millis: _Optional[int] = ..., packages: _Optional[_Iterable[str]] = ..., keep: _Optional[bool] = ..., options: _Optional[_Mapping[str, str]] = ..., recovery: _Optional[str] = ..., checkpoint_interval_millis: _Optional[int] = ..., record: _Optional[str] = ..., record_without_values: _Optional[bool] = ..., mirror: _Optional[bool] = ...) -> None: ...
 
 class AttachRequest(_message.Message):
     __slots__ = ("name",)

@@ -96,9 +96,13 @@ final class SessionStandby {
     }
   }
 
-  /** Whether the batches still go to the standby's own mailbox. */
-  boolean isFed() {
-    return feed != null && !feed.hasEnded();
+  /**
+   * Whether the standby's own session is still there, whose opening may be told only now.
+   *
+   * @param takenOver whether the session is to continue there
+   */
+  boolean isLeft(boolean takenOver) {
+    return closing || (takenOver && feed != null && !feed.hasEnded());
   }
 
   /** Whether the session is being closed on the standby. */

@@ -387,8 +387,7 @@ public final class SessionTable {
   /** Notes that the new node has restored a session. */
   public void restored(long number) {
     Session session = sessions.get(number);
-    // A standby may have opened the session just before it takes it over.
-    if (session != null && !(session.takenOver && session.standby.isFed())) {
+    if (session != null && !session.standby.isLeft(session.takenOver)) {
       session.restored = true;
     }
   }

@@ -108,6 +108,9 @@ final class GatewayHost implements MachineHost {
                 own.hasPath(RecoverySettings.PATH + ".checkpoint-interval")
                     ? own.getDuration(RecoverySettings.PATH + ".checkpoint-interval").toMillis()
                     : 0)
+            .setMirror(
+                own.hasPath(RecoverySettings.PATH + ".mirror")
+                    && own.getBoolean(RecoverySettings.PATH + ".mirror"))
             .putAllOptions(options(spec))
             .build();
     return info(

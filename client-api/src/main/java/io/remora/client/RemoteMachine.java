@@ -8,6 +8,7 @@ import com.typesafe.config.ConfigRenderOptions;
 import com.typesafe.config.ConfigValueFactory;
 import io.remora.actors.MachineInfo;
 import io.remora.actors.MachineState;
+import io.remora.actors.RecoverySettings;
 import io.remora.actors.RemoraCluster;
 import io.remora.actors.StorageInfo;
 import io.remora.provider.GpuType;
@@ -727,6 +728,7 @@ public final class RemoteMachine implements AutoCloseable {
     private Duration timeout;
     private Config overrides = ConfigFactory.empty();
     private Config recording = ConfigFactory.empty();
+    private Config standby = ConfigFactory.empty();
     private GatewayAddress gateway;
     private ActorSystem<?> system;
     private boolean keep;
@@ -863,6 +865,20 @@ public final class RemoteMachine implements AutoCloseable {
     }
 
     /**
+     * Whether a second node executes the same batches as the first, so that the machine continues
+     * there at once when the first is lost. It is a whole second node, which its provider charges
+     * for. Default: {@code remora.recovery.mirror}, which is off. Needs {@code remora.recovery.mode
+     * = replay}; otherwise {@link #open} throws a {@link MachineStateException}, or a {@link
+     * ProviderException} through a gateway.
+     */
+    public Builder mirror(boolean mirror) {
+      this.standby =
+          ConfigFactory.empty()
+              .withValue(RecoverySettings.PATH + ".mirror", ConfigValueFactory.fromAnyRef(mirror));
+      return this;
+    }
+
+    /**
      * Writes what the machine's sessions do to a file, which {@code remora replay} executes again.
      * If the file is there, or the machine has several sessions, further ones get numbers. The file
      * is complete when the machine is closed. It has everything that the program uploads, unless
@@ -892,7 +908,7 @@ public final class RemoteMachine implements AutoCloseable {
       if (provider == null) {
         throw new IllegalArgumentException("provider must be set");
       }
-      Config overrides = recording.withFallback(this.overrides);
+      Config overrides = recording.withFallback(standby).withFallback(this.overrides);
       Config config = ProgramClassPath.configuration(overrides);
       ClientSettings settings = ClientSettings.from(config);
       String provider = this.provider;

@@ -15,7 +15,7 @@ class RecoverySimulationTest {
   /** Seeds 19, 98 and 246 have found faults. */
   private static final int FAST = 250;
 
-  private static final int FAST_WITH_STANDBY = 60;
+  private static final int FAST_WITH_STANDBY = 30;
 
   private static final int TRACE = Integer.getInteger("remora.simulation.trace", 400);
   private static final long FIRST_OF_FULL = 1_000_000;

@@ -146,6 +146,11 @@ final class SimulatedProgram implements SessionListener {
         MachineProtocol.SessionOpened.class,
         MachineProtocol.OpenSession::new,
         (opened, failure) -> {
+          if (failure != null && failure.getMessage().contains("is FAILED")) {
+            lost = new NodeLostException(failure.getMessage());
+            closeMachine();
+            return;
+          }
           if (failure != null) {
             later(Duration.ofSeconds(1), this::openSession);
             return;

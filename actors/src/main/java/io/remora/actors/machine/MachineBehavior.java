@@ -201,6 +201,12 @@ abstract class MachineBehavior extends AbstractBehavior<Command> {
 
   /** The one place that tells events of another node from those of the present one. */
   private Behavior<Command> onOfNode(OfNode news) {
+    if (news.event() instanceof NodeAttempt.OfLink link
+        && link.event() instanceof NodeLink.StoragesChanged changed) {
+      // Each batch tells it once, also one of a node that the machine has just given up.
+      machine.sessions.changed(changed);
+      return Behaviors.same();
+    }
     if (machine.standby.on(news)) {
       return Behaviors.same();
     }
@@ -247,10 +253,7 @@ abstract class MachineBehavior extends AbstractBehavior<Command> {
   }
 
   private Behavior<Command> onLinkEvent(NodeLink.Event event) {
-    if (event instanceof NodeLink.StoragesChanged changed) {
-      machine.sessions.changed(changed);
-      return Behaviors.same();
-    } else if (event instanceof NodeLink.StateForgotten forgotten) {
+    if (event instanceof NodeLink.StateForgotten forgotten) {
       machine.sessions.deleted(forgotten.name());
       return Behaviors.same();
     } else if (event instanceof NodeLink.SessionReady ready) {

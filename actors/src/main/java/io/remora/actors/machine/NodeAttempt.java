@@ -92,7 +92,7 @@ final class NodeAttempt {
 
   private final Machine machine;
   private final NodeOrder order;
-  private final long deadlineNanos;
+  private final Duration openTimeout;
   private final LinkSettings linkSettings;
   private Phase phase = Phase.ORDERED;
   private Line line = Line.NONE;
@@ -101,6 +101,7 @@ final class NodeAttempt {
   private NodeLink.Up up;
   private NodeLink.Notice notice;
   private boolean triesToMove;
+  private long deadlineNanos;
 
   /**
    * Asks the provider for a node; {@link Arrived} or {@link NotProvisioned} follows.
@@ -115,7 +116,8 @@ final class NodeAttempt {
   NodeAttempt(Machine machine, MachineSpec spec, LinkSettings linkSettings, String handle) {
     this.machine = machine;
     this.linkSettings = linkSettings;
-    this.deadlineNanos = machine.clock.getAsLong() + spec.openTimeout().toNanos();
+    this.openTimeout = spec.openTimeout();
+    waitAgain();
     this.order =
         NodeOrder.begin(
             spec,
@@ -147,6 +149,11 @@ final class NodeAttempt {
   /** How much of the machine's open timeout is left. */
   Duration timeLeft() {
     return Duration.ofNanos(Math.max(1, deadlineNanos - machine.clock.getAsLong()));
+  }
+
+  /** The machine's open timeout begins now. */
+  void waitAgain() {
+    deadlineNanos = machine.clock.getAsLong() + openTimeout.toNanos();
   }
 
   /** Whether the machine's open timeout has passed. */

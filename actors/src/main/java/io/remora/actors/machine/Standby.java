@@ -211,6 +211,7 @@ final class Standby {
     NodeAttempt taken = node;
     node = null;
     note();
+    taken.waitAgain();
     return taken;
   }
 

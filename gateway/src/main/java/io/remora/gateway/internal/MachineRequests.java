@@ -91,6 +91,11 @@ public final class MachineRequests {
               RecoverySettings.PATH + ".checkpoint-interval",
               ConfigValueFactory.fromAnyRef(request.getCheckpointIntervalMillis() + " ms"));
     }
+    if (request.getMirror()) {
+      config =
+          config.withValue(
+              RecoverySettings.PATH + ".mirror", ConfigValueFactory.fromAnyRef(true));
+    }
     return config;
   }
 
