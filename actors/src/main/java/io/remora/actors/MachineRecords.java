@@ -15,8 +15,11 @@ import akka.cluster.ddata.SelfUniqueAddress;
 import akka.cluster.ddata.typed.javadsl.DistributedData;
 import akka.cluster.ddata.typed.javadsl.Replicator;
 import akka.cluster.typed.Cluster;
+import io.remora.actors.internal.MachineFigures;
 import java.time.Duration;
+import java.util.HashSet;
 import java.util.Optional;
+import java.util.Set;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionStage;
 import java.util.function.Function;
@@ -79,6 +82,23 @@ public final class MachineRecords implements Extension {
                         ? Optional.of(found.get(KEY).get(machine).get())
                         : Optional.empty()
                     : Optional.empty());
+  }
+
+  /**
+   * The names of the open machines of which this member knows: those with records, which may be on
+   * other members, and those whose actors are in this JVM, failed ones included.
+   */
+  public CompletionStage<Set<String>> names() {
+    return this.<Replicator.GetResponse<LWWMap<String, MachineRecord>>>ask(
+            replyTo -> new Replicator.Get<>(KEY, Replicator.readLocal(), replyTo))
+        .thenApply(
+            answer -> {
+              Set<String> names = new HashSet<>(MachineFigures.names());
+              if (answer instanceof Replicator.GetSuccess<LWWMap<String, MachineRecord>> found) {
+                names.addAll(found.get(KEY).getEntries().keySet());
+              }
+              return names;
+            });
   }
 
   /** Writes a record; completes when most members have it, or after a few seconds. */

@@ -235,7 +235,7 @@ public final class RemoraMetrics implements MeterBinder {
           FunctionTimer.builder(
                   RoundTripHistogram.METER,
                   figures,
-                  MachineFigures::executedBatches,
+                  MachineFigures::measuredRoundTrips,
                   MachineFigures::roundTripNanos,
                   TimeUnit.NANOSECONDS)
               .description(RoundTripHistogram.HELP)

@@ -108,7 +108,8 @@ final class MetricsTest {
     Map<String, Double> figures = new TreeMap<>(stats);
     figures
         .keySet()
-        .removeAll(List.of("devices", "compute.threads", "round.trip.seconds", "storages"));
+        .removeAll(
+            List.of("devices", "compute.threads", "round.trips", "round.trip.seconds", "storages"));
     figures.keySet().removeIf(figure -> figure.startsWith("storages."));
     figures.forEach(
         (figure, value) ->

@@ -34,6 +34,7 @@ import picocli.CommandLine.Spec;
     footer = {
       "  remora doctor                      looks for what is wrong with this computer",
       "  remora gateway                     serves machines on this computer",
+      "  remora dashboard                   opens the page that shows what they do",
       "  remora node --listen HOST:PORT     runs a node; REMORA_NODE_TOKEN is its secret",
       "  remora machines --provider modal   lists the machines that run at Modal",
       "  remora bench compare --quick       compares a machine with the local CPU",
@@ -104,6 +105,7 @@ public final class Main implements Callable<Integer> {
     remora.addSubcommand(new MachinesCommand(config));
     remora.addSubcommand(new StateCommand(config));
     remora.addSubcommand(new DoctorCommand(config, environment));
+    remora.addSubcommand(new DashboardCommand(environment));
     // What follows its file belongs to the program.
     remora.addSubcommand(new CommandLine(new RecordCommand()).setStopAtPositional(true));
     remora.addSubcommand(new ReplayCommand(environment));

@@ -255,7 +255,7 @@ final class ReachChecks {
   }
 
   /** Trusts these certificates, or else those that Java trusts. */
-  private static SSLContext trusting(Optional<Path> certificate)
+  static SSLContext trusting(Optional<Path> certificate)
       throws GeneralSecurityException, IOException {
     if (certificate.isEmpty()) {
       return SSLContext.getDefault();

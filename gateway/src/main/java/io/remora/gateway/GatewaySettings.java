@@ -30,6 +30,7 @@ import java.util.Set;
  * @param providerOptions provider settings that callers may give, without {@code
  *     remora.provider.<name>}
  * @param recordDirectory the folder in which callers may have sessions recorded; empty for none
+ * @param dashboard the page for people
  * @param http the whole configuration with the gateway's own {@code akka.http.server}
  */
 public record GatewaySettings(
@@ -49,6 +50,7 @@ public record GatewaySettings(
     Duration closeTimeout,
     Set<String> providerOptions,
     Optional<Path> recordDirectory,
+    Dashboard dashboard,
     Config http) {
 
   private static final int LARGEST_MESSAGE = 1 << 30;
@@ -60,6 +62,49 @@ public record GatewaySettings(
    * @param privateKey its private key, not encrypted
    */
   public record Tls(Path certificate, Path privateKey) {}
+
+  /**
+   * The page at {@code /dashboard}.
+   *
+   * @param enabled whether it is served
+   * @param actionsToken the secret with which its readers may pause, resume and stop machines;
+   *     empty if nobody may
+   * @param history how much of the past its plots have
+   * @param loginTime how long a login lasts
+   */
+  public record Dashboard(
+      boolean enabled, Optional<String> actionsToken, Duration history, Duration loginTime) {
+
+    private static final Duration LEAST_HISTORY = Duration.ofMinutes(1);
+    private static final Duration MOST_HISTORY = Duration.ofHours(1);
+    private static final int SHORTEST_TOKEN = 16;
+
+    /** Checks the ranges. */
+    public Dashboard {
+      check(
+          actionsToken.isEmpty() || actionsToken.get().length() >= SHORTEST_TOKEN,
+          "dashboard.actions-token must have at least %d characters".formatted(SHORTEST_TOKEN));
+      check(
+          history.compareTo(LEAST_HISTORY) >= 0 && history.compareTo(MOST_HISTORY) <= 0,
+          "dashboard.history must be between 1 minute and 1 hour, is " + history);
+      checkPositive(loginTime, "dashboard.login-time");
+    }
+
+    private static Dashboard from(Config dashboard) {
+      return new Dashboard(
+          dashboard.getBoolean("enabled"),
+          text(dashboard, "actions-token"),
+          dashboard.getDuration("history"),
+          dashboard.getDuration("login-time"));
+    }
+
+    /** Leaves out the token. */
+    @Override
+    public String toString() {
+      return "Dashboard(%s, %s)"
+          .formatted(enabled ? "on" : "off", actionsToken.isPresent() ? "actions" : "no actions");
+    }
+  }
 
   /** Checks the ranges. */
   public GatewaySettings {
@@ -82,6 +127,9 @@ public record GatewaySettings(
         "max-unreceived-bytes must be at least 64 KiB, is " + maxUnreceivedBytes);
     checkPositive(sessionLease, "session-lease");
     checkPositive(askTimeout, "ask-timeout");
+    check(
+        dashboard.actionsToken().isEmpty() || !dashboard.actionsToken().equals(token),
+        "dashboard.actions-token must not be the gateway's token");
   }
 
   /**
@@ -112,6 +160,7 @@ public record GatewaySettings(
         Set.copyOf(gateway.getStringList("provider-options")),
         text(gateway, "record-directory")
             .map(folder -> Path.of(folder).toAbsolutePath().normalize()),
+        Dashboard.from(gateway.getConfig("dashboard")),
         gateway.getConfig("http").atPath("akka.http.server").withFallback(root));
   }
 
@@ -144,6 +193,7 @@ public record GatewaySettings(
         closeTimeout,
         providerOptions,
         recordDirectory,
+        dashboard,
         http);
   }
 

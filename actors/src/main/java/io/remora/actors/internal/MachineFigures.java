@@ -15,6 +15,7 @@ import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.LongAdder;
 import java.util.function.ToLongFunction;
+import java.util.stream.Collectors;
 
 /**
  * The counters of one machine. Its mailboxes do a few additions for each batch; its actor counts
@@ -105,6 +106,11 @@ public final class MachineFigures {
   /** The figures of all open machines of this JVM. */
   public static Set<MachineFigures> all() {
     return Set.copyOf(OPEN);
+  }
+
+  /** The names of all open machines of this JVM. */
+  public static Set<String> names() {
+    return OPEN.stream().map(MachineFigures::machine).collect(Collectors.toUnmodifiableSet());
   }
 
   /** How many machines of this JVM are in a state. */
@@ -284,7 +290,14 @@ public final class MachineFigures {
     return valueBytes.sum();
   }
 
-  /** The sum over all batches of the time from sending to acknowledgement. */
+  /**
+   * Batches whose round trips were measured: those that programs do not send to the node directly.
+   */
+  public long measuredRoundTrips() {
+    return Arrays.stream(roundTrips()).sum();
+  }
+
+  /** The sum over these batches of the time from sending to acknowledgement. */
   public long roundTripNanos() {
     return roundTripNanos.sum();
   }
@@ -425,7 +438,9 @@ public final class MachineFigures {
     values.put("operations.executed", (double) executedOperations());
     values.put("operations.failed", (double) failedOperations());
     values.put("value.bytes", (double) valueBytes());
-    values.put("round.trip.seconds", roundTripNanos() * 1e-9 / Math.max(1, executedBatches()));
+    long measured = measuredRoundTrips();
+    values.put("round.trips", (double) measured);
+    values.put("round.trip.seconds", roundTripNanos() * 1e-9 / Math.max(1, measured));
     values.put("storages", (double) counted.live());
     values.put("storages.lazy", (double) counted.lazy());
     values.put("storages.realized", (double) counted.realized());

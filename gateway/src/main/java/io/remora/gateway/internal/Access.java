@@ -51,12 +51,7 @@ final class Access {
    * @throws GrpcServiceException UNAUTHENTICATED or RESOURCE_EXHAUSTED if it is not
    */
   void check(HttpRequest request, boolean needsToken) {
-    InetAddress peer =
-        request
-            .getAttribute(AttributeKeys.remoteAddress)
-            .flatMap(RemoteAddress::getAddress)
-            .orElse(InetAddress.getLoopbackAddress());
-    if (!take(peer)) {
+    if (!take(request)) {
       throw GatewayErrors.refusal(
           Status.Code.RESOURCE_EXHAUSTED,
           ErrorKind.ResourceExhaustedException,
@@ -64,20 +59,52 @@ final class Access {
               .formatted(callsPerSecond));
     }
     if (needsToken && token != null) {
-      checkToken(request.getHeader("authorization").map(HttpHeader::value).orElse(""));
+      String shown = shown(request);
+      if (shown == null) {
+        throw unauthenticated("the gateway asks for a token, and none was given");
+      }
+      if (!isToken(shown)) {
+        throw unauthenticated("the token is not this gateway's");
+      }
     }
   }
 
-  private void checkToken(String authorization) {
+  /** Whether the gateway has a token. */
+  boolean hasToken() {
+    return token != null;
+  }
+
+  /** Whether this is the gateway's token. Takes the same time for each wrong one of its length. */
+  boolean isToken(String text) {
+    return token != null && MessageDigest.isEqual(token, text.getBytes(StandardCharsets.UTF_8));
+  }
+
+  /** Whether the request shows the gateway's token, if there is one. */
+  boolean showsToken(HttpRequest request) {
+    String shown = shown(request);
+    return token == null || (shown != null && isToken(shown));
+  }
+
+  /** What the request shows as its token; null without the header. */
+  private static String shown(HttpRequest request) {
+    String authorization = request.getHeader("authorization").map(HttpHeader::value).orElse("");
     if (authorization.isEmpty()) {
-      throw unauthenticated("the gateway asks for a token, and none was given");
+      return null;
     }
-    boolean right =
-        authorization.regionMatches(true, 0, SCHEME, 0, SCHEME.length())
-            && MessageDigest.isEqual(
-                token, authorization.substring(SCHEME.length()).getBytes(StandardCharsets.UTF_8));
-    if (!right) {
-      throw unauthenticated("the token is not this gateway's");
+    return authorization.regionMatches(true, 0, SCHEME, 0, SCHEME.length())
+        ? authorization.substring(SCHEME.length())
+        : "";
+  }
+
+  /** Counts a call of the request's peer; false if it makes too many. */
+  boolean take(HttpRequest request) {
+    InetAddress peer =
+        request
+            .getAttribute(AttributeKeys.remoteAddress)
+            .flatMap(RemoteAddress::getAddress)
+            .orElse(InetAddress.getLoopbackAddress());
+    synchronized (peers) {
+      return peers.computeIfAbsent(peer, unused -> new Allowance(callsPerSecond)).take();
     }
   }
 
@@ -86,12 +113,6 @@ final class Access {
         Status.Code.UNAUTHENTICATED,
         ErrorKind.AuthenticationException,
         what + ": send the metadata 'authorization: Bearer <token>' with the gateway's token");
-  }
-
-  private boolean take(InetAddress peer) {
-    synchronized (peers) {
-      return peers.computeIfAbsent(peer, unused -> new Allowance(callsPerSecond)).take();
-    }
   }
 
   /** A token bucket: it fills up with time, to one second's calls. */

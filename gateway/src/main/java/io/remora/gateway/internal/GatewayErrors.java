@@ -34,13 +34,24 @@ public final class GatewayErrors {
     return new GrpcServiceException(code.toStatus().withDescription(message), metadata(error));
   }
 
-  /** The status and trailers for the failure of a call. */
-  static Trailers trailers(Throwable failure) {
+  /** Whether a call has failed because there is no such machine, session or storage. */
+  static boolean isNotFound(Throwable failure) {
+    return cause(failure) instanceof GrpcServiceException refusal
+        && refusal.getStatus().getCode() == Status.Code.NOT_FOUND;
+  }
+
+  private static Throwable cause(Throwable failure) {
     Throwable cause = failure;
     while ((cause instanceof CompletionException || cause instanceof ExecutionException)
         && cause.getCause() != null) {
       cause = cause.getCause();
     }
+    return cause;
+  }
+
+  /** The status and trailers for the failure of a call. */
+  static Trailers trailers(Throwable failure) {
+    Throwable cause = cause(failure);
     if (cause instanceof GrpcServiceException refusal) {
       return new Trailers(refusal.getStatus(), refusal.getMetadata());
     }

@@ -47,6 +47,10 @@ public final class GatewayHandler {
   private final GatewaySessions sessions;
   private final Access access;
   private final Connections connections;
+
+  /** The page for people; null if it is off. */
+  private final Dashboard dashboard;
+
   private final GrpcProtocolWriter writer = GrpcProtocolNative.newWriter(Identity$.MODULE$);
   private final Function<HttpRequest, CompletionStage<HttpResponse>> generated;
 
@@ -64,6 +68,10 @@ public final class GatewayHandler {
     this.machines = new GatewayMachines(system, settings);
     this.sessions = new GatewaySessions(system, settings, machines);
     this.access = new Access(settings.token(), settings.maxCallsPerSecond());
+    this.dashboard =
+        settings.dashboard().enabled()
+            ? new Dashboard(system, materializer, settings, machines, sessions, access, connections)
+            : null;
     this.generated =
         ServiceHandler.concatOrNotFound(
             machines(null),
@@ -80,6 +88,9 @@ public final class GatewayHandler {
   /** Answers a request. */
   public CompletionStage<HttpResponse> handle(HttpRequest request) throws Exception {
     String path = request.getUri().path();
+    if (dashboard != null && Dashboard.serves(path)) {
+      return dashboard.handle(request);
+    }
     // Health checks need no token: load balancers have none.
     boolean needsToken = !path.startsWith(HEALTH);
     try {
@@ -143,6 +154,9 @@ public final class GatewayHandler {
    * Ends the sessions and closes the machines that live only for them. Completes when that is done.
    */
   public CompletionStage<Done> close() {
+    if (dashboard != null) {
+      dashboard.close();
+    }
     sessions.closeAll();
     return machines.closeOwned();
   }

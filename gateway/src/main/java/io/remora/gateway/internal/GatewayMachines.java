@@ -171,6 +171,11 @@ final class GatewayMachines {
             });
   }
 
+  /** The names of the machines that were opened through this gateway or attached to. */
+  Set<String> names() {
+    return Set.copyOf(entries.keySet());
+  }
+
   /** The machines that were opened through this gateway or attached to, and not closed. */
   CompletionStage<List<MachineInfo>> list() {
     List<CompletableFuture<MachineInfo>> asked = new ArrayList<>();
