@@ -57,10 +57,36 @@ final class GatewaySettingsTest {
   }
 
   @Test
+  void theTokenOfActionsIsLongAndAnother() {
+    Config config =
+        ConfigFactory.parseString(
+                "remora.gateway { token = 0123456789abcdef, dashboard.actions-token = ${remora.gateway.token} }")
+            .resolve()
+            .withFallback(REFERENCE);
+
+    assertThatThrownBy(() -> GatewaySettings.from(config))
+        .hasMessageContaining("dashboard.actions-token must not be the gateway's token");
+    assertThatThrownBy(
+            () ->
+                GatewaySettings.from(
+                    ConfigFactory.parseString("remora.gateway.dashboard.actions-token = short")
+                        .withFallback(REFERENCE)))
+        .hasMessageContaining("dashboard.actions-token must have at least 16 characters");
+  }
+
+  @Test
   void doesNotShowTheToken() {
     GatewaySettings settings =
         GatewaySettings.from(REFERENCE).withSecurity(Optional.of("sesame"), Optional.empty());
 
     assertThat(settings.toString()).doesNotContain("sesame");
+    assertThat(
+            new GatewaySettings.Dashboard(
+                    true,
+                    Optional.of("0123456789abcdef"),
+                    Duration.ofMinutes(5),
+                    Duration.ofHours(1))
+                .toString())
+        .doesNotContain("0123");
   }
 }

@@ -11,13 +11,16 @@ import java.net.InetSocketAddress;
 import java.net.Socket;
 import java.time.Duration;
 import java.util.ArrayList;
+import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
-import java.util.TreeMap;
+import java.util.Set;
+import java.util.stream.Collectors;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
+import org.slf4j.event.Level;
 
 /**
  * The gateway's TCP connections. A connection must make a call that {@link Access} admits within
@@ -135,7 +138,7 @@ public final class Connections extends Inet.AbstractSocketOptionV2 {
   public synchronized void sweep() {
     forgetClosed();
     long latest = System.nanoTime() - settings.handshakeTimeout().toNanos();
-    Map<String, Integer> ended = new TreeMap<>();
+    Map<InetAddress, Integer> ended = new HashMap<>();
     open.entrySet()
         .removeIf(
             entry -> {
@@ -143,18 +146,25 @@ public final class Connections extends Inet.AbstractSocketOptionV2 {
               if (connection.known || connection.sinceNanos - latest > 0) {
                 return false;
               }
-              ended.merge(entry.getKey().getAddress().getHostAddress(), 1, Integer::sum);
+              ended.merge(entry.getKey().getAddress(), 1, Integer::sum);
               end(connection.socket);
               return true;
             });
+    Set<InetAddress> programs =
+        open.entrySet().stream()
+            .filter(entry -> entry.getValue().known)
+            .map(entry -> entry.getKey().getAddress())
+            .collect(Collectors.toSet());
     ended.forEach(
         (peer, count) ->
-            log.warn(
-                "Ended {} connection(s) of {} that made no call{} within {} ms (remora.gateway.handshake-timeout)",
-                count,
-                peer,
-                settings.token().isPresent() ? " with the token" : "",
-                settings.handshakeTimeout().toMillis()));
+            // A browser opens connections in advance, and does not use all of them.
+            log.atLevel(programs.contains(peer) ? Level.DEBUG : Level.WARN)
+                .log(
+                    "Ended {} connection(s) of {} that made no call{} within {} ms (remora.gateway.handshake-timeout)",
+                    count,
+                    peer.getHostAddress(),
+                    settings.token().isPresent() ? " with the token" : "",
+                    settings.handshakeTimeout().toMillis()));
   }
 
   /** The number of open connections. */

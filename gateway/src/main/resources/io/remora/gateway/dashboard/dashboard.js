@@ -248,6 +248,13 @@ function show() {
   showCluster();
 }
 
+function roundTripWords(point, direct) {
+  if (present(point.roundTripMillis)) {
+    return "mean of the last second";
+  }
+  return direct > 0 ? "not measured on the way straight to the node" : "none now";
+}
+
 function showTiles() {
   const { sample } = state;
   const machines = sample.machines;
@@ -260,9 +267,8 @@ function showTiles() {
     ["Sessions", count(sum("sessions")), `${count(sample.sessions)} through this gateway`],
     ["Operations", perSecond(rate)(point.operations), `${short.format(sum("operations.executed"))} in all, ${count(sum("operations.failed"))} failed`],
     ["Batches", perSecond(rate)(point.batches), `${short.format(sum("batches.executed"))} in all, ${count(sum("batches.in.flight"))} in flight`],
-    ["Sent to nodes", perSecond(bytes)(point.sent), `${bytes(sum("batch.bytes"))} in all`],
-    ["Received", perSecond(bytes)(point.received), `${bytes(sum("value.bytes"))} in all`],
-    ["Round trip", millis(point.roundTripMillis), present(point.roundTripMillis) ? "mean of the last second" : "none measured now"],
+    ["Sent to nodes", perSecond(bytes)(point.sent), `${bytes(sum("batch.bytes"))} in all; received ${bytes(sum("value.bytes"))}`],
+    ["Round trip", millis(point.roundTripMillis), roundTripWords(point, sum("direct"))],
     ["Memory of storages", bytes(point.memory), `${count(sum("storages"))} storages`],
   ];
   if (machines.some((machine) => present(machine.figures["cost.dollars"]))) {
@@ -526,27 +532,28 @@ function fillLog(list, lines, withMachine) {
 const PLOTS = [
   ["Operations a second", [["operations", "executed", rate]]],
   ["Batches a second", [["batches", "executed", rate]]],
-  ["Bytes a second", [["sent", "to nodes", bytes], ["received", "received", bytes]]],
+  ["Bytes a second", [["sent", "sent", bytes], ["received", "received", bytes]]],
   ["Round trip", [["roundTripMillis", "mean", millis]]],
   ["Memory of storages", [["memory", "storages", bytes]]],
   ["Bytes in flight", [["inFlight", "in flight", bytes]]],
 ];
 const COLOURS = 8;
+/** Steps of axes of bytes. */
+const BINARY = Array.from({ length: 50 }, (unused, i) => 2 ** i);
 const plots = new Map();
 
+/** The plots that have something to show. */
 function wantedPlots(lines) {
   const causes = Object.keys(lines.waits).sort();
   const wanted = PLOTS.map(([title, parts]) => ({
     title,
     parts: parts.map(([line, words, format]) => ({ words, format, values: lines[line] })),
   }));
-  if (causes.length > 0) {
-    wanted.push({
-      title: "Waits, of a second",
-      parts: causes.map((cause) => ({ words: cause, format: seconds, values: lines.waits[cause] })),
-    });
-  }
-  return wanted;
+  wanted.push({
+    title: "Waits, of a second",
+    parts: causes.map((cause) => ({ words: cause, format: seconds, values: lines.waits[cause] })),
+  });
+  return wanted.filter(({ parts }) => parts.some((part) => part.values.some(present)));
 }
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -556,7 +563,7 @@ function makePlot({ title, parts }) {
   const area = element("div", { className: "plot", tabIndex: 0, role: "img" });
   const figure = element("figure", {}, element("figcaption", {}, element("h3", {}, title), now), area);
   byId("plots").append(figure);
-  const plot = { figure, area, now, title, words: parts.map((part) => part.words).join(), parts };
+  const plot = { figure, area, now, title, parts };
   plot.chart = new uPlot(
     {
       width: Math.max(area.clientWidth, 200),
@@ -570,10 +577,12 @@ function makePlot({ title, parts }) {
       axes: [
         {
           stroke: colour("--quiet"), grid: { stroke: colour("--grid"), width: 1 }, ticks: { show: false }, size: 26, space: 70,
+          incrs: [1, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600],
           values: (chart, ticks) => ticks.map((tick) => clock(tick * 1e3).slice(0, 5) + (tick % 60 ? clock(tick * 1e3).slice(5) : "")),
         },
         {
           stroke: colour("--quiet"), grid: { stroke: colour("--grid"), width: 1 }, ticks: { show: false }, size: 68, space: 32,
+          ...(parts[0].format === bytes ? { incrs: BINARY } : {}),
           values: (chart, ticks) => ticks.map((tick) => (tick === 0 ? "0" : plot.parts[0].format(tick))),
         },
       ],
@@ -594,7 +603,6 @@ function makePlot({ title, parts }) {
   area.addEventListener("keydown", (event) => moveCursor(plot, event));
   area.addEventListener("blur", () => plot.chart.setCursor({ left: -10, top: -10 }));
   plots.set(title, plot);
-  return plot;
 }
 
 /** The values under the cursor, or else the latest. */
@@ -648,20 +656,18 @@ function showPlots() {
     return;
   }
   const wanted = wantedPlots(lines);
+  const shape = (title, parts) => `${title}: ${parts.map((part) => part.words).join()}`;
+  const shown = [...plots.values()].map((plot) => shape(plot.title, plot.parts)).join("; ");
+  if (shown !== wanted.map((want) => shape(want.title, want.parts)).join("; ")) {
+    [...plots.values()].forEach(removePlot); // a plot or a cause of waits has come or gone
+    wanted.forEach(makePlot);
+  }
   for (const want of wanted) {
-    const words = want.parts.map((part) => part.words).join();
-    let plot = plots.get(want.title);
-    if (plot && plot.words !== words) {
-      removePlot(plot); // other causes of waits
-      plot = undefined;
-    }
-    plot ??= makePlot(want);
+    const plot = plots.get(want.title);
     plot.parts = want.parts;
     plot.chart.setData([state.times, ...want.parts.map((part) => part.values)]);
     captionOf(plot);
   }
-  const titles = new Set(wanted.map((want) => want.title));
-  [...plots.values()].filter((plot) => !titles.has(plot.title)).forEach(removePlot);
 }
 
 function removePlot(plot) {

@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The gateway's page in a real browser, with a machine that trains.
+
+Needs Playwright (pip install playwright) and a browser: chromium of the PATH, the one that REMORA_BROWSER names, or
+Playwright's own (playwright install chromium). REMORA_SCREENSHOTS names a folder for pictures of the page.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import remora
+from remora import _gateway
+from remora._settings import Settings
+
+pytestmark = [pytest.mark.gateway, pytest.mark.full]
+playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright: pip install playwright")
+expect = playwright.expect
+
+ACTIONS = "a-secret-for-those-who-may-act"
+LIMIT = 60_000
+"""The time limit of each wait for the page, in milliseconds."""
+
+
+@pytest.fixture(scope="module")
+def gateway() -> Iterator[_gateway.GatewayProcess]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REMORA_GATEWAY_CONFIG", f"remora.gateway.dashboard.actions-token = {ACTIONS}")
+        process = _gateway.GatewayProcess(_gateway.class_path(), Settings.from_environment())
+    yield process
+    process.stop()
+
+
+def connect(gateway: _gateway.GatewayProcess, name: str, provider: str = "mock") -> remora.RemoteMachine:
+    return remora.RemoteMachine.connect(
+        gateway.address, token=gateway.token, provider=provider, name=name
+    )
+
+
+@contextlib.contextmanager
+def training(machine: remora.RemoteMachine) -> Iterator[None]:
+    """Trains until the block ends."""
+    device = machine.device()
+    model = torch.nn.Sequential(
+        torch.nn.Linear(32, 64), torch.nn.ReLU(), torch.nn.Linear(64, 4)
+    ).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    inputs, targets = torch.randn(64, 32).to(device), torch.randn(64, 4).to(device)
+    ends = threading.Event()
+
+    def train() -> None:
+        step = 0
+        while not ends.wait(0.01):
+            loss = torch.nn.functional.mse_loss(model(inputs), targets)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            step += 1
+            if step % 10 == 0:
+                loss.item()
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    try:
+        yield
+    finally:
+        ends.set()
+        thread.join(60)
+
+
+@pytest.fixture(scope="module")
+def trainer(gateway: _gateway.GatewayProcess) -> Iterator[remora.RemoteMachine]:
+    with connect(gateway, "trainer") as machine, training(machine):
+        yield machine
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    program = os.environ.get("REMORA_BROWSER") or shutil.which("chromium") or shutil.which("google-chrome")
+    with playwright.sync_playwright() as started:
+        try:
+            launched = started.chromium.launch(
+                executable_path=program,
+                # Chromium's sandbox does not work for root.
+                args=["--no-sandbox"] if os.geteuid() == 0 else [],
+            )
+        except playwright.Error as e:
+            if program is None and "Executable doesn't exist" in str(e):
+                pytest.skip("no browser: install chromium, set REMORA_BROWSER, or playwright install chromium")
+            raise
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def problems() -> Iterator[list[str]]:
+    """What a page must not do: errors in its console, and requests to elsewhere."""
+    found: list[str] = []
+    yield found
+    assert found == []
+
+
+@pytest.fixture
+def open_page(browser: Any, gateway: _gateway.GatewayProcess, problems: list[str]) -> Iterator[Any]:
+    """Opens the page in a browser that nobody has used, and signs in with this secret."""
+    contexts = []
+
+    def opened(secret: str | None = None, **options: Any) -> Any:
+        context = browser.new_context(**options)
+        contexts.append(context)
+        context.set_default_timeout(LIMIT)
+        page = context.new_page()
+        root = f"http://{gateway.address}/"
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on(
+            "console",
+            lambda said: problems.append(said.text) if said.type in ("error", "warning") else None,
+        )
+        page.on(
+            "request",
+            lambda request: None if request.url.startswith(root) else problems.append(request.url),
+        )
+        page.goto(f"{root}dashboard/")
+        page.get_by_label("Token").fill(gateway.token if secret is None else secret)
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/dashboard/")
+        expect(page.locator("#connection")).to_have_text("live", timeout=LIMIT)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+
+
+def picture(page: Any, name: str) -> None:
+    if folder := os.environ.get("REMORA_SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
+
+
+def row(page: Any, name: str) -> Any:
+    return page.locator(f'#machine-table tr[data-key="{name}"]')
+
+
+def test_shows_a_machine_that_trains_and_plots_that_move(open_page, trainer):
+    page = open_page(viewport={"width": 1280, "height": 900})
+    line = row(page, "trainer")
+    expect(line).to_contain_text("ready", timeout=LIMIT)
+    page.wait_for_function(
+        "parseFloat(document.querySelector('[data-label=\"Operations/s\"]').textContent) > 0",
+        timeout=LIMIT,
+    )
+    plot = page.locator("#plots .plot").first
+    assert "Operations a second. executed:" in plot.get_attribute("aria-label")
+    before = plot.screenshot()
+    page.wait_for_function("count => state.times.length > count", arg=page.evaluate("state.times.length + 2"))
+    assert plot.screenshot() != before
+    expect(page.locator("#facts")).to_contain_text("mock")
+    expect(page.locator("#log")).to_contain_text("READY", timeout=LIMIT)
+    assert page.get_by_role("button", name="Stop").count() == 0  # this reader may not act
+    points = page.evaluate("state.times.length")
+    picture(page, "light")
+
+    page.reload()  # the gateway has kept the plots' past
+
+    page.wait_for_function("count => state.times.length >= count", arg=points)
+    expect(page.locator("#log")).to_contain_text("READY", timeout=LIMIT)
+
+
+def test_fits_a_phone(open_page, trainer):
+    page = open_page(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    expect(row(page, "trainer")).to_contain_text("ready", timeout=LIMIT)
+    page.wait_for_selector("#plots canvas")
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    operations = page.locator("#machine-table [data-label='Operations/s']").first
+    assert operations.bounding_box()["x"] < 60  # a card's line, not a column
+    picture(page, "phone")
+
+
+def test_is_dark_where_the_reader_wants_it(open_page, trainer):
+    dark = open_page(color_scheme="dark")
+    expect(row(dark, "trainer")).to_be_visible(timeout=LIMIT)
+    ground = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).every(part => part < 60)"
+    assert dark.evaluate(ground)
+    picture(dark, "dark")
+    dark.emulate_media(color_scheme="light")
+    assert not dark.evaluate(ground)
+
+
+def test_everything_can_be_reached_by_keyboard(open_page, trainer):
+    page = open_page(secret=ACTIONS)
+    expect(row(page, "trainer")).to_be_visible(timeout=LIMIT)
+    page.wait_for_selector("#plots canvas")
+    reached = []
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        name, outline = page.evaluate(
+            "[document.activeElement.id || document.activeElement.className || document.activeElement.textContent,"
+            " getComputedStyle(document.activeElement).outlineStyle]"
+        )
+        if name in reached and name != "plot":
+            break
+        assert outline != "none", f"{name} has the focus, and nothing shows it"
+        reached.append(name)
+        if name == "log":
+            break
+        if name == "plot" and reached.count("plot") == 1:
+            page.keyboard.press("ArrowLeft")
+            page.keyboard.press("ArrowLeft")
+            expect(page.locator("#plots .now").first).to_contain_text(":", timeout=LIMIT)  # a time
+            page.keyboard.press("Escape")
+    assert ["skip", "trainer", "Pause", "danger", "scope", "plot", "log"] == [
+        name for name in dict.fromkeys(reached) if name not in ("", "Sign out")
+    ]
+
+
+def test_a_machine_that_fails_says_why_and_its_words_are_only_text(open_page, gateway):
+    hostile = "<img src=x onerror=document.body.remove()>"
+    page = open_page()
+    machine = connect(gateway, "broken", provider=hostile)
+    with pytest.raises(remora.RemoraException, match="unknown provider"):
+        machine.device()
+
+    line = row(page, "broken")
+    expect(line).to_contain_text("failed", timeout=LIMIT)
+    expect(line).to_contain_text(f'unknown provider "{hostile}"')
+    expect(page.locator("#errors")).to_contain_text(hostile)
+    assert page.locator("main img").count() == 0
+    picture(page, "failed")
+
+
+def test_stops_a_machine_after_a_question_that_names_it(open_page, gateway):
+    with connect(gateway, "stopped") as machine:
+        one = torch.ones(2).to(machine.device())
+        page = open_page(secret=ACTIONS)
+        line = row(page, "stopped")
+        line.get_by_role("button", name="Stop stopped").click()
+        question = page.get_by_role("dialog", name="Stop machine stopped?")
+        expect(question).to_contain_text("its tensors are lost")
+        picture(page, "question")
+        page.keyboard.press("Enter")  # the safe answer has the focus
+        expect(question).to_be_hidden()
+        assert (one + 1).sum().item() == 4
+
+        line.get_by_role("button", name="Stop stopped").click()
+        page.get_by_role("button", name="Stop stopped", exact=True).last.click()
+
+        expect(line).to_have_count(0, timeout=LIMIT)
+        expect(page.locator("#changes")).to_contain_text("stopped is closed")
+        with pytest.raises(remora.RemoraException):
+            (one + 1).sum().item()
+
+
+def test_the_command_prints_a_link_that_signs_in_once(browser, gateway):
+    link = subprocess.run(
+        [sys.executable, "-m", "remora_command", "dashboard", "--print", "--gateway", gateway.address],
+        env=os.environ | {"REMORA_GATEWAY_TOKEN": gateway.token},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    ).stdout.strip()
+    assert gateway.token not in link
+    for place, times in (("/dashboard/", 1), ("/dashboard/login", 2)):
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(link)
+        page.wait_for_url(f"**{place}", timeout=LIMIT)
+        if times == 2:
+            expect(page.get_by_role("alert")).to_contain_text("its link was used before")
+        context.close()
