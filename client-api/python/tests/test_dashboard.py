@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,9 @@ from remora import _gateway
 from remora._settings import Settings
 
 pytestmark = [pytest.mark.gateway, pytest.mark.full]
-playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright: pip install playwright")
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="no Playwright: pip install playwright"
+)
 expect = playwright.expect
 
 ACTIONS = "a-secret-for-those-who-may-act"
@@ -42,7 +45,9 @@ def gateway() -> Iterator[_gateway.GatewayProcess]:
     process.stop()
 
 
-def connect(gateway: _gateway.GatewayProcess, name: str, provider: str = "mock") -> remora.RemoteMachine:
+def connect(
+    gateway: _gateway.GatewayProcess, name: str, provider: str = "mock"
+) -> remora.RemoteMachine:
     return remora.RemoteMachine.connect(
         gateway.address, token=gateway.token, provider=provider, name=name
     )
@@ -87,7 +92,11 @@ def trainer(gateway: _gateway.GatewayProcess) -> Iterator[remora.RemoteMachine]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    program = os.environ.get("REMORA_BROWSER") or shutil.which("chromium") or shutil.which("google-chrome")
+    program = (
+        os.environ.get("REMORA_BROWSER")
+        or shutil.which("chromium")
+        or shutil.which("google-chrome")
+    )
     with playwright.sync_playwright() as started:
         try:
             launched = started.chromium.launch(
@@ -97,7 +106,9 @@ def browser() -> Iterator[Any]:
             )
         except playwright.Error as e:
             if program is None and "Executable doesn't exist" in str(e):
-                pytest.skip("no browser: install chromium, set REMORA_BROWSER, or playwright install chromium")
+                pytest.skip(
+                    "no browser: install chromium, set REMORA_BROWSER, or playwright install chromium"
+                )
             raise
         yield launched
         launched.close()
@@ -143,6 +154,14 @@ def open_page(browser: Any, gateway: _gateway.GatewayProcess, problems: list[str
         context.close()
 
 
+def wait_until(page: Any, condition: str) -> None:
+    """Waits for a condition in JavaScript. The page's policy keeps Playwright's own wait_for_function out."""
+    end = time.monotonic() + LIMIT / 1000
+    while not page.evaluate(condition):
+        assert time.monotonic() < end, f"{condition} did not become true"
+        page.wait_for_timeout(100)
+
+
 def picture(page: Any, name: str) -> None:
     if folder := os.environ.get("REMORA_SCREENSHOTS"):
         page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
@@ -156,14 +175,14 @@ def test_shows_a_machine_that_trains_and_plots_that_move(open_page, trainer):
     page = open_page(viewport={"width": 1280, "height": 900})
     line = row(page, "trainer")
     expect(line).to_contain_text("ready", timeout=LIMIT)
-    page.wait_for_function(
-        "parseFloat(document.querySelector('[data-label=\"Operations/s\"]').textContent) > 0",
-        timeout=LIMIT,
+    wait_until(
+        page, "parseFloat(document.querySelector('[data-label=\"Operations/s\"]').textContent) > 0"
     )
     plot = page.locator("#plots .plot").first
     assert "Operations a second. executed:" in plot.get_attribute("aria-label")
     before = plot.screenshot()
-    page.wait_for_function("count => state.times.length > count", arg=page.evaluate("state.times.length + 2"))
+    points = page.evaluate("state.times.length")
+    wait_until(page, f"state.times.length > {points + 2}")
     assert plot.screenshot() != before
     expect(page.locator("#facts")).to_contain_text("mock")
     expect(page.locator("#log")).to_contain_text("READY", timeout=LIMIT)
@@ -173,7 +192,7 @@ def test_shows_a_machine_that_trains_and_plots_that_move(open_page, trainer):
 
     page.reload()  # the gateway has kept the plots' past
 
-    page.wait_for_function("count => state.times.length >= count", arg=points)
+    wait_until(page, f"state.times.length >= {points}")
     expect(page.locator("#log")).to_contain_text("READY", timeout=LIMIT)
 
 
@@ -181,7 +200,9 @@ def test_fits_a_phone(open_page, trainer):
     page = open_page(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
     expect(row(page, "trainer")).to_contain_text("ready", timeout=LIMIT)
     page.wait_for_selector("#plots canvas")
-    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    assert page.evaluate(
+        "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+    )
     operations = page.locator("#machine-table [data-label='Operations/s']").first
     assert operations.bounding_box()["x"] < 60  # a card's line, not a column
     picture(page, "phone")
@@ -190,7 +211,9 @@ def test_fits_a_phone(open_page, trainer):
 def test_is_dark_where_the_reader_wants_it(open_page, trainer):
     dark = open_page(color_scheme="dark")
     expect(row(dark, "trainer")).to_be_visible(timeout=LIMIT)
-    ground = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).every(part => part < 60)"
+    ground = (
+        "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).every(part => part < 60)"
+    )
     assert dark.evaluate(ground)
     picture(dark, "dark")
     dark.emulate_media(color_scheme="light")
@@ -219,8 +242,14 @@ def test_everything_can_be_reached_by_keyboard(open_page, trainer):
             page.keyboard.press("ArrowLeft")
             expect(page.locator("#plots .now").first).to_contain_text(":", timeout=LIMIT)  # a time
             page.keyboard.press("Escape")
-    assert ["skip", "trainer", "Pause", "danger", "scope", "plot", "log"] == [
-        name for name in dict.fromkeys(reached) if name not in ("", "Sign out")
+    assert [name for name in dict.fromkeys(reached) if name not in ("", "Sign out")] == [
+        "skip",
+        "trainer",
+        "Pause",
+        "danger",
+        "scope",
+        "plot",
+        "log",
     ]
 
 
@@ -263,7 +292,15 @@ def test_stops_a_machine_after_a_question_that_names_it(open_page, gateway):
 
 def test_the_command_prints_a_link_that_signs_in_once(browser, gateway):
     link = subprocess.run(
-        [sys.executable, "-m", "remora_command", "dashboard", "--print", "--gateway", gateway.address],
+        [
+            sys.executable,
+            "-m",
+            "remora_command",
+            "dashboard",
+            "--print",
+            "--gateway",
+            gateway.address,
+        ],
         env=os.environ | {"REMORA_GATEWAY_TOKEN": gateway.token},
         capture_output=True,
         text=True,

@@ -34,7 +34,8 @@ final class DashboardCommandTest {
 
     assertThat(run(Map.of("REMORA_GATEWAY", "127.0.0.1:" + free))).isOne();
 
-    assertThat(err.toString()).contains("no gateway listens at 127.0.0.1:" + free, "remora gateway");
+    assertThat(err.toString())
+        .contains("no gateway listens at 127.0.0.1:" + free, "remora gateway");
   }
 
   @Test
@@ -68,8 +69,7 @@ final class DashboardCommandTest {
         exchange -> {
           boolean right =
               "Bearer sesame".equals(exchange.getRequestHeaders().getFirst("Authorization"));
-          byte[] body =
-              (right ? "{\"ticket\":\"once\"}" : "{}").getBytes(StandardCharsets.UTF_8);
+          byte[] body = (right ? "{\"ticket\":\"once\"}" : "{}").getBytes(StandardCharsets.UTF_8);
           exchange.sendResponseHeaders(right ? 200 : 401, body.length);
           exchange.getResponseBody().write(body);
           exchange.close();
@@ -83,8 +83,6 @@ final class DashboardCommandTest {
         .setOut(new PrintWriter(out))
         .setErr(new PrintWriter(err))
         .execute(
-            Stream.concat(
-                    Stream.of("--print"), Arrays.stream(options))
-                .toArray(String[]::new));
+            Stream.concat(Stream.of("--print"), Arrays.stream(options)).toArray(String[]::new));
   }
 }

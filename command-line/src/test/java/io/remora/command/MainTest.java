@@ -33,12 +33,23 @@ final class MainTest {
     assertThat(run("--help")).isZero();
 
     assertThat(out.toString())
-        .contains("Usage: remora", "node", "gateway", "dashboard", "machines", "state", "completion")
+        .contains(
+            "Usage: remora", "node", "gateway", "dashboard", "machines", "state", "completion")
         .contains("Examples:", "Exit codes:");
   }
 
   @ParameterizedTest
-  @ValueSource(strings = {"node", "gateway", "dashboard", "machines", "state", "record", "replay", "completion"})
+  @ValueSource(
+      strings = {
+        "node",
+        "gateway",
+        "dashboard",
+        "machines",
+        "state",
+        "record",
+        "replay",
+        "completion"
+      })
   void explainsEachCommand(String name) {
     assertThat(run(name, "--help")).isZero();
 

@@ -132,9 +132,7 @@ final class DashboardTest {
   void aTicketSignsInOneBrowserOnceAndMayNotAct() throws Exception {
     HttpResponse<String> answer =
         send(
-            request("/dashboard/ticket")
-                .header("Authorization", "Bearer " + TOKEN)
-                .POST(body("")));
+            request("/dashboard/ticket").header("Authorization", "Bearer " + TOKEN).POST(body("")));
     String ticket = ConfigFactory.parseString(answer.body()).getString("ticket");
 
     String cookie = login(ticket);
@@ -153,7 +151,14 @@ final class DashboardTest {
         machines
             .open()
             .addHeader("authorization", "Bearer " + TOKEN)
-            .invoke(OpenRequest.newBuilder().setName(name).setProvider("mock").setGpuCount(1).setKeep(true).putOptions("mode", "in-jvm").build());
+            .invoke(
+                OpenRequest.newBuilder()
+                    .setName(name)
+                    .setProvider("mock")
+                    .setGpuCount(1)
+                    .setKeep(true)
+                    .putOptions("mode", "in-jvm")
+                    .build());
     String viewer = login(TOKEN);
     String actor = login(ACTIONS);
     try (Events events = new Events(viewer)) {

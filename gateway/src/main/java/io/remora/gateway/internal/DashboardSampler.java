@@ -86,7 +86,10 @@ final class DashboardSampler implements AutoCloseable {
 
   /** What the plots show of one time. */
   record Moment(
-      long number, long unixMillis, SortedMap<String, DashboardPoint> points, DashboardPoint total) {}
+      long number,
+      long unixMillis,
+      SortedMap<String, DashboardPoint> points,
+      DashboardPoint total) {}
 
   private final ActorSystem<?> system;
   private final GatewayMachines machines;
