@@ -21,6 +21,17 @@ public final class WireFormat {
 
   private WireFormat() {}
 
+  /** The bytes of an element of a dtype, which is a number of {@code c10::ScalarType}. */
+  public static int elementBytes(int dtype) {
+    return switch (dtype) {
+      case 2, 5, 15, 22, 27 -> 2;
+      case 3, 6, 8, 14, 28 -> 4;
+      case 4, 7, 9, 29 -> 8;
+      case 10 -> 16;
+      default -> 1;
+    };
+  }
+
   /** First bytes of the records of a batch. */
   public static final class Records {
     public static final int DEFINE_OPERATOR = 1;
@@ -48,6 +59,21 @@ public final class WireFormat {
     public static final int FORGET = 23;
 
     private Records() {}
+  }
+
+  /** Kinds of questions about the node. */
+  public static final class Questions {
+    public static final int RANDOM_STATE = 1;
+    public static final int SYNCHRONIZE = 2;
+    public static final int SYNCHRONIZE_EVENT = 3;
+    public static final int ELAPSED = 4;
+    public static final int MEMORY = 5;
+    public static final int EMPTY_CACHE = 6;
+    public static final int RESET_PEAK_MEMORY = 7;
+    public static final int HOLD_TRANSFER = 8;
+    public static final int FETCH_TRANSFER = 9;
+
+    private Questions() {}
   }
 
   /** First bytes of the events of a report. */

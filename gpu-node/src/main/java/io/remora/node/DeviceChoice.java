@@ -16,13 +16,17 @@ public enum DeviceChoice {
   /** Devices that libtorch calls {@code hpu}, from a library that the node loads. */
   HPU,
   /** Devices that libtorch calls {@code mtia}, from a library that the node loads. */
-  MTIA;
+  MTIA,
+  /** Nowhere: the node counts what CPUs would hold, for a dry run. */
+  ESTIMATE_CPU,
+  /** Nowhere: the node counts, and programs record for it as for CUDA. */
+  ESTIMATE_CUDA;
 
   /**
    * Parses the name used on the command line.
    *
-   * @param name {@code auto}, {@code cpu}, {@code cuda}, {@code xpu}, {@code hpu} or {@code mtia},
-   *     in any case
+   * @param name {@code auto}, {@code cpu}, {@code cuda}, {@code xpu}, {@code hpu}, {@code mtia},
+   *     {@code estimate-cpu} or {@code estimate-cuda}, in any case
    * @return the choice
    * @throws IllegalArgumentException for any other name; lists the valid ones
    */
@@ -33,17 +37,23 @@ public enum DeviceChoice {
       }
     }
     throw new IllegalArgumentException(
-        "unknown device '%s': use auto, cpu or cuda, or xpu, hpu or mtia".formatted(name));
+        "unknown device '%s': use auto, cpu or cuda, xpu, hpu or mtia, or estimate-cpu or estimate-cuda"
+            .formatted(name));
   }
 
-  /** The name used on the command line, which is libtorch's name of the type. */
+  /** The name used on the command line; that of an accelerator is libtorch's name of the type. */
   @Override
   public String toString() {
-    return name().toLowerCase(Locale.ROOT);
+    return name().toLowerCase(Locale.ROOT).replace('_', '-');
   }
 
-  /** Whether the devices exist: neither the CPU, whose devices are simulated, nor undecided. */
+  /** Whether the node only counts, and executes nothing. */
+  public boolean isEstimate() {
+    return this == ESTIMATE_CPU || this == ESTIMATE_CUDA;
+  }
+
+  /** Whether the devices exist: neither simulated, nor undecided. */
   public boolean isAccelerator() {
-    return this != AUTO && this != CPU;
+    return this != AUTO && this != CPU && !isEstimate();
   }
 }

@@ -109,7 +109,7 @@ public final class EmbeddedNode implements AutoCloseable {
           ActorSystem.create(
               NodeActor.create(
                   settings,
-                  BatchExecutor::create,
+                  options.device().isEstimate() ? CountingExecutor::create : BatchExecutor::create,
                   !options.seedNodes().isEmpty(),
                   () -> ending.complete(Done.getInstance())),
               systemName,

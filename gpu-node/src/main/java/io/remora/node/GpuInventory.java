@@ -6,6 +6,7 @@ import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.Collections;
 import java.util.List;
 import java.util.Optional;
 import java.util.function.Function;
@@ -35,7 +36,7 @@ record GpuInventory(List<NodeDevice> devices, String reason) {
    *
    * @param executorName the name libtorch knows it by: {@code cpu}, {@code cuda:N} or another
    *     accelerator's
-   * @param name the GPU's name, or that of the simulated one
+   * @param name the GPU's name, or that of the simulated or estimated one
    * @param kind {@code cpu}, {@code cuda} or another accelerator's type
    * @param memoryBytes its memory, 0 where unknown
    */
@@ -102,6 +103,7 @@ record GpuInventory(List<NodeDevice> devices, String reason) {
     count.ifPresent(GpuInventory::checkCount);
     return switch (choice) {
       case CPU -> cpu(count, gpuType, "--device cpu was given");
+      case ESTIMATE_CPU, ESTIMATE_CUDA -> counted(choice, count, gpuType);
       case AUTO -> {
         Accelerator cuda = reported.apply(DeviceChoice.CUDA.toString());
         yield cuda.count() == 0
@@ -146,6 +148,16 @@ record GpuInventory(List<NodeDevice> devices, String reason) {
             .mapToObj(index -> new NodeDevice("cpu", name, "cpu", memory))
             .toList(),
         reason);
+  }
+
+  /** The devices of a dry run. They have no memory; questions are answered on the CPU. */
+  private static GpuInventory counted(
+      DeviceChoice choice, Optional<Integer> count, Optional<String> gpuType) {
+    String kind = choice == DeviceChoice.ESTIMATE_CUDA ? "cuda" : "cpu";
+    String name = gpuType.map(type -> "estimated " + type).orElse("estimate");
+    return new GpuInventory(
+        Collections.nCopies(count.orElse(1), new NodeDevice("cpu", name, kind, 0)),
+        "--device %s was given".formatted(choice));
   }
 
   private static GpuInventory all(Accelerator accelerator, Optional<Integer> count, String reason) {

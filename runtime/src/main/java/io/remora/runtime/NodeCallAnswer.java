@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.runtime;
 
-import java.io.ByteArrayOutputStream;
+import io.remora.core.WireWriter;
 import java.nio.ByteBuffer;
-import java.nio.ByteOrder;
-import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
 import java.util.List;
 
@@ -63,57 +61,59 @@ public record NodeCallAnswer(byte[] payload, List<FileStorage> storages, List<Fi
 
   /** Encodes the answer for the native core, as a direct buffer. */
   ByteBuffer encode(int device) {
-    Encoder out = new Encoder();
-    out.write(VERSION);
+    WireWriter out = new WireWriter();
+    out.octet(VERSION);
     out.block(payload);
-    out.number(0); // the generator's state stays
-    out.number(storages.size());
+    out.varint(0); // the generator's state stays
+    out.varint(storages.size());
     for (FileStorage storage : storages) {
-      out.write(storage.bytes == 0 ? MEMORY_NONE : MEMORY_FILE);
-      out.number(storage.bytes);
-      out.number(device);
+      out.octet(storage.bytes == 0 ? MEMORY_NONE : MEMORY_FILE);
+      out.varint(storage.bytes);
+      out.varint(device);
       if (storage.bytes > 0) {
         out.text(storage.file.toString());
-        out.number(storage.offset);
-        out.write(storage.map ? 1 : 0);
+        out.varint(storage.offset);
+        out.octet(storage.map ? 1 : 0);
       }
     }
-    out.number(tensors.size());
-    for (FileTensor tensor : tensors) {
-      out.write(SOURCE_NEW);
-      out.number(tensor.storage);
-      out.text(tensor.dtype);
-      out.write((tensor.conjugated ? CONJUGATED : 0) | (tensor.negated ? NEGATED : 0));
-      out.number(tensor.sizes.length);
-      for (long size : tensor.sizes) {
-        out.number(size);
-      }
-      for (long stride : tensor.strides) {
-        out.number(stride << 1); // signed there, never negative here
-      }
-      out.number(tensor.offset);
-    }
-    ByteBuffer direct = ByteBuffer.allocateDirect(out.size()).order(ByteOrder.LITTLE_ENDIAN);
-    return direct.put(out.toByteArray()).flip();
+    writeTensors(out);
+    return out.toDirectBuffer();
   }
 
-  private static final class Encoder extends ByteArrayOutputStream {
-    void number(long value) {
-      long rest = value;
-      while ((rest & ~0x7FL) != 0) {
-        write((int) (rest & 0x7F) | 0x80);
-        rest >>>= 7;
+  /**
+   * Encodes the answer as the program gets it from a native executor, for an executor that gives
+   * the storages no memory. The program then names the storages.
+   *
+   * @param device the call's device
+   */
+  public byte[] encodeForProgram(int device) {
+    WireWriter out = new WireWriter();
+    out.octet(VERSION);
+    out.block(payload);
+    out.varint(storages.size());
+    for (FileStorage storage : storages) {
+      out.varint(storage.bytes);
+      out.varint(device);
+    }
+    writeTensors(out);
+    return out.toByteArray();
+  }
+
+  private void writeTensors(WireWriter out) {
+    out.varint(tensors.size());
+    for (FileTensor tensor : tensors) {
+      out.octet(SOURCE_NEW);
+      out.varint(tensor.storage);
+      out.text(tensor.dtype);
+      out.octet((tensor.conjugated ? CONJUGATED : 0) | (tensor.negated ? NEGATED : 0));
+      out.varint(tensor.sizes.length);
+      for (long size : tensor.sizes) {
+        out.varint(size);
       }
-      write((int) rest);
-    }
-
-    void block(byte[] bytes) {
-      number(bytes.length);
-      writeBytes(bytes);
-    }
-
-    void text(String text) {
-      block(text.getBytes(StandardCharsets.UTF_8));
+      for (long stride : tensor.strides) {
+        out.zigzag(stride);
+      }
+      out.varint(tensor.offset);
     }
   }
 }

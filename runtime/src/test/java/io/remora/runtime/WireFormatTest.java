@@ -28,6 +28,12 @@ class WireFormatTest {
   }
 
   @Test
+  void questionsAreThoseOfTheCore() throws Exception {
+    assertThat(values("enum class Question : uint8_t \\{(.*?)\\};"))
+        .isEqualTo(constants(WireFormat.Questions.class));
+  }
+
+  @Test
   void eventsAreThoseOfTheCore() throws Exception {
     assertThat(values("enum class Event : uint8_t \\{(.*?)\\};"))
         .isEqualTo(constants(WireFormat.Events.class));
