@@ -42,6 +42,7 @@ import java.util.concurrent.atomic.AtomicLong;
 import java.util.concurrent.locks.ReentrantLock;
 import java.util.function.Function;
 import java.util.stream.Collectors;
+import java.util.stream.IntStream;
 import org.bytedeco.pytorch.Device;
 import org.bytedeco.pytorch.Generator;
 import org.bytedeco.pytorch.Tensor;
@@ -89,6 +90,7 @@ public final class RemoteMachine implements AutoCloseable {
 
   // Applied while remote execution is disabled: the machine's node runs in this process.
   private static final String LOCAL_PROVIDER = "mock";
+  private static final String DRY_RUN_PROVIDER = "estimate";
   private static final Config LOCAL_EXECUTION =
       ConfigFactory.parseString("remora.provider.mock.mode = in-jvm");
 
@@ -102,6 +104,7 @@ public final class RemoteMachine implements AutoCloseable {
   private volatile boolean closed;
   private volatile SessionStatistics lastStatistics;
   private volatile List<ProgramWait> lastWaits;
+  private volatile Estimate lastEstimate;
 
   private RemoteMachine(
       MachineSpec spec,
@@ -443,6 +446,30 @@ public final class RemoteMachine implements AutoCloseable {
   }
 
   /**
+   * What this program has needed of the machine so far, and the GPUs on which it would fit. A machine
+   * of provider {@code estimate} finds that without a GPU and without computing; see {@code
+   * docs/dry-run.md}. It also prints this on standard error when it is closed, and knows it after
+   * that.
+   *
+   * @throws MachineStateException when the machine is closed, and was not of provider {@code
+   *     estimate}
+   */
+  public Estimate estimate() {
+    Estimate last = lastEstimate;
+    if (last != null) {
+      return last;
+    }
+    requireOpen();
+    return measured();
+  }
+
+  private Estimate measured() {
+    List<DeviceMemory> devices =
+        IntStream.range(0, deviceCount()).mapToObj(session::memory).toList();
+    return Estimate.of(session.statistics(), devices);
+  }
+
+  /**
    * The machine's figures by name: counters and current values, as the machine's actor knows them,
    * including the sessions of other programs. {@code docs/operations.md} lists them. The gateway,
    * Python and Micrometer report the same figures.
@@ -569,6 +596,9 @@ public final class RemoteMachine implements AutoCloseable {
       if (!atRest) {
         failure.keep(session::synchronize);
       }
+      if (!atRest && spec.provider().equals(DRY_RUN_PROVIDER)) {
+        failure.keep(this::printEstimate);
+      }
       lastStatistics = session.statistics();
       lastWaits = session.waits();
       failure.keep(atRest ? session::closeWithoutWaiting : session::close);
@@ -596,6 +626,11 @@ public final class RemoteMachine implements AutoCloseable {
               .map(ProgramWait::toString)
               .collect(Collectors.joining("; ")));
     }
+  }
+
+  private void printEstimate() {
+    lastEstimate = measured();
+    System.err.printf("Dry run of machine %s%n%s%n", name(), lastEstimate);
   }
 
   /**

@@ -111,6 +111,21 @@ public record MockSettings(
         archives(mock.getString("class-archives")));
   }
 
+  /** The same settings with another device. */
+  MockSettings withDevice(DeviceChoice other) {
+    return new MockSettings(
+        mode,
+        other,
+        torchHome,
+        computeThreads,
+        startTimeout,
+        stopTimeout,
+        java,
+        classPath,
+        jvmOptions,
+        classArchives);
+  }
+
   /** Threads of a child's operators; by default all cores but one. */
   int childComputeThreads() {
     return computeThreads > 0
