@@ -31,6 +31,7 @@ _dlpack.install()
 _compile.install()
 _libraries.install()
 
+from ._estimate import Estimate, Fit  # noqa: E402
 from ._kept import Kept  # noqa: E402
 from ._later import Later, later  # noqa: E402
 from ._waits import Wait  # noqa: E402
@@ -94,6 +95,8 @@ __all__ = [
     "CrossMachineException",
     "DeviceInfo",
     "EntryNotFoundException",
+    "Estimate",
+    "Fit",
     "GatedRepositoryException",
     "HubException",
     "HubUnreachableException",

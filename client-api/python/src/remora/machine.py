@@ -10,6 +10,7 @@ import math
 import os
 import pathlib
 import secrets
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,8 @@ from typing import Any
 
 import torch
 
-from . import _gateway, _kept, _session, _torch_module, exceptions, functions, models
+from . import _estimate, _gateway, _kept, _session, _torch_module, exceptions, functions, models
+from ._estimate import Estimate
 from ._gateway import Gateway
 from ._kept import Kept
 from ._native import address_of, core
@@ -31,6 +33,7 @@ from ._waits import Wait
 log = logging.getLogger("remora")
 
 _OPEN_SECONDS = 600.0
+_DRY_RUN = "estimate"  # the provider of dry runs
 _PAUSE_SECONDS = 720.0  # longer than the gateway's time limit for saving a machine
 _NOTABLE_WAITS = 1.0  # from these seconds on the waits are in the log when a machine is stopped
 _MOST_LOGGED_WAITS = 3
@@ -205,6 +208,7 @@ class RemoteMachine:
         self._stopped = False
         self._last_statistics: dict[str, int] = {}
         self._last_waits: list[Wait] = []
+        self._last_estimate: Estimate | None = None
 
     @classmethod
     def connect(
@@ -317,6 +321,7 @@ class RemoteMachine:
             else:
                 self._open(settings)
             self._stopped = False
+            self._last_estimate = None
             _open_machines.append(self)
             _torch_module.machine_opened(self._session)  # type: ignore[arg-type]
             try:
@@ -413,6 +418,8 @@ class RemoteMachine:
                     session.synchronize()
             finally:
                 try:
+                    if self._provider == _DRY_RUN and gateway is not None and not told:
+                        self._print_estimate(session)
                     self._last_statistics = session.statistics()
                     self._last_waits = session.waits()
                     self._log_waits(session.machine_name)
@@ -756,6 +763,36 @@ class RemoteMachine:
         if seconds >= _NOTABLE_WAITS:
             first = "; ".join(str(wait) for wait in waits[:_MOST_LOGGED_WAITS])
             log.info("Machine %s: this program has waited %.2f s for it: %s", name, seconds, first)
+
+    def estimate(self) -> Estimate:
+        """Returns what this program has needed of the machine so far, and the GPUs on which it would fit.
+
+        A machine of provider ``"estimate"`` finds that without a GPU and without computing
+        (``docs/dry-run.md``). It also prints this on standard error when it stops, and knows it after that.
+
+        Raises:
+            MachineStateException: the machine does not run, and was not one of provider ``"estimate"``.
+
+        """
+        with self._lock:
+            last = self._last_estimate
+        return last if last is not None else self._measured(self._running()[0])
+
+    @staticmethod
+    def _measured(session: Session) -> Estimate:
+        peaks = [
+            torch.remora.max_memory_allocated(session.device(number))
+            for number in range(session.devices)
+        ]
+        return _estimate.estimate(session.statistics(), peaks)
+
+    def _print_estimate(self, session: Session) -> None:
+        try:
+            self._last_estimate = self._measured(session)
+        except exceptions.RemoraException as e:
+            log.warning("There is no estimate of %s: %s", self, e)
+            return
+        print(f"Dry run of machine {self.name}\n{self._last_estimate}", file=sys.stderr)
 
     def metadata_waits(self) -> dict[str, int]:
         """Returns the operators for which this process waited to learn the metadata of their results.

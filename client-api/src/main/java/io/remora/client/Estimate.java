@@ -9,8 +9,8 @@ import java.util.List;
 import java.util.Locale;
 
 /**
- * What this program has needed of a machine since it was opened, and the GPUs on which it would fit.
- * {@link #toString} is a table to print. Immutable.
+ * What this program has needed of a machine since it was opened, and the GPUs on which it would
+ * fit. {@link #toString} is a table to print. Immutable.
  *
  * @param operations operations recorded
  * @param batches batches sent. They depend on timing, and so do their bytes, a little

@@ -446,8 +446,8 @@ public final class RemoteMachine implements AutoCloseable {
   }
 
   /**
-   * What this program has needed of the machine so far, and the GPUs on which it would fit. A machine
-   * of provider {@code estimate} finds that without a GPU and without computing; see {@code
+   * What this program has needed of the machine so far, and the GPUs on which it would fit. A
+   * machine of provider {@code estimate} finds that without a GPU and without computing; see {@code
    * docs/dry-run.md}. It also prints this on standard error when it is closed, and knows it after
    * that.
    *

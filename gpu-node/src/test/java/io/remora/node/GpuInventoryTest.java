@@ -6,6 +6,7 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import io.remora.node.GpuInventory.Accelerator;
 import io.remora.node.GpuInventory.NodeDevice;
+import java.util.List;
 import java.util.Optional;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
@@ -66,6 +67,21 @@ class GpuInventoryTest {
               assertThat(device.kind()).isEqualTo("cpu");
               assertThat(device.memoryBytes()).isPositive();
             });
+  }
+
+  @Test
+  void theDevicesOfADryRunAreOfTheWantedKindAndComputeOnTheCpu() {
+    for (DeviceChoice choice : List.of(DeviceChoice.ESTIMATE_CPU, DeviceChoice.ESTIMATE_CUDA)) {
+      GpuInventory inventory =
+          GpuInventory.choose(GpuInventoryTest::none, choice, Optional.of(2), Optional.of("H100"));
+
+      assertThat(inventory.executorNames()).containsExactly("cpu", "cpu");
+      assertThat("estimate-" + inventory.devices().get(1).kind())
+          .isEqualTo(choice.toString())
+          .satisfies(name -> assertThat(DeviceChoice.parse(name)).isEqualTo(choice));
+      assertThat(inventory.devices().get(1).name()).isEqualTo("estimated H100");
+      assertThat(choice.isAccelerator()).isFalse();
+    }
   }
 
   @Test

@@ -20,7 +20,7 @@ public final class EstimateProvider implements MachineProvider {
   public static final String NAME = "estimate";
 
   /** Path of the setting in the configuration. */
-  static final String KIND = "remora.provider.estimate.kind";
+  static final String DEVICE = "remora.provider.estimate.device";
 
   @Override
   public String name() {
@@ -38,15 +38,15 @@ public final class EstimateProvider implements MachineProvider {
   }
 
   static MockSettings settings(Config config) {
-    String kind = config.getString(KIND);
-    DeviceChoice device =
-        switch (kind) {
+    String device = config.getString(DEVICE);
+    DeviceChoice choice =
+        switch (device) {
           case "cpu" -> DeviceChoice.ESTIMATE_CPU;
           case "cuda" -> DeviceChoice.ESTIMATE_CUDA;
           default ->
               throw new IllegalArgumentException(
-                  "%s must be cpu or cuda, but is %s".formatted(KIND, kind));
+                  "%s must be cpu or cuda, but is %s".formatted(DEVICE, device));
         };
-    return MockSettings.from(config).withDevice(device);
+    return MockSettings.from(config).withDevice(choice);
   }
 }

@@ -64,8 +64,7 @@ final class LocalNodes {
    */
   static CompletionStage<ProvisionedNode> provision(
       MachineSpec spec, Function<Config, MockSettings> settings, ProviderContext context) {
-    return CompletableFuture.supplyAsync(
-        () -> start(spec, settings, context), context.blocking());
+    return CompletableFuture.supplyAsync(() -> start(spec, settings, context), context.blocking());
   }
 
   private static ProvisionedNode start(

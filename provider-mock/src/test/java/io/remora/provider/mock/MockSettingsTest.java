@@ -25,13 +25,13 @@ class MockSettingsTest {
 
   @Test
   void readsEveryKeyAndNoOther() {
-    MockSettings.from(REFERENCE);
+    EstimateProvider.settings(REFERENCE);
 
     Set<String> keys =
         REFERENCE.entrySet().stream().map(entry -> entry.getKey()).collect(Collectors.toSet());
-    assertThat(keys).isNotEmpty();
+    assertThat(keys).hasSizeGreaterThan(5).contains(EstimateProvider.DEVICE);
     for (String key : keys) {
-      assertThatThrownBy(() -> MockSettings.from(REFERENCE.withoutPath(key)))
+      assertThatThrownBy(() -> EstimateProvider.settings(REFERENCE.withoutPath(key)))
           .as("%s has no reader", key)
           .isInstanceOf(ConfigException.Missing.class)
           .hasMessageContaining(key.substring(key.lastIndexOf('.') + 1));
@@ -46,6 +46,20 @@ class MockSettingsTest {
     assertThat(settings.device()).isEqualTo(DeviceChoice.CPU);
     assertThat(settings.childComputeThreads())
         .isEqualTo(Math.max(1, Runtime.getRuntime().availableProcessors() - 1));
+  }
+
+  @Test
+  void aDryRunHasTheSameSettingsExceptForTheDevice() {
+    assertThat(EstimateProvider.settings(REFERENCE))
+        .isEqualTo(MockSettings.from(REFERENCE).withDevice(DeviceChoice.ESTIMATE_CPU));
+    Config cuda =
+        ConfigFactory.parseString(EstimateProvider.DEVICE + " = cuda").withFallback(REFERENCE);
+    assertThat(EstimateProvider.settings(cuda).device()).isEqualTo(DeviceChoice.ESTIMATE_CUDA);
+    Config wrong =
+        ConfigFactory.parseString(EstimateProvider.DEVICE + " = tpu").withFallback(REFERENCE);
+    assertThatThrownBy(() -> EstimateProvider.settings(wrong))
+        .isInstanceOf(IllegalArgumentException.class)
+        .hasMessageContaining("remora.provider.estimate.device must be cpu or cuda, but is tpu");
   }
 
   @ParameterizedTest

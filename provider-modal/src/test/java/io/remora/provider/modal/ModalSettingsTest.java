@@ -7,6 +7,7 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigException;
 import com.typesafe.config.ConfigFactory;
+import io.remora.provider.GpuTable;
 import io.remora.provider.GpuType;
 import java.io.IOException;
 import java.nio.file.Files;
@@ -60,6 +61,22 @@ class ModalSettingsTest {
   void knowsAPriceOfEachKindOfGpu() {
     assertThat(ModalSettings.from(REFERENCE).prices().gpuHour())
         .containsOnlyKeys(Arrays.stream(GpuType.values()).map(GpuType::displayName).toList());
+  }
+
+  @Test
+  void theTableOfDryRunsHasThesePrices() {
+    assertThat(GpuTable.known().gpus())
+        .extracting(GpuTable.Gpu::name)
+        .containsExactlyInAnyOrderElementsOf(
+            Arrays.stream(GpuType.values())
+                .filter(type -> type != GpuType.A100) // of any size
+                .map(GpuType::displayName)
+                .toList());
+    assertThat(GpuTable.known().gpus())
+        .allSatisfy(
+            gpu ->
+                assertThat(ModalSettings.from(REFERENCE).prices().gpuHour())
+                    .containsEntry(gpu.name(), gpu.dollarsPerHour()));
   }
 
   @ParameterizedTest
