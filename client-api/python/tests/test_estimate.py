@@ -17,7 +17,7 @@ from torch import nn
 import remora
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
-from networks import Language, Residual  # noqa: E402
+from networks import Language, Residual
 
 pytestmark = [pytest.mark.gateway, pytest.mark.filterwarnings("ignore:.*this is a dry run")]
 
@@ -53,9 +53,8 @@ def train(device: torch.device) -> list[float]:
 def estimated(
     provider: str,
     program: Callable[[torch.device], list[float]] = train,
-    **options: str,
 ) -> tuple[list[float], remora.Estimate]:
-    with remora.RemoteMachine(provider, options=options) as machine:
+    with remora.RemoteMachine(provider) as machine:
         losses = program(machine.device())
         machine.synchronize()
         return losses, machine.estimate()
@@ -85,14 +84,14 @@ def odds_and_ends(device: torch.device) -> list[float]:
     out = torch.empty(0, device=device)
     for n in (10, 1000, 100):
         torch.add(x.flatten()[:n], 1, out=out)
-        out = out.new_empty(0) if n == 100 else out.resize_(0)
+        out = out.new_empty(0)
     images = nn.Sequential(Residual(4, 4), nn.Hardswish(), nn.GroupNorm(2, 4)).to(device)
     images(x.to(memory_format=torch.channels_last)).sum().backward()
     hidden = nn.LSTM(16, 8, num_layers=2, bidirectional=True).to(device)
     hidden(x[0])[0].sum().backward()
     spectrum = torch.fft.rfft2(x)
     x[:, 1] += spectrum.abs()[:, 1, :, :1]
-    x.index_put_((torch.tensor([0, 2], device=device),), x[1])
+    x.index_put_((torch.tensor([0, 2], device=device),), x[1].clone())
     values, places = x.flatten(1).topk(5)
     parts = torch.split(values.double(), [2, 3], 1)
     pairs = [p.conj() for p in torch.complex(parts[0], parts[0]).unbind()]
@@ -104,11 +103,9 @@ def odds_and_ends(device: torch.device) -> list[float]:
 def test_other_programs_count_alike(program: Callable[[torch.device], list[float]]) -> None:
     _, real = estimated("mock", program)
     zeros, dry = estimated("estimate", program)
-    _, for_cuda = estimated("estimate", program, device="cuda")
 
     assert set(zeros) == {0}
     assert_alike(dry, real)
-    assert for_cuda.uploaded_bytes == real.uploaded_bytes
 
 
 def assert_alike(dry: remora.Estimate, real: remora.Estimate) -> None:
@@ -127,13 +124,6 @@ def test_a_dry_run_of_a_training_counts_what_a_real_run_does() -> None:
     assert dry.value_waits == STEPS and dry.operations > 100 and dry.peak_bytes[0] > 1e5
     records = real.sent_bytes - real.uploaded_bytes
     assert 0.8 * records < dry.sent_bytes - dry.uploaded_bytes < 1.2 * records
-
-
-def test_a_program_that_records_for_cuda_runs_too() -> None:
-    zeros, dry = estimated("estimate", device="cuda")
-
-    assert zeros == [0] * STEPS
-    assert dry.peak_bytes[0] > 1e5
 
 
 def test_a_model_larger_than_this_computer_runs_in_no_memory(

@@ -781,7 +781,7 @@ class RemoteMachine:
     @staticmethod
     def _measured(session: Session) -> Estimate:
         peaks = [
-            torch.remora.max_memory_allocated(session.device(number))
+            _torch_module.max_memory_allocated(session.device(number))
             for number in range(session.devices)
         ]
         return _estimate.estimate(session.statistics(), peaks)

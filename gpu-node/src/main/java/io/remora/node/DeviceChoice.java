@@ -18,15 +18,13 @@ public enum DeviceChoice {
   /** Devices that libtorch calls {@code mtia}, from a library that the node loads. */
   MTIA,
   /** Nowhere: the node counts what CPUs would hold, for a dry run. */
-  ESTIMATE_CPU,
-  /** Nowhere: the node counts, and programs record for it as for CUDA. */
-  ESTIMATE_CUDA;
+  ESTIMATE;
 
   /**
    * Parses the name used on the command line.
    *
-   * @param name {@code auto}, {@code cpu}, {@code cuda}, {@code xpu}, {@code hpu}, {@code mtia},
-   *     {@code estimate-cpu} or {@code estimate-cuda}, in any case
+   * @param name {@code auto}, {@code cpu}, {@code cuda}, {@code xpu}, {@code hpu}, {@code mtia} or
+   *     {@code estimate}, in any case
    * @return the choice
    * @throws IllegalArgumentException for any other name; lists the valid ones
    */
@@ -37,23 +35,18 @@ public enum DeviceChoice {
       }
     }
     throw new IllegalArgumentException(
-        "unknown device '%s': use auto, cpu or cuda, xpu, hpu or mtia, or estimate-cpu or estimate-cuda"
+        "unknown device '%s': use auto, cpu or cuda, xpu, hpu or mtia, or estimate"
             .formatted(name));
   }
 
   /** The name used on the command line; that of an accelerator is libtorch's name of the type. */
   @Override
   public String toString() {
-    return name().toLowerCase(Locale.ROOT).replace('_', '-');
-  }
-
-  /** Whether the node only counts, and executes nothing. */
-  public boolean isEstimate() {
-    return this == ESTIMATE_CPU || this == ESTIMATE_CUDA;
+    return name().toLowerCase(Locale.ROOT);
   }
 
   /** Whether the devices exist: neither simulated, nor undecided. */
   public boolean isAccelerator() {
-    return this != AUTO && this != CPU && !isEstimate();
+    return this != AUTO && this != CPU && this != ESTIMATE;
   }
 }

@@ -109,7 +109,9 @@ public final class EmbeddedNode implements AutoCloseable {
           ActorSystem.create(
               NodeActor.create(
                   settings,
-                  options.device().isEstimate() ? CountingExecutor::create : BatchExecutor::create,
+                  options.device() == DeviceChoice.ESTIMATE
+                      ? CountingExecutor::create
+                      : BatchExecutor::create,
                   !options.seedNodes().isEmpty(),
                   () -> ending.complete(Done.getInstance())),
               systemName,

@@ -103,7 +103,7 @@ record GpuInventory(List<NodeDevice> devices, String reason) {
     count.ifPresent(GpuInventory::checkCount);
     return switch (choice) {
       case CPU -> cpu(count, gpuType, "--device cpu was given");
-      case ESTIMATE_CPU, ESTIMATE_CUDA -> counted(choice, count, gpuType);
+      case ESTIMATE -> counted(count, gpuType);
       case AUTO -> {
         Accelerator cuda = reported.apply(DeviceChoice.CUDA.toString());
         yield cuda.count() == 0
@@ -151,13 +151,11 @@ record GpuInventory(List<NodeDevice> devices, String reason) {
   }
 
   /** The devices of a dry run. They have no memory; questions are answered on the CPU. */
-  private static GpuInventory counted(
-      DeviceChoice choice, Optional<Integer> count, Optional<String> gpuType) {
-    String kind = choice == DeviceChoice.ESTIMATE_CUDA ? "cuda" : "cpu";
+  private static GpuInventory counted(Optional<Integer> count, Optional<String> gpuType) {
     String name = gpuType.map(type -> "estimated " + type).orElse("estimate");
     return new GpuInventory(
-        Collections.nCopies(count.orElse(1), new NodeDevice("cpu", name, kind, 0)),
-        "--device %s was given".formatted(choice));
+        Collections.nCopies(count.orElse(1), new NodeDevice("cpu", name, "cpu", 0)),
+        "--device estimate was given");
   }
 
   private static GpuInventory all(Accelerator accelerator, Optional<Integer> count, String reason) {

@@ -135,8 +135,8 @@ final class NodeCommand implements Callable<Integer> {
       converter = DeviceConverter.class,
       description =
           "Where to compute; auto uses CUDA if libtorch reports it, or else the CPU. TYPE is xpu, hpu or"
-              + " mtia, whose devices a library of remora.node.operator-libraries has. estimate-cpu and"
-              + " estimate-cuda compute nothing, for dry runs. Default: ${DEFAULT-VALUE}")
+              + " mtia, whose devices a library of remora.node.operator-libraries has. estimate"
+              + " computes nothing, for dry runs. Default: ${DEFAULT-VALUE}")
   private DeviceChoice device;
 
   @Option(

@@ -19,9 +19,6 @@ public final class EstimateProvider implements MachineProvider {
   /** The provider's name. */
   public static final String NAME = "estimate";
 
-  /** Path of the setting in the configuration. */
-  static final String DEVICE = "remora.provider.estimate.device";
-
   @Override
   public String name() {
     return NAME;
@@ -38,15 +35,6 @@ public final class EstimateProvider implements MachineProvider {
   }
 
   static MockSettings settings(Config config) {
-    String device = config.getString(DEVICE);
-    DeviceChoice choice =
-        switch (device) {
-          case "cpu" -> DeviceChoice.ESTIMATE_CPU;
-          case "cuda" -> DeviceChoice.ESTIMATE_CUDA;
-          default ->
-              throw new IllegalArgumentException(
-                  "%s must be cpu or cuda, but is %s".formatted(DEVICE, device));
-        };
-    return MockSettings.from(config).withDevice(choice);
+    return MockSettings.from(config).withDevice(DeviceChoice.ESTIMATE);
   }
 }
