@@ -34,6 +34,7 @@ _libraries.install()
 from ._estimate import Estimate, Fit  # noqa: E402
 from ._kept import Kept  # noqa: E402
 from ._later import Later, later  # noqa: E402
+from ._progress import Progress  # noqa: E402
 from ._waits import Wait  # noqa: E402
 from .exceptions import (  # noqa: E402
     AuthenticationException,
@@ -111,6 +112,7 @@ __all__ = [
     "NodeLostException",
     "NotEnoughMemoryException",
     "OfflineException",
+    "Progress",
     "ProtocolException",
     "ProviderException",
     "ProvisioningTimeoutException",
@@ -145,3 +147,10 @@ __all__ = [
     "remote",
     "storage_id",
 ]
+
+
+def load_ipython_extension(ipython: object) -> None:
+    """Adds the cell magic ``%%remora`` to IPython: called by ``%load_ext remora``."""
+    from . import _notebook
+
+    _notebook.load(ipython)

@@ -127,7 +127,8 @@ class Gateway:
             response_deserializer=response,
         )
         try:
-            answer: Response = call(request, timeout=timeout, metadata=self._metadata)
+            metadata = [*self._metadata, *_trace()]
+            answer: Response = call(request, timeout=timeout, metadata=metadata)
             return answer
         except grpc.RpcError as e:
             raise self.error(e, what) from None
@@ -190,6 +191,15 @@ class Gateway:
             f"Machines/{method}", pb.MachineRequest(name=name), response, what, timeout
         )
 
+    def progress(self, machine: str) -> Any:
+        """Returns the stream of the progress of a machine, which need not be open yet."""
+        call = self._channel.unary_stream(
+            _SERVICES + "Machines/Logs",
+            request_serializer=pb.LogsRequest.SerializeToString,
+            response_deserializer=pb.LogLine.FromString,
+        )
+        return call(pb.LogsRequest(name=machine, progress=True), metadata=self._metadata)
+
     def transport(self, explain: bool = False) -> Transport:
         """Returns a connection for a session. `explain`: one that can tell why the gateway refuses it."""
         if self._encrypted or explain or os.environ.get("REMORA_TRANSPORT") == "grpc":
@@ -229,6 +239,17 @@ class Gateway:
     def close(self) -> None:
         """Closes the connection."""
         self._channel.close()
+
+
+def _trace() -> list[tuple[str, str]]:
+    """Returns the header of the calling thread's trace (W3C), if the program uses OpenTelemetry."""
+    trace = sys.modules.get("opentelemetry.trace")
+    if trace is None:
+        return []
+    span = trace.get_current_span().get_span_context()
+    if not span.is_valid:
+        return []
+    return [("traceparent", f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}")]
 
 
 def _is_loopback(host: str) -> bool:

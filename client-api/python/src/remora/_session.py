@@ -30,6 +30,7 @@ from . import _call_sites, exceptions
 from ._gateway import Gateway
 from ._native import RECONNECTING, STATISTICS, core, text_of
 from ._pauses import GrowingPause
+from ._progress import Reporter
 from ._proto import gateway_pb2 as pb
 from ._settings import Settings
 from ._transport import BrokenError, DirectTransport, Transport
@@ -71,6 +72,9 @@ class Session:
         self.machine_name = machine_name
         self.devices = devices
         self.settings = settings
+        self.reporter: Reporter | None = (
+            None  # of the machine's progress; None if nobody wants to know
+        )
         handle = core.machine_open(machine_name.encode(), devices, settings.batch_bytes)
         if handle < 0:
             raise exceptions.MachineStateException(core.last_error().decode())

@@ -20,7 +20,8 @@ def _number(name: str, default: float) -> float:
     return value
 
 
-def _switch(name: str, default: bool = False) -> bool:
+def switch(name: str, default: bool = False) -> bool:
+    """Returns whether a variable is on."""
     text = os.environ.get(name, "").strip().lower()
     if text not in ("", "0", "1", "on", "off", "true", "false"):
         raise ValueError(f"{name} must be 1 or 0, not {text!r}")
@@ -72,7 +73,7 @@ class Settings:
             call_seconds=_number("REMORA_CALL_TIMEOUT", 30),
             gateway_start_seconds=_number("REMORA_GATEWAY_START_TIMEOUT", 60),
             exit_seconds=_number("REMORA_EXIT_TIMEOUT", 5),
-            call_sites=_switch("REMORA_CALL_SITES"),
-            log_operations=_switch("REMORA_LOG_OPERATIONS"),
-            direct=_switch("REMORA_DIRECT", default=True),
+            call_sites=switch("REMORA_CALL_SITES"),
+            log_operations=switch("REMORA_LOG_OPERATIONS"),
+            direct=switch("REMORA_DIRECT", default=True),
         )

@@ -29,6 +29,7 @@ from . import _exchange as exchange
 from . import exceptions
 from ._exchange import Reader, Writer
 from ._native import core
+from ._progress import activity
 from ._session import Session, session_of
 
 if TYPE_CHECKING:
@@ -178,9 +179,11 @@ def install(session: Session, packages: Sequence[str]) -> None:
 
     """
     pickled = _Pickled(None)
-    _submit(
-        session, 0, "pip_install", pickled, packages=packages, timeout=_INSTALL_SECONDS
-    ).result()
+    with activity(session.reporter, "install packages") as installing:
+        installing.message(" ".join(packages))
+        _submit(
+            session, 0, "pip_install", pickled, packages=packages, timeout=_INSTALL_SECONDS
+        ).result()
 
 
 # ---------------------------------------------------------------- what is sent

@@ -13,18 +13,19 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 import torch
 
-from . import _estimate, _gateway, _kept, _session, _torch_module, exceptions, functions, models
+from . import _estimate, _gateway, _kept, _progress, _session, _torch_module, exceptions, functions, models
 from ._estimate import Estimate
 from ._gateway import Gateway
 from ._kept import Kept
 from ._native import address_of, core
+from ._progress import Progress
 from ._proto import gateway_pb2 as pb
 from ._session import GatewaySession, LocalSession, Session
 from ._settings import Settings
@@ -132,6 +133,7 @@ class RemoteMachine:
         mirror: bool = False,
         record: str | os.PathLike[str] | None = None,
         record_values: bool = True,
+        on_progress: Callable[[Progress], None] | None = None,
         gateway: str | os.PathLike[str] | None = None,
     ) -> None:
         """Describes a machine; does not start it.
@@ -163,6 +165,10 @@ class RemoteMachine:
                 ``remora.gateway.record-directory``. None for the value of ``REMORA_RECORD``, or else none.
             record_values: whether the recording has the uploaded values; without them it can be executed and
                 measured, but not compared. ``REMORA_RECORD_VALUES=off`` is the same.
+            on_progress: called with a :class:`Progress` for what takes longer than a second, a few times each second
+                and at its end: the opening with the provider's news, loading a model, large transfers, checkpoints,
+                recovery, pauses, moves. It runs on a thread of its own and must return soon; if it raises, it is
+                not called again. A terminal or a notebook shows the same, see ``REMORA_PROGRESS``.
             gateway: folder of jars, or class path, of the gateway to start; None for the value of
                 ``REMORA_GATEWAY``, ``REMORA_GATEWAY_CLASSPATH`` or ``REMORA_HOME``, or else the package's jars.
 
@@ -198,6 +204,8 @@ class RemoteMachine:
         self._mirror = mirror
         self._record = os.fspath(record) if record is not None else None
         self._record_values = record_values
+        self._on_progress = on_progress
+        self._reporter: _progress.Reporter | None = None
         self._gateway_path = gateway
         self._given_gateway: Gateway | None = None
         self._attach = False
@@ -230,6 +238,7 @@ class RemoteMachine:
         mirror: bool = False,
         record: str | os.PathLike[str] | None = None,
         record_values: bool = True,
+        on_progress: Callable[[Progress], None] | None = None,
         tls: bool | None = None,
         ca_file: str | os.PathLike[str] | None = None,
     ) -> RemoteMachine:
@@ -253,6 +262,7 @@ class RemoteMachine:
             mirror: as in the constructor.
             record: as in the constructor.
             record_values: as in the constructor.
+            on_progress: as in the constructor.
             tls: whether the connection is encrypted; by default it is, except on the loopback address.
             ca_file: certificates (PEM) to trust instead of the system's.
 
@@ -289,6 +299,7 @@ class RemoteMachine:
             mirror=mirror,
             record=record,
             record_values=record_values,
+            on_progress=on_progress,
         )
         self._given_gateway = gateway
         self._attach = machine is not None
@@ -352,10 +363,32 @@ class RemoteMachine:
             record_without_values=not self._record_values
             or os.environ.get("REMORA_RECORD_VALUES") == "off",
         )
-        gateway = self._given_gateway or _gateway.own_gateway(
-            settings, self._gateway_path, None if self._attach else request
-        )
+        reporter = _progress.reporter(request.name, self._on_progress)
+        try:
+            self._open_as(request, reporter, settings, begin)
+        except BaseException:
+            if reporter is not None:
+                reporter.close()
+            raise
+        self._reporter = reporter
+
+    def _open_as(
+        self,
+        request: pb.OpenRequest,
+        reporter: _progress.Reporter | None,
+        settings: Settings,
+        begin: float,
+    ) -> None:
+        with _progress.activity(reporter, "start") as starting:
+            starting.message(
+                "reaching the gateway" if self._given_gateway else "the gateway starts"
+            )
+            gateway = self._given_gateway or _gateway.own_gateway(
+                settings, self._gateway_path, None if self._attach else request
+            )
         reached = time.monotonic()
+        if reporter is not None:
+            reporter.follow(gateway)
         if self._attach:
             machine = gateway.attach(self._wanted_name or "", settings.call_seconds)
         else:
@@ -367,6 +400,9 @@ class RemoteMachine:
                 gateway, machine.name, max(1, len(machine.devices)), cuda, settings
             )
             self._session.set_node_address(machine.node_address)
+            if reporter is not None:
+                self._session.reporter = reporter
+                reporter.watch(self._session)
         except BaseException:
             if not self._attach:
                 gateway.stop(machine.name, settings.call_seconds)
@@ -413,6 +449,7 @@ class RemoteMachine:
             if self in _open_machines:
                 _open_machines.remove(self)
             told = session.failure_told
+            reporter, self._reporter = self._reporter, None
             try:
                 if synchronize and not told:
                     session.synchronize()
@@ -423,6 +460,8 @@ class RemoteMachine:
                     self._last_statistics = session.statistics()
                     self._last_waits = session.waits()
                     self._log_waits(session.machine_name)
+                    if reporter is not None:
+                        reporter.unwatch()
                     session.close()
                 finally:
                     if gateway is not None and machine is not None and not self._attach:
@@ -434,6 +473,8 @@ class RemoteMachine:
                             log.warning(
                                 "%s had failed, and its gateway did not stop it: %s", self, e
                             )
+                    if reporter is not None:
+                        reporter.close()
             log.info("%s is stopped", self)
 
     def pause(self) -> None:

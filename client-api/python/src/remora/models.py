@@ -29,6 +29,7 @@ from . import _calls as calls
 from . import exceptions
 from ._native import address_of, core
 from ._pauses import GrowingPause
+from ._progress import activity
 from ._proto import models_pb2 as pb
 from ._session import LocalSession, Session, session_of
 
@@ -140,7 +141,15 @@ def load_huggingface_state_dicts(
         dtype="" if dtype is None else _name(dtype),
     )
     try:
-        return _poll(session, number, load, dtype=dtype, progress=progress, timeout=timeout)
+        with activity(session.reporter, "load model", "bytes") as loading:
+            loading.message(load.source)
+
+            def report(now: LoadProgress) -> None:
+                loading.set(now.bytes_done, now.bytes)
+                if progress is not None:
+                    progress(now)
+
+            return _poll(session, number, load, dtype=dtype, progress=report, timeout=timeout)
     except BaseException:
         _cancel(session, load)
         raise
@@ -177,7 +186,7 @@ def _poll(
     load: pb.Load,
     *,
     dtype: torch.dtype | None,
-    progress: Callable[[LoadProgress], None] | None,
+    progress: Callable[[LoadProgress], None],
     timeout: float,
 ) -> dict[str, dict[str, torch.Tensor]]:
     call = pb.NodeCall(load=load)
@@ -201,12 +210,9 @@ def _poll(
             )
             return _state_dicts(answer.loaded, tensors, dtype)
         now = answer.progress
-        if progress is not None:
-            progress(
-                LoadProgress(
-                    now.files_done, now.files, now.bytes_done, now.bytes, now.bytes_per_second
-                )
-            )
+        progress(
+            LoadProgress(now.files_done, now.files, now.bytes_done, now.bytes, now.bytes_per_second)
+        )
         if time.monotonic() >= next_line:
             next_line += _BETWEEN_LOG_LINES
             log.info(

@@ -167,22 +167,44 @@ class Storage(_message.Message):
     def __init__(self, state: _Optional[str] = ..., bytes: _Optional[int] = ..., device: _Optional[int] = ..., session: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class LogsRequest(_message.Message):
-    __slots__ = ("name",)
+    __slots__ = ("name", "progress")
     NAME_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
     name: str
-    def __init__(self, name: _Optional[str] = ...) -> None: ...
+    progress: bool
+    def __init__(self, name: _Optional[str] = ..., progress: _Optional[bool] = ...) -> None: ...
 
 class LogLine(_message.Message):
-    __slots__ = ("unix_millis", "level", "source", "text")
+    __slots__ = ("unix_millis", "level", "source", "text", "progress")
     UNIX_MILLIS_FIELD_NUMBER: _ClassVar[int]
     LEVEL_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
     unix_millis: int
     level: str
     source: str
     text: str
-    def __init__(self, unix_millis: _Optional[int] = ..., level: _Optional[str] = ..., source: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
+    progress: Progress
+    def __init__(self, unix_millis: _Optional[int] = ..., level: _Optional[str] = ..., source: _Optional[str] = ..., text: _Optional[str] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ...) -> None: ...
+
+class Progress(_message.Message):
+    __slots__ = ("activity", "done", "total", "unit", "message", "elapsed_millis", "ended")
+    ACTIVITY_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    ELAPSED_MILLIS_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    activity: str
+    done: int
+    total: int
+    unit: str
+    message: str
+    elapsed_millis: int
+    ended: bool
+    def __init__(self, activity: _Optional[str] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., unit: _Optional[str] = ..., message: _Optional[str] = ..., elapsed_millis: _Optional[int] = ..., ended: _Optional[bool] = ...) -> None: ...
 
 class ClientFrame(_message.Message):
     __slots__ = ("received", "hello", "batches", "goodbye", "ping", "open_direct", "close_direct")

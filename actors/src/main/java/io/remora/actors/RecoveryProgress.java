@@ -2,6 +2,8 @@
 package io.remora.actors;
 
 import io.remora.actors.internal.MachineFigures;
+import io.remora.progress.Activities;
+import io.remora.progress.Activity;
 import java.time.Duration;
 import java.util.HashMap;
 import java.util.Map;
@@ -30,6 +32,7 @@ public final class RecoveryProgress {
   private boolean ready;
   private boolean finished;
   private boolean takenOver;
+  private Activity replay;
   private final Map<Long, LongSupplier> replaying = new HashMap<>();
 
   /** Begins now, by this clock. */
@@ -77,6 +80,9 @@ public final class RecoveryProgress {
     synchronized (this) {
       restoredNanos = clock.getAsLong();
       ready = true;
+      if (replay == null) {
+        replay = Activities.begin(figures.machine(), "replay", "batches", this::measure);
+      }
     }
     finishWhenDone();
   }
@@ -89,16 +95,29 @@ public final class RecoveryProgress {
     finishWhenDone();
   }
 
+  /** Another loss of the node, or the machine's end, has ended the recovery. */
+  synchronized void abandon() {
+    if (replay != null) {
+      replay.close();
+    }
+  }
+
+  private synchronized long left() {
+    return replaying.values().stream().mapToLong(LongSupplier::getAsLong).sum();
+  }
+
+  private synchronized void measure(Activity activity) {
+    activity.set(batches - left(), batches);
+  }
+
   /** Writes to the log how far it is, if the batches take longer than a moment. */
   void report() {
-    long left = 0;
+    long left;
     synchronized (this) {
       if (!ready || finished || clock.getAsLong() - restoredNanos < REPORT_AFTER.toNanos()) {
         return;
       }
-      for (LongSupplier each : replaying.values()) {
-        left += each.getAsLong();
-      }
+      left = left();
     }
     log.info(
         "Machine {} recovers: {} of {} batch(es) are executed again",
@@ -113,6 +132,7 @@ public final class RecoveryProgress {
         return;
       }
       finished = true;
+      replay.close();
     }
     figures.recovered(elapsed(), takenOver);
     if (takenOver) {

@@ -4,6 +4,9 @@ package io.remora.actors;
 import io.remora.actors.internal.BatchMailbox;
 import io.remora.actors.link.proto.SavedState;
 import io.remora.actors.node.NodeLink;
+import io.remora.progress.Activities;
+import io.remora.progress.Activity;
+import io.remora.progress.Progress;
 import io.remora.state.CheckpointName;
 import java.time.Duration;
 import java.util.LinkedHashSet;
@@ -36,6 +39,7 @@ final class SessionCheckpoints {
   private String pending = "";
   private long lastNanos;
   private String unreadable = "";
+  private Activity activity;
 
   SessionCheckpoints(BatchMailbox mailbox, RecoverySettings settings, LongSupplier clock) {
     this.mailbox = mailbox;
@@ -66,6 +70,8 @@ final class SessionCheckpoints {
     }
     lastNanos = clock.getAsLong();
     pending = new CheckpointName(series, ++begun).toString();
+    activity = Activities.begin(mailbox.figures().machine(), "checkpoint");
+    activity.message("the node stores " + Progress.bytes(mailbox.figures().storages().bytes()));
     return Optional.of(pending);
   }
 
@@ -89,6 +95,7 @@ final class SessionCheckpoints {
     if (!event.pause().equals(pending)) {
       return List.of();
     }
+    endActivity();
     pending = "";
     Duration took = Duration.ofNanos(clock.getAsLong() - lastNanos);
     if (!event.failure().isEmpty()) {
@@ -156,6 +163,7 @@ final class SessionCheckpoints {
   /** Gives up the checkpoint that was begun on a lost node. Returns its name, if there is one. */
   List<String> abandonPending() {
     List<String> abandoned = pending.isEmpty() ? List.of() : List.of(pending);
+    endActivity();
     pending = "";
     return abandoned;
   }
@@ -188,6 +196,19 @@ final class SessionCheckpoints {
   /** Why the checkpoints that were given up cannot be read; "" if there are none. */
   String unreadable() {
     return unreadable;
+  }
+
+  /** The session has ended. Returns the names of its checkpoints, which are no longer needed. */
+  Set<String> end() {
+    endActivity();
+    return names();
+  }
+
+  private void endActivity() {
+    if (activity != null) {
+      activity.close();
+      activity = null;
+    }
   }
 
   /** The names of all checkpoints that are, or may be, in the store. */

@@ -191,7 +191,7 @@ public final class SessionTable {
   private void end(Session session, RemoraException cause) {
     long number = session.mailbox.session();
     localSessions.remove(number);
-    unneededStates.addAll(session.checkpoints.names());
+    unneededStates.addAll(session.checkpoints.end());
     session.standby.close();
     if (recovering != null) {
       recovering.replayed(number);
@@ -586,6 +586,9 @@ public final class SessionTable {
    * @return for the figures, and for how long it takes
    */
   public RecoveryProgress recover() {
+    if (recovering != null) {
+      recovering.abandon();
+    }
     recovering = new RecoveryProgress(figures, clock);
     for (Session session : sessions.values()) {
       unneededStates.addAll(session.checkpoints.abandonPending());

@@ -16,6 +16,7 @@ import java.util.Objects;
  * @param pauseTimeout limit for pausing a machine, or resuming one beyond its open timeout, 1 s or
  *     more
  * @param shutdownTimeout limit for closing machines left open when the JVM ends, 0 or more
+ * @param showsProgress whether a terminal shows what takes long
  */
 record ClientSettings(
     boolean remoteExecution,
@@ -23,7 +24,8 @@ record ClientSettings(
     Duration askTimeout,
     Duration closeTimeout,
     Duration pauseTimeout,
-    Duration shutdownTimeout) {
+    Duration shutdownTimeout,
+    boolean showsProgress) {
 
   ClientSettings {
     requireAtLeast(openTimeout, Duration.ofSeconds(1), "remora.client.open-timeout");
@@ -47,7 +49,19 @@ record ClientSettings(
         client.getDuration("ask-timeout"),
         client.getDuration("close-timeout"),
         client.getDuration("pause-timeout"),
-        client.getDuration("shutdown-timeout"));
+        client.getDuration("shutdown-timeout"),
+        showsProgress(client.getString("progress")));
+  }
+
+  private static boolean showsProgress(String value) {
+    return switch (value) {
+      case "auto" -> ProgressBar.isUseful();
+      case "on", "true", "1" -> true;
+      case "off", "false", "0" -> false;
+      default ->
+          throw new IllegalArgumentException(
+              "remora.client.progress must be auto, on or off, but is " + value);
+    };
   }
 
   private static void requireAtLeast(Duration value, Duration minimum, String key) {

@@ -15,6 +15,7 @@ import io.remora.actors.MachineState;
 import io.remora.actors.MachineStats;
 import io.remora.actors.RemoraCluster;
 import io.remora.actors.StorageInfo;
+import io.remora.actors.TraceParent;
 import io.remora.actors.machine.MachineProtocol;
 import io.remora.provider.MachineSpec;
 import io.remora.recording.SessionRecorder;
@@ -59,8 +60,9 @@ final class ClusterHost implements MachineHost {
   @Override
   public MachineInfo open(MachineSpec spec, boolean keep) {
     ActorRef<?> owner = keep ? null : sessions.program();
+    TraceParent trace = TraceParent.current();
     return ask(
-        replyTo -> new MachineProtocol.Open(spec, owner, replyTo),
+        replyTo -> new MachineProtocol.Open(spec, owner, trace, replyTo),
         spec.openTimeout().plus(settings.askTimeout()),
         "Opening machine " + name);
   }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.client;
 
+import akka.Done;
 import akka.actor.typed.ActorSystem;
 import akka.grpc.GrpcClientSettings;
 import akka.grpc.javadsl.SingleResponseRequestBuilder;
@@ -14,7 +15,10 @@ import io.remora.actors.MachineState;
 import io.remora.actors.RecoverySettings;
 import io.remora.actors.StorageInfo;
 import io.remora.actors.StorageState;
+import io.remora.actors.TraceParent;
 import io.remora.gateway.v1.AttachRequest;
+import io.remora.gateway.v1.LogLine;
+import io.remora.gateway.v1.LogsRequest;
 import io.remora.gateway.v1.Machine;
 import io.remora.gateway.v1.MachineRequest;
 import io.remora.gateway.v1.MachineStats;
@@ -24,6 +28,8 @@ import io.remora.gateway.v1.OpenRequest;
 import io.remora.gateway.v1.SessionsClient;
 import io.remora.gateway.v1.Storage;
 import io.remora.gateway.v1.StorageRequest;
+import io.remora.progress.Activities;
+import io.remora.progress.Progress;
 import io.remora.provider.MachineSpec;
 import io.remora.recording.RecordingHeader;
 import io.remora.recording.RecordingSettings;
@@ -87,6 +93,33 @@ final class GatewayHost implements MachineHost {
         .maxInboundMessageSize(LARGEST_ANSWER)
         .flowControlWindow(FLOW_CONTROL_WINDOW)
         .keepAliveTime(KEEP_ALIVE.toSeconds(), TimeUnit.SECONDS);
+  }
+
+  /** Passes on the gateway's reports of the machine's progress, until this host is released. */
+  @Override
+  public void reportProgress() {
+    LogsRequest request = LogsRequest.newBuilder().setName(name).setProgress(true).build();
+    var method =
+        gateway.token() == null
+            ? machines.logs()
+            : machines.logs().addHeader("authorization", "Bearer " + gateway.token());
+    CompletionStage<Done> unused =
+        method
+            .invoke(request)
+            .filter(LogLine::hasProgress)
+            .runForeach(line -> Activities.publish(progress(line.getProgress())), system);
+  }
+
+  private Progress progress(io.remora.gateway.v1.Progress report) {
+    return new Progress(
+        name,
+        report.getActivity(),
+        report.getDone(),
+        report.getTotal(),
+        report.getUnit(),
+        report.getMessage(),
+        Duration.ofMillis(report.getElapsedMillis()),
+        report.getEnded());
   }
 
   @Override
@@ -330,6 +363,10 @@ final class GatewayHost implements MachineHost {
         gateway.token() == null
             ? method
             : method.addHeader("authorization", "Bearer " + gateway.token());
+    TraceParent trace = TraceParent.current();
+    if (!trace.equals(TraceParent.NONE)) {
+      called = called.addHeader(TraceParent.HEADER, trace.text());
+    }
     CompletionStage<A> answer =
         called
             .invoke(request)

@@ -17,6 +17,12 @@ import java.util.SortedMap;
 interface MachineHost {
 
   /**
+   * Makes reports of the machine's progress reach {@link io.remora.progress.Activities} of this
+   * JVM. Does nothing where they are made in this JVM.
+   */
+  default void reportProgress() {}
+
+  /**
    * Gets the machine from its provider. Returns when the machine is ready for use.
    *
    * @param keep whether the machine outlives the program

@@ -36,6 +36,8 @@ import io.remora.models.hub.NoDiskSpaceException;
 import io.remora.models.hub.OfflineException;
 import io.remora.models.hub.RepositoryNotFoundException;
 import io.remora.models.hub.RevisionNotFoundException;
+import io.remora.progress.Activities;
+import io.remora.progress.Activity;
 import io.remora.runtime.MachineSession;
 import io.remora.runtime.NativeMemory;
 import io.remora.runtime.NodeCallResult;
@@ -121,8 +123,9 @@ final class MachineModels {
             .setEndpoint(options.endpoint())
             .setDtype(options.dtype().map(MachineModels::name).orElse(""))
             .build();
-    try {
-      return poll(load, options);
+    try (Activity activity = Activities.begin(machine, "load model", "bytes")) {
+      activity.message(load.getSource());
+      return poll(load, options, activity);
     } catch (InterruptedException e) {
       cancel(load, true);
       throw new RemoraException(
@@ -136,7 +139,8 @@ final class MachineModels {
     }
   }
 
-  private Map<String, Map<String, Tensor>> poll(Load load, LoadOptions options)
+  private Map<String, Map<String, Tensor>> poll(
+      Load load, LoadOptions options, Activity activity)
       throws InterruptedException {
     NodeCall call = NodeCall.newBuilder().setLoad(load).build();
     String what = "loading " + load.getSource();
@@ -165,6 +169,7 @@ final class MachineModels {
         return loaded;
       }
       LoadProgress progress = progress(answer.message.getProgress());
+      activity.set(progress.bytesDone(), progress.bytes());
       try {
         options.listener().accept(progress);
       } catch (RuntimeException | Error e) {

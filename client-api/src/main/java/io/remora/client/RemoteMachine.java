@@ -11,6 +11,9 @@ import io.remora.actors.MachineState;
 import io.remora.actors.RecoverySettings;
 import io.remora.actors.RemoraCluster;
 import io.remora.actors.StorageInfo;
+import io.remora.progress.Activities;
+import io.remora.progress.Activity;
+import io.remora.progress.Progress;
 import io.remora.provider.GpuType;
 import io.remora.provider.MachineSpec;
 import io.remora.provider.Preparation;
@@ -40,6 +43,7 @@ import java.util.concurrent.CompletionStage;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicLong;
 import java.util.concurrent.locks.ReentrantLock;
+import java.util.function.Consumer;
 import java.util.function.Function;
 import java.util.stream.Collectors;
 import java.util.stream.IntStream;
@@ -98,6 +102,7 @@ public final class RemoteMachine implements AutoCloseable {
   private final ClientSettings settings;
   private final MachineHost host;
   private final MachineSession session;
+  private final MachineProgress progress;
   // Whether the machine stays open after this program has closed it.
   private final boolean kept;
   private final ReentrantLock closing = new ReentrantLock();
@@ -111,11 +116,13 @@ public final class RemoteMachine implements AutoCloseable {
       ClientSettings settings,
       MachineHost host,
       MachineSession session,
+      MachineProgress progress,
       boolean kept) {
     this.spec = spec;
     this.settings = settings;
     this.host = host;
     this.session = session;
+    this.progress = progress;
     this.kept = kept;
   }
 
@@ -601,9 +608,11 @@ public final class RemoteMachine implements AutoCloseable {
       }
       lastStatistics = session.statistics();
       lastWaits = session.waits();
+      progress.unwatch();
       failure.keep(atRest ? session::closeWithoutWaiting : session::close);
       failure.keep(host::disconnect);
       failure.keep(leave ? host::leave : host::close);
+      failure.keep(progress::close);
       failure.keep(host::release);
       OpenMachines.remove(this);
       logWaits();
@@ -767,6 +776,7 @@ public final class RemoteMachine implements AutoCloseable {
     private GatewayAddress gateway;
     private ActorSystem<?> system;
     private boolean keep;
+    private Consumer<Progress> listener;
 
     private Builder() {}
 
@@ -932,6 +942,18 @@ public final class RemoteMachine implements AutoCloseable {
     }
 
     /**
+     * Reports what the machine does when it takes longer than a second: opening with the provider's
+     * news, loading a model, large uploads and downloads, checkpoints, recovery, pauses and moves.
+     * The reports come until the machine is closed, a few each second, on a thread of their own.
+     * The listener must return soon; one that throws is removed. {@code remora.client.progress}
+     * shows the same on a terminal.
+     */
+    public Builder onProgress(Consumer<Progress> listener) {
+      this.listener = Objects.requireNonNull(listener, "listener");
+      return this;
+    }
+
+    /**
      * Opens the machine and returns when it is ready for use.
      *
      * @throws ProviderException when there is no such provider or it cannot give a machine; its
@@ -970,19 +992,25 @@ public final class RemoteMachine implements AutoCloseable {
           spec.gpuCount(),
           spec.gpuType() == null ? "any GPU" : spec.gpuType().displayName());
       long begin = System.nanoTime();
-      try (Preparation prepared = prepare(spec, remote)) {
+      MachineProgress progress = new MachineProgress(spec.name(), listener, settings);
+      try (Preparation prepared = prepare(spec, remote);
+          Activity starting = Activities.begin(spec.name(), "start")) {
         // The first call takes seconds. Make it before a machine is running and costs money.
+        starting.message("loading libtorch");
         TorchLibrary.bytedeco();
         long loaded = System.nanoTime();
+        starting.message(gateway == null ? "joining the cluster" : "reaching the gateway");
         MachineHost reached = host(spec.name(), settings, config, remote);
         long joined = System.nanoTime();
+        starting.close();
         return with(
             reached,
+            progress,
             host -> {
               MachineInfo info = host.open(spec, keep);
               long ready = System.nanoTime();
               try {
-                RemoteMachine machine = connect(spec, settings, config, host, info, keep);
+                RemoteMachine machine = connect(spec, settings, config, host, info, progress, keep);
                 log.debug(
                     "Opening machine {} took {} ms: loading libtorch {}, starting or reaching the"
                         + " cluster or gateway {}, getting the node {}, opening the session {}",
@@ -998,6 +1026,9 @@ public final class RemoteMachine implements AutoCloseable {
                 throw e;
               }
             });
+      } catch (RuntimeException | Error e) {
+        progress.close();
+        throw e;
       }
     }
 
@@ -1027,8 +1058,10 @@ public final class RemoteMachine implements AutoCloseable {
       Config config = ProgramClassPath.configuration(overrides);
       ClientSettings settings = ClientSettings.from(config);
       TorchLibrary.bytedeco();
+      MachineProgress progress = new MachineProgress(name, listener, settings);
       return with(
           host(name, settings, config, true),
+          progress,
           host -> {
             MachineInfo info = host.attach();
             MachineSpec spec =
@@ -1039,7 +1072,7 @@ public final class RemoteMachine implements AutoCloseable {
                     Math.max(1, info.devices().size()),
                     null,
                     Optional.ofNullable(timeout).orElse(settings.openTimeout()));
-            return connect(spec, settings, config, host, info, true);
+            return connect(spec, settings, config, host, info, progress, true);
           });
     }
 
@@ -1054,12 +1087,18 @@ public final class RemoteMachine implements AutoCloseable {
     }
 
     private static RemoteMachine with(
-        MachineHost host, Function<MachineHost, RemoteMachine> opening) {
+        MachineHost host,
+        MachineProgress progress,
+        Function<MachineHost, RemoteMachine> opening) {
       try {
+        if (progress.isOn()) {
+          host.reportProgress();
+        }
         RemoteMachine machine = opening.apply(host);
         OpenMachines.add(machine);
         return machine;
       } catch (RuntimeException | Error e) {
+        progress.close();
         host.release();
         throw e;
       }
@@ -1081,13 +1120,15 @@ public final class RemoteMachine implements AutoCloseable {
         Config config,
         MachineHost host,
         MachineInfo info,
+        MachineProgress progress,
         boolean kept) {
       MachineSession session =
           MachineSession.open(spec.name(), info.devices().size(), SessionSettings.from(config));
       try {
         host.connect(session);
         session.setNodeAddress(info.nodeAddress());
-        return new RemoteMachine(spec, settings, host, session, kept);
+        progress.watch(session);
+        return new RemoteMachine(spec, settings, host, session, progress, kept);
       } catch (RuntimeException | Error e) {
         closeQuietly(session, e);
         throw e;

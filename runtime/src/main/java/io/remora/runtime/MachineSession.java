@@ -433,6 +433,11 @@ public final class MachineSession implements SessionListener, AutoCloseable {
             Collectors.toUnmodifiableMap(parts -> parts[0], parts -> Long.parseLong(parts[1])));
   }
 
+  /** The number of the last batch that the node has executed; 0 before the first. */
+  public long lastExecuted() {
+    return executed;
+  }
+
   /** The counters of the session so far. */
   public SessionStatistics statistics() {
     return new SessionStatistics(

@@ -7,6 +7,7 @@ import io.remora.actors.MachineInfo;
 import io.remora.actors.MachineRecord;
 import io.remora.actors.MachineState;
 import io.remora.actors.MachineStats;
+import io.remora.actors.TraceParent;
 import io.remora.actors.MessageClasses;
 import io.remora.actors.NodeBroker;
 import io.remora.actors.StorageActor;
@@ -69,6 +70,7 @@ public final class ActorMessageClasses implements MessageClasses {
     registry.add(137, MachineStats.class);
     registry.add(138, MachineProtocol.ForgetFailure.class);
     registry.add(139, MachineProtocol.Migrate.class);
+    registry.add(199, TraceParent.class);
     ErrorTable.MACHINES
         .types()
         .forEach((kind, type) -> registry.add(FIRST_ERROR + kind.getNumber(), type));

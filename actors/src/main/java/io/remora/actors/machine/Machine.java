@@ -74,6 +74,7 @@ public final class Machine {
   final MachineHosts hosts = new MachineHosts();
   final StoredPause saved;
   final Standby standby;
+  final MachineLife life = new MachineLife(this);
   private final TimerScheduler<Command> timers;
   private final CommandStash<Command> stash;
   private final ActorRef<ClusterSharding.ShardCommand> shard;
@@ -164,10 +165,12 @@ public final class Machine {
     }
     timers.cancel(MachineEvent.TimeUp.INSTANCE);
     timers.cancel(MachineEvent.IdleTick.INSTANCE);
+    MachineBehavior before = current;
     current = next;
     if (next.reason != null) {
       show(next.shown(), next.reason);
     }
+    life.changed(before, next);
     Behavior<Command> begun = next.begin();
     if (begun != next && begun != Behaviors.<Command>same()) {
       return begun;
@@ -191,6 +194,7 @@ public final class Machine {
 
   /** Handles the actor's stop. The signal may have reached an earlier state's behaviour. */
   Behavior<Command> stopped() {
+    life.stopped();
     current.onStopped();
     return Behaviors.same();
   }
@@ -258,6 +262,11 @@ public final class Machine {
 
   MachineSpec spec() {
     return spec;
+  }
+
+  /** The state's node, or null. */
+  NodeAttempt node() {
+    return current.node;
   }
 
   LinkSettings linkSettings() {

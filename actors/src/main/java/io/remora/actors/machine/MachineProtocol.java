@@ -10,6 +10,7 @@ import io.remora.actors.MachineStats;
 import io.remora.actors.RemoraMessage;
 import io.remora.actors.Request;
 import io.remora.actors.StorageInfo;
+import io.remora.actors.TraceParent;
 import io.remora.actors.host.SessionHost;
 import io.remora.provider.GpuType;
 import io.remora.provider.MachineSpec;
@@ -48,11 +49,21 @@ public interface MachineProtocol {
    *
    * @param owner an actor, on any member, whose end ends the machine; null to keep the machine
    *     until it is closed
+   * @param trace the trace that the machine's spans belong to
    */
-  record Open(MachineSpec spec, ActorRef<?> owner, ActorRef<StatusReply<MachineInfo>> replyTo)
+  record Open(
+      MachineSpec spec,
+      ActorRef<?> owner,
+      TraceParent trace,
+      ActorRef<StatusReply<MachineInfo>> replyTo)
       implements Command, Request<MachineInfo> {
 
-    /** Opens a machine without an owner. */
+    /** Opens a machine without a trace. */
+    public Open(MachineSpec spec, ActorRef<?> owner, ActorRef<StatusReply<MachineInfo>> replyTo) {
+      this(spec, owner, TraceParent.NONE, replyTo);
+    }
+
+    /** Opens a machine without an owner and a trace. */
     public Open(MachineSpec spec, ActorRef<StatusReply<MachineInfo>> replyTo) {
       this(spec, null, replyTo);
     }

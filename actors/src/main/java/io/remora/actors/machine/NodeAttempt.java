@@ -125,6 +125,7 @@ final class NodeAttempt {
             machine.configuration(spec),
             machine.blocking,
             machine.system,
+            machine.life::news,
             arrived -> tell(new Arrived(arrived)),
             failure -> tell(new NotProvisioned(failure)));
   }

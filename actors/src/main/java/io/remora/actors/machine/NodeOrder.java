@@ -23,12 +23,14 @@ final class NodeOrder {
   private static final Logger log = LoggerFactory.getLogger(NodeOrder.class);
 
   private final String machine;
+  private final Consumer<String> reporter;
   private boolean abandoned;
   private ProvisionedNode late;
   private String latestNews = "";
 
-  private NodeOrder(String machine) {
+  private NodeOrder(String machine, Consumer<String> reporter) {
     this.machine = machine;
+    this.reporter = reporter;
   }
 
   /**
@@ -37,6 +39,7 @@ final class NodeOrder {
    *
    * @param handle the handle of a node to take over; null for a new node
    * @param configuration the system's configuration, which the machine's own overrides
+   * @param reporter gets the provider's one-line reports, on any thread
    */
   static NodeOrder begin(
       MachineSpec spec,
@@ -44,9 +47,10 @@ final class NodeOrder {
       Config configuration,
       Executor blocking,
       ActorSystem<?> system,
+      Consumer<String> reporter,
       Consumer<ProvisionedNode> arrived,
       Consumer<Throwable> failed) {
-    NodeOrder begun = new NodeOrder(spec.name());
+    NodeOrder begun = new NodeOrder(spec.name(), reporter);
     ProviderContext context =
         new ProviderContext(configuration, blocking, begun::news, begun::isAbandoned, system);
     CompletableFuture<?> unused =
@@ -76,6 +80,7 @@ final class NodeOrder {
   private synchronized void news(String line) {
     log.info("Machine {}: {}", machine, line);
     latestNews = line;
+    reporter.accept(line);
   }
 
   private synchronized boolean isAbandoned() {

@@ -36,6 +36,7 @@ abstract class NotOpen extends MachineBehavior {
     } else {
       try {
         machine.open(spec, command.owner());
+        machine.life.openedBy(command.trace());
       } catch (ProviderException e) {
         refused = e;
       } catch (RemoraException | ConfigException | IllegalArgumentException e) {

@@ -19,6 +19,7 @@ import akka.stream.javadsl.Source;
 import akka.util.ByteString;
 import io.micrometer.core.instrument.Gauge;
 import io.micrometer.core.instrument.MeterRegistry;
+import io.remora.actors.TraceParent;
 import io.remora.gateway.GatewaySettings;
 import io.remora.gateway.internal.health.Health;
 import io.remora.gateway.internal.health.HealthHandlerFactory;
@@ -74,7 +75,7 @@ public final class GatewayHandler {
             : null;
     this.generated =
         ServiceHandler.concatOrNotFound(
-            machines(null),
+            machines(null, TraceParent.NONE),
             HealthHandlerFactory.partial(
                 new HealthService(),
                 Health.name,
@@ -109,7 +110,7 @@ public final class GatewayHandler {
         request.withEntity(
             (RequestEntity) request.entity().withSizeLimit(settings.maxMessageBytes()));
     return path.equals(OPEN)
-        ? machines(connection.orElse(null)).apply(limited)
+        ? machines(connection.orElse(null), trace(request)).apply(limited)
         : generated.apply(limited);
   }
 
@@ -119,13 +120,18 @@ public final class GatewayHandler {
    * @param program the connection; null for an unknown one, or one that has ended
    */
   private Function<HttpRequest, CompletionStage<HttpResponse>> machines(
-      Connections.Connection program) {
+      Connections.Connection program, TraceParent trace) {
     return MachinesHandlerFactory.partial(
-        new MachinesService(settings, system.settings().config(), machines, sessions, program),
+        new MachinesService(settings, system.settings().config(), machines, sessions, program, trace),
         Machines.name,
         materializer,
         classic -> GatewayErrors::trailers,
         system);
+  }
+
+  private static TraceParent trace(HttpRequest request) {
+    return TraceParent.parse(
+        request.getHeader(TraceParent.HEADER).map(header -> header.value()).orElse(null));
   }
 
   private HttpResponse connect(HttpRequest request) {

@@ -15,6 +15,7 @@ import io.remora.actors.MachineActor;
 import io.remora.actors.MachineInfo;
 import io.remora.actors.MachineState;
 import io.remora.actors.MachineStats;
+import io.remora.actors.TraceParent;
 import io.remora.actors.machine.MachineProtocol;
 import io.remora.core.errors.ErrorKind;
 import io.remora.gateway.GatewaySettings;
@@ -98,14 +99,16 @@ final class GatewayMachines {
    *
    * @param keep whether it outlives its sessions
    * @param limit how long it may run before it is paused and held; null for no limit
+   * @param trace the trace of the program that opens it
    */
-  CompletionStage<MachineInfo> open(MachineSpec spec, boolean keep, Duration limit) {
+  CompletionStage<MachineInfo> open(
+      MachineSpec spec, boolean keep, Duration limit, TraceParent trace) {
     Duration openLimit = spec.openTimeout().plus(settings.askTimeout());
     return actor(spec.name())
         .<MachineInfo>askWithStatus(
             replyTo ->
                 new MachineProtocol.Open(
-                    spec, keep ? null : LocalSessions.get(system).program(), replyTo),
+                    spec, keep ? null : LocalSessions.get(system).program(), trace, replyTo),
             openLimit)
         .thenApply(
             info -> {

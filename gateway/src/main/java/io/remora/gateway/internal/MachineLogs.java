@@ -11,13 +11,16 @@ import ch.qos.logback.core.AppenderBase;
 import io.remora.actors.MachineInfo;
 import io.remora.actors.MachineState;
 import io.remora.gateway.v1.LogLine;
+import io.remora.progress.Activities;
+import io.remora.progress.Progress;
 import java.time.Duration;
 import java.util.Optional;
 import org.slf4j.LoggerFactory;
 
 /**
  * The log of a machine: its states, and its node's log lines. The node's lines come through this
- * process's logger {@code io.remora.node.<machine>}, if Logback does the logging.
+ * process's logger {@code io.remora.node.<machine>}, if Logback does the logging. Also the progress
+ * of its activities, as far as its actor is in this process.
  */
 final class MachineLogs {
 
@@ -35,6 +38,33 @@ final class MachineLogs {
   /** The lines from now on, until the machine is closed or the listener cancels. */
   Source<LogLine, NotUsed> of(String machine) {
     return states(machine).merge(lines(machine), true);
+  }
+
+  /** The progress of the machine's activities from now on, until the listener cancels. */
+  static Source<LogLine, NotUsed> progress(String machine) {
+    return Source.<LogLine>queue(BUFFER, OverflowStrategy.dropHead())
+        .mapMaterializedValue(
+            queue -> {
+              Activities.Listening listening =
+                  Activities.listen(machine, progress -> queue.offer(line(progress)));
+              var unused =
+                  queue.watchCompletion().whenComplete((done, failure) -> listening.close());
+              return NotUsed.getInstance();
+            });
+  }
+
+  private static LogLine line(Progress progress) {
+    return line("INFO", "progress", progress.line()).toBuilder()
+        .setProgress(
+            io.remora.gateway.v1.Progress.newBuilder()
+                .setActivity(progress.activity())
+                .setDone(progress.done())
+                .setTotal(progress.total())
+                .setUnit(progress.unit())
+                .setMessage(progress.message())
+                .setElapsedMillis(progress.elapsed().toMillis())
+                .setEnded(progress.ended()))
+        .build();
   }
 
   private Source<LogLine, NotUsed> states(String machine) {

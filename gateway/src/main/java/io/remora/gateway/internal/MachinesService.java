@@ -6,6 +6,7 @@ import akka.NotUsed;
 import akka.stream.javadsl.Source;
 import com.typesafe.config.Config;
 import io.remora.actors.MachineInfo;
+import io.remora.actors.TraceParent;
 import io.remora.gateway.GatewaySettings;
 import io.remora.gateway.v1.AttachRequest;
 import io.remora.gateway.v1.Device;
@@ -36,22 +37,26 @@ final class MachinesService implements Machines {
   private final GatewaySessions sessions;
   private final MachineLogs logs;
   private final Connections.Connection program;
+  private final TraceParent trace;
 
   /**
    * @param program the connection of the calls; null if not known
+   * @param trace the trace of the program, for machines that it opens
    */
   MachinesService(
       GatewaySettings settings,
       Config config,
       GatewayMachines machines,
       GatewaySessions sessions,
-      Connections.Connection program) {
+      Connections.Connection program,
+      TraceParent trace) {
     this.settings = settings;
     this.config = config;
     this.machines = machines;
     this.sessions = sessions;
     this.logs = new MachineLogs(machines);
     this.program = program;
+    this.trace = trace;
   }
 
   @Override
@@ -61,7 +66,8 @@ final class MachinesService implements Machines {
         .open(
             spec,
             request.getKeep(),
-            request.getTimeoutMillis() == 0 ? null : Duration.ofMillis(request.getTimeoutMillis()))
+            request.getTimeoutMillis() == 0 ? null : Duration.ofMillis(request.getTimeoutMillis()),
+            trace)
         .whenComplete(
             (opened, failure) -> {
               if (failure != null && program != null) {
@@ -157,7 +163,10 @@ final class MachinesService implements Machines {
 
   @Override
   public Source<LogLine, NotUsed> logs(LogsRequest request) {
-    return logs.of(request.getName());
+    machines.actor(request.getName()); // refuses a name that is not valid
+    return request.getProgress()
+        ? MachineLogs.progress(request.getName())
+        : logs.of(request.getName());
   }
 
   /** The description of a machine for callers. */
