@@ -72,9 +72,7 @@ final class MachineTracesTest extends MachineFixture {
     success(ask(MachineProtocol.Resume::new, MachineInfo.class));
     TestNode third = new TestNode();
     plan(third);
-    success(
-        ask(
-            to -> new MachineProtocol.Migrate("", null, 0, null, "", to), MachineInfo.class));
+    success(ask(to -> new MachineProtocol.Migrate("", null, 0, null, "", to), MachineInfo.class));
     success(ask(MachineProtocol.Close::new, Done.class));
     program.end();
 

@@ -139,8 +139,7 @@ final class MachineModels {
     }
   }
 
-  private Map<String, Map<String, Tensor>> poll(
-      Load load, LoadOptions options, Activity activity)
+  private Map<String, Map<String, Tensor>> poll(Load load, LoadOptions options, Activity activity)
       throws InterruptedException {
     NodeCall call = NodeCall.newBuilder().setLoad(load).build();
     String what = "loading " + load.getSource();

@@ -26,13 +26,14 @@ final class ProgressBar implements Consumer<Progress> {
   }
 
   /** Whether the program has a terminal, and does not run in continuous integration. */
+  @SuppressWarnings("SystemConsoleNull") // since JDK 22 it is not null: see below
   static boolean isUseful() {
     Console console = System.console();
     if (console == null || !System.getenv().getOrDefault("CI", "").isEmpty()) {
       return false;
     }
     try {
-      // Since JDK 22 there is a console without a terminal, too.
+      // Since JDK 22 there is a console without a terminal, too, and this method.
       return (boolean) Console.class.getMethod("isTerminal").invoke(console);
     } catch (ReflectiveOperationException e) {
       return true;

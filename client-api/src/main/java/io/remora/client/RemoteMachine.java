@@ -993,16 +993,18 @@ public final class RemoteMachine implements AutoCloseable {
           spec.gpuType() == null ? "any GPU" : spec.gpuType().displayName());
       long begin = System.nanoTime();
       MachineProgress progress = new MachineProgress(spec.name(), listener, settings);
-      try (Preparation prepared = prepare(spec, remote);
-          Activity starting = Activities.begin(spec.name(), "start")) {
-        // The first call takes seconds. Make it before a machine is running and costs money.
-        starting.message("loading libtorch");
-        TorchLibrary.bytedeco();
-        long loaded = System.nanoTime();
-        starting.message(gateway == null ? "joining the cluster" : "reaching the gateway");
-        MachineHost reached = host(spec.name(), settings, config, remote);
+      try (Preparation prepared = prepare(spec, remote)) {
+        long loaded;
+        MachineHost reached;
+        try (Activity starting = Activities.begin(spec.name(), "start")) {
+          // The first call takes seconds. Make it before a machine is running and costs money.
+          starting.message("loading libtorch");
+          TorchLibrary.bytedeco();
+          loaded = System.nanoTime();
+          starting.message(gateway == null ? "joining the cluster" : "reaching the gateway");
+          reached = host(spec.name(), settings, config, remote);
+        }
         long joined = System.nanoTime();
-        starting.close();
         return with(
             reached,
             progress,
@@ -1087,9 +1089,7 @@ public final class RemoteMachine implements AutoCloseable {
     }
 
     private static RemoteMachine with(
-        MachineHost host,
-        MachineProgress progress,
-        Function<MachineHost, RemoteMachine> opening) {
+        MachineHost host, MachineProgress progress, Function<MachineHost, RemoteMachine> opening) {
       try {
         if (progress.isOn()) {
           host.reportProgress();

@@ -83,7 +83,8 @@ final class ActivitiesTest {
     assertThat(line("load model", 1_300_000_000, 3_000_000_000L, "bytes", ""))
         .isEqualTo("m: load model 43%, 1.3 GB of 3.0 GB, 12 s");
     assertThat(line("upload", 52_000_000, 0, "bytes", "")).isEqualTo("m: upload 52.0 MB, 12 s");
-    assertThat(line("replay", 3, 12, "batches", "")).isEqualTo("m: replay 25%, 3 of 12 batches, 12 s");
+    assertThat(line("replay", 3, 12, "batches", ""))
+        .isEqualTo("m: replay 25%, 3 of 12 batches, 12 s");
     assertThat(line("open", 0, 0, "", "image, layer 1\nmore"))
         .isEqualTo("m: open, 12 s: image, layer 1");
   }

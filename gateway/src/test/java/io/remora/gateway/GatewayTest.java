@@ -18,6 +18,11 @@ import com.google.protobuf.ByteString;
 import io.grpc.Metadata;
 import io.grpc.Status;
 import io.grpc.StatusRuntimeException;
+import io.opentelemetry.api.GlobalOpenTelemetry;
+import io.opentelemetry.sdk.OpenTelemetrySdk;
+import io.opentelemetry.sdk.testing.exporter.InMemorySpanExporter;
+import io.opentelemetry.sdk.trace.SdkTracerProvider;
+import io.opentelemetry.sdk.trace.export.SimpleSpanProcessor;
 import io.remora.core.WireFormat;
 import io.remora.gateway.internal.health.HealthCheckRequest;
 import io.remora.gateway.internal.health.HealthCheckResponse.ServingStatus;
@@ -34,9 +39,12 @@ import io.remora.gateway.v1.Machine;
 import io.remora.gateway.v1.MachineRequest;
 import io.remora.gateway.v1.MachinesClient;
 import io.remora.gateway.v1.OpenRequest;
+import io.remora.gateway.v1.Progress;
 import io.remora.gateway.v1.ServerFrame;
 import io.remora.gateway.v1.SessionsClient;
 import io.remora.gateway.v1.StorageRequest;
+import io.remora.progress.Activities;
+import io.remora.progress.Activity;
 import java.time.Duration;
 import java.util.List;
 import java.util.concurrent.CompletableFuture;
@@ -459,6 +467,63 @@ final class GatewayTest {
     assertThat(lines)
         .anySatisfy(line -> assertThat(line.getText()).startsWith("READY: "))
         .anySatisfy(line -> assertThat(line.getText()).contains("is open"));
+  }
+
+  @Test
+  void tellsOfTheProgressAlsoOfAMachineThatIsNotOpenYet() throws Exception {
+    ConcurrentLinkedQueue<LogLine> lines = new ConcurrentLinkedQueue<>();
+    CompletionStage<?> heard =
+        machines
+            .logs()
+            .addHeader("authorization", "Bearer " + TOKEN)
+            .invoke(LogsRequest.newBuilder().setName("later").setProgress(true).build())
+            .takeWhile(line -> !line.getProgress().getEnded(), true)
+            .runForeach(lines::add, gateway.system());
+    try (Activity activity = Activities.begin("later", "replay", "batches")) {
+      activity.set(3, 12);
+      await().until(() -> !lines.isEmpty());
+    }
+    get(heard);
+
+    Progress first = lines.peek().getProgress();
+    assertThat(first.getActivity()).isEqualTo("replay");
+    assertThat(first.getDone()).isEqualTo(3);
+    assertThat(first.getTotal()).isEqualTo(12);
+    assertThat(first.getUnit()).isEqualTo("batches");
+    assertThat(first.getElapsedMillis()).isGreaterThanOrEqualTo(1000);
+    assertThat(lines).allSatisfy(line -> assertThat(line.hasProgress()).isTrue());
+  }
+
+  @Test
+  void theSpansOfAMachineBelongToItsProgramsTrace() throws Exception {
+    InMemorySpanExporter spans = InMemorySpanExporter.create();
+    GlobalOpenTelemetry.resetForTest();
+    GlobalOpenTelemetry.set(
+        OpenTelemetrySdk.builder()
+            .setTracerProvider(
+                SdkTracerProvider.builder()
+                    .addSpanProcessor(SimpleSpanProcessor.create(spans))
+                    .build())
+            .build());
+    try {
+      Machine machine =
+          get(
+              machines
+                  .open()
+                  .addHeader("authorization", "Bearer " + TOKEN)
+                  .addHeader(
+                      "traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+                  .invoke(OpenRequest.newBuilder().setProvider("mock").build()));
+      stop(machine);
+      assertThat(spans.getFinishedSpanItems())
+          .filteredOn(span -> span.getParentSpanId().equals("b7ad6b7169203331"))
+          .extracting(span -> span.getTraceId() + " " + span.getName())
+          .containsExactly(
+              "0af7651916cd43dd8448eb211c80319c remora.machine.open",
+              "0af7651916cd43dd8448eb211c80319c remora.machine.close");
+    } finally {
+      GlobalOpenTelemetry.resetForTest();
+    }
   }
 
   @Test

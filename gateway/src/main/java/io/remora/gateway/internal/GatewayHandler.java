@@ -122,7 +122,8 @@ public final class GatewayHandler {
   private Function<HttpRequest, CompletionStage<HttpResponse>> machines(
       Connections.Connection program, TraceParent trace) {
     return MachinesHandlerFactory.partial(
-        new MachinesService(settings, system.settings().config(), machines, sessions, program, trace),
+        new MachinesService(
+            settings, system.settings().config(), machines, sessions, program, trace),
         Machines.name,
         materializer,
         classic -> GatewayErrors::trailers,
