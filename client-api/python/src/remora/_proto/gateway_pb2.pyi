@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
@@ -281,7 +282,7 @@ class CloseDirect(_message.Message):
     def __init__(self, number: _Optional[int] = ...) -> None: ...
 
 class ServerFrame(_message.Message):
-    __slots__ = ("index", "welcome", "executed", "value", "lost", "pong", "held", "notice", "direct", "direct_closed")
+    __slots__ = ("index", "welcome", "executed", "value", "lost", "pong", "held", "notice", "direct", "direct_closed", "hindered")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     EXECUTED_FIELD_NUMBER: _ClassVar[int]
@@ -292,6 +293,7 @@ class ServerFrame(_message.Message):
     NOTICE_FIELD_NUMBER: _ClassVar[int]
     DIRECT_FIELD_NUMBER: _ClassVar[int]
     DIRECT_CLOSED_FIELD_NUMBER: _ClassVar[int]
+    HINDERED_FIELD_NUMBER: _ClassVar[int]
     index: int
     welcome: Welcome
     executed: Executed
@@ -302,7 +304,8 @@ class ServerFrame(_message.Message):
     notice: Notice
     direct: Direct
     direct_closed: DirectClosed
-    def __init__(self, index: _Optional[int] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., executed: _Optional[_Union[Executed, _Mapping]] = ..., value: _Optional[_Union[Value, _Mapping]] = ..., lost: _Optional[_Union[Lost, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., held: _Optional[_Union[Held, _Mapping]] = ..., notice: _Optional[_Union[Notice, _Mapping]] = ..., direct: _Optional[_Union[Direct, _Mapping]] = ..., direct_closed: _Optional[_Union[DirectClosed, _Mapping]] = ...) -> None: ...
+    hindered: Hindered
+    def __init__(self, index: _Optional[int] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., executed: _Optional[_Union[Executed, _Mapping]] = ..., value: _Optional[_Union[Value, _Mapping]] = ..., lost: _Optional[_Union[Lost, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., held: _Optional[_Union[Held, _Mapping]] = ..., notice: _Optional[_Union[Notice, _Mapping]] = ..., direct: _Optional[_Union[Direct, _Mapping]] = ..., direct_closed: _Optional[_Union[DirectClosed, _Mapping]] = ..., hindered: _Optional[_Union[Hindered, _Mapping]] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("session", "secret", "machine", "last_batch", "max_in_flight_bytes", "lease_millis", "max_unreceived_bytes", "direct")
@@ -385,6 +388,22 @@ class DirectClosed(_message.Message):
     last_batch: int
     number: int
     def __init__(self, last_batch: _Optional[int] = ..., number: _Optional[int] = ...) -> None: ...
+
+class Hindered(_message.Message):
+    __slots__ = ("state",)
+    class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        NONE: _ClassVar[Hindered.State]
+        PAUSED: _ClassVar[Hindered.State]
+        RECONNECTING: _ClassVar[Hindered.State]
+        RECOVERING: _ClassVar[Hindered.State]
+    NONE: Hindered.State
+    PAUSED: Hindered.State
+    RECONNECTING: Hindered.State
+    RECOVERING: Hindered.State
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    state: Hindered.State
+    def __init__(self, state: _Optional[_Union[Hindered.State, str]] = ...) -> None: ...
 
 class Notice(_message.Message):
     __slots__ = ("text",)
