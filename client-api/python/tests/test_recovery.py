@@ -97,6 +97,15 @@ def await_standby(machine: remora.RemoteMachine) -> None:
         time.sleep(0.05)
 
 
+def await_checkpoint_of(machine: remora.RemoteMachine, step: int) -> None:
+    """Marks a step until a checkpoint of it is complete."""
+    before = machine.stats()["checkpoints"]
+    end = time.monotonic() + 30
+    while machine.stats()["checkpoints"] < before + 2:
+        assert time.monotonic() < end, "no checkpoint was made"
+        machine.checkpoint(step)
+
+
 @pytest.mark.fast
 def test_a_killed_node_changes_no_value() -> None:
     with remora.RemoteMachine("mock", recovery="replay", checkpoint_interval=0.2) as machine:
@@ -153,6 +162,71 @@ def test_a_move_changes_no_value() -> None:
         assert machine.state == "READY"
         with pytest.raises(ValueError, match="gpu_count must be"):
             machine.migrate(gpu_count=9)
+
+
+def train_in_steps(
+    machine: remora.RemoteMachine, at_step: Callable[[int], None], caught: list[int]
+) -> dict[int, float]:
+    """Trains with momentum and dropout, and continues behind the step that was restored."""
+    torch.manual_seed(5)
+    model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Dropout(0.2), nn.Linear(64, 4))
+    model = model.to(machine.device())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    losses: dict[int, float] = {}
+    step = disturbed = 0
+    while step < 12:
+        try:
+            if step == disturbed:
+                disturbed += 1
+                at_step(step)
+            chance = torch.Generator().manual_seed(step)  # a step's data depends on its number only
+            inputs = torch.randn(32, 16, generator=chance).to(machine.device())
+            labels = torch.randint(4, (32,), generator=chance).to(machine.device())
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(inputs), labels)
+            loss.backward()
+            optimizer.step()
+            losses[step] = loss.item()
+            machine.checkpoint(step)
+            step += 1
+        except remora.RestoredException as e:
+            caught.append(e.step)
+            step = e.step + 1
+    return losses
+
+
+@pytest.mark.fast
+def test_a_program_continues_behind_the_step_that_was_restored() -> None:
+    told: list[int] = []
+    with remora.RemoteMachine(
+        "mock", recovery="checkpoint", checkpoint_interval=0.1, on_restored=told.append
+    ) as machine:
+        undisturbed = train_in_steps(machine, lambda step: None, [])
+        caught: list[int] = []
+
+        def disturb(step: int) -> None:
+            if step == 5:
+                await_checkpoint_of(machine, step - 1)
+                kill(machine)
+
+        assert train_in_steps(machine, disturb, caught) == undisturbed
+        assert caught == [4]
+        end = time.monotonic() + 10
+        while told != caught and time.monotonic() < end:
+            time.sleep(0.01)
+        assert told == caught
+        # What was made since is gone, and says why. The machine can be used.
+        machine.checkpoint(99)
+        kept = torch.ones(3, device=machine.device())
+        await_checkpoint_of(machine, 100)
+        since = kept + 1
+        assert since.sum().item() == 6
+        kill(machine)
+        with pytest.raises(remora.RestoredException, match="restored to step 100"):
+            since.sum().item()
+        assert kept.sum().item() == 3
+        with pytest.raises(remora.StaleReferenceException, match="made after the step"):
+            since.sum().item()
 
 
 @pytest.mark.full

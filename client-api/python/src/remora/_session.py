@@ -19,6 +19,7 @@ import threading
 import time
 import warnings
 import weakref
+from collections.abc import Callable
 from ctypes import CFUNCTYPE, c_int32, c_int64, c_void_p
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,7 @@ class Session:
         self.reporter: Reporter | None = (
             None  # of the machine's progress; None if nobody wants to know
         )
+        self.on_restored: Callable[[int], object] | None = None
         handle = core.machine_open(machine_name.encode(), devices, settings.batch_bytes)
         if handle < 0:
             raise exceptions.MachineStateException(core.last_error().decode())
@@ -130,6 +132,10 @@ class Session:
         text = text_of(core.session_unread_failure, self.handle)
         if text is not None:
             raise exceptions.from_text(text, exceptions.RemoteOperationException)
+
+    def checkpoint(self, step: int) -> None:
+        """Says that a step of the program is complete, and sends what was recorded so far."""
+        core.check(core.machine_mark(self.handle, step))
 
     def warn(self) -> None:
         """Emits PyTorch's warnings on the node that no read has emitted."""
@@ -201,7 +207,24 @@ class Session:
             pass
 
     def log_failures(self) -> None:
-        """Logs the operations that have failed since the last call, and the gateway's notices."""
+        """Logs the operations that have failed since the last call, and the gateway's notices.
+
+        Takes note of restored checkpoints, too.
+        """
+        step = c_int64()
+        while (
+            text := text_of(
+                lambda handle, *buffer: core.session_next_restored(handle, step, *buffer),
+                self.handle,
+            )
+        ) is not None:
+            message = text.partition(": ")[2]
+            log.warning("%s; what was recorded since then is void", message)
+            if self.on_restored is not None:
+                # On a thread of its own: the action may wait for values, which this thread carries.
+                threading.Thread(
+                    target=self.on_restored, args=(step.value,), name="remora-restored", daemon=True
+                ).start()
         while (text := text_of(core.session_next_failure, self.handle)) is not None:
             kind, _, message = text.partition(": ")
             level = logging.INFO if kind == "Info" else logging.WARNING

@@ -7,6 +7,8 @@ devices are raised at the call, with PyTorch's own exception types.
 
 from __future__ import annotations
 
+import re
+
 import torch
 
 from ._proto import errors_pb2
@@ -42,6 +44,7 @@ __all__ = [
     "RemoteValueError",
     "RepositoryNotFoundException",
     "ResourceExhaustedException",
+    "RestoredException",
     "RevisionNotFoundException",
     "StaleReferenceException",
     "UnsupportedGpuException",
@@ -104,6 +107,20 @@ class CrossMachineException(RemoraException):
 
 class NodeLostException(RemoraException):
     """A machine's node is gone, and its tensors with it."""
+
+
+class RestoredException(RemoraException):
+    """The machine's node was lost, and another node has restored the checkpoint of an earlier step.
+
+    Tensors that existed then have their values of then; those made since are gone. The machine can be used:
+    a program continues behind :attr:`step`. Machines with ``recovery="checkpoint"`` raise this.
+    """
+
+    @property
+    def step(self) -> int:
+        """The step that the program gave to the checkpoint: the last one that is complete."""
+        found = re.search(r"restored to step (-?\d+)", str(self))
+        return int(found[1]) if found else 0
 
 
 class MachineStateException(RemoraException):

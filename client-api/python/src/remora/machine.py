@@ -130,6 +130,7 @@ class RemoteMachine:
         options: dict[str, str] | None = None,
         recovery: str | None = None,
         checkpoint_interval: float | None = None,
+        on_restored: Callable[[int], object] | None = None,
         mirror: bool = False,
         record: str | os.PathLike[str] | None = None,
         record_values: bool = True,
@@ -152,9 +153,12 @@ class RemoteMachine:
             options: the provider's settings, such as ``{"mode": "in-jvm"}``.
             recovery: what the machine does when its node is lost. ``"off"``: it fails with
                 :class:`NodeLostException`. ``"replay"``: another node restores its last checkpoint and
-                executes what came after it again, and the program only waits. None for the gateway's setting.
-            checkpoint_interval: seconds between checkpoints, with ``recovery="replay"``; None for the
-                gateway's setting, by default 60.
+                executes what came after it again, and the program only waits. ``"checkpoint"``: another node
+                restores the last checkpoint of a step that the program has marked by :meth:`checkpoint`, and
+                the program gets a :class:`RestoredException` with that step. None for the gateway's setting.
+            checkpoint_interval: seconds between checkpoints; None for the gateway's setting, by default 60.
+            on_restored: called with the step when another node has restored a checkpoint
+                (``recovery="checkpoint"``), on a thread of its own. It may use the machine.
             mirror: whether a second node executes the same batches as the first, so that the machine
                 continues there at once when the first is lost. It is a whole second node, which its
                 provider charges for. Needs ``recovery="replay"``. False for the gateway's setting, which
@@ -179,10 +183,10 @@ class RemoteMachine:
         if not provider:
             raise ValueError("provider must not be empty")
         _check_gpus(gpu_type, gpu_count)
-        if recovery not in (None, "off", "replay"):
-            raise ValueError(f'recovery must be "off" or "replay", not {recovery!r}')
-        if mirror and recovery == "off":
-            raise ValueError('mirror=True needs recovery="replay", but recovery is "off"')
+        if recovery not in (None, "off", "replay", "checkpoint"):
+            raise ValueError(f'recovery must be "off", "replay" or "checkpoint", not {recovery!r}')
+        if mirror and recovery not in (None, "replay"):
+            raise ValueError(f'mirror=True needs recovery="replay", but recovery is "{recovery}"')
         for what, seconds in (
             ("idle_timeout", idle_timeout),
             ("timeout", timeout),
@@ -201,6 +205,7 @@ class RemoteMachine:
         self._options = dict(options or {})
         self._recovery = recovery
         self._checkpoint_interval = checkpoint_interval
+        self._on_restored = on_restored
         self._mirror = mirror
         self._record = os.fspath(record) if record is not None else None
         self._record_values = record_values
@@ -235,6 +240,7 @@ class RemoteMachine:
         options: dict[str, str] | None = None,
         recovery: str | None = None,
         checkpoint_interval: float | None = None,
+        on_restored: Callable[[int], object] | None = None,
         mirror: bool = False,
         record: str | os.PathLike[str] | None = None,
         record_values: bool = True,
@@ -259,6 +265,7 @@ class RemoteMachine:
             options: as in the constructor.
             recovery: as in the constructor.
             checkpoint_interval: as in the constructor.
+            on_restored: as in the constructor.
             mirror: as in the constructor.
             record: as in the constructor.
             record_values: as in the constructor.
@@ -296,6 +303,7 @@ class RemoteMachine:
             options=options,
             recovery=recovery,
             checkpoint_interval=checkpoint_interval,
+            on_restored=on_restored,
             mirror=mirror,
             record=record,
             record_values=record_values,
@@ -331,6 +339,7 @@ class RemoteMachine:
                 self._session = LocalSession(name, self._gpu_count, settings)
             else:
                 self._open(settings)
+            self._session.on_restored = self._on_restored  # type: ignore[union-attr]
             self._stopped = False
             self._last_estimate = None
             _open_machines.append(self)
@@ -640,6 +649,25 @@ class RemoteMachine:
                 f"{self} has no device '{which}': it has {len(kinds)} ({', '.join(kinds)})"
             )
         return matching[index]
+
+    def checkpoint(self, step: int) -> None:
+        """Marks that a step of the program is complete: a place to which the program can go back.
+
+        Returns at once. For machines with ``recovery="checkpoint"``; with another value nothing follows from
+        it. The node makes a checkpoint of exactly what was recorded before the call, at most one in each
+        ``checkpoint_interval``, so a program may call this after each step. When the node is lost, another
+        one restores the last checkpoint, and the reads that wait, or else the next use of the machine, raise
+        a :class:`RestoredException` with its step.
+
+        Args:
+            step: any number; it means something to the program only.
+
+        Raises:
+            RestoredException: the machine was restored, and the program does not know it yet.
+            NodeLostException: the machine is gone.
+
+        """
+        self._running()[0].checkpoint(step)
 
     def synchronize(self) -> None:
         """Waits until everything recorded so far is executed.

@@ -22,6 +22,7 @@ class ErrorKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ProvisioningTimeoutException: _ClassVar[ErrorKind]
     UnsupportedGpuException: _ClassVar[ErrorKind]
     ImageBuildException: _ClassVar[ErrorKind]
+    RestoredException: _ClassVar[ErrorKind]
     ModelException: _ClassVar[ErrorKind]
     ModelFileException: _ClassVar[ErrorKind]
     NotEnoughMemoryException: _ClassVar[ErrorKind]
@@ -59,6 +60,7 @@ ResourceExhaustedException: ErrorKind
 ProvisioningTimeoutException: ErrorKind
 UnsupportedGpuException: ErrorKind
 ImageBuildException: ErrorKind
+RestoredException: ErrorKind
 ModelException: ErrorKind
 ModelFileException: ErrorKind
 NotEnoughMemoryException: ErrorKind

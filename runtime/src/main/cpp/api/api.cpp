@@ -182,6 +182,13 @@ int32_t remora_session_release(int64_t machine) {
     return 0;
   });
 }
+int64_t remora_session_next_restored(int64_t machine, int64_t* step, char* text, int64_t capacity) {
+  return guarded([&]() -> int64_t {
+    std::string message;
+    if (!remora::session_of(machine).next_restored(step, &message)) return 0;
+    return copy_text(message, text, capacity);
+  });
+}
 int64_t remora_session_next_failure(int64_t machine, char* text, int64_t capacity) {
   return guarded([&]() -> int64_t { return copy_text(remora::session_of(machine).next_failure(), text, capacity); });
 }
@@ -401,6 +408,17 @@ int32_t remora_machine_told(int64_t machine, int64_t failure) {
   return guarded([&]() -> int32_t {
     machine_at(machine).told(static_cast<uint64_t>(failure));
     return 0;
+  });
+}
+int32_t remora_machine_mark(int64_t machine, int64_t step) {
+  return guarded([&]() -> int32_t {
+    machine_at(machine).mark(step);
+    return 0;
+  });
+}
+int64_t remora_machine_restored(int64_t machine, int64_t epoch, const char* message) {
+  return guarded([&]() -> int64_t {
+    return static_cast<int64_t>(machine_at(machine).restored(static_cast<uint64_t>(epoch), message));
   });
 }
 void remora_declare_fixed_shapes(const char* name) { remora::declare_fixed_shapes(name); }
@@ -702,6 +720,8 @@ int32_t remora_executor_load_pieces(int64_t executor, const char* files, const i
   });
 }
 
+int32_t remora_result_has_mark(int64_t result) { return result_at(result)->mark ? 1 : 0; }
+int64_t remora_result_mark(int64_t result) { return result_at(result)->mark.value_or(0); }
 int64_t remora_result_report(int64_t result) { return address_of(result_at(result)->report.data()); }
 int64_t remora_result_report_bytes(int64_t result) { return static_cast<int64_t>(result_at(result)->report.size()); }
 int64_t remora_result_value_count(int64_t result) { return static_cast<int64_t>(result_at(result)->values.size()); }

@@ -70,6 +70,10 @@ REMORA_API int32_t remora_session_configure(int64_t machine, int64_t max_in_flig
                                             int64_t read_timeout_millis, int64_t ping_millis);
 // The machine was resumed: waits no longer fail because the machine is paused.
 REMORA_API int32_t remora_session_release(int64_t machine);
+// Takes note of the next restoration of an earlier state that the gateway has reported: see remora_machine_restored().
+// *step receives its step. Returns the length of the text "<exception>: <message>", 0 if there is none. After
+// REMORA_CARRIED_FAILURES, for the thread that carries.
+REMORA_API int64_t remora_session_next_restored(int64_t machine, int64_t* step, char* text, int64_t capacity);
 // The text of the next failed operation for the log, which was not returned before; its length, 0 if there is none.
 REMORA_API int64_t remora_session_next_failure(int64_t machine, char* text, int64_t capacity);
 // Like remora_machine_read, for a session of the core. Each request is to be awaited, or forgotten.
@@ -159,6 +163,12 @@ REMORA_API int32_t remora_machine_answer(int64_t machine, int64_t request, const
 REMORA_API int64_t remora_machine_read(int64_t machine, int64_t source, int64_t destination, int64_t* count);
 // Sets the size of such pieces for all machines, 64 MiB by default. For tests.
 REMORA_API int32_t remora_set_read_piece(int64_t bytes);
+// The program's step is complete: the node may make a checkpoint of exactly what was recorded so far. Submits it.
+REMORA_API int32_t remora_machine_mark(int64_t machine, int64_t step);
+// The node has restored an earlier state, for the time of this number, 1, 2, …: what was recorded so far is void. The
+// machine's next use throws an error with this message, unless a wait throws it before. Returns the number of the first
+// batch that counts; the requests of those before it get no answer.
+REMORA_API int64_t remora_machine_restored(int64_t machine, int64_t epoch, const char* message);
 // From now on, recording on the machine throws an error with this message.
 REMORA_API void remora_machine_fail(int64_t machine, const char* message);
 // 1 if the machine has failed and a call's error has told the program so, else 0.
@@ -342,6 +352,9 @@ REMORA_API int32_t remora_executor_load_pieces(int64_t executor, const char* fil
                                                int64_t count, int64_t* summary);
 
 // A result's report, and the values that are too large for it.
+// 1 if the batch ends where a step of the program is complete, else 0; and the step.
+REMORA_API int32_t remora_result_has_mark(int64_t result);
+REMORA_API int64_t remora_result_mark(int64_t result);
 REMORA_API int64_t remora_result_report(int64_t result);
 REMORA_API int64_t remora_result_report_bytes(int64_t result);
 REMORA_API int64_t remora_result_value_count(int64_t result);

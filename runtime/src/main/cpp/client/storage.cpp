@@ -5,6 +5,7 @@
 #include <c10/core/Allocator.h>
 #include <c10/core/ScalarTypeToTypeMeta.h>
 
+#include <algorithm>
 #include <memory>
 #include <mutex>
 #include <utility>
@@ -45,6 +46,16 @@ class Addresses {
   void give_back(StorageContext* storage) {
     std::lock_guard<std::mutex> guard(mutex_);
     ranges_.erase(storage->place);
+  }
+  std::vector<LiveStorage> known(const Machine& machine) {
+    std::vector<LiveStorage> all;
+    std::lock_guard<std::mutex> guard(mutex_);
+    for (const auto& [address, storage] : ranges_) {
+      if (storage->machine == &machine && storage->born != 0) {
+        all.push_back({storage->id, storage->device, storage->bytes});
+      }
+    }
+    return all;
   }
   StorageContext* find(const void* pointer) {
     auto address = reinterpret_cast<uint64_t>(pointer);
@@ -120,6 +131,12 @@ StorageContext& storage_of(const at::Tensor& t) {
                 storage->bytes, " bytes");
   }
   return *storage;
+}
+
+std::vector<LiveStorage> known_storages(const Machine& machine) {
+  auto all = addresses().known(machine);
+  std::sort(all.begin(), all.end(), [](const LiveStorage& a, const LiveStorage& b) { return a.id < b.id; });
+  return all;
 }
 
 c10::Device device_of_address(const void* address) {

@@ -7,7 +7,9 @@
 
 #include <cstdint>
 #include <map>
+#include <vector>
 
+#include "client/machine/batch_writer.h"
 #include "common/tensor_meta.h"
 
 namespace remora {
@@ -40,7 +42,8 @@ void check_storage_bytes(size_t bytes);
 StorageContext& storage_of(const at::Tensor& t);
 // The distance in bytes from the start of the remote storage to the start of the tensor's own storage.
 int64_t byte_shift(const at::Tensor& t, const StorageContext& storage);
-c10::Device device_of_address(const void* address);  // throws if no storage is there
+std::vector<LiveStorage> known_storages(const Machine& machine);  // to its node, by number; with the machine's lock
+c10::Device device_of_address(const void* address);               // throws if no storage is there
 
 // A new storage on a device slot, and a tensor over it. The program allocates only metadata.
 at::Tensor new_tensor(Machine& machine, int slot, const TensorMeta& meta, size_t storage_bytes);

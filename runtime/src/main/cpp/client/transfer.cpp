@@ -109,7 +109,7 @@ class Ticket {
     }
     try {
       Machine::Lock lock(machine_);
-      machine_.begin_record();
+      machine_.begin_record(false);
       machine_.open.code(Record::kDropTransfer);
       machine_.open.string(text);
       machine_.end_record(false);

@@ -93,6 +93,12 @@ enum class Record : uint8_t {
   kRepeat = 21,
   kLike = 22,    // start, count, changes: a call of the history with changed operands; see Change
   kForget = 23,  // all forms and the history
+  kMark = 24,    // step: the program's step is complete. It ends its batch
+  // epoch, newest storage, calls so far, reason, count, (distance from the storage before, device, bytes) of each storage
+  // that the program has, in order. It is the first record of its batch. The node has restored an earlier state of the
+  // session: it forgets all operators, forms, settings and the history, and frees the storages that are not named. The
+  // named ones that it does not have are lost, for this reason.
+  kRestart = 25,
 };
 
 // What a kCall begins with.

@@ -51,14 +51,19 @@ bool only_for_the_host(const std::string& name) {
 
 }  // namespace
 
+Settings Executor::first_settings() {
+  auto settings = Settings::of_program();
+  settings.add_precision();
+  return settings;
+}
+
 Executor::Executor(std::vector<c10::Device> devices, std::unordered_set<std::string> denied)
     : devices_(std::move(devices)), denied_(std::move(denied)), memory_(devices_.size()) {
   keep_freed_memory();
   for (auto device : devices_) {
     dispatch_keys_.push_back(c10::computeDispatchKey(std::nullopt, c10::kStrided, device));
   }
-  settings_ = Settings::of_program();
-  settings_.add_precision();
+  settings_ = first_settings();
 }
 
 Executor::~Executor() { drop_transfers(this); }
@@ -101,6 +106,11 @@ std::unique_ptr<ExecutionResult> Executor::execute(const uint8_t* data, size_t b
       case Record::kRepeat: repeat(r); break;
       case Record::kLike: like(r); break;
       case Record::kForget: forget(); break;
+      case Record::kMark:
+        result->mark = r.zigzag();
+        if (!r.done()) r.fail("records follow a mark");
+        break;
+      case Record::kRestart: restart(r); break;
       case Record::kBind: bind(r); break;
       case Record::kFree: {
         operands_.assign({read_storage(r, newest_)});

@@ -34,6 +34,7 @@ struct LargeValue {
 
 struct ExecutionResult {
   Writer report;
+  std::optional<int64_t> mark;  // the batch ends where the program's step of this number is complete
   std::vector<LargeValue> values;
 };
 
@@ -93,6 +94,7 @@ class Executor {
   };
   struct Call;  // one call being decoded and run
 
+  static Settings first_settings();
   void define_operator(Reader& r);
   // Calls and references to earlier ones; see repeating.cpp.
   void call(Reader& r);
@@ -114,6 +116,7 @@ class Executor {
   void bind(Reader& r);
   void free(int64_t id);
   void free_many(Reader& r);
+  void restart(Reader& r);
   void write(Reader& r);
   void read(Reader& r);
   void resize(Reader& r);
@@ -172,6 +175,9 @@ class Executor {
   uint64_t calls_ = 0;
   uint64_t failures_ = 0;
   uint64_t told_ = 0;  // the program has thrown the failures up to this number
+  // Failures after a restart have numbers that no failure before it had, on whichever node.
+  static constexpr int kEpochShift = 32;
+  bool restarted() const { return failures_ >> kEpochShift != 0; }
   // ---- what the program may refer to; see wire.h
   int64_t newest_ = 0;  // the largest storage number in the records so far
   std::vector<std::unique_ptr<PreparedCall>> forms_;

@@ -209,6 +209,19 @@ void Executor::bind(Reader& r) {
     return;
   }
   auto it = asked_.find(request);
+  if (it == asked_.end() && restarted()) {  // it was asked before
+    auto gone = std::make_shared<Failure>();
+    gone->number = ++failures_;
+    gone->call = 0;
+    gone->operation = "restore";
+    gone->error = "StaleReferenceException";
+    gone->message = "the tensor was made before the machine was restored to an earlier state";
+    for (; n > 0; n--) {
+      int64_t id = 0;
+      storage_record(r, &id).failure = gone;
+    }
+    return;
+  }
   if (it == asked_.end() || it->second.size() != n) {
     r.fail("request " + std::to_string(request) + " has no " + std::to_string(n) + " outputs to bind");
   }

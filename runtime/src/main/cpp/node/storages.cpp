@@ -91,6 +91,7 @@ Executor::Storage& Executor::storage_record(Reader& r, int64_t* id) {
 void Executor::free(int64_t id) {
   auto* storage = storages_.find(id);
   if (storage == nullptr) {
+    if (restarted()) return;  // it was about to be freed when the program named those that it had
     reader_->fail("storage " + std::to_string(id) + " cannot be freed: it is not on this node");
   }
   if (storage->reported) {
@@ -106,6 +107,45 @@ void Executor::free_many(Reader& r) {
     previous = read_storage(r, previous);
     free(previous);
   }
+}
+
+void Executor::restart(Reader& r) {
+  auto epoch = r.bounded(UINT64_MAX >> kEpochShift, "an epoch");
+  auto newest = static_cast<int64_t>(r.bounded(INT64_MAX, "a storage number"));
+  auto calls = r.varint();
+  forget();
+  operators_.clear();
+  settings_ = first_settings();
+  asked_.clear();
+  newest_ = newest;
+  calls_ = calls;
+  failures_ = std::max(failures_, epoch << kEpochShift);
+  auto lost = std::make_shared<Failure>();
+  lost->number = ++failures_;
+  lost->call = 0;
+  lost->operation = "restore";
+  lost->error = "StaleReferenceException";
+  lost->message = "the tensor's values are gone: it was made after the step to which the session went back; ";
+  lost->message += r.string();
+  std::vector<int64_t> named;
+  int64_t id = 0;
+  for (auto n = r.count("a count of storages"); n > 0; n--) {
+    if (__builtin_add_overflow(id, static_cast<int64_t>(r.bounded(INT64_MAX, "a storage number")), &id) ||
+        (!named.empty() && id <= named.back()) || id <= 0) {
+      r.fail("storage numbers are not in order");
+    }
+    auto device = static_cast<uint32_t>(r.bounded(devices_.size() - 1, "a device"));
+    auto bytes = r.bounded(kMaxStorageBytes, "a storage's size");
+    named.push_back(id);
+    if (storages_.find(id) == nullptr) {
+      born(id, bytes, device).failure = lost;
+    }
+  }
+  std::vector<int64_t> dropped;
+  storages_.each([&](int64_t each, const Storage&) {
+    if (!std::binary_search(named.begin(), named.end(), each)) dropped.push_back(each);
+  });
+  for (auto each : dropped) free(each);
 }
 
 void Executor::resize(Reader& r) {

@@ -50,6 +50,32 @@ void BatchWriter::abandon() {
   open();
 }
 
+void BatchWriter::restart(uint64_t epoch, const std::string& reason, const std::vector<LiveStorage>& live) {
+  repeated_ = 0;
+  open();
+  forms_.clear();
+  history_.clear();
+  expected_ = node_expects_ = history_.end();
+  std::fill(wire_indices_.begin(), wire_indices_.end(), -1);
+  defined_ = 0;
+  settings_.reset();
+  begin_record();
+  code(Record::kRestart);
+  varint(epoch);
+  varint(static_cast<uint64_t>(newest_));
+  varint(static_cast<uint64_t>(calls));
+  string(reason);
+  varint(live.size());
+  int64_t previous = 0;
+  for (const auto& storage : live) {
+    varint(static_cast<uint64_t>(storage.id - previous));
+    varint(static_cast<uint64_t>(storage.device));
+    varint(storage.bytes);
+    previous = storage.id;
+  }
+  end_record();
+}
+
 // ---------------------------------------------------------------- records
 
 void BatchWriter::begin_record() {

@@ -24,6 +24,12 @@ namespace remora {
 
 struct StorageContext;
 
+struct LiveStorage {
+  int64_t id;
+  int32_t device;
+  uint64_t bytes;
+};
+
 struct TensorView {
   c10::ScalarType dtype = c10::ScalarType::Undefined;
   c10::IntArrayRef sizes;
@@ -74,6 +80,10 @@ class BatchWriter : public Writer {
   // Takes the batch, and opens the next one, for which it reserves `reserve` bytes.
   std::unique_ptr<Batch> close(size_t reserve);
   void abandon();  // drops the batch and its memory, and opens it again
+  // Drops the records of the open batch, and lets it begin with a kRestart. What it says of births and frees stays true.
+  // `live`: the machine's storages, in the order of their numbers.
+  void restart(uint64_t epoch, const std::string& reason, const std::vector<LiveStorage>& live);
+  uint64_t sequence() const { return sequence_; }  // the open batch's number
 
   int64_t calls = 0;  // recorded calls; the node counts them too
 

@@ -64,8 +64,11 @@ void Machine::note_end() {
 
 // ---------------------------------------------------------------- recording
 
-void Machine::begin_record() {
+void Machine::begin_record(bool tells) {
   check_usable();
+  if (tells && restored_.load(std::memory_order_relaxed) && restored_.exchange(false)) {
+    throw_error(restored_message_);
+  }
   while (!frees_.empty()) {
     frees_.record(open);
     if (open.weight() >= max_batch_bytes_) {
@@ -85,12 +88,35 @@ void Machine::write_bind(int64_t request, const std::vector<at::Tensor>& outputs
   end_record(false);
 }
 
+void Machine::mark(int64_t step) {
+  Lock lock(*this);
+  begin_record();
+  open.code(Record::kMark);
+  open.zigzag(step);
+  submit_open_batch();
+}
+
+uint64_t Machine::restored(uint64_t epoch, const std::string& message) {
+  Lock lock(*this);
+  check_usable();
+  while (!frees_.empty()) frees_.record(open);
+  auto colon = message.find(": ");
+  open.restart(epoch, colon == std::string::npos ? message : message.substr(colon + 2), known_storages(*this));
+  restored_message_ = message;
+  restored_.store(true);
+  if (flusher_waits_) {
+    flusher_waits_ = false;
+    wake_flusher_.notify_one();
+  }
+  return open.sequence();
+}
+
 void Machine::told(uint64_t failure) {
   Lock lock(*this);
   if (!open_for_work()) {
     return;
   }
-  begin_record();
+  begin_record(false);
   open.code(Record::kTold);
   open.varint(failure);
   end_record(false);

@@ -51,7 +51,9 @@ class Machine {
   class Lock;
   // If an exception releases the lock between the begin and the end (or submission) of a record, the record is taken
   // back: all counts that the node keeps too return to their values before the record.
-  void begin_record();  // drains frees; throws if the machine is closed or failed
+  // Drains frees. Throws if the machine is closed or failed, or was restored and the program does not know it yet; with
+  // `tells` = false not for the latter.
+  void begin_record(bool tells = true);
   void write_bind(int64_t request,
                   const std::vector<at::Tensor>& outputs);  // binds an asked call's outputs
   void end_record(bool operation = true);                   // submits the batch if it is full
@@ -85,6 +87,11 @@ class Machine {
   int flush();
   int flush_when_idle(int64_t timeout_micros, int64_t linger_micros);
   void flush_for(uint64_t sequence);  // makes sure that the batch of this number is submitted
+  // The program's step is complete: the node may make a checkpoint here.
+  void mark(int64_t step);
+  // The node has restored an earlier state. What was recorded so far is void, but for the storages' births and frees.
+  // The next use throws `message`, unless a wait throws it before. Returns the first batch that counts.
+  uint64_t restored(uint64_t epoch, const std::string& message);
   void fail(const std::string& message);
   void close();
   // Throws if nothing can be recorded on the machine any more. The program gets the error.
@@ -131,6 +138,8 @@ class Machine {
   Answers answers_;
   std::atomic<int64_t> requests_{0};
   std::atomic<int64_t> storage_ids_{0};
+  std::atomic<bool> restored_{false};  // the program is still to be told so
+  std::string restored_message_;       // guarded by mutex_
   Handles generators_{"generators", kMaxGenerators - kSlots};
   Handles events_{"events", kMaxEvents};
   std::mutex address_mutex_;

@@ -5,6 +5,7 @@
 
 #include "client/machine/callbacks.h"
 #include "client/machine/machine.h"
+#include "common/error.h"
 
 namespace remora {
 
@@ -31,8 +32,9 @@ std::string Machine::await(int64_t request, Waits::Cause cause, std::string_view
   Waiting waiting(waits, cause, what);
   try {
     callbacks().await(handle, request);
-  } catch (...) {
+  } catch (const std::exception& e) {
     answers_.take(request);  // the answer may have arrived just after the wait ended
+    if (error_text(e).rfind("RestoredException: ", 0) == 0) restored_.store(false);
     throw;
   }
   return answers_.take(request);
@@ -44,7 +46,7 @@ std::string Machine::await_outputs(int64_t request, Waits::Cause cause, std::str
   } catch (...) {
     try {
       Lock lock(*this);
-      begin_record();
+      begin_record(false);
       write_bind(request, {});
     } catch (const std::exception&) {
       // The machine is gone, and the node has dropped the outputs with it.

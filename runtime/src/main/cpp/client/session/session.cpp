@@ -61,6 +61,7 @@ enum ServerField : uint32_t {
   kNotice = 8,
   kDirect = 9,
   kDirectClosed = 10,
+  kRestored = 11,
   kHindered = 12
 };
 // Field numbers of DirectNotes in link.proto.
@@ -143,7 +144,10 @@ void Session::submit(std::unique_ptr<Batch> batch) {
   auto request = batch->request;
   bool is_waited_for = request != 0;
   if (is_waited_for) {
-    requests_[request].batch = batch.get();
+    auto& state = requests_[request];
+    state.batch = batch.get();
+    state.sequence = batch->sequence;
+    if (state.sequence < void_before_) finish(&state, void_reason_);
   }
   in_flight_ += static_cast<int64_t>(batch->weight);
   batches_.push_back(std::move(batch));
@@ -317,7 +321,30 @@ void Session::lost() {
 
 bool Session::has_failures() {
   std::lock_guard<std::mutex> guard(mutex_);
-  return !to_log_.empty();
+  return !to_log_.empty() || !restored_.empty();
+}
+
+bool Session::next_restored(int64_t* step, std::string* message) {
+  Restored next;
+  {
+    std::lock_guard<std::mutex> guard(mutex_);
+    if (restored_.empty()) {
+      return false;
+    }
+    next = std::move(restored_.front());
+    restored_.pop_front();
+  }
+  auto first = machine_.restored(next.epoch, next.text);
+  *step = next.step;
+  *message = next.text;
+  std::lock_guard<std::mutex> guard(mutex_);
+  void_before_ = first;
+  void_reason_ = next.text;
+  for (auto& [number, request] : requests_) {
+    if (!request.done && request.sequence < first) finish(&request, next.text);
+  }
+  wake_waiters();
+  return true;
 }
 
 std::string Session::next_failure() {
@@ -745,6 +772,7 @@ bool Session::read_message(ProtoBytes message) {
       throw_error(error + ": " + text);
     }
     case kHeld: set_held(text_of(body)); break;
+    case kRestored: on_restored(body); break;
     case kDirect: on_direct(body); break;
     case kDirectClosed: on_direct_closed(body); break;
     case kHindered: {
@@ -763,6 +791,18 @@ bool Session::read_message(ProtoBytes message) {
     default: break;  // a Pong, or a message of a later version
   }
   return false;
+}
+
+void Session::on_restored(ProtoBytes message) {
+  Restored restored;
+  for (ProtoReader in(message); in.next();) {
+    if (in.is_number(1)) restored.epoch = in.number;
+    if (in.is_number(2)) restored.step = static_cast<int64_t>(in.number);
+    if (in.is_bytes(3)) restored.text = "RestoredException: " + in.bytes.text();
+  }
+  std::lock_guard<std::mutex> guard(mutex_);
+  restored_.push_back(std::move(restored));
+  if (stream_ != nullptr) stream_->nudge_carrier();
 }
 
 void Session::on_executed(ProtoBytes message) {
@@ -938,8 +978,12 @@ std::string Session::failure(Reader& r, uint64_t* number, std::unique_lock<std::
   std::string error(r.string());
   std::string text(r.string());
   while (!text.empty() && std::isspace(static_cast<unsigned char>(text.back()))) text.pop_back();
-  text = (is_python_exception("Remote" + error) ? "Remote" + error : "RemoteOperationException") + ": " + text;
-  text += "\n  " + (error.empty() ? "in " : error + " in ") + operation + " on the node";
+  bool ours = error == "StaleReferenceException";
+  text = (ours                                    ? error
+          : is_python_exception("Remote" + error) ? "Remote" + error
+                                                  : "RemoteOperationException") +
+         ": " + text;
+  if (!ours) text += "\n  " + (error.empty() ? "in " : error + " in ") + operation + " on the node";
   auto inputs = r.count("a count of inputs");
   for (uint64_t i = 0; i < inputs; i++) {
     text += i == 0 ? "\n  inputs: " : ", ";

@@ -53,6 +53,9 @@ class Session {
   void lost();  // the machine was closed or has failed
   std::string next_failure();
   std::string unread_failure();
+  // Takes note of the machine's next restoration, if one was reported: reads of what is void fail. Returns false if there
+  // is none. For the thread that carries, since the machine's lock may be held by a thread that waits.
+  bool next_restored(int64_t* step, std::string* message);
   // The next of libtorch's warnings on the node that was not passed on yet: "<category>: <text>"; "" if there is none.
   std::string next_warning();
 
@@ -100,6 +103,7 @@ class Session {
  private:
   struct Request {
     Batch* batch = nullptr;  // the batch that ends with the request, until it is executed
+    uint64_t sequence = 0;   // that batch's number
     int64_t received = 0;
     bool done = false;
     std::string error;
@@ -119,6 +123,7 @@ class Session {
   bool read_message(ProtoBytes message);
   void on_executed(ProtoBytes message);
   void on_value(ProtoBytes message);
+  void on_restored(ProtoBytes message);
   void event(Reader& r, std::unique_lock<std::mutex>& lock);
   Request* find(int64_t request);
   static void finish(Request* request, std::string error);
@@ -142,6 +147,14 @@ class Session {
   std::deque<std::string> to_log_;
   std::deque<std::pair<WarningKind, std::string>> warnings_;  // not passed on yet
   std::map<uint64_t, std::string> unread_;
+  struct Restored {
+    uint64_t epoch = 0;
+    int64_t step = 0;
+    std::string text;  // with the exception's class
+  };
+  std::deque<Restored> restored_;  // not taken note of yet
+  uint64_t void_before_ = 0;       // requests of batches before this one get no answer
+  std::string void_reason_;
   int64_t in_flight_ = 0;
   int64_t max_in_flight_ = 64 * 1024 * 1024;
   int64_t read_timeout_millis_ = 600'000;

@@ -24,6 +24,7 @@ public final class RecoveryProgress {
   private final MachineFigures figures;
   private final LongSupplier clock;
   private final long startNanos;
+  private final String cause;
   private int attempts;
   private long nodeNanos;
   private long restoredNanos;
@@ -35,11 +36,21 @@ public final class RecoveryProgress {
   private Activity replay;
   private final Map<Long, LongSupplier> replaying = new HashMap<>();
 
-  /** Begins now, by this clock. */
-  public RecoveryProgress(MachineFigures figures, LongSupplier clock) {
+  /**
+   * Begins now, by this clock.
+   *
+   * @param cause why the node was lost
+   */
+  public RecoveryProgress(MachineFigures figures, LongSupplier clock, String cause) {
+    this.cause = String.valueOf(cause).lines().findFirst().orElse("");
     this.figures = figures;
     this.clock = clock;
     this.startNanos = clock.getAsLong();
+  }
+
+  /** Why the node was lost, in one line. */
+  String cause() {
+    return cause;
   }
 
   /** How long ago the node was lost. */

@@ -44,7 +44,9 @@ public record RecoverySettings(
     /** The machine fails. */
     OFF,
     /** Another node restores the last checkpoint and executes the batches after it again. */
-    REPLAY
+    REPLAY,
+    /** Another node restores the last checkpoint, and the program continues from its step. */
+    CHECKPOINT
   }
 
   /** No recovery. */
@@ -121,9 +123,13 @@ public record RecoverySettings(
     return switch (text) {
       case "off", "false" -> Mode.OFF;
       case "replay" -> Mode.REPLAY;
+      case "checkpoint" -> Mode.CHECKPOINT;
       default ->
           throw new IllegalArgumentException(
-              PATH + ".mode must be \"off\" or \"replay\", but it is \"" + text + "\"");
+              PATH
+                  + ".mode must be \"off\", \"replay\" or \"checkpoint\", but it is \""
+                  + text
+                  + "\"");
     };
   }
 
@@ -143,6 +149,11 @@ public record RecoverySettings(
   /** Whether a lost node is replaced. */
   public boolean isOn() {
     return mode != Mode.OFF;
+  }
+
+  /** Whether another node executes the batches after the checkpoint again. */
+  public boolean replays() {
+    return mode == Mode.REPLAY;
   }
 
   private static void checkPositive(Duration value, String key) {

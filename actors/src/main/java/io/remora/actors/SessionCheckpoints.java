@@ -58,21 +58,32 @@ final class SessionCheckpoints {
   /** Starts a checkpoint if one is due. Returns its name. */
   Optional<String> begin() {
     long done = executedBy(latest);
-    if (!settings.isOn() || !pending.isEmpty() || !mailbox.recovery().hasExecutedAfter(done)) {
+    if (!settings.isOn() || !pending.isEmpty()) {
+      return Optional.empty();
+    }
+    boolean intervalIsOver =
+        clock.getAsLong() - lastNanos >= settings.checkpointInterval().toNanos();
+    if (!settings.replays()) {
+      return intervalIsOver || begun == 0 ? Optional.of(next()) : Optional.empty();
+    }
+    if (!mailbox.recovery().hasExecutedAfter(done)) {
       return Optional.empty();
     }
     boolean due =
-        clock.getAsLong() - lastNanos >= settings.checkpointInterval().toNanos()
+        intervalIsOver
             || mailbox.recovery().recoveryBytes() >= settings.checkpointBytes()
             || mailbox.recovery().unrepeatableAfter(done).isPresent();
-    if (!due) {
-      return Optional.empty();
-    }
+    return due ? Optional.of(next()) : Optional.empty();
+  }
+
+  private String next() {
     lastNanos = clock.getAsLong();
     pending = new CheckpointName(series, ++begun).toString();
-    activity = Activities.begin(mailbox.figures().machine(), "checkpoint");
-    activity.message("the node stores " + Progress.bytes(mailbox.figures().storages().bytes()));
-    return Optional.of(pending);
+    if (!areAtMarks()) {
+      activity = Activities.begin(mailbox.figures().machine(), "checkpoint");
+      activity.message("the node stores " + Progress.bytes(mailbox.figures().storages().bytes()));
+    }
+    return pending;
   }
 
   /** The last checkpoint, whose files the next one may share; "" if there is none. */
@@ -80,9 +91,14 @@ final class SessionCheckpoints {
     return latest == null ? "" : latest.getPause();
   }
 
-  /** Whether the node is making one. */
+  /** Whether they are made where the program has marked a step, and not at once. */
+  boolean areAtMarks() {
+    return !settings.replays();
+  }
+
+  /** Whether the node is making one. Whether the program has come to a mark is not known. */
   boolean isPending() {
-    return !pending.isEmpty();
+    return !pending.isEmpty() && !areAtMarks();
   }
 
   /** Whether this is the name of a checkpoint of the session. */
@@ -97,7 +113,11 @@ final class SessionCheckpoints {
     }
     endActivity();
     pending = "";
-    Duration took = Duration.ofNanos(clock.getAsLong() - lastNanos);
+    Duration took =
+        areAtMarks()
+            ? Duration.ofMillis(event.state().getMillis())
+            : Duration.ofNanos(clock.getAsLong() - lastNanos);
+    lastNanos = areAtMarks() ? clock.getAsLong() : lastNanos;
     if (!event.failure().isEmpty()) {
       notSaved(event.failure());
       return List.of();
@@ -143,6 +163,12 @@ final class SessionCheckpoints {
   Optional<String> obstacle() {
     if (!settings.isOn()) {
       return Optional.of("recovery is off (remora.recovery.mode)");
+    }
+    if (!settings.replays()) {
+      return latest != null
+          ? Optional.empty()
+          : Optional.of(
+              "there is no checkpoint yet: remora.recovery.mode is checkpoint, and none was complete of a step that the program has marked (RemoteMachine.checkpoint)");
     }
     long from = executedBy(latest);
     if (!mailbox.recovery().reachesBackTo(from)) {

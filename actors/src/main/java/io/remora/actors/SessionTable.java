@@ -17,6 +17,7 @@ import io.remora.recording.RecordingSettings;
 import io.remora.runtime.MachineStateException;
 import io.remora.runtime.NodeLostException;
 import io.remora.runtime.RemoraException;
+import io.remora.runtime.RestoredException;
 import io.remora.runtime.StaleReferenceException;
 import io.remora.runtime.StorageBirth;
 import java.time.Duration;
@@ -56,6 +57,7 @@ public final class SessionTable {
     SavedState saved;
     boolean restored;
     boolean takenOver;
+    RestoredException toTell;
 
     Session(
         BatchMailbox mailbox,
@@ -373,6 +375,21 @@ public final class SessionTable {
     }
     SavedState checkpoint = session.checkpoints.latest();
     RecoveryProgress progress = recovering;
+    if (session.checkpoints.areAtMarks()) {
+      long after = session.mailbox.giveUpBatches();
+      session.toTell =
+          new RestoredException(
+              "machine %s was restored to step %d, since its node was lost: %s"
+                  .formatted(machine, checkpoint.getStep(), progress.cause()));
+      progress.restoring(number, checkpoint.getBytes(), 0, () -> 0);
+      link.accept(
+          new NodeLink.OpenSession(
+              session.mailbox, checkpoint.toBuilder().setContinuedAfter(after).build()));
+      if (!session.closedBy.isEmpty()) {
+        link.accept(new NodeLink.CloseSession(number));
+      }
+      return;
+    }
     long again =
         session.mailbox.rewindTo(session.checkpoints.executed(), () -> progress.replayed(number));
     progress.restoring(
@@ -427,7 +444,10 @@ public final class SessionTable {
                 name ->
                     link.accept(
                         new NodeLink.CheckpointSession(
-                            session.mailbox.session(), name, session.checkpoints.base())));
+                            session.mailbox.session(),
+                            name,
+                            session.checkpoints.base(),
+                            session.checkpoints.areAtMarks())));
       }
     }
     deleteUnneeded(link);
@@ -583,13 +603,14 @@ public final class SessionTable {
    * The node is lost: {@link #restore} recovers all sessions on another, which is that of the
    * standby unless {@link #leaveStandby} was called.
    *
+   * @param cause why it is lost
    * @return for the figures, and for how long it takes
    */
-  public RecoveryProgress recover() {
+  public RecoveryProgress recover(RemoraException cause) {
     if (recovering != null) {
       recovering.abandon();
     }
-    recovering = new RecoveryProgress(figures, clock);
+    recovering = new RecoveryProgress(figures, clock, cause.getMessage());
     for (Session session : sessions.values()) {
       unneededStates.addAll(session.checkpoints.abandonPending());
       session.saved = null; // by a pause that has not succeeded
@@ -669,6 +690,10 @@ public final class SessionTable {
             }
           });
       session.mailbox.resume();
+      if (session.toTell != null) {
+        session.mailbox.tellRestored(session.toTell);
+        session.toTell = null;
+      }
     }
     countStorages();
     if (recovering != null) {

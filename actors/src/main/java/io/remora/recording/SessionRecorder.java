@@ -8,6 +8,7 @@ import io.remora.runtime.Hindrance;
 import io.remora.runtime.OperationFailure;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.ReportReader;
+import io.remora.runtime.RestoredException;
 import io.remora.runtime.SessionListener;
 import java.nio.ByteBuffer;
 import java.time.Duration;
@@ -182,6 +183,13 @@ public final class SessionRecorder {
         arriving = null;
       }
       to.onValueReceived(request, offset, length);
+    }
+
+    /** What follows does not begin where the recording ends. */
+    @Override
+    public void onRestored(long epoch, RestoredException restored) {
+      CompletionStage<Void> unused = end("restored: " + restored.getMessage());
+      to.onRestored(epoch, restored);
     }
 
     @Override

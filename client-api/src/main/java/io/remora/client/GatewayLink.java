@@ -32,6 +32,7 @@ import io.remora.runtime.MachineStateException;
 import io.remora.runtime.NodeLostException;
 import io.remora.runtime.ProtocolException;
 import io.remora.runtime.RemoraException;
+import io.remora.runtime.RestoredException;
 import io.remora.runtime.SessionListener;
 import io.remora.runtime.StorageBirth;
 import java.nio.ByteBuffer;
@@ -425,6 +426,10 @@ final class GatewayLink implements BatchSink {
       }
       case NOTICE -> log.warn("Machine {}: {}", machine, frame.getNotice().getText());
       case HINDERED -> program.onHindered(hindrance(frame.getHindered().getState()));
+      case RESTORED ->
+          program.onRestored(
+              frame.getRestored().getEpoch(),
+              new RestoredException(frame.getRestored().getMessage()));
       case PONG, DIRECT, DIRECT_CLOSED, FRAME_NOT_SET -> {
         // Carries nothing, or was not asked for.
       }

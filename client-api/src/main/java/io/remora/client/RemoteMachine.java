@@ -28,6 +28,7 @@ import io.remora.runtime.ProviderException;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.RemoteEvent;
 import io.remora.runtime.RemoteOperationException;
+import io.remora.runtime.RestoredException;
 import io.remora.runtime.SessionSettings;
 import io.remora.runtime.SessionStatistics;
 import io.remora.runtime.TorchLibrary;
@@ -45,6 +46,7 @@ import java.util.concurrent.atomic.AtomicLong;
 import java.util.concurrent.locks.ReentrantLock;
 import java.util.function.Consumer;
 import java.util.function.Function;
+import java.util.function.LongConsumer;
 import java.util.stream.Collectors;
 import java.util.stream.IntStream;
 import org.bytedeco.pytorch.Device;
@@ -203,6 +205,26 @@ public final class RemoteMachine implements AutoCloseable {
   public void synchronize() {
     requireOpen();
     session.synchronize();
+  }
+
+  /**
+   * Marks that a step of the program is complete: a place to which the program can go back. Returns
+   * at once. For machines with {@code remora.recovery.mode = checkpoint}; with another mode nothing
+   * follows from it.
+   *
+   * <p>The node makes a checkpoint of exactly what was recorded before the call, at most one in
+   * {@code remora.recovery.checkpoint-interval}, so a program may call this after each step. When
+   * the node is lost, another one restores the last checkpoint, and the reads that wait, or else
+   * the next use of the machine, throw a {@link RestoredException} with its step.
+   *
+   * @param step any number; it means something to the program only
+   * @throws RestoredException when the machine was restored and the program does not know it yet
+   * @throws NodeLostException when the machine is gone
+   * @throws MachineStateException when the machine is closed
+   */
+  public void checkpoint(long step) {
+    requireOpen();
+    session.checkpoint(step);
   }
 
   /**
@@ -777,6 +799,7 @@ public final class RemoteMachine implements AutoCloseable {
     private ActorSystem<?> system;
     private boolean keep;
     private Consumer<Progress> listener;
+    private LongConsumer onRestored = step -> {};
 
     private Builder() {}
 
@@ -924,6 +947,17 @@ public final class RemoteMachine implements AutoCloseable {
     }
 
     /**
+     * Sets what is told the step when another node has restored a {@linkplain
+     * RemoteMachine#checkpoint checkpoint} after the loss of the machine's node, for programs that
+     * use the machine on several threads: only one of them gets the {@link RestoredException}. It
+     * is called on a thread of Remora's, and may use the machine. Default: nothing.
+     */
+    public Builder onRestored(LongConsumer action) {
+      this.onRestored = Objects.requireNonNull(action, "action");
+      return this;
+    }
+
+    /**
      * Writes what the machine's sessions do to a file, which {@code remora replay} executes again.
      * If the file is there, or the machine has several sessions, further ones get numbers. The file
      * is complete when the machine is closed. It has everything that the program uploads, unless
@@ -1012,7 +1046,8 @@ public final class RemoteMachine implements AutoCloseable {
               MachineInfo info = host.open(spec, keep);
               long ready = System.nanoTime();
               try {
-                RemoteMachine machine = connect(spec, settings, config, host, info, progress, keep);
+                RemoteMachine machine =
+                    connect(spec, settings, config, host, info, progress, keep, onRestored);
                 log.debug(
                     "Opening machine {} took {} ms: loading libtorch {}, starting or reaching the"
                         + " cluster or gateway {}, getting the node {}, opening the session {}",
@@ -1074,7 +1109,7 @@ public final class RemoteMachine implements AutoCloseable {
                     Math.max(1, info.devices().size()),
                     null,
                     Optional.ofNullable(timeout).orElse(settings.openTimeout()));
-            return connect(spec, settings, config, host, info, progress, true);
+            return connect(spec, settings, config, host, info, progress, true, onRestored);
           });
     }
 
@@ -1121,9 +1156,11 @@ public final class RemoteMachine implements AutoCloseable {
         MachineHost host,
         MachineInfo info,
         MachineProgress progress,
-        boolean kept) {
+        boolean kept,
+        LongConsumer onRestored) {
       MachineSession session =
           MachineSession.open(spec.name(), info.devices().size(), SessionSettings.from(config));
+      session.onRestored(onRestored);
       try {
         host.connect(session);
         session.setNodeAddress(info.nodeAddress());

@@ -3,6 +3,7 @@ package io.remora.client;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.assertj.core.api.Assertions.catchThrowable;
 import static org.awaitility.Awaitility.await;
 
 import com.typesafe.config.Config;
@@ -18,6 +19,8 @@ import java.nio.file.Path;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Set;
+import java.util.stream.Collectors;
 import org.bytedeco.pytorch.Scalar;
 import org.bytedeco.pytorch.Tensor;
 import org.bytedeco.pytorch.global.torch;
@@ -28,6 +31,8 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.TestInfo;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.EnumSource;
 
 /** Machines of a cluster whose node, program and machine's actor are in different JVMs. */
 @Timeout(value = 180, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
@@ -179,11 +184,19 @@ final class ClusterMachinesTest {
     machine.stop();
   }
 
-  /** The killed member is the owner of the machine's node, which ends with it. */
-  @Test
+  /** When the member is killed that is the owner of the machine's node, which ends with it. */
+  private enum Moment {
+    AT_REST,
+    DURING_A_CHECKPOINT,
+    DURING_A_RECOVERY,
+    DURING_A_MOVE
+  }
+
+  @ParameterizedTest
+  @EnumSource
   @Tag("full")
   @Tag("recovery")
-  void aSessionIsRecoveredWhenTheMachinesMemberIsKilledWithItsNode() throws Exception {
+  void aSessionIsRecoveredWhenTheMachinesMemberIsKilledWithItsNode(Moment moment) throws Exception {
     ClusterMember opener =
         member(
             ClusterMember.program(
@@ -196,9 +209,31 @@ final class ClusterMachinesTest {
     Tensor counter = torch.zeros(10).to(machine.device(), torch.ScalarType.Float);
     counter.add_(new Scalar(1));
     assertThat(counter.sum().item_float()).isEqualTo(10);
+    int steps = 1;
+    StateFiles states = new StateFiles(state);
+    Thread mover = new Thread(() -> catchThrowable(machine::migrate));
+    Set<ProcessHandle> first = children(opener);
+    switch (moment) {
+      case AT_REST -> {}
+      case DURING_A_CHECKPOINT -> {
+        List<Path> before = states.all();
+        while (before.containsAll(states.all())) {
+          counter.add_(new Scalar(1));
+          steps++;
+          assertThat(counter.sum().item_float()).isEqualTo(10 * steps);
+        }
+      }
+      case DURING_A_RECOVERY -> {
+        first.forEach(ProcessHandle::destroyForcibly);
+        await().atMost(LIMIT).until(() -> !first.containsAll(children(opener)));
+      }
+      case DURING_A_MOVE -> {
+        mover.start();
+        await().atMost(LIMIT).until(() -> children(opener).size() > 1);
+      }
+    }
 
     opener.process().destroyForcibly().waitFor();
-    int steps = 1;
     long end = System.nanoTime() + Duration.ofSeconds(10).toNanos();
     while (System.nanoTime() < end) {
       counter.add_(new Scalar(1));
@@ -207,7 +242,13 @@ final class ClusterMachinesTest {
     }
 
     await().atMost(LIMIT).ignoreExceptions().until(() -> machine.state() == MachineState.READY);
+    mover.join(LIMIT.toMillis());
+    assertThat(mover.isAlive()).isFalse();
     machine.stop();
+  }
+
+  private static Set<ProcessHandle> children(ClusterMember member) {
+    return member.process().children().filter(ProcessHandle::isAlive).collect(Collectors.toSet());
   }
 
   @Test

@@ -4,6 +4,7 @@ package io.remora.client;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.awaitility.Awaitility.await;
 import static org.bytedeco.pytorch.global.torch.cross_entropy_loss;
+import static org.bytedeco.pytorch.global.torch.empty;
 import static org.bytedeco.pytorch.global.torch.manual_seed;
 import static org.bytedeco.pytorch.global.torch.ones;
 import static org.bytedeco.pytorch.global.torch.randint;
@@ -13,6 +14,10 @@ import static org.bytedeco.pytorch.global.torch.softmax;
 
 import com.typesafe.config.ConfigFactory;
 import com.typesafe.config.ConfigValueFactory;
+import io.remora.actors.testkit.FaultForwarder;
+import io.remora.actors.testkit.FaultForwarder.Direction;
+import io.remora.runtime.RemoraException;
+import io.remora.runtime.RemoteOperationException;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.file.Files;
@@ -25,7 +30,6 @@ import java.util.HashSet;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
-import java.util.Optional;
 import java.util.Random;
 import java.util.Set;
 import java.util.concurrent.CountDownLatch;
@@ -38,14 +42,17 @@ import org.bytedeco.pytorch.BatchNorm2dImpl;
 import org.bytedeco.pytorch.BatchNormOptions;
 import org.bytedeco.pytorch.Conv2dImpl;
 import org.bytedeco.pytorch.Conv2dOptions;
+import org.bytedeco.pytorch.DeviceOptional;
 import org.bytedeco.pytorch.DropoutImpl;
 import org.bytedeco.pytorch.LayerNormImpl;
 import org.bytedeco.pytorch.LayerNormOptions;
 import org.bytedeco.pytorch.LinearImpl;
 import org.bytedeco.pytorch.LongVector;
+import org.bytedeco.pytorch.MemoryFormatOptional;
 import org.bytedeco.pytorch.Module;
 import org.bytedeco.pytorch.Scalar;
 import org.bytedeco.pytorch.Tensor;
+import org.bytedeco.pytorch.TensorOptions;
 import org.bytedeco.pytorch.TensorVector;
 import org.bytedeco.pytorch.global.torch.ScalarType;
 import org.junit.jupiter.api.Tag;
@@ -89,10 +96,17 @@ final class RecoverySchedulesTest {
     SUSPEND,
     CUT_OFF,
     NETWORK,
+    CORRUPTION,
+    STALL,
     KILL_AT_CHECKPOINT,
     DAMAGED_CHECKPOINT,
     NO_NODE_AT_FIRST,
-    NO_ROOM_FOR_CHECKPOINTS
+    NO_ROOM_FOR_CHECKPOINTS,
+    SLOW_CHECKPOINTS,
+    KILL_DURING_SLOW_CHECKPOINT,
+    KILL_DURING_RECOVERY,
+    KILL_DURING_MOVE,
+    NO_MEMORY
   }
 
   private enum Network {
@@ -195,22 +209,63 @@ final class RecoverySchedulesTest {
               FaultyProvider.forwarder(machine), random, RecoverySchedulesTest::sleep);
         }
       }
+      case CORRUPTION -> {
+        FaultForwarder network = FaultyProvider.forwarder(machine);
+        network.corrupt(Direction.UP, random.nextInt(20_000));
+        network.corrupt(Direction.DOWN, random.nextInt(2_000));
+      }
+      case STALL -> {
+        // Longer and shorter than the link waits for a sign of life.
+        FaultForwarder network = FaultyProvider.forwarder(machine);
+        network.stall(random.nextBoolean() ? Direction.UP : Direction.DOWN);
+        sleep(random.nextInt(1_400));
+        network.heal();
+      }
       case KILL_AT_CHECKPOINT -> {
-        // The next state file appears when its writing begins.
-        Optional<Path> last = states().newestState();
-        await()
-            .pollDelay(Duration.ZERO)
-            .pollInterval(Duration.ofMillis(1))
-            .atMost(Duration.ofSeconds(5))
-            .until(
-                () -> {
-                  try (Tensor work = ones(1).to(machine.device(), ScalarType.Float)) {
-                    machine.synchronize(); // without work there is no checkpoint
-                  }
-                  return !states().newestState().equals(last);
-                });
+        awaitCheckpointBeingWritten(machine);
         MockNodes.kill(MockNodes.any());
       }
+      case SLOW_CHECKPOINTS -> {
+        stallStore(true);
+        work(machine, random.nextInt(1_500));
+        stallStore(false);
+      }
+      case KILL_DURING_SLOW_CHECKPOINT -> {
+        stallStore(true);
+        awaitCheckpointBeingWritten(machine);
+        work(machine, random.nextInt(500));
+        MockNodes.kill(MockNodes.any());
+        stallStore(false);
+      }
+      case KILL_DURING_RECOVERY -> {
+        ProcessHandle first = MockNodes.any();
+        MockNodes.kill(first);
+        // The other node restores the sessions within a fraction of a second of its start.
+        MockNodes.kill(MockNodes.any());
+        sleep(random.nextInt(1_000));
+        MockNodes.kill(MockNodes.any());
+      }
+      case KILL_DURING_MOVE -> {
+        ProcessHandle victim = MockNodes.any();
+        Thread mover =
+            new Thread(
+                () -> {
+                  try {
+                    machine.migrate();
+                  } catch (RemoraException e) {
+                    // The machine continues on its node, or recovers.
+                  }
+                });
+        mover.start();
+        sleep(random.nextInt(4_000));
+        if (random.nextBoolean()) {
+          MockNodes.kill(victim);
+        } else {
+          MockNodes.kill(MockNodes.any());
+        }
+        join(mover);
+      }
+      case NO_MEMORY -> exhaustMemory(machine);
       case NO_NODE_AT_FIRST -> {
         FaultyProvider.refuse(machine, 1 + random.nextInt(4));
         MockNodes.kill(MockNodes.any());
@@ -239,10 +294,102 @@ final class RecoverySchedulesTest {
     }
   }
 
-  private static void signal(String name, ProcessHandle node) {
+  /** Waits until the node writes a checkpoint: its file is there when the writing begins. */
+  private void awaitCheckpointBeingWritten(RemoteMachine machine) {
+    List<Path> before = states().all();
+    await()
+        .pollDelay(Duration.ZERO)
+        .pollInterval(Duration.ofMillis(1))
+        .atMost(Duration.ofSeconds(20))
+        .until(
+            () -> {
+              work(machine, 0); // without work there is no checkpoint
+              return !before.containsAll(states().all());
+            });
+  }
+
+  private static void work(RemoteMachine machine, int millis) {
+    long end = System.nanoTime() + millis * 1_000_000L;
+    do {
+      try (Tensor work = ones(1).to(machine.device(), ScalarType.Float)) {
+        machine.synchronize();
+      }
+    } while (System.nanoTime() < end);
+  }
+
+  private void stallStore(boolean stalls) {
     try {
-      Process kill = new ProcessBuilder("kill", "-" + name, Long.toString(node.pid())).start();
-      assertThat(kill.waitFor()).isZero();
+      Path stall = StallingStore.stallOf(directory.resolve("states"));
+      if (stalls) {
+        Files.createFile(stall);
+      } else {
+        Files.delete(stall);
+      }
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
+    }
+  }
+
+  /**
+   * Lets the node's process have no more memory, and asks for more. The program gets the error, or
+   * the process does not survive and the machine recovers.
+   */
+  private static void exhaustMemory(RemoteMachine machine) {
+    ProcessHandle node = MockNodes.any();
+    work(machine, 0);
+    limitMemory(node, pages(node) + (64L << 20));
+    try (Tensor large =
+        empty(
+            new long[] {1L << 30},
+            new TensorOptions().device(new DeviceOptional(machine.device())),
+            new MemoryFormatOptional())) {
+      large.fill_(new Scalar(1));
+      try (Tensor sum = large.sum()) {
+        sum.item_float();
+      }
+      assertThat(node.isAlive()).as("a limited process does not get 4 GiB").isFalse();
+    } catch (RemoteOperationException e) {
+      assertThat(e).hasMessageContaining("memory");
+    }
+    if (node.isAlive()) {
+      limitMemory(node, -1);
+    }
+  }
+
+  /** The bytes of address space that a process has. */
+  private static long pages(ProcessHandle process) {
+    try {
+      String statm = Files.readString(Path.of("/proc/%d/statm".formatted(process.pid())));
+      return Long.parseLong(statm.substring(0, statm.indexOf(' '))) * 4096;
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
+    }
+  }
+
+  private static void limitMemory(ProcessHandle process, long bytes) {
+    run(
+        "prlimit",
+        "--pid",
+        Long.toString(process.pid()),
+        "--as=" + (bytes < 0 ? "unlimited" : bytes) + ":");
+  }
+
+  private static void join(Thread thread) {
+    try {
+      thread.join(TimeUnit.SECONDS.toMillis(60));
+    } catch (InterruptedException e) {
+      throw new IllegalStateException(e);
+    }
+    assertThat(thread.isAlive()).isFalse();
+  }
+
+  private static void signal(String name, ProcessHandle node) {
+    run("kill", "-" + name, Long.toString(node.pid()));
+  }
+
+  private static void run(String... command) {
+    try {
+      assertThat(new ProcessBuilder(command).inheritIO().start().waitFor()).isZero();
     } catch (IOException e) {
       throw new UncheckedIOException(e);
     } catch (InterruptedException e) {
@@ -269,7 +416,8 @@ final class RecoverySchedulesTest {
             ConfigFactory.parseString(SETTINGS)
                 .withValue(
                     "remora.state.directory",
-                    ConfigValueFactory.fromAnyRef(directory.resolve("states").toString())))
+                    ConfigValueFactory.fromAnyRef(directory.resolve("states").toString()))
+                .withValue("remora.state.store", ConfigValueFactory.fromAnyRef("stalling")))
         .open();
   }
 

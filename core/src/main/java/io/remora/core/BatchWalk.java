@@ -390,20 +390,34 @@ public final class BatchWalk {
       case Records.CALL_NODE -> run(Payload.NODE_CALL);
       case Records.REPEAT -> repeat();
       case Records.LIKE -> like();
-      case Records.FORGET -> {
-        forms.clear();
-        formsBytes = 0;
-        begin = end;
-        cursor = end;
-        keptOperands = 0;
-        Arrays.fill(history, null);
-      }
+      case Records.FORGET -> forget();
+      case Records.MARK -> varint();
+      case Records.RESTART -> restart();
       default -> throw wrong("unknown record " + record);
     }
   }
 
   private void state(int start) {
     visitor.state(start, in.position() - start);
+  }
+
+  private void forget() {
+    forms.clear();
+    formsBytes = 0;
+    begin = end;
+    cursor = end;
+    keptOperands = 0;
+    Arrays.fill(history, null);
+  }
+
+  private void restart() {
+    varints(2); // epoch, newest storage
+    calls = varint();
+    string();
+    varints(3L * count());
+    operators.clear();
+    nodeCalls.clear();
+    forget();
   }
 
   // Calls ---------------------------------------------------------------------------------------

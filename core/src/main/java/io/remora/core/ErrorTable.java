@@ -16,6 +16,7 @@ import io.remora.runtime.ReadTimeoutException;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.RemoteOperationException;
 import io.remora.runtime.ResourceExhaustedException;
+import io.remora.runtime.RestoredException;
 import io.remora.runtime.StaleReferenceException;
 import io.remora.runtime.UnsupportedGpuException;
 import java.util.Arrays;
@@ -52,7 +53,8 @@ public final class ErrorTable<E extends RemoraException> {
               ResourceExhaustedException.class,
               ProvisioningTimeoutException.class,
               UnsupportedGpuException.class,
-              ImageBuildException.class));
+              ImageBuildException.class,
+              RestoredException.class));
 
   private static final Map<String, ErrorKind> BY_NAME =
       Arrays.stream(ErrorKind.values())

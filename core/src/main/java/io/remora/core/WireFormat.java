@@ -57,6 +57,8 @@ public final class WireFormat {
     public static final int REPEAT = 21;
     public static final int LIKE = 22;
     public static final int FORGET = 23;
+    public static final int MARK = 24;
+    public static final int RESTART = 25;
 
     private Records() {}
   }

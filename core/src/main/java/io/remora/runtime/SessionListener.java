@@ -38,6 +38,13 @@ public interface SessionListener {
   default void onHindered(Hindrance state) {}
 
   /**
+   * Called when another node has restored an earlier state of the session, for the time of this
+   * number, 1, 2, …. The batches submitted so far are void, and so are those that come until the
+   * one that begins with this number. Must not block.
+   */
+  default void onRestored(long epoch, RestoredException restored) {}
+
+  /**
    * Called when the session is lost. All waiting calls, and every later call, fail with this cause.
    */
   void onLost(RemoraException cause);

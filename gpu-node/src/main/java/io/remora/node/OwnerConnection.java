@@ -111,7 +111,8 @@ final class OwnerConnection implements LinkConnection.Handler {
           carried.put(
               connection,
               session,
-              new SessionInbox.Save(save.getPause(), save.getCheckpoint(), save.getBase()));
+              new SessionInbox.Save(
+                  save.getPause(), save.getCheckpoint(), save.getBase(), save.getAtMark()));
         }
         case FORGET_STATE ->
             server.forgetState(parse(ForgetState.parser(), payload).getPause(), connection);

@@ -288,7 +288,7 @@ final class OwnerLink {
         new Session(
             new SessionInbox(maxQueuedBytes),
             new SessionOutbox(session, maxUnconfirmedBytes),
-            restoredFrom == null ? 0 : restoredFrom.getLastExecutedSequence(),
+            SessionActor.position(restoredFrom),
             () -> later.accept(() -> tellProgress(session)));
     opened.outbox.serveDirectly(opened.account, () -> closeDirect(session));
     sessions.put(session, opened);

@@ -23,6 +23,7 @@ import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.time.Duration;
 import java.util.Optional;
+import java.util.OptionalLong;
 import java.util.function.Supplier;
 
 /**
@@ -140,7 +141,7 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
                       session,
                       executor,
                       restoredFrom);
-              executed = restoredFrom.getLastExecutedSequence();
+              executed = position(restoredFrom);
             } catch (IOException | RuntimeException e) {
               context.getLog().error("Session {} cannot be restored", name, e);
               executor.close();
@@ -354,7 +355,11 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
       getContext().scheduleOnce(measureAfter, getContext().getSelf(), Measure.INSTANCE);
     }
     executed = sequence;
+    OptionalLong mark = result.mark();
     outbox.executed(sequence, result, last);
+    if (mark.isPresent()) {
+      saver.marked(mark.getAsLong(), executor, executed);
+    }
   }
 
   private static ByteBuffer nextBatch(ByteBuffer payload) {
@@ -371,6 +376,16 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
     ByteBuffer batch = payload.slice(payload.position(), length).order(ByteOrder.LITTLE_ENDIAN);
     payload.position(payload.position() + length);
     return batch;
+  }
+
+  /** The number of the last batch before the first one that a session gets. */
+  static long position(SavedState restoredFrom) {
+    if (restoredFrom == null) {
+      return 0;
+    }
+    return restoredFrom.hasContinuedAfter()
+        ? restoredFrom.getContinuedAfter()
+        : restoredFrom.getLastExecutedSequence();
   }
 
   private Behavior<Command> end(Reason reason, String message) {

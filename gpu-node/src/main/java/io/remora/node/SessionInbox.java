@@ -44,8 +44,9 @@ final class SessionInbox {
    * @param name under which it is saved
    * @param checkpoint whether the session continues while a copy of it is written
    * @param base the last checkpoint that the machine keeps; "" if there is none
+   * @param atMark whether to wait for the program's next mark
    */
-  record Save(String name, boolean checkpoint, String base) implements Entry {}
+  record Save(String name, boolean checkpoint, String base, boolean atMark) implements Entry {}
 
   /** A request to end the session after the entries before this one. */
   record Close() implements Entry {}

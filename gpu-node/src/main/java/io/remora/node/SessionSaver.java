@@ -12,6 +12,7 @@ import io.remora.state.StateKey;
 import io.remora.state.StateStore;
 import java.io.IOException;
 import java.nio.file.FileSystemException;
+import java.util.OptionalLong;
 import java.util.Set;
 import java.util.concurrent.Executor;
 import java.util.concurrent.atomic.AtomicReference;
@@ -48,6 +49,9 @@ final class SessionSaver {
 
   /** The last checkpoint that was written, or from which the session was restored; may be null. */
   private volatile CheckpointFile.Contents checkpoint;
+
+  // The request for a checkpoint that waits for the program's next mark; null = none.
+  private SessionInbox.Save atMark;
 
   /**
    * @param name the session's name for the log
@@ -91,13 +95,32 @@ final class SessionSaver {
     }
     latest = request.name();
     answer = null;
+    if (request.atMark()) {
+      atMark = request;
+      return;
+    }
     StateKey key = new StateKey(request.name(), session);
     writes.begin(key);
     if (request.checkpoint()) {
-      checkpoint(key, request.base(), executor, executed);
+      checkpoint(key, request.base(), executor, executed, OptionalLong.empty());
     } else {
       write(
-          key, "saved", () -> state(store.get().save(key, file -> executor.save(executed, file))));
+          key,
+          "saved",
+          System.nanoTime(),
+          OptionalLong.empty(),
+          () -> state(store.get().save(key, file -> executor.save(executed, file))));
+    }
+  }
+
+  /** The program's step is complete: makes the checkpoint that was asked for, if there is one. */
+  void marked(long step, BatchExecutor executor, long executed) {
+    SessionInbox.Save request = atMark;
+    if (request != null) {
+      atMark = null;
+      StateKey key = new StateKey(request.name(), session);
+      writes.begin(key);
+      checkpoint(key, request.base(), executor, executed, OptionalLong.of(step));
     }
   }
 
@@ -109,7 +132,8 @@ final class SessionSaver {
         .setLastExecutedSequence(saved.sequence());
   }
 
-  private void checkpoint(StateKey key, String base, BatchExecutor executor, long executed) {
+  private void checkpoint(
+      StateKey key, String base, BatchExecutor executor, long executed, OptionalLong step) {
     CapturedSession copy;
     long start = System.nanoTime();
     try {
@@ -118,6 +142,8 @@ final class SessionSaver {
       write(
           key,
           "saved",
+          start,
+          step,
           () -> {
             throw e;
           });
@@ -129,7 +155,7 @@ final class SessionSaver {
     writers.execute(
         () -> {
           try (copy) {
-            write(key, how, () -> writeCheckpoint(key, base, copy));
+            write(key, how, start, step, () -> writeCheckpoint(key, base, copy));
           }
         });
   }
@@ -168,11 +194,16 @@ final class SessionSaver {
     }
   }
 
-  private void write(StateKey key, String how, Writing writing) {
+  private void write(StateKey key, String how, long begun, OptionalLong step, Writing writing) {
     SessionSaved.Builder message = SessionSaved.newBuilder().setPause(key.pause());
     long start = System.nanoTime();
     try {
-      SavedState.Builder saved = writing.write().setPause(key.pause());
+      SavedState.Builder saved =
+          writing
+              .write()
+              .setPause(key.pause())
+              .setMillis((System.nanoTime() - begun) / 1_000_000);
+      step.ifPresent(saved::setStep);
       message.setState(saved);
       log.info(
           "Session {} is {}: {} storages, {} bytes and {} of earlier checkpoints, {} ms",

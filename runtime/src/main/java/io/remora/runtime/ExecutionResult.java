@@ -3,6 +3,7 @@ package io.remora.runtime;
 
 import java.nio.ByteBuffer;
 import java.util.List;
+import java.util.OptionalLong;
 
 /**
  * The result of a batch, whose memory stays valid until {@link #close()}. May be read and closed on
@@ -23,6 +24,11 @@ public interface ExecutionResult extends AutoCloseable {
 
   /** Values that are sent separately, before the report. */
   List<LargeValue> values();
+
+  /** The number of the program's step that is complete with the batch, if it says so. */
+  default OptionalLong mark() {
+    return OptionalLong.empty();
+  }
 
   /** Gives the memory back. Idempotent. */
   @Override

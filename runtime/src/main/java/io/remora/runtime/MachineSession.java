@@ -4,6 +4,7 @@ package io.remora.runtime;
 import static java.util.Objects.requireNonNull;
 
 import io.remora.core.ErrorTable;
+import io.remora.core.errors.ErrorKind;
 import io.remora.runtime.internal.CallSites;
 import io.remora.runtime.internal.NativeCore;
 import io.remora.runtime.internal.NativeErrors;
@@ -26,6 +27,7 @@ import java.util.concurrent.Executor;
 import java.util.concurrent.Executors;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicLong;
+import java.util.function.LongConsumer;
 import java.util.stream.Collectors;
 import java.util.stream.LongStream;
 import org.bytedeco.javacpp.BytePointer;
@@ -79,11 +81,13 @@ public final class MachineSession implements SessionListener, AutoCloseable {
 
   /** A value or an answer that is being waited for. */
   private static final class Pending {
+    final long batch;
     final ByteBuffer destination;
     final CompletableFuture<Void> done = new CompletableFuture<>();
     long received;
 
-    Pending(ByteBuffer destination) {
+    Pending(long batch, ByteBuffer destination) {
+      this.batch = batch;
       this.destination = destination;
     }
   }
@@ -107,6 +111,16 @@ public final class MachineSession implements SessionListener, AutoCloseable {
   private volatile RemoraException lost;
   private volatile Hold hold;
   private boolean closed;
+
+  // What another node has restored: the latest time, the first batch that counts since then, and
+  // who wants to know.
+  private final Object restoring = new Object();
+  private long epoch;
+  private volatile Voided voided = new Voided(0, null);
+  private volatile LongConsumer onRestored = step -> {};
+
+  /** The batches before this one are void; requests in them get no answer. */
+  private record Voided(long before, RestoredException why) {}
 
   private MachineSession(String machineName, int deviceCount, SessionSettings settings) {
     this.machineName = machineName;
@@ -214,6 +228,23 @@ public final class MachineSession implements SessionListener, AutoCloseable {
       throwIfLost();
       throw NativeErrors.last();
     }
+  }
+
+  /**
+   * Says that a step of the program is complete: the node may make a checkpoint of exactly what was
+   * recorded so far. Sends it and does not wait.
+   */
+  public void checkpoint(long step) {
+    throwIfLost();
+    check(NativeCore.machineMark(machine, step));
+  }
+
+  /**
+   * Sets what is told the step when another node has restored an earlier state. It is called on a
+   * thread of this class, after the reads that wait have failed.
+   */
+  public void onRestored(LongConsumer action) {
+    onRestored = requireNonNull(action, "action");
   }
 
   /**
@@ -576,6 +607,44 @@ public final class MachineSession implements SessionListener, AutoCloseable {
     failPending(cause);
   }
 
+  @Override
+  public void onRestored(long newEpoch, RestoredException restored) {
+    // The machine's lock may be held by a thread that waits for what this thread is to bring.
+    CALLBACKS.execute(() -> takeBack(newEpoch, restored));
+  }
+
+  private void takeBack(long newEpoch, RestoredException restored) {
+    synchronized (restoring) {
+      if (newEpoch <= epoch) {
+        return;
+      }
+      epoch = newEpoch;
+      long first =
+          NativeCore.machineRestored(
+              machine, newEpoch, ErrorTable.kindOf(restored).name() + ": " + restored.getMessage());
+      if (first < 0) {
+        return; // the machine has failed or is closed
+      }
+      voided = new Voided(first, restored);
+      for (Pending read : pending.values()) {
+        failIfVoid(read);
+      }
+    }
+    log.warn("{}; what was recorded since then is void", restored.getMessage());
+    try {
+      onRestored.accept(restored.step());
+    } catch (RuntimeException e) {
+      log.error("The program's action after a restoration has failed", e);
+    }
+  }
+
+  private void failIfVoid(Pending read) {
+    Voided now = voided;
+    if (read.batch < now.before()) {
+      read.done.completeExceptionally(now.why());
+    }
+  }
+
   /** Handles the events of a report. */
   private final class Answers implements ReportReader.Events {
     @Override
@@ -653,7 +722,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
       }
       Pending read = pending.get(request);
       if (read != null) {
-        read.done.completeExceptionally(error(failure));
+        read.done.completeExceptionally(readError(failure));
       }
     }
   }
@@ -678,13 +747,15 @@ public final class MachineSession implements SessionListener, AutoCloseable {
         noRoom = awaitRoom(to, batch.load());
         if (request != 0) {
           // The batch keeps the destination alive until it is released, after its acknowledgement.
-          pending.put(
-              request,
+          Pending read =
               new Pending(
+                  batch.sequence(),
                   destination == 0
                       ? null
                       : NativeMemory.buffer(
-                          destination, NativeCore.batchDestinationBytes(address))));
+                          destination, NativeCore.batchDestinationBytes(address)));
+          pending.put(request, read);
+          failIfVoid(read); // after it is among those that a restoration fails
         }
       } catch (RemoraException e) {
         batch.release();
@@ -918,6 +989,13 @@ public final class MachineSession implements SessionListener, AutoCloseable {
   private RemoteOperationException error(OperationFailure failure) {
     return new RemoteOperationException(
         failure, callSites == null ? null : callSites.of(failure.call()));
+  }
+
+  /** What the read of a value that failed throws. */
+  private RemoraException readError(OperationFailure failure) {
+    return failure.error().equals(ErrorKind.StaleReferenceException.name())
+        ? new StaleReferenceException(failure.message())
+        : error(failure);
   }
 
   private void failPending(RemoraException cause) {

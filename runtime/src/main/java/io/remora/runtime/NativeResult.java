@@ -4,6 +4,7 @@ package io.remora.runtime;
 import io.remora.runtime.internal.NativeCore;
 import java.nio.ByteBuffer;
 import java.util.List;
+import java.util.OptionalLong;
 import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.stream.LongStream;
 
@@ -37,6 +38,13 @@ final class NativeResult implements ExecutionResult {
                     NativeMemory.buffer(
                         NativeCore.resultValue(handle, i), NativeCore.resultValueBytes(handle, i))))
         .toList();
+  }
+
+  @Override
+  public OptionalLong mark() {
+    return NativeCore.resultHasMark(handle) == 0
+        ? OptionalLong.empty()
+        : OptionalLong.of(NativeCore.resultMark(handle));
   }
 
   @Override

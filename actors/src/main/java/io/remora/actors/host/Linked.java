@@ -70,7 +70,7 @@ final class Linked extends HostBehavior {
         "Machine {}: its sessions here wait for its next node: {}",
         host.machine,
         cause.getMessage().lines().findFirst().orElse(""));
-    host.sessions.recover();
+    host.sessions.recover(cause);
     return host.enter(new Paused(this));
   }
 

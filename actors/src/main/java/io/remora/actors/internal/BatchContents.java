@@ -12,6 +12,26 @@ final class BatchContents {
   private BatchContents() {}
 
   /**
+   * The epoch of the restart that a batch begins with: what the program has recorded since another
+   * node restored an earlier state. 0 if it begins with something else.
+   */
+  static long restartEpoch(ByteBuffer batch) {
+    int at = batch.position() + HEADER_BYTES;
+    if (at >= batch.limit() || batch.get(at++) != Records.RESTART) {
+      return 0;
+    }
+    long epoch = 0;
+    for (int shift = 0; at < batch.limit() && shift < Long.SIZE; shift += 7) {
+      int each = batch.get(at++);
+      epoch |= (each & 0x7FL) << shift;
+      if (each >= 0) {
+        return epoch;
+      }
+    }
+    return 0;
+  }
+
+  /**
    * Whether a batch does more than free dropped tensors. A program that only collects its garbage
    * does not use its machine.
    */

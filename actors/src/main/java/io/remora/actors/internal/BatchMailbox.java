@@ -24,6 +24,7 @@ import io.remora.runtime.MachineStateException;
 import io.remora.runtime.NodeLostException;
 import io.remora.runtime.ProtocolException;
 import io.remora.runtime.RemoraException;
+import io.remora.runtime.RestoredException;
 import io.remora.runtime.SessionListener;
 import java.io.IOException;
 import java.nio.ByteBuffer;
@@ -87,6 +88,10 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
   private boolean recovering;
   private Runnable onUse;
   private long lastUseNanos;
+  // How often another node has restored an earlier state, and whether the program's batches are
+  // void because it has not begun to record from there.
+  private long epoch;
+  private boolean voids;
 
   /** The state of the way past this JVM. */
   private enum Direct {
@@ -310,6 +315,11 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
                 && batch.size() <= DIRECT_BYTES;
         MailboxEntry entry = new MailboxEntry(lock, batch);
         entry.answers = answers;
+        if (voids && BatchContents.restartEpoch(batch.bytes()) == epoch) {
+          voids = false;
+        } else if (voids) {
+          entry.makeVoid();
+        }
         batches.add(batch.sequence(), entry);
         figures.submitted(batch.size(), batch.operations());
         accepted = true;
@@ -804,8 +814,8 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
         refusal = "the machine is pausing or paused";
       } else if (connection == null) {
         refusal = NO_CONNECTION;
-      } else if (recovery.isOn()) {
-        refusal = "the machine keeps its batches for recovery (remora.recovery.mode)";
+      } else if (recovery.replacesNode()) {
+        refusal = "the machine recovers from the loss of its node (remora.recovery.mode)";
       } else if (recording.isOn()) {
         refusal = "the session is recorded (remora.recording.file)";
       } else if (!connection.sendsWithoutBlocking()) {
@@ -1033,6 +1043,46 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
       return batches.lastSent();
     } finally {
       lock.unlock();
+    }
+  }
+
+  /**
+   * Prepares for a node that restores an earlier state: the batches that are not acknowledged are
+   * void, and so are those that come until the program has begun to record from that state. Their
+   * numbers stay, and the node gets empty batches in their places.
+   *
+   * @return the last batch that was acknowledged
+   */
+  public long giveUpBatches() {
+    lock.lock();
+    try {
+      batches.replayAfter(batches.lastAcknowledged());
+      batches.unsent().forEach(MailboxEntry::makeVoid);
+      epoch++;
+      voids = true;
+      heldAfter = Long.MAX_VALUE;
+      recovery.forgetArriving();
+      room.changed();
+      return batches.lastAcknowledged();
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  /**
+   * Tells the program that the node has restored an earlier state, after {@link #giveUpBatches}.
+   */
+  public void tellRestored(RestoredException restored) {
+    long number;
+    lock.lock();
+    try {
+      number = epoch;
+    } finally {
+      lock.unlock();
+    }
+    SessionListener hearing = listener;
+    if (hearing != null) {
+      hearing.onRestored(number, restored);
     }
   }
 

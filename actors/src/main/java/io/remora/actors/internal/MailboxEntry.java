@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.actors.internal;
 
+import io.remora.core.WireFormat;
 import io.remora.runtime.Batch;
 import java.io.IOException;
 import java.nio.ByteBuffer;
@@ -12,8 +13,16 @@ import java.util.concurrent.locks.ReentrantLock;
  */
 final class MailboxEntry implements BatchMailbox.Acknowledged {
 
+  /** A batch without records. */
+  private static final ByteBuffer NOTHING =
+      ByteBuffer.allocateDirect(2)
+          .put((byte) WireFormat.BATCH_MAGIC)
+          .put((byte) WireFormat.WIRE_VERSION)
+          .flip()
+          .asReadOnlyBuffer();
+
   final Batch batch;
-  final int size;
+  int size;
   final int load;
   final boolean work;
 
@@ -37,6 +46,7 @@ final class MailboxEntry implements BatchMailbox.Acknowledged {
   /** Where it is on disk; null if it is not. */
   BatchFile.Place place;
 
+  private boolean isVoid;
   private boolean done;
   private boolean released;
 
@@ -58,7 +68,16 @@ final class MailboxEntry implements BatchMailbox.Acknowledged {
 
   /** The batch's bytes, from the disk if they are not in memory. Call it with the lock. */
   ByteBuffer bytes() throws IOException {
+    if (isVoid) {
+      return NOTHING.duplicate();
+    }
     return released ? BatchFile.read(place) : batch.bytes();
+  }
+
+  /** The node is to execute nothing in its place. Call it with the lock. */
+  void makeVoid() {
+    isVoid = true;
+    size = NOTHING.remaining();
   }
 
   @Override

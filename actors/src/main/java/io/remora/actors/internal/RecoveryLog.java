@@ -93,7 +93,7 @@ public final class RecoveryLog {
     this.lock = lock;
     this.batches = batches;
     this.room = room;
-    this.values = new ReceivedValues(settings.isOn());
+    this.values = new ReceivedValues(settings.replays());
     this.file =
         keeps() && settings.logDiskBytes() > 0 ? new BatchFile(settings.logDirectory()) : null;
     if (keeps()) {
@@ -110,7 +110,17 @@ public final class RecoveryLog {
 
   /** Whether executed batches are kept, so that another node can execute them again. */
   public boolean isOn() {
+    return settings.replays();
+  }
+
+  /** Whether another node takes the place of a lost one, so that all batches must come here. */
+  boolean replacesNode() {
     return settings.isOn();
+  }
+
+  /** Forgets what has arrived of values whose batches are void. */
+  void forgetArriving() {
+    values.clear();
   }
 
   // What arrives --------------------------------------------------------------------------------

@@ -203,7 +203,7 @@ sealed interface Purpose {
         other = move.handOverTo(movedBy);
       }
       from.giveUp(cause);
-      RecoveryProgress progress = machine.sessions.recover();
+      RecoveryProgress progress = machine.sessions.recover(cause);
       machine.hosts.tell(new SessionHost.Offline());
       return new Recover(cause, progress, movedBy).next(from, other);
     }
@@ -217,7 +217,7 @@ sealed interface Purpose {
           "Machine {} has lost its node, and recovers the sessions of other members: {}",
           from.machine.name,
           firstLine(cause));
-      return new Recover(cause, from.machine.sessions.recover(), new Askers<>());
+      return new Recover(cause, from.machine.sessions.recover(cause), new Askers<>());
     }
 
     /** Asks for the next node. */

@@ -137,7 +137,7 @@ abstract class LinkBehavior extends AbstractBehavior<Command> {
   private Behavior<Command> onCheckpointSession(CheckpointSession command) {
     LinkedSession session = link.sessions.get(command.session());
     if (session != null) {
-      send(session.checkpoint(command.name(), command.base()));
+      send(session.checkpoint(command));
     }
     return this;
   }

@@ -139,8 +139,14 @@ final class LinkedSession {
   }
 
   /** Requests a checkpoint, which holds nothing up. Returns the frame to send at once. */
-  OutboundFrame checkpoint(String name, String base) {
-    checkpoint = SaveSession.newBuilder().setPause(name).setCheckpoint(true).setBase(base).build();
+  OutboundFrame checkpoint(NodeLink.CheckpointSession command) {
+    checkpoint =
+        SaveSession.newBuilder()
+            .setPause(command.name())
+            .setCheckpoint(true)
+            .setBase(command.base())
+            .setAtMark(command.atMark())
+            .build();
     return saveFrame(checkpoint);
   }
 

@@ -113,7 +113,8 @@ public final class NodeLink {
    * @param base the last checkpoint that is kept, whose files the new one may share; "" if there is
    *     none
    */
-  public record CheckpointSession(long session, String name, String base) implements Command {}
+  public record CheckpointSession(long session, String name, String base, boolean atMark)
+      implements Command {}
 
   /** Deletes the saved state of a pause or a checkpoint. */
   public record ForgetState(String pause) implements Command {}

@@ -189,6 +189,62 @@ class BatchMailboxTest {
   }
 
   @Test
+  void sendsEmptyBatchesUntilTheProgramBeginsFromTheRestoredState() throws Exception {
+    LinkSettings settings = settings();
+    RecoverySettings recovery =
+        new RecoverySettings(
+            RecoverySettings.Mode.CHECKPOINT,
+            Duration.ofMinutes(1),
+            1,
+            1,
+            Duration.ofMinutes(1),
+            Duration.ofSeconds(1));
+    BatchMailbox mailbox =
+        new BatchMailbox(SESSION, new MachineFigures("m"), settings, recovery, System::nanoTime);
+    mailbox.connect(connectedTo(settings));
+    for (int i = 1; i <= 3; i++) {
+      mailbox.submit(batch(i, 100));
+    }
+    awaitSent(mailbox);
+    acknowledge(mailbox, 1, 1);
+    assertThat(releases(1)).as("nothing is kept").isEqualTo(1);
+
+    mailbox.disconnect();
+    assertThat(mailbox.giveUpBatches()).isEqualTo(1);
+    mailbox.submit(batch(4, 100));
+    mailbox.submit(restart(5, 1));
+    // Another loss, before the program has heard of it: what it has begun is void, too.
+    assertThat(mailbox.giveUpBatches()).isEqualTo(1);
+    mailbox.submit(restart(6, 1));
+    mailbox.submit(restart(7, 2));
+    mailbox.submit(batch(8, 100));
+    pair.close();
+    Recorder far = connect(settings);
+    mailbox.connect(connection);
+
+    List<byte[]> sent = new ArrayList<>();
+    while (sent.size() < 7) {
+      sent.addAll(split(far.next().payload()));
+    }
+    byte[] nothing = {(byte) WireFormat.BATCH_MAGIC, WireFormat.WIRE_VERSION};
+    assertThat(sent.subList(0, 5)).allSatisfy(each -> assertThat(each).isEqualTo(nothing));
+    assertThat(sent.get(5)).startsWith(nothing).endsWith(2, 7);
+    assertThat(sent.get(6)).isEqualTo(bytesOf(8, 100));
+    for (int i = 2; i <= 8; i++) {
+      assertThat(acknowledge(mailbox, i, i)).isTrue();
+    }
+    await().untilAsserted(() -> assertThat(List.of(releases(2), releases(8))).containsOnly(1));
+  }
+
+  /** A batch that begins with a restart of this epoch, and has only that. */
+  private static Batch restart(long sequence, int epoch) {
+    ByteBuffer bytes = ByteBuffer.allocateDirect(5);
+    bytes.put((byte) WireFormat.BATCH_MAGIC).put((byte) WireFormat.WIRE_VERSION);
+    bytes.put((byte) WireFormat.Records.RESTART).put((byte) epoch).put((byte) sequence).flip();
+    return new Batch(sequence, bytes, List.of(), new long[0], () -> {});
+  }
+
+  @Test
   void waitsForACheckpointWhenTooMuchIsKept() throws Exception {
     LinkSettings settings = settings();
     BatchMailbox mailbox =

@@ -17,12 +17,14 @@ import io.remora.gateway.v1.Held;
 import io.remora.gateway.v1.Hindered;
 import io.remora.gateway.v1.Lost;
 import io.remora.gateway.v1.Notice;
+import io.remora.gateway.v1.Restored;
 import io.remora.gateway.v1.ServerFrame;
 import io.remora.runtime.Batch;
 import io.remora.runtime.BatchSink;
 import io.remora.runtime.Hindrance;
 import io.remora.runtime.MachineStateException;
 import io.remora.runtime.RemoraException;
+import io.remora.runtime.RestoredException;
 import io.remora.runtime.SessionListener;
 import java.nio.ByteBuffer;
 import java.security.MessageDigest;
@@ -596,6 +598,22 @@ final class GatewaySession implements SessionListener, DirectWay.Listener {
       tell(
           ServerFrame.newBuilder()
               .setHindered(Hindered.newBuilder().setStateValue(state.number())));
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  @Override
+  public void onRestored(long epoch, RestoredException restored) {
+    lock.lock();
+    try {
+      tell(
+          ServerFrame.newBuilder()
+              .setRestored(
+                  Restored.newBuilder()
+                      .setEpoch(epoch)
+                      .setStep(restored.step())
+                      .setMessage(restored.getMessage())));
     } finally {
       lock.unlock();
     }

@@ -186,6 +186,12 @@ public final class NativeCore {
   @Name("remora_machine_fail")
   public static native void machineFail(long machine, String message);
 
+  @Name("remora_machine_mark")
+  public static native int machineMark(long machine, long step);
+
+  @Name("remora_machine_restored")
+  public static native long machineRestored(long machine, long epoch, String message);
+
   @Name("remora_machine_set_trace")
   public static native void machineSetTrace(long machine, int text, int callSites);
 
@@ -382,6 +388,12 @@ public final class NativeCore {
       @Cast("const int64_t*") LongPointer pieces,
       long count,
       @Cast("int64_t*") LongPointer summary);
+
+  @Name("remora_result_has_mark")
+  public static native int resultHasMark(long result);
+
+  @Name("remora_result_mark")
+  public static native long resultMark(long result);
 
   @Name("remora_result_report")
   public static native long resultReport(long result);
