@@ -23,7 +23,18 @@ std::shared_ptr<Failure> Executor::fail(Call& call, const std::exception& error)
 
 std::shared_ptr<Failure> Executor::fail_refused(Call& call) { return fail(call, call.refusal, call.refusal_error); }
 
+namespace {
+
+// Another node may have the memory, so that the program would not get the error there.
+bool ran_out_of_memory(const std::string& message, const std::string& error) {
+  return error == "OutOfMemoryError" || message.find("can't allocate memory") != std::string::npos ||
+         message.find("std::bad_alloc") != std::string::npos;
+}
+
+}  // namespace
+
 std::shared_ptr<Failure> Executor::fail(Call& call, const std::string& message, const std::string& error) {
+  if (ran_out_of_memory(message, error)) cannot_be_repeated(std::string(call.name) + ", which ran out of memory");
   auto failure = std::make_shared<Failure>();
   failure->number = ++failures_;
   failure->call = call.number;

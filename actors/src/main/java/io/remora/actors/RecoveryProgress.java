@@ -42,7 +42,12 @@ public final class RecoveryProgress {
    * @param cause why the node was lost
    */
   public RecoveryProgress(MachineFigures figures, LongSupplier clock, String cause) {
-    this.cause = String.valueOf(cause).lines().findFirst().orElse("");
+    this.cause =
+        String.valueOf(cause)
+            .lines()
+            .findFirst()
+            .orElse("")
+            .replaceFirst(", last lines of its log:$", "");
     this.figures = figures;
     this.clock = clock;
     this.startNanos = clock.getAsLong();
@@ -156,7 +161,8 @@ public final class RecoveryProgress {
       return;
     }
     log.info(
-        "Machine {} is recovered after {} ms: another node after {} ms and {} attempt(s), {} bytes restored in {} ms, {} batch(es) executed again in {} ms",
+        "Machine {} is recovered after {} ms: another node after {} ms and {} attempt(s), {} bytes"
+            + " restored in {} ms, {} batch(es) executed again in {} ms",
         figures.machine(),
         elapsed().toMillis(),
         millis(nodeNanos - startNanos),

@@ -148,7 +148,9 @@ final class SessionCheckpoints {
     }
     long upTo = mailbox.recovery().lastDelivered();
     log.error(
-        "Machine {}: no checkpoint was made of session {}: {}. Its batches have reached half of remora.recovery.log-bytes and log-disk-bytes, {}, so batch {} and those before it are given up: until the next checkpoint, the loss of the node loses the session",
+        "Machine {}: no checkpoint was made of session {}: {}. Its batches have reached half of"
+            + " remora.recovery.log-bytes and log-disk-bytes, {}, so batch {} and those before it"
+            + " are given up: until the next checkpoint, the loss of the node loses the session",
         mailbox.figures().machine(),
         mailbox.session(),
         why,
@@ -168,12 +170,14 @@ final class SessionCheckpoints {
       return latest != null
           ? Optional.empty()
           : Optional.of(
-              "there is no checkpoint yet: remora.recovery.mode is checkpoint, and none was complete of a step that the program has marked (RemoteMachine.checkpoint)");
+              "there is no checkpoint yet: remora.recovery.mode is checkpoint, and none was"
+                  + " complete of a step that the program has marked (RemoteMachine.checkpoint)");
     }
     long from = executedBy(latest);
     if (!mailbox.recovery().reachesBackTo(from)) {
       return Optional.of(
-          "the batches after its last checkpoint are not kept any more (remora.recovery.log-bytes)");
+          "the batches after its last checkpoint are not kept any more"
+              + " (remora.recovery.log-bytes)");
     }
     return mailbox
         .recovery()

@@ -23,9 +23,9 @@ import java.time.Duration;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
-import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CopyOnWriteArrayList;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicReference;
 import org.bytedeco.javacpp.PointerScope;
 import org.bytedeco.pytorch.DropoutImpl;
 import org.bytedeco.pytorch.LinearImpl;
@@ -99,8 +99,6 @@ final class CheckpointModeTest {
       Tensor since = kept.mul(new Scalar(2));
       dropped.close();
       assertThat(since.sum().item_float()).isEqualTo(1200f);
-      int at = MockNodes.any().isAlive() ? 0 : 1;
-      assertThat(at).isZero();
 
       MockNodes.kill(MockNodes.any());
 
@@ -119,39 +117,32 @@ final class CheckpointModeTest {
       since.copy_(kept);
       assertThat(since.sum().item_float()).isEqualTo(100f);
       machine.synchronize();
-      await().untilAsserted(() -> assertThat(machine.info().liveStorages()).isEqualTo(2));
     }
   }
 
   @Test
   @Tag("fast")
-  void waitingReadsAndTheNextUseFailOnceAndLaterWorkCounts() throws Exception {
+  void theNextUseFailsOnceAndLaterWorkCounts() throws Exception {
     try (RemoteMachine machine = open(machines())) {
       Tensor x = ones(10).to(machine.device(), ScalarType.Float);
       awaitCheckpointOf(machine, 1);
-      MockNodes.any().destroyForcibly();
-      CompletableFuture<Tensor> reads = new CompletableFuture<>();
+      AtomicReference<RuntimeException> thrown = new AtomicReference<>();
       Thread unaware =
           new Thread(
               () -> {
                 try {
-                  for (int i = 0; i < 100_000; i++) {
+                  while (!Thread.interrupted()) {
                     x.add_(new Scalar(1));
-                    if (i % 100 == 0) {
-                      reads.complete(x.cpu());
-                    }
                   }
                 } catch (RuntimeException e) {
-                  reads.completeExceptionally(e);
+                  thrown.set(e);
                 }
               });
-      unaware.setDaemon(true);
-      while (!told.isEmpty()) {
-        told.clear();
-      }
       unaware.start();
+      MockNodes.kill(MockNodes.any());
       unaware.join(TimeUnit.SECONDS.toMillis(60));
       assertThat(unaware.isAlive()).isFalse();
+      assertThat(thrown.get()).isInstanceOf(RestoredException.class);
       await().untilAsserted(() -> assertThat(told).containsExactly(1L));
 
       assertThat(x.sum().item_float()).isEqualTo(10f);
@@ -213,7 +204,8 @@ final class CheckpointModeTest {
         .onRestored(told::add)
         .config(
             ConfigFactory.parseString(
-                    "remora.recovery { mode = checkpoint, checkpoint-interval = 100 ms, retry = 100 ms }")
+                    "remora.recovery { mode = checkpoint, checkpoint-interval = 100 ms, retry = 100"
+                        + " ms }")
                 .withValue(
                     "remora.state.directory",
                     ConfigValueFactory.fromAnyRef(directory.resolve("states").toString())));

@@ -397,7 +397,8 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
     lock.lock();
     try {
       if (heldAfter != Long.MAX_VALUE) {
-        return "the machine is pausing or paused, and no node has resumed it; see its log for the reason";
+        return "the machine is pausing or paused, and no node has resumed it; see its log for the"
+                   + " reason";
       }
       return connection == null ? NO_CONNECTION : "";
     } finally {

@@ -254,7 +254,8 @@ public final class RecoveryLog {
       entry.releaseIfDone();
       if (failure != null) {
         log.warn(
-            "Machine {}: the batches of session {} cannot be kept on disk in {} (remora.recovery.log-directory), so the program may wait for checkpoints: {}",
+            "Machine {}: the batches of session {} cannot be kept on disk in {}"
+                + " (remora.recovery.log-directory), so the program may wait for checkpoints: {}",
             machine,
             session,
             settings.logDirectory(),
@@ -291,7 +292,8 @@ public final class RecoveryLog {
     if (!toldOfDisk) {
       toldOfDisk = true;
       log.info(
-          "Machine {}: batches of session {} since its last checkpoint go to disk, in {}, since they take half of remora.recovery.log-bytes = {}",
+          "Machine {}: batches of session {} since its last checkpoint go to disk, in {}, since"
+              + " they take half of remora.recovery.log-bytes = {}",
           machine,
           session,
           settings.logDirectory(),
@@ -300,7 +302,8 @@ public final class RecoveryLog {
     if (!toldOfLimit && diskBytes > settings.logDiskBytes() / 10 * 8) {
       toldOfLimit = true;
       log.warn(
-          "Machine {}: the batches of session {} have taken 80 % of remora.recovery.log-disk-bytes = {}; at the limit the program waits for a checkpoint",
+          "Machine {}: the batches of session {} have taken 80 % of remora.recovery.log-disk-bytes"
+              + " = {}; at the limit the program waits for a checkpoint",
           machine, session, settings.logDiskBytes());
     }
   }
