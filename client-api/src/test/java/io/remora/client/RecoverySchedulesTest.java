@@ -165,13 +165,13 @@ final class RecoverySchedulesTest {
   }
 
   private static void print(Map<Fault, List<Double>> survived, long lastSeed) {
-    System.out.printf("%-26s %8s %14s %14s%n", "fault", "survived", "recovery p50", "p99");
+    System.out.printf("%-28s %8s %14s %14s%n", "fault", "survived", "recovery p50", "p99");
     survived.forEach(
         (fault, seconds) -> {
           Collections.sort(seconds);
           System.out.printf(
               Locale.ROOT,
-              "%-26s %8d %12.2f s %12.2f s%n",
+              "%-28s %8d %12.2f s %12.2f s%n",
               fault.name().toLowerCase(Locale.ROOT).replace('_', ' '),
               seconds.size(),
               seconds.get(seconds.size() / 2),
