@@ -354,6 +354,17 @@ final class RecoverySchedulesTest {
     if (node.isAlive()) {
       limitMemory(node, -1);
     }
+    // The error cannot be repeated on another node, so a checkpoint follows at once. Until it is
+    // complete, the loss of the node would lose the session.
+    double before = machine.stats().get("checkpoints");
+    await()
+        .pollInterval(Duration.ofMillis(50))
+        .atMost(Duration.ofSeconds(30))
+        .until(
+            () -> {
+              work(machine, 0);
+              return machine.stats().get("checkpoints") >= before + 2;
+            });
   }
 
   /** The bytes of address space that a process has. */
