@@ -152,7 +152,7 @@ final class RecoveryTest {
   }
 
   @Test
-  @Tag("fast")
+  @Tag("full")
   void aCheckpointWritesOnlyWhatHasChanged() {
     List<Float> undisturbed = new ArrayList<>();
     try (RemoteMachine machine = open("")) {
