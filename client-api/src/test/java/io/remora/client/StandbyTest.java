@@ -25,7 +25,9 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 
-/** A second node, a process of its own, executes the same batches and takes the first one's place. */
+/**
+ * A second node, a process of its own, executes the same batches and takes the first one's place.
+ */
 @Timeout(value = 180, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class StandbyTest {
 
@@ -82,9 +84,7 @@ final class StandbyTest {
               });
 
       assertThat(disturbed).isEqualTo(undisturbed);
-      assertThat(machine.stats())
-          .containsEntry("recoveries", 2.0)
-          .containsEntry("takeovers", 2.0);
+      assertThat(machine.stats()).containsEntry("recoveries", 2.0).containsEntry("takeovers", 2.0);
     }
     assertNothingIsLeft();
   }
@@ -224,8 +224,7 @@ final class StandbyTest {
       assertThat(x.add_(new Scalar(1f)).sum().item_float()).isEqualTo(2000f);
       assertThat(machine.state()).isEqualTo(MachineState.READY);
       Path unused =
-          Files.createSymbolicLink(
-              java, Path.of(System.getProperty("java.home"), "bin", "java"));
+          Files.createSymbolicLink(java, Path.of(System.getProperty("java.home"), "bin", "java"));
       awaitStandby(machine);
     }
     assertNothingIsLeft();

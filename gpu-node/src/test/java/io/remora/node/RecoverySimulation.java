@@ -315,7 +315,10 @@ final class RecoverySimulation implements SimulatedConnection.World, AutoCloseab
             .anyMatch(each -> each.batch == sequence && each.node.connections().contains(by));
   }
 
-  /** Whether the machine's node, which is not a standby, has given another answer than the program knows. */
+  /**
+   * Whether the machine's node, which is not a standby, has given another answer than the program
+   * knows.
+   */
   boolean hasDiffered() {
     return differed && !mirror;
   }

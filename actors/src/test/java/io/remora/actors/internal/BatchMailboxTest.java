@@ -260,6 +260,34 @@ class BatchMailboxTest {
   }
 
   @Test
+  void whatOnlyASlowStandbyNeedsStaysUpToHalfOfTheLog() throws Exception {
+    LinkSettings settings = settings();
+    BatchMailbox mailbox =
+        new BatchMailbox(
+            SESSION, new MachineFigures("m"), settings, recovering(1000), System::nanoTime);
+    mailbox.connect(connectedTo(settings));
+    List<String> changes = new ArrayList<>();
+    StandbyFeed feed = StandbyFeed.start(mailbox, 0, () -> changes.add("changed"));
+    executeOneByOne(mailbox, 6);
+    assertThat(mailbox.recovery().standbyBehind()).isEqualTo(6);
+
+    mailbox.recovery().forgetUpTo(4);
+    assertThat(mailbox.recovery().bytes()).isEqualTo(600);
+    assertThat(mailbox.recovery().recoveryBytes()).isEqualTo(200);
+    assertThat(mailbox.hasRoom(800)).as("the program does not wait for the standby").isTrue();
+    assertThat(feed.stopped()).isEmpty();
+
+    mailbox.recovery().forgetUpTo(6);
+    assertThat(feed.stopped()).contains("half of remora.recovery.log-bytes = 1000");
+    assertThat(changes).containsExactly("changed");
+    assertThat(mailbox.recovery().bytes()).isZero();
+    assertThat(releases(1)).as("it is in the standby's mailbox").isZero();
+    feed.end();
+    assertThat(List.of(releases(1), releases(4), releases(6))).containsOnly(1);
+    assertThat(StandbyFeed.start(mailbox, 5, () -> {})).as("batch 6 is gone").isNull();
+  }
+
+  @Test
   void executedBatchesBeyondTheMemoryGoToDiskAndComeBack(@TempDir Path folder) throws Exception {
     LinkSettings settings = settings();
     BatchMailbox mailbox =
@@ -335,7 +363,8 @@ class BatchMailboxTest {
         diskBytes,
         folder,
         Duration.ofMinutes(1),
-        Duration.ofSeconds(1));
+        Duration.ofSeconds(1),
+        false);
   }
 
   private static RecoverySettings recovering(long logBytes) {

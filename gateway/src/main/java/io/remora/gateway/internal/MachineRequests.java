@@ -93,8 +93,7 @@ public final class MachineRequests {
     }
     if (request.getMirror()) {
       config =
-          config.withValue(
-              RecoverySettings.PATH + ".mirror", ConfigValueFactory.fromAnyRef(true));
+          config.withValue(RecoverySettings.PATH + ".mirror", ConfigValueFactory.fromAnyRef(true));
     }
     return config;
   }
