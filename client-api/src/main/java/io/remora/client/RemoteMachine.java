@@ -936,8 +936,7 @@ public final class RemoteMachine implements AutoCloseable {
      * Whether a second node executes the same batches as the first, so that the machine continues
      * there at once when the first is lost. It is a whole second node, which its provider charges
      * for. Default: {@code remora.recovery.mirror}, which is off. Needs {@code remora.recovery.mode
-     * = replay}; otherwise {@link #open} throws a {@link MachineStateException}, or a {@link
-     * ProviderException} through a gateway.
+     * = replay}; otherwise {@link #open} throws a {@link MachineStateException}.
      */
     public Builder mirror(boolean mirror) {
       this.standby =
