@@ -290,6 +290,15 @@ def test_stops_a_machine_after_a_question_that_names_it(open_page, gateway):
             (one + 1).sum().item()
 
 
+def test_a_program_gets_a_link_to_its_machines_page(browser, trainer):
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(trainer.dashboard())
+    page.wait_for_url("**/dashboard/", timeout=LIMIT)
+    expect(row(page, "trainer")).to_be_visible(timeout=LIMIT)
+    context.close()
+
+
 def test_the_command_prints_a_link_that_signs_in_once(browser, gateway):
     link = subprocess.run(
         [

@@ -12,15 +12,19 @@ import collections
 import contextlib
 import hashlib
 import ipaddress
+import json
 import logging
 import os
 import re
 import secrets
 import signal
+import ssl
 import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -101,12 +105,14 @@ class Gateway:
         self._process = process
         encrypted = (ca_file is not None or not _is_loopback(host)) if tls is None else tls
         self._encrypted = encrypted
+        self._tls: ssl.SSLContext | None = None
         self._metadata = [] if token is None else [("authorization", f"Bearer {token}")]
         if token is not None and not encrypted and not _is_loopback(host):
             raise ValueError(
                 "a token is sent to another computer only over an encrypted connection: give tls=True"
             )
         if encrypted:
+            self._tls = ssl.create_default_context(cafile=ca_file)
             roots = None if ca_file is None else Path(ca_file).read_bytes()
             credentials = grpc.ssl_channel_credentials(roots)
             self._channel = grpc.secure_channel(address, credentials, _OPTIONS)
@@ -182,6 +188,25 @@ class Gateway:
         """Returns the gateway's data about a storage."""
         what = f"asking machine '{request.machine}' for storage {request.storage}"
         return self._call("Machines/GetStorage", request, pb.Storage.FromString, what, timeout)
+
+    def dashboard(self, timeout: float) -> str:
+        """Returns a link to the gateway's page, with a ticket if the gateway has a token."""
+        root = f"{'https' if self._encrypted else 'http'}://{self.address}/dashboard"
+        request = urllib.request.Request(
+            f"{root}/ticket", data=b"", method="POST", headers=dict(self._metadata)
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=timeout, context=self._tls) as answer:
+                ticket = json.load(answer)["ticket"]
+        except urllib.error.HTTPError as e:
+            raise exceptions.RemoraException(
+                f"the gateway at {self.address} serves no page (remora.gateway.dashboard.enabled): {e}"
+            ) from None
+        except OSError as e:
+            raise exceptions.ProviderException(
+                f"the gateway at {self.address} cannot be reached: {e}"
+            ) from None
+        return f"{root}/login#ticket={ticket}" if ticket else f"{root}/"
 
     def _of_machine(
         self, method: str, name: str, response: Callable[[bytes], Response], timeout: float

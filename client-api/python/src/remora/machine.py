@@ -863,6 +863,24 @@ class RemoteMachine:
             return
         print(f"Dry run of machine {self.name}\n{self._last_estimate}", file=sys.stderr)
 
+    def dashboard(self) -> str:
+        """Returns a link to the live page of this machine's gateway (``docs/dashboard.md``).
+
+        It signs one browser in, once, within two minutes; without a token of the gateway it needs no ticket and works
+        for as long as the gateway runs. A gateway that this program has started ends with the program.
+
+        Raises:
+            MachineStateException: the machine is not started.
+            RemoraException: the machine runs in this process, without a gateway, or the gateway serves no page.
+
+        """
+        session, gateway, _ = self._running()
+        if gateway is None:
+            raise exceptions.RemoraException(
+                "a machine of this process has no gateway, and so no page: remora.enable_remote_execution()"
+            )
+        return gateway.dashboard(session.settings.call_seconds)
+
     def metadata_waits(self) -> dict[str, int]:
         """Returns the operators for which this process waited to learn the metadata of their results.
 

@@ -118,7 +118,7 @@ final class DashboardCommand implements Callable<Integer> {
     } catch (IOException | GeneralSecurityException e) {
       return failed(
           err,
-          "the gateway at %s gave no answer: %s. If it uses TLS, name the file of its certificate by --gateway-certificate"
+          "the gateway at %s gives no link: %s. If it uses TLS, name the file of its certificate by --gateway-certificate"
               .formatted(address, e.getMessage()));
     } catch (InterruptedException e) {
       Thread.currentThread().interrupt();
@@ -141,23 +141,23 @@ final class DashboardCommand implements Callable<Integer> {
     variable(TOKEN).ifPresent(token -> request.header("Authorization", "Bearer " + token));
     HttpResponse<String> answer =
         client.build().send(request.build(), HttpResponse.BodyHandlers.ofString());
-    switch (answer.statusCode()) {
-      case 200:
-        try {
-          return ConfigFactory.parseString(answer.body()).getString("ticket");
-        } catch (ConfigException e) {
-          throw new IOException("its answer is not a gateway's", e);
-        }
-      case 401:
-        throw new IOException(
-            variable(TOKEN).isPresent()
-                ? "it refuses the token in " + TOKEN
-                : "it asks for a token: set " + TOKEN);
-      case 404:
-        throw new IOException("it serves no page (remora.gateway.dashboard.enabled)");
-      default:
-        throw new IOException("it answers with HTTP status " + answer.statusCode());
+    int status = answer.statusCode();
+    if (status == 200) {
+      try {
+        return ConfigFactory.parseString(answer.body()).getString("ticket");
+      } catch (ConfigException e) {
+        throw new IOException("its answer is not a gateway's", e);
+      }
     }
+    throw new IOException(
+        switch (status) {
+          case 401 ->
+              variable(TOKEN).isPresent()
+                  ? "it refuses the token in " + TOKEN
+                  : "it asks for a token: set " + TOKEN;
+          case 404 -> "it serves no page (remora.gateway.dashboard.enabled)";
+          default -> "it answers with HTTP status " + status;
+        });
   }
 
   /** Opens the link in the user's browser, if this computer has a screen. */

@@ -12,6 +12,7 @@ import java.io.BufferedReader;
 import java.io.IOException;
 import java.io.InputStream;
 import java.io.InputStreamReader;
+import java.net.InetAddress;
 import java.net.Socket;
 import java.net.URI;
 import java.net.http.HttpClient;
@@ -265,7 +266,7 @@ final class DashboardTest {
 
   /** Over a socket, since Java's client sets the header itself. */
   private static String status(TestGateway at, String host) throws IOException {
-    try (Socket socket = new Socket("127.0.0.1", at.port())) {
+    try (Socket socket = new Socket(InetAddress.getLoopbackAddress(), at.port())) {
       socket.setSoTimeout((int) LIMIT.toMillis());
       socket
           .getOutputStream()

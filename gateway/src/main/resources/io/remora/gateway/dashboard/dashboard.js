@@ -269,7 +269,7 @@ function showTiles() {
     ["Batches", perSecond(rate)(point.batches), `${short.format(sum("batches.executed"))} in all, ${count(sum("batches.in.flight"))} in flight`],
     ["Sent to nodes", perSecond(bytes)(point.sent), `${bytes(sum("batch.bytes"))} in all; received ${bytes(sum("value.bytes"))}`],
     ["Round trip", millis(point.roundTripMillis), roundTripWords(point, sum("direct"))],
-    ["Memory of storages", bytes(point.memory), `${count(sum("storages"))} storages`],
+    ["Memory", bytes(point.memory), `of ${count(sum("storages"))} storages`],
   ];
   if (machines.some((machine) => present(machine.figures["cost.dollars"]))) {
     tiles.push(["Cost so far", dollars.format(sum("cost.dollars")), `${seconds(sum("gpu.seconds"))} of GPUs`]);
