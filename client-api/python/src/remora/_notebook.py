@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ._progress import format_bytes
+from .exceptions import RemoraException
 from .machine import RemoteMachine
 
 _COUNTED = (
@@ -42,11 +43,18 @@ def _machine(line: str) -> RemoteMachine:
         raise ValueError(f"%%remora takes a provider and a kind of GPU, not {line!r}")
     key = (words[0], words[1] if len(words) > 1 else None) if words else _last
     machine = _machines.get(key)
-    if machine is None or machine.state in ("STOPPED", "FAILED"):
+    if machine is None or not _is_usable(machine):
         machine = RemoteMachine(key[0], key[1]).start()
         _machines[key] = machine
     _last = key
     return machine
+
+
+def _is_usable(machine: RemoteMachine) -> bool:
+    try:
+        return machine.state not in ("STOPPED", "FAILED")
+    except RemoraException:  # its gateway is gone
+        return False
 
 
 def _run(shell: Any, line: str, cell: str) -> Any:

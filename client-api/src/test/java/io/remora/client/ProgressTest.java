@@ -54,7 +54,7 @@ final class ProgressTest {
     bar.accept(report("load", 10, 10, 3, true));
     bar.accept(report("open", 0, 0, 10, true));
 
-    String[] lines = out.toString(StandardCharsets.UTF_8).split("\r");
+    String[] lines = out.toString(StandardCharsets.UTF_8).split("\r", -1);
     assertThat(lines[1]).isEqualTo("m: open, 9 s");
     assertThat(lines[2]).isEqualTo("[##########..........] m: load 50%, 5 of 10 batches, 2 s");
     assertThat(lines[3]).hasSameSizeAs(lines[2]).startsWith(lines[1] + " ");

@@ -227,6 +227,19 @@ final class MachineLife {
     }
     newsSpan = step;
     activity.message(describe(state));
+    // The provider may have had news before this operation began.
+    String latest = latestNews(state);
+    if (!latest.isEmpty()) {
+      activity.message(latest);
+    }
+  }
+
+  private static String latestNews(MachineBehavior state) {
+    return switch (state.stage) {
+      case AWAITING_NODE -> state.node.news();
+      case PREPARING_MOVE -> ((PreparingMove) state).nextNode().news();
+      default -> "";
+    };
   }
 
   private void endStep(boolean ok, String why) {

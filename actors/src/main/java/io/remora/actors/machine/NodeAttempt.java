@@ -167,6 +167,11 @@ final class NodeAttempt {
     return order.latestNews();
   }
 
+  /** The provider's last report; empty if there is none. */
+  String news() {
+    return order.news();
+  }
+
   // The node ------------------------------------------------------------------------------------
 
   /** Takes the node that has arrived: connects to it and watches for its exit. */

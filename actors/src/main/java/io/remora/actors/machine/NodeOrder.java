@@ -97,6 +97,11 @@ final class NodeOrder {
     return latestNews.isEmpty() ? "" : "; the last news: " + latestNews;
   }
 
+  /** The provider's last report; empty if there is none. */
+  synchronized String news() {
+    return latestNews;
+  }
+
   /** Notes that the node was taken. */
   synchronized void taken() {
     late = null;

@@ -28,6 +28,11 @@ final class PreparingMove extends Serving {
     this.move = move;
   }
 
+  /** The other node. */
+  NodeAttempt nextNode() {
+    return move.next();
+  }
+
   @Override
   Behavior<Command> begin() {
     machine.limit(move.next().timeLeft());
