@@ -7,6 +7,7 @@ survived. ``REMORA_FAULTS_SEED`` sets the first seed, ``REMORA_FAULTS_SECONDS`` 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import random
@@ -134,7 +135,8 @@ class Faults:
 
         def again() -> None:
             time.sleep(after)
-            self.signal(signal.SIGKILL)
+            with contextlib.suppress(AssertionError, ProcessLookupError):  # no other node in time
+                self.signal(signal.SIGKILL)
 
         self.later(again)
 
@@ -143,7 +145,8 @@ class Faults:
 
         def strike() -> None:
             time.sleep(after)
-            os.kill(node, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(node, signal.SIGKILL)
 
         self.later(strike)
 

@@ -21,7 +21,7 @@ import java.util.concurrent.TimeUnit;
  */
 final class ClusterMember implements AutoCloseable {
 
-  private static final long LIMIT_SECONDS = 30;
+  private static final long LIMIT_SECONDS = 120;
 
   private final Process process;
   private final PrintWriter orders;
