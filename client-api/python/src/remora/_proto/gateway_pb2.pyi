@@ -282,7 +282,7 @@ class CloseDirect(_message.Message):
     def __init__(self, number: _Optional[int] = ...) -> None: ...
 
 class ServerFrame(_message.Message):
-    __slots__ = ("index", "welcome", "executed", "value", "lost", "pong", "held", "notice", "direct", "direct_closed", "hindered")
+    __slots__ = ("index", "welcome", "executed", "value", "lost", "pong", "held", "notice", "direct", "direct_closed", "restored", "hindered")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     EXECUTED_FIELD_NUMBER: _ClassVar[int]
@@ -293,6 +293,7 @@ class ServerFrame(_message.Message):
     NOTICE_FIELD_NUMBER: _ClassVar[int]
     DIRECT_FIELD_NUMBER: _ClassVar[int]
     DIRECT_CLOSED_FIELD_NUMBER: _ClassVar[int]
+    RESTORED_FIELD_NUMBER: _ClassVar[int]
     HINDERED_FIELD_NUMBER: _ClassVar[int]
     index: int
     welcome: Welcome
@@ -304,8 +305,9 @@ class ServerFrame(_message.Message):
     notice: Notice
     direct: Direct
     direct_closed: DirectClosed
+    restored: Restored
     hindered: Hindered
-    def __init__(self, index: _Optional[int] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., executed: _Optional[_Union[Executed, _Mapping]] = ..., value: _Optional[_Union[Value, _Mapping]] = ..., lost: _Optional[_Union[Lost, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., held: _Optional[_Union[Held, _Mapping]] = ..., notice: _Optional[_Union[Notice, _Mapping]] = ..., direct: _Optional[_Union[Direct, _Mapping]] = ..., direct_closed: _Optional[_Union[DirectClosed, _Mapping]] = ..., hindered: _Optional[_Union[Hindered, _Mapping]] = ...) -> None: ...
+    def __init__(self, index: _Optional[int] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., executed: _Optional[_Union[Executed, _Mapping]] = ..., value: _Optional[_Union[Value, _Mapping]] = ..., lost: _Optional[_Union[Lost, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., held: _Optional[_Union[Held, _Mapping]] = ..., notice: _Optional[_Union[Notice, _Mapping]] = ..., direct: _Optional[_Union[Direct, _Mapping]] = ..., direct_closed: _Optional[_Union[DirectClosed, _Mapping]] = ..., restored: _Optional[_Union[Restored, _Mapping]] = ..., hindered: _Optional[_Union[Hindered, _Mapping]] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("session", "secret", "machine", "last_batch", "max_in_flight_bytes", "lease_millis", "max_unreceived_bytes", "direct")
@@ -404,6 +406,16 @@ class Hindered(_message.Message):
     STATE_FIELD_NUMBER: _ClassVar[int]
     state: Hindered.State
     def __init__(self, state: _Optional[_Union[Hindered.State, str]] = ...) -> None: ...
+
+class Restored(_message.Message):
+    __slots__ = ("epoch", "step", "message")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    step: int
+    message: str
+    def __init__(self, epoch: _Optional[int] = ..., step: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Notice(_message.Message):
     __slots__ = ("text",)
