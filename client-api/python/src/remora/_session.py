@@ -34,6 +34,7 @@ from ._pauses import GrowingPause
 from ._progress import Reporter
 from ._proto import gateway_pb2 as pb
 from ._settings import Settings
+from ._trace import Trace
 from ._transport import BrokenError, DirectTransport, Transport
 from ._waits import Wait
 
@@ -103,6 +104,14 @@ class Session:
         for device in range(devices):
             _BY_SLOT[self.first_slot + device] = (self, device)
         _ALL.add(self)
+        self._trace: Trace | None = None
+        if settings.trace:
+            log.info("Machine %s is traced to %s", machine_name, self.trace(settings.trace).file)
+
+    def trace(self, file: str | os.PathLike[str]) -> Trace:
+        """Writes a timeline of the machine to a file."""
+        self._trace = Trace(self.handle, file)
+        return self._trace
 
     def set_node_address(self, address: str) -> None:
         """Sets where other machines' nodes reach this machine's node, so that tensors can go there directly."""
@@ -167,6 +176,11 @@ class Session:
             if self.closed:
                 return
             self.closed = True
+        if self._trace is not None:
+            try:
+                self._trace.stop(0)
+            except exceptions.RemoraException as e:
+                log.warning("Machine '%s': %s", self.machine_name, e)
         core.machine_close(self.handle)
         _call_sites.forget(self.handle)
         if self.settings.log_operations:

@@ -57,6 +57,8 @@ class Settings:
     call_sites: bool
     # Each operation is logged at DEBUG by the logger remora.operations: REMORA_LOG_OPERATIONS.
     log_operations: bool
+    # The file for a timeline of each machine, from its start to its stop; "" for none: REMORA_TRACE.
+    trace: str
     # Batches and values go straight to a node on this computer, not through the gateway: REMORA_DIRECT.
     direct: bool
 
@@ -75,5 +77,6 @@ class Settings:
             exit_seconds=_number("REMORA_EXIT_TIMEOUT", 5),
             call_sites=switch("REMORA_CALL_SITES"),
             log_operations=switch("REMORA_LOG_OPERATIONS"),
+            trace=os.environ.get("REMORA_TRACE", ""),
             direct=switch("REMORA_DIRECT", default=True),
         )

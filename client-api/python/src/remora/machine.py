@@ -29,6 +29,7 @@ from ._progress import Progress
 from ._proto import gateway_pb2 as pb
 from ._session import GatewaySession, LocalSession, Session
 from ._settings import Settings
+from ._trace import Trace
 from ._waits import Wait
 
 log = logging.getLogger("remora")
@@ -825,6 +826,29 @@ class RemoteMachine:
         with self._lock:
             session = self._session
         return session.waits() if session is not None else list(self._last_waits)
+
+    def trace(self, file: str | os.PathLike[str]) -> Trace:
+        """Writes a timeline of this machine to a file, until the trace or the machine is stopped.
+
+        ::
+
+            with machine.trace("run.json"):
+                step()
+
+        The file is in Chrome's trace event format, which Perfetto (ui.perfetto.dev) and Chrome show: what this
+        process's threads record and wait for and at which lines, the batches on their way, and what the node
+        executes, with all clocks aligned. With ``REMORA_TRACE=run.json`` each machine is traced from its start
+        to its stop.
+
+        Args:
+            file: if it exists, a number is added to its name; ``.file`` of the result tells.
+
+        Raises:
+            MachineStateException: the machine does not run, or is traced already.
+            RemoraException: the file cannot be created.
+
+        """
+        return self._running()[0].trace(file)
 
     def _log_waits(self, name: str) -> None:
         waits = self._last_waits

@@ -19,6 +19,7 @@
 #include "client/machine/machine.h"
 #include "client/machine/slots.h"
 #include "client/node_calls.h"
+#include "client/program_line.h"
 #include "client/python_line.h"
 #include "client/read.h"
 #include "client/recorder/call_log.h"
@@ -592,6 +593,31 @@ void remora_machine_hinder(int64_t machine, int32_t state) {
   if (auto* m = remora::find_machine(machine)) {
     m->waits.hinder(state);
   }
+}
+const char* remora_machine_timeline_start(int64_t machine, const char* file) {
+  static thread_local std::string name;
+  auto done = guarded([&]() -> int32_t {
+    name = machine_at(machine).start_timeline(file);
+    return 0;
+  });
+  return done == 0 ? name.c_str() : nullptr;
+}
+int32_t remora_machine_timeline_stop(int64_t machine, int64_t wait_millis) {
+  return guarded([&]() -> int32_t {
+    machine_at(machine).stop_timeline(std::chrono::milliseconds(wait_millis));
+    return 0;
+  });
+}
+void remora_machine_times(int64_t machine, int64_t sequence, const uint8_t* data, int64_t bytes) {
+  if (auto* m = remora::find_machine(machine)) {
+    m->timeline.executed(static_cast<uint64_t>(sequence),
+                         {reinterpret_cast<const char*>(data), static_cast<size_t>(bytes)});
+  }
+}
+const char* remora_waits_for(void) {
+  static thread_local std::string text;
+  text = remora::Waiting::of_this_thread();
+  return text.c_str();
 }
 void remora_set_line_callback(remora_line_callback line) { remora::set_line_callback(line); }
 int32_t remora_set_python_functions(const int64_t* functions, int64_t count, const char* not_the_programs) {

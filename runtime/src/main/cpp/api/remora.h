@@ -277,7 +277,18 @@ REMORA_API const char* remora_machine_waits(int64_t machine);
 // The machine has entered a state in which its node cannot answer, or left it.
 REMORA_API void remora_machine_hinder(int64_t machine, int32_t state);
 enum remora_hindrance { REMORA_UNHINDERED = 0, REMORA_PAUSED = 1, REMORA_RECONNECTING = 2, REMORA_RECOVERING = 3 };
-// How the core finds the program's line at which a thread waits: by a callback, or by the addresses of Python's
+// Writes a timeline of the machine to a file from now on, in Chrome's trace event format. If the file exists, a number is
+// added to its name. Returns the file's name, valid until the thread's next call; null on failure. There may be one at a
+// time for a machine. A machine that is closed completes its own.
+REMORA_API const char* remora_machine_timeline_start(int64_t machine, const char* file);
+// Ends it. Sends what is recorded and waits until the node has executed it, for so long at most; with 0 it does neither.
+REMORA_API int32_t remora_machine_timeline_stop(int64_t machine, int64_t wait_millis);
+// For a binding that reads reports itself: the content of kTimes in the report of a batch.
+REMORA_API void remora_machine_times(int64_t machine, int64_t sequence, const uint8_t* data, int64_t bytes);
+// What the calling thread waits for: the cause as in remora_machine_waits(), a tab, the subject; "" if it does not wait.
+// Valid until the thread's next call.
+REMORA_API const char* remora_waits_for(void);
+// How the core finds the program's line at which a thread waits or records: by a callback, or by the addresses of Python's
 // functions, see client/python_line.h.
 REMORA_API void remora_set_line_callback(remora_line_callback line);
 REMORA_API int32_t remora_set_python_functions(const int64_t* functions, int64_t count, const char* not_the_programs);

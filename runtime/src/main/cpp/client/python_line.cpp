@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "client/machine/waits.h"
+#include "client/program_line.h"
 
 namespace remora {
 

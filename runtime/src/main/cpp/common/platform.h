@@ -13,6 +13,10 @@
 #ifdef __linux__
 #include <linux/sockios.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#else
+#include <pthread.h>
 #endif
 
 #include <cerrno>
@@ -149,6 +153,28 @@ inline bool cannot_shrink([[maybe_unused]] int file) {
 // The path under which other processes of the same user open a file that this process has open.
 inline std::string path_for_others(int file) {
   return "/proc/" + std::to_string(::getpid()) + "/fd/" + std::to_string(file);
+}
+
+// ---------------------------------------------------------------- threads
+
+// The system's number of the calling thread.
+inline uint64_t thread_number() {
+#ifdef __linux__
+  return static_cast<uint64_t>(::syscall(SYS_gettid));
+#else
+  uint64_t number = 0;
+  ::pthread_threadid_np(nullptr, &number);
+  return number;
+#endif
+}
+
+// Lets other threads run before the calling one where the processors do not suffice for all.
+inline void lower_own_priority() {
+#ifdef __linux__
+  ::setpriority(PRIO_PROCESS, static_cast<id_t>(thread_number()), 10);
+#else
+  ::pthread_set_qos_class_self_np(QOS_CLASS_UTILITY, 0);
+#endif
 }
 
 // ---------------------------------------------------------------- random numbers

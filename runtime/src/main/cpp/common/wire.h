@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// The wire format of batches (program -> node) and reports (node -> program), version 3. Little-endian; integers are
+// The wire format of batches (program -> node) and reports (node -> program). Little-endian; integers are
 // LEB128 varints, signed ones zigzag-encoded. This file and history.h contain everything that both sides must agree on.
 //
 // A batch is a header and records up to its end. A report is a header and events up to its end.
@@ -99,6 +99,7 @@ enum class Record : uint8_t {
   // session: it forgets all operators, forms, settings and the history, and frees the storages that are not named. The
   // named ones that it does not have are lost, for this reason.
   kRestart = 25,
+  kTimed = 26,  // detail: the report says in kTimes when the following was executed; detail 2: and each record
 };
 
 // What a kCall begins with.
@@ -201,9 +202,15 @@ enum class Event : uint8_t {
   kWarning = 8,        // number of the call, operator name, WarningKind, text
   kOutputs = 9,        // like kAnswer, for an asked call: executed again, the batch gives the same bytes
   kUnrepeatable = 10,  // name: the batch did what it cannot do again on another node
+  kTimes = 11,         // byte count, Times
 };
 // Failure: failure number, number of the call in the session (0 = none), operator name, class of the error, message,
 // input count, inputs as text. The class is PyTorch's, such as IndexError; it is empty if the error is not libtorch's.
+
+// Times, in nanoseconds: the node's steady clock when the batch began (at its kTimed), how long it took, the number of
+// its first call, and for each of certain records, if asked for: a byte (kCall for calls of all kinds) and how long it
+// took, counted from the end of the one before. Records that are not listed belong to the next one. Two executions of a
+// batch differ in it.
 
 enum class WarningKind : uint8_t {
   kUser = 0,

@@ -49,6 +49,12 @@ bool only_for_the_host(const std::string& name) {
          name.rfind("aten::fbgemm_", 0) == 0;
 }
 
+// Whether the program may want to know how long a record took. Calls are noted by themselves.
+bool takes_time(Record record) {
+  return record == Record::kWrite || record == Record::kRead || record == Record::kQuestion || record == Record::kRun ||
+         record == Record::kCallNode;
+}
+
 }  // namespace
 
 Settings Executor::first_settings() {
@@ -76,6 +82,7 @@ std::unique_ptr<ExecutionResult> Executor::execute(const uint8_t* data, size_t b
   born_.clear();
   freed_.clear();
   warned_.clear();
+  detail_ = 0;
   result->report.u8(kReportMagic);
   result->report.u8(kWireVersion);
 
@@ -111,6 +118,7 @@ std::unique_ptr<ExecutionResult> Executor::execute(const uint8_t* data, size_t b
         if (!r.done()) r.fail("records follow a mark");
         break;
       case Record::kRestart: restart(r); break;
+      case Record::kTimed: begin_times(r); break;
       case Record::kBind: bind(r); break;
       case Record::kFree: {
         operands_.assign({read_storage(r, newest_)});
@@ -156,6 +164,7 @@ std::unique_ptr<ExecutionResult> Executor::execute(const uint8_t* data, size_t b
       case Record::kSettings: settings_ = Settings::read(r); break;
       default: r.fail("unknown record " + std::to_string(record));
     }
+    if (detail_ > 1 && takes_time(static_cast<Record>(record))) note_time(static_cast<Record>(record));
   }
 
   auto& report = result->report;
@@ -182,6 +191,7 @@ std::unique_ptr<ExecutionResult> Executor::execute(const uint8_t* data, size_t b
     report.varint(freed_.size());
     for (auto id : freed_) report.varint(id);
   }
+  if (detail_ > 0) write_times();
   result_ = nullptr;
   return result;
 }
@@ -352,6 +362,7 @@ void Executor::execute(PreparedCall& prepared, const int64_t* operands) {
     check_written(call);
   }
   finish(call);
+  if (detail_ > 1) note_time(Record::kCall);
 }
 
 void Executor::ask(Reader& r) {
@@ -387,6 +398,7 @@ void Executor::ask(Reader& r) {
     }
   }
   finish(call);
+  if (detail_ > 1) note_time(Record::kCall);
 }
 
 // Says of the written storages whether they have values now.

@@ -123,6 +123,10 @@ class Executor {
   void question(Reader& r);
   void transfer(Reader& r, int64_t request, Question kind);
   void record_event(Reader& r);
+  // When the batch is executed, if the program wants to know; see wire.h.
+  void begin_times(Reader& r);
+  void note_time(Record record);
+  void write_times();
   void run(Reader& r, Callee callee);
 
   Storage& storage_record(Reader& r, int64_t* id);
@@ -187,6 +191,12 @@ class Executor {
   std::vector<int64_t> operands_;
   std::vector<Mode> modes_;
   const Reader* reader_ = nullptr;  // of the batch
+  // ---- the batch's times
+  uint64_t detail_ = 0;
+  int64_t began_ = 0;
+  int64_t noted_ = 0;  // the end of the last record that is listed
+  uint64_t first_call_ = 0;
+  Writer times_;
 
   std::vector<int64_t> born_;           // storages first named in this batch
   std::vector<int64_t> freed_;          // storages freed in this batch that the program knows as realized

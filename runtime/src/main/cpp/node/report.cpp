@@ -7,6 +7,15 @@
 
 namespace remora {
 
+namespace {
+
+int64_t steady_nanos() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+}  // namespace
+
 const char* error_class(const std::exception& error) {
   if (dynamic_cast<const c10::IndexError*>(&error)) return "IndexError";
   if (dynamic_cast<const c10::ValueError*>(&error)) return "ValueError";
@@ -82,6 +91,32 @@ void Executor::answered(int64_t request, const void* data, size_t bytes, remora:
   result_->report.varint(request);
   result_->report.varint(bytes);
   result_->report.raw(data, bytes);
+}
+
+void Executor::begin_times(Reader& r) {
+  detail_ = r.bounded(2, "a detail");
+  began_ = noted_ = steady_nanos();
+  first_call_ = calls_ + 1;
+  times_.clear();
+}
+
+void Executor::note_time(Record record) {
+  auto now = steady_nanos();
+  times_.code(record);
+  times_.varint(static_cast<uint64_t>(now - noted_));
+  noted_ = now;
+}
+
+void Executor::write_times() {
+  Writer head;
+  head.varint(static_cast<uint64_t>(began_));
+  head.varint(static_cast<uint64_t>(steady_nanos() - began_));
+  head.varint(first_call_);
+  auto& report = result_->report;
+  report.code(remora::Event::kTimes);
+  report.varint(head.size() + times_.size());
+  report.raw(head.data(), head.size());
+  report.raw(times_.data(), times_.size());
 }
 
 void Executor::cannot_be_repeated(std::string_view what) {

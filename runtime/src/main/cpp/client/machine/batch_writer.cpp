@@ -20,8 +20,14 @@ void BatchWriter::open() {
   clear();
   u8(kBatchMagic);
   u8(kWireVersion);
+  if (detail != 0) write_detail();
   empty_size_ = size();
   saved_ = 0;
+}
+
+void BatchWriter::write_detail() {
+  code(Record::kTimed);
+  varint(detail);
 }
 
 std::unique_ptr<Batch> BatchWriter::close(size_t reserve) {

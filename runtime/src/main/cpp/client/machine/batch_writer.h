@@ -85,6 +85,10 @@ class BatchWriter : public Writer {
   void restart(uint64_t epoch, const std::string& reason, const std::vector<LiveStorage>& live);
   uint64_t sequence() const { return sequence_; }  // the open batch's number
 
+  // How much the node is to tell of the times of the batches that are opened from now on: Timeline::Detail.
+  uint32_t detail = 0;
+  void write_detail();  // for the rest of the batch
+
   int64_t calls = 0;  // recorded calls; the node counts them too
 
  private:

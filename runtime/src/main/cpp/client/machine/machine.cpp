@@ -3,6 +3,7 @@
 
 #include <ATen/CPUGeneratorImpl.h>
 
+#include <exception>
 #include <utility>
 
 #include "client/machine/callbacks.h"
@@ -46,6 +47,11 @@ void Machine::close() {
   release_slots(*this);
   state_.close();
   note_end();
+  try {
+    timeline.stop();
+  } catch (const std::exception&) {
+    // stop_timeline() tells the program; here it only gives the machine back
+  }
   Lock lock(*this);
   plans.clear();
   kept_plans = 0;
@@ -57,6 +63,7 @@ void Machine::close() {
 void Machine::note_end() {
   wake_flusher_.notify_all();
   progress.wake();
+  timeline.wake();
   if (callbacks().lost) {
     callbacks().lost(handle);
   }
@@ -138,6 +145,7 @@ void Machine::end_record(bool operation) {
 
 void Machine::submit_open_batch(int64_t request, at::Tensor destination) {
   open.end_record();
+  open.detail = timeline.detail();
   auto batch = open.close(max_batch_bytes_ + 4096);
   batch->machine = this;
   auto recorded = operations.load(std::memory_order_relaxed);
@@ -147,6 +155,7 @@ void Machine::submit_open_batch(int64_t request, at::Tensor destination) {
   batches.fetch_add(1, std::memory_order_relaxed);
   batch_bytes.fetch_add(static_cast<int64_t>(batch->bytes.size()), std::memory_order_relaxed);
   progress.note_submitted(batch->sequence);
+  if (timeline.on()) timeline.submitted(batch->sequence, batch->bytes.size(), batch->operations);
 
   const auto& submit = callbacks().submit;
   if (!submit) {
@@ -166,6 +175,29 @@ void Machine::submit_open_batch(int64_t request, at::Tensor destination) {
   } relock{turn, mutex_};
   // From here on the callee owns the batch, even if it fails.
   submit(handle, batch.release());
+}
+
+std::string Machine::start_timeline(const std::string& file) {
+  Lock lock(*this);
+  begin_record();
+  auto name = timeline.start(file);
+  open.detail = timeline.detail();
+  open.write_detail();
+  end_record(false);
+  return name;
+}
+
+void Machine::stop_timeline(std::chrono::milliseconds wait) {
+  auto deadline = std::chrono::steady_clock::now() + wait;
+  if (timeline.on() && wait.count() > 0 && open_for_work()) {
+    try {
+      flush();
+      timeline.await_executed(deadline);
+    } catch (const std::exception&) {
+      // The machine is gone; what was noted before is written.
+    }
+  }
+  timeline.stop();
 }
 
 void Machine::free_storage(StorageContext* context) {

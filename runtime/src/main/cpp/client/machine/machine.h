@@ -26,6 +26,7 @@
 #include "client/machine/handles.h"
 #include "client/machine/machine_state.h"
 #include "client/machine/slots.h"
+#include "client/machine/timeline.h"
 #include "client/machine/waits.h"
 #include "client/recorder/output_plan.h"
 #include "client/recorder/plan_key.h"
@@ -92,6 +93,10 @@ class Machine {
   // The node has restored an earlier state. What was recorded so far is void, but for the storages' births and frees.
   // The next use throws `message`, unless a wait throws it before. Returns the first batch that counts.
   uint64_t restored(uint64_t epoch, const std::string& message);
+  // Writes a timeline to a file from now on; see Timeline::start().
+  std::string start_timeline(const std::string& file);
+  // Completes the file, after the node has executed what is recorded, or the time has passed.
+  void stop_timeline(std::chrono::milliseconds wait);
   void fail(const std::string& message);
   void close();
   // Throws if nothing can be recorded on the machine any more. The program gets the error.
@@ -112,7 +117,8 @@ class Machine {
   bool open_for_work() const { return state_.open(); }
 
   BatchProgress progress;
-  Waits waits;
+  Timeline timeline{name, first_slot};
+  Waits waits{timeline};
   // From this many bytes of live storages on, each batch is closed at once, so that the binding notices them.
   std::atomic<int64_t> notable_bytes{INT64_MAX};
   std::atomic<bool> trace{false};       // report a line of text for each operation

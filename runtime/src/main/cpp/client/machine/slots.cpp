@@ -65,10 +65,16 @@ Machine* find_machine(int64_t handle) {
 
 void lock_machines() {
   machines_mutex.lock();
-  for (auto& each : machines()) each->state_.lock();
+  for (auto& each : machines()) {
+    each->state_.lock();
+    each->timeline.lock();
+  }
 }
 void unlock_machines() {
-  for (auto& each : machines()) each->state_.unlock();
+  for (auto& each : machines()) {
+    each->timeline.unlock();
+    each->state_.unlock();
+  }
   machines_mutex.unlock();
 }
 

@@ -4,6 +4,9 @@
 #include <algorithm>
 #include <vector>
 
+#include "client/machine/timeline.h"
+#include "client/program_line.h"
+
 namespace remora {
 
 namespace {
@@ -15,25 +18,17 @@ constexpr int64_t kLong = 1'000'000;
 constexpr int64_t kMeanGap = 16;
 constexpr int64_t kFirst = 64;
 constexpr size_t kMostPlaces = 1000;  // beyond, the program's line is not kept
-constexpr int32_t kMostText = 1000;
 
 constexpr const char* kNames[Waits::kCauses] = {"value",    "shape",  "metadata",     "room",
                                                 "question", "paused", "reconnecting", "recovering"};
 
-std::atomic<remora_line_callback> line_of_program{nullptr};
-
-std::string program_line() {
-  auto* line = line_of_program.load();
-  char text[kMostText];
-  auto length = line == nullptr ? 0 : line(text, kMostText);
-  std::string result(text, static_cast<size_t>(std::clamp(length, 0, kMostText)));
-  std::replace_if(result.begin(), result.end(), [](char c) { return c == '\t' || c == '\n'; }, ' ');
-  return result;
-}
-
 }  // namespace
 
-void set_line_callback(remora_line_callback line) { line_of_program.store(line); }
+thread_local const Waiting* Waiting::current_ = nullptr;
+
+std::string Waiting::of_this_thread() {
+  return current_ == nullptr ? "" : std::string(kNames[current_->cause_]) + "\t" + std::string(current_->what_);
+}
 
 void Waits::begin(Cause cause) { counts_[cause].fetch_add(1, std::memory_order_relaxed); }
 
@@ -47,6 +42,7 @@ void Waits::hinder(int32_t hindrance) {
   }
   state_ = state;
   state_since_ = now;
+  timeline_.hindered(state == kUnhindered ? nullptr : kNames[state]);
   if (state != kUnhindered) {
     ever_hindered_.store(true);
   }
@@ -72,6 +68,8 @@ void Waits::waited_for_room(int64_t nanos) {
 void Waits::end(Cause cause, std::string_view what, int64_t nanos, const Times& hindered_before) {
   auto times = hindered();
   int64_t own = nanos;
+  bool traced = timeline_.on();
+  auto now = traced ? Timeline::now() : 0;
   for (int state = kPaused; state < kCauses; state++) {
     times[state] = std::min(times[state] - hindered_before[state], own);
     own -= times[state];
@@ -81,7 +79,7 @@ void Waits::end(Cause cause, std::string_view what, int64_t nanos, const Times& 
     std::lock_guard<std::mutex> guard(mutex_);
     if (cause == kMetadata) operators_[subject]++;
     auto& sample = samples_[{cause, subject}];
-    if (nanos < kLong && sample.last != nullptr && sample.until_next > 0) {
+    if (!traced && nanos < kLong && sample.last != nullptr && sample.until_next > 0) {
       sample.until_next--;
       sample.last->add(1, own);
       nanos_[cause].fetch_add(own, std::memory_order_relaxed);
@@ -89,6 +87,7 @@ void Waits::end(Cause cause, std::string_view what, int64_t nanos, const Times& 
     }
   }
   auto place = program_line();  // without the lock: it may have to wait for Python's
+  if (traced) timeline_.waited(kNames[cause], what, place, now - nanos, now);
   std::lock_guard<std::mutex> guard(mutex_);
   auto& sum = sum_of(cause, subject, place);
   sum.add(1, own);

@@ -14,9 +14,9 @@
 #include <tuple>
 #include <utility>
 
-#include "common/callbacks.h"
-
 namespace remora {
+
+class Timeline;
 
 class Waits {
  public:
@@ -37,6 +37,9 @@ class Waits {
   using Clock = std::chrono::steady_clock;
   // How long each state has lasted, in nanoseconds. Only those of kPaused and the following are used.
   using Times = std::array<int64_t, kCauses>;
+
+  // The waits are told to the timeline too.
+  explicit Waits(Timeline& timeline) : timeline_(timeline) {}
 
   // From now on waits are hindered by a state of remora_hindrance (remora.h), or by none.
   void hinder(int32_t hindrance);
@@ -73,6 +76,7 @@ class Waits {
   Sum& sum_of(Cause cause, const std::string& what, const std::string& place);  // with the lock
   int64_t next_gap();                                                           // with the lock
 
+  Timeline& timeline_;
   std::array<std::atomic<int64_t>, kCauses> counts_{};
   std::array<std::atomic<int64_t>, kCauses> nanos_{};
   std::atomic<bool> ever_hindered_{false};
@@ -92,23 +96,27 @@ class Waiting {
   Waiting(Waits& waits, Waits::Cause cause, std::string_view what)
       : waits_(waits), cause_(cause), what_(what), hindered_(waits.hindered()), since_(Waits::Clock::now()) {
     waits.begin(cause);
+    current_ = this;
   }
   ~Waiting() {
+    current_ = outer_;
     auto time = std::chrono::duration_cast<std::chrono::nanoseconds>(Waits::Clock::now() - since_);
     waits_.end(cause_, what_, time.count(), hindered_);
   }
   Waiting(const Waiting&) = delete;
   Waiting& operator=(const Waiting&) = delete;
+  // The wait that the calling thread is in: its cause's name, a tab and its subject; "" if it is in none.
+  static std::string of_this_thread();
 
  private:
+  static thread_local const Waiting* current_;
+
+  const Waiting* const outer_ = current_;
   Waits& waits_;
   const Waits::Cause cause_;
   const std::string_view what_;
   const Waits::Times hindered_;
   const Waits::Clock::time_point since_;
 };
-
-// Sets the function that tells the calling thread's line of the program; null: none.
-void set_line_callback(remora_line_callback line);
 
 }  // namespace remora

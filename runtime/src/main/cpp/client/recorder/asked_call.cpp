@@ -89,6 +89,7 @@ Plan ask(const Caller& caller, Arguments arguments, int64_t request, bool values
     announce(caller, arguments, {});
     machine.open.end_asked_call(request);
     machine.operations.fetch_add(1, std::memory_order_relaxed);
+    end_timing(caller);
     machine.submit_open_batch(request);
   }
   log_call(caller);

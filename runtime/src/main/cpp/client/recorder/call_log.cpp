@@ -3,6 +3,7 @@
 
 #include <cstdio>
 #include <sstream>
+#include <utility>
 
 #include "client/machine/callbacks.h"
 #include "client/machine/machine.h"
@@ -64,6 +65,20 @@ void announce(const Caller& caller, Arguments arguments, c10::ArrayRef<c10::IVal
     for (size_t i = 0; i < arguments.size(); i++) line += (i ? ", " : "") + describe_value(arguments[i]);
     line += ")";
     for (size_t i = 0; i < outputs.size(); i++) line += (i ? ", " : " -> ") + describe_value(outputs[i]);
+  }
+}
+
+void begin_timing(const Caller& caller) {
+  auto& timeline = caller.machine->timeline;
+  if (timeline.detail() == Timeline::kOperations) {
+    caller.since = Timeline::now();
+    caller.line = timeline.line(caller.since);
+  }
+}
+
+void end_timing(const Caller& caller) {
+  if (caller.since != 0) {
+    caller.machine->timeline.operation(caller.call, caller.info.full_name, std::move(caller.line), caller.since);
   }
 }
 

@@ -21,6 +21,9 @@ struct Caller {
   bool named = false;        // a tensor has named dimensions
   mutable int64_t call = 0;  // its number among the machine's calls
   mutable std::string text;  // the line for the log, if any
+  // If the machine has a timeline: when recording began, and the program's line.
+  mutable int64_t since = 0;
+  mutable std::string line;
 
   explicit Caller(const OperatorInfo& info) : info(info) {}
 

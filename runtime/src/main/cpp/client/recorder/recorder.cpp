@@ -47,6 +47,7 @@ void record_planned(const Caller& caller, Arguments arguments, const Plan& plan,
   });
   announce(caller, arguments, outputs);
   machine.open.end_call();
+  end_timing(caller);
   machine.end_record();
 }
 
@@ -74,6 +75,7 @@ void record_call(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit:
   Arguments arguments(stack->data() + base, info.arguments);
   Outputs outputs;
   check_arguments(info, arguments);
+  begin_timing(caller);
 
   DimensionNames names;
   if (C10_UNLIKELY(caller.named)) names = names_of_results(info, arguments);

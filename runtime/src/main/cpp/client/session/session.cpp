@@ -866,7 +866,7 @@ void Session::executed(uint64_t sequence, const uint8_t* report, size_t bytes) {
     r.fail("the report has wire version " + std::to_string(version) + ", this program uses " +
            std::to_string(kWireVersion));
   }
-  while (!r.done()) event(r, lock);
+  while (!r.done()) event(sequence, r, lock);
   while (!batches_.empty() && batches_.front()->sequence <= sequence) {
     in_flight_ -= static_cast<int64_t>(batches_.front()->weight);
     auto request = requests_.find(batches_.front()->request);
@@ -879,7 +879,7 @@ void Session::executed(uint64_t sequence, const uint8_t* report, size_t bytes) {
   wake_waiters();
 }
 
-void Session::event(Reader& r, std::unique_lock<std::mutex>& lock) {
+void Session::event(uint64_t sequence, Reader& r, std::unique_lock<std::mutex>& lock) {
   switch (static_cast<Event>(r.u8())) {
     case Event::kRealized:
       for (auto n = r.count("a count of storages"); n > 0; n--) {
@@ -940,6 +940,11 @@ void Session::event(Reader& r, std::unique_lock<std::mutex>& lock) {
     }
     case Event::kWarning: warning(r, lock); break;
     case Event::kUnrepeatable: r.string(); break;
+    case Event::kTimes: {
+      auto n = r.count("the size of times");
+      machine_.timeline.executed(sequence, {reinterpret_cast<const char*>(r.raw(n)), n});
+      break;
+    }
     default: r.fail("unknown event");
   }
 }

@@ -124,7 +124,7 @@ class Session {
   void on_executed(ProtoBytes message);
   void on_value(ProtoBytes message);
   void on_restored(ProtoBytes message);
-  void event(Reader& r, std::unique_lock<std::mutex>& lock);
+  void event(uint64_t sequence, Reader& r, std::unique_lock<std::mutex>& lock);
   Request* find(int64_t request);
   static void finish(Request* request, std::string error);
   std::string failure(Reader& r, uint64_t* number, std::unique_lock<std::mutex>& lock);

@@ -21,6 +21,7 @@ import io.remora.recording.RecordingSettings;
 import io.remora.runtime.DeviceMemory;
 import io.remora.runtime.MachineSession;
 import io.remora.runtime.MachineStateException;
+import io.remora.runtime.MachineTrace;
 import io.remora.runtime.NodeLostException;
 import io.remora.runtime.ProgramClassPath;
 import io.remora.runtime.ProgramWait;
@@ -499,6 +500,26 @@ public final class RemoteMachine implements AutoCloseable {
   }
 
   /**
+   * Writes a timeline of this machine to a file, until the trace or the machine is closed: what the
+   * program's threads record and wait for and at which lines, the batches on their way, and what
+   * the node executes. Perfetto (ui.perfetto.dev) and Chrome show it.
+   *
+   * <pre>{@code
+   * try (MachineTrace trace = machine.trace(Path.of("run.json"))) {
+   *   step();
+   * }
+   * }</pre>
+   *
+   * @param file if it exists, a number is added to its name; {@link MachineTrace#file()} tells
+   * @throws MachineStateException when the machine is traced already, or is closed
+   * @throws RemoraException when the file cannot be created
+   */
+  public MachineTrace trace(Path file) {
+    requireOpen();
+    return session.trace(Objects.requireNonNull(file, "file"));
+  }
+
+  /**
    * The machine's figures by name: counters and current values, as the machine's actor knows them,
    * including the sessions of other programs. {@code docs/operations.md} lists them. The gateway,
    * Python and Micrometer report the same figures.
@@ -681,6 +702,7 @@ public final class RemoteMachine implements AutoCloseable {
       if (!isAtRest()) {
         failure.keep(() -> synchronizeWithin(limit.dividedBy(2)));
       }
+      session.endTrace();
       session.hold(limit);
       failure.keep(host::disconnect);
       failure.keep(kept ? host::leave : host::close);

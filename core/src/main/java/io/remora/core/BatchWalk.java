@@ -384,7 +384,7 @@ public final class BatchWalk {
         varint();
         state(start);
       }
-      case Records.FREE_EVENT, Records.TOLD -> varint();
+      case Records.FREE_EVENT, Records.TOLD, Records.TIMED -> varint();
       case Records.DROP_TRANSFER -> string();
       case Records.RUN -> run(Payload.FUNCTION);
       case Records.CALL_NODE -> run(Payload.NODE_CALL);

@@ -59,6 +59,7 @@ public final class WireFormat {
     public static final int FORGET = 23;
     public static final int MARK = 24;
     public static final int RESTART = 25;
+    public static final int TIMED = 26;
 
     private Records() {}
   }
@@ -90,6 +91,7 @@ public final class WireFormat {
     public static final int WARNING = 8;
     public static final int OUTPUTS = 9;
     public static final int UNREPEATABLE = 10;
+    public static final int TIMES = 11;
 
     private Events() {}
   }

@@ -35,6 +35,9 @@ public final class ReportReader {
     default void requestFailed(long request, OperationFailure failure) {}
 
     default void warning(OperationWarning warning) {}
+
+    /** When the batch was executed. Each execution of a batch has other times. */
+    default void times(ByteBuffer bytes) {}
   }
 
   private final ByteBuffer in;
@@ -92,6 +95,7 @@ public final class ReportReader {
         case WireFormat.Events.WARNING -> events.warning(warning());
         case WireFormat.Events.OUTPUTS -> events.outputs(varint(), bytes(count()));
         case WireFormat.Events.UNREPEATABLE -> events.unrepeatable(string());
+        case WireFormat.Events.TIMES -> events.times(bytes(count()));
         default -> throw new ProtocolException("the report has an unknown event " + event);
       }
     }

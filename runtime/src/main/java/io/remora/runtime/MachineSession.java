@@ -11,11 +11,13 @@ import io.remora.runtime.internal.NativeErrors;
 import io.remora.runtime.internal.SessionCallbacks;
 import java.lang.ref.Reference;
 import java.nio.ByteBuffer;
+import java.nio.file.Path;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.HashSet;
 import java.util.List;
+import java.util.Locale;
 import java.util.Map;
 import java.util.Set;
 import java.util.concurrent.CompletableFuture;
@@ -102,6 +104,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
   private final Set<String> warned = new HashSet<>(); // used only by the thread that reads reports
   private final Thread flusher;
   private final CallSites callSites;
+  private final FlightEvents events;
 
   private final AtomicLong submittedOperations = new AtomicLong();
   private final CollectionHint collection;
@@ -110,6 +113,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
   private volatile long executed;
   private volatile RemoraException lost;
   private volatile Hold hold;
+  private volatile MachineTrace trace;
   private boolean closed;
 
   // What another node has restored: the latest time, the first batch that counts since then, and
@@ -131,6 +135,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
       throw new MachineStateException(NativeCore.lastError());
     }
     callSites = settings.callSites() ? new CallSites() : null;
+    events = new FlightEvents(machineName);
     collection =
         new CollectionHint(
             settings,
@@ -190,6 +195,38 @@ public final class MachineSession implements SessionListener, AutoCloseable {
     }
     this.sink = requireNonNull(sink, "sink");
     flusher.start();
+    events.state("ready");
+    if (!settings.traceFile().isEmpty()) {
+      MachineTrace trace = trace(Path.of(settings.traceFile()));
+      log.info("Machine '{}' is traced to {}", machineName, trace.file());
+    }
+  }
+
+  /**
+   * Writes a timeline of the machine to a file until the trace or the session is closed. There may
+   * be one at a time.
+   *
+   * @param file if it exists, a number is added to its name
+   * @throws MachineStateException when the machine is traced already, or is closed
+   * @throws RemoraException when the file cannot be created
+   */
+  public MachineTrace trace(Path file) {
+    throwIfLost();
+    MachineTrace started = MachineTrace.start(machine, file);
+    trace = started;
+    return started;
+  }
+
+  /** Completes the file of a trace, if there is one, without waiting. */
+  public void endTrace() {
+    MachineTrace running = trace;
+    if (running != null) {
+      try {
+        running.stop(Duration.ZERO);
+      } catch (RemoraException e) {
+        log.warn("Machine '{}': {}", machineName, e.getMessage());
+      }
+    }
   }
 
   /**
@@ -539,7 +576,9 @@ public final class MachineSession implements SessionListener, AutoCloseable {
         lastWords.run();
       }
     } finally {
+      endTrace();
       NativeCore.machineClose(machine);
+      events.state("closed");
       SessionCallbacks.remove(machine);
       failPending(new MachineStateException("machine '" + machineName + "' is closed"));
     }
@@ -564,6 +603,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
     // First, so that a thread that the report wakes sees the batch as done.
     NativeCore.machineExecuted(machine, sequence);
     executed = sequence;
+    events.executed(sequence);
     ReportReader.read(report, new Answers());
   }
 
@@ -593,6 +633,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
   @Override
   public void onHindered(Hindrance state) {
     NativeCore.machineHinder(machine, state.number());
+    events.state(state == Hindrance.NONE ? "ready" : state.name().toLowerCase(Locale.ROOT));
   }
 
   @Override
@@ -603,6 +644,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
       }
       lost = cause;
     }
+    events.state("lost");
     NativeCore.machineFail(machine, ErrorTable.kindOf(cause).name() + ": " + cause.getMessage());
     failPending(cause);
   }
@@ -682,13 +724,15 @@ public final class MachineSession implements SessionListener, AutoCloseable {
       if (read == null) {
         return;
       }
-      ByteBuffer direct = bytes;
-      if (!bytes.isDirect()) {
-        direct = ByteBuffer.allocateDirect(bytes.remaining());
-        direct.put(bytes).flip();
-      }
+      ByteBuffer direct = direct(bytes);
       NativeCore.machineAnswer(machine, request, NativeMemory.pointer(direct), direct.remaining());
       read.done.complete(null);
+    }
+
+    @Override
+    public void times(ByteBuffer bytes) {
+      ByteBuffer direct = direct(bytes);
+      NativeCore.machineTimes(machine, executed, NativeMemory.pointer(direct), direct.remaining());
     }
 
     @Override
@@ -727,6 +771,12 @@ public final class MachineSession implements SessionListener, AutoCloseable {
     }
   }
 
+  private static ByteBuffer direct(ByteBuffer bytes) {
+    return bytes.isDirect()
+        ? bytes
+        : ByteBuffer.allocateDirect(bytes.remaining()).put(bytes).flip();
+  }
+
   // ---------------------------------------------------------------- what goes out
 
   private final class Callbacks implements SessionCallbacks.Session {
@@ -761,6 +811,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
         batch.release();
         throw e;
       }
+      events.submitted(batch);
       try {
         to.submit(batch);
       } catch (RemoraException e) {
@@ -784,9 +835,11 @@ public final class MachineSession implements SessionListener, AutoCloseable {
         throwIfLost();
         throw new MachineStateException("machine '" + machineName + "' is closed");
       }
+      FlightEvents.WaitEvent wait = events.waits();
       try {
         awaitDone(read);
       } finally {
+        events.waited(wait);
         pending.remove(request);
       }
     }
@@ -855,6 +908,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
   private RemoraException awaitRoom(BatchSink to, int bytes) {
     boolean waits = !to.hasRoom(bytes);
     Progress watch = new Progress("room to send more (remora.link.max-in-flight-bytes)");
+    FlightEvents.WaitEvent wait = events.waits();
     long begin = System.nanoTime();
     try {
       while (!to.awaitRoom(bytes, PROGRESS_CHECK)) {
@@ -867,6 +921,7 @@ public final class MachineSession implements SessionListener, AutoCloseable {
     } finally {
       if (waits) {
         NativeCore.machineWaitedForRoom(machine, System.nanoTime() - begin);
+        events.waitedForRoom(wait);
       }
     }
   }

@@ -16,6 +16,7 @@ import java.util.concurrent.TimeUnit;
  * @param collectGrowth how many bytes the program's storages on the machine may grow before the JVM
  *     is asked to collect garbage; 0 turns this off
  * @param collectInterval shortest time between two such collections
+ * @param traceFile the file for a {@linkplain MachineTrace timeline} from the opening to the closing; "" for none
  */
 public record SessionSettings(
     long maxBatchBytes,
@@ -24,12 +25,13 @@ public record SessionSettings(
     boolean callSites,
     boolean logOperations,
     long collectGrowth,
-    Duration collectInterval) {
+    Duration collectInterval,
+    String traceFile) {
 
-  /** Neither logs operations nor asks for collections. */
+  /** Neither logs operations nor asks for collections, and writes no timeline. */
   public SessionSettings(
       long maxBatchBytes, Duration flushInterval, Duration readTimeout, boolean callSites) {
-    this(maxBatchBytes, flushInterval, readTimeout, callSites, false, 0, Duration.ZERO);
+    this(maxBatchBytes, flushInterval, readTimeout, callSites, false, 0, Duration.ZERO, "");
   }
 
   public SessionSettings {
@@ -65,6 +67,7 @@ public record SessionSettings(
         config.getBoolean("errors.call-sites"),
         config.getBoolean("operations.log"),
         config.getBytes("memory.collect-growth"),
-        config.getDuration("memory.collect-interval"));
+        config.getDuration("memory.collect-interval"),
+        config.getString("trace.file"));
   }
 }

@@ -616,7 +616,8 @@ class MachineSessionTest {
             false,
             false,
             16 * mebibyte,
-            Duration.ofMillis(1));
+            Duration.ofMillis(1),
+            "");
     try (LoopbackMachine machine = new LoopbackMachine(tight, 1, true)) {
       Tensor kept = to(zeros(mebibyte / 4), machine);
       long most = 0;
@@ -647,7 +648,8 @@ class MachineSessionTest {
             false,
             log,
             0,
-            Duration.ZERO);
+            Duration.ZERO,
+            "");
     Logger logger = (Logger) LoggerFactory.getLogger("io.remora.operations");
     Level level = logger.getLevel();
     ListAppender<ILoggingEvent> lines = new ListAppender<>();

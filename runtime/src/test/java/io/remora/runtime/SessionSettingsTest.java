@@ -27,7 +27,8 @@ class SessionSettingsTest {
                 false,
                 false,
                 1 << 30,
-                Duration.ofMillis(50)));
+                Duration.ofMillis(50),
+                ""));
     // Each key is missed when it is not there, and there are no others.
     assertThat(DEFAULTS.getConfig("remora").entrySet())
         .hasSize(SessionSettings.class.getRecordComponents().length)

@@ -285,6 +285,19 @@ public final class NativeCore {
   @Name("remora_machine_hinder")
   public static native void machineHinder(long machine, int state);
 
+  @Name("remora_machine_timeline_start")
+  public static native String machineTimelineStart(long machine, String file);
+
+  @Name("remora_machine_timeline_stop")
+  public static native int machineTimelineStop(long machine, long waitMillis);
+
+  @Name("remora_machine_times")
+  public static native void machineTimes(
+      long machine, long sequence, @Cast("const uint8_t*") BytePointer data, long bytes);
+
+  @Name("remora_waits_for")
+  public static native String waitsFor();
+
   @Name("remora_set_line_callback")
   public static native void setLineCallback(LineCallback line);
 

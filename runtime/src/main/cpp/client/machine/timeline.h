@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+//
+// A machine's timeline: what its program records and waits for, what is on the way, and what its node executes, written
+// to a file in Chrome's trace event format, which Perfetto shows. Nothing is kept while it is off.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <mutex>
+#include <set>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+namespace remora {
+
+// Thread-safe. Times are nanoseconds of this process's steady clock. A thread of its own writes the file.
+class Timeline {
+ public:
+  // How much the node is asked to tell of a batch: the value of a kTimed record.
+  enum Detail : uint32_t { kOff = 0, kBatches = 1, kOperations = 2 };
+
+  Timeline(std::string machine, int slot);
+
+  static int64_t now() {
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+        .count();
+  }
+  bool on() const { return detail_.load(std::memory_order_relaxed) != kOff; }
+  Detail detail() const { return static_cast<Detail>(detail_.load(std::memory_order_relaxed)); }
+
+  // Creates the file and begins. If the file exists, a number is added to its name. Returns the file's name. Throws if
+  // the timeline is on, or the file cannot be created.
+  std::string start(const std::string& file);
+  // Completes the file. Throws if not all of it could be written. Does nothing if the timeline is off.
+  void stop();
+  // Waits until the node has executed the batches that were submitted so far.
+  void await_executed(std::chrono::steady_clock::time_point deadline);
+  void wake();  // to be called when the machine is no longer open
+  // To be called around a fork.
+  void lock() { mutex_.lock(); }
+  void unlock() { mutex_.unlock(); }
+
+  // ---- what the program does
+  // The program's line for an operation that begins now, which is "" for most operations if looking costs much.
+  std::string line(int64_t now);
+  // `name` must live as long as the process.
+  void operation(int64_t call, const std::string& name, std::string line, int64_t begin);
+  void waited(const char* cause, std::string_view subject, const std::string& line, int64_t begin, int64_t end);
+  // The machine has entered a state in which its node cannot answer; null: it has left it.
+  void hindered(const char* state);
+  // ---- what happens to batches
+  void submitted(uint64_t batch, size_t bytes, int64_t operations);
+  // The node has executed the batch. `times` is the content of the report's kTimes.
+  void executed(uint64_t batch, std::string_view times);
+
+ private:
+  struct Operation {
+    int64_t call;
+    const std::string* name;
+    std::string line;
+    int64_t begin, end;
+    uint64_t thread;
+  };
+  struct Wait {
+    const char* cause;
+    std::string subject, line;
+    int64_t begin, end;
+    uint64_t thread;
+  };
+  struct State {
+    const char* name;
+    int64_t begin, end;
+  };
+  struct Batch {
+    uint64_t number = 0;
+    size_t bytes = 0;
+    int64_t operations = 0;
+    int64_t submitted = 0, arrived = 0;
+    std::string times;  // as the node has told them
+  };
+  struct Named {
+    int64_t call;
+    const std::string* name;
+  };
+  // What was noted and is not written.
+  struct Events {
+    std::vector<Operation> operations;
+    std::vector<Wait> waits;
+    std::vector<State> states;
+    std::vector<Batch> batches;
+    std::map<uint64_t, std::string> threads;
+  };
+  // How far the node's clock is ahead of this process's: between `least` and `most`.
+  struct ClockOffset {
+    int64_t least = 0, most = 0;
+    int64_t at = 0;
+    bool known = false;
+  };
+  class Text;
+
+  bool has_room(int64_t& left);  // with the lock
+  uint64_t thread();             // with the lock
+  void note_state(int64_t now);  // with the lock
+  void write_file();
+  void write(Text& text, Events& events);
+  void write_batches(Text& text, const std::vector<Batch>& batches, const ClockOffset& clock);
+  void write_runs(Text& text, const Batch& batch, int64_t offset, int64_t error);
+  void save(const Text& text);
+  uint64_t flow(int64_t call) const { return (static_cast<uint64_t>(slot_ + 1) << 40) | static_cast<uint64_t>(call); }
+
+  const std::string machine_;
+  const int slot_;
+  std::atomic<uint32_t> detail_{kOff};
+  std::atomic<int64_t> line_after_{0};  // when the next operation's line may be looked for
+
+  mutable std::mutex mutex_;
+  std::condition_variable wake_writer_;
+  std::condition_variable executed_;
+  Events events_;
+  std::map<uint64_t, Batch> under_way_;
+  std::set<uint64_t> known_threads_;
+  const char* state_ = nullptr;
+  int64_t state_since_ = 0;
+  int64_t operations_left_ = 0, others_left_ = 0;
+  bool abandoned_ = false;  // the machine is no longer open
+  bool stopping_ = false;
+  std::string failure_;
+  std::thread writer_;
+  std::mutex life_;  // held by start() and stop()
+
+  // For the writer.
+  int file_ = -1;
+  std::string file_name_;
+  int64_t process_ = 0;
+  ClockOffset clock_;
+  int64_t executor_free_ = 0;  // when the node ended the batch before
+  std::deque<Named> names_;    // of the operations that the node has not executed
+};
+
+}  // namespace remora
