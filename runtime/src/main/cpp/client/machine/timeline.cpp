@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <fstream>
 #include <utility>
 
 #include "client/program_line.h"
@@ -21,17 +22,28 @@ namespace {
 
 constexpr auto kWriteAfter = std::chrono::seconds(1);
 // Viewers cannot show much more, and the file stays below about 100 MB.
-constexpr int64_t kMostOperations = 250'000;
+constexpr size_t kMostOperations = 250'000;
 constexpr int64_t kMostOthers = 250'000;  // waits and batches
 // After a look at the program's line, the next one must wait for this many times as long as the look took.
-constexpr int64_t kPauseOfLines = 50;
-constexpr int64_t kLongestPauseOfLines = 100'000'000;
+constexpr int64_t kPauseOfLines = 100;
+constexpr int64_t kLongestPauseOfLines = 300'000'000;  // in ticks: about a tenth of a second
 // Two computers' clocks may drift apart by this part of the time that passes.
 constexpr int64_t kDriftsByOneIn = 10'000;
 constexpr int kMostNames = 10'000;
 constexpr uint64_t kMostNanos = uint64_t{1} << 60;
 // Numbers of processes and threads that no system gives: those of the program are its own.
 constexpr int64_t kLinks = 5'000'000, kNodes = 5'001'000, kStates = 5'002'000;
+
+// Whether the processor's counter runs evenly, as the system has found out.
+bool counter_is_even() {
+#if defined(__x86_64__) && defined(__linux__)
+  std::ifstream source("/sys/devices/system/clocksource/clocksource0/current_clocksource");
+  std::string name;
+  return std::getline(source, name) && name == "tsc";
+#else
+  return false;
+#endif
+}
 
 // Of what the node does beside calls.
 const char* name_of(uint8_t record) {
@@ -168,6 +180,20 @@ class Timeline::Text {
 
 Timeline::Timeline(std::string machine, int slot) : machine_(std::move(machine)), slot_(slot) {}
 
+int64_t Timeline::ticks() {
+#if defined(__x86_64__)
+  static const bool even = counter_is_even();
+  if (even) return static_cast<int64_t>(__builtin_ia32_rdtsc());
+#endif
+  return now();
+}
+
+int64_t Timeline::nanos(int64_t ticks) const {
+  auto span = last_tick_.ticks - first_tick_.ticks;
+  auto rate = span > 0 ? static_cast<double>(last_tick_.nanos - first_tick_.nanos) / static_cast<double>(span) : 1.0;
+  return first_tick_.nanos + static_cast<int64_t>(static_cast<double>(ticks - first_tick_.ticks) * rate);
+}
+
 // ---------------------------------------------------------------- on and off
 
 std::string Timeline::start(const std::string& file) {
@@ -190,11 +216,15 @@ std::string Timeline::start(const std::string& file) {
   std::lock_guard<std::mutex> guard(mutex_);
   events_ = {};
   under_way_.clear();
-  known_threads_.clear();
+  static std::atomic<uint64_t> runs{0};
+  run_ = ++runs;
+  operations_ = {};
+  operations_.reserve(kMostOperations);
+  written_ = complete_ = 0;
+  first_tick_ = Tick::now();
   names_.clear();
   clock_ = {};
   executor_free_ = 0;
-  operations_left_ = kMostOperations;
   others_left_ = kMostOthers;
   stopping_ = abandoned_ = false;
   failure_.clear();
@@ -223,6 +253,7 @@ void Timeline::stop() {
     wake_writer_.notify_all();
   }
   writer_.join();
+  operations_ = {};
   ::close(std::exchange(file_, -1));
   if (!failure_.empty()) {
     raise("RemoraException", "the trace " + file_name_ + " is not complete: " + failure_);
@@ -249,13 +280,16 @@ bool Timeline::has_room(int64_t& left) {
   if (detail_.load() == kOff || left <= 0) {
     return false;
   }
-  if (--left == 0) detail_ = others_left_ <= 0 ? kOff : kBatches;
+  if (--left == 0) detail_ = kOff;
   return true;
 }
 
 uint64_t Timeline::thread() {
-  static thread_local uint64_t number = thread_number();
-  if (known_threads_.insert(number).second) {
+  static thread_local uint64_t number = 0;
+  static thread_local uint64_t named = 0;  // the last file that has the thread's name
+  if (named != run_) {
+    named = run_;
+    number = thread_number();
     char name[64] = "";
     pthread_getname_np(pthread_self(), name, sizeof name);
     events_.threads[number] = name;
@@ -269,17 +303,20 @@ std::string Timeline::line(int64_t begin) {
     return "";
   }
   auto line = program_line();
-  auto end = now();
+  auto end = ticks();
   line_after_.store(end + std::min((end - begin) * kPauseOfLines, kLongestPauseOfLines), std::memory_order_relaxed);
   return line;
 }
 
 void Timeline::operation(int64_t call, const std::string& name, std::string line, int64_t begin) {
-  auto end = now();
+  auto end = ticks();
   std::lock_guard<std::mutex> guard(mutex_);
-  if (detail_ == kOperations && has_room(operations_left_)) {
-    events_.operations.push_back({call, &name, std::move(line), begin, end, thread()});
+  if (detail_ != kOperations) {
+    return;
   }
+  operations_.push_back({call, &name, begin, end, static_cast<uint32_t>(thread()), !line.empty()});
+  if (!line.empty()) events_.lines.push_back(std::move(line));
+  if (operations_.size() == kMostOperations) detail_ = kBatches;
 }
 
 void Timeline::waited(const char* cause, std::string_view subject, const std::string& line, int64_t begin,
@@ -342,7 +379,8 @@ void Timeline::write_file() {
     wake_writer_.wait_for(lock, kWriteAfter, [&] { return stopping_; });
     last = stopping_;
     auto events = std::exchange(events_, {});
-    bool limited = operations_left_ <= 0 || others_left_ <= 0;
+    complete_ = operations_.size();
+    bool limited = complete_ == kMostOperations || others_left_ <= 0;
     auto left_over = last ? std::exchange(under_way_, {}) : std::map<uint64_t, Batch>();
     lock.unlock();
     Text text;
@@ -380,14 +418,7 @@ void Timeline::save(const Text& text) {
 void Timeline::write(Text& text, Events& events) {
   for (const auto& [number, name] : events.threads)
     text.names("thread_name", process_, static_cast<int64_t>(number), name);
-  for (const auto& each : events.operations) {
-    names_.push_back({each.call, each.name});
-    text.event('X', "record", *each.name).at(process_, static_cast<int64_t>(each.thread)).lasting(each.begin, each.end);
-    text.flow("flow_out", flow(each.call));
-    text.args().number("call", each.call);
-    if (!each.line.empty()) text.text("line", each.line);
-    text.end();
-  }
+  write_operations(text, events);
   for (const auto& each : events.waits) {
     text.event('X', "wait", std::string("wait: ") + each.subject)
         .at(process_, static_cast<int64_t>(each.thread))
@@ -426,6 +457,20 @@ void Timeline::write(Text& text, Events& events) {
   }
   write_batches(text, alike, clock);
   clock_ = clock;
+}
+
+void Timeline::write_operations(Text& text, const Events& events) {
+  last_tick_ = Tick::now();
+  auto line = events.lines.begin();
+  for (; written_ < complete_; written_++) {
+    const auto& each = operations_[written_];
+    names_.push_back({each.call, each.name});
+    text.event('X', "record", *each.name).at(process_, each.thread).lasting(nanos(each.begin), nanos(each.end));
+    text.flow("flow_out", flow(each.call));
+    text.args().number("call", each.call);
+    if (each.has_line) text.text("line", *line++);
+    text.end();
+  }
 }
 
 void Timeline::write_batches(Text& text, const std::vector<Batch>& batches, const ClockOffset& clock) {

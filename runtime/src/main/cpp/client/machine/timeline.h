@@ -11,7 +11,6 @@
 #include <deque>
 #include <map>
 #include <mutex>
-#include <set>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -34,6 +33,9 @@ class Timeline {
   bool on() const { return detail_.load(std::memory_order_relaxed) != kOff; }
   Detail detail() const { return static_cast<Detail>(detail_.load(std::memory_order_relaxed)); }
 
+  // A clock for operations that costs less than now(), in units of its own.
+  static int64_t ticks();
+
   // Creates the file and begins. If the file exists, a number is added to its name. Returns the file's name. Throws if
   // the timeline is on, or the file cannot be created.
   std::string start(const std::string& file);
@@ -47,9 +49,9 @@ class Timeline {
   void unlock() { mutex_.unlock(); }
 
   // ---- what the program does
-  // The program's line for an operation that begins now, which is "" for most operations if looking costs much.
-  std::string line(int64_t now);
-  // `name` must live as long as the process.
+  // The program's line for an operation that begins now, in ticks. It is "" for most operations if looking costs much.
+  std::string line(int64_t begin);
+  // `begin` is in ticks. `name` must live as long as the process.
   void operation(int64_t call, const std::string& name, std::string line, int64_t begin);
   void waited(const char* cause, std::string_view subject, const std::string& line, int64_t begin, int64_t end);
   // The machine has entered a state in which its node cannot answer; null: it has left it.
@@ -63,9 +65,9 @@ class Timeline {
   struct Operation {
     int64_t call;
     const std::string* name;
-    std::string line;
-    int64_t begin, end;
-    uint64_t thread;
+    int64_t begin, end;  // in ticks
+    uint32_t thread;
+    bool has_line;  // the next one of Events::lines
   };
   struct Wait {
     const char* cause;
@@ -90,7 +92,7 @@ class Timeline {
   };
   // What was noted and is not written.
   struct Events {
-    std::vector<Operation> operations;
+    std::vector<std::string> lines;
     std::vector<Wait> waits;
     std::vector<State> states;
     std::vector<Batch> batches;
@@ -102,10 +104,17 @@ class Timeline {
     int64_t at = 0;
     bool known = false;
   };
+  // What ticks() and now() said at one time.
+  struct Tick {
+    int64_t ticks = 0, nanos = 0;
+    static Tick now() { return {Timeline::ticks(), Timeline::now()}; }
+  };
   class Text;
 
   bool has_room(int64_t& left);  // with the lock
   uint64_t thread();             // with the lock
+  int64_t nanos(int64_t ticks) const;
+  void write_operations(Text& text, const Events& events);
   void note_state(int64_t now);  // with the lock
   void write_file();
   void write(Text& text, Events& events);
@@ -124,10 +133,12 @@ class Timeline {
   std::condition_variable executed_;
   Events events_;
   std::map<uint64_t, Batch> under_way_;
-  std::set<uint64_t> known_threads_;
+  uint64_t run_ = 0;  // numbers the files of all timelines
+  // Never moves: the writer reads what is complete without the lock.
+  std::vector<Operation> operations_;
   const char* state_ = nullptr;
   int64_t state_since_ = 0;
-  int64_t operations_left_ = 0, others_left_ = 0;
+  int64_t others_left_ = 0;
   bool abandoned_ = false;  // the machine is no longer open
   bool stopping_ = false;
   std::string failure_;
@@ -138,6 +149,8 @@ class Timeline {
   int file_ = -1;
   std::string file_name_;
   int64_t process_ = 0;
+  size_t written_ = 0, complete_ = 0;  // operations
+  Tick first_tick_, last_tick_;
   ClockOffset clock_;
   int64_t executor_free_ = 0;  // when the node ended the batch before
   std::deque<Named> names_;    // of the operations that the node has not executed

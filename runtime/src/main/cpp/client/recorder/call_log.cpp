@@ -71,7 +71,7 @@ void announce(const Caller& caller, Arguments arguments, c10::ArrayRef<c10::IVal
 void begin_timing(const Caller& caller) {
   auto& timeline = caller.machine->timeline;
   if (timeline.detail() == Timeline::kOperations) {
-    caller.since = Timeline::now();
+    caller.since = Timeline::ticks();
     caller.line = timeline.line(caller.since);
   }
 }

@@ -12,15 +12,23 @@ import static org.bytedeco.pytorch.global.torch.zeros;
 
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
+import com.typesafe.config.ConfigParseOptions;
+import com.typesafe.config.ConfigSyntax;
 import io.remora.actors.MachineState;
 import io.remora.actors.StorageState;
 import io.remora.actors.testkit.FaultForwarder;
 import io.remora.actors.testkit.FaultForwarder.Direction;
 import io.remora.provider.LaunchToken;
 import io.remora.runtime.AuthenticationException;
+import io.remora.runtime.MachineTrace;
 import io.remora.runtime.NodeLostException;
 import io.remora.runtime.WaitCause;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.time.Duration;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
 import java.util.Set;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.TimeUnit;
@@ -34,6 +42,7 @@ import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.EnumSource;
 
@@ -170,6 +179,57 @@ final class LinkFaultsTest {
     await().atMost(Duration.ofSeconds(10)).until(() -> machine.info().liveStorages() == 0);
     assertThat(machine.memory(0).allocated()).as("bytes on the node").isZero();
     assertThat(machine.state()).isEqualTo(MachineState.READY);
+  }
+
+  @Test
+  @Tag("fast")
+  void aStallShowsInTheTimelineOnTheWayToTheNodeAndNowhereElse(@TempDir Path folder)
+      throws Exception {
+    Tensor counter = zeros(1).to(machine.device(), ScalarType.Float);
+    MachineTrace trace = machine.trace(folder.resolve("run.json"));
+    for (int i = 0; i < 20; i++) { // aligns the clocks
+      counter.add_(new Scalar(1f)).item_float();
+    }
+    network.stall(Direction.UP);
+    later(300, network::heal);
+    counter.add_(new Scalar(1f)).item_float();
+    trace.close();
+    counter.close();
+
+    List<? extends Config> events =
+        ConfigFactory.parseString(
+                "{\"events\":" + Files.readString(trace.file()) + "}",
+                ConfigParseOptions.defaults().setSyntax(ConfigSyntax.JSON))
+            .getConfigList("events");
+    double stalled = longestWay(events, "to the node");
+    assertThat(stalled).isGreaterThan(3 * longestWay(events, "from the node"));
+    assertThat(longestSlice(events, "batch")).isLessThan(stalled / 3);
+    assertThat(longestSlice(events, "wait")).isGreaterThan(stalled / 3);
+  }
+
+  /** Of the batches of a trace, in microseconds. */
+  private static double longestWay(List<? extends Config> events, String way) {
+    Map<String, Double> begins = new HashMap<>();
+    double longest = 0;
+    for (Config event : events) {
+      if (event.getString("name").equals(way)) {
+        if (event.getString("ph").equals("b")) {
+          begins.put(event.getString("id"), event.getDouble("ts"));
+        } else {
+          longest =
+              Math.max(longest, event.getDouble("ts") - begins.get(event.getString("id")));
+        }
+      }
+    }
+    return longest;
+  }
+
+  private static double longestSlice(List<? extends Config> events, String category) {
+    return events.stream()
+        .filter(event -> event.hasPath("cat") && event.getString("cat").equals(category))
+        .mapToDouble(event -> event.getDouble("dur"))
+        .max()
+        .orElseThrow();
   }
 
   @Test

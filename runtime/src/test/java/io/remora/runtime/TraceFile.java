@@ -63,7 +63,9 @@ final class TraceFile {
 
   /** Reads a file that is being written, as viewers do: the list may have no end. */
   static TraceFile unfinished(Path file) throws IOException {
-    return parse(Files.readString(file) + "]");
+    String json = Files.readString(file);
+    int last = json.lastIndexOf(",\n"); // the event after it may be half written
+    return parse(last < 0 ? "[]" : json.substring(0, last) + "]");
   }
 
   @SuppressWarnings("unchecked")
