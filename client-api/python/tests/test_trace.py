@@ -51,9 +51,7 @@ def test_the_environment_traces_each_machine_into_a_file_of_its_own(monkeypatch,
         with remora.RemoteMachine("mock") as machine:
             torch.ones(3).to(machine.device()).sum().item()
     for name in ("run.json", "run-2.json"):
-        assert "aten::sum.dim_IntList" in {
-            each["name"] for each in slices(tmp_path / name, "run")
-        }
+        assert "aten::sum.dim_IntList" in {each["name"] for each in slices(tmp_path / name, "run")}
 
 
 def test_a_trace_that_cannot_be_written(machine, tmp_path):

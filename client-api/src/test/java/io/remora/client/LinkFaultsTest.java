@@ -216,8 +216,7 @@ final class LinkFaultsTest {
         if (event.getString("ph").equals("b")) {
           begins.put(event.getString("id"), event.getDouble("ts"));
         } else {
-          longest =
-              Math.max(longest, event.getDouble("ts") - begins.get(event.getString("id")));
+          longest = Math.max(longest, event.getDouble("ts") - begins.get(event.getString("id")));
         }
       }
     }

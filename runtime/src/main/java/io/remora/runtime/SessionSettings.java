@@ -16,7 +16,8 @@ import java.util.concurrent.TimeUnit;
  * @param collectGrowth how many bytes the program's storages on the machine may grow before the JVM
  *     is asked to collect garbage; 0 turns this off
  * @param collectInterval shortest time between two such collections
- * @param traceFile the file for a {@linkplain MachineTrace timeline} from the opening to the closing; "" for none
+ * @param traceFile the file for a {@linkplain MachineTrace timeline} from the opening to the
+ *     closing; "" for none
  */
 public record SessionSettings(
     long maxBatchBytes,

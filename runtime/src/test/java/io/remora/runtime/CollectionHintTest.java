@@ -20,7 +20,14 @@ final class CollectionHintTest {
   private CollectionHint hint(long growth) {
     SessionSettings settings =
         new SessionSettings(
-            1024, Duration.ofMillis(1), Duration.ofSeconds(1), false, false, growth, Duration.ZERO, "");
+            1024,
+            Duration.ofMillis(1),
+            Duration.ofSeconds(1),
+            false,
+            false,
+            growth,
+            Duration.ZERO,
+            "");
     return new CollectionHint(
         settings,
         live::get,

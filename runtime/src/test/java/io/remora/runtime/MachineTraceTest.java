@@ -60,7 +60,8 @@ class MachineTraceTest {
         .contains("aten::add.Tensor", "aten::nonzero", "aten::sum.dim_IntList")
         .doesNotContain("aten::mul.Tensor");
     Map<Object, Event> byCall =
-        ran.stream().collect(Collectors.toMap(each -> each.args().get("call"), Function.identity()));
+        ran.stream()
+            .collect(Collectors.toMap(each -> each.args().get("call"), Function.identity()));
     assertThat(byCall.keySet())
         .isEqualTo(
             recorded.stream().map(each -> each.args().get("call")).collect(Collectors.toSet()));
