@@ -246,7 +246,6 @@ public final class BatchWalk {
     private final List<Integer> written = new ArrayList<>();
 
     private final List<Resized> resized = new ArrayList<>();
-    private int inputTensors;
     private int bytes;
 
     Form(Operator operator) {

@@ -404,6 +404,11 @@ final class CountingExecutor implements BatchExecutor {
   }
 
   @Override
+  public SavedSession load(List<Piece> pieces) {
+    throw new RemoraException(NO_STATE);
+  }
+
+  @Override
   public CapturedSession capture(long sequence) {
     throw new RemoraException(NO_STATE);
   }

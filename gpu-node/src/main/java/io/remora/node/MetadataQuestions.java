@@ -42,21 +42,20 @@ final class MetadataQuestions implements AutoCloseable {
 
   /** The values of made-up arguments. */
   private enum Values {
-    ZEROS(index -> 0),
-    ONES(index -> 1),
+    ZEROS,
+    ONES,
     /** Masks choose all elements. Indices are zero, which is always in range. */
-    FULL_MASKS(index -> 0),
+    FULL_MASKS,
     /** All values are different, as far as the dtype has so many. */
-    DIFFERENT(index -> index);
-
-    private final IntUnaryOperator value;
-
-    Values(IntUnaryOperator value) {
-      this.value = value;
-    }
+    DIFFERENT;
 
     IntUnaryOperator of(int dtype) {
-      return this == FULL_MASKS && (dtype == BOOL || dtype == BYTE) ? ONES.value : value;
+      return switch (this) {
+        case ZEROS -> index -> 0;
+        case ONES -> index -> 1;
+        case FULL_MASKS -> dtype == BOOL || dtype == BYTE ? index -> 1 : index -> 0;
+        case DIFFERENT -> index -> index;
+      };
     }
   }
 

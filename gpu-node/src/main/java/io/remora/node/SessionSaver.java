@@ -199,10 +199,7 @@ final class SessionSaver {
     long start = System.nanoTime();
     try {
       SavedState.Builder saved =
-          writing
-              .write()
-              .setPause(key.pause())
-              .setMillis((System.nanoTime() - begun) / 1_000_000);
+          writing.write().setPause(key.pause()).setMillis((System.nanoTime() - begun) / 1_000_000);
       step.ifPresent(saved::setStep);
       message.setState(saved);
       log.info(

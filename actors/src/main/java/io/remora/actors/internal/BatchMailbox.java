@@ -398,7 +398,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
     try {
       if (heldAfter != Long.MAX_VALUE) {
         return "the machine is pausing or paused, and no node has resumed it; see its log for the"
-                   + " reason";
+            + " reason";
       }
       return connection == null ? NO_CONNECTION : "";
     } finally {
