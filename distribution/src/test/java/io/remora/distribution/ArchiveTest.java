@@ -124,7 +124,8 @@ final class ArchiveTest {
 
     assertThat(help.exitCode()).as(help.text()).isZero();
     assertThat(help.text())
-        .contains("node", "gateway", "dashboard", "machines", "state", "doctor", "bench", "completion")
+        .contains(
+            "node", "gateway", "dashboard", "machines", "state", "doctor", "bench", "completion")
         .doesNotContain("WARN");
     assertThat(run(Map.of(), "--version").text())
         .startsWith("remora 0.")
