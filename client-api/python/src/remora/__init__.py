@@ -34,8 +34,8 @@ _libraries.install()
 from ._estimate import Estimate, Fit  # noqa: E402
 from ._kept import Kept  # noqa: E402
 from ._later import Later, later  # noqa: E402
-from ._trace import Trace  # noqa: E402
 from ._progress import Progress  # noqa: E402
+from ._trace import Trace  # noqa: E402
 from ._waits import Wait  # noqa: E402
 from .exceptions import (  # noqa: E402
     AuthenticationException,

@@ -20,7 +20,17 @@ from typing import Any
 
 import torch
 
-from . import _estimate, _gateway, _kept, _progress, _session, _torch_module, exceptions, functions, models
+from . import (
+    _estimate,
+    _gateway,
+    _kept,
+    _progress,
+    _session,
+    _torch_module,
+    exceptions,
+    functions,
+    models,
+)
 from ._estimate import Estimate
 from ._gateway import Gateway
 from ._kept import Kept
