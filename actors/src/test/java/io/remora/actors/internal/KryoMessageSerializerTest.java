@@ -230,7 +230,7 @@ class KryoMessageSerializerTest {
                 errors.add(type);
               }
             });
-    assertThat(errors).hasSize(14);
+    assertThat(errors).hasSize(15);
 
     for (Class<?> type : errors) {
       Exception error =
