@@ -116,9 +116,9 @@ class SandboxLaunchTest {
 
   @Test
   void tellsTheNodeHowLongItLives() {
-    assertThat(nodeConfig("life-time = 1 h").getDuration("remora.node.life-time"))
+    assertThat(nodeConfig("life-time = 1h").getDuration("remora.node.life-time"))
         .isEqualTo(Duration.ofMinutes(58));
-    assertThat(nodeConfig("life-time = 2 min").getDuration("remora.node.life-time"))
+    assertThat(nodeConfig("life-time = 2 m").getDuration("remora.node.life-time"))
         .isEqualTo(Duration.ofMinutes(1));
   }
 
