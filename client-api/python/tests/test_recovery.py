@@ -104,6 +104,7 @@ def await_checkpoint_of(machine: remora.RemoteMachine, step: int) -> None:
     while machine.stats()["checkpoints"] < before + 2:
         assert time.monotonic() < end, "no checkpoint was made"
         machine.checkpoint(step)
+        time.sleep(0.05)
 
 
 @pytest.mark.fast

@@ -340,15 +340,16 @@ def test_waits_are_counted_at_the_lines_of_the_program(device, machine):
         count = wait.count - (
             before[key].count if (key := (wait.cause, wait.line)) in before else 0
         )
-        if wait.line.startswith(f"{__file__}:") and count > 0:
-            assert wait.line.endswith(f" in {sys._getframe().f_code.co_name}")
+        here = f" in {sys._getframe().f_code.co_name}"
+        if wait.line.startswith(f"{__file__}:") and wait.line.endswith(here) and count > 0:
             lines[wait.cause, wait.subject, int(wait.line[len(__file__) + 1 :].split()[0])] = count
     assert set(lines) == {
         ("value", "item()", line - 1),
         ("value", "item()", line),
         ("shape", "aten::nonzero", line + 1),
     }
-    assert lines["value", "item()", line - 1] + lines["value", "item()", line] == 1500
+    # The first of them may still count for the line of the test before.
+    assert 1400 < lines["value", "item()", line - 1] + lines["value", "item()", line] <= 1500
     assert 200 < lines["value", "item()", line - 1] < 900
     assert lines["shape", "aten::nonzero", line + 1] == 1
 
