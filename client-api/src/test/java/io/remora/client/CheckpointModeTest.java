@@ -18,6 +18,7 @@ import com.typesafe.config.ConfigValueFactory;
 import io.remora.runtime.NodeLostException;
 import io.remora.runtime.RestoredException;
 import io.remora.runtime.StaleReferenceException;
+import io.remora.runtime.WaitCause;
 import java.nio.file.Path;
 import java.time.Duration;
 import java.util.ArrayList;
@@ -106,7 +107,9 @@ final class CheckpointModeTest {
           catchThrowableOfType(RestoredException.class, () -> since.sum().item_float());
       assertThat(restored.step()).isEqualTo(-3);
       assertThat(restored).hasMessageContaining("since its node was lost");
+      Duration recovering = machine.statistics().waited().get(WaitCause.RECOVERING);
       assertThat(kept.sum().item_float()).isEqualTo(100f);
+      assertThat(machine.statistics().waited()).containsEntry(WaitCause.RECOVERING, recovering);
       assertThatThrownBy(() -> since.sum().item_float())
           .isInstanceOf(StaleReferenceException.class)
           .hasMessageContaining("made after the step")

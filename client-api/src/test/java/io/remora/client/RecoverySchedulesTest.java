@@ -122,6 +122,7 @@ final class RecoverySchedulesTest {
     long end =
         System.nanoTime() + Duration.ofSeconds(Long.getLong("remora.faults.seconds", 30)).toNanos();
     Map<Fault, List<Double>> survived = new EnumMap<>(Fault.class);
+    Files.createDirectories(states().folder());
     try (RemoteMachine machine = open()) {
       Map<Network, List<Float>> undisturbed = new EnumMap<>(Network.class);
       for (Network network : Network.values()) {

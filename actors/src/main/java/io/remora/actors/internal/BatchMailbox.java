@@ -1061,6 +1061,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
       batches.unsent().forEach(MailboxEntry::makeVoid);
       epoch++;
       voids = true;
+      recovering = false; // nothing will be executed again
       heldAfter = Long.MAX_VALUE;
       recovery.forgetArriving();
       room.changed();
