@@ -233,8 +233,8 @@ final class RecoverySchedulesTest {
       }
       case KILL_DURING_SLOW_CHECKPOINT -> {
         stallStore(true);
-        awaitCheckpointBeingWritten(machine);
-        work(machine, random.nextInt(500));
+        // Longer than the interval of checkpoints: one is being written by then.
+        work(machine, 600 + random.nextInt(500));
         MockNodes.kill(MockNodes.any());
         stallStore(false);
       }
