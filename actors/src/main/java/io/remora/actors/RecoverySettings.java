@@ -6,6 +6,7 @@ import static java.util.Objects.requireNonNull;
 import com.typesafe.config.Config;
 import java.nio.file.Path;
 import java.time.Duration;
+import java.util.Locale;
 
 /**
  * How a machine recovers from the loss of its node; {@code reference.conf} explains each setting.
@@ -83,10 +84,8 @@ public record RecoverySettings(
     requireNonNull(logDirectory, "logDirectory");
     if (mirror && mode != Mode.REPLAY) {
       throw new IllegalArgumentException(
-          PATH
-              + ".mirror = on needs "
-              + PATH
-              + ".mode = replay, but the mode is off: a standby executes the batches that replay keeps");
+          "%s.mirror = on needs %s.mode = replay, but the mode is %s: a standby executes the batches that replay keeps"
+              .formatted(PATH, PATH, mode.name().toLowerCase(Locale.ROOT)));
     }
     if (logDiskBytes < 0) {
       throw new IllegalArgumentException(
