@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.core;
 
+import java.nio.ByteBuffer;
+
 /**
  * The numbers of the wire format of batches and reports that Java code needs. The native core has
  * the whole format in {@code wire.h}, under the same names; a test compares both.
@@ -30,6 +32,23 @@ public final class WireFormat {
       case 10 -> 16;
       default -> 1;
     };
+  }
+
+  /**
+   * Reads an unsigned integer that this process's own core has written: nothing is checked.
+   *
+   * @throws java.nio.BufferUnderflowException when the buffer ends within it
+   */
+  public static long varint(ByteBuffer in) {
+    long value = 0;
+    int octet;
+    int shift = 0;
+    do {
+      octet = in.get();
+      value |= (long) (octet & 0x7F) << shift;
+      shift += 7;
+    } while (octet < 0);
+    return value;
   }
 
   /** First bytes of the records of a batch. */

@@ -279,33 +279,21 @@ final class MetadataQuestions implements AutoCloseable {
     for (int written : call.written()) {
       int dtype = in.get();
       in.get();
-      int dimensions = (int) varint(in);
+      int dimensions = (int) WireFormat.varint(in);
       List<Long> sizes = new ArrayList<>();
       for (int i = 0; i < dimensions; i++) {
-        sizes.add(varint(in));
+        sizes.add(WireFormat.varint(in));
       }
       long last = 1;
       for (int i = 0; i < dimensions; i++) {
-        long stride = varint(in) >>> 1;
+        long stride = WireFormat.varint(in) >>> 1;
         last += (sizes.get(i) - 1) * stride;
       }
-      last += varint(in);
+      last += WireFormat.varint(in);
       long end = sizes.contains(0L) ? 0 : last * WireFormat.elementBytes(dtype);
       ends.merge(call.arguments().get(written).storage(), end, Math::max);
     }
     return ends;
-  }
-
-  private static long varint(ByteBuffer in) {
-    long value = 0;
-    int shift = 0;
-    int octet;
-    do {
-      octet = in.get();
-      value |= (long) (octet & 0x7F) << shift;
-      shift += 7;
-    } while (octet < 0);
-    return value;
   }
 
   // Batches -------------------------------------------------------------------------------------

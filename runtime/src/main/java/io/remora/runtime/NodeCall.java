@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.runtime;
 
+import io.remora.core.WireFormat;
 import io.remora.runtime.internal.NativeCore;
 import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
@@ -26,8 +27,8 @@ public record NodeCall(
     in.get(); // skip the version: this process's own core has written the request
     ByteBuffer payload = block(in);
     String deviceName = StandardCharsets.UTF_8.decode(block(in)).toString();
-    int device = (int) number(in);
-    long available = number(in);
+    int device = (int) WireFormat.varint(in);
+    long available = WireFormat.varint(in);
     return new NodeCall(
         payload,
         deviceName,
@@ -36,20 +37,8 @@ public record NodeCall(
         timeout);
   }
 
-  private static long number(ByteBuffer in) {
-    long value = 0;
-    int octet;
-    int shift = 0;
-    do {
-      octet = in.get();
-      value |= (long) (octet & 0x7F) << shift;
-      shift += 7;
-    } while (octet < 0);
-    return value;
-  }
-
   private static ByteBuffer block(ByteBuffer in) {
-    int length = (int) number(in);
+    int length = (int) WireFormat.varint(in);
     ByteBuffer block = in.slice(in.position(), length);
     in.position(in.position() + length);
     return block;
