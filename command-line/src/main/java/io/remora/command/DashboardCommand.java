@@ -13,16 +13,15 @@ import java.net.URI;
 import java.net.http.HttpClient;
 import java.net.http.HttpRequest;
 import java.net.http.HttpResponse;
-import java.nio.file.Path;
 import java.security.GeneralSecurityException;
 import java.time.Duration;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
-import java.util.Optional;
 import java.util.concurrent.Callable;
 import picocli.CommandLine;
 import picocli.CommandLine.Command;
+import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Option;
 import picocli.CommandLine.ParameterException;
@@ -36,7 +35,7 @@ import picocli.CommandLine.Spec;
     usageHelpAutoWidth = true,
     description = {
       "Opens the page of a running gateway, which shows its machines, their sessions, figures, plots"
-          + " and logs, live.",
+          + " and logs, live. Without --gateway and REMORA_GATEWAY it is the one at 127.0.0.1:7636.",
       "Prints a link that signs a browser in once, within two minutes. The token is not in it, and"
           + " what is after '#' is sent to no server."
     },
@@ -54,48 +53,30 @@ import picocli.CommandLine.Spec;
     })
 final class DashboardCommand implements Callable<Integer> {
 
-  private static final String TOKEN = "REMORA_GATEWAY_TOKEN";
   private static final Duration LIMIT = Duration.ofSeconds(10);
-
-  private final Map<String, String> environment;
 
   @Spec private CommandSpec command;
 
-  @Option(
-      names = "--gateway",
-      paramLabel = "HOST:PORT",
-      description =
-          "The gateway, with the token in REMORA_GATEWAY_TOKEN. Default: REMORA_GATEWAY, or"
-              + " 127.0.0.1:7636")
-  private String gateway;
-
-  @Option(
-      names = "--gateway-certificate",
-      paramLabel = "FILE",
-      description =
-          "Certificates to trust for it, in PEM format. Default: those that Java trusts; no TLS on"
-              + " the loopback address")
-  private Path gatewayCertificate;
+  @Mixin private GatewayOptions gateway;
 
   @Option(names = "--print", description = "Only prints the link, and opens no browser")
   private boolean print;
 
   DashboardCommand(Map<String, String> environment) {
-    this.environment = environment;
+    this.gateway = new GatewayOptions(environment);
   }
 
   @Override
   public Integer call() {
     CommandOutput.log("io/remora/command/logback-command.xml");
     PrintWriter err = command.commandLine().getErr();
-    String address =
-        Optional.ofNullable(gateway).or(() -> variable("REMORA_GATEWAY")).orElse("127.0.0.1:7636");
+    String address = gateway.address().orElse("127.0.0.1:7636");
     try {
       InetSocketAddress socket = LinkTransport.address(address);
       if (socket.isUnresolved()) {
         return failed(err, "%s: unknown host".formatted(address));
       }
-      boolean encrypted = gatewayCertificate != null || !socket.getAddress().isLoopbackAddress();
+      boolean encrypted = ReachChecks.isEncrypted(socket, gateway.certificate());
       String root =
           "%s://%s:%d/dashboard"
               .formatted(encrypted ? "https" : "http", socket.getHostString(), socket.getPort());
@@ -132,13 +113,13 @@ final class DashboardCommand implements Callable<Integer> {
     HttpClient.Builder client =
         HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).connectTimeout(LIMIT);
     if (encrypted) {
-      client.sslContext(ReachChecks.trusting(Optional.ofNullable(gatewayCertificate)));
+      client.sslContext(ReachChecks.trusting(gateway.certificate()));
     }
     HttpRequest.Builder request =
         HttpRequest.newBuilder(URI.create(root + "/ticket"))
             .timeout(LIMIT)
             .POST(HttpRequest.BodyPublishers.noBody());
-    variable(TOKEN).ifPresent(token -> request.header("Authorization", "Bearer " + token));
+    gateway.token().ifPresent(token -> request.header("Authorization", "Bearer " + token));
     HttpResponse<String> answer =
         client.build().send(request.build(), HttpResponse.BodyHandlers.ofString());
     int status = answer.statusCode();
@@ -152,9 +133,9 @@ final class DashboardCommand implements Callable<Integer> {
     throw new IOException(
         switch (status) {
           case 401 ->
-              variable(TOKEN).isPresent()
-                  ? "it refuses the token in " + TOKEN
-                  : "it asks for a token: set " + TOKEN;
+              gateway.token().isPresent()
+                  ? "it refuses the token in " + GatewayOptions.TOKEN
+                  : "it asks for a token: set " + GatewayOptions.TOKEN;
           case 404 -> "it serves no page (remora.gateway.dashboard.enabled)";
           default -> "it answers with HTTP status " + status;
         });
@@ -163,7 +144,9 @@ final class DashboardCommand implements Callable<Integer> {
   /** Opens the link in the user's browser, if this computer has a screen. */
   private void open(String link) throws IOException {
     boolean mac = System.getProperty("os.name").toLowerCase(Locale.ROOT).contains("mac");
-    if (!mac && variable("DISPLAY").isEmpty() && variable("WAYLAND_DISPLAY").isEmpty()) {
+    if (!mac
+        && gateway.variable("DISPLAY").isEmpty()
+        && gateway.variable("WAYLAND_DISPLAY").isEmpty()) {
       return;
     }
     try {
@@ -179,9 +162,5 @@ final class DashboardCommand implements Callable<Integer> {
   private int failed(PrintWriter err, String reason) {
     err.println(command.qualifiedName() + ": " + reason);
     return CommandLine.ExitCode.SOFTWARE;
-  }
-
-  private Optional<String> variable(String name) {
-    return Optional.ofNullable(environment.get(name)).filter(value -> !value.isBlank());
   }
 }

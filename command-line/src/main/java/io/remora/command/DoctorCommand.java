@@ -10,16 +10,15 @@ import io.remora.command.Finding.Status;
 import io.remora.core.CommandOutput;
 import io.remora.core.CommandVersion;
 import java.io.PrintWriter;
-import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
-import java.util.Optional;
 import java.util.concurrent.Callable;
 import picocli.CommandLine;
 import picocli.CommandLine.Command;
+import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Option;
 import picocli.CommandLine.ParameterException;
@@ -52,28 +51,12 @@ import picocli.CommandLine.Spec;
     })
 final class DoctorCommand implements Callable<Integer> {
 
-  private static final String GATEWAY_TOKEN = "REMORA_GATEWAY_TOKEN";
-
   private final Config config;
   private final Map<String, String> environment;
 
   @Spec private CommandSpec command;
 
-  @Option(
-      names = "--gateway",
-      paramLabel = "HOST:PORT",
-      description =
-          "A gateway to reach, with the token in REMORA_GATEWAY_TOKEN. Default: REMORA_GATEWAY, or"
-              + " none")
-  private String gateway;
-
-  @Option(
-      names = "--gateway-certificate",
-      paramLabel = "FILE",
-      description =
-          "Certificates to trust for it, in PEM format. Default: those that Java trusts; no TLS on"
-              + " the loopback address")
-  private Path gatewayCertificate;
+  @Mixin private GatewayOptions gateway;
 
   @Option(
       names = "--node",
@@ -96,6 +79,7 @@ final class DoctorCommand implements Callable<Integer> {
   DoctorCommand(Config config, Map<String, String> environment) {
     this.config = config;
     this.environment = environment;
+    this.gateway = new GatewayOptions(environment);
   }
 
   @Override
@@ -137,23 +121,15 @@ final class DoctorCommand implements Callable<Integer> {
     found.add(setup.gatewayTls());
     found.add(setup.tokens());
     found.addAll(setup.ports());
-    Optional.ofNullable(gateway)
-        .or(() -> variable("REMORA_GATEWAY"))
+    gateway
+        .address()
         .ifPresent(
             address ->
-                found.addAll(
-                    ReachChecks.gateway(
-                        address,
-                        variable(GATEWAY_TOKEN),
-                        Optional.ofNullable(gatewayCertificate))));
+                found.addAll(ReachChecks.gateway(address, gateway.token(), gateway.certificate())));
     if (node != null) {
       found.add(ReachChecks.node(node, config));
     }
     return found;
-  }
-
-  private Optional<String> variable(String name) {
-    return Optional.ofNullable(environment.get(name)).filter(value -> !value.isBlank());
   }
 
   private static String text(List<Finding> findings) {

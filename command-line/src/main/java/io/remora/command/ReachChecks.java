@@ -110,7 +110,7 @@ final class ReachChecks {
       try (Socket socket = new Socket()) {
         socket.connect(gateway, (int) LIMIT.toMillis()); // its errors say more than Akka's
       }
-      boolean encrypted = certificate.isPresent() || !gateway.getAddress().isLoopbackAddress();
+      boolean encrypted = isEncrypted(gateway, certificate);
       system = ActorSystem.create("remora-doctor", QUIET.withFallback(ConfigFactory.load()));
       Calls calls = new Calls(system, gateway, encrypted ? trusting(certificate) : null);
       HttpResponse health = calls.ask(HEALTH, Optional.empty());
@@ -252,6 +252,11 @@ final class ReachChecks {
     } catch (DateTimeParseException e) {
       return Optional.empty();
     }
+  }
+
+  /** Whether a connection to a gateway uses TLS. */
+  static boolean isEncrypted(InetSocketAddress gateway, Optional<Path> certificate) {
+    return certificate.isPresent() || !gateway.getAddress().isLoopbackAddress();
   }
 
   /** Trusts these certificates, or else those that Java trusts. */
