@@ -308,12 +308,7 @@ final class MigrateTest {
   }
 
   private RemoteMachine open(String settings) {
-    return RemoteMachine.builder()
-        .provider("mock")
-        .config(
-            set("remora.state.directory", directory.resolve("states").toString())
-                .withFallback(ConfigFactory.parseString(settings)))
-        .open();
+    return states().machine(settings);
   }
 
   private static Config set(String path, String value) {
@@ -325,9 +320,10 @@ final class MigrateTest {
         .atMost(LIMIT)
         .untilAsserted(
             () -> assertThat(ProcessHandle.current().children()).as("node processes").isEmpty());
-    await()
-        .atMost(LIMIT)
-        .untilAsserted(
-            () -> assertThat(new StateFiles(directory.resolve("states")).all()).isEmpty());
+    await().atMost(LIMIT).untilAsserted(() -> assertThat(states().all()).isEmpty());
+  }
+
+  private StateFiles states() {
+    return new StateFiles(directory.resolve("states"));
   }
 }

@@ -11,9 +11,6 @@ import static org.bytedeco.pytorch.global.torch.ones;
 import static org.bytedeco.pytorch.global.torch.randn;
 import static org.bytedeco.pytorch.global.torch.relu;
 
-import com.typesafe.config.Config;
-import com.typesafe.config.ConfigFactory;
-import com.typesafe.config.ConfigValueFactory;
 import io.remora.runtime.NodeLostException;
 import io.remora.runtime.WaitCause;
 import java.io.IOException;
@@ -334,12 +331,7 @@ final class RecoveryTest {
   }
 
   private RemoteMachine open(String recovery, String more) {
-    Config settings =
-        ConfigFactory.parseString("remora.recovery { mode = replay, " + recovery + " }\n" + more)
-            .withValue(
-                "remora.state.directory",
-                ConfigValueFactory.fromAnyRef(directory.resolve("states").toString()));
-    return RemoteMachine.builder().provider("mock").config(settings).open();
+    return states().machine("remora.recovery { mode = replay, " + recovery + " }\n" + more);
   }
 
   private static void awaitCheckpoints(RemoteMachine machine, int more) {

@@ -6,9 +6,7 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.awaitility.Awaitility.await;
 import static org.bytedeco.pytorch.global.torch.ones;
 
-import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
-import com.typesafe.config.ConfigValueFactory;
 import io.remora.actors.MachineState;
 import io.remora.runtime.MachineStateException;
 import java.io.IOException;
@@ -250,14 +248,10 @@ final class StandbyTest {
   }
 
   private RemoteMachine open(String recovery, String more) {
-    Config settings =
-        ConfigFactory.parseString(
-                "remora.recovery { mode = replay, mirror = on, retry = 200 ms, %s }\n%s"
-                    .formatted(recovery, more))
-            .withValue(
-                "remora.state.directory",
-                ConfigValueFactory.fromAnyRef(directory.resolve("states").toString()));
-    return RemoteMachine.builder().provider("mock").config(settings).open();
+    return states()
+        .machine(
+            "remora.recovery { mode = replay, mirror = on, retry = 200 ms, %s }\n%s"
+                .formatted(recovery, more));
   }
 
   private static void awaitStandby(RemoteMachine machine) {
@@ -270,6 +264,10 @@ final class StandbyTest {
 
   private void assertNothingIsLeft() {
     assertThat(MockNodes.all()).isEmpty();
-    assertThat(new StateFiles(directory.resolve("states")).all()).isEmpty();
+    assertThat(states().all()).isEmpty();
+  }
+
+  private StateFiles states() {
+    return new StateFiles(directory.resolve("states"));
   }
 }

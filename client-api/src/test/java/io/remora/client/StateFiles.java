@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.client;
 
+import com.typesafe.config.ConfigFactory;
+import com.typesafe.config.ConfigValueFactory;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.ByteBuffer;
@@ -20,6 +22,21 @@ import java.util.stream.Stream;
  * @param folder the store's folder
  */
 record StateFiles(Path folder) {
+
+  /**
+   * A machine of the mock provider whose nodes keep their states here.
+   *
+   * @param settings the machine's other settings
+   */
+  RemoteMachine machine(String settings) {
+    return RemoteMachine.builder()
+        .provider("mock")
+        .config(
+            ConfigFactory.parseString(settings)
+                .withValue(
+                    "remora.state.directory", ConfigValueFactory.fromAnyRef(folder.toString())))
+        .open();
+  }
 
   /** All files. Other processes may delete some meanwhile. */
   List<Path> all() {
