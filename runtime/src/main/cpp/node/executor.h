@@ -148,6 +148,7 @@ class Executor {
   std::shared_ptr<Failure> fail(Call& call, const std::string& message, const std::string& error = "");
   std::shared_ptr<Failure> fail(Call& call, const std::exception& error);
   std::shared_ptr<Failure> fail_refused(Call& call);
+  std::shared_ptr<Failure> lost_at_restore(std::string message);
   void write_failure(const Failure& failure);
   void write_warning(const Call& call, const c10::Warning& warning);
   void request_failed(int64_t request, Failure& failure);

@@ -210,12 +210,7 @@ void Executor::bind(Reader& r) {
   }
   auto it = asked_.find(request);
   if (it == asked_.end() && restarted()) {  // it was asked before
-    auto gone = std::make_shared<Failure>();
-    gone->number = ++failures_;
-    gone->call = 0;
-    gone->operation = "restore";
-    gone->error = "StaleReferenceException";
-    gone->message = "the tensor was made before the machine was restored to an earlier state";
+    auto gone = lost_at_restore("the tensor was made before the machine was restored to an earlier state");
     for (; n > 0; n--) {
       int64_t id = 0;
       storage_record(r, &id).failure = gone;

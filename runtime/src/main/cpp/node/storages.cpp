@@ -109,6 +109,17 @@ void Executor::free_many(Reader& r) {
   }
 }
 
+// The failure of storages whose values a restoration has lost.
+std::shared_ptr<Failure> Executor::lost_at_restore(std::string message) {
+  auto lost = std::make_shared<Failure>();
+  lost->number = ++failures_;
+  lost->call = 0;
+  lost->operation = "restore";
+  lost->error = "StaleReferenceException";
+  lost->message = std::move(message);
+  return lost;
+}
+
 void Executor::restart(Reader& r) {
   auto epoch = r.bounded(UINT64_MAX >> kEpochShift, "an epoch");
   auto newest = static_cast<int64_t>(r.bounded(INT64_MAX, "a storage number"));
@@ -120,13 +131,9 @@ void Executor::restart(Reader& r) {
   newest_ = newest;
   calls_ = calls;
   failures_ = std::max(failures_, epoch << kEpochShift);
-  auto lost = std::make_shared<Failure>();
-  lost->number = ++failures_;
-  lost->call = 0;
-  lost->operation = "restore";
-  lost->error = "StaleReferenceException";
-  lost->message = "the tensor's values are gone: it was made after the step to which the session went back; ";
-  lost->message += r.string();
+  auto lost = lost_at_restore(
+      "the tensor's values are gone: it was made after the step to which the session went back; " +
+      std::string(r.string()));
   std::vector<int64_t> named;
   int64_t id = 0;
   for (auto n = r.count("a count of storages"); n > 0; n--) {
