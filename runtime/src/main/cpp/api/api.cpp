@@ -24,6 +24,7 @@
 #include "client/read.h"
 #include "client/recorder/call_log.h"
 #include "client/session/session.h"
+#include "client/session/stream.h"
 #include "client/storage.h"
 #include "client/transfer.h"
 #include "common/error.h"

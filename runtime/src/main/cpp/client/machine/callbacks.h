@@ -17,6 +17,7 @@ struct Callbacks {
   std::function<void(int64_t machine, int64_t request)> await;  // returns when the answer has arrived
   std::function<void(int64_t machine)> lost;                    // the machine was closed or has failed; may be empty
   remora_trace_callback trace = nullptr;
+  remora_call_site_callback call_site = nullptr;
   bool warns = false;  // libtorch's warnings on the program's threads reach the program
 };
 

@@ -5,6 +5,8 @@
 
 #include <cerrno>
 
+#include "client/session/stream.h"
+
 #include "client/session/session.h"
 
 namespace remora {
