@@ -75,9 +75,11 @@ class Paused extends MachineBehavior {
   Behavior<Command> begin() {
     machine.stopStorageTicks();
     machine.hosts.tell(new SessionHost.Offline());
+    // A program may use the machine as soon as it has its answer, which resumes it at once.
+    boolean hadWork = machine.sessions.hasWork();
     answers.run();
     machine.updateRecord();
-    if (machine.sessions.hasWork()) {
+    if (hadWork) {
       machine.limit(machine.settings.resumeRetry());
     } else {
       awaitUse();
