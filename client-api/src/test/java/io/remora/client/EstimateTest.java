@@ -6,6 +6,7 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.bytedeco.pytorch.global.torch.arange;
 import static org.bytedeco.pytorch.global.torch.cross_entropy_loss;
 import static org.bytedeco.pytorch.global.torch.empty;
+import static org.bytedeco.pytorch.global.torch.linear;
 import static org.bytedeco.pytorch.global.torch.manual_seed;
 import static org.bytedeco.pytorch.global.torch.max_pool2d;
 import static org.bytedeco.pytorch.global.torch.randn;
@@ -21,6 +22,7 @@ import io.remora.runtime.RemoraException;
 import io.remora.runtime.RemoteOperationException;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
 import java.util.function.Consumer;
@@ -35,6 +37,7 @@ import org.bytedeco.pytorch.LinearImpl;
 import org.bytedeco.pytorch.Scalar;
 import org.bytedeco.pytorch.ScalarTypeOptional;
 import org.bytedeco.pytorch.Tensor;
+import org.bytedeco.pytorch.TensorOptional;
 import org.bytedeco.pytorch.TensorOptions;
 import org.bytedeco.pytorch.TensorVector;
 import org.bytedeco.pytorch.global.torch.ScalarType;
@@ -143,6 +146,32 @@ final class EstimateTest {
           .hasMessageContaining("a dry run has no values that could be saved");
       assertThat(tensor.sum().item_float()).as("it continues").isZero();
     }
+  }
+
+  @Test
+  @Tag("fast")
+  void aLoadedModelTakesTheMemoryThatItDoesInARealRun(@TempDir Path folder) throws Exception {
+    ModelFolder.write(
+        folder.resolve("model.safetensors"),
+        Map.of("weight", randn(300, 400), "bias", randn(300)),
+        Map.of("format", "pt"));
+    String allowed = "remora.node.models.directories = [\"%s\"]".formatted(folder);
+    List<Estimate> estimates = new ArrayList<>();
+    for (String provider : List.of("mock", "estimate")) {
+      try (RemoteMachine machine = open(provider, allowed);
+          PointerScope scope = new PointerScope()) {
+        Map<String, Tensor> model = machine.loadStateDicts(folder.toString()).get("");
+        Tensor input = zeros(16, 400).to(machine.device(), ScalarType.Float);
+        Tensor output = linear(input, model.get("weight"), new TensorOptional(model.get("bias")));
+        assertThat(output.sizes().vec().get()).containsExactly(16, 300);
+        output.sum().item_float();
+        estimates.add(machine.estimate());
+      }
+    }
+    Estimate dry = estimates.get(1);
+    assertThat(dry.peakBytes()).isEqualTo(estimates.get(0).peakBytes());
+    assertThat(dry.peakBytes().get(0)).isGreaterThan((300 * 400 + 300) * 4);
+    assertThat(dry.uploadedBytes()).as("the input").isEqualTo(estimates.get(0).uploadedBytes());
   }
 
   @Test
