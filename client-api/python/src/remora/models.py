@@ -287,7 +287,9 @@ def save(
         raise ValueError(f"where must be 'node' or 'program', not {where!r}")
     tensors, texts = distinct(session, state_dict, metadata or {})
     if where == "program":
-        _write(Path(path), tensors, texts)
+        with activity(session.reporter, "save model", "bytes") as saving:
+            saving.message(os.fspath(path))
+            _write(Path(path), tensors, texts, saving.set)
         return
     require_node(session)
     call = pb.NodeCall(
@@ -297,7 +299,9 @@ def save(
             metadata=texts,
         )
     )
-    ask(session, f"saving {os.fspath(path)}", call, tensors=[*tensors.values()], timeout=TIMEOUT)
+    with activity(session.reporter, "save model") as saving:
+        saving.message(os.fspath(path))
+        ask(session, f"saving {os.fspath(path)}", call, tensors=[*tensors.values()], timeout=TIMEOUT)
 
 
 def descriptions(tensors: Mapping[str, torch.Tensor]) -> list[pb.TensorToSave]:
@@ -350,7 +354,12 @@ def distinct(
     return tensors, texts
 
 
-def _write(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+def _write(
+    path: Path,
+    tensors: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, str],
+    progress: Callable[[int, int], None],
+) -> None:
     """Writes a file on this computer, one tensor after the other."""
     order = sorted(tensors, key=lambda name: (_RANKS[_name(tensors[name].dtype)], name.encode()))
     header: dict[str, object] = {_METADATA: dict(sorted(metadata.items()))}
@@ -365,12 +374,14 @@ def _write(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[st
         }
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    with _new_file(path, 8 + len(text) + end) as file, file.open("xb") as output:
+    size = 8 + len(text) + end
+    with _new_file(path, size) as file, file.open("xb") as output:
         output.write(len(text).to_bytes(8, "little"))
         output.write(text)
         for name in order:
             local = tensors[name].cpu().resolve_conj().resolve_neg().contiguous()
             output.write(local.reshape(-1).view(torch.uint8).numpy().data)
+            progress(output.tell(), size)
         output.flush()
         os.fsync(output.fileno())
 

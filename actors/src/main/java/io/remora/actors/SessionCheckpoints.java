@@ -80,7 +80,7 @@ final class SessionCheckpoints {
     lastNanos = clock.getAsLong();
     pending = new CheckpointName(series, ++begun).toString();
     if (!areAtMarks()) {
-      activity = Activities.begin(mailbox.figures().machine(), "checkpoint");
+      activity = Activities.begin(mailbox.figures().machine(), "checkpoint", "bytes");
       activity.message("the node stores " + Progress.bytes(mailbox.figures().storages().bytes()));
     }
     return pending;
@@ -104,6 +104,13 @@ final class SessionCheckpoints {
   /** Whether this is the name of a checkpoint of the session. */
   boolean has(String name) {
     return names().contains(name);
+  }
+
+  /** Notes how far the node is. */
+  void saving(NodeLink.Saving event) {
+    if (activity != null && event.pause().equals(pending)) {
+      activity.set(event.done(), event.total());
+    }
   }
 
   /** Notes the node's answer. Returns the names of the checkpoints that are no longer needed. */

@@ -20,6 +20,7 @@ import io.remora.runtime.RemoraException;
 import io.remora.runtime.RestoredException;
 import io.remora.runtime.StaleReferenceException;
 import io.remora.runtime.StorageBirth;
+import io.remora.state.CheckpointName;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.Collection;
@@ -55,6 +56,7 @@ public final class SessionTable {
     final SessionCheckpoints checkpoints;
     final SessionStandby standby;
     SavedState saved;
+    NodeLink.Saving saving;
     boolean restored;
     boolean takenOver;
     RestoredException toTell;
@@ -277,6 +279,7 @@ public final class SessionTable {
   public void save(String pause, Consumer<NodeLink.Command> link) {
     for (Session session : sessions.values()) {
       session.saved = null;
+      session.saving = null;
       link.accept(new NodeLink.SaveSession(session.mailbox.session(), pause));
     }
   }
@@ -301,6 +304,32 @@ public final class SessionTable {
     }
     session.saved = event.state();
     return null;
+  }
+
+  /**
+   * Notes how much of a session the node has saved.
+   *
+   * @return how much it has saved of all sessions; empty if this is one session's checkpoint
+   */
+  public Optional<NodeLink.Saving> saving(NodeLink.Saving event) {
+    Session session = sessions.get(event.session());
+    if (session == null) {
+      return Optional.empty();
+    }
+    if (CheckpointName.of(event.pause()).isPresent()) {
+      session.checkpoints.saving(event);
+      return Optional.empty();
+    }
+    session.saving = event;
+    long done = 0;
+    long total = 0;
+    for (Session each : sessions.values()) {
+      if (each.saving != null) {
+        done += each.saved == null ? each.saving.done() : each.saving.total();
+        total += each.saving.total();
+      }
+    }
+    return Optional.of(new NodeLink.Saving(event.session(), event.pause(), done, total));
   }
 
   /** The bytes of the sessions' saved states. */

@@ -309,11 +309,14 @@ final class MachineModels {
                             each.getKey(), dtype(each), each.getValue().shape()))
                 .toList(),
             save.metadata);
-    try (NewFile output = NewFile.of(file, layout.fileBytes())) {
+    try (Activity activity = Activities.begin(machine, "save model", "bytes");
+        NewFile output = NewFile.of(file, layout.fileBytes())) {
+      activity.message(file.toString());
       output.write(ByteBuffer.wrap(layout.header()), 0);
       for (SafetensorsWriter.Place place : layout.places()) {
         if (place.bytes() > 0) {
           write(save.tensors.get(place.tensor().name()), output, place);
+          activity.set(place.offset() + place.bytes(), layout.fileBytes());
         }
       }
       output.commit();
@@ -339,12 +342,15 @@ final class MachineModels {
             .putAllMetadata(save.metadata)
             .addAllTensors(save.descriptions())
             .build();
-    ask(
-        "saving " + path,
-        NodeCall.newBuilder().setSave(message).build(),
-        0,
-        List.copyOf(save.tensors.values()),
-        SAVE_TIMEOUT);
+    try (Activity activity = Activities.begin(machine, "save model")) {
+      activity.message(path);
+      ask(
+          "saving " + path,
+          NodeCall.newBuilder().setSave(message).build(),
+          0,
+          List.copyOf(save.tensors.values()),
+          SAVE_TIMEOUT);
+    }
   }
 
   private static DType dtype(Map.Entry<String, Tensor> named) {

@@ -27,6 +27,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
+import java.util.function.LongConsumer;
 import java.util.zip.CRC32C;
 
 /**
@@ -134,11 +135,18 @@ final class CheckpointFile {
    *
    * @param file a new file
    * @param before the last checkpoint, whose files are there; null if there is none
+   * @param progress gets the number of the session's bytes that are done since the last call
    */
-  static Written write(Path file, String name, CapturedSession copy, Contents before)
+  static Written write(
+      Path file, String name, CapturedSession copy, Contents before, LongConsumer progress)
       throws IOException {
     try (Writer writer = new Writer(file, name, before)) {
-      copy.takeAll(writer::take);
+      copy.takeAll(
+          (bytes, values) -> {
+            int length = bytes.remaining();
+            writer.take(bytes, values);
+            progress.accept(length);
+          });
       return writer.finish(copy.storages(), copy.sequence());
     }
   }

@@ -200,6 +200,7 @@ final class SessionActor extends AbstractBehavior<SessionActor.Command> {
             outbox,
             context.getSystem().dispatchers().lookup(DispatcherSelector.blocking()),
             writes,
+            context.getSystem(),
             checkpoint);
     this.figures = NodeFigures.PROCESS.sessionOpened(inbox);
     figures.setStorages(executor.storageCount());

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.node;
 
+import akka.actor.typed.ActorSystem;
 import io.remora.actors.link.FrameType;
 import io.remora.actors.link.proto.SavedState;
 import io.remora.actors.link.proto.SessionSaved;
@@ -32,7 +33,7 @@ final class SessionSaver {
 
   /** Writes the session to the store, and describes what was written. */
   private interface Writing {
-    SavedState.Builder write() throws IOException;
+    SavedState.Builder write(SaveReports reports) throws IOException;
   }
 
   private final String name;
@@ -41,6 +42,7 @@ final class SessionSaver {
   private final SessionOutbox outbox;
   private final Executor writers;
   private final StateWrites writes;
+  private final ActorSystem<?> system;
 
   // The latest request, and its answer; null while the answer is being made. A checkpoint may end
   // after the next request has come.
@@ -59,6 +61,7 @@ final class SessionSaver {
    * @param store opens the state store
    * @param writers run what writes checkpoints
    * @param writes knows what is being written
+   * @param system has the timer for reports of progress
    * @param checkpoint the one that the session was restored from; null if there is none
    */
   SessionSaver(
@@ -68,6 +71,7 @@ final class SessionSaver {
       SessionOutbox outbox,
       Executor writers,
       StateWrites writes,
+      ActorSystem<?> system,
       CheckpointFile.Contents checkpoint) {
     this.name = name;
     this.session = session;
@@ -75,6 +79,7 @@ final class SessionSaver {
     this.outbox = outbox;
     this.writers = writers;
     this.writes = writes;
+    this.system = system;
     this.checkpoint = checkpoint;
   }
 
@@ -109,7 +114,17 @@ final class SessionSaver {
           "saved",
           System.nanoTime(),
           OptionalLong.empty(),
-          () -> state(store.get().save(key, file -> executor.save(executed, file))));
+          executor.storageBytes(),
+          reports ->
+              state(
+                  store
+                      .get()
+                      .save(
+                          key,
+                          file -> {
+                            reports.measure(() -> file.toFile().length());
+                            return executor.save(executed, file);
+                          })));
     }
   }
 
@@ -136,6 +151,7 @@ final class SessionSaver {
       StateKey key, String base, BatchExecutor executor, long executed, OptionalLong step) {
     CapturedSession copy;
     long start = System.nanoTime();
+    long bytes = executor.storageBytes();
     try {
       copy = executor.capture(executed);
     } catch (RuntimeException e) {
@@ -144,7 +160,8 @@ final class SessionSaver {
           "saved",
           start,
           step,
-          () -> {
+          bytes,
+          reports -> {
             throw e;
           });
       return;
@@ -155,13 +172,14 @@ final class SessionSaver {
     writers.execute(
         () -> {
           try (copy) {
-            write(key, how, start, step, () -> writeCheckpoint(key, base, copy));
+            write(
+                key, how, start, step, bytes, reports -> writeCheckpoint(key, base, copy, reports));
           }
         });
   }
 
-  private SavedState.Builder writeCheckpoint(StateKey key, String base, CapturedSession copy)
-      throws IOException {
+  private SavedState.Builder writeCheckpoint(
+      StateKey key, String base, CapturedSession copy, SaveReports reports) throws IOException {
     StateStore used = store.get();
     CheckpointFile.Contents last = checkpoint;
     // Only the machine knows which checkpoints it keeps.
@@ -172,7 +190,8 @@ final class SessionSaver {
         used.save(
             key,
             file -> {
-              CheckpointFile.Written done = CheckpointFile.write(file, key.pause(), copy, before);
+              CheckpointFile.Written done =
+                  CheckpointFile.write(file, key.pause(), copy, before, reports::saved);
               written.set(done.contents());
               return done.file();
             });
@@ -194,12 +213,16 @@ final class SessionSaver {
     }
   }
 
-  private void write(StateKey key, String how, long begun, OptionalLong step, Writing writing) {
+  private void write(
+      StateKey key, String how, long begun, OptionalLong step, long bytes, Writing writing) {
     SessionSaved.Builder message = SessionSaved.newBuilder().setPause(key.pause());
     long start = System.nanoTime();
-    try {
+    try (SaveReports reports = new SaveReports(key.pause(), bytes, outbox, system)) {
       SavedState.Builder saved =
-          writing.write().setPause(key.pause()).setMillis((System.nanoTime() - begun) / 1_000_000);
+          writing
+              .write(reports)
+              .setPause(key.pause())
+              .setMillis((System.nanoTime() - begun) / 1_000_000);
       step.ifPresent(saved::setStep);
       message.setState(saved);
       log.info(

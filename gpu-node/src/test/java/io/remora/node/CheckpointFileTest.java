@@ -154,7 +154,8 @@ class CheckpointFileTest {
       String name, CheckpointFile.Contents before, byte[]... storages) throws IOException {
     Path file = directory.resolve(name);
     files.put(name, file);
-    CheckpointFile.Written done = CheckpointFile.write(file, name, captured(storages), before);
+    CheckpointFile.Written done =
+        CheckpointFile.write(file, name, captured(storages), before, bytes -> {});
     written = done.file();
     assertThat(SavedSession.ofFile(file, storages.length, 7)).isEqualTo(written);
     return done.contents();

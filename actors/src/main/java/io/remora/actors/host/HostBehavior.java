@@ -190,6 +190,8 @@ abstract class HostBehavior extends AbstractBehavior<Command> {
       return onSessionEnded(ended);
     } else if (event instanceof NodeLink.SessionSaved saved) {
       return host.sessions.checkpointed(saved) ? Behaviors.same() : onSessionSaved(saved);
+    } else if (event instanceof NodeLink.Saving saving) {
+      host.sessions.saving(saving); // only the machine's actor reports a pause
     } else if (event instanceof NodeLink.StateForgotten forgotten) {
       host.sessions.deleted(forgotten.name());
     } else if (event instanceof NodeLink.Up) {

@@ -262,6 +262,9 @@ abstract class MachineBehavior extends AbstractBehavior<Command> {
       return onSessionEnded(ended);
     } else if (event instanceof NodeLink.SessionSaved saved) {
       return machine.sessions.checkpointed(saved) ? Behaviors.same() : onSessionSaved(saved);
+    } else if (event instanceof NodeLink.Saving saving) {
+      machine.sessions.saving(saving).ifPresent(machine.life::saving);
+      return Behaviors.same();
     } else if (event instanceof NodeLink.SessionsLeft) {
       return onSessionsLeft();
     } else if (event instanceof NodeLink.Notice notice) {

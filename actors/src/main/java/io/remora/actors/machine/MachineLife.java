@@ -8,6 +8,7 @@ import io.opentelemetry.api.trace.SpanBuilder;
 import io.opentelemetry.api.trace.StatusCode;
 import io.opentelemetry.context.Context;
 import io.remora.actors.TraceParent;
+import io.remora.actors.node.NodeLink;
 import io.remora.progress.Activities;
 import io.remora.progress.Activity;
 import io.remora.progress.Progress;
@@ -149,7 +150,7 @@ final class MachineLife {
 
   private void begin(Operation begun, MachineBehavior state) {
     operation = begun;
-    activity = Activities.begin(machine.name, begun.text());
+    activity = Activities.begin(machine.name, begun.text(), "bytes");
     SpanBuilder builder =
         GlobalOpenTelemetry.getOrNoop()
             .getTracer(SCOPE)
@@ -212,6 +213,13 @@ final class MachineLife {
     span = Span.getInvalid();
   }
 
+  /** The node has saved so much for the present pause or move. */
+  void saving(NodeLink.Saving saving) {
+    if (activity != null) {
+      activity.set(saving.done(), saving.total());
+    }
+  }
+
   // Steps ---------------------------------------------------------------------------------------
 
   private void beginStep(MachineBehavior state) {
@@ -226,6 +234,7 @@ final class MachineLife {
               .startSpan();
     }
     newsSpan = step;
+    activity.set(0, 0);
     activity.message(describe(state));
     // The provider may have had news before this operation began.
     String latest = latestNews(state);

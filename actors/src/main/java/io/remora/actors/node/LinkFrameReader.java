@@ -19,6 +19,7 @@ import io.remora.actors.link.proto.DirectToken;
 import io.remora.actors.link.proto.Goodbye;
 import io.remora.actors.link.proto.Notice;
 import io.remora.actors.link.proto.Refused;
+import io.remora.actors.link.proto.SaveProgress;
 import io.remora.actors.link.proto.SessionClosed;
 import io.remora.actors.link.proto.SessionSaved;
 import io.remora.actors.link.proto.StateForgotten;
@@ -74,6 +75,7 @@ final class LinkFrameReader implements LinkConnection.Handler {
       case DIRECT_PROGRESS ->
           onDirectProgress(from, header, parse(header, DirectProgress.parser(), payload));
       case SESSION_SAVED -> tell(from, header, parse(header, SessionSaved.parser(), payload));
+      case SAVE_PROGRESS -> tell(from, header, parse(header, SaveProgress.parser(), payload));
       default -> throw new ProtocolException("a node does not send " + header.type() + " frames");
     }
   }

@@ -169,6 +169,7 @@ public final class NodeLink {
           Lost,
           SessionReady,
           SessionEnded,
+          Saving,
           SessionSaved,
           SessionsLeft,
           Notice,
@@ -197,6 +198,14 @@ public final class NodeLink {
    * request.
    */
   public record SessionEnded(long session, RemoraException cause) implements Event {}
+
+  /**
+   * How much of a session is saved, in bytes. {@link SessionSaved} follows.
+   *
+   * @param done what is saved
+   * @param total about what the session has
+   */
+  public record Saving(long session, String pause, long done, long total) implements Event {}
 
   /**
    * A session was saved to the state store; or {@code failure} is not empty and has the reason why

@@ -14,6 +14,7 @@ import io.remora.actors.link.proto.Goodbye;
 import io.remora.actors.link.proto.Notice;
 import io.remora.actors.link.proto.Reason;
 import io.remora.actors.link.proto.Refused;
+import io.remora.actors.link.proto.SaveProgress;
 import io.remora.actors.link.proto.SessionClosed;
 import io.remora.actors.link.proto.SessionSaved;
 import io.remora.actors.link.proto.StateForgotten;
@@ -78,6 +79,10 @@ abstract class WithConnection extends LinkBehavior {
       onSessionClosed(session, closed);
     } else if (frame.message() instanceof SessionSaved saved) {
       onSessionSaved(session, saved);
+    } else if (frame.message() instanceof SaveProgress progress) {
+      link.owner.accept(
+          new NodeLink.Saving(
+              session, progress.getPause(), progress.getDone(), progress.getTotal()));
     } else if (frame.message() instanceof StateForgotten forgotten) {
       link.forgetting.remove(forgotten.getPause());
       link.owner.accept(new NodeLink.StateForgotten(forgotten.getPause()));
