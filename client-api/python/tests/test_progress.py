@@ -8,13 +8,14 @@ import io
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import grpc
 import pytest
 import torch
 
 import remora
-from remora import Progress, _gateway, _progress
+from remora import Progress, _gateway, _progress, models
 from remora._proto import gateway_pb2 as pb
 
 LIMIT = 30
@@ -177,6 +178,16 @@ def test_a_large_transfer_is_reported(machine: remora.RemoteMachine, device: tor
         thread.join()
         made.close()
     assert uploading[-1].unit == "bytes"
+
+
+def test_saving_a_model_tells_its_bytes(device: torch.device, tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    path = tmp_path / "model.safetensors"
+    tensors = {"weight": torch.ones(300, device=device), "bias": torch.ones(3, device=device)}
+    models._write(path, tensors, {}, lambda done, total: told.append((done, total)))
+    size = path.stat().st_size
+    assert [total for _, total in told] == [size, size]
+    assert 0 < told[0][0] < told[1][0] == size
 
 
 def test_the_magic_runs_a_cell_on_a_machine(capsys: pytest.CaptureFixture[str]) -> None:
