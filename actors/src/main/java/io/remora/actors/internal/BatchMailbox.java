@@ -10,7 +10,6 @@ import io.remora.actors.link.FrameType;
 import io.remora.actors.link.LinkConnection;
 import io.remora.actors.link.LinkSettings;
 import io.remora.actors.link.OutboundFrame;
-import io.remora.actors.link.OutboundSource;
 import io.remora.actors.link.proto.DirectProgress;
 import io.remora.core.ReplayQueue;
 import io.remora.core.Room;
@@ -26,11 +25,8 @@ import io.remora.runtime.ProtocolException;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.RestoredException;
 import io.remora.runtime.SessionListener;
-import java.io.IOException;
 import java.nio.ByteBuffer;
-import java.nio.ByteOrder;
 import java.time.Duration;
-import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.CompletionStage;
 import java.util.concurrent.Future;
@@ -38,10 +34,9 @@ import java.util.concurrent.locks.ReentrantLock;
 import java.util.function.LongSupplier;
 
 /**
- * The queue of one session's batches to the node. The program's thread adds batches, and the link's
- * writer thread takes all waiting ones as one frame. Each batch stays here, in order, until the
- * node has acknowledged it. Its memory is released exactly once, at the earliest when the writer
- * has finished with it.
+ * The queue of one session's batches to the node. The program's thread adds batches, and a {@link
+ * BatchSender} sends them. Each batch stays here, in order, until the node has acknowledged it. Its
+ * memory is released exactly once, at the earliest when the writer has finished with it.
  *
  * <p>At most {@code remora.link.max-in-flight-bytes} are unacknowledged, and while there is a line
  * to the node at most {@code remora.link.max-unsent-bytes} wait for it, so that a read waits behind
@@ -49,18 +44,10 @@ import java.util.function.LongSupplier;
  * paused, and while its link is broken, batches wait here; on the next connection those that the
  * node has not received go out again. Thread-safe.
  */
-public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay {
+public final class BatchMailbox implements BatchSink, DirectWay {
 
   /** The size of the length field before each batch in a frame. */
   public static final int PREFIX_BYTES = 4;
-
-  /**
-   * Up to this size a batch is written at once if nothing else is in flight. Such a write cannot
-   * block.
-   */
-  private static final int DIRECT_BYTES = 16 * 1024;
-
-  private static final String NO_CONNECTION = "there is no connection to its node at present";
 
   private static final ByteBuffer NOTHING = ByteBuffer.allocate(0);
 
@@ -75,16 +62,11 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
 
   // Guarded by the lock.
   private final ReplayQueue<MailboxEntry> batches = new ReplayQueue<>("batch", entry -> entry.load);
+  private final BatchSender sender;
   private final RecoveryLog recovery;
-  private final ByteBuffer[] prefixes;
-  private LinkConnection connection;
-  private boolean scheduled;
   private RemoraException lost;
   private boolean detached;
   private boolean directly;
-  private OutboundFrame afterAll;
-  // Batches behind this one wait for the machine to resume.
-  private long heldAfter = Long.MAX_VALUE;
   private boolean recovering;
   private Runnable onUse;
   private long lastUseNanos;
@@ -161,11 +143,8 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
     this.settings = requireNonNull(settings, "settings");
     this.clock = requireNonNull(clock, "clock");
     this.lastUseNanos = clock.getAsLong();
-    this.prefixes = new ByteBuffer[settings.coalesceBatches()];
-    ByteBuffer slab = ByteBuffer.allocateDirect(prefixes.length * PREFIX_BYTES);
-    for (int i = 0; i < prefixes.length; i++) {
-      prefixes[i] = slab.slice(i * PREFIX_BYTES, PREFIX_BYTES).order(ByteOrder.LITTLE_ENDIAN);
-    }
+    MailboxSetup setup = new MailboxSetup(session, figures, settings, clock, lock, batches, room);
+    this.sender = new BatchSender(setup, this::loseLater);
     figures.add(this);
   }
 
@@ -191,6 +170,11 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
   /** The machine's figures. */
   public MachineFigures figures() {
     return figures;
+  }
+
+  /** Sends the batches. */
+  BatchSender sender() {
+    return sender;
   }
 
   // The program's side --------------------------------------------------------------------------
@@ -287,8 +271,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
    */
   void submitAgain(Batch batch, Answers answers) {
     boolean accepted = false;
-    boolean schedule;
-    boolean now;
+    boolean atOnce;
     Runnable used = null;
     LinkConnection target;
     try {
@@ -307,12 +290,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
           throw new RemoraException(
               "session " + session + " on machine " + machine + " is detached");
         }
-        target = connection;
-        now =
-            target != null
-                && (directly || target.sendsWithoutBlocking())
-                && batches.bytes() == 0
-                && batch.size() <= DIRECT_BYTES;
+        atOnce = sender.canSendAtOnce(batch.size(), directly);
         MailboxEntry entry = new MailboxEntry(lock, batch);
         entry.answers = answers;
         if (voids && BatchContents.restartEpoch(batch.bytes()) == epoch) {
@@ -328,8 +306,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
           used = onUse;
           onUse = null;
         }
-        schedule = target != null && !scheduled && canSend();
-        scheduled |= schedule;
+        target = sender.schedule();
       } finally {
         lock.unlock();
       }
@@ -338,19 +315,14 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
         batch.release();
       }
     }
-    if (schedule && now) {
-      target.sendNow(this);
-    } else if (schedule) {
-      target.send(this);
+    if (atOnce) {
+      sender.startAtOnce(target);
+    } else {
+      sender.start(target);
     }
     if (used != null) {
       used.run();
     }
-  }
-
-  /** Called with the lock held. Whether the next batch may be sent. */
-  private boolean canSend() {
-    return batches.lastSent() < Math.min(batches.last(), heldAfter);
   }
 
   private void checkFits(Batch batch) {
@@ -381,7 +353,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
     LinkConnection source;
     lock.lock();
     try {
-      source = connection;
+      source = sender.connection();
     } finally {
       lock.unlock();
     }
@@ -396,11 +368,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
   public String obstacle() {
     lock.lock();
     try {
-      if (heldAfter != Long.MAX_VALUE) {
-        return "the machine is pausing or paused, and no node has resumed it; see its log for the"
-            + " reason";
-      }
-      return connection == null ? NO_CONNECTION : "";
+      return sender.obstacle();
     } finally {
       lock.unlock();
     }
@@ -416,9 +384,10 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
     if (!recovery.fits(size)) {
       return false; // until the next checkpoint
     }
-    boolean flowing = connection != null && heldAfter == Long.MAX_VALUE;
     return batches.fits(
-        size, settings.maxInFlightBytes(), flowing ? settings.maxUnsentBytes() : Long.MAX_VALUE);
+        size,
+        settings.maxInFlightBytes(),
+        sender.isFlowing() ? settings.maxUnsentBytes() : Long.MAX_VALUE);
   }
 
   /** A copy of the error with the stack trace of the current thread. */
@@ -440,18 +409,15 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
 
   /** From now on batches go out over {@code newConnection}, those that wait at once. */
   public void connect(LinkConnection newConnection) {
-    boolean schedule;
+    LinkConnection target;
     lock.lock();
     try {
-      connection = newConnection;
-      schedule = lost == null && !scheduled && canSend();
-      scheduled |= schedule;
+      sender.connect(newConnection);
+      target = sender.schedule();
     } finally {
       lock.unlock();
     }
-    if (schedule) {
-      newConnection.send(this);
-    }
+    sender.start(target);
     tellHindrance();
   }
 
@@ -493,8 +459,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
   public void hold(OutboundFrame frame) {
     lock.lock();
     try {
-      heldAfter = batches.last();
-      room.changed();
+      sender.hold();
     } finally {
       lock.unlock();
     }
@@ -509,9 +474,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
     DirectWay.Listener refused = null;
     lock.lock();
     try {
-      connection = null;
-      afterAll = null;
-      room.changed();
+      sender.disconnect();
       if (direct == Direct.ASKED) { // the answer is lost
         direct = Direct.NONE;
         refused = directListener;
@@ -521,7 +484,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
     }
     tellHindrance();
     if (refused != null) {
-      refused.onDirectRefused(NO_CONNECTION);
+      refused.onDirectRefused(BatchSender.NO_CONNECTION);
     }
   }
 
@@ -551,12 +514,12 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
   private Hindrance hindrance() {
     lock.lock();
     try {
-      if (heldAfter != Long.MAX_VALUE) {
+      if (sender.isHeld()) {
         return Hindrance.PAUSED;
       } else if (recovering) {
         return Hindrance.RECOVERING;
       }
-      return connection == null ? Hindrance.RECONNECTING : Hindrance.NONE;
+      return sender.connection() == null ? Hindrance.RECONNECTING : Hindrance.NONE;
     } finally {
       lock.unlock();
     }
@@ -596,18 +559,15 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
     LinkConnection target;
     lock.lock();
     try {
-      heldAfter = Long.MAX_VALUE;
+      sender.release();
       onUse = null;
       lastUseNanos = clock.getAsLong();
-      target = lost == null && !scheduled && canSend() ? connection : null;
-      scheduled |= target != null;
+      target = sender.schedule();
     } finally {
       lock.unlock();
     }
     tellHindrance();
-    if (target != null) {
-      target.send(this);
-    }
+    sender.start(target);
   }
 
   /** How long ago the session was used last, in nanoseconds; 0 while work is under way. */
@@ -639,126 +599,11 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
     LinkConnection target;
     lock.lock();
     try {
-      target = connection;
-      if (lost != null || target == null) {
-        return;
-      }
-      afterAll = frame;
-      if (scheduled) {
-        return;
-      }
-      scheduled = true;
+      target = sender.scheduleAfterAll(frame);
     } finally {
       lock.unlock();
     }
-    target.send(this);
-  }
-
-  /** The waiting batches as one BATCH frame, as large as the settings allow. */
-  @Override
-  public OutboundFrame nextFrame() {
-    lock.lock();
-    try {
-      if (!canSend() || lost != null) {
-        scheduled = false;
-        OutboundFrame last = lost == null ? afterAll : null;
-        afterAll = null;
-        return last;
-      }
-      List<MailboxEntry> entries = new ArrayList<>();
-      long bytes = 0;
-      long now = clock.getAsLong();
-      do {
-        MailboxEntry entry = batches.send();
-        entry.sentNanos = now;
-        bytes += PREFIX_BYTES + entry.size;
-        entry.withWriter = true;
-        entries.add(entry);
-      } while (canSend()
-          && entries.size() < prefixes.length
-          && bytes + PREFIX_BYTES + batches.peekUnsent().size <= settings.coalesceBytes());
-      room.changed();
-      ByteBuffer[] payload = payload(entries);
-      if (payload == null) {
-        scheduled = false;
-        return null;
-      }
-      return OutboundFrame.of(
-          FrameType.BATCH,
-          session,
-          entries.get(0).batch.sequence(),
-          () -> writerDone(entries),
-          payload);
-    } finally {
-      lock.unlock();
-    }
-  }
-
-  /** Called with the lock held. Null if a batch cannot be read, which ends the session. */
-  private ByteBuffer[] payload(List<MailboxEntry> entries) {
-    ByteBuffer[] payload = new ByteBuffer[2 * entries.size()];
-    for (int i = 0; i < entries.size(); i++) {
-      MailboxEntry entry = entries.get(i);
-      payload[2 * i] = prefixes[i].clear().putInt(entry.size).flip();
-      try {
-        payload[2 * i + 1] = entry.bytes();
-      } catch (IOException e) {
-        entries.forEach(each -> each.withWriter = false);
-        recovery.later(
-            () ->
-                lose(
-                    new NodeLostException(
-                        "batch %d of session %d on machine %s was kept on disk for recovery, and cannot be read: %s"
-                            .formatted(entry.batch.sequence(), session, machine, e),
-                        e)));
-        return null;
-      }
-    }
-    return payload;
-  }
-
-  @Override
-  public void onDropped() {
-    LinkConnection next;
-    lock.lock();
-    try {
-      // A submit that had meant the connection before may come here when the next one is there.
-      scheduled =
-          lost == null
-              && connection != null
-              && connection.isOpen()
-              && (canSend() || afterAll != null);
-      if (!scheduled) {
-        return;
-      }
-      next = connection;
-    } finally {
-      lock.unlock();
-    }
-    next.send(this);
-  }
-
-  /** Notes that the writer has finished with these batches' memory. */
-  private void writerDone(List<MailboxEntry> entries) {
-    LinkConnection again = null;
-    lock.lock();
-    try {
-      for (MailboxEntry entry : entries) {
-        entry.withWriter = false;
-      }
-      scheduled = lost == null && connection != null && (canSend() || afterAll != null);
-      if (scheduled) {
-        again = connection;
-      }
-    } finally {
-      lock.unlock();
-    }
-    for (MailboxEntry entry : entries) {
-      entry.releaseIfDone();
-    }
-    if (again != null) {
-      again.send(this);
-    }
+    sender.start(target);
   }
 
   /**
@@ -811,25 +656,25 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
     try {
       if (lost != null || detached) {
         refusal = "the session has ended";
-      } else if (heldAfter != Long.MAX_VALUE) {
+      } else if (sender.isHeld()) {
         refusal = "the machine is pausing or paused";
-      } else if (connection == null) {
-        refusal = NO_CONNECTION;
+      } else if (sender.connection() == null) {
+        refusal = BatchSender.NO_CONNECTION;
       } else if (recovery.replacesNode()) {
         refusal = "the machine recovers from the loss of its node (remora.recovery.mode)";
       } else if (recording.isOn()) {
         refusal = "the session is recorded (remora.recording.file)";
-      } else if (!connection.sendsWithoutBlocking()) {
+      } else if (!sender.connection().sendsWithoutBlocking()) {
         refusal = "the link to its node is encrypted";
       } else if (direct != Direct.NONE
-          || afterAll != null
+          || sender.hasFrameAfterAll()
           || batches.lastAcknowledged() != batches.last()) {
         refusal = "batches are under way to its node";
       } else {
         direct = Direct.ASKED;
         directListener = its;
         closesDirect = false;
-        connection.send(OutboundFrame.empty(FrameType.OPEN_DIRECT, session, 0));
+        sender.connection().send(OutboundFrame.empty(FrameType.OPEN_DIRECT, session, 0));
       }
     } finally {
       lock.unlock();
@@ -845,8 +690,8 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
     try {
       if (direct != Direct.NONE && !closesDirect) {
         closesDirect = true;
-        if (connection != null) {
-          connection.send(OutboundFrame.empty(FrameType.CLOSE_DIRECT, session, 0));
+        if (sender.connection() != null) {
+          sender.connection().send(OutboundFrame.empty(FrameType.CLOSE_DIRECT, session, 0));
         }
       }
     } finally {
@@ -942,8 +787,8 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
     }
     directOperations = 0;
     direct = Direct.NONE;
-    if (heldAfter != Long.MAX_VALUE) {
-      heldAfter = directReceived;
+    if (sender.isHeld()) {
+      sender.hold(); // behind what is taken back, too
     }
     room.changed();
   }
@@ -987,7 +832,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
     lock.lock();
     try {
       batches.rewindTo(sequence);
-      heldAfter = Long.MAX_VALUE;
+      sender.release();
       room.changed();
       long again =
           recovery.rewound(
@@ -1062,7 +907,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
       epoch++;
       voids = true;
       recovering = false; // nothing will be executed again
-      heldAfter = Long.MAX_VALUE;
+      sender.release();
       recovery.forgetArriving();
       room.changed();
       return batches.lastAcknowledged();
@@ -1103,7 +948,7 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
         return;
       }
       lost = cause;
-      connection = null;
+      sender.end();
       direct = Direct.NONE;
       entries = batches.clear();
       room.changed();
@@ -1116,6 +961,11 @@ public final class BatchMailbox implements BatchSink, OutboundSource, DirectWay 
     if (hearing != null) {
       hearing.onLost(cause);
     }
+  }
+
+  /** As {@link #lose}, soon. Callable with the lock. */
+  private void loseLater(RemoraException cause) {
+    recovery.later(() -> lose(cause));
   }
 
   /** Whether {@link #lose} was called. */

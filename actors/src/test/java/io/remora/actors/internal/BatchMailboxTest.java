@@ -525,7 +525,7 @@ class BatchMailboxTest {
     mailbox.submit(batch(1, 10));
     mailbox.submit(batch(2, 10));
     mailbox.submit(batch(3, 10));
-    OutboundFrame withWriter = mailbox.nextFrame();
+    OutboundFrame withWriter = mailbox.sender().nextFrame();
     mailbox.submit(batch(4, 10));
 
     mailbox.acknowledge(1).release();
@@ -546,7 +546,7 @@ class BatchMailboxTest {
         .hasMessageContaining("none is under way");
     mailbox.submit(batch(1, 10));
     assertThatThrownBy(() -> mailbox.acknowledge(1)).isInstanceOf(ProtocolException.class);
-    OutboundFrame unused = mailbox.nextFrame();
+    OutboundFrame unused = mailbox.sender().nextFrame();
     assertThatThrownBy(() -> mailbox.acknowledge(2))
         .isInstanceOf(ProtocolException.class)
         .hasMessageContaining("the next under way is 1");
@@ -744,7 +744,7 @@ class BatchMailboxTest {
 
   /** Passes everything that waits to a writer that finishes at once; returns the last sequence. */
   private static long drain(BatchMailbox mailbox) {
-    OutboundFrame frame = mailbox.nextFrame();
+    OutboundFrame frame = mailbox.sender().nextFrame();
     frame.onDropped();
     return frame.sequence();
   }
