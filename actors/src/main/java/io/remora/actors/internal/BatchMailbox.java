@@ -13,14 +13,10 @@ import io.remora.actors.link.OutboundFrame;
 import io.remora.actors.link.proto.DirectProgress;
 import io.remora.core.ReplayQueue;
 import io.remora.core.Room;
-import io.remora.recording.RecordingHeader;
 import io.remora.recording.RecordingSettings;
-import io.remora.recording.SessionRecorder;
 import io.remora.runtime.Batch;
 import io.remora.runtime.BatchSink;
 import io.remora.runtime.Hindrance;
-import io.remora.runtime.MachineStateException;
-import io.remora.runtime.NodeLostException;
 import io.remora.runtime.ProtocolException;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.RestoredException;
@@ -28,7 +24,6 @@ import io.remora.runtime.SessionListener;
 import java.nio.ByteBuffer;
 import java.time.Duration;
 import java.util.List;
-import java.util.concurrent.CompletionStage;
 import java.util.concurrent.Future;
 import java.util.concurrent.locks.ReentrantLock;
 import java.util.function.LongSupplier;
@@ -63,13 +58,10 @@ public final class BatchMailbox implements BatchSink, DirectWay {
   // Guarded by the lock.
   private final ReplayQueue<MailboxEntry> batches = new ReplayQueue<>("batch", entry -> entry.load);
   private final BatchSender sender;
+  private final AttachedProgram program;
+  private final SessionUse use;
   private final RecoveryLog recovery;
-  private RemoraException lost;
-  private boolean detached;
-  private boolean directly;
   private boolean recovering;
-  private Runnable onUse;
-  private long lastUseNanos;
   // How often another node has restored an earlier state, and whether the program's batches are
   // void because it has not begun to record from there.
   private long epoch;
@@ -91,17 +83,6 @@ public final class BatchMailbox implements BatchSink, DirectWay {
   private long directReceived;
   private long directExecuted;
   private long directOperations;
-
-  private volatile SessionListener listener;
-
-  /** Held while the listener is told, so that the last state it hears is the last there was. */
-  private final Object hindranceOrder = new Object();
-
-  private Hindrance told = Hindrance.NONE; // guarded by hindranceOrder
-
-  private volatile RecordingSettings recording = RecordingSettings.OFF;
-  private volatile MachineInfo recorded;
-  private volatile SessionRecorder recorder;
 
   /**
    * Makes an empty mailbox without a connection.
@@ -142,8 +123,9 @@ public final class BatchMailbox implements BatchSink, DirectWay {
     this.machine = figures.machine();
     this.settings = requireNonNull(settings, "settings");
     this.clock = requireNonNull(clock, "clock");
-    this.lastUseNanos = clock.getAsLong();
     MailboxSetup setup = new MailboxSetup(session, figures, settings, clock, lock, batches, room);
+    this.program = new AttachedProgram(setup, this::hindrance);
+    this.use = new SessionUse(setup);
     this.sender = new BatchSender(setup, this::loseLater);
     figures.add(this);
   }
@@ -187,28 +169,13 @@ public final class BatchMailbox implements BatchSink, DirectWay {
    * @throws RemoraException if the session was lost or closed already
    * @throws IllegalStateException if a program is already attached
    */
-  public void attach(SessionListener newListener, boolean writesDirectly) {
-    requireNonNull(newListener, "listener");
-    lock.lock();
-    try {
-      if (lost != null) {
-        throw thrownAgain(lost);
-      }
-      if (listener != null) {
-        throw new IllegalStateException("session " + session + " is attached already");
-      }
-      listener = newListener;
-      directly = writesDirectly;
-      detached = false;
-    } finally {
-      lock.unlock();
-    }
+  public void attach(SessionListener listener, boolean writesDirectly) {
+    program.attach(listener, writesDirectly);
   }
 
   /** Has the program that attaches recorded, if the settings say so. */
   public void record(RecordingSettings how, MachineInfo of) {
-    recorded = of;
-    recording = how;
+    program.record(how, of);
   }
 
   /**
@@ -217,46 +184,18 @@ public final class BatchMailbox implements BatchSink, DirectWay {
    * @return the sink for the session's batches
    * @throws io.remora.runtime.ProviderException if a recording was asked for and cannot be made
    */
-  public BatchSink attachRecorded(SessionListener program, boolean writesDirectly) {
-    if (!recording.isOn()) {
-      attach(program, writesDirectly);
-      return this;
-    }
-    SessionRecorder started =
-        SessionRecorder.start(recording, RecordingHeader.of(recorded, recording.values()));
-    recorder = started;
-    try {
-      attach(started.listener(program), writesDirectly);
-    } catch (RuntimeException e) {
-      endRecording("refused: " + e.getMessage());
-      throw e;
-    }
-    return started.sink(this);
-  }
-
-  private void endRecording(String how) {
-    SessionRecorder running = recorder;
-    if (running != null) {
-      CompletionStage<Void> unused = running.end(how);
-    }
+  public BatchSink attachRecorded(SessionListener listener, boolean writesDirectly) {
+    return program.attachRecorded(listener, writesDirectly, this);
   }
 
   /** Removes the listener and refuses further batches. */
   public void detach() {
-    endRecording("closed");
-    lock.lock();
-    try {
-      listener = null;
-      detached = true;
-      room.changed();
-    } finally {
-      lock.unlock();
-    }
+    program.detach();
   }
 
   /** The attached listener, or null. */
   public SessionListener listener() {
-    return listener;
+    return program.listener();
   }
 
   @Override
@@ -278,19 +217,13 @@ public final class BatchMailbox implements BatchSink, DirectWay {
       checkFits(batch);
       lock.lock();
       try {
-        if (lost != null) {
-          throw thrownAgain(lost);
-        }
+        program.checkMaySubmit();
         if (direct != Direct.NONE) {
           throw new ProtocolException(
               "batch %d of session %d came while the program has a connection of its own to the node"
                   .formatted(batch.sequence(), session));
         }
-        if (detached) {
-          throw new RemoraException(
-              "session " + session + " on machine " + machine + " is detached");
-        }
-        atOnce = sender.canSendAtOnce(batch.size(), directly);
+        atOnce = sender.canSendAtOnce(batch.size(), program.mayWriteDirectly());
         MailboxEntry entry = new MailboxEntry(lock, batch);
         entry.answers = answers;
         if (voids && BatchContents.restartEpoch(batch.bytes()) == epoch) {
@@ -302,9 +235,7 @@ public final class BatchMailbox implements BatchSink, DirectWay {
         figures.submitted(batch.size(), batch.operations());
         accepted = true;
         if (entry.work) {
-          lastUseNanos = clock.getAsLong();
-          used = onUse;
-          onUse = null;
+          used = use.submitted();
         }
         target = sender.schedule();
       } finally {
@@ -376,7 +307,7 @@ public final class BatchMailbox implements BatchSink, DirectWay {
 
   /** With the lock. */
   private boolean hasRoomNow(int bytes) {
-    return lost != null || detached || fits(bytes);
+    return program.hasEnded() || fits(bytes);
   }
 
   /** Call it with the lock. Waiting batches delay others only while there is a line to the node. */
@@ -388,21 +319,6 @@ public final class BatchMailbox implements BatchSink, DirectWay {
         size,
         settings.maxInFlightBytes(),
         sender.isFlowing() ? settings.maxUnsentBytes() : Long.MAX_VALUE);
-  }
-
-  /** A copy of the error with the stack trace of the current thread. */
-  private static RemoraException thrownAgain(RemoraException cause) {
-    String message = cause.getMessage();
-    if (cause instanceof NodeLostException) {
-      return new NodeLostException(message, cause);
-    }
-    if (cause instanceof MachineStateException) {
-      return new MachineStateException(message, cause);
-    }
-    if (cause instanceof ProtocolException) {
-      return new ProtocolException(message, cause);
-    }
-    return new RemoraException(message, cause);
   }
 
   // The link's side -----------------------------------------------------------------------------
@@ -418,7 +334,7 @@ public final class BatchMailbox implements BatchSink, DirectWay {
       lock.unlock();
     }
     sender.start(target);
-    tellHindrance();
+    program.tellHindrance();
   }
 
   /**
@@ -463,7 +379,7 @@ public final class BatchMailbox implements BatchSink, DirectWay {
     } finally {
       lock.unlock();
     }
-    tellHindrance();
+    program.tellHindrance();
     sendAfterAll(frame);
   }
 
@@ -482,7 +398,7 @@ public final class BatchMailbox implements BatchSink, DirectWay {
     } finally {
       lock.unlock();
     }
-    tellHindrance();
+    program.tellHindrance();
     if (refused != null) {
       refused.onDirectRefused(BatchSender.NO_CONNECTION);
     }
@@ -499,18 +415,7 @@ public final class BatchMailbox implements BatchSink, DirectWay {
     disconnect();
   }
 
-  /** Tells the listener what keeps the node from answering, when that has changed. */
-  private void tellHindrance() {
-    synchronized (hindranceOrder) {
-      Hindrance now = hindrance();
-      SessionListener hearing = listener;
-      if (now != told && hearing != null) {
-        told = now;
-        hearing.onHindered(now);
-      }
-    }
-  }
-
+  /** What keeps the node from answering. */
   private Hindrance hindrance() {
     lock.lock();
     try {
@@ -532,26 +437,12 @@ public final class BatchMailbox implements BatchSink, DirectWay {
    * @param action must not block; null for none
    */
   public void onUse(Runnable action) {
-    lock.lock();
-    try {
-      onUse = action == null || hasWork() ? null : action;
-      if (action == null || onUse != null) {
-        return;
-      }
-    } finally {
-      lock.unlock();
-    }
-    action.run();
+    use.onUse(action);
   }
 
   /** Whether unsent work is held. */
   public boolean hasWork() {
-    lock.lock();
-    try {
-      return batches.unsent().anyMatch(entry -> entry.work);
-    } finally {
-      lock.unlock();
-    }
+    return use.hasUnsentWork();
   }
 
   /** Batches go out again. */
@@ -560,13 +451,12 @@ public final class BatchMailbox implements BatchSink, DirectWay {
     lock.lock();
     try {
       sender.release();
-      onUse = null;
-      lastUseNanos = clock.getAsLong();
+      use.resumed();
       target = sender.schedule();
     } finally {
       lock.unlock();
     }
-    tellHindrance();
+    program.tellHindrance();
     sender.start(target);
   }
 
@@ -574,11 +464,7 @@ public final class BatchMailbox implements BatchSink, DirectWay {
   public long idleNanos() {
     lock.lock();
     try {
-      return hasWork()
-              || (direct == Direct.OPEN && directExecuted < directReceived)
-              || batches.sent().anyMatch(entry -> entry.work)
-          ? 0
-          : clock.getAsLong() - lastUseNanos;
+      return direct == Direct.OPEN && directExecuted < directReceived ? 0 : use.idleNanos();
     } finally {
       lock.unlock();
     }
@@ -634,7 +520,7 @@ public final class BatchMailbox implements BatchSink, DirectWay {
       }
       long now = clock.getAsLong();
       if (entry.work) {
-        lastUseNanos = now;
+        use.used(now);
       }
       if (sequence > directExecuted && !entry.isExecutedAgain()) {
         figures.acknowledged(entry.batch.operations(), now - entry.sentNanos);
@@ -654,7 +540,7 @@ public final class BatchMailbox implements BatchSink, DirectWay {
     String refusal = null;
     lock.lock();
     try {
-      if (lost != null || detached) {
+      if (program.hasEnded()) {
         refusal = "the session has ended";
       } else if (sender.isHeld()) {
         refusal = "the machine is pausing or paused";
@@ -662,7 +548,7 @@ public final class BatchMailbox implements BatchSink, DirectWay {
         refusal = BatchSender.NO_CONNECTION;
       } else if (recovery.replacesNode()) {
         refusal = "the machine recovers from the loss of its node (remora.recovery.mode)";
-      } else if (recording.isOn()) {
+      } else if (program.isRecorded()) {
         refusal = "the session is recorded (remora.recording.file)";
       } else if (!sender.connection().sendsWithoutBlocking()) {
         refusal = "the link to its node is encrypted";
@@ -755,7 +641,7 @@ public final class BatchMailbox implements BatchSink, DirectWay {
       figures.received(progress.getValueBytes());
       directReceived = received;
       directExecuted = executed;
-      lastUseNanos = clock.getAsLong();
+      use.used(clock.getAsLong());
       batches.skipTo(confirmed);
       if (progress.getClosed()) {
         takeBack();
@@ -855,7 +741,7 @@ public final class BatchMailbox implements BatchSink, DirectWay {
     } finally {
       lock.unlock();
     }
-    tellHindrance();
+    program.tellHindrance();
   }
 
   /** The lock, for {@link StandbyFeed}, which hands this mailbox's batches to another one. */
@@ -927,7 +813,7 @@ public final class BatchMailbox implements BatchSink, DirectWay {
     } finally {
       lock.unlock();
     }
-    SessionListener hearing = listener;
+    SessionListener hearing = listener();
     if (hearing != null) {
       hearing.onRestored(number, restored);
     }
@@ -944,10 +830,9 @@ public final class BatchMailbox implements BatchSink, DirectWay {
     List<MailboxEntry> entries;
     lock.lock();
     try {
-      if (lost != null) {
+      if (!program.lose(cause)) {
         return;
       }
-      lost = cause;
       sender.end();
       direct = Direct.NONE;
       entries = batches.clear();
@@ -957,7 +842,7 @@ public final class BatchMailbox implements BatchSink, DirectWay {
     }
     figures.remove(this);
     recovery.close(entries);
-    SessionListener hearing = listener;
+    SessionListener hearing = listener();
     if (hearing != null) {
       hearing.onLost(cause);
     }
@@ -970,12 +855,7 @@ public final class BatchMailbox implements BatchSink, DirectWay {
 
   /** Whether {@link #lose} was called. */
   public boolean isLost() {
-    lock.lock();
-    try {
-      return lost != null;
-    } finally {
-      lock.unlock();
-    }
+    return program.isLost();
   }
 
   /** Batches that wait for the line. */
