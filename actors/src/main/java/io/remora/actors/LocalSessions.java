@@ -211,7 +211,7 @@ public final class LocalSessions implements Extension {
     if (mailbox == null) {
       throw new MachineStateException("there is no session " + session + " in this JVM");
     }
-    return mailbox;
+    return mailbox.direct();
   }
 
   /** Disconnects the listener and refuses further batches. The session itself stays open. */

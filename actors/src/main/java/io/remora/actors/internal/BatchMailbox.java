@@ -6,11 +6,9 @@ import static java.util.Objects.requireNonNull;
 import io.remora.actors.DirectWay;
 import io.remora.actors.MachineInfo;
 import io.remora.actors.RecoverySettings;
-import io.remora.actors.link.FrameType;
 import io.remora.actors.link.LinkConnection;
 import io.remora.actors.link.LinkSettings;
 import io.remora.actors.link.OutboundFrame;
-import io.remora.actors.link.proto.DirectProgress;
 import io.remora.core.ReplayQueue;
 import io.remora.core.Room;
 import io.remora.recording.RecordingSettings;
@@ -21,7 +19,6 @@ import io.remora.runtime.ProtocolException;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.RestoredException;
 import io.remora.runtime.SessionListener;
-import java.nio.ByteBuffer;
 import java.time.Duration;
 import java.util.List;
 import java.util.concurrent.Future;
@@ -39,12 +36,10 @@ import java.util.function.LongSupplier;
  * paused, and while its link is broken, batches wait here; on the next connection those that the
  * node has not received go out again. Thread-safe.
  */
-public final class BatchMailbox implements BatchSink, DirectWay {
+public final class BatchMailbox implements BatchSink {
 
   /** The size of the length field before each batch in a frame. */
   public static final int PREFIX_BYTES = 4;
-
-  private static final ByteBuffer NOTHING = ByteBuffer.allocate(0);
 
   private final long session;
   private final String machine;
@@ -61,28 +56,12 @@ public final class BatchMailbox implements BatchSink, DirectWay {
   private final AttachedProgram program;
   private final SessionUse use;
   private final RecoveryLog recovery;
+  private final SessionDirectWay direct;
   private boolean recovering;
   // How often another node has restored an earlier state, and whether the program's batches are
   // void because it has not begun to record from there.
   private long epoch;
   private boolean voids;
-
-  /** The state of the way past this JVM. */
-  private enum Direct {
-    /** Closed. */
-    NONE,
-    /** The node was asked for a token. */
-    ASKED,
-    /** The node admits a connection, or has one. */
-    OPEN
-  }
-
-  private Direct direct = Direct.NONE;
-  private DirectWay.Listener directListener;
-  private boolean closesDirect;
-  private long directReceived;
-  private long directExecuted;
-  private long directOperations;
 
   /**
    * Makes an empty mailbox without a connection.
@@ -127,6 +106,7 @@ public final class BatchMailbox implements BatchSink, DirectWay {
     this.program = new AttachedProgram(setup, this::hindrance);
     this.use = new SessionUse(setup);
     this.sender = new BatchSender(setup, this::loseLater);
+    this.direct = new SessionDirectWay(setup, sender, program, this.recovery, use);
     figures.add(this);
   }
 
@@ -218,11 +198,7 @@ public final class BatchMailbox implements BatchSink, DirectWay {
       lock.lock();
       try {
         program.checkMaySubmit();
-        if (direct != Direct.NONE) {
-          throw new ProtocolException(
-              "batch %d of session %d came while the program has a connection of its own to the node"
-                  .formatted(batch.sequence(), session));
-        }
+        direct.checkClosed(batch);
         atOnce = sender.canSendAtOnce(batch.size(), program.mayWriteDirectly());
         MailboxEntry entry = new MailboxEntry(lock, batch);
         entry.answers = answers;
@@ -347,25 +323,26 @@ public final class BatchMailbox implements BatchSink, DirectWay {
   public void reconnect(LinkConnection newConnection, long lastReceived) {
     lock.lock();
     try {
-      if (direct == Direct.NONE && !batches.canBeLastReceived(lastReceived)) {
-        throw new ProtocolException(
-            "the node of machine %s has received batch %d of session %d last, but batch %d was acknowledged and batch %d sent last"
-                .formatted(
-                    machine,
-                    lastReceived,
-                    session,
-                    batches.lastAcknowledged(),
-                    batches.lastSent()));
-      }
-      if (direct == Direct.NONE) {
-        batches.replayAfter(lastReceived);
-      } else if (closesDirect) {
-        newConnection.send(OutboundFrame.empty(FrameType.CLOSE_DIRECT, session, 0));
+      if (direct.isClosed()) {
+        replayAfter(lastReceived);
+      } else {
+        direct.reconnected(newConnection);
       }
     } finally {
       lock.unlock();
     }
     connect(newConnection);
+  }
+
+  /** Called with the lock. */
+  private void replayAfter(long lastReceived) {
+    if (!batches.canBeLastReceived(lastReceived)) {
+      throw new ProtocolException(
+          "the node of machine %s has received batch %d of session %d last, but batch %d was acknowledged and batch %d sent last"
+              .formatted(
+                  machine, lastReceived, session, batches.lastAcknowledged(), batches.lastSent()));
+    }
+    batches.replayAfter(lastReceived);
   }
 
   /**
@@ -387,14 +364,11 @@ public final class BatchMailbox implements BatchSink, DirectWay {
    * There is no connection any more; {@link #hold} stays in force, frames after all are forgotten.
    */
   public void disconnect() {
-    DirectWay.Listener refused = null;
+    DirectWay.Listener refused;
     lock.lock();
     try {
       sender.disconnect();
-      if (direct == Direct.ASKED) { // the answer is lost
-        direct = Direct.NONE;
-        refused = directListener;
-      }
+      refused = direct.disconnected();
     } finally {
       lock.unlock();
     }
@@ -464,7 +438,7 @@ public final class BatchMailbox implements BatchSink, DirectWay {
   public long idleNanos() {
     lock.lock();
     try {
-      return direct == Direct.OPEN && directExecuted < directReceived ? 0 : use.idleNanos();
+      return direct.isBusy() ? 0 : use.idleNanos();
     } finally {
       lock.unlock();
     }
@@ -522,7 +496,7 @@ public final class BatchMailbox implements BatchSink, DirectWay {
       if (entry.work) {
         use.used(now);
       }
-      if (sequence > directExecuted && !entry.isExecutedAgain()) {
+      if (sequence > direct.executed() && !entry.isExecutedAgain()) {
         figures.acknowledged(entry.batch.operations(), now - entry.sentNanos);
       }
       entry.kept = recovery.keeps();
@@ -533,170 +507,9 @@ public final class BatchMailbox implements BatchSink, DirectWay {
     }
   }
 
-  // The way past this JVM -----------------------------------------------------------------------
-
-  @Override
-  public void openDirect(DirectWay.Listener its) {
-    String refusal = null;
-    lock.lock();
-    try {
-      if (program.hasEnded()) {
-        refusal = "the session has ended";
-      } else if (sender.isHeld()) {
-        refusal = "the machine is pausing or paused";
-      } else if (sender.connection() == null) {
-        refusal = BatchSender.NO_CONNECTION;
-      } else if (recovery.replacesNode()) {
-        refusal = "the machine recovers from the loss of its node (remora.recovery.mode)";
-      } else if (program.isRecorded()) {
-        refusal = "the session is recorded (remora.recording.file)";
-      } else if (!sender.connection().sendsWithoutBlocking()) {
-        refusal = "the link to its node is encrypted";
-      } else if (direct != Direct.NONE
-          || sender.hasFrameAfterAll()
-          || batches.lastAcknowledged() != batches.last()) {
-        refusal = "batches are under way to its node";
-      } else {
-        direct = Direct.ASKED;
-        directListener = its;
-        closesDirect = false;
-        sender.connection().send(OutboundFrame.empty(FrameType.OPEN_DIRECT, session, 0));
-      }
-    } finally {
-      lock.unlock();
-    }
-    if (refusal != null) {
-      its.onDirectRefused(refusal);
-    }
-  }
-
-  @Override
-  public void closeDirect() {
-    lock.lock();
-    try {
-      if (direct != Direct.NONE && !closesDirect) {
-        closesDirect = true;
-        if (sender.connection() != null) {
-          sender.connection().send(OutboundFrame.empty(FrameType.CLOSE_DIRECT, session, 0));
-        }
-      }
-    } finally {
-      lock.unlock();
-    }
-  }
-
-  /** The node admits a connection of the program; its link port is {@code address}. */
-  public void directAdmitted(String token, String address) {
-    DirectWay.Listener told;
-    lock.lock();
-    try {
-      if (direct != Direct.ASKED) {
-        return;
-      }
-      direct = Direct.OPEN;
-      directReceived = batches.last();
-      directExecuted = batches.last();
-      told = directListener;
-    } finally {
-      lock.unlock();
-    }
-    told.onDirectOffer(
-        new DirectWay.Offer(
-            address,
-            token,
-            settings.heartbeatInterval().toMillis(),
-            settings.heartbeatTimeout().toMillis(),
-            settings.maxFrameBytes()));
-  }
-
-  /**
-   * Notes what came and went past this JVM.
-   *
-   * @throws ProtocolException if it contradicts what is known
-   */
-  public void directProgress(DirectProgress progress) {
-    DirectWay.Listener told;
-    long received = progress.getReceivedSequence();
-    long executed = progress.getExecutedSequence();
-    long confirmed = progress.getConfirmedSequence();
-    lock.lock();
-    try {
-      if (direct != Direct.OPEN) {
-        return;
-      }
-      if (executed < directExecuted
-          || received < Math.max(executed, directReceived)
-          || confirmed < batches.last()
-          || confirmed > executed) {
-        throw new ProtocolException(
-            "the node of machine %s tells of batches %d, %d and %d of session %d after batch %d"
-                .formatted(machine, received, executed, confirmed, session, directReceived));
-      }
-      long operations = progress.getNotes().getOperations();
-      figures.submittedDirectly(received - directReceived, progress.getBatchBytes(), operations);
-      directOperations += operations;
-      long done = executed == received ? directOperations : 0; // which, is not known before
-      directOperations -= done;
-      figures.executedDirectly(executed - directExecuted, done);
-      figures.received(progress.getValueBytes());
-      directReceived = received;
-      directExecuted = executed;
-      use.used(clock.getAsLong());
-      batches.skipTo(confirmed);
-      if (progress.getClosed()) {
-        takeBack();
-      }
-      told = directListener;
-    } finally {
-      lock.unlock();
-    }
-    if (progress.getClosed()) {
-      told.onDirectClosed(received, confirmed);
-    } else {
-      told.onDirectProgress(received, executed);
-    }
-  }
-
-  /** Called with the lock held. The reports that the program has not confirmed come here. */
-  private void takeBack() {
-    for (long number = batches.last() + 1; number <= directReceived; number++) {
-      Batch gone =
-          new Batch(
-              number,
-              NOTHING,
-              List.of(),
-              new long[0],
-              number == directReceived ? directOperations : 0,
-              () -> {});
-      batches.add(number, new MailboxEntry(lock, gone));
-      batches.send().sentNanos = clock.getAsLong();
-    }
-    directOperations = 0;
-    direct = Direct.NONE;
-    if (sender.isHeld()) {
-      sender.hold(); // behind what is taken back, too
-    }
-    room.changed();
-  }
-
-  /** Whether {@link #directProgress} is to come: the way is open. */
-  public boolean isDirect() {
-    lock.lock();
-    try {
-      return direct == Direct.OPEN;
-    } finally {
-      lock.unlock();
-    }
-  }
-
-  /** Whether the node has told of the execution of this batch already, see {@link DirectWay}. */
-  public boolean wasToldDirectly(long sequence) {
-    lock.lock();
-    try {
-      return sequence <= directExecuted;
-    } finally {
-      lock.unlock();
-    }
+  /** The session's way past this JVM. */
+  public SessionDirectWay direct() {
+    return direct;
   }
 
   // Recovery ------------------------------------------------------------------------------------
@@ -834,7 +647,7 @@ public final class BatchMailbox implements BatchSink, DirectWay {
         return;
       }
       sender.end();
-      direct = Direct.NONE;
+      direct.end();
       entries = batches.clear();
       room.changed();
     } finally {

@@ -95,7 +95,7 @@ final class LinkFrameReader implements LinkConnection.Handler {
   private void onDirectToken(FrameHeader header, DirectToken token) {
     LinkedSession session = sessions.get(header.session());
     if (session != null) {
-      session.mailbox.directAdmitted(token.getToken(), session.nodeAddress);
+      session.mailbox.direct().admitted(token.getToken(), session.nodeAddress);
     }
   }
 
@@ -104,7 +104,7 @@ final class LinkFrameReader implements LinkConnection.Handler {
     LinkedSession session = sessions.get(header.session());
     if (session == null
         || !session.isNewProgress(header.sequence())
-        || !session.mailbox.isDirect()) {
+        || !session.mailbox.direct().isOpen()) {
       return;
     }
     // Tell the owner first: whoever waits for the progress may ask at once for its changes.
@@ -116,7 +116,7 @@ final class LinkFrameReader implements LinkConnection.Handler {
         births(progress.getRealizedList()),
         notes.getFreedList().stream().mapToLong(Long::longValue).toArray(),
         progress.getFreedList().stream().mapToLong(Long::longValue).toArray());
-    session.mailbox.directProgress(progress);
+    session.mailbox.direct().progress(progress);
   }
 
   private static List<StorageBirth> births(List<Long> numbers) {
@@ -146,7 +146,7 @@ final class LinkFrameReader implements LinkConnection.Handler {
         return;
       }
       // Tell the owner first: a thread that waited for the batch may ask at once for its changes.
-      if (!session.mailbox.wasToldDirectly(header.sequence())) {
+      if (!session.mailbox.direct().wasTold(header.sequence())) {
         ExecutionReport result = ExecutionReport.decode(report.duplicate().order(report.order()));
         session.mailbox.figures().failed(result.failures().size());
         tellStorages(

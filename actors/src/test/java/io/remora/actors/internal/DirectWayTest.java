@@ -91,9 +91,9 @@ class DirectWayTest {
   }
 
   private void open(String token) throws Exception {
-    mailbox.openDirect(way);
+    mailbox.direct().openDirect(way);
     assertThat(far.next().header().type()).isEqualTo(FrameType.OPEN_DIRECT);
-    mailbox.directAdmitted(token, "127.0.0.1:7");
+    mailbox.direct().admitted(token, "127.0.0.1:7");
   }
 
   private static DirectProgress progress(
@@ -115,10 +115,10 @@ class DirectWayTest {
     mailbox.acknowledge(1).release();
     open("t");
 
-    mailbox.directProgress(progress(4, 3, 2, 30, false));
+    mailbox.direct().progress(progress(4, 3, 2, 30, false));
     assertThat(mailbox.lastAcknowledgedSequence()).isEqualTo(2);
     assertThat(mailbox.idleNanos()).isZero();
-    mailbox.directProgress(progress(9, 7, 5, 10, true));
+    mailbox.direct().progress(progress(9, 7, 5, 10, true));
     assertThat(way.events).containsExactly("offer 127.0.0.1:7", "progress 4 3", "closed 9 5");
     assertThat(figures.batches()).isEqualTo(9);
     assertThat(figures.executedBatches()).isEqualTo(7);
@@ -126,7 +126,7 @@ class DirectWayTest {
 
     // The reports that the program has not confirmed.
     for (long sequence = 6; sequence <= 9; sequence++) {
-      assertThat(mailbox.wasToldDirectly(sequence)).isEqualTo(sequence <= 7);
+      assertThat(mailbox.direct().wasTold(sequence)).isEqualTo(sequence <= 7);
       mailbox.acknowledge(sequence).release();
     }
     assertThat(mailbox.allAcknowledged()).isTrue();
@@ -139,16 +139,16 @@ class DirectWayTest {
   @Test
   void isNotOpenedWhileBatchesAreUnderWay() {
     mailbox.submit(batch(1));
-    mailbox.openDirect(way);
+    mailbox.direct().openDirect(way);
     assertThat(way.events).containsExactly("refused: batches are under way to its node");
   }
 
   @Test
   void isNotOpenedWithoutAConnectionOrForAPausedMachine() {
     mailbox.disconnect();
-    mailbox.openDirect(way);
+    mailbox.direct().openDirect(way);
     mailbox.hold(OutboundFrame.empty(FrameType.CLOSE_SESSION, SESSION, 0));
-    mailbox.openDirect(way);
+    mailbox.direct().openDirect(way);
     assertThat(way.events)
         .containsExactly(
             "refused: there is no connection to its node at present",
@@ -157,9 +157,9 @@ class DirectWayTest {
 
   @Test
   void isRefusedIfTheLinkBreaksBeforeTheNodeHasAnswered() {
-    mailbox.openDirect(way);
+    mailbox.direct().openDirect(way);
     mailbox.disconnect();
-    mailbox.directAdmitted("t", "127.0.0.1:7");
+    mailbox.direct().admitted("t", "127.0.0.1:7");
     assertThat(way.events)
         .containsExactly("refused: there is no connection to its node at present");
   }
@@ -173,10 +173,10 @@ class DirectWayTest {
   @Test
   void survivesANewConnectionOfTheLink() throws Exception {
     open("t");
-    mailbox.directProgress(progress(4, 4, 2, 4, false));
+    mailbox.direct().progress(progress(4, 4, 2, 4, false));
     mailbox.disconnect();
     mailbox.reconnect(connection, 6);
-    mailbox.directProgress(progress(6, 5, 3, 2, true));
+    mailbox.direct().progress(progress(6, 5, 3, 2, true));
     assertThat(way.events).endsWith("closed 6 3");
     for (long sequence = 4; sequence <= 6; sequence++) {
       mailbox.acknowledge(sequence).release();
@@ -190,7 +190,7 @@ class DirectWayTest {
     open("t");
     mailbox.hold(OutboundFrame.empty(FrameType.SAVE_SESSION, SESSION, 0));
     assertThat(far.next().header().type()).isEqualTo(FrameType.SAVE_SESSION);
-    mailbox.directProgress(progress(3, 3, 3, 3, true));
+    mailbox.direct().progress(progress(3, 3, 3, 3, true));
     assertThat(mailbox.allAcknowledged()).isTrue();
     mailbox.submit(batch(4));
     assertThat(mailbox.hasWork()).isTrue();
@@ -201,20 +201,20 @@ class DirectWayTest {
   @Test
   void asksTheNodeOnceToCloseIt() throws Exception {
     open("t");
-    mailbox.closeDirect();
-    mailbox.closeDirect();
+    mailbox.direct().closeDirect();
+    mailbox.direct().closeDirect();
     mailbox.sendAfterAll(OutboundFrame.empty(FrameType.CLOSE_SESSION, SESSION, 0));
     assertThat(far.next().header().type()).isEqualTo(FrameType.CLOSE_DIRECT);
     assertThat(far.next().header().type()).isEqualTo(FrameType.CLOSE_SESSION);
-    mailbox.directProgress(progress(0, 0, 0, 0, true));
-    mailbox.directProgress(progress(0, 0, 0, 0, true)); // an answer that crossed it
+    mailbox.direct().progress(progress(0, 0, 0, 0, true));
+    mailbox.direct().progress(progress(0, 0, 0, 0, true)); // an answer that crossed it
     assertThat(way.events).containsExactly("offer 127.0.0.1:7", "closed 0 0");
   }
 
   @Test
   void refusesProgressThatCannotBe() throws Exception {
     open("t");
-    mailbox.directProgress(progress(4, 3, 2, 0, false));
+    mailbox.direct().progress(progress(4, 3, 2, 0, false));
     for (DirectProgress wrong :
         List.of(
             progress(3, 3, 2, 0, false),
@@ -222,7 +222,7 @@ class DirectWayTest {
             progress(5, 6, 2, 0, false),
             progress(5, 4, 5, 0, false),
             progress(5, 4, 1, 0, false))) {
-      assertThatThrownBy(() -> mailbox.directProgress(wrong))
+      assertThatThrownBy(() -> mailbox.direct().progress(wrong))
           .isInstanceOf(ProtocolException.class)
           .hasMessageContaining("after batch 4");
     }
