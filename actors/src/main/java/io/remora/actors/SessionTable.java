@@ -405,7 +405,7 @@ public final class SessionTable {
     SavedState checkpoint = session.checkpoints.latest();
     RecoveryProgress progress = recovering;
     if (session.checkpoints.areAtMarks()) {
-      long after = session.mailbox.giveUpBatches();
+      long after = session.mailbox.restart().giveUpBatches();
       session.toTell =
           new RestoredException(
               "machine %s was restored to step %d, since its node was lost: %s"
@@ -420,7 +420,10 @@ public final class SessionTable {
       return;
     }
     long again =
-        session.mailbox.rewindTo(session.checkpoints.executed(), () -> progress.replayed(number));
+        session
+            .mailbox
+            .restart()
+            .rewindTo(session.checkpoints.executed(), () -> progress.replayed(number));
     progress.restoring(
         number,
         checkpoint == null ? 0 : checkpoint.getBytes() + checkpoint.getReusedBytes(),
@@ -720,7 +723,7 @@ public final class SessionTable {
           });
       session.mailbox.resume();
       if (session.toTell != null) {
-        session.mailbox.tellRestored(session.toTell);
+        session.mailbox.restart().tellRestored(session.toTell);
         session.toTell = null;
       }
     }

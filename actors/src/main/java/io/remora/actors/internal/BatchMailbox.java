@@ -17,7 +17,6 @@ import io.remora.runtime.BatchSink;
 import io.remora.runtime.Hindrance;
 import io.remora.runtime.ProtocolException;
 import io.remora.runtime.RemoraException;
-import io.remora.runtime.RestoredException;
 import io.remora.runtime.SessionListener;
 import java.time.Duration;
 import java.util.List;
@@ -57,11 +56,7 @@ public final class BatchMailbox implements BatchSink {
   private final SessionUse use;
   private final RecoveryLog recovery;
   private final SessionDirectWay direct;
-  private boolean recovering;
-  // How often another node has restored an earlier state, and whether the program's batches are
-  // void because it has not begun to record from there.
-  private long epoch;
-  private boolean voids;
+  private final SessionRestart restart;
 
   /**
    * Makes an empty mailbox without a connection.
@@ -107,6 +102,7 @@ public final class BatchMailbox implements BatchSink {
     this.use = new SessionUse(setup);
     this.sender = new BatchSender(setup, this::loseLater);
     this.direct = new SessionDirectWay(setup, sender, program, this.recovery, use);
+    this.restart = new SessionRestart(setup, sender, program, this.recovery);
     figures.add(this);
   }
 
@@ -202,11 +198,7 @@ public final class BatchMailbox implements BatchSink {
         atOnce = sender.canSendAtOnce(batch.size(), program.mayWriteDirectly());
         MailboxEntry entry = new MailboxEntry(lock, batch);
         entry.answers = answers;
-        if (voids && BatchContents.restartEpoch(batch.bytes()) == epoch) {
-          voids = false;
-        } else if (voids) {
-          entry.makeVoid();
-        }
+        restart.admit(entry);
         batches.add(batch.sequence(), entry);
         figures.submitted(batch.size(), batch.operations());
         accepted = true;
@@ -380,12 +372,7 @@ public final class BatchMailbox implements BatchSink {
 
   /** As {@link #disconnect}; the session will be recovered on another node. */
   public void loseNode() {
-    lock.lock();
-    try {
-      recovering = true;
-    } finally {
-      lock.unlock();
-    }
+    restart.begin();
     disconnect();
   }
 
@@ -395,7 +382,7 @@ public final class BatchMailbox implements BatchSink {
     try {
       if (sender.isHeld()) {
         return Hindrance.PAUSED;
-      } else if (recovering) {
+      } else if (restart.isUnderWay()) {
         return Hindrance.RECOVERING;
       }
       return sender.connection() == null ? Hindrance.RECONNECTING : Hindrance.NONE;
@@ -519,66 +506,14 @@ public final class BatchMailbox implements BatchSink {
     return recovery;
   }
 
-  /**
-   * Prepares for a node that has executed the batches up to this one: all later ones are sent to
-   * it, on the next connection.
-   *
-   * @param replayed runs once, on any thread, when all batches that were executed before are
-   *     executed again; not if there are none
-   * @return how many batches will be executed again
-   */
-  public long rewindTo(long sequence, Runnable replayed) {
-    lock.lock();
-    try {
-      batches.rewindTo(sequence);
-      sender.release();
-      room.changed();
-      long again =
-          recovery.rewound(
-              sequence,
-              () -> {
-                recovered();
-                replayed.run();
-              });
-      recovering &= again > 0;
-      return again;
-    } finally {
-      lock.unlock();
-    }
-  }
-
-  private void recovered() {
-    lock.lock();
-    try {
-      recovering = false;
-    } finally {
-      lock.unlock();
-    }
-    program.tellHindrance();
+  /** How the session continues on another node. */
+  public SessionRestart restart() {
+    return restart;
   }
 
   /** The lock, for {@link StandbyFeed}, which hands this mailbox's batches to another one. */
   ReentrantLock lock() {
     return lock;
-  }
-
-  /**
-   * As {@link #rewindTo}, for a node to which batches were sent that it has not answered.
-   *
-   * @param sent the last of them
-   */
-  long rewindTo(long sequence, long sent, Runnable replayed) {
-    lock.lock();
-    try {
-      long again = rewindTo(sequence, replayed);
-      long now = clock.getAsLong();
-      while (batches.lastSent() < sent) {
-        batches.send().sentNanos = now;
-      }
-      return again;
-    } finally {
-      lock.unlock();
-    }
   }
 
   /** The last batch that was sent; 0 = none. */
@@ -588,47 +523,6 @@ public final class BatchMailbox implements BatchSink {
       return batches.lastSent();
     } finally {
       lock.unlock();
-    }
-  }
-
-  /**
-   * Prepares for a node that restores an earlier state: the batches that are not acknowledged are
-   * void, and so are those that come until the program has begun to record from that state. Their
-   * numbers stay, and the node gets empty batches in their places.
-   *
-   * @return the last batch that was acknowledged
-   */
-  public long giveUpBatches() {
-    lock.lock();
-    try {
-      batches.replayAfter(batches.lastAcknowledged());
-      batches.unsent().forEach(MailboxEntry::makeVoid);
-      epoch++;
-      voids = true;
-      recovering = false; // nothing will be executed again
-      sender.release();
-      recovery.forgetArriving();
-      room.changed();
-      return batches.lastAcknowledged();
-    } finally {
-      lock.unlock();
-    }
-  }
-
-  /**
-   * Tells the program that the node has restored an earlier state, after {@link #giveUpBatches}.
-   */
-  public void tellRestored(RestoredException restored) {
-    long number;
-    lock.lock();
-    try {
-      number = epoch;
-    } finally {
-      lock.unlock();
-    }
-    SessionListener hearing = listener();
-    if (hearing != null) {
-      hearing.onRestored(number, restored);
     }
   }
 

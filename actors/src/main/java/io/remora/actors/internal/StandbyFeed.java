@@ -290,8 +290,9 @@ public final class StandbyFeed {
                     stopped.isEmpty() ? "it gave another answer than the lost node" : stopped));
       }
       again =
-          program.rewindTo(
-              mailbox.lastAcknowledgedSequence(), mailbox.lastSentSequence(), onReplayed);
+          program
+              .restart()
+              .rewindTo(mailbox.lastAcknowledgedSequence(), mailbox.lastSentSequence(), onReplayed);
     } finally {
       program.lock().unlock();
     }

@@ -172,7 +172,7 @@ class BatchMailboxTest {
 
     mailbox.disconnect();
     List<Long> replayed = new ArrayList<>();
-    assertThat(mailbox.rewindTo(1, () -> replayed.add(3L))).isEqualTo(2);
+    assertThat(mailbox.restart().rewindTo(1, () -> replayed.add(3L))).isEqualTo(2);
     pair.close();
     mailbox.connect(connectedTo(settings));
     awaitSent(mailbox);
@@ -210,11 +210,11 @@ class BatchMailboxTest {
     assertThat(releases(1)).as("nothing is kept").isEqualTo(1);
 
     mailbox.disconnect();
-    assertThat(mailbox.giveUpBatches()).isEqualTo(1);
+    assertThat(mailbox.restart().giveUpBatches()).isEqualTo(1);
     mailbox.submit(batch(4, 100));
     mailbox.submit(restart(5, 1));
     // Another loss, before the program has heard of it: what it has begun is void, too.
-    assertThat(mailbox.giveUpBatches()).isEqualTo(1);
+    assertThat(mailbox.restart().giveUpBatches()).isEqualTo(1);
     mailbox.submit(restart(6, 1));
     mailbox.submit(restart(7, 2));
     mailbox.submit(batch(8, 100));
@@ -308,7 +308,7 @@ class BatchMailboxTest {
     assertThat(mailbox.recovery().diskBytes()).isEqualTo(1300);
 
     mailbox.disconnect();
-    assertThat(mailbox.rewindTo(5, () -> {})).isEqualTo(15);
+    assertThat(mailbox.restart().rewindTo(5, () -> {})).isEqualTo(15);
     pair.close();
     Recorder far = connect(settings);
     mailbox.connect(connection);
