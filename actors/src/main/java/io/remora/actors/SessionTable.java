@@ -296,9 +296,9 @@ public final class SessionTable {
     if (!event.failure().isEmpty()) {
       return event.failure();
     }
-    long acknowledged = session.mailbox.lastAcknowledgedSequence();
-    if (!session.mailbox.allAcknowledged()
-        || event.state().getLastExecutedSequence() != acknowledged) {
+    BatchMailbox.Position position = session.mailbox.position();
+    long acknowledged = position.acknowledged();
+    if (!position.isSentAcknowledged() || event.state().getLastExecutedSequence() != acknowledged) {
       return "session %d was saved after batch %d, but batch %d was acknowledged last"
           .formatted(event.session(), event.state().getLastExecutedSequence(), acknowledged);
     }
@@ -907,8 +907,9 @@ public final class SessionTable {
                     Map.of(
                         "storages", (double) session.storages.size(),
                         "storage.bytes", (double) session.storages.realizedBytes(),
-                        "batches.in.flight", (double) session.mailbox.unacknowledgedBatches(),
-                        "in.flight.bytes", (double) session.mailbox.unacknowledgedBytes()))));
+                        "batches.in.flight", (double) session.mailbox.position().unacknowledged(),
+                        "in.flight.bytes",
+                            (double) session.mailbox.position().unacknowledgedBytes()))));
     return stats;
   }
 

@@ -111,7 +111,7 @@ class SessionCheckpointsTest {
     executed++;
     mailbox.submit(
         new Batch(executed, ByteBuffer.allocateDirect(10), List.of(), new long[0], () -> {}));
-    await().until(() -> mailbox.waitingBatches() == 0);
+    await().until(() -> mailbox.position().unsent() == 0);
     assertThat(mailbox.acknowledge(executed)).isNotNull();
     assertThat(checkpoints.base()).isEqualTo(base);
     return checkpoints.begin().orElseThrow();

@@ -34,23 +34,22 @@ import java.util.function.LongSupplier;
  * no more than that; {@link #awaitRoom} blocks until there is room. While the machine pauses and is
  * paused, and while its link is broken, batches wait here; on the next connection those that the
  * node has not received go out again. Thread-safe.
+ *
+ * <p>This class has the lock and the order of events. Its parts have one subject each: {@link
+ * BatchSender}, {@link AttachedProgram}, {@link SessionUse}, {@link SessionDirectWay}, {@link
+ * RecoveryLog} and {@link SessionRestart}. {@link MailboxSetup} says how the lock guards them.
  */
 public final class BatchMailbox implements BatchSink {
 
   /** The size of the length field before each batch in a frame. */
   public static final int PREFIX_BYTES = 4;
 
-  private final long session;
-  private final String machine;
+  private final MailboxSetup setup;
   private final MachineFigures figures;
-  private final LinkSettings settings;
-  private final LongSupplier clock;
+  private final ReentrantLock lock;
+  private final ReplayQueue<MailboxEntry> batches;
+  private final Room room;
 
-  private final ReentrantLock lock = new ReentrantLock();
-  private final Room room = new Room(lock, this::hasRoomNow);
-
-  // Guarded by the lock.
-  private final ReplayQueue<MailboxEntry> batches = new ReplayQueue<>("batch", entry -> entry.load);
   private final BatchSender sender;
   private final AttachedProgram program;
   private final SessionUse use;
@@ -90,14 +89,12 @@ public final class BatchMailbox implements BatchSink {
       RecoverySettings recovery,
       LongSupplier clock,
       Runnable onAnswered) {
-    this.session = session;
-    this.recovery =
-        new RecoveryLog(session, figures.machine(), recovery, lock, batches, room, onAnswered);
-    this.figures = requireNonNull(figures, "figures");
-    this.machine = figures.machine();
-    this.settings = requireNonNull(settings, "settings");
-    this.clock = requireNonNull(clock, "clock");
-    MailboxSetup setup = new MailboxSetup(session, figures, settings, clock, lock, batches, room);
+    this.figures = figures;
+    this.lock = new ReentrantLock();
+    this.batches = new ReplayQueue<>("batch", entry -> entry.load);
+    this.room = new Room(lock, this::hasRoomNow);
+    this.setup = new MailboxSetup(session, figures, settings, clock, lock, batches, room);
+    this.recovery = new RecoveryLog(setup, recovery, onAnswered);
     this.program = new AttachedProgram(setup, this::hindrance);
     this.use = new SessionUse(setup);
     this.sender = new BatchSender(setup, this::loseLater);
@@ -115,14 +112,19 @@ public final class BatchMailbox implements BatchSink {
   BatchMailbox ofStandby(long after, Runnable onAnswered) {
     BatchMailbox made =
         new BatchMailbox(
-            session, new MachineFigures(machine), settings, recovery.settings(), clock, onAnswered);
+            session(),
+            new MachineFigures(setup.machine()),
+            setup.settings(),
+            recovery.settings(),
+            setup.clock(),
+            onAnswered);
     made.batches.skipTo(after);
     return made;
   }
 
   /** The session's number. */
   public long session() {
-    return session;
+    return setup.session();
   }
 
   /** The machine's figures. */
@@ -225,12 +227,13 @@ public final class BatchMailbox implements BatchSink {
   }
 
   private void checkFits(Batch batch) {
+    LinkSettings settings = setup.settings();
     if (batch.size() > settings.maxFrameBytes() - PREFIX_BYTES) {
       throw new RemoraException(
           "a batch of "
               + batch.size()
               + " bytes does not fit into a frame of the link to machine "
-              + machine
+              + setup.machine()
               + " (remora.link.max-frame-bytes = "
               + settings.maxFrameBytes()
               + ")");
@@ -283,6 +286,7 @@ public final class BatchMailbox implements BatchSink {
     if (!recovery.fits(size)) {
       return false; // until the next checkpoint
     }
+    LinkSettings settings = setup.settings();
     return batches.fits(
         size,
         settings.maxInFlightBytes(),
@@ -332,7 +336,11 @@ public final class BatchMailbox implements BatchSink {
       throw new ProtocolException(
           "the node of machine %s has received batch %d of session %d last, but batch %d was acknowledged and batch %d sent last"
               .formatted(
-                  machine, lastReceived, session, batches.lastAcknowledged(), batches.lastSent()));
+                  setup.machine(),
+                  lastReceived,
+                  session(),
+                  batches.lastAcknowledged(),
+                  batches.lastSent()));
     }
     batches.replayAfter(lastReceived);
   }
@@ -431,16 +439,6 @@ public final class BatchMailbox implements BatchSink {
     }
   }
 
-  /** Whether the node has acknowledged all sent batches. */
-  public boolean allAcknowledged() {
-    lock.lock();
-    try {
-      return batches.lastAcknowledged() == batches.lastSent();
-    } finally {
-      lock.unlock();
-    }
-  }
-
   /** Sends a frame of the session after all batches submitted so far. */
   public void sendAfterAll(OutboundFrame frame) {
     LinkConnection target;
@@ -472,14 +470,14 @@ public final class BatchMailbox implements BatchSink {
         throw new ProtocolException(
             "the node of machine %s acknowledged batch %d of session %d, but %s"
                 .formatted(
-                    machine,
+                    setup.machine(),
                     sequence,
-                    session,
-                    allAcknowledged()
+                    session(),
+                    batches.lastAcknowledged() == batches.lastSent()
                         ? "none is under way"
                         : "the next under way is " + (batches.lastAcknowledged() + 1)));
       }
-      long now = clock.getAsLong();
+      long now = setup.clock().getAsLong();
       if (entry.work) {
         use.used(now);
       }
@@ -516,16 +514,6 @@ public final class BatchMailbox implements BatchSink {
     return lock;
   }
 
-  /** The last batch that was sent; 0 = none. */
-  long lastSentSequence() {
-    lock.lock();
-    try {
-      return batches.lastSent();
-    } finally {
-      lock.unlock();
-    }
-  }
-
   // The end -------------------------------------------------------------------------------------
 
   /**
@@ -555,9 +543,9 @@ public final class BatchMailbox implements BatchSink {
     }
   }
 
-  /** As {@link #lose}, soon. Callable with the lock. */
+  /** As {@link #lose}, soon. Called with the lock. */
   private void loseLater(RemoraException cause) {
-    recovery.later(() -> lose(cause));
+    RecoveryMemory.later(() -> lose(cause));
   }
 
   /** Whether {@link #lose} was called. */
@@ -565,53 +553,46 @@ public final class BatchMailbox implements BatchSink {
     return program.isLost();
   }
 
-  /** Batches that wait for the line. */
-  public long waitingBatches() {
+  /** How far the batches are. */
+  public Position position() {
     lock.lock();
     try {
-      return batches.last() - batches.lastSent();
+      return new Position(
+          batches.last(),
+          batches.lastSent(),
+          batches.lastAcknowledged(),
+          batches.unsentBytes(),
+          batches.bytes());
     } finally {
       lock.unlock();
     }
   }
 
-  /** Their bytes. */
-  public long waitingBytes() {
-    lock.lock();
-    try {
-      return batches.unsentBytes();
-    } finally {
-      lock.unlock();
-    }
-  }
+  /**
+   * How far a session's batches are.
+   *
+   * @param submitted the last batch that the program has submitted; 0 = none, as in the others
+   * @param sent the last batch that was sent
+   * @param acknowledged the last batch that the node has acknowledged
+   * @param unsentBytes bytes that wait for the line
+   * @param unacknowledgedBytes bytes submitted and not acknowledged
+   */
+  public record Position(
+      long submitted, long sent, long acknowledged, long unsentBytes, long unacknowledgedBytes) {
 
-  /** Batches submitted and not acknowledged. */
-  public long unacknowledgedBatches() {
-    lock.lock();
-    try {
-      return batches.last() - batches.lastAcknowledged();
-    } finally {
-      lock.unlock();
+    /** Batches that wait for the line. */
+    public long unsent() {
+      return submitted - sent;
     }
-  }
 
-  /** Bytes submitted and not acknowledged. */
-  public long unacknowledgedBytes() {
-    lock.lock();
-    try {
-      return batches.bytes();
-    } finally {
-      lock.unlock();
+    /** Batches submitted and not acknowledged. */
+    public long unacknowledged() {
+      return submitted - acknowledged;
     }
-  }
 
-  /** The last batch that the node acknowledged; 0 = none. */
-  public long lastAcknowledgedSequence() {
-    lock.lock();
-    try {
-      return batches.lastAcknowledged();
-    } finally {
-      lock.unlock();
+    /** Whether the node has acknowledged all sent batches. */
+    public boolean isSentAcknowledged() {
+      return acknowledged == sent;
     }
   }
 

@@ -399,22 +399,22 @@ public final class MachineFigures {
 
   /** Batches that wait for the line. */
   public long waitingBatches() {
-    return sum(BatchMailbox::waitingBatches);
+    return sum(mailbox -> mailbox.position().unsent());
   }
 
   /** Their bytes. */
   public long waitingBytes() {
-    return sum(BatchMailbox::waitingBytes);
+    return sum(mailbox -> mailbox.position().unsentBytes());
   }
 
   /** Batches submitted and not acknowledged. */
   public long unacknowledgedBatches() {
-    return sum(BatchMailbox::unacknowledgedBatches);
+    return sum(mailbox -> mailbox.position().unacknowledged());
   }
 
   /** Their bytes. */
   public long unacknowledgedBytes() {
-    return sum(BatchMailbox::unacknowledgedBytes);
+    return sum(mailbox -> mailbox.position().unacknowledgedBytes());
   }
 
   /** The storages. */

@@ -5,22 +5,14 @@ import static java.util.Objects.requireNonNull;
 
 import io.remora.actors.RecoverySettings;
 import io.remora.core.ReplayQueue;
-import io.remora.core.Room;
-import java.io.IOException;
 import java.nio.ByteBuffer;
-import java.util.ArrayDeque;
-import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
 import java.util.NavigableMap;
 import java.util.Optional;
 import java.util.TreeMap;
-import java.util.concurrent.Executor;
-import java.util.concurrent.Executors;
 import java.util.concurrent.locks.ReentrantLock;
 import java.util.stream.Stream;
-import org.slf4j.Logger;
-import org.slf4j.LoggerFactory;
 
 /**
  * What a {@link BatchMailbox} keeps so that another node can take the place of a lost one: the
@@ -30,72 +22,37 @@ import org.slf4j.LoggerFactory;
  */
 public final class RecoveryLog {
 
-  private static final Logger log = LoggerFactory.getLogger(RecoveryLog.class);
-
-  /** Writes the batches of all sessions of this JVM to disk. */
-  private static final Executor SPILLER =
-      Executors.newSingleThreadExecutor(
-          task -> {
-            Thread thread = new Thread(task, "remora-recovery-log");
-            thread.setDaemon(true);
-            return thread;
-          });
-
-  private final long session;
-  private final String machine;
+  private final MailboxSetup setup;
   private final RecoverySettings settings;
   private final ReentrantLock lock;
   private final ReplayQueue<MailboxEntry> batches;
-  private final Room room;
+  private final RecoveryMemory memory;
   private final ReceivedValues values;
   private final ReceivedValues valuesAgain = new ReceivedValues(true);
-
-  // Guarded by the lock: the last batch whose answers the program has, what the kept batches did
-  // that cannot be repeated, and who waits until they are executed again.
-  private long delivered;
-  private final NavigableMap<Long, String> unrepeatable = new TreeMap<>();
-  private Runnable onReplayed;
-
-  // Guarded by the lock: the way to the standby, null without one; what was given up but for it.
-  private StandbyFeed feed;
-  private long givenUp;
-  private long standbyBytes;
 
   // Of a standby's own log, which only compares: runs after each batch.
   private final Runnable onAnswered;
 
-  // Guarded by the lock: what of the kept batches is in memory, and what on disk.
-  private final BatchFile file;
-  private final ArrayDeque<MailboxEntry> inMemory = new ArrayDeque<>();
-  private long memoryBytes;
-  private long diskBytes;
-  private boolean spilling;
-  private boolean diskFailed;
-  private boolean toldOfDisk;
-  private boolean toldOfLimit;
+  // Guarded by the lock.
+  private long delivered; // the last batch whose answers the program has
+  private final NavigableMap<Long, String> unrepeatable = new TreeMap<>(); // what batches did
+  private Runnable onReplayed; // when the lost node's batches are executed again
+  private StandbyFeed feed; // null without a standby
+  private long givenUp; // up to here only the standby needs batches
+  private long standbyBytes; // of the batches that only it needs
 
   /**
    * @param onAnswered null; for a standby's mailbox, runs after each batch that has given the same
    *     answers as before. Such a log keeps nothing
    */
-  RecoveryLog(
-      long session,
-      String machine,
-      RecoverySettings settings,
-      ReentrantLock lock,
-      ReplayQueue<MailboxEntry> batches,
-      Room room,
-      Runnable onAnswered) {
-    this.onAnswered = onAnswered;
-    this.session = session;
-    this.machine = machine;
+  RecoveryLog(MailboxSetup setup, RecoverySettings settings, Runnable onAnswered) {
+    this.setup = setup;
     this.settings = requireNonNull(settings, "settings");
-    this.lock = lock;
-    this.batches = batches;
-    this.room = room;
+    this.lock = setup.lock();
+    this.batches = setup.batches();
+    this.onAnswered = onAnswered;
     this.values = new ReceivedValues(settings.replays());
-    this.file =
-        keeps() && settings.logDiskBytes() > 0 ? new BatchFile(settings.logDirectory()) : null;
+    this.memory = new RecoveryMemory(setup, settings, keeps());
     if (keeps()) {
       batches.keepAcknowledged();
     } else if (onAnswered != null) {
@@ -162,7 +119,7 @@ public final class RecoveryLog {
         onReplayed = null;
       }
       delivered = Math.max(delivered, sequence);
-      keep(entry);
+      memory.keep(entry);
       following = feed;
       if (following != null) {
         following.executed(entry);
@@ -182,7 +139,7 @@ public final class RecoveryLog {
             how -> {
               throw new ReplayDifference(
                   "batch %d of session %d on machine %s, executed again by another node, gave another answer: %s"
-                      .formatted(sequence, session, machine, how));
+                      .formatted(sequence, setup.session(), setup.machine(), how));
             });
     if (told != null) {
       told.run();
@@ -198,160 +155,18 @@ public final class RecoveryLog {
       return true;
     }
     // What only the standby needs does not make the program wait. It has a limit of its own.
-    long bytes = Math.max(0, (file == null ? batches.keptBytes() : memoryBytes) - standbyBytes);
+    long bytes = Math.max(0, memory.memoryBytes() - standbyBytes);
     return bytes == 0 || bytes + size <= settings.logBytes();
-  }
-
-  /** Called with the lock. Counts a batch in memory, and has the oldest ones written to disk. */
-  private void keep(MailboxEntry entry) {
-    if (file == null || entry.counted || entry.place != null) {
-      return;
-    }
-    entry.counted = true;
-    memoryBytes += entry.load;
-    inMemory.addLast(entry);
-    if (!spilling && mustSpill()) {
-      spilling = true;
-      SPILLER.execute(this::spill);
-    }
-  }
-
-  /** Called with the lock. */
-  private boolean mustSpill() {
-    return memoryBytes > settings.logBytes() / 2
-        && diskBytes < settings.logDiskBytes()
-        && !diskFailed
-        && !inMemory.isEmpty();
-  }
-
-  private void spill() {
-    for (MailboxEntry entry = nextToSpill(); entry != null; entry = nextToSpill()) {
-      BatchFile.Place place = null;
-      IOException failure = null;
-      try {
-        place = file.write(entry.batch.bytes());
-      } catch (IOException e) {
-        failure = e;
-      }
-      lock.lock();
-      try {
-        entry.spilling = false;
-        diskFailed |= failure != null;
-        if (place != null && entry.kept) {
-          entry.place = place;
-          place = null;
-          entry.counted = false;
-          memoryBytes -= entry.load;
-          diskBytes += entry.load;
-          room.changed();
-        }
-      } finally {
-        lock.unlock();
-      }
-      if (place != null) {
-        file.release(place); // the batch was given up meanwhile
-      }
-      entry.releaseIfDone();
-      if (failure != null) {
-        log.warn(
-            "Machine {}: the batches of session {} cannot be kept on disk in {}"
-                + " (remora.recovery.log-directory), so the program may wait for checkpoints: {}",
-            machine,
-            session,
-            settings.logDirectory(),
-            failure.toString());
-      }
-    }
-  }
-
-  private MailboxEntry nextToSpill() {
-    lock.lock();
-    try {
-      while (mustSpill()) {
-        MailboxEntry entry = inMemory.pollFirst();
-        if (!entry.kept || entry.place != null) {
-          continue;
-        }
-        if (entry.withWriter) { // it is executed again, and kept again afterwards
-          inMemory.addLast(entry);
-          break;
-        }
-        tellOfDisk();
-        entry.spilling = true;
-        return entry;
-      }
-      spilling = false;
-      return null;
-    } finally {
-      lock.unlock();
-    }
-  }
-
-  /** Called with the lock. */
-  private void tellOfDisk() {
-    if (!toldOfDisk) {
-      toldOfDisk = true;
-      log.info(
-          "Machine {}: batches of session {} since its last checkpoint go to disk, in {}, since"
-              + " they take half of remora.recovery.log-bytes = {}",
-          machine,
-          session,
-          settings.logDirectory(),
-          settings.logBytes());
-    }
-    if (!toldOfLimit && diskBytes > settings.logDiskBytes() / 10 * 8) {
-      toldOfLimit = true;
-      log.warn(
-          "Machine {}: the batches of session {} have taken 80 % of remora.recovery.log-disk-bytes"
-              + " = {}; at the limit the program waits for a checkpoint",
-          machine, session, settings.logDiskBytes());
-    }
   }
 
   /** Bytes of the executed batches that are kept on disk. */
   public long diskBytes() {
-    lock.lock();
-    try {
-      return diskBytes;
-    } finally {
-      lock.unlock();
-    }
-  }
-
-  /** Gives batches up: they are part of a checkpoint, or the session has ended. */
-  void drop(List<MailboxEntry> entries) {
-    List<BatchFile.Place> places = new ArrayList<>();
-    lock.lock();
-    try {
-      for (MailboxEntry entry : entries) {
-        if (entry.counted) {
-          entry.counted = false;
-          memoryBytes -= entry.load;
-        }
-        if (entry.place != null) {
-          diskBytes -= entry.load;
-          places.add(entry.place);
-        }
-      }
-      room.changed();
-    } finally {
-      lock.unlock();
-    }
-    entries.forEach(MailboxEntry::drop);
-    places.forEach(place -> file.release(place));
-  }
-
-  /** Runs something that must not run with the lock. */
-  void later(Runnable task) {
-    SPILLER.execute(task);
+    return memory.diskBytes();
   }
 
   /** Gives everything up. */
   void close(List<MailboxEntry> entries) {
-    drop(entries);
-    if (file != null) {
-      SPILLER.execute(file::close); // behind the writing of a batch
-    }
+    memory.close(entries);
   }
 
   /** Bytes of the executed batches that are kept. */
@@ -422,11 +237,11 @@ public final class RecoveryLog {
               ? load(batches.kept().takeWhile(entry -> entry.batch.sequence() <= sequence))
               : standbyBytes - load(forgotten.stream());
       slow = standbyBytes > settings.logBytes() / 2 ? feed : null;
-      room.changed();
+      setup.room().changed();
     } finally {
       lock.unlock();
     }
-    drop(forgotten);
+    memory.drop(forgotten);
     if (slow != null) {
       slow.stop(
           "it is so far behind that its batches take half of remora.recovery.log-bytes = "

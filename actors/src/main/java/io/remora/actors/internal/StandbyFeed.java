@@ -289,10 +289,8 @@ public final class StandbyFeed {
                     session(),
                     stopped.isEmpty() ? "it gave another answer than the lost node" : stopped));
       }
-      again =
-          program
-              .restart()
-              .rewindTo(mailbox.lastAcknowledgedSequence(), mailbox.lastSentSequence(), onReplayed);
+      BatchMailbox.Position at = mailbox.position();
+      again = program.restart().rewindTo(at.acknowledged(), at.sent(), onReplayed);
     } finally {
       program.lock().unlock();
     }

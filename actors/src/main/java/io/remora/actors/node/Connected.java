@@ -84,7 +84,7 @@ final class Connected extends WithConnection {
                     .formatted(
                         link.machine,
                         session.number(),
-                        session.mailbox.lastAcknowledgedSequence())));
+                        session.mailbox.position().acknowledged())));
       }
     }
   }

@@ -117,7 +117,7 @@ final class Link {
       hello.addSessions(
           SessionPosition.newBuilder()
               .setSession(session.number())
-              .setLastAcknowledgedSequence(session.mailbox.lastAcknowledgedSequence()));
+              .setLastAcknowledgedSequence(session.mailbox.position().acknowledged()));
     }
     return hello.build();
   }
@@ -140,7 +140,7 @@ final class Link {
         .map(
             session ->
                 "; of session %d batch %d was acknowledged last"
-                    .formatted(session.number(), session.mailbox.lastAcknowledgedSequence()))
+                    .formatted(session.number(), session.mailbox.position().acknowledged()))
         .collect(Collectors.joining());
   }
 

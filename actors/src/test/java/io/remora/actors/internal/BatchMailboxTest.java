@@ -383,7 +383,7 @@ class BatchMailboxTest {
   }
 
   private static void awaitSent(BatchMailbox mailbox) {
-    await().until(() -> mailbox.waitingBatches() == 0);
+    await().until(() -> mailbox.position().unsent() == 0);
   }
 
   /** A node's answer with a value of one byte; returns whether it is news for the program. */
@@ -425,7 +425,7 @@ class BatchMailboxTest {
 
     await().atMost(LIMIT).until(() -> program.getState() == Thread.State.TIMED_WAITING);
     assertThat(submitted).hasValue(10);
-    assertThat(mailbox.unacknowledgedBytes()).isEqualTo(10_000);
+    assertThat(mailbox.position().unacknowledgedBytes()).isEqualTo(10_000);
     long acknowledged = 0;
     while (acknowledged < 30) {
       Frame frame = far.next();
@@ -436,8 +436,8 @@ class BatchMailboxTest {
 
     program.join(LIMIT.toMillis());
     assertThat(submitted).hasValue(30);
-    assertThat(mailbox.unacknowledgedBytes()).isZero();
-    assertThat(mailbox.lastAcknowledgedSequence()).isEqualTo(30);
+    assertThat(mailbox.position().unacknowledgedBytes()).isZero();
+    assertThat(mailbox.position().acknowledged()).isEqualTo(30);
     await().atMost(LIMIT).until(() -> released.values().stream().allMatch(n -> n.get() == 1));
   }
 
@@ -496,7 +496,7 @@ class BatchMailboxTest {
 
     mailbox.submit(batch(1, 5000));
 
-    assertThat(mailbox.unacknowledgedBytes()).isEqualTo(5000);
+    assertThat(mailbox.position().unacknowledgedBytes()).isEqualTo(5000);
   }
 
   @Test
@@ -642,7 +642,7 @@ class BatchMailboxTest {
     assertThat(mailbox.awaitRoom(1, Duration.ofMillis(1))).isFalse();
     assertThat(mailbox.obstacle()).contains("no connection to its node");
     mailbox.submit(batch(2, 100));
-    assertThat(mailbox.unacknowledgedBytes()).isEqualTo(200);
+    assertThat(mailbox.position().unacknowledgedBytes()).isEqualTo(200);
 
     mailbox.acknowledge(drain(mailbox)).release();
     assertThat(mailbox.awaitRoom(1, Duration.ofMillis(1))).isFalse();
@@ -669,7 +669,7 @@ class BatchMailboxTest {
 
     program.join(LIMIT.toMillis());
     assertThat(flag.get()).isTrue();
-    assertThat(mailbox.unacknowledgedBytes()).isEqualTo(100);
+    assertThat(mailbox.position().unacknowledgedBytes()).isEqualTo(100);
     mailbox.acknowledge(drain(mailbox)).release();
   }
 
@@ -739,7 +739,7 @@ class BatchMailboxTest {
     }
 
     await().atMost(LIMIT).until(() -> freed.get() == count);
-    assertThat(mailbox.unacknowledgedBytes()).isZero();
+    assertThat(mailbox.position().unacknowledgedBytes()).isZero();
   }
 
   /** Passes everything that waits to a writer that finishes at once; returns the last sequence. */

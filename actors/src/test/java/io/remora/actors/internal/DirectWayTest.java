@@ -116,7 +116,7 @@ class DirectWayTest {
     open("t");
 
     mailbox.direct().progress(progress(4, 3, 2, 30, false));
-    assertThat(mailbox.lastAcknowledgedSequence()).isEqualTo(2);
+    assertThat(mailbox.position().acknowledged()).isEqualTo(2);
     assertThat(mailbox.idleNanos()).isZero();
     mailbox.direct().progress(progress(9, 7, 5, 10, true));
     assertThat(way.events).containsExactly("offer 127.0.0.1:7", "progress 4 3", "closed 9 5");
@@ -129,7 +129,7 @@ class DirectWayTest {
       assertThat(mailbox.direct().wasTold(sequence)).isEqualTo(sequence <= 7);
       mailbox.acknowledge(sequence).release();
     }
-    assertThat(mailbox.allAcknowledged()).isTrue();
+    assertThat(mailbox.position().isSentAcknowledged()).isTrue();
     assertThat(figures.executedBatches()).isEqualTo(9);
     assertThat(figures.executedOperations()).isEqualTo(41);
     mailbox.submit(batch(10));
@@ -191,7 +191,7 @@ class DirectWayTest {
     mailbox.hold(OutboundFrame.empty(FrameType.SAVE_SESSION, SESSION, 0));
     assertThat(far.next().header().type()).isEqualTo(FrameType.SAVE_SESSION);
     mailbox.direct().progress(progress(3, 3, 3, 3, true));
-    assertThat(mailbox.allAcknowledged()).isTrue();
+    assertThat(mailbox.position().isSentAcknowledged()).isTrue();
     mailbox.submit(batch(4));
     assertThat(mailbox.hasWork()).isTrue();
     mailbox.resume();
