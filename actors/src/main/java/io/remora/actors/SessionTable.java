@@ -25,11 +25,9 @@ import java.time.Duration;
 import java.util.ArrayList;
 import java.util.Collection;
 import java.util.HashMap;
-import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
-import java.util.Set;
 import java.util.SortedMap;
 import java.util.TreeMap;
 import java.util.function.Consumer;
@@ -85,11 +83,7 @@ public final class SessionTable {
   /** Sessions that were lost with the node. They still answer questions about their storages. */
   private final Map<Long, Session> lost = new HashMap<>();
 
-  /** The names of saved states that may be in the store and that nobody needs any more. */
-  private final Set<String> unneededStates = new LinkedHashSet<>();
-
-  /** How often the present node was asked to delete each of them and has not answered. */
-  private final Map<String, Integer> beingDeleted = new HashMap<>();
+  private final UnneededStates unneeded = new UnneededStates();
 
   /** No session yet. */
   public SessionTable(ActorContext<?> context, MachineFigures figures, ActorsSettings settings) {
@@ -195,7 +189,7 @@ public final class SessionTable {
   private void end(Session session, RemoraException cause) {
     long number = session.mailbox.session();
     localSessions.remove(number);
-    unneededStates.addAll(session.checkpoints.end());
+    unneeded.addAll(session.checkpoints.end());
     session.standby.close();
     if (recovering != null) {
       recovering.replayed(number);
@@ -349,7 +343,7 @@ public final class SessionTable {
    * from their last checkpoints.
    */
   public void restore(Consumer<NodeLink.Command> link) {
-    beingDeleted.clear(); // another node was asked
+    unneeded.otherNode();
     List<StandbyFeed> takenOver = new ArrayList<>();
     for (Session session : List.copyOf(sessions.values())) {
       session.restored = false;
@@ -392,7 +386,7 @@ public final class SessionTable {
     session.restored = false;
     session.takenOver = false;
     if (session.saved != null || recovering == null) {
-      unneededStates.addAll(session.checkpoints.abandonPending());
+      unneeded.addAll(session.checkpoints.abandonPending());
       link.accept(new NodeLink.OpenSession(session.mailbox, session.saved));
       return;
     }
@@ -482,7 +476,7 @@ public final class SessionTable {
                             session.checkpoints.areAtMarks())));
       }
     }
-    deleteUnneeded(link);
+    unneeded.delete(link);
   }
 
   // The standby ---------------------------------------------------------------------------------
@@ -539,52 +533,9 @@ public final class SessionTable {
     sessions.values().forEach(session -> session.standby.leave());
   }
 
-  // States that nobody needs --------------------------------------------------------------------
-
-  /** A saved state that may be in the store is no longer needed. */
-  public void giveUp(String name) {
-    unneededStates.add(name);
-  }
-
-  /** Makes the node delete what it was not asked to delete yet. */
-  public void deleteUnneeded(Consumer<NodeLink.Command> link) {
-    for (String name : unneededStates) {
-      if (!beingDeleted.containsKey(name)) {
-        delete(name, link);
-      }
-    }
-  }
-
-  /** Makes the node delete a state that it has saved after it was given up. */
-  public void deleteLate(String name, Consumer<NodeLink.Command> link) {
-    giveUp(name);
-    delete(name, link);
-  }
-
-  private void delete(String name, Consumer<NodeLink.Command> link) {
-    beingDeleted.merge(name, 1, Integer::sum);
-    link.accept(new NodeLink.ForgetState(name));
-  }
-
-  /** Notes that the node has deleted a saved state. */
-  public void deleted(String name) {
-    if (beingDeleted.merge(name, -1, Integer::sum) <= 0) {
-      beingDeleted.remove(name);
-      unneededStates.remove(name);
-    }
-  }
-
-  /** The names of the saved states that nobody needs; the caller deletes them. */
-  public List<String> takeUnneeded() {
-    List<String> taken = List.copyOf(unneededStates);
-    unneededStates.clear();
-    beingDeleted.clear();
-    return taken;
-  }
-
-  /** Whether there are saved states that nobody needs. */
-  public boolean hasUnneeded() {
-    return !unneededStates.isEmpty();
+  /** The saved states that nobody needs. */
+  public UnneededStates unneeded() {
+    return unneeded;
   }
 
   // Checkpoints ---------------------------------------------------------------------------------
@@ -600,7 +551,7 @@ public final class SessionTable {
     if (session == null || !session.checkpoints.has(event.pause())) {
       return false;
     }
-    unneededStates.addAll(session.checkpoints.saved(event));
+    unneeded.addAll(session.checkpoints.saved(event));
     return true;
   }
 
@@ -644,7 +595,7 @@ public final class SessionTable {
     }
     recovering = new RecoveryProgress(figures, clock, cause.getMessage());
     for (Session session : sessions.values()) {
-      unneededStates.addAll(session.checkpoints.abandonPending());
+      unneeded.addAll(session.checkpoints.abandonPending());
       session.saved = null; // by a pause that has not succeeded
       session.mailbox.loseNode();
     }
@@ -674,7 +625,7 @@ public final class SessionTable {
         || ended.cause() == null) {
       return Optional.of(ended);
     }
-    if (session.checkpoints.fallBack(ended.cause().getMessage(), unneededStates::add)) {
+    if (session.checkpoints.fallBack(ended.cause().getMessage(), unneeded::add)) {
       restore(session, link);
       return Optional.empty();
     }

@@ -193,7 +193,7 @@ abstract class HostBehavior extends AbstractBehavior<Command> {
     } else if (event instanceof NodeLink.Saving saving) {
       host.sessions.saving(saving); // only the machine's actor reports a pause
     } else if (event instanceof NodeLink.StateForgotten forgotten) {
-      host.sessions.deleted(forgotten.name());
+      host.sessions.unneeded().deleted(forgotten.name());
     } else if (event instanceof NodeLink.Up) {
       return onLinked();
     } else if (event instanceof NodeLink.Broken broken) {
@@ -251,7 +251,7 @@ abstract class HostBehavior extends AbstractBehavior<Command> {
 
   /** Deletes the state that was saved for a cancelled pause. */
   Behavior<Command> onSessionSaved(NodeLink.SessionSaved event) {
-    host.sessions.deleteLate(event.pause(), link::tell);
+    host.sessions.unneeded().deleteLate(event.pause(), link::tell);
     return Behaviors.same();
   }
 
@@ -266,7 +266,7 @@ abstract class HostBehavior extends AbstractBehavior<Command> {
     host.retire();
     host.endSessions(cause);
     if (link != null) {
-      host.sessions.takeUnneeded().forEach(name -> link.tell(new NodeLink.ForgetState(name)));
+      host.sessions.unneeded().take().forEach(name -> link.tell(new NodeLink.ForgetState(name)));
     }
     return host.enter(link != null && link.sayGoodbye() ? new Parting(this) : new Parted(host));
   }

@@ -254,7 +254,7 @@ abstract class MachineBehavior extends AbstractBehavior<Command> {
 
   private Behavior<Command> onLinkEvent(NodeLink.Event event) {
     if (event instanceof NodeLink.StateForgotten forgotten) {
-      machine.sessions.deleted(forgotten.name());
+      machine.sessions.unneeded().deleted(forgotten.name());
       return Behaviors.same();
     } else if (event instanceof NodeLink.SessionReady ready) {
       return onSessionReady(ready.session());
@@ -350,7 +350,7 @@ abstract class MachineBehavior extends AbstractBehavior<Command> {
 
   final void forgetUnlessOfThisPause(String pause) {
     if (node != null && !machine.saved.has(pause)) {
-      machine.sessions.deleteLate(pause, node::tellLink);
+      machine.sessions.unneeded().deleteLate(pause, node::tellLink);
     }
   }
 

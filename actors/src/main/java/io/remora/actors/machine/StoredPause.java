@@ -49,7 +49,7 @@ final class StoredPause {
   }
 
   boolean isEmpty() {
-    return pause.isEmpty() && !machine.sessions.hasUnneeded();
+    return pause.isEmpty() && machine.sessions.unneeded().isEmpty();
   }
 
   /** Whether this name belongs to the latest pause. */
@@ -67,13 +67,13 @@ final class StoredPause {
 
   private List<String> takeUnneeded() {
     giveUp();
-    return new ArrayList<>(machine.sessions.takeUnneeded());
+    return new ArrayList<>(machine.sessions.unneeded().take());
   }
 
   private void giveUp() {
-    machine.hosts.takeUnneeded().forEach(machine.sessions::giveUp);
+    machine.hosts.takeUnneeded().forEach(machine.sessions.unneeded()::add);
     if (!pause.isEmpty()) {
-      machine.sessions.giveUp(pause);
+      machine.sessions.unneeded().add(pause);
     }
     pause = "";
   }
@@ -81,7 +81,7 @@ final class StoredPause {
   /** Makes the node, or if it is lost the next one, delete the state that is no longer needed. */
   void deleteOn(NodeAttempt node) {
     giveUp();
-    machine.sessions.deleteUnneeded(node::tellLink);
+    machine.sessions.unneeded().delete(node::tellLink);
   }
 
   /** Deletes the saved state without a node. Never fails; the log reports what was not deleted. */
