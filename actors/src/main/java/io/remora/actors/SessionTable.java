@@ -8,7 +8,6 @@ import akka.pattern.StatusReply;
 import io.remora.actors.internal.BatchMailbox;
 import io.remora.actors.internal.MachineFigures;
 import io.remora.actors.internal.StandbyFeed;
-import io.remora.actors.internal.StorageTable;
 import io.remora.actors.link.LinkSettings;
 import io.remora.actors.link.proto.SavedState;
 import io.remora.actors.machine.MachineProtocol;
@@ -18,12 +17,9 @@ import io.remora.runtime.MachineStateException;
 import io.remora.runtime.NodeLostException;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.RestoredException;
-import io.remora.runtime.StaleReferenceException;
-import io.remora.runtime.StorageBirth;
 import io.remora.state.CheckpointName;
 import java.time.Duration;
 import java.util.ArrayList;
-import java.util.Collection;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
@@ -46,9 +42,7 @@ public final class SessionTable {
   private static final class Session {
 
     final BatchMailbox mailbox;
-    final StorageTable storages = new StorageTable();
-    final Map<Long, ActorRef<StorageActor.Command>> actors = new HashMap<>();
-    List<ActorRef<StorageActor.Command>> freedActors = new ArrayList<>();
+    final SessionStorages storages;
     ActorRef<StatusReply<MachineProtocol.SessionOpened>> openedBy;
     final List<ActorRef<StatusReply<Done>>> closedBy = new ArrayList<>();
     final SessionCheckpoints checkpoints;
@@ -61,10 +55,12 @@ public final class SessionTable {
 
     Session(
         BatchMailbox mailbox,
+        SessionStorages storages,
         RecoverySettings recovery,
         LongSupplier clock,
         ActorRef<StatusReply<MachineProtocol.SessionOpened>> openedBy) {
       this.mailbox = mailbox;
+      this.storages = storages;
       this.checkpoints = new SessionCheckpoints(mailbox, recovery, clock);
       this.standby = new SessionStandby(mailbox, checkpoints);
       this.openedBy = openedBy;
@@ -111,9 +107,9 @@ public final class SessionTable {
       LinkSettings settingsOfLink,
       RecoverySettings recovery,
       Consumer<NodeLink.Command> link) {
-    Session session =
-        new Session(
-            localSessions.create(figures, settingsOfLink, recovery), recovery, clock, openedBy);
+    BatchMailbox mailbox = localSessions.create(figures, settingsOfLink, recovery);
+    SessionStorages storages = new SessionStorages(context, machine, mailbox.session());
+    Session session = new Session(mailbox, storages, recovery, clock, openedBy);
     sessions.put(session.mailbox.session(), session);
     link.accept(new NodeLink.OpenSession(session.mailbox, null));
     return session.mailbox.session();
@@ -178,12 +174,8 @@ public final class SessionTable {
     Session session = sessions.remove(number);
     if (session != null) {
       end(session, cause);
-      stop(session.actors.values());
+      session.storages.stopActors();
     }
-  }
-
-  private static void stop(Collection<ActorRef<StorageActor.Command>> actors) {
-    actors.forEach(actor -> actor.tell(StorageActor.stop()));
   }
 
   private void end(Session session, RemoraException cause) {
@@ -202,7 +194,7 @@ public final class SessionTable {
             ? cause
             : new MachineStateException(
                 "session " + number + " on machine " + machine + " is closed"));
-    stop(session.freedActors);
+    session.storages.stopFreed();
     if (session.openedBy != null) {
       session.openedBy.tell(StatusReply.error(cause != null ? cause : noSession(number)));
     }
@@ -226,8 +218,7 @@ public final class SessionTable {
   public void loseAll(RemoraException cause) {
     for (Session session : List.copyOf(sessions.values())) {
       sessions.remove(session.mailbox.session());
-      session.storages.setLost(cause.getMessage());
-      session.actors.values().forEach(actor -> actor.tell(StorageActor.lost(cause.getMessage())));
+      session.storages.lost(cause.getMessage());
       end(session, cause);
       lost.put(session.mailbox.session(), session);
     }
@@ -235,7 +226,7 @@ public final class SessionTable {
 
   /** Forgets the lost sessions. They no longer answer questions about their storages. */
   public void forgetLost() {
-    lost.values().forEach(session -> stop(session.actors.values()));
+    lost.values().forEach(session -> session.storages.stopActors());
     lost.clear();
   }
 
@@ -448,8 +439,7 @@ public final class SessionTable {
         continue; // it will be recovered
       }
       bytes += session.saved.getBytes();
-      session.storages.setOffloaded(true);
-      session.actors.values().forEach(actor -> actor.tell(StorageActor.offloaded()));
+      session.storages.offloaded();
     }
     countStorages();
     return bytes;
@@ -665,13 +655,7 @@ public final class SessionTable {
     for (Session session : sessions.values()) {
       session.saved = null;
       session.takenOver = false;
-      session.storages.setOffloaded(false);
-      session.actors.forEach(
-          (storage, actor) -> {
-            if (session.storages.state(storage) == StorageState.REALIZED) {
-              actor.tell(StorageActor.realized(session.storages.bytes(storage)));
-            }
-          });
+      session.storages.restored();
       session.mailbox.resume();
       if (session.toTell != null) {
         session.mailbox.restart().tellRestored(session.toTell);
@@ -701,33 +685,8 @@ public final class SessionTable {
     if (session == null) {
       return;
     }
-    long now = nowMillis();
-    for (StorageBirth birth : changed.born()) {
-      session.storages.add(birth.id(), birth.bytes(), birth.device(), now);
-    }
-    for (StorageBirth birth : changed.realized()) {
-      if (session.storages.realize(birth.id(), birth.bytes())) {
-        ActorRef<StorageActor.Command> actor = session.actors.get(birth.id());
-        if (actor != null) {
-          actor.tell(StorageActor.realized(birth.bytes()));
-        }
-      }
-    }
-    free(session, changed.freedByProgram());
-    free(session, changed.freedByNode());
+    session.storages.changed(changed, nowMillis());
     countStorages();
-  }
-
-  private static void free(Session session, long[] storages) {
-    for (long storage : storages) {
-      if (session.storages.remove(storage)) {
-        ActorRef<StorageActor.Command> actor = session.actors.remove(storage);
-        if (actor != null) {
-          actor.tell(StorageActor.freed());
-          session.freedActors.add(actor);
-        }
-      }
-    }
   }
 
   /** Answers what is known of a storage. */
@@ -736,7 +695,7 @@ public final class SessionTable {
     if (session == null) {
       replyTo.tell(StatusReply.error(noSession(number)));
     } else {
-      describe(session, storage, replyTo);
+      session.storages.describe(storage, roomForStorageActors() > 0, replyTo);
     }
   }
 
@@ -745,53 +704,17 @@ public final class SessionTable {
       long number, long storage, ActorRef<StatusReply<StorageInfo>> replyTo) {
     Session session = lost.get(number);
     if (session != null) {
-      describe(session, storage, replyTo);
+      session.storages.describe(storage, roomForStorageActors() > 0, replyTo);
     }
     return session != null;
-  }
-
-  private void describe(Session session, long storage, ActorRef<StatusReply<StorageInfo>> replyTo) {
-    if (!session.storages.contains(storage)) {
-      replyTo.tell(
-          StatusReply.error(
-              new StaleReferenceException(
-                  "machine %s has no storage %d in session %d: it was freed, or nothing has used it yet"
-                      .formatted(machine, storage, session.mailbox.session()))));
-    } else if (session.actors.containsKey(storage) || roomForStorageActors() > 0) {
-      storageActor(session, storage).tell(new StorageActor.GetInfo(replyTo));
-    } else {
-      replyTo.tell(StatusReply.success(storageInfo(session, storage)));
-    }
   }
 
   private int roomForStorageActors() {
     int actors = 0;
     for (Session session : sessions.values()) {
-      actors += session.actors.size();
+      actors += session.storages.actors();
     }
     return settings.maxStorageActors() - actors;
-  }
-
-  private static StorageInfo storageInfo(Session session, long id) {
-    StorageTable storages = session.storages;
-    return new StorageInfo(
-        id,
-        storages.state(id),
-        storages.bytes(id),
-        storages.device(id),
-        session.mailbox.session(),
-        storages.lostFor());
-  }
-
-  private ActorRef<StorageActor.Command> storageActor(Session session, long storage) {
-    return session.actors.computeIfAbsent(
-        storage,
-        id -> {
-          session.storages.promote(id);
-          return context.spawn(
-              StorageActor.create(storageInfo(session, id)),
-              "storage-" + session.mailbox.session() + "-" + id);
-        });
   }
 
   /** The interval for calling {@link #tick}. */
@@ -807,12 +730,8 @@ public final class SessionTable {
     long latestBirth = nowMillis() - settings.storageActorAfter().toMillis();
     int room = Math.min(roomForStorageActors(), STORAGE_ACTORS_PER_TICK);
     for (Session session : sessions.values()) {
-      stop(session.freedActors);
-      session.freedActors = new ArrayList<>();
-      for (long storage : session.storages.unpromotedBornBy(latestBirth, room)) {
-        storageActor(session, storage);
-        room--;
-      }
+      session.storages.stopFreed();
+      room -= session.storages.promote(latestBirth, room);
     }
     countStorages();
     if (recovering != null) {
@@ -835,12 +754,12 @@ public final class SessionTable {
     long bytes = 0;
     long actors = 0;
     for (Session session : sessions.values()) {
-      StorageTable storages = session.storages;
+      SessionStorages storages = session.storages;
       live += storages.size();
       realized += storages.isOffloaded() ? 0 : storages.realized();
       offloaded += storages.isOffloaded() ? storages.realized() : 0;
       bytes += storages.realizedBytes();
-      actors += session.actors.size();
+      actors += storages.actors();
     }
     figures.setStorages(
         new MachineFigures.Storages(
