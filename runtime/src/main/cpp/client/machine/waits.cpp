@@ -32,6 +32,16 @@ std::string Waiting::of_this_thread() {
 
 void Waits::begin(Cause cause) { counts_[cause].fetch_add(1, std::memory_order_relaxed); }
 
+void Waits::begin(Waiting& waiting) {
+  begin(waiting.cause_);
+  std::lock_guard<std::mutex> guard(mutex_);
+  open_.push_back(&waiting);
+}
+
+void Waits::close(Waiting* waiting) { open_.erase(std::remove(open_.begin(), open_.end(), waiting), open_.end()); }
+
+const char* Waits::name_of(Cause cause) { return kNames[cause]; }
+
 void Waits::hinder(int32_t hindrance) {
   constexpr Cause kStates[] = {kUnhindered, kPaused, kReconnecting, kRecovering};
   auto state = hindrance > 0 && hindrance < 4 ? kStates[hindrance] : kUnhindered;
@@ -53,6 +63,10 @@ Waits::Times Waits::hindered() const {
     return {};
   }
   std::lock_guard<std::mutex> guard(mutex_);
+  return hindered_with_lock();
+}
+
+Waits::Times Waits::hindered_with_lock() const {
   auto times = hindered_;
   if (state_ != kUnhindered) {
     times[state_] += std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - state_since_).count();
@@ -60,35 +74,58 @@ Waits::Times Waits::hindered() const {
   return times;
 }
 
-void Waits::waited_for_room(int64_t nanos) {
-  begin(kRoom);
-  end(kRoom, "room to send more", nanos, hindered());
-}
-
-void Waits::end(Cause cause, std::string_view what, int64_t nanos, const Times& hindered_before) {
-  auto times = hindered();
+Waits::Times Waits::divided(Cause cause, int64_t nanos, const Times& hindered_before, const Times& hindered_now) {
+  Times times{};
   int64_t own = nanos;
-  bool traced = timeline_.on();
-  auto now = traced ? Timeline::now() : 0;
   for (int state = kPaused; state < kCauses; state++) {
-    times[state] = std::min(times[state] - hindered_before[state], own);
+    times[state] = std::min(hindered_now[state] - hindered_before[state], own);
     own -= times[state];
   }
+  times[cause] += own;
+  return times;
+}
+
+Waits::Times Waits::nanos() const {
+  std::lock_guard<std::mutex> guard(mutex_);
+  Times sums;
+  for (size_t cause = 0; cause < kCauses; cause++) sums[cause] = nanos_[cause].load(std::memory_order_relaxed);
+  auto hindered_now = hindered_with_lock();
+  for (auto* each : open_) {
+    auto lasted = each->ended_ < 0 ? each->nanos() : each->ended_;
+    auto times = divided(each->cause_, lasted, each->hindered_, hindered_now);
+    for (size_t cause = 0; cause < kCauses; cause++) sums[cause] += times[cause];
+  }
+  return sums;
+}
+
+void Waits::waited_for_room(int64_t nanos) {
+  begin(kRoom);
+  end(nullptr, kRoom, "room to send more", nanos, hindered());
+}
+
+void Waits::end(Waiting* waiting, Cause cause, std::string_view what, int64_t nanos, const Times& hindered_before) {
+  bool traced = timeline_.on();
+  auto now = traced ? Timeline::now() : 0;
+  auto times = divided(cause, nanos, hindered_before, hindered());
+  auto own = times[cause];
   std::string subject(what);
   {
     std::lock_guard<std::mutex> guard(mutex_);
+    if (waiting != nullptr) waiting->ended_ = nanos;
     if (cause == kMetadata) operators_[subject]++;
     auto& sample = samples_[{cause, subject}];
     if (!traced && nanos < kLong && sample.last != nullptr && sample.until_next > 0) {
       sample.until_next--;
       sample.last->add(1, own);
       nanos_[cause].fetch_add(own, std::memory_order_relaxed);
+      close(waiting);
       return;
     }
   }
   auto place = program_line();  // without the lock: it may have to wait for Python's
   if (traced) timeline_.waited(kNames[cause], what, place, now - nanos, now);
   std::lock_guard<std::mutex> guard(mutex_);
+  close(waiting);
   auto& sum = sum_of(cause, subject, place);
   sum.add(1, own);
   nanos_[cause].fetch_add(own, std::memory_order_relaxed);
@@ -126,16 +163,28 @@ std::string Waits::operators() const {
   return lines;
 }
 
-std::string Waits::places() const {
+std::vector<Waits::Line> Waits::longest(size_t most) const {
   std::lock_guard<std::mutex> guard(mutex_);
   std::vector<const std::pair<const Place, Sum>*> sorted;
   for (const auto& each : places_) sorted.push_back(&each);
-  std::stable_sort(sorted.begin(), sorted.end(), [](auto* a, auto* b) { return a->second.nanos > b->second.nanos; });
+  auto longer = [](auto* a, auto* b) {
+    return std::tie(b->second.nanos, a->first) < std::tie(a->second.nanos, b->first);  // equal ones as in the map
+  };
+  most = std::min(most, sorted.size());
+  std::partial_sort(sorted.begin(), sorted.begin() + static_cast<std::ptrdiff_t>(most), sorted.end(), longer);
+  std::vector<Line> lines;
+  for (size_t i = 0; i < most; i++) {
+    const auto& [cause, what, place] = sorted[i]->first;
+    lines.push_back({cause, what, place, sorted[i]->second.count, sorted[i]->second.nanos});
+  }
+  return lines;
+}
+
+std::string Waits::places() const {
   std::string lines;
-  for (auto* each : sorted) {
-    const auto& [cause, what, place] = each->first;
-    lines += std::string(kNames[cause]) + "\t" + std::to_string(each->second.count) + "\t" +
-             std::to_string(each->second.nanos) + "\t" + what + "\t" + place + "\n";
+  for (const auto& each : longest(SIZE_MAX)) {
+    lines += std::string(kNames[each.cause]) + "\t" + std::to_string(each.count) + "\t" + std::to_string(each.nanos) +
+             "\t" + each.what + "\t" + each.place + "\n";
   }
   return lines;
 }

@@ -13,10 +13,12 @@
 #include <string_view>
 #include <tuple>
 #include <utility>
+#include <vector>
 
 namespace remora {
 
 class Timeline;
+class Waiting;
 
 class Waits {
  public:
@@ -44,7 +46,9 @@ class Waits {
   // From now on waits are hindered by a state of remora_hindrance (remora.h), or by none.
   void hinder(int32_t hindrance);
   int64_t of(Cause cause) const { return counts_[cause].load(std::memory_order_relaxed); }
-  int64_t nanos_of(Cause cause) const { return nanos_[cause].load(std::memory_order_relaxed); }
+  // By cause, in nanoseconds. The waits that threads are in count as far as they have lasted.
+  Times nanos() const;
+  int64_t nanos_of(Cause cause) const { return nanos()[cause]; }
   // Times the program waited for an answer: all causes but the wait for room.
   int64_t for_answers() const;
   // The operators that metadata waits were for: a line "name count" for each, in the order of the names.
@@ -52,6 +56,14 @@ class Waits {
   // The waits by cause, subject and line of the program, the longest first. A text line for each has, between tabs: the
   // cause's name, a count, nanoseconds, the subject, and the program's line, which may be empty.
   std::string places() const;
+  // The first of these lines.
+  struct Line {
+    Cause cause;
+    std::string what, place;
+    int64_t count, nanos;
+  };
+  std::vector<Line> longest(size_t most) const;
+  static const char* name_of(Cause cause);
   // Notes a wait for room, in a binding that waits itself.
   void waited_for_room(int64_t nanos);
 
@@ -71,8 +83,14 @@ class Waits {
   };
 
   void begin(Cause cause);
-  void end(Cause cause, std::string_view what, int64_t nanos, const Times& hindered_before);
+  void begin(Waiting& waiting);
+  // `waiting` is null if the wait was not told before its end.
+  void end(Waiting* waiting, Cause cause, std::string_view what, int64_t nanos, const Times& hindered_before);
   Times hindered() const;
+  Times hindered_with_lock() const;
+  // Divides a wait's time among its own cause and the states that there were meanwhile.
+  static Times divided(Cause cause, int64_t nanos, const Times& hindered_before, const Times& hindered_now);
+  void close(Waiting* waiting);                                                 // with the lock
   Sum& sum_of(Cause cause, const std::string& what, const std::string& place);  // with the lock
   int64_t next_gap();                                                           // with the lock
 
@@ -87,6 +105,7 @@ class Waits {
   std::map<std::string, int64_t> operators_;  // as many as libtorch has operators
   std::map<Subject, Sample> samples_;
   std::map<Place, Sum> places_;
+  std::vector<Waiting*> open_;
   uint32_t random_ = 1;
 };
 
@@ -95,13 +114,12 @@ class Waiting {
  public:
   Waiting(Waits& waits, Waits::Cause cause, std::string_view what)
       : waits_(waits), cause_(cause), what_(what), hindered_(waits.hindered()), since_(Waits::Clock::now()) {
-    waits.begin(cause);
+    waits.begin(*this);
     current_ = this;
   }
   ~Waiting() {
     current_ = outer_;
-    auto time = std::chrono::duration_cast<std::chrono::nanoseconds>(Waits::Clock::now() - since_);
-    waits_.end(cause_, what_, time.count(), hindered_);
+    waits_.end(this, cause_, what_, nanos(), hindered_);
   }
   Waiting(const Waiting&) = delete;
   Waiting& operator=(const Waiting&) = delete;
@@ -109,8 +127,15 @@ class Waiting {
   static std::string of_this_thread();
 
  private:
+  friend class Waits;
+
+  int64_t nanos() const {
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(Waits::Clock::now() - since_).count();
+  }
+
   static thread_local const Waiting* current_;
 
+  int64_t ended_ = -1;  // its time; -1: it lasts. Guarded by the lock of `waits_`.
   const Waiting* const outer_ = current_;
   Waits& waits_;
   const Waits::Cause cause_;

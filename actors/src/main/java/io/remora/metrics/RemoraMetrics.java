@@ -13,6 +13,7 @@ import io.micrometer.core.instrument.binder.MeterBinder;
 import io.micrometer.prometheusmetrics.PrometheusMeterRegistry;
 import io.remora.actors.MachineState;
 import io.remora.actors.internal.MachineFigures;
+import io.remora.runtime.WaitCause;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Locale;
@@ -179,6 +180,9 @@ public final class RemoraMetrics implements MeterBinder {
           each -> each.storages().bytes());
       of.gauge(
           "storage.actors", "Storages that have an actor", null, each -> each.storages().actors());
+      for (WaitCause cause : WaitCause.values()) {
+        of.waits(cause);
+      }
       of.roundTrips();
       meters.put(figures, own);
     }
@@ -221,6 +225,20 @@ public final class RemoraMetrics implements MeterBinder {
               .description("Live storages by state")
               .tag("machine", figures.machine())
               .tag("state", state)
+              .register(registry));
+    }
+
+    void waits(WaitCause cause) {
+      made.add(
+          FunctionTimer.builder(
+                  "remora.waits",
+                  figures,
+                  each -> each.waited().of(cause).count(),
+                  each -> each.waited().of(cause).seconds(),
+                  TimeUnit.SECONDS)
+              .description("Waits of programs for the machine")
+              .tag("machine", figures.machine())
+              .tag("cause", cause.name().toLowerCase(Locale.ROOT))
               .register(registry));
     }
 

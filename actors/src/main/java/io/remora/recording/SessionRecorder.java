@@ -10,6 +10,7 @@ import io.remora.runtime.RemoraException;
 import io.remora.runtime.ReportReader;
 import io.remora.runtime.RestoredException;
 import io.remora.runtime.SessionListener;
+import io.remora.runtime.SessionWaits;
 import java.nio.ByteBuffer;
 import java.time.Duration;
 import java.util.HashMap;
@@ -195,6 +196,11 @@ public final class SessionRecorder {
     @Override
     public void onHindered(Hindrance state) {
       to.onHindered(state);
+    }
+
+    @Override
+    public SessionWaits waited() {
+      return to.waited();
     }
 
     @Override

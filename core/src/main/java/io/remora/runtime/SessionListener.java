@@ -45,6 +45,14 @@ public interface SessionListener {
   default void onRestored(long epoch, RestoredException restored) {}
 
   /**
+   * How long the program has waited so far. Any thread may ask, about once a second, also after the
+   * session's end; must not block.
+   */
+  default SessionWaits waited() {
+    return SessionWaits.NONE;
+  }
+
+  /**
    * Called when the session is lost. All waiting calls, and every later call, fail with this cause.
    */
   void onLost(RemoraException cause);

@@ -15,6 +15,7 @@ import java.nio.file.Path;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.EnumMap;
 import java.util.HashSet;
 import java.util.List;
 import java.util.Locale;
@@ -541,6 +542,23 @@ public final class MachineSession implements SessionListener, AutoCloseable {
   /** Where the program has waited for the machine so far, the longest wait first. */
   public List<ProgramWait> waits() {
     return ProgramWait.parse(NativeCore.machineWaits(machine));
+  }
+
+  @Override
+  public SessionWaits waited() {
+    List<ProgramWait> lines = waits();
+    Map<WaitCause, SessionWaits.Sum> causes = new EnumMap<>(WaitCause.class);
+    for (WaitCause cause : WaitCause.values()) {
+      long count = 0;
+      for (ProgramWait line : lines) {
+        count += line.cause() == cause ? line.count() : 0;
+      }
+      Duration time = Duration.ofNanos(NativeCore.machineStatistic(machine, cause.nanosStatistic));
+      if (count > 0 || !time.isZero()) {
+        causes.put(cause, new SessionWaits.Sum(count, time));
+      }
+    }
+    return new SessionWaits(causes, lines);
   }
 
   /**

@@ -18,6 +18,8 @@ import io.remora.actors.machine.MachineProtocol;
 import io.remora.core.ErrorTable;
 import io.remora.provider.GpuType;
 import io.remora.provider.MachineSpec;
+import io.remora.runtime.ProgramWait;
+import io.remora.runtime.WaitCause;
 
 /** The messages of this module. */
 public final class ActorMessageClasses implements MessageClasses {
@@ -70,6 +72,8 @@ public final class ActorMessageClasses implements MessageClasses {
     registry.add(137, MachineStats.class);
     registry.add(138, MachineProtocol.ForgetFailure.class);
     registry.add(139, MachineProtocol.Migrate.class);
+    registry.add(197, ProgramWait.class);
+    registry.add(198, WaitCause.class);
     registry.add(199, TraceParent.class);
     ErrorTable.MACHINES
         .types()

@@ -14,6 +14,7 @@ import io.remora.runtime.NodeLostException;
 import io.remora.runtime.ProtocolException;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.SessionListener;
+import io.remora.runtime.SessionWaits;
 import java.util.concurrent.CompletionStage;
 import java.util.concurrent.locks.ReentrantLock;
 import java.util.function.Supplier;
@@ -29,6 +30,7 @@ final class AttachedProgram {
   private final Supplier<Hindrance> hindrance;
 
   private volatile SessionListener listener;
+  private volatile SessionWaits lastWaited = SessionWaits.NONE; // of a listener that was detached
 
   // Guarded by the lock.
   private RemoraException lost;
@@ -97,6 +99,7 @@ final class AttachedProgram {
     endRecording("closed");
     lock.lock();
     try {
+      lastWaited = waited();
       listener = null;
       detached = true;
       setup.room().changed();
@@ -193,6 +196,12 @@ final class AttachedProgram {
   /** The attached program's listener, or null. */
   SessionListener listener() {
     return listener;
+  }
+
+  /** How long the program has waited so far. */
+  SessionWaits waited() {
+    SessionListener asked = listener;
+    return asked == null ? lastWaited : asked.waited();
   }
 
   /** Tells the listener what keeps the node from answering, when that has changed. */

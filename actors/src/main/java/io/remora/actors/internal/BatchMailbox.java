@@ -18,6 +18,7 @@ import io.remora.runtime.Hindrance;
 import io.remora.runtime.ProtocolException;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.SessionListener;
+import io.remora.runtime.SessionWaits;
 import java.time.Duration;
 import java.util.List;
 import java.util.concurrent.Future;
@@ -169,6 +170,11 @@ public final class BatchMailbox implements BatchSink {
   /** Removes the listener and refuses further batches. */
   public void detach() {
     program.detach();
+  }
+
+  /** How long the program has waited so far. */
+  SessionWaits waited() {
+    return program.waited();
   }
 
   /** The attached listener, or null. */

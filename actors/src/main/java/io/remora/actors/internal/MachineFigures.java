@@ -4,10 +4,12 @@ package io.remora.actors.internal;
 import static java.util.Objects.requireNonNull;
 
 import io.remora.actors.MachineState;
+import io.remora.runtime.SessionWaits;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
+import java.util.Locale;
 import java.util.Set;
 import java.util.SortedMap;
 import java.util.TreeMap;
@@ -77,6 +79,9 @@ public final class MachineFigures {
   private final LongAdder moveWaitNanos = new LongAdder();
   private final LongAdder checkpoints = new LongAdder();
   private final LongAdder checkpointNanos = new LongAdder();
+  private final Object waits = new Object();
+  private SessionWaits endedWaits =
+      SessionWaits.NONE; // of sessions that have ended; guarded by waits
   private volatile long checkpointBytes;
   private volatile long checkpointReusedBytes;
   private volatile boolean standby;
@@ -152,7 +157,11 @@ public final class MachineFigures {
   }
 
   void remove(BatchMailbox mailbox) {
-    mailboxes.remove(mailbox);
+    synchronized (waits) {
+      if (mailboxes.remove(mailbox)) {
+        endedWaits = endedWaits.plus(mailbox.waited());
+      }
+    }
   }
 
   void submitted(long bytes, long recorded) {
@@ -417,13 +426,28 @@ public final class MachineFigures {
     return sum(mailbox -> mailbox.position().unacknowledgedBytes());
   }
 
+  /** How long the programs have waited, those of ended sessions included. */
+  public SessionWaits waited() {
+    synchronized (waits) {
+      SessionWaits all = endedWaits;
+      for (BatchMailbox mailbox : mailboxes) {
+        all = all.plus(mailbox.waited());
+      }
+      return all;
+    }
+  }
+
   /** The storages. */
   public Storages storages() {
     return storages;
   }
 
-  /** The figures by the names of {@code docs/operations.md}. */
-  public SortedMap<String, Double> values() {
+  /**
+   * The figures by the names of {@code docs/operations.md}.
+   *
+   * @param waited of {@link #waited}
+   */
+  public SortedMap<String, Double> values(SessionWaits waited) {
     Storages counted = storages;
     SortedMap<String, Double> values = new TreeMap<>();
     values.put("sessions", (double) sessions());
@@ -464,6 +488,14 @@ public final class MachineFigures {
     values.put("checkpoint.reused.bytes", (double) checkpointReusedBytes());
     values.put("recovery.log.bytes", (double) keptBytes());
     values.put("recovery.log.disk.bytes", (double) keptDiskBytes());
+    waited
+        .causes()
+        .forEach(
+            (cause, sum) -> {
+              String name = "waits." + cause.name().toLowerCase(Locale.ROOT);
+              values.put(name + ".count", (double) sum.count());
+              values.put(name + ".seconds", sum.seconds());
+            });
     return values;
   }
 

@@ -41,6 +41,7 @@ import io.remora.recording.RecordingSettings;
 import io.remora.runtime.MachineStateException;
 import io.remora.runtime.ProviderException;
 import io.remora.runtime.RemoraException;
+import io.remora.runtime.SessionWaits;
 import java.time.Duration;
 import java.util.HashMap;
 import java.util.List;
@@ -343,7 +344,8 @@ public final class Machine {
   }
 
   MachineStats stats() {
-    SortedMap<String, Double> values = figures.values();
+    SessionWaits waited = figures.waited();
+    SortedMap<String, Double> values = figures.values(waited);
     values.put("devices", up == null ? 0.0 : up.devices().size());
     values.put("compute.threads", up == null ? 0.0 : up.computeThreads());
     NodeUsage usage = plus(usage(current.node), standby.usage().orElse(null));
@@ -351,7 +353,7 @@ public final class Machine {
       values.put("gpu.seconds", usage.gpuSeconds());
       values.put("cost.dollars", usage.dollars());
     }
-    return new MachineStats(values, sessions.stats());
+    return new MachineStats(values, sessions.stats(), waited.longest());
   }
 
   /** Adds the node's usage to that of the former nodes. */

@@ -35,9 +35,11 @@ import io.remora.actors.machine.MachineProtocol;
 import io.remora.provider.GpuType;
 import io.remora.provider.MachineSpec;
 import io.remora.runtime.NodeLostException;
+import io.remora.runtime.ProgramWait;
 import io.remora.runtime.ProtocolException;
 import io.remora.runtime.ProvisioningTimeoutException;
 import io.remora.runtime.RemoraException;
+import io.remora.runtime.WaitCause;
 import java.io.IOException;
 import java.io.NotSerializableException;
 import java.io.Serializable;
@@ -159,7 +161,13 @@ class KryoMessageSerializerTest {
     messages.addAll(List.of(info, none, many, device(1)));
     messages.add(new MachineProtocol.SessionOpened(7, info));
     TreeMap<String, Double> figures = new TreeMap<>(Map.of("batches", 3.0, "storage.bytes", 0.5));
-    messages.add(new MachineStats(figures, new TreeMap<>(Map.of(7L, figures))));
+    messages.add(
+        new MachineStats(
+            figures,
+            new TreeMap<>(Map.of(7L, figures)),
+            List.of(
+                new ProgramWait(
+                    WaitCause.VALUE, "item()", "train.py:88", 3, Duration.ofMillis(5)))));
     messages.add(new StorageInfo(1, StorageState.LAZY, 1L << 40, 7, 2));
 
     for (RemoraMessage message : messages) {
