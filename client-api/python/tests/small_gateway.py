@@ -65,6 +65,7 @@ class SmallGateway:
         self.pings_received = 0
         self.mangle = lambda data: data
         self.goodbyes = 0
+        self.waits: list[pb.Waits] = []
         self.node: SmallNode | None = None  # what it offers for direct connections
         self.closings = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -140,6 +141,9 @@ class SmallGateway:
                 self._tell(direct_closed=closed)
                 for executed in left:
                     self._report(executed)
+            elif sent.WhichOneof("frame") == "waits":
+                assert self.goodbyes == 0
+                self.waits.append(sent.waits)
             elif sent.WhichOneof("frame") == "goodbye":
                 self.goodbyes += 1
                 self._send(frame(HEADERS, END_HEADERS | END_STREAM, 1, b""))

@@ -111,6 +111,21 @@ def test_a_machine_of_a_running_gateway(gateway):
 
 
 @pytest.mark.parametrize("transport", ["direct", "grpc"])
+def test_a_gateway_knows_how_long_its_programs_have_waited(gateway, monkeypatch, transport):
+    monkeypatch.setenv("REMORA_TRANSPORT", transport)
+    with connect(gateway, name=f"waits-{transport}") as machine:
+        x = torch.ones(3, device=machine.device())
+        for _ in range(20):
+            x.sum().item()
+        known = machine.stats()
+        deadline = time.monotonic() + 20
+        while (told := machine.stats()).get("waits.value.count") != known["value_waits"]:
+            assert time.monotonic() < deadline, told
+            time.sleep(0.05)
+        assert told["waits.value.seconds"] == pytest.approx(known["value_wait_seconds"])
+
+
+@pytest.mark.parametrize("transport", ["direct", "grpc"])
 def test_a_machine_whose_time_is_over_is_paused_and_keeps_its_tensors(
     gateway, monkeypatch, transport, caplog
 ):

@@ -82,6 +82,53 @@ def test_frames_may_be_cut_anywhere_and_room_may_be_small(opened, piece, window,
     assert gateway.goodbyes == 1
 
 
+def test_the_gateway_is_told_of_waits_when_they_have_changed_and_at_the_end(opened):
+    gateway = SmallGateway()
+    session = opened(gateway)
+    begun = time.monotonic()
+    x = torch.ones(3, device=session.device(0))
+    for _ in range(100):
+        x.sum().item()
+    session.close()
+    deadline = time.monotonic() + 10
+    while gateway.goodbyes == 0 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert 1 <= len(gateway.waits) <= 2 + (time.monotonic() - begun)
+    last = gateway.waits[-1]
+    known = session.waits()
+    values = next(sum_ for sum_ in last.causes if sum_.cause == pb.Waits.VALUE)
+    assert values.count == sum(wait.count for wait in known if wait.cause == "value")
+    assert values.nanos / 1e9 == pytest.approx(
+        sum(wait.seconds for wait in known if wait.cause == "value")
+    )
+    assert last.lines[0].line.startswith(b"test_stream.py:")
+    assert last.lines[0].subject == known[0].subject.encode()
+    assert last.lines[0].count == known[0].count
+
+
+def test_a_wait_is_told_while_it_lasts(opened):
+    gateway = SmallGateway()
+    session = opened(gateway)
+    x = torch.ones(3, device=session.device(0))
+    gateway.swallows = True
+
+    def wait() -> None:
+        with pytest.raises(exceptions.NodeLostException):
+            x.sum().item()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    deadline = time.monotonic() + 10
+    while len(gateway.waits) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    first, second = (waits.causes[0] for waits in gateway.waits[:2])
+    assert first.cause == second.cause == pb.Waits.VALUE
+    assert first.count == second.count == 1
+    assert second.nanos > first.nanos
+    session.fail(exceptions.NodeLostException("the test is over"))
+    thread.join(20)
+
+
 def test_a_connection_that_is_dead_without_a_word_is_taken_up_again(opened, monkeypatch):
     monkeypatch.setenv("REMORA_PING_INTERVAL", "0.05")
     gateway = SmallGateway()

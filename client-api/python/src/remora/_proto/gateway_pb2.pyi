@@ -208,7 +208,7 @@ class Progress(_message.Message):
     def __init__(self, activity: _Optional[str] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., unit: _Optional[str] = ..., message: _Optional[str] = ..., elapsed_millis: _Optional[int] = ..., ended: _Optional[bool] = ...) -> None: ...
 
 class ClientFrame(_message.Message):
-    __slots__ = ("received", "hello", "batches", "goodbye", "ping", "open_direct", "close_direct")
+    __slots__ = ("received", "hello", "batches", "goodbye", "ping", "open_direct", "close_direct", "waits")
     RECEIVED_FIELD_NUMBER: _ClassVar[int]
     HELLO_FIELD_NUMBER: _ClassVar[int]
     BATCHES_FIELD_NUMBER: _ClassVar[int]
@@ -216,6 +216,7 @@ class ClientFrame(_message.Message):
     PING_FIELD_NUMBER: _ClassVar[int]
     OPEN_DIRECT_FIELD_NUMBER: _ClassVar[int]
     CLOSE_DIRECT_FIELD_NUMBER: _ClassVar[int]
+    WAITS_FIELD_NUMBER: _ClassVar[int]
     received: int
     hello: Hello
     batches: Batches
@@ -223,7 +224,8 @@ class ClientFrame(_message.Message):
     ping: Ping
     open_direct: OpenDirect
     close_direct: CloseDirect
-    def __init__(self, received: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., batches: _Optional[_Union[Batches, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., open_direct: _Optional[_Union[OpenDirect, _Mapping]] = ..., close_direct: _Optional[_Union[CloseDirect, _Mapping]] = ...) -> None: ...
+    waits: Waits
+    def __init__(self, received: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., batches: _Optional[_Union[Batches, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., open_direct: _Optional[_Union[OpenDirect, _Mapping]] = ..., close_direct: _Optional[_Union[CloseDirect, _Mapping]] = ..., waits: _Optional[_Union[Waits, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("protocol", "wire_version", "torch_version", "machine", "session", "secret")
@@ -270,6 +272,48 @@ class Ping(_message.Message):
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     number: int
     def __init__(self, number: _Optional[int] = ...) -> None: ...
+
+class Waits(_message.Message):
+    __slots__ = ("causes", "lines")
+    class Cause(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        UNKNOWN: _ClassVar[Waits.Cause]
+        VALUE: _ClassVar[Waits.Cause]
+        SHAPE: _ClassVar[Waits.Cause]
+        METADATA: _ClassVar[Waits.Cause]
+        ROOM: _ClassVar[Waits.Cause]
+        QUESTION: _ClassVar[Waits.Cause]
+        PAUSED: _ClassVar[Waits.Cause]
+        RECONNECTING: _ClassVar[Waits.Cause]
+        RECOVERING: _ClassVar[Waits.Cause]
+    UNKNOWN: Waits.Cause
+    VALUE: Waits.Cause
+    SHAPE: Waits.Cause
+    METADATA: Waits.Cause
+    ROOM: Waits.Cause
+    QUESTION: Waits.Cause
+    PAUSED: Waits.Cause
+    RECONNECTING: Waits.Cause
+    RECOVERING: Waits.Cause
+    CAUSES_FIELD_NUMBER: _ClassVar[int]
+    LINES_FIELD_NUMBER: _ClassVar[int]
+    causes: _containers.RepeatedCompositeFieldContainer[Wait]
+    lines: _containers.RepeatedCompositeFieldContainer[Wait]
+    def __init__(self, causes: _Optional[_Iterable[_Union[Wait, _Mapping]]] = ..., lines: _Optional[_Iterable[_Union[Wait, _Mapping]]] = ...) -> None: ...
+
+class Wait(_message.Message):
+    __slots__ = ("cause", "count", "nanos", "subject", "line")
+    CAUSE_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    NANOS_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    LINE_FIELD_NUMBER: _ClassVar[int]
+    cause: Waits.Cause
+    count: int
+    nanos: int
+    subject: bytes
+    line: bytes
+    def __init__(self, cause: _Optional[_Union[Waits.Cause, str]] = ..., count: _Optional[int] = ..., nanos: _Optional[int] = ..., subject: _Optional[bytes] = ..., line: _Optional[bytes] = ...) -> None: ...
 
 class OpenDirect(_message.Message):
     __slots__ = ()

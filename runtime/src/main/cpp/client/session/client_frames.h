@@ -13,7 +13,15 @@
 namespace remora {
 
 // Field numbers of ClientFrame.
-enum ClientField : uint32_t { kReceived = 1, kBatches = 3, kGoodbye = 4, kPing = 5, kOpenDirect = 6, kCloseDirect = 7 };
+enum ClientField : uint32_t {
+  kReceived = 1,
+  kBatches = 3,
+  kGoodbye = 4,
+  kPing = 5,
+  kOpenDirect = 6,
+  kCloseDirect = 7,
+  kWaits = 8
+};
 
 // A frame: its head, then the bytes of its batch.
 struct Message {

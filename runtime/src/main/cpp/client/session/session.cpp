@@ -329,6 +329,7 @@ void Session::resume(uint64_t last_batch) {
     std::lock_guard<std::mutex> guard(mutex_);
     take_after(last_batch);
     sending_ = true;
+    reported_waits_.repeat();
     acknowledged_ = received_;  // the Hello has acknowledged it
     unacknowledged_bytes_ = 0;
     said_ = Clock::now();
@@ -371,7 +372,11 @@ bool Session::next_message(Message& message) {
   message = {};
   auto now = Clock::now();
   bool over_gateway = way_ == Way::kGateway;
-  if (over_gateway && taken_ < batches_.size()) {
+  if (reported_waits_.make(machine_.waits, now, machine_.closed())) {
+    auto& waits = reported_waits_.message();
+    begin_frame(message.head, received_, kWaits, waits.size());
+    message.head.raw(waits.data(), waits.size());
+  } else if (over_gateway && taken_ < batches_.size()) {
     message.batch = batches_[taken_++];
     write_batch(message.head, received_, *message.batch);
   } else if (over_gateway && machine_.closed()) {

@@ -16,6 +16,7 @@
 #include "client/session/client_frames.h"
 #include "client/session/direct.h"
 #include "client/session/line.h"
+#include "client/session/reported_waits.h"
 #include "common/callbacks.h"
 
 namespace remora {
@@ -165,6 +166,7 @@ class Session {
   int64_t unacknowledged_bytes_ = 0;
   int64_t max_unacknowledged_bytes_ = 4 * 1024 * 1024;
   Clock::time_point said_ = Clock::now();  // when something was sent last
+  ReportedWaits reported_waits_;
 
   // Which way batches go.
   enum class Way {

@@ -24,6 +24,7 @@ import io.remora.gateway.v1.Ping;
 import io.remora.gateway.v1.ServerFrame;
 import io.remora.gateway.v1.SessionsClient;
 import io.remora.gateway.v1.Value;
+import io.remora.gateway.v1.Waits;
 import io.remora.gateway.v1.Welcome;
 import io.remora.runtime.Batch;
 import io.remora.runtime.BatchSink;
@@ -75,6 +76,7 @@ final class GatewayLink implements BatchSink {
   // Guarded by the lock.
   private final ReplayQueue<Batch> batches = new ReplayQueue<>("batch", Batch::load);
   private Outgoing outgoing;
+  private final ReportedWaits reportedWaits = new ReportedWaits();
   private long maxInFlightBytes;
   private long ackBytes;
   private long session;
@@ -256,6 +258,10 @@ final class GatewayLink implements BatchSink {
       }
       if (!welcomed) {
         return null;
+      }
+      Waits waits = reportedWaits.next(program, closing);
+      if (waits != null) {
+        return ClientFrame.newBuilder().setWaits(waits);
       }
       if (batches.peekUnsent() != null) {
         return ClientFrame.newBuilder().setBatches(nextBatches());
@@ -448,6 +454,29 @@ final class GatewayLink implements BatchSink {
     }
   }
 
+  /**
+   * Offers the waits that are new, each second while the stream lasts. Called with the lock held.
+   */
+  private void reportWaits(Outgoing stream) {
+    stream.offer();
+    var unused =
+        system
+            .scheduler()
+            .scheduleOnce(
+                ReportedWaits.INTERVAL,
+                () -> {
+                  lock.lock();
+                  try {
+                    if (outgoing == stream && lost == null && !closing) {
+                      reportWaits(stream);
+                    }
+                  } finally {
+                    lock.unlock();
+                  }
+                },
+                system.executionContext());
+  }
+
   private void onWelcome(Outgoing stream, Welcome welcome) {
     lock.lock();
     try {
@@ -467,7 +496,8 @@ final class GatewayLink implements BatchSink {
       }
       batches.replayAfter(welcome.getLastBatch());
       stream.welcomed = true;
-      stream.offer();
+      reportedWaits.repeat();
+      reportWaits(stream);
     } finally {
       lock.unlock();
     }

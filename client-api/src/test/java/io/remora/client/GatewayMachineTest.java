@@ -84,6 +84,13 @@ final class GatewayMachineTest {
           .isInstanceOf(RemoteOperationException.class)
           .hasMessageContaining("index_select");
       machine.manualSeed(1);
+      await()
+          .untilAsserted(
+              () ->
+                  assertThat(machine.stats())
+                      .as("what the gateway was told of this program's waits")
+                      .containsEntry(
+                          "waits.value.count", (double) machine.statistics().valueWaits()));
     }
   }
 

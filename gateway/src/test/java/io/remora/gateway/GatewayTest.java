@@ -31,6 +31,7 @@ import io.remora.gateway.v1.AttachRequest;
 import io.remora.gateway.v1.Batch;
 import io.remora.gateway.v1.Batches;
 import io.remora.gateway.v1.ClientFrame;
+import io.remora.gateway.v1.Goodbye;
 import io.remora.gateway.v1.Hello;
 import io.remora.gateway.v1.ListRequest;
 import io.remora.gateway.v1.LogLine;
@@ -43,10 +44,14 @@ import io.remora.gateway.v1.Progress;
 import io.remora.gateway.v1.ServerFrame;
 import io.remora.gateway.v1.SessionsClient;
 import io.remora.gateway.v1.StorageRequest;
+import io.remora.gateway.v1.Wait;
+import io.remora.gateway.v1.Waits;
 import io.remora.progress.Activities;
 import io.remora.progress.Activity;
 import java.time.Duration;
+import java.util.Collections;
 import java.util.List;
+import java.util.Map;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionStage;
 import java.util.concurrent.ConcurrentLinkedQueue;
@@ -558,6 +563,50 @@ final class GatewayTest {
   }
 
   @Test
+  void addsUpWhatProgramsTellOfTheirWaitsAlsoOfThoseThatHaveLeft() throws Exception {
+    Machine machine = open(OpenRequest.newBuilder().setKeep(true));
+    for (int program = 1; program <= 2; program++) {
+      Waits waits =
+          Waits.newBuilder().addCauses(wait(Waits.Cause.VALUE, 10, 2_000_000_000L)).build();
+      get(
+          run(
+              Source.from(
+                  List.of(
+                      first(hello(machine)),
+                      ClientFrame.newBuilder().setWaits(waits).build(),
+                      ClientFrame.newBuilder().setGoodbye(Goodbye.getDefaultInstance()).build()))));
+    }
+
+    assertThat(stats(machine))
+        .containsEntry("waits.value.count", 20.0)
+        .containsEntry("waits.value.seconds", 4.0)
+        .doesNotContainKey("waits.shape.count");
+    stop(machine);
+  }
+
+  @Test
+  void refusesMoreWaitsThanThereCanBe() throws Exception {
+    Machine machine = open(OpenRequest.newBuilder().setKeep(true));
+    Wait.Builder one = wait(Waits.Cause.VALUE, 1, 1);
+    for (Waits.Builder much :
+        List.of(
+            Waits.newBuilder().addAllCauses(Collections.nCopies(33, one.build())),
+            Waits.newBuilder().addAllLines(Collections.nCopies(6, one.build())),
+            Waits.newBuilder().addLines(one.clone().setLine(ByteString.copyFrom(new byte[201]))),
+            Waits.newBuilder().addCauses(wait(Waits.Cause.ROOM, 1, Long.MAX_VALUE)),
+            Waits.newBuilder().addCauses(wait(Waits.Cause.ROOM, -1, 1)))) {
+      assertRefused(
+          run(
+              Source.from(
+                  List.of(first(hello(machine)), ClientFrame.newBuilder().setWaits(much).build()))),
+          Status.Code.INVALID_ARGUMENT,
+          "ProtocolException",
+          "waits");
+    }
+    stop(machine);
+  }
+
+  @Test
   void doesNotListenForOthersWithoutTlsAndAToken() {
     assertThatThrownBy(() -> TestGateway.start("remora.gateway.host = \"0.0.0.0\"").close())
         .hasMessageContaining("without TLS and a token");
@@ -602,6 +651,18 @@ final class GatewayTest {
         .stream()
         .map(Machine::getName)
         .toList();
+  }
+
+  private static Map<String, Double> stats(Machine machine) throws Exception {
+    return get(machines
+            .stats()
+            .addHeader("authorization", "Bearer " + TOKEN)
+            .invoke(request(machine)))
+        .getValuesMap();
+  }
+
+  private static Wait.Builder wait(Waits.Cause cause, long count, long nanos) {
+    return Wait.newBuilder().setCause(cause).setCount(count).setNanos(nanos);
   }
 
   private static Hello.Builder hello(Machine machine) {

@@ -10,14 +10,23 @@ import io.remora.actors.link.BufferPool;
 import io.remora.actors.link.PooledBuffer;
 import io.remora.core.errors.ErrorKind;
 import io.remora.gateway.v1.ClientFrame;
+import io.remora.gateway.v1.Wait;
+import io.remora.gateway.v1.Waits;
 import io.remora.runtime.Batch;
+import io.remora.runtime.ProgramWait;
+import io.remora.runtime.SessionWaits;
 import io.remora.runtime.StorageBirth;
+import io.remora.runtime.WaitCause;
 import java.io.IOException;
 import java.nio.ByteBuffer;
+import java.time.Duration;
 import java.util.ArrayDeque;
 import java.util.ArrayList;
 import java.util.Deque;
+import java.util.EnumMap;
 import java.util.List;
+import java.util.Map;
+import java.util.regex.Pattern;
 
 /**
  * Decodes the frames of a session's stream, and the batches of frames. A message is assembled in
@@ -31,6 +40,16 @@ final class ClientFrames {
 
   /** The size of the memory kept between messages. */
   private static final int KEPT = 2 << 20;
+
+  private static final int MOST_CAUSES = 32;
+
+  /** The most bytes of a text of waits. */
+  private static final int MOST_TEXT = 200;
+
+  /** So that the sums of many programs are numbers, too: in nanoseconds, 36 years. */
+  private static final long LARGEST_SUM = 1L << 60;
+
+  private static final Pattern CONTROL = Pattern.compile("\\p{Cntrl}");
 
   private final BufferPool pool;
   private final int maxMessageBytes;
@@ -117,6 +136,72 @@ final class ClientFrames {
           new StorageBirth(batch.getBorn(i), batch.getBorn(i + 1), (int) batch.getBorn(i + 2)));
     }
     return births;
+  }
+
+  /**
+   * What a frame tells of its program's waits. Causes of later versions are left out.
+   *
+   * @throws GrpcServiceException if it is more than {@code gateway.proto} allows
+   */
+  static SessionWaits waits(Waits told) {
+    if (told.getCausesCount() > MOST_CAUSES || told.getLinesCount() > SessionWaits.MOST_LINES) {
+      throw malformed(
+          "waits have %d causes and %d lines"
+              .formatted(told.getCausesCount(), told.getLinesCount()));
+    }
+    Map<WaitCause, SessionWaits.Sum> causes = new EnumMap<>(WaitCause.class);
+    for (Wait sum : told.getCausesList()) {
+      WaitCause cause = cause(sum);
+      if (cause != null) {
+        causes.put(cause, new SessionWaits.Sum(count(sum), time(sum)));
+      }
+    }
+    List<ProgramWait> lines = new ArrayList<>();
+    for (Wait line : told.getLinesList()) {
+      WaitCause cause = cause(line);
+      if (cause != null) {
+        lines.add(
+            new ProgramWait(
+                cause, text(line.getSubject()), text(line.getLine()), count(line), time(line)));
+      }
+    }
+    return new SessionWaits(causes, lines);
+  }
+
+  private static WaitCause cause(Wait wait) {
+    return switch (wait.getCause()) {
+      case VALUE -> WaitCause.VALUE;
+      case SHAPE -> WaitCause.SHAPE;
+      case METADATA -> WaitCause.METADATA;
+      case ROOM -> WaitCause.ROOM;
+      case QUESTION -> WaitCause.QUESTION;
+      case PAUSED -> WaitCause.PAUSED;
+      case RECONNECTING -> WaitCause.RECONNECTING;
+      case RECOVERING -> WaitCause.RECOVERING;
+      case UNKNOWN, UNRECOGNIZED -> null;
+    };
+  }
+
+  private static long count(Wait wait) {
+    return notTooLarge(wait.getCount());
+  }
+
+  private static Duration time(Wait wait) {
+    return Duration.ofNanos(notTooLarge(wait.getNanos()));
+  }
+
+  private static long notTooLarge(long number) {
+    if (number < 0 || number > LARGEST_SUM) {
+      throw malformed("a sum of waits is " + Long.toUnsignedString(number));
+    }
+    return number;
+  }
+
+  private static String text(com.google.protobuf.ByteString bytes) {
+    if (bytes.size() > MOST_TEXT) {
+      throw malformed("a text of %d bytes in waits".formatted(bytes.size()));
+    }
+    return CONTROL.matcher(bytes.toStringUtf8()).replaceAll(" ");
   }
 
   private static GrpcServiceException malformed(String what) {

@@ -6,6 +6,7 @@ import com.fasterxml.jackson.core.JsonFactory;
 import com.fasterxml.jackson.core.JsonGenerator;
 import io.remora.actors.DeviceInfo;
 import io.remora.actors.MachineInfo;
+import io.remora.runtime.ProgramWait;
 import java.io.IOException;
 import java.io.StringWriter;
 import java.io.UncheckedIOException;
@@ -14,6 +15,7 @@ import java.math.MathContext;
 import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Locale;
 import java.util.Map;
 import java.util.TreeMap;
 import java.util.TreeSet;
@@ -176,6 +178,18 @@ final class DashboardJson {
       number(json, machine.figures().getOrDefault("waits." + cause + ".count", Double.NaN));
       json.writeFieldName("seconds");
       number(json, machine.figures().getOrDefault("waits." + cause + ".seconds", Double.NaN));
+      json.writeEndObject();
+    }
+    json.writeEndArray();
+    json.writeArrayFieldStart("lines");
+    for (ProgramWait line : machine.waits()) {
+      json.writeStartObject();
+      json.writeStringField("line", line.line());
+      json.writeStringField("subject", line.subject());
+      json.writeStringField("cause", line.cause().name().toLowerCase(Locale.ROOT));
+      json.writeNumberField("count", line.count());
+      json.writeFieldName("seconds");
+      number(json, line.time().toMillis() * 1e-3);
       json.writeEndObject();
     }
     json.writeEndArray();

@@ -10,6 +10,7 @@ import io.remora.actors.MachineRecords;
 import io.remora.actors.MachineState;
 import io.remora.actors.MachineStats;
 import io.remora.gateway.GatewaySettings;
+import io.remora.runtime.ProgramWait;
 import java.time.Duration;
 import java.util.ArrayDeque;
 import java.util.Deque;
@@ -49,16 +50,18 @@ final class DashboardSampler implements AutoCloseable {
    *
    * @param figures the figures of {@code Machines.Stats}
    * @param sessions the figures of its sessions
+   * @param waits the programs' lines that have waited longest for it
    * @param silent whether its actor did not answer, so that all of this is older
    */
   record Observed(
       MachineInfo info,
       SortedMap<String, Double> figures,
       SortedMap<Long, SortedMap<String, Double>> sessions,
+      List<ProgramWait> waits,
       boolean silent) {
 
     Observed asSilent() {
-      return new Observed(info, figures, sessions, true);
+      return new Observed(info, figures, sessions, waits, true);
     }
   }
 
@@ -201,7 +204,7 @@ final class DashboardSampler implements AutoCloseable {
   private Observed observed(String name, MachineInfo info, MachineStats stats) {
     SortedMap<String, Double> figures = new TreeMap<>(stats.values());
     figures.putAll(sessions.statistics(name));
-    return new Observed(info, figures, stats.sessions(), false);
+    return new Observed(info, figures, stats.sessions(), stats.waits(), false);
   }
 
   private void publish(SortedMap<String, Observed> observed) {

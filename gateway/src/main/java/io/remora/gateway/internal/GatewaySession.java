@@ -26,6 +26,7 @@ import io.remora.runtime.MachineStateException;
 import io.remora.runtime.RemoraException;
 import io.remora.runtime.RestoredException;
 import io.remora.runtime.SessionListener;
+import io.remora.runtime.SessionWaits;
 import java.nio.ByteBuffer;
 import java.security.MessageDigest;
 import java.security.SecureRandom;
@@ -114,6 +115,8 @@ final class GatewaySession implements SessionListener, DirectWay.Listener {
   private boolean toldHeld;
   private boolean ended;
   private long streams;
+
+  private volatile SessionWaits waits = SessionWaits.NONE;
 
   /** The reader's: where the bytes of a value arrive. */
   private ByteBuffer arriving = ByteBuffer.allocateDirect(0);
@@ -237,6 +240,16 @@ final class GatewaySession implements SessionListener, DirectWay.Listener {
     } finally {
       lock.unlock();
     }
+  }
+
+  /** The program has waited this long so far. */
+  void waited(SessionWaits told) {
+    waits = told;
+  }
+
+  @Override
+  public SessionWaits waited() {
+    return waits;
   }
 
   /** Drops the frames up to this one, which the program has received. */

@@ -166,6 +166,7 @@ final class SessionStream extends GraphStage<FlowShape<ByteString, HttpEntity.Ch
         }
         case OPEN_DIRECT -> session.openDirect();
         case CLOSE_DIRECT -> session.closeDirect(frame.getCloseDirect().getNumber());
+        case WAITS -> session.waited(ClientFrames.waits(frame.getWaits()));
         case FRAME_NOT_SET -> {
           // The frame only confirmed what was received.
         }

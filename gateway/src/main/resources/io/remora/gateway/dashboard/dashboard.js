@@ -454,12 +454,19 @@ function showDetail() {
   rows(byId("waits"), waits, (wait) => wait.cause, (wait) => [
     wait.cause, count(wait.count), seconds(wait.seconds), seconds(machine.point.waits[wait.cause] ?? null),
   ]);
+  const lines = machine ? machine.lines : [];
+  byId("wait-lines").hidden = lines.length === 0;
+  rows(byId("wait-lines"), lines, lineKey, (line) => [
+    line.line || "no line of the program", `${line.subject} (${line.cause})`, count(line.count), seconds(line.seconds),
+  ]);
   const sessions = machine ? machine.sessions : [];
   byId("sessions").hidden = sessions.length === 0;
   rows(byId("sessions"), sessions, (session) => session.number, (session) => [
     session.number, count(session.figures.storages), bytes(session.figures["storage.bytes"]), bytes(session.figures["in.flight.bytes"]),
   ]);
 }
+
+const lineKey = (line) => JSON.stringify([line.cause, line.subject, line.line]);
 
 /** Fills a table whose first column names the row and whose other columns are numbers. */
 function rows(holder, items, keyOf, texts) {
@@ -551,6 +558,7 @@ function wantedPlots(lines) {
   }));
   wanted.push({
     title: "Waits, of a second",
+    named: true, // also where there is one
     parts: causes.map((cause) => ({ words: cause, format: seconds, values: lines.waits[cause] })),
   });
   return wanted.filter(({ parts }) => parts.some((part) => part.values.some(present)));
@@ -558,12 +566,12 @@ function wantedPlots(lines) {
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-function makePlot({ title, parts }) {
+function makePlot({ title, parts, named }) {
   const now = element("span", { className: "now" });
   const area = element("div", { className: "plot", tabIndex: 0, role: "img" });
   const figure = element("figure", {}, element("figcaption", {}, element("h3", {}, title), now), area);
   byId("plots").append(figure);
-  const plot = { figure, area, now, title, parts };
+  const plot = { figure, area, now, title, parts, named };
   plot.chart = new uPlot(
     {
       width: Math.max(area.clientWidth, 200),
@@ -611,7 +619,7 @@ function captionOf(plot) {
   const last = state.times.length - 1;
   const at = present(idx) && idx <= last ? idx : last;
   const values = plot.parts.map((part) => part.format(part.values[at]));
-  const keys = plot.parts.length > 1;
+  const keys = plot.named || plot.parts.length > 1;
   const texts = values.map((value, i) => (keys ? `${plot.parts[i].words} ${value}` : value));
   if (at !== last) {
     texts.unshift(clock(state.times[at] * 1e3));
