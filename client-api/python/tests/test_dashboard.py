@@ -38,11 +38,23 @@ LIMIT = 60_000
 
 @pytest.fixture(scope="module")
 def gateway() -> Iterator[_gateway.GatewayProcess]:
+    with started_gateway() as process:
+        yield process
+
+
+@contextlib.contextmanager
+def started_gateway(settings: str = "") -> Iterator[_gateway.GatewayProcess]:
+    """Starts a gateway in which a reader may act."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("REMORA_GATEWAY_CONFIG", f"remora.gateway.dashboard.actions-token = {ACTIONS}")
+        patch.setenv(
+            "REMORA_GATEWAY_CONFIG",
+            f"remora.gateway.dashboard.actions-token = {ACTIONS}\n{settings}",
+        )
         process = _gateway.GatewayProcess(_gateway.class_path(), Settings.from_environment())
-    yield process
-    process.stop()
+    try:
+        yield process
+    finally:
+        process.stop()
 
 
 def connect(
@@ -127,12 +139,17 @@ def open_page(browser: Any, gateway: _gateway.GatewayProcess, problems: list[str
     """Opens the page in a browser that nobody has used, and signs in with this secret."""
     contexts = []
 
-    def opened(secret: str | None = None, **options: Any) -> Any:
+    def opened(
+        secret: str | None = None,
+        of: _gateway.GatewayProcess = gateway,
+        scheme: str = "http",
+        **options: Any,
+    ) -> Any:
         context = browser.new_context(**options)
         contexts.append(context)
         context.set_default_timeout(LIMIT)
         page = context.new_page()
-        root = f"http://{gateway.address}/"
+        root = f"{scheme}://{of.address}/"
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on(
             "console",
@@ -143,7 +160,7 @@ def open_page(browser: Any, gateway: _gateway.GatewayProcess, problems: list[str
             lambda request: None if request.url.startswith(root) else problems.append(request.url),
         )
         page.goto(f"{root}dashboard/")
-        page.get_by_label("Token").fill(gateway.token if secret is None else secret)
+        page.get_by_label("Token").fill(of.token if secret is None else secret)
         page.keyboard.press("Enter")
         page.wait_for_url("**/dashboard/")
         expect(page.locator("#connection")).to_have_text("live", timeout=LIMIT)
@@ -288,6 +305,116 @@ def test_stops_a_machine_after_a_question_that_names_it(open_page, gateway):
         expect(page.locator("#changes")).to_contain_text("stopped is closed")
         with pytest.raises(remora.RemoraException):
             (one + 1).sum().item()
+
+
+def test_pauses_and_resumes_a_machine_while_its_program_waits(open_page, gateway):
+    with connect(gateway, "rests") as machine:
+        one = torch.ones(2).to(machine.device())
+        assert (one + 1).sum().item() == 4
+        page = open_page(secret=ACTIONS)
+        line = row(page, "rests")
+        pause = line.get_by_role("button", name="Pause rests")
+        resume = line.get_by_role("button", name="Resume rests")
+        expect(resume).to_be_hidden()
+
+        pause.click()
+        question = page.get_by_role("dialog", name="Pause machine rests?")
+        expect(question).to_contain_text("Its tensors are saved")
+        question.get_by_role("button", name="Pause rests").click()
+
+        expect(line).to_contain_text("paused", timeout=LIMIT)
+        expect(pause).to_be_hidden()
+        expect(page.locator("#changes")).to_contain_text("rests is paused")
+        picture(page, "paused")
+
+        resume.click()
+        question = page.get_by_role("dialog", name="Resume machine rests?")
+        expect(question).to_contain_text("starts a node")
+        question.get_by_role("button", name="Resume rests").click()
+
+        expect(line).to_contain_text("ready", timeout=LIMIT)
+        expect(pause).to_be_enabled(timeout=LIMIT)
+        assert (one + 1).sum().item() == 4  # its tensors came back
+        expect(page.locator("#notice")).to_be_hidden()
+
+
+def test_over_tls_the_page_signs_in_shows_and_acts(open_page, tmp_path):
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext "
+        f"subjectAltName=IP:127.0.0.1 -keyout {key} -out {certificate}",
+        shell=True,
+        check=True,
+        capture_output=True,
+    )
+    settings = f'remora.gateway.tls {{ certificate = "{certificate}", private-key = "{key}" }}\n'
+    with (
+        started_gateway(settings) as gateway,
+        remora.RemoteMachine.connect(
+            gateway.address,
+            token=gateway.token,
+            tls=True,
+            ca_file=str(certificate),
+            provider="mock",
+            name="secured",
+        ) as machine,
+        training(machine),
+    ):
+        page = open_page(secret=ACTIONS, of=gateway, scheme="https", ignore_https_errors=True)
+        assert page.url.startswith("https://")
+        login, *others = page.context.cookies()
+        assert others == []
+        assert login["secure"] and login["httpOnly"] and login["sameSite"] == "Strict"
+        line = row(page, "secured")
+        expect(line).to_contain_text("ready", timeout=LIMIT)
+        points = page.evaluate("state.times.length")
+        wait_until(page, f"state.times.length > {points + 2}")  # events keep coming
+        expect(page.locator("#waits")).to_contain_text("value", timeout=LIMIT)  # over grpcio
+
+        line.get_by_role("button", name="Pause secured").click()
+        page.get_by_role("dialog").get_by_role("button", name="Pause secured").click()
+
+        # The program goes on training, which resumes the machine.
+        expect(page.locator("#log")).to_contain_text("PAUSED", timeout=LIMIT)
+        expect(page.locator("#notice")).to_be_hidden()
+        page.close()  # before its gateway ends
+
+
+def test_shows_the_lines_of_a_program_that_wait(open_page, trainer):
+    page = open_page(viewport={"width": 1280, "height": 900})
+    page.locator("#machine-table").get_by_role("link", name="trainer").click()
+    causes = page.locator("#waits")
+    expect(causes.get_by_role("row", name="value")).to_be_visible(timeout=LIMIT)
+    known = trainer.waits()[0]
+    lines = page.locator("#wait-lines tbody tr")
+    expect(lines.first).to_contain_text("test_dashboard.py:", timeout=LIMIT)
+    expect(lines.first).to_contain_text(f"{known.subject} ({known.cause})")
+    assert str(Path(__file__).parent) not in lines.first.text_content()
+    wait_until(page, "[...state.series.get('trainer').waits.value].some(value => value > 0)")
+    plot = page.locator("#plots .plot[aria-label^='Waits, of a second. ']")
+    expect(plot).to_be_visible()
+    assert "value: " in plot.get_attribute("aria-label")
+    shown = page.locator("#waits tr[data-key=value] td").first
+    before = shown.text_content()
+    expect(shown).not_to_have_text(before, timeout=LIMIT)  # the sums go on
+    picture(page, "waits")
+
+
+def test_the_name_of_a_program_s_file_is_only_text(open_page, gateway):
+    hostile = "<img src=x onerror=document.body.remove()>" + "x" * 300
+    with connect(gateway, "hostile") as machine:
+        one = torch.ones(2).to(machine.device())
+        exec(compile("one.sum().item()", hostile, "exec"), {"one": one})
+        page = open_page(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+        page.goto(f"{page.url}#machine=hostile")
+        lines = page.locator("#wait-lines")
+        expect(lines).to_contain_text(hostile[:100], timeout=LIMIT)
+        assert len(lines.locator("th[scope=row]").first.text_content()) <= 200
+        assert page.locator("main img").count() == 0
+        assert page.evaluate(
+            "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+        )
+        picture(page, "hostile-phone")
 
 
 def test_a_program_gets_a_link_to_its_machines_page(browser, trainer):
