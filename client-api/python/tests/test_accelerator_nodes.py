@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -224,6 +225,17 @@ def test_memory_is_that_of_the_device_s_allocator(machine):
     stats = torch.remora.memory_stats(device)
     assert stats["allocated_bytes.all.current"] == before + x.nbytes
     assert torch.remora.mem_get_info(device)[1] == 2048 * MIB
+    deadline = time.monotonic() + 20
+    while (
+        told := machine.stats().get("device.5.allocated.bytes", 0)
+    ) != torch.remora.memory_allocated(device):
+        assert time.monotonic() < deadline, told
+        time.sleep(0.05)
+    figures = machine.stats()
+    assert figures["device.5.reserved.bytes"] >= figures["device.5.allocated.bytes"]
+    assert figures["device.5.peak.bytes"] >= before + x.nbytes
+    assert figures["device.5.total.bytes"] == 2048 * MIB
+    assert figures["node.resident.bytes"] > MIB
     del x
     assert torch.remora.memory_allocated(device) == before
     assert torch.remora.max_memory_allocated(device) >= before + 16 * MIB

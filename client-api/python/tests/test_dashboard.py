@@ -202,6 +202,9 @@ def test_shows_a_machine_that_trains_and_plots_that_move(open_page, trainer):
     wait_until(page, f"state.times.length > {points + 2}")
     assert plot.screenshot() != before
     expect(page.locator("#facts")).to_contain_text("mock")
+    expect(page.locator("#figures")).to_contain_text("node's process", timeout=LIMIT)
+    memory = page.locator("#plots .plot[aria-label^='Memory of nodes. processes: ']")
+    expect(memory).to_be_visible()
     expect(page.locator("#log")).to_contain_text("READY", timeout=LIMIT)
     assert page.get_by_role("button", name="Stop").count() == 0  # this reader may not act
     points = page.evaluate("state.times.length")

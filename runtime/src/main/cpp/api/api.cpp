@@ -138,6 +138,19 @@ int64_t remora_device_memory(const char* type, int32_t device) {
   });
 }
 
+int64_t remora_device_use(const char* device, int32_t figure) {
+  return guarded([&]() -> int64_t {
+    auto use = remora::device_use(c10::Device(device));
+    switch (figure) {
+      case REMORA_ALLOCATED_BYTES: return use.allocated;
+      case REMORA_PEAK_ALLOCATED_BYTES: return use.peak_allocated;
+      case REMORA_RESERVED_BYTES: return use.reserved;
+      case REMORA_PEAK_RESERVED_BYTES: return use.peak_reserved;
+      default: return -1;
+    }
+  });
+}
+
 int32_t remora_install(remora_submit_callback submit, remora_await_callback await, remora_trace_callback trace) {
   return guarded([&]() -> int32_t {
     // A binding's function writes its error to a buffer.

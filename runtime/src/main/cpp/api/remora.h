@@ -42,6 +42,15 @@ REMORA_API int32_t remora_device_count(const char* type);
 // The name of such a device as its driver reports it, or else libtorch's, and its memory in bytes (-1 if unknown).
 REMORA_API const char* remora_device_name(const char* type, int32_t device);
 REMORA_API int64_t remora_device_memory(const char* type, int32_t device);
+// What this process uses of an accelerator's memory ("cuda:0"), in bytes; -1 if libtorch's allocator does not report it,
+// as before libtorch 2.9, or has not been used yet.
+enum remora_device_use_figure {
+  REMORA_ALLOCATED_BYTES = 0,
+  REMORA_PEAK_ALLOCATED_BYTES = 1,
+  REMORA_RESERVED_BYTES = 2,
+  REMORA_PEAK_RESERVED_BYTES = 3
+};
+REMORA_API int64_t remora_device_use(const char* device, int32_t figure);
 
 // ---------------------------------------------------------------- recorder
 

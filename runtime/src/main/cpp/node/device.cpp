@@ -92,14 +92,16 @@ at::Tensor pinned_bytes(c10::Device accelerator, int64_t bytes) {
 
 // libtorch has an interface for the allocators of accelerators since 2.9, which reports the device's size since 2.10.
 #if REMORA_TORCH >= 209
-DeviceMemory device_memory(c10::Device device) {
-  auto* cache = c10::getDeviceAllocator(device.type());
-  auto stats = cache->getDeviceStats(device.index());
+DeviceMemory device_use(c10::Device device) {
+  auto stats = c10::getDeviceAllocator(device.type())->getDeviceStats(device.index());
   const auto& allocated = stats.allocated_bytes[0];
   const auto& reserved = stats.reserved_bytes[0];
-  DeviceMemory memory{allocated.current, allocated.peak, reserved.current, reserved.peak, 0};
+  return {allocated.current, allocated.peak, reserved.current, reserved.peak, 0};
+}
+DeviceMemory device_memory(c10::Device device) {
+  auto memory = device_use(device);
 #if REMORA_TORCH >= 210
-  memory.total = static_cast<int64_t>(cache->getMemoryInfo(device.index()).second);
+  memory.total = static_cast<int64_t>(c10::getDeviceAllocator(device.type())->getMemoryInfo(device.index()).second);
 #endif
   return memory;
 }
@@ -117,7 +119,8 @@ uint64_t available_memory(c10::Device device) {
 void empty_cache(c10::Device device) { c10::getDeviceAllocator(device.type())->emptyCache(); }
 void reset_peak_memory(c10::Device device) { c10::getDeviceAllocator(device.type())->resetPeakStats(device.index()); }
 #else
-DeviceMemory device_memory(c10::Device device) {
+DeviceMemory device_memory(c10::Device device) { return device_use(device); }
+DeviceMemory device_use(c10::Device device) {
   TORCH_CHECK_NOT_IMPLEMENTED(false, "libtorch " TORCH_VERSION " does not report the memory of device ", device,
                               "; use 2.9 or newer");
 }

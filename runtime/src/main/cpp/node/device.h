@@ -40,6 +40,8 @@ struct DeviceMemory {
   int64_t total;  // 0 if unknown
 };
 DeviceMemory device_memory(c10::Device device);
+// The same without the total, which may cost a context on the device. For any thread.
+DeviceMemory device_use(c10::Device device);
 // The memory that the driver has free plus the memory that the allocator keeps for reuse; 0 if unknown.
 uint64_t available_memory(c10::Device device);
 void empty_cache(c10::Device device);

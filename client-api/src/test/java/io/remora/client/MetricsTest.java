@@ -71,6 +71,21 @@ final class MetricsTest {
   }
 
   @Test
+  void knowsTheMemoryOfTheNodesProcess() {
+    try (RemoteMachine machine = RemoteMachine.open("mock")) {
+      await()
+          .atMost(LIMIT)
+          .untilAsserted(
+              () ->
+                  assertThat(machine.stats().getOrDefault("node.resident.bytes", 0.0))
+                      .isGreaterThan(1e7));
+      assertThat(machine.stats().keySet())
+          .as("a CPU has no allocator that libtorch reports")
+          .noneMatch(figure -> figure.startsWith("device."));
+    }
+  }
+
+  @Test
   void countsOperationsThatFailed() {
     try (RemoteMachine machine = RemoteMachine.open("mock")) {
       Tensor values = ones(3).to(machine.device(), ScalarType.Float);
@@ -111,9 +126,7 @@ final class MetricsTest {
         .keySet()
         .removeAll(
             List.of("devices", "compute.threads", "round.trips", "round.trip.seconds", "storages"));
-    figures
-        .keySet()
-        .removeIf(figure -> figure.startsWith("storages.") || figure.startsWith("waits."));
+    figures.keySet().removeIf(figure -> figure.matches("(storages|waits|device|node)[.].*"));
     figures.forEach(
         (figure, value) ->
             assertThat(value("remora." + figure, machine)).as(figure).isEqualTo(value));

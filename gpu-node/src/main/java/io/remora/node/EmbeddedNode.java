@@ -154,6 +154,7 @@ public final class EmbeddedNode implements AutoCloseable {
               settings,
               linkSettings,
               system);
+      server.tellMemory(new MemoryWatch(torch, inventory.devices()));
       system.tell(
           new NodeActor.Listening(
               server,

@@ -10,6 +10,7 @@ import java.util.stream.Stream;
 /** The memory of the computer, or of the container, that this process is in. */
 final class HostMemory {
   private static final Path MEMORY = Path.of("/proc/meminfo");
+  private static final Path PROCESS = Path.of("/proc/self/status");
   private static final Path CONTAINER = Path.of("/sys/fs/cgroup");
 
   private HostMemory() {}
@@ -28,6 +29,11 @@ final class HostMemory {
     long files = line(CONTAINER.resolve("memory.stat"), "inactive_file ", 1).orElse(0);
     long container = Math.max(0, limit.getAsLong() - used.getAsLong() + files);
     return OptionalLong.of(Math.min(computer.orElse(container), container));
+  }
+
+  /** Bytes of this process that are in memory. Empty if the system does not report them. */
+  static OptionalLong resident() {
+    return line(PROCESS, "VmRSS:", 1024);
   }
 
   /** The number after a line's first word. */

@@ -12,6 +12,7 @@ import io.remora.actors.link.LinkSettings;
 import io.remora.actors.link.LinkTls;
 import io.remora.actors.link.LinkTransport;
 import io.remora.actors.link.OutboundFrame;
+import io.remora.actors.link.proto.MemoryUsed;
 import io.remora.actors.link.proto.Notice;
 import io.remora.actors.link.proto.Reason;
 import io.remora.actors.link.proto.SavedState;
@@ -29,11 +30,13 @@ import java.nio.channels.ClosedChannelException;
 import java.nio.channels.ServerSocketChannel;
 import java.time.Duration;
 import java.util.Comparator;
+import java.util.List;
 import java.util.Map;
 import java.util.Optional;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.TimeUnit;
+import java.util.function.Supplier;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
@@ -149,6 +152,21 @@ final class LinkServer implements AutoCloseable {
       throw new NodeStartException(
           NodeStartException.Kind.LISTEN, "the link port was closed: " + e.getMessage(), e);
     }
+  }
+
+  /** Tells machines from now on what the node uses of its memory, until the server is closed. */
+  void tellMemory(Supplier<MemoryUsed> memory) {
+    if (closed) {
+      return;
+    }
+    List<OwnerLink> links = handshake.links();
+    if (!links.isEmpty()) {
+      MemoryUsed used = memory.get();
+      links.forEach(link -> link.tellMemory(used));
+    }
+    system
+        .scheduler()
+        .scheduleOnce(MemoryWatch.INTERVAL, () -> tellMemory(memory), system.executionContext());
   }
 
   /** The address that machines dial. */

@@ -202,6 +202,7 @@ final class OwnerConnection implements LinkConnection.Handler {
     link = verdict.link();
     server.ownerArrived(this, link);
     link.takesNotice(hello.getTakesNotice());
+    link.takesMemory(hello.getTakesMemory());
     Welcome.Builder welcome = verdict.welcome().toBuilder();
     SharedMemory memory = connection.offerMemory(hello.getMemoryChallenge());
     if (memory != null) {

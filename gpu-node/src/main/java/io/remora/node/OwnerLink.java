@@ -12,6 +12,7 @@ import io.remora.actors.link.proto.DirectNotes;
 import io.remora.actors.link.proto.DirectProgress;
 import io.remora.actors.link.proto.DirectToken;
 import io.remora.actors.link.proto.DirectWelcome;
+import io.remora.actors.link.proto.MemoryUsed;
 import io.remora.actors.link.proto.Notice;
 import io.remora.actors.link.proto.Reason;
 import io.remora.actors.link.proto.SavedState;
@@ -62,6 +63,8 @@ final class OwnerLink {
   private long connectionNumber;
   private boolean ended;
   private boolean takesNotice;
+  private boolean takesMemory;
+  private MemoryUsed toldMemory;
   private boolean told;
   private boolean declined;
 
@@ -154,6 +157,7 @@ final class OwnerLink {
     }
     connection = by;
     connectionNumber = number;
+    toldMemory = null;
     Map<Long, Long> acknowledged =
         positions.stream()
             .collect(
@@ -217,6 +221,19 @@ final class OwnerLink {
     connection.send(OutboundFrame.control(FrameType.NOTICE, 0, notice));
     told = true;
     return true;
+  }
+
+  /** Notes whether the machine wants to know what the node uses of its memory. */
+  synchronized void takesMemory(boolean itDoes) {
+    takesMemory = itDoes;
+  }
+
+  /** Tells the machine what the node uses of its memory, if it wants to know and does not. */
+  synchronized void tellMemory(MemoryUsed used) {
+    if (connection != null && takesMemory && !ended && !used.equals(toldMemory)) {
+      connection.send(OutboundFrame.control(FrameType.MEMORY_USED, 0, used));
+      toldMemory = used;
+    }
   }
 
   /** The machine does not move to another node. */

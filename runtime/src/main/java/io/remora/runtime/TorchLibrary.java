@@ -11,6 +11,7 @@ import java.io.IOException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.Optional;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import org.bytedeco.javacpp.Loader;
@@ -244,6 +245,30 @@ public final class TorchLibrary {
    */
   public long deviceMemory(String type, int index) {
     return NativeCore.deviceMemory(type, index);
+  }
+
+  /**
+   * What this process uses of an accelerator's memory, in bytes.
+   *
+   * @param allocated what libtorch's allocator has given to tensors
+   * @param peak the most that it has ever given
+   * @param reserved what it has taken from the device
+   */
+  public record DeviceUse(long allocated, long peak, long reserved) {}
+
+  /**
+   * What this process uses of an accelerator's memory. Empty before the first use of the device,
+   * and with libtorch before 2.9, whose allocators do not report it.
+   *
+   * @param device such as {@code cuda:0}
+   */
+  public Optional<DeviceUse> deviceUse(String device) {
+    long allocated = NativeCore.deviceUse(device, 0);
+    return allocated < 0
+        ? Optional.empty()
+        : Optional.of(
+            new DeviceUse(
+                allocated, NativeCore.deviceUse(device, 1), NativeCore.deviceUse(device, 2)));
   }
 
   /**

@@ -348,12 +348,31 @@ public final class Machine {
     SortedMap<String, Double> values = figures.values(waited);
     values.put("devices", up == null ? 0.0 : up.devices().size());
     values.put("compute.threads", up == null ? 0.0 : up.computeThreads());
+    if (up != null && current.node != null && current.node.memory() != null) {
+      putMemory(values, current.node.memory());
+    }
     NodeUsage usage = plus(usage(current.node), standby.usage().orElse(null));
     if (usage != null) {
       values.put("gpu.seconds", usage.gpuSeconds());
       values.put("cost.dollars", usage.dollars());
     }
     return new MachineStats(values, sessions.stats(), waited.longest());
+  }
+
+  private void putMemory(SortedMap<String, Double> values, NodeLink.MemoryUsed memory) {
+    if (memory.residentBytes() > 0) {
+      values.put("node.resident.bytes", (double) memory.residentBytes());
+    }
+    for (int i = 0; i < Math.min(up.devices().size(), memory.devices().size()); i++) {
+      NodeLink.MemoryUsed.DeviceUse device = memory.devices().get(i);
+      if (device.reserved() > 0 || device.peak() > 0) {
+        String name = "device." + i;
+        values.put(name + ".allocated.bytes", (double) device.allocated());
+        values.put(name + ".peak.bytes", (double) device.peak());
+        values.put(name + ".reserved.bytes", (double) device.reserved());
+        values.put(name + ".total.bytes", (double) up.devices().get(i).memoryBytes());
+      }
+    }
   }
 
   /** Adds the node's usage to that of the former nodes. */

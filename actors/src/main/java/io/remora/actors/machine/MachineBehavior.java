@@ -269,6 +269,8 @@ abstract class MachineBehavior extends AbstractBehavior<Command> {
       return onSessionsLeft();
     } else if (event instanceof NodeLink.Notice notice) {
       return onNotice(notice);
+    } else if (event instanceof NodeLink.MemoryUsed) {
+      return Behaviors.same(); // the node's attempt has noted it
     } else if (event instanceof NodeLink.Up up) {
       return onLinked(up);
     } else if (event instanceof NodeLink.Broken broken) {

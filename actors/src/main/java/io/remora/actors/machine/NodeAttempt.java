@@ -100,6 +100,7 @@ final class NodeAttempt {
   private ActorRef<NodeLink.Command> link;
   private NodeLink.Up up;
   private NodeLink.Notice notice;
+  private NodeLink.MemoryUsed memory;
   private boolean triesToMove;
   private long deadlineNanos;
 
@@ -287,6 +288,9 @@ final class NodeAttempt {
     if (event instanceof NodeLink.Notice given) {
       notice = given;
     }
+    if (event instanceof NodeLink.MemoryUsed used) {
+      memory = used;
+    }
     if (event instanceof NodeLink.Up itsUp) {
       up = itsUp;
     }
@@ -307,6 +311,11 @@ final class NodeAttempt {
   /** The node's description from the handshake; null before it. */
   NodeLink.Up up() {
     return up;
+  }
+
+  /** What the node uses of its memory; null if it has not told yet. */
+  NodeLink.MemoryUsed memory() {
+    return memory;
   }
 
   /** The node's notice that it will end; null if it has given none. */

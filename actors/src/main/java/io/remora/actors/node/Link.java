@@ -107,6 +107,7 @@ final class Link {
             .setMachine(machine)
             .setLink(id)
             .setTakesNotice(takesNotice)
+            .setTakesMemory(true)
             .setConnection(++connections);
     if (isUp()) {
       hello.setSecret(secret);

@@ -17,6 +17,7 @@ import io.remora.actors.link.proto.DirectNotes;
 import io.remora.actors.link.proto.DirectProgress;
 import io.remora.actors.link.proto.DirectToken;
 import io.remora.actors.link.proto.Goodbye;
+import io.remora.actors.link.proto.MemoryUsed;
 import io.remora.actors.link.proto.Notice;
 import io.remora.actors.link.proto.Refused;
 import io.remora.actors.link.proto.SaveProgress;
@@ -69,6 +70,7 @@ final class LinkFrameReader implements LinkConnection.Handler {
       case GOODBYE -> tell(from, header, parse(header, Goodbye.parser(), payload));
       case SESSION_OPENED -> tell(from, header, "");
       case NOTICE -> tell(from, header, parse(header, Notice.parser(), payload));
+      case MEMORY_USED -> tell(from, header, parse(header, MemoryUsed.parser(), payload));
       case STATE_FORGOTTEN -> tell(from, header, parse(header, StateForgotten.parser(), payload));
       case TOKEN -> tell(from, header, parse(header, Token.parser(), payload));
       case DIRECT_TOKEN -> onDirectToken(header, parse(header, DirectToken.parser(), payload));

@@ -173,6 +173,7 @@ public final class NodeLink {
           SessionSaved,
           SessionsLeft,
           Notice,
+          MemoryUsed,
           StateForgotten,
           StoragesChanged {}
 
@@ -180,6 +181,35 @@ public final class NodeLink {
   public record Up(
       String nodeId, String libtorchVersion, List<DeviceInfo> devices, int computeThreads)
       implements Event {}
+
+  /**
+   * What the node uses of its memory has changed.
+   *
+   * @param devices by index
+   * @param residentBytes of the node's process; 0 if not known
+   */
+  public record MemoryUsed(List<DeviceUse> devices, long residentBytes) implements Event {
+
+    /**
+     * Of a device, in bytes. All are 0 where libtorch's allocator reports nothing.
+     *
+     * @param allocated what the allocator has given to tensors
+     * @param peak the most that it has ever given
+     * @param reserved what it has taken from the device
+     */
+    public record DeviceUse(long allocated, long peak, long reserved) {}
+
+    static MemoryUsed of(io.remora.actors.link.proto.MemoryUsed used) {
+      return new MemoryUsed(
+          used.getDevicesList().stream()
+              .map(
+                  each ->
+                      new DeviceUse(
+                          each.getAllocatedBytes(), each.getPeakBytes(), each.getReservedBytes()))
+              .toList(),
+          used.getResidentBytes());
+    }
+  }
 
   /** The connection is gone; the link is reconnecting. */
   public record Broken(String cause) implements Event {}

@@ -11,6 +11,7 @@ import io.remora.actors.link.FrameType;
 import io.remora.actors.link.LinkConnection;
 import io.remora.actors.link.OutboundFrame;
 import io.remora.actors.link.proto.Goodbye;
+import io.remora.actors.link.proto.MemoryUsed;
 import io.remora.actors.link.proto.Notice;
 import io.remora.actors.link.proto.Reason;
 import io.remora.actors.link.proto.Refused;
@@ -89,6 +90,8 @@ abstract class WithConnection extends LinkBehavior {
     } else if (frame.message() instanceof Notice notice) {
       link.owner.accept(
           new NodeLink.Notice(notice.getReason(), Duration.ofMillis(notice.getWithinMillis())));
+    } else if (frame.message() instanceof MemoryUsed used) {
+      link.owner.accept(NodeLink.MemoryUsed.of(used));
     } else if (frame.message() instanceof Token issued) {
       onToken(issued);
     } else if (frame.type() == FrameType.SESSION_OPENED) {

@@ -37,6 +37,8 @@ final class DashboardJson {
               "received", DashboardPoint::received,
               "roundTripMillis", DashboardPoint::roundTripMillis,
               "memory", DashboardPoint::memory,
+              "resident", DashboardPoint::resident,
+              "reserved", DashboardPoint::reserved,
               "inFlight", DashboardPoint::inFlight));
 
   private interface Content {

@@ -5,6 +5,7 @@ import java.util.Collection;
 import java.util.Map;
 import java.util.SortedMap;
 import java.util.TreeMap;
+import java.util.regex.Pattern;
 
 /**
  * What the plots show of one machine, or of all, at one time: what happened in each second since
@@ -17,6 +18,8 @@ import java.util.TreeMap;
  * @param roundTrips measured round trips since the observation before
  * @param roundTripSeconds the sum of their times
  * @param memory bytes of storages
+ * @param resident bytes of the node's process that are in its computer's memory; NaN if not known
+ * @param reserved bytes that libtorch's allocators have taken from accelerators; NaN if not known
  * @param inFlight bytes submitted and not acknowledged
  * @param waits for each cause, the seconds that threads have waited, a second
  */
@@ -28,9 +31,12 @@ record DashboardPoint(
     double roundTrips,
     double roundTripSeconds,
     double memory,
+    double resident,
+    double reserved,
     double inFlight,
     SortedMap<String, Double> waits) {
 
+  private static final Pattern RESERVED = Pattern.compile("device[.]\\d+[.]reserved[.]bytes");
   private static final String WAITS = "waits.";
   private static final String SECONDS = ".seconds";
   private static final String COUNT = ".count";
@@ -62,6 +68,12 @@ record DashboardPoint(
         rise(before, now, "round.trips"),
         Math.max(0, time),
         value(now, "storage.bytes"),
+        now.getOrDefault("node.resident.bytes", Double.NaN),
+        now.entrySet().stream()
+            .filter(figure -> RESERVED.matcher(figure.getKey()).matches())
+            .map(Map.Entry::getValue)
+            .reduce(Double::sum)
+            .orElse(Double.NaN),
         value(now, "in.flight.bytes"),
         waits);
   }
@@ -69,6 +81,8 @@ record DashboardPoint(
   /** All machines together. */
   static DashboardPoint sum(Collection<DashboardPoint> points) {
     double[] sums = new double[8];
+    double resident = Double.NaN;
+    double reserved = Double.NaN;
     SortedMap<String, Double> waits = new TreeMap<>();
     for (DashboardPoint point : points) {
       sums[0] += point.operations;
@@ -79,10 +93,17 @@ record DashboardPoint(
       sums[5] += point.roundTripSeconds;
       sums[6] += point.memory;
       sums[7] += point.inFlight;
+      resident = known(resident, point.resident);
+      reserved = known(reserved, point.reserved);
       point.waits.forEach((cause, rate) -> waits.merge(cause, rate, Double::sum));
     }
     return new DashboardPoint(
-        sums[0], sums[1], sums[2], sums[3], sums[4], sums[5], sums[6], sums[7], waits);
+        sums[0], sums[1], sums[2], sums[3], sums[4], sums[5], sums[6], resident, reserved, sums[7],
+        waits);
+  }
+
+  private static double known(double sum, double more) {
+    return Double.isNaN(sum) ? more : Double.isNaN(more) ? sum : sum + more;
   }
 
   /** The causes of the figures {@code waits.<cause>.count} and {@code waits.<cause>.seconds}. */

@@ -109,7 +109,7 @@ const clock = (time) => new Date(time).toLocaleTimeString([], { hour12: false })
 
 // What the stream has said -------------------------------------------------------------------------
 
-const LINES = ["operations", "batches", "sent", "received", "roundTripMillis", "memory", "inFlight"];
+const LINES = ["operations", "batches", "sent", "received", "roundTripMillis", "memory", "resident", "reserved", "inFlight"];
 const LOG_LINES = 200;
 
 const state = {
@@ -373,10 +373,19 @@ function showScope() {
   }
 }
 
+/** A device, and what the node uses of its memory. */
+function deviceWords(machine, device, i) {
+  const figure = (name) => machine.figures[`device.${i}.${name}.bytes`];
+  const use = present(figure("reserved"))
+    ? `: ${bytes(figure("allocated"))} in tensors, at most ${bytes(figure("peak"))}; ${bytes(figure("reserved"))} taken from the device`
+    : "";
+  return `${device.name} (${device.kind}${device.memory ? `, ${bytes(device.memory)}` : ""})${use}`;
+}
+
 const FACTS = [
   ["State", (machine) => `${stateWord(machine)}: ${machine.reason}`],
   ["Provider", (machine) => machine.provider],
-  ["Devices", (machine) => machine.devices.map((device) => `${device.name} (${device.kind}${device.memory ? `, ${bytes(device.memory)}` : ""})`).join("; ") || MISSING],
+  ["Devices", (machine) => machine.devices.map((device, i) => deviceWords(machine, device, i)).join("; ") || MISSING],
   ["Node", (machine) => machine.node || MISSING],
   ["libtorch", (machine) => machine.libtorch || MISSING],
 ];
@@ -394,6 +403,7 @@ const GROUPS = [
     ["in.flight.bytes", "in flight", bytes], ["batches.waiting.bytes", "waiting to be sent", bytes],
     ["unreceived.bytes", "kept for programs", bytes],
   ]],
+  ["Memory", [["node.resident.bytes", "node's process", bytes]]],
   ["Connections", [
     ["sessions", "sessions", count], ["direct", "straight to the node", count], ["streams", "streams so far", count],
     ["round.trip.seconds", "mean round trip", seconds], ["round.trips", "round trips measured", count],
@@ -438,7 +448,7 @@ function showDetail() {
   setText(byId("detail-title"), machine ? `Machine ${name}` : `Machine ${name} (closed)`);
   definitions(byId("facts"), machine ? FACTS.map(([title, value]) => [title, title, value(machine)]) : []);
   const figures = machine ? machine.figures : {};
-  const others = Object.keys(figures).filter((figure) => !GROUPED.has(figure) && !figure.startsWith("waits."));
+  const others = Object.keys(figures).filter((figure) => !GROUPED.has(figure) && !/^(waits|device)[.]/.test(figure));
   const groups = [...GROUPS, ["More", others.map((figure) => [figure, figure, rate])]]
     .map(([title, lines]) => [title, lines.filter(([figure]) => present(figures[figure]))])
     .filter(([, lines]) => lines.length > 0);
@@ -542,6 +552,7 @@ const PLOTS = [
   ["Bytes a second", [["sent", "sent", bytes], ["received", "received", bytes]]],
   ["Round trip", [["roundTripMillis", "mean", millis]]],
   ["Memory of storages", [["memory", "storages", bytes]]],
+  ["Memory of nodes", [["resident", "processes", bytes], ["reserved", "allocators of GPUs", bytes]]],
   ["Bytes in flight", [["inFlight", "in flight", bytes]]],
 ];
 const COLOURS = 8;
@@ -554,14 +565,14 @@ function wantedPlots(lines) {
   const causes = Object.keys(lines.waits).sort();
   const wanted = PLOTS.map(([title, parts]) => ({
     title,
-    parts: parts.map(([line, words, format]) => ({ words, format, values: lines[line] })),
+    parts: parts.map(([line, words, format]) => ({ words, format, values: lines[line] })).filter((part) => part.values.some(present)),
   }));
   wanted.push({
     title: "Waits, of a second",
     named: true, // also where there is one
     parts: causes.map((cause) => ({ words: cause, format: seconds, values: lines.waits[cause] })),
   });
-  return wanted.filter(({ parts }) => parts.some((part) => part.values.some(present)));
+  return wanted.filter(({ parts }) => parts.length > 0);
 }
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();

@@ -81,7 +81,9 @@ public enum FrameType {
   /** Machine to node, after NOTICE: the machine does not move; no payload. */
   NOTICE_DECLINED(30),
   /** Node to machine: {@code SaveProgress}, before SESSION_SAVED. */
-  SAVE_PROGRESS(31);
+  SAVE_PROGRESS(31),
+  /** Node to machine: {@code MemoryUsed}. */
+  MEMORY_USED(32);
 
   /** The sequence of a {@link #SHARED_MEMORY} frame of a side that has opened the memory. */
   static final long OPENED = 1;
@@ -89,7 +91,7 @@ public enum FrameType {
   /** The sequence of a {@link #RECEIVED} frame that confirms the session's end. */
   public static final long END = -1;
 
-  private static final FrameType[] BY_CODE = new FrameType[32];
+  private static final FrameType[] BY_CODE = new FrameType[33];
 
   static {
     for (FrameType type : values()) {

@@ -140,6 +140,9 @@ public final class NativeCore {
   @Name("remora_device_memory")
   public static native long deviceMemory(String type, int device);
 
+  @Name("remora_device_use")
+  public static native long deviceUse(String device, int figure);
+
   @Name("remora_install")
   public static native int install(
       @Cast("remora_submit_callback") SubmitCallback submit,
