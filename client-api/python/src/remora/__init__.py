@@ -18,6 +18,7 @@ from . import (
     _native,
     _older_torch,
     _printing,
+    _profiler,
     _storages,
     _torch_module,
 )
@@ -30,6 +31,7 @@ _storages.install()
 _dlpack.install()
 _compile.install()
 _libraries.install()
+_profiler.install()
 
 from ._estimate import Estimate, Fit  # noqa: E402
 from ._kept import Kept  # noqa: E402

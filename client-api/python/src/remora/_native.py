@@ -67,6 +67,8 @@ _DECLARATIONS: dict[str, tuple[Any, list[Any]]] = {
     "machine_hinder": (None, [c_int64, c_int32]),
     "machine_timeline_start": (c_char_p, [c_int64, c_char_p]),
     "machine_timeline_stop": (c_int32, [c_int64, c_int64]),
+    "profiler_register": (c_int32, []),
+    "profiler_settle": (c_char_p, [c_int64]),
     "set_python_functions": (c_int32, [c_void_p, c_int64, c_char_p]),
     "session_read": (c_int64, [c_int64, c_void_p, c_void_p, POINTER(c_int64)]),
     "session_await": (c_int32, [c_int64, c_int64, c_int64]),

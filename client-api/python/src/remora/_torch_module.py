@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from . import _legacy_types, exceptions
+from . import _legacy_types, _profiler, exceptions
 from ._native import core, default_generator
 from ._session import Session, forked_without_machines, open_slots, session_of
 
@@ -180,7 +180,8 @@ def synchronize(device: DeviceLike = None) -> None:
         RemoteOperationException: an operation has failed, and nothing has read its result.
 
     """
-    session_of(_slot(device))[0].synchronize()
+    if not _profiler.is_ending():
+        session_of(_slot(device))[0].synchronize()
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@
 #include "client/machine/machine.h"
 #include "client/machine/slots.h"
 #include "client/node_calls.h"
+#include "client/profiler/kineto.h"
+#include "client/profiler/profiling.h"
 #include "client/program_line.h"
 #include "client/python_line.h"
 #include "client/read.h"
@@ -337,6 +339,7 @@ int64_t remora_machine_open(const char* name, int32_t devices, int64_t max_batch
     auto* machine = remora::open_machine(name, devices, static_cast<size_t>(max_batch_bytes));
     TORCH_CHECK(machine != nullptr, "all ", remora::kSlots,
                 " device slots of this process are in use; close a machine first");
+    remora::profile_opened(*machine);
     return machine->handle;
   });
 }
@@ -627,6 +630,16 @@ void remora_machine_times(int64_t machine, int64_t sequence, const uint8_t* data
     m->timeline.executed(static_cast<uint64_t>(sequence),
                          {reinterpret_cast<const char*>(data), static_cast<size_t>(bytes)});
   }
+}
+int32_t remora_profiler_register(void) { return remora::register_with_kineto() ? 1 : 0; }
+const char* remora_profiler_settle(int64_t wait_millis) {
+  static thread_local std::string text;
+  text.clear();
+  guarded([&]() -> int32_t {
+    text = remora::settle_profiles(std::chrono::milliseconds(wait_millis));
+    return 0;
+  });
+  return text.c_str();
 }
 const char* remora_waits_for(void) {
   static thread_local std::string text;

@@ -53,6 +53,7 @@ void Machine::close() {
     // stop_timeline() tells the program; here it only gives the machine back
   }
   Lock lock(*this);
+  timeline.release();
   plans.clear();
   kept_plans = 0;
   open.abandon();
@@ -181,15 +182,44 @@ std::string Machine::start_timeline(const std::string& file) {
   Lock lock(*this);
   begin_record();
   auto name = timeline.start(file);
-  open.detail = timeline.detail();
-  open.write_detail();
+  want_detail();
   end_record(false);
   return name;
 }
 
+// The node tells of the rest of the open batch what the timeline wants to know.
+void Machine::want_detail() {
+  auto before = std::exchange(open.detail, timeline.detail());
+  if (before < open.detail) open.write_detail();
+}
+
+void Machine::start_profile() {
+  Lock lock(*this);
+  if (!open_for_work() || timeline.profiled()) {
+    return;
+  }
+  timeline.start_profile();
+  bool worth_sending = open.has_records();
+  open.begin_record();
+  want_detail();
+  open.end_record();
+  if (!worth_sending) open.count_as_empty();
+}
+
+Timeline::Missing Machine::settle_profile(std::chrono::steady_clock::time_point deadline) {
+  try {
+    Lock lock(*this);
+    if (open_for_work() && timeline.hindered() == nullptr && open.has_records()) submit_open_batch();
+  } catch (const std::exception&) {
+    // The machine is gone. The program's next use of it throws.
+  }
+  PythonUnlocked unlocked;
+  return timeline.await_profiled(open_for_work() ? deadline : std::chrono::steady_clock::time_point());
+}
+
 void Machine::stop_timeline(std::chrono::milliseconds wait) {
   auto deadline = std::chrono::steady_clock::now() + wait;
-  if (timeline.on() && wait.count() > 0 && open_for_work()) {
+  if (timeline.in_file() && wait.count() > 0 && open_for_work()) {
     try {
       flush();
       timeline.await_executed(deadline);
@@ -198,6 +228,10 @@ void Machine::stop_timeline(std::chrono::milliseconds wait) {
     }
   }
   timeline.stop();
+  if (open_for_work()) {  // in a forked child it is not, and another thread may have the lock for ever
+    Lock lock(*this);
+    timeline.release();
+  }
 }
 
 void Machine::free_storage(StorageContext* context) {

@@ -97,6 +97,11 @@ class Machine {
   std::string start_timeline(const std::string& file);
   // Completes the file, after the node has executed what is recorded, or the time has passed.
   void stop_timeline(std::chrono::milliseconds wait);
+  // For torch.profiler, see Timeline::start_profile(). Does nothing if the machine is not open.
+  void start_profile();
+  // Sends what is recorded, and waits until the node has told of it, if it can. Returns what the profile lacks. Throws
+  // nothing, and tells the program nothing.
+  Timeline::Missing settle_profile(std::chrono::steady_clock::time_point deadline);
   void fail(const std::string& message);
   void close();
   // Throws if nothing can be recorded on the machine any more. The program gets the error.
@@ -133,6 +138,7 @@ class Machine {
 
  private:
   void note_end();  // the machine is no longer open
+  void want_detail();
 
   const size_t max_batch_bytes_;
   std::array<std::atomic<int64_t>, static_cast<size_t>(Origin::kCount)> origins_{};

@@ -58,6 +58,15 @@ void release_slots(Machine& machine) {
   }
 }
 
+std::vector<Machine*> open_machines() {
+  std::lock_guard<std::mutex> guard(machines_mutex);
+  std::vector<Machine*> open;
+  for (auto& each : machines()) {
+    if (each->open_for_work()) open.push_back(each.get());
+  }
+  return open;
+}
+
 Machine* find_machine(int64_t handle) {
   std::lock_guard<std::mutex> guard(machines_mutex);
   return handle >= 1 && handle <= static_cast<int64_t>(machines().size()) ? machines()[handle - 1].get() : nullptr;

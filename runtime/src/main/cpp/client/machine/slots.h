@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 namespace remora {
 
@@ -19,8 +20,9 @@ constexpr int kSlots = 32;
 inline c10::Device remora_device(int slot) { return {kRemora, static_cast<c10::DeviceIndex>(slot)}; }
 
 Machine* open_machine(const char* name, int devices, size_t max_batch_bytes);  // nullptr if no slots are free
-Machine* find_machine(int64_t handle);                                         // nullptr if unknown
-void release_slots(Machine& machine);                                          // later machines may have them
+std::vector<Machine*> open_machines();
+Machine* find_machine(int64_t handle);  // nullptr if unknown
+void release_slots(Machine& machine);   // later machines may have them
 // To be called around a fork: the locks that Machine::fail() and find_machine() take.
 void lock_machines();
 void unlock_machines();

@@ -13,6 +13,7 @@
 
 #include "client/program_line.h"
 #include "common/error.h"
+#include "common/huge_pages.h"
 #include "common/platform.h"
 #include "common/wire.h"
 
@@ -27,10 +28,7 @@ constexpr int64_t kMostOthers = 250'000;  // waits and batches
 // After a look at the program's line, the next one must wait for this many times as long as the look took.
 constexpr int64_t kPauseOfLines = 100;
 constexpr int64_t kLongestPauseOfLines = 300'000'000;  // in ticks: about a tenth of a second
-// Two computers' clocks may drift apart by this part of the time that passes.
-constexpr int64_t kDriftsByOneIn = 10'000;
 constexpr int kMostNames = 10'000;
-constexpr uint64_t kMostNanos = uint64_t{1} << 60;
 // Numbers of processes and threads that no system gives: those of the program are its own.
 constexpr int64_t kLinks = 5'000'000, kNodes = 5'001'000, kStates = 5'002'000;
 
@@ -43,24 +41,6 @@ bool counter_is_even() {
 #else
   return false;
 #endif
-}
-
-// Of what the node does beside calls.
-const char* name_of(uint8_t record) {
-  switch (static_cast<Record>(record)) {
-    case Record::kWrite: return "write";
-    case Record::kRead: return "read";
-    case Record::kQuestion: return "question";
-    case Record::kRun: return "function";
-    case Record::kCallNode: return "call of the node";
-    default: return "operation";
-  }
-}
-
-// Of a batch, on the node's clock.
-void read_span(Reader& r, int64_t* begin, int64_t* end) {
-  *begin = static_cast<int64_t>(r.bounded(kMostNanos, "a time"));
-  *end = *begin + static_cast<int64_t>(r.bounded(kMostNanos, "a time"));
 }
 
 }  // namespace
@@ -218,19 +198,19 @@ std::string Timeline::start(const std::string& file) {
   under_way_.clear();
   static std::atomic<uint64_t> runs{0};
   run_ = ++runs;
-  operations_ = {};
-  operations_.reserve(kMostOperations);
-  written_ = complete_ = 0;
+  operations_.reset(new Operation[kMostOperations]);
+  prefer_huge_pages(operations_.get(), kMostOperations * sizeof(Operation));
+  noted_ = written_ = complete_ = 0;
   first_tick_ = Tick::now();
   names_.clear();
-  clock_ = {};
+  clock_.reset();
   executor_free_ = 0;
   others_left_ = kMostOthers;
   stopping_ = abandoned_ = false;
   failure_.clear();
   line_after_ = 0;
   state_since_ = now();
-  detail_ = kOperations;
+  want_in_file(kOperations);
   writer_ = std::thread([this] { write_file(); });
   return name;
 }
@@ -242,22 +222,27 @@ void Timeline::stop() {
   }
   if (process_ != ::getpid()) {  // a forked child has no such thread, and the file is its parent's
     writer_.detach();
-    detail_ = kOff;
+    std::lock_guard<std::mutex> guard(mutex_);
+    want_in_file(kOff);
     return;
   }
   {
     std::lock_guard<std::mutex> guard(mutex_);
-    detail_ = kOff;
+    want_in_file(kOff);
     note_state(now());
     stopping_ = true;
     wake_writer_.notify_all();
   }
   writer_.join();
-  operations_ = {};
   ::close(std::exchange(file_, -1));
   if (!failure_.empty()) {
     raise("RemoraException", "the trace " + file_name_ + " is not complete: " + failure_);
   }
+}
+
+void Timeline::release() {
+  std::lock_guard<std::mutex> life(life_);
+  if (!writer_.joinable()) operations_.reset();
 }
 
 void Timeline::await_executed(std::chrono::steady_clock::time_point deadline) {
@@ -273,21 +258,61 @@ void Timeline::wake() {
   executed_.notify_all();
 }
 
+void Timeline::want_in_file(Detail detail) {
+  in_file_ = detail;
+  update_detail();
+}
+
+void Timeline::update_detail() {
+  auto profiled = profile_.on() && !profile_.full();
+  detail_ = profiled ? kOperations : profile_.on() ? std::max<uint32_t>(in_file_, kBatches) : in_file_.load();
+}
+
+void Timeline::start_profile() {
+  std::lock_guard<std::mutex> guard(mutex_);
+  if (!profile_.on()) profile_.begin();
+  profiled_ = true;
+  update_detail();
+}
+
+Profile::Noted Timeline::stop_profile() {
+  std::lock_guard<std::mutex> guard(mutex_);
+  auto noted = profile_.end();
+  profiled_ = false;
+  update_detail();
+  return noted;
+}
+
+const char* Timeline::hindered() const {
+  std::lock_guard<std::mutex> guard(mutex_);
+  return state_;
+}
+
+Timeline::Missing Timeline::await_profiled(std::chrono::steady_clock::time_point deadline) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  auto since = now();
+  executed_.wait_until(lock, deadline,
+                       [&] { return profile_.unanswered(since) == 0 || abandoned_ || state_ != nullptr; });
+  return {profile_.unanswered(since), profile_.full()};
+}
+
 // ---------------------------------------------------------------- noting
 
 // Counts an event. The node is asked for no more than can be written.
 bool Timeline::has_room(int64_t& left) {
-  if (detail_.load() == kOff || left <= 0) {
+  if (!in_file() || left <= 0) {
     return false;
   }
-  if (--left == 0) detail_ = kOff;
+  if (--left == 0) want_in_file(kOff);
   return true;
 }
 
-uint64_t Timeline::thread() {
+uint64_t Timeline::thread(bool locked) {
   static thread_local uint64_t number = 0;
   static thread_local uint64_t named = 0;  // the last file that has the thread's name
   if (named != run_) {
+    std::unique_lock<std::mutex> lock(mutex_, std::defer_lock);
+    if (!locked) lock.lock();
     named = run_;
     number = thread_number();
     char name[64] = "";
@@ -298,39 +323,47 @@ uint64_t Timeline::thread() {
 }
 
 std::string Timeline::line(int64_t begin) {
-  auto after = line_after_.load(std::memory_order_relaxed);
-  if (begin < after) {
-    return "";
-  }
   auto line = program_line();
   auto end = ticks();
   line_after_.store(end + std::min((end - begin) * kPauseOfLines, kLongestPauseOfLines), std::memory_order_relaxed);
   return line;
 }
 
-void Timeline::operation(int64_t call, const std::string& name, std::string line, int64_t begin) {
+void Timeline::operation(int64_t call, const std::string& name, std::string line, int64_t begin, int slot) {
   auto end = ticks();
-  std::lock_guard<std::mutex> guard(mutex_);
-  if (detail_ != kOperations) {
+  if (profiled()) {
+    std::lock_guard<std::mutex> guard(mutex_);
+    if (profile_.on()) profile_.operation(call, name, slot);
+    if (profile_.full()) update_detail();
+  }
+  auto number = noted_.load(std::memory_order_relaxed);
+  if (in_file_.load(std::memory_order_relaxed) != kOperations || number == kMostOperations) {
     return;
   }
-  operations_.push_back({call, &name, begin, end, static_cast<uint32_t>(thread()), !line.empty()});
+  operations_[number] = {call, &name, begin, end, static_cast<uint32_t>(thread(false)), !line.empty()};
+  if (line.empty() && number + 1 < kMostOperations) {
+    noted_.store(number + 1, std::memory_order_release);
+    return;
+  }
+  std::lock_guard<std::mutex> guard(mutex_);
   if (!line.empty()) events_.lines.push_back(std::move(line));
-  if (operations_.size() == kMostOperations) detail_ = kBatches;
+  noted_.store(number + 1, std::memory_order_release);
+  if (number + 1 == kMostOperations && in_file()) want_in_file(kBatches);
 }
 
 void Timeline::waited(const char* cause, std::string_view subject, const std::string& line, int64_t begin,
                       int64_t end) {
   std::lock_guard<std::mutex> guard(mutex_);
-  if (has_room(others_left_)) events_.waits.push_back({cause, std::string(subject), line, begin, end, thread()});
+  if (has_room(others_left_)) events_.waits.push_back({cause, std::string(subject), line, begin, end, thread(true)});
 }
 
 void Timeline::hindered(const char* state) {
   std::lock_guard<std::mutex> guard(mutex_);
   auto now = Timeline::now();
-  if (on()) note_state(now);
+  if (in_file()) note_state(now);
   state_ = state;
   state_since_ = now;
+  executed_.notify_all();
 }
 
 void Timeline::note_state(int64_t now) {
@@ -339,19 +372,22 @@ void Timeline::note_state(int64_t now) {
 
 void Timeline::submitted(uint64_t batch, size_t bytes, int64_t operations) {
   std::lock_guard<std::mutex> guard(mutex_);
-  if (has_room(others_left_)) under_way_[batch] = {batch, bytes, operations, now(), 0, ""};
+  auto now = Timeline::now();
+  if (profile_.on()) profile_.submitted(batch, now);
+  if (has_room(others_left_)) under_way_[batch] = {batch, bytes, operations, now, 0, ""};
 }
 
 void Timeline::executed(uint64_t batch, std::string_view times) {
   std::lock_guard<std::mutex> guard(mutex_);
+  auto now = Timeline::now();
+  if (profile_.on()) profile_.executed(batch, now, times);
   auto found = under_way_.find(batch);
-  if (found == under_way_.end()) {
-    return;
+  if (found != under_way_.end()) {
+    found->second.arrived = now;
+    found->second.times = times;
+    events_.batches.push_back(std::move(found->second));
+    under_way_.erase(found);
   }
-  found->second.arrived = now();
-  found->second.times = times;
-  events_.batches.push_back(std::move(found->second));
-  under_way_.erase(found);
   executed_.notify_all();
 }
 
@@ -379,9 +415,9 @@ void Timeline::write_file() {
     wake_writer_.wait_for(lock, kWriteAfter, [&] { return stopping_; });
     last = stopping_;
     auto events = std::exchange(events_, {});
-    complete_ = operations_.size();
+    complete_ = noted_.load(std::memory_order_acquire);
     bool limited = complete_ == kMostOperations || others_left_ <= 0;
-    auto left_over = last ? std::exchange(under_way_, {}) : std::map<uint64_t, Batch>();
+    auto left_over = last ? std::exchange(under_way_, {}) : std::map<uint64_t, TimedBatch>();
     lock.unlock();
     Text text;
     write(text, events);
@@ -429,34 +465,11 @@ void Timeline::write(Text& text, Events& events) {
     text.event('X', "state", each.name).at(process_, kStates + slot_).lasting(each.begin, each.end).end();
   }
 
-  // The node's clock: an execution begins after the batch's submission and ends before the report's arrival. What many
-  // batches say together is narrow. If two contradict each other, the clock is another one: of another node.
-  std::vector<Batch> alike;
-  auto clock = clock_;
-  for (auto& batch : events.batches) {
-    int64_t begin = 0, end = 0;
-    try {
-      Reader r(reinterpret_cast<const uint8_t*>(batch.times.data()), batch.times.size());
-      read_span(r, &begin, &end);
-    } catch (const WireError&) {
-      continue;
-    }
-    ClockOffset own{end - batch.arrived, begin - batch.submitted, batch.arrived, true};
-    auto drift = clock.known ? std::abs(batch.arrived - clock.at) / kDriftsByOneIn : 0;
-    ClockOffset both{std::max(clock.least - drift, own.least), std::min(clock.most + drift, own.most), batch.arrived,
-                     true};
-    if (clock.known && both.least <= both.most) {
-      clock = both;
-    } else {
-      write_batches(text, alike, clock);
-      alike.clear();
-      executor_free_ = 0;
-      clock = own;
-    }
-    alike.push_back(std::move(batch));
-  }
-  write_batches(text, alike, clock);
-  clock_ = clock;
+  by_clock(std::move(events.batches), &clock_,
+           [&](const std::vector<TimedBatch>& batches, const NodeClock& clock, bool another_follows) {
+             write_batches(text, batches, clock);
+             if (another_follows) executor_free_ = 0;
+           });
 }
 
 void Timeline::write_operations(Text& text, const Events& events) {
@@ -473,27 +486,21 @@ void Timeline::write_operations(Text& text, const Events& events) {
   }
 }
 
-void Timeline::write_batches(Text& text, const std::vector<Batch>& batches, const ClockOffset& clock) {
-  auto offset = clock.least + (clock.most - clock.least) / 2;
-  auto error = std::max<int64_t>(0, (clock.most - clock.least) / 2);
+void Timeline::write_batches(Text& text, const std::vector<TimedBatch>& batches, const NodeClock& clock) {
   for (const auto& batch : batches) {
     try {
-      write_runs(text, batch, offset, error);
+      write_runs(text, batch, clock);
     } catch (const WireError&) {
       // What the node has told up to there is true as far as anyone knows.
     }
   }
 }
 
-void Timeline::write_runs(Text& text, const Batch& batch, int64_t offset, int64_t error) {
+void Timeline::write_runs(Text& text, const TimedBatch& batch, const NodeClock& clock) {
   const auto link = kLinks + slot_;
   const auto node = kNodes + slot_;
-  Reader r(reinterpret_cast<const uint8_t*>(batch.times.data()), batch.times.size());
-  int64_t begin = 0, end = 0;
-  read_span(r, &begin, &end);
-  begin -= offset;
-  end -= offset;
-  auto call = static_cast<int64_t>(r.bounded(kMostNanos, "a call's number"));
+  NodeTimes times(batch, clock);
+  auto begin = times.begin(), end = times.end();
   auto behind = std::clamp<int64_t>(executor_free_ - batch.submitted, 0, std::max<int64_t>(0, begin - batch.submitted));
   executor_free_ = end;
   auto number = static_cast<int64_t>(batch.number);
@@ -506,30 +513,25 @@ void Timeline::write_runs(Text& text, const Batch& batch, int64_t offset, int64_
   text.args().number("batch", number).end();
   text.event('e', "link", "from the node").at(link, link).id(batch.number).from(batch.arrived).end();
   text.event('X', "batch", "batch " + std::to_string(number)).at(node, node).lasting(begin, end);
-  text.args().number("batch", number).micros("clock_error_us", error).end();
+  text.args().number("batch", number).micros("clock_error_us", clock.error()).end();
 
-  for (auto at = begin; !r.done();) {
-    auto record = r.u8();
-    auto until = std::min(at + static_cast<int64_t>(r.bounded(kMostNanos, "a time")), end);
+  while (auto run = times.next()) {
     const std::string* name = nullptr;
-    int64_t number_of_call = 0;
-    if (record == static_cast<uint8_t>(Record::kCall)) {
-      number_of_call = call++;
-      while (!names_.empty() && names_.front().call < number_of_call) names_.pop_front();
-      if (!names_.empty() && names_.front().call == number_of_call) {
+    if (run->call != 0) {
+      while (!names_.empty() && names_.front().call < run->call) names_.pop_front();
+      if (!names_.empty() && names_.front().call == run->call) {
         name = names_.front().name;
         names_.pop_front();
       }
     }
-    text.event('X', "run", name != nullptr ? std::string_view(*name) : std::string_view(name_of(record)));
-    text.at(node, node).lasting(at, until);
-    if (name != nullptr) text.flow("flow_in", flow(number_of_call));
-    if (number_of_call != 0) {
-      text.args().number("call", number_of_call).end();
+    text.event('X', "run", name != nullptr ? std::string_view(*name) : std::string_view(name_of_run(run->record)));
+    text.at(node, node).lasting(run->begin, run->end);
+    if (name != nullptr) text.flow("flow_in", flow(run->call));
+    if (run->call != 0) {
+      text.args().number("call", run->call).end();
     } else {
       text.end();
     }
-    at = until;
   }
 }
 

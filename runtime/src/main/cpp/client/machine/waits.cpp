@@ -104,7 +104,7 @@ void Waits::waited_for_room(int64_t nanos) {
 }
 
 void Waits::end(Waiting* waiting, Cause cause, std::string_view what, int64_t nanos, const Times& hindered_before) {
-  bool traced = timeline_.on();
+  bool traced = timeline_.in_file();
   auto now = traced ? Timeline::now() : 0;
   auto times = divided(cause, nanos, hindered_before, hindered());
   auto own = times[cause];

@@ -72,13 +72,14 @@ void begin_timing(const Caller& caller) {
   auto& timeline = caller.machine->timeline;
   if (timeline.detail() == Timeline::kOperations) {
     caller.since = Timeline::ticks();
-    caller.line = timeline.line(caller.since);
+    if (timeline.wants_line(caller.since)) caller.line = timeline.line(caller.since);
   }
 }
 
 void end_timing(const Caller& caller) {
   if (caller.since != 0) {
-    caller.machine->timeline.operation(caller.call, caller.info.full_name, std::move(caller.line), caller.since);
+    caller.machine->timeline.operation(caller.call, caller.info.full_name, std::move(caller.line), caller.since,
+                                       caller.slot);
   }
 }
 

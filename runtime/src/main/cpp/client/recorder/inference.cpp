@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 #include <ATen/MemoryOverlap.h>
 #include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/record_function.h>
 
 #include <unordered_map>
 
@@ -147,6 +148,7 @@ bool infer(const OperatorInfo& info, Arguments arguments, bool cuda, Plan& plan)
   });
   try {
     at::AutoDispatchBelowADInplaceOrView guard;
+    at::DisableRecordFunctionGuard unseen;  // by a profiler, which shows what the program calls
     NoWarnings none;
     c10::WarningUtils::WarningHandlerGuard quiet(info.only_views ? c10::WarningUtils::get_warning_handler() : &none);
     info.handle.callBoxed(stack);
