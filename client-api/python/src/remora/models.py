@@ -301,7 +301,9 @@ def save(
     )
     with activity(session.reporter, "save model") as saving:
         saving.message(os.fspath(path))
-        ask(session, f"saving {os.fspath(path)}", call, tensors=[*tensors.values()], timeout=TIMEOUT)
+        ask(
+            session, f"saving {os.fspath(path)}", call, tensors=[*tensors.values()], timeout=TIMEOUT
+        )
 
 
 def descriptions(tensors: Mapping[str, torch.Tensor]) -> list[pb.TensorToSave]:
