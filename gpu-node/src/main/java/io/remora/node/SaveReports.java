@@ -16,30 +16,42 @@ final class SaveReports implements AutoCloseable {
 
   private static final Duration INTERVAL = Duration.ofMillis(250);
 
+  private final String pause;
+  private final long total;
+  private final SessionOutbox outbox;
+  private final ActorSystem<?> system;
   private final LongAdder taken = new LongAdder();
-  private final Cancellable timer;
   private volatile LongSupplier done = taken::sum;
+  private Cancellable timer;
+  private boolean closed;
 
   /**
    * @param pause the name of the pause or the checkpoint
    * @param total bytes of the session
    */
   SaveReports(String pause, long total, SessionOutbox outbox, ActorSystem<?> system) {
-    this.timer =
-        system
-            .scheduler()
-            .scheduleAtFixedRate(
-                INTERVAL,
-                INTERVAL,
-                () ->
-                    outbox.send(
-                        FrameType.SAVE_PROGRESS,
-                        SaveProgress.newBuilder()
-                            .setPause(pause)
-                            .setDone(done.getAsLong())
-                            .setTotal(total)
-                            .build()),
-                system.executionContext());
+    this.pause = pause;
+    this.total = total;
+    this.outbox = outbox;
+    this.system = system;
+    tellLater();
+  }
+
+  private synchronized void tellLater() {
+    timer = system.scheduler().scheduleOnce(INTERVAL, this::tell, system.executionContext());
+  }
+
+  private synchronized void tell() {
+    if (!closed) {
+      outbox.send(
+          FrameType.SAVE_PROGRESS,
+          SaveProgress.newBuilder()
+              .setPause(pause)
+              .setDone(done.getAsLong())
+              .setTotal(total)
+              .build());
+      tellLater();
+    }
   }
 
   /** Notes that so many bytes more are saved. */
@@ -52,8 +64,10 @@ final class SaveReports implements AutoCloseable {
     done = bytes;
   }
 
+  /** Nothing is told any more when this returns. */
   @Override
-  public void close() {
+  public synchronized void close() {
+    closed = true;
     timer.cancel();
   }
 }
