@@ -116,6 +116,20 @@ def run_program(
 ACCELERATOR = Path(__file__).parents[3] / "runtime" / "src" / "test" / "cpp" / "accelerator" / "run"
 
 
+@pytest.fixture
+def own_certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """A private key and its certificate for 127.0.0.1, which no authority has signed."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext "
+        f"subjectAltName=IP:127.0.0.1 -keyout {key} -out {certificate}",
+        shell=True,
+        check=True,
+        capture_output=True,
+    )
+    return key, certificate
+
+
 @pytest.fixture(scope="session")
 def accelerator_library() -> Path:
     """The library of simulated accelerators, built if it is not up to date."""

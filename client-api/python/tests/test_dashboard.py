@@ -341,15 +341,8 @@ def test_pauses_and_resumes_a_machine_while_its_program_waits(open_page, gateway
         expect(page.locator("#notice")).to_be_hidden()
 
 
-def test_over_tls_the_page_signs_in_shows_and_acts(open_page, tmp_path):
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    subprocess.run(
-        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext "
-        f"subjectAltName=IP:127.0.0.1 -keyout {key} -out {certificate}",
-        shell=True,
-        check=True,
-        capture_output=True,
-    )
+def test_over_tls_the_page_signs_in_shows_and_acts(open_page, own_certificate):
+    key, certificate = own_certificate
     settings = f'remora.gateway.tls {{ certificate = "{certificate}", private-key = "{key}" }}\n'
     with (
         started_gateway(settings) as gateway,

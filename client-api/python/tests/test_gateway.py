@@ -184,17 +184,10 @@ def test_a_gateway_that_is_not_there_is_named():
         remora.RemoteMachine.connect(f"127.0.0.1:{port}", provider="mock").start()
 
 
-def test_what_does_not_fit_the_gateway_s_security_is_said(gateway, tmp_path):
+def test_what_does_not_fit_the_gateway_s_security_is_said(gateway, own_certificate):
     with pytest.raises(exceptions.ProviderException, match="speaks no TLS.*tls=False"):
         connect(gateway, tls=True).start()
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    subprocess.run(
-        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext "
-        f"subjectAltName=IP:127.0.0.1 -keyout {key} -out {certificate}",
-        shell=True,
-        check=True,
-        capture_output=True,
-    )
+    key, certificate = own_certificate
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     context.set_alpn_protocols(["h2"])
