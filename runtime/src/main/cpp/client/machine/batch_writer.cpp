@@ -17,12 +17,16 @@ namespace remora {
 BatchWriter::BatchWriter(int first_slot) : first_slot_(first_slot) { open(); }
 
 void BatchWriter::open() {
-  clear();
-  u8(kBatchMagic);
-  u8(kWireVersion);
+  begin();
   if (detail != 0) write_detail();
   empty_size_ = size();
   saved_ = 0;
+}
+
+void BatchWriter::begin() {
+  clear();
+  u8(kBatchMagic);
+  u8(kWireVersion);
 }
 
 void BatchWriter::write_detail() {
@@ -58,7 +62,9 @@ void BatchWriter::abandon() {
 
 void BatchWriter::restart(uint64_t epoch, const std::string& reason, const std::vector<LiveStorage>& live) {
   repeated_ = 0;
-  open();
+  begin();  // the restart comes before a kTimed, so that everyone finds it
+  empty_size_ = size();
+  saved_ = 0;
   forms_.clear();
   history_.clear();
   expected_ = node_expects_ = history_.end();
@@ -80,6 +86,7 @@ void BatchWriter::restart(uint64_t epoch, const std::string& reason, const std::
     previous = storage.id;
   }
   end_record();
+  if (detail != 0) write_detail();
 }
 
 // ---------------------------------------------------------------- records

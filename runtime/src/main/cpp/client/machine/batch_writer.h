@@ -110,6 +110,7 @@ class BatchWriter : public Writer {
     uint32_t changes() const { return modes + values + others; }
   };
 
+  void begin();
   void open();
   int device_of_slot(int slot) const { return slot - first_slot_; }
   void note_birth(StorageContext& storage);  // called if this batch is the first to use the storage

@@ -15,10 +15,12 @@ import static org.bytedeco.pytorch.global.torch.relu;
 
 import com.typesafe.config.ConfigFactory;
 import com.typesafe.config.ConfigValueFactory;
+import io.remora.runtime.MachineTrace;
 import io.remora.runtime.NodeLostException;
 import io.remora.runtime.RestoredException;
 import io.remora.runtime.StaleReferenceException;
 import io.remora.runtime.WaitCause;
+import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
 import java.util.ArrayList;
@@ -184,21 +186,37 @@ final class CheckpointModeTest {
       List<Float> undisturbed = losses(machine, step -> {}, new ArrayList<>());
       List<Long> caught = new ArrayList<>();
 
-      List<Float> disturbed =
-          losses(
-              machine,
-              step -> {
-                if (step == 5) {
-                  awaitCheckpointOf(machine, 4);
-                  MockNodes.kill(MockNodes.any());
-                }
-              },
-              caught);
+      List<Float> disturbed = losses(machine, killedAtStep5(machine), caught);
 
       assertThat(disturbed).isEqualTo(undisturbed);
       assertThat(caught).containsExactly(4L);
       await().untilAsserted(() -> assertThat(told).isEqualTo(caught));
     }
+  }
+
+  @Test
+  @Tag("full")
+  void aTraceHidesTheRestartFromNobody() throws Exception {
+    Path file = directory.resolve("run.json");
+    try (TestGateway gateway =
+            TestGateway.start("remora.state.directory = \"" + directory.resolve("states") + "\"");
+        RemoteMachine machine = open(machines().gateway(gateway.address(), null));
+        MachineTrace trace = machine.trace(file)) {
+      List<Float> undisturbed = losses(machine, step -> {}, new ArrayList<>());
+      assertThat(losses(machine, killedAtStep5(machine), new ArrayList<>())).isEqualTo(undisturbed);
+    }
+    assertThat(Files.readString(file))
+        .contains("\"name\":\"recovering\"")
+        .contains("gateway of machine");
+  }
+
+  private static AtStep killedAtStep5(RemoteMachine machine) {
+    return step -> {
+      if (step == 5) {
+        awaitCheckpointOf(machine, 4);
+        MockNodes.kill(MockNodes.any());
+      }
+    };
   }
 
   private RemoteMachine.Builder machines() {

@@ -55,7 +55,8 @@ final class BatchContents {
             break;
           }
         }
-      } else if (record != Records.FREE
+      } else if (record != Records.TIMED
+          && record != Records.FREE
           && record != Records.FREE_GENERATOR
           && record != Records.FREE_EVENT) {
         return true;

@@ -19,6 +19,9 @@ class BatchContentsTest {
     assertThat(hasWork(16, 2, 'a', 'b', 5, 2)).as("a ticket").isFalse();
     assertThat(hasWork(5, 0x80, 0x80, 1, 5, 2, 12, 3, 15, 0x81, 4)).as("of all kinds").isFalse();
     assertThat(hasWork(20, 3, 1, 0x81, 1, 2, 5, 2)).as("many storages").isFalse();
+    assertThat(hasWork(26, 2, 5, 2))
+        .as("a storage, in a batch whose times are asked for")
+        .isFalse();
     int[] many = new int[3 + 200];
     Arrays.fill(many, 2);
     many[0] = 20;
