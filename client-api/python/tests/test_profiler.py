@@ -24,6 +24,7 @@ from remora import _profiler
 
 BOTH = [ProfilerActivity.CPU, ProfilerActivity.PrivateUse1]
 NODE = ("kernel", "gpu_memcpy")
+ROUNDING = 0.01  # of sums of times that are microseconds since the computer's start
 
 pytestmark = pytest.mark.filterwarnings("error:The profile is not complete", "ignore:.*acc_events")
 
@@ -36,6 +37,10 @@ def exported(prof: Any, tmp_path: Path) -> list[dict[str, Any]]:
 
 def slices(events: list[dict[str, Any]], *categories: str) -> list[dict[str, Any]]:
     return [each for each in events if each["ph"] == "X" and each.get("cat") in categories]
+
+
+def end(slice: dict[str, Any]) -> float:
+    return slice["ts"] + slice["dur"]
 
 
 def of_operator(prof: Any, name: str) -> Any:
@@ -71,18 +76,16 @@ def test_operators_have_the_nodes_times_and_python_frames(machine, device, tmp_p
         call = program[each["args"]["External id"]]
         assert call["name"] == "aten::mm"
         assert call["ts"] < each["ts"], "the node executes what the program has recorded"
-        assert (
-            window["ts"] <= each["ts"] and each["ts"] + each["dur"] <= window["ts"] + window["dur"]
-        )
+        assert window["ts"] <= each["ts"] and end(each) <= end(window) + ROUNDING
         assert each["pid"] == device.index and each["pid"] != call["pid"]
-    ends = [e["ts"] + e["dur"] for e in products]
-    assert ends[0] <= products[1]["ts"], "the node executes one operation at a time"
+    first, second = products
+    assert end(first) <= second["ts"] + ROUNDING, "the node executes one operation at a time"
     (track,) = [e for e in events if e["name"] == "process_name" and e["pid"] == device.index]
     assert track["args"]["name"].startswith(f"remora:{device.index} (machine '")
 
     frames = slices(events, "python_function")
     call = program[products[0]["args"]["External id"]]
-    around = [e for e in frames if e["ts"] <= call["ts"] and call["ts"] < e["ts"] + e["dur"]]
+    around = [e for e in frames if e["ts"] <= call["ts"] and call["ts"] < end(e)]
     assert any(e["name"].endswith(": multiply") for e in around)
 
 
@@ -199,6 +202,22 @@ def test_a_trace_and_a_profile_at_once(machine, device, tmp_path):
     recorded = json.loads(trace.file.read_text())
     runs = [e for e in recorded if e.get("cat") == "run" and e["name"] == "aten::mm"]
     assert len(runs) == 3
+
+
+def test_a_trace_can_begin_during_a_profile(machine, device, tmp_path):
+    a = torch.randn(50, 50).to(device)
+    with profile(activities=BOTH) as prof:
+        (a @ a).relu()
+        with machine.trace(tmp_path / "run.json") as trace:
+            with pytest.raises(remora.MachineStateException, match="traced already"):
+                machine.trace(tmp_path / "other.json")
+            (a @ a).sum()
+        (a @ a).sum()
+    assert of_operator(prof, "aten::mm").count == 3
+    assert of_operator(prof, "aten::mm").self_device_time_total > 0
+    recorded = json.loads(trace.file.read_text())
+    runs = [e["name"] for e in recorded if e.get("cat") == "run" and "args" in e]
+    assert runs == ["aten::mm", "aten::sum.dim_IntList"]
 
 
 @pytest.mark.full

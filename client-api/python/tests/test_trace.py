@@ -45,6 +45,32 @@ def test_a_loop_of_reads_shows_at_its_line_and_operations_lead_to_their_runs(
         assert run["ts"] > recorded[call]["ts"], "after the node's clock was aligned"
 
 
+@pytest.mark.gateway
+def test_the_time_in_the_gateway_is_part_of_the_time_on_the_link(monkeypatch, tmp_path):
+    monkeypatch.setenv("REMORA_DIRECT", "0")
+    with remora.RemoteMachine("mock") as machine:
+        x = torch.ones(8, 8).to(machine.device())
+        x.sum().item()
+        with machine.trace(tmp_path / "run.json") as trace:
+            for _ in range(20):
+                x = x + 1
+                x.sum().item()
+
+    events = json.loads(trace.file.read_text())
+    ways: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
+    for each in events:
+        if each["ph"] in "be":
+            batches = ways.setdefault((each["cat"], each["name"]), {})
+            batches.setdefault(each["id"], {})[each["ph"]] = each["ts"]
+    error = max(each["args"].get("clock_error_us", 0) for each in events if "args" in each)
+    for name in ("to the node", "from the node"):
+        on_link, in_gateway = ways["link", name], ways["gateway", name]
+        assert in_gateway.keys() <= on_link.keys() and len(in_gateway) >= 20
+        for batch, stay in in_gateway.items():
+            assert on_link[batch]["b"] - 2 * error <= stay["b"] <= stay["e"], batch
+            assert stay["e"] <= on_link[batch]["e"] + 2 * error + 0.01, batch
+
+
 def test_the_environment_traces_each_machine_into_a_file_of_its_own(monkeypatch, tmp_path):
     monkeypatch.setenv("REMORA_TRACE", str(tmp_path / "run.json"))
     for _ in range(2):

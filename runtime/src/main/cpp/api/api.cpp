@@ -631,6 +631,12 @@ void remora_machine_times(int64_t machine, int64_t sequence, const uint8_t* data
                          {reinterpret_cast<const char*>(data), static_cast<size_t>(bytes)});
   }
 }
+void remora_machine_passage(int64_t machine, int64_t sequence, const uint8_t* data, int64_t bytes) {
+  if (auto* m = remora::find_machine(machine)) {
+    m->timeline.passed(static_cast<uint64_t>(sequence),
+                       {reinterpret_cast<const char*>(data), static_cast<size_t>(bytes)});
+  }
+}
 int32_t remora_profiler_register(void) { return remora::register_with_kineto() ? 1 : 0; }
 const char* remora_profiler_settle(int64_t wait_millis) {
   static thread_local std::string text;

@@ -294,6 +294,8 @@ REMORA_API const char* remora_machine_timeline_start(int64_t machine, const char
 REMORA_API int32_t remora_machine_timeline_stop(int64_t machine, int64_t wait_millis);
 // For a binding that reads reports itself: the content of kTimes in the report of a batch.
 REMORA_API void remora_machine_times(int64_t machine, int64_t sequence, const uint8_t* data, int64_t bytes);
+// The same for kPassage. To be called first.
+REMORA_API void remora_machine_passage(int64_t machine, int64_t sequence, const uint8_t* data, int64_t bytes);
 // Gives torch.profiler the machines' times, through Kineto. To be called once. Returns 1; 0 if the core cannot, because the
 // headers of its version of torch lack Kineto's.
 REMORA_API int32_t remora_profiler_register(void);

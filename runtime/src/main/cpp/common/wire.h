@@ -203,6 +203,7 @@ enum class Event : uint8_t {
   kOutputs = 9,        // like kAnswer, for an asked call: executed again, the batch gives the same bytes
   kUnrepeatable = 10,  // name: the batch did what it cannot do again on another node
   kTimes = 11,         // byte count, Times
+  kPassage = 12,       // byte count, Passage: from a gateway, before all others, if the batch begins with a kTimed
 };
 // Failure: failure number, number of the call in the session (0 = none), operator name, class of the error, message,
 // input count, inputs as text. The class is PyTorch's, such as IndexError; it is empty if the error is not libtorch's.
@@ -211,6 +212,9 @@ enum class Event : uint8_t {
 // its first call, and for each of certain records, if asked for: a byte (kCall for calls of all kinds) and how long it
 // took, counted from the end of the one before. Records that are not listed belong to the next one. Two executions of a
 // batch differ in it.
+
+// Passage, in nanoseconds: the gateway's steady clock when it had received the batch, how long until it sent it to the
+// node, from then until it had the report, and from then until it sent that to the program.
 
 enum class WarningKind : uint8_t {
   kUser = 0,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 //
-// The times that a node tells of the batches it has executed (Times in wire.h), on this process's clock.
+// The times that a node tells of the batches it has executed (Times in wire.h), and a gateway of those that it has passed
+// on (Passage in wire.h), on this process's clock.
 #pragma once
 
 #include <algorithm>
@@ -19,18 +20,19 @@ struct TimedBatch {
   size_t bytes = 0;
   int64_t operations = 0;
   int64_t submitted = 0, arrived = 0;
-  std::string times;  // as the node has told them
+  std::string times;    // as the node has told them
+  std::string passage;  // as a gateway has told it; empty if there was none
 };
 
-// How far the node's clock is ahead of this process's: between `least` and `most`. An execution begins after the batch's
-// submission and ends before the report's arrival. What many batches say together is narrow. If two contradict each
-// other, the clock is another one: of another node.
-class NodeClock {
+// How far the clock of a node, or a gateway, is ahead of this process's: between `least` and `most`. What it did with a
+// batch began after the batch's submission and ended before the report's arrival. What many batches say together is
+// narrow. If two contradict each other, the clock is another one: of another node, or another gateway.
+class PeerClock {
  public:
-  // What the batch alone says; nothing if the node has told no times.
-  static std::optional<NodeClock> of(const TimedBatch& batch);
+  // What a batch alone says. `begin` and `end` are on the peer's clock.
+  static PeerClock of(const TimedBatch& batch, int64_t begin, int64_t end);
   // Takes what a later batch says. False if the two contradict each other.
-  bool narrow(const NodeClock& later);
+  bool narrow(const PeerClock& later);
 
   int64_t offset() const { return least_ + (most_ - least_) / 2; }
   int64_t error() const { return std::max<int64_t>(0, (most_ - least_) / 2); }
@@ -40,12 +42,27 @@ class NodeClock {
   int64_t at_ = 0;
 };
 
-// Calls `each` for batches of one clock at a time, in order, and leaves the clock of the last ones in `clock`.
-template <typename Each>
-void by_clock(std::vector<TimedBatch> batches, std::optional<NodeClock>* clock, Each each) {
-  std::vector<TimedBatch> alike;
-  for (auto& batch : batches) {
-    auto own = NodeClock::of(batch);
+// How a gateway has passed a batch on, on its clock.
+struct Passage {
+  static std::optional<Passage> of(const TimedBatch& batch);
+
+  uint64_t batch = 0;
+  int64_t received = 0, sent = 0;         // the batch
+  int64_t answered = 0, sent_answer = 0;  // its report
+  PeerClock clock;
+};
+
+// What a batch alone says of the clock; nothing if the node has told no times.
+std::optional<PeerClock> clock_of(const TimedBatch& batch);
+inline std::optional<PeerClock> clock_of(const Passage& passage) { return passage.clock; }
+
+// Calls `each` for those of one clock at a time, in order, and leaves the clock of the last ones in `clock`. `Timed` is a
+// TimedBatch or a Passage.
+template <typename Timed, typename Each>
+void by_clock(std::vector<Timed> all, std::optional<PeerClock>* clock, Each each) {
+  std::vector<Timed> alike;
+  for (auto& one : all) {
+    auto own = clock_of(one);
     if (!own) continue;
     if (!*clock) {
       *clock = own;
@@ -54,7 +71,7 @@ void by_clock(std::vector<TimedBatch> batches, std::optional<NodeClock>* clock, 
       alike.clear();
       *clock = own;
     }
-    alike.push_back(std::move(batch));
+    alike.push_back(std::move(one));
   }
   if (!alike.empty()) each(alike, **clock, false);
 }
@@ -63,7 +80,7 @@ void by_clock(std::vector<TimedBatch> batches, std::optional<NodeClock>* clock, 
 class NodeTimes {
  public:
   // Throws a WireError if they cannot be read.
-  NodeTimes(const TimedBatch& batch, const NodeClock& clock);
+  NodeTimes(const TimedBatch& batch, const PeerClock& clock);
 
   int64_t begin() const { return begin_; }
   int64_t end() const { return end_; }

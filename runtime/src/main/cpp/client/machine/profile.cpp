@@ -43,7 +43,7 @@ void Profile::operation(int64_t call, const std::string& name, int slot) {
   if (!full()) noted_.operations[call] = {name.c_str(), slot, ids.empty() ? 0 : ids.back()};
 }
 
-void Profile::submitted(uint64_t batch, int64_t now) { under_way_[batch] = {batch, 0, 0, now, 0, ""}; }
+void Profile::submitted(uint64_t batch, int64_t now) { under_way_[batch] = {batch, 0, 0, now, 0, "", ""}; }
 
 void Profile::executed(uint64_t batch, int64_t now, std::string_view times) {
   auto found = under_way_.find(batch);
@@ -69,8 +69,8 @@ Profile::Noted Profile::end() {
 
 std::vector<NodeSlice> Profile::Noted::slices(int first_slot) {
   std::vector<NodeSlice> slices;
-  std::optional<NodeClock> clock;
-  by_clock(std::move(batches), &clock, [&](const std::vector<TimedBatch>& alike, const NodeClock& clock, bool) {
+  std::optional<PeerClock> clock;
+  by_clock(std::move(batches), &clock, [&](const std::vector<TimedBatch>& alike, const PeerClock& clock, bool) {
     for (const auto& batch : alike) {
       try {
         NodeTimes times(batch, clock);

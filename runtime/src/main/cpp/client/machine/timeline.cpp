@@ -30,7 +30,7 @@ constexpr int64_t kPauseOfLines = 100;
 constexpr int64_t kLongestPauseOfLines = 300'000'000;  // in ticks: about a tenth of a second
 constexpr int kMostNames = 10'000;
 // Numbers of processes and threads that no system gives: those of the program are its own.
-constexpr int64_t kLinks = 5'000'000, kNodes = 5'001'000, kStates = 5'002'000;
+constexpr int64_t kLinks = 5'000'000, kNodes = 5'001'000, kStates = 5'002'000, kGateways = 5'003'000;
 
 // Whether the processor's counter runs evenly, as the system has found out.
 bool counter_is_even() {
@@ -178,7 +178,7 @@ int64_t Timeline::nanos(int64_t ticks) const {
 
 std::string Timeline::start(const std::string& file) {
   std::lock_guard<std::mutex> life(life_);
-  if (on() || writer_.joinable()) {
+  if (writer_.joinable()) {
     raise("MachineStateException", "machine '" + machine_ + "' is traced already, to " + file_name_);
   }
   auto slash = file.find_last_of('/');
@@ -204,6 +204,8 @@ std::string Timeline::start(const std::string& file) {
   first_tick_ = Tick::now();
   names_.clear();
   clock_.reset();
+  gateway_clock_.reset();
+  named_gateway_ = false;
   executor_free_ = 0;
   others_left_ = kMostOthers;
   stopping_ = abandoned_ = false;
@@ -374,7 +376,12 @@ void Timeline::submitted(uint64_t batch, size_t bytes, int64_t operations) {
   std::lock_guard<std::mutex> guard(mutex_);
   auto now = Timeline::now();
   if (profile_.on()) profile_.submitted(batch, now);
-  if (has_room(others_left_)) under_way_[batch] = {batch, bytes, operations, now, 0, ""};
+  if (has_room(others_left_)) under_way_[batch] = {batch, bytes, operations, now, 0, "", ""};
+}
+
+void Timeline::passed(uint64_t batch, std::string_view passage) {
+  std::lock_guard<std::mutex> guard(mutex_);
+  if (auto found = under_way_.find(batch); found != under_way_.end()) found->second.passage = passage;
 }
 
 void Timeline::executed(uint64_t batch, std::string_view times) {
@@ -465,8 +472,9 @@ void Timeline::write(Text& text, Events& events) {
     text.event('X', "state", each.name).at(process_, kStates + slot_).lasting(each.begin, each.end).end();
   }
 
+  write_passages(text, events.batches);
   by_clock(std::move(events.batches), &clock_,
-           [&](const std::vector<TimedBatch>& batches, const NodeClock& clock, bool another_follows) {
+           [&](const std::vector<TimedBatch>& batches, const PeerClock& clock, bool another_follows) {
              write_batches(text, batches, clock);
              if (another_follows) executor_free_ = 0;
            });
@@ -486,7 +494,29 @@ void Timeline::write_operations(Text& text, const Events& events) {
   }
 }
 
-void Timeline::write_batches(Text& text, const std::vector<TimedBatch>& batches, const NodeClock& clock) {
+void Timeline::write_passages(Text& text, const std::vector<TimedBatch>& batches) {
+  const auto gateway = kGateways + slot_;
+  std::vector<Passage> passages;
+  for (const auto& batch : batches) {
+    if (auto passage = Passage::of(batch)) passages.push_back(*passage);
+  }
+  if (!passages.empty() && !std::exchange(named_gateway_, true)) {
+    text.names("process_name", gateway, gateway, "gateway of machine '" + machine_ + "'");
+  }
+  auto write = [&](const char* name, uint64_t batch, int64_t begin, int64_t end, const PeerClock& clock) {
+    text.event('b', "gateway", name).at(gateway, gateway).id(batch).from(begin - clock.offset());
+    text.args().number("batch", static_cast<int64_t>(batch)).micros("clock_error_us", clock.error()).end();
+    text.event('e', "gateway", name).at(gateway, gateway).id(batch).from(end - clock.offset()).end();
+  };
+  by_clock(std::move(passages), &gateway_clock_, [&](const std::vector<Passage>& alike, const PeerClock& clock, bool) {
+    for (const auto& each : alike) {
+      write("to the node", each.batch, each.received, each.sent, clock);
+      write("from the node", each.batch, each.answered, each.sent_answer, clock);
+    }
+  });
+}
+
+void Timeline::write_batches(Text& text, const std::vector<TimedBatch>& batches, const PeerClock& clock) {
   for (const auto& batch : batches) {
     try {
       write_runs(text, batch, clock);
@@ -496,7 +526,7 @@ void Timeline::write_batches(Text& text, const std::vector<TimedBatch>& batches,
   }
 }
 
-void Timeline::write_runs(Text& text, const TimedBatch& batch, const NodeClock& clock) {
+void Timeline::write_runs(Text& text, const TimedBatch& batch, const PeerClock& clock) {
   const auto link = kLinks + slot_;
   const auto node = kNodes + slot_;
   NodeTimes times(batch, clock);
@@ -523,6 +553,8 @@ void Timeline::write_runs(Text& text, const TimedBatch& batch, const NodeClock& 
         name = names_.front().name;
         names_.pop_front();
       }
+      // A profile has asked the node for what was recorded before the trace, too.
+      if (complete_ == 0 || run->call < operations_[0].call) continue;
     }
     text.event('X', "run", name != nullptr ? std::string_view(*name) : std::string_view(name_of_run(run->record)));
     text.at(node, node).lasting(run->begin, run->end);

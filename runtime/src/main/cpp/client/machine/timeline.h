@@ -84,6 +84,8 @@ class Timeline {
   void hindered(const char* state);
   // ---- what happens to batches
   void submitted(uint64_t batch, size_t bytes, int64_t operations);
+  // A gateway has passed the batch on. `passage` is the content of the report's kPassage. To be called before executed().
+  void passed(uint64_t batch, std::string_view passage);
   // The node has executed the batch. `times` is the content of the report's kTimes.
   void executed(uint64_t batch, std::string_view times);
 
@@ -133,8 +135,9 @@ class Timeline {
   void note_state(int64_t now);  // with the lock
   void write_file();
   void write(Text& text, Events& events);
-  void write_batches(Text& text, const std::vector<TimedBatch>& batches, const NodeClock& clock);
-  void write_runs(Text& text, const TimedBatch& batch, const NodeClock& clock);
+  void write_passages(Text& text, const std::vector<TimedBatch>& batches);
+  void write_batches(Text& text, const std::vector<TimedBatch>& batches, const PeerClock& clock);
+  void write_runs(Text& text, const TimedBatch& batch, const PeerClock& clock);
   void save(const Text& text);
   uint64_t flow(int64_t call) const { return (static_cast<uint64_t>(slot_ + 1) << 40) | static_cast<uint64_t>(call); }
 
@@ -172,7 +175,8 @@ class Timeline {
   int64_t process_ = 0;
   size_t written_ = 0, complete_ = 0;  // operations
   Tick first_tick_, last_tick_;
-  std::optional<NodeClock> clock_;
+  std::optional<PeerClock> clock_, gateway_clock_;
+  bool named_gateway_ = false;
   int64_t executor_free_ = 0;  // when the node ended the batch before
   std::deque<Named> names_;    // of the operations that the node has not executed
 };

@@ -258,6 +258,11 @@ void Session::event(uint64_t sequence, Reader& r, std::unique_lock<std::mutex>& 
     }
     case Event::kWarning: warning(r, lock); break;
     case Event::kUnrepeatable: r.string(); break;
+    case Event::kPassage: {
+      auto n = r.count("the size of a passage");
+      machine_.timeline.passed(sequence, {reinterpret_cast<const char*>(r.raw(n)), n});
+      break;
+    }
     case Event::kTimes: {
       auto n = r.count("the size of times");
       machine_.timeline.executed(sequence, {reinterpret_cast<const char*>(r.raw(n)), n});

@@ -139,6 +139,11 @@ public final class SessionRecorder {
     }
 
     @Override
+    public void onSent(long sequence, long nanoTime) {
+      to.onSent(sequence, nanoTime);
+    }
+
+    @Override
     public void onExecuted(long sequence, ByteBuffer report) {
       writer.executed(read(sequence, report));
       large.clear();

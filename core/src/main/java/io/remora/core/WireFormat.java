@@ -111,6 +111,7 @@ public final class WireFormat {
     public static final int OUTPUTS = 9;
     public static final int UNREPEATABLE = 10;
     public static final int TIMES = 11;
+    public static final int PASSAGE = 12;
 
     private Events() {}
   }

@@ -94,6 +94,12 @@ public final class Batch {
     return operations;
   }
 
+  /** Whether the program wants to know when this batch, from its begin, is where. */
+  public boolean isTimed() {
+    int first = bytes.position() + 2; // behind the magic byte and the version
+    return first < bytes.limit() && bytes.get(first) == WireFormat.Records.TIMED;
+  }
+
   /** Frees the native memory. Idempotent. */
   public void release() {
     Runnable once = release.getAndSet(null);

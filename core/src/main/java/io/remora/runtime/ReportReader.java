@@ -38,6 +38,9 @@ public final class ReportReader {
 
     /** When the batch was executed. Each execution of a batch has other times. */
     default void times(ByteBuffer bytes) {}
+
+    /** When a gateway passed the batch on; comes before the times. */
+    default void passage(ByteBuffer bytes) {}
   }
 
   private final ByteBuffer in;
@@ -96,6 +99,7 @@ public final class ReportReader {
         case WireFormat.Events.OUTPUTS -> events.outputs(varint(), bytes(count()));
         case WireFormat.Events.UNREPEATABLE -> events.unrepeatable(string());
         case WireFormat.Events.TIMES -> events.times(bytes(count()));
+        case WireFormat.Events.PASSAGE -> events.passage(bytes(count()));
         default -> throw new ProtocolException("the report has an unknown event " + event);
       }
     }

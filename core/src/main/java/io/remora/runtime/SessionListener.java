@@ -17,6 +17,14 @@ public interface SessionListener {
   void onExecuted(long sequence, ByteBuffer report);
 
   /**
+   * Called just before {@link #onExecuted}, if the batch was sent from this process.
+   *
+   * @param sequence the batch's number
+   * @param nanoTime when it was sent to the node, by {@link System#nanoTime}
+   */
+  default void onSent(long sequence, long nanoTime) {}
+
+  /**
    * The destination for bytes of a value. By default they are discarded.
    *
    * @param request the request for the value

@@ -748,6 +748,13 @@ public final class MachineSession implements SessionListener, AutoCloseable {
     }
 
     @Override
+    public void passage(ByteBuffer bytes) {
+      ByteBuffer direct = direct(bytes);
+      NativeCore.machinePassage(
+          machine, executed, NativeMemory.pointer(direct), direct.remaining());
+    }
+
+    @Override
     public void times(ByteBuffer bytes) {
       ByteBuffer direct = direct(bytes);
       NativeCore.machineTimes(machine, executed, NativeMemory.pointer(direct), direct.remaining());

@@ -608,6 +608,9 @@ public final class BatchMailbox implements BatchSink {
     /** The batch; its lists may be read until {@link #release()}. */
     Batch batch();
 
+    /** When it was last sent, on the clock of the mailbox; 0 if another process has sent it. */
+    long sentNanos();
+
     /** Gives the batch's memory back, once the writer is through with it. */
     void release();
   }

@@ -86,6 +86,11 @@ final class MailboxEntry implements BatchMailbox.Acknowledged {
   }
 
   @Override
+  public long sentNanos() {
+    return sentNanos; // no longer changes
+  }
+
+  @Override
   public void release() {
     lock.lock();
     try {

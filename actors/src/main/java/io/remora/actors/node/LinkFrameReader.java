@@ -160,6 +160,7 @@ final class LinkFrameReader implements LinkConnection.Handler {
       }
       SessionListener listener = session.mailbox.listener();
       if (listener != null) {
+        listener.onSent(header.sequence(), acknowledged.sentNanos());
         listener.onExecuted(header.sequence(), report);
       }
     } catch (ReplayDifference e) {

@@ -31,7 +31,9 @@ import java.nio.ByteBuffer;
 import java.security.MessageDigest;
 import java.security.SecureRandom;
 import java.time.Duration;
+import java.util.ArrayDeque;
 import java.util.ArrayList;
+import java.util.Deque;
 import java.util.List;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.locks.Condition;
@@ -75,6 +77,16 @@ final class GatewaySession implements SessionListener, DirectWay.Listener {
   /** A call that comes after the batches up to this one. */
   private record Follower(long batch, boolean executed, CompletableFuture<Done> turn) {}
 
+  /**
+   * @param passage how its batch was passed on; null if the program does not want to know
+   */
+  private record Report(com.google.protobuf.ByteString bytes, Passage passage) {
+
+    com.google.protobuf.ByteString sentNow() {
+      return passage == null ? bytes : passage.putInto(bytes);
+    }
+  }
+
   private final long number;
   private final MachineInfo machine;
   private final long maxInFlightBytes;
@@ -108,7 +120,9 @@ final class GatewaySession implements SessionListener, DirectWay.Listener {
   private final ReplayQueue<Long> inFlight = new ReplayQueue<>("batch", Long::longValue);
   private final List<Follower> followers = new ArrayList<>();
   private final ReplayQueue<ByteString> frames = new ReplayQueue<>("frame", ByteString::size);
-  private final List<com.google.protobuf.ByteString> reports = new ArrayList<>();
+  private final Deque<Passage> passages =
+      new ArrayDeque<>(); // of batches whose program wants to know
+  private final List<Report> reports = new ArrayList<>();
   private long reportBytes;
   private long reported;
   private boolean held;
@@ -295,6 +309,10 @@ final class GatewaySession implements SessionListener, DirectWay.Listener {
             "batch %d came after batch %d".formatted(batch.sequence(), inFlight.last()));
       }
       long size = batch.size() + BATCH_OVERHEAD;
+      if (batch.isTimed()
+          && (passages.isEmpty() || passages.getLast().batch() != batch.sequence())) {
+        passages.addLast(new Passage(batch.sequence()));
+      }
       boolean fits =
           inFlight.bytes() == 0
               || (inFlight.fits(size, maxInFlightBytes, Long.MAX_VALUE)
@@ -557,12 +575,28 @@ final class GatewaySession implements SessionListener, DirectWay.Listener {
   // The machine's side --------------------------------------------------------------------------
 
   @Override
+  public void onSent(long sequence, long nanoTime) {
+    lock.lock();
+    try {
+      while (!passages.isEmpty() && passages.getFirst().batch() < sequence) {
+        passages.removeFirst();
+      }
+      if (!passages.isEmpty() && passages.getFirst().batch() == sequence) {
+        passages.getFirst().sent(nanoTime);
+      }
+    } finally {
+      lock.unlock();
+    }
+  }
+
+  @Override
   public void onExecuted(long sequence, ByteBuffer report) {
     com.google.protobuf.ByteString copy = com.google.protobuf.ByteString.copyFrom(report);
     lock.lock();
     try {
       inFlight.acknowledgeUpTo(sequence);
-      reports.add(copy);
+      boolean passed = !passages.isEmpty() && passages.getFirst().batch() == sequence;
+      reports.add(new Report(copy, passed ? passages.removeFirst() : null));
       reported = sequence;
       reportBytes += copy.size();
       if (reportBytes > LARGEST_EXECUTED) {
@@ -672,7 +706,10 @@ final class GatewaySession implements SessionListener, DirectWay.Listener {
       reportBytes = 0;
       add(
           ServerFrame.newBuilder()
-              .setExecuted(Executed.newBuilder().setSequence(reported).addAllReports(reports)));
+              .setExecuted(
+                  Executed.newBuilder()
+                      .setSequence(reported)
+                      .addAllReports(reports.stream().map(Report::sentNow).toList())));
       reports.clear();
     }
   }

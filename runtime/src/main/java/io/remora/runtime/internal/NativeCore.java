@@ -298,6 +298,10 @@ public final class NativeCore {
   public static native void machineTimes(
       long machine, long sequence, @Cast("const uint8_t*") BytePointer data, long bytes);
 
+  @Name("remora_machine_passage")
+  public static native void machinePassage(
+      long machine, long sequence, @Cast("const uint8_t*") BytePointer data, long bytes);
+
   @Name("remora_waits_for")
   public static native String waitsFor();
 
