@@ -406,7 +406,7 @@ const GROUPS = [
   ["Memory", [["node.resident.bytes", "node's process", bytes]]],
   ["Connections", [
     ["sessions", "sessions", count], ["direct", "straight to the node", count], ["streams", "streams so far", count],
-    ["round.trip.seconds", "mean round trip", seconds], ["round.trips", "round trips measured", count],
+    ["round.trip.seconds", "mean round trip", (value) => seconds(value || null)], ["round.trips", "round trips measured", count],
     ["reconnections", "reconnections", count], ["redials", "attempts for them", count],
   ]],
   ["Storages", [
