@@ -39,6 +39,7 @@ import org.bytedeco.pytorch.Scalar;
 import org.bytedeco.pytorch.Tensor;
 import org.bytedeco.pytorch.TensorVector;
 import org.bytedeco.pytorch.global.torch.ScalarType;
+import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
@@ -48,12 +49,17 @@ import org.junit.jupiter.api.io.TempDir;
  * {@code remora.recovery.mode = checkpoint}: another node restores the last step that the program
  * has marked, and the program continues from there.
  */
-@Timeout(value = 180, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
+@Timeout(value = 600, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class CheckpointModeTest {
 
   private static final int STEPS = 12;
 
   @TempDir private Path directory;
+
+  @BeforeEach
+  void awaitTheEndsOfEarlierNodes() {
+    MockNodes.awaitNone();
+  }
 
   private final List<Long> told = new CopyOnWriteArrayList<>();
 
@@ -81,8 +87,8 @@ final class CheckpointModeTest {
       assertThat(caught).hasSize(2);
       assertThat(caught.get(0)).isBetween(3L, 5L);
       assertThat(caught.get(1)).isEqualTo(8);
-      await().untilAsserted(() -> assertThat(told).isEqualTo(caught));
-      assertThat(machine.stats()).containsEntry("recoveries", 2.0);
+      await().atMost(Awaited.LIMIT).untilAsserted(() -> assertThat(told).isEqualTo(caught));
+      Awaited.figure(machine, "recoveries", 2.0);
       assertThat(machine.stats()).containsEntry("recovery.log.bytes", 0.0);
     }
     assertThat(new StateFiles(directory.resolve("states")).all()).isEmpty();
@@ -148,14 +154,14 @@ final class CheckpointModeTest {
       unaware.join(TimeUnit.SECONDS.toMillis(60));
       assertThat(unaware.isAlive()).isFalse();
       assertThat(thrown.get()).isInstanceOf(RestoredException.class);
-      await().untilAsserted(() -> assertThat(told).containsExactly(1L));
+      await().atMost(Awaited.LIMIT).untilAsserted(() -> assertThat(told).containsExactly(1L));
 
       assertThat(x.sum().item_float()).isEqualTo(10f);
       // The same machine recovers again, from the same checkpoint, with work that nobody reads.
       x.add_(new Scalar(1));
       machine.synchronize();
       MockNodes.kill(MockNodes.any());
-      await().until(() -> told.size() == 2);
+      await().atMost(Awaited.LIMIT).until(() -> told.size() == 2);
       assertThatThrownBy(() -> x.add_(new Scalar(1))).isInstanceOf(RestoredException.class);
       x.add_(new Scalar(1));
       assertThat(x.sum().item_float()).isEqualTo(20f);
@@ -190,7 +196,7 @@ final class CheckpointModeTest {
 
       assertThat(disturbed).isEqualTo(undisturbed);
       assertThat(caught).containsExactly(4L);
-      await().untilAsserted(() -> assertThat(told).isEqualTo(caught));
+      await().atMost(Awaited.LIMIT).untilAsserted(() -> assertThat(told).isEqualTo(caught));
     }
   }
 
@@ -240,7 +246,7 @@ final class CheckpointModeTest {
   private static void awaitCheckpointOf(RemoteMachine machine, long step) {
     double before = machine.stats().get("checkpoints");
     await()
-        .atMost(Duration.ofSeconds(30))
+        .atMost(Awaited.LIMIT)
         .until(
             () -> {
               machine.checkpoint(step);

@@ -3,6 +3,8 @@ package io.remora.client;
 
 import static org.awaitility.Awaitility.await;
 
+import java.io.IOException;
+import java.io.UncheckedIOException;
 import java.time.Instant;
 import java.util.Comparator;
 import java.util.List;
@@ -15,6 +17,7 @@ final class MockNodes {
   /** Waits for a node. */
   static ProcessHandle any() {
     return await()
+        .atMost(Awaited.LIMIT)
         .until(
             () ->
                 ProcessHandle.current()
@@ -32,6 +35,25 @@ final class MockNodes {
         .filter(ProcessHandle::isAlive)
         .sorted(Comparator.comparing(node -> node.info().startInstant().orElse(Instant.MAX)))
         .toList();
+  }
+
+  /**
+   * Waits until there is none. A closed machine does not wait for a node that it has ordered and
+   * that has not arrived.
+   */
+  static void awaitNone() {
+    await().atMost(Awaited.LIMIT).until(() -> all().isEmpty());
+  }
+
+  /** Makes a node stand still. */
+  static void stop(ProcessHandle node) {
+    try {
+      new ProcessBuilder("kill", "-STOP", Long.toString(node.pid())).start().waitFor();
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
+    } catch (InterruptedException e) {
+      Thread.currentThread().interrupt();
+    }
   }
 
   /** Kills a node and waits for its end. */
