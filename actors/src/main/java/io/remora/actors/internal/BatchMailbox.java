@@ -98,7 +98,7 @@ public final class BatchMailbox implements BatchSink {
     this.recovery = new RecoveryLog(setup, recovery, onAnswered);
     this.program = new AttachedProgram(setup, this::hindrance);
     this.use = new SessionUse(setup);
-    this.sender = new BatchSender(setup, this::loseLater);
+    this.sender = new BatchSender(setup, this::loseLater, this.recovery::written);
     this.direct = new SessionDirectWay(setup, sender, program, this.recovery, use);
     this.restart = new SessionRestart(setup, sender, program, this.recovery);
     figures.add(this);

@@ -40,6 +40,7 @@ final class BatchSender implements OutboundSource {
   private final ReentrantLock lock;
   private final ReplayQueue<MailboxEntry> batches;
   private final Consumer<NodeLostException> onUnreadable;
+  private final Runnable onWritten;
   private final ByteBuffer[] prefixes;
 
   private LinkConnection connection;
@@ -50,12 +51,14 @@ final class BatchSender implements OutboundSource {
 
   /**
    * @param onUnreadable is told, with the lock, that a batch was on disk and cannot be read
+   * @param onWritten runs, with the lock, when the writer has finished with the memory of batches
    */
-  BatchSender(MailboxSetup setup, Consumer<NodeLostException> onUnreadable) {
+  BatchSender(MailboxSetup setup, Consumer<NodeLostException> onUnreadable, Runnable onWritten) {
     this.setup = setup;
     this.lock = setup.lock();
     this.batches = setup.batches();
     this.onUnreadable = onUnreadable;
+    this.onWritten = onWritten;
     this.prefixes = new ByteBuffer[setup.settings().coalesceBatches()];
     int size = BatchMailbox.PREFIX_BYTES;
     ByteBuffer slab = ByteBuffer.allocateDirect(prefixes.length * size);
@@ -274,6 +277,7 @@ final class BatchSender implements OutboundSource {
       for (MailboxEntry entry : entries) {
         entry.withWriter = false;
       }
+      onWritten.run();
       next = scheduleAgain();
     } finally {
       lock.unlock();

@@ -159,6 +159,11 @@ public final class RecoveryLog {
     return bytes == 0 || bytes + size <= settings.logBytes();
   }
 
+  /** Called with the lock. The writer has finished with the memory of batches. */
+  void written() {
+    memory.startSpilling();
+  }
+
   /** Bytes of the executed batches that are kept on disk. */
   public long diskBytes() {
     return memory.diskBytes();

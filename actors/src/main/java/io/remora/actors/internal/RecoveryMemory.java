@@ -83,6 +83,11 @@ final class RecoveryMemory {
     entry.counted = true;
     memoryBytes += entry.load;
     inMemory.addLast(entry);
+    startSpilling();
+  }
+
+  /** Called with the lock, also when the writer has finished with batches that may go to disk. */
+  void startSpilling() {
     if (!spilling && mustSpill()) {
       spilling = true;
       SPILLER.execute(this::spill);
@@ -178,7 +183,7 @@ final class RecoveryMemory {
         if (!entry.kept || entry.place != null) {
           continue;
         }
-        if (entry.withWriter) { // it is executed again, and kept again afterwards
+        if (entry.withWriter) { // the writer starts this again
           inMemory.addLast(entry);
           break;
         }

@@ -37,6 +37,7 @@ import java.util.Arrays;
 import java.util.List;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.concurrent.atomic.AtomicReference;
 import org.junit.jupiter.api.AfterEach;
@@ -332,6 +333,32 @@ class BatchMailboxTest {
                 assertThat(releases(i)).isEqualTo(1);
               }
             });
+  }
+
+  @Test
+  void aBatchThatIsExecutedBeforeTheWriterIsThroughGoesToDiskAfterwards(@TempDir Path folder)
+      throws Exception {
+    BatchMailbox mailbox =
+        new BatchMailbox(
+            SESSION,
+            new MachineFigures("m"),
+            settings(),
+            onDisk(150, 1 << 20, folder),
+            System::nanoTime);
+    mailbox.submit(batch(1, 100));
+    OutboundFrame withWriter = mailbox.sender().nextFrame();
+    acknowledge(mailbox, 1, 1);
+    CountDownLatch looked = new CountDownLatch(1);
+    RecoveryMemory.later(looked::countDown);
+    assertThat(looked.await(LIMIT.toSeconds(), TimeUnit.SECONDS)).isTrue();
+    assertThat(mailbox.recovery().diskBytes()).isZero();
+    assertThat(mailbox.hasRoom(100)).isFalse();
+
+    withWriter.onDropped();
+
+    assertThat(mailbox.awaitRoom(100, LIMIT)).isTrue();
+    assertThat(mailbox.recovery().diskBytes()).isEqualTo(100);
+    mailbox.lose(new MachineStateException("over"));
   }
 
   @Test
