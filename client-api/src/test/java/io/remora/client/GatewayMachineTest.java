@@ -22,6 +22,7 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.atomic.AtomicInteger;
 import java.util.stream.IntStream;
 import org.bytedeco.pytorch.Device;
 import org.bytedeco.pytorch.Scalar;
@@ -35,7 +36,7 @@ import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 
 /** A Java program's machine behind a gateway: real tensors, a real node, and broken connections. */
-@Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
+@Timeout(value = 300, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class GatewayMachineTest {
 
   @TempDir static Path models;
@@ -48,7 +49,6 @@ final class GatewayMachineTest {
         TestGateway.start(
             """
             remora.gateway.token = "sesame"
-            remora.gateway.session-lease = 3 s
             remora.gateway.max-unreceived-bytes = 2 MiB
             remora.node.models.directories = ["%s"]
             """
@@ -85,6 +85,7 @@ final class GatewayMachineTest {
           .hasMessageContaining("index_select");
       machine.manualSeed(1);
       await()
+          .atMost(Awaited.LIMIT)
           .untilAsserted(
               () ->
                   assertThat(machine.stats())
@@ -139,7 +140,7 @@ final class GatewayMachineTest {
       long called = forwarder.arrived().get(calls);
       Tensor product = tensor.mul(new Scalar(4f));
       CompletableFuture<Void> pausing = CompletableFuture.runAsync(machine::pause);
-      await().until(() -> forwarder.arrived().get(calls) > called);
+      await().atMost(Awaited.LIMIT).until(() -> forwarder.arrived().get(calls) > called);
       try {
         for (int i = 0; i < 20; i++) {
           assertThat(machine.state()).isEqualTo(MachineState.READY);
@@ -154,15 +155,22 @@ final class GatewayMachineTest {
     }
   }
 
-  /** The connection that an action uses. */
+  /** The connection that an action uses. Tries again if there was other traffic meanwhile. */
   private static int nextUsed(CuttingForwarder forwarder, Runnable action) {
+    return await()
+        .atMost(Awaited.LIMIT)
+        .until(() -> used(forwarder, action), one -> one.size() == 1)
+        .get(0);
+  }
+
+  private static List<Integer> used(CuttingForwarder forwarder, Runnable action) {
     List<Long> before = forwarder.arrived();
     action.run();
     List<Long> after = forwarder.arrived();
     return IntStream.range(0, before.size())
         .filter(connection -> after.get(connection) > before.get(connection))
-        .findFirst()
-        .orElseThrow();
+        .boxed()
+        .toList();
   }
 
   @Test
@@ -170,23 +178,24 @@ final class GatewayMachineTest {
   void aBrokenStreamIsTakenUpAgainAndNothingIsLostOrDoneTwice() throws Exception {
     List<Float> undisturbed = losses(gateway.address(), () -> {});
     try (CuttingForwarder forwarder = new CuttingForwarder(gateway.port())) {
-      int[] cuts = {0};
+      AtomicInteger cuts = new AtomicInteger();
 
       List<Float> disturbed =
           losses(
               forwarder.address(),
               () -> {
                 forwarder.cut();
-                cuts[0]++;
+                cuts.incrementAndGet();
               });
 
-      assertThat(cuts[0]).isGreaterThan(5);
+      assertThat(cuts).hasValueGreaterThan(5);
       assertThat(disturbed).isEqualTo(undisturbed);
     }
   }
 
   /** Trains a few steps; an operation done twice or not at all changes the losses. */
-  private static List<Float> losses(String address, Runnable disturbance) {
+  private static List<Float> losses(String address, Runnable disturbance)
+      throws InterruptedException {
     List<Float> losses = new ArrayList<>();
     try (RemoteMachine machine = open(address)) {
       Tensor x =
@@ -204,6 +213,7 @@ final class GatewayMachineTest {
           Thread cutter = new Thread(disturbance);
           cutter.start();
           losses.add(error.to(new Device("cpu"), ScalarType.Float).sum().item_float());
+          cutter.join(); // no cut comes while the machine is being closed
         }
       }
     }
@@ -213,7 +223,9 @@ final class GatewayMachineTest {
   @Test
   @Tag("full")
   void aMachineWhoseGatewayStaysAwayIsLost() throws Exception {
-    try (CuttingForwarder forwarder = new CuttingForwarder(gateway.port())) {
+    String hasty = "remora.gateway.token = sesame, remora.gateway.session-lease = 3 s";
+    try (TestGateway left = TestGateway.start(hasty);
+        CuttingForwarder forwarder = new CuttingForwarder(left.port())) {
       RemoteMachine machine = open(forwarder.address());
       Tensor tensor = ones(2).to(machine.device(), ScalarType.Float);
       machine.synchronize();
@@ -236,7 +248,8 @@ final class GatewayMachineTest {
       machine.synchronize();
 
       forwarder.refuse(true);
-      Thread.sleep(1_000); // several attempts fail
+      int refused = forwarder.arrived().size() + 2;
+      await().atMost(Awaited.LIMIT).until(() -> forwarder.arrived().size() >= refused);
       Tensor sum = tensor.sum();
       forwarder.refuse(false);
 

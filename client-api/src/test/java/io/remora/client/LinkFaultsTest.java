@@ -47,7 +47,7 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.EnumSource;
 
 /** A program notices nothing but a delay when the network breaks, stalls or corrupts data. */
-@Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
+@Timeout(value = 300, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class LinkFaultsTest {
 
   private static final String QUICK =
@@ -62,23 +62,32 @@ final class LinkFaultsTest {
       }
       """;
 
-  private static RemoteMachine machine;
-  private static FaultForwarder network;
+  /** A connection lasts although a process stands still for seconds, as on a busy computer. */
+  private static final String PATIENT = "remora.link.heartbeat-timeout = 15 s\n";
+
+  private static RemoteMachine quick;
+  private static RemoteMachine patient;
 
   @BeforeAll
   static void open() {
-    machine = open("");
-    network = FaultyProvider.forwarder(machine);
+    quick = open("");
+    patient = open(PATIENT);
   }
 
   @AfterAll
   static void close() {
     try {
-      machine.synchronize();
-      assertThat(machine.memory(0).allocated()).as("bytes left on the node").isZero();
+      assertNothingIsLeft(quick);
+      assertNothingIsLeft(patient);
     } finally {
-      machine.close();
+      patient.close();
+      quick.close();
     }
+  }
+
+  private static void assertNothingIsLeft(RemoteMachine machine) {
+    machine.synchronize();
+    assertThat(machine.memory(0).allocated()).as("bytes left on the node").isZero();
   }
 
   /** A fault in the middle of a program, and whether it breaks the connection. */
@@ -133,6 +142,8 @@ final class LinkFaultsTest {
   @Tag("fast")
   @EnumSource
   void resultsAreThoseOfASoundNetwork(Fault fault) throws Exception {
+    RemoteMachine machine = fault.breaks ? quick : patient;
+    FaultForwarder network = FaultyProvider.forwarder(machine);
     int connectionsBefore = network.connections();
     manual_seed(5);
     Tensor local = rand(1_000, 1_000);
@@ -154,9 +165,7 @@ final class LinkFaultsTest {
       }
       if (fault == Fault.STALL || fault.name().startsWith("HALF_OPEN")) {
         if (i == 200) {
-          await()
-              .atMost(Duration.ofSeconds(10))
-              .until(() -> machine.state() == MachineState.RECONNECTING);
+          await().atMost(Awaited.LIMIT).until(() -> machine.state() == MachineState.RECONNECTING);
           network.heal();
         }
       }
@@ -165,10 +174,10 @@ final class LinkFaultsTest {
     assertThat(counter.item_float()).as("each batch ran once").isEqualTo(300f);
     Tensor doubled = remote.cpu();
     assertThat(doubled.equal(local.add(local))).isTrue();
-    assertThat(download.get(30, TimeUnit.SECONDS).equal(local.mul(new Scalar(3f)))).isTrue();
+    assertThat(download.get(60, TimeUnit.SECONDS).equal(local.mul(new Scalar(3f)))).isTrue();
     network.heal();
     if (fault.breaks) {
-      await().atMost(Duration.ofSeconds(10)).until(() -> network.connections() > connectionsBefore);
+      await().atMost(Awaited.LIMIT).until(() -> network.connections() > connectionsBefore);
     } else {
       assertThat(network.connections()).isEqualTo(connectionsBefore);
     }
@@ -176,17 +185,22 @@ final class LinkFaultsTest {
     remote.close();
     product.close();
     machine.synchronize();
-    await().atMost(Duration.ofSeconds(10)).until(() -> machine.info().liveStorages() == 0);
+    await().atMost(Awaited.LIMIT).until(() -> machine.info().liveStorages() == 0);
     assertThat(machine.memory(0).allocated()).as("bytes on the node").isZero();
-    assertThat(machine.state()).isEqualTo(MachineState.READY);
+    await().atMost(Awaited.LIMIT).until(() -> machine.state() == MachineState.READY);
   }
 
+  /** Measures again if the computer was busy with something else meanwhile. */
   @Test
   @Tag("fast")
-  void aStallShowsInTheTimelineOnTheWayToTheNodeAndNowhereElse(@TempDir Path folder)
-      throws Exception {
-    Tensor counter = zeros(1).to(machine.device(), ScalarType.Float);
-    MachineTrace trace = machine.trace(folder.resolve("run.json"));
+  void aStallShowsInTheTimelineOnTheWayToTheNodeAndNowhereElse(@TempDir Path folder) {
+    await().atMost(Awaited.LIMIT).untilAsserted(() -> assertAStallShowsOnTheWayToTheNode(folder));
+  }
+
+  private static void assertAStallShowsOnTheWayToTheNode(Path folder) throws Exception {
+    FaultForwarder network = FaultyProvider.forwarder(patient);
+    Tensor counter = zeros(1).to(patient.device(), ScalarType.Float);
+    MachineTrace trace = patient.trace(folder.resolve("run.json"));
     for (int i = 0; i < 20; i++) { // aligns the clocks
       counter.add_(new Scalar(1f)).item_float();
     }
@@ -234,7 +248,7 @@ final class LinkFaultsTest {
   @Test
   @Tag("fast")
   void losesTheNodeWhenItCannotBeReachedForTooLong() {
-    RemoteMachine lost = open("lost-network", "remora.link.give-up-after = 1 s");
+    RemoteMachine lost = open("lost-network", PATIENT + "remora.link.give-up-after = 1 s");
     Tensor tensor = ones(3).to(lost.device(), ScalarType.Float);
     lost.synchronize();
     assertThat(lost.storage(tensor).state()).isEqualTo(StorageState.REALIZED);
@@ -260,7 +274,10 @@ final class LinkFaultsTest {
   @Test
   @Tag("full")
   void aNodeThatCannotBeReachedForTooLongEndsByItself() {
-    RemoteMachine forgotten = open("forgotten", "remora.node.orphan-timeout = 1 s");
+    RemoteMachine forgotten =
+        open(
+            "forgotten",
+            PATIENT + "remora.link.give-up-after = 60 s, remora.node.orphan-timeout = 5 s");
     Tensor tensor = ones(3).to(forgotten.device(), ScalarType.Float);
     forgotten.synchronize();
     FaultForwarder broken = FaultyProvider.forwarder(forgotten);
@@ -278,7 +295,7 @@ final class LinkFaultsTest {
   @Tag("full")
   void aNodeThatStandsStillForAWhileGoesOn() throws Exception {
     Set<Long> before = children();
-    try (RemoteMachine stopped = open("stands-still", "")) {
+    try (RemoteMachine stopped = open("stands-still", "remora.link.give-up-after = 60 s")) {
       long node =
           children().stream().filter(pid -> !before.contains(pid)).findFirst().orElseThrow();
       Tensor counter = zeros(1).to(stopped.device(), ScalarType.Float);
@@ -288,10 +305,8 @@ final class LinkFaultsTest {
       for (int i = 0; i < 50; i++) {
         counter.add_(new Scalar(1f));
       }
-      await()
-          .atMost(Duration.ofSeconds(10))
-          .until(() -> stopped.state() == MachineState.RECONNECTING);
-      later(1500, () -> signal("CONT", node));
+      await().atMost(Awaited.LIMIT).until(() -> stopped.state() == MachineState.RECONNECTING);
+      later(4000, () -> signal("CONT", node));
 
       assertThat(counter.item_float()).isEqualTo(50f);
       assertThat(stopped.statistics().waited().get(WaitCause.RECONNECTING)).isPositive();
@@ -302,7 +317,7 @@ final class LinkFaultsTest {
   @Tag("full")
   void aNodeThatStandsStillForTooLongIsLostAndKilled() throws Exception {
     Set<Long> before = children();
-    RemoteMachine stopped = open("stands-still-for-long", "remora.link.give-up-after = 1 s");
+    RemoteMachine stopped = open("stands-still-for-long", "remora.link.give-up-after = 3 s");
     long node = children().stream().filter(pid -> !before.contains(pid)).findFirst().orElseThrow();
     try {
       Tensor counter = zeros(1).to(stopped.device(), ScalarType.Float);
@@ -314,7 +329,7 @@ final class LinkFaultsTest {
           .isInstanceOf(NodeLostException.class)
           .hasMessageContaining("remora.link.give-up-after");
       await()
-          .atMost(Duration.ofSeconds(10))
+          .atMost(Awaited.LIMIT)
           .until(() -> ProcessHandle.of(node).filter(ProcessHandle::isAlive).isEmpty());
       assertThatThrownBy(stopped::close).isInstanceOf(NodeLostException.class);
     } finally {
@@ -326,7 +341,7 @@ final class LinkFaultsTest {
   @Tag("fast")
   void aKilledNodeIsLostAtOnceEvenWhileTheNetworkIsBroken() throws Exception {
     Set<Long> before = children();
-    RemoteMachine killed = open("killed-behind", "");
+    RemoteMachine killed = open("killed-behind", "remora.link.give-up-after = 60 s");
     long node = children().stream().filter(pid -> !before.contains(pid)).findFirst().orElseThrow();
     Tensor tensor = ones(3).to(killed.device(), ScalarType.Float);
     killed.synchronize();
@@ -339,15 +354,15 @@ final class LinkFaultsTest {
         .isInstanceOf(NodeLostException.class)
         .hasMessageContaining("137");
     assertThat(Duration.ofNanos(System.nanoTime() - start))
-        .as("remora.link.give-up-after is 20 s")
-        .isLessThan(Duration.ofSeconds(15));
+        .as("remora.link.give-up-after is 60 s")
+        .isLessThan(Duration.ofSeconds(45));
     assertThatThrownBy(killed::close).isInstanceOf(NodeLostException.class);
   }
 
   @Test
   @Tag("fast")
   void aStrangerIsRefusedOnBothEnds() {
-    String used = "remora.provider.faulty { node = \"%s\" }".formatted(machine.name());
+    String used = "remora.provider.faulty { node = \"%s\" }".formatted(quick.name());
     assertThatThrownBy(() -> open("replays-the-token", used))
         .isInstanceOf(AuthenticationException.class)
         .hasMessageContaining("replays-the-token")
@@ -357,16 +372,16 @@ final class LinkFaultsTest {
                 open(
                     "guesses-the-token",
                     "remora.provider.faulty { node = \"%s\", token = \"%s\" }"
-                        .formatted(machine.name(), LaunchToken.random().value())))
+                        .formatted(quick.name(), LaunchToken.random().value())))
         .isInstanceOf(AuthenticationException.class)
         .hasMessageContaining("guesses-the-token")
         .hasMessageContaining("the token is not this node's");
-    machine.synchronize();
+    quick.synchronize();
   }
 
   /** Reads until a read fails: a signal takes a moment to reach all threads. */
   private static void readUntilFailure(Tensor tensor) {
-    long deadline = System.nanoTime() + Duration.ofSeconds(10).toNanos();
+    long deadline = System.nanoTime() + Awaited.LIMIT.toNanos();
     while (System.nanoTime() < deadline) {
       tensor.item_float();
     }
