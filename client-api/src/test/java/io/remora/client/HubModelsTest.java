@@ -22,6 +22,7 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
 import java.util.concurrent.Future;
@@ -36,7 +37,7 @@ import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 
 /** Models of a hub, fetched by a node in another process. */
-@Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
+@Timeout(value = 300, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class HubModelsTest {
 
   @TempDir static Path folder;
@@ -97,10 +98,19 @@ final class HubModelsTest {
   void fetchesARepositoryOnceAndTellsHowFarItIs() {
     publish("org/model").file("unused.bin", new byte[10]);
     List<LoadProgress> progress = new ArrayList<>();
+    CountDownLatch told = new CountDownLatch(1);
+    hub.fail(hub.downloads(), 1, new HubServer.Fault.Hold(told));
     long uploaded = machine.statistics().uploadedBytes();
 
     Map<String, Map<String, Tensor>> model =
-        machine.loadStateDicts("org/model", options().onProgress(progress::add));
+        machine.loadStateDicts(
+            "org/model",
+            options()
+                .onProgress(
+                    each -> {
+                      progress.add(each);
+                      told.countDown();
+                    }));
     long once = downloads();
     assertLoads("org/model");
 
@@ -150,13 +160,13 @@ final class HubModelsTest {
                 loader.complete(Thread.currentThread());
                 return catchThrowable(() -> machine.loadStateDicts("org/slow", options()));
               });
-      await().atMost(Duration.ofSeconds(30)).until(() -> downloads() > before);
+      await().atMost(Awaited.LIMIT).until(() -> downloads() > before);
 
       Tensor sum = ones(5).to(machine.device(), ScalarType.Float).sum();
       assertThat(sum.item_float()).isEqualTo(5f);
       loader.get().interrupt();
 
-      assertThat(load.get(30, TimeUnit.SECONDS))
+      assertThat(load.get(60, TimeUnit.SECONDS))
           .isInstanceOf(RemoraException.class)
           .hasMessageContaining("interrupted");
       assertLoads("org/slow");
@@ -190,7 +200,7 @@ final class HubModelsTest {
     try {
       Future<Map<String, Map<String, Tensor>>> load =
           threads.submit(() -> machine.loadStateDicts("org/paused", options()));
-      await().atMost(Duration.ofSeconds(30)).until(() -> downloads() > before);
+      await().atMost(Awaited.LIMIT).until(() -> downloads() > before);
 
       machine.pause();
 

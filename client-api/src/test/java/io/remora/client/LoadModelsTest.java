@@ -42,7 +42,7 @@ import org.junit.jupiter.api.io.TempDir;
 
 /** Models on the disk of a node in another process. The node loads and saves them. */
 @Tag("fast")
-@Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
+@Timeout(value = 300, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class LoadModelsTest {
 
   @TempDir static Path folder;

@@ -36,7 +36,7 @@ import org.junit.jupiter.api.Timeout;
 
 /** Training gives the same bits on a remote CPU as on the local one. */
 @Tag("fast")
-@Timeout(value = 60, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
+@Timeout(value = 300, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 @SuppressWarnings("try") // the scopes are opened only to be closed
 final class LocalEqualityTest {
 
