@@ -7,8 +7,6 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
 import io.remora.actors.RemoraCluster;
-import java.net.ServerSocket;
-import java.time.Duration;
 import org.bytedeco.pytorch.Tensor;
 import org.bytedeco.pytorch.global.torch;
 import org.junit.jupiter.api.Tag;
@@ -17,13 +15,13 @@ import org.junit.jupiter.api.Timeout;
 
 /** Members that find each other by Cluster Bootstrap. */
 @Tag("full")
-@Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
+@Timeout(value = 300, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class ClusterBootstrapTest {
 
   @Test
   void aNodeAndAProgramFindEachOther() throws Exception {
-    int nodePort = freePort();
-    int programPort = freePort();
+    int nodePort = FreePorts.next();
+    int programPort = FreePorts.next();
     String settings =
         """
         akka.discovery {
@@ -52,7 +50,7 @@ final class ClusterBootstrapTest {
             RemoteMachine.builder()
                 .system(cluster.system())
                 .provider("cluster")
-                .timeout(Duration.ofSeconds(60))
+                .timeout(Awaited.LIMIT)
                 .open();
         Tensor ones = torch.ones(10).to(machine.device(), torch.ScalarType.Float);
         Tensor sum = ones.sum()) {
@@ -71,11 +69,5 @@ final class ClusterBootstrapTest {
     assertThatThrownBy(() -> RemoraCluster.acquire(config))
         .isInstanceOf(IllegalArgumentException.class)
         .hasMessageContaining("remora.metrics.http");
-  }
-
-  private static int freePort() throws Exception {
-    try (ServerSocket socket = new ServerSocket(0)) {
-      return socket.getLocalPort();
-    }
   }
 }
