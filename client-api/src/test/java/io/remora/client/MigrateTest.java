@@ -43,7 +43,7 @@ final class MigrateTest {
   void aMoveChangesNoValueAndEndsTheFormerNode() {
     try (RemoteMachine machine = open("")) {
       List<Float> undisturbed = SmallTraining.losses(machine, step -> {});
-      ProcessHandle former = MockNodes.any();
+      ProcessHandle former = MockNodes.only();
       String address = machine.info().nodeAddress();
 
       List<Float> disturbed =
@@ -71,7 +71,7 @@ final class MigrateTest {
   void aMachineThatCannotMoveContinuesOnItsNode() {
     try (RemoteMachine machine = open("")) {
       Tensor x = ones(1000).to(machine.device(), ScalarType.Float);
-      ProcessHandle node = MockNodes.any();
+      ProcessHandle node = MockNodes.only();
 
       assertThatThrownBy(
               () ->
@@ -90,7 +90,7 @@ final class MigrateTest {
 
       assertThat(x.add_(new Scalar(1f)).sum().item_float()).isEqualTo(2000f);
       assertThat(machine.state()).isEqualTo(MachineState.READY);
-      assertThat(MockNodes.any()).isEqualTo(node);
+      assertThat(MockNodes.only()).isEqualTo(node);
       assertThat(machine.stats()).containsEntry("moves", 0.0);
     }
     assertNothingIsLeft();
@@ -101,7 +101,7 @@ final class MigrateTest {
   void aMachineWhoseStateTheOtherNodeCannotReadGoesBack() {
     try (RemoteMachine machine = open("")) {
       Tensor x = ones(1000).to(machine.device(), ScalarType.Float);
-      ProcessHandle node = MockNodes.any();
+      ProcessHandle node = MockNodes.only();
       machine.synchronize();
 
       assertThatThrownBy(
@@ -128,9 +128,14 @@ final class MigrateTest {
   @Test
   @Tag("fast")
   void aNodeThatIsToldToEndIsLeftBeforeItEnds() {
-    try (RemoteMachine machine = open("remora.recovery.mode = replay")) {
+    try (RemoteMachine machine =
+        open(
+            """
+            remora.recovery.mode = replay
+            remora.node.notice-grace = 10 minutes
+            """)) {
       List<Float> undisturbed = SmallTraining.losses(machine, step -> {});
-      ProcessHandle former = MockNodes.any();
+      ProcessHandle former = MockNodes.only();
 
       List<Float> disturbed =
           SmallTraining.losses(
@@ -160,7 +165,7 @@ final class MigrateTest {
             remora.node.life-time = 20 s
             """)) {
       List<Float> undisturbed = SmallTraining.losses(machine, step -> {});
-      ProcessHandle former = MockNodes.any();
+      ProcessHandle former = MockNodes.only();
       await().atMost(LIMIT).until(() -> machine.stats().get("moves") >= 1);
 
       assertThat(SmallTraining.losses(machine, step -> {})).isEqualTo(undisturbed);
@@ -185,11 +190,11 @@ final class MigrateTest {
                 .formatted(java))) {
       Tensor x = ones(1000).to(machine.device(), ScalarType.Float);
       machine.synchronize();
-      ProcessHandle former = MockNodes.any();
+      ProcessHandle former = MockNodes.only();
       Path away = Files.move(java, directory.resolve("java-away"));
 
       former.destroy();
-      former.onExit().join();
+      MockNodes.awaitEnd(former);
       Files.move(away, java);
 
       assertThat(x.add_(new Scalar(1f)).sum().item_float()).isEqualTo(2000f);
@@ -201,13 +206,13 @@ final class MigrateTest {
   @Test
   @Tag("full")
   void aNodeThatIsToldToEndDoesNotWaitForAMachineWithoutRecovery() {
-    RemoteMachine machine = open("");
+    RemoteMachine machine = open("remora.node.notice-grace = 10 minutes");
     Tensor x = ones(8).to(machine.device(), ScalarType.Float);
     machine.synchronize();
 
-    ProcessHandle node = MockNodes.any();
+    ProcessHandle node = MockNodes.only();
     assertThat(node.destroy()).isTrue(); // SIGTERM
-    node.onExit().orTimeout(10, TimeUnit.SECONDS).join(); // less than remora.node.notice-grace
+    MockNodes.awaitEnd(node);
 
     assertThatThrownBy(() -> x.sum().item_float()).isInstanceOf(NodeLostException.class);
     assertThat(catchThrowable(machine::close)).isInstanceOf(NodeLostException.class);
@@ -242,7 +247,7 @@ final class MigrateTest {
     try (RemoteMachine machine = open("remora.recovery.mode = replay")) {
       List<Float> undisturbed = SmallTraining.losses(machine, step -> {});
       for (int round = 0; round < 4; round++) {
-        ProcessHandle former = MockNodes.any();
+        ProcessHandle former = MockNodes.only();
         CompletableFuture<Void> moved = later(0, machine::migrate);
         CompletableFuture<Void> killed = later(random.nextInt(2500), former::destroyForcibly);
         List<Float> disturbed = SmallTraining.losses(machine, step -> {});
@@ -262,12 +267,20 @@ final class MigrateTest {
 
   @Test
   @Tag("full")
-  void aMachineWithoutRecoveryIsLostWithTheNodeFromWhichItMoves() {
+  void aMachineWithoutRecoveryIsLostWithTheNodeFromWhichItMoves() throws Exception {
+    Path never = Files.writeString(directory.resolve("java"), "#!/bin/sh\nread line\n");
+    assertThat(never.toFile().setExecutable(true)).isTrue();
     RemoteMachine machine = open("");
     Tensor x = ones(8).to(machine.device(), ScalarType.Float);
     machine.synchronize();
-    ProcessHandle former = MockNodes.any();
-    CompletableFuture<Void> moved = later(0, machine::migrate);
+    ProcessHandle former = MockNodes.only();
+    CompletableFuture<Void> moved =
+        later(
+            0,
+            () ->
+                machine.migrate(
+                    Migration.toAnotherNode()
+                        .config(set("remora.provider.mock.java", never.toString()))));
     await().atMost(LIMIT).until(() -> machine.info().reason().contains("another node to move"));
 
     former.destroyForcibly();

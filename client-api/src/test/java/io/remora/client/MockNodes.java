@@ -8,13 +8,19 @@ import java.io.UncheckedIOException;
 import java.time.Instant;
 import java.util.Comparator;
 import java.util.List;
+import java.util.concurrent.TimeUnit;
 
 /** The node processes of the mock provider, which are this JVM's children. */
 final class MockNodes {
 
   private MockNodes() {}
 
-  /** Waits for a node. */
+  /** Waits until exactly one node runs: a former one may still be ending. */
+  static ProcessHandle only() {
+    return await().atMost(Awaited.LIMIT).until(MockNodes::all, nodes -> nodes.size() == 1).get(0);
+  }
+
+  /** Waits for a node, which may be one that is ending. */
   static ProcessHandle any() {
     return await()
         .atMost(Awaited.LIMIT)
@@ -59,6 +65,11 @@ final class MockNodes {
   /** Kills a node and waits for its end. */
   static void kill(ProcessHandle node) {
     node.destroyForcibly();
-    node.onExit().join();
+    awaitEnd(node);
+  }
+
+  /** Waits for a node's end. */
+  static void awaitEnd(ProcessHandle node) {
+    node.onExit().orTimeout(Awaited.LIMIT.toSeconds(), TimeUnit.SECONDS).join();
   }
 }
