@@ -22,6 +22,7 @@ import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.nio.file.StandardCopyOption;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.Collections;
@@ -81,6 +82,7 @@ final class RecoverySchedulesTest {
       remora.recovery { mode = replay, checkpoint-interval = 250 ms, retry = 100 ms }
       """;
 
+  private static final Duration LIMIT = Duration.ofSeconds(60);
   private static final int STEPS = 12;
 
   @TempDir private Path directory;
@@ -122,7 +124,8 @@ final class RecoverySchedulesTest {
     long end =
         System.nanoTime() + Duration.ofSeconds(Long.getLong("remora.faults.seconds", 30)).toNanos();
     Map<Fault, List<Double>> survived = new EnumMap<>(Fault.class);
-    Files.createDirectories(states().folder());
+    Files.createDirectories(disk().resolve("states"));
+    Files.createSymbolicLink(mount(), disk());
     try (RemoteMachine machine = open()) {
       Map<Network, List<Float>> undisturbed = new EnumMap<>(Network.class);
       for (Network network : Network.values()) {
@@ -153,15 +156,10 @@ final class RecoverySchedulesTest {
             .computeIfAbsent(fault, key -> new ArrayList<>())
             .add(recoverySeconds(machine) - before);
       }
-      await()
-          .atMost(Duration.ofSeconds(20))
-          .untilAsserted(() -> assertThat(machine.info().liveStorages()).isZero());
+      await().atMost(LIMIT).untilAsserted(() -> assertThat(machine.info().liveStorages()).isZero());
     }
-    assertThat(states().all()).isSubsetOf(outOfReach);
-    await()
-        .atMost(Duration.ofSeconds(20))
-        .until(
-            () -> ProcessHandle.current().children().filter(ProcessHandle::isAlive).count() == 0);
+    await().atMost(LIMIT).until(() -> MockNodes.all().isEmpty());
+    await().atMost(LIMIT).untilAsserted(() -> assertThat(states().all()).isSubsetOf(outOfReach));
     print(survived, seed - 1);
   }
 
@@ -277,19 +275,13 @@ final class RecoverySchedulesTest {
         MockNodes.kill(MockNodes.any());
       }
       case NO_ROOM_FOR_CHECKPOINTS -> {
-        // Root may write everywhere, so the folder is replaced by a file.
-        Path states = states().folder();
-        Path aside = directory.resolve("aside");
-        try {
-          outOfReach.addAll(states().all());
-          Files.move(states, aside);
-          Files.createFile(states);
-          sleep(600);
-          Files.delete(states);
-          Files.move(aside, states);
-        } catch (IOException e) {
-          throw new UncheckedIOException(e);
+        // Root may write everywhere, so the folder's disk is taken away.
+        mount(directory.resolve("nothing"));
+        for (Path file : new StateFiles(disk()).all()) {
+          outOfReach.add(mount().resolve(disk().relativize(file)));
         }
+        sleep(600);
+        mount(disk());
         MockNodes.kill(MockNodes.any());
       }
     }
@@ -301,7 +293,7 @@ final class RecoverySchedulesTest {
     await()
         .pollDelay(Duration.ZERO)
         .pollInterval(Duration.ofMillis(1))
-        .atMost(Duration.ofSeconds(20))
+        .atMost(LIMIT)
         .until(
             () -> {
               work(machine, 0); // without work there is no checkpoint
@@ -320,7 +312,7 @@ final class RecoverySchedulesTest {
 
   private void stallStore(boolean stalls) {
     try {
-      Path stall = StallingStore.stallOf(directory.resolve("states"));
+      Path stall = StallingStore.stallOf(states().folder());
       if (stalls) {
         Files.createFile(stall);
       } else {
@@ -336,7 +328,7 @@ final class RecoverySchedulesTest {
    * the process does not survive and the machine recovers.
    */
   private static void exhaustMemory(RemoteMachine machine) {
-    ProcessHandle node = MockNodes.any();
+    ProcessHandle node = MockNodes.only();
     work(machine, 0);
     limitMemory(node, pages(node) + (64L << 20));
     try (Tensor large =
@@ -348,7 +340,7 @@ final class RecoverySchedulesTest {
       try (Tensor sum = large.sum()) {
         sum.item_float();
       }
-      assertThat(node.isAlive()).as("a limited process does not get 4 GiB").isFalse();
+      MockNodes.awaitEnd(node); // a limited process does not get 4 GiB
     } catch (RemoteOperationException e) {
       assertThat(e).hasMessageContaining("memory");
     }
@@ -360,7 +352,7 @@ final class RecoverySchedulesTest {
     double before = machine.stats().get("checkpoints");
     await()
         .pollInterval(Duration.ofMillis(50))
-        .atMost(Duration.ofSeconds(30))
+        .atMost(LIMIT)
         .until(
             () -> {
               work(machine, 0);
@@ -368,18 +360,20 @@ final class RecoverySchedulesTest {
             });
   }
 
-  /** The bytes of address space that a process has. */
+  /** The bytes of address space that a process has; 0 if it has ended. */
   private static long pages(ProcessHandle process) {
     try {
       String statm = Files.readString(Path.of("/proc/%d/statm".formatted(process.pid())));
       return Long.parseLong(statm.substring(0, statm.indexOf(' '))) * 4096;
     } catch (IOException e) {
-      throw new UncheckedIOException(e);
+      MockNodes.awaitEnd(process);
+      return 0;
     }
   }
 
   private static void limitMemory(ProcessHandle process, long bytes) {
     run(
+        process,
         "prlimit",
         "--pid",
         Long.toString(process.pid()),
@@ -388,7 +382,7 @@ final class RecoverySchedulesTest {
 
   private static void join(Thread thread) {
     try {
-      thread.join(TimeUnit.SECONDS.toMillis(60));
+      thread.join(TimeUnit.SECONDS.toMillis(180));
     } catch (InterruptedException e) {
       throw new IllegalStateException(e);
     }
@@ -396,12 +390,15 @@ final class RecoverySchedulesTest {
   }
 
   private static void signal(String name, ProcessHandle node) {
-    run("kill", "-" + name, Long.toString(node.pid()));
+    run(node, "kill", "-" + name, Long.toString(node.pid()));
   }
 
-  private static void run(String... command) {
+  /** Runs a command on a process, which may end meanwhile. */
+  private static void run(ProcessHandle process, String... command) {
     try {
-      assertThat(new ProcessBuilder(command).inheritIO().start().waitFor()).isZero();
+      if (new ProcessBuilder(command).inheritIO().start().waitFor() != 0) {
+        MockNodes.awaitEnd(process);
+      }
     } catch (IOException e) {
       throw new UncheckedIOException(e);
     } catch (InterruptedException e) {
@@ -418,7 +415,27 @@ final class RecoverySchedulesTest {
   }
 
   private StateFiles states() {
-    return new StateFiles(directory.resolve("states"));
+    return new StateFiles(mount().resolve("states"));
+  }
+
+  /** Where the states really are. */
+  private Path disk() {
+    return directory.resolve("disk");
+  }
+
+  /** A link to the disk, through which nodes and program use it. */
+  private Path mount() {
+    return directory.resolve("mount");
+  }
+
+  /** Makes the link lead elsewhere, in one step. */
+  private void mount(Path target) {
+    try {
+      Path other = Files.createSymbolicLink(directory.resolve("other"), target);
+      Files.move(other, mount(), StandardCopyOption.ATOMIC_MOVE);
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
+    }
   }
 
   private RemoteMachine open() {
@@ -428,7 +445,7 @@ final class RecoverySchedulesTest {
             ConfigFactory.parseString(SETTINGS)
                 .withValue(
                     "remora.state.directory",
-                    ConfigValueFactory.fromAnyRef(directory.resolve("states").toString()))
+                    ConfigValueFactory.fromAnyRef(states().folder().toString()))
                 .withValue("remora.state.store", ConfigValueFactory.fromAnyRef("stalling")))
         .open();
   }
