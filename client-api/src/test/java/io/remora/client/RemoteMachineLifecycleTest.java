@@ -8,6 +8,8 @@ import static org.bytedeco.pytorch.global.torch.manual_seed;
 import static org.bytedeco.pytorch.global.torch.ones;
 import static org.bytedeco.pytorch.global.torch.zeros;
 
+import com.typesafe.config.Config;
+import com.typesafe.config.ConfigFactory;
 import io.remora.actors.MachineInfo;
 import io.remora.actors.MachineState;
 import io.remora.actors.StorageState;
@@ -35,8 +37,10 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
 /** Opening, closing and losing machines in another process. */
-@Timeout(value = 60, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
+@Timeout(value = 180, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class RemoteMachineLifecycleTest {
+
+  private static final Duration LIMIT = Duration.ofSeconds(30);
 
   @Test
   @Tag("fast")
@@ -53,12 +57,12 @@ final class RemoteMachineLifecycleTest {
       assertThat(info.devices()).hasSize(3);
       assertThat(info.devices().get(0).name()).contains("A100-40GB");
       assertThat(info.libtorchVersion()).startsWith("2.10.");
-      assertThat(childProcesses()).as("a process more").hasSizeGreaterThan(before.size());
+      assertThat(childProcesses()).as("a process more").anyMatch(pid -> !before.contains(pid));
     } finally {
       machine.close();
     }
     assertThat(machine.state()).isEqualTo(MachineState.STOPPED);
-    await().atMost(Duration.ofSeconds(10)).until(() -> before.containsAll(childProcesses()));
+    await().atMost(LIMIT).until(() -> before.containsAll(childProcesses()));
   }
 
   @Test
@@ -69,7 +73,7 @@ final class RemoteMachineLifecycleTest {
       assertThatThrownBy(() -> RemoteMachine.builder().provider("mock").name("twice").open())
           .isInstanceOf(MachineStateException.class)
           .hasMessageContaining("twice");
-      assertThat(childProcesses()).as("no node for the second").isEqualTo(nodes);
+      assertThat(childProcesses()).as("no node for the second").isSubsetOf(nodes);
       assertThat(first.state()).as("the first continues").isEqualTo(MachineState.READY);
     }
   }
@@ -173,21 +177,30 @@ final class RemoteMachineLifecycleTest {
         .isInstanceOf(RemoteOperationException.class)
         .hasMessageContaining("index_select");
     assertThat(machine.state()).isEqualTo(MachineState.STOPPED);
-    await().atMost(Duration.ofSeconds(10)).until(() -> before.containsAll(childProcesses()));
+    await().atMost(LIMIT).until(() -> before.containsAll(childProcesses()));
   }
 
   @Test
   @Tag("fast")
   void aKilledNodeWakesAllWhoWaitForItAndItsMachineCanBeOpenedAgain() throws Exception {
     Set<Long> before = childProcesses();
-    RemoteMachine machine = RemoteMachine.builder().provider("mock").name("killed").open();
-    Tensor tensor = ones(3000, 3000).to(machine.device(), ScalarType.Float);
+    // Without the end of the process, nobody would be woken within the test's time.
+    Config patient =
+        ConfigFactory.parseString(
+            """
+            remora.link { heartbeat-timeout = 10 minutes, give-up-after = 10 minutes }
+            remora.node.session-lease = 10 minutes
+            """);
+    RemoteMachine machine =
+        RemoteMachine.builder().provider("mock").name("killed").config(patient).open();
+    Tensor tensor = ones(30, 30).to(machine.device(), ScalarType.Float);
     machine.synchronize();
-    Tensor product = tensor;
-    for (int i = 0; i < 50; i++) {
-      product = product.mm(tensor); // half a minute of work
+    Set<Long> nodes = childProcesses();
+    nodes.removeAll(before);
+    for (long node : nodes) {
+      suspend(node);
     }
-    Tensor last = product;
+    Tensor last = tensor.mm(tensor);
     ExecutorService threads = Executors.newFixedThreadPool(3);
     try {
       List<Future<?>> waiters =
@@ -198,19 +211,15 @@ final class RemoteMachineLifecycleTest {
               machine.read(last).toCompletableFuture());
       assertThatThrownBy(() -> waiters.get(1).get(500, TimeUnit.MILLISECONDS))
           .isInstanceOf(TimeoutException.class);
-      long begin = System.nanoTime();
 
-      childProcesses().stream()
-          .filter(pid -> !before.contains(pid))
-          .forEach(pid -> ProcessHandle.of(pid).ifPresent(ProcessHandle::destroyForcibly));
+      nodes.forEach(pid -> ProcessHandle.of(pid).ifPresent(ProcessHandle::destroyForcibly));
 
       for (Future<?> waiter : waiters) {
-        assertThatThrownBy(() -> waiter.get(10, TimeUnit.SECONDS))
+        assertThatThrownBy(() -> waiter.get(LIMIT.toSeconds(), TimeUnit.SECONDS))
             .hasCauseInstanceOf(NodeLostException.class)
             .hasMessageContaining("killed");
       }
-      assertThat(Duration.ofNanos(System.nanoTime() - begin)).isLessThan(Duration.ofSeconds(15));
-      await().until(machine::state, MachineState.FAILED::equals);
+      await().atMost(LIMIT).until(machine::state, MachineState.FAILED::equals);
       assertThat(machine.storage(tensor).state()).isEqualTo(StorageState.LOST);
       manual_seed(1); // seeds all open machines
       assertThatThrownBy(() -> tensor.add(tensor).sum().item_float())
@@ -224,6 +233,13 @@ final class RemoteMachineLifecycleTest {
     try (RemoteMachine again = RemoteMachine.builder().provider("mock").name("killed").open()) {
       assertThat(ones(2).to(again.device(), ScalarType.Float).sum().item_float()).isEqualTo(2f);
     }
+  }
+
+  /** Stops a process, which can still be killed. */
+  private static void suspend(long process) throws Exception {
+    Process kill = new ProcessBuilder("kill", "-STOP", Long.toString(process)).start();
+    assertThat(kill.waitFor(LIMIT.toSeconds(), TimeUnit.SECONDS)).isTrue();
+    assertThat(kill.exitValue()).isZero();
   }
 
   private static Set<Long> childProcesses() {
