@@ -13,12 +13,11 @@ import io.remora.runtime.NodeLostException;
 import io.remora.runtime.RemoteOperationException;
 import io.remora.runtime.SessionStatistics;
 import java.io.IOException;
+import java.io.RandomAccessFile;
 import java.io.UncheckedIOException;
 import java.net.InetAddress;
 import java.net.InetSocketAddress;
-import java.net.ServerSocket;
-import java.nio.file.Files;
-import java.nio.file.Path;
+import java.net.Socket;
 import java.util.List;
 import java.util.Set;
 import java.util.concurrent.TimeUnit;
@@ -27,7 +26,6 @@ import java.util.concurrent.atomic.AtomicLong;
 import java.util.concurrent.locks.LockSupport;
 import java.util.function.Supplier;
 import java.util.stream.Collectors;
-import java.util.stream.Stream;
 import org.bytedeco.javacpp.PointerScope;
 import org.bytedeco.pytorch.Device;
 import org.bytedeco.pytorch.DeviceOptional;
@@ -179,6 +177,7 @@ final class StraightCopyTest {
     move(source.narrow(0, 0, 1 << 20)).close();
     System.gc();
     long heap = usedHeap();
+    residentBytes(); // its classes are loaded from here
     SessionStatistics sent = from.statistics();
     SessionStatistics received = to.statistics();
     AtomicLong peak = new AtomicLong();
@@ -189,7 +188,6 @@ final class StraightCopyTest {
             () -> {
               while (!done.get()) {
                 peak.accumulateAndGet(residentBytes(), Math::max);
-                // Without pauses the watching thread itself would fill the heap.
                 LockSupport.parkNanos(TimeUnit.MILLISECONDS.toNanos(2));
               }
             });
@@ -227,14 +225,14 @@ final class StraightCopyTest {
   @Test
   @Tag("full")
   void goesThroughThisProcessWhereTheNodesDoNotReachEachOther() throws Exception {
-    int closedPort;
-    try (ServerSocket socket = new ServerSocket(0, 1, InetAddress.getLoopbackAddress())) {
-      closedPort = socket.getLocalPort();
-    }
-    try (RemoteMachine apart = openApart()) {
+    try (Socket reserved = new Socket();
+        RemoteMachine apart = openApart()) {
+      // A port that is bound and does not listen refuses connections, and nobody else gets it.
+      reserved.bind(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0));
+      String closed = "127.0.0.1:" + reserved.getLocalPort();
       Tensor local = randn(5 << 20);
       Tensor remote = local.to(apart.device(), ScalarType.Float);
-      for (String address : List.of("127.0.0.1:" + closedPort, "192.0.2.1:9", "nonsense", "")) {
+      for (String address : List.of(closed, "192.0.2.1:9", "nonsense", "")) {
         apart.setNodeAddress(address);
         long downloaded = apart.statistics().downloadedBytes();
 
@@ -335,10 +333,21 @@ final class StraightCopyTest {
     return Runtime.getRuntime().totalMemory() - Runtime.getRuntime().freeMemory();
   }
 
+  /** Leaves next to no garbage, because the thread that watches would fill the heap with it. */
   private static long residentBytes() {
-    try (Stream<String> lines = Files.lines(Path.of("/proc/self/status"))) {
-      String resident = lines.filter(line -> line.startsWith("VmRSS")).findFirst().orElseThrow();
-      return Long.parseLong(resident.replaceAll("[^0-9]", "")) * 1024;
+    byte[] text = new byte[128];
+    try (RandomAccessFile file = new RandomAccessFile("/proc/self/statm", "r")) {
+      int length = file.read(text);
+      long pages = 0;
+      int column = 0;
+      for (int i = 0; i < length && column < 2; i++) {
+        if (text[i] == ' ') {
+          column++;
+        } else if (column == 1) {
+          pages = pages * 10 + text[i] - '0';
+        }
+      }
+      return pages * 4096;
     } catch (IOException e) {
       throw new UncheckedIOException(e);
     }
