@@ -8,6 +8,7 @@ import static org.bytedeco.pytorch.global.torch.ones;
 import static org.bytedeco.pytorch.global.torch.randn;
 
 import java.lang.management.ManagementFactory;
+import java.nio.file.Path;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.TimeUnit;
 import org.bytedeco.javacpp.Pointer;
@@ -23,6 +24,7 @@ import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.api.io.TempDir;
 
 @Timeout(value = 600, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class TensorScopeTest {
@@ -125,6 +127,40 @@ final class TensorScopeTest {
         .isInstanceOf(IllegalStateException.class)
         .hasMessageContaining("closed");
     outer.close();
+  }
+
+  private static final String OPENS_IN_A_SCOPE =
+      """
+      import io.remora.client.*;
+      import org.bytedeco.pytorch.Tensor;
+      import org.bytedeco.pytorch.global.torch;
+
+      public class OpensInAScope {
+        static Tensor remote(RemoteMachine machine) {
+          return torch.ones(3).to(machine.device(), torch.ScalarType.Float);
+        }
+
+        public static void main(String[] args) {
+          RemoteMachine machine;
+          try (TensorScope scope = TensorScope.open()) {
+            machine = RemoteMachine.open("mock");
+            remote(machine).sum().item_float();
+          }
+          System.out.println("after it " + remote(machine).sum().item_float());
+          machine.close();
+        }
+      }
+      """;
+
+  @Test
+  @Tag("full")
+  void aMachineOutlivesTheScopeInWhichTheProgramsFirstIsOpened(@TempDir Path directory)
+      throws Exception {
+    ProgramRunner.Outcome outcome =
+        new ProgramRunner(directory).run("OpensInAScope", OPENS_IN_A_SCOPE);
+
+    assertThat(outcome.exitCode()).as(outcome.errors()).isZero();
+    assertThat(outcome.output()).contains("after it 3.0");
   }
 
   @Test

@@ -15,7 +15,7 @@ public final class FetchCallbacks {
   private static final int BROKEN = -1;
 
   // The native core keeps the callback's address, so it must never be collected.
-  private static final NativeCore.FetchCallback FETCH = new Fetch();
+  private static final NativeCore.FetchCallback FETCH = Lasting.of(new Fetch());
 
   private static volatile TensorTransfers.Fetcher fetcher;
 

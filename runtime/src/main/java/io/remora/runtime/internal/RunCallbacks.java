@@ -20,8 +20,8 @@ public final class RunCallbacks {
 
   // The native core keeps the callbacks' addresses, so they must never be collected.
   private static final Run FUNCTIONS =
-      new Run("this node runs no Python functions (remora.node.remote-functions)");
-  private static final Run CALLS = new Run("this node answers no calls of its own");
+      Lasting.of(new Run("this node runs no Python functions (remora.node.remote-functions)"));
+  private static final Run CALLS = Lasting.of(new Run("this node answers no calls of its own"));
 
   static {
     NativeCore.setRunCallback(FUNCTIONS);

@@ -34,11 +34,11 @@ public final class SessionCallbacks {
   private static final Map<Long, Session> sessions = new ConcurrentHashMap<>();
 
   // The native core keeps the callbacks' addresses, so they must never be collected.
-  private static final NativeCore.SubmitCallback SUBMIT = new Submit();
-  private static final NativeCore.AwaitCallback AWAIT = new Await();
-  private static final NativeCore.TraceCallback TRACE = new Trace();
-  private static final NativeCore.NoticeCallback NOTICE = new Notice();
-  private static final NativeCore.LineCallback LINE = new ProgramLines.Callback();
+  private static final NativeCore.SubmitCallback SUBMIT = Lasting.of(new Submit());
+  private static final NativeCore.AwaitCallback AWAIT = Lasting.of(new Await());
+  private static final NativeCore.TraceCallback TRACE = Lasting.of(new Trace());
+  private static final NativeCore.NoticeCallback NOTICE = Lasting.of(new Notice());
+  private static final NativeCore.LineCallback LINE = Lasting.of(new ProgramLines.Callback());
 
   private SessionCallbacks() {}
 
