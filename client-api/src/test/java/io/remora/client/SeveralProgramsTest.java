@@ -11,6 +11,7 @@ import static org.bytedeco.pytorch.global.torch.zeros;
 import io.remora.runtime.RemoteOperationException;
 import java.nio.file.Path;
 import java.time.Duration;
+import org.bytedeco.javacpp.PointerScope;
 import org.bytedeco.pytorch.Scalar;
 import org.bytedeco.pytorch.Tensor;
 import org.bytedeco.pytorch.global.torch.ScalarType;
@@ -24,7 +25,7 @@ import org.junit.jupiter.api.io.TempDir;
 @Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class SeveralProgramsTest {
 
-  private static final Duration LIMIT = Duration.ofSeconds(20);
+  private static final Duration LIMIT = Duration.ofSeconds(30);
   private static final long SEED = 5;
 
   @TempDir private Path directory;
@@ -33,7 +34,8 @@ final class SeveralProgramsTest {
   void knowNothingOfEachOther() throws Exception {
     try (TestGateway gateway = TestGateway.start("");
         RemoteMachine machine =
-            RemoteMachine.builder().provider("mock").gateway(gateway.address(), null).open()) {
+            RemoteMachine.builder().provider("mock").gateway(gateway.address(), null).open();
+        PointerScope everything = new PointerScope()) { // so that no storage is freed meanwhile
       machine.manualSeed(SEED);
       Tensor first = drawnOn(machine);
       Tensor mine = full(new long[] {1000}, new Scalar(1.0)).to(machine.device(), ScalarType.Float);
@@ -51,6 +53,7 @@ final class SeveralProgramsTest {
                       .replace("STORAGE", Long.toString(storage)));
 
       assertThat(other.output()).as(other.errors()).contains("2000.0 own failure alike as seeded");
+      assertThat(other.exitCode()).as(other.errors()).isZero();
       // Exactly the other program's storages are gone.
       await().atMost(LIMIT).until(() -> machine.stats().get("sessions") == 1);
       await()
@@ -89,6 +92,7 @@ final class SeveralProgramsTest {
       import io.remora.recording.RecordingSettings;
       import io.remora.runtime.*;
       import java.util.*;
+      import org.bytedeco.javacpp.PointerScope;
       import org.bytedeco.pytorch.*;
       import org.bytedeco.pytorch.global.torch.ScalarType;
 
@@ -102,6 +106,7 @@ final class SeveralProgramsTest {
           MachineSession session =
               MachineSession.open("MACHINE", 1, SessionSettings.from(ConfigFactory.load()));
           host.connect(session);
+          PointerScope everything = new PointerScope(); // so that no storage is freed meanwhile
           Device device = session.device(0);
           Tensor mine = ones(1000).mul(new Scalar(2.0)).to(device, ScalarType.Float);
           while (Remora.storageId(mine) < STORAGE) {
@@ -121,7 +126,7 @@ final class SeveralProgramsTest {
           failed.close();
           session.synchronize(); // throws unread failures, but not the other program's
 
-          long deadline = System.nanoTime() + 20_000_000_000L;
+          long deadline = System.nanoTime() + 30_000_000_000L;
           Map<String, Double> now = host.stats();
           // Its own storages and the other program's are all the storages there are.
           while (now.get("storages") - before.get("storages") != session.statistics().liveStorages()
@@ -139,6 +144,7 @@ final class SeveralProgramsTest {
           manual_seed(77);
           Tensor drawn = zeros(10).to(device, ScalarType.Float).uniform_();
           System.out.println(drawn.cpu().equal(zeros(10).uniform_()) ? " as seeded" : " otherwise");
+          everything.close();
           session.close();
           host.disconnect();
           host.release();
