@@ -16,6 +16,9 @@ import javax.tools.ToolProvider;
 /** Compiles a program and runs it in a JVM of its own, with this one's class path. */
 final class ProgramRunner {
 
+  /** Less than the tests' own limit, so that a program that hangs is shown with its errors. */
+  private static final int LIMIT_SECONDS = 100;
+
   private static final String OUTPUT = "output.txt";
   private static final String ERRORS = "errors.txt";
 
@@ -76,12 +79,13 @@ final class ProgramRunner {
     return Files.readString(directory.resolve(OUTPUT));
   }
 
-  /** Waits for the program's end; kills it after a minute. */
+  /** Waits for the program's end; kills it if it takes too long. */
   Outcome await(Process process) throws IOException, InterruptedException {
     Path errors = directory.resolve(ERRORS);
     try {
-      if (!process.waitFor(60, TimeUnit.SECONDS)) {
-        throw new AssertionError("Still running after 60 s:\n" + Files.readString(errors));
+      if (!process.waitFor(LIMIT_SECONDS, TimeUnit.SECONDS)) {
+        throw new AssertionError(
+            "Still running after %d s:%n%s".formatted(LIMIT_SECONDS, Files.readString(errors)));
       }
     } finally {
       process.destroyForcibly();

@@ -45,7 +45,7 @@ import org.slf4j.LoggerFactory;
 
 /** Operations of programs on tensors, on a machine in another process with two devices. */
 @Tag("fast")
-@Timeout(value = 60, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
+@Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class RemoteTensorTest {
 
   private static RemoteMachine machine;
@@ -111,13 +111,13 @@ final class RemoteTensorTest {
         int before = read.get();
         Awaitility.await()
             .pollInterval(Duration.ofMillis(1))
-            .atMost(Duration.ofSeconds(10))
+            .atMost(Duration.ofSeconds(30))
             .until(() -> read.get() > before);
         reading.interrupt();
       }
     } finally {
       stop.set(true);
-      reading.join(10_000);
+      reading.join(30_000);
     }
 
     assertThat(interrupted.get()).isPositive();
@@ -242,7 +242,7 @@ final class RemoteTensorTest {
   void readsAsynchronously() throws Exception {
     Tensor remote = full(new long[] {3}, new Scalar(2f), on(device));
 
-    Tensor local = machine.read(remote.mul(remote)).toCompletableFuture().get(10, TimeUnit.SECONDS);
+    Tensor local = machine.read(remote.mul(remote)).toCompletableFuture().get(30, TimeUnit.SECONDS);
 
     assertThat(local.is_cpu()).isTrue();
     assertThat(values(local)).containsExactly(4f, 4f, 4f);
@@ -266,7 +266,7 @@ final class RemoteTensorTest {
     machine.synchronize();
 
     Awaitility.await()
-        .atMost(Duration.ofSeconds(10))
+        .atMost(Duration.ofSeconds(30))
         .untilAsserted(
             () -> {
               StorageInfo info = machine.storage(remote);

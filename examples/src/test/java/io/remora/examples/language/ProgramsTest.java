@@ -35,7 +35,7 @@ import picocli.CommandLine;
  * The programs as users run them. Python tests compare their numbers with those of transformers.
  */
 @Tag("full")
-@Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
+@Timeout(value = 300, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class ProgramsTest {
   private static final String PROMPT = "A né";
 
