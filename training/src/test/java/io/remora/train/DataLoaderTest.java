@@ -14,6 +14,7 @@ import java.util.ArrayList;
 import java.util.Iterator;
 import java.util.List;
 import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.stream.LongStream;
 import org.bytedeco.pytorch.Tensor;
@@ -173,7 +174,7 @@ final class DataLoaderTest {
 
     loader.close();
 
-    assertThat(interrupted.getCount()).isZero();
+    assertThat(interrupted.await(LIMIT.toSeconds(), TimeUnit.SECONDS)).isTrue();
     assertThat(batches.hasNext()).isFalse();
     assertThatThrownBy(() -> loader.epoch(1)).hasMessage("The data loader is closed");
   }

@@ -33,7 +33,8 @@ final class MetricsTest {
 
   @Test
   void aMeanIsReadOnlyWhenItIsAskedFor() {
-    try (RunningMean mean = new RunningMean()) {
+    try (RunningMean mean = new RunningMean();
+        TensorScope scope = TensorScope.open()) {
       assertThat(mean.value()).isNaN();
       machine.synchronize();
       long waits = machine.statistics().blockingReads();
