@@ -9,7 +9,7 @@ import java.io.PrintWriter;
 import java.io.StringWriter;
 import java.net.InetAddress;
 import java.net.InetSocketAddress;
-import java.net.ServerSocket;
+import java.net.Socket;
 import java.nio.charset.StandardCharsets;
 import java.util.Arrays;
 import java.util.Map;
@@ -27,15 +27,15 @@ final class DashboardCommandTest {
 
   @Test
   void saysHowToStartAGatewayWhereThereIsNone() throws IOException {
-    int free;
-    try (ServerSocket socket = new ServerSocket(0, 1, InetAddress.getLoopbackAddress())) {
-      free = socket.getLocalPort();
+    // A port that is bound and does not listen refuses connections, and nobody else gets it.
+    try (Socket reserved = new Socket()) {
+      reserved.bind(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0));
+      String nobody = "127.0.0.1:" + reserved.getLocalPort();
+
+      assertThat(run(Map.of("REMORA_GATEWAY", nobody))).isOne();
+
+      assertThat(err.toString()).contains("no gateway listens at " + nobody, "remora gateway");
     }
-
-    assertThat(run(Map.of("REMORA_GATEWAY", "127.0.0.1:" + free))).isOne();
-
-    assertThat(err.toString())
-        .contains("no gateway listens at 127.0.0.1:" + free, "remora gateway");
   }
 
   @Test

@@ -2,6 +2,7 @@
 package io.remora.command;
 
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.awaitility.Awaitility.await;
 
 import com.typesafe.config.Config;
 import com.typesafe.config.ConfigFactory;
@@ -9,9 +10,12 @@ import java.io.IOException;
 import java.io.PrintWriter;
 import java.io.StringWriter;
 import java.net.InetAddress;
+import java.net.InetSocketAddress;
 import java.net.ServerSocket;
+import java.net.Socket;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.time.Duration;
 import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.List;
@@ -117,21 +121,26 @@ final class DoctorCommandTest {
           .startsWith("warning")
           .contains(":" + taken.getLocalPort() + " (remora.gateway.port) cannot be opened");
     }
-    out.getBuffer().setLength(0);
-
-    run();
-
-    assertThat(line("port")).startsWith("ok").contains("is free");
+    // Another process may have got the port meanwhile, for a moment.
+    await()
+        .atMost(Duration.ofSeconds(60))
+        .untilAsserted(
+            () -> {
+              out.getBuffer().setLength(0);
+              run();
+              assertThat(line("port")).startsWith("ok").contains("is free");
+            });
   }
 
   @Test
   void findsAGatewayAndANodeThatCannotBeReached() throws IOException {
-    int free;
-    try (ServerSocket socket = new ServerSocket(0, 1, InetAddress.getLoopbackAddress())) {
-      free = socket.getLocalPort();
-    }
+    // A port that is bound and does not listen refuses connections, and nobody else gets it.
+    try (Socket reserved = new Socket()) {
+      reserved.bind(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0));
+      String nobody = "127.0.0.1:" + reserved.getLocalPort();
 
-    assertThat(run("--gateway", "127.0.0.1:" + free, "--node", "127.0.0.1:" + free)).isOne();
+      assertThat(run("--gateway", nobody, "--node", nobody)).isOne();
+    }
 
     assertThat(line("gateway")).startsWith("problem").contains("cannot be reached");
     assertThat(line("node")).startsWith("problem").contains("cannot be reached");
