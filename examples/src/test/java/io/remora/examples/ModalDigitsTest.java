@@ -19,7 +19,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
 /** Trains on digits on a machine at Modal whose tunnel breaks repeatedly. */
-@Timeout(value = 180, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
+@Timeout(value = 300, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class ModalDigitsTest {
 
   private static final String SETTINGS =
@@ -65,17 +65,15 @@ final class ModalDigitsTest {
         AtomicInteger cuts = new AtomicInteger();
         Thread cutter = new Thread(() -> cut(tunnel, cuts, mostCuts), "cutter");
         cutter.start();
-        float[] losses;
         try {
-          losses = train(plan, machine.device(), kind);
+          do { // again if the cutter did not come to cut before it was over
+            float[] losses = train(plan, machine.device(), kind);
+            assertThat(LossComparison.of(undisturbed, losses).identical()).isTrue();
+          } while (cuts.get() == 0 || tunnel.connections() == 1);
         } finally {
           cutter.interrupt();
           cutter.join();
         }
-
-        assertThat(LossComparison.of(undisturbed, losses).identical()).isTrue();
-        assertThat(cuts.get()).as("cuts while it was training").isPositive();
-        assertThat(tunnel.connections()).as("connections").isGreaterThan(1);
         assertThat(modal.sandboxes()).as("the same sandbox all the time").hasSize(1);
       }
       assertThat(modal.running()).isEmpty();
