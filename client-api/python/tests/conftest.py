@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -57,6 +58,14 @@ def pytest_configure(config: pytest.Config) -> None:
         remora.disable_remote_execution()
 
 
+def await_that(condition: Callable[[], object], what: Callable[[], object] | str = "") -> None:
+    """Waits until a condition holds, and says otherwise what was missing. It asks a gateway less often than allowed."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, what() if callable(what) else what
+        time.sleep(0.02)
+
+
 @pytest.fixture(scope="session")
 def machine() -> Iterator[remora.RemoteMachine]:
     """One machine with two devices for all tests."""
@@ -97,7 +106,7 @@ def run_program(
     """Runs a program in its own Python process; `machine` is open in it."""
 
     def run(
-        text: str, *, limit: float = 90, check: bool = True
+        text: str, *, limit: float = 180, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
         result = subprocess.run(
             [sys.executable, str(write_program(tmp_path, text, pytestconfig))],
@@ -159,7 +168,7 @@ def _on_accelerators(*command: str) -> str:
 
 
 def write_program(folder: Path, text: str, config: pytest.Config) -> Path:
-    """Writes a file with a program in which `machine` and `device` are defined."""
+    """Writes a file with a program in which `machine`, `device` and `interrupt_at` are defined."""
     local = config.getoption("--machine") == "local"
     head = f"""\
     import os, signal, sys, threading, time
@@ -167,6 +176,23 @@ def write_program(folder: Path, text: str, config: pytest.Config) -> Path:
     {"remora.disable_remote_execution()" if local else ""}
     machine = remora.RemoteMachine("mock").start()
     device = machine.device()
+
+    def interrupt_at(mark):
+        "Interrupts the program while its main thread is at the line that ends with the mark."
+        lines = open(__file__).read().splitlines()
+        wanted = 1 + next(i for i, line in enumerate(lines) if line.endswith(mark))
+        def interrupt():
+            line = 0
+            while line != wanted:
+                time.sleep(0.01)
+                frame = sys._current_frames()[threading.main_thread().ident]
+                while frame.f_back is not None:
+                    frame = frame.f_back
+                line = frame.f_lineno
+            time.sleep(0.5)  # until the line has begun to wait
+            os.kill(os.getpid(), signal.SIGINT)
+        threading.Thread(target=interrupt).start()
+
     """
     path = folder / "program.py"
     path.write_text(textwrap.dedent(head) + textwrap.dedent(text))

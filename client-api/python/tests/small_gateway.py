@@ -105,8 +105,8 @@ class SmallGateway:
         with contextlib.suppress(OSError):
             while True:
                 self._client = self._listener.accept()[0]
-                self.connections += 1
                 self.swallows = False
+                self.connections += 1
                 with contextlib.suppress(OSError, AssertionError), self._client:
                     self._session(self._client)
 

@@ -10,6 +10,7 @@ import time
 
 import pytest
 import torch
+from conftest import await_that
 from small_gateway import (
     ACK_FRAME,
     DATA,
@@ -34,7 +35,7 @@ from small_gateway import (
     message,
 )
 
-from remora import exceptions
+from remora import _session, exceptions
 from remora._proto import gateway_pb2 as pb
 from remora._session import GatewaySession
 from remora._settings import Settings
@@ -45,9 +46,6 @@ pytestmark = pytest.mark.fast
 @pytest.fixture
 def opened(monkeypatch):
     """Opens sessions on small gateways."""
-    monkeypatch.setenv("REMORA_RECONNECT_TIMEOUT", "0.3")
-    monkeypatch.setenv("REMORA_CALL_TIMEOUT", "5")
-    monkeypatch.setenv("REMORA_READ_TIMEOUT", "20")
     all_ = []
 
     def open_session(gateway: SmallGateway) -> GatewaySession:
@@ -65,24 +63,25 @@ def opened(monkeypatch):
 @pytest.mark.parametrize(
     ("piece", "window", "pings"), [(1 << 14, 65_535, False), (7, 65_535, True), (1000, 300, True)]
 )
-def test_frames_may_be_cut_anywhere_and_room_may_be_small(opened, piece, window, pings):
+def test_frames_may_be_cut_anywhere_and_room_may_be_small(
+    opened, monkeypatch, piece, window, pings
+):
     gateway = SmallGateway(piece=piece, window=window, pings=pings)
     session = opened(gateway)
+    monkeypatch.setattr(_session, "_GOODBYE_SECONDS", 60)
     device = session.device(0)
     x = torch.randn(40, 50)
     remote = x.to(device)
     assert torch.equal((remote + 1).cpu(), x + 1)
     assert torch.equal(remote[::2].sum(1).cpu(), x[::2].sum(1))
-    if pings:
-        assert gateway.answered_pings > 0
     session.close()
-    deadline = time.monotonic() + 5
-    while gateway.goodbyes == 0 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert gateway.goodbyes == 1
+    await_that(lambda: gateway.goodbyes == 1)
+    if pings:  # the gateway has read all that the core has sent
+        assert gateway.answered_pings > 0
 
 
-def test_the_gateway_is_told_of_waits_when_they_have_changed_and_at_the_end(opened):
+def test_the_gateway_is_told_of_waits_when_they_have_changed_and_at_the_end(opened, monkeypatch):
+    monkeypatch.setattr(_session, "_GOODBYE_SECONDS", 60)
     gateway = SmallGateway()
     session = opened(gateway)
     begun = time.monotonic()
@@ -90,9 +89,7 @@ def test_the_gateway_is_told_of_waits_when_they_have_changed_and_at_the_end(open
     for _ in range(100):
         x.sum().item()
     session.close()
-    deadline = time.monotonic() + 10
-    while gateway.goodbyes == 0 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    await_that(lambda: gateway.goodbyes == 1)
     assert 1 <= len(gateway.waits) <= 2 + (time.monotonic() - begun)
     last = gateway.waits[-1]
     known = session.waits()
@@ -106,27 +103,30 @@ def test_the_gateway_is_told_of_waits_when_they_have_changed_and_at_the_end(open
     assert last.lines[0].count == known[0].count
 
 
-def test_a_wait_is_told_while_it_lasts(opened):
+def test_a_wait_is_told_while_it_lasts(opened, monkeypatch):
+    monkeypatch.setenv("REMORA_PING_INTERVAL", "100")  # the connection does not count as dead
     gateway = SmallGateway()
     session = opened(gateway)
     x = torch.ones(3, device=session.device(0))
     gateway.swallows = True
+    raised: list[BaseException] = []
 
     def wait() -> None:
-        with pytest.raises(exceptions.NodeLostException):
+        try:
             x.sum().item()
+        except exceptions.RemoraException as e:
+            raised.append(e)
 
     thread = threading.Thread(target=wait)
     thread.start()
-    deadline = time.monotonic() + 10
-    while len(gateway.waits) < 2 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    await_that(lambda: len(gateway.waits) >= 2)
     first, second = (waits.causes[0] for waits in gateway.waits[:2])
     assert first.cause == second.cause == pb.Waits.VALUE
     assert first.count == second.count == 1
     assert second.nanos > first.nanos
     session.fail(exceptions.NodeLostException("the test is over"))
-    thread.join(20)
+    thread.join(60)
+    assert [type(each) for each in raised] == [exceptions.NodeLostException]
 
 
 def test_a_connection_that_is_dead_without_a_word_is_taken_up_again(opened, monkeypatch):
@@ -135,20 +135,19 @@ def test_a_connection_that_is_dead_without_a_word_is_taken_up_again(opened, monk
     session = opened(gateway)
     x = torch.zeros(5, device=session.device(0))
     for step in range(3):
+        before = gateway.connections
         gateway.swallows = True
         x += 1
         assert x.sum().item() == 5 * (step + 1)
-        assert gateway.connections == step + 2
+        # A gateway that is too slow to answer in three intervals counts as dead, too.
+        assert gateway.connections > before
 
 
 def test_a_quiet_connection_is_asked_whether_it_lives(opened, monkeypatch):
-    monkeypatch.setenv("REMORA_PING_INTERVAL", "0.02")
+    monkeypatch.setenv("REMORA_PING_INTERVAL", "1")  # without an answer it is dead after three
     gateway = SmallGateway()
     opened(gateway)
-    deadline = time.monotonic() + 10
-    while gateway.pings_received < 10 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert gateway.pings_received >= 10
+    await_that(lambda: gateway.pings_received >= 5)
     assert gateway.connections == 1
 
 
@@ -171,7 +170,7 @@ def test_several_threads_wait_on_one_connection(opened):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert results == {n: [3.0 * (n + i) for i in range(60)] for n in range(6)}
 
 
@@ -242,9 +241,9 @@ WRONG = {
 
 @pytest.mark.parametrize("what", WRONG)
 def test_a_gateway_that_breaks_the_rules_is_an_error_and_not_a_crash(opened, monkeypatch, what):
-    monkeypatch.setenv(
-        "REMORA_READ_TIMEOUT", "2"
-    )  # connections that break at once are retried for this long
+    monkeypatch.setenv("REMORA_RECONNECT_TIMEOUT", "0.3")
+    # Connections that break after the welcome are retried for this long.
+    monkeypatch.setenv("REMORA_READ_TIMEOUT", "2")
     gateway = SmallGateway()
     session = opened(gateway)
     device = session.device(0)
@@ -260,9 +259,9 @@ def test_a_gateway_that_breaks_the_rules_is_an_error_and_not_a_crash(opened, mon
 
 @pytest.mark.parametrize("seed", range(4))
 def test_frames_with_wrong_bytes_are_errors_and_not_crashes(opened, monkeypatch, seed):
-    monkeypatch.setenv(
-        "REMORA_READ_TIMEOUT", "0.3"
-    )  # the core waits for the rest of a half message
+    monkeypatch.setenv("REMORA_RECONNECT_TIMEOUT", "0.3")
+    # The core waits for the rest of a half message.
+    monkeypatch.setenv("REMORA_READ_TIMEOUT", "0.3")
     rng = random.Random(seed)
 
     def mangle(data: bytes) -> bytes:
@@ -277,10 +276,10 @@ def test_frames_with_wrong_bytes_are_errors_and_not_crashes(opened, monkeypatch,
 
     for _ in range(5):
         gateway = SmallGateway(piece=rng.choice((3, 50, 1 << 14)))
+        session = opened(gateway)
+        device = session.device(0)
+        gateway.mangle = mangle
         try:
-            session = opened(gateway)
-            device = session.device(0)
-            gateway.mangle = mangle
             for i in range(10):
                 torch.full((100,), float(i), device=device).sum().item()
         except (exceptions.RemoraException, RuntimeError):
@@ -291,6 +290,12 @@ def test_frames_with_wrong_bytes_are_errors_and_not_crashes(opened, monkeypatch,
 
 
 # ---------------------------------------------------------------- straight to the node
+
+
+def await_direct(session: GatewaySession, node: SmallNode) -> None:
+    """Reads values until one has come straight from the node."""
+    x = torch.ones(3, device=session.device(0))
+    await_that(lambda: x.sum().item() == 3 and node.batches > 0)
 
 
 def _work(session: GatewaySession) -> None:
@@ -307,9 +312,11 @@ def test_frames_of_the_node_may_be_cut_anywhere(opened, piece):
     gateway = SmallGateway()
     node = SmallNode(gateway, piece=piece)
     session = opened(gateway)
+    await_direct(session, node)
+    before = node.batches
     _work(session)
     assert node.connections == 1
-    assert node.batches > 30
+    assert node.batches - before > 30
     session.close()
     node.close()
 
@@ -365,7 +372,8 @@ def test_after_damaged_frames_of_the_node_the_session_continues_through_the_gate
     node.mangle = damage
     session = opened(gateway)
     _work(session)
-    assert gateway.closings >= 1
+    x = torch.ones(3, device=session.device(0))
+    await_that(lambda: x.sum().item() == 3 and gateway.closings >= 1)
     session.close()
     node.close()
 
@@ -375,8 +383,7 @@ def test_a_report_of_the_node_that_cannot_be_read_fails_the_machine(opened):
     node = SmallNode(gateway)
     session = opened(gateway)
     remote = torch.ones(3).to(session.device(0))
-    assert remote.sum().item() == 3
-    assert node.batches > 0
+    await_direct(session, node)
 
     def spoil(kind: int, data: bytes) -> bytes:
         if kind != ACK_FRAME:
