@@ -12,20 +12,18 @@ import struct
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import await_that
+from test_recovery import node_of
 
 import remora
 from remora import _gateway, exceptions
 from remora._settings import Settings
 
 pytestmark = [pytest.mark.fast, pytest.mark.gateway]
-
-LIMIT = 20.0
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +66,6 @@ def sockets(machine: remora.RemoteMachine) -> list[socket.socket]:
 
 def is_direct(machine: remora.RemoteMachine) -> bool:
     return machine.stats()["direct"] == 1
-
-
-def await_that(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def differences(machine: remora.RemoteMachine) -> dict[str, float]:
@@ -130,17 +121,20 @@ def test_the_machine_s_figures_and_storages_are_those_of_the_node(gateway):
             assert x.sum().item() > 0
         big = torch.ones(100_000, device=device).cpu()
         await_that(lambda: not differences(machine))
+        await_that(
+            lambda: machine.stats()["value.bytes"] - before["value.bytes"] == big.nbytes,
+            lambda: machine.stats()["value.bytes"] - before["value.bytes"],
+        )
         after = machine.stats()
         assert is_direct(machine)
         assert after["batches"] > before["batches"]
         assert after["batch.bytes"] >= after["batch_bytes"] > 0
-        assert after["value.bytes"] - before["value.bytes"] == big.nbytes
         info = machine.storage(x)
         assert (info.state, info.bytes) == ("REALIZED", 4000)
         bad = torch.ones(2, device=device)[torch.tensor([5], device=device)]
         with pytest.raises(exceptions.RemoraException):
             bad.cpu()
-        assert machine.stats()["operations.failed"] - before["operations.failed"] == 1
+        await_that(lambda: machine.stats()["operations.failed"] - before["operations.failed"] == 1)
         del bad
 
 
@@ -193,7 +187,7 @@ def test_a_pause_ends_it_and_a_resumed_machine_gets_another(gateway):
             x = x + 1
         machine.pause()
         assert machine.state == "PAUSED"
-        assert not is_direct(machine)
+        await_that(lambda: not is_direct(machine))
         assert torch.equal(x.cpu(), torch.arange(1000.0) + 200)  # this resumes it
         await_that(lambda: (x + 1).sum().item() > 0 and is_direct(machine))
         assert torch.equal((x * 2).cpu(), (torch.arange(1000.0) + 200) * 2)
@@ -204,19 +198,9 @@ def test_a_killed_node_is_the_same_error(gateway):
     await_that(lambda: is_direct(machine))
     x = torch.ones(3, device=machine.device())
     assert x.sum().item() == 3
-    node = int(
-        subprocess.run(
-            ["pgrep", "-P", str(gateway._process.pid), "-n"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-    )
-    os.kill(node, signal.SIGKILL)
+    os.kill(node_of(machine, gateway), signal.SIGKILL)
     with pytest.raises(exceptions.NodeLostException, match="node"):
-        for _ in range(400):
-            (x + 1).sum().item()
-            time.sleep(0.05)
+        await_that(lambda: (x + 1).sum().item() != 6)
     machine.stop()
 
 
@@ -228,10 +212,12 @@ def test_a_killed_program_frees_its_session(gateway, tmp_path):
             import sys, time, torch, remora
             machine = remora.RemoteMachine.connect(sys.argv[1], token=sys.argv[2], machine="shared").start()
             x = torch.ones(1000, device=machine.device())
+            while machine.stats()["direct"] != 2:
+                time.sleep(0.02)
+            print("works", flush=True)
             while True:
                 x = x + 1
-                if x.sum().item() > 1e5 and machine.stats()["direct"] > 0:
-                    print("works", flush=True)
+                x.sum().item()
             """
         )
     )
@@ -243,8 +229,7 @@ def test_a_killed_program_frees_its_session(gateway, tmp_path):
         )
         assert process.stdout is not None
         assert process.stdout.readline() == "works\n"
-        assert machine.stats()["direct"] == 2
-        assert machine.stats()["machine.storages"] > 0
+        await_that(lambda: machine.stats()["machine.storages"] > 0)
         process.kill()
         process.wait()
         await_that(lambda: machine.stats()["direct"] == 1)

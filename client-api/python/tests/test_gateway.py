@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import ssl
@@ -16,6 +17,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import await_that
+from test_recovery import end_node, node_of
 
 import remora
 from remora import _gateway, exceptions
@@ -40,6 +43,7 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._open: list[socket.socket] = []
+        self._cutting = threading.Lock()
         self.refuses = False
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -47,11 +51,15 @@ class Proxy:
         with contextlib.suppress(OSError):
             while True:
                 client = self._listener.accept()[0]
-                if self.refuses:
-                    client.close()
-                    continue
-                server = socket.create_connection((self._target[0], int(self._target[1])))
-                self._open += [client, server]
+                with self._cutting:
+                    try:
+                        if self.refuses:
+                            raise ConnectionRefusedError
+                        server = socket.create_connection((self._target[0], int(self._target[1])))
+                    except OSError:
+                        client.close()
+                        continue
+                    self._open += [client, server]
                 for pair in ((client, server), (server, client)):
                     threading.Thread(target=self._copy, args=pair, daemon=True).start()
 
@@ -63,13 +71,16 @@ class Proxy:
             target.shutdown(socket.SHUT_RDWR)
 
     def cut(self) -> None:
-        for each in self._open:
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-            each.close()
-        self._open.clear()
+        """Ends all connections, also those that are being made."""
+        with self._cutting:
+            for each in self._open:
+                with contextlib.suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
+                each.close()
+            self._open.clear()
 
     def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)  # ends accept()
         self._listener.close()
         self.cut()
 
@@ -118,10 +129,10 @@ def test_a_gateway_knows_how_long_its_programs_have_waited(gateway, monkeypatch,
         for _ in range(20):
             x.sum().item()
         known = machine.stats()
-        deadline = time.monotonic() + 20
-        while (told := machine.stats()).get("waits.value.count") != known["value_waits"]:
-            assert time.monotonic() < deadline, told
-            time.sleep(0.05)
+        await_that(
+            lambda: machine.stats().get("waits.value.count") == known["value_waits"], machine.stats
+        )
+        told = machine.stats()
         assert told["waits.value.seconds"] == pytest.approx(known["value_wait_seconds"])
 
 
@@ -130,7 +141,8 @@ def test_a_machine_whose_time_is_over_is_paused_and_keeps_its_tensors(
     gateway, monkeypatch, transport, caplog
 ):
     monkeypatch.setenv("REMORA_TRANSPORT", transport)
-    with connect(gateway, timeout=1.5) as machine:
+    machine = connect(gateway, timeout=1.5).start()
+    try:
         x = torch.zeros(3, device=machine.device())
         steps = 0
 
@@ -149,9 +161,21 @@ def test_a_machine_whose_time_is_over_is_paused_and_keeps_its_tensors(
                 x.cpu()
             with pytest.raises(exceptions.MachineStateException, match="resume"):
                 connect(gateway, machine=machine.name).start()
-            machine.resume()
-            assert x.tolist() == [steps] * 3
-    assert "is paused in 150 ms" in caplog.text
+            values: list[float] = []
+
+            def is_read() -> bool:
+                # A slow computer may not read it before the machine is paused again.
+                with contextlib.suppress(exceptions.MachineStateException):
+                    machine.resume()
+                    values[:] = x.tolist()  # noqa: B023 - called before the next round
+                return values != []  # noqa: B023
+
+            await_that(is_read)
+            assert values == [steps] * 3
+        await_that(lambda: "is paused in 150 ms" in caplog.text)
+    finally:
+        with contextlib.suppress(exceptions.MachineStateException):  # it may be paused again
+            machine.stop()
 
 
 def test_without_a_machine_connect_says_what_to_give(gateway):
@@ -176,12 +200,13 @@ def test_an_unknown_machine_is_named(gateway):
 
 
 def test_a_gateway_that_is_not_there_is_named():
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    with pytest.raises(
-        exceptions.ProviderException, match=rf"{port} cannot be .*\n.*that this is its port"
-    ):
-        remora.RemoteMachine.connect(f"127.0.0.1:{port}", provider="mock").start()
+    with socket.socket() as deaf:  # it does not listen, and no other process gets its port
+        deaf.bind(("127.0.0.1", 0))
+        port = deaf.getsockname()[1]
+        with pytest.raises(
+            exceptions.ProviderException, match=rf"{port} cannot be .*\n.*that this is its port"
+        ):
+            remora.RemoteMachine.connect(f"127.0.0.1:{port}", provider="mock").start()
 
 
 def test_what_does_not_fit_the_gateway_s_security_is_said(gateway, own_certificate):
@@ -244,13 +269,11 @@ def test_a_connection_that_stays_broken_is_an_error_in_time(gateway, proxy, monk
     assert x.sum().item() == 3
     proxy.refuses = True
     proxy.cut()
-    begin = time.monotonic()
     # The direct way to the node is not cut: it may answer until the session is given up.
-    with pytest.raises(exceptions.NodeLostException, match="connection"):
-        while time.monotonic() - begin < 15:
-            (x + 1).cpu()
-            time.sleep(0.01)
-    assert time.monotonic() - begin < 15
+    with pytest.raises(exceptions.NodeLostException, match="connection") as lost:
+        await_that(lambda: (x + 1).sum().item() != 6)
+    (seconds,) = re.findall("could not be resumed within ([0-9]+) s", str(lost.value))
+    assert int(seconds) < 30, "that is the default"
     machine.stop()  # the loss was raised before, so it is not raised again
     with contextlib.suppress(exceptions.RemoraException):
         _gateway.Gateway(gateway.address, gateway.token).stop(machine.name, 20)
@@ -271,33 +294,24 @@ def test_a_killed_node_is_said(gateway):
     machine = connect(gateway).start()
     x = torch.ones(3, device=machine.device())
     assert x.sum().item() == 3
-    nodes = _children(gateway._process.pid)
-    assert nodes
-    for node in nodes:
-        os.kill(node, signal.SIGKILL)
+    os.kill(node_of(machine, gateway), signal.SIGKILL)
     with pytest.raises(exceptions.NodeLostException):
-        for _ in range(100):
-            (x + 1).sum().item()
-            time.sleep(0.05)
+        await_that(lambda: (x + 1).sum().item() != 6)
     machine.stop()
 
 
 def test_a_loss_is_raised_at_the_end_of_the_block_unless_the_program_knows_of_it(gateway):
-    def kill_node():
-        for node in _children(gateway._process.pid):
-            os.kill(node, signal.SIGKILL)
-
     with connect(gateway) as machine:
         x = torch.ones(3, device=machine.device())
         assert x.sum().item() == 3
-        kill_node()
+        end_node(node_of(machine, gateway))
         with contextlib.suppress(exceptions.NodeLostException):
             x.sum().item()
             pytest.fail("a value came from a killed node")
     with pytest.raises(exceptions.NodeLostException), connect(gateway) as machine:
         x = torch.ones(3, device=machine.device())
         assert x.sum().item() == 3
-        kill_node()
+        end_node(node_of(machine, gateway))
         x.add_(1)
 
 
@@ -309,9 +323,7 @@ def test_a_killed_gateway_is_said(monkeypatch):
     assert x.sum().item() == 3
     process._process.kill()
     with pytest.raises(exceptions.NodeLostException):
-        for _ in range(100):
-            (x + 1).sum().item()
-            time.sleep(0.05)
+        await_that(lambda: (x + 1).sum().item() != 6)
     machine.stop()
     process.stop()
 
@@ -333,15 +345,6 @@ def test_a_killed_gateway_of_the_program_s_own_is_noticed_at_once(run_program):
             raise SystemExit("the end of the gateway was not noticed")
         """
     )
-
-
-def _children(parent: int) -> list[int]:
-    found = []
-    for status in Path("/proc").glob("[0-9]*/status"):
-        with contextlib.suppress(OSError):
-            if f"\nPPid:\t{parent}\n" in status.read_text():
-                found.append(int(status.parent.name))
-    return found
 
 
 def test_without_a_gateway_the_error_says_how_to_get_one(run_plain):
@@ -374,7 +377,7 @@ def test_a_second_start_takes_the_classes_from_an_archive(tmp_path, monkeypatch)
     )
     _gateway.GatewayProcess(class_path, Settings.from_environment()).stop()
     archives = tmp_path / "cache" / "classes"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not list(archives.glob("gateway-*.jsa")):
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -418,7 +421,7 @@ def run_plain():
             env=os.environ | environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             check=False,
         )
 

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import await_that
 from torch import nn
 
 import remora
+from remora import _gateway
 
 pytestmark = pytest.mark.gateway
 
@@ -48,11 +50,15 @@ def train(
     return losses
 
 
-def node_of(machine: remora.RemoteMachine) -> int:
-    """Waits for the machine's node, and returns its process: the one that listens on the link's port."""
-    end = time.monotonic() + 30
+def node_of(machine: remora.RemoteMachine, gateway: _gateway.GatewayProcess | None = None) -> int:
+    """Waits for the machine's node, and returns its process: the one that listens on the link's port.
+
+    `gateway` is the process that has started it, by default that of this program's own gateway.
+    """
+    gateway = gateway or machine._gateway._process
+    end = time.monotonic() + 60
     while time.monotonic() < end:
-        (here,) = (m for m in machine._gateway.list(10).machines if m.name == machine.name)
+        (here,) = (m for m in machine._gateway.list(60).machines if m.name == machine.name)
         port = f":{int(here.node_address.rpartition(':')[2] or 0):04X}"
         lines = [
             line.split()
@@ -62,9 +68,9 @@ def node_of(machine: remora.RemoteMachine) -> int:
         sockets = {
             f"socket:[{line[9]}]" for line in lines if line[1].endswith(port) and line[3] == "0A"
         }
-        children = ["pgrep", "-P", str(machine._gateway._process._process.pid)]
+        children = ["pgrep", "-P", str(gateway._process.pid)]
         for child in subprocess.run(children, check=False, capture_output=True).stdout.split():
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):  # it has ended, or has closed a file
                 files = Path(f"/proc/{int(child)}/fd")
                 if sockets & {str(file.readlink()) for file in files.iterdir()}:
                     return int(child)
@@ -72,39 +78,37 @@ def node_of(machine: remora.RemoteMachine) -> int:
     raise AssertionError("the machine has no node")
 
 
+def end_node(node: int) -> None:
+    """Kills a node and returns when it is gone."""
+    os.kill(node, signal.SIGKILL)
+    await_that(lambda: not Path(f"/proc/{node}").exists(), "a killed node does not end")
+
+
 def kill(machine: remora.RemoteMachine) -> None:
     """Kills the machine's node and returns when it is gone."""
-    node = node_of(machine)
-    os.kill(node, signal.SIGKILL)
-    while Path(f"/proc/{node}").exists():
-        time.sleep(0.01)
+    end_node(node_of(machine))
 
 
 def await_checkpoint(machine: remora.RemoteMachine) -> None:
     """Waits for a checkpoint that begins from now on."""
     before = machine.stats()["checkpoints"]
-    end = time.monotonic() + 30
-    while machine.stats()["checkpoints"] < before + 1:
-        assert time.monotonic() < end, "no checkpoint was made"
-        time.sleep(0.05)
+    await_that(lambda: machine.stats()["checkpoints"] > before, "no checkpoint was made")
 
 
 def await_standby(machine: remora.RemoteMachine) -> None:
     """Waits until a second node follows the machine's sessions."""
-    end = time.monotonic() + 60
-    while machine.stats()["standby"] != 1:
-        assert time.monotonic() < end, "there is no standby"
-        time.sleep(0.05)
+    await_that(lambda: machine.stats()["standby"] == 1, "there is no standby")
 
 
 def await_checkpoint_of(machine: remora.RemoteMachine, step: int) -> None:
     """Marks a step until a checkpoint of it is complete."""
     before = machine.stats()["checkpoints"]
-    end = time.monotonic() + 30
-    while machine.stats()["checkpoints"] < before + 2:
-        assert time.monotonic() < end, "no checkpoint was made"
+
+    def is_complete() -> bool:
         machine.checkpoint(step)
-        time.sleep(0.05)
+        return machine.stats()["checkpoints"] >= before + 2
+
+    await_that(is_complete, "no checkpoint was made")
 
 
 @pytest.mark.fast
@@ -119,7 +123,7 @@ def test_a_killed_node_changes_no_value() -> None:
                 kill(machine)
 
         assert train(machine.device(), disturb) == undisturbed
-        assert machine.stats()["recoveries"] == 2
+        await_that(lambda: machine.stats()["recoveries"] == 2)
         assert machine.stats()["recovering_wait_seconds"] > 0
         recovering = [wait for wait in machine.waits() if wait.cause == "recovering"]
         assert all(wait.line.startswith(__file__) for wait in recovering)
@@ -136,8 +140,8 @@ def test_the_machine_continues_on_its_standby() -> None:
                 kill(machine)
 
         assert train(machine.device(), disturb) == undisturbed
+        await_that(lambda: machine.stats()["recoveries"] == 1)
         assert machine.stats()["takeovers"] == 1
-        assert machine.stats()["recoveries"] == 1
 
 
 def test_a_standby_needs_replay() -> None:
@@ -212,10 +216,7 @@ def test_a_program_continues_behind_the_step_that_was_restored() -> None:
 
         assert train_in_steps(machine, disturb, caught) == undisturbed
         assert caught == [4]
-        end = time.monotonic() + 10
-        while told != caught and time.monotonic() < end:
-            time.sleep(0.01)
-        assert told == caught
+        await_that(lambda: told == caught, lambda: told)
         # What was made since is gone, and says why. The machine can be used.
         machine.checkpoint(99)
         kept = torch.ones(3, device=machine.device())
@@ -243,7 +244,7 @@ def test_kills_at_any_moment_change_no_value() -> None:
                 train(machine.device(), lambda step, at=at: kill(machine) if step == at else None)
                 == undisturbed
             )
-        assert machine.stats()["recoveries"] == 5
+        await_that(lambda: machine.stats()["recoveries"] == 5)
 
 
 @pytest.mark.full
@@ -276,10 +277,7 @@ def test_a_standby_that_differs_is_given_up_and_the_machine_continues() -> None:
         await_standby(machine)
         first = drawn(torch.zeros(1, device=machine.device()))
         value = first.item()
-        end = time.monotonic() + 60
-        while machine.stats()["standby"] == 1:
-            assert time.monotonic() < end, "the standby was not given up"
-            time.sleep(0.05)
+        await_that(lambda: machine.stats()["standby"] == 0, "the standby was not given up")
 
         assert first.item() == value
         assert machine.state == "READY"
