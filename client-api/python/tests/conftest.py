@@ -18,8 +18,10 @@ import torch
 
 import remora
 
-# A lost answer should fail a test instead of hanging it.
-os.environ.setdefault("REMORA_READ_TIMEOUT", "60")
+# A lost answer should fail a test instead of hanging it, and a slow computer should not.
+os.environ.setdefault("REMORA_READ_TIMEOUT", "120")
+os.environ.setdefault("REMORA_CALL_TIMEOUT", "120")
+os.environ.setdefault("REMORA_GATEWAY_START_TIMEOUT", "300")
 
 GATEWAY = any(
     os.environ.get(name) for name in ("REMORA_GATEWAY", "REMORA_GATEWAY_CLASSPATH", "REMORA_HOME")
@@ -60,7 +62,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def await_that(condition: Callable[[], object], what: Callable[[], object] | str = "") -> None:
     """Waits until a condition holds, and says otherwise what was missing. It asks a gateway less often than allowed."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline, what() if callable(what) else what
         time.sleep(0.02)
@@ -106,7 +108,7 @@ def run_program(
     """Runs a program in its own Python process; `machine` is open in it."""
 
     def run(
-        text: str, *, limit: float = 180, check: bool = True
+        text: str, *, limit: float = 600, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
         result = subprocess.run(
             [sys.executable, str(write_program(tmp_path, text, pytestconfig))],
@@ -191,7 +193,7 @@ def write_program(folder: Path, text: str, config: pytest.Config) -> Path:
                 line = frame.f_lineno
             time.sleep(0.5)  # until the line has begun to wait
             os.kill(os.getpid(), signal.SIGINT)
-        threading.Thread(target=interrupt).start()
+        threading.Thread(target=interrupt, daemon=True).start()
 
     """
     path = folder / "program.py"

@@ -30,7 +30,7 @@ def test_the_module_of_an_archive_follows_its_compilation_unit(tmp_path):
     subprocess.run(
         f"c++ -std=c++17 -w {headers} {SOURCE} -o {program} {libraries}".split(),
         check=True,
-        timeout=300,
+        timeout=600,
     )
     printed = subprocess.run(
         [program], check=True, timeout=60, capture_output=True, text=True

@@ -160,7 +160,7 @@ def test_the_core_builds_from_its_sources(tmp_path):
         [sys.executable, "-c", textwrap.dedent(program)],
         env=os.environ | {"REMORA_NATIVE_LIBRARY": library},
         check=True,
-        timeout=100,
+        timeout=300,
     )
 
 
@@ -173,7 +173,7 @@ def test_the_wheel_holds_the_core_and_its_sources(tmp_path):
         cwd=PACKAGE,
         check=True,
         capture_output=True,
-        timeout=100,
+        timeout=300,
     )
     (wheel,) = tmp_path.glob("*.whl")
     assert "linux_x86_64" in wheel.name

@@ -85,7 +85,7 @@ def train(tmp_path: Path) -> Callable[[str, int], list[str]]:
             [sys.executable, program, name, str(stop)],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
             check=False,
         )
         expected = -signal.SIGKILL if stop >= 0 else 0
@@ -197,7 +197,7 @@ with remora.RemoteMachine("mock", name="keeper") as machine:
 
 def test_programs_of_both_languages_have_the_same_names(tmp_path: Path) -> None:
     def run(*command: str | Path) -> str:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

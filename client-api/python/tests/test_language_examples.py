@@ -112,7 +112,7 @@ def run(program: str, *arguments: str, stdin: str = "", mode: str = "in-jvm") ->
         input=stdin,
         capture_output=True,
         encoding="utf-8",
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert result.returncode == 0, result.stderr

@@ -78,7 +78,7 @@ def test_the_programs_run(tmp_path, pytestconfig):
     file = tmp_path / "programs.py"
     file.write_text("\n".join(lines))
     done = subprocess.run(
-        [sys.executable, str(file)], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, str(file)], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Parameter containing" in done.stdout, "docs/remote-functions.md prints the weights"

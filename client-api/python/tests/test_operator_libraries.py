@@ -70,7 +70,7 @@ def library(tmp_path_factory) -> Path:
         *(f"-L{path}" for path in cpp_extension.library_paths()),
         *("-lc10", "-ltorch_cpu", "-o", str(built)),
     ]
-    subprocess.run(command, check=True, timeout=300)
+    subprocess.run(command, check=True, timeout=600)
     torch.ops.load_library(str(built))
     return built
 

@@ -32,7 +32,7 @@ def run(
         env=os.environ | (environment or {}),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
 

@@ -57,7 +57,7 @@ def test_the_digits_example_trains_as_on_the_cpu(model):
         ],
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=300,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         check=False,
     )
