@@ -13,11 +13,11 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import await_that
 
 import remora
 from remora import _gateway, exceptions, models
@@ -51,7 +51,7 @@ class Hub:
 
     def stop(self) -> None:
         self._process.stdin.close()
-        self._process.wait(20)
+        self._process.wait(60)
 
 
 class Planted:
@@ -330,10 +330,10 @@ def the_node_gives_up(caplog, repository: str):
     """Waits until the node has logged that it stops a load."""
     caplog.set_level(logging.INFO, "remora.gateway")
     yield
-    limit = time.monotonic() + 20
-    while not any(repository in text and "cannot be loaded" in text for text in caplog.messages):
-        assert time.monotonic() < limit, caplog.text
-        time.sleep(0.02)
+    await_that(
+        lambda: any(repository in text and "cannot be loaded" in text for text in caplog.messages),
+        lambda: caplog.text,
+    )
 
 
 def test_ctrl_c_ends_the_load_on_the_node(machine, hub, caplog, monkeypatch):
@@ -349,7 +349,7 @@ def test_ctrl_c_ends_the_load_on_the_node(machine, hub, caplog, monkeypatch):
             fetching.set()
 
     def interrupt() -> None:
-        if fetching.wait(30):
+        if fetching.wait(60):
             os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
@@ -366,11 +366,13 @@ def test_ctrl_c_ends_the_load_on_the_node(machine, hub, caplog, monkeypatch):
 
 def test_a_load_that_takes_too_long(machine, hub, caplog):
     hub.tell("stall 1 1000")
-    with (
-        the_node_gives_up(caplog, "org/slow"),
-        pytest.raises(exceptions.RemoraException, match="within"),
-    ):
-        machine.load_state_dicts("org/slow", timeout=0.5)
+    downloads = hub.tell("downloads")
+    seconds = 0.5
+    with the_node_gives_up(caplog, "org/slow"):
+        while hub.tell("downloads") == downloads:  # a slow node may not have come to the download
+            with pytest.raises(exceptions.RemoraException, match="within"):
+                machine.load_state_dicts("org/slow", timeout=seconds)
+            seconds *= 4
 
 
 # ---------------------------------------------------------------- linking

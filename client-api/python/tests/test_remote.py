@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import await_that
 from torch import nn
 
 import remora
@@ -296,7 +297,7 @@ def test_a_second_device(machine):
 
 
 def test_futures_come_in_order(device, tmp_path):
-    @remora.remote(run_async=True, timeout=30)
+    @remora.remote(run_async=True, timeout=60)
     def once_there(x, file):
         while not Path(file).exists():
             time.sleep(0.01)
@@ -450,13 +451,13 @@ def test_results_nobody_keeps_are_freed(machine, device):
 
 
 def test_the_read_timeout_does_not_strike_while_a_function_runs(monkeypatch):
-    monkeypatch.setenv("REMORA_READ_TIMEOUT", "1")
+    monkeypatch.setenv("REMORA_READ_TIMEOUT", "4")
     with remora.RemoteMachine("mock") as machine:
         x = torch.ones(2, device=machine.device())
 
         @remora.remote(run_async=True)
         def slow(x):
-            time.sleep(3)
+            time.sleep(8)
             return x * 2
 
         future = slow(x)
@@ -490,8 +491,8 @@ def test_a_time_limit(device, worker_process):
     process_id()
     begin = time.monotonic()
     with pytest.raises(remora.RemoteFunctionError, match="did not end within 1 s"):
-        sleep(60)
-    assert time.monotonic() - begin < 20
+        sleep(300)
+    assert time.monotonic() - begin < 300, "it has slept to its end"
     assert double(torch.ones(1, device=device)).item() == 2
 
 
@@ -499,11 +500,12 @@ def test_a_failure_that_nobody_reads_is_logged(device, caplog):
     future = fail.submit("forgotten")
     concurrent.futures.wait([future])
     del future
-    for _ in range(50):
+
+    def is_logged() -> bool:
         gc.collect()
-        if "has not asked for its result" in caplog.text:
-            break
-        time.sleep(0.1)
+        return "has not asked for its result" in caplog.text
+
+    await_that(is_logged)
     assert "forgotten" in caplog.text
 
 
@@ -538,20 +540,22 @@ def test_packages_of_a_machine_are_installed_when_it_starts():
 def test_ctrl_c_ends_the_wait_and_the_program_goes_on(run_program):
     result = run_program("""
         @remora.remote
-        def nap(seconds):
-            time.sleep(seconds)
+        def nap(file):
+            while not os.path.exists(file):
+                time.sleep(0.01)
             return "slept"
 
-        nap(0)
-        threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
-        begin = time.monotonic()
+        gate = __file__ + ".gate"
+        interrupt_at("# waits for the function")
         try:
-            nap(4)
+            nap(gate)  # waits for the function
+            print("ended")
         except KeyboardInterrupt:
-            print("interrupted", time.monotonic() - begin < 3.9)
-        print(nap(0))
+            print("interrupted")
+        open(gate, "w").close()
+        print(nap(gate))
         """)
-    assert result.stdout == "interrupted True\nslept\n", result.stdout + result.stderr
+    assert result.stdout == "interrupted\nslept\n", result.stdout + result.stderr
 
 
 def test_the_manuals_program_runs(request, tmp_path):
@@ -564,7 +568,7 @@ def test_the_manuals_program_runs(request, tmp_path):
     file = tmp_path / "manual.py"
     file.write_text(text.replace("x, y, 100", "x, y, 2"))
     result = subprocess.run(
-        [sys.executable, str(file)], capture_output=True, text=True, timeout=90, check=False
+        [sys.executable, str(file)], capture_output=True, text=True, timeout=300, check=False
     )
     assert result.returncode == 0, result.stderr
     assert "Parameter containing" in result.stdout
