@@ -7,12 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import write_program
+from conftest import await_that, write_program
 from torch.utils.data import DataLoader, Dataset
 
 import remora
@@ -83,7 +82,6 @@ def test_a_forked_child_that_uses_the_device_is_told_why_not(device):
 
 @pytest.mark.critical
 def test_the_end_of_a_program_with_work_pending(run_program):
-    begin = time.monotonic()
     result = run_program("""
         x = torch.randn(200, 200, device=device)
         for _ in range(200):
@@ -92,7 +90,6 @@ def test_the_end_of_a_program_with_work_pending(run_program):
         """)
     assert result.stdout == "done\n"
     assert "Traceback" not in result.stderr
-    assert time.monotonic() - begin < 60
 
 
 def test_a_failure_nobody_has_read_is_said_at_the_end(run_program):
@@ -113,37 +110,43 @@ def test_sys_exit_and_uncaught_errors_end_the_program(run_program):
 
 def test_daemon_threads_that_record_do_not_disturb_the_end(run_program):
     run_program("""
-        def work():
+        def work(begun):
             x = torch.ones(10, device=device)
-            while True:
+            for step in range(1 << 62):
                 x = x + 1
                 x.sum().item()
-        for _ in range(2):
-            threading.Thread(target=work, daemon=True).start()
-        time.sleep(0.5)
+                if step == 100:
+                    begun.set()
+        events = [threading.Event() for _ in range(2)]
+        for each in events:
+            threading.Thread(target=work, args=(each,), daemon=True).start()
+        for each in events:
+            assert each.wait(60)
         """)
 
 
 def test_an_interrupt_ends_a_read(run_program):
     result = run_program("""
-        x = torch.randn(1500, 1500, device=device)
-        machine.synchronize()
-        def interrupt():
-            time.sleep(0.5)
-            os.kill(os.getpid(), signal.SIGINT)
-        for _ in range(150):
-            x = (x @ x).tanh()
-        threading.Thread(target=interrupt).start()
-        begin = time.monotonic()
+        @remora.remote(run_async=True)
+        def hold(file):
+            while not os.path.exists(file):
+                time.sleep(0.01)
+
+        gate = __file__ + ".gate"
+        x = torch.ones(3, device=device)
+        held = hold(gate)
+        y = x + 1
+        interrupt_at("# waits for the function")
         try:
-            x.sum().item()
-            print("read", time.monotonic() - begin)
+            y.sum().item()  # waits for the function
+            print("read")
         except KeyboardInterrupt:
-            print("interrupted", time.monotonic() - begin < 6)
-        y = torch.ones(2, device=device)
+            print("interrupted")
+        open(gate, "w").close()
         print(y.sum().item())
+        held.result()
         """)
-    assert result.stdout.splitlines() == ["interrupted True", "2.0"]
+    assert result.stdout.splitlines() == ["interrupted", "6.0"]
 
 
 def test_the_machine_is_usable_in_spawned_processes(run_program):
@@ -155,8 +158,8 @@ def test_the_machine_is_usable_in_spawned_processes(run_program):
         queue = context.Queue()
         child = context.Process(target=work, args=(queue,))
         child.start()
-        assert queue.get(timeout=20) == 3
-        child.join()
+        assert queue.get(timeout=60) == 3
+        child.join(60)
         assert (torch.ones(2, device=device) + 1).sum().item() == 4
         """)
 
@@ -180,10 +183,7 @@ def test_the_gateway_ends_with_a_killed_program(tmp_path, pytestconfig):
         gateway = int(process.stdout.readline())
         assert Path(f"/proc/{gateway}").exists()
         process.send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + 20
-    while _runs(gateway) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not _runs(gateway)
+    await_that(lambda: not _runs(gateway))
 
 
 def _runs(pid: int) -> bool:
@@ -199,7 +199,7 @@ def test_importing_prints_nothing_and_opens_nothing():
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=180,
     )
     assert result.stdout == result.stderr == ""
     assert remora.__version__
