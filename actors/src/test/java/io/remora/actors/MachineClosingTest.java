@@ -84,6 +84,7 @@ class MachineClosingTest extends MachineFixture {
 
   @Test
   void namesTheNodeThatDoesNotEnd() {
+    configure("remora.machine.close-timeout = 500 ms");
     open(node);
     node.terminates = false;
 

@@ -46,28 +46,22 @@ abstract class MachineFixture {
                 exit-report-wait = 200 ms
                 storage-actor-after = 200 ms
                 max-storage-actors = 3
-                close-timeout = 2 s
-                pause-timeout = 1 s
                 resume-retry = 300 ms
-                forget-failed-after = 2 s
-              }
-              remora.link {
-                handshake-timeout = 500 ms
-                connect-timeout = 500 ms
-                give-up-after = 1500 ms
               }
               """)
           .withFallback(ConfigFactory.load());
 
-  static final Duration STORAGE_ACTOR_AFTER = Duration.ofMillis(200); // as configured above
-  private static final Duration REPLY_LIMIT = Duration.ofSeconds(10);
+  // As configured above.
+  static final Duration STORAGE_ACTOR_AFTER = Duration.ofMillis(200);
+  static final Duration RESUME_RETRY = Duration.ofMillis(300);
   static ActorTestKit kit;
   private static final AtomicInteger NAMES = new AtomicInteger();
 
   final String name = "m" + NAMES.incrementAndGet();
   final TestNode node = new TestNode();
-  final ActorRef<MachineProtocol.Command> machine =
+  ActorRef<MachineProtocol.Command> machine =
       kit.spawn(MachineActor.create(name, ActorsSettings.from(CONFIG)), name);
+  private String settings = "";
   private final TestProbe<MachineInfo> states = kit.createTestProbe(MachineInfo.class);
 
   @BeforeAll
@@ -87,7 +81,15 @@ abstract class MachineFixture {
   }
 
   MachineSpec spec() {
-    return new MachineSpec(name, "test", null, 1, null, LIMIT);
+    return new MachineSpec(name, "test", null, 1, null, LIMIT, settings);
+  }
+
+  /** Gives the machine, which was not opened yet, settings of its own, such as a short limit. */
+  void configure(String changes) {
+    settings = changes;
+    Config config = ConfigFactory.parseString(changes).withFallback(CONFIG);
+    kit.stop(machine, LIMIT);
+    machine = kit.spawn(MachineActor.create(name, ActorsSettings.from(config)), name);
   }
 
   void plan(TestNode planned) {
@@ -106,7 +108,7 @@ abstract class MachineFixture {
 
   MachineInfo info() {
     machine.tell(new MachineProtocol.GetState(states.getRef()));
-    return states.receiveMessage(REPLY_LIMIT);
+    return states.receiveMessage(LIMIT);
   }
 
   /** The session's first batch, after which the storage is realized. */
@@ -136,13 +138,13 @@ abstract class MachineFixture {
   }
 
   static <T> T success(TestProbe<StatusReply<T>> probe) {
-    StatusReply<T> reply = probe.receiveMessage(REPLY_LIMIT);
+    StatusReply<T> reply = probe.receiveMessage(LIMIT);
     assertThat(reply.isSuccess()).as(reply::toString).isTrue();
     return reply.getValue();
   }
 
   static Throwable failure(TestProbe<? extends StatusReply<?>> probe) {
-    StatusReply<?> reply = probe.receiveMessage(REPLY_LIMIT);
+    StatusReply<?> reply = probe.receiveMessage(LIMIT);
     assertThat(reply.isError()).as(reply::toString).isTrue();
     return reply.getError();
   }

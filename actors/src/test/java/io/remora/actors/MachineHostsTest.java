@@ -16,7 +16,10 @@ import io.remora.provider.MachineSpec;
 import io.remora.runtime.MachineStateException;
 import io.remora.runtime.ResourceExhaustedException;
 import java.time.Duration;
+import java.util.concurrent.BlockingQueue;
 import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.LinkedBlockingQueue;
+import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.concurrent.atomic.AtomicInteger;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
@@ -233,30 +236,57 @@ class MachineHostsTest extends MachineFixture {
   }
 
   @Test
-  void waitsBeforeItTriesAgainToResumeForWorkAtAHost() {
-    open(node);
-    TestProbe<SessionHost.Command> host = join(true);
-    ask(MachineProtocol.Pause::new, MachineInfo.class);
-    saved(host, "");
-    host.expectMessageClass(SessionHost.Offline.class);
+  void waitsAfterItCouldNotResumeForWorkAtAHost() {
+    configure("remora.machine.resume-retry = 1 h");
+    TestProbe<SessionHost.Command> host = openAndPause();
     AtomicInteger attempts = new AtomicInteger();
     TestProvider.plan(
         name,
-        (spec, context) ->
-            attempts.incrementAndGet() == 1
-                ? CompletableFuture.failedFuture(new ResourceExhaustedException("no H100 left"))
-                : new CompletableFuture<>());
+        (spec, context) -> {
+          attempts.incrementAndGet();
+          return CompletableFuture.failedFuture(new ResourceExhaustedException("no H100 left"));
+        });
     machine.tell(new MachineProtocol.HostUsed(host.getRef()));
     host.expectMessageClass(SessionHost.Offline.class);
 
     machine.tell(new MachineProtocol.HostUsed(host.getRef()));
     assertThat(info().state()).isEqualTo(MachineState.PAUSED);
     assertThat(info().reason()).contains("no H100 left");
-    host.expectMessageClass(SessionHost.Offline.class);
+    assertThat(attempts).hasValue(1);
+  }
+
+  @Test
+  void triesAgainToResumeForWorkAtAHostWhenItHasWaited() {
+    TestProbe<SessionHost.Command> host = openAndPause();
+    BlockingQueue<Long> attempts = new LinkedBlockingQueue<>();
+    AtomicBoolean failed = new AtomicBoolean();
+    TestProvider.plan(
+        name,
+        (spec, context) -> {
+          attempts.add(System.nanoTime());
+          return failed.getAndSet(true)
+              ? new CompletableFuture<>()
+              : CompletableFuture.failedFuture(new ResourceExhaustedException("no H100 left"));
+        });
+    machine.tell(new MachineProtocol.HostUsed(host.getRef()));
+    host.expectMessageClass(SessionHost.Offline.class); // it could not resume
+
+    host.expectMessageClass(SessionHost.Offline.class); // it has waited
     machine.tell(new MachineProtocol.HostUsed(host.getRef()));
 
-    await().atMost(LIMIT).until(() -> attempts.get() == 2);
+    await().atMost(LIMIT).until(() -> attempts.size() == 2);
+    assertThat(Duration.ofNanos(-attempts.remove() + attempts.remove()))
+        .isGreaterThanOrEqualTo(RESUME_RETRY);
     assertThat(info().state()).isEqualTo(MachineState.PROVISIONING);
+  }
+
+  private TestProbe<SessionHost.Command> openAndPause() {
+    open(node);
+    TestProbe<SessionHost.Command> host = join(true);
+    ask(MachineProtocol.Pause::new, MachineInfo.class);
+    saved(host, "");
+    host.expectMessageClass(SessionHost.Offline.class);
+    return host;
   }
 
   /** Reports that the host has saved its sessions, or why it has not. */

@@ -84,7 +84,7 @@ class MachineMovesTest {
             remora.cluster {
               seed-nodes = ["127.0.0.1:%d"]
               listen = "%s"
-              leave-timeout = 12 s
+              leave-timeout = 60 s
             }
             remora.machine.resume-retry = 60 s
             """
@@ -170,6 +170,8 @@ class MachineMovesTest {
     }
 
     left.join();
+    // A host tells its machine of its use until the machine has heard of it.
+    machine.tell(new MachineProtocol.HostUsed(host.getRef()));
     await().atMost(LIMIT).until(() -> started.stream().allMatch(n -> n.terminations.get() == 1));
     assertThat(state()).isEqualTo(MachineState.PROVISIONING);
   }

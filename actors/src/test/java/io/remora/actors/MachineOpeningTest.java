@@ -135,11 +135,11 @@ class MachineOpeningTest extends MachineFixture {
 
   @Test
   void isNotFailedForEverWhenItCouldNotBeOpened() {
+    configure("remora.machine.forget-failed-after = 500 ms");
     TestProvider.plan(
         name, (spec, context) -> CompletableFuture.failedFuture(new ProviderException("no luck")));
     assertThat(failure(ask(to -> new MachineProtocol.Open(spec(), to), MachineInfo.class)))
         .hasMessage("no luck");
-    assertThat(info().state()).isEqualTo(MachineState.FAILED);
 
     await().atMost(LIMIT).until(() -> info().state() == MachineState.STOPPED);
 
@@ -165,6 +165,7 @@ class MachineOpeningTest extends MachineFixture {
 
   @Test
   void limitsTheTimeOfTheHandshake() {
+    configure("remora.link { handshake-timeout = 500 ms, give-up-after = 500 ms }");
     node.answersHello = false;
 
     assertThat(openFailure())
@@ -175,6 +176,7 @@ class MachineOpeningTest extends MachineFixture {
 
   @Test
   void saysWhenTheNodeCannotBeReached() {
+    configure("remora.link.connect-timeout = 500 ms");
     node.closeSockets();
 
     assertThat(openFailure())
@@ -203,6 +205,7 @@ class MachineOpeningTest extends MachineFixture {
 
   @Test
   void saysHowANodeEndedBeforeItWasConnected() {
+    configure("remora.machine.exit-report-wait = 30 s");
     node.answersHello = false;
     plan(node);
     TestProbe<StatusReply<MachineInfo>> reply =

@@ -24,6 +24,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicInteger;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
@@ -128,19 +129,34 @@ class MachinePausingTest extends MachineFixture {
         .isInstanceOf(MachineStateException.class)
         .hasMessageContaining("was not paused and continues: no space left on device");
     assertThat(session.executed()).isEqualTo(1);
+  }
+
+  @Test
+  void goesOnWhenASaveTakesTooLongAndHasItDeletedWhenItComes() throws Exception {
+    configure("remora.machine.pause-timeout = 1 s");
+    open(node);
+    Session session = openSession();
+    node.saves = false;
 
     assertThat(failure(ask(MachineProtocol.Pause::new, MachineInfo.class)))
         .hasMessageContaining("within 1000 ms (remora.machine.pause-timeout)");
+    await().atMost(LIMIT).until(() -> node.heard.contains("save " + session.id));
     node.heard.clear();
     node.answerSave("");
     await().atMost(LIMIT).until(() -> node.heard.contains("forget"));
+  }
 
-    node.saves = true;
+  @Test
+  void goesOnWhenItsNodeDoesNotEnd() throws Exception {
+    configure("remora.machine.close-timeout = 2 s");
+    open(node);
+    Session session = openSession();
     node.terminates = false;
+
     assertThat(failure(ask(MachineProtocol.Pause::new, MachineInfo.class)))
         .hasMessageContaining("did not end within 2000 ms");
-    session.submit(2, 10, List.of());
-    assertThat(session.executed()).isEqualTo(2);
+    session.submit(1, 10, List.of());
+    assertThat(session.executed()).isEqualTo(1);
     assertThat(info().state()).isEqualTo(MachineState.READY);
     assertThat(info().reason()).startsWith("not paused: ");
   }
@@ -168,6 +184,7 @@ class MachinePausingTest extends MachineFixture {
 
   @Test
   void aNodeThatIsLostBeforeAllIsRestoredCostsNothing() throws Exception {
+    configure("remora.machine.exit-report-wait = 30 s");
     open(node);
     Session session = openSession();
     success(ask(MachineProtocol.Pause::new, MachineInfo.class));
@@ -217,19 +234,21 @@ class MachinePausingTest extends MachineFixture {
 
   @Test
   void pausesByItselfUnlessItIsUsed() throws Exception {
+    node.saves = false;
     plan(node);
     MachineSpec spec = new MachineSpec(name, "test", null, 1, Duration.ofMillis(400), LIMIT);
     success(ask(to -> new MachineProtocol.Open(spec, to), MachineInfo.class));
     Session session = openSession();
-    node.saves = false;
+    AtomicInteger endedBefore = new AtomicInteger();
+    session.atExecution = () -> endedBefore.set(node.terminations.get());
     await().atMost(LIMIT).until(() -> info().state() == MachineState.PAUSING);
     session.submit(1, 10, List.of());
-    await().atMost(LIMIT).until(() -> node.pause != null);
+    await().atMost(LIMIT).until(() -> node.heard.contains("save " + session.id));
+    node.saves = true;
     node.answerSave("");
     assertThat(session.executed()).as("not paused after all").isEqualTo(1);
-    assertThat(node.terminations.get()).isZero();
+    assertThat(endedBefore).hasValue(0);
 
-    node.saves = true;
     await().atMost(LIMIT).until(() -> info().state() == MachineState.PAUSED);
     assertThat(info().reason()).contains("test node has ended");
     success(ask(MachineProtocol.Close::new, Done.class));

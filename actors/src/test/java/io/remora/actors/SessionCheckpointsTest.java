@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 package io.remora.actors;
 
+import static io.remora.actors.link.LinkPair.LIMIT;
 import static io.remora.actors.link.LinkPair.settings;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.awaitility.Awaitility.await;
@@ -111,7 +112,7 @@ class SessionCheckpointsTest {
     executed++;
     mailbox.submit(
         new Batch(executed, ByteBuffer.allocateDirect(10), List.of(), new long[0], () -> {}));
-    await().until(() -> mailbox.position().unsent() == 0);
+    await().atMost(LIMIT).until(() -> mailbox.position().unsent() == 0);
     assertThat(mailbox.acknowledge(executed)).isNotNull();
     assertThat(checkpoints.base()).isEqualTo(base);
     return checkpoints.begin().orElseThrow();

@@ -9,12 +9,14 @@ import akka.Done;
 import akka.actor.testkit.typed.javadsl.ActorTestKit;
 import akka.actor.testkit.typed.javadsl.TestProbe;
 import akka.actor.typed.ActorRef;
+import akka.actor.typed.DispatcherSelector;
 import akka.actor.typed.javadsl.Behaviors;
 import akka.cluster.sharding.typed.javadsl.ClusterSharding;
 import akka.cluster.sharding.typed.javadsl.Entity;
 import akka.cluster.typed.Cluster;
 import akka.cluster.typed.Join;
 import akka.pattern.StatusReply;
+import akka.testkit.CallingThreadDispatcher;
 import com.typesafe.config.ConfigFactory;
 import io.remora.actors.host.SessionHost;
 import io.remora.actors.machine.MachineProtocol;
@@ -26,6 +28,7 @@ import java.nio.ByteBuffer;
 import java.util.List;
 import java.util.concurrent.BlockingQueue;
 import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicInteger;
@@ -128,6 +131,25 @@ abstract class SessionHostFixture {
     TestProbe<StatusReply<StorageInfo>> answer = kit.createTestProbe();
     host.tell(new SessionHost.GetStorage(0, 1, answer.getRef()));
     answer.receiveMessage(LIMIT);
+  }
+
+  /** Keeps the host from handling messages until the latch is open. */
+  final CountDownLatch keepHostBusy() throws InterruptedException {
+    CountDownLatch busy = new CountDownLatch(1);
+    CountDownLatch open = new CountDownLatch(1);
+    // Runs on the sender's thread.
+    ActorRef<StatusReply<StorageInfo>> obstacle =
+        kit.spawn(
+            Behaviors.receiveMessage(
+                answer -> {
+                  busy.countDown();
+                  open.await();
+                  return Behaviors.stopped();
+                }),
+            DispatcherSelector.fromConfig(CallingThreadDispatcher.Id()));
+    host.tell(new SessionHost.GetStorage(0, 1, obstacle));
+    assertThat(busy.await(LIMIT.toSeconds(), TimeUnit.SECONDS)).isTrue();
+    return open;
   }
 
   static final class Session implements SessionListener {

@@ -7,12 +7,8 @@ import static org.awaitility.Awaitility.await;
 
 import akka.Done;
 import akka.actor.testkit.typed.javadsl.TestProbe;
-import akka.actor.typed.ActorRef;
-import akka.actor.typed.DispatcherSelector;
-import akka.actor.typed.javadsl.Behaviors;
 import akka.cluster.sharding.typed.javadsl.ClusterSharding;
 import akka.pattern.StatusReply;
-import akka.testkit.CallingThreadDispatcher;
 import io.remora.actors.host.SessionHost;
 import io.remora.actors.machine.MachineProtocol;
 import io.remora.runtime.NodeLostException;
@@ -21,7 +17,6 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CountDownLatch;
-import java.util.concurrent.TimeUnit;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
@@ -293,25 +288,6 @@ class SessionHostPausingTest extends SessionHostFixture {
         return;
       }
     }
-  }
-
-  /** Keeps the host from handling messages until the latch is open. */
-  private CountDownLatch keepHostBusy() throws InterruptedException {
-    CountDownLatch busy = new CountDownLatch(1);
-    CountDownLatch open = new CountDownLatch(1);
-    // Runs on the sender's thread.
-    ActorRef<StatusReply<StorageInfo>> obstacle =
-        kit.spawn(
-            Behaviors.receiveMessage(
-                answer -> {
-                  busy.countDown();
-                  open.await();
-                  return Behaviors.stopped();
-                }),
-            DispatcherSelector.fromConfig(CallingThreadDispatcher.Id()));
-    host.tell(new SessionHost.GetStorage(0, 1, obstacle));
-    assertThat(busy.await(LIMIT.toSeconds(), TimeUnit.SECONDS)).isTrue();
-    return open;
   }
 
   /** The messages that the machine received before this thread asks it to pause. */

@@ -12,6 +12,7 @@ import io.remora.actors.host.SessionHost;
 import io.remora.actors.machine.MachineProtocol;
 import io.remora.runtime.MachineStateException;
 import io.remora.runtime.NodeLostException;
+import java.util.concurrent.CountDownLatch;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
@@ -82,12 +83,15 @@ class SessionHostTest extends SessionHostFixture {
   }
 
   @Test
-  void handsARequestThatComesTooLateToTheNextHost() {
+  void handsARequestThatComesTooLateToTheNextHost() throws Exception {
     host.tell(way(node, ""));
     openSession();
+    // The request is in the host's mailbox before the host ends.
+    CountDownLatch goesOn = keepHostBusy();
     host.tell(new SessionHost.Ended(new MachineStateException("it was closed")));
 
     TestProbe<StatusReply<MachineProtocol.SessionOpened>> opening = askForSession();
+    goesOn.countDown();
 
     ActorRef<SessionHost.Command> next = nextHost();
     TestNode other = new TestNode();

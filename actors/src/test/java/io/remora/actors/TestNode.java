@@ -90,6 +90,7 @@ final class TestNode implements ProvisionedNode, LinkConnection.Handler {
   volatile Hello hello;
   // How many connections to close as soon as they are made.
   final AtomicInteger toRefuse = new AtomicInteger();
+  final AtomicInteger refusals = new AtomicInteger();
   final AtomicInteger connections = new AtomicInteger();
   final Map<Long, Long> received = new ConcurrentHashMap<>();
   final Map<Long, Long> confirmed = new ConcurrentHashMap<>();
@@ -135,6 +136,7 @@ final class TestNode implements ProvisionedNode, LinkConnection.Handler {
         LinkChannel channel = LinkTransport.accept(server, tls);
         if (toRefuse.getAndUpdate(left -> Math.max(0, left - 1)) > 0) {
           channel.close();
+          refusals.incrementAndGet();
           continue;
         }
         connections.incrementAndGet();
@@ -221,6 +223,7 @@ final class TestNode implements ProvisionedNode, LinkConnection.Handler {
   public synchronized void onFrame(LinkConnection from, FrameHeader header, PooledBuffer payload) {
     if (header.type() == FrameType.HELLO) {
       carrier = from;
+      connection = from; // the thread that accepts may be late
     } else if (carrier != from) {
       return; // The event is of a connection that was replaced.
     }
@@ -228,9 +231,10 @@ final class TestNode implements ProvisionedNode, LinkConnection.Handler {
     switch (header.type()) {
       case HELLO -> onHello(from, payload);
       case OPEN_SESSION -> {
-        heard.add((header.length() == 0 ? "open " : "restore ") + session);
+        boolean answers = opens; // a test may change it once it knows what was heard
         received.putIfAbsent(session, 0L);
-        if (!opens) {
+        heard.add((header.length() == 0 ? "open " : "restore ") + session);
+        if (!answers) {
           return;
         }
         from.send(
@@ -243,17 +247,18 @@ final class TestNode implements ProvisionedNode, LinkConnection.Handler {
         endSession(session, Reason.REASON_CLOSED, "");
       }
       case SAVE_SESSION -> {
-        heard.add("save " + session);
+        boolean answers = saves;
         toSave = session;
         pause = parsePause(payload);
-        if (saves) {
+        heard.add("save " + session);
+        if (answers) {
           answerSave("");
         }
       }
       case FORGET_STATE -> {
-        heard.add("forget");
         String unneeded = parsePause(payload);
         forgotten.add(unneeded);
+        heard.add("forget");
         from.send(
             OutboundFrame.control(
                 FrameType.STATE_FORGOTTEN,
@@ -269,8 +274,9 @@ final class TestNode implements ProvisionedNode, LinkConnection.Handler {
   }
 
   private void onIssueToken(LinkConnection from) {
+    boolean answers = issues;
     heard.add("token");
-    if (issues) {
+    if (answers) {
       String value = LaunchToken.random().value();
       issued.add(value);
       from.send(
@@ -307,8 +313,9 @@ final class TestNode implements ProvisionedNode, LinkConnection.Handler {
     } catch (InvalidProtocolBufferException e) {
       throw new IllegalStateException(e);
     }
+    boolean answers = answersHello;
     heard.add("hello of " + hello.getMachine());
-    if (!answersHello) {
+    if (!answers) {
       return;
     }
     if (!expectedToken.matches(hello.getToken()) && !hello.getSecret().equals(secret)) {

@@ -21,7 +21,7 @@ import java.util.zip.CRC32C;
 public final class LinkPair implements AutoCloseable {
 
   /** Limit of every wait in these tests. */
-  public static final Duration LIMIT = Duration.ofSeconds(10);
+  public static final Duration LIMIT = Duration.ofSeconds(30);
 
   /** The dialling end. */
   public final SocketChannel near;
