@@ -85,6 +85,13 @@ class BatchMailboxTest {
         sequence, pattern(bytes, (int) sequence), List.of(), new long[0], count::incrementAndGet);
   }
 
+  /** Waits until each has been released once. The writer may hold what was sent a while longer. */
+  private void awaitReleased(long... sequences) {
+    for (long sequence : sequences) {
+      await().atMost(LIMIT).until(() -> releases(sequence) == 1);
+    }
+  }
+
   private int releases(long sequence) {
     return released.get(sequence).get();
   }
@@ -168,7 +175,7 @@ class BatchMailboxTest {
     assertThat(releases(1)).as("it is kept").isZero();
     assertThat(mailbox.recovery().bytes()).isEqualTo(300);
     mailbox.recovery().forgetUpTo(1);
-    assertThat(releases(1)).isEqualTo(1);
+    awaitReleased(1);
     assertThat(mailbox.recovery().reachesBackTo(0)).isFalse();
 
     mailbox.disconnect();
@@ -186,7 +193,7 @@ class BatchMailboxTest {
         .hasMessageContaining("request 1 had a value of 1 bytes");
     assertThat(acknowledge(mailbox, 4, 4)).as("it is news").isTrue();
     mailbox.lose(new MachineStateException("over"));
-    assertThat(List.of(releases(1), releases(2), releases(3), releases(4))).containsOnly(1);
+    awaitReleased(1, 2, 3, 4);
   }
 
   @Test
@@ -208,7 +215,7 @@ class BatchMailboxTest {
     }
     awaitSent(mailbox);
     acknowledge(mailbox, 1, 1);
-    assertThat(releases(1)).as("nothing is kept").isEqualTo(1);
+    awaitReleased(1); // nothing is kept
 
     mailbox.disconnect();
     assertThat(mailbox.restart().giveUpBatches()).isEqualTo(1);
@@ -234,7 +241,7 @@ class BatchMailboxTest {
     for (int i = 2; i <= 8; i++) {
       assertThat(acknowledge(mailbox, i, i)).isTrue();
     }
-    await().untilAsserted(() -> assertThat(List.of(releases(2), releases(8))).containsOnly(1));
+    awaitReleased(2, 8);
   }
 
   /** A batch that begins with a restart of this epoch, and has only that. */
@@ -284,7 +291,7 @@ class BatchMailboxTest {
     assertThat(mailbox.recovery().bytes()).isZero();
     assertThat(releases(1)).as("it is in the standby's mailbox").isZero();
     feed.end();
-    assertThat(List.of(releases(1), releases(4), releases(6))).containsOnly(1);
+    awaitReleased(1, 4, 6);
     assertThat(StandbyFeed.start(mailbox, 5, () -> {})).as("batch 6 is gone").isNull();
   }
 
@@ -300,9 +307,9 @@ class BatchMailboxTest {
             System::nanoTime);
     mailbox.connect(connectedTo(settings));
     executeOneByOne(mailbox, 20);
-    await().until(() -> mailbox.recovery().diskBytes() >= 1800);
+    await().atMost(LIMIT).until(() -> mailbox.recovery().diskBytes() >= 1800);
     assertThat(mailbox.recovery().bytes()).isEqualTo(2000);
-    await().until(() -> releases(18) == 1);
+    awaitReleased(18);
     assertThat(releases(20)).as("it is in memory").isZero();
     assertThat(folder).as("the files have no names").isEmptyDirectory();
     mailbox.recovery().forgetUpTo(5);
@@ -327,6 +334,7 @@ class BatchMailboxTest {
     mailbox.lose(new MachineStateException("over"));
     assertThat(mailbox.recovery().diskBytes()).isZero();
     await()
+        .atMost(LIMIT)
         .untilAsserted(
             () -> {
               for (int i = 1; i <= 20; i++) {
@@ -410,7 +418,7 @@ class BatchMailboxTest {
   }
 
   private static void awaitSent(BatchMailbox mailbox) {
-    await().until(() -> mailbox.position().unsent() == 0);
+    await().atMost(LIMIT).until(() -> mailbox.position().unsent() == 0);
   }
 
   /** A node's answer with a value of one byte; returns whether it is news for the program. */
@@ -624,15 +632,18 @@ class BatchMailboxTest {
     mailbox.attach(new Listener(new AtomicReference<>()), true);
     Recorder far = connect(settings);
     mailbox.connect(connection);
-    for (int i = 1; i <= 20; i++) {
+    int sentAtOnce = 0;
+    for (int i = 1; i <= 100; i++) {
       long before = connection.bytesSent();
 
       mailbox.submit(batch(i, 100));
 
-      assertThat(connection.bytesSent()).as("sent when submit returns").isGreaterThan(before);
+      sentAtOnce += connection.bytesSent() > before ? 1 : 0;
       assertThat(far.next().header().sequence()).isEqualTo(i);
       mailbox.acknowledge(i).release();
     }
+    // Where the writer thread was writing at that moment, it wrote the batch too.
+    assertThat(sentAtOnce).as("sent when submit returns").isGreaterThan(50);
   }
 
   @Test
