@@ -21,7 +21,7 @@ final class ActivitiesTest {
   private final BlockingQueue<Progress> reports = new LinkedBlockingQueue<>();
 
   private Progress next() throws InterruptedException {
-    Progress next = reports.poll(20, TimeUnit.SECONDS);
+    Progress next = reports.poll(40, TimeUnit.SECONDS);
     assertThat(next).isNotNull();
     return next;
   }
@@ -35,6 +35,9 @@ final class ActivitiesTest {
               Activities.begin("m", "load", "bytes", activity -> activity.set(5, 10))) {
         lasting.message("file 1");
         Progress first = next();
+        while (first.message().isEmpty()) { // it may have been reported before it had one
+          first = next();
+        }
         assertThat(first.activity()).isEqualTo("load");
         assertThat(first.fraction()).isEqualTo(0.5);
         assertThat(first.message()).isEqualTo("file 1");

@@ -24,6 +24,13 @@ final class LoopbackMachine implements AutoCloseable {
   static final SessionSettings SETTINGS =
       new SessionSettings(64 << 10, Duration.ofNanos(100_000), Duration.ofSeconds(60), false);
 
+  /**
+   * Settings with which only full batches are closed, and those that somebody waits for. What
+   * travels does not depend on the pace of the threads.
+   */
+  static final SessionSettings PATIENT =
+      new SessionSettings(64 << 10, Duration.ofMinutes(1), Duration.ofMinutes(1), false);
+
   final MachineSession session;
   final AtomicLong batches = new AtomicLong();
   final AtomicLong bytes = new AtomicLong();

@@ -179,7 +179,7 @@ class RepeatedCallsTest {
 
   @Test
   void aStepRepeatsOnTheNodeThatResumedTheSession() throws Exception {
-    try (LoopbackMachine machine = new LoopbackMachine()) {
+    try (LoopbackMachine machine = new LoopbackMachine(LoopbackMachine.PATIENT, 1, true)) {
       Step local = new Step(cpu(), 6);
       Step remote = new Step(machine.device(), 6);
       local.run(60, 0.5);
@@ -286,7 +286,7 @@ class RepeatedCallsTest {
 
   @Test
   void aRepeatedStepTakesFewBytes() {
-    try (LoopbackMachine machine = new LoopbackMachine()) {
+    try (LoopbackMachine machine = new LoopbackMachine(LoopbackMachine.PATIENT, 1, true)) {
       Step other = new Step(machine.device(), 7).run(2, 0.5); // defines the operators
       Step step = new Step(machine.device(), 6);
       machine.session.synchronize();

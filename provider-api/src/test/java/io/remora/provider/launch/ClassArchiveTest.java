@@ -22,7 +22,7 @@ import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 
 @Tag("fast")
-@Timeout(120)
+@Timeout(240)
 class ClassArchiveTest {
 
   private static final Path JAVA = Path.of(System.getProperty("java.home"), "bin", "java");
@@ -46,12 +46,12 @@ class ClassArchiveTest {
     assertThat(archive.options()).isEmpty();
 
     archive.makeLater(command(jar, List.of()), Map.of(), 1);
-    await().atMost(Duration.ofSeconds(60)).until(() -> !archive.options().isEmpty());
+    await().atMost(Duration.ofSeconds(100)).until(() -> !archive.options().isEmpty());
 
     assertThat(run(command(jar, archive.options())))
         .contains(MAIN + " source: shared objects file (top)");
     await()
-        .atMost(Duration.ofSeconds(10))
+        .atMost(Duration.ofSeconds(60))
         .untilAsserted(
             () ->
                 assertThat(files(folder.resolve("archives")))
@@ -64,7 +64,7 @@ class ClassArchiveTest {
     Path jar = jar("classes.jar");
     ClassArchive archive = archive(jar.toString());
     archive.makeLater(command(jar, List.of()), Map.of(), 1);
-    await().atMost(Duration.ofSeconds(60)).until(() -> !archive.options().isEmpty());
+    await().atMost(Duration.ofSeconds(100)).until(() -> !archive.options().isEmpty());
 
     Files.write(jar, new byte[] {0}, java.nio.file.StandardOpenOption.APPEND);
 
@@ -81,7 +81,9 @@ class ClassArchiveTest {
 
     try (Stream<ProcessHandle> children = ProcessHandle.current().children()) {
       List<ProcessHandle> making =
-          children.filter(child -> child.info().commandLine().orElse("").contains("jsa")).toList();
+          children
+              .filter(child -> child.info().commandLine().orElse("").contains(folder + "/archives"))
+              .toList();
       assertThat(making).hasSize(1);
       making.forEach(child -> child.descendants().forEach(ProcessHandle::destroyForcibly));
       making.forEach(ProcessHandle::destroyForcibly);

@@ -155,6 +155,7 @@ class MockProviderTest {
         ConfigFactory.parseString("remora.node.orphan-timeout = 1s")
             .withFallback(ConfigFactory.load());
 
+    await().atMost(LIMIT).until(() -> nodes().isEmpty()); // those of earlier tests
     assertThat(MachineProviders.prepare(spec(null, 1), impatient)).isSameAs(Preparation.NOTHING);
     assertThat(nodes()).isEmpty();
   }
@@ -281,7 +282,7 @@ class MockProviderTest {
         catchThrowable(
             () ->
                 provision(
-                    "remora.provider.mock { java = %s, start-timeout = 1s }"
+                    "remora.provider.mock { java = %s, start-timeout = 5s }"
                         .formatted(quoted(slow)),
                     null,
                     1));
@@ -293,7 +294,7 @@ class MockProviderTest {
     ProcessHandle process =
         ProcessHandle.of(Long.parseLong(Files.readString(pid).strip())).orElse(null);
     if (process != null) {
-      process.onExit().get(10, TimeUnit.SECONDS);
+      process.onExit().get(LIMIT.toSeconds(), TimeUnit.SECONDS);
     }
   }
 
@@ -347,7 +348,7 @@ class MockProviderTest {
       program.destroyForcibly();
     }
 
-    child.onExit().get(5, TimeUnit.SECONDS);
+    child.onExit().get(LIMIT.toSeconds(), TimeUnit.SECONDS);
   }
 
   /** A program that never closes its node. */
