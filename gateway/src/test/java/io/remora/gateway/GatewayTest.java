@@ -40,7 +40,6 @@ import io.remora.gateway.v1.Machine;
 import io.remora.gateway.v1.MachineRequest;
 import io.remora.gateway.v1.MachinesClient;
 import io.remora.gateway.v1.OpenRequest;
-import io.remora.gateway.v1.Progress;
 import io.remora.gateway.v1.ServerFrame;
 import io.remora.gateway.v1.SessionsClient;
 import io.remora.gateway.v1.StorageRequest;
@@ -64,10 +63,11 @@ import org.junit.jupiter.api.Timeout;
 
 /** What callers of a gateway see, over real sockets and with real nodes. */
 @Tag("fast")
-@Timeout(value = 60, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
+@Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class GatewayTest {
 
   private static final String TOKEN = "open-sesame";
+  private static final Duration LIMIT = Duration.ofSeconds(60);
 
   private static TestGateway gateway;
   private static MachinesClient machines;
@@ -79,7 +79,7 @@ final class GatewayTest {
         TestGateway.start(
             """
             remora.gateway.token = "%s"
-            remora.gateway.session-lease = 2 s
+            remora.gateway.session-lease = 6 s
             remora.gateway.max-message-bytes = 1 MiB
             remora.gateway.max-unreceived-bytes = 1 MiB
             remora.node.remote-functions = off
@@ -194,7 +194,7 @@ final class GatewayTest {
     get(program.close());
 
     await()
-        .atMost(Duration.ofSeconds(15))
+        .atMost(LIMIT)
         .untilAsserted(
             () ->
                 assertRefused(
@@ -265,7 +265,10 @@ final class GatewayTest {
                         .addHeader(RawHeader.create("authorization", "Bearer " + TOKEN))
                         .withEntity(ContentTypes.parse("application/grpc+proto"), request)));
 
-    assertThat(get(response.entity().toStrict(5_000, gateway.system())).getData().utf8String())
+    assertThat(
+            get(response.entity().toStrict(LIMIT.toMillis(), gateway.system()))
+                .getData()
+                .utf8String())
         .contains("remora.gateway.v1.Machines")
         .contains("remora.gateway.v1.Sessions")
         .contains("grpc.health.v1.Health");
@@ -273,7 +276,7 @@ final class GatewayTest {
 
   @Test
   void refusesProgramsOfAnotherVersion() throws Exception {
-    Machine machine = open(OpenRequest.newBuilder());
+    Machine machine = open(OpenRequest.newBuilder().setKeep(true));
 
     assertRefused(
         connect(hello(machine).setProtocol(2)),
@@ -298,7 +301,7 @@ final class GatewayTest {
     Machine machine = open(OpenRequest.newBuilder());
 
     assertThat(names()).contains(machine.getName());
-    await().atMost(Duration.ofSeconds(15)).until(() -> !names().contains(machine.getName()));
+    await().atMost(LIMIT).until(() -> !names().contains(machine.getName()));
   }
 
   @Test
@@ -309,7 +312,7 @@ final class GatewayTest {
 
     assertThat(welcome.getWelcome().getMachine().getName()).isEqualTo(machine.getName());
     assertThat(welcome.getWelcome().getSecret().size()).isEqualTo(32);
-    await().atMost(Duration.ofSeconds(15)).until(() -> !names().contains(machine.getName()));
+    await().atMost(LIMIT).until(() -> !names().contains(machine.getName()));
     assertRefused(
         connect(
             hello(machine)
@@ -339,7 +342,7 @@ final class GatewayTest {
 
   @Test
   void refusesBatchesThatAreTooLargeOrOutOfOrder() throws Exception {
-    Machine machine = open(OpenRequest.newBuilder());
+    Machine machine = open(OpenRequest.newBuilder().setKeep(true));
 
     assertRefused(
         run(Source.from(List.of(first(hello(machine)), batch(1, 2 << 20)))),
@@ -388,8 +391,8 @@ final class GatewayTest {
 
     assertThat(last.getLost().getError()).isEqualTo("MachineStateException");
     assertThat(last.getLost().getMessage())
-        .contains("has received nothing for 2 s", "remora.gateway.max-unreceived-bytes");
-    await().atMost(Duration.ofSeconds(15)).until(() -> !names().contains(machine.getName()));
+        .contains("has received nothing for 6 s", "remora.gateway.max-unreceived-bytes");
+    await().atMost(LIMIT).until(() -> !names().contains(machine.getName()));
   }
 
   @Test
@@ -400,7 +403,7 @@ final class GatewayTest {
     CompletionStage<?> stream =
         frames(Source.single(first(hello(machine))).concat(Source.completionStage(late)))
             .runForeach(heard::add, gateway.system());
-    await().until(() -> !heard.isEmpty());
+    await().atMost(LIMIT).until(() -> !heard.isEmpty());
     MachineRequest followsTheBatch =
         request(machine).toBuilder()
             .setSession(heard.peek().getWelcome().getSession())
@@ -438,7 +441,9 @@ final class GatewayTest {
 
     get(state);
     assertThat(get(paused).getState()).isEqualTo("PAUSED");
-    assertThat(heard).anyMatch(frame -> frame.getExecuted().getSequence() == 1);
+    await()
+        .atMost(LIMIT)
+        .until(() -> heard.stream().anyMatch(frame -> frame.getExecuted().getSequence() == 1));
     stop(machine);
     stream.toCompletableFuture().handle((done, failure) -> done).get();
   }
@@ -453,7 +458,7 @@ final class GatewayTest {
 
   @Test
   void tellsOfTheMachinesStatesAndLog() throws Exception {
-    Machine machine = open(OpenRequest.newBuilder().setKeep(true));
+    Machine machine = open(OpenRequest.newBuilder().setKeep(true).putOptions("mode", "child-jvm"));
     ConcurrentLinkedQueue<LogLine> lines = new ConcurrentLinkedQueue<>();
     CompletionStage<?> heard =
         machines
@@ -461,11 +466,13 @@ final class GatewayTest {
             .addHeader("authorization", "Bearer " + TOKEN)
             .invoke(LogsRequest.newBuilder().setName(machine.getName()).build())
             .runForeach(lines::add, gateway.system());
-    await().until(() -> !lines.isEmpty());
+    await().atMost(LIMIT).until(() -> !lines.isEmpty());
 
     // The node says that a session was opened.
     get(frames(Source.single(first(hello(machine)))).runWith(Sink.head(), gateway.system()));
-    await().until(() -> lines.stream().anyMatch(line -> line.getSource().equals("node")));
+    await()
+        .atMost(LIMIT)
+        .until(() -> lines.stream().anyMatch(line -> line.getSource().equals("node")));
     stop(machine);
     heard.toCompletableFuture().handle((done, failure) -> done).get();
 
@@ -486,16 +493,22 @@ final class GatewayTest {
             .runForeach(lines::add, gateway.system());
     try (Activity activity = Activities.begin("later", "replay", "batches")) {
       activity.set(3, 12);
-      await().until(() -> !lines.isEmpty());
+      await()
+          .atMost(LIMIT)
+          .until(() -> lines.stream().anyMatch(line -> line.getProgress().getDone() == 3));
     }
     get(heard);
 
-    Progress first = lines.peek().getProgress();
-    assertThat(first.getActivity()).isEqualTo("replay");
-    assertThat(first.getDone()).isEqualTo(3);
-    assertThat(first.getTotal()).isEqualTo(12);
-    assertThat(first.getUnit()).isEqualTo("batches");
-    assertThat(first.getElapsedMillis()).isGreaterThanOrEqualTo(1000);
+    assertThat(lines)
+        .extracting(LogLine::getProgress)
+        .filteredOn(progress -> progress.getDone() == 3)
+        .allSatisfy(
+            progress -> {
+              assertThat(progress.getActivity()).isEqualTo("replay");
+              assertThat(progress.getTotal()).isEqualTo(12);
+              assertThat(progress.getUnit()).isEqualTo("batches");
+              assertThat(progress.getElapsedMillis()).isGreaterThanOrEqualTo(1000);
+            });
     assertThat(lines).allSatisfy(line -> assertThat(line.hasProgress()).isTrue());
   }
 
@@ -627,7 +640,7 @@ final class GatewayTest {
     if (request.getProvider().isEmpty()) {
       request.setProvider("mock");
     }
-    if (!request.getKeep()) {
+    if (!request.containsOptions("mode")) {
       request.putOptions("mode", "in-jvm"); // starts faster
     }
     return machines.open().addHeader("authorization", "Bearer " + TOKEN).invoke(request.build());
