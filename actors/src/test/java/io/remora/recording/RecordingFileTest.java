@@ -32,7 +32,7 @@ import org.junit.jupiter.api.io.TempDir;
 
 /** The file of a recording: whole, cut, damaged, and replayed without a machine. */
 @Tag("fast")
-@Timeout(60)
+@Timeout(120)
 final class RecordingFileTest {
 
   private static final int BATCHES = 8;
@@ -240,7 +240,7 @@ final class RecordingFileTest {
               number, batch(number, (byte) 7), List.of(), new long[0], released::incrementAndGet));
       listener.onExecuted(number, report(number, (byte) 3));
     }
-    recorder.end("closed").toCompletableFuture().get(20, TimeUnit.SECONDS);
+    recorder.end("closed").toCompletableFuture().get(60, TimeUnit.SECONDS);
     return released;
   }
 

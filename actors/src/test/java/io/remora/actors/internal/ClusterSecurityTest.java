@@ -31,10 +31,10 @@ import org.slf4j.LoggerFactory;
 
 /** Which members can join a cluster with TLS, and which cannot. */
 @Tag("fast")
-@Timeout(90)
+@Timeout(240)
 class ClusterSecurityTest {
 
-  private static final Duration LIMIT = Duration.ofSeconds(20);
+  private static final Duration LIMIT = Duration.ofSeconds(60);
 
   /** How long an unwanted member gets to try. A wanted member joins within a second. */
   private static final Duration LONG_ENOUGH = Duration.ofSeconds(4);
@@ -79,6 +79,7 @@ class ClusterSecurityTest {
     logger.addAppender(log);
     Cluster.get(wrong).manager().tell(Join.create(first.selfMember().address()));
 
+    await().atMost(LIMIT).until(() -> !log.list.isEmpty());
     await()
         .during(LONG_ENOUGH)
         .atMost(LIMIT)

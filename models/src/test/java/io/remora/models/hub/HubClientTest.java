@@ -33,7 +33,7 @@ import org.junit.jupiter.api.io.TempDir;
 
 /** The client against a hub that the tests run, over real sockets. */
 @Tag("fast")
-@Timeout(60)
+@Timeout(120)
 class HubClientTest {
   private static final String NAME = "org/model";
   private static final int PIECE = 64 << 10;
@@ -246,18 +246,21 @@ class HubClientTest {
     try {
       CompletableFuture<Void> one =
           CompletableFuture.runAsync(() -> assertWeightsCome(client()), threads);
-      Awaitility.await().until(() -> server.requests().stream().anyMatch(server.downloads()));
+      Awaitility.await()
+          .atMost(PATIENCE)
+          .until(() -> server.requests().stream().anyMatch(server.downloads()));
       int before = server.requests().size();
       CompletableFuture<Void> two =
           CompletableFuture.runAsync(() -> assertWeightsCome(client()), threads);
       Awaitility.await()
+          .atMost(PATIENCE)
           .until(
               () ->
                   server.requests().stream()
                       .skip(before)
                       .anyMatch(request -> request.path().contains("/revision/")));
       bothAreThere.countDown();
-      CompletableFuture.allOf(one, two).get(30, TimeUnit.SECONDS);
+      CompletableFuture.allOf(one, two).get(60, TimeUnit.SECONDS);
     } finally {
       threads.shutdownNow();
     }
@@ -352,16 +355,19 @@ class HubClientTest {
               }
             });
     caller.start();
-    Awaitility.await().until(() -> server.requests().stream().anyMatch(server.downloads()));
+    Awaitility.await()
+        .atMost(PATIENCE)
+        .until(() -> server.requests().stream().anyMatch(server.downloads()));
     caller.interrupt();
-    assertThat(failure.get(20, TimeUnit.SECONDS)).hasMessageContaining("Interrupted");
+    assertThat(failure.get(60, TimeUnit.SECONDS)).hasMessageContaining("Interrupted");
     int before = server.requests().size();
     CompletableFuture<Path> second =
         CompletableFuture.supplyAsync(() -> client.download(NAME, "main", "model.safetensors"));
     Awaitility.await()
+        .atMost(PATIENCE)
         .until(() -> server.requests().stream().skip(before).anyMatch(server.downloads()));
     client.close();
-    assertThatThrownBy(() -> second.get(20, TimeUnit.SECONDS))
+    assertThatThrownBy(() -> second.get(60, TimeUnit.SECONDS))
         .hasCauseInstanceOf(HubException.class)
         .hasMessageContaining("closed");
   }

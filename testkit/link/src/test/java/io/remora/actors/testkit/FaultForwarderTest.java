@@ -21,7 +21,7 @@ import org.junit.jupiter.api.Timeout;
 final class FaultForwarderTest {
 
   private static final int BYTES = 4 * 1024 * 1024; // 64 pieces at least
-  private static final Duration DELAY = Duration.ofMillis(200);
+  private static final Duration DELAY = Duration.ofSeconds(1);
 
   @Test
   void delayedPiecesTravelAtTheSameTimeAndInOrder() throws Exception {
