@@ -37,7 +37,7 @@ import org.junit.jupiter.api.Timeout;
 
 /** Tests that a link keeps its sessions from one connection to the next. */
 @Tag("fast")
-@Timeout(60)
+@Timeout(120)
 class LinkResumeTest {
 
   private static final LaunchToken TOKEN = LaunchToken.random();
@@ -150,14 +150,9 @@ class LinkResumeTest {
 
     try (Owner second = owner.again()) {
       assertThat(second.welcome().getSessionsList()).isEmpty();
-      await()
-          .atMost(Duration.ofSeconds(10))
-          .untilAsserted(
-              () -> {
-                try (Owner other = second.another()) {
-                  other.openSession(1);
-                }
-              });
+      try (Owner other = second.another()) {
+        other.openSession(1);
+      }
     }
   }
 
@@ -195,17 +190,17 @@ class LinkResumeTest {
           });
       Tensor large = ones(1L << 20).to(session.device(0), ScalarType.Float); // 4 MiB
       session.synchronize();
-      session.read(large).toCompletableFuture().get(10, TimeUnit.SECONDS).close();
+      session.read(large).toCompletableFuture().get(40, TimeUnit.SECONDS).close();
       int confirmed = sent.get();
 
       CompletableFuture<Tensor> next = session.read(large).toCompletableFuture();
       await()
           .during(Duration.ofMillis(300))
-          .atMost(Duration.ofSeconds(5))
+          .atMost(Duration.ofSeconds(40))
           .untilAsserted(() -> assertThat(next).isNotDone());
       owner.confirm(1, confirmed);
 
-      next.get(10, TimeUnit.SECONDS).close();
+      next.get(40, TimeUnit.SECONDS).close();
       owner.confirm(1, sent.get());
     }
   }
@@ -219,7 +214,7 @@ class LinkResumeTest {
       owner.cut();
 
       await()
-          .atMost(Duration.ofSeconds(10))
+          .atMost(Duration.ofSeconds(40))
           .pollInterval(Duration.ofMillis(1500))
           .untilAsserted(
               () -> {

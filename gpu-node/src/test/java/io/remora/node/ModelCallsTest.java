@@ -34,6 +34,8 @@ import org.junit.jupiter.api.Timeout;
 @Timeout(60)
 class ModelCallsTest {
 
+  private static final Duration LIMIT = Duration.ofSeconds(40);
+
   private final ModelCalls calls = calls("hub = off");
 
   private static ModelCalls calls(String settings) {
@@ -87,8 +89,8 @@ class ModelCallsTest {
 
   @Test
   void allowsNothingThatIsNotConfigured() {
-    await().until(() -> ask(load(1, "org/model")).hasError());
-    await().until(() -> ask(load(2, "/etc")).hasError());
+    await().atMost(LIMIT).until(() -> ask(load(1, "org/model")).hasError());
+    await().atMost(LIMIT).until(() -> ask(load(2, "/etc")).hasError());
 
     assertThat(ask(save("/tmp/model.safetensors")).getError().getMessage())
         .contains("remora.node.models.save-directories");
@@ -97,6 +99,7 @@ class ModelCallsTest {
   @Test
   void saysWhatALoadHasFailedForAndForgetsIt() {
     await()
+        .atMost(LIMIT)
         .untilAsserted(
             () ->
                 assertThat(ask(load(1, "org/model")).getError().getMessage())

@@ -122,7 +122,7 @@ class NodeFuzzTest {
   private void send(Random random, Map.Entry<FrameType, byte[]> hello, long seed)
       throws IOException {
     try (Socket socket = new Socket(node.address().getAddress(), node.address().getPort())) {
-      socket.setSoTimeout(20_000);
+      socket.setSoTimeout(60_000);
       int index = 0;
       if (random.nextInt(4) > 0) {
         write(socket, index++, hello, random);

@@ -95,7 +95,7 @@ final class NodeProcess implements AutoCloseable {
   InetSocketAddress address() throws Exception {
     CompletableFuture<Object> either =
         CompletableFuture.anyOf(address, process.onExit().thenApply(p -> "ended"));
-    assertThat(either.get(60, TimeUnit.SECONDS))
+    assertThat(either.get(100, TimeUnit.SECONDS))
         .as("address of a node that logged %s", log)
         .isInstanceOf(InetSocketAddress.class);
     return address.join();

@@ -35,6 +35,7 @@ import org.junit.jupiter.api.Timeout;
 class NodeProcessTest {
 
   private static final LaunchToken TOKEN = LaunchToken.random();
+  private static final Duration LIMIT = Duration.ofSeconds(60);
 
   private static NodeProcess node;
   private static InetSocketAddress address;
@@ -60,10 +61,8 @@ class NodeProcessTest {
   void announcesItselfInOneLineAndLogsItsChoice() throws Exception {
     assertThat(node.output())
         .containsExactly("remora-node listening on 127.0.0.1:" + address.getPort());
-    assertThat(node.log())
-        .contains("libtorch 2.10.0 from")
-        .contains("2 x simulated H100 on cpu (--device cpu was given); 1 compute threads")
-        .doesNotContain(TOKEN.value());
+    assertLogs("libtorch 2.10.0 from");
+    assertLogs("2 x simulated H100 on cpu (--device cpu was given); 1 compute threads");
   }
 
   @Test
@@ -225,7 +224,7 @@ class NodeProcessTest {
 
       child.closeStandardInput();
 
-      assertThat(child.exitCode(Duration.ofSeconds(10))).isZero();
+      assertThat(child.exitCode(LIMIT)).isZero();
     }
   }
 
@@ -245,9 +244,7 @@ class NodeProcessTest {
   void endsWhenNoOwnerEverConnects() throws Exception {
     try (NodeProcess child =
         NodeProcess.start(TOKEN, "remora.node.orphan-timeout = 1s", "--device=cpu")) {
-      child.address();
-
-      assertThat(child.exitCode(Duration.ofSeconds(10))).isZero();
+      assertThat(child.exitCode(LIMIT)).isZero();
       assertThat(child.log()).contains("no owner has connected").contains("orphan-timeout");
     }
   }
@@ -256,16 +253,17 @@ class NodeProcessTest {
   @Tag("full")
   void endsSomeTimeAfterItsOwnerIsGoneButNotBefore() throws Exception {
     try (NodeProcess child =
-        NodeProcess.start(TOKEN, "remora.node.orphan-timeout = 2s", "--device=cpu")) {
+        NodeProcess.start(TOKEN, "remora.node.orphan-timeout = 5s", "--device=cpu")) {
+      long gone;
       try (Owner owner = Owner.connect(child.address(), TOKEN)) {
-        Thread.sleep(2500);
+        Thread.sleep(5500);
         assertThat(child.process().isAlive()).isTrue();
         owner.openSession(1);
+        gone = System.nanoTime();
       }
-      long gone = System.nanoTime();
 
-      assertThat(child.exitCode(Duration.ofSeconds(10))).isZero();
-      assertThat(Duration.ofNanos(System.nanoTime() - gone)).isGreaterThan(Duration.ofSeconds(1));
+      assertThat(child.exitCode(LIMIT)).isZero();
+      assertThat(Duration.ofNanos(System.nanoTime() - gone)).isGreaterThan(Duration.ofSeconds(4));
       assertThat(child.log()).contains("the owner's connection is gone");
     }
   }
@@ -280,14 +278,15 @@ class NodeProcessTest {
         Goodbye goodbye = owner.next(FrameType.GOODBYE).as(Goodbye.parser());
         assertThat(goodbye.getReason()).isEqualTo(Reason.REASON_SHUTTING_DOWN);
       }
-      assertThat(child.exitCode(Duration.ofSeconds(5))).isEqualTo(128 + 15);
+      assertThat(child.exitCode(LIMIT)).isEqualTo(128 + 15);
     }
   }
 
   @Test
   @Tag("fast")
   void waitsAfterATerminationSignalUntilTheMachineThatWantsNoticeHasMoved() throws Exception {
-    try (NodeProcess child = NodeProcess.start(TOKEN, "", "--device=cpu")) {
+    String grace = "remora.node.notice-grace = 1 h";
+    try (NodeProcess child = NodeProcess.start(TOKEN, grace, "--device=cpu")) {
       try (Owner owner = Owner.dial(child.address())) {
         owner.hello(Owner.hello(TOKEN).toBuilder().setTakesNotice(true).build());
         owner.welcome();
@@ -296,12 +295,12 @@ class NodeProcessTest {
 
         Notice notice = owner.next(FrameType.NOTICE).as(Notice.parser());
         assertThat(notice.getReason()).contains("signal to end");
-        assertThat(notice.getWithinMillis()).isBetween(1L, 25_000L);
+        assertThat(notice.getWithinMillis()).isBetween(1L, 3_600_000L);
         owner.openSession(1); // the node still works
 
         owner.send(
             FrameType.GOODBYE, 0, Goodbye.newBuilder().setReason(Reason.REASON_CLOSED).build());
-        assertThat(child.exitCode(Duration.ofSeconds(20))).isEqualTo(128 + 15);
+        assertThat(child.exitCode(LIMIT)).isEqualTo(128 + 15);
       }
       assertThat(child.log()).contains("1 machine(s) were told");
     }
@@ -322,7 +321,7 @@ class NodeProcessTest {
         if (declines) {
           owner.send(FrameType.NOTICE_DECLINED, 0, Notice.getDefaultInstance());
         }
-        assertThat(child.exitCode(Duration.ofSeconds(20))).isEqualTo(128 + 15);
+        assertThat(child.exitCode(LIMIT)).isEqualTo(128 + 15);
       }
     }
   }
@@ -332,7 +331,7 @@ class NodeProcessTest {
   void saysThatItsPortIsTaken() throws Exception {
     String taken = "127.0.0.1:" + address.getPort();
     try (NodeProcess second = NodeProcess.start(TOKEN, "", "--device=cpu", "--listen", taken)) {
-      assertThat(second.exitCode(Duration.ofSeconds(30))).isEqualTo(5);
+      assertThat(second.exitCode(LIMIT)).isEqualTo(5);
       assertThat(second.log()).contains(taken).contains("--listen");
       assertThat(second.output()).isEmpty();
     }
@@ -345,7 +344,7 @@ class NodeProcessTest {
   /** Asserts that a line with all these parts is logged soon, and that no line has the token. */
   private static void assertLogs(String... parts) {
     await()
-        .atMost(Duration.ofSeconds(5))
+        .atMost(LIMIT)
         .untilAsserted(
             () ->
                 assertThat(node.log().lines())
@@ -366,7 +365,7 @@ class NodeProcessTest {
       socket.getOutputStream().write(bytes);
       socket.getOutputStream().flush();
       socket.shutdownOutput();
-      socket.setSoTimeout(10_000);
+      socket.setSoTimeout((int) LIMIT.toMillis());
       // When the node closes the connection, it has handled the bytes.
       try {
         socket.getInputStream().readAllBytes();

@@ -62,7 +62,11 @@ class RecoverySimulationTest {
 
   private static void runMany(boolean mirror) {
     long first = Long.getLong("remora.simulation.seed", FIRST_OF_FULL);
-    run(mirror, first, Duration.ofSeconds(Long.getLong("remora.simulation.seconds", 10)), 1);
+    run(
+        mirror,
+        first,
+        Duration.ofSeconds(Long.getLong("remora.simulation.seconds", 10)),
+        FAST_WITH_STANDBY);
   }
 
   /** Runs schedules until this time has passed, and at least so many. */

@@ -63,7 +63,7 @@ class SessionEndTest {
       owner.close();
 
       await()
-          .atMost(Duration.ofSeconds(20))
+          .atMost(Duration.ofSeconds(60))
           .untilAsserted(() -> assertThat(residentMebibytes(node)).isLessThan(before + 200));
       assertThat(kept.sum().item_float()).isEqualTo(3f);
       assertThat(large.numel()).isEqualTo(1L << 28);
@@ -82,19 +82,22 @@ class SessionEndTest {
       session.connect(owner.sink(1, session));
       Tensor one = ones(1).to(session.device(0), ScalarType.Float);
       session.synchronize();
-      // About ten seconds of arithmetic.
+      // About ten seconds of arithmetic. Once the node has computed for a while, it is at it.
+      Duration before = cpuTime(node);
       Tensor matrix = one.expand(6000, 6000).contiguous();
       Tensor product = matrix.mm(matrix);
       CompletableFuture<Void> executed =
           CompletableFuture.runAsync(session::synchronize, background);
-      Thread.sleep(1000);
+      await()
+          .atMost(Duration.ofSeconds(60))
+          .untilAsserted(() -> assertThat(cpuTime(node)).isGreaterThan(before.plusMillis(500)));
       assertThat(executed).isNotDone();
 
       node.closeStandardInput();
 
       // The node kills itself, because destructors during a running operator would crash it.
-      assertThat(node.exitCode(Duration.ofSeconds(10))).isEqualTo(128 + 9);
-      assertThat(catchThrowable(() -> executed.get(10, TimeUnit.SECONDS)))
+      assertThat(node.exitCode(Duration.ofSeconds(60))).isEqualTo(128 + 9);
+      assertThat(catchThrowable(() -> executed.get(60, TimeUnit.SECONDS)))
           .hasCauseInstanceOf(NodeLostException.class);
       assertThat(product.size(0)).isEqualTo(6000);
       session.close();
@@ -103,6 +106,10 @@ class SessionEndTest {
 
   private static MachineSession session(String name) {
     return MachineSession.open(name, 1, SessionSettings.from(ConfigFactory.load()));
+  }
+
+  private static Duration cpuTime(NodeProcess node) {
+    return node.process().info().totalCpuDuration().orElseThrow();
   }
 
   private static long residentMebibytes(NodeProcess node) throws IOException {

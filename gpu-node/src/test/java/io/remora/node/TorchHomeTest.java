@@ -2,6 +2,7 @@
 package io.remora.node;
 
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.awaitility.Awaitility.await;
 import static org.bytedeco.pytorch.global.torch.ones;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
@@ -85,7 +86,11 @@ class TorchHomeTest {
       owner.send(FrameType.HELLO, 0, Owner.hello(token));
       Welcome welcome = owner.welcome();
       assertThat(welcome.getLibtorchVersion()).startsWith("2.10.0");
-      assertThat(node.log()).contains("libtorch 2.10.0").contains("from " + torchHome);
+      await()
+          .atMost(Duration.ofSeconds(60))
+          .untilAsserted(
+              () ->
+                  assertThat(node.log()).contains("libtorch 2.10.0").contains("from " + torchHome));
 
       owner.openSession(1);
       try (MachineSession session =

@@ -15,12 +15,14 @@ import io.remora.core.WireFormat;
 import io.remora.provider.LaunchToken;
 import io.remora.runtime.BatchExecutor;
 import io.remora.runtime.RemoraException;
+import io.remora.runtime.TensorTransfers;
 import java.io.IOException;
 import java.net.InetAddress;
 import java.net.ServerSocket;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.charset.StandardCharsets;
+import java.time.Duration;
 import java.util.List;
 import java.util.Optional;
 import org.junit.jupiter.api.AfterAll;
@@ -41,8 +43,7 @@ class TransferTest {
   private static final int BYTES = 3_000_000;
   private static final Config CONFIG =
       ConfigFactory.parseString(
-              "remora { node.transfer.ticket-lifetime = 1s, link.heartbeat-interval = 200ms,"
-                  + " link.heartbeat-timeout = 1s }")
+              "remora.link { heartbeat-interval = 200ms, heartbeat-timeout = 5s }")
           .withFallback(ConfigFactory.load());
 
   private static EmbeddedNode node;
@@ -128,8 +129,14 @@ class TransferTest {
 
   @Test
   void refusesATicketThatIsOutOfDate() throws Exception {
-    hold(TICKET);
-    Thread.sleep(1_100);
+    NodeSettings.Transfer settings = NodeSettings.from(CONFIG).transfer();
+    configure(settings, Duration.ofMillis(1));
+    try {
+      hold(TICKET);
+    } finally {
+      configure(settings, settings.ticketLifetime());
+    }
+    Thread.sleep(2); // longer than the ticket is valid
     assertThatThrownBy(() -> client.fetch(address(), TICKET, ByteBuffer.allocateDirect(BYTES)))
         .isInstanceOf(IOException.class)
         .hasMessageContaining("out of date");
@@ -173,6 +180,10 @@ class TransferTest {
           .isInstanceOf(RemoraException.class)
           .hasMessageContaining("nobody waits");
     }
+  }
+
+  private void configure(NodeSettings.Transfer settings, Duration lifetime) {
+    TensorTransfers.configure(client, settings.maxTickets(), settings.maxBytes(), lifetime);
   }
 
   private static String address() {
