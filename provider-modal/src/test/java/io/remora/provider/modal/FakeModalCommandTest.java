@@ -21,7 +21,7 @@ import org.junit.jupiter.api.Timeout;
 
 /** The server as a program. */
 @Tag("full")
-@Timeout(value = 60, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
+@Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class FakeModalCommandTest {
 
   @Test

@@ -44,7 +44,7 @@ import org.junit.jupiter.api.Timeout;
 
 /** The server's rules, with sandboxes that run shells. */
 @Tag("fast")
-@Timeout(value = 60, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
+@Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class FakeModalTest {
 
   /** Seconds to wait for something that must not arrive. */
@@ -167,9 +167,13 @@ final class FakeModalTest {
         TestModal.create(
             api, TestModal.sandbox(modal, "sleep 100").setIdleTimeoutSecs(60), List.of());
     TunnelData tunnel = tunnels(connected).get(0);
-    await().until(() -> modal.sandboxes().get(1).printed().contains("listening"));
+    await()
+        .atMost(TestModal.LIMITS.all())
+        .until(() -> modal.sandboxes().get(1).printed().contains("listening"));
     try (Socket socket = new Socket(tunnel.getUnencryptedHost(), tunnel.getUnencryptedPort())) {
-      await().until(() -> modal.sandboxes().get(1).tunnel().open() > 0);
+      await()
+          .atMost(TestModal.LIMITS.all())
+          .until(() -> modal.sandboxes().get(1).tunnel().open() > 0);
       assertThat(socket.isConnected()).isTrue();
       modal.setSpeed(100);
 

@@ -53,7 +53,7 @@ import org.junit.jupiter.api.Test;
 @Tag("fast")
 class ModalApiTest {
 
-  private static final Limits LIMITS = new Limits(Duration.ofSeconds(5), Duration.ofSeconds(10));
+  private static final Limits LIMITS = new Limits(Duration.ofSeconds(30), Duration.ofSeconds(60));
   private static final AppGetOrCreateResponse ANSWER =
       AppGetOrCreateResponse.newBuilder().setAppId("ap-1").build();
 
@@ -73,7 +73,8 @@ class ModalApiTest {
   static void serve() throws Exception {
     testKit =
         ActorTestKit.create(
-            ConfigFactory.parseString("akka.http.server.enable-http2 = on")
+            ConfigFactory.parseString(
+                    "akka { http.server.enable-http2 = on, logger-startup-timeout = 60 s }")
                 .withFallback(ConfigFactory.load()));
     ModalClient service =
         (ModalClient)
@@ -150,7 +151,7 @@ class ModalApiTest {
         "Reading",
         ModalClientClient::sandboxGetLogs,
         SandboxGetLogsRequest.getDefaultInstance(),
-        Duration.ofSeconds(5),
+        Duration.ofSeconds(60),
         batch -> batch.getItemsList().forEach(item -> logged.add(item.getData())));
 
     assertThat(logged).containsExactly("one", "two");
@@ -202,7 +203,7 @@ class ModalApiTest {
   void givesUpAtItsLimitEvenIfTheServerAsksForMore() {
     failures.add(throttled(60));
 
-    assertThatThrownBy(() -> app(api, new Limits(Duration.ofSeconds(5), Duration.ofSeconds(6))))
+    assertThatThrownBy(() -> app(api, new Limits(Duration.ofSeconds(30), Duration.ofSeconds(40))))
         .isInstanceOf(ResourceExhaustedException.class);
     assertThat(appCalls()).hasSize(1);
   }
@@ -238,7 +239,7 @@ class ModalApiTest {
     app();
     silent = true;
 
-    assertThatThrownBy(() -> app(api, new Limits(Duration.ofMillis(100), Duration.ofMillis(150))))
+    assertThatThrownBy(() -> app(api, new Limits(Duration.ofMillis(100), Duration.ofSeconds(30))))
         .isInstanceOf(RefusedException.class)
         .hasMessageContaining("no answer within PT0.1S");
   }

@@ -113,7 +113,7 @@ final class ModalLeftoversTest {
     modal.publishImage("remora-node:test");
     modal.holdQueue(true);
 
-    assertThatThrownBy(() -> get(provision(Duration.ofSeconds(4), "")))
+    assertThatThrownBy(() -> get(provision(Duration.ofSeconds(12), "")))
         .hasCauseInstanceOf(ProvisioningTimeoutException.class)
         .hasMessageContaining("Modal had no 1 x T4 free");
 
@@ -127,7 +127,7 @@ final class ModalLeftoversTest {
             () ->
                 get(
                     provision(
-                        Duration.ofSeconds(10),
+                        Duration.ofSeconds(60),
                         "remora.provider.modal.token-secret = \"as-wrong-secret\"")))
         .hasCauseInstanceOf(AuthenticationException.class)
         .hasMessageContaining("Token ID is malformed or unknown")
@@ -148,7 +148,7 @@ final class ModalLeftoversTest {
         .hasCauseInstanceOf(ProviderException.class)
         .hasMessageContaining("exit code 2")
         .hasMessageContaining("--nonsense");
-    await().until(() -> modal.running().isEmpty());
+    await().atMost(Duration.ofSeconds(40)).until(() -> modal.running().isEmpty());
   }
 
   private String sandbox(List<SandboxTag> tags) {

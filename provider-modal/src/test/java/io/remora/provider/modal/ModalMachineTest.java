@@ -39,7 +39,7 @@ import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 
 /** Machines on Modal as programs see them, with and without faults. */
-@Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
+@Timeout(value = 240, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class ModalMachineTest {
 
   private static final Duration LIMIT = Duration.ofSeconds(60);
@@ -152,7 +152,7 @@ final class ModalMachineTest {
   @Tag("full")
   void theSandboxOfAKilledProgramEndsByItself() throws Exception {
     Path settings = folder.resolve("application.conf");
-    Files.writeString(settings, TestModal.settings(modal) + "remora.node.orphan-timeout = 2s\n");
+    Files.writeString(settings, TestModal.settings(modal) + "remora.node.orphan-timeout = 10s\n");
     Process program =
         new ProcessBuilder(
                 Path.of(System.getProperty("java.home"), "bin", "java").toString(),

@@ -27,7 +27,7 @@ import java.util.Optional;
 /** Calls that tests make to a {@link FakeModal}. */
 final class TestModal {
 
-  static final Limits LIMITS = new Limits(Duration.ofSeconds(10), Duration.ofSeconds(30));
+  static final Limits LIMITS = new Limits(Duration.ofSeconds(30), Duration.ofSeconds(60));
 
   private TestModal() {}
 

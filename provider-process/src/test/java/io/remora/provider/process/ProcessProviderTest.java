@@ -28,11 +28,11 @@ import org.junit.jupiter.api.io.TempDir;
 
 /** Behaviour of the process provider beyond the contract. */
 @Tag("fast")
-@Timeout(60)
+@Timeout(120)
 class ProcessProviderTest {
 
   private static final ExecutorService BLOCKING = Executors.newCachedThreadPool();
-  private static final Duration LIMIT = Duration.ofSeconds(30);
+  private static final Duration LIMIT = Duration.ofSeconds(60);
 
   /** A script that announces an address as a node would. */
   private static final String ANNOUNCING =
@@ -146,7 +146,7 @@ class ProcessProviderTest {
 
     assertThat(get(node.exited()).code()).isEqualTo(128 + 9);
     for (ProcessHandle process : started) {
-      process.onExit().get(10, TimeUnit.SECONDS);
+      process.onExit().get(LIMIT.toSeconds(), TimeUnit.SECONDS);
     }
   }
 
