@@ -94,9 +94,9 @@ public final class Batch {
     return operations;
   }
 
-  /** Whether the program wants to know when this batch, from its begin, is where. */
+  /** Whether the batch begins with the question when it is executed: its program has a timeline. */
   public boolean isTimed() {
-    int first = bytes.position() + 2; // behind the magic byte and the version
+    int first = bytes.position() + 2; // after the magic byte and the version
     return first < bytes.limit() && bytes.get(first) == WireFormat.Records.TIMED;
   }
 

@@ -78,7 +78,7 @@ final class GatewaySession implements SessionListener, DirectWay.Listener {
   private record Follower(long batch, boolean executed, CompletableFuture<Done> turn) {}
 
   /**
-   * @param passage how its batch was passed on; null if the program does not want to know
+   * @param passage how its batch was passed on; null if the program has no timeline
    */
   private record Report(com.google.protobuf.ByteString bytes, Passage passage) {
 
@@ -120,8 +120,8 @@ final class GatewaySession implements SessionListener, DirectWay.Listener {
   private final ReplayQueue<Long> inFlight = new ReplayQueue<>("batch", Long::longValue);
   private final List<Follower> followers = new ArrayList<>();
   private final ReplayQueue<ByteString> frames = new ReplayQueue<>("frame", ByteString::size);
-  private final Deque<Passage> passages =
-      new ArrayDeque<>(); // of batches whose program wants to know
+  // Of the batches under way whose program has a timeline.
+  private final Deque<Passage> passages = new ArrayDeque<>();
   private final List<Report> reports = new ArrayList<>();
   private long reportBytes;
   private long reported;
