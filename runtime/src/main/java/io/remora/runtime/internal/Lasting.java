@@ -10,8 +10,8 @@ final class Lasting {
   private Lasting() {}
 
   /**
-   * Takes a new object out of the scope that the thread may have opened. A program may load libtorch
-   * or open its first machine in a scope, and close the scope.
+   * Takes a new object out of the scope that the thread may have opened. A program may load
+   * libtorch or open its first machine in a scope, and close the scope.
    */
   static <T extends Pointer> T of(T created) {
     PointerScope scope = PointerScope.getInnerScope();
