@@ -16,7 +16,6 @@ import io.remora.runtime.NodeLostException;
 import io.remora.runtime.ProviderException;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.time.Duration;
 import java.util.List;
 import java.util.Random;
 import java.util.concurrent.CompletableFuture;
@@ -33,8 +32,6 @@ import org.junit.jupiter.api.io.TempDir;
 /** A machine moves to another node, a process of its own, under a running program. */
 @Timeout(value = 180, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 final class MigrateTest {
-
-  private static final Duration LIMIT = Duration.ofSeconds(60);
 
   @TempDir private Path directory;
 
@@ -144,12 +141,12 @@ final class MigrateTest {
                 if (step == 3) {
                   assertThat(former.destroy()).isTrue(); // SIGTERM
                 } else if (step == 6) {
-                  await().atMost(LIMIT).until(() -> machine.stats().get("moves") == 1);
+                  await().atMost(Awaited.LIMIT).until(() -> machine.stats().get("moves") == 1);
                 }
               });
 
       assertThat(disturbed).isEqualTo(undisturbed);
-      await().atMost(LIMIT).until(() -> !former.isAlive());
+      await().atMost(Awaited.LIMIT).until(() -> !former.isAlive());
       assertThat(machine.stats()).containsEntry("moves", 1.0).containsEntry("recoveries", 0.0);
     }
     assertNothingIsLeft();
@@ -166,10 +163,10 @@ final class MigrateTest {
             """)) {
       List<Float> undisturbed = SmallTraining.losses(machine, step -> {});
       ProcessHandle former = MockNodes.only();
-      await().atMost(LIMIT).until(() -> machine.stats().get("moves") >= 1);
+      await().atMost(Awaited.LIMIT).until(() -> machine.stats().get("moves") >= 1);
 
       assertThat(SmallTraining.losses(machine, step -> {})).isEqualTo(undisturbed);
-      await().atMost(LIMIT).until(() -> !former.isAlive());
+      await().atMost(Awaited.LIMIT).until(() -> !former.isAlive());
     }
     assertNothingIsLeft();
   }
@@ -281,7 +278,9 @@ final class MigrateTest {
                 machine.migrate(
                     Migration.toAnotherNode()
                         .config(set("remora.provider.mock.java", never.toString()))));
-    await().atMost(LIMIT).until(() -> machine.info().reason().contains("another node to move"));
+    await()
+        .atMost(Awaited.LIMIT)
+        .until(() -> machine.info().reason().contains("another node to move"));
 
     former.destroyForcibly();
 
@@ -330,10 +329,10 @@ final class MigrateTest {
 
   private void assertNothingIsLeft() {
     await()
-        .atMost(LIMIT)
+        .atMost(Awaited.LIMIT)
         .untilAsserted(
             () -> assertThat(ProcessHandle.current().children()).as("node processes").isEmpty());
-    await().atMost(LIMIT).untilAsserted(() -> assertThat(states().all()).isEmpty());
+    await().atMost(Awaited.LIMIT).untilAsserted(() -> assertThat(states().all()).isEmpty());
   }
 
   private StateFiles states() {

@@ -69,8 +69,6 @@ final class PauseTest {
           "remora.machine.storage-actor-after", "100 ms",
           "remora.link.max-in-flight-bytes", "64 KiB");
 
-  private static final Duration LIMIT = Duration.ofSeconds(60);
-
   @TempDir private Path directory;
 
   @BeforeAll
@@ -82,7 +80,7 @@ final class PauseTest {
   /** Nodes of earlier machines may still be ending. */
   @BeforeEach
   void awaitFormerNodes() {
-    await().atMost(LIMIT).until(() -> MockNodes.all().isEmpty());
+    MockNodes.awaitNone();
   }
 
   @AfterAll
@@ -146,7 +144,7 @@ final class PauseTest {
       assertThat(second.sum().item_float()).isEqualTo(3f);
       lazy.fill_(new Scalar(2f));
       assertThat(lazy.sum().item_float()).isEqualTo(50f);
-      await().atMost(LIMIT).until(() -> files().isEmpty());
+      await().atMost(Awaited.LIMIT).until(() -> files().isEmpty());
     }
   }
 
@@ -279,7 +277,9 @@ final class PauseTest {
       Tensor a = ones(8).to(machine.device(), ScalarType.Float);
       int uses = useLongerThan(idle, machine, a);
 
-      await().atMost(LIMIT).until(() -> machine.state() == MachineState.PAUSED && node() == null);
+      await()
+          .atMost(Awaited.LIMIT)
+          .until(() -> machine.state() == MachineState.PAUSED && node() == null);
 
       assertThat(a.sum().item_float()).isEqualTo(8f * (1 + uses));
     }
@@ -422,7 +422,7 @@ final class PauseTest {
     assertThatThrownBy(() -> a.sum().item_float())
         .isInstanceOf(NodeLostException.class)
         .hasMessageContaining("checksum");
-    await().atMost(LIMIT).until(() -> node() == null);
+    await().atMost(Awaited.LIMIT).until(() -> node() == null);
     assertThat(catchThrowable(machine::close)).isInstanceOf(NodeLostException.class);
     assertThat(files()).isEmpty();
   }
@@ -458,7 +458,7 @@ final class PauseTest {
     CompletableFuture<Void> killed =
         CompletableFuture.runAsync(
             () -> {
-              await().atMost(LIMIT).until(() -> !files().isEmpty());
+              await().atMost(Awaited.LIMIT).until(() -> !files().isEmpty());
               node.destroyForcibly();
             });
 

@@ -82,7 +82,6 @@ final class RecoverySchedulesTest {
       remora.recovery { mode = replay, checkpoint-interval = 250 ms, retry = 100 ms }
       """;
 
-  private static final Duration LIMIT = Duration.ofSeconds(60);
   private static final int STEPS = 12;
 
   @TempDir private Path directory;
@@ -156,10 +155,14 @@ final class RecoverySchedulesTest {
             .computeIfAbsent(fault, key -> new ArrayList<>())
             .add(recoverySeconds(machine) - before);
       }
-      await().atMost(LIMIT).untilAsserted(() -> assertThat(machine.info().liveStorages()).isZero());
+      await()
+          .atMost(Awaited.LIMIT)
+          .untilAsserted(() -> assertThat(machine.info().liveStorages()).isZero());
     }
-    await().atMost(LIMIT).until(() -> MockNodes.all().isEmpty());
-    await().atMost(LIMIT).untilAsserted(() -> assertThat(states().all()).isSubsetOf(outOfReach));
+    MockNodes.awaitNone();
+    await()
+        .atMost(Awaited.LIMIT)
+        .untilAsserted(() -> assertThat(states().all()).isSubsetOf(outOfReach));
     print(survived, seed - 1);
   }
 
@@ -293,7 +296,7 @@ final class RecoverySchedulesTest {
     await()
         .pollDelay(Duration.ZERO)
         .pollInterval(Duration.ofMillis(1))
-        .atMost(LIMIT)
+        .atMost(Awaited.LIMIT)
         .until(
             () -> {
               work(machine, 0); // without work there is no checkpoint
@@ -352,7 +355,7 @@ final class RecoverySchedulesTest {
     double before = machine.stats().get("checkpoints");
     await()
         .pollInterval(Duration.ofMillis(50))
-        .atMost(LIMIT)
+        .atMost(Awaited.LIMIT)
         .until(
             () -> {
               work(machine, 0);

@@ -14,7 +14,6 @@ import io.remora.actors.RemoraCluster;
 import io.remora.actors.machine.MachineProtocol;
 import io.remora.runtime.MachineSession;
 import io.remora.runtime.SessionSettings;
-import java.time.Duration;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicBoolean;
@@ -36,7 +35,6 @@ final class ShortReadsTest {
   /** Takes 3.2 seconds to transfer. It is more than one session may have in flight. */
   private static final long LARGE_BYTES = 128L << 20;
 
-  private static final Duration LIMIT = Duration.ofSeconds(60);
   private static final int ATTEMPTS = 5;
 
   @Test
@@ -125,7 +123,7 @@ final class ShortReadsTest {
             },
             task -> new Thread(task, "large").start());
     await()
-        .atMost(LIMIT)
+        .atMost(Awaited.LIMIT)
         .until(
             () ->
                 done.get()
@@ -139,7 +137,7 @@ final class ShortReadsTest {
       longest = Math.max(longest, System.nanoTime() - before);
       reads++;
     }
-    long took = working.orTimeout(LIMIT.toMillis(), TimeUnit.MILLISECONDS).join();
+    long took = working.orTimeout(Awaited.LIMIT.toMillis(), TimeUnit.MILLISECONDS).join();
     System.out.printf(
         "%d reads, the longest %d ms, beside %d ms%n",
         reads, longest / 1_000_000, took / 1_000_000);
@@ -151,7 +149,8 @@ final class ShortReadsTest {
     MachineProtocol.SessionOpened opened =
         cluster
             .machine(machine.name())
-            .<MachineProtocol.SessionOpened>askWithStatus(ShortReadsTest::openSession, LIMIT)
+            .<MachineProtocol.SessionOpened>askWithStatus(
+                ShortReadsTest::openSession, Awaited.LIMIT)
             .toCompletableFuture()
             .join();
     MachineSession session =
