@@ -116,6 +116,7 @@ final class GatewayMachineTest {
     try (RemoteMachine machine = open(gateway.address())) {
       Tensor tensor = ones(2, 3).to(machine.device(), ScalarType.Float).mul(new Scalar(4f));
 
+      machine.synchronize();
       machine.pause();
       assertThat(machine.state()).isEqualTo(MachineState.PAUSED);
       machine.resume();

@@ -243,6 +243,7 @@ final class PauseTest {
   void theNextUseResumesByItself() {
     try (RemoteMachine machine = open("")) {
       Tensor a = ones(8).to(machine.device(), ScalarType.Float);
+      machine.synchronize();
       machine.pause();
       assertThat(machine.state()).isEqualTo(MachineState.PAUSED);
 
@@ -259,6 +260,7 @@ final class PauseTest {
     try (RemoteMachine machine = open("")) {
       Tensor kept = ones(8).to(machine.device(), ScalarType.Float);
       Tensor dropped = ones(8).to(machine.device(), ScalarType.Float);
+      machine.synchronize();
       machine.pause();
 
       dropped.close();
@@ -433,6 +435,7 @@ final class PauseTest {
     Path java = java();
     try (RemoteMachine machine = open(mockJava(java))) {
       Tensor a = ones(8).to(machine.device(), ScalarType.Float);
+      machine.synchronize();
       machine.pause();
       Files.delete(java);
 
