@@ -295,6 +295,7 @@ final class MigrateTest {
   void aPausedMachineIsResumedAndMoves() {
     try (RemoteMachine machine = open("")) {
       Tensor x = ones(8).to(machine.device(), ScalarType.Float);
+      machine.synchronize();
       machine.pause();
 
       machine.migrate();
