@@ -578,15 +578,22 @@ final class GatewaySession implements SessionListener, DirectWay.Listener {
   public void onSent(long sequence, long nanoTime) {
     lock.lock();
     try {
-      while (!passages.isEmpty() && passages.getFirst().batch() < sequence) {
-        passages.removeFirst();
-      }
-      if (!passages.isEmpty() && passages.getFirst().batch() == sequence) {
-        passages.getFirst().sent(nanoTime);
+      Passage passage = passage(sequence);
+      if (passage != null) {
+        passage.sent(nanoTime);
       }
     } finally {
       lock.unlock();
     }
+  }
+
+  /** Called with the lock held. Null if the batch's program has no timeline. */
+  private Passage passage(long sequence) {
+    while (!passages.isEmpty() && passages.getFirst().batch() < sequence) {
+      passages.removeFirst();
+    }
+    Passage first = passages.peekFirst();
+    return first != null && first.batch() == sequence ? first : null;
   }
 
   @Override
@@ -595,8 +602,7 @@ final class GatewaySession implements SessionListener, DirectWay.Listener {
     lock.lock();
     try {
       inFlight.acknowledgeUpTo(sequence);
-      boolean passed = !passages.isEmpty() && passages.getFirst().batch() == sequence;
-      reports.add(new Report(copy, passed ? passages.removeFirst() : null));
+      reports.add(new Report(copy, passage(sequence)));
       reported = sequence;
       reportBytes += copy.size();
       if (reportBytes > LARGEST_EXECUTED) {
