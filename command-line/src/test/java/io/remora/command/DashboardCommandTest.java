@@ -9,7 +9,6 @@ import java.io.PrintWriter;
 import java.io.StringWriter;
 import java.net.InetAddress;
 import java.net.InetSocketAddress;
-import java.net.Socket;
 import java.nio.charset.StandardCharsets;
 import java.util.Arrays;
 import java.util.Map;
@@ -27,14 +26,11 @@ final class DashboardCommandTest {
 
   @Test
   void saysHowToStartAGatewayWhereThereIsNone() throws IOException {
-    // A port that is bound and does not listen refuses connections, and nobody else gets it.
-    try (Socket reserved = new Socket()) {
-      reserved.bind(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0));
-      String nobody = "127.0.0.1:" + reserved.getLocalPort();
+    try (NobodyListens nobody = new NobodyListens()) {
+      assertThat(run(Map.of("REMORA_GATEWAY", nobody.address()))).isOne();
 
-      assertThat(run(Map.of("REMORA_GATEWAY", nobody))).isOne();
-
-      assertThat(err.toString()).contains("no gateway listens at " + nobody, "remora gateway");
+      assertThat(err.toString())
+          .contains("no gateway listens at " + nobody.address(), "remora gateway");
     }
   }
 

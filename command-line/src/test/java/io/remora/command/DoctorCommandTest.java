@@ -10,9 +10,7 @@ import java.io.IOException;
 import java.io.PrintWriter;
 import java.io.StringWriter;
 import java.net.InetAddress;
-import java.net.InetSocketAddress;
 import java.net.ServerSocket;
-import java.net.Socket;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
@@ -134,12 +132,8 @@ final class DoctorCommandTest {
 
   @Test
   void findsAGatewayAndANodeThatCannotBeReached() throws IOException {
-    // A port that is bound and does not listen refuses connections, and nobody else gets it.
-    try (Socket reserved = new Socket()) {
-      reserved.bind(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0));
-      String nobody = "127.0.0.1:" + reserved.getLocalPort();
-
-      assertThat(run("--gateway", nobody, "--node", nobody)).isOne();
+    try (NobodyListens nobody = new NobodyListens()) {
+      assertThat(run("--gateway", nobody.address(), "--node", nobody.address())).isOne();
     }
 
     assertThat(line("gateway")).startsWith("problem").contains("cannot be reached");
